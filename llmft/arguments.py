@@ -1,0 +1,258 @@
+"""Every command-line argument. Upstream's names are kept; a help text gives the unit and when the argument is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from llmft.errors import InputError
+
+
+def _flag(default: Any, text: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass
+class ModelArguments:
+    """Which model, and how it is held."""
+
+    model_name_or_path: str | None = _flag(None, "Hub name, folder, or `toy` (in the package); default: the task's own.")
+    model_revision: str = _flag("main", "Branch, tag or commit of a hub model.")
+    cache_dir: str | None = _flag(None, "Where hub models are kept.")
+    torch_dtype: str = _flag("float32", "Precision of the weights.", choices=["float32", "bfloat16", "float16", "auto"])
+    attn_implementation: str | None = _flag(None, "Attention as transformers names it (sdpa, eager, ...); default: its choice.")
+
+
+@dataclass
+class AdapterArguments:
+    """Which part of the model is trained."""
+
+    use_adapter: bool = _flag(False, "Train an adapter and freeze the model, else train all weights.", aliases=["--use_adapters"])
+    adapter_type: str = _flag("lora", "Kind of adapter, with --use_adapter.", choices=["lora"])
+    adapter_dim: int = _flag(8, "Rank of the adapter.")
+    lora_alpha: int = _flag(16, "Scale of LoRA: its update is multiplied by alpha / rank.")
+    lora_dropout: float = _flag(0.0, "Dropout on LoRA's input.")
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter's kind, None where all weights are trained."""
+        return self.adapter_type if self.use_adapter else None
+
+    def __post_init__(self) -> None:
+        if self.adapter_dim < 1:
+            raise InputError(f"--adapter_dim {self.adapter_dim}: must be 1 or more")
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"--lora_dropout {self.lora_dropout}: must be from 0 to below 1")
+
+
+@dataclass
+class DataArguments:
+    """Which task, where its rows lie, and how a row is shown."""
+
+    task_name: str = _flag("rte", "Task: toy, rte, sst2.", aliases=["--task"])
+    task_variant: str | None = _flag(
+        None,
+        "Variant of a task that has several; toy: a rule, `flipped`, `confounded`, comma between. Default: by --data_seed.",
+    )
+    data_dir: str | None = _flag(
+        os.environ.get("LLMFT_DATA_DIR"),
+        "Folder with local files (glue/rte/train.parquet, ...); default: $LLMFT_DATA_DIR, else the hub.",
+    )
+    dataset_cache_dir: str | None = _flag(None, "Where hub data sets are kept.")
+    max_train_samples: int | None = _flag(
+        None, "Training rows (ft.py) or queries (distill.py), drawn by --data_seed; default: all."
+    )
+    max_eval_samples: int | None = _flag(None, "Rows of each evaluation set, upstream's fixed draw; default: all.")
+    pattern: str | None = _flag(None, "Prompt with {text1} and {text2}; default: the task's (minimal).")
+    target_prefix: str = _flag("", r"Text between pattern and label; \n and \t mean newline and tab.")
+    target_tokens: str | None = _flag(None, "A word for each label in label order, comma between; default: the task's.")
+    separate_shots_by: str = _flag(r"\n\n", "Text behind each demonstration.")
+    task_description: str = _flag("", "Text in front of the demonstrations.")
+
+
+@dataclass
+class DemonstrationArguments:
+    """Which rows are the demonstrations."""
+
+    num_shots: int = _flag(16, "Demonstrations in the context; 0 for none.")
+    balanced: bool = _flag(True, "As many demonstrations of each label.")
+    shuffle: bool = _flag(True, "Demonstrations in an order by --data_seed, else in the order of the data.")
+
+
+@dataclass
+class CalibrationArguments:
+    """What is done about a model's bias towards one label."""
+
+    calibrate: bool = _flag(
+        False,
+        "Divide out the label prior of content-free queries behind the same context (Zhao et al. 2021), in ICL and teacher.",
+    )
+
+
+@dataclass
+class FineTuningArguments:
+    """What ft.py trains on."""
+
+    train_on: str = _flag(
+        "train",
+        "`train`: upstream's draw of --max_train_samples training rows; `demonstrations`: the very --num_shots rows that eval.py "
+        "and distill.py put in the context.",
+        choices=["train", "demonstrations"],
+    )
+
+
+@dataclass
+class DistillationArguments:
+    """How the student learns from the teacher."""
+
+    temperature: float = _flag(1.0, "Temperature of teacher and student in the loss, which is multiplied by its square.")
+    teacher_pattern: str | None = _flag(None, "The teacher's pattern; default: --pattern.")
+    student_pattern: str | None = _flag(None, "The student's pattern; default: --pattern.")
+    teacher_target_prefix: str | None = _flag(None, "The teacher's prefix; default: --target_prefix.")
+    student_target_prefix: str | None = _flag(None, "The student's prefix; default: --target_prefix.")
+    teacher_target_tokens: str | None = _flag(None, "The teacher's label words; default: --target_tokens.")
+    student_target_tokens: str | None = _flag(None, "The student's label words; default: --target_tokens.")
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise InputError(f"--temperature {self.temperature}: must be above 0")
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """transformers' TrainingArguments with the paper's defaults (Mosbach et al. 2023, Table 7)."""
+
+    output_dir: str = _flag("logfiles", "Folder that holds all runs; each gets its own below it.")
+    overwrite_output_dir: bool = _flag(False, "Do a finished run again.")
+    save_final_model: bool = _flag(True, "Keep the trained weights (or adapter) in the run's folder.")
+    seed: int = _flag(0, "Seed of training.")
+    data_seed: int = _flag(0, "Seed of the draws: demonstrations, training rows, order of training.")
+    learning_rate: float = _flag(1e-5, "Peak learning rate.")
+    lr_scheduler_type: str = _flag("constant_with_warmup", "Shape of the learning rate.")
+    warmup_steps: float = _flag(0.1, "Warmup: a share of all steps if below 1, else steps.")
+    weight_decay: float = _flag(0.0, "AdamW's weight decay.")
+    num_train_epochs: float = _flag(40.0, "Passes over the training rows.")
+    per_device_train_batch_size: int = _flag(32, "Training rows a step and device.")
+    per_device_eval_batch_size: int = _flag(32, "Queries that go through the model together in evaluation and teacher pass.")
+    save_strategy: str = _flag("no", "When an unfinished run keeps a checkpoint to resume from.")
+    logging_steps: float = _flag(10, "Steps between two entries of train_log.jsonl.")
+    report_to: str = _flag("none", "Logging services (wandb, tensorboard, trackio), or none.")
+    disable_tqdm: bool | None = _flag(None, "No progress bars; default: none where the output is not a terminal.")
+
+    def __post_init__(self) -> None:
+        if self.disable_tqdm is None:
+            self.disable_tqdm = not sys.stderr.isatty()
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        if self.num_train_epochs <= 0:
+            raise InputError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
+        super().__post_init__()
+
+
+@dataclass
+class DistillationRunArguments(RunArguments):
+    """Defaults of distill.py where they differ: many unlabelled queries, few passes (Snell et al. 2022, B.3, for the batch)."""
+
+    learning_rate: float = _flag(2e-5, "Peak learning rate.")
+    num_train_epochs: float = _flag(4.0, "Passes over the queries.")
+    per_device_train_batch_size: int = _flag(16, "Queries a step and device.")
+
+
+class OneLineParser(HfArgumentParser):
+    """An argument parser whose errors are `InputError`s: one line, no usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
+def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[Any, ...]:
+    """Parse the command line into one instance of each group.
+
+    Raises:
+        InputError: an argument is unknown, of the wrong kind, or out of range.
+    """
+    parser = OneLineParser(list(groups), description=description, allow_abbrev=False)
+    try:
+        return parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+    except InputError:
+        raise
+    except (ValueError, ImportError) as error:  # what transformers' own checks of TrainingArguments raise
+        raise InputError(" ".join(str(error).split())) from error
+
+
+IRRELEVANT = frozenset(
+    {
+        "model_name_or_path",
+        "cache_dir",
+        "data_dir",
+        "dataset_cache_dir",
+        "output_dir",
+        "overwrite_output_dir",
+        "save_final_model",
+    }
+    | {
+        "report_to",
+        "run_name",
+        "project",
+        "disable_tqdm",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+        "local_rank",
+    }
+    | {
+        "logging_dir",
+        "logging_strategy",
+        "logging_first_step",
+        "logging_steps",
+        "logging_nan_inf_filter",
+        "dataloader_num_workers",
+    }
+    | {
+        "dataloader_pin_memory",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
+        "save_strategy",
+        "save_steps",
+    }
+    | {
+        "save_total_limit",
+        "save_on_each_node",
+        "save_only_model",
+        "do_train",
+        "do_eval",
+        "do_predict",
+        "debug",
+        "use_cpu",
+    }
+    | {
+        "push_to_hub",
+        "hub_model_id",
+        "hub_strategy",
+        "hub_token",
+        "hub_private_repo",
+        "hub_always_push",
+        "hub_revision",
+    }
+    | {
+        "skip_memory_metrics",
+        "include_num_input_tokens_seen",
+        "trackio_space_id",
+        "resume_from_checkpoint",
+        "deepspeed",
+    }
+)
+"""Arguments that cannot change a result (or whose content is named in another way): not part of a run's name."""
+
+
+def as_dict(group: Any) -> dict[str, Any]:
+    """An argument group as JSON-able values, secrets left out."""
+    values = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
+    return {name: value for name, value in values.items() if not name.endswith("_token")}

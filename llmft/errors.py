@@ -1,0 +1,5 @@
+"""The one kind of error that is the user's to mend: entry scripts print it as a single line and exit with status 2."""
+
+
+class InputError(ValueError):
+    """Bad input. The message is one line naming the flag (or file), its value, and the remedy."""

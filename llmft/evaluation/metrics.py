@@ -1,0 +1,68 @@
+"""Metrics of scored splits, as pure functions on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from llmft.evaluation.score import SplitScores
+
+
+def split_metrics(scores: SplitScores) -> dict[str, float | int]:
+    """`accuracy`, `score_accuracy`, `loss`, `n` and `n_asked` of one split.
+
+    `score_accuracy` takes the argmax over the labels (Mosbach et al. 2023, section 3); `accuracy` counts an answer only
+    where the label's token is the argmax over the whole vocabulary; `loss` is the mean negative log-probability (nats) of
+    the right label's token over the vocabulary.
+    """
+    rows = np.arange(len(scores.labels))
+    answers = np.asarray(scores.label_ids)[scores.labels]
+    return {
+        "accuracy": float(np.mean(scores.best_token == answers)),
+        "score_accuracy": float(np.mean(scores.predictions == scores.labels)),
+        "loss": float(-np.mean(scores.token_logprobs[rows, scores.labels])),
+        "n": len(rows),
+        "n_asked": len(rows),
+    }
+
+
+def renormalise(logprobs: np.ndarray, prior: np.ndarray | None = None) -> np.ndarray:
+    """Log-probabilities (N, L) over the labels alone.
+
+    Args:
+        logprobs: (N, L) log-probabilities of the label tokens.
+        prior: (L,) label probabilities that content-free queries get behind the same context; divided out where given
+            (contextual calibration with a diagonal matrix, Zhao et al. 2021, arXiv:2102.09690, section 5).
+    """
+    scores = logprobs if prior is None else logprobs - np.log(prior)
+    scores = scores - scores.max(axis=1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+
+
+def label_prior(content_free_logprobs: np.ndarray) -> np.ndarray:
+    """Mean label probabilities (L,) over content-free queries (M, L), each normalised over the labels."""
+    return np.exp(renormalise(content_free_logprobs)).mean(axis=0)
+
+
+def mean_kl(teacher: np.ndarray, student: np.ndarray) -> float:
+    """Mean KL(teacher || student) in nats between label log-probabilities (N, L) and (N, L)."""
+    return float(np.mean(np.sum(np.exp(teacher) * (teacher - student), axis=1)))
+
+
+def agreement(teacher: np.ndarray, student: np.ndarray) -> float:
+    """Share of queries that teacher and student, both (N, L), answer alike."""
+    return float(np.mean(teacher.argmax(axis=1) == student.argmax(axis=1)))
+
+
+def gap_recovered(teacher: float, before: float, after: float) -> float | None:
+    """Share of the accuracy gap between student and teacher that training closed; None where there was no gap to close."""
+    return (after - before) / (teacher - before) if teacher > before else None
+
+
+def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str = "score_accuracy") -> float | None:
+    """A metric over several sets taken together, every row counting the same; None for no sets."""
+    rows = sum(metrics[s]["n"] for s in sets)
+    return sum(metrics[s][name] * metrics[s]["n"] for s in sets) / rows if rows else None

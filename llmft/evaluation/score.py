@@ -1,0 +1,128 @@
+"""Scoring a split: rows -> prompts -> label scores, by one way of asking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmft.cost.flops import inference_flops
+from llmft.cost.meter import Phase
+from llmft.evaluation.metrics import label_prior, renormalise
+from llmft.models.load import window
+from llmft.prompts.render import PromptFormat
+from llmft.prompts.tokens import TokenizedPrompts, check_window, tokenize_prompts
+from llmft.prompts.verbalizer import label_token_ids
+from llmft.tasks.table import Row
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """What a model answered to N rows.
+
+    Attributes:
+        idx, labels: (N,) the rows' idx and gold labels.
+        label_ids: the L label tokens.
+        token_logprobs: (N, L) log-probabilities of the label tokens over the whole vocabulary.
+        label_logprobs: (N, L) log-probabilities over the labels alone, calibrated if the asker calibrates.
+        best_token: (N,) argmax over the whole vocabulary.
+        tokens_per_query: mean tokens of a whole prompt, context included.
+    """
+
+    idx: np.ndarray
+    labels: np.ndarray
+    label_ids: list[int]
+    token_logprobs: np.ndarray
+    label_logprobs: np.ndarray
+    best_token: np.ndarray
+    tokens_per_query: float
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """(N,) the label with the highest score."""
+        return self.label_logprobs.argmax(axis=1)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """One way of asking a model: the format, the context in front (or ""), the label tokens, calibration."""
+
+    model: torch.nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    prompt_format: PromptFormat
+    context: str
+    label_ids: list[int]
+    calibrate: bool
+    queries_per_row: int
+
+    @classmethod
+    def create(
+        cls,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_format: PromptFormat,
+        *,
+        sample: Row,
+        demonstrations: Sequence[Row] = (),
+        calibrate: bool = False,
+        queries_per_row: int,
+    ) -> Asker:
+        """An asker that puts `demonstrations` in front; its label tokens are those behind the query of `sample`.
+
+        Raises:
+            InputError: a label word is not one token there.
+        """
+        query = prompt_format.query(sample)
+        label_ids = label_token_ids(tokenizer, query, prompt_format.words, prompt_format.words_flag)
+        context = prompt_format.context(demonstrations)
+        return cls(model, tokenizer, prompt_format, context, label_ids, calibrate, queries_per_row)
+
+    def with_model(self, model: torch.nn.Module) -> Asker:
+        """The same question to another model."""
+        return replace(self, model=model)
+
+    def prompts(self, rows: Sequence[Row], extra: Sequence[str] = ()) -> TokenizedPrompts:
+        """Prompts of the rows, and of the `extra` queries behind them, as tokens.
+
+        Raises:
+            InputError: one does not fit the model's window.
+        """
+        queries = [self.prompt_format.query(row) for row in rows]
+        prompts = tokenize_prompts(self.tokenizer, self.context, [*queries, *extra])
+        check_window(prompts, window(self.model), self.prompt_format.pattern_flag)
+        return prompts
+
+    def score(self, rows: Sequence[Row], phase: Phase) -> SplitScores:
+        """Ask about every row; what it cost is counted on `phase`.
+
+        Raises:
+            InputError: a prompt does not fit the model's window.
+        """
+        from llmft.models.shared_prefix import score_answers
+
+        blanks = self.prompt_format.content_free_queries() if self.calibrate else []
+        prompts = self.prompts(rows, extra=blanks)
+        answers = score_answers(self.model, prompts, self.label_ids, queries_per_row=self.queries_per_row)
+        phase.count(
+            examples=len(rows),
+            tokens=answers.tokens,
+            padding_tokens=answers.padding_tokens,
+            flops=inference_flops(self.model, answers.tokens),
+        )
+        n = len(rows)
+        prior = label_prior(answers.label_logprobs[n:]) if blanks else None
+        return SplitScores(
+            idx=np.array([row["idx"] for row in rows]),
+            labels=np.array([row["label"] for row in rows]),
+            label_ids=self.label_ids,
+            token_logprobs=answers.label_logprobs[:n],
+            label_logprobs=renormalise(answers.label_logprobs[:n], prior),
+            best_token=answers.best_token[:n],
+            tokens_per_query=prompts.mean_length,
+        )

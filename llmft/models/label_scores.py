@@ -1,0 +1,76 @@
+"""Scores at the answer position: the one place where a prompt's last hidden state is turned into logits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """What a model says at the first position after each of N prompts.
+
+    Attributes:
+        label_logprobs: (N, L) float64, log-probability of each label's token over the whole vocabulary.
+        best_token: (N,) int64, the most probable token of the whole vocabulary.
+        tokens: tokens that went through the model on this rank, padding left out.
+        padding_tokens: padding that went through it.
+    """
+
+    label_logprobs: np.ndarray
+    best_token: np.ndarray
+    tokens: int
+    padding_tokens: int
+
+
+def left_pad(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Pad on the left, so that every answer position is the last one.
+
+    Positions are explicit: a prompt gets the same ones whatever stands beside it, also where the pad token is a token
+    that occurs in prompts. The padding's id is 0 and never attended to.
+
+    Returns:
+        `input_ids`, `attention_mask` and `position_ids`, each (B, T) int64.
+    """
+    width = max(map(len, prompts))
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+
+
+def answer_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits (B, V) at the last position of a left-padded batch; no (B, T, V) tensor is made.
+
+    Args:
+        model: a causal language model, possibly wrapped (PEFT, DDP, DeepSpeed).
+        batch: what `left_pad` returns, on the model's device.
+    """
+    accepted = forward_parameters(model)
+    arguments = {name: tensor for name, tensor in batch.items() if name in accepted}
+    return model(**arguments, use_cache=False, logits_to_keep=1).logits[:, -1]
+
+
+def forward_parameters(model: torch.nn.Module) -> set[str]:
+    """Names of the arguments that the language model's `forward` takes, seen through any wrapping."""
+    return set(inspect.signature(bare_model(model).forward).parameters)
+
+
+def bare_model(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformers model inside DDP, DeepSpeed and PEFT wrappings (LoRA layers stay in it)."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def scores_from_logits(logits: torch.Tensor, label_ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Label log-probabilities (N, L), normalised over the vocabulary, and argmax tokens (N,), of logits (N, V)."""
+    logprobs = logits.float().log_softmax(-1)
+    return logprobs[:, list(label_ids)], logits.argmax(-1)

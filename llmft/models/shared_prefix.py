@@ -1,0 +1,137 @@
+"""One encoding of what all prompts share, many queries behind it.
+
+The shared prefix goes through the model once; the queries are packed side by side into rows that continue from its
+keys and values. A block-diagonal mask keeps the queries apart and explicit positions give each the place it would have
+alone, so scores equal those of whole prompts, without padding and without a copy of the cache for every query.
+Models this is not right for (sliding windows, recurrent states, no explicit positions) read whole prompts instead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from llmft.models.gather import all_gather, rank_and_world, whole_weights
+from llmft.models.label_scores import (
+    AnswerScores,
+    answer_logits,
+    bare_model,
+    forward_parameters,
+    left_pad,
+    scores_from_logits,
+)
+from llmft.prompts.tokens import TokenizedPrompts
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def score_answers(
+    model: torch.nn.Module, prompts: TokenizedPrompts, label_ids: Sequence[int], *, queries_per_row: int
+) -> AnswerScores:
+    """Score every prompt's answer position; with several ranks each scores its share and all get all scores.
+
+    Args:
+        model: a causal language model; its train/eval mode is put back afterwards.
+        prompts: N prompts.
+        label_ids: L token ids, in label order.
+        queries_per_row: how many queries go through the model together.
+
+    Returns:
+        Scores in the order of the prompts.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with whole_weights(model):
+            return _score_shares(model, prompts, label_ids, queries_per_row)
+    finally:
+        model.train(was_training)
+
+
+def _score_shares(
+    model: torch.nn.Module, prompts: TokenizedPrompts, label_ids: Sequence[int], queries_per_row: int
+) -> AnswerScores:
+    order = sorted(range(len(prompts.suffixes)), key=lambda i: len(prompts.suffixes[i]))
+    rows = [order[i : i + queries_per_row] for i in range(0, len(order), queries_per_row)]
+    rank, world = rank_and_world()
+    turns = -(-len(rows) // world)  # as many forward passes on every rank, as sharded weights need; a repeated row is harmless
+    mine = [rows[min(i, len(rows) - 1)] for i in range(rank, turns * world, world)]
+    device = next(model.parameters()).device
+    cache = _encode_prefix(model, prompts.prefix, device) if _can_share(model) else None
+    shared = cache is not None or (_can_share(model) and not prompts.prefix)
+    tokens = len(prompts.prefix) if cache is not None else 0
+    padding = 0
+    found: list[tuple[list[int], np.ndarray, np.ndarray]] = []
+    for row in mine:
+        if shared:
+            logits = _packed_logits(model, cache, len(prompts.prefix), [prompts.suffixes[i] for i in row], device)
+            tokens += sum(len(prompts.suffixes[i]) for i in row)
+        else:
+            batch = left_pad([prompts.whole(i) for i in row])
+            logits = answer_logits(model, {name: tensor.to(device) for name, tensor in batch.items()})
+            real = int(batch["attention_mask"].sum())
+            tokens, padding = tokens + real, padding + batch["input_ids"].numel() - real
+        logprobs, best = scores_from_logits(logits, label_ids)
+        found.append((row, logprobs.double().cpu().numpy(), best.cpu().numpy()))
+    label_logprobs = np.full((len(order), len(label_ids)), np.nan)
+    best_token = np.full(len(order), -1)
+    for share in all_gather(found):
+        for row, logprobs, best in share:
+            label_logprobs[row], best_token[row] = logprobs, best
+    return AnswerScores(label_logprobs, best_token, tokens, padding)
+
+
+def _can_share(model: torch.nn.Module) -> bool:
+    """Whether packed queries behind a cache mean the same as whole prompts for this model."""
+    bare = bare_model(model)
+    if bare.config._attn_implementation not in ("sdpa", "eager"):  # others take no mask of our own
+        return False
+    return {"position_ids", "past_key_values", "logits_to_keep"} <= forward_parameters(model)
+
+
+def _encode_prefix(model: torch.nn.Module, prefix: list[int], device: torch.device):
+    """Keys and values of the prefix (batch of one), or None where there is nothing or no plain cache to keep."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    if not prefix:
+        return None
+    ids = torch.tensor([prefix], device=device)
+    cache = bare_model(model)(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers):
+        return cache
+    logger.warning("%s keeps no plain key/value cache: every prompt is encoded whole", type(bare_model(model)).__name__)
+    return None
+
+
+def _packed_logits(
+    model: torch.nn.Module, cache, prefix_length: int, suffixes: list[list[int]], device: torch.device
+) -> torch.Tensor:
+    """Logits (n, V) at the last token of each of n suffixes that lie side by side in one row behind the cache."""
+    lengths = torch.tensor([len(suffix) for suffix in suffixes], device=device)
+    ids = torch.tensor([[token for suffix in suffixes for token in suffix]], device=device)
+    total = ids.shape[1]
+    owner = torch.repeat_interleave(torch.arange(len(suffixes), device=device), lengths)  # (T,) whose token
+    ends = lengths.cumsum(0) - 1  # (n,)
+    index = torch.arange(total, device=device)
+    position = index - (ends + 1 - lengths)[owner] + prefix_length
+    allowed = (owner[:, None] == owner[None, :]) & (index[:, None] >= index[None, :])  # (T, T)
+    if prefix_length:
+        allowed = torch.cat([allowed.new_ones(total, prefix_length), allowed], dim=1)  # (T, P + T)
+    bare = bare_model(model)
+    mask = torch.zeros(allowed.shape, dtype=bare.dtype, device=device)
+    mask = mask.masked_fill(~allowed, torch.finfo(bare.dtype).min)[None, None]
+    output = bare(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position[None],
+        past_key_values=cache,
+        use_cache=cache is not None,
+        logits_to_keep=ends,
+    )
+    if cache is not None:
+        cache.crop(-total)
+    return output.logits[0]

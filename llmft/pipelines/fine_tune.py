@@ -1,0 +1,59 @@
+"""Pattern-based fine-tuning (PBFT): train the model to give the right label's token behind the query.
+
+The language-modelling head and a verbalizer stand in for a classification head (Mosbach et al. 2023, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmft.arguments import (
+    AdapterArguments,
+    DataArguments,
+    DemonstrationArguments,
+    FineTuningArguments,
+    ModelArguments,
+    RunArguments,
+)
+from llmft.pipelines.prepare import prepare
+from llmft.prompts.demonstrations import draw_training_rows
+
+GROUPS = (ModelArguments, AdapterArguments, DataArguments, DemonstrationArguments, FineTuningArguments, RunArguments)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fine-tune on labelled rows; evaluate before and after, in-domain and out-of-domain.
+
+    Raises:
+        InputError: the arguments are unusable.
+    """
+    job = prepare(_method, GROUPS, argv, description=__doc__)
+    if job is None:
+        return
+    from llmft.evaluation.score import Asker
+    from llmft.pipelines.training import train, trainable
+    from llmft.training.ft_trainer import FtTrainer
+
+    run = job.arguments(RunArguments)
+    with job.meter.phase("load"):
+        model, tokenizer = job.load()
+        if job.arguments(FineTuningArguments).train_on == "demonstrations":
+            rows = job.demonstrations
+        else:
+            maximum = job.arguments(DataArguments).max_train_samples
+            rows, job.demonstrations = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed), []
+        student = Asker.create(
+            model, tokenizer, job.prompt_format(), sample=rows[0], queries_per_row=run.per_device_eval_batch_size
+        )
+        prompts = student.prompts(rows)
+        examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
+        job.write_config(train_rows=rows)
+    before = job.score("before", student)
+    model = trainable(job, model)
+    log, trained = train(job, FtTrainer, model, tokenizer, examples)
+    job.score("after", student.with_model(model))
+    job.finish({"tokens_per_query": {"student": before[job.task.name].tokens_per_query}, **trained}, log)
+
+
+def _method(groups: dict) -> str:
+    adapter = groups["AdapterArguments"].adapter
+    return f"pbft-{adapter}" if adapter else "pbft"

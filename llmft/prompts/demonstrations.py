@@ -1,0 +1,98 @@
+"""Draws: which rows become demonstrations, training rows, queries and evaluation rows.
+
+The same data seed gives the rows that uds-lsv/llmft draws (demonstrations in prompt order included): legacy
+`numpy.random.RandomState` streams, here passed as arguments and never global.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmft.errors import InputError
+from llmft.prompts.render import PromptFormat
+from llmft.tasks.table import Row
+
+EVAL_SUBSET_SEED = 123
+"""Upstream's seed for the evaluation subset: the same rows for every data seed."""
+
+
+def draw_demonstrations(
+    rows: Sequence[Row], num_shots: int, *, data_seed: int, balanced: bool, shuffle: bool, num_labels: int
+) -> list[Row]:
+    """Draw `num_shots` demonstrations and put them in prompt order.
+
+    Args:
+        balanced: as many of each label, else regardless of labels.
+        shuffle: in an order by the data seed, else in the order of the data.
+
+    Raises:
+        InputError: there are too few rows, or `num_shots` cannot be shared out evenly over the labels.
+    """
+    if num_shots < 0:
+        raise InputError(f"--num_shots {num_shots}: must be 0 or more")
+    stream = np.random.RandomState(data_seed)
+    labels = np.array([row["label"] for row in rows])
+    positions: list[int] = []
+    if balanced:
+        if num_shots % num_labels:
+            raise InputError(
+                f"--num_shots {num_shots}: cannot be shared out evenly over {num_labels} labels; "
+                f"take a multiple of {num_labels}, or --no_balanced"
+            )
+        for label in range(num_labels):
+            candidates = np.flatnonzero(labels == label)
+            positions += _choose(stream, candidates, num_shots // num_labels, f"--num_shots {num_shots}", f"of label {label} ")
+    else:
+        positions = _choose(stream, np.arange(len(rows)), num_shots, f"--num_shots {num_shots}", "")
+    drawn = [rows[position] for position in sorted(positions)]
+    if shuffle:
+        drawn = [drawn[i] for i in np.random.default_rng(data_seed).permutation(len(drawn))]
+    return drawn
+
+
+def draw_training_rows(rows: Sequence[Row], max_samples: int | None, *, data_seed: int, exclude: Sequence[Row] = ()) -> list[Row]:
+    """The first `max_samples` (None: all) of the rows in upstream's random order, those in `exclude` passed over.
+
+    Raises:
+        InputError: there are fewer rows than asked for.
+    """
+    order = np.random.RandomState(data_seed).permutation(len(rows))
+    unwanted = {row["idx"] for row in exclude}
+    left = [rows[i] for i in order if rows[i]["idx"] not in unwanted]
+    wanted = len(left) if max_samples is None else max_samples
+    if not 0 < wanted <= len(left):
+        raise InputError(f"--max_train_samples {wanted}: must be from 1 to {len(left)}, the training rows there are")
+    return left[:wanted]
+
+
+def draw_eval_rows(rows: Sequence[Row], max_samples: int | None) -> list[Row]:
+    """Upstream's fixed evaluation subset of `max_samples` rows (all, if None or if there are no more).
+
+    Raises:
+        InputError: `max_samples` is below 1.
+    """
+    if max_samples is not None and max_samples < 1:
+        raise InputError(f"--max_eval_samples {max_samples}: must be 1 or more")
+    if max_samples is None or max_samples >= len(rows):
+        return list(rows)
+    return [rows[i] for i in np.random.RandomState(EVAL_SUBSET_SEED).choice(len(rows), max_samples, replace=False)]
+
+
+def create_few_shot_context(
+    rows: Sequence[Row], num_shots: int, prompt_format: PromptFormat, *, data_seed: int, balanced: bool, shuffle: bool
+) -> tuple[str, list[int]]:
+    """Upstream's name: the context of `num_shots` drawn demonstrations, and their `idx` in prompt order."""
+    drawn = draw_demonstrations(
+        rows, num_shots, data_seed=data_seed, balanced=balanced, shuffle=shuffle, num_labels=len(prompt_format.words)
+    )
+    return prompt_format.context(drawn), [row["idx"] for row in drawn]
+
+
+def _choose(stream: np.random.RandomState, candidates: np.ndarray, count: int, flag: str, kind: str) -> list[int]:
+    if count > len(candidates):
+        raise InputError(
+            f"{flag}: {count} demonstrations {kind}are asked for, and there are {len(candidates)} rows; ask for fewer"
+        )
+    return stream.choice(candidates, count, replace=False).tolist()

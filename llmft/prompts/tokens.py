@@ -1,0 +1,90 @@
+"""Prompts as tokens: what a set of prompts has in common in front is split off, to be encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmft.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class TokenizedPrompts:
+    """Prompt i is `prefix + suffixes[i]`; every suffix has at least one token."""
+
+    prefix: list[int]
+    suffixes: list[list[int]]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return len(self.prefix) + max(map(len, self.suffixes), default=0)
+
+    @property
+    def mean_length(self) -> float:
+        """Mean tokens a prompt, the shared ones included."""
+        return len(self.prefix) + sum(map(len, self.suffixes)) / len(self.suffixes)
+
+    def whole(self, index: int) -> list[int]:
+        """All tokens of prompt `index`."""
+        return self.prefix + self.suffixes[index]
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of a text the model reads from its start: a beginning-of-text token where the tokenizer has one, no end token."""
+    return leading_ids(tokenizer) + tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+
+def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer puts in front of every text (a beginning-of-text token, or nothing)."""
+    plain = tokenizer("a", add_special_tokens=False).input_ids
+    full = tokenizer("a").input_ids
+    return full[: next(i for i in range(len(full)) if full[i : i + len(plain)] == plain)]
+
+
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, context: str, queries: Sequence[str]) -> TokenizedPrompts:
+    """Tokenize `context + query` for every query.
+
+    Each prompt is tokenized as one text, since tokens may span the place where context and query meet; the shared prefix
+    is then what all of them really have in common.
+
+    Raises:
+        InputError: a prompt has no token at all.
+    """
+    lead = leading_ids(tokenizer)
+    texts = [context + query for query in queries]
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
+    if any(not lead + tokens for tokens in ids):
+        raise InputError("--pattern: a row renders to no token at all; put some text beside {text1} in the pattern")
+    prompts = [lead + tokens for tokens in ids]
+    shared = _common_prefix_length(prompts)
+    return TokenizedPrompts(prompts[0][:shared] if prompts else [], [tokens[shared:] for tokens in prompts])
+
+
+def check_window(prompts: TokenizedPrompts, window: int | None, what: str) -> None:
+    """Every prompt must fit the model's window (`None`: it has no limit).
+
+    Args:
+        what: who reads the prompts and how many shots are in them, for the message.
+
+    Raises:
+        InputError: one does not fit.
+    """
+    if window is not None and prompts.longest > window:
+        raise InputError(
+            f"{what}: the longest prompt has {prompts.longest} tokens, {prompts.longest - window} more than the model's "
+            f"{window}; ask for fewer shots or shorten the pattern"
+        )
+
+
+def _common_prefix_length(prompts: list[list[int]]) -> int:
+    """Tokens in front that all prompts share, at least one being left to each."""
+    if not prompts:
+        return 0
+    low, high = min(prompts), max(prompts)  # what the lexically first and last share, all share
+    limit = min(len(min(prompts, key=len)) - 1, len(low), len(high))
+    return next((i for i in range(limit) if low[i] != high[i]), limit)

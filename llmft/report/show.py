@@ -1,0 +1,35 @@
+"""One run as a short table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from llmft.evaluation.metrics import pooled
+
+
+def show_run(path: Path) -> None:
+    """Print accuracies (over the label words), costs and place of the run at `path`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    config, metrics, cost = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "metrics", "cost"))
+    table = Table(title=f"{config['method']} on {config['task']} with {config['model']}", title_justify="left")
+    table.add_column("stage")
+    groups = {name: sets for name, sets in metrics["sets"].items() if sets}
+    for name in groups:
+        table.add_column(name.replace("_", "-"), justify="right")
+    for stage, found in metrics["stages"].items():
+        table.add_row(stage, *(f"{pooled(found, sets):.3f}" for sets in groups.values()))
+    console = Console()
+    console.print(table)
+    for name, gap in metrics.get("gap_recovered", {}).items():
+        console.print(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
+    tokens = ", ".join(f"{who} {count:.1f}" for who, count in metrics["tokens_per_query"].items())
+    total = cost["total"]
+    console.print(f"tokens per query: {tokens}")
+    console.print(
+        f"CPU {total['cpu_total_s']:.1f} s ({total['cpu_user_s']:.1f} user, {total['cpu_system_s']:.1f} system), "
+        f"memory {total['rss_peak_bytes'] / 2**20:.0f} MiB peak, {total['rss_mean_bytes'] / 2**20:.0f} MiB mean"
+    )
+    console.print(f"record: {path}", soft_wrap=True)

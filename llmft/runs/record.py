@@ -1,0 +1,116 @@
+"""The record of one run: a folder named by everything that can change its result, with `DONE` written last."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmft.errors import InputError
+from llmft.runs.store import short_hash, whole_file, write_json
+
+DONE = "DONE"
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "numpy")
+
+
+@dataclass
+class RunRecord:
+    """Writes `config.json`, `metrics.json`, `cost.json`, `predictions.parquet`, `train_log.jsonl` and `DONE`.
+
+    Args:
+        path: the run's folder.
+        writes: whether this process is the one that writes (rank 0); the others go through the same motions.
+    """
+
+    path: Path
+    writes: bool = True
+    stages: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def locate(cls, output_dir: str, parts: Sequence[str], settings: dict[str, Any], writes: bool) -> RunRecord:
+        """The record of the run with these settings: `<output_dir>/<parts...>/<hash of settings>`.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        path = Path(output_dir).joinpath(*parts, short_hash(settings))
+        if writes and not (path / DONE).exists():
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"--output_dir {output_dir}: {path} cannot be made ({error.strerror}); choose another"
+                ) from error
+        return cls(path, writes)
+
+    @property
+    def finished(self) -> bool:
+        """Whether a run with these settings has ended."""
+        return (self.path / DONE).is_file()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where an unfinished run keeps what it resumes from."""
+        return self.path / "checkpoints"
+
+    def clear(self) -> None:
+        """Forget an earlier run with these settings."""
+        if self.writes:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir(parents=True)
+
+    def add(self, stage: str, eval_set: str, metrics: dict[str, Any], predictions: dict[str, Sequence[Any]]) -> None:
+        """Keep the metrics and the per-row predictions (equally long columns) of one set at one stage."""
+        self.stages.setdefault(stage, {})[eval_set] = metrics
+        self.predictions.append({"stage": stage, "set": eval_set, **predictions})
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write `config.json`, with the versions and the commit it ran under."""
+        if self.writes:
+            write_json(self.path / "config.json", {**config, "environment": environment()})
+
+    def finish(self, metrics: dict[str, Any], costs: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:
+        """Write everything else, `DONE` last, and let go of the checkpoints."""
+        if not self.writes:
+            return
+        import pandas as pd
+
+        if log:
+            with whole_file(self.path / "train_log.jsonl") as aside:
+                aside.write_text("".join(json.dumps(entry) + "\n" for entry in log), encoding="utf-8")
+        with whole_file(self.path / "predictions.parquet") as aside:
+            pd.concat([pd.DataFrame(columns) for columns in self.predictions], ignore_index=True).to_parquet(aside)
+        write_json(self.path / "metrics.json", {"stages": self.stages, **metrics})
+        write_json(self.path / "cost.json", costs)
+        with whole_file(self.path / DONE) as aside:
+            aside.write_text("")
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and command line, for the record; none of it changes the run's name."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+        "command": sys.argv,
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout the package lies in, None for an installed package."""
+    try:
+        out = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return out.stdout.strip()

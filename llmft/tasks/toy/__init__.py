@@ -1,0 +1,7 @@
+"""The embedded toy task: a world of templated sentence pairs (`world`), a small model that learns in it from context
+(`checkpoint/`, an ordinary Hugging Face directory) and the command that made it (`python -m llmft.tasks.toy.pretrain`).
+"""
+
+from pathlib import Path
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"

@@ -1,0 +1,123 @@
+"""Measures what a model does with the toy world in context, and prints a Markdown table:
+
+    python -m llmft.tasks.toy.measure --model_name_or_path my_toy --queries 100
+
+Every query gets demonstrations of its own, half of them "Yes": a number is a mean over contexts as well as queries.
+"""
+
+import argparse
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmft.tasks.toy import CHECKPOINT, world
+from llmft.tasks.toy.grammar import OUT_OF_DOMAIN, RULES
+from llmft.tasks.toy.tokenizer import BLANK_LINE
+from llmft.tasks.toy.world import LABEL_PATTERN, LABEL_WORDS, PATTERN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Rows = list[dict]
+
+
+def prompt(query: dict, demonstrations: Rows = (), opening: str = "", pattern: str = PATTERN, shown: str = "") -> str:
+    """The text up to where the answer is due. `opening` is an instruction, `shown` the {label} of LABEL_PATTERN."""
+    parts = [opening] if opening else []
+    parts += [PATTERN.format(**row) + " " + LABEL_WORDS[row["label"]] for row in demonstrations]
+    return BLANK_LINE.join([*parts, pattern.format(**{**query, "label": shown})])
+
+
+def draw_demonstrations(rows: Rows, n: int, rng: random.Random) -> Rows:
+    """n of the rows in random order, as many of one label as of the other (an odd one is left to chance)."""
+    counts = [n // 2, n - n // 2]
+    rng.shuffle(counts)
+    drawn = [row for label in (0, 1) for row in rng.sample([r for r in rows if r["label"] == label], counts[label])]
+    return rng.sample(drawn, n)
+
+
+def label_logits(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: list[str], batch_size: int = 32
+) -> np.ndarray:
+    """(n, 2) logits of LABEL_WORDS after each prompt. Batches are of like length; padding goes to the right, unseen."""
+    import torch
+
+    labels = tokenizer.convert_tokens_to_ids(list(LABEL_WORDS))
+    encoded = [tokenizer(text)["input_ids"] for text in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    logits = np.empty((len(prompts), len(labels)), np.float32)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = tokenizer.pad({"input_ids": [encoded[i] for i in chosen]}, padding_side="right", return_tensors="pt")
+        last = batch["attention_mask"].sum(dim=1) - 1
+        with torch.inference_mode():
+            out = model(**batch).logits  # (B, T, vocabulary)
+        logits[chosen] = out[torch.arange(len(chosen)), last][:, labels].numpy()
+    return logits
+
+
+def accuracy(model, tokenizer, queries: Rows, prompts: list[str]) -> float:
+    """Share of queries whose own label scores higher than the other."""
+    said = label_logits(model, tokenizer, prompts).argmax(axis=1)
+    return float((said == [row["label"] for row in queries]).mean())
+
+
+def measure(model, tokenizer, shots: list[int], n: int, rng: random.Random) -> Iterator[tuple[str, str, list[float]]]:
+    """Yields (rule, set, accuracies): by number of shots, then with an instruction alone, then reading a shown label.
+
+    Accuracies are means over both flips with n queries each. The shown label is right or wrong at random and counts as
+    the answer.
+    """
+    for rule in RULES:
+        totals: dict[str, np.ndarray] = {}
+        for flipped in (False, True):
+            splits = world.toy_splits(f"{rule},flipped" if flipped else rule, 0)
+            sets = {
+                "in-domain": splits["validation"],
+                "out-of-domain": [row for name in OUT_OF_DOMAIN for row in splits[name]],
+                "unseen words": splits["unseen_words"],
+            }
+            for name, rows in sets.items():
+                queries = draw_demonstrations(rows, n, rng) if rule != "passive" else rng.sample(rows, n)
+                shown = [{**query, "label": rng.randrange(2)} for query in queries]
+                asked = [
+                    *((queries, _with_shots(queries, splits["train"], k, rng)) for k in shots),
+                    (queries, [prompt(query, opening=world.instruction(rule, flipped)) for query in queries]),
+                    (shown, [prompt(row, pattern=LABEL_PATTERN, shown=LABEL_WORDS[row["label"]]) for row in shown]),
+                ]
+                scores = np.array([accuracy(model, tokenizer, *pair) for pair in asked])
+                totals[name] = totals.get(name, 0) + scores / 2
+        for name, scores in totals.items():
+            yield rule, name, scores.tolist()
+
+
+def _with_shots(queries: Rows, rows: Rows, k: int, rng: random.Random) -> list[str]:
+    return [prompt(query, draw_demonstrations(rows, k, rng)) for query in queries]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m llmft.tasks.toy.measure", description=__doc__.split("\n")[0])
+    parser.add_argument("--model_name_or_path", default=str(CHECKPOINT), help="default: the shipped checkpoint")
+    parser.add_argument("--shots", default="0,2,4,8,16,32", help="numbers of demonstrations (default: %(default)s)")
+    parser.add_argument("--queries", type=int, default=100, help="per rule, flip and set (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="decides queries and demonstrations (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(arguments.model_name_or_path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    shots = [int(k) for k in arguments.shots.split(",")]
+    columns = ["rule", "set", *(f"{k} shots" for k in shots), "instruction", "shown label"]
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    rng = random.Random(arguments.seed)
+    for rule, name, scores in measure(model, tokenizer, shots, arguments.queries, rng):
+        print(f"| {rule} | {name} | " + " | ".join(f"{score:.3f}" for score in scores) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

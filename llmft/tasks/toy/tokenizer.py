@@ -1,0 +1,40 @@
+"""The tokenizer of the toy world: one token a word, one a blank line, and `</s>` in front of every text as in OPT."""
+
+from typing import TYPE_CHECKING
+
+from llmft.tasks.toy import grammar
+from llmft.tasks.toy.world import LABEL_WORDS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PAD, BOS = 1, 2  # the ids OPT gives them; `</s>` opens a text and would end one
+BLANK_LINE = "\n\n"
+VOCABULARY = (
+    *("<s>", "<pad>", "</s>", "<unk>"),
+    *LABEL_WORDS,
+    BLANK_LINE,
+    *grammar.FUNCTION_WORDS,
+    *("means", "label"),
+    *grammar.RULES,
+    *grammar.ADJECTIVES,
+    *grammar.PREPOSITIONS,
+    *grammar.KNOWN.words,
+    *grammar.UNSEEN.words,
+)
+ID = {word: i for i, word in enumerate(VOCABULARY)}
+
+
+def build_tokenizer() -> "PreTrainedTokenizerFast":
+    """A fast tokenizer that `save_pretrained` writes as an ordinary `tokenizer.json`; other words become `<unk>`.
+
+    Spaces only separate: " Yes" and "Yes" are the same token, and a query with its label begins its demonstration.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel(ID, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n\n|[^ \n]+"), behavior="removed", invert=True)
+    tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", BOS)])
+    special = {"bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
