@@ -143,6 +143,7 @@ class RunArguments(TrainingArguments):
     save_strategy: str = _flag("no", "When an unfinished run keeps a checkpoint to resume from.")
     logging_steps: float = _flag(10, "Steps between two entries of train_log.jsonl.")
     report_to: str = _flag("none", "Logging services (wandb, tensorboard, trackio), or none.")
+    ddp_find_unused_parameters: bool | None = _flag(False, "Whether data-parallel training looks for weights without a gradient.")
     disable_tqdm: bool | None = _flag(None, "No progress bars; default: none where the output is not a terminal.")
 
     def __post_init__(self) -> None:
@@ -154,6 +155,8 @@ class RunArguments(TrainingArguments):
         if self.num_train_epochs <= 0:
             raise InputError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is no device to copy to
 
 
 @dataclass
@@ -169,6 +172,7 @@ class OneLineParser(HfArgumentParser):
     """An argument parser whose errors are `InputError`s: one line, no usage text."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise instead of printing usage and exiting."""
         raise InputError(f"{message}; see --help")
 
 

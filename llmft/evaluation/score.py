@@ -124,5 +124,5 @@ class Asker:
             token_logprobs=answers.label_logprobs[:n],
             label_logprobs=renormalise(answers.label_logprobs[:n], prior),
             best_token=answers.best_token[:n],
-            tokens_per_query=prompts.mean_length,
+            tokens_per_query=float(np.mean([len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]])),
         )

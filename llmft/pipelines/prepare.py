@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from llmft.prompts.demonstrations import draw_demonstrations, draw_eval_rows
 from llmft.prompts.render import PromptFormat
 from llmft.prompts.verbalizer import parse_words
 from llmft.runs.record import RunRecord
+from llmft.runs.store import short_hash
 from llmft.tasks.load import TaskData, fingerprint_data, load_task
 from llmft.tasks.table import Row, Task, get_task
 
@@ -42,6 +44,8 @@ class Job:
     model_name: str
     groups: dict[str, Any]
     """Argument group's class name -> instance."""
+    setting: str
+    """Hash of everything but the seeds: runs that share it are repetitions."""
     record: RunRecord
     meter: Meter
     data: TaskData | None = None
@@ -129,6 +133,7 @@ class Job:
                 "task": self.task.name,
                 "task_version": self.task.version,
                 "model": short_name(self.model_name),
+                "setting": self.setting,
                 "arguments": {name: as_dict(group) for name, group in self.groups.items()},
                 "data_fingerprints": fingerprint_data(self.task, data.data_dir),
                 "draws": draws,
@@ -213,11 +218,18 @@ def prepare(
     if run.disable_tqdm:
         disable_progress_bar()
     set_seed(run.seed)
-    return Job(name, task, model_name, values, record, Meter())
+    return Job(name, task, model_name, values, short_hash(without_seeds(settings)), record, Meter())
+
+
+def without_seeds(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings but for the seeds of draws and training."""
+    arguments = {name: value for name, value in settings["arguments"].items() if name not in ("seed", "data_seed")}
+    return {**settings, "arguments": arguments}
 
 
 def run_main(main: Callable[[], None]) -> None:
     """Run an entry script's `main`: bad input becomes one line on stderr and exit status 2."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # raised by peft's calls, not by ours
     try:
         main()
     except InputError as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from llmft.arguments import AdapterArguments, RunArguments
@@ -43,6 +44,7 @@ def train(
     counts = count_trainable(model)
     with job.meter.phase("train") as phase:
         trainer = trainer_class(model=model, args=run, train_dataset=list(examples), data_collator=collate, **trainer_arguments)
+        trainer.remove_callback(PrinterCallback)  # the log goes to train_log.jsonl
         checkpoint = get_last_checkpoint(run.output_dir) if job.record.checkpoints.is_dir() else None
         trainer.train(resume_from_checkpoint=checkpoint)
         tokens = int(trainer.tokens_seen)

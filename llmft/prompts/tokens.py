@@ -24,11 +24,6 @@ class TokenizedPrompts:
         """Tokens of the longest prompt."""
         return len(self.prefix) + max(map(len, self.suffixes), default=0)
 
-    @property
-    def mean_length(self) -> float:
-        """Mean tokens a prompt, the shared ones included."""
-        return len(self.prefix) + sum(map(len, self.suffixes)) / len(self.suffixes)
-
     def whole(self, index: int) -> list[int]:
         """All tokens of prompt `index`."""
         return self.prefix + self.suffixes[index]

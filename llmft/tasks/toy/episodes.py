@@ -14,7 +14,7 @@ Task = tuple[str, bool]  # a rule, and whether Yes and No are flipped
 TASKS: tuple[Task, ...] = tuple((rule, flipped) for rule in RULES for flipped in (False, True))
 
 # The prior over rules. Entailment leads, so that a context which leaves two rules possible is read as entailment.
-RULE_WEIGHTS = {"entailment": 0.4, "overlap": 0.15, "negation": 0.15, "same_subject": 0.15, "passive": 0.15}
+RULE_WEIGHTS = {"entailment": 0.35, "overlap": 0.2, "negation": 0.15, "same_subject": 0.15, "passive": 0.15}
 P_INSTRUCTION = 0.25  # of the episodes open with an instruction
 P_SOME_SHOWN, P_ALL_SHOWN = 0.15, 0.1  # of the episodes show the answer in a third of their queries, or in all
 P_PLACEHOLDERS = 0.25  # of the pairs are made of the UNSEEN words, whose embeddings pretraining keeps re-drawing
@@ -41,9 +41,7 @@ class Pairs:
 
     def __init__(self, n: int, rng: random.Random):
         known, placeholder = (
-            grammar.stream_pairs(
-                rng, tuple(grammar.TEMPLATES), lexicon, lambda premise: not grammar.is_held_out(premise)
-            )
+            grammar.stream_pairs(rng, tuple(grammar.TEMPLATES), lexicon, lambda premise: not grammar.is_held_out(premise))
             for lexicon in (grammar.KNOWN, grammar.UNSEEN)
         )
         pairs = [next(placeholder if rng.random() < P_PLACEHOLDERS else known) for _ in range(n)]
@@ -61,7 +59,7 @@ class Pairs:
 
 
 def choose_tasks(n: int, rng: random.Random) -> tuple[Task, ...]:
-    """n of the latent tasks, at random; all of them, in order, where n is their number."""
+    """Draws n of the latent tasks, given in their order in TASKS."""
     return tuple(sorted(rng.sample(TASKS, n), key=TASKS.index))
 
 

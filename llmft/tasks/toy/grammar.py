@@ -27,6 +27,7 @@ class Lexicon:
 
     @property
     def words(self) -> tuple[str, ...]:
+        """All of them."""
         return self.nouns + self.verbs + self.intransitives
 
 
@@ -91,6 +92,7 @@ class Claim:
     negated: bool = False
 
     def words(self, passive: bool) -> list[str]:
+        """The claim as a hypothesis; what has no patient stays active."""
         never = ["never"] if self.negated else []
         if self.patient is None:
             return [self.agent, *never, self.action]
@@ -137,18 +139,16 @@ def draw_scene(rng: random.Random, template: str, lexicon: Lexicon) -> Scene:
 
 
 def draw_pair(rng: random.Random, scene: Scene, lexicon: Lexicon) -> Pair:
-    """Draws a hypothesis: half are entailed, the rest contradict the premise, reuse its words or bring in new ones."""
+    """Draws a hypothesis: a third are entailed, others contradict the premise, reuse its words or bring in new ones."""
     form, premise = TEMPLATES[scene.template], scene.premise
     entailed = [_claim(text, scene.slots) for text in form.entailed]
     claim = rng.choice(entailed)
-    if rng.random() < 0.5:
+    if rng.random() < 0.65:  # more than half, or overlap would all but mean entailment
         negated = rng.random() < 0.4
         if negated != claim.negated and rng.random() < 0.8:
             claim = Claim(claim.agent, claim.action, claim.patient, negated)
         else:
-            claim = _corrupted(
-                rng, claim, [_claim(text, scene.slots) for text in form.traps], scene.slots, lexicon, negated
-            )
+            claim = _corrupted(rng, claim, [_claim(text, scene.slots) for text in form.traps], scene.slots, lexicon, negated)
     hypothesis = claim.words(passive=rng.random() < 0.4)
 
     subject = next(word for word in premise if word not in ADJECTIVES)

@@ -31,7 +31,7 @@ def prompt(query: dict, demonstrations: Rows = (), opening: str = "", pattern: s
 
 
 def draw_demonstrations(rows: Rows, n: int, rng: random.Random) -> Rows:
-    """n of the rows in random order, as many of one label as of the other (an odd one is left to chance)."""
+    """Draws n rows in random order, as many of one label as of the other; an odd one is left to chance."""
     counts = [n // 2, n - n // 2]
     rng.shuffle(counts)
     drawn = [row for label in (0, 1) for row in rng.sample([r for r in rows if r["label"] == label], counts[label])]
@@ -59,7 +59,7 @@ def label_logits(
 
 
 def accuracy(model, tokenizer, queries: Rows, prompts: list[str]) -> float:
-    """Share of queries whose own label scores higher than the other."""
+    """The share of queries whose own label scores higher than the other."""
     said = label_logits(model, tokenizer, prompts).argmax(axis=1)
     return float((said == [row["label"] for row in queries]).mean())
 
@@ -80,7 +80,7 @@ def measure(model, tokenizer, shots: list[int], n: int, rng: random.Random) -> I
                 "unseen words": splits["unseen_words"],
             }
             for name, rows in sets.items():
-                queries = draw_demonstrations(rows, n, rng) if rule != "passive" else rng.sample(rows, n)
+                queries = draw_demonstrations(rows, n, rng)
                 shown = [{**query, "label": rng.randrange(2)} for query in queries]
                 asked = [
                     *((queries, _with_shots(queries, splits["train"], k, rng)) for k in shots),
@@ -97,10 +97,15 @@ def _with_shots(queries: Rows, rows: Rows, k: int, rng: random.Random) -> list[s
     return [prompt(query, draw_demonstrations(rows, k, rng)) for query in queries]
 
 
+def _integers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def main(argv: list[str] | None = None) -> None:
+    """The command: a table on standard output."""
     parser = argparse.ArgumentParser(prog="python -m llmft.tasks.toy.measure", description=__doc__.split("\n")[0])
     parser.add_argument("--model_name_or_path", default=str(CHECKPOINT), help="default: the shipped checkpoint")
-    parser.add_argument("--shots", default="0,2,4,8,16,32", help="numbers of demonstrations (default: %(default)s)")
+    parser.add_argument("--shots", type=_integers, default="0,2,4,8,16,32", help="how many (default: %(default)s)")
     parser.add_argument("--queries", type=int, default=100, help="per rule, flip and set (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides queries and demonstrations (default: %(default)s)")
     arguments = parser.parse_args(argv)
@@ -111,11 +116,10 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(arguments.model_name_or_path).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    shots = [int(k) for k in arguments.shots.split(",")]
-    columns = ["rule", "set", *(f"{k} shots" for k in shots), "instruction", "shown label"]
+    columns = ["rule", "set", *(f"{k} shots" for k in arguments.shots), "instruction", "shown label"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     rng = random.Random(arguments.seed)
-    for rule, name, scores in measure(model, tokenizer, shots, arguments.queries, rng):
+    for rule, name, scores in measure(model, tokenizer, arguments.shots, arguments.queries, rng):
         print(f"| {rule} | {name} | " + " | ".join(f"{score:.3f}" for score in scores) + " |", flush=True)
 
 

@@ -18,6 +18,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
+        """Moves all parameters that have a gradient."""
         for group in self.param_groups:
             by_shape = defaultdict(list)
             for parameter in group["params"]:

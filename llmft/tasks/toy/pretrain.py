@@ -43,6 +43,11 @@ from llmft.tasks.toy.world import LABEL_WORDS, instruction
 log = logging.getLogger(__name__)
 
 
+FULL = Weights()
+FADING = Weights(copying=0.0, rules=0.5, inference=0.25)
+FADED = Weights(copying=0.0, rules=0.5, inference=0.0)
+
+
 @dataclass(frozen=True)
 class Phase:
     """`steps` steps on `rows` episodes of `length` tokens each."""
@@ -50,17 +55,16 @@ class Phase:
     rows: int
     length: int
     steps: int
-    scaffold: Weights = Weights()
+    scaffold: Weights = FULL
     rate: float = 1.0  # factor on both learning rates
 
 
-FADING = Weights(copying=0.0, rules=0.5, inference=0.0)
 PHASES = (
-    Phase(96, 24, 700),
-    Phase(20, 64, 1000),
-    Phase(14, 128, 2000),
-    Phase(8, 208, 1000, FADING, rate=0.5),
-    Phase(4, POSITIONS, 300, FADING, rate=0.5),
+    Phase(96, 24, 800),
+    Phase(20, 64, 1200),
+    Phase(14, 128, 2500),
+    Phase(8, 208, 2500, FADING, rate=0.5),
+    Phase(4, POSITIONS, 800, FADED, rate=0.5),
 )
 
 
@@ -78,6 +82,7 @@ class Recipe:
 
     @property
     def steps(self) -> int:
+        """Of all phases together."""
         return sum(phase.steps for phase in self.phases)
 
 
@@ -101,9 +106,7 @@ def pretrain(
             batch = draw_batch(rng, pairs, tasks, phase.rows, phase.length)
             with torch.no_grad():
                 redraw_placeholders(embeddings, torch_rng)
-            loss, logits = losses(
-                model, scaffold, batch, phase.scaffold, recipe.language_weight, random_starts(rng, batch)
-            )
+            loss, logits = losses(model, scaffold, batch, phase.scaffold, recipe.language_weight, random_starts(rng, batch))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for optimizer, rate in optimizers:
@@ -120,14 +123,13 @@ def pretrain(
 
 
 def build_scaffold(width: int, seed: int) -> Scaffold:
+    """A fresh scaffold, the same for the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed + 1)
         return Scaffold(width)
 
 
-def build_optimizers(
-    model: OPTForCausalLM, scaffold: Scaffold, recipe: Recipe
-) -> list[tuple[torch.optim.Optimizer, float]]:
+def build_optimizers(model: OPTForCausalLM, scaffold: Scaffold, recipe: Recipe) -> list[tuple[torch.optim.Optimizer, float]]:
     """Muon for the matrices inside the layers and AdamW for the rest, each with its peak learning rate."""
     hidden = [p for p in model.model.decoder.layers.parameters() if p.ndim == 2]
     inside = {id(p) for p in hidden}
@@ -195,11 +197,12 @@ def step_metrics(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict
 
 
 def mean_metrics(recent: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the steps that have it."""
     values = defaultdict(list)
     for metrics in recent:
         for name, value in metrics.items():
             values[name].append(value)
-    return {name: sum(value) / len(value) for name, value in values.items()}
+    return {name: sum(values[name]) / len(values[name]) for name in sorted(values)}
 
 
 def save_checkpoint(model: OPTForCausalLM, output_dir: Path, record: dict) -> None:
@@ -218,6 +221,7 @@ def save_checkpoint(model: OPTForCausalLM, output_dir: Path, record: dict) -> No
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Reads and checks the flags; raises InputError for a value that cannot work."""
     parser = argparse.ArgumentParser(prog="python -m llmft.tasks.toy.pretrain", description=__doc__.split("\n")[0])
     parser.add_argument("--output_dir", type=Path, required=True, help="where the model directory goes; must not exist")
     parser.add_argument("--seed", type=int, default=0, help="decides data and initial weights (default: %(default)s)")
@@ -237,6 +241,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """The command: flags, training, the checkpoint."""
     try:
         arguments = parse_arguments(argv)
     except InputError as error:

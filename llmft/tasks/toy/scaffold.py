@@ -25,9 +25,7 @@ class Weights:
 
     copying: float = 1.0  # layers 2 and 3: where am I in this demonstration, where did my word occur before
     rules: float = 1.0  # layer 5, at the question mark: which rules hold of this pair
-    inference: float = (
-        0.5  # layer 6, at a label: which rules agree with it; layer 7, at the question mark: which task is it
-    )
+    inference: float = 0.5  # layer 6, at a label: which rules agree with it; layer 7, at the question mark: which task is it
 
 
 class Scaffold(nn.Module):

@@ -1,10 +1,10 @@
 """The embedded toy world: natural language inference from templates, under a latent rule.
 
 A row is a premise and a hypothesis ("doctors near judges helped lawyers ." / "judges helped lawyers"). Five rules read
-a truth value off such a pair; a task is one rule and one meaning of the answers (`flipped` swaps Yes and No). Nothing in
-a row tells which rule is asked for: a model must infer it from demonstrations, from an instruction, or by training. In
-the manner of HANS (McCoy, Pavlick & Linzen 2019, arXiv:1902.01007) training rows come from simple constructions and the
-out-of-domain sets from harder ones.
+a truth value off such a pair; a task is one rule and one meaning of the answers (`flipped` swaps Yes and No). Nothing
+in a row tells which rule is asked for: a model must infer it from demonstrations, an instruction, or by training. In
+the manner of HANS (McCoy, Pavlick & Linzen 2019, arXiv:1902.01007) training rows come from simple constructions and
+the out-of-domain sets from harder ones.
 
 One fifth of all premise word sets is held out of pretraining (`grammar.is_held_out`); every row here is made of those.
 """

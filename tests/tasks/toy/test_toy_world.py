@@ -1,4 +1,4 @@
-"""The world: labels re-derived from the texts by other means, balance, separation of pretraining and tasks, variants, errors."""
+"""The world: labels re-derived from the texts by other means, balance, what is held out, variants, errors."""
 
 import random
 from itertools import islice
@@ -15,7 +15,7 @@ SETS = ("train", "validation", *OUT_OF_DOMAIN, "unseen_words")
 
 
 def entailed(premise: list[str], template: str) -> set[tuple]:
-    """What follows from a premise, as (agent, verb, patient, negated), read off word positions by hand for each construction."""
+    """What follows from a premise, as (agent, verb, patient, negated), read off word positions, by hand."""
     p = premise
     match template:
         case "active":
@@ -52,7 +52,7 @@ def rule_holds(rule: str, row: dict) -> bool:
     if rule == "overlap":
         return set(content) <= set(premise)
     if rule == "same_subject":
-        return hypothesis[0] == [word for word in premise if word in NOUNS][0]
+        return hypothesis[0] == next(word for word in premise if word in NOUNS)
     if rule == "negation":
         return negated
     if rule == "passive":
