@@ -74,4 +74,5 @@ class PromptFormat:
 
     def content_free_queries(self) -> list[str]:
         """Queries that hold no evidence for any label; what the model answers to them is its bias."""
-        return [self.query({"text1": text, "text2": text}) for text in CONTENT_FREE]
+        queries = [self.query({"text1": text, "text2": text}) for text in CONTENT_FREE]
+        return [query for query in queries if query]  # a bare pattern makes nothing of an empty text

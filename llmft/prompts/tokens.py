@@ -48,13 +48,13 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, context: str, queries: 
     is then what all of them really have in common.
 
     Raises:
-        InputError: a prompt has no token at all.
+        InputError: a query is empty: nothing to answer, and no place for the label to stand behind.
     """
+    if "" in queries:
+        raise InputError("--pattern: a row with an empty text renders to nothing; put some text beside {text1} in the pattern")
     lead = leading_ids(tokenizer)
     texts = [context + query for query in queries]
     ids = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
-    if any(not lead + tokens for tokens in ids):
-        raise InputError("--pattern: a row renders to no token at all; put some text beside {text1} in the pattern")
     prompts = [lead + tokens for tokens in ids]
     shared = _common_prefix_length(prompts)
     return TokenizedPrompts(prompts[0][:shared] if prompts else [], [tokens[shared:] for tokens in prompts])

@@ -13,7 +13,7 @@ def answer_cross_entropy(logits: torch.Tensor, answers: torch.Tensor) -> torch.T
         logits: (B, V) at the answer position.
         answers: (B,) token of the right label.
     """
-    return F.cross_entropy(logits.float(), answers)
+    return F.cross_entropy(_precise(logits), answers)
 
 
 def label_kl(teacher_logprobs: torch.Tensor, student_logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -27,6 +27,11 @@ def label_kl(teacher_logprobs: torch.Tensor, student_logits: torch.Tensor, tempe
         student_logits: (B, L) the student's logits (or log-probabilities) of the labels; normalised here.
         temperature: T > 0, divides both.
     """
-    teacher = (teacher_logprobs.float() / temperature).log_softmax(-1)
-    student = (student_logits.float() / temperature).log_softmax(-1)
+    teacher = (_precise(teacher_logprobs) / temperature).log_softmax(-1)
+    student = (_precise(student_logits) / temperature).log_softmax(-1)
     return temperature**2 * (teacher.exp() * (teacher - student)).sum(-1).mean()
+
+
+def _precise(values: torch.Tensor) -> torch.Tensor:
+    """At least float32: sums of exponentials lose too much in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,114 @@
+"""Shared by all tests: tiny models and tokenizers built in memory, and the data that only CI and developers have."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask a hub
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+ROWS = [
+    {"text1": "a cat sat .", "text2": "a cat", "label": 0, "idx": 3},
+    {"text1": "dogs {bark} \\n 100% ☃", "text2": 'say "no"\tor\nyes {0} {text1}', "label": 1, "idx": 7},
+    {"text1": "", "text2": "", "label": 0, "idx": 8},
+    {"text1": "one more .", "text2": "more", "label": 1, "idx": 11},
+]
+"""Rows with everything in them that a renderer could trip over."""
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real rows of the tasks."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the sample data, which lie beside the project in shared/data")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def upstream_draws() -> dict:
+    """Rows that uds-lsv/llmft draws."""
+    path = SHARED / "golden" / "upstream_draws.json"
+    if not path.is_file():
+        pytest.skip("needs the golden draws, which lie beside the project in shared/golden")
+    return json.loads(path.read_text())
+
+
+def byte_level_bpe(bos: str | None):
+    """A tokenizer as GPT-2's (bos None) or OPT's, trained on a few words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=["<pad>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(["x Yes x No x True x False\n\n the cat sat on a mat ? ?!"] * 50, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token=bos)
+
+
+def sentencepiece_bpe():
+    """A tokenizer as Llama's: the space is a letter (▁) of the words, unknown characters fall back to bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False)
+    words = "x Yes No True False the cat sat on a mat ? more yes no".split()
+    tokenizer.train_from_iterator(words * 50, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def tokenizers() -> dict:
+    """Tokenizer families by name."""
+    from llmft.tasks.toy.tokenizer import build_tokenizer
+
+    return {
+        "gpt2": byte_level_bpe(None),
+        "opt": byte_level_bpe("</s>"),
+        "llama": sentencepiece_bpe(),
+        "toy": build_tokenizer(),
+    }
+
+
+def tiny_model(family: str, vocabulary: int = 600):
+    """A random two-layer model of a family, the same every time."""
+    import torch
+    import transformers as tf
+
+    torch.manual_seed(0)
+    if family == "opt":
+        config = tf.OPTConfig(
+            vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, ffn_dim=64, num_attention_heads=4,
+            word_embed_proj_dim=32, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=1, dropout=0.0,
+        )  # fmt: skip
+    elif family == "gpt2":
+        config = tf.GPT2Config(
+            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=1,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        )  # fmt: skip
+    else:
+        kind = {"llama": tf.LlamaConfig, "gpt_neox": tf.GPTNeoXConfig, "mistral": tf.MistralConfig}[family]
+        extra = {} if family == "gpt_neox" else {"num_key_value_heads": 2}
+        extra |= {"sliding_window": 16} if family == "mistral" else {}
+        config = kind(
+            vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, intermediate_size=64, num_attention_heads=4,
+            max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=1, **extra,
+        )  # fmt: skip
+    return tf.AutoModelForCausalLM.from_config(config).eval()

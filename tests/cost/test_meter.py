@@ -1,0 +1,91 @@
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from llmft.cost.flops import inference_flops, training_flops
+from llmft.cost.meter import Meter, Phase, combine_ranks, total
+from tests.conftest import tiny_model
+
+
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_cpu_time_of_the_process_is_measured():
+    meter = Meter()
+    with meter.phase("start"):
+        pass
+    with meter.phase("work") as phase:
+        burn(0.3)
+    assert phase.cpu_total_s == pytest.approx(0.3, abs=0.1)
+    assert phase.cpu_total_s == phase.cpu_user_s + phase.cpu_system_s
+    assert phase.wall_s >= phase.cpu_total_s - 0.1
+
+
+def test_the_first_phase_begins_with_the_process():
+    meter = Meter()
+    with meter.phase("load") as phase:
+        pass
+    assert phase.cpu_total_s >= time.process_time() - 0.5
+    assert phase.wall_s > 0.5
+
+
+def test_cpu_time_of_children_is_counted():
+    meter = Meter()
+    with meter.phase("start"):
+        pass
+    code = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
+    with meter.phase("work") as phase:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert phase.cpu_total_s >= 0.4
+
+
+def test_peak_and_mean_of_memory():
+    meter = Meter(interval=0.01)
+    with meter.phase("before") as before:
+        time.sleep(0.1)
+    with meter.phase("work") as phase:
+        block = np.ones(200 * 2**20 // 8)  # 200 MiB for about half of the time
+        time.sleep(0.3)
+        del block
+        time.sleep(0.3)
+    grown = (phase.rss_peak_bytes - before.rss_peak_bytes) / 2**20
+    mean = (phase.rss_mean_bytes - before.rss_mean_bytes) / 2**20
+    assert grown == pytest.approx(200, abs=30)
+    assert 50 < mean < 180
+
+
+def test_a_phase_that_fails_is_kept_and_the_error_goes_on():
+    meter = Meter()
+    with pytest.raises(KeyError), meter.phase("work"):
+        raise KeyError
+    assert [phase.name for phase in meter.phases] == ["work"]
+
+
+def test_totals_and_ranks_by_hand():
+    def phase(name, cpu, wall, peak, mean):
+        made = Phase(name, cpu_user_s=cpu, cpu_total_s=cpu, wall_s=wall, rss_peak_bytes=peak, rss_mean_bytes=mean)
+        made.count(examples=4, tokens=10)
+        return vars(made)
+
+    one = [phase("load", 1.0, 2.0, 100, 80), phase("train", 3.0, 6.0, 300, 200)]
+    found = total(one)
+    assert (found["cpu_total_s"], found["wall_s"], found["tokens"]) == (4.0, 8.0, 20)
+    assert (found["rss_peak_bytes"], found["rss_mean_bytes"], found["gpu_peak_bytes"]) == (300, 170, None)  # (80 * 2 + 200 * 6) / 8
+    two = [phase("load", 1.5, 1.0, 50, 40), phase("train", 3.5, 7.0, 100, 60)]
+    both = combine_ranks([{"phases": p, "total": total(p)} for p in (one, two)])
+    assert [p["cpu_total_s"] for p in both["phases"]] == [2.5, 6.5]
+    assert [p["wall_s"] for p in both["phases"]] == [2.0, 7.0]
+    assert [p["rss_peak_bytes"] for p in both["phases"]] == [150, 400]
+    assert [rank["cpu_total_s"] for rank in both["ranks"]] == [4.0, 5.0]
+
+
+def test_flops_by_the_rule_of_t_few():
+    model = tiny_model("opt")
+    weights = sum(p.numel() for p in model.parameters())
+    assert (inference_flops(model, 10), training_flops(model, 10)) == (20 * weights, 60 * weights)

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+
+from llmft.evaluation.metrics import agreement, gap_recovered, label_prior, mean_kl, pooled, renormalise, split_metrics
+from llmft.evaluation.score import SplitScores
+
+
+def scores(token_logprobs, label_logprobs, best_token, labels):
+    n = len(labels)
+    return SplitScores(
+        np.arange(n), np.array(labels), [7, 9], np.log(token_logprobs), np.log(label_logprobs), np.array(best_token), 5.0
+    )
+
+
+def test_split_metrics_by_hand():
+    found = split_metrics(
+        scores([[0.2, 0.1], [0.3, 0.6], [0.1, 0.05]], [[0.6, 0.4], [0.3, 0.7], [0.7, 0.3]], best_token=[7, 9, 3], labels=[0, 0, 0])
+    )
+    assert found == {
+        "accuracy": pytest.approx(1 / 3),  # row 0: token 7 is the best of all; row 1: 9; row 2: a token of no label
+        "score_accuracy": pytest.approx(2 / 3),
+        "loss": pytest.approx(-np.log([0.2, 0.3, 0.1]).mean()),
+        "n": 3,
+        "n_asked": 3,
+    }
+
+
+@given(st.integers(1, 20), st.integers(2, 5), st.integers(0, 10_000))
+def test_renormalised_probabilities_add_up(n, labels, seed):
+    logprobs = np.random.default_rng(seed).normal(-5, 3, (n, labels))
+    np.testing.assert_allclose(renormalise(logprobs), log_softmax(logprobs, axis=1), atol=1e-12)
+
+
+def test_calibration_divides_out_the_prior():
+    # content-free queries answer (0.8, 0.2); a query that answers the same holds no evidence either way
+    prior = label_prior(np.log([[0.4, 0.1], [0.08, 0.02]]))
+    np.testing.assert_allclose(prior, [0.8, 0.2])
+    np.testing.assert_allclose(np.exp(renormalise(np.log([[0.4, 0.1], [0.3, 0.3]]), prior)), [[0.5, 0.5], [0.2, 0.8]])
+
+
+def test_kl_and_agreement_by_hand():
+    teacher, student = np.log([[0.5, 0.5], [0.9, 0.1]]), np.log([[0.25, 0.75], [0.9, 0.1]])
+    assert mean_kl(teacher, student) == pytest.approx(0.143841 / 2, abs=1e-6)
+    assert agreement(np.log([[0.6, 0.4], [0.9, 0.1]]), student) == 0.5
+
+
+def test_gap_recovered():
+    assert gap_recovered(teacher=0.9, before=0.5, after=0.7) == pytest.approx(0.5)
+    assert gap_recovered(teacher=0.5, before=0.5, after=0.7) is None
+
+
+def test_pooled_counts_rows_not_sets():
+    metrics = {"a": {"score_accuracy": 1.0, "n": 1}, "b": {"score_accuracy": 0.5, "n": 3}}
+    assert pooled(metrics, ["a", "b"]) == pytest.approx(0.625)
+    assert pooled(metrics, []) is None

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+
+from llmft.models.label_scores import answer_logits, left_pad
+from llmft.models.shared_prefix import score_answers
+from llmft.prompts.tokens import TokenizedPrompts
+from tests.conftest import tiny_model
+
+LABELS = [17, 99, 5]
+FAMILIES = ["opt", "gpt2", "llama", "gpt_neox", "mistral"]
+
+
+def prompts(prefix=40, seed=0):
+    rng = np.random.default_rng(seed)
+    suffixes = [rng.integers(2, 600, length).tolist() for length in (7, 1, 12, 3, 3, 9, 5)]
+    return TokenizedPrompts(rng.integers(2, 600, prefix).tolist(), suffixes)
+
+
+def one_by_one(model, found):
+    with torch.no_grad():
+        logits = torch.stack([model(torch.tensor([found.whole(i)])).logits[0, -1] for i in range(len(found.suffixes))])
+    return logits.log_softmax(-1)[:, LABELS].double().numpy(), logits.argmax(-1).numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prefix", [0, 1, 40])
+@pytest.mark.parametrize("queries_per_row", [1, 3, 100])
+def test_scores_are_those_of_whole_prompts(family, prefix, queries_per_row):
+    model, found = tiny_model(family), prompts(prefix)
+    scores = score_answers(model, found, LABELS, queries_per_row=queries_per_row)
+    expected, best = one_by_one(model, found)
+    np.testing.assert_allclose(scores.label_logprobs, expected, atol=1e-5)
+    assert scores.best_token.tolist() == best.tolist()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_implementations_agree(attention):
+    model, found = tiny_model("llama"), prompts()
+    expected, _ = one_by_one(model, found)
+    model.set_attn_implementation(attention)
+    np.testing.assert_allclose(score_answers(model, found, LABELS, queries_per_row=4).label_logprobs, expected, atol=1e-5)
+
+
+def test_the_prefix_goes_through_the_model_once():
+    model, found = tiny_model("opt"), prompts()
+    lengths = []
+    model.model.decoder.embed_tokens.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    scores = score_answers(model, found, LABELS, queries_per_row=2)
+    assert sum(lengths) == len(found.prefix) + sum(map(len, found.suffixes)) == scores.tokens
+    assert scores.padding_tokens == 0
+
+
+def test_a_sliding_window_model_reads_whole_prompts_and_says_so(caplog):
+    model, found = tiny_model("mistral"), prompts()
+    scores = score_answers(model, found, LABELS, queries_per_row=4)
+    assert scores.tokens == sum(len(found.whole(i)) for i in range(len(found.suffixes)))
+    assert "every prompt is encoded whole" in caplog.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_left_padding_changes_no_logits(family):
+    model, found = tiny_model(family), prompts(3)
+    whole = [found.whole(i) for i in range(len(found.suffixes))]
+    with torch.no_grad():
+        batch = answer_logits(model, left_pad(whole))
+        alone = torch.cat([answer_logits(model, left_pad([tokens])) for tokens in whole])
+    torch.testing.assert_close(batch, alone, atol=1e-5, rtol=0)
+
+
+def test_no_logits_but_the_answers_are_made():
+    model = tiny_model("llama")
+    shapes = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
+    answer_logits(model, left_pad([[5, 6, 7], [5]]))
+    assert shapes == [(2, 1, 600)]
+
+
+def test_scoring_leaves_the_model_as_it_was():
+    model = tiny_model("opt").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    score_answers(model, prompts(), LABELS, queries_per_row=4)
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -1,0 +1,81 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmft.errors import InputError
+from llmft.prompts.render import PromptFormat
+from llmft.tasks.table import get_task
+from tests.conftest import ROWS
+
+ROW = {"text1": "Dogs bark.", "text2": "Cats bark.", "label": 1, "idx": 0}
+
+
+def fmt(pattern="{text1} {text2} ?", prefix="", separator=r"\n\n", words=("Yes", "No"), **more):
+    return PromptFormat(pattern, prefix, separator, words, **more)
+
+
+@pytest.mark.parametrize(
+    ("prompt_format", "query", "demonstration"),
+    [
+        (fmt(), "Dogs bark. Cats bark. ?", "Dogs bark. Cats bark. ? No\n\n"),
+        (
+            fmt("{text1} question: {text2} Yes or No?", " answer:"),
+            "Dogs bark. question: Cats bark. Yes or No? answer:",
+            "Dogs bark. question: Cats bark. Yes or No? answer: No\n\n",
+        ),
+        (
+            fmt(r"{text1} \n Question: {text2} True or False?", r" \n Answer: ", words=("True", "False")),
+            "Dogs bark. \n Question: Cats bark. True or False? \n Answer:",
+            "Dogs bark. \n Question: Cats bark. True or False? \n Answer: False\n\n",
+        ),
+        (fmt(r"Review: {text1}\nSentiment:", separator=r"\t"), "Review: Dogs bark.\nSentiment:", "Review: Dogs bark.\nSentiment: No\t"),
+        (fmt("{text1}", separator=""), "Dogs bark.", "Dogs bark. No"),
+    ],
+    ids=["minimal", "gpt-3", "eval-harness", "one text", "bare"],
+)
+def test_golden_prompts(prompt_format, query, demonstration):
+    assert prompt_format.query(ROW) == query
+    assert prompt_format.demonstration(ROW) == demonstration
+
+
+@pytest.mark.parametrize("name", ["toy", "rte", "sst2"])
+def test_golden_prompts_of_the_task_table(name):
+    task = get_task(name)
+    shown = {
+        "toy": "Dogs bark. Cats bark. ? No\n\n",
+        "rte": "Dogs bark. Cats bark. ? No\n\n",
+        "sst2": "Dogs bark. ? Yes\n\n",
+    }
+    assert fmt(task.pattern, words=task.target_tokens).demonstration(ROW) == shown[name]
+
+
+def test_context_is_description_and_demonstrations():
+    assert fmt(description=r"Judge:\n").context([ROW]) == "Judge:\n\n\nDogs bark. Cats bark. ? No\n\n"
+    assert fmt().context([]) == ""
+
+
+@given(st.text(), st.text())
+def test_the_text_of_an_example_is_put_in_and_never_interpreted(text1, text2):
+    prompt = fmt("<{text1}|{text2}>").query({"text1": text1, "text2": text2})
+    assert prompt == f"<{text1}|{text2}>"
+
+
+def test_awkward_text_changes_nothing_but_the_text():
+    assert fmt().query(ROWS[1]) == 'dogs {bark} \\n 100% ☃ say "no"\tor\nyes {0} {text1} ?'
+
+
+@given(st.text(), st.sampled_from(["{text1}", "{text1} ", "{text1} ?  "]), st.sampled_from(["", " ", "  "]))
+def test_a_query_never_ends_in_a_space(text, pattern, prefix):
+    assert not fmt(pattern, prefix).query({"text1": text}).endswith(" ")
+
+
+def test_content_free_queries():
+    assert fmt().content_free_queries() == ["N/A N/A ?", "  ?", "[MASK] [MASK] ?"]
+
+
+@pytest.mark.parametrize(("pattern", "says"), [("no text ?", "no {text1}"), ("{text1} {premise}", "{premise}"), ("{text1} {}", "{}")])
+def test_unusable_patterns(pattern, says):
+    with pytest.raises(InputError, match="--student_pattern") as caught:
+        fmt(pattern, pattern_flag="--student_pattern")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

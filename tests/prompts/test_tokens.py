@@ -1,0 +1,85 @@
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from llmft.errors import InputError
+from llmft.prompts.render import PromptFormat
+from llmft.prompts.tokens import check_window, leading_ids, token_ids, tokenize_prompts
+from llmft.prompts.verbalizer import label_token_ids, parse_words
+from tests.conftest import byte_level_bpe, sentencepiece_bpe
+
+FAMILIES = ["gpt2", "opt", "llama", "toy"]
+AWKWARD = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=20) | st.sampled_from(
+    ["{", "}", "{text2}", "\n", "\n\n", " \n", "a ", "☃", "e\u0301", "\u00a0", "\t", "?", "\u3000", "Yes", " No"]
+)
+PATTERNS = ["{text1} {text2} ?", "{text1}", r"Review: {text1}\nSentiment:", r"{text1} \n Question: {text2}?\n"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text1=AWKWARD, text2=AWKWARD, pattern=st.sampled_from(PATTERNS), label=st.sampled_from([0, 1]))
+@settings(max_examples=150, deadline=None)
+def test_query_and_label_are_a_prefix_of_the_demonstration(tokenizers, family, text1, text2, pattern, label):
+    tokenizer = tokenizers[family]
+    prompt_format = PromptFormat(pattern, "", r"\n\n", ("Yes", "No"))
+    row = {"text1": text1, "text2": text2, "label": label}
+    query = prompt_format.query(row)
+    assume(query)
+    ids = label_token_ids(tokenizer, "x ?", prompt_format.words)
+    expected = [*token_ids(tokenizer, query), ids[label]]
+    assert token_ids(tokenizer, prompt_format.demonstration(row))[: len(expected)] == expected
+
+
+@pytest.mark.parametrize(("family", "lead"), [("gpt2", 0), ("opt", 1), ("llama", 1), ("toy", 1)])
+def test_a_beginning_of_text_token_is_kept_and_no_end_token_added(tokenizers, family, lead):
+    tokenizer = tokenizers[family]
+    assert len(leading_ids(tokenizer)) == lead
+    assert token_ids(tokenizer, "x Yes") == tokenizer("x Yes").input_ids
+
+
+@given(st.lists(st.text(alphabet="ab \n?", max_size=8), min_size=1, max_size=6), st.text(alphabet="ab \n?", max_size=10))
+@settings(deadline=None)
+def test_prefix_and_suffix_make_up_the_tokens_of_the_whole_text(tokenizers, queries, context):
+    tokenizer = tokenizers["opt"]
+    queries = [query + "?" for query in queries]
+    prompts = tokenize_prompts(tokenizer, context, queries)
+    assert [prompts.whole(i) for i in range(len(queries))] == [token_ids(tokenizer, context + query) for query in queries]
+    assert all(prompts.suffixes)
+    firsts = {suffix[0] for suffix in prompts.suffixes}
+    assert len(firsts) > 1 or min(map(len, prompts.suffixes)) == 1  # nothing more could have been shared
+
+
+def test_an_empty_query_is_an_error(tokenizers):
+    with pytest.raises(InputError, match="--pattern"):
+        tokenize_prompts(tokenizers["gpt2"], "", ["a", ""])
+
+
+def test_a_prompt_over_the_window_is_an_error(tokenizers):
+    prompts = tokenize_prompts(tokenizers["opt"], "x " * 20, ["a ?", "b ?"])
+    check_window(prompts, prompts.longest, "--pattern")
+    check_window(prompts, None, "--pattern")
+    with pytest.raises(InputError, match=f"{prompts.longest} tokens, 3 more than the model's {prompts.longest - 3}"):
+        check_window(prompts, prompts.longest - 3, "--num_shots")
+
+
+@pytest.mark.parametrize("written", ["Yes,No", "ĠYes,ĠNo", "▁Yes,▁No", " Yes, No"])
+def test_words_may_be_written_with_any_mark_for_the_space(written):
+    assert parse_words(written, 2) == ("Yes", "No")
+
+
+@pytest.mark.parametrize(("written", "says"), [("Yes", "1 words for 2"), ("Yes,", "empty"), ("Yes,ĠYes", "same word"), ("a,b,c", "3 words")])
+def test_unusable_words(written, says):
+    with pytest.raises(InputError, match=says):
+        parse_words(written, 2, "--teacher_target_tokens")
+
+
+@pytest.mark.parametrize("tokenizer", [byte_level_bpe(None), byte_level_bpe("</s>"), sentencepiece_bpe()], ids=["gpt2", "opt", "llama"])
+def test_label_tokens_stand_for_their_words(tokenizer):
+    ids = label_token_ids(tokenizer, "the cat ?", ("Yes", "No"))
+    assert [tokenizer.decode([i]).strip() for i in ids] == ["Yes", "No"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_word_of_several_tokens_is_an_error(tokenizers, family):
+    with pytest.raises(InputError, match="'Zebra' is not one token") as caught:
+        label_token_ids(tokenizers[family], "the cat ?", ("Yes", "Zebra"), "--student_target_tokens")
+    assert str(caught.value).startswith("--student_target_tokens 'Yes,Zebra'")

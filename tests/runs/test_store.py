@@ -1,0 +1,72 @@
+import json
+import os
+
+import pytest
+
+from llmft.errors import InputError
+from llmft.runs.record import RunRecord
+from llmft.runs.store import short_hash, whole_file, whole_folder, write_json
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "a.json"
+    write_json(target, {"old": 1})
+    with pytest.raises(RuntimeError), whole_file(target) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert json.loads(target.read_text()) == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+    assert target.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "model"
+    with pytest.raises(RuntimeError), whole_folder(target) as aside:
+        (aside / "half").write_text("")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+    for text in ("old", "new"):
+        with whole_folder(target) as aside:
+            (aside / text).write_text(text)
+    assert os.listdir(target) == ["new"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_short_hash_follows_content():
+    assert short_hash({"a": 1, "b": [2]}) == short_hash({"b": [2], "a": 1})
+    assert short_hash({"a": 1}) != short_hash({"a": 2})
+
+
+def test_a_record_is_finished_when_done_is_there(tmp_path):
+    record = RunRecord.locate(str(tmp_path), ["icl", "toy"], {"a": 1}, writes=True)
+    record.write_config({"method": "icl"})
+    (record.checkpoints / "checkpoint-1").mkdir(parents=True)
+    assert not record.finished
+    record.add("icl", "toy", {"n": 2}, {"idx": [1, 2], "prediction": [0, 1]})
+    record.finish({"sets": {}}, {"total": {}}, log=[{"loss": 1.0}])
+    again = RunRecord.locate(str(tmp_path), ["icl", "toy"], {"a": 1}, writes=True)
+    assert again.path == record.path
+    assert again.finished
+    assert {file.name for file in record.path.iterdir()} == {
+        "DONE", "config.json", "cost.json", "metrics.json", "predictions.parquet", "train_log.jsonl",
+    }  # fmt: skip
+    assert not RunRecord.locate(str(tmp_path), ["icl", "toy"], {"a": 2}, writes=True).finished
+
+
+def test_only_one_rank_writes(tmp_path):
+    record = RunRecord.locate(str(tmp_path), ["icl"], {}, writes=False)
+    record.write_config({})
+    record.finish({}, {})
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--output_dir"):
+        RunRecord.locate(str(tmp_path / "file"), ["icl"], {}, writes=True)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

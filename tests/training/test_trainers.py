@@ -1,0 +1,98 @@
+import copy
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from llmft.models.adapt import adapt
+from llmft.training.context_distillation_trainer import ContextDistillationTrainer
+from llmft.training.ft_trainer import FtTrainer, collate
+from tests.conftest import tiny_model
+
+LABELS = [17, 99]
+
+
+def examples(n=16):
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for i in range(n):
+        ids = torch.randint(2, 600, (4 + i % 5,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "answer": LABELS[i % 2], "teacher_logprobs": torch.randn(2, generator=generator).log_softmax(-1)})
+    return rows
+
+
+def train(tmp_path, trainer_class, model, batch=8, accumulation=1, epochs=2, learning_rate=1e-2, **more):
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        report_to="none",
+        save_strategy="no",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=True,
+        logging_steps=1,
+    )
+    trainer = trainer_class(model=model, args=arguments, train_dataset=examples(), data_collator=collate, **more)
+    trainer.train()
+    return trainer
+
+
+KINDS = [(FtTrainer, {}), (ContextDistillationTrainer, {"label_ids": LABELS, "temperature": 2.0})]
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), KINDS)
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_the_loss_falls(tmp_path, trainer_class, more, family):
+    trainer = train(tmp_path, trainer_class, tiny_model(family), epochs=20, **more)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), KINDS)
+def test_eight_at_once_equals_one_by_one_accumulated(tmp_path, trainer_class, more):
+    at_once = train(tmp_path, trainer_class, tiny_model("opt"), 8, 1, learning_rate=1e-3, **more)
+    one_by_one = train(tmp_path, trainer_class, tiny_model("opt"), 1, 8, learning_rate=1e-3, **more)
+    for a, b in zip(at_once.model.parameters(), one_by_one.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), KINDS)
+def test_frozen_weights_are_bit_equal_under_lora(tmp_path, trainer_class, more):
+    model = adapt(tiny_model("llama"), "lora", dim=4, alpha=8, dropout=0.0)
+    before = copy.deepcopy(dict(model.named_parameters()))
+    train(tmp_path, trainer_class, model, **more)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved
+    assert all("lora_" in name for name in moved)
+
+
+def test_a_student_that_answers_as_the_teacher_has_nothing_to_learn(tmp_path):
+    model = tiny_model("opt")
+    rows = examples()
+    batch = collate(rows)
+    from llmft.models.label_scores import answer_logits
+
+    with torch.no_grad():
+        batch["teacher_logprobs"] = answer_logits(model, batch)[:, LABELS].log_softmax(-1)
+    trainer = train(tmp_path, ContextDistillationTrainer, tiny_model("opt"), epochs=0.1, **KINDS[1][1])
+    model.zero_grad()
+    loss = trainer.compute_loss(model, batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-7)
+    assert max(p.grad.abs().max() for p in model.parameters() if p.grad is not None) < 1e-6
+
+
+def test_labels_are_not_needed_for_distillation():
+    rows = [{name: value for name, value in row.items() if name != "answer"} for row in examples()]
+    assert set(collate(rows)) == {"input_ids", "attention_mask", "position_ids", "teacher_logprobs"}
+
+
+def test_work_is_counted(tmp_path):
+    trainer = train(tmp_path, FtTrainer, tiny_model("opt"), epochs=2)
+    lengths = [len(row["input_ids"]) for row in examples()]
+    assert trainer.examples_seen == 2 * len(lengths)
+    assert int(trainer.tokens_seen) == 2 * sum(lengths)
+    assert trainer.positions_seen >= int(trainer.tokens_seen)
