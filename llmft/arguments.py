@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -184,11 +185,16 @@ def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) 
     """
     parser = OneLineParser(list(groups), description=description, allow_abbrev=False)
     try:
-        return parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+        *parsed, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
     except InputError:
         raise
     except (ValueError, ImportError) as error:  # what transformers' own checks of TrainingArguments raise
         raise InputError(" ".join(str(error).split())) from error
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.8)
+        raise InputError(f"{unknown[0]}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
+    return tuple(parsed)
 
 
 IRRELEVANT = frozenset(

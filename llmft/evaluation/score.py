@@ -60,6 +60,7 @@ class Asker:
     label_ids: list[int]
     calibrate: bool
     queries_per_row: int
+    shots: int
 
     @classmethod
     def create(
@@ -81,7 +82,7 @@ class Asker:
         query = prompt_format.query(sample)
         label_ids = label_token_ids(tokenizer, query, prompt_format.words, prompt_format.words_flag)
         context = prompt_format.context(demonstrations)
-        return cls(model, tokenizer, prompt_format, context, label_ids, calibrate, queries_per_row)
+        return cls(model, tokenizer, prompt_format, context, label_ids, calibrate, queries_per_row, len(demonstrations))
 
     def with_model(self, model: torch.nn.Module) -> Asker:
         """The same question to another model."""
@@ -95,8 +96,16 @@ class Asker:
         """
         queries = [self.prompt_format.query(row) for row in rows]
         prompts = tokenize_prompts(self.tokenizer, self.context, [*queries, *extra])
-        check_window(prompts, window(self.model), self.prompt_format.pattern_flag)
+        check_window(prompts, window(self.model), self.shots)
         return prompts
+
+    def check_window(self, rows: Sequence[Row]) -> None:
+        """Check early, on the rows that are longest in characters, that prompts fit the model's window.
+
+        Raises:
+            InputError: one does not fit.
+        """
+        self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-8:])
 
     def score(self, rows: Sequence[Row], phase: Phase) -> SplitScores:
         """Ask about every row; what it cost is counted on `phase`.

@@ -15,6 +15,7 @@ from llmft.arguments import (
     DistillationRunArguments,
     ModelArguments,
 )
+from llmft.errors import InputError
 from llmft.pipelines.prepare import Job, prepare
 from llmft.prompts.demonstrations import draw_training_rows
 
@@ -46,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from llmft.training.context_distillation_trainer import ContextDistillationTrainer
     from llmft.training.teacher import teacher_targets
 
+    if job.arguments(DemonstrationArguments).num_shots == 0:
+        raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more")
+    teacher_format, student_format = job.prompt_format("teacher"), job.prompt_format("student")
     run = job.arguments(DistillationRunArguments)
     with job.meter.phase("load"):
         model, tokenizer = job.load()
@@ -59,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         teacher = Asker.create(
             model,
             tokenizer,
-            job.prompt_format("teacher"),
+            teacher_format,
             demonstrations=job.demonstrations,
             calibrate=job.arguments(CalibrationArguments).calibrate,
             **asking,
         )
-        student = Asker.create(model, tokenizer, job.prompt_format("student"), **asking)
+        student = Asker.create(model, tokenizer, student_format, **asking)
         prompts = student.prompts(queries)
-        job.write_config(train_rows=queries)
+        job.begin(teacher, student, train_rows=queries)
     with job.meter.phase("teacher") as phase:
         targets = teacher_targets(teacher, queries, phase)
     scores = {"teacher": job.score("teacher", teacher), "before": job.score("before", student)}

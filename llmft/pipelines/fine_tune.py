@@ -14,6 +14,7 @@ from llmft.arguments import (
     ModelArguments,
     RunArguments,
 )
+from llmft.errors import InputError
 from llmft.pipelines.prepare import prepare
 from llmft.prompts.demonstrations import draw_training_rows
 
@@ -33,20 +34,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     from llmft.pipelines.training import train, trainable
     from llmft.training.ft_trainer import FtTrainer
 
+    prompt_format = job.prompt_format()
     run = job.arguments(RunArguments)
     with job.meter.phase("load"):
         model, tokenizer = job.load()
         if job.arguments(FineTuningArguments).train_on == "demonstrations":
             rows = job.demonstrations
+            if not rows:
+                raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
         else:
             maximum = job.arguments(DataArguments).max_train_samples
             rows, job.demonstrations = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed), []
-        student = Asker.create(
-            model, tokenizer, job.prompt_format(), sample=rows[0], queries_per_row=run.per_device_eval_batch_size
-        )
+        student = Asker.create(model, tokenizer, prompt_format, sample=rows[0], queries_per_row=run.per_device_eval_batch_size)
         prompts = student.prompts(rows)
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
-        job.write_config(train_rows=rows)
+        job.begin(student, train_rows=rows)
     before = job.score("before", student)
     model = trainable(job, model)
     log, trained = train(job, FtTrainer, model, tokenizer, examples)

@@ -21,18 +21,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     from llmft.evaluation.score import Asker
 
+    prompt_format = job.prompt_format()
     with job.meter.phase("load"):
         model, tokenizer = job.load()
         asker = Asker.create(
             model,
             tokenizer,
-            job.prompt_format(),
+            prompt_format,
             sample=job.data.train[0],
             demonstrations=job.demonstrations,
             calibrate=job.arguments(CalibrationArguments).calibrate,
             queries_per_row=job.arguments(RunArguments).per_device_eval_batch_size,
         )
-        job.write_config()
+        job.begin(asker)
     scores = job.score("icl", asker)
     in_domain = scores[job.task.name]
     job.finish({"tokens_per_query": {"icl": in_domain.tokens_per_query}})

@@ -119,8 +119,14 @@ class Job:
             words_flag=words_flag,
         )
 
-    def write_config(self, train_rows: Sequence[Row] = ()) -> None:
-        """Write `config.json` with all arguments and draws."""
+    def begin(self, *askers: Asker, train_rows: Sequence[Row] = ()) -> None:
+        """Check that the askers' prompts fit the model, and write `config.json` with all arguments and draws.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        for asker in askers:
+            asker.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
         draws = {
             "demonstrations": [[row["idx"] for row in self.demonstrations]],
             "train_rows": [row["idx"] for row in train_rows],

@@ -60,20 +60,23 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, context: str, queries: 
     return TokenizedPrompts(prompts[0][:shared] if prompts else [], [tokens[shared:] for tokens in prompts])
 
 
-def check_window(prompts: TokenizedPrompts, window: int | None, what: str) -> None:
-    """Every prompt must fit the model's window (`None`: it has no limit).
+def check_window(prompts: TokenizedPrompts, window: int | None, shots: int) -> None:
+    """Every prompt must fit the model's window.
 
     Args:
-        what: who reads the prompts and how many shots are in them, for the message.
+        window: in tokens; None where the model has no limit.
+        shots: demonstrations in front of each query, for the message.
 
     Raises:
         InputError: one does not fit.
     """
-    if window is not None and prompts.longest > window:
-        raise InputError(
-            f"{what}: the longest prompt has {prompts.longest} tokens, {prompts.longest - window} more than the model's "
-            f"{window}; ask for fewer shots or shorten the pattern"
-        )
+    if window is None or prompts.longest <= window:
+        return
+    remedy = "ask for fewer shots, or shorten the pattern" if shots else "shorten --pattern, or leave long rows out"
+    raise InputError(
+        f"--num_shots {shots}: the longest prompt has {prompts.longest} tokens, {prompts.longest - window} more than the model's "
+        f"window of {window}; {remedy}"
+    )
 
 
 def _common_prefix_length(prompts: list[list[int]]) -> int:

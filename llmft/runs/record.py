@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -42,13 +43,9 @@ class RunRecord:
             InputError: the folder cannot be written to.
         """
         path = Path(output_dir).joinpath(*parts, short_hash(settings))
-        if writes and not (path / DONE).exists():
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(
-                    f"--output_dir {output_dir}: {path} cannot be made ({error.strerror}); choose another"
-                ) from error
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if writes and not (there.is_dir() and os.access(there, os.W_OK)):
+            raise InputError(f"--output_dir {output_dir}: {there} is no folder that can be written to; choose another")
         return cls(path, writes)
 
     @property
@@ -65,7 +62,6 @@ class RunRecord:
         """Forget an earlier run with these settings."""
         if self.writes:
             shutil.rmtree(self.path, ignore_errors=True)
-            self.path.mkdir(parents=True)
 
     def add(self, stage: str, eval_set: str, metrics: dict[str, Any], predictions: dict[str, Sequence[Any]]) -> None:
         """Keep the metrics and the per-row predictions (equally long columns) of one set at one stage."""
@@ -73,8 +69,9 @@ class RunRecord:
         self.predictions.append({"stage": stage, "set": eval_set, **predictions})
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write `config.json`, with the versions and the commit it ran under."""
+        """Make the folder and write `config.json`, with the versions and the commit it ran under."""
         if self.writes:
+            self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "config.json", {**config, "environment": environment()})
 
     def finish(self, metrics: dict[str, Any], costs: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:

@@ -81,7 +81,7 @@ def fingerprint_data(task: Task, data_dir: str | None) -> dict[str, str]:
     """
     if task.splits is not None:
         return {task.name: f"version {task.version}"}
-    sources = {s.source for s in (task.train, task.in_domain, *task.out_of_domain)}
+    sources = dict.fromkeys(s.source for s in (task.train, task.in_domain, *task.out_of_domain))
     if data_dir is None:
         return {f"{s.hub_path}/{s.hub_name or 'default'}/{s.hub_split}": "hub" for s in sources}
     files = [local_path(source, data_dir) for source in sources]

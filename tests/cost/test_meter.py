@@ -76,7 +76,11 @@ def test_totals_and_ranks_by_hand():
     one = [phase("load", 1.0, 2.0, 100, 80), phase("train", 3.0, 6.0, 300, 200)]
     found = total(one)
     assert (found["cpu_total_s"], found["wall_s"], found["tokens"]) == (4.0, 8.0, 20)
-    assert (found["rss_peak_bytes"], found["rss_mean_bytes"], found["gpu_peak_bytes"]) == (300, 170, None)  # (80 * 2 + 200 * 6) / 8
+    assert (found["rss_peak_bytes"], found["rss_mean_bytes"], found["gpu_peak_bytes"]) == (
+        300,
+        170,
+        None,
+    )  # (80 * 2 + 200 * 6) / 8
     two = [phase("load", 1.5, 1.0, 50, 40), phase("train", 3.5, 7.0, 100, 60)]
     both = combine_ranks([{"phases": p, "total": total(p)} for p in (one, two)])
     assert [p["cpu_total_s"] for p in both["phases"]] == [2.5, 6.5]

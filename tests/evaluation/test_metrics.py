@@ -17,7 +17,9 @@ def scores(token_logprobs, label_logprobs, best_token, labels):
 
 def test_split_metrics_by_hand():
     found = split_metrics(
-        scores([[0.2, 0.1], [0.3, 0.6], [0.1, 0.05]], [[0.6, 0.4], [0.3, 0.7], [0.7, 0.3]], best_token=[7, 9, 3], labels=[0, 0, 0])
+        scores(
+            [[0.2, 0.1], [0.3, 0.6], [0.1, 0.05]], [[0.6, 0.4], [0.3, 0.7], [0.7, 0.3]], best_token=[7, 9, 3], labels=[0, 0, 0]
+        )
     )
     assert found == {
         "accuracy": pytest.approx(1 / 3),  # row 0: token 7 is the best of all; row 1: 9; row 2: a token of no label

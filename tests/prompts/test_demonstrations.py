@@ -24,7 +24,12 @@ def test_demonstrations_are_upstreams_in_prompt_order(rte, upstream_draws):
     checked = 0
     for case in (case for case in upstream_draws["icl"] if case["task"] == "rte"):
         drawn = draw_demonstrations(
-            rte["train"], case["num_shots"], data_seed=case["data_seed"], balanced=case["balanced"], shuffle=case["shuffle"], num_labels=2
+            rte["train"],
+            case["num_shots"],
+            data_seed=case["data_seed"],
+            balanced=case["balanced"],
+            shuffle=case["shuffle"],
+            num_labels=2,
         )
         assert [row["idx"] for row in drawn] == case["prompt_order"]
         checked += 1

@@ -28,7 +28,11 @@ def fmt(pattern="{text1} {text2} ?", prefix="", separator=r"\n\n", words=("Yes",
             "Dogs bark. \n Question: Cats bark. True or False? \n Answer:",
             "Dogs bark. \n Question: Cats bark. True or False? \n Answer: False\n\n",
         ),
-        (fmt(r"Review: {text1}\nSentiment:", separator=r"\t"), "Review: Dogs bark.\nSentiment:", "Review: Dogs bark.\nSentiment: No\t"),
+        (
+            fmt(r"Review: {text1}\nSentiment:", separator=r"\t"),
+            "Review: Dogs bark.\nSentiment:",
+            "Review: Dogs bark.\nSentiment: No\t",
+        ),
         (fmt("{text1}", separator=""), "Dogs bark.", "Dogs bark. No"),
     ],
     ids=["minimal", "gpt-3", "eval-harness", "one text", "bare"],
@@ -73,7 +77,9 @@ def test_content_free_queries():
     assert fmt().content_free_queries() == ["N/A N/A ?", "  ?", "[MASK] [MASK] ?"]
 
 
-@pytest.mark.parametrize(("pattern", "says"), [("no text ?", "no {text1}"), ("{text1} {premise}", "{premise}"), ("{text1} {}", "{}")])
+@pytest.mark.parametrize(
+    ("pattern", "says"), [("no text ?", "no {text1}"), ("{text1} {premise}", "{premise}"), ("{text1} {}", "{}")]
+)
 def test_unusable_patterns(pattern, says):
     with pytest.raises(InputError, match="--student_pattern") as caught:
         fmt(pattern, pattern_flag="--student_pattern")

@@ -1,0 +1,40 @@
+"""Runs of the pipelines, in this process, on the embedded world."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llmft.pipelines import distill, fine_tune, in_context
+
+MAIN = {"eval.py": in_context.main, "ft.py": fine_tune.main, "distill.py": distill.main}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run's folder, read."""
+
+    path: Path
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.path / f"{name}.json").read_text())
+
+    @property
+    def metrics(self) -> Any:
+        return self.json("metrics")
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        return pd.read_parquet(self.path / "predictions.parquet")
+
+
+def run(script: str, output_dir: Path, *arguments: Any) -> Record:
+    """Run an entry script's `main` on the toy task; its record must be the only new one."""
+    before = set(output_dir.rglob("DONE"))
+    MAIN[script](["--task", "toy", "--output_dir", str(output_dir), "--use_cpu", *map(str, arguments)])
+    (done,) = set(output_dir.rglob("DONE")) - before
+    return Record(done.parent)

@@ -1,0 +1,50 @@
+"""Several processes for real: two ranks on the CPU, started by the deepspeed launcher."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmft.evaluation.metrics import pooled
+from tests.pipelines.conftest import Record, run
+
+ROOT = Path(__file__).parents[2]
+DISTIL = ("--num_shots", "16", "--max_train_samples", "256", "--learning_rate", "1e-3", "--num_train_epochs", "10")
+DISTIL += ("--max_eval_samples", "60")
+
+
+def launch(output_dir, *arguments):
+    """Run distill.py on two ranks and return its only record."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", port, str(ROOT / "distill.py")]
+    arguments = ["--task", "toy", "--output_dir", str(output_dir), "--use_cpu", *arguments]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *command, *arguments], check=True, cwd=ROOT, env=environment, timeout=570)
+    (done,) = output_dir.rglob("DONE")
+    return Record(done.parent)
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("config", [None, "zero2.json"])
+def test_two_ranks_end_with_one_record_like_that_of_one_process(tmp_path, config):
+    alone = run("distill.py", tmp_path / "one", *DISTIL, "--per_device_train_batch_size", "32")
+    zero = ("--deepspeed", str(ROOT / "deepspeed_configs" / config)) if config else ()
+    both = launch(tmp_path / "two", *DISTIL, "--per_device_train_batch_size", "16", *zero)
+    assert both.metrics["stages"].keys() == alone.metrics["stages"].keys()
+    for stage in ("teacher", "before"):  # no training yet: the same answers, put together from two ranks in the order of the rows
+        for name, found in both.metrics["stages"][stage].items():
+            assert found == pytest.approx(alone.metrics["stages"][stage][name], abs=1e-5)
+    for domain in ("in_domain", "out_of_domain"):
+        accuracies = [pooled(r.metrics["stages"]["after"], r.metrics["sets"][domain]) for r in (alone, both)]
+        assert accuracies[1] == pytest.approx(accuracies[0], abs=0.05)
+    cost = both.json("cost")
+    assert len(cost["ranks"]) == 2
+    assert cost["total"]["cpu_total_s"] == pytest.approx(sum(rank["cpu_total_s"] for rank in cost["ranks"]))
+    train = next(phase for phase in cost["phases"] if phase["name"] == "train")
+    assert train["tokens"] > 0
+    assert len(both.predictions) == len(alone.predictions)

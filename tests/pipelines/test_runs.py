@@ -1,0 +1,114 @@
+"""What holds for every run: repetition, reproducibility, reloading, what stays frozen, fine-tuning on the demonstrations."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmft.tasks.toy import CHECKPOINT
+from tests.pipelines.conftest import MAIN, run
+
+SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 32, "--num_train_epochs", 1, "--learning_rate", 1e-3)
+LORA = ("--use_adapter", "--adapter_dim", 4)
+SCRIPTS = [("distill.py", ()), ("distill.py", LORA), ("ft.py", ()), ("ft.py", LORA), ("eval.py", ())]
+
+
+def weights(folder):
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("model/*.safetensors"))}
+
+
+@pytest.mark.parametrize(("script", "extra"), SCRIPTS)
+def test_the_same_command_elsewhere_gives_the_same_bits(tmp_path, script, extra):
+    one, two = (run(script, tmp_path / name, *SHORT, *extra) for name in ("one", "two"))
+    assert one.path.relative_to(tmp_path / "one") == two.path.relative_to(tmp_path / "two")
+    assert (one.path / "metrics.json").read_bytes() == (two.path / "metrics.json").read_bytes()
+    assert one.predictions.equals(two.predictions)
+    assert weights(one.path) == weights(two.path)
+    assert bool(weights(one.path)) == (script != "eval.py")
+
+
+def test_a_finished_run_is_not_repeated(tmp_path, capsys):
+    record = run("eval.py", tmp_path, *SHORT)
+    times = {file: file.stat().st_mtime_ns for file in record.path.iterdir()}
+    capsys.readouterr()
+    MAIN["eval.py"](["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT)])
+    assert capsys.readouterr().out.startswith(f"finished before: {record.path}")
+    assert {file: file.stat().st_mtime_ns for file in record.path.iterdir()} == times
+    MAIN["eval.py"](["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT), "--overwrite_output_dir"])
+    assert (record.path / "DONE").stat().st_mtime_ns > times[record.path / "DONE"]
+
+
+@pytest.mark.parametrize("change", [("--data_seed", 1), ("--seed", 1), ("--num_shots", 6), ("--pattern", "{text2} {text1} ?")])
+def test_what_can_change_the_result_makes_another_run(tmp_path, change):
+    paths = {run("eval.py", tmp_path, *SHORT).path, run("eval.py", tmp_path, *SHORT, *change).path}
+    assert len(paths) == 2
+
+
+@pytest.mark.parametrize(("script", "extra"), [s for s in SCRIPTS if s[0] != "eval.py"])
+def test_students_reload_without_anything_of_ours(tmp_path, script, extra):
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    record = run(script, tmp_path, *SHORT, *extra)
+    loader = AutoPeftModelForCausalLM if extra else AutoModelForCausalLM
+    model, tokenizer = loader.from_pretrained(record.path / "model").eval(), AutoTokenizer.from_pretrained(record.path / "model")
+    assert not list(record.path.glob("model/*.bin"))
+    after = record.predictions.query("stage == 'after' and set == 'toy'").set_index("idx")
+    from llmft.tasks.toy.world import toy_splits
+
+    rows = {row["idx"]: row for row in toy_splits(None, 0)["validation"]}
+    for idx, expected in after.head(5).iterrows():
+        text = "{text1} {text2} ?".format(**rows[idx])
+        with torch.no_grad():
+            logprobs = model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False)).logits[0, -1].log_softmax(-1)
+        found = [logprobs[tokenizer.convert_tokens_to_ids(word)].item() for word in ("Yes", "No")]
+        np.testing.assert_allclose(found, expected.token_logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize("script", ["distill.py", "ft.py"])
+def test_the_model_that_was_given_is_untouched_and_lora_holds_nothing_else(tmp_path, script):
+    before = hashlib.sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest()
+    record = run(script, tmp_path, *SHORT, *LORA)
+    adapter = load_file(record.path / "model" / "adapter_model.safetensors")
+    assert adapter
+    assert all("lora_" in name for name in adapter)
+    assert hashlib.sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest() == before
+
+
+def test_full_students_differ_from_their_start(tmp_path):
+    record = run("distill.py", tmp_path, *SHORT)
+    start, end = load_file(CHECKPOINT / "model.safetensors"), load_file(record.path / "model" / "model.safetensors")
+    assert start.keys() == end.keys()
+    assert any(not torch.equal(start[name], end[name]) for name in start)
+
+
+def test_fine_tuning_on_the_demonstrations_of_the_context(tmp_path):
+    icl = run("eval.py", tmp_path, *SHORT, "--num_shots", 16)
+    arguments = (*SHORT, "--num_shots", 16, "--train_on", "demonstrations", "--num_train_epochs", 40)
+    tuned = run("ft.py", tmp_path, *arguments, "--max_eval_samples", 150, "--per_device_train_batch_size", 16)
+    draws = tuned.json("config")["draws"]
+    assert draws["train_rows"] == draws["demonstrations"][0] == icl.json("config")["draws"]["demonstrations"][0]
+    stages = tuned.metrics["stages"]
+    assert stages["before"]["toy"]["score_accuracy"] == pytest.approx(0.5, abs=0.1)
+    assert stages["after"]["toy"]["score_accuracy"] >= 0.8
+
+
+def test_teacher_and_student_may_be_asked_in_their_own_ways(tmp_path):
+    own = ("--teacher_pattern", "{text2} {text1} ?", "--student_target_tokens", "No,Yes", "--calibrate")
+    record = run("distill.py", tmp_path, *SHORT, *own)
+    assert record.metrics["stages"].keys() == {"teacher", "before", "after"}
+    plain = run("distill.py", tmp_path, *SHORT)
+    flipped, straight = (r.predictions.query("stage == 'before'").token_logprobs for r in (record, plain))
+    np.testing.assert_allclose(np.stack(flipped), np.stack(straight)[:, ::-1], atol=1e-6)  # label 0 is now "No"
+
+
+def test_calibration_changes_the_answers_and_not_the_token_probabilities(tmp_path):
+    plain, calibrated = (run("eval.py", tmp_path, *SHORT, *extra).predictions for extra in ((), ("--calibrate",)))
+    np.testing.assert_allclose(np.stack(plain.token_logprobs), np.stack(calibrated.token_logprobs), atol=1e-5)
+    shift = np.stack(plain.label_logprobs) - np.stack(calibrated.label_logprobs)
+    odds = shift[:, 0] - shift[:, 1]  # the same factor between the labels for every query behind one context
+    in_toy = (plain.set == "toy").to_numpy()
+    np.testing.assert_allclose(odds[in_toy], odds[in_toy][0], atol=1e-4)
+    assert abs(odds[in_toy][0]) > 1e-3
