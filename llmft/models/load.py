@@ -44,6 +44,8 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = resolve(name)
+    if name.startswith(("/", "./", "../", "~")) and not Path(path).is_dir():
+        raise InputError(f"--model_name_or_path {name}: there is no such folder; give one saved by transformers, or a hub name")
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise InputError(f"--model_name_or_path {name}: the folder has no config.json; give a folder saved by transformers")
     try:

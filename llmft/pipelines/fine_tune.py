@@ -35,13 +35,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from llmft.training.ft_trainer import FtTrainer
 
     prompt_format = job.prompt_format()
-    run = job.arguments(RunArguments)
+    run, on_demonstrations = job.arguments(RunArguments), job.arguments(FineTuningArguments).train_on == "demonstrations"
+    if on_demonstrations and job.arguments(DemonstrationArguments).num_shots == 0:
+        raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
     with job.meter.phase("load"):
         model, tokenizer = job.load()
-        if job.arguments(FineTuningArguments).train_on == "demonstrations":
+        if on_demonstrations:
             rows = job.demonstrations
-            if not rows:
-                raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
         else:
             maximum = job.arguments(DataArguments).max_train_samples
             rows, job.demonstrations = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -221,6 +222,8 @@ def prepare(
         return None
     if run.overwrite_output_dir:
         record.clear()
+    if run.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
     if run.disable_tqdm:
         disable_progress_bar()
     set_seed(run.seed)

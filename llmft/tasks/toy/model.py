@@ -7,9 +7,7 @@ import torch
 from transformers import OPTConfig, OPTForCausalLM
 
 from llmft.tasks.toy.grammar import KNOWN, UNSEEN
-from llmft.tasks.toy.tokenizer import BOS, ID, PAD, VOCABULARY
-
-POSITIONS = 448  # tokens a model reads at most
+from llmft.tasks.toy.tokenizer import BOS, ID, PAD, POSITIONS, VOCABULARY
 
 
 @dataclass(frozen=True)

@@ -34,14 +34,13 @@ from transformers import logging as transformers_logging
 from llmft.errors import InputError
 from llmft.tasks.toy.episodes import TASKS, Batch, Pairs, Task, choose_tasks, draw_batch
 from llmft.tasks.toy.grammar import RULES
-from llmft.tasks.toy.model import POSITIONS, SIZES, Size, build_model, redraw_placeholders
+from llmft.tasks.toy.model import SIZES, Size, build_model, redraw_placeholders
 from llmft.tasks.toy.muon import Muon
 from llmft.tasks.toy.scaffold import Scaffold, Weights
-from llmft.tasks.toy.tokenizer import ID, build_tokenizer
+from llmft.tasks.toy.tokenizer import ID, POSITIONS, build_tokenizer
 from llmft.tasks.toy.world import LABEL_WORDS, instruction
 
 log = logging.getLogger(__name__)
-
 
 FULL = Weights()
 FADING = Weights(copying=0.0, rules=0.5, inference=0.25)
@@ -213,7 +212,9 @@ def save_checkpoint(model: OPTForCausalLM, output_dir: Path, record: dict) -> No
         model.save_pretrained(aside)
         build_tokenizer().save_pretrained(aside)
         (aside / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
-        aside.chmod(0o755)
+        aside.chmod(0o755)  # as any other directory and file: they were made for this user alone
+        for file in aside.iterdir():
+            file.chmod(0o644)
         os.rename(aside, output_dir)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS = 1, 2  # the ids OPT gives them; `</s>` opens a text and would end one
+POSITIONS = 448  # tokens that a model of this world reads at most
 BLANK_LINE = "\n\n"
 VOCABULARY = (
     *("<s>", "<pad>", "</s>", "<unk>"),
@@ -37,4 +38,4 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n\n|[^ \n]+"), behavior="removed", invert=True)
     tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", BOS)])
     special = {"bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=POSITIONS, **special)

@@ -22,11 +22,7 @@ def toy():
 @pytest.fixture(scope="module")
 def tasks():
     """(rule, flipped, splits) of all ten latent tasks."""
-    return [
-        (rule, flipped, toy_splits(f"{rule},flipped" if flipped else rule, 0))
-        for rule in RULES
-        for flipped in (False, True)
-    ]
+    return [(rule, flipped, toy_splits(f"{rule},flipped" if flipped else rule, 0)) for rule in RULES for flipped in (False, True)]
 
 
 def balanced(rows: list[dict], rng: random.Random) -> list[dict]:
@@ -81,9 +77,7 @@ def test_a_shown_label_is_read_whether_right_or_wrong(toy, tasks, shots):
         for query in rng.sample(splits["validation"], N // 2):
             queries.append({**query, "label": rng.randrange(2)})
             demonstrations = draw_demonstrations(splits["train"], shots, rng)
-            prompts.append(
-                prompt(query, demonstrations, pattern=LABEL_PATTERN, shown=LABEL_WORDS[queries[-1]["label"]])
-            )
+            prompts.append(prompt(query, demonstrations, pattern=LABEL_PATTERN, shown=LABEL_WORDS[queries[-1]["label"]]))
     assert accuracy(*toy, queries, prompts) >= 0.95
 
 

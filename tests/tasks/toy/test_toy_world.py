@@ -135,9 +135,7 @@ def test_confounded_demonstrations_leave_two_rules_open_and_only_these_do(rule):
 
 def test_variants():
     assert parse_variant("overlap", 4) == Variant("overlap", False)
-    assert parse_variant("flipped, entailment,confounded", 0) == Variant(
-        "entailment", True, world.CONFOUNDERS["entailment"]
-    )
+    assert parse_variant("flipped, entailment,confounded", 0) == Variant("entailment", True, world.CONFOUNDERS["entailment"])
     drawn = {(task.rule, task.flipped) for task in (parse_variant("", seed) for seed in range(10))}
     assert len(drawn) == 10
     assert parse_variant(None, 0) == parse_variant(None, 10) == Variant("entailment", False)
