@@ -46,7 +46,7 @@ def draw_results(final: pd.DataFrame, path: Path) -> None:
     left.plot([], [], "o", color=IN, label="in-domain")
     if "out_of_domain" in final and final["out_of_domain"].notna().any():
         left.plot([], [], "D", color=OUT, markersize=5, label="out-of-domain")
-    left.legend(loc="upper left", fontsize=9, frameon=False)
+    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, frameon=False, borderaxespad=0.2)
     right.set_xscale("log")
     right.set_xlim(1, 3 * final["tokens_per_query"].max())
     right.set_xlabel("tokens per query (log)")

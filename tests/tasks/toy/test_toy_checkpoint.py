@@ -11,7 +11,7 @@ from llmft.tasks.toy.grammar import OUT_OF_DOMAIN, RULES
 from llmft.tasks.toy.measure import accuracy, draw_demonstrations, label_logits, main, prompt
 from llmft.tasks.toy.world import LABEL_PATTERN, LABEL_WORDS, instruction, toy_splits
 
-N = 40  # queries per rule and flip; the thresholds below are pooled over 400
+N = 24  # queries per rule and flip; accuracies below are means over all ten tasks, far enough from what was measured
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,14 @@ def test_sixteen_demonstrations_show_the_rule(toy, tasks):
         sets = {
             "validation": balanced(splits["validation"], rng),
             "out-of-domain": rng.sample([row for name in OUT_OF_DOMAIN for row in splits[name]], N // 2),
-            "unseen_words": balanced(splits["unseen_words"], rng)[: N // 4],
+            "unseen_words": rng.sample(splits["unseen_words"], N // 2),
         }
         for name, queries in sets.items():
             prompts = [prompt(query, draw_demonstrations(splits["train"], 16, rng)) for query in queries]
             scores[name].append(accuracy(*toy, queries, prompts))
-    assert np.mean(scores["validation"]) >= 0.95
-    assert np.mean(scores["out-of-domain"]) >= 0.93
-    assert np.mean(scores["unseen_words"]) >= 0.8
+    assert np.mean(scores["validation"]) >= 0.96
+    assert np.mean(scores["out-of-domain"]) >= 0.95
+    assert np.mean(scores["unseen_words"]) >= 0.9
 
 
 def test_an_instruction_alone_is_enough(toy, tasks):
@@ -66,7 +66,7 @@ def test_an_instruction_alone_is_enough(toy, tasks):
         queries = balanced(splits["validation"], rng)
         prompts = [prompt(query, opening=instruction(rule, flipped)) for query in queries]
         scores.append(accuracy(*toy, queries, prompts))
-    assert np.mean(scores) >= 0.9
+    assert np.mean(scores) >= 0.95
 
 
 @pytest.mark.parametrize("shots", [0, 4])
@@ -78,7 +78,7 @@ def test_a_shown_label_is_read_whether_right_or_wrong(toy, tasks, shots):
             queries.append({**query, "label": rng.randrange(2)})
             demonstrations = draw_demonstrations(splits["train"], shots, rng)
             prompts.append(prompt(query, demonstrations, pattern=LABEL_PATTERN, shown=LABEL_WORDS[queries[-1]["label"]]))
-    assert accuracy(*toy, queries, prompts) >= 0.95
+    assert accuracy(*toy, queries, prompts) >= 0.97
 
 
 def test_scores_do_not_depend_on_the_batch(toy, tasks):
