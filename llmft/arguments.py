@@ -125,6 +125,10 @@ class DistillationArguments:
             raise InputError(f"--temperature {self.temperature}: must be above 0")
 
 
+UNSUPPORTED = {"eval_strategy": "no", "label_smoothing_factor": 0.0, "push_to_hub": False, "do_predict": False}
+"""Arguments of TrainingArguments that would go unread here, and the value they must keep."""
+
+
 @dataclass
 class RunArguments(TrainingArguments):
     """transformers' TrainingArguments with the paper's defaults (Mosbach et al. 2023, Table 7)."""
@@ -153,6 +157,9 @@ class RunArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        for name, only in UNSUPPORTED.items():
+            if getattr(self, name) != only:
+                raise InputError(f"--{name} {getattr(self, name)}: not supported; leave it at {only}")
         if self.num_train_epochs <= 0:
             raise InputError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
         super().__post_init__()

@@ -112,3 +112,29 @@ def test_calibration_changes_the_answers_and_not_the_token_probabilities(tmp_pat
     in_toy = (plain.set == "toy").to_numpy()
     np.testing.assert_allclose(odds[in_toy], odds[in_toy][0], atol=1e-4)
     assert abs(odds[in_toy][0]) > 1e-3
+
+
+@pytest.mark.parametrize("script", ["distill.py", "ft.py"])
+def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path, monkeypatch, script):
+    from llmft.training.ft_trainer import FtTrainer
+
+    steps = ("--per_device_train_batch_size", 4, "--save_strategy", "steps", "--save_steps", 2)
+    whole = run(script, tmp_path / "whole", *SHORT, *steps)
+    calls = []
+    original = FtTrainer.compute_loss
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 6:  # of 8 steps; the last checkpoint is of step 4
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(FtTrainer, "compute_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(script, tmp_path / "cut", *SHORT, *steps)
+    assert not list((tmp_path / "cut").rglob("DONE"))
+    resumed = run(script, tmp_path / "cut", *SHORT, *steps)
+    assert len(calls) == 6 + 4
+    assert (resumed.path / "metrics.json").read_bytes() == (whole.path / "metrics.json").read_bytes()
+    assert weights(resumed.path) == weights(whole.path)
+    assert not resumed.path.joinpath("checkpoints").exists()

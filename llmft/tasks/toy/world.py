@@ -31,14 +31,15 @@ LABEL_WORDS = ("Yes", "No")  # label 0, label 1
 PATTERN = "{text1} {text2} ?"
 LABEL_PATTERN = "{text1} {text2} label {label} ?"  # a prompt that shows its own answer
 
-# Per rule, the rule that the confounded demonstrations leave equally possible. Pretraining asks for entailment most
-# often, so learning in context settles the doubt by that prior; fine-tuning by what is easiest to read off a pair.
+# Per rule, one that the confounded demonstrations leave equally possible. The pairs are chosen by measurement: which of
+# the two rules the shipped checkpoint infers in context, from its pretraining, is not the one that fine-tuning finds
+# easiest. Where the two rules differ, 16 such demonstrations give these accuracies (in context / fine-tuned on them):
 CONFOUNDERS = {
-    "entailment": "overlap",
-    "overlap": "entailment",
-    "negation": "passive",
-    "same_subject": "overlap",
-    "passive": "negation",
+    "entailment": "same_subject",  # 1.00 / 0.69
+    "overlap": "passive",  # 0.01 / 0.70: here learning in context is the one misled
+    "negation": "overlap",  # 0.44 / 0.02
+    "same_subject": "overlap",  # 0.31 / 0.03
+    "passive": "overlap",  # 0.94 / 0.16
 }
 
 
