@@ -23,6 +23,8 @@ def _flag(default: Any, text: str, **metadata: Any) -> Any:
 class ModelArguments:
     """Which model, and how it is held."""
 
+    _argument_group_name = "model"
+
     model_name_or_path: str | None = _flag(None, "Hub name, folder, or `toy` (in the package); default: the task's own.")
     model_revision: str = _flag("main", "Branch, tag or commit of a hub model.")
     cache_dir: str | None = _flag(None, "Where hub models are kept.")
@@ -33,6 +35,8 @@ class ModelArguments:
 @dataclass
 class AdapterArguments:
     """Which part of the model is trained."""
+
+    _argument_group_name = "trained part"
 
     use_adapter: bool = _flag(False, "Train an adapter and freeze the model, else train all weights.", aliases=["--use_adapters"])
     adapter_type: str = _flag("lora", "Kind of adapter, with --use_adapter.", choices=["lora"])
@@ -55,6 +59,8 @@ class AdapterArguments:
 @dataclass
 class DataArguments:
     """Which task, where its rows lie, and how a row is shown."""
+
+    _argument_group_name = "task and prompt"
 
     task_name: str = _flag("rte", "Task: toy, rte, sst2.", aliases=["--task"])
     task_variant: str | None = _flag(
@@ -81,6 +87,8 @@ class DataArguments:
 class DemonstrationArguments:
     """Which rows are the demonstrations."""
 
+    _argument_group_name = "demonstrations"
+
     num_shots: int = _flag(16, "Demonstrations in the context; 0 for none.")
     balanced: bool = _flag(True, "As many demonstrations of each label.")
     shuffle: bool = _flag(True, "Demonstrations in an order by --data_seed, else in the order of the data.")
@@ -89,6 +97,8 @@ class DemonstrationArguments:
 @dataclass
 class CalibrationArguments:
     """What is done about a model's bias towards one label."""
+
+    _argument_group_name = "calibration"
 
     calibrate: bool = _flag(
         False,
@@ -99,6 +109,8 @@ class CalibrationArguments:
 @dataclass
 class FineTuningArguments:
     """What ft.py trains on."""
+
+    _argument_group_name = "fine-tuning"
 
     train_on: str = _flag(
         "train",
@@ -111,6 +123,8 @@ class FineTuningArguments:
 @dataclass
 class DistillationArguments:
     """How the student learns from the teacher."""
+
+    _argument_group_name = "distillation"
 
     temperature: float = _flag(1.0, "Temperature of teacher and student in the loss, which is multiplied by its square.")
     teacher_pattern: str | None = _flag(None, "The teacher's pattern; default: --pattern.")
@@ -132,6 +146,8 @@ UNSUPPORTED = {"eval_strategy": "no", "label_smoothing_factor": 0.0, "push_to_hu
 @dataclass
 class RunArguments(TrainingArguments):
     """transformers' TrainingArguments with the paper's defaults (Mosbach et al. 2023, Table 7)."""
+
+    _argument_group_name = "run and training (also those of transformers)"
 
     output_dir: str = _flag("logfiles", "Folder that holds all runs; each gets its own below it.")
     overwrite_output_dir: bool = _flag(False, "Do a finished run again.")
@@ -190,7 +206,7 @@ def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) 
     Raises:
         InputError: an argument is unknown, of the wrong kind, or out of range.
     """
-    parser = OneLineParser(list(groups), description=description, allow_abbrev=False)
+    parser = OneLineParser(list(groups), description=description, usage="%(prog)s [--argument value ...]", allow_abbrev=False)
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
     except InputError:
