@@ -50,6 +50,9 @@ class AdapterArguments:
         return self.adapter_type if self.use_adapter else None
 
     def __post_init__(self) -> None:
+        for name in ("adapter_dim", "lora_alpha", "lora_dropout"):
+            if not self.use_adapter and getattr(self, name) != getattr(type(self), name):
+                raise InputError(f"--{name} {getattr(self, name)}: is read only with --use_adapter; add that, or leave this out")
         if self.adapter_dim < 1:
             raise InputError(f"--adapter_dim {self.adapter_dim}: must be 1 or more")
         if not 0 <= self.lora_dropout < 1:
@@ -139,7 +142,17 @@ class DistillationArguments:
             raise InputError(f"--temperature {self.temperature}: must be above 0")
 
 
-UNSUPPORTED = {"eval_strategy": "no", "label_smoothing_factor": 0.0, "push_to_hub": False, "do_predict": False}
+UNSUPPORTED = {
+    "eval_strategy": "no",
+    "eval_on_start": False,
+    "load_best_model_at_end": False,
+    "label_smoothing_factor": 0.0,
+    "push_to_hub": False,
+    "do_predict": False,
+    "remove_unused_columns": False,
+    "resume_from_checkpoint": None,
+    "save_only_model": False,
+}
 """Arguments of TrainingArguments that would go unread here, and the value they must keep."""
 
 
@@ -161,6 +174,7 @@ class RunArguments(TrainingArguments):
     num_train_epochs: float = _flag(40.0, "Passes over the training rows.")
     per_device_train_batch_size: int = _flag(32, "Training rows a step and device.")
     per_device_eval_batch_size: int = _flag(32, "Queries that go through the model together in evaluation and teacher pass.")
+    remove_unused_columns: bool = _flag(False, "Must stay off: a training row has columns of our own.")
     save_strategy: str = _flag("no", "When an unfinished run keeps a checkpoint to resume from.")
     logging_steps: float = _flag(10, "Steps between two entries of train_log.jsonl.")
     report_to: str = _flag("none", "Logging services (wandb, tensorboard, trackio), or none.")
@@ -200,89 +214,41 @@ class OneLineParser(HfArgumentParser):
         raise InputError(f"{message}; see --help")
 
 
-def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[Any, ...]:
-    """Parse the command line into one instance of each group.
+def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Parse the command line.
+
+    Returns:
+        One instance of each group, and the arguments whose value is not the default.
 
     Raises:
         InputError: an argument is unknown, of the wrong kind, or out of range.
     """
     parser = OneLineParser(list(groups), description=description, usage="%(prog)s [--argument value ...]", allow_abbrev=False)
     try:
-        *parsed, unknown = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False, return_remaining_strings=True)
+        values, unknown = parser.parse_known_args(argv)
+        if unknown:
+            known = [name for action in parser._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.8)
+            raise InputError(f"{unknown[0]}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
+        instances = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
     except InputError:
         raise
     except (ValueError, ImportError) as error:  # what transformers' own checks of TrainingArguments raise
         raise InputError(" ".join(str(error).split())) from error
-    if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.8)
-        raise InputError(f"{unknown[0]}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
-    return tuple(parsed)
+    return instances, {name: value for name, value in vars(values).items() if value != parser.get_default(name)}
 
 
 IRRELEVANT = frozenset(
-    {
-        "model_name_or_path",
-        "cache_dir",
-        "data_dir",
-        "dataset_cache_dir",
-        "output_dir",
-        "overwrite_output_dir",
-        "save_final_model",
-    }
-    | {
-        "report_to",
-        "run_name",
-        "project",
-        "disable_tqdm",
-        "log_level",
-        "log_level_replica",
-        "log_on_each_node",
-        "local_rank",
-    }
-    | {
-        "logging_dir",
-        "logging_strategy",
-        "logging_first_step",
-        "logging_steps",
-        "logging_nan_inf_filter",
-        "dataloader_num_workers",
-    }
-    | {
-        "dataloader_pin_memory",
-        "dataloader_persistent_workers",
-        "dataloader_prefetch_factor",
-        "save_strategy",
-        "save_steps",
-    }
-    | {
-        "save_total_limit",
-        "save_on_each_node",
-        "save_only_model",
-        "do_train",
-        "do_eval",
-        "do_predict",
-        "debug",
-        "use_cpu",
-    }
-    | {
-        "push_to_hub",
-        "hub_model_id",
-        "hub_strategy",
-        "hub_token",
-        "hub_private_repo",
-        "hub_always_push",
-        "hub_revision",
-    }
-    | {
-        "skip_memory_metrics",
-        "include_num_input_tokens_seen",
-        "trackio_space_id",
-        "resume_from_checkpoint",
-        "deepspeed",
-    }
+    """
+    model_name_or_path cache_dir data_dir dataset_cache_dir task_name output_dir overwrite_output_dir deepspeed use_cpu
+    local_rank report_to run_name project disable_tqdm log_level log_level_replica log_on_each_node logging_dir
+    logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory
+    dataloader_persistent_workers dataloader_prefetch_factor save_strategy save_steps save_total_limit save_on_each_node
+    do_train do_eval debug skip_memory_metrics include_num_input_tokens_seen trackio_space_id trackio_bucket_id
+    trackio_static_space_id hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision
+    """.split()
 )
-"""Arguments that cannot change a result (or whose content is named in another way): not part of a run's name."""
+"""Arguments that cannot change a result, or whose content a run's name holds in another way."""
 
 
 def as_dict(group: Any) -> dict[str, Any]:

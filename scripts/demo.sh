@@ -1,23 +1,30 @@
 #!/usr/bin/env bash
 # The whole question on the embedded world, in minutes on any machine: a model that needs 16 demonstrations to answer, the same
 # model fine-tuned on them, and the same model after distillation, answering without them. Three seeds, each another latent rule.
+# Then the same on a task whose demonstrations are confounded: two rules explain them equally well.
 source "$(dirname "$0")/common.sh"
 
 OUTPUT_DIR=${OUTPUT_DIR:-logfiles/demo}
 SEEDS=${SEEDS:-0 1 2}
-printf 'OUTPUT_DIR=%s SEEDS=%s\n' "$OUTPUT_DIR" "$SEEDS"
+JOBS=${JOBS:-2}
+printf 'OUTPUT_DIR=%s SEEDS=%s JOBS=%s\n' "$OUTPUT_DIR" "$SEEDS" "$JOBS"
 
-lora=(--use_adapter --adapter_dim 16 --lora_alpha 32 --learning_rate 1e-2)
-few=(--train_on demonstrations --per_device_train_batch_size 16 --num_train_epochs 50)
-many=(--max_train_samples 256 --per_device_train_batch_size 32 --num_train_epochs 20)
+tune=(--train_on demonstrations --num_train_epochs 20 --per_device_train_batch_size 8 --learning_rate 1e-3)
+tune_lora=(--train_on demonstrations --num_train_epochs 20 --per_device_train_batch_size 4 --learning_rate 3e-3 --use_adapter)
+distil=(--max_train_samples 256 --num_train_epochs 10 --per_device_train_batch_size 32 --learning_rate 1e-3)
+distil_lora=(--max_train_samples 256 --num_train_epochs 10 --per_device_train_batch_size 16 --learning_rate 1e-3 --use_adapter)
 for seed in $SEEDS; do
     common=(--task toy --output_dir "$OUTPUT_DIR" --seed "$seed" --data_seed "$seed")
     run eval.py "${common[@]}" --num_shots 0
     run eval.py "${common[@]}" --num_shots 16
-    run ft.py "${common[@]}" "${few[@]}" --learning_rate 1e-3
-    run ft.py "${common[@]}" "${few[@]}" "${lora[@]}"
-    run distill.py "${common[@]}" "${many[@]}" --learning_rate 1e-3
-    run distill.py "${common[@]}" "${many[@]}" "${lora[@]}"
+    run ft.py "${common[@]}" "${tune[@]}"
+    run ft.py "${common[@]}" "${tune_lora[@]}"
+    run distill.py "${common[@]}" "${distil[@]}"
+    run distill.py "${common[@]}" "${distil_lora[@]}"
+    common+=(--task_variant passive,confounded)
+    run eval.py "${common[@]}" --num_shots 16
+    run ft.py "${common[@]}" "${tune[@]}"
+    run distill.py "${common[@]}" "${distil[@]}"
 done
 finish
 [ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"

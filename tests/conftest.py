@@ -106,6 +106,17 @@ def tiny_model(family: str, vocabulary: int = 600):
             vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=1,
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         )  # fmt: skip
+    elif family == "gpt_neo":
+        config = tf.GPTNeoConfig(
+            vocab_size=vocabulary, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
+            window_size=16, max_position_embeddings=256, bos_token_id=1, eos_token_id=1, resid_dropout=0.0, embed_dropout=0.0,
+            attention_dropout=0.0,
+        )  # fmt: skip
+    elif family == "falcon":
+        config = tf.FalconConfig(
+            vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True, bos_token_id=1,
+            eos_token_id=1, hidden_dropout=0.0, attention_dropout=0.0,
+        )  # fmt: skip
     else:
         kind = {"llama": tf.LlamaConfig, "gpt_neox": tf.GPTNeoXConfig, "mistral": tf.MistralConfig}[family]
         extra = {} if family == "gpt_neox" else {"num_key_value_heads": 2}

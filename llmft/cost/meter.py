@@ -7,6 +7,7 @@ children, sampled by a thread every `interval` seconds; on a GPU, torch's alloca
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,10 @@ from typing import Any
 
 import psutil
 
-SUMMED = ("cpu_user_s", "cpu_system_s", "cpu_total_s", "tokens", "padding_tokens", "flops")
+SUMMED = ("cpu_user_s", "cpu_system_s", "cpu_total_s", "examples", "tokens", "padding_tokens", "flops")
 """What several ranks add up to, beside their memory."""
+CHILDREN_EVERY_S = 1.0
+"""Seconds between two looks for new child processes, which cost a scan of all processes of the machine."""
 
 
 @dataclass
@@ -87,6 +90,9 @@ class Meter:
         start_wall = process.create_time() if first else time.time()
         phase = Phase(name)
         memory, gpu = _Samples(), _Samples()
+        cuda = used_cuda()
+        if cuda is not None:
+            cuda.reset_peak_memory_stats()
         stop = threading.Event()
         sampler = threading.Thread(target=self._sample, args=(process, memory, gpu, stop), daemon=True)
         sampler.start()
@@ -101,17 +107,20 @@ class Meter:
             phase.wall_s = time.time() - start_wall
             phase.rss_peak_bytes, phase.rss_mean_bytes = memory.peak, memory.mean
             if gpu.last is not None:
-                phase.gpu_peak_bytes, phase.gpu_mean_bytes = gpu.peak, gpu.mean
+                phase.gpu_peak_bytes, phase.gpu_mean_bytes = used_cuda().max_memory_allocated(), gpu.mean
             self.phases.append(phase)
 
     def _sample(self, process: psutil.Process, memory: _Samples, gpu: _Samples, stop: threading.Event) -> None:
         done = False
+        family, looked = [process], -CHILDREN_EVERY_S
         while True:
             now = time.monotonic()
-            memory.add(now, resident_bytes(process))
-            allocated = gpu_allocated_bytes()
-            if allocated is not None:
-                gpu.add(now, allocated)
+            if now - looked >= CHILDREN_EVERY_S:
+                family, looked = [process, *process.children(recursive=True)], now
+            memory.add(now, resident_bytes(family))
+            cuda = used_cuda()
+            if cuda is not None:
+                gpu.add(now, cuda.memory_allocated())
             if done:
                 return
             done = stop.wait(self.interval)
@@ -135,31 +144,27 @@ def cpu_seconds(process: psutil.Process) -> tuple[float, float]:
     return user, system
 
 
-def resident_bytes(process: psutil.Process) -> int:
-    """Resident set of a process and its living children, in bytes."""
-    size = process.memory_info().rss
-    for child in process.children(recursive=True):
+def resident_bytes(processes: Sequence[psutil.Process]) -> int:
+    """Resident set of some processes together, in bytes; those that have ended hold none."""
+    size = 0
+    for process in processes:
         try:
-            size += child.memory_info().rss
-        except psutil.Error:  # ended in between
+            size += process.memory_info().rss
+        except psutil.Error:
             continue
     return size
 
 
-def gpu_allocated_bytes() -> int | None:
-    """Bytes that torch holds on this process's GPU, None without one."""
-    import sys
-
-    torch = sys.modules.get("torch")  # before torch is imported nothing can be allocated
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return None
-    return torch.cuda.memory_allocated()
+def used_cuda() -> Any | None:
+    """`torch.cuda` if this process has put it to use, else None; never imports torch or touches a device."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
 def total(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All phases together: times and work added up, the highest peak, means weighted by wall time."""
     names = ("rss", "gpu")
-    out: dict[str, Any] = {name: sum(p[name] for p in phases) for name in (*SUMMED, "wall_s", "examples")}
+    out: dict[str, Any] = {name: sum(p[name] for p in phases) for name in (*SUMMED, "wall_s")}
     for name in names:
         measured = [p for p in phases if p[f"{name}_peak_bytes"] is not None]
         wall = sum(p["wall_s"] for p in measured)

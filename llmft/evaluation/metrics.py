@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,9 +59,3 @@ def agreement(teacher: np.ndarray, student: np.ndarray) -> float:
 def gap_recovered(teacher: float, before: float, after: float) -> float | None:
     """Share of the accuracy gap between student and teacher that training closed; None where there was no gap to close."""
     return (after - before) / (teacher - before) if teacher > before else None
-
-
-def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str = "score_accuracy") -> float | None:
-    """A metric over several sets taken together, every row counting the same; None for no sets."""
-    rows = sum(metrics[s]["n"] for s in sets)
-    return sum(metrics[s][name] * metrics[s]["n"] for s in sets) / rows if rows else None

@@ -119,7 +119,7 @@ class Asker:
         prompts = self.prompts(rows, extra=blanks)
         answers = score_answers(self.model, prompts, self.label_ids, queries_per_row=self.queries_per_row)
         phase.count(
-            examples=len(rows),
+            examples=sum(i < len(rows) for i in answers.scored),
             tokens=answers.tokens,
             padding_tokens=answers.padding_tokens,
             flops=inference_flops(self.model, answers.tokens),

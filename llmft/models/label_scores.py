@@ -1,4 +1,4 @@
-"""Scores at the answer position: the one place where a prompt's last hidden state is turned into logits."""
+"""Scores at the answer position: batches that put it last, its logits, and label log-probabilities from them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ class AnswerScores:
     Attributes:
         label_logprobs: (N, L) float64, log-probability of each label's token over the whole vocabulary.
         best_token: (N,) int64, the most probable token of the whole vocabulary.
+        scored: indices of the prompts that this rank scored; all ranks together scored each.
         tokens: tokens that went through the model on this rank, padding left out.
         padding_tokens: padding that went through it.
     """
 
     label_logprobs: np.ndarray
     best_token: np.ndarray
+    scored: list[int]
     tokens: int
     padding_tokens: int
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 BUNDLED = {"toy": TOY_CHECKPOINT}
 """Model names that mean a folder inside the package."""
 
-WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
 def resolve(name: str) -> str:
@@ -41,6 +41,7 @@ def load_model(
     Raises:
         InputError: there is no such model, or it is not a causal language model.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = resolve(name)
@@ -53,7 +54,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             path, revision=revision, cache_dir=cache_dir, dtype=dtype, attn_implementation=attn_implementation
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"--model_name_or_path {name}: cannot be loaded ({reason}); give a hub name, a folder saved by transformers, "
@@ -70,19 +71,18 @@ def window(model: PreTrainedModel) -> int | None:
 def fingerprint_model(name: str, revision: str) -> str:
     """What identifies a model before it is loaded: a folder's content by samples of its files, a hub model's name.
 
-    Weight files are sampled (4 KiB out of every MiB and the size): any training changes nearly every weight, and a sweep
-    must not read all of a large model to learn that it has been there.
+    Weight files are sampled (their size and 4 KiB out of every MiB): any training changes nearly every weight, and a sweep
+    must not read all of a large model to learn that it has been there. All other files are read whole.
     """
     path = Path(resolve(name))
     if not path.is_dir():
         return f"{name}@{revision}"
     digest = hashlib.sha256()
-    files = [*path.glob("*.json"), *(file for pattern in WEIGHTS for file in path.glob(pattern))]
-    for file in sorted(files):
+    for file in sorted(file for file in path.iterdir() if file.is_file() and file.suffix != ".md"):
         size = file.stat().st_size
         digest.update(f"{file.name} {size} ".encode())
         with file.open("rb") as stream:
             for start in range(0, size, 1 << 20):
                 stream.seek(start)
-                digest.update(stream.read(4096))
+                digest.update(stream.read(4096 if file.suffix in WEIGHTS else 1 << 20))
     return digest.hexdigest()[:16]

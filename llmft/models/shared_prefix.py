@@ -61,8 +61,14 @@ def _score_shares(
     turns = -(-len(rows) // world)  # as many forward passes on every rank, as sharded weights need; a repeated row is harmless
     mine = [rows[min(i, len(rows) - 1)] for i in range(rank, turns * world, world)]
     device = next(model.parameters()).device
-    cache = _encode_prefix(model, prompts.prefix, device) if _can_share(model) else None
-    shared = cache is not None or (_can_share(model) and not prompts.prefix)
+    shared, cache = _can_share(model), None
+    if shared and prompts.prefix:
+        cache = _encode_prefix(model, prompts.prefix, device)
+        shared = cache is not None
+    if prompts.prefix and not shared:
+        logger.warning(
+            "%s: queries cannot share an encoded context, every prompt is encoded whole", type(bare_model(model)).__name__
+        )
     tokens = len(prompts.prefix) if cache is not None else 0
     padding = 0
     found: list[tuple[list[int], np.ndarray, np.ndarray]] = []
@@ -82,7 +88,8 @@ def _score_shares(
     for share in all_gather(found):
         for row, logprobs, best in share:
             label_logprobs[row], best_token[row] = logprobs, best
-    return AnswerScores(label_logprobs, best_token, tokens, padding)
+    scored = sorted({i for row in mine for i in row}) if rank < len(rows) else []
+    return AnswerScores(label_logprobs, best_token, scored, tokens, padding)
 
 
 def _can_share(model: torch.nn.Module) -> bool:
@@ -90,21 +97,19 @@ def _can_share(model: torch.nn.Module) -> bool:
     bare = bare_model(model)
     if bare.config._attn_implementation not in ("sdpa", "eager"):  # others take no mask of our own
         return False
-    return {"position_ids", "past_key_values", "logits_to_keep"} <= forward_parameters(model)
+    # distance is counted along the row, whatever the positions say: Falcon with ALiBi, GPT-Neo
+    by_index = getattr(bare.config, "alibi", False) or "local" in getattr(bare.config, "attention_layers", ())
+    return not by_index and {"position_ids", "past_key_values", "logits_to_keep"} <= forward_parameters(model)
 
 
 def _encode_prefix(model: torch.nn.Module, prefix: list[int], device: torch.device):
-    """Keys and values of the prefix (batch of one), or None where there is nothing or no plain cache to keep."""
+    """Keys and values of the prefix (batch of one), or None where the model keeps no plain cache of all of it."""
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
-    if not prefix:
-        return None
     ids = torch.tensor([prefix], device=device)
     cache = bare_model(model)(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-    if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers):
-        return cache
-    logger.warning("%s keeps no plain key/value cache: every prompt is encoded whole", type(bare_model(model)).__name__)
-    return None
+    plain = type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
+    return cache if plain else None
 
 
 def _packed_logits(

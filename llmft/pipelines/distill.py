@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, Any]:
     """What distillation is judged by beside accuracy: KL and agreement with the teacher, gap recovered, tokens a query."""
-    from llmft.evaluation.metrics import agreement, gap_recovered, mean_kl, pooled
+    from llmft.evaluation.metrics import agreement, gap_recovered, mean_kl
+    from llmft.runs.show import pooled
 
     teacher, stages = scores["teacher"], job.record.stages
     students = {stage: scores[stage] for stage in ("before", "after")}

@@ -38,13 +38,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     run, on_demonstrations = job.arguments(RunArguments), job.arguments(FineTuningArguments).train_on == "demonstrations"
     if on_demonstrations and job.arguments(DemonstrationArguments).num_shots == 0:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
+    maximum = job.arguments(DataArguments).max_train_samples
+    if on_demonstrations and maximum is not None:
+        raise InputError(f"--max_train_samples {maximum}: goes with --train_on train; the demonstrations number --num_shots")
     with job.meter.phase("load"):
-        model, tokenizer = job.load()
+        model, tokenizer = job.load(with_demonstrations=on_demonstrations)
         if on_demonstrations:
             rows = job.demonstrations
         else:
-            maximum = job.arguments(DataArguments).max_train_samples
-            rows, job.demonstrations = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed), []
+            rows = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed)
         student = Asker.create(model, tokenizer, prompt_format, sample=rows[0], queries_per_row=run.per_device_eval_batch_size)
         prompts = student.prompts(rows)
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]

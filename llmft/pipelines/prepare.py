@@ -14,6 +14,7 @@ from llmft.arguments import (
     IRRELEVANT,
     DataArguments,
     DemonstrationArguments,
+    DistillationArguments,
     ModelArguments,
     RunArguments,
     as_dict,
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
     from llmft.evaluation.score import Asker, SplitScores
 
+RECORD_VERSION = 1
+"""Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
+
 
 @dataclass
 class Job:
@@ -45,6 +49,8 @@ class Job:
     model_name: str
     groups: dict[str, Any]
     """Argument group's class name -> instance."""
+    given: dict[str, Any]
+    """Arguments that can change the result and are not at their default."""
     setting: str
     """Hash of everything but the seeds: runs that share it are repetitions."""
     record: RunRecord
@@ -52,13 +58,15 @@ class Job:
     data: TaskData | None = None
     eval_sets: dict[str, list[Row]] = field(default_factory=dict)
     demonstrations: list[Row] = field(default_factory=list)
+    resumed_from: str | None = None
+    """Checkpoint that training went on from; the costs up to there are not in this record."""
 
     def arguments(self, group: type) -> Any:
         """The arguments of one group (or of the subclass of it that was parsed)."""
         return next(value for value in self.groups.values() if isinstance(value, group))
 
-    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load data and model, on the device that was asked for; draw demonstrations and evaluation rows.
+    def load(self, *, with_demonstrations: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load data and model, on the device that was asked for; draw evaluation rows and, if used, demonstrations.
 
         Raises:
             InputError: something is missing or does not fit together.
@@ -73,14 +81,15 @@ class Job:
             cache_dir=data.dataset_cache_dir,
         )
         self.eval_sets = {name: draw_eval_rows(rows, data.max_eval_samples) for name, rows in self.data.eval_sets.items()}
-        self.demonstrations = draw_demonstrations(
-            self.data.demonstrations,
-            shots.num_shots,
-            data_seed=run.data_seed,
-            balanced=shots.balanced,
-            shuffle=shots.shuffle,
-            num_labels=len(self.task.label_names),
-        )
+        if with_demonstrations:
+            self.demonstrations = draw_demonstrations(
+                self.data.demonstrations,
+                shots.num_shots,
+                data_seed=run.data_seed,
+                balanced=shots.balanced,
+                shuffle=shots.shuffle,
+                num_labels=len(self.task.label_names),
+            )
         loaded, tokenizer = load_model(
             self.model_name,
             dtype=model.torch_dtype,
@@ -94,10 +103,9 @@ class Job:
         """The prompt format that the flags ask for.
 
         Args:
-            who: `teacher` or `student` for the one whose own pattern, prefix and target tokens win; else None.
+            who: `teacher` or `student` for the one whose own pattern, prefix and target tokens win; else None. The
+                description is context: a student never reads it.
         """
-        from llmft.arguments import DistillationArguments
-
         data = self.arguments(DataArguments)
         own = self.arguments(DistillationArguments) if who else None
 
@@ -115,7 +123,7 @@ class Job:
             prefix=choose("target_prefix", "")[0],
             separator=data.separate_shots_by,
             words=parse_words(words, len(self.task.label_names), words_flag),
-            description=data.task_description,
+            description="" if who == "student" else data.task_description,
             pattern_flag=pattern_flag,
             words_flag=words_flag,
         )
@@ -141,6 +149,7 @@ class Job:
                 "task_version": self.task.version,
                 "model": short_name(self.model_name),
                 "setting": self.setting,
+                "given": self.given,
                 "arguments": {name: as_dict(group) for name, group in self.groups.items()},
                 "data_fingerprints": fingerprint_data(self.task, data.data_dir),
                 "draws": draws,
@@ -169,11 +178,11 @@ class Job:
         """Write the record of all ranks and say where it is."""
         from llmft.models.gather import all_gather
 
-        costs = combine_ranks(all_gather(self.meter.as_dict()))
+        costs = combine_ranks(all_gather(self.meter.as_dict())) | {"resumed_from": self.resumed_from}
         sets = {"in_domain": list(self.data.in_domain), "out_of_domain": list(self.data.out_of_domain)}
         self.record.finish({"sets": sets, **metrics}, costs, log)
         if self.record.writes:
-            from llmft.report.show import show_run
+            from llmft.runs.show import show_run
 
             show_run(self.record.path)
 
@@ -195,7 +204,11 @@ def prepare(
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    values = {type(group).__name__: group for group in parse(groups, argv, description)}
+    from llmft.models.gather import all_gather
+
+    instances, given = parse(groups, argv, description)
+    given = {name: value for name, value in given.items() if name not in IRRELEVANT}
+    values = {type(group).__name__: group for group in instances}
     by_type = {base: v for v in values.values() for base in type(v).__mro__}
     data, run, model = by_type[DataArguments], by_type[RunArguments], by_type[ModelArguments]
     task = get_task(data.task_name)
@@ -203,20 +216,20 @@ def prepare(
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
     model_name = model.model_name_or_path or task.default_model
     name = method(values)
+    deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
     settings = {
+        "record_version": RECORD_VERSION,
         "method": name,
         "task": (task.name, task.version),
         "model": fingerprint_model(model_name, model.model_revision),
         "data": fingerprint_data(task, data.data_dir),
-        "deepspeed": Path(run.deepspeed).read_text()
-        if isinstance(run.deepspeed, str) and Path(run.deepspeed).is_file()
-        else run.deepspeed,
-        "processes": run.world_size,
-        "arguments": {k: v for group in values.values() for k, v in as_dict(group).items() if k not in IRRELEVANT},
+        "deepspeed": Path(deepspeed).read_text() if isinstance(deepspeed, str) else deepspeed,
+        "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
+        "given": given,
     }
     parts = (name, task.name, short_name(model_name))
     record = RunRecord.locate(run.output_dir, parts, settings, writes=run.process_index == 0)
-    if record.finished and not run.overwrite_output_dir:
+    if all_gather(record.finished)[0] and not run.overwrite_output_dir:  # rank 0's view counts: disks may lag
         if record.writes:
             print(f"finished before: {record.path} (--overwrite_output_dir does it again)")
         return None
@@ -227,13 +240,12 @@ def prepare(
     if run.disable_tqdm:
         disable_progress_bar()
     set_seed(run.seed)
-    return Job(name, task, model_name, values, short_hash(without_seeds(settings)), record, Meter())
+    return Job(name, task, model_name, values, given, short_hash(without_seeds(settings)), record, Meter())
 
 
 def without_seeds(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings but for the seeds of draws and training."""
-    arguments = {name: value for name, value in settings["arguments"].items() if name not in ("seed", "data_seed")}
-    return {**settings, "arguments": arguments}
+    return {**settings, "given": {k: v for k, v in settings["given"].items() if k not in ("seed", "data_seed")}}
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from llmft.arguments import AdapterArguments, RunArguments
 from llmft.cost.flops import training_flops
 from llmft.models.adapt import adapt, count_trainable
+from llmft.models.gather import all_gather
 from llmft.pipelines.prepare import Job
 from llmft.runs.store import whole_folder
 from llmft.training.ft_trainer import FtTrainer, collate
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def trainable(job: Job, model: PreTrainedModel) -> torch.nn.Module:
     """The model with the part that the flags ask for made trainable."""
     flags = job.arguments(AdapterArguments)
-    return adapt(model, flags.adapter, dim=flags.adapter_dim, alpha=flags.lora_alpha, dropout=flags.lora_dropout)
+    with job.meter.phase("adapt"):
+        return adapt(model, flags.adapter, dim=flags.adapter_dim, alpha=flags.lora_alpha, dropout=flags.lora_dropout)
 
 
 def train(
@@ -40,13 +41,13 @@ def train(
         The training log and the counts of trainable weights.
     """
     run = job.arguments(RunArguments)
-    run.output_dir, run.remove_unused_columns = str(job.record.checkpoints), False
+    run.output_dir = str(job.record.checkpoints)
     counts = count_trainable(model)
     with job.meter.phase("train") as phase:
         trainer = trainer_class(model=model, args=run, train_dataset=list(examples), data_collator=collate, **trainer_arguments)
         trainer.remove_callback(PrinterCallback)  # the log goes to train_log.jsonl
-        checkpoint = get_last_checkpoint(run.output_dir) if job.record.checkpoints.is_dir() else None
-        trainer.train(resume_from_checkpoint=checkpoint)
+        job.resumed_from = all_gather(job.record.last_checkpoint)[0]
+        trainer.train(resume_from_checkpoint=job.resumed_from)
         tokens = int(trainer.tokens_seen)
         phase.count(
             examples=trainer.examples_seen,
@@ -55,7 +56,8 @@ def train(
             flops=training_flops(model, tokens),
         )
     if run.save_final_model:
-        _save(job, trainer, tokenizer)
+        with job.meter.phase("save"):
+            _save(job, trainer, tokenizer)
     trained = {"trainable": counts.trainable, "total": counts.total, "share": counts.share}
     return trainer.state.log_history, {"weights": trained}
 

@@ -53,11 +53,6 @@ class PromptFormat:
         for name in ("pattern", "prefix", "separator", "description"):
             object.__setattr__(self, name, decode_escapes(getattr(self, name)))
 
-    @property
-    def uses_text2(self) -> bool:
-        """Whether the pattern shows the second text."""
-        return "{text2}" in self.pattern
-
     def query(self, row: Mapping[str, Any]) -> str:
         """What the model reads before it answers."""
         body = PLACEHOLDER.sub(lambda match: row[match[1]] or "", self.pattern)

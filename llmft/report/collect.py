@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from llmft.errors import InputError
-from llmft.evaluation.metrics import pooled
+from llmft.runs.show import pooled
 
 SEEDS = ("seed", "data_seed")
 METHOD_NAMES = {
@@ -51,7 +51,7 @@ def collect(folder: Path) -> Collection:
     if not finished:
         raise InputError(f"{folder}: there is no finished run below this folder; name the --output_dir of some runs")
     rows = [row for run in finished for row in _rows(run)]
-    stages = pd.DataFrame(rows)
+    stages = _name_differences(pd.DataFrame(rows))
     order = stages["method"].map({method: place for place, method in enumerate(METHOD_NAMES)})
     stages = stages.assign(order=order).sort_values(["task", "model", "order", "shots"], kind="stable").drop(columns="order")
     return Collection(stages.reset_index(drop=True), [run for run in runs if run not in finished])
@@ -63,7 +63,7 @@ def summarise(stages: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row for each setting and stage; `<column>_mean`, `<column>_sd`, the number of runs and their folders.
     """
-    keys = ["task", "method", "model", "shots", "setting", "stage"]
+    keys = ["task", "method", "model", "shots", "setting", "differs", "stage"]
     measured = [c for c in stages.columns if c not in keys and pd.api.types.is_numeric_dtype(stages[c]) and c not in SEEDS]
     grouped = stages.groupby(keys, sort=False, dropna=False)
     columns = {f"{c}_{how}": grouped[c].agg(function) for c in measured for how, function in (("mean", "mean"), ("sd", "std"))}
@@ -71,10 +71,23 @@ def summarise(stages: pd.DataFrame) -> pd.DataFrame:
     return summary.reset_index()
 
 
+def _name_differences(runs: pd.DataFrame) -> pd.DataFrame:
+    """Add `differs`: the arguments by which settings differ that method, task, model and shots do not tell apart."""
+
+    def differences(group: pd.DataFrame) -> pd.Series:
+        items = [set(map(str, given.items())) for given in group["given"]]
+        shared = set.intersection(*items)
+        pairs = [[(k, v) for k, v in given.items() if str((k, v)) not in shared] for given in group["given"]]
+        return pd.Series([", ".join(f"{k}={v}" for k, v in found) for found in pairs], index=group.index)
+
+    parts = [differences(group) for _, group in runs.groupby(["task", "method", "model", "shots"], sort=False)]
+    return runs.drop(columns="given").assign(differs=pd.concat(parts))
+
+
 def _rows(run: Path) -> list[dict[str, Any]]:
     config, metrics, cost = (json.loads((run / f"{name}.json").read_text()) for name in ("config", "metrics", "cost"))
     arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
-    phases = cost["phases"]
+    phases, inside = cost["phases"], metrics["sets"]["in_domain"]
     row = {
         "record": str(run),
         "task": config["task"] + (f" {arguments['task_variant']}" if arguments.get("task_variant") else ""),
@@ -82,6 +95,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
         "model": config["model"],
         "shots": len(config["draws"]["demonstrations"][0]),
         "setting": config["setting"],
+        "given": {k: v for k, v in config["given"].items() if k not in SEEDS},
         **{name: arguments[name] for name in SEEDS},
         "cpu_s": cost["total"]["cpu_total_s"],
         "training_cpu_s": sum(p["cpu_total_s"] for p in phases if p["name"] in ("teacher", "train")),
@@ -100,7 +114,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
                 "ms_per_query": 1000 * sum(p["cpu_total_s"] for p in evaluation) / sum(p["examples"] for p in evaluation),
                 **({f"gap_{k}": v for k, v in metrics.get("gap_recovered", {}).items()} if stage == "after" else {}),
                 **{
-                    name: sum(values.values()) / len(values)
+                    name: sum(values[s] * sets[s]["n"] for s in inside) / sum(sets[s]["n"] for s in inside)
                     for name in ("kl", "agreement")
                     if (values := metrics.get(name, {}).get(stage))
                 },

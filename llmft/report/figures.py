@@ -41,7 +41,8 @@ def draw_results(final: pd.DataFrame, path: Path) -> None:
     left.set_yticks(range(len(names)), names)
     left.invert_yaxis()
     left.axvline(0.5, color="#bbbbbb", linewidth=1, zorder=0)
-    left.set_xlim(min(0.42, final[["in_domain"]].min().min() - 0.03), 1.02)
+    lowest = final.reindex(columns=["in_domain", "out_of_domain"]).min().min()
+    left.set_xlim(min(0.42, lowest - 0.03), 1.02)
     left.set_xlabel("accuracy over the label words (a dot a run, the bar their mean)")
     left.plot([], [], "o", color=IN, label="in-domain")
     if "out_of_domain" in final and final["out_of_domain"].notna().any():

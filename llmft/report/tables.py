@@ -14,9 +14,10 @@ Column = tuple[str, Callable[[pd.Series], str]]
 
 def method_name(row: pd.Series) -> str:
     """A method as people say it."""
+    name = METHOD_NAMES.get(row["method"], row["method"])
     if row["method"] == "icl":
-        return f"in-context, {row['shots']} shots" if row["shots"] else "zero-shot"
-    return METHOD_NAMES.get(row["method"], row["method"])
+        name = f"in-context, {row['shots']} shots" if row["shots"] else "zero-shot"
+    return f"{name} ({row['differs']})" if row["differs"] else name
 
 
 def spread(name: str, digits: int = 3) -> Callable[[pd.Series], str]:
@@ -55,7 +56,7 @@ DISTILLATION: list[Column] = [
     ("out-of-domain", spread("out_of_domain")),
     ("gap recovered", spread("gap_in_domain")),
     ("gap recovered out", spread("gap_out_of_domain")),
-    ("KL to teacher", spread("kl")),
+    ("KL to teacher (in-domain)", spread("kl")),
     ("agreement", spread("agreement")),
     ("tokens/query", spread("tokens_per_query", 1)),
     ("runs", lambda row: str(row["runs"])),

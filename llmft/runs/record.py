@@ -54,6 +54,12 @@ class RunRecord:
         return (self.path / DONE).is_file()
 
     @property
+    def last_checkpoint(self) -> str | None:
+        """The newest checkpoint that was written whole: transformers writes its `trainer_state.json` last."""
+        whole = [state.parent for state in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
+        return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
+
+    @property
     def checkpoints(self) -> Path:
         """Where an unfinished run keeps what it resumes from."""
         return self.path / "checkpoints"
@@ -61,6 +67,7 @@ class RunRecord:
     def clear(self) -> None:
         """Forget an earlier run with these settings."""
         if self.writes:
+            (self.path / DONE).unlink(missing_ok=True)  # first, so that a kill halfway leaves no folder that looks finished
             shutil.rmtree(self.path, ignore_errors=True)
 
     def add(self, stage: str, eval_set: str, metrics: dict[str, Any], predictions: dict[str, Sequence[Any]]) -> None:
@@ -97,17 +104,19 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
+        **git_state(Path(__file__)),
         "command": sys.argv,
     }
 
 
-def _git_commit() -> str | None:
-    """The commit of the checkout the package lies in, None for an installed package."""
+def git_state(file: Path) -> dict[str, Any]:
+    """Commit of the checkout that tracks `file`, and whether it has changes; None where no checkout does."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(file.parent), *words], capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        out = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
+        git("ls-files", "--error-unmatch", file.name)
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.CalledProcessError):
-        return None
-    return out.stdout.strip()
+        return {"git_commit": None, "git_dirty": None}

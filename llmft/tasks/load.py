@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
-from llmft.tasks.table import EvalSet, Row, Source, Task, get_task
+from llmft.tasks.table import HANS, EvalSet, Row, Source, Task, get_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +71,19 @@ def load_glue_datasets(task_name: str, data_dir: str | None = None, cache_dir: s
     task = get_task(task_name)
     data = load_task(task, variant=None, data_seed=0, data_dir=data_dir, cache_dir=cache_dir)
     return {"train": data.train, "validation": data.in_domain[task.name]}
+
+
+def load_hans_dataset(
+    heuristic: str = "lexical_overlap", data_dir: str | None = None, cache_dir: str | None = None
+) -> dict[str, list[Row]]:
+    """Upstream's name for loading HANS: the rows of one heuristic, as `entailment` and `non-entailment`."""
+    task = get_task("rte")
+    frame = _read_source(HANS, data_dir, cache_dir)
+    sets = {
+        label: EvalSet(f"hans-{heuristic}-{label}", HANS, ("premise", "hypothesis"), (("heuristic", heuristic), ("label", value)))
+        for value, label in enumerate(("entailment", "non-entailment"))
+    }
+    return {label: _normalise(frame, eval_set, task) for label, eval_set in sets.items()}
 
 
 def fingerprint_data(task: Task, data_dir: str | None) -> dict[str, str]:
@@ -137,6 +150,8 @@ def _read_hub(source: Source, cache_dir: str | None) -> pd.DataFrame:
 
 def _normalise(frame: pd.DataFrame, eval_set: EvalSet, task: Task) -> list[Row]:
     """Rows of `text1, text2, label, idx` and the columns that `where` selects by; unlabelled rows (-1) are left out."""
+    import pandas as pd
+
     text1, text2 = eval_set.text_columns
     needed = [c for c in (text1, text2, "label", *(column for column, _ in eval_set.where)) if c]
     missing = [c for c in needed if c not in frame.columns]
@@ -146,6 +161,8 @@ def _normalise(frame: pd.DataFrame, eval_set: EvalSet, task: Task) -> list[Row]:
         )
     if "idx" not in frame.columns:
         frame = frame.assign(idx=range(len(frame)))
+    if not pd.api.types.is_integer_dtype(frame["idx"]):
+        raise InputError(f"{eval_set.source.local_file}: column idx holds what is no whole number; mend or drop it")
     if frame["idx"].duplicated().any():
         raise InputError(f"{eval_set.source.local_file}: column idx holds the same number twice; make it unique or drop it")
     for column in (text1, text2):
@@ -159,6 +176,8 @@ def _normalise(frame: pd.DataFrame, eval_set: EvalSet, task: Task) -> list[Row]:
         )
     for column, value in eval_set.where:
         frame = frame[frame[column] == value]
+    if frame.empty:
+        raise InputError(f"{eval_set.source.local_file}: there is no labelled row of {eval_set.name} in it; give another file")
     return [
         {
             "text1": row[text1],

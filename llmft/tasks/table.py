@@ -58,7 +58,7 @@ def _glue(name: str, split: str) -> Source:
     return Source("nyu-mll/glue", name, split, f"glue/{name}/{split}")
 
 
-_HANS = Source("jhu-cogsci/hans", None, "validation", "hans/validation")
+HANS = Source("jhu-cogsci/hans", None, "validation", "hans/validation")
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -84,7 +84,7 @@ TASKS: dict[str, Task] = {
             out_of_domain=tuple(
                 EvalSet(
                     f"hans-lexical_overlap-{label}",
-                    _HANS,
+                    HANS,
                     ("premise", "hypothesis"),
                     (("heuristic", "lexical_overlap"), ("label", value)),
                 )

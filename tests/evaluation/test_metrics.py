@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from llmft.evaluation.metrics import agreement, gap_recovered, label_prior, mean_kl, pooled, renormalise, split_metrics
+from llmft.evaluation.metrics import agreement, gap_recovered, label_prior, mean_kl, renormalise, split_metrics
 from llmft.evaluation.score import SplitScores
+from llmft.runs.show import pooled
 
 
 def scores(token_logprobs, label_logprobs, best_token, labels):

@@ -23,11 +23,14 @@ def test_a_folder_loads_in_the_precision_asked_for(saved):
     assert window(model) == 256
 
 
-@pytest.mark.parametrize("how", ["missing", "empty", "no weights"])
+@pytest.mark.parametrize("how", ["missing", "empty", "no weights", "cut weights"])
 def test_what_is_no_model_is_one_clear_line(saved, tmp_path, how):
     if how == "empty":
         name = tmp_path / "empty"
         name.mkdir()
+    elif how == "cut weights":
+        name = saved
+        (saved / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes()[:1000])
     elif how == "no weights":
         name = saved
         (saved / "model.safetensors").unlink()
@@ -44,6 +47,11 @@ def test_fingerprint_follows_content_not_place(saved, tmp_path):
     copy.mkdir()
     for file in saved.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
+    assert fingerprint_model(str(copy), "main") == mark
+    text = (copy / "tokenizer.json").read_text()
+    (copy / "tokenizer.json").write_text(text[:-1] + " " if text.endswith("\n") else text + " ")
+    assert fingerprint_model(str(copy), "main") != mark
+    (copy / "tokenizer.json").write_text(text)
     assert fingerprint_model(str(copy), "main") == mark
     tiny_model("opt").half().save_pretrained(copy)
     assert fingerprint_model(str(copy), "main") != mark

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.evaluation.metrics import pooled
+from llmft.runs.show import pooled
 from tests.pipelines.conftest import Record, run
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def launch(output_dir, *arguments):
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("config", [None, "zero2.json"])
+@pytest.mark.parametrize("config", [None, "zero2.json", "zero3.json"])
 def test_two_ranks_end_with_one_record_like_that_of_one_process(tmp_path, config):
     alone = run("distill.py", tmp_path / "one", *DISTIL, "--per_device_train_batch_size", "32")
     zero = ("--deepspeed", str(ROOT / "deepspeed_configs" / config)) if config else ()
@@ -47,4 +47,6 @@ def test_two_ranks_end_with_one_record_like_that_of_one_process(tmp_path, config
     assert cost["total"]["cpu_total_s"] == pytest.approx(sum(rank["cpu_total_s"] for rank in cost["ranks"]))
     train = next(phase for phase in cost["phases"] if phase["name"] == "train")
     assert train["tokens"] > 0
+    assert train["examples"] == 10 * 256
+    assert next(phase for phase in cost["phases"] if phase["name"] == "eval after toy")["examples"] == 60
     assert len(both.predictions) == len(alone.predictions)

@@ -33,6 +33,8 @@ CASES = [
     ("eval.py", ["--task", "rte", "--task_variant", "flipped"], "--task_variant flipped: task rte has no variants"),
     ("eval.py", ["--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size 0"),
     ("ft.py", ["--max_train_samples", "99999"], "--max_train_samples 99999"),
+    ("ft.py", ["--adapter_dim", "4"], "--adapter_dim 4: is read only with --use_adapter"),
+    ("ft.py", ["--train_on", "demonstrations", "--max_train_samples", "4"], "--max_train_samples 4: goes with --train_on train"),
     ("ft.py", ["--use_adapter", "--adapter_dim", "0"], "--adapter_dim 0"),
     ("ft.py", ["--eval_strategy", "epoch"], "--eval_strategy epoch: not supported"),
     ("ft.py", ["--label_smoothing_factor", "0.1"], "--label_smoothing_factor 0.1: not supported"),

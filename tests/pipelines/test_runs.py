@@ -68,13 +68,50 @@ def test_students_reload_without_anything_of_ours(tmp_path, script, extra):
 
 
 @pytest.mark.parametrize("script", ["distill.py", "ft.py"])
-def test_the_model_that_was_given_is_untouched_and_lora_holds_nothing_else(tmp_path, script):
-    before = hashlib.sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest()
+def test_under_lora_the_models_own_weights_stay_bit_equal(tmp_path, monkeypatch, script):
+    from llmft.models.label_scores import bare_model
+    from llmft.training.ft_trainer import FtTrainer
+
+    trained = {}
+    original = FtTrainer.train
+
+    def keep(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        trained.update(bare_model(self.model).state_dict())
+        return result
+
+    monkeypatch.setattr(FtTrainer, "train", keep)
     record = run(script, tmp_path, *SHORT, *LORA)
     adapter = load_file(record.path / "model" / "adapter_model.safetensors")
     assert adapter
     assert all("lora_" in name for name in adapter)
-    assert hashlib.sha256((CHECKPOINT / "model.safetensors").read_bytes()).hexdigest() == before
+    start = load_file(CHECKPOINT / "model.safetensors")
+    frozen = {name.replace(".base_layer", ""): tensor for name, tensor in trained.items() if "lora_" not in name}
+    assert set(start) <= set(frozen)
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in start.items())
+
+
+def test_the_teachers_pass_changes_no_weight_and_leaves_no_gradient(tmp_path, monkeypatch):
+    from llmft.training import teacher
+
+    seen = []
+    original = teacher.teacher_targets
+
+    def watch(asker, *args):
+        before = {name: tensor.clone() for name, tensor in asker.model.state_dict().items()}
+        targets = original(asker, *args)
+        seen.append(all(torch.equal(before[name], tensor) for name, tensor in asker.model.state_dict().items()))
+        seen.append(all(p.grad is None for p in asker.model.parameters()) and not targets.requires_grad)
+        return targets
+
+    monkeypatch.setattr(teacher, "teacher_targets", watch)
+    run("distill.py", tmp_path, *SHORT)
+    assert seen == [True, True]
+
+
+def test_fine_tuning_draws_no_demonstrations_that_it_does_not_use(tmp_path):
+    record = run("ft.py", tmp_path, *SHORT, "--num_shots", 3)  # 3 could not be shared out evenly
+    assert record.json("config")["draws"]["demonstrations"] == [[]]
 
 
 def test_full_students_differ_from_their_start(tmp_path):
@@ -102,6 +139,14 @@ def test_teacher_and_student_may_be_asked_in_their_own_ways(tmp_path):
     plain = run("distill.py", tmp_path, *SHORT)
     flipped, straight = (r.predictions.query("stage == 'before'").token_logprobs for r in (record, plain))
     np.testing.assert_allclose(np.stack(flipped), np.stack(straight)[:, ::-1], atol=1e-6)  # label 0 is now "No"
+
+
+def test_a_task_description_is_context_and_the_student_never_reads_it(tmp_path):
+    plain = run("distill.py", tmp_path, *SHORT).metrics
+    told = run("distill.py", tmp_path, *SHORT, "--task_description", "overlap means Yes").metrics
+    assert told["stages"]["before"] == plain["stages"]["before"]
+    assert told["tokens_per_query"]["student"] == plain["tokens_per_query"]["student"]
+    assert told["tokens_per_query"]["teacher"] == plain["tokens_per_query"]["teacher"] + 4
 
 
 def test_calibration_changes_the_answers_and_not_the_token_probabilities(tmp_path):
@@ -135,6 +180,8 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path, monkey
     assert not list((tmp_path / "cut").rglob("DONE"))
     resumed = run(script, tmp_path / "cut", *SHORT, *steps)
     assert len(calls) == 6 + 4
+    assert resumed.json("cost")["resumed_from"].endswith("checkpoint-4")
+    assert whole.json("cost")["resumed_from"] is None
     assert (resumed.path / "metrics.json").read_bytes() == (whole.path / "metrics.json").read_bytes()
     assert weights(resumed.path) == weights(whole.path)
     assert not resumed.path.joinpath("checkpoints").exists()

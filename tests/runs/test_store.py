@@ -53,6 +53,17 @@ def test_a_record_is_finished_when_done_is_there(tmp_path):
     assert not RunRecord.locate(str(tmp_path), ["icl", "toy"], {"a": 2}, writes=True).finished
 
 
+def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
+    record = RunRecord(tmp_path)
+    assert record.last_checkpoint is None
+    for step, whole in ((9, True), (10, True), (12, False)):
+        folder = record.checkpoints / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if whole:
+            (folder / "trainer_state.json").write_text("{}")
+    assert record.last_checkpoint == str(record.checkpoints / "checkpoint-10")
+
+
 def test_only_one_rank_writes(tmp_path):
     record = RunRecord.locate(str(tmp_path), ["icl"], {}, writes=False)
     record.write_config({})

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from llmft.errors import InputError
-from llmft.tasks.load import fingerprint_data, load_glue_datasets, load_task
+from llmft.tasks.load import fingerprint_data, load_glue_datasets, load_hans_dataset, load_task
 from llmft.tasks.table import TASKS, get_task, task_to_keys
 
 SIZES = {
@@ -46,6 +46,8 @@ def test_hans_is_split_by_label(shared_data):
 
 
 def test_upstreams_names(shared_data):
+    hans = load_hans_dataset("constituent", str(shared_data))
+    assert {label: len(rows) for label, rows in hans.items()} == {"entailment": 250, "non-entailment": 250}
     assert task_to_keys["rte"] == ("sentence1", "sentence2")
     assert len(load_glue_datasets("rte", str(shared_data))["validation"]) == 277
 
@@ -77,6 +79,8 @@ def test_other_file_formats(small, ending):
         (lambda rows: rows.assign(label=2), "label 2 is out of range; sst2 has 0 to 1"),
         (lambda rows: rows.assign(label="good"), "label good is out of range"),
         (lambda rows: rows.assign(sentence=[None, "a", "b"]), "column sentence holds a value that is not text"),
+        (lambda rows: rows.assign(label=-1), "no labelled row of train"),
+        (lambda rows: rows.assign(idx=["a", "b", "c"]), "idx holds what is no whole number"),
         (lambda rows: rows.assign(idx=1), "idx holds the same number twice"),
     ],
 )

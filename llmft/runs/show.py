@@ -1,11 +1,16 @@
-"""One run as a short table."""
+"""One run as a short table, from its record alone."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llmft.evaluation.metrics import pooled
+
+def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str = "score_accuracy") -> float | None:
+    """A metric of one stage over several sets taken together, every row counting the same; None for no sets."""
+    rows = sum(metrics[s]["n"] for s in sets)
+    return sum(metrics[s][name] * metrics[s]["n"] for s in sets) / rows if rows else None
 
 
 def show_run(path: Path) -> None:
