@@ -21,7 +21,7 @@ for seed in $SEEDS; do
     run ft.py "${common[@]}" "${tune_lora[@]}"
     run distill.py "${common[@]}" "${distil[@]}"
     run distill.py "${common[@]}" "${distil_lora[@]}"
-    common+=(--task_variant passive,confounded)
+    common+=(--task_variant passive,flipped,confounded)
     run eval.py "${common[@]}" --num_shots 16
     run ft.py "${common[@]}" "${tune[@]}"
     run distill.py "${common[@]}" "${distil[@]}"

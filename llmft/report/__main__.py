@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     distilled = summarise(collection.stages[collection.stages["method"].str.startswith("distill")])
     out = arguments.out or arguments.folder / "report"
     out.mkdir(parents=True, exist_ok=True)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 190)
     console.print(terminal_table("Results (mean ± standard deviation over runs)", RESULTS, final))
     text = markdown_table(RESULTS, final)
     if len(distilled):

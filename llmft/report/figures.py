@@ -18,32 +18,35 @@ IN, OUT = "#1b6ca8", "#d1603d"
 
 
 def draw_results(final: pd.DataFrame, path: Path) -> None:
-    """Write the picture of all final stages to `path` (PNG): one row a method, task by task."""
+    """Write the picture of all final stages to `path` (PNG): a row a method, under a heading for each task and model."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    keys = ["task", "model", "method", "shots", "setting"]
-    groups = list(final.groupby(keys, sort=False))
+    rows: list[tuple[str, pd.DataFrame | None]] = []
+    for (task, model), runs in final.groupby(["task", "model"], sort=False):
+        rows.append((f"{task} ({model})", None))
+        rows += [(method_name(group.iloc[0]), group) for _, group in runs.groupby(["method", "shots", "setting"], sort=False)]
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9.5, 1.4 + 0.5 * len(groups)), sharey=True, width_ratios=(3, 1.3), layout="constrained"
+        1, 2, figsize=(9.5, 1.2 + 0.45 * len(rows)), sharey=True, width_ratios=(3, 1.3), layout="constrained"
     )
-    names = []
-    several = {key: final[key].nunique() > 1 for key in ("task", "model")}
-    for y, (_, runs) in enumerate(groups):
-        first = runs.iloc[0]
-        names.append("  ".join([method_name(first), *(str(first[key]) for key in several if several[key])]))
+    for y, (_, runs) in enumerate(rows):
+        if runs is None:
+            continue
         _draw_accuracies(left, y, runs)
         tokens = runs["tokens_per_query"].mean()
         right.barh(y, tokens, height=0.5, color="#8a8f98")
         right.text(tokens, y, f" {tokens:.0f}", va="center", fontsize=9)
-    left.set_yticks(range(len(names)), names)
-    left.invert_yaxis()
+    left.set_yticks(range(len(rows)), [name for name, _ in rows])
+    for (_, runs), tick in zip(rows, left.yaxis.get_major_ticks(), strict=True):
+        tick.tick1line.set_visible(runs is not None)
+        tick.label1.set_fontweight("bold" if runs is None else "normal")
+    left.set_ylim(len(rows) - 0.4, -0.6)
     left.axvline(0.5, color="#bbbbbb", linewidth=1, zorder=0)
     lowest = final.reindex(columns=["in_domain", "out_of_domain"]).min().min()
     left.set_xlim(min(0.42, lowest - 0.03), 1.02)
-    left.set_xlabel("accuracy over the label words (a dot a run, the bar their mean)")
+    left.set_xlabel("accuracy (a dot a run, a bar their mean)")
     left.plot([], [], "o", color=IN, label="in-domain")
     if "out_of_domain" in final and final["out_of_domain"].notna().any():
         left.plot([], [], "D", color=OUT, markersize=5, label="out-of-domain")
@@ -51,6 +54,7 @@ def draw_results(final: pd.DataFrame, path: Path) -> None:
     right.set_xscale("log")
     right.set_xlim(1, 3 * final["tokens_per_query"].max())
     right.set_xlabel("tokens per query (log)")
+    right.tick_params(axis="y", length=0)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#eeeeee")

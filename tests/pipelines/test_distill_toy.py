@@ -7,7 +7,7 @@ from llmft.runs.show import pooled
 from tests.pipelines.conftest import run
 
 SEEDS = (0, 1, 2)
-DISTIL = ("--num_shots", 16, "--max_train_samples", 256, "--learning_rate", 1e-3, "--num_train_epochs", 20)
+DISTIL = ("--num_shots", 16, "--max_train_samples", 256, "--learning_rate", 1e-3, "--num_train_epochs", 10)
 DISTIL += ("--per_device_train_batch_size", 32, "--max_eval_samples", 150)
 
 
@@ -81,14 +81,14 @@ def test_the_record_is_complete(distilled):
         assert phase["cpu_total_s"] == pytest.approx(phase["cpu_user_s"] + phase["cpu_system_s"])
         assert phase["rss_peak_bytes"] >= phase["rss_mean_bytes"] > 2**20
     train = next(phase for phase in cost["phases"] if phase["name"] == "train")
-    assert train["examples"] == 20 * 256
+    assert train["examples"] == 10 * 256
     assert train["flops"] > 0
     predictions = record.predictions
     assert len(predictions) == 3 * 150 * len(sets)
     after = predictions[(predictions.stage == "after") & (predictions.set == "toy")]
     assert (after.label == after.prediction).mean() == pytest.approx(metrics["stages"]["after"]["toy"]["score_accuracy"])
     np.testing.assert_allclose(np.exp(np.stack(after.label_logprobs)).sum(axis=1), 1, atol=1e-9)
-    assert (record.path / "train_log.jsonl").read_text().count("loss") >= 10
+    assert (record.path / "train_log.jsonl").read_text().count("loss") >= 8
 
 
 def test_the_teacher_is_in_context_learning_itself(distilled, tmp_path):
@@ -97,3 +97,33 @@ def test_the_teacher_is_in_context_learning_itself(distilled, tmp_path):
     assert icl.json("config")["draws"]["demonstrations"] == distilled[0].json("config")["draws"]["demonstrations"]
     zero = run("eval.py", tmp_path, "--num_shots", 0, "--max_eval_samples", 150)
     assert zero.metrics["stages"]["icl"] == distilled[0].metrics["stages"]["before"]
+
+
+def test_a_lora_student_recovers_the_gap_too(tmp_path):
+    lora = ("--num_train_epochs", 10, "--per_device_train_batch_size", 16, "--use_adapter")
+    record = run("distill.py", tmp_path, *DISTIL, *lora)
+    assert record.metrics["gap_recovered"]["in_domain"] >= 0.95
+    assert record.metrics["gap_recovered"]["out_of_domain"] >= 0.90
+    assert record.metrics["weights"]["share"] < 0.5
+
+
+def test_with_confounded_demonstrations_the_student_follows_its_teacher_and_fine_tuning_does_not(tmp_path):
+    confounded = ("--task_variant", "passive,flipped,confounded")
+    distilled = run("distill.py", tmp_path, *DISTIL, *confounded, "--num_train_epochs", 10)
+    tuned = (
+        "--train_on",
+        "demonstrations",
+        "--num_train_epochs",
+        20,
+        "--per_device_train_batch_size",
+        8,
+        "--max_eval_samples",
+        150,
+    )
+    tuned = run("ft.py", tmp_path, *tuned, "--learning_rate", 1e-3, *confounded)
+    demonstrations = distilled.json("config")["draws"]["demonstrations"][0]
+    assert tuned.json("config")["draws"]["train_rows"] == demonstrations
+    assert min(demonstrations) >= 2000  # rows of the confounded pool, which are no training rows
+    teacher, student = (distilled.metrics["stages"][stage]["toy"]["score_accuracy"] for stage in ("teacher", "after"))
+    assert student >= teacher - 0.05
+    assert student >= tuned.metrics["stages"]["after"]["toy"]["score_accuracy"] + 0.15
