@@ -123,8 +123,8 @@ def test_full_students_differ_from_their_start(tmp_path):
 
 def test_fine_tuning_on_the_demonstrations_of_the_context(tmp_path):
     icl = run("eval.py", tmp_path, *SHORT, "--num_shots", 16)
-    arguments = (*SHORT, "--num_shots", 16, "--train_on", "demonstrations", "--num_train_epochs", 40)
-    tuned = run("ft.py", tmp_path, *arguments, "--max_eval_samples", 150, "--per_device_train_batch_size", 16)
+    arguments = ("--num_shots", 16, "--train_on", "demonstrations", "--num_train_epochs", 20, "--learning_rate", 1e-3)
+    tuned = run("ft.py", tmp_path, *arguments, "--max_eval_samples", 150, "--per_device_train_batch_size", 8)
     draws = tuned.json("config")["draws"]
     assert draws["train_rows"] == draws["demonstrations"][0] == icl.json("config")["draws"]["demonstrations"][0]
     stages = tuned.metrics["stages"]
@@ -151,7 +151,8 @@ def test_a_task_description_is_context_and_the_student_never_reads_it(tmp_path):
 
 def test_calibration_changes_the_answers_and_not_the_token_probabilities(tmp_path):
     plain, calibrated = (run("eval.py", tmp_path, *SHORT, *extra).predictions for extra in ((), ("--calibrate",)))
-    np.testing.assert_allclose(np.stack(plain.token_logprobs), np.stack(calibrated.token_logprobs), atol=1e-5)
+    # the content-free queries stand in the same rows, so sums run in another order: float32 noise
+    np.testing.assert_allclose(np.stack(plain.token_logprobs), np.stack(calibrated.token_logprobs), rtol=1e-5, atol=1e-5)
     shift = np.stack(plain.label_logprobs) - np.stack(calibrated.label_logprobs)
     odds = shift[:, 0] - shift[:, 1]  # the same factor between the labels for every query behind one context
     in_toy = (plain.set == "toy").to_numpy()
