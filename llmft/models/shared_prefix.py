@@ -88,7 +88,7 @@ def _score_shares(
     for share in all_gather(found):
         for row, logprobs, best in share:
             label_logprobs[row], best_token[row] = logprobs, best
-    scored = sorted({i for row in mine for i in row}) if rank < len(rows) else []
+    scored = sorted(i for row in rows[rank::world] for i in row)
     return AnswerScores(label_logprobs, best_token, scored, tokens, padding)
 
 

@@ -140,8 +140,10 @@ def _read_hub(source: Source, cache_dir: str | None) -> pd.DataFrame:
     import datasets
 
     try:
-        return datasets.load_dataset(source.hub_path, source.hub_name, split=source.hub_split, cache_dir=cache_dir).to_pandas()
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        return datasets.load_dataset(
+            source.hub_path, source.hub_name, split=source.hub_split, revision=source.hub_revision, cache_dir=cache_dir
+        ).to_pandas()
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise InputError(
             f"data set {source.hub_path} ({source.hub_name or 'default'}) cannot be loaded from the hub: {_one_line(error)}; "
             "check the network, or give local files with --data_dir"

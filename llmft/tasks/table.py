@@ -25,6 +25,7 @@ class Source:
     hub_split: str
     local_file: str
     """Relative to `--data_dir`, without its ending."""
+    hub_revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def _glue(name: str, split: str) -> Source:
     return Source("nyu-mll/glue", name, split, f"glue/{name}/{split}")
 
 
-HANS = Source("jhu-cogsci/hans", None, "validation", "hans/validation")
+# the hub's own parquet copy: the data set itself is a script, which datasets no longer runs
+HANS = Source("jhu-cogsci/hans", None, "validation", "hans/validation", hub_revision="refs/convert/parquet")
 
 TASKS: dict[str, Task] = {
     task.name: task

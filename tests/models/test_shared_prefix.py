@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from llmft.models import shared_prefix
 from llmft.models.label_scores import answer_logits, left_pad
 from llmft.models.shared_prefix import score_answers
 from llmft.prompts.tokens import TokenizedPrompts
@@ -67,6 +68,24 @@ def test_left_padding_changes_no_logits(family):
         batch = answer_logits(model, left_pad(whole))
         alone = torch.cat([answer_logits(model, left_pad([tokens])) for tokens in whole])
     torch.testing.assert_close(batch, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_ranks_share_the_prompts_with_equally_many_forward_passes(monkeypatch, world):
+    model, found = tiny_model("opt"), prompts(0)
+    whole = score_answers(model, found, LABELS, queries_per_row=2)
+    passes = []
+    model.register_forward_hook(lambda module, inputs, output: passes.append(rank))
+    gathered = []
+    monkeypatch.setattr(shared_prefix, "all_gather", lambda value: gathered.append(value) or gathered)
+    scored = []
+    for rank in range(world):
+        monkeypatch.setattr(shared_prefix, "rank_and_world", lambda rank=rank: (rank, world))
+        scores = score_answers(model, found, LABELS, queries_per_row=2)
+        scored += scores.scored
+    assert sorted(scored) == list(range(len(found.suffixes)))
+    assert len({passes.count(rank) for rank in range(world)}) == 1
+    np.testing.assert_array_equal(scores.label_logprobs, whole.label_logprobs)
 
 
 def test_no_logits_but_the_answers_are_made():

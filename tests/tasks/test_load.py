@@ -107,13 +107,19 @@ def test_the_hub_is_asked_for_the_tables_names(monkeypatch):
 
     asked = []
 
-    def fake(path, name, *, split, cache_dir):
-        asked.append((path, name, split, cache_dir))
+    def fake(path, name, *, split, revision, cache_dir):
+        asked.append((path, name, split, revision, cache_dir))
+        if path.endswith("hans"):
+            rows = {"premise": ["a", "b"], "hypothesis": ["a", "b"], "label": [0, 1], "heuristic": ["lexical_overlap"] * 2}
+            return datasets.Dataset.from_dict(rows)
         return datasets.Dataset.from_dict({"sentence": ["fine"], "label": [1], "idx": [0]})
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
     assert load("sst2", cache_dir="/cache").train[0]["text1"] == "fine"
-    assert asked == [("nyu-mll/glue", "sst2", "train", "/cache"), ("nyu-mll/glue", "sst2", "validation", "/cache")]
+    assert asked == [("nyu-mll/glue", "sst2", split, None, "/cache") for split in ("train", "validation")]
+    asked.clear()
+    assert load_hans_dataset()["non-entailment"][0]["text1"] == "b"
+    assert asked == [("jhu-cogsci/hans", None, "validation", "refs/convert/parquet", None)]
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
