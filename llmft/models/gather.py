@@ -26,6 +26,17 @@ def all_gather(value: Any) -> list[Any]:
     return values
 
 
+def leave_together() -> None:
+    """Wait for all ranks and end the process group.
+
+    A rank that just exits leaves the group's threads running, which now and then aborts the process after its work is done.
+    """
+    _, world = rank_and_world()
+    if world > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 @contextmanager
 def whole_weights(model: torch.nn.Module) -> Iterator[None]:
     """Within, every rank holds the whole of a model that DeepSpeed ZeRO-3 has cut up; nothing to do for other models."""

@@ -250,9 +250,12 @@ def without_seeds(settings: dict[str, Any]) -> dict[str, Any]:
 
 def run_main(main: Callable[[], None]) -> None:
     """Run an entry script's `main`: bad input becomes one line on stderr and exit status 2."""
+    from llmft.models.gather import leave_together
+
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # raised by peft's calls, not by ours
     try:
         main()
+        leave_together()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
