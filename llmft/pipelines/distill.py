@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         InputError: the arguments are unusable.
     """
-    job = prepare(_method, GROUPS, argv, description=__doc__)
+    job = prepare("distill", GROUPS, argv, description=__doc__)
     if job is None:
         return
     from llmft.evaluation.score import Asker
@@ -116,8 +116,3 @@ def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, An
             "student": scores["after"][job.task.name].tokens_per_query,
         },
     }
-
-
-def _method(groups: dict[str, Any]) -> str:
-    adapter = groups["AdapterArguments"].adapter
-    return f"distill-{adapter}" if adapter else "distill"

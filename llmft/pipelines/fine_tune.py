@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         InputError: the arguments are unusable.
     """
-    job = prepare(_method, GROUPS, argv, description=__doc__)
+    job = prepare("pbft", GROUPS, argv, description=__doc__)
     if job is None:
         return
     from llmft.evaluation.score import Asker
@@ -56,8 +56,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     log, trained = train(job, FtTrainer, model, tokenizer, examples)
     job.score("after", student.with_model(model))
     job.finish({"tokens_per_query": {"student": before[job.task.name].tokens_per_query}, **trained}, log)
-
-
-def _method(groups: dict) -> str:
-    adapter = groups["AdapterArguments"].adapter
-    return f"pbft-{adapter}" if adapter else "pbft"

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         InputError: the arguments are unusable.
     """
-    job = prepare(lambda groups: "icl", GROUPS, argv, description=__doc__)
+    job = prepare("icl", GROUPS, argv, description=__doc__)
     if job is None:
         return
     from llmft.evaluation.score import Asker

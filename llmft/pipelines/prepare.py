@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.arguments import (
     IRRELEVANT,
+    AdapterArguments,
     DataArguments,
     DemonstrationArguments,
     DistillationArguments,
@@ -187,13 +188,11 @@ class Job:
             show_run(self.record.path)
 
 
-def prepare(
-    method: Callable[[dict[str, Any]], str], groups: Sequence[type], argv: Sequence[str] | None, description: str
-) -> Job | None:
+def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, description: str) -> Job | None:
     """Parse the command line and find the run's record; None where the run has been finished before.
 
     Args:
-        method: from argument groups by class name to the method's name in the record.
+        method: its name in the record; that of the adapter, if one is trained, is put behind it.
         groups: argument dataclasses.
         argv: command line without the program's name; None for the process's own.
         description: what the program does, for `--help`.
@@ -215,7 +214,8 @@ def prepare(
     if data.data_dir is not None and not Path(data.data_dir).is_dir():
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
     model_name = model.model_name_or_path or task.default_model
-    name = method(values)
+    adapter = by_type[AdapterArguments].adapter if AdapterArguments in by_type else None
+    name = f"{method}-{adapter}" if adapter else method
     deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
     settings = {
         "record_version": RECORD_VERSION,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
-from llmft.tasks.table import HANS, EvalSet, Row, Source, Task, get_task
+from llmft.tasks.table import HANS, EvalSet, Row, Source, Task, get_task, hans_sets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,13 +77,9 @@ def load_hans_dataset(
     heuristic: str = "lexical_overlap", data_dir: str | None = None, cache_dir: str | None = None
 ) -> dict[str, list[Row]]:
     """Upstream's name for loading HANS: the rows of one heuristic, as `entailment` and `non-entailment`."""
-    task = get_task("rte")
     frame = _read_source(HANS, data_dir, cache_dir)
-    sets = {
-        label: EvalSet(f"hans-{heuristic}-{label}", HANS, ("premise", "hypothesis"), (("heuristic", heuristic), ("label", value)))
-        for value, label in enumerate(("entailment", "non-entailment"))
-    }
-    return {label: _normalise(frame, eval_set, task) for label, eval_set in sets.items()}
+    sets = zip(("entailment", "non-entailment"), hans_sets(heuristic), strict=True)
+    return {label: _normalise(frame, eval_set, get_task("rte")) for label, eval_set in sets}
 
 
 def fingerprint_data(task: Task, data_dir: str | None) -> dict[str, str]:

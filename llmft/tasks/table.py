@@ -62,6 +62,16 @@ def _glue(name: str, split: str) -> Source:
 # the hub's own parquet copy: the data set itself is a script, which datasets no longer runs
 HANS = Source("jhu-cogsci/hans", None, "validation", "hans/validation", hub_revision="refs/convert/parquet")
 
+
+def hans_sets(heuristic: str) -> tuple[EvalSet, EvalSet]:
+    """HANS' rows of one heuristic, split by label as upstream does."""
+    entailment, non_entailment = (
+        EvalSet(f"hans-{heuristic}-{label}", HANS, ("premise", "hypothesis"), (("heuristic", heuristic), ("label", value)))
+        for value, label in enumerate(("entailment", "non-entailment"))
+    )
+    return entailment, non_entailment
+
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -83,15 +93,7 @@ TASKS: dict[str, Task] = {
             pattern="{text1} {text2} ?",
             train=EvalSet("train", _glue("rte", "train"), ("sentence1", "sentence2")),
             in_domain=EvalSet("rte", _glue("rte", "validation"), ("sentence1", "sentence2")),
-            out_of_domain=tuple(
-                EvalSet(
-                    f"hans-lexical_overlap-{label}",
-                    HANS,
-                    ("premise", "hypothesis"),
-                    (("heuristic", "lexical_overlap"), ("label", value)),
-                )
-                for value, label in enumerate(("entailment", "non-entailment"))
-            ),
+            out_of_domain=hans_sets("lexical_overlap"),
         ),
         Task(
             name="sst2",
