@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from llmft.errors import InputError
 
@@ -79,11 +77,28 @@ class DataArguments:
         None, "Training rows (ft.py) or queries (distill.py), drawn by --data_seed; default: all."
     )
     max_eval_samples: int | None = _flag(None, "Rows of each evaluation set, upstream's fixed draw; default: all.")
-    pattern: str | None = _flag(None, "Prompt with {text1} and {text2}; default: the task's (minimal).")
-    target_prefix: str = _flag("", r"Text between pattern and label; \n and \t mean newline and tab.")
+    pattern_name: str = _flag(
+        "minimal", "A pattern of Mosbach et al. 2023, Table 5, by its name.", choices=["minimal", "gpt-3", "eval-harness"]
+    )
+    pattern: str | None = _flag(None, "Prompt with {text1} and {text2}, in place of a named one.")
+    target_prefix: str | None = _flag(
+        None, r"Text between pattern and label; \n and \t mean newline and tab. Default: the named pattern's."
+    )
     target_tokens: str | None = _flag(None, "A word for each label in label order, comma between; default: the task's.")
     separate_shots_by: str = _flag(r"\n\n", "Text behind each demonstration.")
     task_description: str = _flag("", "Text in front of the demonstrations.")
+    max_seq_length: int | None = _flag(
+        None, "Longest prompt in tokens: longer ones lose the end of their longer text. Default: the model's window, never cut."
+    )
+    upstream_prompts: bool = _flag(
+        False, r"The literal strings of uds-lsv/llmft (\n stays two characters, its spacing), to compare with published numbers."
+    )
+
+    def __post_init__(self) -> None:
+        if self.pattern is not None and self.pattern_name != "minimal":
+            raise InputError(f"--pattern_name {self.pattern_name}: --pattern {self.pattern!r} is given as well; leave one out")
+        if self.max_seq_length is not None and self.max_seq_length < 1:
+            raise InputError(f"--max_seq_length {self.max_seq_length}: must be 1 or more")
 
 
 @dataclass
@@ -95,6 +110,10 @@ class DemonstrationArguments:
     num_shots: int = _flag(16, "Demonstrations in the context; 0 for none.")
     balanced: bool = _flag(True, "As many demonstrations of each label.")
     shuffle: bool = _flag(True, "Demonstrations in an order by --data_seed, else in the order of the data.")
+    sample_indices_file: str | None = _flag(
+        None,
+        "File with the demonstrations' idx in prompt order, in place of a draw: csv with a column idx, or a .json list.",
+    )
 
 
 @dataclass
@@ -107,6 +126,22 @@ class CalibrationArguments:
         False,
         "Divide out the label prior of content-free queries behind the same context (Zhao et al. 2021), in ICL and teacher.",
     )
+
+
+@dataclass
+class InContextArguments:
+    """What only eval.py reads."""
+
+    _argument_group_name = "in-context learning"
+
+    num_data_seeds: int = _flag(
+        1, "Runs one after the other with --data_seed, --data_seed + 1, ...; model and data are loaded once, each has its record."
+    )
+    group: str | None = _flag(None, "A name for a set of runs; a column of the csv.")
+
+    def __post_init__(self) -> None:
+        if self.num_data_seeds < 1:
+            raise InputError(f"--num_data_seeds {self.num_data_seeds}: must be 1 or more")
 
 
 @dataclass
@@ -177,6 +212,7 @@ class RunArguments(TrainingArguments):
     remove_unused_columns: bool = _flag(False, "Must stay off: a training row has columns of our own.")
     save_strategy: str = _flag("no", "When an unfinished run keeps a checkpoint to resume from.")
     logging_steps: float = _flag(10, "Steps between two entries of train_log.jsonl.")
+    deepspeed_stage: int | None = _flag(None, "ZeRO stage of the --deepspeed config; only checked against it.")
     report_to: str = _flag("none", "Logging services (wandb, tensorboard, trackio), or none.")
     ddp_find_unused_parameters: bool | None = _flag(False, "Whether data-parallel training looks for weights without a gradient.")
     disable_tqdm: bool | None = _flag(None, "No progress bars; default: none where the output is not a terminal.")
@@ -193,8 +229,18 @@ class RunArguments(TrainingArguments):
         if self.num_train_epochs <= 0:
             raise InputError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
         super().__post_init__()
+        self._check_deepspeed_stage()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to
+
+    def _check_deepspeed_stage(self) -> None:
+        if self.deepspeed_stage is None:
+            return
+        if not self.deepspeed:
+            raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: goes with --deepspeed; name a config, or leave this out")
+        stage = self.hf_deepspeed_config.get_value("zero_optimization.stage")
+        if stage != self.deepspeed_stage:
+            raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: {self.deepspeed} has stage {stage}; make them agree")
 
 
 @dataclass
@@ -206,42 +252,12 @@ class DistillationRunArguments(RunArguments):
     per_device_train_batch_size: int = _flag(16, "Queries a step and device.")
 
 
-class OneLineParser(HfArgumentParser):
-    """An argument parser whose errors are `InputError`s: one line, no usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing usage and exiting."""
-        raise InputError(f"{message}; see --help")
-
-
-def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Parse the command line.
-
-    Returns:
-        One instance of each group, and the arguments whose value is not the default.
-
-    Raises:
-        InputError: an argument is unknown, of the wrong kind, or out of range.
-    """
-    parser = OneLineParser(list(groups), description=description, usage="%(prog)s [--argument value ...]", allow_abbrev=False)
-    try:
-        values, unknown = parser.parse_known_args(argv)
-        if unknown:
-            known = [name for action in parser._actions for name in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.8)
-            raise InputError(f"{unknown[0]}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
-        instances = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
-    except InputError:
-        raise
-    except (ValueError, ImportError) as error:  # what transformers' own checks of TrainingArguments raise
-        raise InputError(" ".join(str(error).split())) from error
-    return instances, {name: value for name, value in vars(values).items() if value != parser.get_default(name)}
-
-
 IRRELEVANT = frozenset(
     """
     model_name_or_path cache_dir data_dir dataset_cache_dir task_name output_dir overwrite_output_dir deepspeed use_cpu
-    local_rank report_to run_name project disable_tqdm log_level log_level_replica log_on_each_node logging_dir
+    deepspeed_stage
+    sample_indices_file group num_data_seeds local_rank report_to run_name project
+    disable_tqdm log_level log_level_replica log_on_each_node logging_dir
     logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory
     dataloader_persistent_workers dataloader_prefetch_factor save_strategy save_steps save_total_limit save_on_each_node
     do_train do_eval debug skip_memory_metrics include_num_input_tokens_seen trackio_space_id trackio_bucket_id

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.arguments import parse
+from llmft.command_line import parse
 from llmft.pipelines import distill, fine_tune, in_context
 
 ROOT = Path(__file__).parents[1]

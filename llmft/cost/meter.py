@@ -75,9 +75,11 @@ class Meter:
     """Measures phases one after the other. The first one is taken to begin with the process itself, imports included.
 
     Args:
+        from_start: whether it is; not for a second meter of the same process.
         interval: seconds between two memory samples.
     """
 
+    from_start: bool = True
     interval: float = 0.05
     phases: list[Phase] = field(default_factory=list)
 
@@ -85,7 +87,7 @@ class Meter:
     def phase(self, name: str) -> Iterator[Phase]:
         """Measure what happens within."""
         process = psutil.Process()
-        first = not self.phases
+        first = self.from_start and not self.phases
         start_cpu = (0.0, 0.0) if first else cpu_seconds(process)
         start_wall = process.create_time() if first else time.time()
         phase = Phase(name)

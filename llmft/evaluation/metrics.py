@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def split_metrics(scores: SplitScores) -> dict[str, float | int]:
-    """`accuracy`, `score_accuracy`, `loss`, `n` and `n_asked` of one split.
+    """`accuracy`, `score_accuracy`, `loss`, `n`, `n_asked` and `n_shortened` of one split.
 
     `score_accuracy` takes the argmax over the labels (Mosbach et al. 2023, section 3); `accuracy` counts an answer only
     where the label's token is the argmax over the whole vocabulary; `loss` is the mean negative log-probability (nats) of
@@ -25,6 +25,7 @@ def split_metrics(scores: SplitScores) -> dict[str, float | int]:
         "loss": float(-np.mean(scores.token_logprobs[rows, scores.labels])),
         "n": len(rows),
         "n_asked": len(rows),
+        "n_shortened": scores.shortened,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ from llmft.cost.meter import Phase
 from llmft.evaluation.metrics import label_prior, renormalise
 from llmft.models.load import window
 from llmft.prompts.render import PromptFormat
-from llmft.prompts.tokens import TokenizedPrompts, check_window, tokenize_prompts
+from llmft.prompts.shorten import shorten
+from llmft.prompts.tokens import TokenizedPrompts, check_window, token_ids, tokenize_prompts
 from llmft.prompts.verbalizer import label_token_ids
 from llmft.tasks.table import Row
 
@@ -33,6 +35,7 @@ class SplitScores:
         label_logprobs: (N, L) log-probabilities over the labels alone, calibrated if the asker calibrates.
         best_token: (N,) argmax over the whole vocabulary.
         tokens_per_query: mean tokens of a whole prompt, context included.
+        shortened: rows whose text was cut to fit --max_seq_length.
     """
 
     idx: np.ndarray
@@ -42,16 +45,25 @@ class SplitScores:
     label_logprobs: np.ndarray
     best_token: np.ndarray
     tokens_per_query: float
+    shortened: int = 0
 
     @property
     def predictions(self) -> np.ndarray:
         """(N,) the label with the highest score."""
         return self.label_logprobs.argmax(axis=1)
 
+    def where(self, chosen: np.ndarray) -> SplitScores:
+        """The same for the rows that the mask (N,) chooses."""
+        arrays = ("idx", "labels", "token_logprobs", "label_logprobs", "best_token")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in arrays})
+
 
 @dataclass(frozen=True)
 class Asker:
-    """One way of asking a model: the format, the context in front (or ""), the label tokens, calibration."""
+    """One way of asking a model: the format, the context in front (or ""), the label tokens, calibration.
+
+    `max_length`, if given, is the longest prompt in tokens: rows that make longer ones lose the end of their longer text.
+    """
 
     model: torch.nn.Module
     tokenizer: PreTrainedTokenizerBase
@@ -60,7 +72,8 @@ class Asker:
     label_ids: list[int]
     calibrate: bool
     queries_per_row: int
-    shots: int
+    demonstrations: tuple[Row, ...] = ()
+    max_length: int | None = None
 
     @classmethod
     def create(
@@ -73,16 +86,17 @@ class Asker:
         demonstrations: Sequence[Row] = (),
         calibrate: bool = False,
         queries_per_row: int,
+        max_length: int | None = None,
     ) -> Asker:
         """An asker that puts `demonstrations` in front; its label tokens are those behind the query of `sample`.
 
         Raises:
             InputError: a label word is not one token there.
         """
-        query = prompt_format.query(sample)
+        query = prompt_format.query(sample).rstrip(" ")  # upstream's own prompts may end in a space
         label_ids = label_token_ids(tokenizer, query, prompt_format.words, prompt_format.words_flag)
-        context = prompt_format.context(demonstrations)
-        return cls(model, tokenizer, prompt_format, context, label_ids, calibrate, queries_per_row, len(demonstrations))
+        context, shots = prompt_format.context(demonstrations), tuple(demonstrations)
+        return cls(model, tokenizer, prompt_format, context, label_ids, calibrate, queries_per_row, shots, max_length)
 
     def with_model(self, model: torch.nn.Module) -> Asker:
         """The same question to another model."""
@@ -94,10 +108,39 @@ class Asker:
         Raises:
             InputError: one does not fit the model's window.
         """
-        queries = [self.prompt_format.query(row) for row in rows]
-        prompts = tokenize_prompts(self.tokenizer, self.context, [*queries, *extra])
-        check_window(prompts, window(self.model), self.shots)
+        prompts = self._tokenized(rows, extra)
+        limit, place = window(self.model), "the model's window"
+        if self.max_length is not None and (limit is None or self.max_length <= limit):
+            limit, place = self.max_length, "--max_seq_length"
+        if self.max_length is not None and prompts.longest > limit:
+            prompts = self._shortened(rows, extra, prompts, limit)
+
+        def fitting_shots(index: int) -> int:
+            query = self.prompt_format.query(rows[index]) if index < len(rows) else extra[index - len(rows)]
+            fits = range(len(self.demonstrations))
+            count = bisect.bisect_right(fits, limit, key=lambda k: self._length(self.demonstrations[:k], query)) - 1
+            labels = len(self.label_ids)
+            return max(0, count - count % labels if len(self.demonstrations) % labels == 0 else count)
+
+        check_window(prompts, limit, place, len(self.demonstrations), fitting_shots)
         return prompts
+
+    def _tokenized(self, rows: Sequence[Row], extra: Sequence[str]) -> TokenizedPrompts:
+        return tokenize_prompts(self.tokenizer, self.context, [*map(self.prompt_format.query, rows), *extra])
+
+    def _length(self, demonstrations: Sequence[Row], query: str) -> int:
+        return len(token_ids(self.tokenizer, self.prompt_format.context(demonstrations) + query))
+
+    def _shortened(self, rows: Sequence[Row], extra: Sequence[str], prompts: TokenizedPrompts, limit: int) -> TokenizedPrompts:
+        """Prompts of which those over the limit have their texts cut; what cannot fit so stays as it is."""
+
+        def length(row: Row) -> int:
+            return self._length(self.demonstrations, self.prompt_format.query(row))
+
+        long = [i for i in range(len(rows)) if len(prompts.whole(i)) > limit]
+        cut = {i: shortened for i in long if (shortened := shorten(rows[i], length, limit)) is not None}
+        fitted = self._tokenized([cut.get(i, row) for i, row in enumerate(rows)], extra)
+        return replace(fitted, shortened=len(cut))
 
     def check_window(self, rows: Sequence[Row]) -> None:
         """Check early, on the rows that are longest in characters, that prompts fit the model's window.
@@ -134,4 +177,5 @@ class Asker:
             label_logprobs=renormalise(answers.label_logprobs[:n], prior),
             best_token=answers.best_token[:n],
             tokens_per_query=float(np.mean([len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]])),
+            shortened=prompts.shortened,
         )

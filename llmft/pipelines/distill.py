@@ -16,7 +16,7 @@ from llmft.arguments import (
     ModelArguments,
 )
 from llmft.errors import InputError
-from llmft.pipelines.prepare import Job, prepare
+from llmft.pipelines.prepare import Job, each, prepare
 from llmft.prompts.demonstrations import draw_training_rows
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         InputError: the arguments are unusable.
     """
-    job = prepare("distill", GROUPS, argv, description=__doc__)
-    if job is None:
-        return
-    from llmft.evaluation.score import Asker
+    each(prepare("distill", GROUPS, argv, description=__doc__), distil)
+
+
+def distil(job: Job) -> None:
+    """One run."""
     from llmft.pipelines.training import train, trainable
     from llmft.training.context_distillation_trainer import ContextDistillationTrainer
     from llmft.training.teacher import teacher_targets
@@ -59,16 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             data_seed=run.data_seed,
             exclude=job.demonstrations,
         )
-        asking = {"sample": queries[0], "queries_per_row": run.per_device_eval_batch_size}
-        teacher = Asker.create(
-            model,
-            tokenizer,
-            teacher_format,
-            demonstrations=job.demonstrations,
-            calibrate=job.arguments(CalibrationArguments).calibrate,
-            **asking,
-        )
-        student = Asker.create(model, tokenizer, student_format, **asking)
+        calibrate = job.arguments(CalibrationArguments).calibrate
+        teacher = job.asker(model, tokenizer, teacher_format, demonstrations=job.demonstrations, calibrate=calibrate)
+        student = job.asker(model, tokenizer, student_format)
         prompts = student.prompts(queries)
         job.begin(teacher, student, train_rows=queries)
     with job.meter.phase("teacher") as phase:

@@ -15,7 +15,7 @@ from llmft.arguments import (
     RunArguments,
 )
 from llmft.errors import InputError
-from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prepare import Job, each, prepare
 from llmft.prompts.demonstrations import draw_training_rows
 
 GROUPS = (ModelArguments, AdapterArguments, DataArguments, DemonstrationArguments, FineTuningArguments, RunArguments)
@@ -27,10 +27,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         InputError: the arguments are unusable.
     """
-    job = prepare("pbft", GROUPS, argv, description=__doc__)
-    if job is None:
-        return
-    from llmft.evaluation.score import Asker
+    each(prepare("pbft", GROUPS, argv, description=__doc__), fine_tune)
+
+
+def fine_tune(job: Job) -> None:
+    """One run."""
     from llmft.pipelines.training import train, trainable
     from llmft.training.ft_trainer import FtTrainer
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows = job.demonstrations
         else:
             rows = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed)
-        student = Asker.create(model, tokenizer, prompt_format, sample=rows[0], queries_per_row=run.per_device_eval_batch_size)
+        student = job.asker(model, tokenizer, prompt_format)
         prompts = student.prompts(rows)
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
         job.begin(student, train_rows=rows)

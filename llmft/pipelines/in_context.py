@@ -4,36 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmft.arguments import CalibrationArguments, DataArguments, DemonstrationArguments, ModelArguments, RunArguments
-from llmft.pipelines.prepare import prepare
+from llmft.arguments import (
+    CalibrationArguments,
+    DataArguments,
+    DemonstrationArguments,
+    InContextArguments,
+    ModelArguments,
+    RunArguments,
+)
+from llmft.pipelines.prepare import Job, each, prepare
+from llmft.pipelines.upstream_csv import append_row, upstream_row
 
-GROUPS = (ModelArguments, DataArguments, DemonstrationArguments, CalibrationArguments, RunArguments)
+GROUPS = (ModelArguments, DataArguments, DemonstrationArguments, CalibrationArguments, InContextArguments, RunArguments)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate a model as it is, in-domain and out-of-domain.
+    """Evaluate a model as it is, in-domain and out-of-domain, once for each data seed.
 
     Raises:
         InputError: the arguments are unusable.
     """
-    job = prepare("icl", GROUPS, argv, description=__doc__)
-    if job is None:
-        return
-    from llmft.evaluation.score import Asker
+    each(prepare("icl", GROUPS, argv, description=__doc__), evaluate)
 
+
+def evaluate(job: Job) -> None:
+    """One run: one draw of demonstrations."""
     prompt_format = job.prompt_format()
     with job.meter.phase("load"):
         model, tokenizer = job.load()
-        asker = Asker.create(
-            model,
-            tokenizer,
-            prompt_format,
-            sample=job.data.train[0],
-            demonstrations=job.demonstrations,
-            calibrate=job.arguments(CalibrationArguments).calibrate,
-            queries_per_row=job.arguments(RunArguments).per_device_eval_batch_size,
-        )
+        calibrate = job.arguments(CalibrationArguments).calibrate
+        asker = job.asker(model, tokenizer, prompt_format, demonstrations=job.demonstrations, calibrate=calibrate)
         job.begin(asker)
     scores = job.score("icl", asker)
+    if job.record.writes:
+        append_row(job, upstream_row(job, asker, scores))
     in_domain = scores[job.task.name]
     job.finish({"tokens_per_query": {"icl": in_domain.tokens_per_query}})

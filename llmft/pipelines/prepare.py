@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import warnings
@@ -16,16 +17,17 @@ from llmft.arguments import (
     DataArguments,
     DemonstrationArguments,
     DistillationArguments,
+    InContextArguments,
     ModelArguments,
     RunArguments,
     as_dict,
-    parse,
 )
+from llmft.command_line import parse
 from llmft.cost.meter import Meter, combine_ranks
 from llmft.errors import InputError
 from llmft.models.load import fingerprint_model, load_model, short_name
-from llmft.prompts.demonstrations import draw_demonstrations, draw_eval_rows
-from llmft.prompts.render import PromptFormat
+from llmft.prompts.demonstrations import draw_demonstrations, draw_eval_rows, listed_demonstrations
+from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, escaped
 from llmft.prompts.verbalizer import parse_words
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
@@ -33,6 +35,7 @@ from llmft.tasks.load import TaskData, fingerprint_data, load_task
 from llmft.tasks.table import Row, Task, get_task
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from llmft.evaluation.score import Asker, SplitScores
@@ -56,9 +59,12 @@ class Job:
     """Hash of everything but the seeds: runs that share it are repetitions."""
     record: RunRecord
     meter: Meter
+    first: Job | None = None
+    """The job of the same command line that has loaded model and data, if this is a later one."""
     data: TaskData | None = None
     eval_sets: dict[str, list[Row]] = field(default_factory=dict)
     demonstrations: list[Row] = field(default_factory=list)
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     resumed_from: str | None = None
     """Checkpoint that training went on from; the costs up to there are not in this record."""
 
@@ -72,33 +78,50 @@ class Job:
         Raises:
             InputError: something is missing or does not fit together.
         """
-        data, model, shots = (self.arguments(g) for g in (DataArguments, ModelArguments, DemonstrationArguments))
-        run = self.arguments(RunArguments)
-        self.data = load_task(
-            self.task,
-            variant=data.task_variant,
-            data_seed=run.data_seed,
-            data_dir=data.data_dir,
-            cache_dir=data.dataset_cache_dir,
-        )
+        data, model, run = (self.arguments(g) for g in (DataArguments, ModelArguments, RunArguments))
+        if self.first is not None and self.task.splits is None:
+            self.data = self.first.data
+        else:
+            self.data = load_task(
+                self.task,
+                variant=data.task_variant,
+                data_seed=run.data_seed,
+                data_dir=data.data_dir,
+                cache_dir=data.dataset_cache_dir,
+            )
         self.eval_sets = {name: draw_eval_rows(rows, data.max_eval_samples) for name, rows in self.data.eval_sets.items()}
         if with_demonstrations:
-            self.demonstrations = draw_demonstrations(
-                self.data.demonstrations,
-                shots.num_shots,
-                data_seed=run.data_seed,
-                balanced=shots.balanced,
-                shuffle=shots.shuffle,
-                num_labels=len(self.task.label_names),
+            self.demonstrations = self._choose_demonstrations()
+        if self.first is not None:
+            self.loaded = self.first.loaded
+        else:
+            loaded, tokenizer = load_model(
+                self.model_name,
+                dtype=model.torch_dtype,
+                attn_implementation=model.attn_implementation,
+                revision=model.model_revision,
+                cache_dir=model.cache_dir,
             )
-        loaded, tokenizer = load_model(
-            self.model_name,
-            dtype=model.torch_dtype,
-            attn_implementation=model.attn_implementation,
-            revision=model.model_revision,
-            cache_dir=model.cache_dir,
+            self.loaded = loaded.to(run.device), tokenizer
+        return self.loaded
+
+    def _choose_demonstrations(self) -> list[Row]:
+        shots = self.arguments(DemonstrationArguments)
+        if shots.sample_indices_file is not None:
+            listed = listed_demonstrations(self.data.demonstrations, shots.sample_indices_file)
+            if "num_shots" in self.given and shots.num_shots != len(listed):
+                raise InputError(
+                    f"--num_shots {shots.num_shots}: --sample_indices_file names {len(listed)} rows; leave --num_shots out"
+                )
+            return listed
+        return draw_demonstrations(
+            self.data.demonstrations,
+            shots.num_shots,
+            data_seed=self.arguments(RunArguments).data_seed,
+            balanced=shots.balanced,
+            shuffle=shots.shuffle,
+            num_labels=len(self.task.label_names),
         )
-        return loaded.to(run.device), tokenizer
 
     def prompt_format(self, who: str | None = None) -> PromptFormat:
         """The prompt format that the flags ask for.
@@ -106,27 +129,66 @@ class Job:
         Args:
             who: `teacher` or `student` for the one whose own pattern, prefix and target tokens win; else None. The
                 description is context: a student never reads it.
+
+        Raises:
+            InputError: the flags do not make a prompt.
         """
         data = self.arguments(DataArguments)
         own = self.arguments(DistillationArguments) if who else None
 
-        def choose(name: str, default: str) -> tuple[str, str]:
+        def choose(name: str, default: str | None) -> tuple[Any, str]:
             for flag, group in ((f"{who}_{name}", own), (name, data)):
                 value = getattr(group, flag, None)
                 if value is not None:
                     return value, f"--{flag}"
             return default, f"--{name}"
 
-        pattern, pattern_flag = choose("pattern", self.task.pattern)
-        words, words_flag = choose("target_tokens", ",".join(self.task.target_tokens))
-        return PromptFormat(
-            pattern=pattern,
-            prefix=choose("target_prefix", "")[0],
+        named = self.task.patterns.get(data.pattern_name)
+        if named is None:
+            known = ", ".join(self.task.patterns)
+            raise InputError(f"--pattern_name {data.pattern_name}: {self.task.name} has the patterns {known}; or give --pattern")
+        pattern, pattern_flag = choose("pattern", None)
+        prefix = named.prefix if pattern is None else ""
+        if data.upstream_prompts:
+            prefix = escaped(prefix)
+            if pattern is None and self.method == "icl":
+                prefix += " "  # what upstream's own sweeps of in-context learning pass
+        words, words_flag = choose("target_tokens", ",".join(named.target_tokens))
+        return (UpstreamPromptFormat if data.upstream_prompts else PromptFormat)(
+            pattern=pattern or (escaped(named.pattern) if data.upstream_prompts else named.pattern),
+            prefix=choose("target_prefix", prefix)[0],
             separator=data.separate_shots_by,
             words=parse_words(words, len(self.task.label_names), words_flag),
             description="" if who == "student" else data.task_description,
             pattern_flag=pattern_flag,
             words_flag=words_flag,
+        )
+
+    def asker(
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_format: PromptFormat,
+        *,
+        demonstrations: Sequence[Row] = (),
+        calibrate: bool = False,
+    ) -> Asker:
+        """A way of asking `model`, with what the flags say about lengths and batches.
+
+        Raises:
+            InputError: a label word is not one token.
+        """
+        from llmft.evaluation.score import Asker
+
+        return Asker.create(
+            model,
+            tokenizer,
+            prompt_format,
+            sample=self.data.train[0],
+            demonstrations=demonstrations,
+            calibrate=calibrate,
+            queries_per_row=self.arguments(RunArguments).per_device_eval_batch_size,
+            max_length=self.arguments(DataArguments).max_seq_length,
         )
 
     def begin(self, *askers: Asker, train_rows: Sequence[Row] = ()) -> None:
@@ -179,7 +241,10 @@ class Job:
         """Write the record of all ranks and say where it is."""
         from llmft.models.gather import all_gather
 
-        costs = combine_ranks(all_gather(self.meter.as_dict())) | {"resumed_from": self.resumed_from}
+        costs = combine_ranks(all_gather(self.meter.as_dict())) | {
+            "resumed_from": self.resumed_from,
+            "loaded_by": str(self.first.record.path) if self.first else None,
+        }
         sets = {"in_domain": list(self.data.in_domain), "out_of_domain": list(self.data.out_of_domain)}
         self.record.finish({"sets": sets, **metrics}, costs, log)
         if self.record.writes:
@@ -188,8 +253,8 @@ class Job:
             show_run(self.record.path)
 
 
-def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, description: str) -> Job | None:
-    """Parse the command line and find the run's record; None where the run has been finished before.
+def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, description: str) -> list[Job]:
+    """Parse the command line and find the records of the runs it asks for; those that have been finished before are left out.
 
     Args:
         method: its name in the record; that of the adapter, if one is trained, is put behind it.
@@ -197,16 +262,16 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         argv: command line without the program's name; None for the process's own.
         description: what the program does, for `--help`.
 
+    Returns:
+        One job, or with `--num_data_seeds` one for each data seed.
+
     Raises:
         InputError: the arguments are unusable.
     """
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    from llmft.models.gather import all_gather
-
     instances, given = parse(groups, argv, description)
-    given = {name: value for name, value in given.items() if name not in IRRELEVANT}
     values = {type(group).__name__: group for group in instances}
     by_type = {base: v for v in values.values() for base in type(v).__mro__}
     data, run, model = by_type[DataArguments], by_type[RunArguments], by_type[ModelArguments]
@@ -217,6 +282,9 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     adapter = by_type[AdapterArguments].adapter if AdapterArguments in by_type else None
     name = f"{method}-{adapter}" if adapter else method
     deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
+    listed = by_type[DemonstrationArguments].sample_indices_file
+    if listed is not None and not Path(listed).is_file():
+        raise InputError(f"--sample_indices_file {listed}: no such file; name a csv with a column idx, or a .json list")
     settings = {
         "record_version": RECORD_VERSION,
         "method": name,
@@ -225,22 +293,79 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "data": fingerprint_data(task, data.data_dir),
         "deepspeed": Path(deepspeed).read_text() if isinstance(deepspeed, str) else deepspeed,
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
-        "given": given,
+        "given": {name: value for name, value in given.items() if name not in IRRELEVANT},
     }
-    parts = (name, task.name, short_name(model_name))
-    record = RunRecord.locate(run.output_dir, parts, settings, writes=run.process_index == 0)
-    if all_gather(record.finished)[0] and not run.overwrite_output_dir:  # rank 0's view counts: disks may lag
-        if record.writes:
-            print(f"finished before: {record.path} (--overwrite_output_dir does it again)")
-        return None
-    if run.overwrite_output_dir:
-        record.clear()
+    if listed is not None:
+        settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if run.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
     if run.disable_tqdm:
         disable_progress_bar()
     set_seed(run.seed)
-    return Job(name, task, model_name, values, given, short_hash(without_seeds(settings)), record, Meter())
+    parts = (name, task.name, short_name(model_name))
+    data_seeds = by_type[InContextArguments].num_data_seeds if InContextArguments in by_type else 1
+    jobs: list[Job] = []
+    for data_seed in range(run.data_seed, run.data_seed + data_seeds):
+        own = with_data_seed(settings, data_seed)
+        record = RunRecord.locate(run.output_dir, parts, own, writes=run.process_index == 0)
+        if unfinished(record, overwrite=run.overwrite_output_dir):
+            seeded = copy.copy(run)  # TrainingArguments must not be made anew: that starts the process group again
+            seeded.data_seed = data_seed
+            groups_of_job = {**values, type(run).__name__: seeded}
+            setting = short_hash(without_seeds(settings))
+            jobs.append(
+                Job(
+                    name,
+                    task,
+                    model_name,
+                    groups_of_job,
+                    own["given"],
+                    setting,
+                    record,
+                    Meter(not jobs),
+                    jobs[0] if jobs else None,
+                )
+            )
+    return jobs
+
+
+def unfinished(record: RunRecord, *, overwrite: bool) -> bool:
+    """Whether a run is still to be done; says where its record is if not."""
+    from llmft.models.gather import all_gather
+
+    if overwrite:
+        record.clear()
+    elif all_gather(record.finished)[0]:  # rank 0's view counts: disks may lag
+        if record.writes:
+            print(f"finished before: {record.path} (--overwrite_output_dir does it again)")
+        return False
+    return True
+
+
+def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> None:
+    """Do the work of every job; input that one data seed alone cannot use does not keep the others from their results.
+
+    Raises:
+        InputError: after all others are done, naming what failed.
+    """
+    failed = []
+    for job in jobs:
+        try:
+            work(job)
+        except InputError as error:
+            if len(jobs) == 1:
+                raise
+            failed.append(f"--data_seed {job.arguments(RunArguments).data_seed}: {error}")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(jobs)} data seeds failed: " + "; ".join(failed))
+
+
+def with_data_seed(settings: dict[str, Any], data_seed: int) -> dict[str, Any]:
+    """The settings of a run of its own with that data seed."""
+    given = {name: value for name, value in settings["given"].items() if name != "data_seed"}
+    if data_seed != RunArguments.data_seed:
+        given["data_seed"] = data_seed
+    return {**settings, "given": given}
 
 
 def without_seeds(settings: dict[str, Any]) -> dict[str, Any]:

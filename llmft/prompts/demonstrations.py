@@ -6,7 +6,10 @@ The same data seed gives the rows that uds-lsv/llmft draws (demonstrations in pr
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -50,6 +53,33 @@ def draw_demonstrations(
     if shuffle:
         drawn = [drawn[i] for i in np.random.default_rng(data_seed).permutation(len(drawn))]
     return drawn
+
+
+def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:
+    """The rows that a file names by their idx, in the file's order.
+
+    Args:
+        file: a csv with a column `idx` (what upstream saves), or a JSON list of numbers.
+
+    Raises:
+        InputError: the file cannot be read, or names what is not among the rows, or names it twice.
+    """
+    flag = f"--sample_indices_file {file}"
+    try:
+        if file.endswith(".json"):
+            wanted = [int(idx) for idx in json.loads(Path(file).read_text(encoding="utf-8"))]
+        else:
+            with open(file, encoding="utf-8", newline="") as stream:
+                wanted = [int(line["idx"]) for line in csv.DictReader(stream)]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{flag}: cannot be read ({error!r}); give a csv with a column idx, or a .json list of idx") from error
+    by_idx = {row["idx"]: row for row in rows}
+    missing = [idx for idx in wanted if idx not in by_idx]
+    if missing:
+        raise InputError(f"{flag}: no training row has idx {missing[0]}; name rows of the data in use")
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"{flag}: an idx stands there twice; name each row once")
+    return [by_idx[idx] for idx in wanted]
 
 
 def draw_training_rows(rows: Sequence[Row], max_samples: int | None, *, data_seed: int, exclude: Sequence[Row] = ()) -> list[Row]:

@@ -28,6 +28,11 @@ def decode_escapes(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
+def escaped(text: str) -> str:
+    r"""The opposite: newlines and tabs as the two characters that a shell passes."""
+    return text.replace("\n", "\\n").replace("\t", "\\t")
+
+
 @dataclass(frozen=True)
 class PromptFormat:
     """How a row becomes text. `words` are the label words in label order, without their space."""
@@ -51,12 +56,19 @@ class PromptFormat:
         if "text1" not in found:
             raise InputError(f"{self.pattern_flag} {self.pattern!r}: there is no {{text1}} in it; put it where the text goes")
         for name in ("pattern", "prefix", "separator", "description"):
-            object.__setattr__(self, name, decode_escapes(getattr(self, name)))
+            object.__setattr__(self, name, self.decode(getattr(self, name)))
+
+    def decode(self, text: str) -> str:
+        """What a flag's text means."""
+        return decode_escapes(text)
+
+    def body(self, row: Mapping[str, Any]) -> str:
+        """The pattern with the row's texts in it, which are text whatever they hold."""
+        return PLACEHOLDER.sub(lambda match: row[match[1]] or "", self.pattern)
 
     def query(self, row: Mapping[str, Any]) -> str:
         """What the model reads before it answers."""
-        body = PLACEHOLDER.sub(lambda match: row[match[1]] or "", self.pattern)
-        return (body + self.prefix).rstrip(" ")
+        return (self.body(row) + self.prefix).rstrip(" ")
 
     def demonstration(self, row: Mapping[str, Any]) -> str:
         """The query with its right answer, and the separator."""
@@ -71,3 +83,25 @@ class PromptFormat:
         """Queries that hold no evidence for any label; what the model answers to them is its bias."""
         queries = [self.query({"text1": text, "text2": text}) for text in CONTENT_FREE]
         return [query for query in queries if query]  # a bare pattern makes nothing of an empty text
+
+
+@dataclass(frozen=True)
+class UpstreamPromptFormat(PromptFormat):
+    r"""The very strings of uds-lsv/llmft, for comparison with published numbers.
+
+    Shots and query are joined in different ways there: a shot has the prefix as it was given and the label word right behind
+    it, a query has one space and the prefix without its outer spaces, so that the minimal format (prefix " ") ends in a
+    stray space. `\n` from a shell stays two characters. Shots of fine-tuning do not exist: there a query is the pattern alone.
+    """
+
+    def decode(self, text: str) -> str:
+        """The text as it is."""
+        return text
+
+    def query(self, row: Mapping[str, Any]) -> str:
+        """What the model reads before it answers."""
+        return self.body(row) + (f" {self.prefix.strip()}" if self.prefix else "")
+
+    def demonstration(self, row: Mapping[str, Any]) -> str:
+        """The pattern, the prefix as given, the label word, the separator."""
+        return f"{self.body(row)}{self.prefix}{self.words[row['label']]}{self.separator}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ class TokenizedPrompts:
 
     prefix: list[int]
     suffixes: list[list[int]]
+    shortened: int = 0
+    """Rows whose text was cut to fit."""
 
     @property
     def longest(self) -> int:
@@ -60,22 +62,29 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, context: str, queries: 
     return TokenizedPrompts(prompts[0][:shared] if prompts else [], [tokens[shared:] for tokens in prompts])
 
 
-def check_window(prompts: TokenizedPrompts, window: int | None, shots: int) -> None:
-    """Every prompt must fit the model's window.
+def check_window(
+    prompts: TokenizedPrompts, limit: int | None, place: str, shots: int, fitting_shots: Callable[[int], int]
+) -> None:
+    """Every prompt must fit.
 
     Args:
-        window: in tokens; None where the model has no limit.
-        shots: demonstrations in front of each query, for the message.
+        limit: in tokens; None where there is none.
+        place: what sets the limit, for the message.
+        shots: demonstrations in front of each query.
+        fitting_shots: index of a prompt -> how many of its demonstrations, from the first on, would fit.
 
     Raises:
-        InputError: one does not fit.
+        InputError: one does not fit; the message says by how many tokens, and what would fit.
     """
-    if window is None or prompts.longest <= window:
+    if limit is None or prompts.longest <= limit:
         return
-    remedy = "ask for fewer shots, or shorten the pattern" if shots else "shorten --pattern, or leave long rows out"
+    remedy = "shorten --pattern, leave long rows out, or cut them with --max_seq_length"
+    if shots:
+        fit = fitting_shots(max(range(len(prompts.suffixes)), key=lambda i: len(prompts.suffixes[i])))
+        remedy = f"--num_shots {fit} would fit (the first {fit} of these)" if fit else "not even one of these would fit"
     raise InputError(
-        f"--num_shots {shots}: the longest prompt has {prompts.longest} tokens, {prompts.longest - window} more than the model's "
-        f"window of {window}; {remedy}"
+        f"--num_shots {shots}: the longest prompt has {prompts.longest} tokens, {prompts.longest - limit} more than {place} "
+        f"of {limit}; {remedy}"
     )
 
 

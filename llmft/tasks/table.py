@@ -39,6 +39,15 @@ class EvalSet:
 
 
 @dataclass(frozen=True)
+class NamedPattern:
+    """A pattern, the text between it and the label, and the label words that go with it."""
+
+    pattern: str
+    prefix: str
+    target_tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Task:
     """One row of the table. `splits`, where given, makes the rows in place of `train` and the evaluation sets' sources."""
 
@@ -53,6 +62,10 @@ class Task:
     out_of_domain: tuple[EvalSet, ...] = ()
     splits: Callable[[str | None, int], dict[str, list[Row]]] | None = field(default=None, compare=False)
     has_variants: bool = False
+
+    @property
+    def patterns(self) -> dict[str, NamedPattern]:
+        return {"minimal": NamedPattern(self.pattern, "", self.target_tokens)}
 
 
 def _glue(name: str, split: str) -> Source:

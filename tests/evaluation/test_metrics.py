@@ -28,6 +28,7 @@ def test_split_metrics_by_hand():
         "loss": pytest.approx(-np.log([0.2, 0.3, 0.1]).mean()),
         "n": 3,
         "n_asked": 3,
+        "n_shortened": 0,
     }
 
 

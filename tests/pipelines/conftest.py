@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,20 @@ class Record:
         return pd.read_parquet(self.path / "predictions.parquet")
 
 
+def last_wins(arguments: Sequence[Any]) -> list[str]:
+    """The command line with arguments that a test overrides taken out."""
+    groups: dict[str, list[str]] = {}
+    for word in map(str, arguments):
+        if word.startswith("--"):
+            flag = word
+            groups[flag] = []
+        groups[flag].append(word)
+    return [word for group in groups.values() for word in group]
+
+
 def run(script: str, output_dir: Path, *arguments: Any) -> Record:
     """Run an entry script's `main` on the toy task; its record must be the only new one."""
     before = set(output_dir.rglob("DONE"))
-    MAIN[script](["--task", "toy", "--output_dir", str(output_dir), "--use_cpu", *map(str, arguments)])
+    MAIN[script](["--task", "toy", "--output_dir", str(output_dir), "--use_cpu", *last_wins(arguments)])
     (done,) = set(output_dir.rglob("DONE")) - before
     return Record(done.parent)

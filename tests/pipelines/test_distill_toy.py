@@ -70,7 +70,9 @@ def test_the_record_is_complete(distilled):
     assert set(metrics["stages"]) == {"teacher", "before", "after"}
     for stage in metrics["stages"].values():
         assert set(stage) == set(sets)
-        assert all(set(found) == {"accuracy", "score_accuracy", "loss", "n", "n_asked"} for found in stage.values())
+        assert all(
+            set(found) == {"accuracy", "score_accuracy", "loss", "n", "n_asked", "n_shortened"} for found in stage.values()
+        )
         assert all(found["n"] == found["n_asked"] == 150 for found in stage.values())
     assert config["arguments"]["DistillationRunArguments"]["data_seed"] == 0
     assert set(config["draws"]["eval_rows"]) == set(sets)

@@ -55,10 +55,18 @@ def test_an_empty_query_is_an_error(tokenizers):
 
 def test_a_prompt_over_the_window_is_an_error(tokenizers):
     prompts = tokenize_prompts(tokenizers["opt"], "x " * 20, ["a ?", "b ?"])
-    check_window(prompts, prompts.longest, 20)
-    check_window(prompts, None, 20)
-    with pytest.raises(InputError, match=f"--num_shots 20: .* {prompts.longest} tokens, 3 more than the model's"):
-        check_window(prompts, prompts.longest - 3, 20)
+    place = "the model's window"
+    check_window(prompts, prompts.longest, place, 20, lambda i: 18)
+    check_window(prompts, None, place, 20, lambda i: 18)
+    limit = prompts.longest - 3
+    with pytest.raises(InputError) as caught:
+        check_window(prompts, limit, place, 20, lambda i: 18)
+    says = f"--num_shots 20: the longest prompt has {limit + 3} tokens, 3 more than the model's window of {limit}; "
+    assert str(caught.value) == says + "--num_shots 18 would fit (the first 18 of these)"
+    with pytest.raises(InputError, match="not even one of these would fit"):
+        check_window(prompts, 3, place, 20, lambda i: 0)
+    with pytest.raises(InputError, match="cut them with --max_seq_length"):
+        check_window(prompts, 3, place, 0, lambda i: 0)
 
 
 @pytest.mark.parametrize("written", ["Yes,No", "ĠYes,ĠNo", "▁Yes,▁No", " Yes, No"])

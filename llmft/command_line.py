@@ -1,0 +1,94 @@
+"""From the command line to argument groups: old names of arguments, errors of one line, help."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser
+
+from llmft.errors import InputError
+
+RENAMED = {
+    "--evaluation_strategy": "--eval_strategy",
+    "--no_cuda": "--use_cpu",
+    "--warmup_ratio": "--warmup_steps",  # a value below 1 is a share of all steps
+}
+"""Arguments that transformers has renamed since upstream's sweeps were written."""
+
+OBSOLETE = {
+    "--overwrite_cache": "no preprocessed data set is kept on disk",
+    "--pad_to_max_length": "prompts are never padded to a maximum",
+    "--use_fast_tokenizer": "transformers chooses the tokenizer's kind",
+    "--use_auth_token": "the hub library uses its own login",
+    "--disable_wandb": "nothing is logged to wandb unless --report_to says so",
+}
+"""Arguments of upstream's that ask for what is always so here; they are taken off the command line with a note."""
+
+
+class OneLineParser(HfArgumentParser):
+    """An argument parser whose errors are `InputError`s: one line, no usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing usage and exiting."""
+        raise InputError(f"{message}; see --help")
+
+
+def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Parse the command line.
+
+    Returns:
+        One instance of each group, and the arguments whose value is not the default.
+
+    Raises:
+        InputError: an argument is unknown, given twice, of the wrong kind, or out of range.
+    """
+    words = modern(sys.argv[1:] if argv is None else argv)
+    parser = OneLineParser(list(groups), description=description, usage="%(prog)s [--argument value ...]", allow_abbrev=False)
+    try:
+        values, unknown = parser.parse_known_args(words)
+        if unknown:
+            known = [name for action in parser._actions for name in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.8)
+            raise InputError(f"{unknown[0]}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
+        refuse_repeated(parser, words)
+        instances = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
+    except InputError:
+        raise
+    except (ValueError, ImportError) as error:  # what transformers' own checks of TrainingArguments raise
+        raise InputError(" ".join(str(error).split())) from error
+    return instances, {name: value for name, value in vars(values).items() if value != parser.get_default(name)}
+
+
+def modern(argv: Sequence[str]) -> list[str]:
+    """The command line with old names replaced and obsolete arguments (and their value, if any) taken off, with a note."""
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if name in OBSOLETE:
+            if not equals and rest and not rest[0].startswith("--"):
+                rest.pop(0)
+            print(f"note: {name} is not needed: {OBSOLETE[name]}", file=sys.stderr)
+        else:
+            words.append(RENAMED.get(name, name) + equals + value)
+    return words
+
+
+def refuse_repeated(parser: HfArgumentParser, words: Sequence[str]) -> None:
+    """An argument given twice would silently count once.
+
+    Raises:
+        InputError: one is, under the same or another of its names.
+    """
+    seen: dict[str, str] = {}
+    for word in words:
+        name = word.split("=")[0]
+        action = parser._option_string_actions.get(name)
+        if action is None:
+            continue
+        if action.dest in seen:
+            raise InputError(f"{name}: given twice (before as {seen[action.dest]}); leave one out")
+        seen[action.dest] = name

@@ -1,0 +1,76 @@
+"""The csv of in-context learning that uds-lsv/llmft writes, in its columns, for scripts that read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmft.arguments import DataArguments, DemonstrationArguments, InContextArguments, RunArguments
+from llmft.pipelines.prepare import Job
+from llmft.runs.store import lock, whole_file
+
+if TYPE_CHECKING:
+    from llmft.evaluation.score import Asker, SplitScores
+
+BY_LABEL = {"paws-qqp": ("not-paraphrase", "paraphrase"), "cola-ood": ("unacceptable", "acceptable")}
+"""Sets that upstream's eval.py scores label by label, and the names of the parts."""
+
+
+def upstream_row(job: Job, asker: Asker, scores: dict[str, SplitScores]) -> dict[str, Any]:
+    """One row: metrics of every set (those of the in-domain set last, as upstream orders them), then the settings."""
+    from llmft.evaluation.metrics import split_metrics
+
+    data, shots, run = (job.arguments(group) for group in (DataArguments, DemonstrationArguments, RunArguments))
+    phases = {phase.name: phase for phase in job.meter.phases}
+    kept: dict[str, int] = {}
+    row: dict[str, Any] = {}
+    for name, found in scores.items():
+        seconds = phases[f"eval icl {name}"].wall_s
+        own: dict[str, Any] = {}
+        for part, chosen in _parts(name, found):
+            metrics = split_metrics(chosen)
+            wall = seconds * metrics["n"] / len(found.labels)
+            own |= {f"{part}_{measure}": metrics[measure] for measure in ("loss", "accuracy", "score_accuracy")}
+            own[f"{part}_runtime"] = wall
+            own[f"{part}_samples_per_second"] = metrics["n"] / wall
+            own[f"{part}_steps_per_second"] = -(-metrics["n"] // run.per_device_eval_batch_size) / wall
+            kept["in-domain" if name in job.data.in_domain else part] = metrics["n"]
+        row = own | row
+    prompt = asker.prompt_format
+    return row | {
+        "task_description": data.task_description or " ",
+        "pattern": data.pattern or prompt.pattern,
+        "target_tokens": data.target_tokens or ",".join(prompt.words),
+        "num_shots": len(job.demonstrations),
+        "separate_shots_by": data.separate_shots_by,
+        "balanced": shots.balanced,
+        "shuffle": shots.shuffle,
+        "target_prefix": prompt.prefix if data.target_prefix is None else data.target_prefix,
+        "group": job.arguments(InContextArguments).group or data.pattern_name,
+        "indices": [demonstration["idx"] for demonstration in job.demonstrations],
+        "context": asker.context,
+        "data_seed": run.data_seed,
+        **{f"keep_samples_{part}": count for part, count in kept.items()},
+    }
+
+
+def append_row(job: Job, row: dict[str, Any]) -> Path:
+    """Append the row to `<output_dir>/<model>_<task>_<evaluation task>.csv`; columns that were not there before are added."""
+    import pandas as pd
+
+    output_dir = Path(job.arguments(RunArguments).output_dir)
+    evaluation = None
+    path = output_dir / f"{job.model_name.replace('/', '-')}_{job.task.name}_{evaluation}.csv"
+    with lock(path):
+        frames = [pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)] if path.is_file() else []
+        frames.append(pd.DataFrame({name: [value] for name, value in row.items()}))
+        with whole_file(path) as aside:
+            pd.concat(frames).to_csv(aside)
+    return path
+
+
+def _parts(name: str, scores: SplitScores) -> list[tuple[str, SplitScores]]:
+    if name not in BY_LABEL:
+        return [(name, scores)]
+    parts = [(f"{name}-{label}", scores.where(scores.labels == value)) for value, label in enumerate(BY_LABEL[name])]
+    return [(part, chosen) for part, chosen in parts if len(chosen.labels)]
