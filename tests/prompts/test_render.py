@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmft.errors import InputError
-from llmft.prompts.render import PromptFormat
+from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped
 from llmft.tasks.table import get_task
 from tests.conftest import ROWS
 
@@ -85,3 +85,41 @@ def test_unusable_patterns(pattern, says):
         fmt(pattern, pattern_flag="--student_pattern")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "prefix", "query", "demonstration"),
+    [
+        ("{text1} {text2} ?", " ", "Dogs bark. Cats bark. ? ", "Dogs bark. Cats bark. ? No"),
+        ("{text1} {text2} ?", "", "Dogs bark. Cats bark. ?", "Dogs bark. Cats bark. ?No"),
+        (
+            "{text1} question: {text2} Yes or No?",
+            " answer: ",
+            "Dogs bark. question: Cats bark. Yes or No? answer:",
+            "Dogs bark. question: Cats bark. Yes or No? answer: No",
+        ),
+        (
+            r"{text1} \nQuestion: {text2} True or False?",
+            r"\nAnswer: ",
+            r"Dogs bark. \nQuestion: Cats bark. True or False? \nAnswer:",
+            r"Dogs bark. \nQuestion: Cats bark. True or False?\nAnswer: No",
+        ),
+    ],
+    ids=["minimal", "no prefix", "gpt-3", "eval-harness"],
+)
+def test_golden_prompts_of_upstream(pattern, prefix, query, demonstration):
+    upstream = UpstreamPromptFormat(pattern, prefix, r"\n\n", ("Yes", "No"), description="Judge.")
+    assert upstream.query(ROW) == query
+    assert upstream.demonstration(ROW) == demonstration + r"\n\n"
+    assert upstream.context([ROW]) == r"Judge.\n\n" + demonstration + r"\n\n"
+
+
+@given(st.sampled_from(ROWS))
+def test_upstreams_prompts_hold_any_text_too(row):
+    upstream = UpstreamPromptFormat("<{text1}|{text2}>", "", "", ("Yes", "No"))
+    assert upstream.query(row) == f"<{row['text1']}|{row['text2']}>"
+
+
+@given(st.text(alphabet="an\n\t{} "))
+def test_escapes_go_both_ways(text):
+    assert decode_escapes(escaped(text)) == text

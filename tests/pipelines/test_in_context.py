@@ -1,0 +1,154 @@
+"""eval.py: several data seeds in one process, listed demonstrations, shortening, upstream's csv and its golden number."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from llmft.errors import InputError
+from tests.conftest import SHARED
+from tests.pipelines.conftest import MAIN, run
+
+FEW = ("--num_shots", 4, "--max_eval_samples", 20)
+
+
+def read_csv(folder, pattern="*.csv"):
+    (file,) = folder.glob(pattern)
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_several_data_seeds_are_the_runs_of_each(tmp_path, monkeypatch):
+    from llmft.pipelines import prepare
+
+    loads = []
+    original = prepare.load_model
+    monkeypatch.setattr(prepare, "load_model", lambda *args, **kwargs: loads.append(1) or original(*args, **kwargs))
+    alone = [run("eval.py", tmp_path / "alone", *FEW, "--data_seed", seed) for seed in (1, 2)]
+    loads.clear()
+    together = ["--task", "toy", "--output_dir", str(tmp_path / "all"), "--use_cpu", *map(str, FEW)]
+    MAIN["eval.py"]([*together, "--data_seed", "1", "--num_data_seeds", "2"])
+    assert len(loads) == 1
+    for record in alone:
+        twin = tmp_path / "all" / record.path.relative_to(tmp_path / "alone")
+        assert (twin / "metrics.json").read_bytes() == (record.path / "metrics.json").read_bytes()
+        assert (twin / "DONE").is_file()
+    costs = [json.loads((tmp_path / "all" / r.path.relative_to(tmp_path / "alone") / "cost.json").read_text()) for r in alone]
+    assert costs[0]["loaded_by"] is None
+    assert costs[1]["loaded_by"].endswith(alone[0].path.name)
+    assert costs[1]["total"]["cpu_total_s"] < costs[0]["total"]["cpu_total_s"]
+    assert len(read_csv(tmp_path / "all")) == 2
+    MAIN["eval.py"]([*together, "--data_seed", "1", "--num_data_seeds", "2"])  # both are finished
+    assert len(read_csv(tmp_path / "all")) == 2
+
+
+def test_a_data_seed_that_cannot_be_used_keeps_no_other_from_its_results(tmp_path, monkeypatch):
+    from llmft.evaluation.score import Asker
+
+    original = Asker.check_window
+    calls = []
+
+    def fail_first(self, rows):
+        calls.append(1)
+        if len(calls) == 1:
+            raise InputError("--num_shots 4: too long")
+        original(self, rows)
+
+    monkeypatch.setattr(Asker, "check_window", fail_first)
+    command = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", "--num_data_seeds", "2", *map(str, FEW)]
+    with pytest.raises(InputError, match="1 of 2 data seeds failed: --data_seed 0: --num_shots 4: too long"):
+        MAIN["eval.py"](command)
+    assert len(list(tmp_path.rglob("DONE"))) == 1
+
+
+def test_listed_demonstrations_are_the_context(tmp_path):
+    drawn = run("eval.py", tmp_path, *FEW)
+    idx = drawn.json("config")["draws"]["demonstrations"][0]
+    (tmp_path / "shots.csv").write_text("idx\n" + "".join(f"{i}\n" for i in idx))
+    listed = run("eval.py", tmp_path, "--max_eval_samples", 20, "--sample_indices_file", tmp_path / "shots.csv")
+    assert listed.path != drawn.path
+    assert listed.metrics["stages"] == drawn.metrics["stages"]
+    (tmp_path / "shots.csv").write_text("idx\n" + "".join(f"{i}\n" for i in reversed(idx)))  # same name, other content
+    turned = run("eval.py", tmp_path, "--max_eval_samples", 20, "--sample_indices_file", tmp_path / "shots.csv")
+    assert turned.json("config")["draws"]["demonstrations"][0] == idx[::-1]
+
+
+def test_prompts_over_the_asked_for_length_are_cut_and_counted(tmp_path):
+    whole = run("eval.py", tmp_path, *FEW).metrics["stages"]["icl"]
+    cut = run("eval.py", tmp_path, *FEW, "--max_seq_length", 54).metrics["stages"]["icl"]
+    assert {name: found["n_shortened"] for name, found in whole.items()} == dict.fromkeys(whole, 0)
+    assert any(0 < found["n_shortened"] <= found["n"] for found in cut.values())
+    assert all(found["n"] == found["n_asked"] for found in cut.values())
+
+
+def test_a_context_too_long_says_what_would_fit(tmp_path):
+    with pytest.raises(InputError) as caught:
+        run("eval.py", tmp_path, "--num_shots", 100, "--max_eval_samples", 5)
+    says = str(caught.value)
+    fits = int(says.split("--num_shots ")[2].split()[0])
+    assert f"(the first {fits} of these)" in says
+    assert fits % 2 == 0
+    run("eval.py", tmp_path, "--num_shots", fits, "--max_eval_samples", 5)
+
+
+@pytest.mark.parametrize("flag", ["--fp16", "--bf16"])
+def test_half_precision_scores_are_near_those_of_full_precision(tmp_path, flag):
+    full, half = (run("eval.py", tmp_path, *FEW, *extra).predictions for extra in ((), (flag,)))
+    near, same = (np.stack(p.label_logprobs) for p in (half, full))
+    assert not np.array_equal(near, same)
+    np.testing.assert_allclose(np.exp(near), np.exp(same), atol=0.1)
+
+
+def test_the_csv_has_upstreams_columns(tmp_path):
+    record = run("eval.py", tmp_path, *FEW, "--group", "mine", "--task_description", "Judge:")
+    run("eval.py", tmp_path, *FEW, "--data_seed", 1)
+    rows = read_csv(tmp_path, "toy_toy_*.csv")
+    sets = record.metrics["sets"]["in_domain"] + record.metrics["sets"]["out_of_domain"]
+    measures = ("loss", "accuracy", "score_accuracy", "runtime", "samples_per_second", "steps_per_second")
+    settings = "task_description pattern target_tokens num_shots separate_shots_by balanced shuffle target_prefix group indices"
+    names = ["", *(f"{name}_{measure}" for name in reversed(sets) for measure in measures), *settings.split(), "context"]
+    names += ["data_seed", "keep_samples_in-domain", *(f"keep_samples_{name}" for name in sets[1:])]
+    assert list(rows[0]) == names
+    assert [(row["data_seed"], row["group"], row["num_shots"]) for row in rows] == [("0", "mine", "4"), ("1", "minimal", "4")]
+    icl = record.metrics["stages"]["icl"]
+    for name in sets:
+        assert float(rows[0][f"{name}_loss"]) == icl[name]["loss"]
+        assert float(rows[0][f"{name}_score_accuracy"]) == icl[name]["score_accuracy"]
+    assert rows[0]["context"].startswith("Judge:\n\n")
+    assert json.loads(rows[0]["indices"]) == record.json("config")["draws"]["demonstrations"][0]
+    assert rows[0]["keep_samples_in-domain"] == "20"
+
+
+def test_a_row_with_other_columns_keeps_the_csv_whole(tmp_path):
+    file = tmp_path / "toy_toy_None.csv"
+    run("eval.py", tmp_path, *FEW)
+    (file,) = tmp_path.glob("*.csv")
+    old = file.read_text().replace("_loss", "_former_loss")
+    file.write_text(old)
+    run("eval.py", tmp_path, *FEW, "--data_seed", 1)
+    first, second = read_csv(tmp_path)
+    assert first["toy_former_loss"] and not first["toy_loss"]
+    assert second["toy_loss"] and not second["toy_former_loss"]
+
+
+@pytest.mark.real_model
+def test_upstreams_own_number(tmp_path, shared_data, smollm2):
+    """golden/upstream_case.json: what uds-lsv/llmft's eval.py reports for a random model of OPT-125m's shape."""
+    import subprocess
+    import sys
+
+    golden = SHARED / "golden"
+    case = json.loads((golden / "upstream_case.json").read_text())
+    model = tmp_path / "big"
+    make = [sys.executable, str(golden / "make_random_opt.py"), "big", str(model), str(smollm2)]
+    subprocess.run(make, check=True, capture_output=True)
+    words = []
+    for name, value in case["args"].items():
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    words += ["--model_name_or_path", str(model), "--data_dir", str(shared_data), "--output_dir", str(tmp_path / "out")]
+    MAIN["eval.py"]([*words, "--eval_task_name", "none", "--upstream_prompts", "--do_eval", "--use_cpu"])
+    (row,) = read_csv(tmp_path / "out")
+    np.testing.assert_allclose(float(row["rte_loss"]), case["result"]["rte_loss"], atol=1e-4)
+    assert float(row["rte_score_accuracy"]) == case["result"]["rte_score_accuracy"]
+    assert float(row["rte_accuracy"]) == case["result"]["rte_accuracy"]

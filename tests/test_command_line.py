@@ -1,0 +1,183 @@
+"""Upstream's command lines parse and mean what they meant; every argument is read by some code."""
+
+import ast
+import dataclasses
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from transformers import TrainingArguments
+
+from llmft import arguments
+from llmft.arguments import UNSUPPORTED, RunArguments
+from llmft.command_line import modern, parse
+from llmft.errors import InputError
+from llmft.pipelines import distill, fine_tune, in_context
+
+ROOT = Path(__file__).parents[1]
+COMMON = ["--cache_dir", "c", "--dataset_cache_dir", "d", "--output_dir", "o", "--seed", "0", "--data_seed", "3", "--fp16"]
+COMMON += ["--report_to", "none", "--do_eval", "--per_device_eval_batch_size", "10", "--model_name_or_path", "facebook/opt-13b"]
+IN_CONTEXT = [*COMMON, "--num_shots", "16", "--balanced", "--shuffle", "--max_seq_length", "2048", "--separate_shots_by", r"\n\n"]
+TRAIN = [*COMMON, "--do_train", "--overwrite_output_dir", "--max_train_samples", "16", "--per_device_train_batch_size", "4"]
+TRAIN += [
+    "--gradient_accumulation_steps",
+    "1",
+    "--num_train_epochs",
+    "40",
+    "--warmup_ratio",
+    "0.5",
+    "--logging_first_step",
+    "true",
+]
+TRAIN += ["--logging_steps", "1", "--learning_rate", "1e-5", "--weight_decay", "0.0", "--evaluation_strategy", "epoch"]
+TRAIN += ["--save_strategy", "no", "--max_seq_length", "256", "--wandb_project_name", "p", "--wandb_group_name", "g"]
+PATTERN = ["--pattern", "{text1} {text2} ?"]
+VERBALIZER = [*PATTERN, "--target_tokens", "ĠYes,ĠNo"]
+UPSTREAM = {
+    "minimal": ("eval", [*IN_CONTEXT, *VERBALIZER, "--task_name", "mnli", "--target_prefix", " ", "--eval_task_name", "hans"]),
+    "gpt-3": (
+        "eval",
+        [*IN_CONTEXT, "--pattern", "{text1} question: {text2} Yes or No?", "--target_prefix", " answer: ", "--group", "gpt-3"]
+        + ["--target_tokens", "ĠYes,ĠNo", "--task_name", "rte", "--eval_task_name", "hans"],
+    ),
+    "qqp": (
+        "eval",
+        [*IN_CONTEXT, "--pattern", r"Question 1: {text1}\nQuestion 2: {text2}\nSame?", "--target_prefix", " Answer: "]
+        + ["--target_tokens", "ĠNo,ĠYes", "--task_name", "qqp", "--eval_task_name", "paws-qqp", "--eval_task_path", "f.tsv"],
+    ),
+    "cola": (
+        "eval",
+        [*IN_CONTEXT, "--pattern", "{text1} ?", "--target_prefix", " ", "--target_tokens", "ĠNo,ĠYes", "--task_name", "cola"]
+        + ["--eval_task_name", "cola-ood", "--eval_task_path", "f.tsv"],
+    ),
+    "pattern-verbalizer": ("ft", [*TRAIN, *VERBALIZER, "--task_name", "mnli", "--eval_on_hans", "--overwrite_cache", "True"]),
+    "mismatched": ("ft", [*TRAIN, *VERBALIZER, "--task_name", "mnli", "--eval_on_mnli_mismatched"]),
+    "lora": (
+        "ft",
+        [*TRAIN, *VERBALIZER, "--task_name", "rte", "--use_adapter", "--adapter_type", "lora", "--adapter_dim", "8"]
+        + ["--lora_alpha", "-1", "--eval_on_hans"],
+    ),
+    "bitfit": ("ft", [*TRAIN, *VERBALIZER, "--task_name", "rte", "--bitfit", "--eval_on_hans"]),
+    "untied head": ("ft", [*TRAIN, *VERBALIZER, "--task_name", "rte", "--head_only", "--untie_embeddings"]),
+    "vanilla": ("ft", [*TRAIN, *PATTERN, "--task_name", "qqp", "--eval_on_paws_qqp", "--paws_qqp_file", "f.tsv"]),
+    "vanilla cola": (
+        "ft",
+        [*TRAIN, "--pattern", "{text1} ?", "--task_name", "cola", "--eval_on_cola_ood", "--cola_ood_file", "f.tsv"],
+    ),
+    "soft prompt": (
+        "ft",
+        [*TRAIN, "--pattern", "</s></s> {text1} {text2} ?", "--use_soft_prompt", "--num_soft_prompt_tokens", "2"]
+        + ["--task_name", "mnli", "--eval_on_hans"],
+    ),
+}
+PARSERS = {"eval": in_context.GROUPS, "ft": fine_tune.GROUPS}
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_upstreams_command_lines(name):
+    script, words = UPSTREAM[name]
+    groups, given = parse(PARSERS[script], words, "")
+    values = {key: value for group in groups for key, value in vars(group).items()}
+    assert values["task_name"] == words[words.index("--task_name") + 1]
+    assert values["data_seed"] == 3
+    assert values["fp16"]
+    assert given["pattern"] == words[words.index("--pattern") + 1]
+    if script == "ft":
+        assert values["eval_strategy"] == "epoch"
+        assert values["warmup_steps"] == 0.5
+        assert values["logging_first_step"]
+    else:
+        assert values["balanced"] and values["shuffle"]
+        assert values["separate_shots_by"] == r"\n\n"
+
+
+def test_the_deepspeed_stage_is_checked_against_the_config():
+    code = "from llmft.command_line import parse; from llmft.pipelines import fine_tune; parse(fine_tune.GROUPS, None, '')"
+    for stage, status in (("3", 0), ("2", 1)):
+        config = ["--deepspeed", "deepspeed_configs/zero3.json", "--deepspeed_stage", stage, "--use_cpu"]
+        done = subprocess.run([sys.executable, "-c", code, *config], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert ("--deepspeed_stage 2: deepspeed_configs/zero3.json has stage 3" in done.stderr) == (status == 1)
+    with pytest.raises(InputError, match="--deepspeed_stage 2: goes with --deepspeed"):
+        parse(fine_tune.GROUPS, ["--deepspeed_stage", "2"], "")
+
+
+def test_old_names_and_needless_arguments(capsys):
+    assert modern(["--no_cuda", "--warmup_ratio=0.1", "--overwrite_cache", "True", "--use_auth_token", "--seed", "1"]) == [
+        "--use_cpu",
+        "--warmup_steps=0.1",
+        "--seed",
+        "1",
+    ]
+    assert capsys.readouterr().err.count("note: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seed", "1", "--seed", "2"], "--seed: given twice"),
+        (["--task", "rte", "--task_name=toy"], "--task_name: given twice (before as --task)"),
+        (["--evaluation_strategy", "no", "--eval_strategy", "epoch"], "--eval_strategy: given twice"),
+        (["--balanced", "--no_balanced"], "--no_balanced: given twice (before as --balanced)"),
+    ],
+)
+def test_an_argument_given_twice_is_an_error(words, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        parse(in_context.GROUPS, words, "")
+
+
+def test_every_argument_of_ours_is_read():
+    """By name: as an attribute somewhere, or as a string that `getattr` is given."""
+    read = set()
+    for file in (ROOT / "llmft").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                read.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and file.name != "arguments.py":
+                read.add(node.value)
+    read |= {f"{who}_{name}" for who in ("teacher", "student") for name in ("pattern", "target_prefix", "target_tokens")}
+    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
+    groups = {group for module in (in_context, fine_tune, distill) for group in module.GROUPS}
+    own = {name for group in groups for name in inspect.get_annotations(group)} - inherited
+    assert len(own) > 40
+    assert own - read == set()
+
+
+def test_every_argument_of_transformers_is_read_there_or_refused():
+    folder = Path(transformers.__file__).parent
+    files = [
+        folder / f"{name}.py" for name in ("trainer", "trainer_callback", "trainer_utils", "trainer_optimizer", "training_args")
+    ]
+    source = "".join(file.read_text() for file in [*files, *(folder / "integrations").glob("*.py")] if file.is_file())
+    for field in dataclasses.fields(TrainingArguments):
+        assert field.name in UNSUPPORTED or re.search(rf"[.'\"]{field.name}\b", source), field.name
+    evaluation_loop = (
+        "prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps batch_eval_metrics"
+    )
+    never_reached = f"{evaluation_loop} include_for_metrics label_names fp16_full_eval bf16_full_eval hub_model_id hub_strategy"
+    assert set(never_reached.split()) <= set(UNSUPPORTED)
+
+
+@pytest.mark.parametrize("argument", sorted(set(UNSUPPORTED) - {"resume_from_checkpoint", "include_for_metrics", "label_names"}))
+def test_what_nothing_would_read_is_refused(argument):
+    field = next(field for field in dataclasses.fields(RunArguments) if field.name == argument)
+    words = [f"--no_{argument}"] if field.default is True else [f"--{argument}"]
+    if field.default is not True and field.default is not False:
+        words.append("every_save" if argument == "hub_strategy" else "1")
+    if argument == "hub_strategy":
+        words[1] = "end"
+    with pytest.raises(InputError, match=argument):
+        parse(fine_tune.GROUPS, words, "")
+
+
+def test_arguments_are_told_apart_by_their_help():
+    for group in {group for module in (in_context, fine_tune, distill) for group in module.GROUPS}:
+        assert group.__doc__
+        for field in dataclasses.fields(group):
+            if field.name in inspect.get_annotations(group):
+                assert len(field.metadata["help"]) > 10, field.name
+    assert arguments.IRRELEVANT
