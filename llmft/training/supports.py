@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from llmft.errors import InputError
+from llmft.models.label_scores import precise
 
 
 class Target(NamedTuple):
@@ -90,8 +91,3 @@ def mean_logprobs(logprobs: torch.Tensor) -> torch.Tensor:
     the vocabulary, K = V, for as many queries at a time as memory allows, and bring that to the support.
     """
     return precise(logprobs).logsumexp(0) - math.log(len(logprobs))
-
-
-def precise(values: torch.Tensor) -> torch.Tensor:
-    """At least float32: sums of exponentials lose too much in half precision."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
