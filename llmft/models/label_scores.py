@@ -55,9 +55,14 @@ def answer_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tor
         model: a causal language model, possibly wrapped (PEFT, DDP, DeepSpeed).
         batch: what `left_pad` returns, on the model's device.
     """
+    return last_logits(model, batch, 1)[:, -1]
+
+
+def last_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], count: int) -> torch.Tensor:
+    """Logits (B, count, V) at the last `count` positions, otherwise as `answer_logits`."""
     accepted = forward_parameters(model)
     arguments = {name: tensor for name, tensor in batch.items() if name in accepted}
-    return model(**arguments, use_cache=False, logits_to_keep=1).logits[:, -1]
+    return model(**arguments, use_cache=False, logits_to_keep=count).logits[:, -count:]
 
 
 def forward_parameters(model: torch.nn.Module) -> set[str]:
@@ -72,7 +77,6 @@ def bare_model(model: torch.nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def scores_from_logits(logits: torch.Tensor, label_ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Label log-probabilities (N, L), normalised over the vocabulary, and argmax tokens (N,), of logits (N, V)."""
-    logprobs = logits.float().log_softmax(-1)
-    return logprobs[:, list(label_ids)], logits.argmax(-1)
+def precise(values: torch.Tensor) -> torch.Tensor:
+    """At least float32: sums of exponentials lose too much in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

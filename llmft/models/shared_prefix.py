@@ -17,18 +17,15 @@ import torch
 from llmft.models.gather import all_gather, rank_and_world, whole_weights
 from llmft.models.label_scores import (
     AnswerScores,
-    answer_logits,
     bare_model,
     forward_parameters,
-    left_pad,
-    scores_from_logits,
 )
+from llmft.models.sequence_scores import LabelSequences, pack, sequence_batch, sequence_logits
 from llmft.prompts.tokens import TokenizedPrompts
 
 logger = logging.getLogger(__name__)
 
 
-@torch.no_grad()
 def score_answers(
     model: torch.nn.Module, prompts: TokenizedPrompts, label_ids: Sequence[int], *, queries_per_row: int
 ) -> AnswerScores:
@@ -43,17 +40,29 @@ def score_answers(
     Returns:
         Scores in the order of the prompts.
     """
+    return score_sequences(model, prompts, [[token] for token in label_ids], queries_per_row=queries_per_row)
+
+
+@torch.no_grad()
+def score_sequences(
+    model: torch.nn.Module, prompts: TokenizedPrompts, label_sequences: Sequence[Sequence[int]], *, queries_per_row: int
+) -> AnswerScores:
+    """As `score_answers`, for labels of any number of tokens (L lists, in label order; see `sequence_scores.py`).
+
+    `best_token` is that of the first position.
+    """
+    labels = LabelSequences.create(label_sequences)
     was_training = model.training
     model.eval()
     try:
         with whole_weights(model):
-            return _score_shares(model, prompts, label_ids, queries_per_row)
+            return _score_shares(model, prompts, labels, queries_per_row)
     finally:
         model.train(was_training)
 
 
 def _score_shares(
-    model: torch.nn.Module, prompts: TokenizedPrompts, label_ids: Sequence[int], queries_per_row: int
+    model: torch.nn.Module, prompts: TokenizedPrompts, labels: LabelSequences, queries_per_row: int
 ) -> AnswerScores:
     order = sorted(range(len(prompts.suffixes)), key=lambda i: len(prompts.suffixes[i]))
     rows = [order[i : i + queries_per_row] for i in range(0, len(order), queries_per_row)]
@@ -74,16 +83,15 @@ def _score_shares(
     found: list[tuple[list[int], np.ndarray, np.ndarray]] = []
     for row in mine:
         if shared:
-            logits = _packed_logits(model, cache, len(prompts.prefix), [prompts.suffixes[i] for i in row], device)
-            tokens += sum(len(prompts.suffixes[i]) for i in row)
+            logits = _packed_logits(model, cache, len(prompts.prefix), [prompts.suffixes[i] for i in row], labels, device)
+            tokens += sum(len(prompts.suffixes[i]) + labels.rows - 1 for i in row)
         else:
-            batch = left_pad([prompts.whole(i) for i in row])
-            logits = answer_logits(model, {name: tensor.to(device) for name, tensor in batch.items()})
+            batch = sequence_batch([prompts.whole(i) for i in row], labels)
+            logits = sequence_logits(model, {name: tensor.to(device) for name, tensor in batch.items()}, labels)
             real = int(batch["attention_mask"].sum())
             tokens, padding = tokens + real, padding + batch["input_ids"].numel() - real
-        logprobs, best = scores_from_logits(logits, label_ids)
-        found.append((row, logprobs.double().cpu().numpy(), best.cpu().numpy()))
-    label_logprobs = np.full((len(order), len(label_ids)), np.nan)
+        found.append((row, labels.logprobs(logits).double().cpu().numpy(), logits[:, 0].argmax(-1).cpu().numpy()))
+    label_logprobs = np.full((len(order), len(labels.sequences)), np.nan)
     best_token = np.full(len(order), -1)
     for share in all_gather(found):
         for row, logprobs, best in share:
@@ -113,30 +121,21 @@ def _encode_prefix(model: torch.nn.Module, prefix: list[int], device: torch.devi
 
 
 def _packed_logits(
-    model: torch.nn.Module, cache, prefix_length: int, suffixes: list[list[int]], device: torch.device
+    model: torch.nn.Module, cache, prefix_length: int, suffixes: list[list[int]], labels: LabelSequences, device: torch.device
 ) -> torch.Tensor:
-    """Logits (n, V) at the last token of each of n suffixes that lie side by side in one row behind the cache."""
-    lengths = torch.tensor([len(suffix) for suffix in suffixes], device=device)
-    ids = torch.tensor([[token for suffix in suffixes for token in suffix]], device=device)
-    total = ids.shape[1]
-    owner = torch.repeat_interleave(torch.arange(len(suffixes), device=device), lengths)  # (T,) whose token
-    ends = lengths.cumsum(0) - 1  # (n,)
-    index = torch.arange(total, device=device)
-    position = index - (ends + 1 - lengths)[owner] + prefix_length
-    allowed = (owner[:, None] == owner[None, :]) & (index[:, None] >= index[None, :])  # (T, T)
-    if prefix_length:
-        allowed = torch.cat([allowed.new_ones(total, prefix_length), allowed], dim=1)  # (T, P + T)
+    """Logits (n, R, V) behind n suffixes, and in the labels' continuations, that lie side by side in one row behind the cache."""
+    packed = pack(suffixes, labels.continuations, prefix_length, device)
     bare = bare_model(model)
-    mask = torch.zeros(allowed.shape, dtype=bare.dtype, device=device)
-    mask = mask.masked_fill(~allowed, torch.finfo(bare.dtype).min)[None, None]
+    mask = torch.zeros(packed.allowed.shape, dtype=bare.dtype, device=device)
+    mask = mask.masked_fill(~packed.allowed, torch.finfo(bare.dtype).min)[None, None]
     output = bare(
-        input_ids=ids,
+        input_ids=packed.input_ids,
         attention_mask=mask,
-        position_ids=position[None],
+        position_ids=packed.position_ids,
         past_key_values=cache,
         use_cache=cache is not None,
-        logits_to_keep=ends,
+        logits_to_keep=packed.keep,
     )
     if cache is not None:
-        cache.crop(-total)
-    return output.logits[0]
+        cache.crop(-packed.input_ids.shape[1])
+    return output.logits[0].unflatten(0, (len(suffixes), labels.rows))

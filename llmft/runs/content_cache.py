@@ -1,0 +1,161 @@
+"""Arrays kept under what they were computed from: other seeds and sweeps take them up instead of computing them again.
+
+A file is named by the hash of its key, appears whole or not at all, and is checked whenever it is read. A cache never gives
+a wrong answer for a damaged file; at worst it gives none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from llmft.errors import InputError
+from llmft.runs.store import whole_file
+
+logger = logging.getLogger(__name__)
+
+TARGETS_VERSION = 1
+"""Part of every key of teacher targets; to be raised when the code changes so that the same key would give other targets."""
+
+
+class ContentCache:
+    """A folder of safetensors files, one for each key.
+
+    Any number of processes may read and write it at once: who writes the same key later replaces a file by an equal one.
+
+    Args:
+        folder: made if it is not there.
+        flag: the command-line flag that named it, for messages.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: str | Path, flag: str = "--teacher_cache_dir") -> None:
+        self.folder, self.flag = Path(folder), flag
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def path(self, key: Mapping[str, Any]) -> Path:
+        """The file that holds, or would hold, the arrays of a JSON-able key."""
+        return self.folder / f"{hashlib.sha256(_canonical(key).encode()).hexdigest()}.safetensors"
+
+    def get(self, key: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        """The arrays put under `key`; None where there are none, or (with a warning) where their file is damaged."""
+        path = self.path(key)
+        try:
+            with safe_open(path, framework="np") as file:
+                notes = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # what bytes may look like
+            return self._damaged(path, " ".join(str(error).split()))
+        if notes.get("key") != _canonical(key):
+            return self._damaged(path, "it holds another key")
+        if notes.get("sha256") != _checksum(arrays, notes.get("metadata", "")):
+            return self._damaged(path, "its checksum is wrong")
+        return arrays
+
+    def put(self, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None) -> None:
+        """Keep `arrays` under `key`, replacing what was there.
+
+        Args:
+            key: JSON-able; everything that decides the arrays' values. It is kept in the file, too.
+            arrays: of numpy's own types.
+            metadata: JSON-able, for whoever looks into the file (say, when and by which run it was made); not part of the key.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        found = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
+        text = _canonical(metadata or {})
+        notes = {"key": _canonical(key), "metadata": text, "sha256": _checksum(found, text)}
+        try:
+            with whole_file(self.path(key)) as aside:
+                save_file(found, aside, metadata=notes)
+        except (OSError, SafetensorError) as error:
+            raise self._unwritable(error) from error
+
+    def _damaged(self, path: Path, reason: str) -> None:
+        logger.warning("%s: %s is damaged (%s) and is computed anew", self.flag, path, reason)
+
+    def _unwritable(self, error: Exception) -> InputError:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        return InputError(
+            f"{self.flag} {self.folder}: cannot be written to ({reason}); name a folder of your own with room in it"
+        )
+
+
+def target_key(
+    *,
+    weights: str,
+    tokenizer: str,
+    prompts: Iterable[tuple[Sequence[int], Iterable[Sequence[int]]]],
+    content_free: Iterable[tuple[Sequence[int], Iterable[Sequence[int]]]] = (),
+    label_ids: Sequence[int] | Sequence[Sequence[int]],
+    support: str,
+    topk: int | None,
+    dtype: str,
+    numerics: Mapping[str, str | int],
+) -> dict[str, Any]:
+    """The key of a teacher's targets: everything that decides their values, small enough to read.
+
+    Args:
+        weights: fingerprint of the teacher's weights (`models/fingerprint.py`).
+        tokenizer: fingerprint of its tokenizer (token ids say what was read; this says what it meant).
+        prompts: for every context its token ids and those of each query behind it, in order; all are hashed.
+        content_free: the same of the content-free queries, if the teacher is calibrated.
+        label_ids: the labels' tokens (or token sequences), in label order.
+        support: name of the support.
+        topk: k of support `topk`, else None.
+        dtype: in which the teacher computes.
+        numerics: what else can change the last bits (device type, attention, queries a row), for runs that must repeat to the
+            bit; empty to take up targets that differ by rounding errors.
+    """
+    return {
+        "version": TARGETS_VERSION,
+        "weights": weights,
+        "tokenizer": tokenizer,
+        "prompts": [_token_hash(context, queries) for context, queries in prompts],
+        "content_free": [_token_hash(context, queries) for context, queries in content_free],
+        "label_ids": [list(map(int, ids)) if isinstance(ids, Sequence) else int(ids) for ids in label_ids],
+        "support": support,
+        "topk": topk,
+        "dtype": dtype,
+        "numerics": dict(numerics),
+    }
+
+
+def _token_hash(context: Sequence[int], queries: Iterable[Sequence[int]]) -> str:
+    """Hash of a context and of every query, in order; lengths are hashed with them, so that nothing moves across a border."""
+    digest = hashlib.sha256()
+    for tokens in (context, *queries):
+        digest.update(np.array([len(tokens), *tokens], dtype="<i8"))
+    return digest.hexdigest()
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _canonical(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

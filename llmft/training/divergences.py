@@ -1,0 +1,110 @@
+"""Divergences between teacher and student on a support, and the loss of context distillation.
+
+Each takes normalised log-probabilities, (B, K) and (B, K), and gives (B,) nats. A class without mass (-inf) adds nothing
+where its probability is the weight. Gradients are with respect to the student alone, and right where its log-probabilities
+come out of `log_softmax`: a part proportional to the student's probabilities q has no effect there, so it is added or left
+out such that equal distributions get a gradient of exactly 0, not of rounding errors. Derivatives are first-order only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from llmft.errors import InputError
+from llmft.training.losses import answer_cross_entropy
+from llmft.training.objective import Objective
+from llmft.training.supports import support_scores, tempered
+
+
+def forward_kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || student): sum p (log p - log q), the expectation being the teacher's (Askell et al. 2021, eq. 2.1).
+
+    Infinite where the student leaves out a class that the teacher has.
+    """
+    mass = student.exp()
+    no_mass = (mass - mass.detach()).sum(-1)  # 0, with gradient q: together q - p
+    return (teacher.exp() * _log_ratio(teacher, student)).sum(-1) + no_mass
+
+
+def reverse_kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """KL(student || teacher): sum q (log q - log p).
+
+    Infinite where the teacher leaves out a class that the student has.
+    """
+    return (student.exp() * _log_ratio(student, teacher).detach()).sum(-1)  # gradient q (log q - log p)
+
+
+def jensen_shannon(teacher: torch.Tensor, student: torch.Tensor, beta: float) -> torch.Tensor:
+    """Generalised Jensen-Shannon divergence (Agarwal et al. 2024, arXiv:2306.13649, eq. 1):
+
+        beta KL(teacher || m) + (1 - beta) KL(student || m),    m = beta teacher + (1 - beta) student.
+
+    Symmetric at beta = 1/2. Between 0 and -beta ln beta - (1 - beta) ln(1 - beta), at most ln 2, whatever is empty. It vanishes
+    at both ends of beta: divided by beta it tends to forward KL as beta -> 0, divided by 1 - beta to reverse KL as beta -> 1.
+    """
+    mixture = _log_mixture(teacher, student.detach(), beta)  # its own gradient is one through the mass of m, always 1
+    own = (student.exp() * _log_ratio(student, mixture).detach()).sum(-1)
+    return beta * (teacher.exp() * _log_ratio(teacher, mixture)).sum(-1) + (1 - beta) * own
+
+
+def divergence_loss(objective: Objective, teacher_logprobs: torch.Tensor, student_scores: torch.Tensor) -> torch.Tensor:
+    """T^2 times the divergence, mean over the batch.
+
+    T^2 keeps the size of the gradient as T changes (Hinton et al. 2015, arXiv:1503.02531, section 2).
+
+    Args:
+        objective: divergence, beta and T.
+        teacher_logprobs: (B, K) as kept in a `Target`.
+        student_scores: (B, K) the student's log-scores on the same support, normalised here.
+    """
+    teacher = tempered(teacher_logprobs, objective.temperature)
+    student = tempered(student_scores, objective.temperature)
+    if objective.divergence == "forward":
+        found = forward_kl(teacher, student)
+    elif objective.divergence == "reverse":
+        found = reverse_kl(teacher, student)
+    else:
+        found = jensen_shannon(teacher, student, objective.jsd_beta)
+    return objective.temperature**2 * found.mean()
+
+
+def distillation_loss(
+    objective: Objective,
+    logits: torch.Tensor,
+    teacher_logprobs: torch.Tensor,
+    tokens: torch.Tensor | Sequence[int] | None,
+    answers: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """T^2 * D + ce_weight * CE, mean over the batch: the whole loss of context distillation.
+
+    Args:
+        objective: the choices.
+        logits: (B, V) the student's, at the answer position.
+        teacher_logprobs: (B, K) the teacher's on the support.
+        tokens: for `labels` and `labels_rest` the student's L label tokens, for `topk` the target's (B, k), for `vocab` None.
+        answers: (B,) gold label tokens; the cross-entropy is over the vocabulary, at temperature 1, as in fine-tuning.
+
+    Raises:
+        InputError: a cross-entropy is asked for, and there are no gold labels.
+    """
+    loss = divergence_loss(objective, teacher_logprobs, support_scores(logits, objective.support, tokens))
+    if not objective.ce_weight:
+        return loss
+    if answers is None:
+        raise InputError(f"--ce_weight {objective.ce_weight}: the queries have no gold labels; leave it at 0")
+    return loss + objective.ce_weight * answer_cross_entropy(logits, answers)
+
+
+def _log_ratio(weighted: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """log(weighted / other), 0 where `weighted` has no mass."""
+    return torch.where(weighted == -torch.inf, 0.0, weighted - other)
+
+
+def _log_mixture(teacher: torch.Tensor, student: torch.Tensor, beta: float) -> torch.Tensor:
+    """log(beta p + (1 - beta) q), exactly log p where p = q."""
+    empty = (teacher == -torch.inf) & (student == -torch.inf)
+    gap = torch.where(empty, 0.0, student - teacher)
+    weight = torch.where(gap >= 0, gap.new_tensor(beta), gap.new_tensor(1 - beta))  # of the smaller of the two
+    return torch.maximum(teacher, student) + (weight * torch.expm1(-gap.abs())).log1p()

@@ -1,0 +1,93 @@
+"""What teacher and student are compared on: the labels, the teacher's k largest tokens, or the vocabulary.
+
+A distribution over the vocabulary is brought to K classes: `labels` K = L, `labels_rest` K = L + 1, `topk` K = k + 1,
+`vocab` K = V. Where there is one class more than tokens, the last is a bucket with the mass of all other tokens; it is
+summed from those tokens, never taken as 1 minus the rest, and so keeps its digits when it is tiny.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from llmft.errors import InputError
+from llmft.models.label_scores import precise
+
+
+class Target(NamedTuple):
+    """The teacher's answers to N queries, as they are kept: good for any divergence and temperature.
+
+    Attributes:
+        logprobs: (N, K) log-probabilities on the support.
+        tokens: (N, k) token ids that the first k classes of `topk` stand for, largest first; None for other supports.
+    """
+
+    logprobs: torch.Tensor
+    tokens: torch.Tensor | None
+
+
+def support_target(logits: torch.Tensor, support: str, *, label_ids: Sequence[int], topk: int) -> Target:
+    """The teacher's distribution on the support.
+
+    For several contexts give what `mean_logprobs` makes of their log-probabilities over the vocabulary: the k largest are
+    then those of the mean.
+
+    Args:
+        logits: (N, V) the teacher's logits (or log-probabilities), in any float type; computed in float32 or better.
+        support: one of `objective.SUPPORTS`.
+        label_ids: the teacher's L label tokens, for `labels` and `labels_rest`.
+        topk: k, for `topk`; 50 in Askell et al. 2021 (arXiv:2112.00861), appendix B.5.
+
+    Raises:
+        InputError: k is larger than the vocabulary.
+    """
+    if support == "topk":
+        if topk > logits.shape[-1]:
+            raise InputError(f"--topk {topk}: the vocabulary has {logits.shape[-1]} tokens; ask for no more than that")
+        tokens = logits.topk(topk).indices
+        return Target(tempered(support_scores(logits, support, tokens), 1.0), tokens)
+    return Target(tempered(support_scores(logits, support, label_ids), 1.0), None)
+
+
+def support_scores(logits: torch.Tensor, support: str, tokens: torch.Tensor | Sequence[int] | None) -> torch.Tensor:
+    """Log-scores (B, K) of the support's classes, up to a constant for each row; `tempered` normalises them.
+
+    Args:
+        logits: (B, V).
+        support: one of `objective.SUPPORTS`.
+        tokens: the tokens that classes stand for: (L,) the labels', or (B, k) the target's; not read for `vocab`.
+    """
+    scores = precise(logits)
+    if support == "vocab":
+        return scores
+    chosen = torch.as_tensor(tokens, device=logits.device).expand(len(scores), -1)  # (B, K or K - 1)
+    classes = scores.gather(-1, chosen)
+    if support == "labels":
+        return classes
+    others = scores.scatter(-1, chosen, -torch.inf)  # (B, V)
+    empty = others.amax(-1, keepdim=True) == -torch.inf  # (B, 1); logsumexp of nothing is -inf, but its gradient is NaN
+    rest = others.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, -torch.inf)
+    return torch.cat([classes, rest], dim=-1)
+
+
+def tempered(scores: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log-probabilities (B, K) proportional to p^(1/T), from log-scores or log-probabilities (B, K) on a support.
+
+    The temperature acts on the support's classes, a bucket being one class. For `labels` and `vocab` that is the same as
+    dividing the logits over the vocabulary by T; for buckets it is not, but it needs nothing that a kept target has lost,
+    so that one target serves every temperature.
+    """
+    return (precise(scores) / temperature).log_softmax(-1)
+
+
+def mean_logprobs(logprobs: torch.Tensor) -> torch.Tensor:
+    """Log of the mean probability (N, K) of m teachers' (one for each context) log-probabilities (m, N, K).
+
+    On `labels`, `labels_rest` and `vocab` the mean may be taken on the support (on `labels` every context then has one
+    vote, whatever mass it leaves to the labels). The k largest tokens differ between contexts: for `topk` take the mean over
+    the vocabulary, K = V, for as many queries at a time as memory allows, and bring that to the support.
+    """
+    return precise(logprobs).logsumexp(0) - math.log(len(logprobs))

@@ -1,0 +1,57 @@
+import subprocess
+import sys
+
+import pytest
+
+from llmft.errors import InputError
+from llmft.prompts.render import PromptFormat
+from llmft.training.objective import SUPPORTS, Objective
+
+
+@pytest.mark.parametrize(
+    "choices, message",
+    [
+        ({"support": "words"}, "--support words: unknown; choose one of labels, labels_rest, topk, vocab"),
+        ({"divergence": "kl"}, "--divergence kl: unknown; choose one of forward, reverse, jsd"),
+        ({"support": "topk", "topk": 0}, "--topk 0: must be 1 or more"),
+        ({"topk": 10}, "--topk 10: is read only with --support topk"),
+        ({"divergence": "jsd", "jsd_beta": 0.0}, "--jsd_beta 0.0: must be above 0 and below 1"),
+        ({"divergence": "jsd", "jsd_beta": 1.0}, "--jsd_beta 1.0: must be above 0 and below 1"),
+        ({"divergence": "jsd", "jsd_beta": float("nan")}, "--jsd_beta nan: must be"),
+        ({"jsd_beta": 0.1}, "--jsd_beta 0.1: is read only with --divergence jsd"),
+        ({"temperature": 0.0}, "--temperature 0.0: must be above 0"),
+        ({"temperature": float("inf")}, "--temperature inf: must be above 0"),
+        ({"ce_weight": -0.5}, "--ce_weight -0.5: must be 0 or more"),
+        ({"ce_weight": float("nan")}, "--ce_weight nan: must be 0 or more"),
+    ],
+)
+def test_wrong_choices_are_one_line_with_the_flag(choices, message):
+    with pytest.raises(InputError) as error:
+        Objective(**choices)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def prompt_format(**changes):
+    return PromptFormat(**{"pattern": "{text1} ?", "prefix": "", "separator": "\n", "words": ("Yes", "No")} | changes)
+
+
+@pytest.mark.parametrize("support", SUPPORTS)
+def test_only_labels_correspond_behind_different_prompts(support):
+    objective, same = Objective(support=support), prompt_format()
+    objective.check_prompts(prompt_format(description="Say yes or no."), same, calibrate=False)
+    others = [{"pattern": "{text1} !"}, {"prefix": " Answer:"}, {"words": ("True", "False")}]
+    for changes, text in zip(others, ("patterns", "target prefixes", "target tokens"), strict=True):
+        if support == "labels":
+            objective.check_prompts(same, prompt_format(**changes), calibrate=True)
+        else:
+            with pytest.raises(InputError, match=f"--support {support}: teacher and student have different {text}"):
+                objective.check_prompts(same, prompt_format(**changes), calibrate=False)
+    if support != "labels":
+        with pytest.raises(InputError, match=f"--support {support}: --calibrate"):
+            objective.check_prompts(same, same, calibrate=True)
+
+
+def test_choices_are_checked_without_torch():
+    code = "import sys, llmft.training.objective; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
