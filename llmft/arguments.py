@@ -65,7 +65,9 @@ class DataArguments:
 
     _argument_group_name = "task and prompt"
 
-    task_name: str = _flag("rte", "Task: toy, rte, sst2.", aliases=["--task"])
+    task_name: str | None = _flag(
+        None, "Task: toy, rte, mnli, mnli-original, qqp, cola, sst2, ag_news; default: rte.", aliases=["--task"]
+    )
     task_variant: str | None = _flag(
         None,
         "Variant of a task that has several; toy: a rule, `flipped`, `confounded`, comma between. Default: by --data_seed.",
@@ -75,6 +77,34 @@ class DataArguments:
         "Folder with local files (glue/rte/train.parquet, ...); default: $LLMFT_DATA_DIR, else the hub.",
     )
     dataset_cache_dir: str | None = _flag(None, "Where hub data sets are kept.")
+    subsample_splits: int | None = _flag(
+        None, "Rows that each split is cut to, upstream's fixed draw; 0: whole. Default: the task's (1000 for qqp, else whole)."
+    )
+    eval_task_name: str | None = _flag(
+        None,
+        "Out-of-domain sets, comma between: hans, mnli-mismatched, paws-qqp, cola-ood; or none. Default: the task's partner.",
+    )
+    eval_task_path: str | None = _flag(None, "File of the one set that --eval_task_name names.")
+    eval_on_hans: bool | None = _flag(None, "Evaluate on hans; with any --eval_on_... the sets named are all there are.")
+    eval_on_mnli_mismatched: bool | None = _flag(None, "Evaluate on mnli-mismatched.")
+    eval_on_paws_qqp: bool | None = _flag(None, "Evaluate on paws-qqp.")
+    eval_on_cola_ood: bool | None = _flag(None, "Evaluate on cola-ood.")
+    paws_qqp_file: str | None = _flag(None, "PAWS-QQP's dev_and_test.tsv; default: below --data_dir.")
+    cola_ood_file: str | None = _flag(None, "CoLA-OOD's dev.tsv; default: below --data_dir, else the hub's CoLA.")
+    hans_heuristics: str = _flag("lexical_overlap", "HANS: lexical_overlap, subsequence, constituent, comma between; or all.")
+    hans_subcase: str | None = _flag(None, "HANS: the only subcase, as le_passive; default: all of a heuristic.")
+    train_file: str | None = _flag(
+        None, "Training rows of your own, in place of a task: parquet, jsonl, json, csv or tsv. Needs --validation_file."
+    )
+    validation_file: str | None = _flag(None, "In-domain evaluation rows, with --train_file.")
+    test_file: str | None = _flag(None, "One more evaluation set, in a group `test` of its own, with --train_file.")
+    out_of_domain_file: str | None = _flag(None, "Out-of-domain evaluation rows, with --train_file.")
+    text1_column: str = _flag("text1", "Column of {text1} in your own files.")
+    text2_column: str | None = _flag(None, "Column of {text2} in your own files; default: text2, if there is one.")
+    label_column: str = _flag("label", "Column of the labels in your own files: numbers from 0, or text.")
+    label_names: str | None = _flag(
+        None, "Labels of your own files in order, comma between; default: sorted, as found in --train_file."
+    )
     max_train_samples: int | None = _flag(
         None, "Training rows (ft.py) or queries (distill.py), drawn by --data_seed; default: all."
     )
@@ -240,7 +270,8 @@ def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) 
 
 IRRELEVANT = frozenset(
     """
-    model_name_or_path cache_dir data_dir dataset_cache_dir task_name output_dir overwrite_output_dir deepspeed use_cpu
+    model_name_or_path cache_dir data_dir dataset_cache_dir train_file validation_file test_file out_of_domain_file
+    eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir deepspeed use_cpu
     local_rank report_to run_name project disable_tqdm log_level log_level_replica log_on_each_node logging_dir
     logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory
     dataloader_persistent_workers dataloader_prefetch_factor save_strategy save_steps save_total_limit save_on_each_node
