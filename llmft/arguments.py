@@ -85,10 +85,10 @@ class DataArguments:
         "Out-of-domain sets, comma between: hans, mnli-mismatched, paws-qqp, cola-ood; or none. Default: the task's partner.",
     )
     eval_task_path: str | None = _flag(None, "File of the one set that --eval_task_name names.")
-    eval_on_hans: bool | None = _flag(None, "Evaluate on hans; with any --eval_on_... the sets named are all there are.")
-    eval_on_mnli_mismatched: bool | None = _flag(None, "Evaluate on mnli-mismatched.")
-    eval_on_paws_qqp: bool | None = _flag(None, "Evaluate on paws-qqp.")
-    eval_on_cola_ood: bool | None = _flag(None, "Evaluate on cola-ood.")
+    eval_on_hans: bool = _flag(False, "Evaluate on hans; with any --eval_on_... the sets named are all there are.")
+    eval_on_mnli_mismatched: bool = _flag(False, "Evaluate on mnli-mismatched.")
+    eval_on_paws_qqp: bool = _flag(False, "Evaluate on paws-qqp.")
+    eval_on_cola_ood: bool = _flag(False, "Evaluate on cola-ood.")
     paws_qqp_file: str | None = _flag(None, "PAWS-QQP's dev_and_test.tsv; default: below --data_dir.")
     cola_ood_file: str | None = _flag(None, "CoLA-OOD's dev.tsv; default: below --data_dir, else the hub's CoLA.")
     hans_heuristics: str = _flag("lexical_overlap", "HANS: lexical_overlap, subsequence, constituent, comma between; or all.")
@@ -204,6 +204,7 @@ class RunArguments(TrainingArguments):
     num_train_epochs: float = _flag(40.0, "Passes over the training rows.")
     per_device_train_batch_size: int = _flag(32, "Training rows a step and device.")
     per_device_eval_batch_size: int = _flag(32, "Queries that go through the model together in evaluation and teacher pass.")
+    label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are the labels of own data
     remove_unused_columns: bool = _flag(False, "Must stay off: a training row has columns of our own.")
     save_strategy: str = _flag("no", "When an unfinished run keeps a checkpoint to resume from.")
     logging_steps: float = _flag(10, "Steps between two entries of train_log.jsonl.")

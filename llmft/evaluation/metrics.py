@@ -22,6 +22,8 @@ def matthews_correlation(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Matthews' correlation, both (N,), from -1 to 1; 0 where all labels or all predictions are the same (GLUE's for CoLA)."""
     from sklearn.metrics import matthews_corrcoef
 
+    if len({*labels.tolist(), *predictions.tolist()}) == 1:  # scikit-learn gives 0 as well, and a warning
+        return 0.0
     return float(matthews_corrcoef(labels, predictions))
 
 

@@ -46,18 +46,20 @@ def _subsampled(task: Task, size: int | None) -> Task:
 def _tested_on(task: Task, data: DataArguments) -> Task:
     """The task with the out-of-domain sets that the arguments ask for, or its own."""
     asked = _asked(data)
-    if asked is not None and data.out_of_domain_file is not None:
-        raise InputError(
-            f"--out_of_domain_file {data.out_of_domain_file}: is not read with --eval_task_name or --eval_on_...; leave one out"
-        )
     names = list(task.partners) if asked is None else list(asked)
     for name, flag in (asked or {}).items():
         if task.name not in OUT_OF_DOMAIN[name].tasks:
             raise InputError(f"{flag}: goes with {', '.join(OUT_OF_DOMAIN[name].tasks)}, not with {task.name}; leave it out")
+    if asked is not None and data.out_of_domain_file is not None:
+        raise InputError(
+            f"--out_of_domain_file {data.out_of_domain_file}: is not read with --eval_task_name or --eval_on_...; leave one out"
+        )
     entries = [_from_files(OUT_OF_DOMAIN[name], data) for name in names]
     for name, argument in FILE_FLAGS.items():
         if getattr(data, argument) is not None and name not in names:
-            raise InputError(f"--{argument} {getattr(data, argument)}: is read only with --eval_task_name {name}; add that")
+            raise InputError(
+                f"--{argument} {getattr(data, argument)}: is read only with --eval_task_name {name}; add that, or leave this out"
+            )
     heuristics = _heuristics(data, evaluated="hans" in names)
     if asked is None and not entries:
         return task  # it has its own sets, or none
@@ -72,10 +74,9 @@ def _asked(data: DataArguments) -> dict[str, str] | None:
     switches = {name: f"eval_on_{name.replace('-', '_')}" for name in OUT_OF_DOMAIN}
     on = {name: f"--{flag}" for name, flag in switches.items() if getattr(data, flag)}
     if data.eval_task_name is None:
-        said = any(getattr(data, flag) is not None for flag in switches.values())
         if data.eval_task_path is not None:
             raise InputError(f"--eval_task_path {data.eval_task_path}: name the set it is the file of with --eval_task_name")
-        return on if said else None
+        return on or None
     shown = f"--eval_task_name {data.eval_task_name}"
     names = [] if data.eval_task_name == "none" else [name.strip() for name in data.eval_task_name.split(",")]
     unknown = [name for name in names if name not in OUT_OF_DOMAIN]
