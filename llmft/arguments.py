@@ -67,7 +67,9 @@ class DataArguments:
 
     _argument_group_name = "task and prompt"
 
-    task_name: str = _flag("rte", "Task: toy, rte, sst2.", aliases=["--task"])
+    task_name: str | None = _flag(
+        None, "Task: toy, rte, mnli, mnli-original, qqp, cola, sst2, ag_news; default: rte.", aliases=["--task"]
+    )
     task_variant: str | None = _flag(
         None,
         "Variant of a task that has several; toy: a rule, `flipped`, `confounded`, comma between. Default: by --data_seed.",
@@ -77,6 +79,34 @@ class DataArguments:
         "Folder with local files (glue/rte/train.parquet, ...); default: $LLMFT_DATA_DIR, else the hub.",
     )
     dataset_cache_dir: str | None = _flag(None, "Where hub data sets are kept.")
+    subsample_splits: int | None = _flag(
+        None, "Rows that each split is cut to, upstream's fixed draw; 0: whole. Default: the task's (1000 for qqp, else whole)."
+    )
+    eval_task_name: str | None = _flag(
+        None,
+        "Out-of-domain sets, comma between: hans, mnli-mismatched, paws-qqp, cola-ood; or none. Default: the task's partner.",
+    )
+    eval_task_path: str | None = _flag(None, "File of the one set that --eval_task_name names.")
+    eval_on_hans: bool = _flag(False, "Evaluate on hans; with any --eval_on_... the sets named are all there are.")
+    eval_on_mnli_mismatched: bool = _flag(False, "Evaluate on mnli-mismatched.")
+    eval_on_paws_qqp: bool = _flag(False, "Evaluate on paws-qqp.")
+    eval_on_cola_ood: bool = _flag(False, "Evaluate on cola-ood.")
+    paws_qqp_file: str | None = _flag(None, "PAWS-QQP's dev_and_test.tsv; default: below --data_dir.")
+    cola_ood_file: str | None = _flag(None, "CoLA-OOD's dev.tsv; default: below --data_dir, else the hub's CoLA.")
+    hans_heuristics: str = _flag("lexical_overlap", "HANS: lexical_overlap, subsequence, constituent, comma between; or all.")
+    hans_subcase: str | None = _flag(None, "HANS: the only subcase, as le_passive; default: all of a heuristic.")
+    train_file: str | None = _flag(
+        None, "Training rows of your own, in place of a task: parquet, jsonl, json, csv or tsv. Needs --validation_file."
+    )
+    validation_file: str | None = _flag(None, "In-domain evaluation rows, with --train_file.")
+    test_file: str | None = _flag(None, "One more evaluation set, in a group `test` of its own, with --train_file.")
+    out_of_domain_file: str | None = _flag(None, "Out-of-domain evaluation rows, with --train_file.")
+    text1_column: str = _flag("text1", "Column of {text1} in your own files.")
+    text2_column: str | None = _flag(None, "Column of {text2} in your own files; default: text2, if there is one.")
+    label_column: str = _flag("label", "Column of the labels in your own files: numbers from 0, or text.")
+    label_names: str | None = _flag(
+        None, "Labels of your own files in order, comma between; default: sorted, as found in --train_file."
+    )
     max_train_samples: int | None = _flag(
         None, "Training rows (ft.py) or queries (distill.py), drawn by --data_seed; default: all."
     )
@@ -197,7 +227,6 @@ UNSUPPORTED = {
     "eval_accumulation_steps": None,
     "batch_eval_metrics": False,
     "include_for_metrics": [],
-    "label_names": None,
     "fp16_full_eval": False,
     "bf16_full_eval": False,
     "metric_for_best_model": None,
@@ -230,6 +259,7 @@ class RunArguments(TrainingArguments):
     num_train_epochs: float = _flag(40.0, "Passes over the training rows.")
     per_device_train_batch_size: int = _flag(32, "Training rows a step and device.")
     per_device_eval_batch_size: int = _flag(32, "Queries that go through the model together in evaluation and teacher pass.")
+    label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are the labels of own data
     remove_unused_columns: bool = _flag(False, "Must stay off: a training row has columns of our own.")
     save_strategy: str = _flag("no", "When an unfinished run keeps a checkpoint to resume from.")
     logging_steps: float = _flag(10, "Steps between two entries of train_log.jsonl.")
@@ -275,8 +305,8 @@ class DistillationRunArguments(RunArguments):
 
 IRRELEVANT = frozenset(
     """
-    model_name_or_path cache_dir data_dir dataset_cache_dir task_name output_dir overwrite_output_dir deepspeed use_cpu
-    deepspeed_stage
+    model_name_or_path cache_dir data_dir dataset_cache_dir train_file validation_file test_file out_of_domain_file
+    eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir deepspeed use_cpu deepspeed_stage
     sample_indices_file group num_data_seeds local_rank report_to run_name project
     disable_tqdm log_level log_level_replica log_on_each_node logging_dir
     logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory

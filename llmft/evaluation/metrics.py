@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +11,32 @@ if TYPE_CHECKING:
     from llmft.evaluation.score import SplitScores
 
 
-def split_metrics(scores: SplitScores) -> dict[str, float | int]:
-    """`accuracy`, `score_accuracy`, `loss`, `n`, `n_asked` and `n_shortened` of one split.
+def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """F1 of label 1, both (N,); 0 where no row has it and none is given it (GLUE's measure of QQP)."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, pos_label=1, zero_division=0))
+
+
+def matthews_correlation(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Matthews' correlation, both (N,), from -1 to 1; 0 where all labels or all predictions are the same (GLUE's for CoLA)."""
+    from sklearn.metrics import matthews_corrcoef
+
+    if len({*labels.tolist(), *predictions.tolist()}) == 1:  # scikit-learn gives 0 as well, and a warning
+        return 0.0
+    return float(matthews_corrcoef(labels, predictions))
+
+
+TASK_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"f1": f1, "matthews_correlation": matthews_correlation}
+"""Metrics that an entry of the task table can name, of labels and predictions."""
+
+
+def split_metrics(scores: SplitScores, task_metrics: Sequence[str] = ()) -> dict[str, float | int]:
+    """`accuracy`, `score_accuracy`, `loss`, `n`, `n_asked` and `n_shortened` of one split, and the task's own metrics.
 
     `score_accuracy` takes the argmax over the labels (Mosbach et al. 2023, section 3); `accuracy` counts an answer only
     where the label's token is the argmax over the whole vocabulary; `loss` is the mean negative log-probability (nats) of
-    the right label's token over the vocabulary.
+    the right label's token over the vocabulary. `task_metrics` are names in `TASK_METRICS`, of the argmax over the labels.
     """
     rows = np.arange(len(scores.labels))
     answers = np.asarray(scores.label_ids)[scores.labels]
@@ -26,6 +47,7 @@ def split_metrics(scores: SplitScores) -> dict[str, float | int]:
         "n": len(rows),
         "n_asked": len(rows),
         "n_shortened": scores.shortened,
+        **{name: TASK_METRICS[name](scores.labels, scores.predictions) for name in task_metrics},
     }
 
 

@@ -98,7 +98,7 @@ def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, An
         }
 
     gaps = {}
-    for name, sets in {"in_domain": job.data.in_domain, "out_of_domain": job.data.out_of_domain}.items():
+    for name, sets in job.data.groups.items():
         if sets:
             gaps[name] = gap_recovered(*(pooled(stages[stage], list(sets)) for stage in ("teacher", "before", "after")))
     return {

@@ -32,7 +32,8 @@ from llmft.prompts.verbalizer import parse_words
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
 from llmft.tasks.load import TaskData, fingerprint_data, load_task
-from llmft.tasks.table import Row, Task, get_task
+from llmft.tasks.resolve import resolve_task
+from llmft.tasks.table import Row, Task
 
 if TYPE_CHECKING:
     import torch
@@ -240,7 +241,7 @@ class Job:
                 "label_logprobs": list(scores.label_logprobs),
                 "token_logprobs": list(scores.token_logprobs),
             }
-            self.record.add(stage, name, split_metrics(scores), columns)
+            self.record.add(stage, name, split_metrics(scores, self.task.metrics_of(name)), columns)
         return found
 
     def finish(self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:
@@ -251,7 +252,7 @@ class Job:
             "resumed_from": self.resumed_from,
             "loaded_by": str(self.first.record.path) if self.first else None,
         }
-        sets = {"in_domain": list(self.data.in_domain), "out_of_domain": list(self.data.out_of_domain)}
+        sets = {group: list(sets) for group, sets in self.data.groups.items()}
         self.record.finish({"sets": sets, **metrics}, costs, log)
         if self.record.writes:
             from llmft.runs.show import show_run
@@ -281,9 +282,9 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     values = {type(group).__name__: group for group in instances}
     by_type = {base: v for v in values.values() for base in type(v).__mro__}
     data, run, model = by_type[DataArguments], by_type[RunArguments], by_type[ModelArguments]
-    task = get_task(data.task_name)
     if data.data_dir is not None and not Path(data.data_dir).is_dir():
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
+    task = resolve_task(data)
     model_name = model.model_name_or_path or task.default_model
     adapter = by_type[AdapterArguments].adapter if AdapterArguments in by_type else None
     name = f"{method}-{adapter}" if adapter else method

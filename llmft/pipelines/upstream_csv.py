@@ -59,7 +59,7 @@ def append_row(job: Job, row: dict[str, Any]) -> Path:
     import pandas as pd
 
     output_dir = Path(job.arguments(RunArguments).output_dir)
-    evaluation = None
+    evaluation = job.arguments(DataArguments).eval_task_name or next(iter(job.task.partners), None)
     path = output_dir / f"{job.model_name.replace('/', '-')}_{job.task.name}_{evaluation}.csv"
     with lock(path):
         frames = [pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)] if path.is_file() else []

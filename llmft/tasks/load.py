@@ -6,33 +6,50 @@ Local files under `--data_dir` win over the hub; compute nodes are often offline
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from llmft.errors import InputError
-from llmft.tasks.table import HANS, EvalSet, Row, Source, Task, get_task, hans_sets
+from llmft.tasks.files import Place, locate
+from llmft.tasks.formats import Table, one_line, read_file
+from llmft.tasks.rows import make_rows
+from llmft.tasks.schema import EvalSet, Row, Source, Task
+from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_task
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-ENDINGS = (".parquet", ".jsonl", ".csv", ".tsv")
+SUBSAMPLE_SEED = 123
+"""Upstream's seed for the rows that QQP is cut to: the same for every data seed."""
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """The rows of a task. `demonstrations` is the pool shots are drawn from: `train` unless the task keeps one apart."""
+    """The rows of a task.
+
+    Attributes:
+        demonstrations: the pool shots are drawn from: `train` unless the task keeps one apart.
+        groups: `in_domain`, `out_of_domain` and, where there is one, `test` -> set name -> rows.
+    """
 
     train: list[Row]
     demonstrations: list[Row]
-    in_domain: dict[str, list[Row]]
-    out_of_domain: dict[str, list[Row]]
+    groups: dict[str, dict[str, list[Row]]]
+
+    @property
+    def in_domain(self) -> dict[str, list[Row]]:
+        """Set name -> rows of the task's own evaluation set."""
+        return self.groups["in_domain"]
+
+    @property
+    def out_of_domain(self) -> dict[str, list[Row]]:
+        """Set name -> rows of the sets that the task is tested against."""
+        return self.groups["out_of_domain"]
 
     @property
     def eval_sets(self) -> dict[str, list[Row]]:
         """Set name -> rows, in-domain first."""
-        return {**self.in_domain, **self.out_of_domain}
+        return {name: rows for sets in self.groups.values() for name, rows in sets.items()}
 
 
 def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str | None, cache_dir: str | None) -> TaskData:
@@ -54,32 +71,44 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
         train, validation = splits.pop("train"), splits.pop("validation")
         demonstrations = splits.pop("demonstrations", train)
         out_of_domain = {f"{task.name}-{name}": rows for name, rows in splits.items()}
-        return TaskData(train, demonstrations, {task.name: validation}, out_of_domain)
-    frames: dict[Source, pd.DataFrame] = {}
-
-    def rows(eval_set: EvalSet) -> list[Row]:
-        if eval_set.source not in frames:
-            frames[eval_set.source] = _read_source(eval_set.source, data_dir, cache_dir)
-        return _normalise(frames[eval_set.source], eval_set, task)
-
-    train = rows(task.train)
-    return TaskData(train, train, {task.in_domain.name: rows(task.in_domain)}, {s.name: rows(s) for s in task.out_of_domain})
-
-
-def load_glue_datasets(task_name: str, data_dir: str | None = None, cache_dir: str | None = None) -> Mapping[str, list[Row]]:
-    """Upstream's name for loading a GLUE task: `{"train": rows, "validation": rows}`."""
-    task = get_task(task_name)
-    data = load_task(task, variant=None, data_seed=0, data_dir=data_dir, cache_dir=cache_dir)
-    return {"train": data.train, "validation": data.in_domain[task.name]}
+        return TaskData(train, demonstrations, {"in_domain": {task.name: validation}, "out_of_domain": out_of_domain})
+    found = read_sets(task.row_sets, task, data_dir, cache_dir)
+    splits = cut_splits({s.name: found[s.name] for s in (task.train, task.in_domain, *task.test)}, task.subsample_splits)
+    groups = {
+        "in_domain": {task.in_domain.name: splits[task.in_domain.name]},
+        "out_of_domain": {s.name: found[s.name] for s in task.out_of_domain},
+        **({"test": {s.name: splits[s.name] for s in task.test}} if task.test else {}),
+    }
+    return TaskData(splits[task.train.name], splits[task.train.name], groups)
 
 
-def load_hans_dataset(
-    heuristic: str = "lexical_overlap", data_dir: str | None = None, cache_dir: str | None = None
-) -> dict[str, list[Row]]:
-    """Upstream's name for loading HANS: the rows of one heuristic, as `entailment` and `non-entailment`."""
-    frame = _read_source(HANS, data_dir, cache_dir)
-    sets = zip(("entailment", "non-entailment"), hans_sets(heuristic), strict=True)
-    return {label: _normalise(frame, eval_set, get_task("rte")) for label, eval_set in sets}
+def cut_splits(splits: Mapping[str, list[Row]], size: int) -> dict[str, list[Row]]:
+    """Upstream's draw of `size` rows (0: all) of every split, in drawn order; one stream runs over the splits.
+
+    A split that has fewer rows is kept whole.
+    """
+    stream = np.random.RandomState(SUBSAMPLE_SEED)
+    return {
+        name: [rows[i] for i in stream.choice(np.arange(len(rows)), size, replace=False)] if 0 < size <= len(rows) else rows
+        for name, rows in splits.items()
+    }
+
+
+def read_sets(sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_dir: str | None) -> dict[str, list[Row]]:
+    """Set name -> rows, every source being read once.
+
+    Raises:
+        InputError: as in `load_task`.
+    """
+    tables: dict[Place, Table] = {}
+    found = {}
+    for eval_set in sets:
+        place = locate(eval_set.source, data_dir)
+        if place not in tables:
+            source, path, _, where = place
+            tables[place] = read_file(path, where, source.header) if path else _read_hub(source, cache_dir)
+        found[eval_set.name] = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
+    return found
 
 
 def fingerprint_data(task: Task, data_dir: str | None) -> dict[str, str]:
@@ -90,103 +119,62 @@ def fingerprint_data(task: Task, data_dir: str | None) -> dict[str, str]:
     """
     if task.splits is not None:
         return {task.name: f"version {task.version}"}
-    sources = dict.fromkeys(s.source for s in (task.train, task.in_domain, *task.out_of_domain))
-    if data_dir is None:
-        return {f"{s.hub_path}/{s.hub_name or 'default'}/{s.hub_split}": "hub" for s in sources}
-    files = [local_path(source, data_dir) for source in sources]
-    return {str(f.relative_to(data_dir)): hashlib.sha256(f.read_bytes()).hexdigest()[:16] for f in sorted(files)}
+    places = dict.fromkeys(locate(s.source, data_dir) for s in task.row_sets)
+    return dict(sorted((place.name, _hash(place.path) if place.path else "hub") for place in places))
 
 
-def local_path(source: Source, data_dir: str) -> Path:
-    """The file of `source` below `data_dir`, with any of the known endings.
-
-    Raises:
-        InputError: there is none.
-    """
-    stem = Path(data_dir) / source.local_file
-    for ending in ENDINGS:
-        path = stem.with_name(stem.name + ending)
-        if path.is_file():
-            return path
-    raise InputError(
-        f"--data_dir {data_dir}: no file {source.local_file} with one of the endings {' '.join(ENDINGS)}; "
-        "put it there, or leave --data_dir out to load from the hub"
-    )
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _read_source(source: Source, data_dir: str | None, cache_dir: str | None) -> pd.DataFrame:
-    import pandas as pd
-
-    if data_dir is None:
-        return _read_hub(source, cache_dir)
-    path = local_path(source, data_dir)
-    readers: dict[str, Any] = {
-        ".parquet": pd.read_parquet,
-        ".jsonl": lambda p: pd.read_json(p, lines=True),
-        ".csv": lambda p: pd.read_csv(p, keep_default_na=False),
-        ".tsv": lambda p: pd.read_csv(p, sep="\t", keep_default_na=False, quoting=3),
-    }
-    try:
-        return readers[path.suffix](path)
-    except (ValueError, OSError) as error:  # pyarrow's and pandas' parse errors are ValueErrors
-        raise InputError(f"--data_dir {data_dir}: {path} cannot be read as {path.suffix[1:]}: {_one_line(error)}") from error
-
-
-def _read_hub(source: Source, cache_dir: str | None) -> pd.DataFrame:
+def _read_hub(source: Source, cache_dir: str | None) -> Table:
     import datasets
 
     try:
         return datasets.load_dataset(
             source.hub_path, source.hub_name, split=source.hub_split, revision=source.hub_revision, cache_dir=cache_dir
-        ).to_pandas()
+        ).to_dict()
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise InputError(
-            f"data set {source.hub_path} ({source.hub_name or 'default'}) cannot be loaded from the hub: {_one_line(error)}; "
+            f"data set {source.hub_path} ({source.hub_name or 'default'}) cannot be loaded from the hub: {one_line(error)}; "
             "check the network, or give local files with --data_dir"
         ) from error
 
 
-def _normalise(frame: pd.DataFrame, eval_set: EvalSet, task: Task) -> list[Row]:
-    """Rows of `text1, text2, label, idx` and the columns that `where` selects by; unlabelled rows (-1) are left out."""
-    import pandas as pd
-
-    text1, text2 = eval_set.text_columns
-    needed = [c for c in (text1, text2, "label", *(column for column, _ in eval_set.where)) if c]
-    missing = [c for c in needed if c not in frame.columns]
-    if missing:
-        raise InputError(
-            f"{eval_set.source.local_file}: no column {', '.join(missing)}; the columns are {', '.join(map(str, frame.columns))}"
-        )
-    if "idx" not in frame.columns:
-        frame = frame.assign(idx=range(len(frame)))
-    if not pd.api.types.is_integer_dtype(frame["idx"]):
-        raise InputError(f"{eval_set.source.local_file}: column idx holds what is no whole number; mend or drop it")
-    if frame["idx"].duplicated().any():
-        raise InputError(f"{eval_set.source.local_file}: column idx holds the same number twice; make it unique or drop it")
-    for column in (text1, text2):
-        if column and not frame[column].map(lambda value: isinstance(value, str)).all():
-            raise InputError(f"{eval_set.source.local_file}: column {column} holds a value that is not text; mend the file")
-    frame = frame[frame["label"] != -1]
-    odd = sorted(set(frame["label"]) - set(range(len(task.label_names))), key=str)
-    if odd:
-        raise InputError(
-            f"{eval_set.source.local_file}: label {odd[0]} is out of range; {task.name} has 0 to {len(task.label_names) - 1}"
-        )
-    for column, value in eval_set.where:
-        frame = frame[frame[column] == value]
-    if frame.empty:
-        raise InputError(f"{eval_set.source.local_file}: there is no labelled row of {eval_set.name} in it; give another file")
-    return [
-        {
-            "text1": row[text1],
-            "text2": row[text2] if text2 else None,
-            "label": int(row["label"]),
-            "idx": int(row["idx"]),
-            **{column: row[column] for column, _ in eval_set.where if column != "label"},
-        }
-        for row in frame.to_dict("records")
-    ]
+def load_glue_datasets(task_name: str, data_dir: str | None = None, cache_dir: str | None = None) -> dict[str, list[Row]]:
+    """Upstream's name for loading a task: `{"train": rows, "validation": rows}`."""
+    task = replace(get_task(task_name), out_of_domain=())
+    data = load_task(task, variant=None, data_seed=0, data_dir=data_dir, cache_dir=cache_dir)
+    return {"train": data.train, "validation": data.in_domain[task.name]}
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def load_hans_dataset(
+    heuristic: str = LEXICAL_OVERLAP, data_dir: str | None = None, cache_dir: str | None = None, subcase: str | None = None
+) -> dict[str, list[Row]]:
+    """Upstream's name for loading HANS: set name -> rows, a set for each label of one heuristic (or subcase of it)."""
+    sets = eval_sets(OUT_OF_DOMAIN["hans"], "rte", heuristics=(heuristic,), subcase=subcase)
+    return read_sets(sets, get_task("rte"), data_dir, cache_dir)
+
+
+def load_mnli_mismatched_dataset(
+    data_dir: str | None = None, cache_dir: str | None = None, merge: bool = False
+) -> dict[str, list[Row]]:
+    """Upstream's name for loading MNLI-mismatched: set name -> rows, a set for each label; neutral removed, or merged."""
+    task = get_task("mnli-original" if merge else "mnli")
+    return read_sets(eval_sets(OUT_OF_DOMAIN["mnli-mismatched"], task.name), task, data_dir, cache_dir)
+
+
+def load_paws_qqp_dataset(
+    path: str | None = None, data_dir: str | None = None, cache_dir: str | None = None
+) -> dict[str, list[Row]]:
+    """Upstream's name for loading PAWS-QQP: set name -> rows, from the file at `path` or below `data_dir`."""
+    entry = OUT_OF_DOMAIN["paws-qqp"].read_from(path, "--paws_qqp_file")
+    return read_sets(eval_sets(entry, "qqp"), get_task("qqp"), data_dir, cache_dir)
+
+
+def load_cola_ood_dataset(
+    path: str | None = None, data_dir: str | None = None, cache_dir: str | None = None
+) -> dict[str, list[Row]]:
+    """Upstream's name for loading CoLA-OOD: set name -> rows, from the file at `path`, below `data_dir`, or the hub."""
+    entry = OUT_OF_DOMAIN["cola-ood"].read_from(path, "--cola_ood_file")
+    return read_sets(eval_sets(entry, "cola"), get_task("cola"), data_dir, cache_dir)

@@ -1,89 +1,46 @@
-"""The task table: a task is one entry of data. A change to an entry that changes prompts or rows bumps its version.
+"""The task table and the table of out-of-domain sets: an entry is data. A change to one that changes prompts or rows bumps
+the task's version.
 
-Label words stand in the order of the integer labels. `{text1}`/`{text2}` are the entry's text columns, whatever the data
-set calls them. Patterns are those of Mosbach et al. 2023 (arXiv:2305.16938), Table 5, `minimal`, where the paper has one.
+Labels, and with them label words, stand in the hub's order. `{text1}`/`{text2}` are the entry's text columns, whatever the
+data set calls them. Patterns are those of Mosbach et al. 2023 (arXiv:2305.16938), Table 5, and of their code, where they
+have one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from llmft.errors import InputError
+from llmft.tasks.schema import EvalSet, NamedPattern, OutOfDomain, Part, Row, Source, Task
 from llmft.tasks.toy.world import toy_splits
 
-Row = dict[str, Any]
+__all__ = ["OUT_OF_DOMAIN", "TASKS", "Row", "Task", "eval_sets", "get_task", "task_to_keys"]
+
+PAIR = "{text1} {text2} ?"
+SINGLE = "{text1} ?"
+NLI_PATTERNS = {
+    "minimal": NamedPattern(PAIR, "", ("Yes", "No")),
+    "gpt-3": NamedPattern("{text1} question: {text2} Yes or No?", " answer:", ("Yes", "No")),
+    "eval-harness": NamedPattern("{text1} \nQuestion: {text2} True or False?", "\nAnswer:", ("True", "False")),
+}
+NEUTRAL_REMOVED = (0, None, 1)
+NEUTRAL_MERGED = (0, 1, 1)
+"""MNLI's entailment, neutral, contradiction as two labels."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the rows of one split lie: on the hub, or below `--data_dir` in the same columns."""
-
-    hub_path: str
-    hub_name: str | None
-    hub_split: str
-    local_file: str
-    """Relative to `--data_dir`, without its ending."""
-    hub_revision: str | None = None
+def _glue(name: str, split: str, **more: Any) -> Source:
+    return Source((f"glue/{name}/{split}",), "nyu-mll/glue", name, split, **more)
 
 
-@dataclass(frozen=True)
-class EvalSet:
-    """An evaluation set: a source, or the rows of another one that have the given values in the given columns."""
-
-    name: str
-    source: Source
-    text_columns: tuple[str, str | None]
-    where: tuple[tuple[str, Any], ...] = ()
+def _sets(task: str, train: Source, in_domain: Source, columns: tuple[str, str | None], **more: Any) -> dict[str, EvalSet]:
+    return {"train": EvalSet("train", train, columns, **more), "in_domain": EvalSet(task, in_domain, columns, **more)}
 
 
-@dataclass(frozen=True)
-class NamedPattern:
-    """A pattern, the text between it and the label, and the label words that go with it."""
-
-    pattern: str
-    prefix: str
-    target_tokens: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One row of the table. `splits`, where given, makes the rows in place of `train` and the evaluation sets' sources."""
-
-    name: str
-    version: int
-    label_names: tuple[str, ...]
-    target_tokens: tuple[str, ...]
-    pattern: str
-    default_model: str = "facebook/opt-125m"
-    train: EvalSet | None = None
-    in_domain: EvalSet | None = None
-    out_of_domain: tuple[EvalSet, ...] = ()
-    splits: Callable[[str | None, int], dict[str, list[Row]]] | None = field(default=None, compare=False)
-    has_variants: bool = False
-
-    @property
-    def patterns(self) -> dict[str, NamedPattern]:
-        return {"minimal": NamedPattern(self.pattern, "", self.target_tokens)}
-
-
-def _glue(name: str, split: str) -> Source:
-    return Source("nyu-mll/glue", name, split, f"glue/{name}/{split}")
-
-
-# the hub's own parquet copy: the data set itself is a script, which datasets no longer runs
-HANS = Source("jhu-cogsci/hans", None, "validation", "hans/validation", hub_revision="refs/convert/parquet")
-
-
-def hans_sets(heuristic: str) -> tuple[EvalSet, EvalSet]:
-    """HANS' rows of one heuristic, split by label as upstream does."""
-    entailment, non_entailment = (
-        EvalSet(f"hans-{heuristic}-{label}", HANS, ("premise", "hypothesis"), (("heuristic", heuristic), ("label", value)))
-        for value, label in enumerate(("entailment", "non-entailment"))
-    )
-    return entailment, non_entailment
-
+# The hub's validation split is the in-domain dev set and behind it the out-of-domain one. Upstream evaluates in-domain on
+# all of it, CoLA-OOD included; here each row is in one of the two.
+COLA_ROWS, COLA_IN_DOMAIN = 1043, 527
+COLA_VALIDATION = _glue("cola", "validation", part=Part(COLA_ROWS, 0, COLA_IN_DOMAIN))
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -92,44 +49,226 @@ TASKS: dict[str, Task] = {
             name="toy",
             version=1,
             label_names=("yes", "no"),
-            target_tokens=("Yes", "No"),
-            pattern="{text1} {text2} ?",
+            patterns={"minimal": NamedPattern(PAIR, "", ("Yes", "No"))},
             default_model="toy",
             splits=toy_splits,
             has_variants=True,
         ),
         Task(
             name="rte",
-            version=1,
+            version=2,
             label_names=("entailment", "not_entailment"),
-            target_tokens=("Yes", "No"),
-            pattern="{text1} {text2} ?",
-            train=EvalSet("train", _glue("rte", "train"), ("sentence1", "sentence2")),
-            in_domain=EvalSet("rte", _glue("rte", "validation"), ("sentence1", "sentence2")),
-            out_of_domain=hans_sets("lexical_overlap"),
+            patterns=NLI_PATTERNS,
+            **_sets("rte", _glue("rte", "train"), _glue("rte", "validation"), ("sentence1", "sentence2")),
+            partners=("hans",),
+        ),
+        Task(
+            name="mnli",
+            version=1,
+            label_names=("entailment", "contradiction"),
+            patterns=NLI_PATTERNS,
+            **_sets(
+                "mnli",
+                _glue("mnli", "train"),
+                _glue("mnli", "validation_matched"),
+                ("premise", "hypothesis"),
+                label_map=NEUTRAL_REMOVED,
+            ),
+            partners=("hans",),
+        ),
+        Task(
+            name="mnli-original",
+            version=1,
+            label_names=("entailment", "contradiction"),
+            patterns=NLI_PATTERNS,
+            **_sets(
+                "mnli-original",
+                _glue("mnli", "train"),
+                _glue("mnli", "validation_matched"),
+                ("premise", "hypothesis"),
+                label_map=NEUTRAL_MERGED,
+            ),
+            partners=("hans",),
+        ),
+        Task(
+            name="qqp",
+            version=1,
+            label_names=("not_duplicate", "duplicate"),
+            patterns={
+                "minimal": NamedPattern(PAIR, "", ("No", "Yes")),
+                "eval-harness": NamedPattern(
+                    "Question 1: {text1}\nQuestion 2: {text2}\nQuestion: Do both questions ask the same thing?",
+                    " Answer:",
+                    ("No", "Yes"),
+                ),
+            },
+            **_sets("qqp", _glue("qqp", "train"), _glue("qqp", "validation"), ("question1", "question2"), metrics=("f1",)),
+            partners=("paws-qqp",),
+            subsample_splits=1000,
+        ),
+        Task(
+            name="cola",
+            version=1,
+            label_names=("unacceptable", "acceptable"),
+            patterns={
+                "minimal": NamedPattern(SINGLE, "", ("No", "Yes")),
+                "gpt-3": NamedPattern("grammatical: {text1} Yes or No?", " answer:", ("No", "Yes")),
+            },
+            **_sets("cola", _glue("cola", "train"), COLA_VALIDATION, ("sentence", None), metrics=("matthews_correlation",)),
+            partners=("cola-ood",),
         ),
         Task(
             name="sst2",
             version=1,
             label_names=("negative", "positive"),
-            target_tokens=("No", "Yes"),
-            pattern="{text1} ?",
-            train=EvalSet("train", _glue("sst2", "train"), ("sentence", None)),
-            in_domain=EvalSet("sst2", _glue("sst2", "validation"), ("sentence", None)),
+            patterns={"minimal": NamedPattern(SINGLE, "", ("No", "Yes"))},
+            **_sets("sst2", _glue("sst2", "train"), _glue("sst2", "validation"), ("sentence", None)),
+        ),
+        Task(
+            name="ag_news",
+            version=1,
+            label_names=("World", "Sports", "Business", "Sci/Tech"),
+            patterns={"minimal": NamedPattern(SINGLE, "", ("World", "Sports", "Business", "Technology"))},
+            **_sets(
+                "ag_news",
+                Source(("ag_news/train",), "fancyzhx/ag_news", None, "train"),
+                Source(("ag_news/test",), "fancyzhx/ag_news", None, "test"),  # there is no validation split
+                ("text", None),
+            ),
         ),
     )
 }
 
-task_to_keys: dict[str, tuple[str, str | None]] = {name: task.train.text_columns for name, task in TASKS.items() if task.train}
-"""GLUE task -> its text columns; the name is upstream's."""
+LEXICAL_OVERLAP = "lexical_overlap"
+HANS_SUBCASES: dict[str, tuple[str, ...]] = {
+    LEXICAL_OVERLAP: tuple(
+        """
+        le_around_prepositional_phrase le_around_relative_clause le_conjunction le_passive le_relative_clause
+        ln_conjunction ln_passive ln_preposition ln_relative_clause ln_subject/object_swap
+        """.split()
+    ),
+    "subsequence": tuple(
+        """
+        se_PP_on_obj se_adjective se_conjunction se_relative_clause_on_obj se_understood_object
+        sn_NP/S sn_NP/Z sn_PP_on_subject sn_past_participle sn_relative_clause_on_subject
+        """.split()
+    ),
+    "constituent": tuple(
+        """
+        ce_adverb ce_after_since_clause ce_conjunction ce_embedded_under_since ce_embedded_under_verb
+        cn_adverb cn_after_if_clause cn_disjunction cn_embedded_under_if cn_embedded_under_verb
+        """.split()
+    ),
+}
+"""HANS' heuristics and their subcases (McCoy et al. 2019, arXiv:1902.01007); the second letter is e(ntailment) or n(ot)."""
+
+OUT_OF_DOMAIN: dict[str, OutOfDomain] = {
+    entry.name: entry
+    for entry in (
+        OutOfDomain(
+            name="hans",
+            source=Source(
+                ("hans/validation", "hans/heuristics_evaluation_set"),  # the latter is the authors' own release
+                "jhu-cogsci/hans",
+                hub_split="validation",
+                hub_revision="refs/convert/parquet",  # the data set itself is a script, which datasets no longer runs
+                rename=(("gold_label", "label"), ("sentence1", "premise"), ("sentence2", "hypothesis")),
+                label_words=("entailment", "non-entailment"),
+            ),
+            text_columns=("premise", "hypothesis"),
+            tasks={"rte": None, "mnli": None, "mnli-original": None},
+            prefix="hans",
+            split_by_label=("entailment", "contradiction"),
+        ),
+        OutOfDomain(
+            name="mnli-mismatched",
+            source=_glue("mnli", "validation_mismatched"),
+            text_columns=("premise", "hypothesis"),
+            tasks={"rte": NEUTRAL_REMOVED, "mnli": NEUTRAL_REMOVED, "mnli-original": NEUTRAL_MERGED},
+            prefix="mnli_mm",
+            split_by_label=("entailment", "contradiction"),
+        ),
+        OutOfDomain(
+            name="paws-qqp",
+            source=Source(
+                ("paws_qqp/dev_and_test",),
+                rename=(("id", "idx"),),
+                bytes_literals=True,
+                hint="the hub has no copy of PAWS-QQP; make it with github.com/google-research-datasets/paws and give it with "
+                "--paws_qqp_file or --eval_task_path, or do without by --eval_task_name none",
+            ),
+            text_columns=("sentence1", "sentence2"),
+            tasks={"qqp": None},
+            prefix="paws-qqp",
+            metrics=("f1",),
+        ),
+        OutOfDomain(
+            name="cola-ood",
+            source=Source(
+                ("cola_ood/dev",),
+                header=("code", "label", "annotation", "sentence"),
+                otherwise=_glue(
+                    "cola",
+                    "validation",
+                    part=Part(COLA_ROWS, COLA_IN_DOMAIN, COLA_ROWS),
+                    hint="give CoLA-OOD's dev.tsv with --cola_ood_file, or do without by --eval_task_name none",
+                ),
+            ),
+            text_columns=("sentence", None),
+            tasks={"cola": None},
+            prefix="cola-ood",
+            metrics=("matthews_correlation",),
+        ),
+    )
+}
+
+task_to_keys: dict[str, tuple[str, str | None]] = {
+    **{name: task.train.text_columns for name, task in TASKS.items() if task.train},
+    **{name: entry.text_columns for name, entry in OUT_OF_DOMAIN.items()},
+}
+"""Task or out-of-domain set -> its text columns; the name is upstream's."""
 
 
 def get_task(name: str) -> Task:
-    """The entry called `name`.
+    """The entry called `name`, with the out-of-domain sets of its partners.
 
     Raises:
         InputError: there is none.
     """
     if name not in TASKS:
         raise InputError(f"--task_name {name}: no such task; choose one of {', '.join(sorted(TASKS))}")
-    return TASKS[name]
+    task = TASKS[name]
+    return replace(task, out_of_domain=tuple(s for partner in task.partners for s in eval_sets(OUT_OF_DOMAIN[partner], name)))
+
+
+def eval_sets(
+    entry: OutOfDomain, task_name: str, *, heuristics: tuple[str, ...] = (LEXICAL_OVERLAP,), subcase: str | None = None
+) -> list[EvalSet]:
+    """The evaluation sets of an out-of-domain entry for a task, named as upstream names them.
+
+    Args:
+        heuristics: those of HANS that are taken, each by itself.
+        subcase: the only subcase of HANS that is taken; one of `heuristics` has it, and it has one label.
+    """
+    wanted: list[tuple[str, tuple[tuple[str, str], ...]]] = [(entry.prefix, ())]
+    labels: dict[int | None, str] = {i: f"-{name}" for i, name in enumerate(entry.split_by_label)} or {None: ""}
+    if entry.name == "hans" and subcase:
+        (heuristic,) = (h for h in heuristics if subcase in HANS_SUBCASES[h])
+        wanted = [(f"hans-{heuristic}-{subcase}", (("heuristic", heuristic), ("subcase", subcase)))]
+        label = 0 if subcase[1] == "e" else 1
+        labels = {label: labels[label]}
+    elif entry.name == "hans":
+        wanted = [(f"hans-{heuristic}", (("heuristic", heuristic),)) for heuristic in heuristics]
+    return [
+        EvalSet(
+            prefix + name,
+            entry.source,
+            entry.text_columns,
+            label_map=entry.tasks[task_name],
+            label=label,
+            where=where,
+            metrics=entry.metrics,
+        )
+        for prefix, where in wanted
+        for label, name in labels.items()
+    ]

@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from llmft.evaluation.metrics import agreement, gap_recovered, label_prior, mean_kl, renormalise, split_metrics
+from llmft.evaluation.metrics import TASK_METRICS, agreement, gap_recovered, label_prior, mean_kl, renormalise, split_metrics
 from llmft.evaluation.score import SplitScores
 from llmft.runs.show import pooled
+from llmft.tasks.table import TASKS, get_task
 
 
 def scores(token_logprobs, label_logprobs, best_token, labels):
@@ -30,6 +31,27 @@ def test_split_metrics_by_hand():
         "n_asked": 3,
         "n_shortened": 0,
     }
+
+
+def test_the_tasks_own_metrics_by_hand():
+    right, wrong = [0.9, 0.1], [0.1, 0.9]
+    # labels 1 1 1 0 0, predictions 1 1 0 1 0: two true positives, one false one, one missed, one true negative
+    found = scores([right] * 5, [wrong, wrong, right, wrong, right], best_token=[7] * 5, labels=[1, 1, 1, 0, 0])
+    metrics = split_metrics(found, ("f1", "matthews_correlation"))
+    assert metrics["f1"] == pytest.approx(4 / 6)
+    assert metrics["matthews_correlation"] == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
+    assert set(split_metrics(found)) == {"accuracy", "score_accuracy", "loss", "n", "n_asked", "n_shortened"}
+
+
+def test_the_tasks_own_metrics_where_there_is_one_class():
+    right = [0.9, 0.1]
+    metrics = split_metrics(scores([right] * 2, [right] * 2, best_token=[7] * 2, labels=[0, 0]), ("f1", "matthews_correlation"))
+    assert (metrics["f1"], metrics["matthews_correlation"]) == (0.0, 0.0)
+
+
+def test_the_tables_metrics_exist():
+    named = {name for task in TASKS for s in get_task(task).row_sets for name in s.metrics}
+    assert named == set(TASK_METRICS)
 
 
 @given(st.integers(1, 20), st.integers(2, 5), st.integers(0, 10_000))

@@ -21,16 +21,18 @@ def draw(shots, **more):
     return draw_demonstrations(POOL, shots, **{"data_seed": 0, "balanced": True, "shuffle": True, "num_labels": 2, **more})
 
 
-@pytest.fixture(scope="module")
-def rte(shared_data):
-    return load_glue_datasets("rte", str(shared_data))
+@pytest.fixture(scope="module", params=["rte", "cola"])
+def golden(request, shared_data):
+    """A task that upstream's draws are known of, and its splits."""
+    return request.param, load_glue_datasets(request.param, str(shared_data))
 
 
-def test_demonstrations_are_upstreams_in_prompt_order(rte, upstream_draws):
+def test_demonstrations_are_upstreams_in_prompt_order(golden, upstream_draws):
+    task, splits = golden
     checked = 0
-    for case in (case for case in upstream_draws["icl"] if case["task"] == "rte"):
+    for case in (case for case in upstream_draws["icl"] if case["task"] == task):
         drawn = draw_demonstrations(
-            rte["train"],
+            splits["train"],
             case["num_shots"],
             data_seed=case["data_seed"],
             balanced=case["balanced"],
@@ -42,19 +44,21 @@ def test_demonstrations_are_upstreams_in_prompt_order(rte, upstream_draws):
     assert checked == 48
 
 
-def test_training_rows_are_upstreams(rte, upstream_draws):
-    cases = [case for case in upstream_draws["ft"] if case["task"] == "rte"]
+def test_training_rows_are_upstreams(golden, upstream_draws):
+    task, splits = golden
+    cases = [case for case in upstream_draws["ft"] if case["task"] == task]
     assert len(cases) == 24
     for case in cases:
-        drawn = draw_training_rows(rte["train"], case["max_train_samples"], data_seed=case["data_seed"])
+        drawn = draw_training_rows(splits["train"], case["max_train_samples"], data_seed=case["data_seed"])
         assert [row["idx"] for row in drawn] == case["rows"]
 
 
-def test_evaluation_rows_are_upstreams(rte, upstream_draws):
-    cases = [case for case in upstream_draws["eval_subset"] if case["split"] == "rte/validation"]
+def test_evaluation_rows_are_upstreams(golden, upstream_draws):
+    task, splits = golden
+    cases = [case for case in upstream_draws["eval_subset"] if case["split"] == f"{task}/validation"]
     assert len(cases) == 2
     for case in cases:
-        assert [row["idx"] for row in draw_eval_rows(rte["validation"], case["max_eval_samples"])] == case["rows"]
+        assert [row["idx"] for row in draw_eval_rows(splits["validation"], case["max_eval_samples"])] == case["rows"]
 
 
 @given(st.integers(0, 20), st.integers(0, 1000), st.booleans())

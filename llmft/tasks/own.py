@@ -1,0 +1,112 @@
+"""A task of the user's own files: any number of classes, in any of the file formats."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmft.errors import InputError
+from llmft.tasks.formats import read_file
+from llmft.tasks.rows import kind_of_labels
+from llmft.tasks.schema import EvalSet, NamedPattern, Source, Task
+from llmft.tasks.table import PAIR, SINGLE
+
+if TYPE_CHECKING:
+    from llmft.arguments import DataArguments
+
+NAME = "custom"
+SETS = {
+    "train_file": "train",
+    "validation_file": NAME,
+    "out_of_domain_file": f"{NAME}-out_of_domain",
+    "test_file": f"{NAME}-test",
+}
+"""Argument -> the name of the set that its file holds."""
+COLUMNS = ("text1_column", "text2_column", "label_column", "label_names")
+
+
+def own_task(data: DataArguments) -> Task:
+    """The task of `--train_file`, `--validation_file` and, where given, `--out_of_domain_file` and `--test_file`.
+
+    Its labels, and whether there is a second text, are as the training file has them. Label words are the labels'
+    names; labels that are numbers without names have none.
+
+    Raises:
+        InputError: a file or column is missing, the labels are no classes, or the arguments contradict each other.
+    """
+    if data.task_name is not None:
+        raise InputError(f"--task_name {data.task_name}: is not read with --train_file; leave one of them out")
+    if data.validation_file is None:
+        raise InputError(f"--train_file {data.train_file}: needs --validation_file, the rows to evaluate on; add that")
+    table = read_file(Path(data.train_file), f"--train_file {data.train_file}")
+    columns = (data.text1_column, data.text2_column or ("text2" if "text2" in table else None))
+    for argument in COLUMNS[:3]:
+        column = getattr(data, argument)
+        if column is not None and column not in table:
+            raise InputError(
+                f"--{argument} {column}: --train_file {data.train_file} has {', '.join(map(str, table))}; name one of these"
+            )
+    used = [column for column in (*columns, data.label_column) if column]
+    if len(set(used)) < len(used):
+        raise InputError(f"--label_column {data.label_column}: texts and label are columns {', '.join(used)}; they must differ")
+    names, words = _labels(data, table[data.label_column])
+    sets = {
+        argument: EvalSet(
+            name,
+            Source(file=file, flag=f"--{argument}", label_words=words, numbers=not words),
+            columns,
+            label_column=data.label_column,
+        )
+        for argument, name in SETS.items()
+        if (file := getattr(data, argument)) is not None
+    }
+    return Task(
+        name=NAME,
+        version=1,
+        label_names=names,
+        patterns={"minimal": NamedPattern(PAIR if columns[1] else SINGLE, "", names if words or data.label_names else ())},
+        train=sets.pop("train_file"),
+        in_domain=sets.pop("validation_file"),
+        out_of_domain=tuple(s for argument, s in sets.items() if argument == "out_of_domain_file"),
+        test=tuple(s for argument, s in sets.items() if argument == "test_file"),
+    )
+
+
+def check_unread(data: DataArguments) -> None:
+    """Refuse arguments that are read only with `--train_file`.
+
+    Raises:
+        InputError: one is given.
+    """
+    defaults = {field.name: field.default for field in fields(data)}
+    for argument in (*SETS, *COLUMNS):
+        value = getattr(data, argument)
+        if value != defaults[argument]:
+            raise InputError(f"--{argument} {value}: is read only with --train_file; add that, or leave this out")
+
+
+def _labels(data: DataArguments, values: list) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the labels in order, and these again where the files write names rather than numbers, else ()."""
+    where = f"--train_file {data.train_file}"
+    given = tuple(name.strip() for name in data.label_names.split(",")) if data.label_names is not None else ()
+    if given and (not all(given) or len(set(given)) < len(given) or len(given) < 2):
+        raise InputError(f"--label_names {data.label_names}: give two or more names that differ, comma between")
+    if not values:
+        raise InputError(f"{where}: there is no row in it; give another file")
+    if kind_of_labels(values, where) == "text" or (given and {str(value) for value in values} <= set(given)):
+        names = given or tuple(sorted(set(values)))
+        if len(names) < 2:
+            raise InputError(
+                f"{where}: {names[0]!r} is the only label; there must be two or more, or list all with --label_names"
+            )
+        return names, names
+    numbers = {int(value) for value in values} - {-1}
+    if given:
+        return given, ()
+    if numbers != set(range(len(numbers))) or len(numbers) < 2:
+        found = ", ".join(map(str, sorted(numbers)[:20]))
+        raise InputError(
+            f"{where}: the labels are {found}; number two or more from 0 without a gap, or name all with --label_names"
+        )
+    return tuple(map(str, sorted(numbers))), ()

@@ -1,0 +1,123 @@
+"""Arguments -> the task of a run: an entry of the table or the user's own files, and what it is tested against."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from llmft.errors import InputError
+from llmft.tasks.own import check_unread, own_task
+from llmft.tasks.schema import OutOfDomain, Row, Task
+from llmft.tasks.table import HANS_SUBCASES, LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_task
+
+if TYPE_CHECKING:
+    from llmft.arguments import DataArguments
+
+DEFAULT_TASK = "rte"
+FILE_FLAGS = {"paws-qqp": "paws_qqp_file", "cola-ood": "cola_ood_file"}
+"""Out-of-domain set -> the argument that names its file."""
+
+
+def resolve_task(data: DataArguments) -> Task:
+    """The task that the arguments ask for.
+
+    Raises:
+        InputError: there is no such task or set, they do not fit together, or the user's own files are not usable.
+    """
+    if data.train_file is None:
+        check_unread(data)
+        task = get_task(DEFAULT_TASK if data.task_name is None else data.task_name)
+    else:
+        task = own_task(data)
+    return _subsampled(_tested_on(task, data), data.subsample_splits)
+
+
+def _subsampled(task: Task, size: int | None) -> Task:
+    if size is None:
+        return task
+    if size < 0:
+        raise InputError(f"--subsample_splits {size}: must be 0 (whole splits) or more")
+    if task.splits is not None:
+        raise InputError(f"--subsample_splits {size}: {task.name} makes its rows; leave it out, or take --max_eval_samples")
+    return replace(task, subsample_splits=size)
+
+
+def _tested_on(task: Task, data: DataArguments) -> Task:
+    """The task with the out-of-domain sets that the arguments ask for, or its own."""
+    asked = _asked(data)
+    names = list(task.partners) if asked is None else list(asked)
+    for name, flag in (asked or {}).items():
+        if task.name not in OUT_OF_DOMAIN[name].tasks:
+            raise InputError(f"{flag}: goes with {', '.join(OUT_OF_DOMAIN[name].tasks)}, not with {task.name}; leave it out")
+    if asked is not None and data.out_of_domain_file is not None:
+        raise InputError(
+            f"--out_of_domain_file {data.out_of_domain_file}: is not read with --eval_task_name or --eval_on_...; leave one out"
+        )
+    entries = [_from_files(OUT_OF_DOMAIN[name], data) for name in names]
+    for name, argument in FILE_FLAGS.items():
+        if getattr(data, argument) is not None and name not in names:
+            raise InputError(
+                f"--{argument} {getattr(data, argument)}: is read only with --eval_task_name {name}; add that, or leave this out"
+            )
+    heuristics = _heuristics(data, evaluated="hans" in names)
+    if asked is None and not entries:
+        return task  # it has its own sets, or none
+    if not names and task.splits is not None:
+        return replace(task, splits=partial(_in_domain_alone, task))
+    sets = [s for e in entries for s in eval_sets(e, task.name, heuristics=heuristics, subcase=data.hans_subcase)]
+    return replace(task, out_of_domain=tuple(sets))
+
+
+def _asked(data: DataArguments) -> dict[str, str] | None:
+    """Names of out-of-domain sets -> the flag that asks for each; None where nothing is said of them."""
+    switches = {name: f"eval_on_{name.replace('-', '_')}" for name in OUT_OF_DOMAIN}
+    on = {name: f"--{flag}" for name, flag in switches.items() if getattr(data, flag)}
+    if data.eval_task_name is None:
+        if data.eval_task_path is not None:
+            raise InputError(f"--eval_task_path {data.eval_task_path}: name the set it is the file of with --eval_task_name")
+        return on or None
+    shown = f"--eval_task_name {data.eval_task_name}"
+    names = [] if data.eval_task_name == "none" else [name.strip() for name in data.eval_task_name.split(",")]
+    unknown = [name for name in names if name not in OUT_OF_DOMAIN]
+    if unknown:
+        raise InputError(f"{shown}: no set {unknown[0]!r}; choose of {', '.join(OUT_OF_DOMAIN)}, comma between, or none")
+    if not names and on:
+        raise InputError(f"{shown}: {next(iter(on.values()))} asks for a set; leave one of the two out")
+    if data.eval_task_path is not None and len(names) != 1:
+        raise InputError(f"--eval_task_path {data.eval_task_path}: is the file of one set, {shown} names {len(names)}; name one")
+    return {**dict.fromkeys(names, shown), **on}
+
+
+def _from_files(entry: OutOfDomain, data: DataArguments) -> OutOfDomain:
+    """The entry, read from the file that an argument names for it, if one does."""
+    argument = FILE_FLAGS.get(entry.name)
+    file = getattr(data, argument) if argument else None
+    if data.eval_task_path is None or entry.name != data.eval_task_name.strip():
+        return entry.read_from(file, f"--{argument}")
+    if file is not None:
+        raise InputError(f"--eval_task_path {data.eval_task_path}: --{argument} {file} names a file too; leave one of them out")
+    return entry.read_from(data.eval_task_path, "--eval_task_path")
+
+
+def _heuristics(data: DataArguments, *, evaluated: bool) -> tuple[str, ...]:
+    """HANS' heuristics that are asked for, in the table's order."""
+    for argument, default in (("hans_heuristics", LEXICAL_OVERLAP), ("hans_subcase", None)):
+        if getattr(data, argument) != default and not evaluated:
+            raise InputError(f"--{argument} {getattr(data, argument)}: is read only where hans is evaluated; leave it out")
+    names = [name.strip() for name in data.hans_heuristics.split(",")]
+    names = list(HANS_SUBCASES) if names == ["all"] else names
+    unknown = [name for name in names if name not in HANS_SUBCASES]
+    if unknown:
+        raise InputError(
+            f"--hans_heuristics {data.hans_heuristics}: no heuristic {unknown[0]!r}; choose of {', '.join(HANS_SUBCASES)}, or all"
+        )
+    subcases = [subcase for name in names for subcase in HANS_SUBCASES[name]]
+    if data.hans_subcase is not None and data.hans_subcase not in subcases:
+        raise InputError(f"--hans_subcase {data.hans_subcase}: none of {', '.join(names)}, which have {' '.join(subcases)}")
+    return tuple(name for name in HANS_SUBCASES if name in names)
+
+
+def _in_domain_alone(task: Task, variant: str | None, data_seed: int) -> dict[str, list[Row]]:
+    splits = task.splits(variant, data_seed)
+    return {name: rows for name, rows in splits.items() if name in ("train", "validation", "demonstrations")}

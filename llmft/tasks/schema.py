@@ -1,0 +1,152 @@
+"""What an entry of the task table is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+"""`text1`, `text2` (or None), `label`, `idx`, and the columns that its set is chosen by."""
+
+
+class NamedPattern(NamedTuple):
+    """One way of asking: pattern and prefix as flags of these names take them, and a word for each label in label order."""
+
+    pattern: str
+    prefix: str
+    target_tokens: tuple[str, ...]
+
+
+class Part(NamedTuple):
+    """Rows `start` to `stop` of a split that has `of` rows; they are numbered anew. A split of another size is no such split."""
+
+    of: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of one split lie, and how they are written there.
+
+    Looked for in this order: `file`, `local_files` below `--data_dir`; without `--data_dir` the hub; then `otherwise`.
+
+    Attributes:
+        local_files: names below `--data_dir` without their ending; the first that exists is read.
+        hub_path, hub_name, hub_split, hub_revision: as `datasets.load_dataset` takes them; no path: the hub has no copy.
+        file, flag: a file that a flag names.
+        header: the columns of a tsv that has no first line naming them.
+        rename: (column in the file, the name it gets).
+        label_words: labels written as words, in the order of their numbers.
+        numbers: whether labels may be written as numbers.
+        bytes_literals: whether texts are Python literals of UTF-8 bytes, b'...'.
+        part: which rows of the split, where it is not all.
+        otherwise: the source to take where this one is not there.
+        hint: what to do where none is there.
+    """
+
+    local_files: tuple[str, ...] = ()
+    hub_path: str | None = None
+    hub_name: str | None = None
+    hub_split: str | None = None
+    hub_revision: str | None = None
+    file: str | None = None
+    flag: str | None = None
+    header: tuple[str, ...] = ()
+    rename: tuple[tuple[str, str], ...] = ()
+    label_words: tuple[str, ...] = ()
+    numbers: bool = True
+    bytes_literals: bool = False
+    part: Part | None = None
+    otherwise: Source | None = None
+    hint: str = "put it there, or leave --data_dir out to load from the hub"
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """A set of rows: those of a source that have the given label and the given values in the given columns.
+
+    Attributes:
+        text_columns: the columns that become `text1` and `text2`.
+        label_map: the task's label for each label of the source, None for rows that are left out; None: they are the same.
+        label: the only label, after mapping, whose rows are taken.
+        where: (column, value) that rows must have.
+        metrics: names in `llmft.evaluation.metrics.TASK_METRICS` that this set is measured by beside accuracy.
+    """
+
+    name: str
+    source: Source
+    text_columns: tuple[str, str | None]
+    label_column: str = "label"
+    label_map: tuple[int | None, ...] | None = None
+    label: int | None = None
+    where: tuple[tuple[str, Any], ...] = ()
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OutOfDomain:
+    """An entry of the second table: what a task's rows are tested against.
+
+    Attributes:
+        tasks: task -> `label_map` from this set's labels to the task's.
+        prefix: what the names of its sets begin with.
+        split_by_label: a name for each label of the task, where every label's rows are a set of their own.
+    """
+
+    name: str
+    source: Source
+    text_columns: tuple[str, str | None]
+    tasks: dict[str, tuple[int | None, ...] | None]
+    prefix: str
+    split_by_label: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+
+    def read_from(self, file: str | None, flag: str) -> OutOfDomain:
+        """The same entry, its rows read from the file that `flag` names (None: from where they lie)."""
+        return self if file is None else replace(self, source=replace(self.source, file=file, flag=flag))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table.
+
+    Attributes:
+        partners: names of the out-of-domain sets that are taken unless others are asked for.
+        subsample_splits: rows that every split is cut to; 0 for none.
+        splits: where given, makes the rows, in place of `train` and the evaluation sets' sources.
+    """
+
+    name: str
+    version: int
+    label_names: tuple[str, ...]
+    patterns: dict[str, NamedPattern]
+    default_model: str = "facebook/opt-125m"
+    train: EvalSet | None = None
+    in_domain: EvalSet | None = None
+    partners: tuple[str, ...] = ()
+    out_of_domain: tuple[EvalSet, ...] = ()
+    test: tuple[EvalSet, ...] = ()
+    subsample_splits: int = 0
+    splits: Callable[[str | None, int], dict[str, list[Row]]] | None = field(default=None, compare=False)
+    has_variants: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """The pattern that is used unless another is asked for."""
+        return self.patterns["minimal"].pattern
+
+    @property
+    def target_tokens(self) -> tuple[str, ...]:
+        """The label words of that pattern."""
+        return self.patterns["minimal"].target_tokens
+
+    @property
+    def row_sets(self) -> tuple[EvalSet, ...]:
+        """All sets that are read from sources, the training rows first."""
+        return tuple(s for s in (self.train, self.in_domain, *self.out_of_domain, *self.test) if s is not None)
+
+    def metrics_of(self, eval_set: str) -> tuple[str, ...]:
+        """The metrics beside accuracy that the evaluation set of this name is measured by."""
+        return next((s.metrics for s in self.row_sets if s.name == eval_set), ())

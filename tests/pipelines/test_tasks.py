@@ -1,0 +1,105 @@
+"""Tasks other than the embedded one, and files of one's own, through the entry scripts."""
+
+import csv
+import itertools
+import json
+
+import pytest
+
+from llmft.errors import InputError
+from tests.pipelines.conftest import MAIN, Record
+
+
+def start(script, folder, *arguments):
+    """Run an entry script with the embedded model; its record must be the only new one."""
+    before = set(folder.rglob("DONE"))
+    MAIN[script](["--model_name_or_path", "toy", "--output_dir", str(folder), "--use_cpu", *map(str, arguments)])
+    (done,) = set(folder.rglob("DONE")) - before
+    return Record(done.parent)
+
+
+@pytest.fixture
+def own_files(tmp_path):
+    """Three classes, in three formats, and the arguments that name the files."""
+    from llmft.tasks.toy.tokenizer import VOCABULARY
+
+    words = [word for word in VOCABULARY if word.isalpha()]
+    labels, texts = words[4:7], words[20:32]
+    rows = [
+        {"id": i, "sentence": f"{a} {b} .", "class": labels[i % 3]} for i, (a, b) in enumerate(itertools.permutations(texts, 2))
+    ]
+    train, validation, test = tmp_path / "train.csv", tmp_path / "validation.jsonl", tmp_path / "test.tsv"
+    with train.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows[:60])
+    validation.write_text("".join(json.dumps(row) + "\n" for row in rows[60:72]))
+    test.write_text("".join("\t".join(map(str, line)) + "\n" for line in [rows[0], *(row.values() for row in rows[72:81])]))
+    arguments = ["--train_file", train, "--validation_file", validation, "--test_file", test, "--out_of_domain_file", validation]
+    return [*arguments, "--text1_column", "sentence", "--label_column", "class", "--label_names", ",".join(labels)]
+
+
+TRAINING = ["--max_train_samples", 12, "--num_train_epochs", 1, "--per_device_train_batch_size", 6, "--no_save_final_model"]
+
+
+@pytest.mark.parametrize(
+    ("script", "more", "stage"),
+    [
+        ("eval.py", ["--num_shots", 6], "icl"),
+        ("ft.py", TRAINING, "after"),
+        ("distill.py", ["--num_shots", 6, *TRAINING], "after"),
+    ],
+)
+def test_own_data_of_three_classes(tmp_path, own_files, script, more, stage):
+    record = start(script, tmp_path / "out", *own_files, *more)
+    sets = {"in_domain": ["custom"], "out_of_domain": ["custom-out_of_domain"], "test": ["custom-test"]}
+    assert record.metrics["sets"] == sets
+    found = record.metrics["stages"][stage]
+    assert {name: metrics["n"] for name, metrics in found.items()} == {"custom": 12, "custom-out_of_domain": 12, "custom-test": 9}
+    assert set(record.predictions["label"]) == {0, 1, 2}
+    config = record.json("config")
+    assert (config["task"], config["task_version"]) == ("custom", 1)
+    assert set(config["data_fingerprints"]) == {"train_file", "validation_file", "test_file", "out_of_domain_file"}
+    if script == "distill.py":
+        assert set(record.metrics["gap_recovered"]) == set(sets)
+
+
+def test_the_name_of_a_run_follows_the_content_of_own_files(tmp_path, own_files, capsys):
+    first = start("eval.py", tmp_path / "out", *own_files, "--num_shots", 0)
+    file = tmp_path / "elsewhere.jsonl"
+    file.write_bytes((tmp_path / "validation.jsonl").read_bytes())
+    moved = [file if str(word).endswith("validation.jsonl") else word for word in own_files]
+    MAIN["eval.py"](
+        list(map(str, [*moved, "--num_shots", 0, "--model_name_or_path", "toy", "--use_cpu", "--output_dir", tmp_path / "out"]))
+    )
+    assert f"finished before: {first.path}" in capsys.readouterr().out
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:5]))
+    assert start("eval.py", tmp_path / "out", *moved, "--num_shots", 0).metrics["stages"]["icl"]["custom"]["n"] == 5
+
+
+def test_labels_that_are_numbers_need_words(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text1": "doctors", "label": i}) + "\n" for i in range(3)))
+    arguments = ["--train_file", str(file), "--validation_file", str(file), "--num_shots", "0"]
+    with pytest.raises(InputError, match="--target_tokens '': 1 words for 3 labels"):
+        start("eval.py", tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "sets"),
+    [
+        ("qqp", "f1", ["qqp", "paws-qqp"]),
+        ("cola", "matthews_correlation", ["cola", "cola-ood"]),
+        ("mnli-original", None, ["mnli-original", "mnli_mm-entailment", "mnli_mm-contradiction"]),
+        ("ag_news", None, ["ag_news"]),
+    ],
+)
+def test_real_rows_and_their_metrics(tmp_path, shared_data, task, metric, sets):
+    more = ["--eval_on_mnli_mismatched"] if task == "mnli-original" else []
+    more += ["--target_tokens", "Yes,No,means,label"] if task == "ag_news" else []  # words that the embedded model has
+    arguments = ["--task", task, "--data_dir", shared_data, "--num_shots", 0, "--max_eval_samples", 6, *more]
+    found = start("eval.py", tmp_path, *arguments).metrics["stages"]["icl"]
+    assert list(found) == sets
+    for metrics in found.values():
+        assert set(metrics) == {"accuracy", "score_accuracy", "loss", "n", "n_asked", *([metric] if metric else [])}

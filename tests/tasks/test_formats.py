@@ -1,0 +1,141 @@
+import csv
+import json
+import random
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from llmft.errors import InputError
+from llmft.tasks.formats import ENDINGS, read_file
+from tests.tasks.conftest import load, resolve
+
+ROWS = [{"text1": "good", "text2": "x", "label": 1}, {"text1": "bad", "text2": "y", "label": 0}]
+ODD = ['{text1} {0} {{}} "q" \'s', "a\tb\nc\r\nd\re", "", " null NaN 007 ", "1", "🤖☃\u2028\x00\x85", "\ufeff=1+1\\n,;"]
+
+
+def write(file, rows):
+    """Write rows of strings and numbers as the file's ending says."""
+    ending = file.suffix
+    if ending == ".parquet":
+        pd.DataFrame(rows).to_parquet(file)
+    elif ending == ".json":
+        file.write_text(json.dumps(rows, indent=1))
+    elif ending == ".jsonl":
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8", newline="")
+    elif ending == ".csv":
+        with file.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+        file.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8", newline="")
+
+
+def through(ending, rows):
+    """The texts that a file of the user's own gives a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"rows{ending}"
+        write(file, rows)
+        data = load(resolve("--train_file", file, "--validation_file", file))
+    return [(row["text1"], row["text2"], row["label"], row["idx"]) for row in data.train]
+
+
+@pytest.mark.parametrize("ending", [ending for ending in ENDINGS if ending not in (".tsv", ".txt")])
+@given(texts=st.lists(st.tuples(st.text(), st.text()), min_size=2, max_size=6))
+@example(texts=list(zip(ODD, ODD[::-1], strict=True)))
+def test_any_text_stays_as_it_is(ending, texts):
+    rows = [{"text1": a, "label": i % 2, "text2": b} for i, (a, b) in enumerate(texts)]
+    assert through(ending, rows) == [(a, b, i % 2, i) for i, (a, b) in enumerate(texts)]
+
+
+@pytest.mark.parametrize("ending", [".tsv", ".txt"])
+@given(texts=st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n"))] * 2), min_size=2))
+@example(texts=[(text.replace("\t", " ").replace("\n", " "), '"') for text in ODD])
+def test_a_tsv_holds_any_text_but_tabs_and_newlines(ending, texts):
+    rows = [{"text1": a, "label": i % 2, "text2": b} for i, (a, b) in enumerate(texts)]
+    assert through(ending, rows) == [(a, b, i % 2, i) for i, (a, b) in enumerate(texts)]
+
+
+def test_line_ends_of_windows_and_byte_order_marks(tmp_path):
+    for ending, cell in ((".tsv", "\t"), (".csv", ",")):
+        file = tmp_path / f"rows{ending}"
+        file.write_bytes(
+            b"\xef\xbb\xbf" + cell.join(["text1", "label"]).encode() + b"\r\n" + cell.join(["a b", "1"]).encode() + b"\r\n"
+        )
+        assert read_file(file, "") == {"text1": ["a b"], "label": ["1"]}
+
+
+def test_json_objects_may_differ_in_their_columns(tmp_path):
+    file = tmp_path / "rows.json"
+    file.write_text('{"a": 1}\n\n{"b": "x", "a": null}')
+    assert read_file(file, "") == {"a": [1, None], "b": [None, "x"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.parquet", b"", "the file is empty"),
+        ("a.csv", b"", "the file is empty"),
+        ("a.parquet", b"PAR1 no parquet", "cannot be read as parquet: "),
+        ("a.parquet", b"text1,label\na,1\n", "cannot be read as parquet: .*; mend the file, or its ending"),
+        ("a.jsonl", b"text1,label\na,1\n", "cannot be read as jsonl: line 1: "),
+        ("a.jsonl", b'{"a": 1}\n{"a": 1', "cannot be read as jsonl: line 2: "),
+        ("a.jsonl", b"[1]\n", "cannot be read as jsonl: 1 is no object"),
+        ("a.json", b"[1, 2]", "cannot be read as json: 1 is no object"),
+        ("a.json", b"[" * 100000, "cannot be read as json: "),
+        ("a.csv", b"PAR1\xff\xfe\x00", "cannot be read as csv: 'utf-8' codec"),
+        ("a.csv", b"text1,label\na,b,1\n", "cannot be read as csv: line 2 has 3 cells where there are 2 columns"),
+        ("a.csv", b'text1,label\n"a,1\n', "cannot be read as csv: unexpected end of data"),
+        ("a.csv", b"text1,text1\na,1\n", "cannot be read as csv: two columns are called 'text1'"),
+        ("a.tsv", b"text1\tlabel\na\n", "cannot be read as tsv: line 2 has 1 cells where there are 2 columns"),
+        ("a.tsv", b"\n\n", "cannot be read as tsv: there is no line in it"),
+        ("a.xlsx", b"x", "the ending '.xlsx' says no format; give one of .parquet .jsonl"),
+        ("a", b"x", "the ending '' says no format"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, says):
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=says) as caught:
+        read_file(file, f"--train_file {file}")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"--train_file {file}: ")
+
+
+def test_a_folder_or_nothing_in_place_of_a_file(tmp_path):
+    folder = tmp_path / "rows.csv"
+    with pytest.raises(InputError, match="no such file"):
+        read_file(folder, "--train_file")
+    folder.mkdir()
+    with pytest.raises(InputError, match="is a folder; name a file"):
+        read_file(folder, "--train_file")
+
+
+def test_a_damaged_parquet_is_one_line_or_the_same_rows(tmp_path):
+    file = tmp_path / "rows.parquet"
+    pd.DataFrame(ROWS * 50).to_parquet(file)
+    whole, dice = file.read_bytes(), random.Random(0)
+    for _ in range(60):
+        file.write_bytes(whole[: dice.randrange(1, len(whole))])
+        with pytest.raises(InputError, match="cannot be read as parquet") as caught:
+            read_file(file, "--train_file")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_under_the_wrong_ending_is_one_line(tmp_path):
+    for written in ENDINGS[:5]:
+        for named in ENDINGS[:5]:
+            file = tmp_path / f"{written[1:]}{written}"
+            write(file, ROWS)
+            file = file.rename(tmp_path / f"{written[1:]}{named}")
+            if (written, named) in {(ending, ending) for ending in ENDINGS} | {(".jsonl", ".json")}:
+                assert load(resolve("--train_file", file, "--validation_file", file)).train
+                continue
+            with pytest.raises(InputError) as caught:
+                load(resolve("--train_file", file, "--validation_file", file))
+            assert "\n" not in str(caught.value)

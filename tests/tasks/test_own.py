@@ -1,0 +1,125 @@
+import json
+
+import pytest
+
+from llmft.errors import InputError
+from llmft.tasks.load import fingerprint_data
+from tests.tasks.conftest import load, resolve
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Makes files of rows and the arguments that name them."""
+
+    def make(train, validation=None, **more):
+        arguments = []
+        for argument, rows in {"train": train, "validation": validation or train, **more}.items():
+            file = tmp_path / f"{argument}.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            arguments += [f"--{argument}_file", str(file)]
+        return arguments
+
+    return make
+
+
+def rows(*labels, **more):
+    return [{"text1": f"t{i}", "label": label, **more} for i, label in enumerate(labels)]
+
+
+def test_text_labels_in_sorted_order(files):
+    task = resolve(*files(rows("sad", "glad", "mad"), rows("mad"), out_of_domain=rows("glad"), test=rows("sad", "sad")))
+    assert (task.name, task.version) == ("custom", 1)
+    assert task.label_names == task.target_tokens == ("glad", "mad", "sad")
+    assert task.pattern == "{text1} ?"
+    data = load(task)
+    assert [(row["text1"], row["text2"], row["label"], row["idx"]) for row in data.train] == [
+        ("t0", None, 2, 0),
+        ("t1", None, 0, 1),
+        ("t2", None, 1, 2),
+    ]
+    assert {group: {name: len(found) for name, found in sets.items()} for group, sets in data.groups.items()} == {
+        "in_domain": {"custom": 1},
+        "out_of_domain": {"custom-out_of_domain": 1},
+        "test": {"custom-test": 2},
+    }
+
+
+def test_label_names_give_the_order(files):
+    task = resolve(*files(rows("sad", "glad")), "--label_names", "sad, mad,glad")
+    assert task.label_names == ("sad", "mad", "glad")
+    assert [row["label"] for row in load(task).train] == [0, 2]
+
+
+def test_labels_that_are_numbers(files, tmp_path):
+    task = resolve(*files(rows(0, 2, 1, -1)))
+    assert (task.label_names, task.target_tokens) == (("0", "1", "2"), ())
+    assert [row["label"] for row in load(task).train] == [0, 2, 1]
+    named = resolve(*files(rows(0, 1)), "--label_names", "no,yes,maybe")
+    assert named.label_names == named.target_tokens == ("no", "yes", "maybe")
+    file = tmp_path / "rows.csv"
+    file.write_text("text1,label\na,1\nb,3\n")
+    starting_at_one = resolve("--train_file", file, "--validation_file", file, "--label_names", "1,2,3")
+    assert [row["label"] for row in load(starting_at_one).train] == [0, 2]
+
+
+def test_columns(files):
+    pairs = [{"text1": "a", "text2": "b", "q": "c", "gold": "x", "label": "y", "idx": 7 + i} for i in range(2)]
+    pairs[1] |= {"gold": "z", "label": "w"}
+    task = resolve(*files(pairs))
+    assert task.pattern == "{text1} {text2} ?"
+    assert load(task).train[0] == {"text1": "a", "text2": "b", "label": 1, "idx": 7}
+    other = resolve(*files(pairs), "--text1_column", "text2", "--text2_column", "q", "--label_column", "gold")
+    assert load(other).train[0] == {"text1": "b", "text2": "c", "label": 0, "idx": 7}
+
+
+def test_fingerprints_hold_every_file(files, tmp_path):
+    before = fingerprint_data(resolve(*files(rows(0, 1), test=rows(0))), None)
+    assert list(before) == ["test_file", "train_file", "validation_file"]
+    after = fingerprint_data(resolve(*files(rows(0, 1), test=rows(1))), None)
+    assert {name for name in before if before[name] != after[name]} == {"test_file"}
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "arguments", "says"),
+    [
+        (rows(0, 1), rows("a"), [], "label 'a' is text where a number is expected (0 0, 1 1)"),
+        (rows("a", "b"), rows(0), [], "label 0 is none of a, b; mend it, or list all with --label_names"),
+        (rows("a", "b"), rows("c"), [], "label 'c' is none of a, b; mend it, or list all with --label_names"),
+        (rows("a", "b"), None, ["--label_names", "a,c"], "label 'b' is none of a, c"),
+        (rows(0, 1), rows(2), [], "label 2 is out of range; custom has 0 to 1"),
+        (rows(0, 2), None, [], "the labels are 0, 2; number two or more from 0 without a gap"),
+        (rows(1, 2), None, [], "the labels are 1, 2; number two or more from 0 without a gap"),
+        (rows(0, 0), None, [], "the labels are 0; number two or more"),
+        (rows("a"), None, [], "'a' is the only label"),
+        (rows(0, "a"), None, [], "the label of row 1 is a number and that of row 2 text"),
+        (rows(0, None), None, [], "the label of row 2 is None"),
+        (rows(0, 0.5), None, [], "the label of row 2 is 0.5"),
+        (rows(0, float("nan")), None, [], "the label of row 2 is nan"),
+        (rows(0, ""), None, [], "the label of row 2 is ''"),
+        (rows(0, 1), None, ["--label_names", "a,a"], "--label_names a,a: give two or more names that differ"),
+        (rows(0, 1), None, ["--label_names", "a"], "--label_names a: give two or more"),
+        (rows(0, 1), None, ["--text2_column", "b"], "--text2_column b: "),
+        (rows(0, 1), None, ["--text1_column", "text"], "has text1, label; name one of these"),
+        (rows(0, 1), None, ["--text2_column", "label"], "they must differ"),
+        (rows(0, 1, text2="a"), rows(0, 1), [], "no column text2; the columns are text1, label"),
+        (rows(0, 1, text2=None), None, [], "column text2 holds a value that is not text, None in row 1"),
+        (rows(0, 1, text1=float("nan")), None, [], "column text1 holds a value that is not text, nan in row 1"),
+        (rows(0, 1, text1="\ud800"), None, [], "column text1 holds half a surrogate pair in row 1"),
+        ([], rows(0, 1), [], "the file is empty"),
+        (rows(0, 1), [{"label": 0}], [], "no column text1; the columns are label"),
+    ],
+)
+def test_files_that_are_no_task(files, train, validation, arguments, says):
+    with pytest.raises(InputError) as caught:
+        load(resolve(*files(train, validation), *arguments))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("--")
+
+
+def test_sets_that_exclude_each_other(files):
+    named = files(rows(0, 1), out_of_domain=rows(0))
+    with pytest.raises(InputError, match=r"--out_of_domain_file .*: is not read with --eval_task_name"):
+        resolve(*named, "--eval_task_name", "none")
+    with pytest.raises(InputError, match="--eval_on_hans: goes with rte, mnli, mnli-original, not with custom"):
+        resolve(*named, "--eval_on_hans")
