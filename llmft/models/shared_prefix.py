@@ -46,7 +46,7 @@ def score_answers(
     was_training = model.training
     model.eval()
     try:
-        with whole_weights(model):
+        with whole_weights(model.parameters()):
             return _score_shares(model, prompts, label_ids, queries_per_row)
     finally:
         model.train(was_training)

@@ -60,7 +60,7 @@ class Job:
     eval_sets: dict[str, list[Row]] = field(default_factory=dict)
     demonstrations: list[Row] = field(default_factory=list)
     resumed_from: str | None = None
-    """Checkpoint that training went on from; the costs up to there are not in this record."""
+    """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
 
     def arguments(self, group: type) -> Any:
         """The arguments of one group (or of the subclass of it that was parsed)."""
@@ -159,12 +159,23 @@ class Job:
 
     def score(self, stage: str, asker: Asker) -> dict[str, SplitScores]:
         """Score all evaluation sets and put metrics, predictions and costs in the record."""
-        from llmft.evaluation.metrics import split_metrics
+        found = self.score_sets(stage, asker)
+        self.keep(stage, found)
+        return found
 
+    def score_sets(self, stage: str, asker: Asker) -> dict[str, SplitScores]:
+        """Score all evaluation sets; what each costs is the phase `eval <stage> <set>`."""
         found = {}
         for name, rows in self.eval_sets.items():
             with self.meter.phase(f"eval {stage} {name}") as phase:
-                scores = found[name] = asker.score(rows, phase)
+                found[name] = asker.score(rows, phase)
+        return found
+
+    def keep(self, stage: str, found: dict[str, SplitScores]) -> None:
+        """Put metrics and predictions of all sets in the record."""
+        from llmft.evaluation.metrics import split_metrics
+
+        for name, scores in found.items():
             columns = {
                 "idx": scores.idx,
                 "label": scores.labels,
@@ -173,7 +184,6 @@ class Job:
                 "token_logprobs": list(scores.token_logprobs),
             }
             self.record.add(stage, name, split_metrics(scores), columns)
-        return found
 
     def finish(self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:
         """Write the record of all ranks and say where it is."""
