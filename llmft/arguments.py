@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import sys
 from dataclasses import dataclass, field
@@ -190,6 +191,19 @@ class FineTuningArguments:
         "and distill.py put in the context.",
         choices=["train", "demonstrations"],
     )
+    loss: str = _flag(
+        "cross-entropy",
+        "`cross-entropy` of the right label's token; `t-few`: with T-Few's unlikelihood of the wrong labels and cross-entropy "
+        "over the labels added (Liu et al. 2022).",
+        choices=["cross-entropy", "t-few"],
+    )
+    target_tokens_logits_only: bool = _flag(False, "Cross-entropy over the label tokens alone, else over the whole vocabulary.")
+
+    def __post_init__(self) -> None:
+        if self.target_tokens_logits_only and self.loss != "cross-entropy":
+            raise InputError(
+                f"--target_tokens_logits_only: goes with --loss cross-entropy, not {self.loss}; leave one of them out"
+            )
 
 
 @dataclass
@@ -212,7 +226,6 @@ class DistillationArguments:
 
 
 UNSUPPORTED = {
-    "eval_strategy": "no",
     "eval_on_start": False,
     "load_best_model_at_end": False,
     "label_smoothing_factor": 0.0,
@@ -240,6 +253,9 @@ UNSUPPORTED = {
 }
 """Arguments of TrainingArguments that would go unread here, and the value they must keep."""
 
+SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], "trackio": ["trackio"]}
+"""Logging services, and the packages of which each needs one."""
+
 
 @dataclass
 class RunArguments(TrainingArguments):
@@ -264,7 +280,22 @@ class RunArguments(TrainingArguments):
     save_strategy: str = _flag("no", "When an unfinished run keeps a checkpoint to resume from.")
     logging_steps: float = _flag(10, "Steps between two entries of train_log.jsonl.")
     deepspeed_stage: int | None = _flag(None, "ZeRO stage of the --deepspeed config; only checked against it.")
-    report_to: str = _flag("none", "Logging services (wandb, tensorboard, trackio), or none.")
+    eval_strategy: str = _flag("no", "When all evaluation sets are scored during training: no, epoch or steps (--eval_steps).")
+    eval_steps: float | None = _flag(None, "Steps between two evaluations, or a share of all if below 1.")
+    save_best_models: bool = _flag(
+        False, "Keep the weights of the best evaluations too, in model_best_in_domain and model_best_out_of_domain."
+    )
+    log_l2_dist_per_weight: bool = _flag(False, "Log how far each trained weight is from its start (L2), with every loss.")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "Logging services (wandb, tensorboard, trackio), or none."}
+    )
+    wandb_project_name: str = _flag(
+        os.environ.get("WANDB_PROJECT", "llmft-experiments"),
+        "wandb's project, read with --report_to wandb; default: $WANDB_PROJECT.",
+    )
+    wandb_group_name: str | None = _flag(None, "wandb's group of runs, read with --report_to wandb.")
+    wandb_run_name: str | None = _flag(None, "wandb's name of the run, read with --report_to wandb; default: wandb's choice.")
+    wandb_output_dir: str | None = _flag(None, "Where wandb keeps its files, read with --report_to wandb; default: ./wandb.")
     ddp_find_unused_parameters: bool | None = _flag(False, "Whether data-parallel training looks for weights without a gradient.")
     disable_tqdm: bool | None = _flag(None, "No progress bars; default: none where the output is not a terminal.")
 
@@ -279,6 +310,8 @@ class RunArguments(TrainingArguments):
                 raise InputError(f"--{name} {getattr(self, name)}: not supported; leave it at {only}")
         if self.num_train_epochs <= 0:
             raise InputError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
+        self._check_evaluation()
+        self._check_services()
         super().__post_init__()
         self._check_deepspeed_stage()
         if self.device.type == "cpu":
@@ -292,6 +325,28 @@ class RunArguments(TrainingArguments):
         stage = self.hf_deepspeed_config.get_value("zero_optimization.stage")
         if stage != self.deepspeed_stage:
             raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: {self.deepspeed} has stage {stage}; make them agree")
+
+    def _check_evaluation(self) -> None:
+        if self.eval_strategy not in ("no", "epoch", "steps"):
+            raise InputError(f"--eval_strategy {self.eval_strategy}: no such strategy; give no, epoch or steps")
+        if self.eval_strategy == "steps" and not (self.eval_steps or 0) > 0:
+            raise InputError(f"--eval_strategy steps: needs --eval_steps above 0, not {self.eval_steps}")
+        if self.eval_strategy != "steps" and self.eval_steps is not None:
+            raise InputError(
+                f"--eval_steps {self.eval_steps}: is read only with --eval_strategy steps; add that, or leave this out"
+            )
+        for name in ("save_best_models", "eval_delay"):
+            if self.eval_strategy == "no" and getattr(self, name):
+                raise InputError(f"--{name} {getattr(self, name)}: is read only with --eval_strategy epoch or steps; add that")
+
+    def _check_services(self) -> None:
+        for service in self.report_to:
+            if service == "none":
+                continue
+            if service not in SERVICES:
+                raise InputError(f"--report_to {service}: no such service; give none, or some of: {', '.join(SERVICES)}")
+            if not any(importlib.util.find_spec(package) for package in SERVICES[service]):
+                raise InputError(f"--report_to {service}: the package is not installed; pip install {service}")
 
 
 @dataclass
@@ -312,7 +367,7 @@ IRRELEVANT = frozenset(
     logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory
     dataloader_persistent_workers dataloader_prefetch_factor save_strategy save_steps save_total_limit save_on_each_node
     do_train do_eval debug skip_memory_metrics include_num_input_tokens_seen trackio_space_id trackio_bucket_id
-    trackio_static_space_id
+    trackio_static_space_id wandb_project_name wandb_group_name wandb_run_name wandb_output_dir
     """.split()
 )
 """Arguments that cannot change a result, or whose content a run's name holds in another way."""

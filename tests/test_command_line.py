@@ -45,7 +45,7 @@ UPSTREAM = {
     "ft untied head": f"{TRAIN} {VERBALIZER} --task_name rte --head_only --untie_embeddings",
     "ft vanilla": f"{TRAIN} {PATTERN} --task_name qqp --eval_on_paws_qqp --paws_qqp_file f.tsv",
     "ft vanilla cola": f"{TRAIN} --pattern '{{text1}} ?' --task_name cola --eval_on_cola_ood --cola_ood_file f.tsv",
-    "ft soft prompt": f"{TRAIN} --pattern '</s></s> {{text1}} {{text2}} ?' --use_soft_prompt --num_soft_prompt_tokens 2 --task_name mnli",
+    "ft soft prompt": f"{TRAIN} --pattern '</s></s> {{text1}} {{text2}} ?' --use_soft_prompt --num_soft_prompt_tokens 2",
 }
 PARSERS = {"eval": in_context.GROUPS, "ft": fine_tune.GROUPS}
 

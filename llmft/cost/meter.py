@@ -51,9 +51,9 @@ class Phase:
 
 @dataclass
 class _Samples:
-    """Time-weighted memory samples."""
+    """Time-weighted memory samples of one phase, over all stretches in which it ran."""
 
-    peak: int = 0
+    peak: int | None = None
     area: float = 0.0
     seconds: float = 0.0
     last: tuple[float, int] | None = None
@@ -63,16 +63,22 @@ class _Samples:
             self.area += (now - self.last[0]) * (value + self.last[1]) / 2
             self.seconds += now - self.last[0]
         self.last = (now, value)
-        self.peak = max(self.peak, value)
+        self.raise_peak(value)
+
+    def raise_peak(self, value: int) -> None:
+        self.peak = value if self.peak is None else max(self.peak, value)
 
     @property
-    def mean(self) -> int:
+    def mean(self) -> int | None:
         return int(self.area / self.seconds) if self.seconds else self.peak
 
 
 @dataclass
 class Meter:
-    """Measures phases one after the other. The first one is taken to begin with the process itself, imports included.
+    """Measures phases. The first one is taken to begin with the process itself, imports included.
+
+    Phases may nest: while the inner one runs the outer one stands still, so that what is spent is counted once. A name that
+    comes again adds to its entry.
 
     Args:
         from_start: whether it is; not for a second meter of the same process.
@@ -83,54 +89,102 @@ class Meter:
     interval: float = 0.05
     phases: list[Phase] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._process = psutil.Process()
+        self._family, self._looked = [self._process], -CHILDREN_EVERY_S
+        self._memory: dict[str, tuple[_Samples, _Samples]] = {}  # by phase: resident set, and what is allocated on the GPU
+        self._running: Phase | None = None
+        self._mark = (0.0, 0.0, self._process.create_time())  # user, system and clock seconds when the running phase was let run
+        self._lock = threading.Lock()  # between the process and its sampler
+
     @contextmanager
     def phase(self, name: str) -> Iterator[Phase]:
         """Measure what happens within."""
-        process = psutil.Process()
-        first = self.from_start and not self.phases
-        start_cpu = (0.0, 0.0) if first else cpu_seconds(process)
-        start_wall = process.create_time() if first else time.time()
-        phase = Phase(name)
-        memory, gpu = _Samples(), _Samples()
-        cuda = used_cuda()
-        if cuda is not None:
-            cuda.reset_peak_memory_stats()
+        from_the_start = self.from_start and not self.phases
+        phase, outer = self._entry(name), self._running
         stop = threading.Event()
-        sampler = threading.Thread(target=self._sample, args=(process, memory, gpu, stop), daemon=True)
-        sampler.start()
+        sampler = threading.Thread(target=self._keep_sampling, args=(stop,), daemon=True)
+        self._switch(phase, self._mark if from_the_start else None)
+        if outer is None:
+            sampler.start()
         try:
             yield phase
         finally:
-            stop.set()
-            sampler.join()
-            user, system = cpu_seconds(process)
-            phase.cpu_user_s, phase.cpu_system_s = user - start_cpu[0], system - start_cpu[1]
-            phase.cpu_total_s = phase.cpu_user_s + phase.cpu_system_s
-            phase.wall_s = time.time() - start_wall
-            phase.rss_peak_bytes, phase.rss_mean_bytes = memory.peak, memory.mean
-            if gpu.last is not None:
-                phase.gpu_peak_bytes, phase.gpu_mean_bytes = used_cuda().max_memory_allocated(), gpu.mean
-            self.phases.append(phase)
+            if outer is None:
+                stop.set()
+                sampler.join()
+            self._switch(outer)
 
-    def _sample(self, process: psutil.Process, memory: _Samples, gpu: _Samples, stop: threading.Event) -> None:
-        done = False
-        family, looked = [process], -CHILDREN_EVERY_S
-        while True:
-            now = time.monotonic()
-            if now - looked >= CHILDREN_EVERY_S:
-                family, looked = [process, *process.children(recursive=True)], now
-            memory.add(now, resident_bytes(family))
-            cuda = used_cuda()
-            if cuda is not None:
-                gpu.add(now, cuda.memory_allocated())
-            if done:
-                return
-            done = stop.wait(self.interval)
+    def add(self, phases: Sequence[dict[str, Any]]) -> None:
+        """Add the phases of an earlier session's `as_dict()` to the entries of the same names."""
+        for earlier in phases:
+            phase = self._entry(earlier["name"])
+            for name in (*SUMMED, "wall_s"):
+                setattr(phase, name, getattr(phase, name) + earlier[name])
+            with self._lock:
+                for samples, kind in zip(self._memory[phase.name], ("rss", "gpu"), strict=True):
+                    if earlier[f"{kind}_peak_bytes"] is not None:
+                        samples.raise_peak(earlier[f"{kind}_peak_bytes"])
+                        samples.area += earlier[f"{kind}_mean_bytes"] * earlier["wall_s"]
+                        samples.seconds += earlier["wall_s"]
+                self._summarise(phase)
 
     def as_dict(self) -> dict[str, Any]:
-        """This process's phases and their total."""
+        """This process's phases, one that runs with its costs so far, and their total."""
+        self._switch(self._running)
         phases = [asdict(phase) for phase in self.phases]
         return {"phases": phases, "total": total(phases)}
+
+    def _entry(self, name: str) -> Phase:
+        """The phase of this name, made at the end of the list if there is none."""
+        if name not in self._memory:
+            self.phases.append(Phase(name))
+            self._memory[name] = (_Samples(), _Samples())
+        return next(phase for phase in self.phases if phase.name == name)
+
+    def _switch(self, to: Phase | None, mark: tuple[float, float, float] | None = None) -> None:
+        """Give what was spent since the last switch to the phase that ran, and let `to` run (from `mark`, if given)."""
+        ran, cuda = self._running, used_cuda()
+        now = (*cpu_seconds(self._process), time.time())
+        with self._lock:
+            self._sample()
+            if ran is not None:
+                user, system, wall = (end - start for end, start in zip(now, self._mark, strict=True))
+                ran.cpu_user_s, ran.cpu_system_s = ran.cpu_user_s + user, ran.cpu_system_s + system
+                ran.cpu_total_s = ran.cpu_user_s + ran.cpu_system_s
+                ran.wall_s += wall
+                if cuda is not None:
+                    self._memory[ran.name][1].raise_peak(cuda.max_memory_allocated())
+                self._summarise(ran)
+            if cuda is not None:
+                cuda.reset_peak_memory_stats()
+            self._running, self._mark = to, mark or now
+            if to is not None:
+                for samples in self._memory[to.name]:
+                    samples.last = None
+                self._sample()
+
+    def _summarise(self, phase: Phase) -> None:
+        rss, gpu = self._memory[phase.name]
+        phase.rss_peak_bytes, phase.rss_mean_bytes = rss.peak, rss.mean
+        phase.gpu_peak_bytes, phase.gpu_mean_bytes = gpu.peak, gpu.mean
+
+    def _keep_sampling(self, stop: threading.Event) -> None:
+        while not stop.wait(self.interval):
+            with self._lock:
+                self._sample()
+
+    def _sample(self) -> None:
+        """One memory sample for the phase that runs, if any."""
+        if self._running is None:
+            return
+        now, cuda = time.monotonic(), used_cuda()
+        if now - self._looked >= CHILDREN_EVERY_S:
+            self._family, self._looked = [self._process, *self._process.children(recursive=True)], now
+        rss, gpu = self._memory[self._running.name]
+        rss.add(now, resident_bytes(self._family))
+        if cuda is not None:
+            gpu.add(now, cuda.memory_allocated())
 
 
 def cpu_seconds(process: psutil.Process) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +31,7 @@ TASK_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"f1": f1, 
 """Metrics that an entry of the task table can name, of labels and predictions."""
 
 
-def split_metrics(scores: SplitScores, task_metrics: Sequence[str] = ()) -> dict[str, float | int]:
+def split_metrics(scores: SplitScores) -> dict[str, float | int]:
     """`accuracy`, `score_accuracy`, `loss`, `n`, `n_asked` and `n_shortened` of one split, and the task's own metrics.
 
     `score_accuracy` takes the argmax over the labels (Mosbach et al. 2023, section 3); `accuracy` counts an answer only
@@ -47,7 +47,7 @@ def split_metrics(scores: SplitScores, task_metrics: Sequence[str] = ()) -> dict
         "n": len(rows),
         "n_asked": len(rows),
         "n_shortened": scores.shortened,
-        **{name: TASK_METRICS[name](scores.labels, scores.predictions) for name in task_metrics},
+        **{name: TASK_METRICS[name](scores.labels, scores.predictions) for name in scores.task_metrics},
     }
 
 

@@ -36,6 +36,7 @@ class SplitScores:
         best_token: (N,) argmax over the whole vocabulary.
         tokens_per_query: mean tokens of a whole prompt, context included.
         shortened: rows whose text was cut to fit --max_seq_length.
+        task_metrics: names in `metrics.TASK_METRICS` that the set is measured by beside accuracy.
     """
 
     idx: np.ndarray
@@ -46,6 +47,7 @@ class SplitScores:
     best_token: np.ndarray
     tokens_per_query: float
     shortened: int = 0
+    task_metrics: tuple[str, ...] = ()
 
     @property
     def predictions(self) -> np.ndarray:

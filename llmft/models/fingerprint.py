@@ -31,7 +31,7 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
     bare = bare_model(model)
     config = {name: value for name, value in bare.config.to_dict().items() if name not in NO_MATTER}
     digest = hashlib.sha256(f"{type(bare).__name__} {json.dumps(config, sort_keys=True, default=str)}\n".encode())
-    with whole_weights(model):
+    with whole_weights(model.parameters()):
         for name, tensor in sorted(bare.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)

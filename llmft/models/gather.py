@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,9 +38,9 @@ def leave_together() -> None:
 
 
 @contextmanager
-def whole_weights(model: torch.nn.Module) -> Iterator[None]:
-    """Within, every rank holds the whole of a model that DeepSpeed ZeRO-3 has cut up; nothing to do for other models."""
-    parts = [p for p in model.parameters() if hasattr(p, "ds_id")]
+def whole_weights(weights: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Within, every rank holds the whole of those weights that DeepSpeed ZeRO-3 has cut up; nothing to do for others."""
+    parts = [weight for weight in weights if hasattr(weight, "ds_id")]
     if not parts:
         yield
         return

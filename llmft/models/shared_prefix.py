@@ -55,7 +55,7 @@ def score_sequences(
     was_training = model.training
     model.eval()
     try:
-        with whole_weights(model):
+        with whole_weights(model.parameters()):
             return _score_shares(model, prompts, labels, queries_per_row)
     finally:
         model.train(was_training)

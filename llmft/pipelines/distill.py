@@ -68,19 +68,17 @@ def distil(job: Job) -> None:
     with job.meter.phase("teacher") as phase:
         targets = teacher_targets(teacher, queries, phase)
     scores = {"teacher": job.score("teacher", teacher), "before": job.score("before", student)}
-    model = trainable(job, model)
+    student = student.with_model(trainable(job, model))
     examples = [{"input_ids": prompts.whole(i), "teacher_logprobs": target} for i, target in enumerate(targets)]
-    log, trained = train(
+    trained, metrics, log = train(
         job,
         ContextDistillationTrainer,
-        model,
-        tokenizer,
+        student,
         examples,
         label_ids=student.label_ids,
         temperature=job.arguments(DistillationArguments).temperature,
     )
-    scores["after"] = job.score("after", student.with_model(model))
-    job.finish({**compare(job, scores), **trained}, log)
+    job.finish({**compare(job, scores | trained), **metrics}, log)
 
 
 def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, Any]:
@@ -89,7 +87,7 @@ def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, An
     from llmft.runs.show import pooled
 
     teacher, stages = scores["teacher"], job.record.stages
-    students = {stage: scores[stage] for stage in ("before", "after")}
+    students = {stage: found for stage, found in scores.items() if stage != "teacher"}
 
     def against(measure: Any) -> dict[str, dict[str, float]]:
         return {

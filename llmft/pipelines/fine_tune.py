@@ -4,7 +4,9 @@ The language-modelling head and a verbalizer stand in for a classification head 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from llmft.arguments import (
     AdapterArguments,
@@ -17,6 +19,9 @@ from llmft.arguments import (
 from llmft.errors import InputError
 from llmft.pipelines.prepare import Job, each, prepare
 from llmft.prompts.demonstrations import draw_training_rows
+
+if TYPE_CHECKING:
+    import torch
 
 GROUPS = (ModelArguments, AdapterArguments, DataArguments, DemonstrationArguments, FineTuningArguments, RunArguments)
 
@@ -36,7 +41,8 @@ def fine_tune(job: Job) -> None:
     from llmft.training.ft_trainer import FtTrainer
 
     prompt_format = job.prompt_format()
-    run, on_demonstrations = job.arguments(RunArguments), job.arguments(FineTuningArguments).train_on == "demonstrations"
+    run, flags = job.arguments(RunArguments), job.arguments(FineTuningArguments)
+    on_demonstrations = flags.train_on == "demonstrations"
     if on_demonstrations and job.arguments(DemonstrationArguments).num_shots == 0:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
     maximum = job.arguments(DataArguments).max_train_samples
@@ -53,7 +59,15 @@ def fine_tune(job: Job) -> None:
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
         job.begin(student, train_rows=rows)
     before = job.score("before", student)
-    model = trainable(job, model)
-    log, trained = train(job, FtTrainer, model, tokenizer, examples)
-    job.score("after", student.with_model(model))
-    job.finish({"tokens_per_query": {"student": before[job.task.name].tokens_per_query}, **trained}, log)
+    student = student.with_model(trainable(job, model))
+    _, metrics, log = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))
+    job.finish({"tokens_per_query": {"student": before[job.task.name].tokens_per_query}, **metrics}, log)
+
+
+def objective(flags: FineTuningArguments, label_ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The loss that the flags ask for, of logits (B, V) and answers (B,)."""
+    from llmft.training.losses import answer_cross_entropy, label_cross_entropy, t_few_loss
+
+    if flags.loss == "t-few":
+        return partial(t_few_loss, label_ids=label_ids)
+    return partial(label_cross_entropy, label_ids=label_ids) if flags.target_tokens_logits_only else answer_cross_entropy

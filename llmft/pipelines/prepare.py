@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ class Job:
     demonstrations: list[Row] = field(default_factory=list)
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     resumed_from: str | None = None
-    """Checkpoint that training went on from; the costs up to there are not in this record."""
+    """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
 
     def arguments(self, group: type) -> Any:
         """The arguments of one group (or of the subclass of it that was parsed)."""
@@ -228,12 +228,24 @@ class Job:
 
     def score(self, stage: str, asker: Asker) -> dict[str, SplitScores]:
         """Score all evaluation sets and put metrics, predictions and costs in the record."""
-        from llmft.evaluation.metrics import split_metrics
+        found = self.score_sets(stage, asker)
+        self.keep(stage, found)
+        return found
 
+    def score_sets(self, stage: str, asker: Asker) -> dict[str, SplitScores]:
+        """Score all evaluation sets; what each costs is the phase `eval <stage> <set>`."""
         found = {}
         for name, rows in self.eval_sets.items():
             with self.meter.phase(f"eval {stage} {name}") as phase:
-                scores = found[name] = asker.score(rows, phase)
+                scores = asker.score(rows, phase)
+            found[name] = replace(scores, task_metrics=self.task.metrics_of(name))
+        return found
+
+    def keep(self, stage: str, found: dict[str, SplitScores]) -> None:
+        """Put metrics and predictions of all sets in the record."""
+        from llmft.evaluation.metrics import split_metrics
+
+        for name, scores in found.items():
             columns = {
                 "idx": scores.idx,
                 "label": scores.labels,
@@ -241,8 +253,7 @@ class Job:
                 "label_logprobs": list(scores.label_logprobs),
                 "token_logprobs": list(scores.token_logprobs),
             }
-            self.record.add(stage, name, split_metrics(scores, self.task.metrics_of(name)), columns)
-        return found
+            self.record.add(stage, name, split_metrics(scores), columns)
 
     def finish(self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:
         """Write the record of all ranks and say where it is."""

@@ -1,23 +1,38 @@
-"""What fine-tuning and distillation share: build a Trainer, train, keep the weights."""
+"""What fine-tuning and distillation share: train, evaluate on the way and at the end, keep the weights."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback
 
 from llmft.arguments import AdapterArguments, RunArguments
-from llmft.cost.flops import training_flops
 from llmft.models.adapt import adapt, count_trainable
-from llmft.models.gather import all_gather
+from llmft.models.gather import all_gather, rank_and_world
 from llmft.pipelines.prepare import Job
 from llmft.runs.store import whole_folder
+from llmft.training.callbacks import (
+    EvaluateThenSave,
+    KeepBestWeights,
+    KeepProgress,
+    LogDistances,
+    best_weights,
+    read_progress,
+)
+from llmft.training.evaluations import Evaluations
 from llmft.training.ft_trainer import FtTrainer, collate
+from llmft.training.reporting import reporting
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from llmft.cost.meter import Phase
+    from llmft.evaluation.score import Asker, SplitScores
 
 
 def trainable(job: Job, model: PreTrainedModel) -> torch.nn.Module:
@@ -28,46 +43,89 @@ def trainable(job: Job, model: PreTrainedModel) -> torch.nn.Module:
 
 
 def train(
-    job: Job,
-    trainer_class: type[FtTrainer],
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[dict[str, Any]],
-    **trainer_arguments: Any,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Train (from the last checkpoint of an interrupted run, if there is one) and save the weights.
+    job: Job, trainer_class: type[FtTrainer], student: Asker, examples: Sequence[dict[str, Any]], **trainer_arguments: Any
+) -> tuple[dict[str, dict[str, SplitScores]], dict[str, Any], list[dict[str, Any]]]:
+    """Train the student's model (from the last checkpoint of an interrupted run, if there is one), evaluate it on the way if
+    that is asked for and at the end, and save its weights.
 
     Returns:
-        The training log and the counts of trainable weights.
+        The scores of stage `after`, and with `--eval_strategy` of the best ones, which are in the record already; what
+        `metrics.json` gets; the training log.
     """
-    run = job.arguments(RunArguments)
+    run, model = job.arguments(RunArguments), student.model
     run.output_dir = str(job.record.checkpoints)
     counts = count_trainable(model)
-    with job.meter.phase("train") as phase:
-        trainer = trainer_class(model=model, args=run, train_dataset=list(examples), data_collator=collate, **trainer_arguments)
-        trainer.remove_callback(PrinterCallback)  # the log goes to train_log.jsonl
-        job.resumed_from = all_gather(job.record.last_checkpoint)[0]
-        trainer.train(resume_from_checkpoint=job.resumed_from)
-        tokens = int(trainer.tokens_seen)
-        phase.count(
-            examples=trainer.examples_seen,
-            tokens=tokens,
-            padding_tokens=trainer.positions_seen - tokens,
-            flops=training_flops(model, tokens),
+    during = run.eval_strategy != "no"
+    domains = {"in_domain": list(job.data.in_domain), "out_of_domain": list(job.data.out_of_domain)}
+    evaluations = Evaluations(
+        partial(job.score_sets, asker=student), {name: sets for name, sets in domains.items() if sets and during}
+    )
+    with job.meter.phase("train") as phase, reporting(run, job.record.path):
+        trainer = trainer_class(
+            model=model,
+            args=run,
+            train_dataset=list(examples),
+            eval_dataset=job.eval_sets,
+            data_collator=collate,
+            evaluations=evaluations,
+            **trainer_arguments,
         )
+        trainer.remove_callback(PrinterCallback)  # the log goes to train_log.jsonl
+        _add_callbacks(job, trainer, student, phase)
+        _restore(job, evaluations)
+        trainer.train(resume_from_checkpoint=job.resumed_from)
+        trainer.count_work(phase)
     if run.save_final_model:
-        with job.meter.phase("save"):
-            _save(job, trainer, tokenizer)
-    trained = {"trainable": counts.trainable, "total": counts.total, "share": counts.share}
-    return trainer.state.log_history, {"weights": trained}
+        _save(job, trainer, student, job.record.path / "model")
+    if run.save_best_models and job.record.writes:
+        for stage in evaluations.best:
+            _copy(best_weights(job.record.checkpoints, evaluations.stages[stage].step), job.record.path / f"model_{stage}")
+    stages = {stage: found.scores for stage, found in evaluations.stages.items()}
+    for stage, scores in stages.items():
+        job.keep(stage, scores)
+    metrics: dict[str, Any] = {"weights": {"trainable": counts.trainable, "total": counts.total, "share": counts.share}}
+    if during:
+        metrics |= {"evaluations": evaluations.history, "selection": evaluations.selection}
+    return stages, metrics, trainer.state.log_history
 
 
-def _save(job: Job, trainer: FtTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
+def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase) -> None:
+    run, evaluations = job.arguments(RunArguments), trainer.evaluations
+
+    def progress() -> dict[str, Any]:
+        trainer.count_work(phase)
+        return {"costs": all_gather(job.meter.as_dict()["phases"]), "evaluations": evaluations.state()}
+
+    trainer.add_callback(EvaluateThenSave())
+    trainer.add_callback(KeepProgress(progress))
+    if run.save_best_models:
+        trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer, student)))
+    if run.log_l2_dist_per_weight:
+        trainer.add_callback(LogDistances(student.model, trainer.log))
+
+
+def _restore(job: Job, evaluations: Evaluations) -> None:
+    """Find the last checkpoint and take over costs and evaluations up to there."""
+    checkpoint = job.record.last_checkpoint
+    reached = read_progress(checkpoint) if checkpoint and job.record.writes else None
+    job.resumed_from, reached = all_gather((checkpoint, reached))[0]  # rank 0's view counts: disks may lag
+    if reached is not None:
+        job.meter.add(reached["costs"][rank_and_world()[0]])
+        evaluations.restore(reached["evaluations"])
+
+
+def _save(job: Job, trainer: FtTrainer, student: Asker, path: Path) -> None:
     """Weights (or the adapter) and tokenizer, loadable without anything of ours."""
-    if not job.record.writes:  # sharded weights are gathered by all ranks, written by one
-        trainer.save_model(str(job.record.path / "model"))
-        return
-    with whole_folder(job.record.path / "model") as aside:
-        trainer.save_model(str(aside))
-        tokenizer.save_pretrained(str(aside))
-        (aside / "training_args.bin").unlink(missing_ok=True)
+    with job.meter.phase("save"):
+        if not job.record.writes:  # sharded weights are gathered by all ranks, written by one
+            trainer.save_model(str(path))
+            return
+        with whole_folder(path) as aside:
+            trainer.save_model(str(aside))
+            student.tokenizer.save_pretrained(str(aside))
+            (aside / "training_args.bin").unlink(missing_ok=True)
+
+
+def _copy(source: Path, path: Path) -> None:
+    with whole_folder(path) as aside:
+        shutil.copytree(source, aside, dirs_exist_ok=True)

@@ -25,12 +25,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from llmft.report.collect import collect, summarise
     from llmft.report.figures import draw_results
-    from llmft.report.tables import DISTILLATION, RESULTS, markdown_table, terminal_table
+    from llmft.report.tables import CHECKPOINTS, DISTILLATION, RESULTS, markdown_table, terminal_table
+    from llmft.runs.show import SELECTED
     from llmft.runs.store import whole_file
 
     collection = collect(arguments.folder)
     final = summarise(collection.final)
     distilled = summarise(collection.stages[collection.stages["method"].str.startswith("distill")])
+    checkpoints = summarise(collection.checkpoints)
     out = arguments.out or arguments.folder / "report"
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 190)
@@ -39,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(distilled):
         console.print(terminal_table("Distillation, stage by stage", DISTILLATION, distilled))
         text += "\n" + markdown_table(DISTILLATION, distilled)
+    if len(checkpoints):
+        console.print(terminal_table("Checkpoints of training", CHECKPOINTS, checkpoints))
+        console.print(SELECTED)
+        text += "\n" + markdown_table(CHECKPOINTS, checkpoints) + f"\n\\{SELECTED}\n"
     if collection.unfinished:
         console.print(f"unfinished, not counted: {', '.join(map(str, collection.unfinished))}")
     with whole_file(out / "report.csv") as aside:

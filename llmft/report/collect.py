@@ -33,6 +33,12 @@ class Collection:
     unfinished: list[Path]
 
     @property
+    def checkpoints(self) -> pd.DataFrame:
+        """The last and the best checkpoints of the runs that were evaluated during training."""
+        chosen = self.stages[self.stages["stage"].str.startswith("best_")]
+        return self.stages[self.stages["record"].isin(chosen["record"]) & self.stages["stage"].isin(["after", *chosen["stage"]])]
+
+    @property
     def final(self) -> pd.DataFrame:
         """The stage of every run that its method is judged by."""
         wanted = self.stages["method"].map(lambda method: FINAL_STAGE.get(method, "after"))
@@ -104,7 +110,8 @@ def _rows(run: Path) -> list[dict[str, Any]]:
     }
     rows = []
     for stage, sets in metrics["stages"].items():
-        evaluation = [p for p in phases if p["name"].startswith(f"eval {stage} ")]
+        asked = ("during training", "after") if stage.startswith("best_") else (stage,)  # the best may be the last
+        evaluation = [p for p in phases if p["name"].startswith(tuple(f"eval {name} " for name in asked))]
         rows.append(
             {
                 **row,

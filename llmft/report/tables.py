@@ -8,6 +8,7 @@ import pandas as pd
 from rich.table import Table
 
 from llmft.report.collect import METHOD_NAMES
+from llmft.runs.show import selected_on
 
 Column = tuple[str, Callable[[pd.Series], str]]
 
@@ -21,13 +22,14 @@ def method_name(row: pd.Series) -> str:
 
 
 def spread(name: str, digits: int = 3) -> Callable[[pd.Series], str]:
-    """A column's mean, and its standard deviation where there are several runs."""
+    """A column's mean, and its standard deviation where there are several runs; a star where it chose the checkpoint."""
 
     def cell(row: pd.Series) -> str:
         mean, sd = row.get(f"{name}_mean"), row.get(f"{name}_sd")
         if mean is None or pd.isna(mean):
             return "-"
-        return f"{mean:.{digits}f}" + ("" if pd.isna(sd) else f" ± {sd:.{digits}f}")
+        star = "*" if selected_on(row["stage"], name) else ""
+        return f"{mean:.{digits}f}" + ("" if pd.isna(sd) else f" ± {sd:.{digits}f}") + star
 
     return cell
 
@@ -44,6 +46,18 @@ RESULTS: list[Column] = [
     ("CPU s run", spread("cpu_s", 1)),
     ("peak MiB", spread("peak_mib", 0)),
     ("mean MiB", spread("mean_mib", 0)),
+    ("runs", lambda row: str(row["runs"])),
+]
+
+CHECKPOINT_NAMES = {"after": "last", "best_in_domain": "best in-domain", "best_out_of_domain": "best out-of-domain"}
+
+CHECKPOINTS: list[Column] = [
+    ("task", lambda row: row["task"]),
+    ("model", lambda row: row["model"]),
+    ("method", method_name),
+    ("checkpoint", lambda row: CHECKPOINT_NAMES[row["stage"]]),
+    ("in-domain", spread("in_domain")),
+    ("out-of-domain", spread("out_of_domain")),
     ("runs", lambda row: str(row["runs"])),
 ]
 
@@ -68,7 +82,7 @@ def terminal_table(title: str, columns: list[Column], summary: pd.DataFrame) -> 
     table = Table(title=title, title_justify="left")
     shown = _telling(columns, summary)
     for name, _ in shown:
-        table.add_column(name, justify="left" if name in ("task", "model", "method", "stage") else "right")
+        table.add_column(name, justify="left" if name in ("task", "model", "method", "stage", "checkpoint") else "right")
     for _, row in summary.iterrows():
         table.add_row(*(cell(row) for _, cell in shown))
     return table

@@ -18,6 +18,8 @@ from llmft.errors import InputError
 from llmft.runs.store import short_hash, whole_file, write_json
 
 DONE = "DONE"
+PROGRESS = "progress.pkl"
+"""The file of a checkpoint that is written behind all others."""
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "numpy")
 
 
@@ -55,8 +57,8 @@ class RunRecord:
 
     @property
     def last_checkpoint(self) -> str | None:
-        """The newest checkpoint that was written whole: transformers writes its `trainer_state.json` last."""
-        whole = [state.parent for state in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
+        """The newest checkpoint that was written whole."""
+        whole = [progress.parent for progress in self.checkpoints.glob(f"checkpoint-*/{PROGRESS}")]
         return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
 
     @property

@@ -13,6 +13,15 @@ def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name
     return sum(metrics[s][name] * metrics[s]["n"] for s in sets) / rows if rows else None
 
 
+SELECTED = "* checkpoint selected on this evaluation set"
+"""Legend of the star behind accuracies for which `selected_on` holds."""
+
+
+def selected_on(stage: str, domain: str) -> bool:
+    """Whether the stage's checkpoint was picked for the accuracy on the sets of this domain."""
+    return stage == f"best_{domain}"
+
+
 def show_run(path: Path) -> None:
     """Print accuracies (over the label words), costs and place of the run at `path`."""
     from rich.console import Console
@@ -24,10 +33,15 @@ def show_run(path: Path) -> None:
     groups = {name: sets for name, sets in metrics["sets"].items() if sets}
     for name in groups:
         table.add_column(name.replace("_", "-"), justify="right")
+    selection = metrics.get("selection", {})
     for stage, found in metrics["stages"].items():
-        table.add_row(stage, *(f"{pooled(found, sets):.3f}" for sets in groups.values()))
+        name = f"{stage} (step {selection[stage]['step']})" if stage in selection else stage
+        stars = {domain: "*" if selected_on(stage, domain) else "" for domain in groups}
+        table.add_row(name, *(f"{pooled(found, sets):.3f}{stars[domain]}" for domain, sets in groups.items()))
     console = Console()
     console.print(table)
+    if any(entry["selected_on_evaluation_set"] for entry in selection.values()):
+        console.print(SELECTED)
     for name, gap in metrics.get("gap_recovered", {}).items():
         console.print(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
     tokens = ", ".join(f"{who} {count:.1f}" for who, count in metrics["tokens_per_query"].items())

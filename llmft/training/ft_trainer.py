@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import Trainer
 
+from llmft.cost.flops import training_flops
+from llmft.cost.meter import Phase
 from llmft.models.label_scores import answer_logits, left_pad
+from llmft.training.evaluations import Evaluations
 from llmft.training.losses import answer_cross_entropy
 
 
@@ -17,12 +20,24 @@ class FtTrainer(Trainer):
 
     A training example is `{"input_ids": tokens of the prompt, ...}` with what the loss needs beside it: here `answer`,
     the token of the right label.
+
+    Args:
+        objective: loss from logits (B, V) at the answer position and answers (B,).
+        evaluations: how `evaluate` is done, and where its results go; None where nothing is evaluated.
     """
 
     loss_is_scaled_for_ga = False  # a mean over the batch; the Trainer divides by the accumulation steps
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = answer_cross_entropy,
+        evaluations: Evaluations | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.objective = objective
+        self.evaluations = evaluations
         self.examples_seen = 0
         self.tokens_seen: torch.Tensor | int = 0  # tensors, so that counting waits for no device
         self.positions_seen = 0
@@ -44,7 +59,34 @@ class FtTrainer(Trainer):
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Loss from logits (B, V) at the answer position."""
-        return answer_cross_entropy(logits, inputs["answer"])
+        return self.objective(logits, inputs["answer"])
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Score all evaluation sets as at every other stage; log the metrics `eval_<set>_<metric>` and return them."""
+        last = self.state.global_step >= self.state.max_steps
+        sets = self.evaluations.evaluate(self.state.global_step, self.state.epoch, last=last)
+        metrics = {
+            f"{metric_key_prefix}_{name}_{metric}": value
+            for name, found in sets.items()
+            for metric, value in found.items()
+            if isinstance(value, float)  # numbers of rows stay the same all along
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def count_work(self, phase: Phase) -> None:
+        """Count on `phase` what went through the model on this rank since the last call."""
+        tokens = int(self.tokens_seen)
+        phase.count(
+            examples=self.examples_seen,
+            tokens=tokens,
+            padding_tokens=self.positions_seen - tokens,
+            flops=training_flops(self.model, tokens),
+        )
+        self.examples_seen = self.tokens_seen = self.positions_seen = 0
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

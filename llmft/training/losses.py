@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+
+from llmft.models.label_scores import precise
 
 
 def answer_cross_entropy(logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
@@ -13,7 +17,46 @@ def answer_cross_entropy(logits: torch.Tensor, answers: torch.Tensor) -> torch.T
         logits: (B, V) at the answer position.
         answers: (B,) token of the right label.
     """
-    return F.cross_entropy(_precise(logits), answers)
+    return F.cross_entropy(precise(logits), answers)
+
+
+def label_cross_entropy(logits: torch.Tensor, answers: torch.Tensor, label_ids: Sequence[int]) -> torch.Tensor:
+    """Mean cross-entropy over the label tokens alone, renormalised: what else the model might say does not count.
+
+    Args:
+        logits: (B, V) at the answer position.
+        answers: (B,) token of the right label, one of `label_ids`.
+        label_ids: L different tokens.
+    """
+    logits = precise(logits)
+    return (logits[:, list(label_ids)].logsumexp(-1) - logits.gather(1, answers[:, None])[:, 0]).mean()
+
+
+def t_few_loss(logits: torch.Tensor, answers: torch.Tensor, label_ids: Sequence[int]) -> torch.Tensor:
+    """L_LM + L_UL + L_LN of T-Few, unweighted (Liu et al. 2022, arXiv:2205.05638, section 3.2), mean over the batch.
+
+    The choices are the label words. Each is one token here, so all lengths T are 1 and, with y the right label and p over
+    the whole vocabulary,
+     - L_LM = -log p(y);
+     - L_UL (eq. 1) = -sum over the N = L - 1 wrong labels y' of log(1 - p(y')), divided by N (the tokens of all wrong choices);
+     - L_LN (eq. 2) = -log of p(y) / sum of p over all L labels, as beta, the mean log-probability of a choice's tokens, is
+       the log-probability of its one token.
+
+    log(1 - p) is taken as the log-probability of all other tokens, so it stays finite where p rounds to 1.
+
+    Args:
+        logits: (B, V) at the answer position.
+        answers: (B,) token of the right label, one of `label_ids`.
+        label_ids: L >= 2 different tokens.
+    """
+    logits = precise(logits)
+    labels = torch.as_tensor(label_ids, device=logits.device)
+    its_own = F.one_hot(labels, logits.shape[1]).bool()  # (L, V)
+    others = logits[:, None].masked_fill(its_own, -torch.inf).logsumexp(-1)  # (B, L) of all tokens but the label's
+    log_not = others - logits.logsumexp(-1, keepdim=True)  # (B, L) log(1 - p)
+    wrong = labels != answers[:, None]  # (B, L)
+    unlikelihood = -log_not[wrong].mean()  # as many wrong labels in every row, so the mean over all is the mean of means
+    return answer_cross_entropy(logits, answers) + unlikelihood + label_cross_entropy(logits, answers, label_ids)
 
 
 def label_kl(teacher_logprobs: torch.Tensor, student_logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -27,11 +70,6 @@ def label_kl(teacher_logprobs: torch.Tensor, student_logits: torch.Tensor, tempe
         student_logits: (B, L) the student's logits (or log-probabilities) of the labels; normalised here.
         temperature: T > 0, divides both.
     """
-    teacher = (_precise(teacher_logprobs) / temperature).log_softmax(-1)
-    student = (_precise(student_logits) / temperature).log_softmax(-1)
+    teacher = (precise(teacher_logprobs) / temperature).log_softmax(-1)
+    student = (precise(student_logits) / temperature).log_softmax(-1)
     return temperature**2 * (teacher.exp() * (teacher - student)).sum(-1).mean()
-
-
-def _precise(values: torch.Tensor) -> torch.Tensor:
-    """At least float32: sums of exponentials lose too much in half precision."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,12 +1,14 @@
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from llmft.cost.flops import inference_flops, training_flops
-from llmft.cost.meter import Meter, Phase, combine_ranks, total
+from llmft.cost.meter import Meter, Phase, combine_ranks, cpu_seconds, total
 from tests.conftest import tiny_model
 
 
@@ -93,3 +95,98 @@ def test_flops_by_the_rule_of_t_few():
     model = tiny_model("opt")
     weights = sum(p.numel() for p in model.parameters())
     assert (inference_flops(model, 10), training_flops(model, 10)) == (20 * weights, 60 * weights)
+
+
+def test_an_inner_phase_pauses_the_outer_one():
+    threads = threading.active_count()
+    meter = Meter(interval=0.01)
+    with meter.phase("start"):
+        pass
+    with meter.phase("outer") as outer:
+        burn(0.1)
+        with meter.phase("inner") as inner:
+            block = np.ones(200 * 2**20 // 8)
+            burn(0.4)
+            del block
+        burn(0.1)
+        assert threading.active_count() == threads + 1  # one sampler for all
+    assert threading.active_count() == threads
+    assert [phase.name for phase in meter.phases] == ["start", "outer", "inner"]
+    assert outer.cpu_total_s == pytest.approx(0.2, abs=0.1)
+    assert inner.cpu_total_s >= 0.4
+    assert sum(phase.cpu_total_s for phase in meter.phases) == pytest.approx(sum(cpu_seconds(psutil.Process())), abs=0.1)
+    assert outer.wall_s < inner.wall_s
+    assert inner.rss_peak_bytes - outer.rss_peak_bytes > 150 * 2**20
+
+
+def test_an_inner_phase_that_fails_lets_the_outer_one_go_on():
+    meter = Meter()
+    with meter.phase("start"):
+        pass
+    with meter.phase("outer") as outer:
+        with pytest.raises(KeyError), meter.phase("inner"):
+            raise KeyError
+        burn(0.2)
+    assert outer.cpu_total_s == pytest.approx(0.2, abs=0.1)
+
+
+def test_a_name_that_comes_again_adds_to_its_entry():
+    meter = Meter()
+    for _ in range(3):
+        with meter.phase("work") as phase:
+            burn(0.1)
+            phase.count(examples=2, tokens=5)
+    (phase,) = meter.phases
+    assert (phase.examples, phase.tokens) == (6, 15)
+    assert phase.cpu_total_s >= 0.3
+    assert phase.rss_peak_bytes >= phase.rss_mean_bytes > 2**20
+
+
+def test_what_was_spent_between_phases_is_not_counted():
+    meter = Meter()
+    with meter.phase("start"):
+        pass
+    with meter.phase("work") as phase:
+        pass
+    burn(0.3)
+    with meter.phase("work"):
+        pass
+    assert phase.cpu_total_s < 0.2
+
+
+def test_a_phase_under_way_shows_its_costs_so_far():
+    meter = Meter()
+    with meter.phase("start"):
+        pass
+    with meter.phase("work"):
+        burn(0.2)
+        so_far = meter.as_dict()["phases"][1]
+        burn(0.2)
+    assert so_far["cpu_total_s"] == pytest.approx(0.2, abs=0.1)
+    assert so_far["rss_mean_bytes"] > 2**20
+    assert meter.phases[1].cpu_total_s == pytest.approx(0.4, abs=0.15)
+
+
+def test_a_session_goes_on_from_the_costs_of_an_earlier_one():
+    earlier = Meter()
+    with earlier.phase("train") as phase:
+        phase.count(examples=8, tokens=30)
+    with earlier.phase("eval"):
+        pass
+    before = earlier.as_dict()["phases"]
+    before[0] |= {"cpu_total_s": 100.0, "wall_s": 1000.0, "rss_peak_bytes": 2**50, "rss_mean_bytes": 2**40}
+    before[1] |= {"gpu_peak_bytes": 7, "gpu_mean_bytes": 5}
+    meter = Meter()
+    with meter.phase("load"):
+        pass
+    with meter.phase("train") as phase:
+        meter.add(before)
+        phase.count(examples=4, tokens=10)
+        burn(0.1)
+    assert [phase.name for phase in meter.phases] == ["load", "train", "eval"]
+    assert (phase.examples, phase.tokens) == (12, 40)
+    assert phase.cpu_total_s == pytest.approx(phase.cpu_user_s + phase.cpu_system_s)
+    assert phase.wall_s == pytest.approx(1000, abs=2)
+    assert phase.rss_peak_bytes == 2**50
+    assert phase.rss_mean_bytes == pytest.approx(2**40, rel=0.01)  # nearly all of the time was the earlier session's
+    assert (meter.phases[2].gpu_peak_bytes, meter.phases[2].gpu_mean_bytes) == (7, 5)

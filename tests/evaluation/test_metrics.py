@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,7 +39,7 @@ def test_the_tasks_own_metrics_by_hand():
     right, wrong = [0.9, 0.1], [0.1, 0.9]
     # labels 1 1 1 0 0, predictions 1 1 0 1 0: two true positives, one false one, one missed, one true negative
     found = scores([right] * 5, [wrong, wrong, right, wrong, right], best_token=[7] * 5, labels=[1, 1, 1, 0, 0])
-    metrics = split_metrics(found, ("f1", "matthews_correlation"))
+    metrics = split_metrics(replace(found, task_metrics=("f1", "matthews_correlation")))
     assert metrics["f1"] == pytest.approx(4 / 6)
     assert metrics["matthews_correlation"] == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
     assert set(split_metrics(found)) == {"accuracy", "score_accuracy", "loss", "n", "n_asked", "n_shortened"}

@@ -1,4 +1,6 @@
 import copy
+import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from transformers import TrainingArguments
 from llmft.models.adapt import adapt
 from llmft.training.context_distillation_trainer import ContextDistillationTrainer
 from llmft.training.ft_trainer import FtTrainer, collate
+from llmft.training.losses import label_cross_entropy, t_few_loss
 from tests.conftest import tiny_model
 
 LABELS = [17, 99]
@@ -23,7 +26,11 @@ def examples(n=16):
     return rows
 
 
-def train(tmp_path, trainer_class, model, batch=8, accumulation=1, epochs=2, learning_rate=1e-2, optim="adamw_torch", **more):
+def make_trainer(
+    tmp_path, trainer_class, model, batch=8, accumulation=1, epochs=2, learning_rate=1e-2, optim="adamw_torch", **more
+):
+    """`more`: arguments of the trainer, or of TrainingArguments."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
         per_device_train_batch_size=batch,
@@ -31,14 +38,22 @@ def train(tmp_path, trainer_class, model, batch=8, accumulation=1, epochs=2, lea
         num_train_epochs=epochs,
         learning_rate=learning_rate,
         optim=optim,
-        report_to="none",
-        save_strategy="no",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        use_cpu=True,
-        logging_steps=1,
+        **{
+            "report_to": "none",
+            "save_strategy": "no",
+            "remove_unused_columns": False,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "logging_steps": 1,
+            **{name: value for name, value in more.items() if name in known},
+        },
     )
-    trainer = trainer_class(model=model, args=arguments, train_dataset=examples(), data_collator=collate, **more)
+    more = {name: value for name, value in more.items() if name not in known}
+    return trainer_class(model=model, args=arguments, train_dataset=examples(), data_collator=collate, **more)
+
+
+def train(*args, **kwargs):
+    trainer = make_trainer(*args, **kwargs)
     trainer.train()
     return trainer
 
@@ -46,7 +61,10 @@ def train(tmp_path, trainer_class, model, batch=8, accumulation=1, epochs=2, lea
 KINDS = [(FtTrainer, {}), (ContextDistillationTrainer, {"label_ids": LABELS, "temperature": 2.0})]
 
 
-@pytest.mark.parametrize(("trainer_class", "more"), KINDS)
+OBJECTIVES = [(FtTrainer, {"objective": partial(loss, label_ids=LABELS)}) for loss in (label_cross_entropy, t_few_loss)]
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), KINDS + OBJECTIVES)
 @pytest.mark.parametrize("family", ["opt", "llama"])
 def test_the_loss_falls(tmp_path, trainer_class, more, family):
     trainer = train(tmp_path, trainer_class, tiny_model(family), epochs=20, **more)

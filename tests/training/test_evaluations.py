@@ -1,0 +1,81 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmft.evaluation.metrics import split_metrics
+from llmft.evaluation.score import SplitScores
+from llmft.runs.show import pooled
+from llmft.training.evaluations import Evaluations
+
+SETS = {"a": 4, "b": 2, "c": 6}
+DOMAINS = {"in_domain": ["a"], "out_of_domain": ["b", "c"]}
+
+
+def scores(n, right):
+    """Scores of n rows of label 0, of which so many are answered right."""
+    logprobs = np.log([[0.9, 0.1] if i < right else [0.2, 0.8] for i in range(n)])
+    return SplitScores(np.arange(n), np.zeros(n, int), [5, 6], logprobs, logprobs, np.full(n, 5), 3.0)
+
+
+def go_through(results, domains=DOMAINS, evaluations=None, first=1):
+    """Evaluations at steps 1, 2, ... with so many right answers in each set."""
+    stages = []
+    answers = iter([{name: scores(SETS[name], right) for name, right in result.items()} for result in results])
+
+    def score(stage):
+        stages.append(stage)
+        return next(answers)
+
+    if evaluations is None:
+        evaluations = Evaluations(score, domains)
+    evaluations.score = score
+    for step, _ in enumerate(results, first):
+        evaluations.evaluate(step, step / 2, last=step == first + len(results) - 1)
+    return evaluations, stages
+
+
+RESULTS = st.lists(st.fixed_dictionaries({name: st.integers(0, n) for name, n in SETS.items()}), min_size=1, max_size=6)
+
+
+@given(RESULTS)
+def test_the_best_is_the_earliest_with_the_highest_pooled_accuracy(results):
+    evaluations, stages = go_through(results)
+    assert stages == ["during training"] * (len(results) - 1) + ["after"]
+    expected = {
+        "after": len(results),
+        "best_in_domain": 1 + int(np.argmax([result["a"] for result in results])),
+        "best_out_of_domain": 1 + int(np.argmax([result["b"] + result["c"] for result in results])),
+    }
+    assert {stage: found.step for stage, found in evaluations.stages.items()} == expected
+    assert list(evaluations.stages) == list(expected)
+    for stage, step in expected.items():
+        assert evaluations.selection[stage] == {
+            "step": step,
+            "epoch": step / 2,
+            "selected_on_evaluation_set": stage != "after",
+        }
+        found = {name: split_metrics(split) for name, split in evaluations.stages[stage].scores.items()}
+        assert found == evaluations.history[step - 1]["sets"]
+    assert pooled(evaluations.history[0]["sets"], ["b", "c"]) == pytest.approx((results[0]["b"] + results[0]["c"]) / 8)
+
+
+@given(RESULTS, RESULTS)
+def test_going_on_from_a_state_is_as_if_never_interrupted(first, second):
+    whole, _ = go_through(first + second)
+    cut, _ = go_through(first)
+    state = pickle.loads(pickle.dumps(cut.state()))
+    go_through(second, evaluations=cut)  # what the killed session did after the checkpoint does not count
+    resumed = Evaluations(None, DOMAINS)
+    resumed.restore(state)
+    go_through(second, evaluations=resumed, first=len(first) + 1)
+    assert resumed.history == whole.history
+    assert resumed.selection == whole.selection
+
+
+def test_without_domains_only_the_last_is_kept():
+    evaluations, _ = go_through([{"a": 4, "b": 2, "c": 6}, {"a": 0, "b": 0, "c": 0}], domains={})
+    assert list(evaluations.stages) == ["after"]
+    assert evaluations.best == {}
