@@ -39,8 +39,9 @@ def locate(source: Source, data_dir: str | None) -> Place:
         return locate(source.otherwise, data_dir)
     else:
         files = " or ".join(source.local_files)
-        asked = f"--data_dir {data_dir}: no file {files}" if data_dir else f"no file {files} without a --data_dir"
-        raise InputError(f"{asked} with one of the endings {' '.join(ENDINGS)}; {source.hint}")
+        if data_dir is None:
+            raise InputError(f"--data_dir: not given, so there is no {files}; {source.hint}")
+        raise InputError(f"--data_dir {data_dir}: no file {files} with one of the endings {' '.join(ENDINGS)}; {source.hint}")
     check_file(place.path, place.where)
     return place
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
-from llmft.tasks.formats import read_file
+from llmft.tasks.formats import one_line, read_file
 from llmft.tasks.rows import kind_of_labels
 from llmft.tasks.schema import EvalSet, NamedPattern, Source, Task
 from llmft.tasks.table import PAIR, SINGLE
@@ -45,7 +45,7 @@ def own_task(data: DataArguments) -> Task:
         column = getattr(data, argument)
         if column is not None and column not in table:
             raise InputError(
-                f"--{argument} {column}: --train_file {data.train_file} has {', '.join(map(str, table))}; name one of these"
+                f"--{argument} {column}: --train_file {data.train_file} has {one_line(', '.join(table))}; name one of these"
             )
     used = [column for column in (*columns, data.label_column) if column]
     if len(set(used)) < len(used):

@@ -83,7 +83,7 @@ def label_numbers(values: list[Any], words: tuple[str, ...], task: Task, where: 
         if unknown is not None:
             raise InputError(f"{where}: label {unknown!r} is none of {', '.join(words)}; mend it, or list all with --label_names")
         return [place[str(value)] for value in values]
-    meant = ", ".join(f"{number} {name}" for number, name in enumerate(task.label_names))
+    meant = ", ".join(name if name == str(i) else f"{i} {name}" for i, name in enumerate(task.label_names))
     raise InputError(
         f"{where}: label {one_line(values[0])!r} is text where a number is expected ({meant}); write numbers "
         "(text labels go with data of your own: --train_file, --label_names)"

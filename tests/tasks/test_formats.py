@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmft.errors import InputError
@@ -46,6 +46,7 @@ def through(ending, rows):
 
 
 @pytest.mark.parametrize("ending", [ending for ending in ENDINGS if ending not in (".tsv", ".txt")])
+@settings(deadline=None, max_examples=50)  # they write files, and disks take their time
 @given(texts=st.lists(st.tuples(st.text(), st.text()), min_size=2, max_size=6))
 @example(texts=list(zip(ODD, ODD[::-1], strict=True)))
 def test_any_text_stays_as_it_is(ending, texts):
@@ -54,6 +55,7 @@ def test_any_text_stays_as_it_is(ending, texts):
 
 
 @pytest.mark.parametrize("ending", [".tsv", ".txt"])
+@settings(deadline=None, max_examples=50)  # they write files, and disks take their time
 @given(texts=st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n"))] * 2), min_size=2))
 @example(texts=[(text.replace("\t", " ").replace("\n", " "), '"') for text in ODD])
 def test_a_tsv_holds_any_text_but_tabs_and_newlines(ending, texts):

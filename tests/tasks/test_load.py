@@ -250,6 +250,24 @@ def test_bad_files(small, change, says):
     assert str(caught.value).startswith(f"--data_dir {small}: glue/sst2/train.parquet: ")
 
 
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda file: file.write_bytes(b""), "the file is empty"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-20]), "cannot be read as parquet"),
+        (lambda file: (file.unlink(), file.mkdir()), "is a folder; name a file"),
+        (lambda file: file.rename(file.with_suffix(".csv")), "cannot be read as csv"),
+        (lambda file: file.unlink(), "no file glue/sst2/train with one of the endings .parquet"),
+    ],
+)
+def test_files_that_cannot_be_read(small, spoil, says):
+    spoil(small / "glue" / "sst2" / "train.parquet")
+    with pytest.raises(InputError, match=says) as caught:
+        load(get_task("sst2"), small)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"--data_dir {small}: ")
+
+
 def test_fingerprints_follow_the_content(small, tmp_path):
     task = get_task("sst2")
     before = fingerprint_data(task, str(small))

@@ -82,7 +82,7 @@ def test_fingerprints_hold_every_file(files, tmp_path):
 @pytest.mark.parametrize(
     ("train", "validation", "arguments", "says"),
     [
-        (rows(0, 1), rows("a"), [], "label 'a' is text where a number is expected (0 0, 1 1)"),
+        (rows(0, 1), rows("a"), [], "label 'a' is text where a number is expected (0, 1)"),
         (rows("a", "b"), rows(0), [], "label 0 is none of a, b; mend it, or list all with --label_names"),
         (rows("a", "b"), rows("c"), [], "label 'c' is none of a, b; mend it, or list all with --label_names"),
         (rows("a", "b"), None, ["--label_names", "a,c"], "label 'b' is none of a, c"),
