@@ -10,6 +10,7 @@ import numpy as np
 
 from llmft.cost.flops import inference_flops
 from llmft.cost.meter import Phase
+from llmft.errors import InputError
 from llmft.evaluation.metrics import label_prior, renormalise
 from llmft.models.load import window
 from llmft.prompts.render import PromptFormat
@@ -32,7 +33,7 @@ class SplitScores:
         token_logprobs: (N, L) log-probabilities of the label tokens over the whole vocabulary.
         label_logprobs: (N, L) log-probabilities over the labels alone, calibrated if the asker calibrates.
         best_token: (N,) argmax over the whole vocabulary.
-        tokens_per_query: mean tokens of a whole prompt, context included.
+        tokens_per_query: mean tokens of a whole prompt, context and the model's soft prompt included.
     """
 
     idx: np.ndarray
@@ -51,7 +52,11 @@ class SplitScores:
 
 @dataclass(frozen=True)
 class Asker:
-    """One way of asking a model: the format, the context in front (or ""), the label tokens, calibration."""
+    """One way of asking a model: the format, the context in front (or ""), the label tokens, calibration.
+
+    A classifier's label tokens are 0 to L - 1, its whole vocabulary. `soft_prompt_tokens` virtual tokens are to be trained
+    in front of the prompts: room is left for them.
+    """
 
     model: torch.nn.Module
     tokenizer: PreTrainedTokenizerBase
@@ -61,6 +66,7 @@ class Asker:
     calibrate: bool
     queries_per_row: int
     shots: int
+    soft_prompt_tokens: int = 0
 
     @classmethod
     def create(
@@ -73,16 +79,25 @@ class Asker:
         demonstrations: Sequence[Row] = (),
         calibrate: bool = False,
         queries_per_row: int,
+        soft_prompt_tokens: int = 0,
     ) -> Asker:
         """An asker that puts `demonstrations` in front; its label tokens are those behind the query of `sample`.
 
         Raises:
-            InputError: a label word is not one token there.
+            InputError: a label word is not one token there, or the model is a classifier of another number of labels.
         """
-        query = prompt_format.query(sample)
-        label_ids = label_token_ids(tokenizer, query, prompt_format.words, prompt_format.words_flag)
-        context = prompt_format.context(demonstrations)
-        return cls(model, tokenizer, prompt_format, context, label_ids, calibrate, queries_per_row, len(demonstrations))
+        from llmft.models.head import classification_head
+
+        head = classification_head(model)
+        if head is None:
+            label_ids = label_token_ids(tokenizer, prompt_format.query(sample), prompt_format.words, prompt_format.words_flag)
+        elif len(head.label_names) == len(prompt_format.words):
+            label_ids = list(range(len(head.label_names)))
+        else:
+            names = ", ".join(head.label_names)
+            raise InputError(f"--model_name_or_path: a classifier of the labels {names}, the task has {len(prompt_format.words)}")
+        context, shots = prompt_format.context(demonstrations), len(demonstrations)
+        return cls(model, tokenizer, prompt_format, context, label_ids, calibrate, queries_per_row, shots, soft_prompt_tokens)
 
     def with_model(self, model: torch.nn.Module) -> Asker:
         """The same question to another model."""
@@ -94,9 +109,17 @@ class Asker:
         Raises:
             InputError: one does not fit the model's window.
         """
+        from llmft.models.label_scores import virtual_tokens
+
         queries = [self.prompt_format.query(row) for row in rows]
         prompts = tokenize_prompts(self.tokenizer, self.context, [*queries, *extra])
-        check_window(prompts, window(self.model), self.shots)
+        limit, soft = window(self.model), max(self.soft_prompt_tokens, virtual_tokens(self.model))
+        check_window(prompts, limit, self.shots)
+        if limit is not None and prompts.longest + soft > limit:
+            raise InputError(
+                f"--num_soft_prompt_tokens {soft}: with them the longest prompt has {prompts.longest + soft} tokens, more than "
+                f"the model's window of {limit}; ask for fewer, or shorten --pattern"
+            )
         return prompts
 
     def check_window(self, rows: Sequence[Row]) -> None:
@@ -113,6 +136,7 @@ class Asker:
         Raises:
             InputError: a prompt does not fit the model's window.
         """
+        from llmft.models.label_scores import virtual_tokens
         from llmft.models.shared_prefix import score_answers
 
         blanks = self.prompt_format.content_free_queries() if self.calibrate else []
@@ -133,5 +157,6 @@ class Asker:
             token_logprobs=answers.label_logprobs[:n],
             label_logprobs=renormalise(answers.label_logprobs[:n], prior),
             best_token=answers.best_token[:n],
-            tokens_per_query=float(np.mean([len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]])),
+            tokens_per_query=virtual_tokens(self.model)
+            + float(np.mean([len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]])),
         )

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             calibrate=job.arguments(CalibrationArguments).calibrate,
             **asking,
         )
-        student = Asker.create(model, tokenizer, student_format, **asking)
+        student = Asker.create(model, tokenizer, student_format, soft_prompt_tokens=job.trained.soft_prompt_tokens, **asking)
         prompts = student.prompts(queries)
         job.begin(teacher, student, train_rows=queries)
     with job.meter.phase("teacher") as phase:

@@ -16,6 +16,7 @@ from llmft.arguments import (
     DataArguments,
     DemonstrationArguments,
     DistillationArguments,
+    FineTuningArguments,
     ModelArguments,
     RunArguments,
     as_dict,
@@ -25,6 +26,7 @@ from llmft.cost.meter import Meter, combine_ranks
 from llmft.errors import InputError
 from llmft.models.load import fingerprint_model, load_model, short_name
 from llmft.prompts.demonstrations import draw_demonstrations, draw_eval_rows
+from llmft.prompts.placeholders import take_off_placeholders
 from llmft.prompts.render import PromptFormat
 from llmft.prompts.verbalizer import parse_words
 from llmft.runs.record import RunRecord
@@ -97,8 +99,23 @@ class Job:
             attn_implementation=model.attn_implementation,
             revision=model.model_revision,
             cache_dir=model.cache_dir,
+            gguf_file=model.gguf_file,
+            tokenizer_name=model.tokenizer_name,
+            trust_remote_code=model.trust_remote_code,
         )
+        trained = self.trained
+        if trained is not None:
+            from llmft.models.adapt import check_part
+            from llmft.models.student import start_of
+
+            loaded = start_of(loaded, self.model_name)
+            check_part(loaded, trained.part, trained.lora_targets)
         return loaded.to(run.device), tokenizer
+
+    @property
+    def trained(self) -> AdapterArguments | None:
+        """Which part of the model is trained; None where nothing is."""
+        return next((group for group in self.groups.values() if isinstance(group, AdapterArguments)), None)
 
     def prompt_format(self, who: str | None = None) -> PromptFormat:
         """The prompt format that the flags ask for.
@@ -118,6 +135,8 @@ class Job:
             return default, f"--{name}"
 
         pattern, pattern_flag = choose("pattern", self.task.pattern)
+        if self.trained is not None and self.trained.use_soft_prompt:
+            pattern = take_off_placeholders(pattern, self.trained.num_soft_prompt_tokens, pattern_flag)
         words, words_flag = choose("target_tokens", ",".join(self.task.target_tokens))
         return PromptFormat(
             pattern=pattern,
@@ -192,7 +211,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     """Parse the command line and find the run's record; None where the run has been finished before.
 
     Args:
-        method: its name in the record; that of the adapter, if one is trained, is put behind it.
+        method: its name in the record, unless `--method` gives one; the part that is trained is put behind it.
         groups: argument dataclasses.
         argv: command line without the program's name; None for the process's own.
         description: what the program does, for `--help`.
@@ -214,8 +233,9 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     if data.data_dir is not None and not Path(data.data_dir).is_dir():
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
     model_name = model.model_name_or_path or task.default_model
-    adapter = by_type[AdapterArguments].adapter if AdapterArguments in by_type else None
-    name = f"{method}-{adapter}" if adapter else method
+    method = by_type[FineTuningArguments].method if FineTuningArguments in by_type else method
+    part = by_type[AdapterArguments].part if AdapterArguments in by_type else None
+    name = f"{method}-{part}" if part else method
     deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
     settings = {
         "record_version": RECORD_VERSION,
@@ -227,6 +247,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": given,
     }
+    if model.tokenizer_name:
+        settings["tokenizer"] = fingerprint_model(model.tokenizer_name, model.model_revision)
     parts = (name, task.name, short_name(model_name))
     record = RunRecord.locate(run.output_dir, parts, settings, writes=run.process_index == 0)
     if all_gather(record.finished)[0] and not run.overwrite_output_dir:  # rank 0's view counts: disks may lag

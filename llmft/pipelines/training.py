@@ -11,7 +11,8 @@ from transformers import PrinterCallback
 from llmft.arguments import AdapterArguments, RunArguments
 from llmft.cost.flops import training_flops
 from llmft.models.adapt import adapt, count_trainable
-from llmft.models.gather import all_gather
+from llmft.models.gather import all_gather, whole_weights
+from llmft.models.student import save_student
 from llmft.pipelines.prepare import Job
 from llmft.runs.store import whole_folder
 from llmft.training.ft_trainer import FtTrainer, collate
@@ -21,10 +22,24 @@ if TYPE_CHECKING:
 
 
 def trainable(job: Job, model: PreTrainedModel) -> torch.nn.Module:
-    """The model with the part that the flags ask for made trainable."""
+    """The model with the part that the flags ask for made trainable; says which weights that are."""
     flags = job.arguments(AdapterArguments)
     with job.meter.phase("adapt"):
-        return adapt(model, flags.adapter, dim=flags.adapter_dim, alpha=flags.lora_alpha, dropout=flags.lora_dropout)
+        adapted = adapt(
+            model,
+            flags.part,
+            dim=flags.adapter_dim,
+            alpha=flags.lora_alpha,
+            dropout=flags.lora_dropout,
+            targets=flags.lora_targets,
+            prompt_tokens=flags.num_soft_prompt_tokens,
+            freeze_embeddings=flags.freeze_embeddings,
+            untie_embeddings=flags.untie_embeddings,
+            seed=job.arguments(RunArguments).seed,
+        )
+    if job.record.writes:
+        print(count_trainable(adapted))
+    return adapted
 
 
 def train(
@@ -57,17 +72,14 @@ def train(
         )
     if run.save_final_model:
         with job.meter.phase("save"):
-            _save(job, trainer, tokenizer)
-    trained = {"trainable": counts.trainable, "total": counts.total, "share": counts.share}
-    return trainer.state.log_history, {"weights": trained}
+            _save(job, trainer.model, tokenizer)
+    return trainer.state.log_history, {"weights": counts.as_dict()}
 
 
-def _save(job: Job, trainer: FtTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Weights (or the adapter) and tokenizer, loadable without anything of ours."""
-    if not job.record.writes:  # sharded weights are gathered by all ranks, written by one
-        trainer.save_model(str(job.record.path / "model"))
-        return
-    with whole_folder(job.record.path / "model") as aside:
-        trainer.save_model(str(aside))
-        tokenizer.save_pretrained(str(aside))
-        (aside / "training_args.bin").unlink(missing_ok=True)
+def _save(job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """What was trained and the tokenizer, as `load_model` reads it; plain transformers and peft formats where they have one."""
+    with whole_weights(model):  # all ranks gather sharded weights, one writes them
+        if job.record.writes:
+            with whole_folder(job.record.path / "model") as aside:
+                save_student(model, aside)
+                tokenizer.save_pretrained(str(aside))
