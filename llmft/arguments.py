@@ -33,31 +33,85 @@ class ModelArguments:
         choices=["float32", "bfloat16", "float16", "auto"],
     )
     attn_implementation: str | None = _flag(None, "Attention as transformers names it (sdpa, eager, ...); default: its choice.")
+    tokenizer_name: str | None = _flag(None, "Hub name or folder of the tokenizer; default: the model's own.")
+    gguf_file: str | None = _flag(None, "Name of a .gguf file within the model's folder, whose weights are to be used.")
+    trust_remote_code: bool = _flag(False, "Run code that comes with the model.")
 
 
 @dataclass
 class AdapterArguments:
     """Which part of the model is trained."""
 
-    _argument_group_name = "trained part"
+    _argument_group_name = "trained part (default: all weights)"
 
-    use_adapter: bool = _flag(False, "Train an adapter and freeze the model, else train all weights.", aliases=["--use_adapters"])
-    adapter_type: str = _flag("lora", "Kind of adapter, with --use_adapter.", choices=["lora"])
-    adapter_dim: int = _flag(8, "Rank of the adapter.")
-    lora_alpha: int = _flag(16, "Scale of LoRA: its update is multiplied by alpha / rank.")
+    head_only: bool = _flag(
+        False, "Train the output layer only; where it is the input embeddings, it gets its own weights first."
+    )
+    bitfit: bool = _flag(False, "Train the biases only.")
+    freeze_embeddings: bool = _flag(False, "Leave input and position embeddings, and an output layer tied to them, as they are.")
+    untie_embeddings: bool = _flag(False, "Give the output layer weights of its own where it is the input embeddings.")
+    use_adapter: bool = _flag(False, "Train an adapter and freeze the model.", aliases=["--use_adapters"])
+    adapter_type: str = _flag(
+        "lora",
+        "Kind of adapter, with --use_adapter; parallel: beside attention and feed-forward, -attn or -fc: beside one of them.",
+        choices=["lora", "ia3", "parallel", "parallel-attn", "parallel-fc"],
+    )
+    adapter_dim: int = _flag(8, "Rank of LoRA, width of a parallel adapter.")
+    lora_alpha: int = _flag(
+        16,
+        "Scale of LoRA: its update is multiplied by alpha / rank. -1, upstream's learnt scale, is a scale of 1: the second "
+        "matrix takes any scale up.",
+    )
     lora_dropout: float = _flag(0.0, "Dropout on LoRA's input.")
+    lora_targets: str = _flag(
+        "all-linear",
+        "Layers that LoRA updates; query-value: upstream's choice (the fused layer where there is no separate one).",
+        choices=["all-linear", "query-value"],
+    )
+    use_soft_prompt: bool = _flag(
+        False, "Train embeddings in front of every prompt (they start as embeddings of random tokens) and freeze the model."
+    )
+    num_soft_prompt_tokens: int = _flag(20, "Length of the soft prompt.")
 
     @property
-    def adapter(self) -> str | None:
-        """The adapter's kind, None where all weights are trained."""
-        return self.adapter_type if self.use_adapter else None
+    def part(self) -> str | None:
+        """The trained part, as `llmft.models.adapt.adapt` and a run's method name it; None where all weights are trained."""
+        if self.use_adapter:
+            return self.adapter_type
+        return next(
+            (name for name in ("head_only", "bitfit") if getattr(self, name)), "soft_prompt" if self.use_soft_prompt else None
+        )
+
+    @property
+    def soft_prompt_tokens(self) -> int:
+        """Length of the soft prompt, 0 where none is trained."""
+        return self.num_soft_prompt_tokens if self.use_soft_prompt else 0
+
+    def _given(self, name: str) -> bool:
+        return getattr(self, name) != getattr(type(self), name)
 
     def __post_init__(self) -> None:
-        for name in ("adapter_dim", "lora_alpha", "lora_dropout"):
-            if not self.use_adapter and getattr(self, name) != getattr(type(self), name):
-                raise InputError(f"--{name} {getattr(self, name)}: is read only with --use_adapter; add that, or leave this out")
-        if self.adapter_dim < 1:
-            raise InputError(f"--adapter_dim {self.adapter_dim}: must be 1 or more")
+        chosen = [f"--{name}" for name in ("head_only", "bitfit", "use_adapter", "use_soft_prompt") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise InputError(f"{chosen[0]} and {chosen[1]}: only one part can be trained; leave one of them out")
+        if self.untie_embeddings and chosen and not self.head_only:  # which unties them itself
+            raise InputError(f"--untie_embeddings: is read only where all weights are trained; leave it or {chosen[0]} out")
+        lora = self.use_adapter and self.adapter_type == "lora"
+        needs = {"adapter_type": (self.use_adapter, "--use_adapter")}
+        needs["adapter_dim"] = (
+            self.use_adapter and self.adapter_type != "ia3",
+            "--use_adapter and an --adapter_type other than ia3",
+        )
+        needs |= {name: (lora, "--use_adapter --adapter_type lora") for name in ("lora_alpha", "lora_dropout", "lora_targets")}
+        needs["num_soft_prompt_tokens"] = (self.use_soft_prompt, "--use_soft_prompt")
+        for name, (there, needed) in needs.items():
+            if self._given(name) and not there:
+                raise InputError(f"--{name} {getattr(self, name)}: is read only with {needed}; add that, or leave this out")
+        for name in ("adapter_dim", "num_soft_prompt_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        if self.lora_alpha < 1 and self.lora_alpha != -1:
+            raise InputError(f"--lora_alpha {self.lora_alpha}: must be 1 or more, or -1 for a scale of 1")
         if not 0 <= self.lora_dropout < 1:
             raise InputError(f"--lora_dropout {self.lora_dropout}: must be from 0 to below 1")
 
@@ -181,10 +235,21 @@ class InContextArguments:
 
 @dataclass
 class FineTuningArguments:
-    """What ft.py trains on."""
+    """How ft.py asks, and what it trains on."""
 
     _argument_group_name = "fine-tuning"
 
+    method: str = _flag(
+        "pbft",
+        "`pbft`: the label's token behind the pattern, by the language-modelling head; `vanilla`: a new classification head in "
+        "its place.",
+        choices=["pbft", "vanilla"],
+    )
+    classifier_type: str = _flag(
+        "fully-connected",
+        "Head of --method vanilla: one `linear` layer, or `fully-connected`: a hidden layer and an output layer.",
+        choices=["fully-connected", "linear"],
+    )
     train_on: str = _flag(
         "train",
         "`train`: upstream's draw of --max_train_samples training rows; `demonstrations`: the very --num_shots rows that eval.py "
@@ -203,6 +268,13 @@ class FineTuningArguments:
         if self.target_tokens_logits_only and self.loss != "cross-entropy":
             raise InputError(
                 f"--target_tokens_logits_only: goes with --loss cross-entropy, not {self.loss}; leave one of them out"
+            )
+        for name in ("loss", "target_tokens_logits_only"):
+            if self.method == "vanilla" and getattr(self, name) != getattr(type(self), name):
+                raise InputError(f"--{name} {getattr(self, name)}: is read only with --method pbft; add that, or leave this out")
+        if self.method == "pbft" and self.classifier_type != type(self).classifier_type:
+            raise InputError(
+                f"--classifier_type {self.classifier_type}: is read only with --method vanilla; add that, or leave this out"
             )
 
 

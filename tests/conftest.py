@@ -107,39 +107,52 @@ def tokenizers() -> dict:
     }
 
 
+SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 256,
+    "bos_token_id": 1, "eos_token_id": 1,
+}  # fmt: skip
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+OPT = {**SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 0, "dropout": 0.0}
+GROUPED = {**SIZES, "num_key_value_heads": 2, "pad_token_id": 0}
+GEMMA = {**GROUPED, "head_dim": 8}
+SLIDING = {"sliding_window": 16}
+CONFIGS = {
+    "opt": ("OPTConfig", OPT),
+    "opt_post_norm": ("OPTConfig", {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 16}),  # as OPT-350m
+    "gpt2": ("GPT2Config", {**GPT, "bos_token_id": 1, "eos_token_id": 1}),
+    "gptj": ("GPTJConfig", {**GPT, "rotary_dim": 4, "bos_token_id": 1, "eos_token_id": 1}),
+    "gpt_neo": (
+        "GPTNeoConfig",
+        {
+            "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 16,
+            "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 1, "resid_dropout": 0.0, "embed_dropout": 0.0,
+            "attention_dropout": 0.0,
+        },
+    ),
+    "falcon": ("FalconConfig", {**SIZES, "alibi": True, "hidden_dropout": 0.0, "attention_dropout": 0.0}),
+    "gpt_neox": ("GPTNeoXConfig", {**SIZES, "pad_token_id": 0}),
+    "llama": ("LlamaConfig", GROUPED),
+    "mistral": ("MistralConfig", {**GROUPED, **SLIDING}),
+    "qwen2": ("Qwen2Config", GROUPED),
+    "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 8}),
+    "gemma": ("GemmaConfig", GEMMA),
+    "gemma2": ("Gemma2Config", {**GEMMA, **SLIDING, "query_pre_attn_scalar": 8}),
+    "gemma3": ("Gemma3TextConfig", {**GEMMA, **SLIDING, "layer_types": ["sliding_attention", "full_attention"]}),
+}  # fmt: skip
+"""Families by name: transformers' config class and what it takes for two small layers."""
+
+
 def tiny_model(family: str, vocabulary: int = 600):
-    """A random two-layer model of a family, the same every time."""
+    """A random two-layer model of a family, the same every time; biases and norms are not the zeros and ones they start as."""
     import torch
     import transformers as tf
 
     torch.manual_seed(0)
-    if family == "opt":
-        config = tf.OPTConfig(
-            vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, ffn_dim=64, num_attention_heads=4,
-            word_embed_proj_dim=32, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=1, dropout=0.0,
-        )  # fmt: skip
-    elif family == "gpt2":
-        config = tf.GPT2Config(
-            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=1,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        )  # fmt: skip
-    elif family == "gpt_neo":
-        config = tf.GPTNeoConfig(
-            vocab_size=vocabulary, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
-            window_size=16, max_position_embeddings=256, bos_token_id=1, eos_token_id=1, resid_dropout=0.0, embed_dropout=0.0,
-            attention_dropout=0.0,
-        )  # fmt: skip
-    elif family == "falcon":
-        config = tf.FalconConfig(
-            vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True, bos_token_id=1,
-            eos_token_id=1, hidden_dropout=0.0, attention_dropout=0.0,
-        )  # fmt: skip
-    else:
-        kind = {"llama": tf.LlamaConfig, "gpt_neox": tf.GPTNeoXConfig, "mistral": tf.MistralConfig}[family]
-        extra = {} if family == "gpt_neox" else {"num_key_value_heads": 2}
-        extra |= {"sliding_window": 16} if family == "mistral" else {}
-        config = kind(
-            vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, intermediate_size=64, num_attention_heads=4,
-            max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=1, **extra,
-        )  # fmt: skip
-    return tf.AutoModelForCausalLM.from_config(config).eval()
+    kind, settings = CONFIGS[family]
+    model = tf.AutoModelForCausalLM.from_config(getattr(tf, kind)(vocab_size=vocabulary, **settings)).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model

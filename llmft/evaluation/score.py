@@ -11,6 +11,7 @@ import numpy as np
 
 from llmft.cost.flops import inference_flops
 from llmft.cost.meter import Phase
+from llmft.errors import InputError
 from llmft.evaluation.metrics import label_prior, renormalise
 from llmft.models.load import window
 from llmft.prompts.render import PromptFormat
@@ -34,7 +35,7 @@ class SplitScores:
         token_logprobs: (N, L) log-probabilities of the label tokens over the whole vocabulary.
         label_logprobs: (N, L) log-probabilities over the labels alone, calibrated if the asker calibrates.
         best_token: (N,) argmax over the whole vocabulary.
-        tokens_per_query: mean tokens of a whole prompt, context included.
+        tokens_per_query: mean tokens of a whole prompt, context and the model's soft prompt included.
         shortened: rows whose text was cut to fit --max_seq_length.
         task_metrics: names in `metrics.TASK_METRICS` that the set is measured by beside accuracy.
     """
@@ -65,6 +66,8 @@ class Asker:
     """One way of asking a model: the format, the context in front (or ""), the label tokens, calibration.
 
     `max_length`, if given, is the longest prompt in tokens: rows that make longer ones lose the end of their longer text.
+    A classifier's label tokens are 0 to L - 1, its whole vocabulary. `soft_prompt_tokens` virtual tokens are to be trained
+    in front of the prompts: room is left for them.
     """
 
     model: torch.nn.Module
@@ -76,6 +79,7 @@ class Asker:
     queries_per_row: int
     demonstrations: tuple[Row, ...] = ()
     max_length: int | None = None
+    soft_prompt_tokens: int = 0
 
     @classmethod
     def create(
@@ -89,16 +93,36 @@ class Asker:
         calibrate: bool = False,
         queries_per_row: int,
         max_length: int | None = None,
+        soft_prompt_tokens: int = 0,
     ) -> Asker:
         """An asker that puts `demonstrations` in front; its label tokens are those behind the query of `sample`.
 
         Raises:
-            InputError: a label word is not one token there.
+            InputError: a label word is not one token there, or the model is a classifier of another number of labels.
         """
-        query = prompt_format.query(sample).rstrip(" ")  # upstream's own prompts may end in a space
-        label_ids = label_token_ids(tokenizer, query, prompt_format.words, prompt_format.words_flag)
-        context, shots = prompt_format.context(demonstrations), tuple(demonstrations)
-        return cls(model, tokenizer, prompt_format, context, label_ids, calibrate, queries_per_row, shots, max_length)
+        from llmft.models.head import classification_head
+
+        head = classification_head(model)
+        if head is None:
+            query = prompt_format.query(sample).rstrip(" ")  # upstream's own prompts may end in a space
+            label_ids = label_token_ids(tokenizer, query, prompt_format.words, prompt_format.words_flag)
+        elif len(head.label_names) == len(prompt_format.words):
+            label_ids = list(range(len(head.label_names)))
+        else:
+            names = ", ".join(head.label_names)
+            raise InputError(f"--model_name_or_path: a classifier of the labels {names}, the task has {len(prompt_format.words)}")
+        return cls(
+            model,
+            tokenizer,
+            prompt_format,
+            prompt_format.context(demonstrations),
+            label_ids,
+            calibrate,
+            queries_per_row,
+            demonstrations=tuple(demonstrations),
+            max_length=max_length,
+            soft_prompt_tokens=soft_prompt_tokens,
+        )
 
     def with_model(self, model: torch.nn.Module) -> Asker:
         """The same question to another model."""
@@ -110,10 +134,15 @@ class Asker:
         Raises:
             InputError: one does not fit the model's window.
         """
+        from llmft.models.label_scores import virtual_tokens
+
         prompts = self._tokenized(rows, extra)
         limit, place = window(self.model), "the model's window"
         if self.max_length is not None and (limit is None or self.max_length <= limit):
             limit, place = self.max_length, "--max_seq_length"
+        soft = max(self.soft_prompt_tokens, virtual_tokens(self.model))
+        if limit is not None and soft:
+            limit, place = limit - soft, f"{place} leaves beside {soft} soft prompt tokens"
         if self.max_length is not None and prompts.longest > limit:
             prompts = self._shortened(rows, extra, prompts, limit)
 
@@ -158,6 +187,7 @@ class Asker:
         Raises:
             InputError: a prompt does not fit the model's window.
         """
+        from llmft.models.label_scores import virtual_tokens
         from llmft.models.shared_prefix import score_answers
 
         blanks = self.prompt_format.content_free_queries() if self.calibrate else []
@@ -178,6 +208,7 @@ class Asker:
             token_logprobs=answers.label_logprobs[:n],
             label_logprobs=renormalise(answers.label_logprobs[:n], prior),
             best_token=answers.best_token[:n],
-            tokens_per_query=float(np.mean([len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]])),
+            tokens_per_query=virtual_tokens(self.model)
+            + float(np.mean([len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]])),
             shortened=prompts.shortened,
         )

@@ -1,48 +1,201 @@
-"""Which weights are trained: all of them, or an adapter of peft's."""
+"""Which weights are trained: all of them, a part of the model's own, or an adapter beside them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmft.errors import InputError
+from llmft.models.head import classification_head, output_name, untie
+from llmft.models.parallel import BLOCKS, add_parallel
+from llmft.models.structure import layers, named
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
+class TrainedGroup:
+    """Trained tensors alike but for the layer they are in.
+
+    Attributes:
+        name: their name, `*` for the layer's number.
+        shape: of each.
+        tensors: how many.
+        weights: in all of them together.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    tensors: int
+    weights: int
+
+
+@dataclass(frozen=True)
 class TrainableCount:
-    """How many weights are trained, of how many."""
+    """How many weights are trained, of how many, and which."""
 
     trainable: int
     total: int
+    trained: tuple[TrainedGroup, ...] = ()
 
     @property
     def share(self) -> float:
         """Trained share, 0 to 1."""
         return self.trainable / self.total
 
+    def as_dict(self) -> dict[str, Any]:
+        """For the record."""
+        return {**asdict(self), "share": self.share}
 
-def adapt(model: PreTrainedModel, adapter_type: str | None, *, dim: int, alpha: int, dropout: float) -> torch.nn.Module:
-    """The model with the trainable part chosen.
+    def __str__(self) -> str:
+        groups = ", ".join(f"{g.name} ({' x '.join(map(str, g.shape))}) x {g.tensors}" for g in self.trained)
+        return f"trains {self.trainable:,} of {self.total:,} weights ({self.share:.3%}): {groups}"
+
+
+def adapt(
+    model: PreTrainedModel,
+    part: str | None,
+    *,
+    dim: int = 8,
+    alpha: int = 16,
+    dropout: float = 0.0,
+    targets: str = "all-linear",
+    prompt_tokens: int = 20,
+    freeze_embeddings: bool = False,
+    untie_embeddings: bool = False,
+    seed: int = 0,
+) -> torch.nn.Module:
+    """The model with the trained part chosen. A classification head is always trained with it.
 
     Args:
-        adapter_type: None trains every weight; `lora` freezes them and puts low-rank updates beside every linear layer but
-            the head (Hu et al. 2021, arXiv:2106.09685), scaled by alpha / dim.
-        dim: rank of the updates.
-        alpha: their scale's numerator.
-        dropout: on the updates' input.
-    """
-    if adapter_type is None:
-        model.requires_grad_(True)
-        return model
-    from peft import LoraConfig, TaskType, get_peft_model
+        part: None trains every weight; `head_only` the output layer, untied first where it is the input embeddings;
+            `bitfit` all biases (Ben Zaken et al. 2022, arXiv:2106.10199); `lora` low-rank updates beside linear layers
+            (Hu et al. 2021, arXiv:2106.09685), scaled by alpha / dim; `ia3` learnt scales of keys, values and the inner
+            activation of the feed-forward (Liu et al. 2022, arXiv:2205.05638); `parallel`, `parallel-attn`,
+            `parallel-fc` (`llmft.models.parallel`); `soft_prompt` (`llmft.models.soft_prompt`).
+        dim: rank of LoRA, width of a parallel adapter.
+        alpha: numerator of LoRA's scale; -1 for a scale of 1.
+        dropout: on the input of LoRA's updates.
+        targets: LoRA's layers: `all-linear` (but the output layer), or `query-value`.
+        prompt_tokens: length of the soft prompt.
+        freeze_embeddings: with None: input and position embeddings stay as they are, and an output layer tied to them.
+        untie_embeddings: with None: the output layer gets weights of its own first.
+        seed: of a new parallel adapter's or soft prompt's weights (peft draws LoRA's from torch's global stream).
 
-    config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=dim, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
-    return get_peft_model(model, config)
+    Raises:
+        InputError: the model has no such part.
+    """
+    if untie_embeddings or part == "head_only":
+        untie(model)
+    if part in ("lora", "ia3"):
+        from peft import get_peft_model
+
+        return get_peft_model(model, _peft_config(model, part, dim, alpha, dropout, targets))
+    if part == "soft_prompt":
+        from llmft.models.soft_prompt import add_soft_prompt
+
+        return add_soft_prompt(model, prompt_tokens, seed, base_of(model))
+    model.requires_grad_(part is None)
+    if part in BLOCKS:
+        add_parallel(model, part, dim, seed)
+    elif part == "bitfit":
+        for bias in biases(model):
+            bias.requires_grad_(True)
+    elif part == "head_only":
+        model.get_output_embeddings().requires_grad_(True)
+    elif freeze_embeddings:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                module.requires_grad_(False)
+    head = classification_head(model)
+    if head is not None:
+        head.requires_grad_(True)
+    return model
+
+
+def check_part(model: PreTrainedModel, part: str | None, targets: str) -> None:
+    """Check that the model has the part that `adapt` would train, before anything is written.
+
+    Raises:
+        InputError: it has not.
+    """
+    if part == "bitfit":
+        biases(model)
+    if part == "ia3" or part in BLOCKS or (part == "lora" and targets == "query-value"):
+        layers(model)
+
+
+def biases(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    """All bias terms.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = [parameter for name, parameter in model.named_parameters() if name.rsplit(".", 1)[-1] == "bias"]
+    if not found:
+        raise InputError(f"--bitfit: {named(model)} has no bias terms; use --use_adapter, or train all weights")
+    return found
+
+
+def base_of(model: PreTrainedModel) -> dict[str, str | None]:
+    """What an adapter's files name its base by: folder or hub name, and the commit for a hub model."""
+    return {"base_model_name_or_path": model.name_or_path, "revision": getattr(model.config, "_commit_hash", None)}
+
+
+def ia3_targets(model: PreTrainedModel) -> tuple[list[str], list[str]]:
+    """The layers that IA3 scales, as paths within a decoder layer: all, and those of them that it scales at their input.
+
+    Keys and values are scaled behind their projections, the feed-forward's inner activation in front of its second layer.
+    Where one layer makes queries, keys and values, all of its output is scaled, queries included: peft scales a layer's
+    output as a whole. Found by structure, since peft's own table takes queries for keys in OPT, and in GPT-J, GPT-Neo,
+    Gemma and Qwen (peft 0.21).
+
+    Raises:
+        InputError: they cannot be told apart.
+    """
+    scaled: set[str] = set()
+    inner: set[str] = set()
+    for layer in layers(model):
+        fused = layer.projections.get("fused")
+        scaled |= {fused} if fused else {layer.projections["key"], layer.projections["value"]}
+        inner.add(layer.feed_forward[1])
+    return sorted(scaled | inner), sorted(inner)
+
+
+def _peft_config(model: PreTrainedModel, part: str, dim: int, alpha: int, dropout: float, targets: str) -> Any:
+    from peft import IA3Config, LoraConfig, TaskType
+    from transformers.pytorch_utils import Conv1D
+
+    shared: dict[str, Any] = {
+        "task_type": TaskType.CAUSAL_LM,
+        "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
+        "revision": base_of(model)["revision"],
+    }
+    if classification_head(model) is not None:
+        shared["modules_to_save"] = [output_name(model)]
+    if part == "ia3":
+        scaled, inner = ia3_targets(model)
+        return IA3Config(target_modules=scaled, feedforward_modules=inner, **shared)
+    modules: str | list[str] = targets
+    if targets == "query-value":
+        found = [layer.projections for layer in layers(model)]
+        modules = sorted({p[role] for p in found for role in ("query", "value", "fused") if role in p})
+    return LoraConfig(r=dim, lora_alpha=dim if alpha == -1 else alpha, lora_dropout=dropout, target_modules=modules, **shared)
 
 
 def count_trainable(model: torch.nn.Module) -> TrainableCount:
-    """Trained and total weights; those that ZeRO-3 has cut up count whole."""
-    sizes = [(getattr(p, "ds_numel", None) or p.numel(), p.requires_grad) for p in model.parameters()]
-    return TrainableCount(sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes))
+    """Trained and total weights, and the trained ones by name; those that ZeRO-3 has cut up count whole."""
+    named_parameters = list(model.named_parameters())
+    shapes = {name: tuple(getattr(p, "ds_shape", None) or p.shape) for name, p in named_parameters}
+    trained = Counter((re.sub(r"\.\d+(?=\.)", ".*", n), shapes[n]) for n, p in named_parameters if p.requires_grad)
+    groups = [TrainedGroup(name, shape, count, count * _product(shape)) for (name, shape), count in trained.items()]
+    return TrainableCount(sum(g.weights for g in groups), sum(map(_product, shapes.values())), tuple(groups))
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())

@@ -72,9 +72,21 @@ def forward_parameters(model: torch.nn.Module) -> set[str]:
 
 def bare_model(model: torch.nn.Module) -> PreTrainedModel:
     """The transformers model inside DDP, DeepSpeed and PEFT wrappings (LoRA layers stay in it)."""
+    model = unwrapped(model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The model inside DDP and DeepSpeed wrappings; one of PEFT's stays."""
     while hasattr(model, "module"):
         model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return model
+
+
+def virtual_tokens(model: torch.nn.Module) -> int:
+    """How many trained embeddings (a soft prompt) the model itself puts in front of every prompt."""
+    config = getattr(unwrapped(model), "active_peft_config", None)
+    return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
 
 
 def precise(values: torch.Tensor) -> torch.Tensor:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
+from llmft.models.base import base_named_in
 from llmft.tasks.toy import CHECKPOINT as TOY_CHECKPOINT
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 BUNDLED = {"toy": TOY_CHECKPOINT}
 """Model names that mean a folder inside the package."""
@@ -24,61 +27,134 @@ def resolve(name: str) -> str:
 
 
 def short_name(name: str) -> str:
-    """A name for tables and folders: the last part of a hub name or path."""
-    return Path(name).name or name
+    """A name for tables and folders: the last part of a hub name or path; of a run's student, its model and method."""
+    path = Path(name)
+    if path.name == "model" and (path.parent / "config.json").is_file():
+        run = json.loads((path.parent / "config.json").read_text())
+        if {"model", "method"} <= run.keys():
+            return f"{run['model']}-{run['method']}"
+    return path.name or name
 
 
 def load_model(
-    name: str, *, dtype: str, attn_implementation: str | None, revision: str, cache_dir: str | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its tokenizer.
+    name: str,
+    *,
+    dtype: str,
+    attn_implementation: str | None,
+    revision: str,
+    cache_dir: str | None,
+    gguf_file: str | None = None,
+    tokenizer_name: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
+    """Load a causal language model, or a student of one that a run has saved, and its tokenizer.
 
     Args:
-        name: hub name, folder, or a bundled name.
-        dtype: `float32`, `bfloat16`, `float16` or `auto` (as stored).
+        name: hub name, folder, or a bundled name; the folder may hold an adapter or a classifier (`llmft.models.student`).
+        dtype: `float32`, `bfloat16`, `float16` or `auto` (as stored); adapters are float32 whatever the model is.
         attn_implementation: what transformers calls it, or None for its choice.
+        gguf_file: file within the folder or hub repository (an adapter's base, if it is one) that holds the weights.
+        tokenizer_name: hub name or folder of the tokenizer; None for the model's own.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        The model in eval mode, a transformers model or one of peft's, and the tokenizer.
 
     Raises:
         InputError: there is no such model, or it is not a causal language model.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    path = resolve(name)
-    if name.startswith(("/", "./", "../", "~")) and not Path(path).is_dir():
-        raise InputError(f"--model_name_or_path {name}: there is no such folder; give one saved by transformers, or a hub name")
-    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        raise InputError(f"--model_name_or_path {name}: the folder has no config.json; give a folder saved by transformers")
+    how = {"revision": revision, "cache_dir": cache_dir, "trust_remote_code": trust_remote_code}
+    weights = {"dtype": dtype, "attn_implementation": attn_implementation}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, cache_dir=cache_dir)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, cache_dir=cache_dir, dtype=dtype, attn_implementation=attn_implementation
-        )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        model = _load(name, {**how, **weights}, gguf_file)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **how) if tokenizer_name else _tokenizer(name, how, gguf_file)
+    except InputError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"--model_name_or_path {name}: cannot be loaded ({reason}); give a hub name, a folder saved by transformers, "
-            f"or one of: {', '.join(BUNDLED)}"
+            f"peft or a run, or one of: {', '.join(BUNDLED)}"
         ) from error
     return model, tokenizer
 
 
-def window(model: PreTrainedModel) -> int | None:
-    """Longest text in tokens that the model's positions reach, None where its config names no limit."""
-    return getattr(model.config, "max_position_embeddings", None)
+def _load(name: str, how: dict[str, Any], gguf_file: str | None) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    path = resolve(name)
+    if _missing(name):
+        raise InputError(f"--model_name_or_path {name}: there is no such folder; give one saved by transformers, or a hub name")
+    own = {"gguf_file": gguf_file} if gguf_file else {}
+    if not Path(path).is_dir():
+        return AutoModelForCausalLM.from_pretrained(path, **how, **own)
+    from llmft.models.student import restore_student, start_of
+
+    folder = Path(path).resolve()  # adapters trained on it will name it by this
+    base = base_named_in(folder)
+    if base is None:
+        needed = gguf_file or "config.json"
+        if not (folder / needed).is_file():
+            raise InputError(f"--model_name_or_path {name}: the folder has no {needed}; give a folder saved by transformers")
+        model = AutoModelForCausalLM.from_pretrained(str(folder), **how, **own)
+    elif _missing(base.name):
+        raise InputError(
+            f"--model_name_or_path {name}: its base {base.name} is not there; write where it is into its {base.named_in}"
+        )
+    else:
+        model = start_of(_load(base.name, {**how, "revision": base.revision}, gguf_file), base.name)
+    return restore_student(model, folder)
+
+
+def _tokenizer(name: str, how: dict[str, Any], gguf_file: str | None) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    path = resolve(name)
+    base = base_named_in(Path(path))
+    if base is not None and not (Path(path) / "tokenizer_config.json").is_file():
+        return _tokenizer(base.name, {**how, "revision": base.revision}, gguf_file)
+    own = {"gguf_file": gguf_file} if gguf_file and base is None else {}
+    return AutoTokenizer.from_pretrained(path, **how, **own)
+
+
+def _missing(name: str) -> bool:
+    """Whether this is plainly a path and there is no folder."""
+    return name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir()
+
+
+def window(model: torch.nn.Module) -> int | None:
+    """Longest text in tokens that the model's positions reach, None where its config names no limit.
+
+    GPT-2's and GPT-J's `n_positions` go by the common name in transformers; MPT's `max_seq_len` does not.
+    """
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
 
 
 def fingerprint_model(name: str, revision: str) -> str:
     """What identifies a model before it is loaded: a folder's content by samples of its files, a hub model's name.
 
     Weight files are sampled (their size and 4 KiB out of every MiB): any training changes nearly every weight, and a sweep
-    must not read all of a large model to learn that it has been there. All other files are read whole.
+    must not read all of a large model to learn that it has been there. All other files are read whole. An adapter's folder
+    counts with its base, by the base's content and not by where it lies.
+
+    Raises:
+        InputError: an adapter does not say which model it goes with.
     """
     path = Path(resolve(name))
     if not path.is_dir():
         return f"{name}@{revision}"
     digest = hashlib.sha256()
+    base = base_named_in(path)
     for file in sorted(file for file in path.iterdir() if file.is_file() and file.suffix != ".md"):
+        if base is not None and file.name == base.named_in:
+            settings = json.loads(file.read_text())
+            settings["base_model_name_or_path"] = fingerprint_model(base.name, base.revision)
+            digest.update(f"{file.name} {json.dumps(settings, sort_keys=True)} ".encode())
+            continue
         size = file.stat().st_size
         digest.update(f"{file.name} {size} ".encode())
         with file.open("rb") as stream:

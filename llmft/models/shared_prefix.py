@@ -1,8 +1,8 @@
 """One encoding of what all prompts share, many queries behind it.
 
-The shared prefix goes through the model once; the queries are packed side by side into rows that continue from its
-keys and values. A block-diagonal mask keeps the queries apart and explicit positions give each the place it would have
-alone, so scores equal those of whole prompts, without padding and without a copy of the cache for every query.
+The shared prefix (a soft prompt is part of it) goes through the model once; the queries are packed side by side into rows that
+continue from its keys and values. A block-diagonal mask keeps the queries apart and explicit positions give each the place it
+would have alone, so scores equal those of whole prompts, without padding and without a copy of the cache for every query.
 Models this is not right for (sliding windows, recurrent states, no explicit positions) read whole prompts instead.
 """
 
@@ -19,6 +19,8 @@ from llmft.models.label_scores import (
     AnswerScores,
     bare_model,
     forward_parameters,
+    unwrapped,
+    virtual_tokens,
 )
 from llmft.models.sequence_scores import LabelSequences, pack, sequence_batch, sequence_logits
 from llmft.prompts.tokens import TokenizedPrompts
@@ -70,26 +72,30 @@ def _score_shares(
     turns = -(-len(rows) // world)  # as many forward passes on every rank, as sharded weights need; a repeated row is harmless
     mine = [rows[min(i, len(rows) - 1)] for i in range(rank, turns * world, world)]
     device = next(model.parameters()).device
-    shared, cache = _can_share(model), None
-    if shared and prompts.prefix:
+    shared, cache, virtual = _can_share(model), None, virtual_tokens(model)
+    prefix_length = virtual + len(prompts.prefix)
+    if shared and prefix_length:
         cache = _encode_prefix(model, prompts.prefix, device)
         shared = cache is not None
     if prompts.prefix and not shared:
         logger.warning(
             "%s: queries cannot share an encoded context, every prompt is encoded whole", type(bare_model(model)).__name__
         )
-    tokens = len(prompts.prefix) if cache is not None else 0
+    tokens = prefix_length if cache is not None else 0
     padding = 0
     found: list[tuple[list[int], np.ndarray, np.ndarray]] = []
     for row in mine:
         if shared:
-            logits = _packed_logits(model, cache, len(prompts.prefix), [prompts.suffixes[i] for i in row], labels, device)
+            logits = _packed_logits(model, cache, prefix_length, [prompts.suffixes[i] for i in row], labels, device)
             tokens += sum(len(prompts.suffixes[i]) + labels.rows - 1 for i in row)
         else:
             batch = sequence_batch([prompts.whole(i) for i in row], labels)
             logits = sequence_logits(model, {name: tensor.to(device) for name, tensor in batch.items()}, labels)
             real = int(batch["attention_mask"].sum())
-            tokens, padding = tokens + real, padding + batch["input_ids"].numel() - real
+            tokens, padding = (
+                tokens + real + virtual * len(batch["input_ids"].flatten(0, 1)),
+                padding + batch["input_ids"].numel() - real,
+            )
         found.append((row, labels.logprobs(logits).double().cpu().numpy(), logits[:, 0].argmax(-1).cpu().numpy()))
     label_logprobs = np.full((len(order), len(labels.sequences)), np.nan)
     best_token = np.full(len(order), -1)
@@ -111,11 +117,14 @@ def _can_share(model: torch.nn.Module) -> bool:
 
 
 def _encode_prefix(model: torch.nn.Module, prefix: list[int], device: torch.device):
-    """Keys and values of the prefix (batch of one), or None where the model keeps no plain cache of all of it."""
+    """Keys and values of soft prompt and prefix (batch of one), or None where the model keeps no plain cache of all of it."""
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
-    ids = torch.tensor([prefix], device=device)
-    cache = bare_model(model)(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    given = {"input_ids": torch.tensor([prefix], dtype=torch.long, device=device)}
+    if virtual_tokens(model):
+        embeds = bare_model(model).get_input_embeddings()(given.pop("input_ids"))
+        given["inputs_embeds"] = torch.cat([unwrapped(model).get_prompt(1).to(embeds.dtype), embeds], dim=1)
+    cache = bare_model(model)(**given, use_cache=True, logits_to_keep=1).past_key_values
     plain = type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
     return cache if plain else None
 

@@ -1,6 +1,6 @@
-"""Pattern-based fine-tuning (PBFT): train the model to give the right label's token behind the query.
-
-The language-modelling head and a verbalizer stand in for a classification head (Mosbach et al. 2023, section 3)."""
+"""Fine-tuning on labelled rows. Pattern-based (PBFT): train the model to give the right label's token behind the query; its
+language-modelling head and a verbalizer stand in for a classification head. Vanilla: train a new classification head in its place
+(Mosbach et al. 2023, section 3)."""
 
 from __future__ import annotations
 
@@ -37,12 +37,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def fine_tune(job: Job) -> None:
     """One run."""
+    from llmft.models.head import put_head
     from llmft.pipelines.training import train, trainable
     from llmft.training.ft_trainer import FtTrainer
 
     prompt_format = job.prompt_format()
     run, flags = job.arguments(RunArguments), job.arguments(FineTuningArguments)
-    on_demonstrations = flags.train_on == "demonstrations"
+    on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
+    for name in ("target_tokens", "target_prefix", "untie_embeddings"):
+        if vanilla and name in job.given:
+            raise InputError(f"--{name} {job.given[name]}: is read only with --method pbft; add that, or leave this out")
     if on_demonstrations and job.arguments(DemonstrationArguments).num_shots == 0:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
     maximum = job.arguments(DataArguments).max_train_samples
@@ -54,14 +58,16 @@ def fine_tune(job: Job) -> None:
             rows = job.demonstrations
         else:
             rows = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed)
+        if vanilla:
+            put_head(model, flags.classifier_type, job.task.label_names, run.seed)
         student = job.asker(model, tokenizer, prompt_format)
         prompts = student.prompts(rows)
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
         job.begin(student, train_rows=rows)
-    before = job.score("before", student)
+    job.score("before", student)
     student = student.with_model(trainable(job, model))
-    _, metrics, log = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))
-    job.finish({"tokens_per_query": {"student": before[job.task.name].tokens_per_query}, **metrics}, log)
+    scores, metrics, log = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))
+    job.finish({"tokens_per_query": {"student": scores["after"][job.task.name].tokens_per_query}, **metrics}, log)
 
 
 def objective(flags: FineTuningArguments, label_ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

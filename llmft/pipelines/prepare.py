@@ -17,6 +17,7 @@ from llmft.arguments import (
     DataArguments,
     DemonstrationArguments,
     DistillationArguments,
+    FineTuningArguments,
     InContextArguments,
     ModelArguments,
     RunArguments,
@@ -27,6 +28,7 @@ from llmft.cost.meter import Meter, combine_ranks
 from llmft.errors import InputError
 from llmft.models.load import fingerprint_model, load_model, short_name
 from llmft.prompts.demonstrations import draw_demonstrations, draw_eval_rows, listed_demonstrations
+from llmft.prompts.placeholders import take_off_placeholders
 from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, escaped
 from llmft.prompts.verbalizer import parse_words
 from llmft.runs.record import RunRecord
@@ -102,7 +104,16 @@ class Job:
                 attn_implementation=model.attn_implementation,
                 revision=model.model_revision,
                 cache_dir=model.cache_dir,
+                gguf_file=model.gguf_file,
+                tokenizer_name=model.tokenizer_name,
+                trust_remote_code=model.trust_remote_code,
             )
+            if self.trained is not None:
+                from llmft.models.adapt import check_part
+                from llmft.models.student import start_of
+
+                loaded = start_of(loaded, self.model_name)
+                check_part(loaded, self.trained.part, self.trained.lora_targets)
             self.loaded = loaded.to(run.device), tokenizer
         return self.loaded
 
@@ -130,6 +141,11 @@ class Job:
             num_labels=len(self.task.label_names),
         )
 
+    @property
+    def trained(self) -> AdapterArguments | None:
+        """Which part of the model is trained; None where nothing is."""
+        return next((group for group in self.groups.values() if isinstance(group, AdapterArguments)), None)
+
     def prompt_format(self, who: str | None = None) -> PromptFormat:
         """The prompt format that the flags ask for.
 
@@ -155,6 +171,8 @@ class Job:
             known = ", ".join(self.task.patterns)
             raise InputError(f"--pattern_name {data.pattern_name}: {self.task.name} has the patterns {known}; or give --pattern")
         pattern, pattern_flag = choose("pattern", None)
+        if pattern is not None and self.trained is not None and self.trained.use_soft_prompt:
+            pattern = take_off_placeholders(pattern, self.trained.num_soft_prompt_tokens, pattern_flag)
         prefix = named.prefix if pattern is None else ""
         if data.upstream_prompts:
             prefix = escaped(prefix)
@@ -195,6 +213,7 @@ class Job:
             demonstrations=demonstrations,
             calibrate=calibrate,
             queries_per_row=self.arguments(RunArguments).per_device_eval_batch_size,
+            soft_prompt_tokens=self.trained.soft_prompt_tokens if self.trained is not None and not demonstrations else 0,
             max_length=self.arguments(DataArguments).max_seq_length,
         )
 
@@ -275,7 +294,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     """Parse the command line and find the records of the runs it asks for; those that have been finished before are left out.
 
     Args:
-        method: its name in the record; that of the adapter, if one is trained, is put behind it.
+        method: its name in the record, unless `--method` gives one; the part that is trained is put behind it.
         groups: argument dataclasses.
         argv: command line without the program's name; None for the process's own.
         description: what the program does, for `--help`.
@@ -297,8 +316,9 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
     task = resolve_task(data)
     model_name = model.model_name_or_path or task.default_model
-    adapter = by_type[AdapterArguments].adapter if AdapterArguments in by_type else None
-    name = f"{method}-{adapter}" if adapter else method
+    method = by_type[FineTuningArguments].method if FineTuningArguments in by_type else method
+    part = by_type[AdapterArguments].part if AdapterArguments in by_type else None
+    name = f"{method}-{part}" if part else method
     deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
     listed = by_type[DemonstrationArguments].sample_indices_file
     if listed is not None and not Path(listed).is_file():
@@ -315,6 +335,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     }
     if listed is not None:
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
+    if model.tokenizer_name:
+        settings["tokenizer"] = fingerprint_model(model.tokenizer_name, model.model_revision)
     if run.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
     if run.disable_tqdm:

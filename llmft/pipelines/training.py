@@ -13,7 +13,8 @@ from transformers import PrinterCallback
 
 from llmft.arguments import AdapterArguments, RunArguments
 from llmft.models.adapt import adapt, count_trainable
-from llmft.models.gather import all_gather, rank_and_world
+from llmft.models.gather import all_gather, rank_and_world, whole_weights
+from llmft.models.student import save_student
 from llmft.pipelines.prepare import Job
 from llmft.runs.store import whole_folder
 from llmft.training.callbacks import (
@@ -29,17 +30,31 @@ from llmft.training.ft_trainer import FtTrainer, collate
 from llmft.training.reporting import reporting
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from llmft.cost.meter import Phase
     from llmft.evaluation.score import Asker, SplitScores
 
 
 def trainable(job: Job, model: PreTrainedModel) -> torch.nn.Module:
-    """The model with the part that the flags ask for made trainable."""
+    """The model with the part that the flags ask for made trainable; says which weights that are."""
     flags = job.arguments(AdapterArguments)
     with job.meter.phase("adapt"):
-        return adapt(model, flags.adapter, dim=flags.adapter_dim, alpha=flags.lora_alpha, dropout=flags.lora_dropout)
+        adapted = adapt(
+            model,
+            flags.part,
+            dim=flags.adapter_dim,
+            alpha=flags.lora_alpha,
+            dropout=flags.lora_dropout,
+            targets=flags.lora_targets,
+            prompt_tokens=flags.num_soft_prompt_tokens,
+            freeze_embeddings=flags.freeze_embeddings,
+            untie_embeddings=flags.untie_embeddings,
+            seed=job.arguments(RunArguments).seed,
+        )
+    if job.record.writes:
+        print(count_trainable(adapted))
+    return adapted
 
 
 def train(
@@ -76,14 +91,14 @@ def train(
         trainer.train(resume_from_checkpoint=job.resumed_from)
         trainer.count_work(phase)
     if run.save_final_model:
-        _save(job, trainer, student, job.record.path / "model")
+        _save(job, trainer.model, student.tokenizer, job.record.path / "model")
     if run.save_best_models and job.record.writes:
         for stage in evaluations.best:
             _copy(best_weights(job.record.checkpoints, evaluations.stages[stage].step), job.record.path / f"model_{stage}")
     stages = {stage: found.scores for stage, found in evaluations.stages.items()}
     for stage, scores in stages.items():
         job.keep(stage, scores)
-    metrics: dict[str, Any] = {"weights": {"trainable": counts.trainable, "total": counts.total, "share": counts.share}}
+    metrics: dict[str, Any] = {"weights": counts.as_dict()}
     if during:
         metrics |= {"evaluations": evaluations.history, "selection": evaluations.selection}
     return stages, metrics, trainer.state.log_history
@@ -99,7 +114,7 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase) -
     trainer.add_callback(EvaluateThenSave())
     trainer.add_callback(KeepProgress(progress))
     if run.save_best_models:
-        trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer, student)))
+        trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.tokenizer)))
     if run.log_l2_dist_per_weight:
         trainer.add_callback(LogDistances(student.model, trainer.log))
 
@@ -114,16 +129,13 @@ def _restore(job: Job, evaluations: Evaluations) -> None:
         evaluations.restore(reached["evaluations"])
 
 
-def _save(job: Job, trainer: FtTrainer, student: Asker, path: Path) -> None:
-    """Weights (or the adapter) and tokenizer, loadable without anything of ours."""
-    with job.meter.phase("save"):
-        if not job.record.writes:  # sharded weights are gathered by all ranks, written by one
-            trainer.save_model(str(path))
-            return
-        with whole_folder(path) as aside:
-            trainer.save_model(str(aside))
-            student.tokenizer.save_pretrained(str(aside))
-            (aside / "training_args.bin").unlink(missing_ok=True)
+def _save(job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """What was trained and the tokenizer, as `load_model` reads it; plain transformers and peft formats where they have one."""
+    with job.meter.phase("save"), whole_weights(model.parameters()):  # all ranks gather sharded weights, one writes them
+        if job.record.writes:
+            with whole_folder(path) as aside:
+                save_student(model, aside)
+                tokenizer.save_pretrained(str(aside))
 
 
 def _copy(source: Path, path: Path) -> None:

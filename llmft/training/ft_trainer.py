@@ -10,7 +10,7 @@ from transformers import Trainer
 
 from llmft.cost.flops import training_flops
 from llmft.cost.meter import Phase
-from llmft.models.label_scores import answer_logits, left_pad
+from llmft.models.label_scores import answer_logits, left_pad, virtual_tokens
 from llmft.training.evaluations import Evaluations
 from llmft.training.losses import answer_cross_entropy
 
@@ -52,7 +52,9 @@ class FtTrainer(Trainer):
         """Loss of one batch as `collate` makes it; counts what went through the model on this rank."""
         self.examples_seen += inputs["input_ids"].shape[0]
         self.positions_seen += inputs["input_ids"].numel()
-        self.tokens_seen = self.tokens_seen + inputs["attention_mask"].sum()
+        soft = virtual_tokens(model) * inputs["input_ids"].shape[0]  # which the model itself puts in
+        self.positions_seen += soft
+        self.tokens_seen = self.tokens_seen + inputs["attention_mask"].sum() + soft
         logits = answer_logits(model, inputs)
         loss = self.answer_loss(logits, inputs)
         return (loss, {"logits": logits}) if return_outputs else loss

@@ -1,0 +1,127 @@
+"""The output layer: a classification head in its place, and untying it from the input embeddings.
+
+The head takes the place of the language-modelling head, so that the answer position's "vocabulary" is the L labels and
+everything else (padding, packed queries, wrappings) stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmft.errors import InputError
+from llmft.models.gather import whole_weights
+from llmft.models.label_scores import bare_model
+from llmft.models.structure import named
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+WEIGHTS, SETTINGS = "classification_head.safetensors", "classification_head.json"
+DROPOUTS = ("dropout", "hidden_dropout", "resid_pdrop", "resid_dropout")
+"""Names under which a config has the dropout between layers; families without any have none in the head either."""
+
+
+class ClassificationHead(torch.nn.Module):
+    """Logits (..., L) from hidden states (..., H).
+
+    Args:
+        kind: `linear` (no bias), or `fully-connected`: dense H x H, ReLU, dropout, output H x L, with biases.
+        width: H.
+        label_names: L names, in label order.
+        dropout: before the output, `fully-connected` only.
+    """
+
+    def __init__(self, kind: str, width: int, label_names: Sequence[str], dropout: float) -> None:
+        super().__init__()
+        self.kind, self.label_names = kind, list(label_names)
+        full = kind == "fully-connected"
+        self.dense = torch.nn.Linear(width, width) if full else None
+        self.dropout = torch.nn.Dropout(dropout)
+        self.output = torch.nn.Linear(width, len(self.label_names), bias=full)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of the labels."""
+        if self.dense is not None:
+            hidden = self.dropout(self.dense(hidden).relu())
+        return self.output(hidden)
+
+
+def put_head(model: PreTrainedModel, kind: str, label_names: Sequence[str], seed: int) -> None:
+    """Put a new classification head in the place of the language-modelling head.
+
+    Its weights are normal with the standard deviation that the model's config gives for new weights, biases are zero.
+    What a family does to its logits behind the head (Gemma 2's soft cap, Granite's scale) it does to the labels' too.
+
+    Raises:
+        InputError: the model has no output layer to replace.
+    """
+    config = model.config.get_text_config()
+    std = getattr(config, "initializer_range", None) or getattr(config, "init_std", 0.02)
+    head = _replace(model, kind, label_names)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in head.named_parameters():
+        start = torch.zeros(parameter.shape) if name.endswith("bias") else torch.randn(parameter.shape, generator=generator) * std
+        parameter.data.copy_(start)
+
+
+def _replace(model: PreTrainedModel, kind: str, label_names: Sequence[str]) -> ClassificationHead:
+    config, old = model.config.get_text_config(), model.get_output_embeddings()
+    if not isinstance(old, torch.nn.Linear):
+        raise InputError(f"--method vanilla: {named(model)} has no linear output layer that a head could replace; use pbft")
+    dropout = next((getattr(config, name) for name in DROPOUTS if getattr(config, name, None) is not None), 0.0)
+    head = ClassificationHead(kind, old.in_features, label_names, dropout)
+    model.set_output_embeddings(head.to(old.weight.device, model.dtype).train(model.training))
+    _no_longer_tied(model)
+    return head
+
+
+def classification_head(model: torch.nn.Module) -> ClassificationHead | None:
+    """The model's classification head in use, seen through any wrapping; None for a language model."""
+    head = bare_model(model).get_output_embeddings()
+    if hasattr(head, "modules_to_save"):  # peft trains a copy
+        head = head.modules_to_save[head.active_adapter]
+    return head if isinstance(head, ClassificationHead) else None
+
+
+def output_name(model: PreTrainedModel) -> str:
+    """The output layer's name in the model (`lm_head`, as a rule)."""
+    head = model.get_output_embeddings()
+    return next(name for name, module in model.named_modules() if module is head)
+
+
+def untie(model: PreTrainedModel) -> None:
+    """Give the language-modelling head weights of its own, equal at first; recorded in the model's config."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if getattr(head, "weight", None) is not embeddings.weight:
+        return
+    with whole_weights(embeddings.parameters()):
+        head.weight = torch.nn.Parameter(embeddings.weight.detach().clone())
+    _no_longer_tied(model)
+
+
+def _no_longer_tied(model: PreTrainedModel) -> None:
+    configs: list[PreTrainedConfig] = [model.config, model.config.get_text_config()]
+    for config in configs:
+        config.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}
+
+
+def save_head(head: ClassificationHead, folder: Path) -> None:
+    """Write the head's weights and settings."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / WEIGHTS)
+    (folder / SETTINGS).write_text(json.dumps({"type": head.kind, "label_names": head.label_names}, indent=2) + "\n")
+
+
+def restore_head(model: PreTrainedModel, folder: Path) -> None:
+    """Put the head that `save_head` wrote into the model."""
+    from safetensors.torch import load_file
+
+    settings = json.loads((folder / SETTINGS).read_text())
+    _replace(model, settings["type"], settings["label_names"]).load_state_dict(load_file(folder / WEIGHTS))

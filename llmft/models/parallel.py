@@ -1,0 +1,99 @@
+"""Parallel adapters (He et al. 2022, arXiv:2110.04366, section 3 and Table 1): a small network beside attention or feed-forward.
+
+    block(x)  becomes  block(x) + scale * up(relu(down(x)))
+
+x is what the block reads, behind the layer norm that feeds it. `up` starts at zero, so that the start is the model itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmft.models.base import PARALLEL_SETTINGS
+from llmft.models.structure import layers, sizes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHTS = "parallel_adapter.safetensors"
+BLOCKS = {"parallel": ("attention", "feed_forward"), "parallel-attn": ("attention",), "parallel-fc": ("feed_forward",)}
+"""Kind of adapter -> the blocks that get one."""
+
+
+class ParallelAdapter(torch.nn.Module):
+    """down (H x dim), ReLU, up (dim x H), times a learnt scale that starts at 1; float32 whatever the model's weights are.
+
+    It is hooked to the linear layer that reads the block's input and to the one that makes its output: OPT's feed-forward
+    is no module of its own.
+    """
+
+    def __init__(self, width: int, dim: int, out: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.down, self.up = torch.nn.Linear(width, dim), torch.nn.Linear(dim, out)
+        self.scale = torch.nn.Parameter(torch.ones(1))
+        torch.nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5), generator=generator)
+        for start in (self.down.bias, self.up.weight, self.up.bias):
+            torch.nn.init.zeros_(start)
+        self._input: torch.Tensor | None = None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What is added to the block's output, from its input (..., H)."""
+        return self.up(self.down(hidden).relu()) * self.scale
+
+    def read(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Hook before the block's first linear layer."""
+        self._input = inputs[0]
+
+    def add(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Hook behind its last one."""
+        hidden, self._input = self._input, None
+        return output + self(hidden.to(self.down.weight.dtype)).to(output.dtype)
+
+
+def add_parallel(model: PreTrainedModel, kind: str, dim: int, seed: int) -> None:
+    """Put an adapter beside the blocks of every layer that `kind` names.
+
+    Raises:
+        InputError: the model's blocks cannot be told apart.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for found in layers(model):
+        layer = model.get_submodule(found.path)
+        for block in BLOCKS[kind]:
+            first, last = (layer.get_submodule(path) for path in getattr(found, block))
+            adapter = ParallelAdapter(sizes(first)[0], dim, sizes(last)[1], generator).to(last.weight.device)
+            layer.add_module(f"parallel_{block}", adapter)
+            first.register_forward_pre_hook(adapter.read)  # bound methods: a deep copy of the model hooks its own adapters
+            last.register_forward_hook(adapter.add)
+    model.parallel_adapter = {"adapter_type": kind, "adapter_dim": dim}
+
+
+def parallel_modules(model: torch.nn.Module) -> dict[str, ParallelAdapter]:
+    """The model's parallel adapters by name; none in most models."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, ParallelAdapter)}
+
+
+def save_parallel(model: PreTrainedModel, folder: Path, base: dict[str, Any]) -> None:
+    """Write the adapters' weights, their settings and the `base` they go with."""
+    from safetensors.torch import save_file
+
+    adapters = parallel_modules(model)
+    weights = {f"{name}.{key}": tensor for name, module in adapters.items() for key, tensor in module.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    (folder / PARALLEL_SETTINGS).write_text(json.dumps({**base, **model.parallel_adapter}, indent=2) + "\n")
+
+
+def restore_parallel(model: PreTrainedModel, folder: Path) -> None:
+    """Put the adapters that `save_parallel` wrote into their base model."""
+    from safetensors.torch import load_file
+
+    settings = json.loads((folder / PARALLEL_SETTINGS).read_text())
+    add_parallel(model, settings["adapter_type"], settings["adapter_dim"], seed=0)
+    weights = load_file(folder / WEIGHTS)
+    for name, module in parallel_modules(model).items():
+        module.load_state_dict({key.removeprefix(f"{name}."): t for key, t in weights.items() if key.startswith(f"{name}.")})

@@ -1,0 +1,98 @@
+"""Where attention and feed-forward of a decoder are, found by structure: no list of model types.
+
+A layer's attention is what lies in its module of an attention class; its other linear layers, in the order they are
+defined, are the feed-forward. Within attention the field's names of the projections tell them apart.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmft.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FUSED = re.compile(r"query_key_value|qkv|qkv_proj|c_attn|Wqkv")
+PROJECTIONS = {role: re.compile(rf"({role[0]}|{role})(_proj|_lin)?") for role in ("query", "key", "value")}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer; all but `path` are paths of linear layers within it.
+
+    Attributes:
+        path: the layer within the model.
+        projections: `query`, `key` and `value`, or `fused` where one linear layer makes all three.
+        attention: the linear layers that read the attention's input and make its output.
+        feed_forward: those of the feed-forward.
+    """
+
+    path: str
+    projections: dict[str, str]
+    attention: tuple[str, str]
+    feed_forward: tuple[str, str]
+
+
+def named(model: PreTrainedModel) -> str:
+    """The model's name for messages: where it came from, else its kind."""
+    return model.name_or_path or model.config.model_type
+
+
+def is_linear(module: torch.nn.Module) -> bool:
+    """Whether this is a linear layer: torch's, or GPT-2's with its weight transposed."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (torch.nn.Linear, Conv1D))
+
+
+def sizes(linear: torch.nn.Module) -> tuple[int, int]:
+    """Input and output width of a linear layer, also where ZeRO-3 has cut its weight up."""
+    if isinstance(linear, torch.nn.Linear):
+        return linear.in_features, linear.out_features
+    return tuple(getattr(linear.weight, "ds_shape", None) or linear.weight.shape)  # GPT-2's are (in, out)
+
+
+def layers(model: PreTrainedModel) -> list[Layer]:
+    """The decoder layers of a plain causal language model, first to last.
+
+    Raises:
+        InputError: its layers have not one attention and one dense feed-forward each (a mixture of experts, say).
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    stacks = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth}
+    for name, stack in stacks.items():
+        found = [_layer(f"{name}.{i}", layer) for i, layer in enumerate(stack)]
+        if all(found):
+            return found
+    raise InputError(
+        f"--model_name_or_path {named(model)}: no layers of one attention and one dense feed-forward are found in it; "
+        "train with --use_adapter --adapter_type lora --lora_targets all-linear, which needs none"
+    )
+
+
+def _layer(path: str, layer: torch.nn.Module) -> Layer | None:
+    linears = {name: module for name, module in layer.named_modules() if is_linear(module)}
+    inside = [child for child, module in layer.named_children() if "attention" in type(module).__name__.lower()]
+    attention = [name for name in linears if name.split(".")[0] in inside]
+    feed = [name for name in linears if name not in attention]
+    roles = {name: _role(name.rsplit(".", 1)[-1]) for name in attention}
+    projections = {role: name for name, role in roles.items() if role}
+    outputs = [name for name, role in roles.items() if not role]
+    if set(projections) not in ({"fused"}, set(PROJECTIONS)) or len(outputs) != 1 or len(feed) < 2:
+        return None
+    (width, inner), (last, out) = sizes(linears[feed[0]]), sizes(linears[feed[-1]])
+    if out != width or inner not in (last, 2 * last):  # twice where gate and up are one
+        return None
+    first = projections.get("fused") or projections["query"]
+    return Layer(path, projections, (first, outputs[0]), (feed[0], feed[-1]))
+
+
+def _role(name: str) -> str | None:
+    if FUSED.fullmatch(name):
+        return "fused"
+    return next((role for role, pattern in PROJECTIONS.items() if pattern.fullmatch(name)), None)

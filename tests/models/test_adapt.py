@@ -1,0 +1,243 @@
+"""What each method trains, how it starts, and what it refuses."""
+
+import copy
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFTS_IA3
+from transformers import AutoModel, AutoModelForCausalLM, MixtralConfig
+
+from llmft.errors import InputError
+from llmft.models.adapt import adapt, check_part, count_trainable, ia3_targets
+from llmft.models.head import classification_head, put_head
+from llmft.models.label_scores import answer_logits, left_pad
+from llmft.models.parallel import parallel_modules
+from llmft.models.shared_prefix import score_answers
+from llmft.models.student import save_student
+from llmft.prompts.tokens import TokenizedPrompts
+from tests.conftest import tiny_model
+
+BATCH = left_pad([[5, 6, 7, 8, 9], [9, 3]])
+
+
+def logits(model, batch=BATCH):
+    with torch.no_grad():
+        return answer_logits(model.eval(), batch)
+
+
+def trained(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("part", ["lora", "ia3", "parallel", "parallel-attn", "parallel-fc"])
+@pytest.mark.parametrize("family", ["opt", "opt_post_norm", "gptj", "gpt2", "gemma2"])
+def test_adapters_start_as_the_model_itself(family, part):
+    before = logits(tiny_model(family))
+    torch.testing.assert_close(logits(adapt(tiny_model(family), part)), before, atol=1e-6, rtol=0)
+
+
+def test_what_is_trained_is_listed():
+    count = count_trainable(adapt(tiny_model("opt"), "bitfit"))
+    groups = {group.name: (group.shape, group.tensors, group.weights) for group in count.trained}
+    assert groups["model.decoder.layers.*.fc1.bias"] == ((64,), 2, 128)
+    assert groups["model.decoder.final_layer_norm.bias"] == ((32,), 1, 32)
+    assert all(name.endswith("bias") for name in groups)
+    assert count.trainable == sum(weights for _, _, weights in groups.values())
+    assert f"trains {count.trainable:,} of {count.total:,} weights" in str(count)
+    assert "\n" not in str(count)
+    assert count.as_dict()["share"] == count.share == count.trainable / count.total
+
+
+def test_weights_that_zero_3_has_cut_up_count_whole():
+    model = adapt(tiny_model("gpt2"), None)
+    whole = count_trainable(model)
+    for parameter in model.parameters():
+        parameter.ds_shape, parameter.ds_numel = parameter.shape, parameter.numel()
+        parameter.data = torch.empty(0)
+    assert count_trainable(model) == whole
+
+
+@pytest.mark.parametrize(
+    ("settings", "embeddings", "head"),
+    [
+        ({}, True, True),
+        ({"freeze_embeddings": True}, False, False),
+        ({"freeze_embeddings": True, "untie_embeddings": True}, False, True),
+    ],
+)
+def test_embeddings_and_a_tied_output_layer(settings, embeddings, head):
+    model = adapt(tiny_model("opt"), None, **settings)
+    decoder = model.model.decoder
+    assert decoder.embed_tokens.weight.requires_grad == decoder.embed_positions.weight.requires_grad == embeddings
+    assert model.lm_head.weight.requires_grad == head
+    assert (model.lm_head.weight is decoder.embed_tokens.weight) == ("untie_embeddings" not in settings)
+    assert model.config.tie_word_embeddings == ("untie_embeddings" not in settings)
+    assert decoder.layers[0].fc1.weight.requires_grad
+
+
+def test_an_output_layer_of_its_own_is_trained_where_only_that_is(tmp_path):
+    model = adapt(tiny_model("gpt2"), "head_only")
+    assert trained(model) == {"lm_head.weight"}
+    with torch.no_grad():
+        model.lm_head.weight += 1
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
+    assert torch.equal(again.transformer.wte.weight, tiny_model("gpt2").transformer.wte.weight)
+
+
+def test_neox_head_is_no_embedding():
+    model = adapt(tiny_model("gpt_neox"), None, freeze_embeddings=True)
+    assert model.get_output_embeddings().weight.requires_grad
+    assert not model.get_input_embeddings().weight.requires_grad
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "mistral", "falcon"])
+def test_ia3_scales_what_peft_knows_to_scale(family):
+    model = tiny_model(family)
+    scaled, _ = ia3_targets(model)
+    assert {name.split(".")[-1] for name in scaled} == {name.split(".")[-1] for name in PEFTS_IA3[model.config.model_type]}
+
+
+@pytest.mark.parametrize("family", ["opt", "gptj", "gpt_neo", "gemma", "gemma2", "gemma3", "qwen2", "qwen3"])
+def test_ia3_scales_keys_and_values_where_peft_takes_queries_for_them(family):
+    scaled, inner = ia3_targets(tiny_model(family))
+    assert {name.split(".")[-1] for name in scaled} == {"k_proj", "v_proj", inner[0].split(".")[-1]}
+    assert "q_proj" in PEFTS_IA3[tiny_model(family).config.model_type]
+    model = adapt(tiny_model(family), "ia3")
+    feed = {name for name, module in model.named_modules() if getattr(module, "is_feedforward", False)}
+    assert len(feed) == 2
+    assert all(name.endswith(inner[0]) for name in feed)
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2"])
+def test_lora_on_queries_and_values_alone(family):
+    names = trained(adapt(tiny_model(family), "lora", targets="query-value"))
+    layers = {name.split(".lora_")[0].rsplit(".", 1)[1] for name in names}
+    assert layers == ({"q_proj", "v_proj"} if family == "opt" else {"c_attn"})
+
+
+@pytest.mark.parametrize(("alpha", "scale"), [(16, 4.0), (-1, 1.0)])
+def test_loras_scale(alpha, scale):
+    model = adapt(tiny_model("llama"), "lora", dim=4, alpha=alpha)
+    assert {m.scaling["default"] for m in model.modules() if hasattr(m, "scaling")} == {scale}
+
+
+@pytest.mark.parametrize(("kind", "blocks"), [("parallel", 2), ("parallel-attn", 1), ("parallel-fc", 1)])
+def test_a_parallel_adapter_adds_its_network_of_the_blocks_input(kind, blocks):
+    model = adapt(tiny_model("opt"), kind, dim=3)
+    adapters = parallel_modules(model)
+    assert len(adapters) == 2 * blocks
+    layer, seen = model.model.decoder.layers[0], {}
+    if kind == "parallel-fc":
+        adapter = layer.parallel_feed_forward
+        torch.nn.init.normal_(adapter.up.weight)
+        adapter.scale.data.fill_(0.5)
+        layer.final_layer_norm.register_forward_hook(lambda m, i, output: seen.update(input=output))
+        layer.fc2.register_forward_hook(lambda m, i, output: seen.update(output=output), prepend=True)
+        layer.fc2.register_forward_hook(lambda m, i, output: seen.update(sum=output))
+        logits(model)
+        added = 0.5 * (seen["input"] @ adapter.down.weight.T + adapter.down.bias).relu() @ adapter.up.weight.T
+        torch.testing.assert_close(seen["sum"], seen["output"] + added)
+
+
+def test_a_copy_of_a_model_has_parallel_adapters_of_its_own():
+    model = adapt(tiny_model("llama"), "parallel")
+    before = logits(model)
+    other = copy.deepcopy(model)
+    for module in parallel_modules(other).values():
+        torch.nn.init.ones_(module.up.weight)
+    assert torch.equal(logits(model), before)
+    assert not torch.allclose(logits(other), before)
+
+
+@pytest.mark.parametrize("part", ["parallel", "soft_prompt"])
+def test_new_weights_follow_the_seed_and_nothing_global(part):
+    draws = []
+    for seed in (1, 1, 2):
+        torch.rand(len(draws))
+        model = adapt(tiny_model("gpt2"), part, seed=seed)
+        draws.append(torch.cat([p.flatten() for p in model.parameters() if p.requires_grad]))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("family", ["opt_post_norm", "gemma"])
+def test_virtual_tokens_start_as_embeddings_as_the_model_reads_them(family):
+    model = adapt(tiny_model(family), "soft_prompt", prompt_tokens=7)
+    start, embeddings = model.prompt_encoder["default"].embedding.weight, model.get_base_model().get_input_embeddings()
+    assert start.shape == (7, embeddings.embedding_dim)
+    with torch.no_grad():
+        table = embeddings(torch.arange(600))
+    assert all((table == row).all(1).any() for row in start)
+
+
+@pytest.mark.parametrize("family", ["opt_post_norm", "gpt2", "llama"])
+def test_a_soft_prompt_of_token_embeddings_reads_like_those_tokens(family):
+    plain, model = tiny_model(family), adapt(tiny_model(family), "soft_prompt", prompt_tokens=2)
+    with torch.no_grad():
+        model.prompt_encoder["default"].embedding.weight.copy_(plain.get_input_embeddings()(torch.tensor([11, 12])))
+    whole = logits(plain, left_pad([[11, 12, 5, 6, 7, 8, 9], [11, 12, 9, 3]]))
+    torch.testing.assert_close(logits(model), whole, atol=1e-6, rtol=0)
+
+
+def test_plain_peft_reads_a_soft_prompt_the_same_where_there_is_no_padding(tmp_path):
+    tiny_model("gpt2").save_pretrained(tmp_path / "base")
+    model = adapt(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), "soft_prompt", prompt_tokens=4)
+    save_student(model, tmp_path / "student")
+    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "student").eval()
+    ids = torch.tensor([[5, 6, 7, 8, 9], [9, 3, 2, 4, 4]])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(input_ids=ids).logits[:, -1], logits(model, left_pad(ids.tolist())), atol=1e-6, rtol=0)
+
+
+def test_virtual_tokens_go_through_the_model_once_and_are_counted():
+    model, prompts = adapt(tiny_model("opt"), "soft_prompt", prompt_tokens=6), TokenizedPrompts([5, 6], [[7], [8, 9], [3]])
+    assert score_answers(model, prompts, [17, 99], queries_per_row=2).tokens == 6 + 2 + 4
+    whole = adapt(tiny_model("falcon"), "soft_prompt", prompt_tokens=6)  # which cannot share a prefix
+    assert score_answers(whole, prompts, [17, 99], queries_per_row=2).tokens == 3 * (6 + 2) + 4
+
+
+@pytest.mark.parametrize(("kind", "names"), [("linear", {"output.weight"}), ("fully-connected", None)])
+def test_a_classification_head(kind, names, tmp_path):
+    model = tiny_model("opt_post_norm")
+    put_head(model, kind, ["a", "b", "c"], seed=3)
+    head = classification_head(model)
+    assert names in (None, {name for name, _ in head.named_parameters()})
+    assert head.output.weight.shape == (3, 16)  # as wide as what enters the language-modelling head
+    assert head.output.weight.std() == pytest.approx(model.config.init_std, rel=0.5)
+    assert logits(model).shape == (2, 3)
+    hidden = model.model.decoder(**BATCH).last_hidden_state[:, -1]
+    if kind == "fully-connected":
+        assert (head.dense.bias == 0).all()
+        assert (head.output.bias == 0).all()
+        hidden = (hidden @ head.dense.weight.T).relu()
+    torch.testing.assert_close(logits(model), hidden @ head.output.weight.T)
+    save_student(model, tmp_path)
+    assert type(AutoModel.from_pretrained(tmp_path)).__name__ == "OPTModel"
+
+
+@pytest.mark.parametrize("part", ["head_only", "bitfit", "lora", "ia3", "parallel", "soft_prompt"])
+def test_a_classification_head_is_trained_with_any_part(part):
+    model = tiny_model("opt")
+    put_head(model, "fully-connected", ["a", "b"], seed=0)
+    model = adapt(model, part)
+    assert all(parameter.requires_grad for parameter in classification_head(model).parameters())
+    rest = {name for name in trained(model) if "lm_head" not in name}
+    assert bool(rest) == (part != "head_only")
+
+
+def test_parts_that_a_model_has_not_are_refused():
+    experts = AutoModelForCausalLM.from_config(
+        MixtralConfig(
+            vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, num_local_experts=2,
+        )
+    )  # fmt: skip
+    for part in ("parallel", "ia3"):
+        with pytest.raises(InputError, match="--model_name_or_path mixtral: no layers of one attention"):
+            check_part(experts, part, "all-linear")
+    check_part(experts, "lora", "all-linear")
+    with pytest.raises(InputError, match="--bitfit: mixtral has no bias terms"):
+        check_part(experts, "bitfit", "all-linear")
