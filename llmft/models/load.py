@@ -128,13 +128,15 @@ def _tokenizer(name: str, how: dict[str, Any], gguf_file: str | None) -> PreTrai
 def _no_report(if_there: Path) -> Iterator[None]:
     """A classifier's backbone is saved without an output layer: transformers need not warn that there is none."""
     logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    if if_there.is_file():
-        logger.setLevel(logging.ERROR)
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage() or not if_there.is_file()
+
+    logger.addFilter(keep)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(keep)
 
 
 def _missing(name: str) -> bool:
@@ -156,7 +158,8 @@ def fingerprint_model(name: str, revision: str) -> str:
 
     Weight files are sampled (their size and 4 KiB out of every MiB): any training changes nearly every weight, and a sweep
     must not read all of a large model to learn that it has been there. All other files are read whole. An adapter's folder
-    counts with its base, by the base's content and not by where it lies; lists in its settings are sets that peft writes in any order.
+    counts with its base, by the base's content and not by where it lies (lists in its settings are sets, which peft writes in
+    any order).
 
     Raises:
         InputError: an adapter does not say which model it goes with.

@@ -100,6 +100,7 @@ def logits(model):
 
 def student(base, folder, part):
     """A student with an adapter on the model saved at `base`, away from its start, saved in `folder`."""
+    torch.manual_seed(0)
     model = adapt(AutoModelForCausalLM.from_pretrained(base), part)
     with torch.no_grad():
         for parameter in model.parameters():
