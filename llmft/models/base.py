@@ -1,4 +1,4 @@
-"""What an adapter's folder says about the model it goes with. Imports nothing heavy."""
+"""What a student's folder says it holds, and which model an adapter goes with. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from llmft.errors import InputError
 
-PEFT_SETTINGS, PARALLEL_SETTINGS = "adapter_config.json", "parallel_adapter.json"
+PEFT_SETTINGS, PARALLEL_SETTINGS, HEAD_SETTINGS = "adapter_config.json", "parallel_adapter.json", "classification_head.json"
+"""Files by which a folder is known to hold an adapter of peft's, parallel adapters, a classification head."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmft.errors import InputError
+from llmft.models.base import HEAD_SETTINGS
 from llmft.models.gather import whole_weights
 from llmft.models.label_scores import bare_model
 from llmft.models.structure import named
@@ -21,7 +22,7 @@ from llmft.models.structure import named
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-WEIGHTS, SETTINGS = "classification_head.safetensors", "classification_head.json"
+WEIGHTS = "classification_head.safetensors"
 DROPOUTS = ("dropout", "hidden_dropout", "resid_pdrop", "resid_dropout")
 """Names under which a config has the dropout between layers; families without any have none in the head either."""
 
@@ -116,12 +117,12 @@ def save_head(head: ClassificationHead, folder: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / WEIGHTS)
-    (folder / SETTINGS).write_text(json.dumps({"type": head.kind, "label_names": head.label_names}, indent=2) + "\n")
+    (folder / HEAD_SETTINGS).write_text(json.dumps({"type": head.kind, "label_names": head.label_names}, indent=2) + "\n")
 
 
 def restore_head(model: PreTrainedModel, folder: Path) -> None:
     """Put the head that `save_head` wrote into the model."""
     from safetensors.torch import load_file
 
-    settings = json.loads((folder / SETTINGS).read_text())
+    settings = json.loads((folder / HEAD_SETTINGS).read_text())
     _replace(model, settings["type"], settings["label_names"]).load_state_dict(load_file(folder / WEIGHTS))

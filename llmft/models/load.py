@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
-from llmft.models.base import base_named_in
+from llmft.models.base import HEAD_SETTINGS, base_named_in
 from llmft.tasks.toy import CHECKPOINT as TOY_CHECKPOINT
 
 if TYPE_CHECKING:
@@ -99,7 +102,8 @@ def _load(name: str, how: dict[str, Any], gguf_file: str | None) -> torch.nn.Mod
         needed = gguf_file or "config.json"
         if not (folder / needed).is_file():
             raise InputError(f"--model_name_or_path {name}: the folder has no {needed}; give a folder saved by transformers")
-        model = AutoModelForCausalLM.from_pretrained(str(folder), **how, **own)
+        with _no_report(if_there=folder / HEAD_SETTINGS):
+            model = AutoModelForCausalLM.from_pretrained(str(folder), **how, **own)
     elif _missing(base.name):
         raise InputError(
             f"--model_name_or_path {name}: its base {base.name} is not there; write where it is into its {base.named_in}"
@@ -118,6 +122,21 @@ def _tokenizer(name: str, how: dict[str, Any], gguf_file: str | None) -> PreTrai
         return _tokenizer(base.name, {**how, "revision": base.revision}, gguf_file)
     own = {"gguf_file": gguf_file} if gguf_file and base is None else {}
     return AutoTokenizer.from_pretrained(path, **how, **own)
+
+
+@contextmanager
+def _no_report(if_there: Path) -> Iterator[None]:
+    """A classifier's backbone is saved without an output layer: transformers need not warn that there is none."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage() or not if_there.is_file()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _missing(name: str) -> bool:
@@ -139,7 +158,8 @@ def fingerprint_model(name: str, revision: str) -> str:
 
     Weight files are sampled (their size and 4 KiB out of every MiB): any training changes nearly every weight, and a sweep
     must not read all of a large model to learn that it has been there. All other files are read whole. An adapter's folder
-    counts with its base, by the base's content and not by where it lies.
+    counts with its base, by the base's content and not by where it lies (lists in its settings are sets, which peft writes in
+    any order).
 
     Raises:
         InputError: an adapter does not say which model it goes with.
@@ -152,6 +172,7 @@ def fingerprint_model(name: str, revision: str) -> str:
     for file in sorted(file for file in path.iterdir() if file.is_file() and file.suffix != ".md"):
         if base is not None and file.name == base.named_in:
             settings = json.loads(file.read_text())
+            settings = {key: sorted(value, key=str) if isinstance(value, list) else value for key, value in settings.items()}
             settings["base_model_name_or_path"] = fingerprint_model(base.name, base.revision)
             digest.update(f"{file.name} {json.dumps(settings, sort_keys=True)} ".encode())
             continue

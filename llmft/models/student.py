@@ -15,7 +15,7 @@ from llmft.errors import InputError
 from llmft.models import head as heads
 from llmft.models import parallel
 from llmft.models.adapt import base_of
-from llmft.models.base import PARALLEL_SETTINGS, PEFT_SETTINGS
+from llmft.models.base import HEAD_SETTINGS, PARALLEL_SETTINGS, PEFT_SETTINGS
 from llmft.models.label_scores import bare_model, unwrapped
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ def save_student(model: torch.nn.Module, folder: Path) -> None:
 
     Args:
         model: its weights whole (see `whole_weights`).
-        folder: an empty folder.
+        folder: an empty folder, or none yet.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     bare, head = bare_model(model), heads.classification_head(model)
     if hasattr(unwrapped(model), "peft_config"):
         # the embeddings are the base's own; to learn that peft would else look for the base on the hub
@@ -48,7 +49,7 @@ def restore_student(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     Raises:
         InputError: the adapter is of a kind that cannot be scored here.
     """
-    if (folder / heads.SETTINGS).is_file():
+    if (folder / HEAD_SETTINGS).is_file():
         heads.restore_head(model, folder)
     if (folder / PARALLEL_SETTINGS).is_file():
         parallel.restore_parallel(model, folder)

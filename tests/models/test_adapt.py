@@ -121,25 +121,33 @@ def test_lora_on_queries_and_values_alone(family):
 @pytest.mark.parametrize(("alpha", "scale"), [(16, 4.0), (-1, 1.0)])
 def test_loras_scale(alpha, scale):
     model = adapt(tiny_model("llama"), "lora", dim=4, alpha=alpha)
-    assert {m.scaling["default"] for m in model.modules() if hasattr(m, "scaling")} == {scale}
+    assert {m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A")} == {scale}
 
 
-@pytest.mark.parametrize(("kind", "blocks"), [("parallel", 2), ("parallel-attn", 1), ("parallel-fc", 1)])
-def test_a_parallel_adapter_adds_its_network_of_the_blocks_input(kind, blocks):
-    model = adapt(tiny_model("opt"), kind, dim=3)
-    adapters = parallel_modules(model)
-    assert len(adapters) == 2 * blocks
-    layer, seen = model.model.decoder.layers[0], {}
-    if kind == "parallel-fc":
-        adapter = layer.parallel_feed_forward
-        torch.nn.init.normal_(adapter.up.weight)
-        adapter.scale.data.fill_(0.5)
-        layer.final_layer_norm.register_forward_hook(lambda m, i, output: seen.update(input=output))
-        layer.fc2.register_forward_hook(lambda m, i, output: seen.update(output=output), prepend=True)
-        layer.fc2.register_forward_hook(lambda m, i, output: seen.update(sum=output))
-        logits(model)
-        added = 0.5 * (seen["input"] @ adapter.down.weight.T + adapter.down.bias).relu() @ adapter.up.weight.T
-        torch.testing.assert_close(seen["sum"], seen["output"] + added)
+PARALLEL = [("parallel", {"attention", "feed_forward"}), ("parallel-attn", {"attention"}), ("parallel-fc", {"feed_forward"})]
+
+
+@pytest.mark.parametrize(("kind", "blocks"), PARALLEL)
+def test_parallel_adapters_stand_beside_the_blocks_asked_for(kind, blocks):
+    names = {f"model.layers.{layer}.parallel_{block}" for layer in (0, 1) for block in blocks}
+    assert parallel_modules(adapt(tiny_model("llama"), kind)).keys() == names
+
+
+@pytest.mark.parametrize(
+    ("block", "norm", "output"),
+    [("attention", "self_attn_layer_norm", "self_attn.out_proj"), ("feed_forward", "final_layer_norm", "fc2")],
+)
+def test_a_parallel_adapter_adds_its_network_of_the_blocks_input(block, norm, output):
+    layer, seen = (model := adapt(tiny_model("opt"), "parallel", dim=3)).model.decoder.layers[0], {}
+    adapter = layer.get_submodule(f"parallel_{block}")
+    torch.nn.init.normal_(adapter.up.weight)
+    adapter.scale.data.fill_(0.5)
+    layer.get_submodule(norm).register_forward_hook(lambda m, i, found: seen.update(input=found))
+    layer.get_submodule(output).register_forward_hook(lambda m, i, found: seen.update(output=found), prepend=True)
+    layer.get_submodule(output).register_forward_hook(lambda m, i, found: seen.update(sum=found))
+    logits(model)
+    added = 0.5 * (seen["input"] @ adapter.down.weight.T + adapter.down.bias).relu() @ adapter.up.weight.T
+    torch.testing.assert_close(seen["sum"], (seen["output"].view_as(added) + added).view_as(seen["sum"]))
 
 
 def test_a_copy_of_a_model_has_parallel_adapters_of_its_own():
@@ -206,7 +214,7 @@ def test_a_classification_head(kind, names, tmp_path):
     head = classification_head(model)
     assert names in (None, {name for name, _ in head.named_parameters()})
     assert head.output.weight.shape == (3, 16)  # as wide as what enters the language-modelling head
-    assert head.output.weight.std() == pytest.approx(model.config.init_std, rel=0.5)
+    assert head.output.weight.std().item() == pytest.approx(model.config.init_std, rel=0.5)
     assert logits(model).shape == (2, 3)
     hidden = model.model.decoder(**BATCH).last_hidden_state[:, -1]
     if kind == "fully-connected":

@@ -1,9 +1,19 @@
+import json
+import shutil
+
+import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from llmft.errors import InputError
 from llmft.models.adapt import adapt, count_trainable
+from llmft.models.head import put_head
+from llmft.models.label_scores import answer_logits, left_pad
 from llmft.models.load import fingerprint_model, load_model, short_name, window
+from llmft.models.shared_prefix import score_answers
+from llmft.models.student import save_student, start_of
+from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
 
 HOW = {"dtype": "float32", "attn_implementation": None, "revision": "main", "cache_dir": None}
@@ -78,3 +88,192 @@ def test_lora_trains_its_updates_only_and_starts_as_the_identity(family):
     assert trained
     assert all("lora_" in name for name in trained)
     assert 0 < count_trainable(model).share < 0.5
+
+
+BATCH = left_pad([[5, 6, 7, 8, 9], [9, 3]])
+
+
+def logits(model):
+    with torch.no_grad():
+        return answer_logits(model.eval(), BATCH)
+
+
+def student(base, folder, part):
+    """A student with an adapter on the model saved at `base`, away from its start, saved in `folder`."""
+    torch.manual_seed(0)
+    model = adapt(AutoModelForCausalLM.from_pretrained(base), part)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    save_student(model, folder)
+    return model
+
+
+@pytest.mark.parametrize("part", ["lora", "parallel"])
+def test_fingerprint_of_an_adapter_covers_its_base_wherever_that_lies(saved, tmp_path, part):
+    student(saved, tmp_path / "one", part)
+    mark = fingerprint_model(str(tmp_path / "one"), "main")
+    shutil.copytree(saved, tmp_path / "elsewhere")
+    student(tmp_path / "elsewhere", tmp_path / "two", part)
+    assert fingerprint_model(str(tmp_path / "two"), "main") == mark
+    tiny_model("opt").half().save_pretrained(tmp_path / "elsewhere")
+    assert fingerprint_model(str(tmp_path / "two"), "main") != mark
+
+
+def test_short_name_of_a_runs_student(tmp_path):
+    (tmp_path / "abc" / "model").mkdir(parents=True)
+    assert short_name(str(tmp_path / "abc" / "model")) == "model"
+    (tmp_path / "abc" / "config.json").write_text(json.dumps({"model": "opt-125m", "method": "pbft-lora"}))
+    assert short_name(str(tmp_path / "abc" / "model")) == "opt-125m-pbft-lora"
+
+
+@pytest.mark.parametrize(("family", "limit"), [("gpt2", 256), ("gptj", 256), ("gpt_neo", 256), ("opt", 256), ("gemma3", 256)])
+def test_window_by_whatever_name_the_config_gives_it(family, limit):
+    assert window(tiny_model(family)) == limit
+
+
+def test_window_of_mpt():
+    from transformers import MptConfig
+
+    config = MptConfig(d_model=16, n_heads=2, n_layers=1, max_seq_len=77, vocab_size=50)
+    assert window(AutoModelForCausalLM.from_config(config)) == 77
+
+
+@pytest.mark.parametrize("part", ["lora", "ia3"])
+def test_an_adapter_on_a_merged_adapter(saved, tmp_path, part):
+    first = student(saved, tmp_path / "first", part)
+    loaded, _ = load_model(str(tmp_path / "first"), **HOW)
+    torch.testing.assert_close(logits(loaded), logits(first), atol=0, rtol=0)
+    plain = start_of(loaded, str(tmp_path / "first"))
+    torch.testing.assert_close(logits(plain), logits(first), atol=1e-6, rtol=0)
+    second = adapt(plain, "lora")
+    torch.nn.init.ones_(next(p for name, p in second.named_parameters() if "lora_B" in name))
+    save_student(second, tmp_path / "second")
+    again, tokenizer = load_model(str(tmp_path / "second"), **HOW)
+    torch.testing.assert_close(logits(again), logits(second), atol=1e-6, rtol=0)
+    assert tokenizer("x Yes").input_ids[0] == tokenizer.bos_token_id  # from the base of the base
+
+
+@pytest.mark.parametrize("kind", ["classifier", "parallel adapters", "soft prompt"])
+def test_students_of_another_kind_are_nothing_to_train_from(kind):
+    model = tiny_model("opt")
+    if kind == "classifier":
+        put_head(model, "linear", ["a", "b"], 0)
+    else:
+        model = adapt(model, "parallel" if kind == "parallel adapters" else "soft_prompt")
+    with pytest.raises(InputError, match=f"--model_name_or_path there: is a (model with )?(a )?{kind}, which only eval.py takes"):
+        start_of(model, "there")
+
+
+@pytest.mark.parametrize("part", ["lora", "parallel"])
+def test_an_adapter_whose_base_is_gone_says_so(saved, tmp_path, part):
+    student(saved, tmp_path / "a", part)
+    shutil.rmtree(saved)
+    file = "adapter_config.json" if part == "lora" else "parallel_adapter.json"
+    with pytest.raises(InputError, match=f"its base {saved} is not there; write where it is into its {file}"):
+        load_model(str(tmp_path / "a"), **HOW)
+    settings = json.loads((tmp_path / "a" / file).read_text())
+    (tmp_path / "a" / file).write_text(json.dumps({**settings, "base_model_name_or_path": None}))
+    with pytest.raises(InputError, match=f"{file} names no base model"):
+        load_model(str(tmp_path / "a"), **HOW)
+
+
+def test_an_adapter_may_name_a_bundled_model(tmp_path):
+    from llmft.tasks.toy import CHECKPOINT
+
+    model = student(CHECKPOINT, tmp_path / "a", "lora")
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(CHECKPOINT)
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "toy"}))
+    loaded, _ = load_model(str(tmp_path / "a"), **HOW)
+    torch.testing.assert_close(logits(loaded), logits(model), atol=0, rtol=0)
+
+
+def test_an_adapter_of_another_model_is_one_clear_line(saved, tmp_path):
+    student(saved, tmp_path / "a", "parallel")
+    tiny_model("llama").save_pretrained(saved)
+    with pytest.raises(InputError, match=f"--model_name_or_path {tmp_path / 'a'}: cannot be loaded") as caught:
+        load_model(str(tmp_path / "a"), **HOW)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_from_elsewhere(saved, tmp_path, tokenizers):
+    tokenizers["gpt2"].save_pretrained(tmp_path / "t")
+    _, tokenizer = load_model(str(saved), **HOW, tokenizer_name=str(tmp_path / "t"))
+    assert tokenizer("x Yes").input_ids == tokenizers["gpt2"]("x Yes").input_ids != tokenizers["opt"]("x Yes").input_ids
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("part", [None, "lora", "ia3", "parallel", "soft_prompt"])
+def test_half_precision_scores_on_the_cpu(saved, tmp_path, dtype, part):
+    student(saved, tmp_path / "a", part)
+    shutil.copy(saved / "tokenizer.json", tmp_path / "a")
+    shutil.copy(saved / "tokenizer_config.json", tmp_path / "a")
+    prompts = TokenizedPrompts([5, 6, 7], [[8, 9], [3], [4, 4, 4]])
+    scores = []
+    for precision in ("float32", dtype):
+        model, _ = load_model(str(tmp_path / "a"), **{**HOW, "dtype": precision})
+        scores.append(score_answers(model, prompts, [17, 99], queries_per_row=2).label_logprobs)
+    np.testing.assert_allclose(scores[1], scores[0], atol=0.05)
+    assert model.get_input_embeddings().weight.dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize("pad", [None, 1, 5])
+def test_the_pad_token_changes_nothing(pad):
+    model = tiny_model("llama")
+    model.config.pad_token_id = pad  # none at all, the end token's, or one that occurs in prompts
+    prompts = TokenizedPrompts([5, 1, 7], [[5, 5], [1], [5, 1, 0, 5]])
+    scores = score_answers(model, prompts, [17, 99], queries_per_row=3).label_logprobs
+    batch = left_pad([prompts.whole(i) for i in range(3)])
+    with torch.no_grad():
+        padded = answer_logits(model, batch).log_softmax(-1)[:, [17, 99]]
+    np.testing.assert_allclose(scores, padded.numpy(), atol=1e-6)
+
+
+def write_gguf(model, tokenizer, path):
+    """A Llama and its byte-level tokenizer as llama.cpp keeps them."""
+    import gguf
+
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    words = sorted(state["vocab"], key=state["vocab"].get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words + [f"<extra{i}>" for i in range(config.vocab_size - len(words))])
+    writer.add_token_merges([" ".join(pair) for pair in state["merges"]])
+    writer.add_token_types([1] * config.vocab_size)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(1)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        if heads:  # llama.cpp keeps the two halves of a rotary pair side by side
+            tensor = tensor.view(heads, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_gguf(tmp_path, tokenizers):
+    model = tiny_model("llama")
+    write_gguf(model, tokenizers["gpt2"], tmp_path / "m.gguf")
+    loaded, tokenizer = load_model(str(tmp_path), **HOW, gguf_file="m.gguf")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-6, rtol=0)
+    words = " the cat Yes"
+    assert tokenizer(words, add_special_tokens=False).input_ids == tokenizers["gpt2"](words, add_special_tokens=False).input_ids
+    with pytest.raises(InputError, match=r"the folder has no n\.gguf"):
+        load_model(str(tmp_path), **HOW, gguf_file="n.gguf")
+    with pytest.raises(InputError, match=r"the folder has no config\.json"):
+        load_model(str(tmp_path), **HOW)
