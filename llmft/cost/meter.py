@@ -145,8 +145,10 @@ class Meter:
     def _switch(self, to: Phase | None, mark: tuple[float, float, float] | None = None) -> None:
         """Give what was spent since the last switch to the phase that ran, and let `to` run (from `mark`, if given)."""
         ran, cuda = self._running, used_cuda()
-        now = (*cpu_seconds(self._process), time.time())
         with self._lock:
+            # between nested phases a look costs too much; a child's first second may then count for the next phase
+            self._look_for_children(0.0 if ran is None or to is None else CHILDREN_EVERY_S)
+            now = (*cpu_seconds(self._family[1:]), time.time())
             self._sample()
             if ran is not None:
                 user, system, wall = (end - start for end, start in zip(now, self._mark, strict=True))
@@ -178,20 +180,24 @@ class Meter:
         """One memory sample for the phase that runs, if any."""
         if self._running is None:
             return
+        self._look_for_children(CHILDREN_EVERY_S)
         now, cuda = time.monotonic(), used_cuda()
-        if now - self._looked >= CHILDREN_EVERY_S:
-            self._family, self._looked = [self._process, *self._process.children(recursive=True)], now
         rss, gpu = self._memory[self._running.name]
         rss.add(now, resident_bytes(self._family))
         if cuda is not None:
             gpu.add(now, cuda.memory_allocated())
 
+    def _look_for_children(self, every: float) -> None:
+        now = time.monotonic()
+        if now - self._looked >= every:
+            self._family, self._looked = [self._process, *self._process.children(recursive=True)], now
 
-def cpu_seconds(process: psutil.Process) -> tuple[float, float]:
-    """User and system seconds of a process, its ended children, and its living ones."""
+
+def cpu_seconds(children: Sequence[psutil.Process]) -> tuple[float, float]:
+    """User and system seconds of this process, its ended children, and these living ones."""
     own = os.times()
     user, system = own.user + own.children_user, own.system + own.children_system
-    for child in process.children(recursive=True):
+    for child in children:
         try:
             times = child.cpu_times()
         except psutil.Error:  # ended in between; its time has gone over to the parent

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PrinterCallback
+from transformers import PrinterCallback, ProgressCallback
 
 from llmft.arguments import AdapterArguments, RunArguments
 from llmft.models.adapt import adapt, count_trainable
@@ -22,6 +22,7 @@ from llmft.training.callbacks import (
     KeepBestWeights,
     KeepProgress,
     LogDistances,
+    ProgressBar,
     best_weights,
     read_progress,
 )
@@ -85,7 +86,6 @@ def train(
             evaluations=evaluations,
             **trainer_arguments,
         )
-        trainer.remove_callback(PrinterCallback)  # the log goes to train_log.jsonl
         _add_callbacks(job, trainer, student, phase)
         _restore(job, evaluations)
         trainer.train(resume_from_checkpoint=job.resumed_from)
@@ -111,6 +111,10 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase) -
         trainer.count_work(phase)
         return {"costs": all_gather(job.meter.as_dict()["phases"]), "evaluations": evaluations.state()}
 
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    if not run.disable_tqdm:
+        trainer.add_callback(ProgressBar())
     trainer.add_callback(EvaluateThenSave())
     trainer.add_callback(KeepProgress(progress))
     if run.save_best_models:

@@ -1,5 +1,5 @@
-"""What is done at certain points of training, beside the Trainer's own: order of evaluation and saving, best weights, progress
-of an unfinished run, distances from the start."""
+"""What is done at certain points of training, beside the Trainer's own: progress bar, order of evaluation and saving, best
+weights, what an unfinished run resumes from, distances from the start."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmft.models.gather import rank_and_world, whole_weights
 from llmft.runs.record import PROGRESS
 from llmft.runs.store import whole_file
 from llmft.training.evaluations import Evaluations
+
+
+class ProgressBar(ProgressCallback):
+    """Shows how far training is, and nothing else: the log goes to `train_log.jsonl`."""
+
+    def on_log(self, *_: Any, **__: Any) -> None:
+        """Print no entry of the log."""
 
 
 class EvaluateThenSave(TrainerCallback):

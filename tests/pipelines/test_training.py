@@ -307,8 +307,10 @@ def test_a_logging_service_that_is_not_installed(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_printed_but_the_result_without_a_terminal(tmp_path, capfd):
-    run("ft.py", tmp_path, *SHORT, *EIGHT_STEPS, "--eval_strategy", "steps", "--eval_steps", 4)
+@pytest.mark.parametrize("bars", [False, True])
+def test_nothing_is_printed_but_the_result_and_progress_bars(tmp_path, capfd, bars):
+    run("ft.py", tmp_path, *SHORT, *EIGHT_STEPS, "--eval_strategy", "steps", "--eval_steps", 4, "--disable_tqdm", not bars)
     printed = capfd.readouterr()
     assert printed.out.startswith("pbft on toy")
-    assert "%|" not in printed.err
+    assert ("8/8" in printed.err) == bars
+    assert "loss" not in printed.out + printed.err
