@@ -33,6 +33,7 @@ VERBALIZER = f"{PATTERN} --target_tokens ĠYes,ĠNo"
 GPT3 = "--pattern '{text1} question: {text2} Yes or No?' --target_prefix ' answer: ' --target_tokens ĠYes,ĠNo --group gpt-3"
 SAME = r"--pattern 'Question 1: {text1}\nQuestion 2: {text2}\nSame?' --target_prefix ' Answer: ' --target_tokens ĠNo,ĠYes"
 GRAMMAR = "--pattern '{text1} ?' --target_prefix ' ' --target_tokens ĠNo,ĠYes"
+SOFT = "--pattern '</s></s> {text1} {text2} ?'"
 UPSTREAM = {
     "eval minimal": f"{IN_CONTEXT} {VERBALIZER} --task_name mnli --target_prefix ' ' --eval_task_name hans",
     "eval gpt-3": f"{IN_CONTEXT} {GPT3} --task_name rte --eval_task_name hans",
@@ -45,7 +46,7 @@ UPSTREAM = {
     "ft untied head": f"{TRAIN} {VERBALIZER} --task_name rte --head_only --untie_embeddings",
     "ft vanilla": f"{TRAIN} {PATTERN} --task_name qqp --eval_on_paws_qqp --paws_qqp_file f.tsv",
     "ft vanilla cola": f"{TRAIN} --pattern '{{text1}} ?' --task_name cola --eval_on_cola_ood --cola_ood_file f.tsv",
-    "ft soft prompt": f"{TRAIN} --pattern '</s></s> {{text1}} {{text2}} ?' --use_soft_prompt --num_soft_prompt_tokens 2",
+    "ft soft prompt": f"{TRAIN} {SOFT} --use_soft_prompt --num_soft_prompt_tokens 2 --task_name mnli --eval_on_hans",
 }
 PARSERS = {"eval": in_context.GROUPS, "ft": fine_tune.GROUPS}
 
