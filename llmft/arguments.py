@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llmft.errors import InputError
+from llmft.training.objective import DIVERGENCES, SUPPORTS, Objective
 
 
 def _flag(default: Any, text: str, **metadata: Any) -> Any:
@@ -176,6 +177,9 @@ class DataArguments:
     target_tokens: str | None = _flag(None, "A word for each label in label order, comma between; default: the task's.")
     separate_shots_by: str = _flag(r"\n\n", "Text behind each demonstration.")
     task_description: str = _flag("", "Text in front of the demonstrations.")
+    multi_token_labels: bool = _flag(
+        False, "A label may be several tokens: it is scored by the log-probability of them all (eval.py, distill.py)."
+    )
     max_seq_length: int | None = _flag(
         None, "Longest prompt in tokens: longer ones lose the end of their longer text. Default: the model's window, never cut."
     )
@@ -278,13 +282,67 @@ class FineTuningArguments:
             )
 
 
+CONTEXTS = ("demonstrations", "instruction", "label", "file")
+
+
 @dataclass
 class DistillationArguments:
-    """How the student learns from the teacher."""
+    """What the teacher reads, which teacher, and how the student learns from it."""
 
     _argument_group_name = "distillation"
 
+    context: str = _flag(
+        "demonstrations",
+        "What the teacher reads beside the query, comma between: `demonstrations` (--num_shots), `instruction` (--instruction), "
+        "`file` (--context_file), `label` (the query's own gold label, in --label_pattern).",
+    )
+    instruction: str | None = _flag(None, "A text, or a file with one; default: the task's own, where it has one.")
+    context_file: str | None = _flag(None, "File whose text stands in front of the query.")
+    label_pattern: str | None = _flag(None, "The teacher's prompt that shows the {label}; default: the task's.")
+    label_words: str | None = _flag(None, "What {label} shows for each label, comma between; default: the target tokens.")
+    num_contexts: int = _flag(1, "Contexts of --num_shots demonstrations each, no row in two of them.")
+    context_schedule: str = _flag(
+        "mean",
+        "Several contexts: `mean` of the teachers' distributions; `cycle`: query i gets context i mod m; `sequential`: one after "
+        "the other, each from the last one's result.",
+        choices=["mean", "cycle", "sequential"],
+    )
+    stage_teacher: str = _flag(
+        "original",
+        "Teacher of each stage of `sequential`: the original model, or the last student (with --teacher_mode online).",
+        choices=["original", "last"],
+    )
+    teacher_model_name_or_path: str | None = _flag(
+        None, "Another teacher of the same vocabulary; default: the student's own start."
+    )
+    teacher_mode: str = _flag(
+        "precompute",
+        "`precompute`: the teacher reads each query once, before training; `online`: at every step (its contexts still once).",
+        choices=["precompute", "online"],
+    )
+    teacher_cache_dir: str | None = _flag(
+        None, "Where the teacher's answers are kept for other runs; default: teacher_cache in --output_dir; `none` keeps none."
+    )
+    targets: str = _flag(
+        "soft",
+        "What the student learns: the teacher's distribution (`soft`), its answer alone (`hard`: pseudo-labels), or, with no "
+        "teacher, the queries' `gold` labels: baselines.",
+        choices=["soft", "hard", "gold"],
+    )
+    support: str = _flag(
+        "labels",
+        "What the distributions are over: `labels` alone, `labels_rest` (and one bucket for all other tokens), `topk` (the "
+        "teacher's k largest and one bucket), `vocab`.",
+        choices=list(SUPPORTS),
+    )
+    topk: int = _flag(50, "k of --support topk.")
+    divergence: str = _flag(
+        "forward", "`forward` KL(teacher || student), `reverse` KL(student || teacher), or `jsd`.", choices=list(DIVERGENCES)
+    )
+    jsd_beta: float = _flag(0.5, "Weight of the teacher in the mixture of --divergence jsd.")
     temperature: float = _flag(1.0, "Temperature of teacher and student in the loss, which is multiplied by its square.")
+    ce_weight: float = _flag(0.0, "Weight of the cross-entropy with gold labels that is added; the queries must have them.")
+    evaluate_with_context: bool = _flag(True, "Evaluate the student once more with the context still in front.")
     teacher_pattern: str | None = _flag(None, "The teacher's pattern; default: --pattern.")
     student_pattern: str | None = _flag(None, "The student's pattern; default: --pattern.")
     teacher_target_prefix: str | None = _flag(None, "The teacher's prefix; default: --target_prefix.")
@@ -292,9 +350,58 @@ class DistillationArguments:
     teacher_target_tokens: str | None = _flag(None, "The teacher's label words; default: --target_tokens.")
     student_target_tokens: str | None = _flag(None, "The student's label words; default: --target_tokens.")
 
+    @property
+    def objective(self) -> Objective:
+        """What is minimised, as checked choices."""
+        return Objective(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Objective)})
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """The kinds of context asked for."""
+        return tuple(name.strip() for name in self.context.split(","))
+
+    def reads(self, kind: str) -> bool:
+        """Whether the teacher reads a context of this kind."""
+        return kind in self.contexts
+
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"--temperature {self.temperature}: must be above 0")
+        _ = self.objective  # checks itself
+        unknown = [name for name in self.contexts if name not in CONTEXTS]
+        if unknown or len(set(self.contexts)) < len(self.contexts):
+            raise InputError(f"--context {self.context}: give one or more of {', '.join(CONTEXTS)}, comma between, each once")
+        only = {"instruction": "instruction", "context_file": "file", "label_pattern": "label", "label_words": "label"}
+        for name, kind in only.items():
+            if getattr(self, name) is not None and not self.reads(kind):
+                raise InputError(
+                    f"--{name} {getattr(self, name)}: is read only with --context {kind}; add that, or leave this out"
+                )
+        if self.reads("file") and self.context_file is None:
+            raise InputError("--context file: name the file with --context_file")
+        if self.reads("label") and self.teacher_pattern is not None:
+            raise InputError(f"--teacher_pattern {self.teacher_pattern}: with --context label give --label_pattern instead")
+        self._check_several()
+        if self.targets != "soft":
+            for name in ("support", "divergence", "temperature", "ce_weight", "teacher_mode"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise InputError(f"--{name} {getattr(self, name)}: is read only with --targets soft; leave one of them out")
+
+    def _check_several(self) -> None:
+        if self.num_contexts < 1:
+            raise InputError(f"--num_contexts {self.num_contexts}: must be 1 or more")
+        if self.num_contexts > 1 and not self.reads("demonstrations"):
+            raise InputError(
+                f"--num_contexts {self.num_contexts}: contexts differ in their demonstrations; add them to --context"
+            )
+        if self.num_contexts == 1 and self.context_schedule != "mean":
+            raise InputError(f"--context_schedule {self.context_schedule}: is read only with --num_contexts 2 or more")
+        if self.stage_teacher == "last" and self.context_schedule != "sequential":
+            raise InputError("--stage_teacher last: is read only with --context_schedule sequential; add that, or leave this out")
+        if self.stage_teacher == "last" and self.teacher_mode == "precompute":
+            raise InputError("--stage_teacher last: the last student is not there beforehand; add --teacher_mode online")
+        if self.context_schedule == "sequential" and self.targets != "soft":
+            raise InputError(
+                f"--targets {self.targets}: goes with one context, or several by mean or cycle; leave one of them out"
+            )
 
 
 UNSUPPORTED = {
@@ -432,7 +539,7 @@ class DistillationRunArguments(RunArguments):
 
 IRRELEVANT = frozenset(
     """
-    model_name_or_path cache_dir data_dir dataset_cache_dir train_file validation_file test_file out_of_domain_file
+    model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file cache_dir data_dir dataset_cache_dir train_file validation_file test_file out_of_domain_file
     eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir deepspeed use_cpu deepspeed_stage
     sample_indices_file group num_data_seeds local_rank report_to run_name project
     disable_tqdm log_level log_level_replica log_on_each_node logging_dir

@@ -17,12 +17,14 @@ from llmft.models.load import window
 from llmft.prompts.render import PromptFormat
 from llmft.prompts.shorten import shorten
 from llmft.prompts.tokens import TokenizedPrompts, check_window, token_ids, tokenize_prompts
-from llmft.prompts.verbalizer import label_token_ids
+from llmft.prompts.verbalizer import label_sequences
 from llmft.tasks.table import Row
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
+
+    from llmft.evaluation.answer_cache import AnswerCache
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,21 @@ class Asker:
     """One way of asking a model: the format, the context in front (or ""), the label tokens, calibration.
 
     `max_length`, if given, is the longest prompt in tokens: rows that make longer ones lose the end of their longer text.
-    A classifier's label tokens are 0 to L - 1, its whole vocabulary. `soft_prompt_tokens` virtual tokens are to be trained
-    in front of the prompts: room is left for them.
+    `label_sequences` are each label's tokens, nearly always one; a classifier's are 0 to L - 1, its whole vocabulary.
+    `soft_prompt_tokens` virtual tokens are to be trained in front of the prompts: room is left for them.
     """
 
     model: torch.nn.Module
     tokenizer: PreTrainedTokenizerBase
     prompt_format: PromptFormat
     context: str
-    label_ids: list[int]
+    label_sequences: list[list[int]]
     calibrate: bool
     queries_per_row: int
     demonstrations: tuple[Row, ...] = ()
     max_length: int | None = None
     soft_prompt_tokens: int = 0
+    cache: AnswerCache | None = None
 
     @classmethod
     def create(
@@ -94,8 +97,14 @@ class Asker:
         queries_per_row: int,
         max_length: int | None = None,
         soft_prompt_tokens: int = 0,
+        several: bool = False,
+        cache: AnswerCache | None = None,
     ) -> Asker:
         """An asker that puts `demonstrations` in front; its label tokens are those behind the query of `sample`.
+
+        Args:
+            several: whether a label may be more than one token.
+            cache: of a model whose weights stay as they are.
 
         Raises:
             InputError: a label word is not one token there, or the model is a classifier of another number of labels.
@@ -105,9 +114,9 @@ class Asker:
         head = classification_head(model)
         if head is None:
             query = prompt_format.query(sample).rstrip(" ")  # upstream's own prompts may end in a space
-            label_ids = label_token_ids(tokenizer, query, prompt_format.words, prompt_format.words_flag)
+            labels = label_sequences(tokenizer, query, prompt_format.words, prompt_format.words_flag, several=several)
         elif len(head.label_names) == len(prompt_format.words):
-            label_ids = list(range(len(head.label_names)))
+            labels = [[i] for i in range(len(head.label_names))]
         else:
             names = ", ".join(head.label_names)
             raise InputError(f"--model_name_or_path: a classifier of the labels {names}, the task has {len(prompt_format.words)}")
@@ -116,17 +125,23 @@ class Asker:
             tokenizer,
             prompt_format,
             prompt_format.context(demonstrations),
-            label_ids,
+            labels,
             calibrate,
             queries_per_row,
             demonstrations=tuple(demonstrations),
             max_length=max_length,
             soft_prompt_tokens=soft_prompt_tokens,
+            cache=cache,
         )
 
+    @property
+    def label_ids(self) -> list[int]:
+        """The (first) token of each label."""
+        return [tokens[0] for tokens in self.label_sequences]
+
     def with_model(self, model: torch.nn.Module) -> Asker:
-        """The same question to another model."""
-        return replace(self, model=model)
+        """The same question to another model, whose weights may change."""
+        return replace(self, model=model, cache=None)
 
     def prompts(self, rows: Sequence[Row], extra: Sequence[str] = ()) -> TokenizedPrompts:
         """Prompts of the rows, and of the `extra` queries behind them, as tokens.
@@ -153,6 +168,9 @@ class Asker:
             labels = len(self.label_ids)
             return max(0, count - count % labels if len(self.demonstrations) % labels == 0 else count)
 
+        behind = max(map(len, self.label_sequences)) - 1  # what the model reads of a label of several tokens
+        if limit is not None and behind:
+            limit, place = limit - behind, f"{place} leaves beside {behind} tokens of a label"
         check_window(prompts, limit, place, len(self.demonstrations), fitting_shots)
         return prompts
 
@@ -188,27 +206,47 @@ class Asker:
             InputError: a prompt does not fit the model's window.
         """
         from llmft.models.label_scores import virtual_tokens
-        from llmft.models.shared_prefix import score_answers
 
         blanks = self.prompt_format.content_free_queries() if self.calibrate else []
-        prompts = self.prompts(rows, extra=blanks)
-        answers = score_answers(self.model, prompts, self.label_ids, queries_per_row=self.queries_per_row)
-        phase.count(
-            examples=sum(i < len(rows) for i in answers.scored),
-            tokens=answers.tokens,
-            padding_tokens=answers.padding_tokens,
-            flops=inference_flops(self.model, answers.tokens),
-        )
-        n = len(rows)
-        prior = label_prior(answers.label_logprobs[n:]) if blanks else None
+        prompts, n = self.prompts(rows, extra=blanks), len(rows)
+        found = self.read(prompts, "scores", None, phase, rows=n)
+        prior = label_prior(found["label_logprobs"][n:]) if blanks else None
+        tokens = [len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]]
         return SplitScores(
             idx=np.array([row["idx"] for row in rows]),
             labels=np.array([row["label"] for row in rows]),
             label_ids=self.label_ids,
-            token_logprobs=answers.label_logprobs[:n],
-            label_logprobs=renormalise(answers.label_logprobs[:n], prior),
-            best_token=answers.best_token[:n],
-            tokens_per_query=virtual_tokens(self.model)
-            + float(np.mean([len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]])),
+            token_logprobs=found["label_logprobs"][:n],
+            label_logprobs=renormalise(found["label_logprobs"][:n], prior),
+            best_token=found["best_token"][:n],
+            tokens_per_query=virtual_tokens(self.model) + float(np.mean(tokens)),
             shortened=prompts.shortened,
         )
+
+    def read(self, prompts: TokenizedPrompts, what: str, topk: int | None, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:
+        """What the model says to some prompts, from the cache where it has it; costs are counted on `phase`.
+
+        Args:
+            what: `scores`: `label_logprobs` (N, L) over the vocabulary and `best_token` (N,); or a support of distillation:
+                `logprobs` (N, K) and for `topk` `tokens` (N, k), as `llmft.models.supports` defines them.
+            topk: k of `topk`, else None.
+            rows: how many of the prompts are examples; those behind them are content-free queries.
+        """
+        from llmft.models.sequence_scores import LabelSequences
+        from llmft.models.shared_prefix import read_answers
+        from llmft.models.supports import kept_of
+
+        labels = LabelSequences.create(self.label_sequences)
+
+        def ask() -> dict[str, np.ndarray]:
+            keep = kept_of(what, labels, topk)
+            found = read_answers(self.model, prompts, labels, keep, queries_per_row=self.queries_per_row)
+            phase.count(
+                examples=sum(i < rows for i in found.scored),
+                tokens=found.tokens,
+                padding_tokens=found.padding_tokens,
+                flops=inference_flops(self.model, found.tokens),
+            )
+            return found.arrays
+
+        return ask() if self.cache is None else self.cache.get(ask, prompts, self.label_sequences, what, topk, phase)

@@ -9,7 +9,10 @@ Models this is not right for (sliding windows, recurrent states, no explicit pos
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from llmft.models.label_scores import (
     virtual_tokens,
 )
 from llmft.models.sequence_scores import LabelSequences, pack, sequence_batch, sequence_logits
+from llmft.models.supports import kept_of
 from llmft.prompts.tokens import TokenizedPrompts
 
 logger = logging.getLogger(__name__)
@@ -45,7 +49,6 @@ def score_answers(
     return score_sequences(model, prompts, [[token] for token in label_ids], queries_per_row=queries_per_row)
 
 
-@torch.no_grad()
 def score_sequences(
     model: torch.nn.Module, prompts: TokenizedPrompts, label_sequences: Sequence[Sequence[int]], *, queries_per_row: int
 ) -> AnswerScores:
@@ -54,56 +57,110 @@ def score_sequences(
     `best_token` is that of the first position.
     """
     labels = LabelSequences.create(label_sequences)
-    was_training = model.training
-    model.eval()
-    try:
-        with whole_weights(model.parameters()):
-            return _score_shares(model, prompts, labels, queries_per_row)
-    finally:
-        model.train(was_training)
+    found = read_answers(model, prompts, labels, kept_of("scores", labels, None), queries_per_row=queries_per_row)
+    return AnswerScores(**found.arrays, scored=found.scored, tokens=found.tokens, padding_tokens=found.padding_tokens)
 
 
-def _score_shares(
-    model: torch.nn.Module, prompts: TokenizedPrompts, labels: LabelSequences, queries_per_row: int
-) -> AnswerScores:
+@torch.no_grad()
+def read_answers(
+    model: torch.nn.Module,
+    prompts: TokenizedPrompts,
+    labels: LabelSequences,
+    keep: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+    *,
+    queries_per_row: int,
+) -> Answers:
+    """Read every prompt, and keep of its answers' logits what is asked for; no (N, V) tensor is made unless that is kept.
+
+    With several ranks each reads its share and all get everything.
+
+    Args:
+        model: a causal language model; its train/eval mode is put back afterwards.
+        labels: what the logits are read for (see `sequence_scores.py`).
+        keep: logits (n, R, V) of n prompts -> tensors (n, ...).
+        queries_per_row: how many queries go through the model together.
+    """
     order = sorted(range(len(prompts.suffixes)), key=lambda i: len(prompts.suffixes[i]))
     rows = [order[i : i + queries_per_row] for i in range(0, len(order), queries_per_row)]
     rank, world = rank_and_world()
     turns = -(-len(rows) // world)  # as many forward passes on every rank, as sharded weights need; a repeated row is harmless
-    mine = [rows[min(i, len(rows) - 1)] for i in range(rank, turns * world, world)]
-    device = next(model.parameters()).device
-    shared, cache, virtual = _can_share(model), None, virtual_tokens(model)
-    prefix_length = virtual + len(prompts.prefix)
-    if shared and prefix_length:
-        cache = _encode_prefix(model, prompts.prefix, device)
-        shared = cache is not None
-    if prompts.prefix and not shared:
-        logger.warning(
-            "%s: queries cannot share an encoded context, every prompt is encoded whole", type(bare_model(model)).__name__
-        )
-    tokens = prefix_length if cache is not None else 0
-    padding = 0
-    found: list[tuple[list[int], np.ndarray, np.ndarray]] = []
-    for row in mine:
-        if shared:
-            logits = _packed_logits(model, cache, prefix_length, [prompts.suffixes[i] for i in row], labels, device)
-            tokens += sum(len(prompts.suffixes[i]) + labels.rows - 1 for i in row)
-        else:
-            batch = sequence_batch([prompts.whole(i) for i in row], labels)
-            logits = sequence_logits(model, {name: tensor.to(device) for name, tensor in batch.items()}, labels)
-            real = int(batch["attention_mask"].sum())
-            tokens, padding = (
-                tokens + real + virtual * len(batch["input_ids"].flatten(0, 1)),
-                padding + batch["input_ids"].numel() - real,
-            )
-        found.append((row, labels.logprobs(logits).double().cpu().numpy(), logits[:, 0].argmax(-1).cpu().numpy()))
-    label_logprobs = np.full((len(order), len(labels.sequences)), np.nan)
-    best_token = np.full(len(order), -1)
+    found: list[tuple[list[int], dict[str, np.ndarray]]] = []
+    with reading(model):
+        reader = PrefixReader(model, prompts.prefix, labels)
+        for turn in range(rank, turns * world, world):
+            row = rows[min(turn, len(rows) - 1)]
+            kept = keep(reader.logits([prompts.suffixes[i] for i in row]))
+            found.append((row, {name: tensor.cpu().numpy() for name, tensor in kept.items()}))
+    arrays: dict[str, np.ndarray] = {}
     for share in all_gather(found):
-        for row, logprobs, best in share:
-            label_logprobs[row], best_token[row] = logprobs, best
-    scored = sorted(i for row in rows[rank::world] for i in row)
-    return AnswerScores(label_logprobs, best_token, scored, tokens, padding)
+        for row, kept in share:
+            for name, part in kept.items():
+                arrays.setdefault(name, np.empty((len(order), *part.shape[1:]), part.dtype))[row] = part
+    return Answers(arrays, sorted(i for row in rows[rank::world] for i in row), reader.tokens, reader.padding_tokens)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was kept of N prompts' answers, in their order; `scored`, `tokens`, `padding_tokens` as in `AnswerScores`."""
+
+    arrays: dict[str, np.ndarray]
+    scored: list[int]
+    tokens: int
+    padding_tokens: int
+
+
+@contextmanager
+def reading(model: torch.nn.Module) -> Iterator[None]:
+    """Within, the model is whole and without dropout; afterwards as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with whole_weights(model.parameters()):
+            yield
+    finally:
+        model.train(was_training)
+
+
+class PrefixReader:
+    """Reads queries behind a prefix, which goes through the model once, when the first of them come.
+
+    To be used within `reading` and without gradients. What is encoded stays good as long as the model's weights stay the same.
+
+    Attributes:
+        tokens, padding_tokens: what went through the model so far.
+    """
+
+    def __init__(self, model: torch.nn.Module, prefix: list[int], labels: LabelSequences) -> None:
+        self.model, self.prefix, self.labels = model, prefix, labels
+        self.length = virtual_tokens(model) + len(prefix)
+        self.device = next(model.parameters()).device
+        self.tokens = self.padding_tokens = 0
+        self._cache: Any = None
+        self._packs = _can_share(model)
+        self._is_encoded = False
+
+    def logits(self, suffixes: list[list[int]]) -> torch.Tensor:
+        """Logits (n, R, V) of n queries, at the positions that `labels` asks for."""
+        if not self._is_encoded:
+            self._encode()
+        if self._packs:
+            self.tokens += sum(len(suffix) + self.labels.rows - 1 for suffix in suffixes)
+            return _packed_logits(self.model, self._cache, self.length, suffixes, self.labels, self.device)
+        batch = sequence_batch([self.prefix + suffix for suffix in suffixes], self.labels)
+        read, real = batch["input_ids"].flatten(0, 1), int(batch["attention_mask"].sum())
+        self.tokens += real + virtual_tokens(self.model) * len(read)
+        self.padding_tokens += read.numel() - real
+        return sequence_logits(self.model, {name: tensor.to(self.device) for name, tensor in batch.items()}, self.labels)
+
+    def _encode(self) -> None:
+        self._is_encoded = True
+        if self._packs and self.length:
+            self._cache = _encode_prefix(self.model, self.prefix, self.device)
+            self._packs = self._cache is not None
+            self.tokens += self.length if self._packs else 0
+        if self.prefix and not self._packs:
+            name = type(bare_model(self.model)).__name__
+            logger.warning("%s: queries cannot share an encoded context, every prompt is encoded whole", name)
 
 
 def _can_share(model: torch.nn.Module) -> bool:
@@ -111,8 +168,9 @@ def _can_share(model: torch.nn.Module) -> bool:
     bare = bare_model(model)
     if bare.config._attn_implementation not in ("sdpa", "eager"):  # others take no mask of our own
         return False
-    # distance is counted along the row, whatever the positions say: Falcon with ALiBi, GPT-Neo
+    # distance is counted along the row, whatever the positions say: Falcon with ALiBi, GPT-Neo, sliding windows
     by_index = getattr(bare.config, "alibi", False) or "local" in getattr(bare.config, "attention_layers", ())
+    by_index = by_index or getattr(bare.config.get_text_config(), "sliding_window", None) is not None
     return not by_index and {"position_ids", "past_key_values", "logits_to_keep"} <= forward_parameters(model)
 
 

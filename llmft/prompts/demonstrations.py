@@ -22,11 +22,12 @@ EVAL_SUBSET_SEED = 123
 
 
 def draw_demonstrations(
-    rows: Sequence[Row], num_shots: int, *, data_seed: int, balanced: bool, shuffle: bool, num_labels: int
+    rows: Sequence[Row], num_shots: int, *, data_seed: int | Sequence[int], balanced: bool, shuffle: bool, num_labels: int
 ) -> list[Row]:
     """Draw `num_shots` demonstrations and put them in prompt order.
 
     Args:
+        data_seed: upstream's are single numbers.
         balanced: as many of each label, else regardless of labels.
         shuffle: in an order by the data seed, else in the order of the data.
 
@@ -53,6 +54,35 @@ def draw_demonstrations(
     if shuffle:
         drawn = [drawn[i] for i in np.random.default_rng(data_seed).permutation(len(drawn))]
     return drawn
+
+
+def draw_contexts(
+    rows: Sequence[Row], num_contexts: int, num_shots: int, *, data_seed: int, balanced: bool, shuffle: bool, num_labels: int
+) -> list[list[Row]]:
+    """Draw the demonstrations of several contexts, no row in two of them; the first are those of in-context learning.
+
+    Raises:
+        InputError: there are too few rows, or `num_shots` cannot be shared out evenly over the labels.
+    """
+    contexts: list[list[Row]] = []
+    left = list(rows)
+    for number in range(num_contexts):
+        seed = data_seed if number == 0 else (data_seed, number)
+        try:
+            drawn = draw_demonstrations(
+                left, num_shots, data_seed=seed, balanced=balanced, shuffle=shuffle, num_labels=num_labels
+            )
+        except InputError as error:
+            if number == 0:
+                raise
+            raise InputError(
+                f"--num_contexts {num_contexts}: {number} contexts of {num_shots} demonstrations use up the rows ({error}); "
+                "ask for fewer contexts or shots"
+            ) from error
+        contexts.append(drawn)
+        taken = {row["idx"] for row in drawn}
+        left = [row for row in left if row["idx"] not in taken]
+    return contexts
 
 
 def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:

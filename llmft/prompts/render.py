@@ -45,13 +45,19 @@ class PromptFormat:
     pattern_flag: str = "--pattern"
     words_flag: str = "--target_tokens"
     """The flags that `pattern` and `words` came from, for error messages."""
+    shown_labels: tuple[str, ...] = ()
+    """Words that a `{label}` in the pattern is replaced by, in label order: such a prompt shows its answer. Mostly none."""
 
     def __post_init__(self) -> None:
         found = PLACEHOLDER.findall(self.pattern)
-        unknown = [name for name in found if name not in FIELDS]
+        unknown = [name for name in found if name not in FIELDS and not (name == "label" and self.shown_labels)]
         if unknown:
             raise InputError(
                 f"{self.pattern_flag} {self.pattern!r}: unknown placeholder {{{unknown[0]}}}; use {{text1}} and {{text2}}"
+            )
+        if self.shown_labels and "label" not in found:
+            raise InputError(
+                f"{self.pattern_flag} {self.pattern!r}: there is no {{label}} in it; put it where the label is shown"
             )
         if "text1" not in found:
             raise InputError(f"{self.pattern_flag} {self.pattern!r}: there is no {{text1}} in it; put it where the text goes")
@@ -64,7 +70,10 @@ class PromptFormat:
 
     def body(self, row: Mapping[str, Any]) -> str:
         """The pattern with the row's texts in it, which are text whatever they hold."""
-        return PLACEHOLDER.sub(lambda match: row[match[1]] or "", self.pattern)
+        return PLACEHOLDER.sub(lambda match: self._shown(match[1], row), self.pattern)
+
+    def _shown(self, name: str, row: Mapping[str, Any]) -> str:
+        return self.shown_labels[row["label"]] if name == "label" else row[name] or ""
 
     def query(self, row: Mapping[str, Any]) -> str:
         """What the model reads before it answers."""

@@ -41,20 +41,40 @@ def label_token_ids(
     Raises:
         InputError: a word is not exactly one token behind the query, or two words share a token.
     """
+    return [ids[0] for ids in label_sequences(tokenizer, query, words, flag, several=False)]
+
+
+def label_sequences(
+    tokenizer: PreTrainedTokenizerBase, query: str, words: tuple[str, ...], flag: str = "--target_tokens", *, several: bool
+) -> list[list[int]]:
+    """The tokens that follow `query` for each label, in label order.
+
+    Args:
+        several: whether a label may be more than one token.
+
+    Raises:
+        InputError: a label's tokens cannot be told from the query's or are unknown, one is several tokens and may not be, or
+            the tokens of one begin those of another: its sequence could never be the less probable one.
+    """
     head = token_ids(tokenizer, query)
-    ids: list[int] = []
+    found: list[list[int]] = []
     for word in words:
         tokens = token_ids(tokenizer, f"{query} {word}")
-        if tokens[: len(head)] != head or len(tokens) != len(head) + 1 or tokens[-1] == tokenizer.unk_token_id:
-            pieces = tokenizer.convert_ids_to_tokens(tokens[len(head) :] or tokens[-1:])
+        own = tokens[len(head) :]
+        apart = tokens[: len(head)] == head and own and tokenizer.unk_token_id not in own
+        if not apart or (len(own) > 1 and not several):
+            pieces = " ".join(map(repr, tokenizer.convert_ids_to_tokens(own or tokens[-1:])))
+            remedy = "choose another word, or add --multi_token_labels" if apart else "choose another word"
             raise InputError(
-                f"{flag} {','.join(words)!r}: {word!r} is not one token behind a query but {' '.join(map(repr, pieces))} "
-                f"for the tokenizer of {tokenizer.name_or_path}; choose another word"
+                f"{flag} {','.join(words)!r}: {word!r} is not one token behind a query but {pieces} "
+                f"for the tokenizer of {tokenizer.name_or_path}; {remedy}"
             )
-        ids.append(tokens[-1])
-    if len(set(ids)) < len(ids):
-        raise InputError(
-            f"{flag} {','.join(words)!r}: two words are the same token {ids} for the tokenizer of {tokenizer.name_or_path}; "
-            "choose words that differ"
-        )
-    return ids
+        found.append(own)
+    for i, ids in enumerate(found):
+        for other in found[:i] + found[i + 1 :]:
+            if other[: len(ids)] == ids:
+                raise InputError(
+                    f"{flag} {','.join(words)!r}: the tokens {ids} of {words[i]!r} are, or begin, those of another word for the "
+                    f"tokenizer of {tokenizer.name_or_path}; choose words that differ"
+                )
+    return found

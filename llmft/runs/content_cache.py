@@ -70,6 +70,11 @@ class ContentCache:
             return self._damaged(path, "its checksum is wrong")
         return arrays
 
+    def metadata(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """The metadata put with the arrays that `get` has just given."""
+        with safe_open(self.path(key), framework="np") as file:
+            return json.loads(file.metadata()["metadata"])
+
     def put(self, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None) -> None:
         """Keep `arrays` under `key`, replacing what was there.
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 
 from llmft.errors import InputError
+from llmft.models.supports import support_scores, tempered
 from llmft.training.losses import answer_cross_entropy
 from llmft.training.objective import Objective
-from llmft.training.supports import support_scores, tempered
 
 
 def forward_kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:

@@ -8,13 +8,16 @@ summed from those tokens, never taken as 1 minus the rest, and so keeps its digi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from llmft.errors import InputError
 from llmft.models.label_scores import precise
+
+if TYPE_CHECKING:
+    from llmft.models.sequence_scores import LabelSequences
 
 
 class Target(NamedTuple):
@@ -27,6 +30,25 @@ class Target(NamedTuple):
 
     logprobs: torch.Tensor
     tokens: torch.Tensor | None
+
+
+def kept_of(what: str, labels: LabelSequences, topk: int | None) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    """What to keep of logits (n, R, V), as a function of them that `read_answers` takes.
+
+    Args:
+        what: `scores`: the labels' log-probabilities `label_logprobs` (n, L) over the vocabulary, float64, and `best_token`
+            (n,), the argmax at the first position; or a support: the fields of its `Target`.
+    """
+
+    def scores(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"label_logprobs": labels.logprobs(logits).double(), "best_token": logits[:, 0].argmax(-1)}
+
+    def target(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        first = [sequence[0] for sequence in labels.sequences]
+        found = support_target(logits[:, 0], what, label_ids=first, topk=topk or 0)._asdict()
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    return scores if what == "scores" else target
 
 
 def support_target(logits: torch.Tensor, support: str, *, label_ids: Sequence[int], topk: int) -> Target:

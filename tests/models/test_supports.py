@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
 from llmft.errors import InputError
+from llmft.models.supports import mean_logprobs, support_scores, support_target, tempered
 from llmft.training.objective import SUPPORTS
-from llmft.training.supports import mean_logprobs, support_scores, support_target, tempered
 
 VOCABULARY = 40
 LABELS = [7, 3, 21]

@@ -1,0 +1,100 @@
+"""Answers of a frozen model, kept on disk under what they follow from: other seeds and sweeps do none of that work again."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmft.cost.meter import Phase
+from llmft.models.gather import all_gather, rank_and_world
+from llmft.prompts.tokens import TokenizedPrompts
+from llmft.runs.content_cache import ContentCache, target_key
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class AnswerCache:
+    """The cache of one model and tokenizer.
+
+    Attributes:
+        saved: what the answers that were found had cost when they were made (`cpu_s`, `tokens`, `flops`, `examples` added
+            up, `answers` their number): a run that takes them up must not look as if its teacher were free.
+    """
+
+    store: ContentCache
+    weights: str
+    tokenizer: str
+    dtype: str
+    numerics: dict[str, str | int]
+    saved: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def create(
+        cls, store: ContentCache, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, queries_per_row: int
+    ) -> AnswerCache:
+        """The cache of a model as it now is; reads all its weights once."""
+        from llmft.models.fingerprint import fingerprint_weights
+        from llmft.models.label_scores import bare_model
+
+        weight, (_, world) = next(model.parameters()), rank_and_world()
+        numerics = {
+            "device": weight.device.type,
+            "attention": bare_model(model).config._attn_implementation,
+            "queries_per_row": queries_per_row,
+            "ranks": world,
+        }
+        return cls(store, fingerprint_weights(model), fingerprint_tokenizer(tokenizer), str(weight.dtype), numerics)
+
+    def get(
+        self,
+        ask: Callable[[], dict[str, np.ndarray]],
+        prompts: TokenizedPrompts,
+        label_sequences: Sequence[Sequence[int]],
+        what: str,
+        topk: int | None,
+        phase: Phase,
+    ) -> dict[str, np.ndarray]:
+        """What was kept under this question, else what `ask` answers, which is then kept; its costs are on `phase`."""
+        key = target_key(
+            weights=self.weights,
+            tokenizer=self.tokenizer,
+            prompts=[(prompts.prefix, prompts.suffixes)],
+            label_ids=label_sequences,
+            support=what,
+            topk=topk,
+            dtype=self.dtype,
+            numerics=self.numerics,
+        )
+        rank, _ = rank_and_world()
+        found = all_gather(self.store.get(key) if rank == 0 else None)[0]  # one rank looks: all must go the same way
+        if found is not None:
+            self._count(all_gather(self.store.metadata(key) if rank == 0 else None)[0])
+            return found
+        before, started = (phase.examples, phase.tokens, phase.flops), time.process_time()
+        answers = ask()
+        names = ("examples", "tokens", "flops")
+        done = {
+            name: now - then for name, now, then in zip(names, (phase.examples, phase.tokens, phase.flops), before, strict=True)
+        }
+        shares: list[dict[str, Any]] = all_gather({**done, "cpu_s": time.process_time() - started})
+        if rank == 0:
+            self.store.put(key, answers, {name: sum(share[name] for share in shares) for name in shares[0]})
+        return answers
+
+    def _count(self, costs: dict[str, float]) -> None:
+        for name, value in {**costs, "answers": 1}.items():
+            self.saved[name] = self.saved.get(name, 0) + value
+
+
+def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What identifies a tokenizer: its vocabulary."""
+    pairs = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    return hashlib.sha256(repr(pairs).encode()).hexdigest()
