@@ -152,7 +152,7 @@ def ia3_targets(model: PreTrainedModel) -> tuple[list[str], list[str]]:
 
     Keys and values are scaled behind their projections, the feed-forward's inner activation in front of its second layer.
     Where one layer makes queries, keys and values, all of its output is scaled, queries included: peft scales a layer's
-    output as a whole. Found by structure, since peft's own table takes queries for keys in OPT, and in GPT-J, GPT-Neo,
+    output as a whole. Found by structure, since peft's own table takes queries for values in OPT, and for keys in GPT-J, GPT-Neo,
     Gemma and Qwen (peft 0.21).
 
     Raises:
