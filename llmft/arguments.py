@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llmft.errors import InputError
-from llmft.training.objective import DIVERGENCES, SUPPORTS, Objective
+from llmft.objective import DIVERGENCES, SUPPORTS, Objective
 
 
 def _flag(default: Any, text: str, **metadata: Any) -> Any:
@@ -539,7 +539,8 @@ class DistillationRunArguments(RunArguments):
 
 IRRELEVANT = frozenset(
     """
-    model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file cache_dir data_dir dataset_cache_dir train_file validation_file test_file out_of_domain_file
+    model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file instruction cache_dir data_dir
+    dataset_cache_dir train_file validation_file test_file out_of_domain_file
     eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir deepspeed use_cpu deepspeed_stage
     sample_indices_file group num_data_seeds local_rank report_to run_name project
     disable_tqdm log_level log_level_replica log_on_each_node logging_dir

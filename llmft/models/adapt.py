@@ -53,6 +53,8 @@ class TrainableCount:
         return {**asdict(self), "share": self.share}
 
     def __str__(self) -> str:
+        if self.trainable == self.total:
+            return f"trains all {self.total:,} weights"
         groups = ", ".join(f"{g.name} ({' x '.join(map(str, g.shape))}) x {g.tensors}" for g in self.trained)
         return f"trains {self.trainable:,} of {self.total:,} weights ({self.share:.3%}): {groups}"
 

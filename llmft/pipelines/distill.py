@@ -1,9 +1,12 @@
-"""Context distillation: a frozen teacher reads demonstrations and query; the student, starting from the same weights,
-reads the query alone and learns to answer alike. The queries are training rows without their labels."""
+"""Context distillation: a frozen teacher reads a context and a query; the student reads the query alone and learns to answer
+alike. The queries are training rows without their labels, unless what is asked for needs those."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments import (
@@ -18,9 +21,14 @@ from llmft.arguments import (
 from llmft.errors import InputError
 from llmft.pipelines.prepare import Job, each, prepare
 from llmft.prompts.demonstrations import draw_training_rows
+from llmft.tasks.table import Row
 
 if TYPE_CHECKING:
-    from llmft.evaluation.score import SplitScores
+    import torch
+
+    from llmft.evaluation.score import Asker, SplitScores
+    from llmft.models.supports import Target
+    from llmft.training.teacher import Teachers
 
 GROUPS = (
     ModelArguments,
@@ -44,41 +52,144 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def distil(job: Job) -> None:
     """One run."""
-    from llmft.pipelines.training import train, trainable
-    from llmft.training.context_distillation_trainer import ContextDistillationTrainer
-    from llmft.training.teacher import teacher_targets
+    from llmft.pipelines.teaching import ask_teachers, teacher_model
+    from llmft.pipelines.training import trainable
 
-    if job.arguments(DemonstrationArguments).num_shots == 0:
-        raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more")
+    flags = job.arguments(DistillationArguments)
+    check_flags(job, flags)
     teacher_format, student_format = job.prompt_format("teacher"), job.prompt_format("student")
-    run = job.arguments(DistillationRunArguments)
+    calibrate = job.arguments(CalibrationArguments).calibrate
+    flags.objective.check_prompts(teacher_format, student_format, calibrate=calibrate)
     with job.meter.phase("load"):
-        model, tokenizer = job.load()
-        queries = draw_training_rows(
-            job.data.train,
-            job.arguments(DataArguments).max_train_samples,
-            data_seed=run.data_seed,
-            exclude=job.demonstrations,
-        )
-        calibrate = job.arguments(CalibrationArguments).calibrate
-        teacher = job.asker(model, tokenizer, teacher_format, demonstrations=job.demonstrations, calibrate=calibrate)
+        job.load_data(num_contexts=flags.num_contexts if flags.reads("demonstrations") else 0)
+        queries = draw_queries(job)
+        model, tokenizer = job.load_model()
+        teachers = ask_teachers(job, teacher_model(job, flags, tokenizer), teacher_format, calibrate=calibrate)
         student = job.asker(model, tokenizer, student_format)
-        prompts = student.prompts(queries)
-        job.begin(teacher, student, train_rows=queries)
+        job.begin(teachers, student, train_rows=queries)
+    stages = stages_of(teachers, flags)
     with job.meter.phase("teacher") as phase:
-        targets = teacher_targets(teacher, queries, phase)
-    scores = {"teacher": job.score("teacher", teacher), "before": job.score("before", student)}
+        precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"
+        targets = [stage.targets(queries, flags.objective, phase) if precompute else None for stage in stages]
+    scores = {"teacher": job.score("teacher", stages[-1]), "before": job.score("before", student)}
+    caches = [asker.cache for asker in teachers.askers if asker.cache is not None]
+    start = copy.deepcopy(model) if needs_copy(job, flags) else None
     student = student.with_model(trainable(job, model))
-    examples = [{"input_ids": prompts.whole(i), "teacher_logprobs": target} for i, target in enumerate(targets)]
-    trained, metrics, log = train(
-        job,
-        ContextDistillationTrainer,
-        student,
-        examples,
-        label_ids=student.label_ids,
-        temperature=job.arguments(DistillationArguments).temperature,
-    )
+    trained, metrics, log = learn(job, student, queries, stages, targets, start)
+    if flags.evaluate_with_context:
+        found = job.score_sets("after with context", stages[-1].with_model(student.model))
+        metrics["after_with_context"] = job.metrics_of(found)
+    metrics["contexts"] = {
+        "kinds": list(flags.contexts),
+        "number": len(stages) if flags.context_schedule == "sequential" else len(teachers.askers),
+        "schedule": flags.context_schedule,
+        "demonstrations": sum(map(len, job.contexts)),
+    }
+    if caches:
+        metrics["teacher_cache"] = {"saved": caches[0].saved}
     job.finish({**compare(job, scores | trained), **metrics}, log)
+
+
+def check_flags(job: Job, flags: DistillationArguments) -> None:
+    """What concerns several groups of arguments, before anything is loaded.
+
+    Raises:
+        InputError: arguments do not go together.
+    """
+    shots, data, run = (job.arguments(g) for g in (DemonstrationArguments, DataArguments, DistillationRunArguments))
+    if flags.reads("demonstrations") and shots.num_shots == 0 and shots.sample_indices_file is None:
+        raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
+    for name in ("num_shots", "balanced", "shuffle"):
+        if name in job.given and not flags.reads("demonstrations"):
+            raise InputError(
+                f"--{name} {job.given[name]}: is read only with --context demonstrations; add that, or leave this out"
+            )
+    if shots.sample_indices_file is not None and not flags.reads("demonstrations"):
+        raise InputError(f"--sample_indices_file {shots.sample_indices_file}: is read only with --context demonstrations")
+    if job.arguments(CalibrationArguments).calibrate and flags.reads("label"):
+        raise InputError("--calibrate: a content-free query has no label to show; leave it out with --context label")
+    if flags.context_schedule == "sequential" and (run.deepspeed or run.save_strategy != "no"):
+        name = "deepspeed" if run.deepspeed else "save_strategy"
+        raise InputError(f"--{name} {getattr(run, name)}: does not go with --context_schedule sequential; leave one of them out")
+    if data.multi_token_labels and (flags.support != "labels" or flags.ce_weight or flags.targets != "soft"):
+        raise InputError("--multi_token_labels: goes with --support labels and --targets soft, without --ce_weight")
+
+
+def draw_queries(job: Job) -> list[Row]:
+    """Training rows that are in no context.
+
+    Raises:
+        InputError: there are fewer than asked for.
+    """
+    shown = [row for context in job.contexts for row in context]
+    maximum, run = job.arguments(DataArguments).max_train_samples, job.arguments(DistillationRunArguments)
+    queries = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed, exclude=shown)
+    if {row["idx"] for row in queries} & {row["idx"] for row in shown}:
+        raise AssertionError("a query is a demonstration")
+    return queries
+
+
+def stages_of(teachers: Teachers, flags: DistillationArguments) -> list[Teachers]:
+    """What is distilled one after the other: all contexts at once, or each by itself."""
+    from llmft.training.teacher import Teachers
+
+    if flags.context_schedule == "sequential":
+        return [Teachers((asker,)) for asker in teachers.askers]
+    return [teachers]
+
+
+def needs_copy(job: Job, flags: DistillationArguments) -> bool:
+    """Whether a teacher that reads along must be kept beside a student that changes its weights."""
+    from llmft.models.adapt import keeps_base
+
+    own_start = flags.teacher_mode == "online" and flags.teacher_model_name_or_path is None
+    return own_start and flags.stage_teacher == "original" and not keeps_base(job.trained.part)
+
+
+def learn(
+    job: Job,
+    student: Asker,
+    queries: Sequence[Row],
+    stages: Sequence[Teachers],
+    targets: Sequence[Target | None],
+    start: torch.nn.Module | None,
+) -> tuple[dict[str, dict[str, SplitScores]], dict[str, Any], list[dict[str, Any]]]:
+    """Train the student on each stage's targets; what `train` returns, of the last stage."""
+    from llmft.models.adapt import without_adapter
+    from llmft.pipelines.training import train, train_stage
+    from llmft.training.context_distillation_trainer import ContextDistillationTrainer
+    from llmft.training.ft_trainer import FtTrainer
+    from llmft.training.teacher import OnlineTeacher
+
+    flags, prompts = job.arguments(DistillationArguments), student.prompts(queries)
+
+    def frozen(stage: Teachers) -> Callable[[], AbstractContextManager[torch.nn.Module]]:
+        if flags.stage_teacher == "last":
+            return partial(nullcontext, copy.deepcopy(student.model))
+        if flags.teacher_model_name_or_path is not None:
+            return partial(nullcontext, stage.askers[0].model)
+        return partial(without_adapter, student.model) if start is None else partial(nullcontext, start)
+
+    for number, (stage, target) in enumerate(zip(stages, targets, strict=True)):
+        examples: list[dict[str, Any]] = [{"input_ids": prompts.whole(i)} for i in range(len(queries))]
+        last = number == len(stages) - 1
+        run_training = partial(train, job) if last else partial(train_stage, job, f"stage-{number}")
+        if flags.targets != "soft":
+            answers = [row["label"] for row in queries] if target is None else target.logprobs.argmax(1).tolist()
+            for example, answer in zip(examples, answers, strict=True):
+                example["answer"] = student.label_ids[answer]
+            return run_training(FtTrainer, student, examples)
+        for i, example in enumerate(examples):
+            if target is None:
+                example["query"] = i
+            else:
+                example |= {f"teacher_{name}": part[i] for name, part in target._asdict().items() if part is not None}
+            if flags.ce_weight:
+                example["answer"] = student.label_ids[queries[i]["label"]]
+        teacher = None if target is not None else OnlineTeacher(stage, queries, flags.objective, frozen(stage))
+        learning = {"choices": flags.objective, "label_sequences": student.label_sequences, "teacher": teacher}
+        result = run_training(ContextDistillationTrainer, student, examples, **learning)
+    return result
 
 
 def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from llmft.command_line import parse
 from llmft.cost.meter import Meter, combine_ranks
 from llmft.errors import InputError
 from llmft.models.load import fingerprint_model, load_model, short_name
-from llmft.prompts.demonstrations import draw_demonstrations, draw_eval_rows, listed_demonstrations
+from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows, listed_demonstrations
 from llmft.prompts.placeholders import take_off_placeholders
-from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, escaped
+from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, read_text, text_or_file
 from llmft.prompts.verbalizer import parse_words
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from llmft.evaluation.answer_cache import AnswerCache
     from llmft.evaluation.score import Asker, SplitScores
+    from llmft.training.teacher import Teachers
 
 RECORD_VERSION = 1
 """Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
@@ -66,7 +68,8 @@ class Job:
     """The job of the same command line that has loaded model and data, if this is a later one."""
     data: TaskData | None = None
     eval_sets: dict[str, list[Row]] = field(default_factory=dict)
-    demonstrations: list[Row] = field(default_factory=list)
+    contexts: list[list[Row]] = field(default_factory=list)
+    """The demonstrations of each context."""
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     resumed_from: str | None = None
     """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
@@ -81,7 +84,16 @@ class Job:
         Raises:
             InputError: something is missing or does not fit together.
         """
-        data, model, run = (self.arguments(g) for g in (DataArguments, ModelArguments, RunArguments))
+        self.load_data(num_contexts=1 if with_demonstrations else 0)
+        return self.load_model()
+
+    def load_data(self, *, num_contexts: int) -> None:
+        """Load all rows; draw evaluation rows and the demonstrations of each context.
+
+        Raises:
+            InputError: rows are missing, or fewer than the draws need.
+        """
+        data, run = self.arguments(DataArguments), self.arguments(RunArguments)
         if self.first is not None and self.task.splits is None:
             self.data = self.first.data
         else:
@@ -93,29 +105,50 @@ class Job:
                 cache_dir=data.dataset_cache_dir,
             )
         self.eval_sets = {name: draw_eval_rows(rows, data.max_eval_samples) for name, rows in self.data.eval_sets.items()}
-        if with_demonstrations:
-            self.demonstrations = self._choose_demonstrations()
+        self.contexts = self._draw_contexts(num_contexts) if num_contexts else []
+
+    def load_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load model and tokenizer, on the device that was asked for.
+
+        Raises:
+            InputError: there is no such model, or it has not the part that is to be trained.
+        """
         if self.first is not None:
             self.loaded = self.first.loaded
         else:
-            loaded, tokenizer = load_model(
-                self.model_name,
-                dtype=model.torch_dtype or self._default_dtype(),
-                attn_implementation=model.attn_implementation,
-                revision=model.model_revision,
-                cache_dir=model.cache_dir,
-                gguf_file=model.gguf_file,
-                tokenizer_name=model.tokenizer_name,
-                trust_remote_code=model.trust_remote_code,
-            )
+            loaded, tokenizer = self.load_other_model(self.model_name)
             if self.trained is not None:
                 from llmft.models.adapt import check_part
                 from llmft.models.student import start_of
 
                 loaded = start_of(loaded, self.model_name)
                 check_part(loaded, self.trained.part, self.trained.lora_targets)
-            self.loaded = loaded.to(run.device), tokenizer
+            self.loaded = loaded, tokenizer
         return self.loaded
+
+    def load_other_model(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """A model as it is, by the flags that say how models are held.
+
+        Raises:
+            InputError: there is no such model.
+        """
+        model = self.arguments(ModelArguments)
+        loaded, tokenizer = load_model(
+            name,
+            dtype=model.torch_dtype or self._default_dtype(),
+            attn_implementation=model.attn_implementation,
+            revision=model.model_revision,
+            cache_dir=model.cache_dir,
+            gguf_file=model.gguf_file,
+            tokenizer_name=model.tokenizer_name,
+            trust_remote_code=model.trust_remote_code,
+        )
+        return loaded.to(self.arguments(RunArguments).device), tokenizer
+
+    @property
+    def demonstrations(self) -> list[Row]:
+        """Those of the first context; none where there is none."""
+        return self.contexts[0] if self.contexts else []
 
     def _default_dtype(self) -> str:
         run = self.arguments(RunArguments)
@@ -123,7 +156,7 @@ class Job:
             return "float32"
         return "float16" if run.fp16 else "bfloat16" if run.bf16 else "float32"
 
-    def _choose_demonstrations(self) -> list[Row]:
+    def _draw_contexts(self, num_contexts: int) -> list[list[Row]]:
         shots = self.arguments(DemonstrationArguments)
         if shots.sample_indices_file is not None:
             listed = listed_demonstrations(self.data.demonstrations, shots.sample_indices_file)
@@ -131,9 +164,12 @@ class Job:
                 raise InputError(
                     f"--num_shots {shots.num_shots}: --sample_indices_file names {len(listed)} rows; leave --num_shots out"
                 )
-            return listed
-        return draw_demonstrations(
+            if num_contexts > 1:
+                raise InputError(f"--num_contexts {num_contexts}: --sample_indices_file names one context; leave one of them out")
+            return [listed]
+        return draw_contexts(
             self.data.demonstrations,
+            num_contexts,
             shots.num_shots,
             data_seed=self.arguments(RunArguments).data_seed,
             balanced=shots.balanced,
@@ -171,6 +207,12 @@ class Job:
             known = ", ".join(self.task.patterns)
             raise InputError(f"--pattern_name {data.pattern_name}: {self.task.name} has the patterns {known}; or give --pattern")
         pattern, pattern_flag = choose("pattern", None)
+        shown: tuple[str, ...] = ()
+        words, words_flag = choose("target_tokens", ",".join(named.target_tokens))
+        labels = parse_words(words, len(self.task.label_names), words_flag)
+        if who == "teacher" and own.reads("label"):
+            pattern, pattern_flag = own.label_pattern or self.task.label_pattern, "--label_pattern"
+            shown = labels if own.label_words is None else parse_words(own.label_words, len(labels), "--label_words")
         if pattern is not None and self.trained is not None and self.trained.use_soft_prompt:
             pattern = take_off_placeholders(pattern, self.trained.num_soft_prompt_tokens, pattern_flag)
         prefix = named.prefix if pattern is None else ""
@@ -178,16 +220,30 @@ class Job:
             prefix = escaped(prefix)
             if pattern is None and self.method == "icl":
                 prefix += " "  # what upstream's own sweeps of in-context learning pass
-        words, words_flag = choose("target_tokens", ",".join(named.target_tokens))
         return (UpstreamPromptFormat if data.upstream_prompts else PromptFormat)(
             pattern=pattern or (escaped(named.pattern) if data.upstream_prompts else named.pattern),
             prefix=choose("target_prefix", prefix)[0],
             separator=data.separate_shots_by,
-            words=parse_words(words, len(self.task.label_names), words_flag),
+            words=labels,
             description="" if who == "student" else data.task_description,
             pattern_flag=pattern_flag,
             words_flag=words_flag,
+            preamble=self._preamble(own) if who == "teacher" else "",
+            shown_labels=shown,
         )
+
+    def _preamble(self, flags: DistillationArguments) -> str:
+        """Instruction and text of a file, as far as the teacher reads them."""
+        data, texts = self.arguments(DataArguments), []
+        if flags.reads("instruction") and flags.instruction is not None:
+            texts.append(text_or_file(flags.instruction, "--instruction"))
+        elif flags.reads("instruction"):
+            if self.task.instruction is None:
+                raise InputError(f"--context instruction: {self.task.name} has no instruction of its own; give --instruction")
+            texts.append(self.task.instruction(data.task_variant, self.arguments(RunArguments).data_seed))
+        if flags.reads("file"):
+            texts.append(read_text(flags.context_file, "--context_file"))
+        return decode_escapes(data.separate_shots_by).join(texts)
 
     def asker(
         self,
@@ -197,8 +253,9 @@ class Job:
         *,
         demonstrations: Sequence[Row] = (),
         calibrate: bool = False,
+        cache: AnswerCache | None = None,
     ) -> Asker:
-        """A way of asking `model`, with what the flags say about lengths and batches.
+        """A way of asking `model`, with what the flags say about lengths, labels and batches.
 
         Raises:
             InputError: a label word is not one token.
@@ -215,9 +272,11 @@ class Job:
             queries_per_row=self.arguments(RunArguments).per_device_eval_batch_size,
             soft_prompt_tokens=self.trained.soft_prompt_tokens if self.trained is not None and not demonstrations else 0,
             max_length=self.arguments(DataArguments).max_seq_length,
+            several=self.arguments(DataArguments).multi_token_labels,
+            cache=cache,
         )
 
-    def begin(self, *askers: Asker, train_rows: Sequence[Row] = ()) -> None:
+    def begin(self, *askers: Asker | Teachers, train_rows: Sequence[Row] = ()) -> None:
         """Check that the askers' prompts fit the model, and write `config.json` with all arguments and draws.
 
         Raises:
@@ -226,7 +285,7 @@ class Job:
         for asker in askers:
             asker.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
         draws = {
-            "demonstrations": [[row["idx"] for row in self.demonstrations]],
+            "demonstrations": [[row["idx"] for row in context] for context in self.contexts or [[]]],
             "train_rows": [row["idx"] for row in train_rows],
             "eval_rows": {name: [row["idx"] for row in rows] for name, rows in self.eval_sets.items()},
         }
@@ -245,13 +304,13 @@ class Job:
             }
         )
 
-    def score(self, stage: str, asker: Asker) -> dict[str, SplitScores]:
+    def score(self, stage: str, asker: Asker | Teachers) -> dict[str, SplitScores]:
         """Score all evaluation sets and put metrics, predictions and costs in the record."""
         found = self.score_sets(stage, asker)
         self.keep(stage, found)
         return found
 
-    def score_sets(self, stage: str, asker: Asker) -> dict[str, SplitScores]:
+    def score_sets(self, stage: str, asker: Asker | Teachers) -> dict[str, SplitScores]:
         """Score all evaluation sets; what each costs is the phase `eval <stage> <set>`."""
         found = {}
         for name, rows in self.eval_sets.items():
@@ -260,10 +319,15 @@ class Job:
             found[name] = replace(scores, task_metrics=self.task.metrics_of(name))
         return found
 
-    def keep(self, stage: str, found: dict[str, SplitScores]) -> None:
-        """Put metrics and predictions of all sets in the record."""
+    def metrics_of(self, found: dict[str, SplitScores]) -> dict[str, dict[str, Any]]:
+        """The metrics of each set."""
         from llmft.evaluation.metrics import split_metrics
 
+        return {name: split_metrics(scores) for name, scores in found.items()}
+
+    def keep(self, stage: str, found: dict[str, SplitScores]) -> None:
+        """Put metrics and predictions of all sets in the record."""
+        metrics = self.metrics_of(found)
         for name, scores in found.items():
             columns = {
                 "idx": scores.idx,
@@ -272,7 +336,7 @@ class Job:
                 "label_logprobs": list(scores.label_logprobs),
                 "token_logprobs": list(scores.token_logprobs),
             }
-            self.record.add(stage, name, split_metrics(scores), columns)
+            self.record.add(stage, name, metrics[name], columns)
 
     def finish(self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:
         """Write the record of all ranks and say where it is."""
@@ -333,6 +397,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": {name: value for name, value in given.items() if name not in IRRELEVANT},
     }
+    if DistillationArguments in by_type:
+        settings |= distillation_settings(by_type[DistillationArguments], model.model_revision)
     if listed is not None:
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
@@ -367,6 +433,18 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
                 )
             )
     return jobs
+
+
+def distillation_settings(flags: DistillationArguments, revision: str) -> dict[str, Any]:
+    """What distillation reads from files: their content is part of the run's name, their paths are not."""
+    settings = {}
+    if flags.context_file is not None:
+        settings["context"] = read_text(flags.context_file, "--context_file")
+    if flags.instruction is not None:
+        settings["instruction"] = text_or_file(flags.instruction, "--instruction")
+    if flags.teacher_model_name_or_path is not None:
+        settings["teacher"] = fingerprint_model(flags.teacher_model_name_or_path, revision)
+    return settings
 
 
 def unfinished(record: RunRecord, *, overwrite: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from llmft.arguments import AdapterArguments, RunArguments
 from llmft.models.adapt import adapt, count_trainable
 from llmft.models.gather import all_gather, rank_and_world, whole_weights
+from llmft.models.sequence_scores import LabelSequences
 from llmft.models.student import save_student
 from llmft.pipelines.prepare import Job
 from llmft.runs.store import whole_folder
@@ -82,7 +85,7 @@ def train(
             args=run,
             train_dataset=list(examples),
             eval_dataset=job.eval_sets,
-            data_collator=collate,
+            data_collator=partial(collate, labels=LabelSequences.create(student.label_sequences)),
             evaluations=evaluations,
             **trainer_arguments,
         )
@@ -104,6 +107,30 @@ def train(
     return stages, metrics, trainer.state.log_history
 
 
+def train_stage(
+    job: Job,
+    name: str,
+    trainer_class: type[FtTrainer],
+    student: Asker,
+    examples: Sequence[dict[str, Any]],
+    **trainer_arguments: Any,
+) -> None:
+    """Train as `train` does, for what is not the end: nothing is evaluated, nothing kept."""
+    run = copy.copy(job.arguments(RunArguments))
+    run.output_dir, run.eval_strategy = str(job.record.checkpoints / name), IntervalStrategy.NO
+    with job.meter.phase("train") as phase:
+        trainer = trainer_class(
+            model=student.model,
+            args=run,
+            train_dataset=list(examples),
+            data_collator=partial(collate, labels=LabelSequences.create(student.label_sequences)),
+            **trainer_arguments,
+        )
+        _show_progress(trainer)
+        trainer.train()
+        trainer.count_work(phase)
+
+
 def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase) -> None:
     run, evaluations = job.arguments(RunArguments), trainer.evaluations
 
@@ -111,16 +138,21 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase) -
         trainer.count_work(phase)
         return {"costs": all_gather(job.meter.as_dict()["phases"]), "evaluations": evaluations.state()}
 
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
-    if not run.disable_tqdm:
-        trainer.add_callback(ProgressBar())
+    _show_progress(trainer)
     trainer.add_callback(EvaluateThenSave())
     trainer.add_callback(KeepProgress(progress))
     if run.save_best_models:
         trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.tokenizer)))
     if run.log_l2_dist_per_weight:
         trainer.add_callback(LogDistances(student.model, trainer.log))
+
+
+def _show_progress(trainer: FtTrainer) -> None:
+    """A bar where the output is a terminal; the log goes to train_log.jsonl."""
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(ProgressBar())
 
 
 def _restore(job: Job, evaluations: Evaluations) -> None:

@@ -2,7 +2,7 @@
 
     query         = pattern(text1, text2) + prefix            (never ends in a space)
     demonstration = query + " " + label word + separator
-    context       = [description + separator] + demonstrations
+    context       = [preamble + separator] + [description + separator] + demonstrations
 
 The space before a label belongs to the label, so that `tokens(query) + [label id]` is a prefix of `tokens(demonstration)`.
 The text of an example is put in and never interpreted: braces and backslashes in it are text.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llmft.errors import InputError
@@ -33,6 +34,35 @@ def escaped(text: str) -> str:
     return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
+def read_text(file: str, flag: str) -> str:
+    """The text of a file that a flag names, without the newlines at its end.
+
+    Raises:
+        InputError: it cannot be read, or holds none.
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{flag} {file}: cannot be read ({reason}); give a text file in UTF-8") from error
+    if not text.strip():
+        raise InputError(f"{flag} {file}: there is no text in it; give a file with some")
+    return text
+
+
+def text_or_file(value: str, flag: str) -> str:
+    """The text that a flag gives, or that of the file it names.
+
+    Raises:
+        InputError: it is empty, or the file cannot be read.
+    """
+    if len(value) < 256 and Path(value).is_file():  # a longer text is no path, and asking the system would fail
+        return read_text(value, flag)
+    if not value.strip():
+        raise InputError(f"{flag} {value!r}: there is no text in it; give some, or a file")
+    return decode_escapes(value)
+
+
 @dataclass(frozen=True)
 class PromptFormat:
     """How a row becomes text. `words` are the label words in label order, without their space."""
@@ -45,6 +75,8 @@ class PromptFormat:
     pattern_flag: str = "--pattern"
     words_flag: str = "--target_tokens"
     """The flags that `pattern` and `words` came from, for error messages."""
+    preamble: str = ""
+    """A text in front of everything, taken as it is."""
     shown_labels: tuple[str, ...] = ()
     """Words that a `{label}` in the pattern is replaced by, in label order: such a prompt shows its answer. Mostly none."""
 
@@ -84,8 +116,8 @@ class PromptFormat:
         return f"{self.query(row)} {self.words[row['label']]}{self.separator}"
 
     def context(self, demonstrations: Sequence[Mapping[str, Any]]) -> str:
-        """The description, if there is one, and the demonstrations in the order given; "" for none."""
-        head = self.description + self.separator if self.description else ""
+        """Preamble and description, if there are any, and the demonstrations in the order given; "" for nothing."""
+        head = "".join(text + self.separator for text in (self.preamble, self.description) if text)
         return head + "".join(map(self.demonstration, demonstrations))
 
     def content_free_queries(self) -> list[str]:

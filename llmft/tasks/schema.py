@@ -116,6 +116,8 @@ class Task:
         partners: names of the out-of-domain sets that are taken unless others are asked for.
         subsample_splits: rows that every split is cut to; 0 for none.
         splits: where given, makes the rows, in place of `train` and the evaluation sets' sources.
+        label_pattern: the prompt that shows its own answer at `{label}`, for `--context label`.
+        instruction: of variant and data seed, the text that tells a model what to do, for `--context instruction`.
     """
 
     name: str
@@ -131,6 +133,8 @@ class Task:
     subsample_splits: int = 0
     splits: Callable[[str | None, int], dict[str, list[Row]]] | None = field(default=None, compare=False)
     has_variants: bool = False
+    label_pattern: str = "{text1} Label: {label} ?"
+    instruction: Callable[[str | None, int], str] | None = field(default=None, compare=False)
 
     @property
     def pattern(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmft.errors import InputError
 from llmft.tasks.schema import EvalSet, NamedPattern, OutOfDomain, Part, Row, Source, Task
-from llmft.tasks.toy.world import toy_splits
+from llmft.tasks.toy.world import LABEL_PATTERN, toy_instruction, toy_splits
 
 __all__ = ["OUT_OF_DOMAIN", "TASKS", "Row", "Task", "eval_sets", "get_task", "task_to_keys"]
 
@@ -24,6 +24,7 @@ NLI_PATTERNS = {
     "gpt-3": NamedPattern("{text1} question: {text2} Yes or No?", " answer:", ("Yes", "No")),
     "eval-harness": NamedPattern("{text1} \nQuestion: {text2} True or False?", "\nAnswer:", ("True", "False")),
 }
+NLI_LABEL_PATTERN = "Premise: {text1} Hypothesis: {text2} Label: {label} ?"
 NEUTRAL_REMOVED = (0, None, 1)
 NEUTRAL_MERGED = (0, 1, 1)
 """MNLI's entailment, neutral, contradiction as two labels."""
@@ -53,6 +54,8 @@ TASKS: dict[str, Task] = {
             default_model="toy",
             splits=toy_splits,
             has_variants=True,
+            label_pattern=LABEL_PATTERN,
+            instruction=toy_instruction,
         ),
         Task(
             name="rte",
@@ -61,6 +64,7 @@ TASKS: dict[str, Task] = {
             patterns=NLI_PATTERNS,
             **_sets("rte", _glue("rte", "train"), _glue("rte", "validation"), ("sentence1", "sentence2")),
             partners=("hans",),
+            label_pattern=NLI_LABEL_PATTERN,
         ),
         Task(
             name="mnli",
@@ -75,6 +79,7 @@ TASKS: dict[str, Task] = {
                 label_map=NEUTRAL_REMOVED,
             ),
             partners=("hans",),
+            label_pattern=NLI_LABEL_PATTERN,
         ),
         Task(
             name="mnli-original",
@@ -89,6 +94,7 @@ TASKS: dict[str, Task] = {
                 label_map=NEUTRAL_MERGED,
             ),
             partners=("hans",),
+            label_pattern=NLI_LABEL_PATTERN,
         ),
         Task(
             name="qqp",
@@ -104,6 +110,7 @@ TASKS: dict[str, Task] = {
             },
             **_sets("qqp", _glue("qqp", "train"), _glue("qqp", "validation"), ("question1", "question2"), metrics=("f1",)),
             partners=("paws-qqp",),
+            label_pattern="Question 1: {text1} Question 2: {text2} Label: {label} ?",
             subsample_splits=1000,
         ),
         Task(

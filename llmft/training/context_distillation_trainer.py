@@ -7,25 +7,53 @@ from typing import Any
 
 import torch
 
+from llmft.models.sequence_scores import LabelSequences, sequence_label_logits
+from llmft.models.supports import Target
+from llmft.objective import Objective
+from llmft.training.divergences import distillation_loss
 from llmft.training.ft_trainer import FtTrainer
-from llmft.training.losses import label_kl
+from llmft.training.teacher import OnlineTeacher
 
 
 class ContextDistillationTrainer(FtTrainer):
-    """Minimises KL(teacher || student) over the labels (Askell et al. 2021, eq. 2.1; Snell et al. 2022, eq. 1).
+    """Minimises T^2 * D(teacher, student) on a support, plus what is asked for of a cross-entropy with gold labels
+    (Askell et al. 2021, eq. 2.1; Snell et al. 2022, eq. 1).
 
-    A training example holds `teacher_logprobs`, (L,) the precomputed answer of the teacher; no labels are needed.
+    A training example holds the precomputed answer of the teacher, `teacher_logprobs` (K,) and for `topk` `teacher_tokens`
+    (k,); or with an online teacher the place `query` of its query. `answer`, the gold label's token, is only read by the
+    cross-entropy.
 
     Args:
-        label_ids: L tokens that stand for the labels in the student's prompts.
-        temperature: T of the loss.
+        choices: divergence, support, temperature, weight of the cross-entropy.
+        label_sequences: L token sequences that stand for the labels in the student's prompts.
+        teacher: the teacher that reads along, or None for precomputed answers.
     """
 
-    def __init__(self, *args: Any, label_ids: Sequence[int], temperature: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        choices: Objective,
+        label_sequences: Sequence[Sequence[int]],
+        teacher: OnlineTeacher | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.label_ids = list(label_ids)
-        self.temperature = temperature
+        self.choices = choices
+        self.labels = LabelSequences.create(label_sequences)
+        self.label_columns = [i if self.labels.rows > 1 else ids[0] for i, ids in enumerate(label_sequences)]  # of the logits
+        self.teacher = teacher
+
+    def answer_logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits (B, V) at the answer position; of labels of several tokens their log-probabilities (B, L)."""
+        if self.labels.rows > 1:
+            return sequence_label_logits(model, inputs, self.labels)
+        return super().answer_logits(model, inputs)
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Divergence from the teacher's answers, from logits (B, V)."""
-        return label_kl(inputs["teacher_logprobs"], logits[:, self.label_ids], self.temperature)
+        """Divergence from the teacher's answers, from what `answer_logits` gives."""
+        if self.teacher is not None:
+            target = self.teacher.targets(inputs["query"].tolist())
+        else:
+            target = Target(inputs["teacher_logprobs"], inputs.get("teacher_tokens"))
+        tokens = self.label_columns if target.tokens is None else target.tokens
+        return distillation_loss(self.choices, logits, target.logprobs, tokens, inputs.get("answer"))

@@ -14,8 +14,8 @@ import torch
 
 from llmft.errors import InputError
 from llmft.models.supports import support_scores, tempered
+from llmft.objective import Objective
 from llmft.training.losses import answer_cross_entropy
-from llmft.training.objective import Objective
 
 
 def forward_kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:

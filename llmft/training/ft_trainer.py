@@ -11,6 +11,7 @@ from transformers import Trainer
 from llmft.cost.flops import training_flops
 from llmft.cost.meter import Phase
 from llmft.models.label_scores import answer_logits, left_pad, virtual_tokens
+from llmft.models.sequence_scores import LabelSequences, sequence_batch
 from llmft.training.evaluations import Evaluations
 from llmft.training.losses import answer_cross_entropy
 
@@ -50,14 +51,18 @@ class FtTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Loss of one batch as `collate` makes it; counts what went through the model on this rank."""
-        self.examples_seen += inputs["input_ids"].shape[0]
+        self.examples_seen += len(inputs["input_ids"])
         self.positions_seen += inputs["input_ids"].numel()
-        soft = virtual_tokens(model) * inputs["input_ids"].shape[0]  # which the model itself puts in
+        soft = virtual_tokens(model) * inputs["input_ids"][..., 0].numel()  # which the model itself puts in
         self.positions_seen += soft
         self.tokens_seen = self.tokens_seen + inputs["attention_mask"].sum() + soft
-        logits = answer_logits(model, inputs)
+        logits = self.answer_logits(model, inputs)
         loss = self.answer_loss(logits, inputs)
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def answer_logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits (B, V) at the answer position."""
+        return answer_logits(model, inputs)
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Loss from logits (B, V) at the answer position."""
@@ -91,9 +96,10 @@ class FtTrainer(Trainer):
         self.examples_seen = self.tokens_seen = self.positions_seen = 0
 
 
-def collate(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Left-pad the prompts and stack what stands beside them."""
-    batch = left_pad([example["input_ids"] for example in examples])
+def collate(examples: Sequence[dict[str, Any]], labels: LabelSequences | None = None) -> dict[str, torch.Tensor]:
+    """Left-pad the prompts (each with the continuations of `labels`, if they are of several tokens) and stack the rest."""
+    prompts = [example["input_ids"] for example in examples]
+    batch = left_pad(prompts) if labels is None or labels.rows == 1 else sequence_batch(prompts, labels)
     for name in examples[0]:
         if name != "input_ids":
             batch[name] = torch.stack([torch.as_tensor(example[name]) for example in examples])

@@ -1,24 +1,172 @@
-"""The frozen teacher: reads context and query, once for every query, before the student's training begins.
+"""The frozen teacher: reads context and query. Before training once for every query, or online at every step.
 
-The teacher is the student's own start. Its pass runs without gradients, and when training starts only its answers are
-left of it: no second copy in memory and nothing that training could touch.
+The teacher is the student's own start unless it is another model. It runs without gradients and without dropout. In the first
+way only its answers are left when training starts: no second copy in memory and nothing that training could touch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from llmft.cost.meter import Phase
-from llmft.evaluation.score import Asker
+from llmft.evaluation.metrics import label_prior, renormalise
+from llmft.evaluation.score import Asker, SplitScores
+from llmft.models.sequence_scores import LabelSequences
+from llmft.models.shared_prefix import PrefixReader, reading
+from llmft.models.supports import Target, kept_of, mean_logprobs, support_target
+from llmft.objective import Objective
 from llmft.tasks.table import Row
 
+CHUNK = 256
+"""Queries whose distributions over the vocabulary are held at once, where a mean has to be taken there."""
 
-def teacher_targets(teacher: Asker, queries: Sequence[Row], phase: Phase) -> torch.Tensor:
-    """The teacher's log-probabilities (N, L) over the labels behind its context, calibrated if it calibrates.
 
-    Raises:
-        InputError: a prompt does not fit the teacher's window.
+@dataclass(frozen=True)
+class Teachers:
+    """One way of asking for each of m contexts, taken together.
+
+    Attributes:
+        turns: query i gets the answer behind context i mod m; else the mean of all m answers.
     """
-    return torch.from_numpy(teacher.score(queries, phase).label_logprobs).float()
+
+    askers: tuple[Asker, ...]
+    turns: bool = False
+
+    def with_model(self, model: torch.nn.Module) -> Teachers:
+        """The same questions to another model."""
+        return replace(self, askers=tuple(asker.with_model(model) for asker in self.askers))
+
+    def check_window(self, rows: Sequence[Row]) -> None:
+        """Check that prompts fit, as `Asker.check_window`."""
+        for asker in self.askers:
+            asker.check_window(rows)
+
+    def score(self, rows: Sequence[Row], phase: Phase) -> SplitScores:
+        """The mean of the distributions behind each context, also where queries take turns in training.
+
+        `best_token` is the one that most contexts put first (the smallest of several).
+        """
+        found = [asker.score(rows, phase) for asker in self.askers]
+        if len(found) == 1:
+            return found[0]
+
+        def mean(name: str) -> np.ndarray:
+            return np.logaddexp.reduce([getattr(scores, name) for scores in found]) - np.log(len(found))
+
+        best = np.stack([scores.best_token for scores in found])
+        return replace(
+            found[0],
+            token_logprobs=mean("token_logprobs"),
+            label_logprobs=mean("label_logprobs"),
+            best_token=np.array([np.bincount(column).argmax() for column in best.T]),
+            tokens_per_query=float(np.mean([scores.tokens_per_query for scores in found])),
+            shortened=max(scores.shortened for scores in found),
+        )
+
+    def targets(self, queries: Sequence[Row], objective: Objective, phase: Phase) -> Target:
+        """The teacher's answers to N queries on the objective's support.
+
+        Raises:
+            InputError: a prompt does not fit the teacher's window, or k is larger than the vocabulary.
+        """
+        if self.turns:
+            m = len(self.askers)
+            parts = [_targets_of(asker, queries[i::m], objective, phase) for i, asker in enumerate(self.askers) if queries[i::m]]
+            order = np.argsort(np.concatenate([np.arange(len(queries))[i::m] for i in range(len(parts))]))
+            return _map(parts, lambda tensors: torch.cat(tensors)[order])
+        if len(self.askers) > 1 and objective.support == "topk":
+            return self._mean_topk(queries, objective, phase)
+        parts = [_targets_of(asker, queries, objective, phase) for asker in self.askers]
+        return parts[0] if len(parts) == 1 else Target(mean_logprobs(torch.stack([part.logprobs for part in parts])), None)
+
+    def _mean_topk(self, queries: Sequence[Row], objective: Objective, phase: Phase) -> Target:
+        """The k largest of the mean: that has to be taken over the vocabulary, some queries at a time."""
+        chunks = []
+        for start in range(0, len(queries), CHUNK):
+            some = queries[start : start + CHUNK]
+            whole = replace(objective, support="vocab", topk=Objective.topk)
+            found = [_targets_of(asker, some, whole, phase) for asker in self.askers]
+            mean = mean_logprobs(torch.stack([part.logprobs for part in found]))
+            chunks.append(support_target(mean, "topk", label_ids=(), topk=objective.topk))
+        return _map(chunks, torch.cat)
+
+
+class OnlineTeacher:
+    """Teachers that read the queries of every batch anew; each context is encoded once.
+
+    Args:
+        queries: N queries; examples name theirs by its place among them.
+        frozen: gives the model to read with, for as long as it is read with; its weights are always the same.
+    """
+
+    def __init__(
+        self,
+        teachers: Teachers,
+        queries: Sequence[Row],
+        objective: Objective,
+        frozen: Callable[[], AbstractContextManager[torch.nn.Module]],
+    ) -> None:
+        self.teachers, self.objective, self.frozen = teachers, objective, frozen
+        self.labels = [LabelSequences.create(asker.label_sequences) for asker in teachers.askers]
+        self.prompts = []
+        for asker in teachers.askers:
+            blanks = asker.prompt_format.content_free_queries() if asker.calibrate else []
+            self.prompts.append((asker.prompts(queries, extra=blanks), len(blanks)))
+        self.readers: list[PrefixReader | None] = [None] * len(teachers.askers)
+        self.priors: list[np.ndarray | None] = [None] * len(teachers.askers)
+
+    @torch.no_grad()
+    def targets(self, queries: Sequence[int]) -> Target:
+        """Answers to the queries at these places."""
+        m = len(self.readers)
+        with self.frozen() as model, reading(model):
+            if self.teachers.turns:
+                one_by_one = [self._read(model, query % m, [query]) for query in queries]
+                return _map(one_by_one, torch.cat)
+            if m > 1 and self.objective.support == "topk":
+                whole = [self._logits(model, i, queries)[:, 0].log_softmax(-1) for i in range(m)]
+                return support_target(mean_logprobs(torch.stack(whole)), "topk", label_ids=(), topk=self.objective.topk)
+            parts = [self._read(model, i, queries) for i in range(m)]
+        return parts[0] if m == 1 else Target(mean_logprobs(torch.stack([part.logprobs for part in parts])), None)
+
+    def _read(self, model: torch.nn.Module, i: int, queries: Sequence[int]) -> Target:
+        logits = self._logits(model, i, queries)
+        if self.objective.support == "labels":
+            return Target(self._label_logprobs(model, i, logits), None)
+        kept = kept_of(self.objective.support, self.labels[i], self.objective.topk)(logits)
+        return Target(kept["logprobs"], kept.get("tokens"))
+
+    def _label_logprobs(self, model: torch.nn.Module, i: int, logits: torch.Tensor) -> torch.Tensor:
+        blanks = self.prompts[i][1]
+        if blanks and self.priors[i] is None:
+            count = len(self.prompts[i][0].suffixes)
+            prior_logits = self._logits(model, i, range(count - blanks, count))
+            self.priors[i] = label_prior(self.labels[i].logprobs(prior_logits).double().cpu().numpy())
+        found = renormalise(self.labels[i].logprobs(logits).double().cpu().numpy(), self.priors[i])
+        return torch.from_numpy(found).float().to(logits.device)
+
+    def _logits(self, model: torch.nn.Module, i: int, queries: Sequence[int]) -> torch.Tensor:
+        prompts = self.prompts[i][0]
+        reader = self.readers[i]
+        if reader is None:
+            reader = self.readers[i] = PrefixReader(model, prompts.prefix, self.labels[i])
+        return reader.logits([prompts.suffixes[query] for query in queries])
+
+
+def _targets_of(asker: Asker, queries: Sequence[Row], objective: Objective, phase: Phase) -> Target:
+    if objective.support == "labels":  # calibrated, if the asker calibrates
+        return Target(torch.from_numpy(asker.score(queries, phase).label_logprobs).float(), None)
+    topk = objective.topk if objective.support == "topk" else None
+    found = asker.read(asker.prompts(queries), objective.support, topk, phase, rows=len(queries))
+    tensors = {name: torch.from_numpy(array) for name, array in found.items()}
+    return Target(tensors["logprobs"], tensors.get("tokens"))
+
+
+def _map(parts: Sequence[Target], join: Callable[[list[torch.Tensor]], torch.Tensor]) -> Target:
+    tokens = [part.tokens for part in parts]
+    return Target(join([part.logprobs for part in parts]), None if tokens[0] is None else join(tokens))

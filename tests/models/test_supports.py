@@ -7,7 +7,7 @@ from scipy.special import log_softmax, logsumexp
 
 from llmft.errors import InputError
 from llmft.models.supports import mean_logprobs, support_scores, support_target, tempered
-from llmft.training.objective import SUPPORTS
+from llmft.objective import SUPPORTS
 
 VOCABULARY = 40
 LABELS = [7, 3, 21]

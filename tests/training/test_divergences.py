@@ -9,9 +9,9 @@ from scipy.special import log_softmax, logsumexp, rel_entr
 
 from llmft.errors import InputError
 from llmft.models.supports import support_scores, support_target, tempered
+from llmft.objective import DIVERGENCES, SUPPORTS, Objective
 from llmft.training.divergences import distillation_loss, divergence_loss, forward_kl, jensen_shannon, reverse_kl
 from llmft.training.losses import answer_cross_entropy, label_kl
-from llmft.training.objective import DIVERGENCES, SUPPORTS, Objective
 
 SIZES = st.tuples(st.integers(1, 4), st.integers(2, 7), st.integers(0, 10_000), st.sampled_from([0.3, 3.0, 30.0]))
 TEMPERATURES = st.sampled_from([0.5, 1.0, 2.0, 5.0])

@@ -65,6 +65,12 @@ def instruction(rule: str, flipped: bool) -> str:
     return f"{rule} means {LABEL_WORDS[flipped]}"
 
 
+def toy_instruction(variant: str | None, data_seed: int) -> str:
+    """The instruction of a task, named as `toy_splits` takes it."""
+    chosen = parse_variant(variant, data_seed)
+    return instruction(chosen.rule, chosen.flipped)
+
+
 def toy_splits(variant: str | None, data_seed: int) -> dict[str, list[dict]]:
     """All rows of one task: dicts of `text1`, `text2`, `label` (index into LABEL_WORDS), `idx` and `template`.
 

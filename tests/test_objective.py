@@ -4,8 +4,8 @@ import sys
 import pytest
 
 from llmft.errors import InputError
+from llmft.objective import SUPPORTS, Objective
 from llmft.prompts.render import PromptFormat
-from llmft.training.objective import SUPPORTS, Objective
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,5 @@ def test_only_labels_correspond_behind_different_prompts(support):
 
 
 def test_choices_are_checked_without_torch():
-    code = "import sys, llmft.training.objective; sys.exit('torch' in sys.modules)"
+    code = "import sys, llmft.objective; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,72 @@
+"""Which model teaches, and how it is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmft.arguments import DistillationArguments, RunArguments
+from llmft.errors import InputError
+from llmft.evaluation.answer_cache import AnswerCache
+from llmft.pipelines.prepare import Job
+from llmft.prompts.render import PromptFormat
+from llmft.runs.content_cache import ContentCache
+from llmft.training.teacher import Teachers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def teacher_model(
+    job: Job, flags: DistillationArguments, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The student's start, or the other model that the flags name, with its tokenizer.
+
+    Raises:
+        InputError: that cannot be loaded, or has another vocabulary.
+    """
+    if flags.teacher_model_name_or_path is None:
+        return job.loaded
+    model, own = job.load_other_model(flags.teacher_model_name_or_path)
+    check_vocabularies(own, tokenizer, f"--teacher_model_name_or_path {flags.teacher_model_name_or_path}")
+    widths = [m.get_output_embeddings().weight.shape[0] for m in (model, job.loaded[0])]
+    if flags.support == "vocab" and widths[0] != widths[1]:
+        raise InputError(
+            f"--support vocab: teacher and student give {widths[0]} and {widths[1]} logits; use labels, labels_rest or topk"
+        )
+    return model.eval().requires_grad_(False), own
+
+
+def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, flag: str) -> None:
+    """A token must mean the same to both.
+
+    Raises:
+        InputError: it does not; the message names the first token that differs.
+    """
+    left, right = teacher.get_vocab(), student.get_vocab()
+    differing = sorted(set(left.items()) ^ set(right.items()), key=lambda pair: (pair[1], pair[0]))
+    if differing:
+        token, number = differing[0]
+        raise InputError(
+            f"{flag}: its vocabulary of {len(left)} tokens is not the student's of {len(right)}: {len(differing)} entries "
+            f"differ, the first being {token!r} = {number}; choose a teacher with the student's tokenizer"
+        )
+
+
+def ask_teachers(
+    job: Job, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], prompt_format: PromptFormat, *, calibrate: bool
+) -> Teachers:
+    """One asker for each context, all with the cache of answers that the flags ask for.
+
+    Raises:
+        InputError: a label word is not what it must be, or the cache cannot be written.
+    """
+    model, tokenizer = loaded
+    flags, run = job.arguments(DistillationArguments), job.arguments(RunArguments)
+    cache = None
+    if flags.teacher_cache_dir != "none":
+        folder = flags.teacher_cache_dir or f"{run.output_dir}/teacher_cache"
+        cache = AnswerCache.create(ContentCache(folder), model, tokenizer, run.per_device_eval_batch_size)
+    asking = {"calibrate": calibrate, "cache": cache}
+    contexts = job.contexts or [[]]
+    askers = tuple(job.asker(model, tokenizer, prompt_format, demonstrations=context, **asking) for context in contexts)
+    return Teachers(askers, turns=flags.context_schedule == "cycle")
