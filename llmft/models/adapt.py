@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +161,8 @@ def keeps_base(part: str | None) -> bool:
 def without_adapter(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
     """The language model that an adapter was put on, to read with: its scores are those of the untouched model, bit for bit.
 
-    It is in eval mode within. Afterwards the student is as it was: adapter, modes, and which weights are trained.
+    Within, it is in eval mode and no gradients are kept. Afterwards the student is as it was: adapter, modes, and which weights
+    are trained.
 
     Args:
         model: what `adapt` made of a language model (not a classifier) with a part that `keeps_base`, in any wrapping.
@@ -174,13 +175,19 @@ def without_adapter(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
     """
     bare = bare_model(model)
     modes = [(module, module.training) for module in bare.modules()]
-    with _adapter_off(unwrapped(model)):
-        bare.eval()
-        try:
+    trained = [(parameter, parameter.requires_grad) for parameter in unwrapped(model).parameters()]
+    try:
+        with _adapter_off(unwrapped(model)), torch.no_grad():
+            bare.eval()
+            for parameter in bare.parameters():
+                # as an untouched model's: torch multiplies by weights to be trained in another order, even without gradients
+                parameter.requires_grad_(parameter.is_floating_point())
             yield bare
-        finally:
-            for module, training in modes:
-                module.training = training
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
 
 
 @contextmanager
@@ -188,19 +195,15 @@ def _adapter_off(model: torch.nn.Module) -> Iterator[None]:
     if parallel_modules(model):
         with parallel_off(model):
             yield
-        return
-    if not hasattr(model, "peft_config"):
+    elif not hasattr(model, "peft_config"):
         raise ValueError(f"{type(model).__name__} has no adapter to leave out")
-    if any(getattr(module, "merged", False) for module in model.modules()):
+    elif any(getattr(module, "merged", False) for module in model.modules()):
         raise ValueError("the adapter's weights have been merged into the model's, which cannot be had back bit for bit")
-    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        # a soft prompt or cartridge is not part of the bare model
-        with nullcontext() if model.active_peft_config.is_prompt_learning else model.disable_adapter():
+    elif model.active_peft_config.is_prompt_learning:
+        yield  # a soft prompt or cartridge is not part of the bare model
+    else:
+        with model.disable_adapter():
             yield
-    finally:
-        for parameter, requires_grad in trained:  # peft freezes an adapter that is off and makes any trainable that is on
-            parameter.requires_grad_(requires_grad)
 
 
 def biases(model: PreTrainedModel) -> list[torch.nn.Parameter]:
