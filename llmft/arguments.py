@@ -39,6 +39,16 @@ class ModelArguments:
     trust_remote_code: bool = _flag(False, "Run code that comes with the model.")
 
 
+PARTS = {
+    "head_only": "head_only",
+    "bitfit": "bitfit",
+    "use_adapter": "adapter",
+    "use_soft_prompt": "soft_prompt",
+    "use_cartridge": "cartridge",
+}
+"""Flags that choose the trained part, one at most, and its name; an adapter is named by its type."""
+
+
 @dataclass
 class AdapterArguments:
     """Which part of the model is trained."""
@@ -74,25 +84,34 @@ class AdapterArguments:
     )
     num_soft_prompt_tokens: int = _flag(20, "Length of the soft prompt.")
 
+    use_cartridge: bool = _flag(
+        False,
+        "Train keys and values in front of every prompt and freeze the model; they start as those of the context (distill.py) or "
+        "of random tokens (ft.py).",
+    )
+    cartridge_tokens: int = _flag(0, "Length of the cartridge: the context's first tokens; 0: all of them. ft.py needs a number.")
+    cartridge_frozen_tokens: int = _flag(
+        1, "How many of the cartridge's first tokens are not trained; the first is an attention sink."
+    )
+
     @property
     def part(self) -> str | None:
         """The trained part, as `llmft.models.adapt.adapt` and a run's method name it; None where all weights are trained."""
-        if self.use_adapter:
-            return self.adapter_type
-        return next(
-            (name for name in ("head_only", "bitfit") if getattr(self, name)), "soft_prompt" if self.use_soft_prompt else None
-        )
+        part = next((part for flag, part in PARTS.items() if getattr(self, flag)), None)
+        return self.adapter_type if part == "adapter" else part
 
     @property
-    def soft_prompt_tokens(self) -> int:
-        """Length of the soft prompt, 0 where none is trained."""
+    def virtual_tokens(self) -> int:
+        """Length of the soft prompt or cartridge; 0 where none is trained, or where it is the context's."""
+        if self.use_cartridge:
+            return self.cartridge_tokens
         return self.num_soft_prompt_tokens if self.use_soft_prompt else 0
 
     def _given(self, name: str) -> bool:
         return getattr(self, name) != getattr(type(self), name)
 
     def __post_init__(self) -> None:
-        chosen = [f"--{name}" for name in ("head_only", "bitfit", "use_adapter", "use_soft_prompt") if getattr(self, name)]
+        chosen = [f"--{name}" for name in PARTS if getattr(self, name)]
         if len(chosen) > 1:
             raise InputError(f"{chosen[0]} and {chosen[1]}: only one part can be trained; leave one of them out")
         if self.untie_embeddings and chosen and not self.head_only:  # which unties them itself
@@ -105,12 +124,21 @@ class AdapterArguments:
         )
         needs |= {name: (lora, "--use_adapter --adapter_type lora") for name in ("lora_alpha", "lora_dropout", "lora_targets")}
         needs["num_soft_prompt_tokens"] = (self.use_soft_prompt, "--use_soft_prompt")
+        needs |= {name: (self.use_cartridge, "--use_cartridge") for name in ("cartridge_tokens", "cartridge_frozen_tokens")}
         for name, (there, needed) in needs.items():
             if self._given(name) and not there:
                 raise InputError(f"--{name} {getattr(self, name)}: is read only with {needed}; add that, or leave this out")
         for name in ("adapter_dim", "num_soft_prompt_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        for name in ("cartridge_tokens", "cartridge_frozen_tokens"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name} {getattr(self, name)}: must be 0 or more")
+        if self.cartridge_tokens and self.cartridge_frozen_tokens >= self.cartridge_tokens:
+            raise InputError(
+                f"--cartridge_frozen_tokens {self.cartridge_frozen_tokens}: the cartridge has {self.cartridge_tokens} tokens; "
+                "leave 1 or more to train"
+            )
         if self.lora_alpha < 1 and self.lora_alpha != -1:
             raise InputError(f"--lora_alpha {self.lora_alpha}: must be 1 or more, or -1 for a scale of 1")
         if not 0 <= self.lora_dropout < 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,8 @@ import torch
 
 from llmft.errors import InputError
 from llmft.models.head import classification_head, output_name, untie
-from llmft.models.parallel import BLOCKS, add_parallel
+from llmft.models.label_scores import bare_model, unwrapped
+from llmft.models.parallel import BLOCKS, add_parallel, parallel_modules, parallel_off
 from llmft.models.structure import layers, named
 
 if TYPE_CHECKING:
@@ -68,6 +71,9 @@ def adapt(
     dropout: float = 0.0,
     targets: str = "all-linear",
     prompt_tokens: int = 20,
+    context_ids: Sequence[int] | None = None,
+    cartridge_tokens: int = 0,
+    frozen_tokens: int = 1,
     freeze_embeddings: bool = False,
     untie_embeddings: bool = False,
     seed: int = 0,
@@ -79,15 +85,20 @@ def adapt(
             `bitfit` all biases (Ben Zaken et al. 2022, arXiv:2106.10199); `lora` low-rank updates beside linear layers
             (Hu et al. 2021, arXiv:2106.09685), scaled by alpha / dim; `ia3` learnt scales of keys, values and the inner
             activation of the feed-forward (Liu et al. 2022, arXiv:2205.05638); `parallel`, `parallel-attn`,
-            `parallel-fc` (`llmft.models.parallel`); `soft_prompt` (`llmft.models.soft_prompt`).
+            `parallel-fc` (`llmft.models.parallel`); `soft_prompt` (`llmft.models.soft_prompt`); `cartridge`
+            (`llmft.models.cartridge`).
         dim: rank of LoRA, width of a parallel adapter.
         alpha: numerator of LoRA's scale; -1 for a scale of 1.
         dropout: on the input of LoRA's updates.
         targets: LoRA's layers: `all-linear` (but the output layer), or `query-value`.
         prompt_tokens: length of the soft prompt.
+        context_ids: tokens of the context that a cartridge starts as; None for random tokens.
+        cartridge_tokens: length of the cartridge, 0 for the context's.
+        frozen_tokens: how many of the cartridge's first tokens are not trained.
         freeze_embeddings: with None: input and position embeddings stay as they are, and an output layer tied to them.
         untie_embeddings: with None: the output layer gets weights of its own first.
-        seed: of a new parallel adapter's or soft prompt's weights (peft draws LoRA's from torch's global stream).
+        seed: of a new parallel adapter's weights, and of the random tokens that a soft prompt or cartridge starts as (peft
+            draws LoRA's weights from torch's global stream).
 
     Raises:
         InputError: the model has no such part.
@@ -102,6 +113,13 @@ def adapt(
         from llmft.models.soft_prompt import add_soft_prompt
 
         return add_soft_prompt(model, prompt_tokens, seed, base_of(model))
+    if part == "cartridge":
+        from llmft.models.cartridge import add_cartridge, context_start
+        from llmft.models.prompt_learning import random_tokens
+
+        if context_ids is None:
+            context_ids = random_tokens(model.get_input_embeddings().num_embeddings, cartridge_tokens, seed).tolist()
+        return add_cartridge(model, context_start(context_ids, cartridge_tokens, frozen_tokens), frozen_tokens, base_of(model))
     model.requires_grad_(part is None)
     if part in BLOCKS:
         add_parallel(model, part, dim, seed)
@@ -130,6 +148,64 @@ def check_part(model: PreTrainedModel, part: str | None, targets: str) -> None:
         biases(model)
     if part == "ia3" or part in BLOCKS or (part == "lora" and targets == "query-value"):
         layers(model)
+    if part == "cartridge":
+        from llmft.models.cartridge import check_cartridge
+
+        check_cartridge(model, "--use_cartridge")
+
+
+def keeps_base(part: str | None) -> bool:
+    """Whether training that part leaves all weights of the model as they are (a classification head's aside)."""
+    return part not in (None, "bitfit", "head_only")
+
+
+@contextmanager
+def without_adapter(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
+    """The language model that an adapter was put on, to read with: its scores are those of the untouched model, bit for bit.
+
+    Within, it is in eval mode and no gradients are kept. Afterwards the student is as it was: adapter, modes, and which weights
+    are trained.
+
+    Args:
+        model: what `adapt` made of a language model (not a classifier) with a part that `keeps_base`, in any wrapping.
+
+    Yields:
+        The transformers model, no copy.
+
+    Raises:
+        ValueError: there is no adapter to leave out, or its weights have been merged into the model's.
+    """
+    bare = bare_model(model)
+    modes = [(module, module.training) for module in bare.modules()]
+    trained = [(parameter, parameter.requires_grad) for parameter in unwrapped(model).parameters()]
+    try:
+        with _adapter_off(unwrapped(model)), torch.no_grad():
+            bare.eval()
+            for parameter in bare.parameters():
+                # as an untouched model's: torch multiplies by weights to be trained in another order, even without gradients
+                parameter.requires_grad_(parameter.is_floating_point())
+            yield bare
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def _adapter_off(model: torch.nn.Module) -> Iterator[None]:
+    if parallel_modules(model):
+        with parallel_off(model):
+            yield
+    elif not hasattr(model, "peft_config"):
+        raise ValueError(f"{type(model).__name__} has no adapter to leave out")
+    elif any(getattr(module, "merged", False) for module in model.modules()):
+        raise ValueError("the adapter's weights have been merged into the model's, which cannot be had back bit for bit")
+    elif model.active_peft_config.is_prompt_learning:
+        yield  # a soft prompt or cartridge is not part of the bare model
+    else:
+        with model.disable_adapter():
+            yield
 
 
 def biases(model: PreTrainedModel) -> list[torch.nn.Parameter]:

@@ -84,9 +84,19 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def virtual_tokens(model: torch.nn.Module) -> int:
-    """How many trained embeddings (a soft prompt) the model itself puts in front of every prompt."""
+    """How many trained virtual tokens stand in front of every prompt: a soft prompt's, or a cartridge's.
+
+    A cartridge counts with its whole length. It saves the encoding of a context, not the attention to it, and takes up the same
+    room in the window.
+    """
     config = getattr(unwrapped(model), "active_peft_config", None)
     return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
+
+
+def encoded_virtual_tokens(model: torch.nn.Module) -> int:
+    """How many of them go through the layers with a prompt, and cost what its tokens do: none of a cartridge's."""
+    count = virtual_tokens(model)
+    return 0 if count and unwrapped(model).active_peft_config.peft_type == "CARTRIDGE" else count
 
 
 def precise(values: torch.Tensor) -> torch.Tensor:

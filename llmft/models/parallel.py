@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,8 @@ class ParallelAdapter(torch.nn.Module):
         torch.nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5), generator=generator)
         for start in (self.down.bias, self.up.weight, self.up.bias):
             torch.nn.init.zeros_(start)
+        self.on = True
+        """Whether the hooks do anything."""
         self._input: torch.Tensor | None = None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -51,6 +55,8 @@ class ParallelAdapter(torch.nn.Module):
 
     def add(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         """Hook behind its last one."""
+        if not self.on:
+            return output
         hidden, self._input = self._input, None
         return output + self(hidden.to(self.down.weight.dtype)).to(output.dtype)
 
@@ -76,6 +82,19 @@ def add_parallel(model: PreTrainedModel, kind: str, dim: int, seed: int) -> None
 def parallel_modules(model: torch.nn.Module) -> dict[str, ParallelAdapter]:
     """The model's parallel adapters by name; none in most models."""
     return {name: module for name, module in model.named_modules() if isinstance(module, ParallelAdapter)}
+
+
+@contextmanager
+def parallel_off(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the model computes as if it had no parallel adapters."""
+    adapters = parallel_modules(model).values()
+    for adapter in adapters:
+        adapter.on = False
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.on = True
 
 
 def save_parallel(model: PreTrainedModel, folder: Path, base: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from llmft.models.gather import all_gather, rank_and_world, whole_weights
+from llmft.models.kv_cache import encode, plain
 from llmft.models.label_scores import (
     AnswerScores,
     bare_model,
@@ -175,16 +176,10 @@ def _can_share(model: torch.nn.Module) -> bool:
 
 
 def _encode_prefix(model: torch.nn.Module, prefix: list[int], device: torch.device):
-    """Keys and values of soft prompt and prefix (batch of one), or None where the model keeps no plain cache of all of it."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    given = {"input_ids": torch.tensor([prefix], dtype=torch.long, device=device)}
+    """Keys and values of virtual tokens and prefix (batch of one), or None where the model keeps no plain cache of all of it."""
     if virtual_tokens(model):
-        embeds = bare_model(model).get_input_embeddings()(given.pop("input_ids"))
-        given["inputs_embeds"] = torch.cat([unwrapped(model).get_prompt(1).to(embeds.dtype), embeds], dim=1)
-    cache = bare_model(model)(**given, use_cache=True, logits_to_keep=1).past_key_values
-    plain = type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
-    return cache if plain else None
+        return plain(unwrapped(model).encode(torch.tensor([prefix], dtype=torch.long, device=device)))
+    return encode(model, prefix)
 
 
 def _packed_logits(

@@ -1,32 +1,22 @@
-"""Soft prompts (Lester et al. 2021, arXiv:2104.08691): trained embeddings in front of every prompt, nothing else trained.
-
-peft's parameters and file format. peft's own forward knows no position ids and puts the virtual tokens in front of the
-padding, so that its results depend on how a batch is padded; here they stand between padding and prompt, at explicit positions.
-"""
+"""Soft prompts (Lester et al. 2021, arXiv:2104.08691): trained embeddings in front of every prompt, nothing else trained."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftConfig, PeftModelForCausalLM, PromptTuningConfig, TaskType
+from peft import PromptTuningConfig, TaskType
 
 from llmft.models.gather import whole_weights
-from llmft.models.head import classification_head, output_name
 from llmft.models.label_scores import forward_parameters
+from llmft.models.prompt_learning import PromptLearningModel, random_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-COMMON = 5000
-"""Virtual tokens start as embeddings of tokens among the vocabulary's first 5000. Lester et al. (section 3.2) sample the 5000
-most common tokens, and a byte-pair vocabulary is ordered by how early, that is how often, a token was merged. The rows that pad a
-vocabulary's size, which were never trained, are left out that way too."""
 
-
-class SoftPromptModel(PeftModelForCausalLM):
-    """peft's prompt-tuned causal language model with a forward that does not depend on padding."""
+class SoftPromptModel(PromptLearningModel):
+    """Virtual tokens are embeddings; they stand between padding and prompt, at explicit positions."""
 
     def forward(
         self,
@@ -59,7 +49,7 @@ class SoftPromptModel(PeftModelForCausalLM):
 
 
 def add_soft_prompt(model: PreTrainedModel, tokens: int, seed: int, base: dict[str, Any]) -> SoftPromptModel:
-    """The model with `tokens` virtual tokens to train, and everything else but a classification head frozen.
+    """The model with `tokens` virtual tokens to train, which start as embeddings of random tokens.
 
     Args:
         base: `base_model_name_or_path` and `revision`, for the saved adapter.
@@ -71,23 +61,9 @@ def add_soft_prompt(model: PreTrainedModel, tokens: int, seed: int, base: dict[s
         token_dim=embeddings.embedding_dim,  # not the hidden size: OPT-350m's embeddings are narrower
         **base,
     )
-    wrapped = _wrap(model, config)
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(min(COMMON, embeddings.num_embeddings), (tokens,), generator=generator)
+    wrapped = SoftPromptModel.wrap(model, config)
+    ids = random_tokens(embeddings.num_embeddings, tokens, seed)
     start = wrapped.prompt_encoder["default"].embedding.weight
     with torch.no_grad(), whole_weights(embeddings.parameters()):
         start.copy_(embeddings(ids.to(start.device)))  # by its forward: Gemma scales its embeddings there
     return wrapped
-
-
-def restore_soft_prompt(model: PreTrainedModel, folder: Path) -> SoftPromptModel:
-    """The model with the soft prompt that peft saved in `folder`."""
-    wrapped = _wrap(model, PeftConfig.from_pretrained(str(folder)))
-    wrapped.load_adapter(str(folder), "default")
-    return wrapped
-
-
-def _wrap(model: PreTrainedModel, config: PeftConfig) -> SoftPromptModel:
-    if classification_head(model) is not None:
-        config.modules_to_save = [output_name(model)]  # no field of this config's, but peft reads it
-    return SoftPromptModel(model, config)

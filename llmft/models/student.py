@@ -2,7 +2,7 @@
 
 A folder holds one of
 - a whole model in transformers' format (all weights, BitFit, output layer);
-- an adapter in peft's format (LoRA, IA3, soft prompt), or parallel adapters in ours, either naming its base;
+- an adapter in peft's format (LoRA, IA3, soft prompt, cartridge), or parallel adapters in ours, either naming its base;
 and, for a classifier, its head. With a head, a whole model is the backbone alone, which AutoModel loads.
 """
 
@@ -61,13 +61,19 @@ def restore_student(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
 def _restore_peft(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     from peft import PeftConfig, PeftModel, PeftType
 
-    from llmft.models.soft_prompt import restore_soft_prompt
+    from llmft.models.cartridge import CartridgeModel, check_cartridge
+    from llmft.models.soft_prompt import SoftPromptModel
 
     config = PeftConfig.from_pretrained(str(folder))
     if config.peft_type == PeftType.PROMPT_TUNING:
-        return restore_soft_prompt(model, folder)
+        return SoftPromptModel.restore(model, folder)
+    if config.peft_type == PeftType.CARTRIDGE:
+        check_cartridge(model, f"--model_name_or_path {folder}")
+        return CartridgeModel.restore(model, folder)
     if config.is_prompt_learning:
-        raise InputError(f"--model_name_or_path {folder}: peft's {config.peft_type.value} is not supported, PROMPT_TUNING is")
+        raise InputError(
+            f"--model_name_or_path {folder}: peft's {config.peft_type.value} is not supported, PROMPT_TUNING and CARTRIDGE are"
+        )
     return PeftModel.from_pretrained(model, str(folder))
 
 
@@ -86,7 +92,7 @@ def start_of(model: torch.nn.Module, name: str) -> PreTrainedModel:
     elif parallel.parallel_modules(model):
         kind = "model with parallel adapters"
     elif hasattr(model, "peft_config") and model.active_peft_config.is_prompt_learning:
-        kind = "model with a soft prompt"
+        kind = f"model with a {'cartridge' if model.active_peft_config.peft_type == 'CARTRIDGE' else 'soft prompt'}"
     if kind:
         raise InputError(f"--model_name_or_path {name}: is a {kind}, which only eval.py takes; train from what it was made from")
     if not hasattr(model, "peft_config"):

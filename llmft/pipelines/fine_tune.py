@@ -52,6 +52,8 @@ def fine_tune(job: Job) -> None:
     maximum = job.arguments(DataArguments).max_train_samples
     if on_demonstrations and maximum is not None:
         raise InputError(f"--max_train_samples {maximum}: goes with --train_on train; the demonstrations number --num_shots")
+    if job.trained.use_cartridge and not job.trained.cartridge_tokens:
+        raise InputError("--cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
     with job.meter.phase("load"):
         model, tokenizer = job.load(with_demonstrations=on_demonstrations)
         if on_demonstrations:

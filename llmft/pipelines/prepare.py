@@ -270,7 +270,7 @@ class Job:
             demonstrations=demonstrations,
             calibrate=calibrate,
             queries_per_row=self.arguments(RunArguments).per_device_eval_batch_size,
-            soft_prompt_tokens=self.trained.soft_prompt_tokens if self.trained is not None and not demonstrations else 0,
+            soft_prompt_tokens=self.trained.virtual_tokens if self.trained is not None and not demonstrations else 0,
             max_length=self.arguments(DataArguments).max_seq_length,
             several=self.arguments(DataArguments).multi_token_labels,
             cache=cache,
@@ -383,6 +383,10 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     method = by_type[FineTuningArguments].method if FineTuningArguments in by_type else method
     part = by_type[AdapterArguments].part if AdapterArguments in by_type else None
     name = f"{method}-{part}" if part else method
+    if part == "cartridge" and run.gradient_checkpointing:
+        raise InputError(
+            "--gradient_checkpointing: layers then read no keys and values but their own; leave it or --use_cartridge out"
+        )
     deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
     listed = by_type[DemonstrationArguments].sample_indices_file
     if listed is not None and not Path(listed).is_file():

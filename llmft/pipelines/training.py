@@ -40,8 +40,12 @@ if TYPE_CHECKING:
     from llmft.evaluation.score import Asker, SplitScores
 
 
-def trainable(job: Job, model: PreTrainedModel) -> torch.nn.Module:
-    """The model with the part that the flags ask for made trainable; says which weights that are."""
+def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | None = None) -> torch.nn.Module:
+    """The model with the part that the flags ask for made trainable; says which weights that are.
+
+    Args:
+        context_ids: tokens of the context, which a cartridge starts as; None where there is none.
+    """
     flags = job.arguments(AdapterArguments)
     with job.meter.phase("adapt"):
         adapted = adapt(
@@ -52,6 +56,9 @@ def trainable(job: Job, model: PreTrainedModel) -> torch.nn.Module:
             dropout=flags.lora_dropout,
             targets=flags.lora_targets,
             prompt_tokens=flags.num_soft_prompt_tokens,
+            context_ids=context_ids,
+            cartridge_tokens=flags.cartridge_tokens,
+            frozen_tokens=flags.cartridge_frozen_tokens,
             freeze_embeddings=flags.freeze_embeddings,
             untie_embeddings=flags.untie_embeddings,
             seed=job.arguments(RunArguments).seed,

@@ -10,7 +10,7 @@ from transformers import Trainer
 
 from llmft.cost.flops import training_flops
 from llmft.cost.meter import Phase
-from llmft.models.label_scores import answer_logits, left_pad, virtual_tokens
+from llmft.models.label_scores import answer_logits, encoded_virtual_tokens, left_pad
 from llmft.models.sequence_scores import LabelSequences, sequence_batch
 from llmft.training.evaluations import Evaluations
 from llmft.training.losses import answer_cross_entropy
@@ -53,7 +53,7 @@ class FtTrainer(Trainer):
         """Loss of one batch as `collate` makes it; counts what went through the model on this rank."""
         self.examples_seen += len(inputs["input_ids"])
         self.positions_seen += inputs["input_ids"].numel()
-        soft = virtual_tokens(model) * inputs["input_ids"][..., 0].numel()  # which the model itself puts in
+        soft = encoded_virtual_tokens(model) * inputs["input_ids"][..., 0].numel()  # which the model itself puts in
         self.positions_seen += soft
         self.tokens_seen = self.tokens_seen + inputs["attention_mask"].sum() + soft
         logits = self.answer_logits(model, inputs)

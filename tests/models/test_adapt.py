@@ -9,7 +9,7 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPI
 from transformers import AutoModel, AutoModelForCausalLM, MixtralConfig
 
 from llmft.errors import InputError
-from llmft.models.adapt import adapt, check_part, count_trainable, ia3_targets
+from llmft.models.adapt import adapt, check_part, count_trainable, ia3_targets, keeps_base, without_adapter
 from llmft.models.head import classification_head, put_head
 from llmft.models.label_scores import answer_logits, left_pad
 from llmft.models.parallel import parallel_modules
@@ -19,6 +19,7 @@ from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
 
 BATCH = left_pad([[5, 6, 7, 8, 9], [9, 3]])
+PROMPTS = TokenizedPrompts([5, 6], [[7], [8, 9], [3]])
 
 
 def logits(model, batch=BATCH):
@@ -158,6 +159,64 @@ def test_a_copy_of_a_model_has_parallel_adapters_of_its_own():
         torch.nn.init.ones_(module.up.weight)
     assert torch.equal(logits(model), before)
     assert not torch.allclose(logits(other), before)
+
+
+KEPT = {
+    "lora": {"dropout": 0.5},
+    "ia3": {},
+    "parallel": {},
+    "parallel-attn": {},
+    "parallel-fc": {},
+    "soft_prompt": {},
+    "cartridge": {"context_ids": [5, 6, 7]},
+}
+
+
+@pytest.mark.parametrize("part", KEPT)
+@pytest.mark.parametrize("family", ["opt", "gpt2"])
+@pytest.mark.parametrize("training", [True, False])
+def test_without_its_adapter_a_student_is_the_untouched_model(family, part, training):
+    before = logits(tiny_model(family))
+    model = adapt(tiny_model(family), part, **KEPT[part])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.3
+    student, weights = logits(model), {name: p.clone() for name, p in model.named_parameters()}
+    model.train(training)
+    layer = next(m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)).train(not training)  # unlike the others
+    modes = [m.training for m in model.modules()]
+    needed = trained(model)
+    with pytest.raises(KeyError), without_adapter(model) as base:
+        with torch.no_grad():
+            assert torch.equal(answer_logits(base, BATCH), before)
+        packed = [score_answers(m, PROMPTS, [17, 99], queries_per_row=2).label_logprobs for m in (base, tiny_model(family))]
+        assert (packed[0] == packed[1]).all()
+        raise KeyError
+    assert [m.training for m in model.modules()] == modes
+    assert layer.training != training
+    assert trained(model) == needed
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+    assert torch.equal(logits(model), student)
+    assert not torch.allclose(student, before)
+
+
+def test_parts_that_keep_the_base():
+    assert all(keeps_base(part) for part in KEPT)
+    assert not any(keeps_base(part) for part in (None, "bitfit", "head_only"))
+    with pytest.raises(ValueError, match="OPTForCausalLM has no adapter to leave out"), without_adapter(tiny_model("opt")):
+        pass
+    merged = adapt(tiny_model("opt"), "lora")
+    merged.merge_adapter()
+    with pytest.raises(ValueError, match="merged"), without_adapter(merged):
+        pass
+
+
+def test_a_frozen_adapter_stays_frozen():
+    model = adapt(tiny_model("opt"), "lora").requires_grad_(False)
+    with without_adapter(model):
+        pass
+    assert not trained(model)
 
 
 @pytest.mark.parametrize("part", ["parallel", "soft_prompt"])

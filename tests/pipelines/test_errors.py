@@ -50,6 +50,17 @@ CASES = [
     ("ft.py", ["--bitfit", "--head_only"], "--head_only and --bitfit: only one part can be trained"),
     ("distill.py", ["--use_soft_prompt", "--use_adapter"], "--use_adapter and --use_soft_prompt: only one part can be trained"),
     ("ft.py", ["--bitfit", "--untie_embeddings"], "--untie_embeddings: is read only where all weights are trained"),
+    ("ft.py", ["--use_soft_prompt", "--use_cartridge"], "--use_soft_prompt and --use_cartridge: only one part can be trained"),
+    ("ft.py", ["--cartridge_tokens", "3"], "--cartridge_tokens 3: is read only with --use_cartridge"),
+    ("ft.py", ["--cartridge_frozen_tokens", "2"], "--cartridge_frozen_tokens 2: is read only with --use_cartridge"),
+    ("ft.py", ["--use_cartridge"], "--cartridge_tokens 0: there is no context to take the length from; give the number"),
+    ("ft.py", ["--use_cartridge", "--cartridge_tokens", "-1"], "--cartridge_tokens -1: must be 0 or more"),
+    ("ft.py", ["--use_cartridge", "--cartridge_tokens", "1"], "--cartridge_frozen_tokens 1: the cartridge has 1 tokens; leave 1"),
+    (
+        "ft.py",
+        ["--use_cartridge", "--cartridge_tokens", "3", "--gradient_checkpointing"],
+        "--gradient_checkpointing: layers then read no keys and values but their own; leave it or --use_cartridge out",
+    ),
     ("ft.py", ["--num_soft_prompt_tokens", "3"], "--num_soft_prompt_tokens 3: is read only with --use_soft_prompt"),
     ("ft.py", ["--use_soft_prompt", "--num_soft_prompt_tokens", "0"], "--num_soft_prompt_tokens 0: must be 1 or more"),
     (

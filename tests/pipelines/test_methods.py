@@ -16,6 +16,7 @@ PARTS = {
     "ia3": ("--use_adapters", "--adapter_type", "ia3"),
     "parallel-fc": ("--use_adapter", "--adapter_type", "parallel-fc"),
     "soft_prompt": ("--use_soft_prompt", "--num_soft_prompt_tokens", 3, "--pattern", "</s></s></s> {text1} {text2} ?"),
+    "cartridge": ("--use_cartridge", "--cartridge_tokens", 3),
 }
 METHODS = {
     "pbft": ("ft.py", ()),
@@ -46,14 +47,14 @@ def test_a_student_of_any_method_is_evaluated_as_it_was_when_trained(tmp_path, c
         assert (trained.set, trained.idx) == (loaded.set, loaded.idx)
         # the same bits where loaded weights lie as trained ones did; else matrices are multiplied in another order
         np.testing.assert_allclose(loaded.token_logprobs, trained.token_logprobs, atol=2e-4)
-    if part == "soft_prompt":
+    if part in ("soft_prompt", "cartridge"):
         found = {name: r.metrics["tokens_per_query"] for name, r in {"trained": record, "loaded": again}.items()}
         assert found["trained"]["student"] == found["loaded"]["icl"]
         plain = run("eval.py", tmp_path, "--num_shots", 0, "--max_eval_samples", 20).metrics["tokens_per_query"]["icl"]
         assert found["loaded"]["icl"] == plain + 3
 
 
-@pytest.mark.parametrize("part", ["lora", "soft_prompt", "parallel-fc"])
+@pytest.mark.parametrize("part", ["lora", "soft_prompt", "cartridge", "parallel-fc"])
 def test_a_classifier_resumes_with_its_head(tmp_path, monkeypatch, part):
     from llmft.training.ft_trainer import FtTrainer
 

@@ -1,0 +1,41 @@
+"""Keys and values of a text that has been read, for others to be read behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmft.models.label_scores import bare_model, forward_parameters
+
+if TYPE_CHECKING:
+    from transformers.cache_utils import DynamicCache
+
+
+@torch.no_grad()
+def encode(model: torch.nn.Module, tokens: Sequence[int]) -> DynamicCache | None:
+    """Keys and values of a text, by the bare model in eval mode (a batch of one); None where it keeps no plain cache of it."""
+    bare = bare_model(model)
+    was_training = bare.training
+    bare.eval()
+    try:
+        ids = torch.tensor([list(tokens)], device=next(bare.parameters()).device)
+        return plain(bare(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
+    finally:
+        bare.train(was_training)
+
+
+def plain(cache: Any) -> DynamicCache | None:
+    """The cache if it is keys and values of all that was read and nothing else (no window, no recurrent states), else None."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    return cache if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers) else None
+
+
+def reads_behind_a_cache(model: torch.nn.Module) -> bool:
+    """Whether the model takes a cache, and the places of tokens behind it from explicit positions alone."""
+    config = bare_model(model).config
+    # distance is counted along the row, whatever the positions say: Falcon with ALiBi, GPT-Neo
+    by_index = getattr(config, "alibi", False) or "local" in getattr(config, "attention_layers", ())
+    return not by_index and {"position_ids", "past_key_values", "logits_to_keep"} <= forward_parameters(model)

@@ -1,0 +1,50 @@
+"""What soft prompts and cartridges share: peft's parameters and file format, with a forward of our own.
+
+peft's own forward knows no position ids, and puts the virtual tokens in front of the padding: there, results depend on how a
+batch is padded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from peft import PeftConfig, PeftModelForCausalLM
+
+from llmft.models.head import classification_head, output_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+COMMON = 5000
+"""Random tokens are among the vocabulary's first 5000. Lester et al. (section 3.2) sample the 5000 most common tokens, and a
+byte-pair vocabulary is ordered by how early, that is how often, a token was merged. The rows that pad a vocabulary's size, which
+were never trained, are left out that way too."""
+
+
+class PromptLearningModel(PeftModelForCausalLM):
+    """A frozen causal language model that reads trained virtual tokens in front of every prompt; a subclass says how."""
+
+    @classmethod
+    def wrap(cls, model: PreTrainedModel, config: PeftConfig) -> Self:
+        """The model with new virtual tokens, and everything else but a classification head frozen."""
+        if classification_head(model) is not None:
+            config.modules_to_save = [output_name(model)]  # no field of these configs, but peft reads it
+        return cls(model, config)
+
+    @classmethod
+    def restore(cls, model: PreTrainedModel, folder: Path) -> Self:
+        """The model with the virtual tokens that peft saved in `folder`."""
+        wrapped = cls.wrap(model, PeftConfig.from_pretrained(str(folder)))
+        wrapped.load_adapter(str(folder), "default")
+        return wrapped
+
+    def encode(self, input_ids: torch.Tensor) -> Any:
+        """The base model's cache of the virtual tokens and (1, T) tokens behind them; T may be 0."""
+        return self(input_ids, use_cache=True, logits_to_keep=1).past_key_values
+
+
+def random_tokens(vocabulary: int, count: int, seed: int) -> torch.Tensor:
+    """Ids (count,) of tokens that virtual tokens may start as, where nothing better is known."""
+    return torch.randint(min(COMMON, vocabulary), (count,), generator=torch.Generator().manual_seed(seed))
