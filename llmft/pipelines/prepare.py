@@ -66,6 +66,8 @@ class Job:
     """The job of the same command line that has loaded model and data, if this is a later one."""
     data: TaskData | None = None
     eval_sets: dict[str, list[Row]] = field(default_factory=dict)
+    other_sets: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
+    """Group -> set name -> rows that a pipeline scores beside the task's own sets, at the stages it chooses."""
     demonstrations: list[Row] = field(default_factory=list)
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     resumed_from: str | None = None
@@ -125,6 +127,12 @@ class Job:
 
     def _choose_demonstrations(self) -> list[Row]:
         shots = self.arguments(DemonstrationArguments)
+        if not self.data.demonstrations:
+            data = self.arguments(DataArguments)
+            raise InputError(
+                f"--train_file {data.train_file}: no row has a label in column {data.label_column}; demonstrations need labels, "
+                "write some there, or name the column with --label_column"
+            )
         if shots.sample_indices_file is not None:
             listed = listed_demonstrations(self.data.demonstrations, shots.sample_indices_file)
             if "num_shots" in self.given and shots.num_shots != len(listed):
@@ -228,7 +236,11 @@ class Job:
         draws = {
             "demonstrations": [[row["idx"] for row in self.demonstrations]],
             "train_rows": [row["idx"] for row in train_rows],
-            "eval_rows": {name: [row["idx"] for row in rows] for name, rows in self.eval_sets.items()},
+            "eval_rows": {
+                name: [row["idx"] for row in rows]
+                for sets in (self.eval_sets, *self.other_sets.values())
+                for name, rows in sets.items()
+            },
         }
         data = self.arguments(DataArguments)
         self.record.write_config(
@@ -282,7 +294,7 @@ class Job:
             "resumed_from": self.resumed_from,
             "loaded_by": str(self.first.record.path) if self.first else None,
         }
-        sets = {group: list(sets) for group, sets in self.data.groups.items()}
+        sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
         self.record.finish({"sets": sets, **metrics}, costs, log)
         if self.record.writes:
             from llmft.runs.show import show_run
@@ -314,7 +326,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     data, run, model = by_type[DataArguments], by_type[RunArguments], by_type[ModelArguments]
     if data.data_dir is not None and not Path(data.data_dir).is_dir():
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
-    task = resolve_task(data)
+    task = resolve_task(data, labels_needed=DistillationArguments not in by_type)
     model_name = model.model_name_or_path or task.default_model
     method = by_type[FineTuningArguments].method if FineTuningArguments in by_type else method
     part = by_type[AdapterArguments].part if AdapterArguments in by_type else None
