@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmft.evaluation.calibration import expected_calibration_error
+
 if TYPE_CHECKING:
     from llmft.evaluation.score import SplitScores
 
@@ -32,11 +34,12 @@ TASK_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"f1": f1, 
 
 
 def split_metrics(scores: SplitScores) -> dict[str, float | int]:
-    """`accuracy`, `score_accuracy`, `loss`, `n`, `n_asked` and `n_shortened` of one split, and the task's own metrics.
+    """`accuracy`, `score_accuracy`, `loss`, `ece`, `n`, `n_asked`, `n_shortened` and the task's own metrics of a labelled split.
 
     `score_accuracy` takes the argmax over the labels (Mosbach et al. 2023, section 3); `accuracy` counts an answer only
     where the label's token is the argmax over the whole vocabulary; `loss` is the mean negative log-probability (nats) of
-    the right label's token over the vocabulary. `task_metrics` are names in `TASK_METRICS`, of the argmax over the labels.
+    the right label's token over the vocabulary; `ece` is the expected calibration error of the label probabilities (15 bins).
+    `task_metrics` are names in `TASK_METRICS`, of the argmax over the labels.
     """
     rows = np.arange(len(scores.labels))
     answers = np.asarray(scores.label_ids)[scores.labels]
@@ -44,6 +47,7 @@ def split_metrics(scores: SplitScores) -> dict[str, float | int]:
         "accuracy": float(np.mean(scores.best_token == answers)),
         "score_accuracy": float(np.mean(scores.predictions == scores.labels)),
         "loss": float(-np.mean(scores.token_logprobs[rows, scores.labels])),
+        "ece": expected_calibration_error(np.exp(scores.label_logprobs), scores.labels),
         "n": len(rows),
         "n_asked": len(rows),
         "n_shortened": scores.shortened,

@@ -22,6 +22,7 @@ from llmft.models.kv_cache import encode, plain
 from llmft.models.label_scores import (
     AnswerScores,
     bare_model,
+    encoded_virtual_tokens,
     forward_parameters,
     unwrapped,
     virtual_tokens,
@@ -149,7 +150,7 @@ class PrefixReader:
             return _packed_logits(self.model, self._cache, self.length, suffixes, self.labels, self.device)
         batch = sequence_batch([self.prefix + suffix for suffix in suffixes], self.labels)
         read, real = batch["input_ids"].flatten(0, 1), int(batch["attention_mask"].sum())
-        self.tokens += real + virtual_tokens(self.model) * len(read)
+        self.tokens += real + encoded_virtual_tokens(self.model) * len(read)
         self.padding_tokens += read.numel() - real
         return sequence_logits(self.model, {name: tensor.to(self.device) for name, tensor in batch.items()}, self.labels)
 
@@ -158,7 +159,7 @@ class PrefixReader:
         if self._packs and self.length:
             self._cache = _encode_prefix(self.model, self.prefix, self.device)
             self._packs = self._cache is not None
-            self.tokens += self.length if self._packs else 0
+            self.tokens += encoded_virtual_tokens(self.model) + len(self.prefix) if self._packs else 0
         if self.prefix and not self._packs:
             name = type(bare_model(self.model)).__name__
             logger.warning("%s: queries cannot share an encoded context, every prompt is encoded whole", name)

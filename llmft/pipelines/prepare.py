@@ -70,6 +70,8 @@ class Job:
     eval_sets: dict[str, list[Row]] = field(default_factory=dict)
     contexts: list[list[Row]] = field(default_factory=list)
     """The demonstrations of each context."""
+    other_sets: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
+    """Group -> set name -> rows that a pipeline scores beside the task's own sets, at the stages it chooses."""
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     resumed_from: str | None = None
     """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
@@ -158,6 +160,12 @@ class Job:
 
     def _draw_contexts(self, num_contexts: int) -> list[list[Row]]:
         shots = self.arguments(DemonstrationArguments)
+        if not self.data.demonstrations:
+            data = self.arguments(DataArguments)
+            raise InputError(
+                f"--train_file {data.train_file}: no row has a label in column {data.label_column}; demonstrations need labels, "
+                "write some there, or name the column with --label_column"
+            )
         if shots.sample_indices_file is not None:
             listed = listed_demonstrations(self.data.demonstrations, shots.sample_indices_file)
             if "num_shots" in self.given and shots.num_shots != len(listed):
@@ -287,7 +295,11 @@ class Job:
         draws = {
             "demonstrations": [[row["idx"] for row in context] for context in self.contexts or [[]]],
             "train_rows": [row["idx"] for row in train_rows],
-            "eval_rows": {name: [row["idx"] for row in rows] for name, rows in self.eval_sets.items()},
+            "eval_rows": {
+                name: [row["idx"] for row in rows]
+                for sets in (self.eval_sets, *self.other_sets.values())
+                for name, rows in sets.items()
+            },
         }
         data = self.arguments(DataArguments)
         self.record.write_config(
@@ -346,7 +358,7 @@ class Job:
             "resumed_from": self.resumed_from,
             "loaded_by": str(self.first.record.path) if self.first else None,
         }
-        sets = {group: list(sets) for group, sets in self.data.groups.items()}
+        sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
         self.record.finish({"sets": sets, **metrics}, costs, log)
         if self.record.writes:
             from llmft.runs.show import show_run
@@ -378,7 +390,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     data, run, model = by_type[DataArguments], by_type[RunArguments], by_type[ModelArguments]
     if data.data_dir is not None and not Path(data.data_dir).is_dir():
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
-    task = resolve_task(data)
+    task = resolve_task(data, labels_needed=DistillationArguments not in by_type)
     model_name = model.model_name_or_path or task.default_model
     method = by_type[FineTuningArguments].method if FineTuningArguments in by_type else method
     part = by_type[AdapterArguments].part if AdapterArguments in by_type else None

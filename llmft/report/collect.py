@@ -25,6 +25,10 @@ FINAL_STAGE = {"icl": "icl"}
 """The stage a method is judged by, where it is not `after`."""
 
 
+RETENTION = "retention"
+"""The group of sets of other tasks."""
+
+
 @dataclass(frozen=True)
 class Collection:
     """`stages`: a row for each finished run and stage; `unfinished`: folders of runs without `DONE`."""
@@ -111,7 +115,8 @@ def _rows(run: Path) -> list[dict[str, Any]]:
     rows = []
     for stage, sets in metrics["stages"].items():
         asked = ("during training", "after") if stage.startswith("best_") else (stage,)  # the best may be the last
-        evaluation = [p for p in phases if p["name"].startswith(tuple(f"eval {name} " for name in asked))]
+        own = [name for group, names in metrics["sets"].items() if group != RETENTION for name in names]
+        evaluation = [p for p in phases if p["name"] in {f"eval {name} {s}" for name in asked for s in own}]
         rows.append(
             {
                 **row,
@@ -120,6 +125,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
                 "tokens_per_query": metrics["tokens_per_query"].get(stage, metrics["tokens_per_query"].get("student")),
                 "ms_per_query": 1000 * sum(p["cpu_total_s"] for p in evaluation) / sum(p["examples"] for p in evaluation),
                 **({f"gap_{k}": v for k, v in metrics.get("gap_recovered", {}).items()} if stage == "after" else {}),
+                **({f"change_{k}": v for k, v in metrics.get("retention_change", {}).items()} if stage == "after" else {}),
                 **{
                     name: sum(values[s] * sets[s]["n"] for s in inside) / sum(sets[s]["n"] for s in inside)
                     for name in ("kl", "agreement")

@@ -70,6 +70,7 @@ DISTILLATION: list[Column] = [
     ("out-of-domain", spread("out_of_domain")),
     ("gap recovered", spread("gap_in_domain")),
     ("gap recovered out", spread("gap_out_of_domain")),
+    ("other tasks", spread("retention")),
     ("KL to teacher (in-domain)", spread("kl")),
     ("agreement", spread("agreement")),
     ("tokens/query", spread("tokens_per_query", 1)),

@@ -8,7 +8,12 @@ from pathlib import Path
 
 
 def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str = "score_accuracy") -> float | None:
-    """A metric of one stage over several sets taken together, every row counting the same; None for no sets."""
+    """A metric of one stage over several sets taken together, every row counting the same.
+
+    None for no sets, and where the stage did not score one of them.
+    """
+    if not all(s in metrics for s in sets):
+        return None
     rows = sum(metrics[s]["n"] for s in sets)
     return sum(metrics[s][name] * metrics[s]["n"] for s in sets) / rows if rows else None
 
@@ -37,7 +42,8 @@ def show_run(path: Path) -> None:
     for stage, found in metrics["stages"].items():
         name = f"{stage} (step {selection[stage]['step']})" if stage in selection else stage
         stars = {domain: "*" if selected_on(stage, domain) else "" for domain in groups}
-        table.add_row(name, *(f"{pooled(found, sets):.3f}{stars[domain]}" for domain, sets in groups.items()))
+        values = {domain: pooled(found, sets) for domain, sets in groups.items()}
+        table.add_row(name, *("-" if value is None else f"{value:.3f}{stars[domain]}" for domain, value in values.items()))
     console = Console()
     console.print(table)
     if any(entry["selected_on_evaluation_set"] for entry in selection.values()):

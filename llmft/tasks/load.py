@@ -28,7 +28,7 @@ class TaskData:
     """The rows of a task.
 
     Attributes:
-        demonstrations: the pool shots are drawn from: `train` unless the task keeps one apart.
+        demonstrations: the pool shots are drawn from: the labelled rows of `train` unless the task keeps one apart.
         groups: `in_domain`, `out_of_domain` and, where there is one, `test` -> set name -> rows.
     """
 
@@ -79,7 +79,28 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
         "out_of_domain": {s.name: found[s.name] for s in task.out_of_domain},
         **({"test": {s.name: splits[s.name] for s in task.test}} if task.test else {}),
     }
-    return TaskData(splits[task.train.name], splits[task.train.name], groups)
+    train = splits[task.train.name]
+    return TaskData(train, [row for row in train if row["label"] is not None], groups)
+
+
+def in_domain_alone(task: Task) -> Task:
+    """The task with nothing but what its own evaluation rows need.
+
+    These are training rows only where the splits are cut: the draw of the evaluation rows goes on from theirs.
+    """
+    return replace(task, train=task.train if task.subsample_splits else None, out_of_domain=(), test=())
+
+
+def load_in_domain(task: Task, *, data_seed: int, data_dir: str | None, cache_dir: str | None) -> list[Row]:
+    """The rows of the task's own evaluation set, the very ones that `load_task` gives, and no other.
+
+    Raises:
+        InputError: as in `load_task`.
+    """
+    task = in_domain_alone(task)
+    if task.splits is None and task.train is None:
+        return read_sets([task.in_domain], task, data_dir, cache_dir)[task.name]
+    return load_task(task, variant=None, data_seed=data_seed, data_dir=data_dir, cache_dir=cache_dir).in_domain[task.name]
 
 
 def cut_splits(splits: Mapping[str, list[Row]], size: int) -> dict[str, list[Row]]:
@@ -111,16 +132,18 @@ def read_sets(sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_d
     return found
 
 
-def fingerprint_data(task: Task, data_dir: str | None) -> dict[str, str]:
+def fingerprint_data(task: Task, data_dir: str | None, *more: Source) -> dict[str, str]:
     """What identifies the data of a task before any is loaded: file -> SHA-256, hub data set -> its name.
+
+    Args:
+        more: what is read beside the task's own sets.
 
     Raises:
         InputError: a local file is missing.
     """
-    if task.splits is not None:
-        return {task.name: f"version {task.version}"}
-    places = dict.fromkeys(locate(s.source, data_dir) for s in task.row_sets)
-    return dict(sorted((place.name, _hash(place.path) if place.path else "hub") for place in places))
+    made = {task.name: f"version {task.version}"} if task.splits is not None else {}
+    places = dict.fromkeys(locate(source, data_dir) for source in (*(s.source for s in task.row_sets), *more))
+    return made | dict(sorted((place.name, _hash(place.path) if place.path else "hub") for place in places))
 
 
 def _hash(path: Path) -> str:

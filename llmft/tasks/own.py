@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
-from llmft.tasks.formats import one_line, read_file
-from llmft.tasks.rows import kind_of_labels
+from llmft.tasks.formats import Table, one_line, read_file
+from llmft.tasks.rows import has_label, kind_of_labels
 from llmft.tasks.schema import EvalSet, NamedPattern, Source, Task
 from llmft.tasks.table import PAIR, SINGLE
 
@@ -23,14 +23,18 @@ SETS = {
     "test_file": f"{NAME}-test",
 }
 """Argument -> the name of the set that its file holds."""
-COLUMNS = ("text1_column", "text2_column", "label_column", "label_names")
+COLUMNS = ("text1_column", "text2_column", "label_column")
 
 
-def own_task(data: DataArguments) -> Task:
+def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
     """The task of `--train_file`, `--validation_file` and, where given, `--out_of_domain_file` and `--test_file`.
 
     Its labels, and whether there is a second text, are as the training file has them. Label words are the labels'
     names; labels that are numbers without names have none.
+
+    Args:
+        labels_needed: whether every training row must have a label. If not, rows without one are training rows too, and
+            where none has one, the labels are as the validation file has them.
 
     Raises:
         InputError: a file or column is missing, the labels are no classes, or the arguments contradict each other.
@@ -41,22 +45,20 @@ def own_task(data: DataArguments) -> Task:
         raise InputError(f"--train_file {data.train_file}: needs --validation_file, the rows to evaluate on; add that")
     table = read_file(Path(data.train_file), f"--train_file {data.train_file}")
     columns = (data.text1_column, data.text2_column or ("text2" if "text2" in table else None))
-    for argument in COLUMNS[:3]:
-        column = getattr(data, argument)
-        if column is not None and column not in table:
-            raise InputError(
-                f"--{argument} {column}: --train_file {data.train_file} has {one_line(', '.join(table))}; name one of these"
-            )
+    for argument in ("text1_column", "text2_column"):
+        if (column := getattr(data, argument)) is not None:
+            check_column(table, argument, column, f"--train_file {data.train_file}")
     used = [column for column in (*columns, data.label_column) if column]
     if len(set(used)) < len(used):
         raise InputError(f"--label_column {data.label_column}: texts and label are columns {', '.join(used)}; they must differ")
-    names, words = _labels(data, table[data.label_column])
+    names, words = _labels(data, table, labels_needed=labels_needed)
     sets = {
         argument: EvalSet(
             name,
             Source(file=file, flag=f"--{argument}", label_words=words, numbers=not words),
             columns,
             label_column=data.label_column,
+            label_optional=argument == "train_file" and not labels_needed,
         )
         for argument, name in SETS.items()
         if (file := getattr(data, argument)) is not None
@@ -73,28 +75,42 @@ def own_task(data: DataArguments) -> Task:
     )
 
 
-def check_unread(data: DataArguments) -> None:
-    """Refuse arguments that are read only with `--train_file`.
+def check_unread(data: DataArguments, query_file: str | None = None) -> None:
+    """Refuse arguments that are read only with `--train_file`, or to read `query_file`.
 
     Raises:
         InputError: one is given.
     """
     defaults = {field.name: field.default for field in fields(data)}
-    for argument in (*SETS, *COLUMNS):
+    for argument in (*SETS, "label_names", *(COLUMNS if query_file is None else ())):
         value = getattr(data, argument)
         if value != defaults[argument]:
             raise InputError(f"--{argument} {value}: is read only with --train_file; add that, or leave this out")
 
 
-def _labels(data: DataArguments, values: list) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def check_column(table: Table, argument: str, column: str, where: str) -> None:
+    """The column that an argument names must be there.
+
+    Args:
+        where: flag and name of the table's file.
+
+    Raises:
+        InputError: it is not.
+    """
+    if column not in table:
+        raise InputError(f"--{argument} {column}: {where} has {one_line(', '.join(table))}; name one of these")
+
+
+def _labels(data: DataArguments, table: Table, *, labels_needed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the labels in order, and these again where the files write names rather than numbers, else ()."""
-    where = f"--train_file {data.train_file}"
     given = tuple(name.strip() for name in data.label_names.split(",")) if data.label_names is not None else ()
     if given and (not all(given) or len(set(given)) < len(given) or len(given) < 2):
         raise InputError(f"--label_names {data.label_names}: give two or more names that differ, comma between")
-    if not values:
+    cells, where = _label_cells(data, table, given, labels_needed=labels_needed)
+    if not cells:
         raise InputError(f"{where}: there is no row in it; give another file")
-    if kind_of_labels(values, where) == "text" or (given and {str(value) for value in values} <= set(given)):
+    values = list(cells.values())
+    if kind_of_labels(cells, where) == "text" or (given and {str(value) for value in values} <= set(given)):
         names = given or tuple(sorted(set(values)))
         if len(names) < 2:
             raise InputError(
@@ -110,3 +126,17 @@ def _labels(data: DataArguments, values: list) -> tuple[tuple[str, ...], tuple[s
             f"{where}: the labels are {found}; number two or more from 0 without a gap, or name all with --label_names"
         )
     return tuple(map(str, sorted(numbers))), ()
+
+
+def _label_cells(data: DataArguments, table: Table, given: tuple[str, ...], *, labels_needed: bool) -> tuple[dict[int, Any], str]:
+    """The cells (row -> value) that say which labels there are, and flag and name of their file; `table` is the training file."""
+    where = f"--train_file {data.train_file}"
+    if not labels_needed:
+        cells = enumerate(table.get(data.label_column, ()))
+        labelled = {row: value for row, value in cells if has_label(value, given)}
+        if labelled:
+            return labelled, where
+        where = f"--validation_file {data.validation_file}"
+        table = read_file(Path(data.validation_file), where)
+    check_column(table, "label_column", data.label_column, where)
+    return dict(enumerate(table[data.label_column])), where

@@ -19,17 +19,21 @@ FILE_FLAGS = {"paws-qqp": "paws_qqp_file", "cola-ood": "cola_ood_file"}
 """Out-of-domain set -> the argument that names its file."""
 
 
-def resolve_task(data: DataArguments) -> Task:
+def resolve_task(data: DataArguments, *, labels_needed: bool = True, query_file: str | None = None) -> Task:
     """The task that the arguments ask for.
+
+    Args:
+        labels_needed: whether training rows of the user's own must have labels.
+        query_file: a file of queries whose columns the arguments may name.
 
     Raises:
         InputError: there is no such task or set, they do not fit together, or the user's own files are not usable.
     """
     if data.train_file is None:
-        check_unread(data)
+        check_unread(data, query_file)
         task = get_task(DEFAULT_TASK if data.task_name is None else data.task_name)
     else:
-        task = own_task(data)
+        task = own_task(data, labels_needed=labels_needed)
     return _subsampled(_tested_on(task, data), data.subsample_splits)
 
 

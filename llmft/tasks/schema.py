@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 Row = dict[str, Any]
-"""`text1`, `text2` (or None), `label`, `idx`, and the columns that its set is chosen by."""
+"""`text1`, `text2` (or None), `label` (None where labels are optional and it has none), `idx`, and the columns that its set is
+chosen by."""
 
 
 class NamedPattern(NamedTuple):
@@ -69,6 +70,8 @@ class EvalSet:
 
     Attributes:
         text_columns: the columns that become `text1` and `text2`.
+        label_column: the column of the labels, or None where none are to be read.
+        label_optional: whether rows without a label (see `rows.has_label`) are rows too, their label None.
         label_map: the task's label for each label of the source, None for rows that are left out; None: they are the same.
         label: the only label, after mapping, whose rows are taken.
         where: (column, value) that rows must have.
@@ -78,7 +81,8 @@ class EvalSet:
     name: str
     source: Source
     text_columns: tuple[str, str | None]
-    label_column: str = "label"
+    label_column: str | None = "label"
+    label_optional: bool = False
     label_map: tuple[int | None, ...] | None = None
     label: int | None = None
     where: tuple[tuple[str, Any], ...] = ()

@@ -71,7 +71,7 @@ def test_the_record_is_complete(distilled):
     for stage in metrics["stages"].values():
         assert set(stage) == set(sets)
         assert all(
-            set(found) == {"accuracy", "score_accuracy", "loss", "n", "n_asked", "n_shortened"} for found in stage.values()
+            set(found) == {"accuracy", "score_accuracy", "loss", "ece", "n", "n_asked", "n_shortened"} for found in stage.values()
         )
         assert all(found["n"] == found["n_asked"] == 150 for found in stage.values())
     assert config["arguments"]["DistillationRunArguments"]["data_seed"] == 0

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from llmft.errors import InputError
+from llmft.pipelines import distill
+from llmft.pipelines.prepare import prepare
 from tests.pipelines.conftest import MAIN, Record
 
 
@@ -77,6 +79,36 @@ def test_the_name_of_a_run_follows_the_content_of_own_files(tmp_path, own_files,
     assert start("eval.py", tmp_path / "out", *moved, "--num_shots", 0).metrics["stages"]["icl"]["custom"]["n"] == 5
 
 
+def test_training_rows_without_labels_cannot_be_shown(tmp_path, own_files):
+    file = tmp_path / "train.csv"
+    file.write_text("".join(line.rpartition(",")[0] + "\n" for line in file.read_text().splitlines()))
+    arguments = ["--model_name_or_path", "toy", "--use_cpu", "--output_dir", tmp_path / "out", "--num_shots", 6, *own_files]
+    arguments = list(map(str, arguments))
+    with pytest.raises(InputError, match=r"--train_file .*: no row has a label in column class; demonstrations need labels"):
+        MAIN["distill.py"](arguments)
+    for script in ("eval.py", "ft.py"):
+        with pytest.raises(InputError, match=r"--label_column class: --train_file .* has id, sentence; name one of these"):
+            MAIN[script](arguments)
+    assert not (tmp_path / "out").exists()
+    (job,) = prepare("distill", distill.GROUPS, arguments, "")
+    job.load(with_demonstrations=False)
+    assert [row["label"] for row in job.data.train] == [None] * 60
+    assert {row["label"] for row in job.eval_sets["custom"]} == {0, 1, 2}
+
+
+def test_demonstrations_are_drawn_from_labelled_rows(tmp_path, own_files):
+    file = tmp_path / "train.csv"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[:13], *(line.rpartition(",")[0] + "," for line in lines[13:])]) + "\n")
+    arguments = ["--model_name_or_path", "toy", "--use_cpu", "--output_dir", tmp_path / "out", "--num_shots", 6, *own_files]
+    (job,) = prepare("distill", distill.GROUPS, list(map(str, arguments)), "")
+    job.load()
+    assert len(job.demonstrations) == 6
+    assert {row["idx"] for row in job.demonstrations} < set(range(12))
+    assert {row["label"] for row in job.demonstrations} == {0, 1, 2}
+    assert [row["idx"] for row in job.data.train] == list(range(60))
+
+
 def test_labels_that_are_numbers_need_words(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"text1": "doctors", "label": i}) + "\n" for i in range(3)))
@@ -102,4 +134,5 @@ def test_real_rows_and_their_metrics(tmp_path, shared_data, task, metric, sets):
     found = start("eval.py", tmp_path, *arguments).metrics["stages"]["icl"]
     assert list(found) == sets
     for metrics in found.values():
-        assert set(metrics) == {"accuracy", "score_accuracy", "loss", "n", "n_asked", *([metric] if metric else [])}
+        usual = {"accuracy", "score_accuracy", "loss", "ece", "n", "n_asked", "n_shortened"}
+        assert set(metrics) == usual | ({metric} if metric else set())

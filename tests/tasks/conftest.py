@@ -6,10 +6,10 @@ from llmft.tasks.load import load_task
 from llmft.tasks.resolve import resolve_task
 
 
-def resolve(*arguments):
+def resolve(*arguments, **more):
     """The task that the arguments ask for."""
     ((data,), _) = parse((DataArguments,), list(map(str, arguments)), "")
-    return resolve_task(data)
+    return resolve_task(data, **more)
 
 
 def load(task, data_dir=None, **more):

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ from llmft.errors import InputError
 from llmft.tasks.load import (
     cut_splits,
     fingerprint_data,
+    in_domain_alone,
     load_cola_ood_dataset,
     load_glue_datasets,
     load_hans_dataset,
+    load_in_domain,
     load_mnli_mismatched_dataset,
     load_paws_qqp_dataset,
 )
@@ -349,3 +352,18 @@ def test_every_pattern_has_a_word_for_each_label():
             assert len(pattern.target_tokens) == len(task.label_names) == len(set(pattern.target_tokens))
             two = task.train is None or task.train.text_columns[1] is not None
             assert "{text1}" in pattern.pattern and ("{text2}" in pattern.pattern) == two
+
+
+@pytest.mark.parametrize("name", ["rte", "mnli", "qqp", "sst2", "toy"])
+def test_the_evaluation_rows_alone_are_the_same(shared_data, name):
+    task = replace(get_task(name), out_of_domain=())
+    alone = load_in_domain(task, data_seed=5, data_dir=str(shared_data), cache_dir=None)
+    assert alone == load(task, shared_data, data_seed=5).in_domain[name]
+    assert (in_domain_alone(task).train is not None) == (name == "qqp")  # which cuts its splits by one stream
+
+
+def test_the_evaluation_rows_alone_need_no_others(small):
+    (small / "glue" / "sst2" / "train.parquet").unlink()
+    rows = load_in_domain(get_task("sst2"), data_seed=0, data_dir=str(small), cache_dir=None)
+    assert [row["idx"] for row in rows] == [5, 6]
+    assert set(fingerprint_data(in_domain_alone(get_task("sst2")), str(small))) == {"glue/sst2/validation.parquet"}

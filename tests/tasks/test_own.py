@@ -123,3 +123,54 @@ def test_sets_that_exclude_each_other(files):
         resolve(*named, "--eval_task_name", "none")
     with pytest.raises(InputError, match="--eval_on_hans: goes with rte, mnli, mnli-original, not with custom"):
         resolve(*named, "--eval_on_hans")
+
+
+def test_training_rows_without_labels(files, tmp_path):
+    unlabelled = [{"text1": "a"}, {"text1": "b"}]
+    task = resolve(*files(unlabelled, rows("sad", "glad")), labels_needed=False)
+    assert task.label_names == task.target_tokens == ("glad", "sad")
+    data = load(task)
+    assert [(row["text1"], row["label"], row["idx"]) for row in data.train] == [("a", None, 0), ("b", None, 1)]
+    assert data.demonstrations == []
+    assert [row["label"] for row in data.in_domain["custom"]] == [1, 0]
+    named = resolve(*files(unlabelled, rows("sad")), "--label_names", "sad,mad,glad", labels_needed=False)
+    assert named.label_names == ("sad", "mad", "glad")
+    assert resolve(*files(unlabelled, rows(1, 0)), labels_needed=False).label_names == ("0", "1")
+    train, validation = tmp_path / "t.csv", tmp_path / "v.csv"
+    train.write_text("text1\na\n")
+    validation.write_text("text1,label\nb,-1\nc,1\n")
+    named = resolve("--train_file", train, "--validation_file", validation, "--label_names=-1,1", labels_needed=False)
+    assert [row["label"] for row in load(named).in_domain["custom"]] == [0, 1]
+
+
+@pytest.mark.parametrize("labels", [("sad", None, "glad", ""), ("sad", "-1", "glad", -1), (1, None, 0, -1), ("1", "", "0", "-1")])
+def test_some_training_rows_without_labels(files, labels):
+    numbers = type(labels[0]) is int or labels[0].isdigit()
+    task = resolve(*files(rows(*labels), rows(*labels[::2])), labels_needed=False)
+    data = load(task)
+    assert task.label_names == (("0", "1") if numbers else ("glad", "sad"))
+    assert [row["label"] for row in data.train] == [1, None, 0, None]
+    assert [row["idx"] for row in data.demonstrations] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "says"),
+    [
+        ([{"text1": "a"}], [{"text1": "a"}], "--label_column label: --validation_file"),
+        ([{"text1": "a"}], rows("a", None), "the label of row 2 is None"),
+        ([{"text1": "a"}], rows("a"), "'a' is the only label"),
+        (rows("a", None, "b"), rows("c"), "label 'c' is none of a, b"),
+        (rows("a", None, 1), rows("a"), "the label of row 3 is a number and that of row 1 text"),
+    ],
+)
+def test_labels_must_be_known_from_somewhere(files, train, validation, says):
+    with pytest.raises(InputError) as caught:
+        load(resolve(*files(train, validation), labels_needed=False))
+    assert says in str(caught.value)
+
+
+def test_labels_are_needed_unless_said_otherwise(files):
+    with pytest.raises(InputError, match=r"--label_column label: --train_file .* has text1; name one of these"):
+        resolve(*files([{"text1": "a"}], rows("a", "b")))
+    with pytest.raises(InputError, match="the label of row 2 is None"):
+        resolve(*files(rows("a", None)))

@@ -1,0 +1,94 @@
+"""Queries of the user's own for distillation, which needs no labels of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmft.errors import InputError
+from llmft.tasks.formats import Table, one_line, read_file
+from llmft.tasks.own import check_column
+from llmft.tasks.rows import make_rows
+from llmft.tasks.schema import EvalSet, Row, Source, Task
+
+if TYPE_CHECKING:
+    from llmft.arguments import DataArguments
+
+
+FLAG = "--query_file"
+
+
+def query_source(file: str) -> Source:
+    """Where the queries lie, for `fingerprint_data`."""
+    return Source(file=file, flag=FLAG)
+
+
+def load_queries(file: str, data: DataArguments, task: Task, *, labels: bool = True) -> list[Row]:
+    """The rows of `--query_file` in the file's order, to be asked in the task's patterns.
+
+    Texts stand in the columns that the arguments name; of a task of the table, in that task's own columns (RTE:
+    `sentence1`, `sentence2`) or else in `text1` and `text2`. A row's `idx` is `query-<idx>`, or `query-<n>` with its place
+    from 0 where the file has no idx: it is none of the task's own rows.
+
+    Args:
+        labels: whether labels are read, numbered as in the task's training rows: `label` is None for a row that has none,
+            and for all where there is no such column; rows of a class that the task leaves out are left out. If not,
+            every label is None, whatever the file holds.
+
+    Raises:
+        InputError: a column is missing or holds what it must not hold, or there is no row.
+    """
+    where = f"{FLAG} {file}"
+    table = read_file(Path(file), where)
+    own = task.train or EvalSet("train", Source(), ("text1", "text2"))  # the embedded world's rows come from no file
+    queries = replace(
+        own,
+        name="queries",
+        source=replace(own.source, file=file, flag=FLAG),
+        text_columns=own.text_columns if data.train_file is not None else _text_columns(table, own, data, where),
+        label_column=_label_column(table, data, where) if labels else None,
+        label_optional=True,
+    )
+    return [{**row, "idx": f"query-{row['idx']}"} for row in make_rows(table, queries, task, where)]
+
+
+def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row]) -> list[Row]:
+    """The queries whose texts are not those of a demonstration: the answers to these would stand in the context.
+
+    Raises:
+        InputError: there are none.
+    """
+    shown = {(row["text1"], row["text2"]) for row in demonstrations}
+    left = [row for row in queries if (row["text1"], row["text2"]) not in shown]
+    if not left:
+        raise InputError(f"{FLAG}: every row of it is one of the demonstrations; give other queries")
+    return left
+
+
+def _text_columns(table: Table, own: EvalSet, data: DataArguments, where: str) -> tuple[str, str | None]:
+    """Columns of the texts of a task of the table."""
+    pair = own.text_columns[1] is not None
+    named = (data.text1_column, data.text2_column or ("text2" if pair else None))
+    choices = [named] if _given(data, "text1_column", "text2_column") else [own.text_columns, named]
+    for columns in choices:
+        if all(column in table for column in columns if column):
+            return columns
+    wanted = " nor ".join(dict.fromkeys(" and ".join(filter(None, columns)) for columns in choices))
+    raise InputError(
+        f"{where}: there is no column {wanted}; the columns are {one_line(', '.join(table))}; "
+        f"name {'two' if pair else 'one'} of these with --text1_column{' and --text2_column' if pair else ''}"
+    )
+
+
+def _label_column(table: Table, data: DataArguments, where: str) -> str:
+    """The column of the labels, which a file of queries need not have unless the argument is meant for that file alone."""
+    if data.train_file is None and _given(data, "label_column"):
+        check_column(table, "label_column", data.label_column, where)
+    return data.label_column
+
+
+def _given(data: DataArguments, *arguments: str) -> bool:
+    defaults = {field.name: field.default for field in fields(data)}
+    return any(getattr(data, argument) != defaults[argument] for argument in arguments)

@@ -1,0 +1,145 @@
+import json
+
+import pandas as pd
+import pytest
+
+from llmft.arguments import DataArguments
+from llmft.command_line import parse
+from llmft.errors import InputError
+from llmft.tasks.load import fingerprint_data
+from llmft.tasks.queries import leave_out, load_queries, query_source
+from llmft.tasks.resolve import resolve_task
+
+
+def queries(file, *arguments, **more):
+    ((data,), _) = parse((DataArguments,), list(map(str, arguments)), "")
+    return load_queries(str(file), data, resolve_task(data, labels_needed=False, query_file=str(file)), **more)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes rows to a file of the given name."""
+
+    def make(rows, name="queries.jsonl"):
+        file = tmp_path / name
+        if file.suffix == ".parquet":
+            pd.DataFrame(rows).to_parquet(file)
+        elif file.suffix == ".csv":
+            pd.DataFrame(rows).to_csv(file, index=False)
+        else:
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return file
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.csv", "q.parquet"])
+def test_without_labels_in_the_tasks_own_columns(write, name):
+    file = write([{"sentence1": "a", "sentence2": "b", "text1": "no"}, {"sentence1": "c", "sentence2": "d", "text1": "no"}], name)
+    assert queries(file, "--task", "rte") == [
+        {"text1": "a", "text2": "b", "label": None, "idx": "query-0"},
+        {"text1": "c", "text2": "d", "label": None, "idx": "query-1"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "columns", "texts"),
+    [
+        (["--task", "rte"], ["text1", "text2"], ("text1", "text2")),
+        (["--task", "toy"], ["text1", "text2"], ("text1", "text2")),
+        (["--task", "sst2"], ["sentence", "text1"], ("sentence", None)),
+        (["--task", "ag_news"], ["text1", "text2"], ("text1", None)),
+        (["--task", "sst2", "--text1_column", "q"], ["sentence", "q"], ("q", None)),
+        (["--task", "rte", "--text1_column", "q"], ["sentence1", "sentence2", "q", "text2"], ("q", "text2")),
+        (["--task", "rte", "--text2_column", "q"], ["sentence1", "sentence2", "q", "text1"], ("text1", "q")),
+        (["--task", "sst2", "--text1_column", "q", "--text2_column", "r"], ["q", "r"], ("q", "r")),
+    ],
+)
+def test_which_columns_are_the_texts(write, arguments, columns, texts):
+    (row,) = queries(write([{column: column for column in columns}]), *arguments)
+    assert (row["text1"], row["text2"]) == texts
+
+
+def test_labels_where_there_are_some(write):
+    file = write([{"sentence": f"s{i}", "label": label, "idx": 7 + i} for i, label in enumerate([1, None, -1, 0])])
+    rows = queries(file, "--task", "sst2")
+    assert [(row["label"], row["idx"]) for row in rows] == [(1, "query-7"), (None, "query-8"), (None, "query-9"), (0, "query-10")]
+    assert {row["label"] for row in queries(file, "--task", "sst2", labels=False)} == {None}
+    gold = write([{"sentence": "s", "label": "x", "gold": "1"}, {"sentence": "t", "label": "y", "gold": ""}], "gold.csv")
+    assert [row["label"] for row in queries(gold, "--task", "sst2", "--label_column", "gold")] == [1, None]
+
+
+def test_labels_are_numbered_as_in_the_training_rows(write):
+    file = write([{"premise": "p", "hypothesis": str(label), "label": label} for label in (0, 1, 2, -1)])
+    assert [(row["text2"], row["label"]) for row in queries(file, "--task", "mnli")] == [("0", 0), ("2", 1), ("-1", None)]
+    assert len(queries(file, "--task", "mnli", labels=False)) == 4
+
+
+def test_queries_of_own_data(write):
+    train = write([{"t": "a", "gold": "sad"}, {"t": "b", "gold": "glad"}], "train.jsonl")
+    own = ("--train_file", train, "--validation_file", train, "--text1_column", "t", "--label_column", "gold")
+    assert [row["label"] for row in queries(write([{"t": "x"}, {"t": "y"}]), *own)] == [None, None]
+    assert [row["label"] for row in queries(write([{"t": "x", "gold": "sad"}, {"t": "y", "gold": None}]), *own)] == [1, None]
+
+
+def test_queries_that_are_demonstrations_are_left_out():
+    rows = [{"text1": text, "text2": None, "idx": f"query-{i}"} for i, text in enumerate("abca")]
+    shown = [{"text1": "a", "text2": None, "label": 1, "idx": 1}, {"text1": "b", "text2": "c", "label": 0, "idx": 2}]
+    assert [row["text1"] for row in leave_out(rows, shown)] == ["b", "c"]
+    with pytest.raises(InputError, match="--query_file: every row of it is one of the demonstrations"):
+        leave_out(rows[:1], shown)
+
+
+def test_the_file_is_part_of_the_fingerprint(write):
+    ((data,), _) = parse((DataArguments,), ["--task", "toy"], "")
+    task, file = resolve_task(data), write([{"text1": "a", "text2": "b"}])
+    before = fingerprint_data(task, None, query_source(str(file)))
+    assert set(before) == {"toy", "query_file"}
+    write([{"text1": "a", "text2": "c"}])
+    after = fingerprint_data(task, None, query_source(str(file)))
+    assert {name for name in before if before[name] != after[name]} == {"query_file"}
+    with pytest.raises(InputError, match=r"--query_file /nowhere\.csv: no such file"):
+        fingerprint_data(task, None, query_source("/nowhere.csv"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "says"),
+    [
+        (
+            [{"premise": "a"}],
+            ["--task", "rte"],
+            "no column sentence1 and sentence2 nor text1 and text2; the columns are premise; name two",
+        ),
+        (
+            [{"text2": "a"}],
+            ["--task", "sst2"],
+            "no column sentence nor text1; the columns are text2; name one of these with --text1_column",
+        ),
+        ([{"text1": "a"}], ["--task", "rte", "--text1_column", "q"], "no column q and text2"),
+        ([{"sentence": 5}], ["--task", "sst2"], "column sentence holds a value that is not text, 5 in row 1"),
+        ([{"sentence": "a", "label": 2}], ["--task", "sst2"], "label 2 is out of range; sst2 has 0 to 1"),
+        ([{"sentence": "a", "label": "good"}], ["--task", "sst2"], "label 'good' is text where a number is expected"),
+        ([{"sentence": "a"}, {"sentence": "b", "label": 0.5}], ["--task", "sst2"], "the label of row 2 is 0.5"),
+        ([{"sentence": "a"}], ["--task", "sst2", "--label_column", "gold"], "--label_column gold: --query_file"),
+        ([{"sentence": "a", "idx": 1}] * 2, ["--task", "sst2"], "column idx holds the same number twice"),
+        ([], ["--task", "sst2"], "the file is empty"),
+    ],
+)
+def test_files_that_are_no_queries(write, rows, arguments, says):
+    file = write(rows)
+    with pytest.raises(InputError) as caught:
+        queries(file, *arguments)
+    assert says in str(caught.value)
+    assert f"--query_file {file}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_are_still_refused_where_nothing_reads_them():
+    for argument in ("--text1_column", "--text2_column", "--label_column"):
+        ((data,), _) = parse((DataArguments,), ["--task", "rte", argument, "q"], "")
+        with pytest.raises(InputError, match=f"{argument} q: is read only with --train_file"):
+            resolve_task(data)
+        assert resolve_task(data, query_file="f.csv").name == "rte"
+    ((data,), _) = parse((DataArguments,), ["--task", "rte", "--label_names", "a,b"], "")
+    with pytest.raises(InputError, match="--label_names a,b: is read only with --train_file"):
+        resolve_task(data, query_file="f.csv")
