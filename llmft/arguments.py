@@ -370,6 +370,10 @@ class DistillationArguments:
     jsd_beta: float = _flag(0.5, "Weight of the teacher in the mixture of --divergence jsd.")
     temperature: float = _flag(1.0, "Temperature of teacher and student in the loss, which is multiplied by its square.")
     ce_weight: float = _flag(0.0, "Weight of the cross-entropy with gold labels that is added; the queries must have them.")
+    query_file: str | None = _flag(
+        None, "Queries from a file, with labels or without, in place of training rows (columns: --text1_column, --text2_column)."
+    )
+    retention_tasks: str | None = _flag(None, "Other tasks, comma between, that the student is asked about before and after.")
     evaluate_with_context: bool = _flag(True, "Evaluate the student once more with the context still in front.")
     teacher_pattern: str | None = _flag(None, "The teacher's pattern; default: --pattern.")
     student_pattern: str | None = _flag(None, "The student's pattern; default: --pattern.")
@@ -567,7 +571,8 @@ class DistillationRunArguments(RunArguments):
 
 IRRELEVANT = frozenset(
     """
-    model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file instruction cache_dir data_dir
+    model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file instruction query_file
+    cache_dir data_dir
     dataset_cache_dir train_file validation_file test_file out_of_domain_file
     eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir deepspeed use_cpu deepspeed_stage
     sample_indices_file group num_data_seeds local_rank report_to run_name project

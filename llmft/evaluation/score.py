@@ -156,10 +156,13 @@ class Asker:
         if self.max_length is not None and (limit is None or self.max_length <= limit):
             limit, place = self.max_length, "--max_seq_length"
         soft = max(self.soft_prompt_tokens, virtual_tokens(self.model))
-        if limit is not None and soft:
-            limit, place = limit - soft, f"{place} leaves beside {soft} soft prompt tokens"
-        if self.max_length is not None and prompts.longest > limit:
-            prompts = self._shortened(rows, extra, prompts, limit)
+        if self.max_length is not None and prompts.longest > limit - soft:
+            prompts = self._shortened(rows, extra, prompts, limit - soft)
+        if limit is not None and soft and limit - soft < prompts.longest <= limit:
+            raise InputError(
+                f"--num_soft_prompt_tokens {soft}: with them the longest prompt has {prompts.longest + soft} tokens, more than "
+                f"{place} of {limit}; ask for fewer, or shorten --pattern"
+            )
 
         def fitting_shots(index: int) -> int:
             query = self.prompt_format.query(rows[index]) if index < len(rows) else extra[index - len(rows)]

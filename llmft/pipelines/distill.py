@@ -21,6 +21,7 @@ from llmft.arguments import (
 from llmft.errors import InputError
 from llmft.pipelines.prepare import Job, each, prepare
 from llmft.prompts.demonstrations import draw_training_rows
+from llmft.tasks.queries import leave_out, load_queries
 from llmft.tasks.table import Row
 
 if TYPE_CHECKING:
@@ -52,8 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def distil(job: Job) -> None:
     """One run."""
+    from llmft.pipelines.retention import Retention, retention_tasks
     from llmft.pipelines.teaching import ask_teachers, teacher_model
     from llmft.pipelines.training import trainable
+    from llmft.prompts.tokens import token_ids
 
     flags = job.arguments(DistillationArguments)
     check_flags(job, flags)
@@ -66,16 +69,21 @@ def distil(job: Job) -> None:
         model, tokenizer = job.load_model()
         teachers = ask_teachers(job, teacher_model(job, flags, tokenizer), teacher_format, calibrate=calibrate)
         student = job.asker(model, tokenizer, student_format)
+        retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
         job.begin(teachers, student, train_rows=queries)
     stages = stages_of(teachers, flags)
     with job.meter.phase("teacher") as phase:
         precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"
         targets = [stage.targets(queries, flags.objective, phase) if precompute else None for stage in stages]
     scores = {"teacher": job.score("teacher", stages[-1]), "before": job.score("before", student)}
+    job.keep("before", retention.score("before", model))
     caches = [asker.cache for asker in teachers.askers if asker.cache is not None]
     start = copy.deepcopy(model) if needs_copy(job, flags) else None
-    student = student.with_model(trainable(job, model))
+    context_ids = token_ids(tokenizer, teachers.askers[0].context)
+    student = student.with_model(trainable(job, model, context_ids=context_ids))
     trained, metrics, log = learn(job, student, queries, stages, targets, start)
+    job.keep("after", retention.score("after", student.model))
+    metrics |= retention.change(job.record.stages)
     if flags.evaluate_with_context:
         found = job.score_sets("after with context", stages[-1].with_model(student.model))
         metrics["after_with_context"] = job.metrics_of(found)
@@ -99,6 +107,8 @@ def check_flags(job: Job, flags: DistillationArguments) -> None:
     shots, data, run = (job.arguments(g) for g in (DemonstrationArguments, DataArguments, DistillationRunArguments))
     if flags.reads("demonstrations") and shots.num_shots == 0 and shots.sample_indices_file is None:
         raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
+    if job.trained.use_cartridge and flags.num_contexts > 1:
+        raise InputError(f"--use_cartridge: starts as one context, there are --num_contexts {flags.num_contexts}; leave one out")
     for name in ("num_shots", "balanced", "shuffle"):
         if name in job.given and not flags.reads("demonstrations"):
             raise InputError(
@@ -116,16 +126,24 @@ def check_flags(job: Job, flags: DistillationArguments) -> None:
 
 
 def draw_queries(job: Job) -> list[Row]:
-    """Training rows that are in no context.
+    """Training rows, or rows of --query_file, that are in no context.
 
     Raises:
-        InputError: there are fewer than asked for.
+        InputError: there are fewer than asked for, or they lack the labels that are asked for.
     """
+    flags, data = job.arguments(DistillationArguments), job.arguments(DataArguments)
     shown = [row for context in job.contexts for row in context]
-    maximum, run = job.arguments(DataArguments).max_train_samples, job.arguments(DistillationRunArguments)
-    queries = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed, exclude=shown)
+    rows = job.data.train
+    if flags.query_file is not None:
+        rows = leave_out(load_queries(flags.query_file, data, job.task), shown)
+    seed = job.arguments(DistillationRunArguments).data_seed
+    queries = draw_training_rows(rows, data.max_train_samples, data_seed=seed, exclude=shown)
     if {row["idx"] for row in queries} & {row["idx"] for row in shown}:
         raise AssertionError("a query is a demonstration")
+    needs = {"--context label": flags.reads("label"), "--targets gold": flags.targets == "gold", "--ce_weight": flags.ce_weight}
+    flag = next((name for name, needed in needs.items() if needed), None)
+    if flag and any(row["label"] is None for row in queries):
+        raise InputError(f"{flag}: needs the queries' labels, and some have none; leave it out, or give queries with labels")
     return queries
 
 

@@ -34,6 +34,7 @@ from llmft.prompts.verbalizer import parse_words
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
 from llmft.tasks.load import TaskData, fingerprint_data, load_task
+from llmft.tasks.queries import query_source
 from llmft.tasks.resolve import resolve_task
 from llmft.tasks.table import Row, Task
 
@@ -390,9 +391,12 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     data, run, model = by_type[DataArguments], by_type[RunArguments], by_type[ModelArguments]
     if data.data_dir is not None and not Path(data.data_dir).is_dir():
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
-    task = resolve_task(data, labels_needed=DistillationArguments not in by_type)
+    distilling = by_type.get(DistillationArguments)
+    query_file = distilling.query_file if distilling else None
+    task = resolve_task(data, labels_needed=distilling is None, query_file=query_file)
     model_name = model.model_name_or_path or task.default_model
     method = by_type[FineTuningArguments].method if FineTuningArguments in by_type else method
+    method = TARGETS_METHOD[distilling.targets] if distilling else method
     part = by_type[AdapterArguments].part if AdapterArguments in by_type else None
     name = f"{method}-{part}" if part else method
     if part == "cartridge" and run.gradient_checkpointing:
@@ -413,8 +417,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": {name: value for name, value in given.items() if name not in IRRELEVANT},
     }
-    if DistillationArguments in by_type:
-        settings |= distillation_settings(by_type[DistillationArguments], model.model_revision)
+    if distilling:
+        settings |= distillation_settings(distilling, task, data.data_dir, model.model_revision)
     if listed is not None:
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
@@ -451,15 +455,25 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     return jobs
 
 
-def distillation_settings(flags: DistillationArguments, revision: str) -> dict[str, Any]:
+TARGETS_METHOD = {"soft": "distill", "hard": "pseudo-label", "gold": "gold-label"}
+"""What distill.py's --targets make of the method."""
+
+
+def distillation_settings(flags: DistillationArguments, task: Task, data_dir: str | None, revision: str) -> dict[str, Any]:
     """What distillation reads from files: their content is part of the run's name, their paths are not."""
-    settings = {}
+    from llmft.pipelines.retention import retention_fingerprints, retention_tasks
+
+    settings: dict[str, Any] = {}
     if flags.context_file is not None:
         settings["context"] = read_text(flags.context_file, "--context_file")
     if flags.instruction is not None:
         settings["instruction"] = text_or_file(flags.instruction, "--instruction")
     if flags.teacher_model_name_or_path is not None:
         settings["teacher"] = fingerprint_model(flags.teacher_model_name_or_path, revision)
+    if flags.query_file is not None:
+        settings["data"] = fingerprint_data(task, data_dir, query_source(flags.query_file))
+    if flags.retention_tasks is not None:
+        settings["retention"] = retention_fingerprints(retention_tasks(flags.retention_tasks, task.name), data_dir)
     return settings
 
 
