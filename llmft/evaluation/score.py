@@ -69,7 +69,8 @@ class Asker:
 
     `max_length`, if given, is the longest prompt in tokens: rows that make longer ones lose the end of their longer text.
     `label_sequences` are each label's tokens, nearly always one; a classifier's are 0 to L - 1, its whole vocabulary.
-    `soft_prompt_tokens` virtual tokens are to be trained in front of the prompts: room is left for them.
+    `soft_prompt_tokens` virtual tokens are to be trained in front of the prompts: room is left for them. `cache` may hold
+    answers of the model, whose weights must then stay as they are.
     """
 
     model: torch.nn.Module
@@ -98,13 +99,11 @@ class Asker:
         max_length: int | None = None,
         soft_prompt_tokens: int = 0,
         several: bool = False,
-        cache: AnswerCache | None = None,
     ) -> Asker:
         """An asker that puts `demonstrations` in front; its label tokens are those behind the query of `sample`.
 
         Args:
             several: whether a label may be more than one token.
-            cache: of a model whose weights stay as they are.
 
         Raises:
             InputError: a label word is not one token there, or the model is a classifier of another number of labels.
@@ -131,7 +130,6 @@ class Asker:
             demonstrations=tuple(demonstrations),
             max_length=max_length,
             soft_prompt_tokens=soft_prompt_tokens,
-            cache=cache,
         )
 
     @property
@@ -178,7 +176,10 @@ class Asker:
         return prompts
 
     def _tokenized(self, rows: Sequence[Row], extra: Sequence[str]) -> TokenizedPrompts:
-        return tokenize_prompts(self.tokenizer, self.context, [*map(self.prompt_format.query, rows), *extra])
+        from llmft.models.label_scores import has_cartridge
+
+        queries = [*map(self.prompt_format.query, rows), *extra]
+        return tokenize_prompts(self.tokenizer, self.context, queries, opens=not has_cartridge(self.model))
 
     def _length(self, demonstrations: Sequence[Row], query: str) -> int:
         return len(token_ids(self.tokenizer, self.prompt_format.context(demonstrations) + query))

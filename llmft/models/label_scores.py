@@ -95,8 +95,12 @@ def virtual_tokens(model: torch.nn.Module) -> int:
 
 def encoded_virtual_tokens(model: torch.nn.Module) -> int:
     """How many of them go through the layers with a prompt, and cost what its tokens do: none of a cartridge's."""
-    count = virtual_tokens(model)
-    return 0 if count and unwrapped(model).active_peft_config.peft_type == "CARTRIDGE" else count
+    return 0 if has_cartridge(model) else virtual_tokens(model)
+
+
+def has_cartridge(model: torch.nn.Module) -> bool:
+    """Whether prompts are read behind a cartridge, which stands for the beginning of the text that they go on with."""
+    return virtual_tokens(model) > 0 and unwrapped(model).active_peft_config.peft_type == "CARTRIDGE"
 
 
 def precise(values: torch.Tensor) -> torch.Tensor:

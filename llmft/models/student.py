@@ -16,7 +16,7 @@ from llmft.models import head as heads
 from llmft.models import parallel
 from llmft.models.adapt import base_of
 from llmft.models.base import HEAD_SETTINGS, PARALLEL_SETTINGS, PEFT_SETTINGS
-from llmft.models.label_scores import bare_model, unwrapped
+from llmft.models.label_scores import bare_model, has_cartridge, unwrapped
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ def start_of(model: torch.nn.Module, name: str) -> PreTrainedModel:
     elif parallel.parallel_modules(model):
         kind = "model with parallel adapters"
     elif hasattr(model, "peft_config") and model.active_peft_config.is_prompt_learning:
-        kind = f"model with a {'cartridge' if model.active_peft_config.peft_type == 'CARTRIDGE' else 'soft prompt'}"
+        kind = f"model with a {'cartridge' if has_cartridge(model) else 'soft prompt'}"
     if kind:
         raise InputError(f"--model_name_or_path {name}: is a {kind}, which only eval.py takes; train from what it was made from")
     if not hasattr(model, "peft_config"):

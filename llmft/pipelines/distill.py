@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def distil(job: Job) -> None:
     """One run."""
     from llmft.pipelines.retention import Retention, retention_tasks
-    from llmft.pipelines.teaching import ask_teachers, teacher_model
+    from llmft.pipelines.teaching import ask_teachers, teacher_model, with_cache
     from llmft.pipelines.training import trainable
     from llmft.prompts.tokens import token_ids
 
@@ -71,13 +71,14 @@ def distil(job: Job) -> None:
         student = job.asker(model, tokenizer, student_format)
         retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
         job.begin(teachers, student, train_rows=queries)
+        teachers = with_cache(job, teachers)
     stages = stages_of(teachers, flags)
     with job.meter.phase("teacher") as phase:
         precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"
         targets = [stage.targets(queries, flags.objective, phase) if precompute else None for stage in stages]
     scores = {"teacher": job.score("teacher", stages[-1]), "before": job.score("before", student)}
     job.keep("before", retention.score("before", model))
-    caches = [asker.cache for asker in teachers.askers if asker.cache is not None]
+    cache = teachers.askers[0].cache
     start = copy.deepcopy(model) if needs_copy(job, flags) else None
     context_ids = token_ids(tokenizer, teachers.askers[0].context)
     student = student.with_model(trainable(job, model, context_ids=context_ids))
@@ -93,9 +94,7 @@ def distil(job: Job) -> None:
         "schedule": flags.context_schedule,
         "demonstrations": sum(map(len, job.contexts)),
     }
-    if caches:
-        metrics["teacher_cache"] = {"saved": caches[0].saved}
-    job.finish({**compare(job, scores | trained), **metrics}, log)
+    job.finish({**compare(job, scores | trained), **metrics}, log, cache.saved if cache else None)
 
 
 def check_flags(job: Job, flags: DistillationArguments) -> None:

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmft.evaluation.answer_cache import AnswerCache
     from llmft.evaluation.score import Asker, SplitScores
     from llmft.training.teacher import Teachers
 
@@ -262,7 +261,6 @@ class Job:
         *,
         demonstrations: Sequence[Row] = (),
         calibrate: bool = False,
-        cache: AnswerCache | None = None,
     ) -> Asker:
         """A way of asking `model`, with what the flags say about lengths, labels and batches.
 
@@ -282,7 +280,6 @@ class Job:
             soft_prompt_tokens=self.trained.virtual_tokens if self.trained is not None and not demonstrations else 0,
             max_length=self.arguments(DataArguments).max_seq_length,
             several=self.arguments(DataArguments).multi_token_labels,
-            cache=cache,
         )
 
     def begin(self, *askers: Asker | Teachers, train_rows: Sequence[Row] = ()) -> None:
@@ -351,13 +348,20 @@ class Job:
             }
             self.record.add(stage, name, metrics[name], columns)
 
-    def finish(self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:
-        """Write the record of all ranks and say where it is."""
+    def finish(
+        self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = (), saved: dict[str, float] | None = None
+    ) -> None:
+        """Write the record of all ranks and say where it is.
+
+        Args:
+            saved: what answers found in the cache had cost when they were made, for `cost.json`.
+        """
         from llmft.models.gather import all_gather
 
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
             "resumed_from": self.resumed_from,
             "loaded_by": str(self.first.record.path) if self.first else None,
+            "saved_by_teacher_cache": saved or {},
         }
         sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
         self.record.finish({"sets": sets, **metrics}, costs, log)

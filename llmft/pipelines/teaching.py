@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmft.arguments import DistillationArguments, RunArguments
@@ -55,18 +56,27 @@ def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedToke
 def ask_teachers(
     job: Job, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], prompt_format: PromptFormat, *, calibrate: bool
 ) -> Teachers:
-    """One asker for each context, all with the cache of answers that the flags ask for.
+    """One asker for each context.
 
     Raises:
-        InputError: a label word is not what it must be, or the cache cannot be written.
+        InputError: a label word is not what it must be.
     """
-    model, tokenizer = loaded
-    flags, run = job.arguments(DistillationArguments), job.arguments(RunArguments)
-    cache = None
-    if flags.teacher_cache_dir != "none":
-        folder = flags.teacher_cache_dir or f"{run.output_dir}/teacher_cache"
-        cache = AnswerCache.create(ContentCache(folder), model, tokenizer, run.per_device_eval_batch_size)
-    asking = {"calibrate": calibrate, "cache": cache}
+    turns = job.arguments(DistillationArguments).context_schedule == "cycle"
     contexts = job.contexts or [[]]
-    askers = tuple(job.asker(model, tokenizer, prompt_format, demonstrations=context, **asking) for context in contexts)
-    return Teachers(askers, turns=flags.context_schedule == "cycle")
+    askers = [job.asker(*loaded, prompt_format, demonstrations=context, calibrate=calibrate) for context in contexts]
+    return Teachers(tuple(askers), turns)
+
+
+def with_cache(job: Job, teachers: Teachers) -> Teachers:
+    """The same teachers, their answers taken from and kept in the cache that the flags ask for.
+
+    Raises:
+        InputError: the cache's folder cannot be written to.
+    """
+    flags, run = job.arguments(DistillationArguments), job.arguments(RunArguments)
+    if flags.teacher_cache_dir == "none":
+        return teachers
+    store = ContentCache(flags.teacher_cache_dir or f"{run.output_dir}/teacher_cache")
+    first = teachers.askers[0]
+    cache = AnswerCache.create(store, first.model, first.tokenizer, run.per_device_eval_batch_size)
+    return replace(teachers, askers=tuple(replace(asker, cache=cache) for asker in teachers.askers))

@@ -43,18 +43,23 @@ def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return full[: next(i for i in range(len(full)) if full[i : i + len(plain)] == plain)]
 
 
-def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, context: str, queries: Sequence[str]) -> TokenizedPrompts:
+def tokenize_prompts(
+    tokenizer: PreTrainedTokenizerBase, context: str, queries: Sequence[str], *, opens: bool = True
+) -> TokenizedPrompts:
     """Tokenize `context + query` for every query.
 
     Each prompt is tokenized as one text, since tokens may span the place where context and query meet; the shared prefix
     is then what all of them really have in common.
+
+    Args:
+        opens: whether the prompts stand at a text's start; behind a cartridge, which holds that start, they do not.
 
     Raises:
         InputError: a query is empty: nothing to answer, and no place for the label to stand behind.
     """
     if "" in queries:
         raise InputError("--pattern: a row with an empty text renders to nothing; put some text beside {text1} in the pattern")
-    lead = leading_ids(tokenizer)
+    lead = leading_ids(tokenizer) if opens else []
     texts = [context + query for query in queries]
     ids = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
     prompts = [lead + tokens for tokens in ids]

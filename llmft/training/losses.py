@@ -57,19 +57,3 @@ def t_few_loss(logits: torch.Tensor, answers: torch.Tensor, label_ids: Sequence[
     wrong = labels != answers[:, None]  # (B, L)
     unlikelihood = -log_not[wrong].mean()  # as many wrong labels in every row, so the mean over all is the mean of means
     return answer_cross_entropy(logits, answers) + unlikelihood + label_cross_entropy(logits, answers, label_ids)
-
-
-def label_kl(teacher_logprobs: torch.Tensor, student_logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 * KL(teacher || student) over the labels alone, mean over the batch: context distillation.
-
-    The direction is that of Askell et al. 2021 (arXiv:2112.00861), eq. 2.1: the expectation is the teacher's. T^2 keeps
-    the size of the gradient as T changes (Hinton et al. 2015, arXiv:1503.02531, section 2).
-
-    Args:
-        teacher_logprobs: (B, L) the teacher's log-probabilities over the labels.
-        student_logits: (B, L) the student's logits (or log-probabilities) of the labels; normalised here.
-        temperature: T > 0, divides both.
-    """
-    teacher = (precise(teacher_logprobs) / temperature).log_softmax(-1)
-    student = (precise(student_logits) / temperature).log_softmax(-1)
-    return temperature**2 * (teacher.exp() * (teacher - student)).sum(-1).mean()

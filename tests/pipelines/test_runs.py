@@ -92,19 +92,20 @@ def test_under_lora_the_models_own_weights_stay_bit_equal(tmp_path, monkeypatch,
 
 
 def test_the_teachers_pass_changes_no_weight_and_leaves_no_gradient(tmp_path, monkeypatch):
-    from llmft.training import teacher
+    from llmft.training.teacher import Teachers
 
     seen = []
-    original = teacher.teacher_targets
+    original = Teachers.targets
 
-    def watch(asker, *args):
-        before = {name: tensor.clone() for name, tensor in asker.model.state_dict().items()}
-        targets = original(asker, *args)
-        seen.append(all(torch.equal(before[name], tensor) for name, tensor in asker.model.state_dict().items()))
-        seen.append(all(p.grad is None for p in asker.model.parameters()) and not targets.requires_grad)
+    def watch(self, *args):
+        model = self.askers[0].model
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        targets = original(self, *args)
+        seen.append(all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()))
+        seen.append(all(p.grad is None for p in model.parameters()) and not targets.logprobs.requires_grad)
         return targets
 
-    monkeypatch.setattr(teacher, "teacher_targets", watch)
+    monkeypatch.setattr(Teachers, "targets", watch)
     run("distill.py", tmp_path, *SHORT)
     assert seen == [True, True]
 
