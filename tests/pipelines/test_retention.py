@@ -29,7 +29,19 @@ def data_dir(tmp_path):
 
 
 def job_of(tmp_path, data_dir, *more):
-    words = ["--task", "toy", "--use_cpu", "--output_dir", tmp_path / "out", "--data_dir", data_dir, "--max_eval_samples", 6]
+    words = [
+        "--task",
+        "toy",
+        "--use_cpu",
+        "--output_dir",
+        tmp_path / "out",
+        "--data_dir",
+        data_dir,
+        "--max_eval_samples",
+        6,
+        "--eval_task_name",
+        "none",
+    ]
     (job,) = prepare("distill", distill.GROUPS, list(map(str, [*words, *more])), "")
     return job
 
