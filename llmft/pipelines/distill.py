@@ -132,17 +132,17 @@ def draw_queries(job: Job) -> list[Row]:
     """
     flags, data = job.arguments(DistillationArguments), job.arguments(DataArguments)
     shown = [row for context in job.contexts for row in context]
+    needs = {"--context label": flags.reads("label"), "--targets gold": flags.targets == "gold", "--ce_weight": flags.ce_weight}
+    needing = next((name for name, needed in needs.items() if needed), None)
     rows = job.data.train
     if flags.query_file is not None:
-        rows = leave_out(load_queries(flags.query_file, data, job.task), shown)
+        rows = leave_out(load_queries(flags.query_file, data, job.task, labels=needing is not None), shown)
     seed = job.arguments(DistillationRunArguments).data_seed
     queries = draw_training_rows(rows, data.max_train_samples, data_seed=seed, exclude=shown)
     if {row["idx"] for row in queries} & {row["idx"] for row in shown}:
         raise AssertionError("a query is a demonstration")
-    needs = {"--context label": flags.reads("label"), "--targets gold": flags.targets == "gold", "--ce_weight": flags.ce_weight}
-    flag = next((name for name, needed in needs.items() if needed), None)
-    if flag and any(row["label"] is None for row in queries):
-        raise InputError(f"{flag}: needs the queries' labels, and some have none; leave it out, or give queries with labels")
+    if needing and any(row["label"] is None for row in queries):
+        raise InputError(f"{needing}: needs the queries' labels, and some have none; leave it out, or give queries with labels")
     return queries
 
 

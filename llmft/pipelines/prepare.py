@@ -62,6 +62,7 @@ class Job:
     """Arguments that can change the result and are not at their default."""
     setting: str
     """Hash of everything but the seeds: runs that share it are repetitions."""
+    data_fingerprints: dict[str, str]
     record: RunRecord
     meter: Meter
     first: Job | None = None
@@ -299,7 +300,6 @@ class Job:
                 for name, rows in sets.items()
             },
         }
-        data = self.arguments(DataArguments)
         self.record.write_config(
             {
                 "method": self.method,
@@ -309,7 +309,7 @@ class Job:
                 "setting": self.setting,
                 "given": self.given,
                 "arguments": {name: as_dict(group) for name, group in self.groups.items()},
-                "data_fingerprints": fingerprint_data(self.task, data.data_dir),
+                "data_fingerprints": self.data_fingerprints,
                 "draws": draws,
             }
         )
@@ -348,9 +348,7 @@ class Job:
             }
             self.record.add(stage, name, metrics[name], columns)
 
-    def finish(
-        self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = (), saved: dict[str, float] | None = None
-    ) -> None:
+    def finish(self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = (), saved: dict[str, float] | None = None) -> None:
         """Write the record of all ranks and say where it is.
 
         Args:

@@ -59,7 +59,10 @@ def train(*args, **kwargs):
     return trainer
 
 
-KINDS = [(FtTrainer, {}), (ContextDistillationTrainer, {"label_sequences": [[i] for i in LABELS], "choices": Objective(temperature=2.0)})]
+KINDS = [
+    (FtTrainer, {}),
+    (ContextDistillationTrainer, {"label_sequences": [[i] for i in LABELS], "choices": Objective(temperature=2.0)}),
+]
 
 
 OBJECTIVES = [(FtTrainer, {"objective": partial(loss, label_ids=LABELS)}) for loss in (label_cross_entropy, t_few_loss)]
