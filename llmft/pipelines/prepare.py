@@ -443,15 +443,16 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
             setting = short_hash(without_seeds(settings))
             jobs.append(
                 Job(
-                    name,
-                    task,
-                    model_name,
-                    groups_of_job,
-                    own["given"],
-                    setting,
-                    record,
-                    Meter(not jobs),
-                    jobs[0] if jobs else None,
+                    method=name,
+                    task=task,
+                    model_name=model_name,
+                    groups=groups_of_job,
+                    given=own["given"],
+                    setting=setting,
+                    data_fingerprints=own["data"],
+                    record=record,
+                    meter=Meter(from_start=not jobs),
+                    first=jobs[0] if jobs else None,
                 )
             )
     return jobs
