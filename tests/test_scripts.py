@@ -13,7 +13,11 @@ from llmft.pipelines import distill, fine_tune, in_context
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {"eval.py": in_context.GROUPS, "ft.py": fine_tune.GROUPS, "distill.py": distill.GROUPS}
-SWEEPS = {"scripts/demo.sh": 27, "scripts/context_distillation/sst2/run.sh": 6, "scripts/context_distillation/sst2/contexts.sh": 12}
+SWEEPS = {
+    "scripts/demo.sh": 27,
+    "scripts/context_distillation/sst2/run.sh": 6,
+    "scripts/context_distillation/sst2/contexts.sh": 12,
+}
 
 
 def accepted(words):

@@ -1,0 +1,207 @@
+"""distill.py end to end on the embedded world: kinds of context, schedules, teachers, losses, targets; short runs."""
+
+import copy
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmft.errors import InputError
+from tests.pipelines.conftest import run
+
+SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 16, "--num_train_epochs", 1, "--learning_rate", 1e-3)
+SHORT += ("--per_device_train_batch_size", 8, "--logging_steps", 1, "--no_evaluate_with_context")
+LEARN = ("--max_eval_samples", 60, "--max_train_samples", 192, "--num_train_epochs", 8, "--learning_rate", 1e-3)
+LEARN += ("--per_device_train_batch_size", 32, "--no_evaluate_with_context")
+SLOW = ("--learning_rate", 2e-5)  # Adam makes steps of this size of rounding errors, where a true gradient is 0 (biases of keys)
+LORA = ("--use_adapter", "--adapter_dim", 4)
+
+
+def losses(record):
+    log = [json.loads(line) for line in (record.path / "train_log.jsonl").read_text().splitlines()]
+    return [entry["loss"] for entry in log if "loss" in entry]
+
+
+def weights(record):
+    (file,) = record.path.glob("model/*.safetensors")
+    return load_file(file)
+
+
+def assert_same_training(one, two, tolerance):
+    np.testing.assert_allclose(losses(one), losses(two), atol=tolerance)
+    left, right = weights(one), weights(two)
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("extra", [(), LORA, ("--support", "topk", "--topk", 5), ("--num_contexts", 2), ("--calibrate",)])
+def test_online_and_precomputed_teachers_train_the_same_student(tmp_path, extra):
+    before = run("distill.py", tmp_path, *SHORT, *SLOW, *extra)
+    online = run("distill.py", tmp_path, *SHORT, *SLOW, *extra, "--teacher_mode", "online")
+    assert before.path != online.path
+    assert_same_training(before, online, 1e-5)
+    assert before.metrics["stages"]["teacher"] == online.metrics["stages"]["teacher"]
+
+
+def test_eight_at_once_equals_one_by_one_accumulated(tmp_path):
+    batch = run("distill.py", tmp_path, *SHORT, *SLOW)
+    parts = run("distill.py", tmp_path, *SHORT, *SLOW, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 8)
+    assert_same_training(batch, parts, 1e-5)
+
+
+def test_without_a_context_there_is_nothing_to_learn(tmp_path):
+    """Teacher and student read the same: what is left are rounding errors of packed and padded rows."""
+    (tmp_path / "blank").write_text("x")
+    record = run("distill.py", tmp_path, *SHORT, "--sample_indices_file", empty_list(tmp_path), *("--num_shots", 0))
+    assert max(abs(loss) for loss in losses(record)) < 1e-6
+    assert record.metrics["kl"]["before"]["toy"] == 0
+    assert record.metrics["agreement"]["before"]["toy"] == 1
+
+
+def empty_list(folder):
+    (folder / "none.json").write_text("[]")
+    return folder / "none.json"
+
+
+def test_a_second_run_takes_up_the_teachers_answers(tmp_path, monkeypatch):
+    from llmft.models import shared_prefix
+
+    encoded = []
+    original = shared_prefix._encode_prefix
+    monkeypatch.setattr(shared_prefix, "_encode_prefix", lambda *args: encoded.append(1) or original(*args))
+    first = run("distill.py", tmp_path, *SHORT)
+    assert encoded
+    assert first.json("cost")["saved_by_teacher_cache"] == {}
+    encoded.clear()
+    second = run("distill.py", tmp_path, *SHORT, "--seed", 1)
+    saved = second.json("cost")["saved_by_teacher_cache"]
+    long = [n for n in encoded if n]
+    assert len(long) <= 2 * len(second.metrics["stages"]["before"])  # the student's queries share a token at most
+    assert saved["tokens"] == sum(p["tokens"] for p in first.json("cost")["phases"] if "teacher" in p["name"])
+    assert not any(p["tokens"] for p in second.json("cost")["phases"] if "teacher" in p["name"])
+    assert second.metrics["stages"]["teacher"] == first.metrics["stages"]["teacher"]
+    other = run("distill.py", tmp_path, *SHORT, "--separate_shots_by", r"\n")  # another character in the context
+    assert any(p["tokens"] for p in other.json("cost")["phases"] if p["name"] == "teacher")
+    kept = sorted((tmp_path / "teacher_cache").iterdir())
+    damaged = kept[0].read_bytes()
+    kept[0].write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
+    again = run("distill.py", tmp_path, *SHORT, "--seed", 2)
+    assert again.metrics["stages"]["teacher"] == first.metrics["stages"]["teacher"]
+
+
+@pytest.mark.parametrize(
+    "context",
+    [("--context", "instruction"), ("--context", "label"), ("--num_shots", 2, "--num_contexts", 8)],
+    ids=["instruction", "label", "mean of eight contexts of two"],
+)
+def test_each_kind_of_context_is_recovered(tmp_path, context):
+    record = run("distill.py", tmp_path, *LEARN, *context)
+    assert record.metrics["gap_recovered"]["in_domain"] >= 0.9
+    assert record.metrics["gap_recovered"]["out_of_domain"] >= 0.8
+
+
+def test_more_demonstrations_than_the_window_holds(tmp_path):
+    with pytest.raises(InputError, match="--num_shots 64: the longest prompt"):
+        run("distill.py", tmp_path, *SHORT, "--num_shots", 64)
+    record = run("distill.py", tmp_path, *SHORT, "--num_shots", 16, "--num_contexts", 4, "--context_schedule", "cycle")
+    assert record.metrics["contexts"] == {
+        "kinds": ["demonstrations"],
+        "number": 4,
+        "schedule": "cycle",
+        "demonstrations": 64,
+    }
+    drawn = record.json("config")["draws"]["demonstrations"]
+    assert [len(context) for context in drawn] == [16] * 4
+    assert len({idx for context in drawn for idx in context}) == 64
+    assert not {idx for context in drawn for idx in context} & set(record.json("config")["draws"]["train_rows"])
+
+
+@pytest.mark.parametrize("teacher", [(), ("--teacher_mode", "online"), ("--teacher_mode", "online", "--stage_teacher", "last")])
+def test_sequential_stages(tmp_path, teacher):
+    record = run("distill.py", tmp_path, *SHORT, "--num_contexts", 2, "--context_schedule", "sequential", *teacher)
+    train = next(phase for phase in record.json("cost")["phases"] if phase["name"] == "train")
+    assert train["examples"] == 2 * 16
+    assert record.metrics["contexts"]["number"] == 2
+
+
+def test_instruction_and_demonstrations_together(tmp_path):
+    (tmp_path / "told.txt").write_text("passive means No\n")
+    both = run("distill.py", tmp_path, *SHORT, "--context", "file,demonstrations", "--context_file", tmp_path / "told.txt")
+    alone = run("distill.py", tmp_path, *SHORT)
+    assert both.metrics["tokens_per_query"]["teacher"] == alone.metrics["tokens_per_query"]["teacher"] + 4
+    (tmp_path / "told.txt").write_text("passive means Yes\n")
+    other = run("distill.py", tmp_path, *SHORT, "--context", "file,demonstrations", "--context_file", tmp_path / "told.txt")
+    assert other.path != both.path  # same file name, other content
+
+
+@pytest.mark.parametrize(("targets", "method"), [("hard", "pseudo-label"), ("gold", "gold-label")])
+def test_baselines_on_the_same_queries(tmp_path, targets, method):
+    soft, other = run("distill.py", tmp_path, *SHORT), run("distill.py", tmp_path, *SHORT, "--targets", targets)
+    assert other.json("config")["method"] == method
+    assert other.json("config")["draws"] == soft.json("config")["draws"]
+    assert other.metrics["stages"]["teacher"] == soft.metrics["stages"]["teacher"]
+    assert other.metrics["stages"]["after"] != soft.metrics["stages"]["after"]
+
+
+@pytest.mark.parametrize(
+    "part", [("--use_soft_prompt",), ("--bitfit",), ("--use_adapter", "--adapter_type", "ia3"), ("--use_cartridge",)]
+)
+def test_students_of_other_parts(tmp_path, part):
+    record = run("distill.py", tmp_path, *SHORT, *part)
+    assert record.metrics["weights"]["share"] < 0.5
+    if part == ("--use_cartridge",):  # starts as the context itself
+        assert record.metrics["kl"]["after"]["toy"] < record.metrics["kl"]["before"]["toy"] / 10
+
+
+def test_another_teacher_of_another_size(tmp_path):
+    from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
+
+    from llmft.tasks.toy import CHECKPOINT
+
+    config = OPTConfig.from_pretrained(CHECKPOINT)
+    config.num_hidden_layers, config.hidden_size, config.word_embed_proj_dim, config.ffn_dim = 3, 96, 96, 128
+    torch.manual_seed(1)
+    OPTForCausalLM(copy.deepcopy(config)).save_pretrained(tmp_path / "big")
+    AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(tmp_path / "big")
+    for mode in ("precompute", "online"):
+        larger = ("--teacher_model_name_or_path", tmp_path / "big", "--teacher_mode", mode)
+        record = run("distill.py", tmp_path / "out", *SHORT, *larger)
+        assert record.metrics["stages"]["teacher"] != record.metrics["stages"]["before"]
+
+
+def test_a_teacher_of_another_vocabulary_is_an_error(tmp_path):
+    from tests.conftest import byte_level_bpe, tiny_model
+
+    tiny_model("opt").save_pretrained(tmp_path / "other")
+    byte_level_bpe("</s>").save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match=r"its vocabulary of .* is not the student's of 113.*the first being"):
+        run("distill.py", tmp_path / "out", *SHORT, "--teacher_model_name_or_path", tmp_path / "other")
+    assert not (tmp_path / "out").exists()
+
+
+def test_queries_without_labels_from_a_file(tmp_path):
+    from llmft.tasks.toy.world import toy_splits
+
+    rows = toy_splits(None, 0)["train"][:40]
+    pd.DataFrame([{"text1": row["text1"], "text2": row["text2"]} for row in rows]).to_parquet(tmp_path / "q.parquet")
+    record = run("distill.py", tmp_path, *SHORT, "--query_file", tmp_path / "q.parquet")
+    assert all(str(idx).startswith("query-") for idx in record.json("config")["draws"]["train_rows"])
+    with pytest.raises(InputError, match="--targets gold: needs the queries' labels"):
+        run("distill.py", tmp_path, *SHORT, "--query_file", tmp_path / "q.parquet", "--targets", "gold")
+
+
+def test_labels_of_several_tokens(tmp_path):
+    several = ("--target_tokens", "Yes Yes,No", "--multi_token_labels", "--num_train_epochs", 2)
+    icl = run("eval.py", tmp_path, "--num_shots", 4, "--max_eval_samples", 20, *several[:3])
+    record = run("distill.py", tmp_path, *SHORT, *several)
+    assert record.metrics["stages"]["teacher"] == icl.metrics["stages"]["icl"]
+    assert record.metrics["kl"]["after"]["toy"] < record.metrics["kl"]["before"]["toy"]
+
+
+def test_the_student_with_the_context_still_there(tmp_path):
+    record = run("distill.py", tmp_path, *SHORT[:-1])
+    assert record.metrics["after_with_context"].keys() == record.metrics["stages"]["after"].keys()
