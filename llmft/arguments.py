@@ -325,10 +325,14 @@ class DistillationArguments:
         "`file` (--context_file), `label` (the query's own gold label, in --label_pattern).",
     )
     instruction: str | None = _flag(None, "A text, or a file with one; default: the task's own, where it has one.")
-    context_file: str | None = _flag(None, "File whose text stands in front of the query.")
+    context_file: str | None = _flag(
+        None, "File whose text stands in front of the query; or one for each of --num_contexts, comma between."
+    )
     label_pattern: str | None = _flag(None, "The teacher's prompt that shows the {label}; default: the task's.")
     label_words: str | None = _flag(None, "What {label} shows for each label, comma between; default: the target tokens.")
-    num_contexts: int = _flag(1, "Contexts of --num_shots demonstrations each, no row in two of them.")
+    num_contexts: int = _flag(
+        1, "Contexts of --num_shots demonstrations each, no row in two of them; or with a --context_file each."
+    )
     context_schedule: str = _flag(
         "mean",
         "Several contexts: `mean` of the teachers' distributions; `cycle`: query i gets context i mod m; `sequential`: one after "
@@ -392,6 +396,11 @@ class DistillationArguments:
         """The kinds of context asked for."""
         return tuple(name.strip() for name in self.context.split(","))
 
+    @property
+    def context_files(self) -> list[str]:
+        """The files of --context_file; one serves all contexts."""
+        return [name.strip() for name in (self.context_file or "").split(",") if name.strip()]
+
     def reads(self, kind: str) -> bool:
         """Whether the teacher reads a context of this kind."""
         return kind in self.contexts
@@ -420,9 +429,14 @@ class DistillationArguments:
     def _check_several(self) -> None:
         if self.num_contexts < 1:
             raise InputError(f"--num_contexts {self.num_contexts}: must be 1 or more")
-        if self.num_contexts > 1 and not self.reads("demonstrations"):
+        files = len(self.context_files)
+        if files > 1 and files != self.num_contexts:
             raise InputError(
-                f"--num_contexts {self.num_contexts}: contexts differ in their demonstrations; add them to --context"
+                f"--context_file {self.context_file}: {files} files, --num_contexts {self.num_contexts}; give one each"
+            )
+        if self.num_contexts > 1 and not self.reads("demonstrations") and files < 2:
+            raise InputError(
+                f"--num_contexts {self.num_contexts}: contexts differ in their demonstrations or files; add them to --context"
             )
         if self.num_contexts == 1 and self.context_schedule != "mean":
             raise InputError(f"--context_schedule {self.context_schedule}: is read only with --num_contexts 2 or more")

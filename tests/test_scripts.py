@@ -17,6 +17,7 @@ SWEEPS = {
     "scripts/demo.sh": 27,
     "scripts/context_distillation/sst2/run.sh": 6,
     "scripts/context_distillation/sst2/contexts.sh": 12,
+    "scripts/context_distillation/toy/contexts.sh": 27,
 }
 
 

@@ -60,14 +60,15 @@ def distil(job: Job) -> None:
 
     flags = job.arguments(DistillationArguments)
     check_flags(job, flags)
-    teacher_format, student_format = job.prompt_format("teacher"), job.prompt_format("student")
+    teacher_formats = [job.prompt_format("teacher", number) for number in range(flags.num_contexts)]
+    student_format = job.prompt_format("student")
     calibrate = job.arguments(CalibrationArguments).calibrate
-    flags.objective.check_prompts(teacher_format, student_format, calibrate=calibrate)
+    flags.objective.check_prompts(teacher_formats[0], student_format, calibrate=calibrate)
     with job.meter.phase("load"):
         job.load_data(num_contexts=flags.num_contexts if flags.reads("demonstrations") else 0)
         queries = draw_queries(job)
         model, tokenizer = job.load_model()
-        teachers = ask_teachers(job, teacher_model(job, flags, tokenizer), teacher_format, calibrate=calibrate)
+        teachers = ask_teachers(job, teacher_model(job, flags, tokenizer), teacher_formats, calibrate=calibrate)
         student = job.asker(model, tokenizer, student_format)
         retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
         job.begin(teachers, student, train_rows=queries)

@@ -191,10 +191,11 @@ class Job:
         """Which part of the model is trained; None where nothing is."""
         return next((group for group in self.groups.values() if isinstance(group, AdapterArguments)), None)
 
-    def prompt_format(self, who: str | None = None) -> PromptFormat:
+    def prompt_format(self, who: str | None = None, number: int = 0) -> PromptFormat:
         """The prompt format that the flags ask for.
 
         Args:
+            number: of the teacher's context, where each has a file of its own.
             who: `teacher` or `student` for the one whose own pattern, prefix and target tokens win; else None. The
                 description is context: a student never reads it.
 
@@ -237,11 +238,11 @@ class Job:
             description="" if who == "student" else data.task_description,
             pattern_flag=pattern_flag,
             words_flag=words_flag,
-            preamble=self._preamble(own) if who == "teacher" else "",
+            preamble=self._preamble(own, number) if who == "teacher" else "",
             shown_labels=shown,
         )
 
-    def _preamble(self, flags: DistillationArguments) -> str:
+    def _preamble(self, flags: DistillationArguments, number: int) -> str:
         """Instruction and text of a file, as far as the teacher reads them."""
         data, texts = self.arguments(DataArguments), []
         if flags.reads("instruction") and flags.instruction is not None:
@@ -251,7 +252,8 @@ class Job:
                 raise InputError(f"--context instruction: {self.task.name} has no instruction of its own; give --instruction")
             texts.append(self.task.instruction(data.task_variant, self.arguments(RunArguments).data_seed))
         if flags.reads("file"):
-            texts.append(read_text(flags.context_file, "--context_file"))
+            files = flags.context_files
+            texts.append(read_text(files[number if len(files) > 1 else 0], "--context_file"))
         return decode_escapes(data.separate_shots_by).join(texts)
 
     def asker(
@@ -468,7 +470,7 @@ def distillation_settings(flags: DistillationArguments, task: Task, data_dir: st
 
     settings: dict[str, Any] = {}
     if flags.context_file is not None:
-        settings["context"] = read_text(flags.context_file, "--context_file")
+        settings["context"] = [read_text(file, "--context_file") for file in flags.context_files]
     if flags.instruction is not None:
         settings["instruction"] = text_or_file(flags.instruction, "--instruction")
     if flags.teacher_model_name_or_path is not None:

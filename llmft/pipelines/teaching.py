@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -54,17 +55,22 @@ def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedToke
 
 
 def ask_teachers(
-    job: Job, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], prompt_format: PromptFormat, *, calibrate: bool
+    job: Job, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], formats: Sequence[PromptFormat], *, calibrate: bool
 ) -> Teachers:
     """One asker for each context.
+
+    Args:
+        formats: the teacher's prompt format in each context.
 
     Raises:
         InputError: a label word is not what it must be.
     """
-    turns = job.arguments(DistillationArguments).context_schedule == "cycle"
-    contexts = job.contexts or [[]]
-    askers = [job.asker(*loaded, prompt_format, demonstrations=context, calibrate=calibrate) for context in contexts]
-    return Teachers(tuple(askers), turns)
+    contexts = job.contexts or [[]] * len(formats)
+    askers = [
+        job.asker(*loaded, prompt_format, demonstrations=context, calibrate=calibrate)
+        for prompt_format, context in zip(formats, contexts, strict=True)
+    ]
+    return Teachers(tuple(askers), turns=job.arguments(DistillationArguments).context_schedule == "cycle")
 
 
 def with_cache(job: Job, teachers: Teachers) -> Teachers:

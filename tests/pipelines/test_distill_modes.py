@@ -104,6 +104,19 @@ def test_each_kind_of_context_is_recovered(tmp_path, context):
     assert record.metrics["gap_recovered"]["out_of_domain"] >= 0.8
 
 
+def test_two_conflicting_contexts_one_after_the_other_end_at_the_second(tmp_path):
+    for answer in ("Yes", "No"):
+        (tmp_path / answer).write_text(f"entailment means {answer}")
+    both = f"{tmp_path / 'Yes'},{tmp_path / 'No'}"
+    teach = ("--task_variant", "entailment", "--context", "file", "--context_file", both, "--num_contexts", 2)
+    record = run("distill.py", tmp_path, *LEARN, *teach, "--context_schedule", "sequential")
+    stages = record.metrics["stages"]
+    assert stages["teacher"]["toy"]["score_accuracy"] < 0.05  # the second's, which calls entailment No
+    assert stages["after"]["toy"]["score_accuracy"] < 0.05
+    mean = run("distill.py", tmp_path, *LEARN, *teach)
+    assert 0.2 < mean.metrics["stages"]["teacher"]["toy"]["score_accuracy"] < 0.8
+
+
 def test_more_demonstrations_than_the_window_holds(tmp_path):
     with pytest.raises(InputError, match="--num_shots 64: the longest prompt"):
         run("distill.py", tmp_path, *SHORT, "--num_shots", 64)
