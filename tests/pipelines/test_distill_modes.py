@@ -113,8 +113,8 @@ def test_two_conflicting_contexts_one_after_the_other_end_at_the_second(tmp_path
     stages = record.metrics["stages"]
     assert stages["teacher"]["toy"]["score_accuracy"] < 0.05  # the second's, which calls entailment No
     assert stages["after"]["toy"]["score_accuracy"] < 0.05
-    mean = run("distill.py", tmp_path, *LEARN, *teach)
-    assert 0.2 < mean.metrics["stages"]["teacher"]["toy"]["score_accuracy"] < 0.8
+    mean = run("distill.py", tmp_path, *LEARN, *teach).predictions.query("stage == 'teacher'")
+    np.testing.assert_allclose(np.exp(np.stack(mean.label_logprobs)), 0.5, atol=0.05)  # one vote each
 
 
 def test_more_demonstrations_than_the_window_holds(tmp_path):
