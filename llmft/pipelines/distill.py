@@ -9,18 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments import (
-    AdapterArguments,
-    CalibrationArguments,
-    DataArguments,
-    DemonstrationArguments,
-    DistillationArguments,
-    DistillationRunArguments,
-    ModelArguments,
-)
+from llmft.arguments import AdapterArguments, CalibrationArguments, DataArguments, DemonstrationArguments, ModelArguments
+from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
-from llmft.pipelines.prepare import Job, each, prepare
+from llmft.pipelines.job import Job
+from llmft.pipelines.prepare import each, prepare
 from llmft.prompts.demonstrations import draw_training_rows
+from llmft.run_arguments import DistillationRunArguments
 from llmft.tasks.queries import leave_out, load_queries
 from llmft.tasks.table import Row
 

@@ -8,17 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llmft.arguments import (
-    AdapterArguments,
-    DataArguments,
-    DemonstrationArguments,
-    FineTuningArguments,
-    ModelArguments,
-    RunArguments,
-)
+from llmft.arguments import AdapterArguments, DataArguments, DemonstrationArguments, FineTuningArguments, ModelArguments
 from llmft.errors import InputError
-from llmft.pipelines.prepare import Job, each, prepare
+from llmft.pipelines.job import Job
+from llmft.pipelines.prepare import each, prepare
 from llmft.prompts.demonstrations import draw_training_rows
+from llmft.run_arguments import RunArguments
 
 if TYPE_CHECKING:
     import torch

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmft.arguments import (
-    CalibrationArguments,
-    DataArguments,
-    DemonstrationArguments,
-    InContextArguments,
-    ModelArguments,
-    RunArguments,
-)
-from llmft.pipelines.prepare import Job, each, prepare
+from llmft.arguments import CalibrationArguments, DataArguments, DemonstrationArguments, InContextArguments, ModelArguments
+from llmft.pipelines.job import Job
+from llmft.pipelines.prepare import each, prepare
 from llmft.pipelines.upstream_csv import append_row, upstream_row
+from llmft.run_arguments import RunArguments
 
 GROUPS = (ModelArguments, DataArguments, DemonstrationArguments, CalibrationArguments, InContextArguments, RunArguments)
 

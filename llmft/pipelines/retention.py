@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments import DataArguments, RunArguments
+from llmft.arguments import DataArguments
 from llmft.errors import InputError
 from llmft.prompts.demonstrations import draw_eval_rows
 from llmft.prompts.render import PromptFormat
+from llmft.run_arguments import RunArguments
 from llmft.tasks.load import fingerprint_data, in_domain_alone, load_in_domain
 from llmft.tasks.schema import Row, Task
 from llmft.tasks.table import TASKS
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from llmft.cost.meter import Meter
     from llmft.evaluation.score import Asker, SplitScores
-    from llmft.pipelines.prepare import Job
+    from llmft.pipelines.job import Job
 
 GROUP = "retention"
 """The group of these sets in the record, and what their names begin with."""

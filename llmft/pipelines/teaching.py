@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llmft.arguments import DistillationArguments, RunArguments
+from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.evaluation.answer_cache import AnswerCache
-from llmft.pipelines.prepare import Job
+from llmft.pipelines.job import Job
 from llmft.prompts.render import PromptFormat
+from llmft.run_arguments import RunArguments
 from llmft.runs.content_cache import ContentCache
 from llmft.training.teacher import Teachers
 

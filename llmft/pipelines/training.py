@@ -13,12 +13,13 @@ import torch
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from llmft.arguments import AdapterArguments, RunArguments
+from llmft.arguments import AdapterArguments
 from llmft.models.adapt import adapt, count_trainable
 from llmft.models.gather import all_gather, rank_and_world, whole_weights
 from llmft.models.sequence_scores import LabelSequences
 from llmft.models.student import save_student
-from llmft.pipelines.prepare import Job
+from llmft.pipelines.job import Job
+from llmft.run_arguments import RunArguments
 from llmft.runs.store import whole_folder
 from llmft.training.callbacks import (
     EvaluateThenSave,

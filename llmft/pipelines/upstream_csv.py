@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments import DataArguments, DemonstrationArguments, InContextArguments, RunArguments
-from llmft.pipelines.prepare import Job
+from llmft.arguments import DataArguments, DemonstrationArguments, InContextArguments
+from llmft.pipelines.job import Job
+from llmft.run_arguments import RunArguments
 from llmft.runs.store import lock, whole_file
 
 if TYPE_CHECKING:

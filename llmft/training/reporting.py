@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmft.arguments import RunArguments
+from llmft.run_arguments import RunArguments
 
 
 @contextmanager

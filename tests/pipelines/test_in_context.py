@@ -20,11 +20,11 @@ def read_csv(folder, pattern="*.csv"):
 
 
 def test_several_data_seeds_are_the_runs_of_each(tmp_path, monkeypatch):
-    from llmft.pipelines import prepare
+    from llmft.pipelines import job
 
     loads = []
-    original = prepare.load_model
-    monkeypatch.setattr(prepare, "load_model", lambda *args, **kwargs: loads.append(1) or original(*args, **kwargs))
+    original = job.load_model
+    monkeypatch.setattr(job, "load_model", lambda *args, **kwargs: loads.append(1) or original(*args, **kwargs))
     alone = [run("eval.py", tmp_path / "alone", *FEW, "--data_seed", seed) for seed in (1, 2)]
     loads.clear()
     together = ["--task", "toy", "--output_dir", str(tmp_path / "all"), "--use_cpu", *map(str, FEW)]

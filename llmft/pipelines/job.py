@@ -1,0 +1,355 @@
+"""One run under way: loading, draws, ways of asking, scoring a stage, the record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from llmft.arguments import (
+    AdapterArguments,
+    DataArguments,
+    DemonstrationArguments,
+    ModelArguments,
+)
+from llmft.cost.meter import Meter, combine_ranks
+from llmft.distillation_arguments import DistillationArguments
+from llmft.errors import InputError
+from llmft.models.load import load_model, short_name
+from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows, listed_demonstrations
+from llmft.prompts.placeholders import take_off_placeholders
+from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, read_text, text_or_file
+from llmft.prompts.verbalizer import parse_words
+from llmft.run_arguments import RunArguments, as_dict
+from llmft.runs.record import RunRecord
+from llmft.tasks.load import TaskData, load_task
+from llmft.tasks.table import Row, Task
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llmft.evaluation.score import Asker, SplitScores
+    from llmft.training.teacher import Teachers
+
+
+@dataclass
+class Job:
+    """One run under way."""
+
+    method: str
+    task: Task
+    model_name: str
+    groups: dict[str, Any]
+    """Argument group's class name -> instance."""
+    given: dict[str, Any]
+    """Arguments that can change the result and are not at their default."""
+    setting: str
+    """Hash of everything but the seeds: runs that share it are repetitions."""
+    data_fingerprints: dict[str, str]
+    record: RunRecord
+    meter: Meter
+    first: Job | None = None
+    """The job of the same command line that has loaded model and data, if this is a later one."""
+    data: TaskData | None = None
+    eval_sets: dict[str, list[Row]] = field(default_factory=dict)
+    contexts: list[list[Row]] = field(default_factory=list)
+    """The demonstrations of each context."""
+    other_sets: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
+    """Group -> set name -> rows that a pipeline scores beside the task's own sets, at the stages it chooses."""
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+    resumed_from: str | None = None
+    """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
+
+    def arguments(self, group: type) -> Any:
+        """The arguments of one group (or of the subclass of it that was parsed)."""
+        return next(value for value in self.groups.values() if isinstance(value, group))
+
+    def load(self, *, with_demonstrations: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load data and model, on the device that was asked for; draw evaluation rows and, if used, demonstrations.
+
+        Raises:
+            InputError: something is missing or does not fit together.
+        """
+        self.load_data(num_contexts=1 if with_demonstrations else 0)
+        return self.load_model()
+
+    def load_data(self, *, num_contexts: int) -> None:
+        """Load all rows; draw evaluation rows and the demonstrations of each context.
+
+        Raises:
+            InputError: rows are missing, or fewer than the draws need.
+        """
+        data, run = self.arguments(DataArguments), self.arguments(RunArguments)
+        if self.first is not None and self.task.splits is None:
+            self.data = self.first.data
+        else:
+            self.data = load_task(
+                self.task,
+                variant=data.task_variant,
+                data_seed=run.data_seed,
+                data_dir=data.data_dir,
+                cache_dir=data.dataset_cache_dir,
+            )
+        self.eval_sets = {name: draw_eval_rows(rows, data.max_eval_samples) for name, rows in self.data.eval_sets.items()}
+        self.contexts = self._draw_contexts(num_contexts) if num_contexts else []
+
+    def load_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Load model and tokenizer, on the device that was asked for.
+
+        Raises:
+            InputError: there is no such model, or it has not the part that is to be trained.
+        """
+        if self.first is not None:
+            self.loaded = self.first.loaded
+        else:
+            loaded, tokenizer = self.load_other_model(self.model_name)
+            if self.trained is not None:
+                from llmft.models.adapt import check_part
+                from llmft.models.student import start_of
+
+                loaded = start_of(loaded, self.model_name)
+                check_part(loaded, self.trained.part, self.trained.lora_targets)
+            self.loaded = loaded, tokenizer
+        return self.loaded
+
+    def load_other_model(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """A model as it is, by the flags that say how models are held.
+
+        Raises:
+            InputError: there is no such model.
+        """
+        model = self.arguments(ModelArguments)
+        loaded, tokenizer = load_model(
+            name,
+            dtype=model.torch_dtype or self._default_dtype(),
+            attn_implementation=model.attn_implementation,
+            revision=model.model_revision,
+            cache_dir=model.cache_dir,
+            gguf_file=model.gguf_file,
+            tokenizer_name=model.tokenizer_name,
+            trust_remote_code=model.trust_remote_code,
+        )
+        return loaded.to(self.arguments(RunArguments).device), tokenizer
+
+    @property
+    def demonstrations(self) -> list[Row]:
+        """Those of the first context; none where there is none."""
+        return self.contexts[0] if self.contexts else []
+
+    def _default_dtype(self) -> str:
+        run = self.arguments(RunArguments)
+        if self.method != "icl":  # training under --fp16 or --bf16 keeps full-precision weights to update
+            return "float32"
+        return "float16" if run.fp16 else "bfloat16" if run.bf16 else "float32"
+
+    def _draw_contexts(self, num_contexts: int) -> list[list[Row]]:
+        shots = self.arguments(DemonstrationArguments)
+        if not self.data.demonstrations:
+            data = self.arguments(DataArguments)
+            raise InputError(
+                f"--train_file {data.train_file}: no row has a label in column {data.label_column}; demonstrations need labels, "
+                "write some there, or name the column with --label_column"
+            )
+        if shots.sample_indices_file is not None:
+            listed = listed_demonstrations(self.data.demonstrations, shots.sample_indices_file)
+            if "num_shots" in self.given and shots.num_shots != len(listed):
+                raise InputError(
+                    f"--num_shots {shots.num_shots}: --sample_indices_file names {len(listed)} rows; leave --num_shots out"
+                )
+            if num_contexts > 1:
+                raise InputError(f"--num_contexts {num_contexts}: --sample_indices_file names one context; leave one of them out")
+            return [listed]
+        return draw_contexts(
+            self.data.demonstrations,
+            num_contexts,
+            shots.num_shots,
+            data_seed=self.arguments(RunArguments).data_seed,
+            balanced=shots.balanced,
+            shuffle=shots.shuffle,
+            num_labels=len(self.task.label_names),
+        )
+
+    @property
+    def trained(self) -> AdapterArguments | None:
+        """Which part of the model is trained; None where nothing is."""
+        return next((group for group in self.groups.values() if isinstance(group, AdapterArguments)), None)
+
+    def prompt_format(self, who: str | None = None, number: int = 0) -> PromptFormat:
+        """The prompt format that the flags ask for.
+
+        Args:
+            number: of the teacher's context, where each has a file of its own.
+            who: `teacher` or `student` for the one whose own pattern, prefix and target tokens win; else None. The
+                description is context: a student never reads it.
+
+        Raises:
+            InputError: the flags do not make a prompt.
+        """
+        data = self.arguments(DataArguments)
+        own = self.arguments(DistillationArguments) if who else None
+
+        def choose(name: str, default: str | None) -> tuple[Any, str]:
+            for flag, group in ((f"{who}_{name}", own), (name, data)):
+                value = getattr(group, flag, None)
+                if value is not None:
+                    return value, f"--{flag}"
+            return default, f"--{name}"
+
+        named = self.task.patterns.get(data.pattern_name)
+        if named is None:
+            known = ", ".join(self.task.patterns)
+            raise InputError(f"--pattern_name {data.pattern_name}: {self.task.name} has the patterns {known}; or give --pattern")
+        pattern, pattern_flag = choose("pattern", None)
+        shown: tuple[str, ...] = ()
+        words, words_flag = choose("target_tokens", ",".join(named.target_tokens))
+        labels = parse_words(words, len(self.task.label_names), words_flag)
+        if who == "teacher" and own.reads("label"):
+            pattern, pattern_flag = own.label_pattern or self.task.label_pattern, "--label_pattern"
+            shown = labels if own.label_words is None else parse_words(own.label_words, len(labels), "--label_words")
+        if pattern is not None and self.trained is not None and self.trained.use_soft_prompt:
+            pattern = take_off_placeholders(pattern, self.trained.num_soft_prompt_tokens, pattern_flag)
+        prefix = named.prefix if pattern is None else ""
+        if data.upstream_prompts:
+            prefix = escaped(prefix)
+            if pattern is None and self.method == "icl":
+                prefix += " "  # what upstream's own sweeps of in-context learning pass
+        return (UpstreamPromptFormat if data.upstream_prompts else PromptFormat)(
+            pattern=pattern or (escaped(named.pattern) if data.upstream_prompts else named.pattern),
+            prefix=choose("target_prefix", prefix)[0],
+            separator=data.separate_shots_by,
+            words=labels,
+            description="" if who == "student" else data.task_description,
+            pattern_flag=pattern_flag,
+            words_flag=words_flag,
+            preamble=self._preamble(own, number) if who == "teacher" else "",
+            shown_labels=shown,
+        )
+
+    def _preamble(self, flags: DistillationArguments, number: int) -> str:
+        """Instruction and text of a file, as far as the teacher reads them."""
+        data, texts = self.arguments(DataArguments), []
+        if flags.reads("instruction") and flags.instruction is not None:
+            texts.append(text_or_file(flags.instruction, "--instruction"))
+        elif flags.reads("instruction"):
+            if self.task.instruction is None:
+                raise InputError(f"--context instruction: {self.task.name} has no instruction of its own; give --instruction")
+            texts.append(self.task.instruction(data.task_variant, self.arguments(RunArguments).data_seed))
+        if flags.reads("file"):
+            files = flags.context_files
+            texts.append(read_text(files[number if len(files) > 1 else 0], "--context_file"))
+        return decode_escapes(data.separate_shots_by).join(texts)
+
+    def asker(
+        self,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_format: PromptFormat,
+        *,
+        demonstrations: Sequence[Row] = (),
+        calibrate: bool = False,
+    ) -> Asker:
+        """A way of asking `model`, with what the flags say about lengths, labels and batches.
+
+        Raises:
+            InputError: a label word is not one token.
+        """
+        from llmft.evaluation.score import Asker
+
+        return Asker.create(
+            model,
+            tokenizer,
+            prompt_format,
+            sample=self.data.train[0],
+            demonstrations=demonstrations,
+            calibrate=calibrate,
+            queries_per_row=self.arguments(RunArguments).per_device_eval_batch_size,
+            soft_prompt_tokens=self.trained.virtual_tokens if self.trained is not None and not demonstrations else 0,
+            max_length=self.arguments(DataArguments).max_seq_length,
+            several=self.arguments(DataArguments).multi_token_labels,
+        )
+
+    def begin(self, *askers: Asker | Teachers, train_rows: Sequence[Row] = ()) -> None:
+        """Check that the askers' prompts fit the model, and write `config.json` with all arguments and draws.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        for asker in askers:
+            asker.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
+        draws = {
+            "demonstrations": [[row["idx"] for row in context] for context in self.contexts or [[]]],
+            "train_rows": [row["idx"] for row in train_rows],
+            "eval_rows": {
+                name: [row["idx"] for row in rows]
+                for sets in (self.eval_sets, *self.other_sets.values())
+                for name, rows in sets.items()
+            },
+        }
+        self.record.write_config(
+            {
+                "method": self.method,
+                "task": self.task.name,
+                "task_version": self.task.version,
+                "model": short_name(self.model_name),
+                "setting": self.setting,
+                "given": self.given,
+                "arguments": {name: as_dict(group) for name, group in self.groups.items()},
+                "data_fingerprints": self.data_fingerprints,
+                "draws": draws,
+            }
+        )
+
+    def score(self, stage: str, asker: Asker | Teachers) -> dict[str, SplitScores]:
+        """Score all evaluation sets and put metrics, predictions and costs in the record."""
+        found = self.score_sets(stage, asker)
+        self.keep(stage, found)
+        return found
+
+    def score_sets(self, stage: str, asker: Asker | Teachers) -> dict[str, SplitScores]:
+        """Score all evaluation sets; what each costs is the phase `eval <stage> <set>`."""
+        found = {}
+        for name, rows in self.eval_sets.items():
+            with self.meter.phase(f"eval {stage} {name}") as phase:
+                scores = asker.score(rows, phase)
+            found[name] = replace(scores, task_metrics=self.task.metrics_of(name))
+        return found
+
+    def metrics_of(self, found: dict[str, SplitScores]) -> dict[str, dict[str, Any]]:
+        """The metrics of each set."""
+        from llmft.evaluation.metrics import split_metrics
+
+        return {name: split_metrics(scores) for name, scores in found.items()}
+
+    def keep(self, stage: str, found: dict[str, SplitScores]) -> None:
+        """Put metrics and predictions of all sets in the record."""
+        metrics = self.metrics_of(found)
+        for name, scores in found.items():
+            columns = {
+                "idx": scores.idx,
+                "label": scores.labels,
+                "prediction": scores.predictions,
+                "label_logprobs": list(scores.label_logprobs),
+                "token_logprobs": list(scores.token_logprobs),
+            }
+            self.record.add(stage, name, metrics[name], columns)
+
+    def finish(self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = (), saved: dict[str, float] | None = None) -> None:
+        """Write the record of all ranks and say where it is.
+
+        Args:
+            saved: what answers found in the cache had cost when they were made, for `cost.json`.
+        """
+        from llmft.models.gather import all_gather
+
+        costs = combine_ranks(all_gather(self.meter.as_dict())) | {
+            "resumed_from": self.resumed_from,
+            "loaded_by": str(self.first.record.path) if self.first else None,
+            "saved_by_teacher_cache": saved or {},
+        }
+        sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
+        self.record.finish({"sets": sets, **metrics}, costs, log)
+        if self.record.writes:
+            from llmft.runs.show import show_run
+
+            show_run(self.record.path)

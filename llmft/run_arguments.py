@@ -1,0 +1,170 @@
+"""Command-line arguments of a run and of training: those of transformers, with the paper's defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from llmft.arguments import flag
+from llmft.errors import InputError
+
+UNSUPPORTED = {
+    "eval_on_start": False,
+    "load_best_model_at_end": False,
+    "label_smoothing_factor": 0.0,
+    "push_to_hub": False,
+    "do_predict": False,
+    "remove_unused_columns": False,
+    "resume_from_checkpoint": None,
+    "save_only_model": False,
+    "prediction_loss_only": False,
+    "eval_do_concat_batches": True,
+    "eval_use_gather_object": False,
+    "eval_accumulation_steps": None,
+    "batch_eval_metrics": False,
+    "include_for_metrics": [],
+    "fp16_full_eval": False,
+    "bf16_full_eval": False,
+    "metric_for_best_model": None,
+    "greater_is_better": None,
+    "hub_model_id": None,
+    "hub_strategy": "every_save",
+    "hub_token": None,
+    "hub_private_repo": None,
+    "hub_always_push": False,
+    "hub_revision": None,
+}
+"""Arguments of TrainingArguments that would go unread here, and the value they must keep."""
+
+SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], "trackio": ["trackio"]}
+"""Logging services, and the packages of which each needs one."""
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """transformers' TrainingArguments with the paper's defaults (Mosbach et al. 2023, Table 7)."""
+
+    _argument_group_name = "run and training (also those of transformers)"
+
+    output_dir: str = flag("logfiles", "Folder that holds all runs; each gets its own below it.")
+    overwrite_output_dir: bool = flag(False, "Do a finished run again.")
+    save_final_model: bool = flag(True, "Keep the trained weights (or adapter) in the run's folder.")
+    seed: int = flag(0, "Seed of training.")
+    data_seed: int = flag(0, "Seed of the draws: demonstrations, training rows, order of training.")
+    learning_rate: float = flag(1e-5, "Peak learning rate.")
+    lr_scheduler_type: str = flag("constant_with_warmup", "Shape of the learning rate.")
+    warmup_steps: float = flag(0.1, "Warmup: a share of all steps if below 1, else steps.")
+    weight_decay: float = flag(0.0, "AdamW's weight decay.")
+    num_train_epochs: float = flag(40.0, "Passes over the training rows.")
+    per_device_train_batch_size: int = flag(32, "Training rows a step and device.")
+    per_device_eval_batch_size: int = flag(32, "Queries that go through the model together in evaluation and teacher pass.")
+    label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are the labels of own data
+    remove_unused_columns: bool = flag(False, "Must stay off: a training row has columns of our own.")
+    save_strategy: str = flag("no", "When an unfinished run keeps a checkpoint to resume from.")
+    logging_steps: float = flag(10, "Steps between two entries of train_log.jsonl.")
+    deepspeed_stage: int | None = flag(None, "ZeRO stage of the --deepspeed config; only checked against it.")
+    eval_strategy: str = flag("no", "When all evaluation sets are scored during training: no, epoch or steps (--eval_steps).")
+    eval_steps: float | None = flag(None, "Steps between two evaluations, or a share of all if below 1.")
+    save_best_models: bool = flag(
+        False, "Keep the weights of the best evaluations too, in model_best_in_domain and model_best_out_of_domain."
+    )
+    log_l2_dist_per_weight: bool = flag(False, "Log how far each trained weight is from its start (L2), with every loss.")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "Logging services (wandb, tensorboard, trackio), or none."}
+    )
+    wandb_project_name: str = flag(
+        os.environ.get("WANDB_PROJECT", "llmft-experiments"),
+        "wandb's project, read with --report_to wandb; default: $WANDB_PROJECT.",
+    )
+    wandb_group_name: str | None = flag(None, "wandb's group of runs, read with --report_to wandb.")
+    wandb_run_name: str | None = flag(None, "wandb's name of the run, read with --report_to wandb; default: wandb's choice.")
+    wandb_output_dir: str | None = flag(None, "Where wandb keeps its files, read with --report_to wandb; default: ./wandb.")
+    ddp_find_unused_parameters: bool | None = flag(False, "Whether data-parallel training looks for weights without a gradient.")
+    disable_tqdm: bool | None = flag(None, "No progress bars; default: none where the output is not a terminal.")
+
+    def __post_init__(self) -> None:
+        if self.disable_tqdm is None:
+            self.disable_tqdm = not sys.stderr.isatty()
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        for name, only in UNSUPPORTED.items():
+            if getattr(self, name) != only:
+                raise InputError(f"--{name} {getattr(self, name)}: not supported; leave it at {only}")
+        if self.num_train_epochs <= 0:
+            raise InputError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
+        self._check_evaluation()
+        self._check_services()
+        super().__post_init__()
+        self._check_deepspeed_stage()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is no device to copy to
+
+    def _check_deepspeed_stage(self) -> None:
+        if self.deepspeed_stage is None:
+            return
+        if not self.deepspeed:
+            raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: goes with --deepspeed; name a config, or leave this out")
+        stage = self.hf_deepspeed_config.get_value("zero_optimization.stage")
+        if stage != self.deepspeed_stage:
+            raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: {self.deepspeed} has stage {stage}; make them agree")
+
+    def _check_evaluation(self) -> None:
+        if self.eval_strategy not in ("no", "epoch", "steps"):
+            raise InputError(f"--eval_strategy {self.eval_strategy}: no such strategy; give no, epoch or steps")
+        if self.eval_strategy == "steps" and not (self.eval_steps or 0) > 0:
+            raise InputError(f"--eval_strategy steps: needs --eval_steps above 0, not {self.eval_steps}")
+        if self.eval_strategy != "steps" and self.eval_steps is not None:
+            raise InputError(
+                f"--eval_steps {self.eval_steps}: is read only with --eval_strategy steps; add that, or leave this out"
+            )
+        for name in ("save_best_models", "eval_delay"):
+            if self.eval_strategy == "no" and getattr(self, name):
+                raise InputError(f"--{name} {getattr(self, name)}: is read only with --eval_strategy epoch or steps; add that")
+
+    def _check_services(self) -> None:
+        for service in self.report_to:
+            if service == "none":
+                continue
+            if service not in SERVICES:
+                raise InputError(f"--report_to {service}: no such service; give none, or some of: {', '.join(SERVICES)}")
+            if not any(importlib.util.find_spec(package) for package in SERVICES[service]):
+                raise InputError(f"--report_to {service}: the package is not installed; pip install {service}")
+
+
+@dataclass
+class DistillationRunArguments(RunArguments):
+    """Defaults of distill.py where they differ: many unlabelled queries, few passes (Snell et al. 2022, B.3, for the batch)."""
+
+    learning_rate: float = flag(2e-5, "Peak learning rate.")
+    num_train_epochs: float = flag(4.0, "Passes over the queries.")
+    per_device_train_batch_size: int = flag(16, "Queries a step and device.")
+
+
+IRRELEVANT = frozenset(
+    """
+    model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file instruction query_file
+    cache_dir data_dir
+    dataset_cache_dir train_file validation_file test_file out_of_domain_file
+    eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir deepspeed use_cpu deepspeed_stage
+    sample_indices_file group num_data_seeds local_rank report_to run_name project
+    disable_tqdm log_level log_level_replica log_on_each_node logging_dir
+    logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory
+    dataloader_persistent_workers dataloader_prefetch_factor save_strategy save_steps save_total_limit save_on_each_node
+    do_train do_eval debug skip_memory_metrics include_num_input_tokens_seen trackio_space_id trackio_bucket_id
+    trackio_static_space_id wandb_project_name wandb_group_name wandb_run_name wandb_output_dir
+    """.split()
+)
+"""Arguments that cannot change a result, or whose content a run's name holds in another way."""
+
+
+def as_dict(group: Any) -> dict[str, Any]:
+    """An argument group as JSON-able values, secrets left out."""
+    values = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
+    return {name: value for name, value in values.items() if not name.endswith("_token")}
