@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmft.pipelines import distill
+from llmft.pipelines import distill, fine_tune
 from tests.pipelines.conftest import Record
 
 
@@ -20,3 +20,27 @@ def test_distillation_of_smollm2_on_rte(tmp_path, shared_data, smollm2):
             assert 0 < found["loss"] < 20
             assert found["n"] == 4
     assert metrics["tokens_per_query"]["teacher"] > 2 * metrics["tokens_per_query"]["student"]
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize(
+    ("task", "out_of_domain", "measure"),
+    [
+        ("rte", ["hans-lexical_overlap-entailment", "hans-lexical_overlap-contradiction"], "score_accuracy"),
+        ("cola", ["cola-ood"], "matthews_correlation"),
+    ],
+)
+def test_fine_tuning_of_smollm2(tmp_path, shared_data, smollm2, task, out_of_domain, measure):
+    arguments = ["--task", task, "--data_dir", str(shared_data), "--model_name_or_path", str(smollm2), "--use_cpu"]
+    arguments += ["--output_dir", str(tmp_path), "--max_train_samples", "8", "--max_eval_samples", "4", "--num_train_epochs", "1"]
+    arguments += ["--per_device_train_batch_size", "4", "--use_adapter", "--learning_rate", "1e-3", "--eval_strategy", "epoch"]
+    fine_tune.main(arguments)
+    (done,) = tmp_path.rglob("DONE")
+    metrics = Record(done.parent).metrics
+    assert metrics["sets"] == {"in_domain": [task], "out_of_domain": out_of_domain}
+    assert set(metrics["stages"]) == {"before", "after", "best_in_domain", "best_out_of_domain"}
+    for stage in metrics["stages"].values():
+        assert set(stage) == {task, *out_of_domain}
+        assert all(measure in found and found["n"] == 4 for found in stage.values())
+    before, after = (metrics["stages"][stage][task]["loss"] for stage in ("before", "after"))
+    assert after < before
