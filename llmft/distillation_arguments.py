@@ -46,6 +46,7 @@ class DistillationArguments:
     teacher_model_name_or_path: str | None = flag(
         None, "Another teacher of the same vocabulary; default: the student's own start."
     )
+    teacher_model_revision: str = flag("main", "Branch, tag or commit of a hub model that teaches.")
     teacher_mode: str = flag(
         "precompute",
         "`precompute`: the teacher reads each query once, before training; `online`: at every step (its contexts still once).",
@@ -141,6 +142,11 @@ class DistillationArguments:
             raise InputError(f"--context_schedule {self.context_schedule}: is read only with --num_contexts 2 or more")
         if self.stage_teacher == "last" and self.context_schedule != "sequential":
             raise InputError("--stage_teacher last: is read only with --context_schedule sequential; add that, or leave this out")
+        if self.stage_teacher == "last" and self.teacher_model_name_or_path is not None:
+            raise InputError(
+                f"--teacher_model_name_or_path {self.teacher_model_name_or_path}: with --stage_teacher last the student teaches "
+                "itself; leave one of them out"
+            )
         if self.stage_teacher == "last" and self.teacher_mode == "precompute":
             raise InputError("--stage_teacher last: the last student is not there beforehand; add --teacher_mode online")
         if self.context_schedule == "sequential" and self.targets != "soft":

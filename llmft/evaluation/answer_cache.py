@@ -56,17 +56,17 @@ class AnswerCache:
     def get(
         self,
         ask: Callable[[], dict[str, np.ndarray]],
-        prompts: TokenizedPrompts,
+        prompts: Sequence[TokenizedPrompts],
         label_sequences: Sequence[Sequence[int]],
         what: str,
         topk: int | None,
         phase: Phase,
     ) -> dict[str, np.ndarray]:
-        """What was kept under this question, else what `ask` answers, which is then kept; its costs are on `phase`."""
+        """What was kept under this question (of one context, or several), else what `ask` answers, which is then kept; its costs are on `phase`."""
         key = target_key(
             weights=self.weights,
             tokenizer=self.tokenizer,
-            prompts=[(prompts.prefix, prompts.suffixes)],
+            prompts=[(one.prefix, one.suffixes) for one in prompts],
             label_ids=label_sequences,
             support=what,
             topk=topk,

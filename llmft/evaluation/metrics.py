@@ -44,7 +44,7 @@ def split_metrics(scores: SplitScores) -> dict[str, float | int]:
     rows = np.arange(len(scores.labels))
     answers = np.asarray(scores.label_ids)[scores.labels]
     return {
-        "accuracy": float(np.mean(scores.best_token == answers)),
+        "accuracy": None if scores.several_tokens else float(np.mean(scores.best_token == answers)),
         "score_accuracy": float(np.mean(scores.predictions == scores.labels)),
         "loss": float(-np.mean(scores.token_logprobs[rows, scores.labels])),
         "ece": expected_calibration_error(np.exp(scores.label_logprobs), scores.labels),

@@ -39,6 +39,7 @@ class SplitScores:
         best_token: (N,) argmax over the whole vocabulary.
         tokens_per_query: mean tokens of a whole prompt, context and the model's soft prompt included.
         shortened: rows whose text was cut to fit --max_seq_length.
+        several_tokens: whether a label is more than one token, so that the best first token says nothing of it.
         task_metrics: names in `metrics.TASK_METRICS` that the set is measured by beside accuracy.
     """
 
@@ -51,6 +52,7 @@ class SplitScores:
     tokens_per_query: float
     shortened: int = 0
     task_metrics: tuple[str, ...] = ()
+    several_tokens: bool = False
 
     @property
     def predictions(self) -> np.ndarray:
@@ -83,6 +85,7 @@ class Asker:
     demonstrations: tuple[Row, ...] = ()
     max_length: int | None = None
     soft_prompt_tokens: int = 0
+    virtual_flag: str = "--num_soft_prompt_tokens"
     cache: AnswerCache | None = None
 
     @classmethod
@@ -98,11 +101,13 @@ class Asker:
         queries_per_row: int,
         max_length: int | None = None,
         soft_prompt_tokens: int = 0,
+        virtual_flag: str = "--num_soft_prompt_tokens",
         several: bool = False,
     ) -> Asker:
         """An asker that puts `demonstrations` in front; its label tokens are those behind the query of `sample`.
 
         Args:
+            virtual_flag: the flag that sets `soft_prompt_tokens`, for messages.
             several: whether a label may be more than one token.
 
         Raises:
@@ -130,6 +135,7 @@ class Asker:
             demonstrations=tuple(demonstrations),
             max_length=max_length,
             soft_prompt_tokens=soft_prompt_tokens,
+            virtual_flag=virtual_flag,
         )
 
     @property
@@ -154,11 +160,12 @@ class Asker:
         if self.max_length is not None and (limit is None or self.max_length <= limit):
             limit, place = self.max_length, "--max_seq_length"
         soft = max(self.soft_prompt_tokens, virtual_tokens(self.model))
-        if self.max_length is not None and prompts.longest > limit - soft:
-            prompts = self._shortened(rows, extra, prompts, limit - soft)
+        behind = max(map(len, self.label_sequences)) - 1  # what the model reads of a label of several tokens
+        if self.max_length is not None and prompts.longest > limit - soft - behind:
+            prompts = self._shortened(rows, extra, prompts, limit - soft - behind)
         if limit is not None and soft and limit - soft < prompts.longest <= limit:
             raise InputError(
-                f"--num_soft_prompt_tokens {soft}: with them the longest prompt has {prompts.longest + soft} tokens, more than "
+                f"{self.virtual_flag} {soft}: with them the longest prompt has {prompts.longest + soft} tokens, more than "
                 f"{place} of {limit}; ask for fewer, or shorten --pattern"
             )
 
@@ -169,7 +176,6 @@ class Asker:
             labels = len(self.label_ids)
             return max(0, count - count % labels if len(self.demonstrations) % labels == 0 else count)
 
-        behind = max(map(len, self.label_sequences)) - 1  # what the model reads of a label of several tokens
         if limit is not None and behind:
             limit, place = limit - behind, f"{place} leaves beside {behind} tokens of a label"
         check_window(prompts, limit, place, len(self.demonstrations), fitting_shots)
@@ -225,6 +231,7 @@ class Asker:
             best_token=found["best_token"][:n],
             tokens_per_query=virtual_tokens(self.model) + float(np.mean(tokens)),
             shortened=prompts.shortened,
+            several_tokens=any(len(tokens) > 1 for tokens in self.label_sequences),
         )
 
     def read(self, prompts: TokenizedPrompts, what: str, topk: int | None, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:
@@ -253,4 +260,4 @@ class Asker:
             )
             return found.arrays
 
-        return ask() if self.cache is None else self.cache.get(ask, prompts, self.label_sequences, what, topk, phase)
+        return ask() if self.cache is None else self.cache.get(ask, [prompts], self.label_sequences, what, topk, phase)

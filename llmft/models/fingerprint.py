@@ -8,7 +8,7 @@ import json
 import torch
 
 from llmft.models.gather import whole_weights
-from llmft.models.label_scores import bare_model
+from llmft.models.label_scores import bare_model, unwrapped
 
 CHUNK = 1 << 26
 """Bytes that are brought to the CPU and hashed at a time."""
@@ -26,13 +26,15 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
     not contiguous is copied whole.
 
     Args:
-        model: a transformers model, possibly wrapped, before any adapter changes the names of its weights.
+        model: a transformers model, possibly wrapped; adapters, soft prompts and their settings are part of it.
     """
-    bare = bare_model(model)
+    bare, whole = bare_model(model), unwrapped(model)
     config = {name: value for name, value in bare.config.to_dict().items() if name not in NO_MATTER}
-    digest = hashlib.sha256(f"{type(bare).__name__} {json.dumps(config, sort_keys=True, default=str)}\n".encode())
+    adapters = {name: adapter.to_dict() for name, adapter in getattr(whole, "peft_config", {}).items()}
+    settings = json.dumps([config, adapters], sort_keys=True, default=str)
+    digest = hashlib.sha256(f"{type(bare).__name__} {settings}\n".encode())
     with whole_weights(model.parameters()):
-        for name, tensor in sorted(bare.state_dict().items()):
+        for name, tensor in sorted(whole.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
             for start in range(0, len(content), CHUNK):

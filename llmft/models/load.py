@@ -49,6 +49,7 @@ def load_model(
     gguf_file: str | None = None,
     tokenizer_name: str | None = None,
     trust_remote_code: bool = False,
+    flag: str = "--model_name_or_path",
 ) -> tuple[torch.nn.Module, PreTrainedTokenizerBase]:
     """Load a causal language model, or a student of one that a run has saved, and its tokenizer.
 
@@ -59,6 +60,7 @@ def load_model(
         gguf_file: file within the folder or hub repository (an adapter's base, if it is one) that holds the weights.
         tokenizer_name: hub name or folder of the tokenizer; None for the model's own.
         trust_remote_code: run code that comes with the model.
+        flag: the flag that names it, for messages.
 
     Returns:
         The model in eval mode, a transformers model or one of peft's, and the tokenizer.
@@ -74,12 +76,12 @@ def load_model(
     try:
         model = _load(name, {**how, **weights}, gguf_file)
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **how) if tokenizer_name else _tokenizer(name, how, gguf_file)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(str(error).replace("--model_name_or_path", flag)) from error
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"--model_name_or_path {name}: cannot be loaded ({reason}); give a hub name, a folder saved by transformers, "
+            f"{flag} {name}: cannot be loaded ({reason}); give a hub name, a folder saved by transformers, "
             f"peft or a run, or one of: {', '.join(BUNDLED)}"
         ) from error
     return model, tokenizer

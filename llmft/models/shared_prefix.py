@@ -18,12 +18,11 @@ import numpy as np
 import torch
 
 from llmft.models.gather import all_gather, rank_and_world, whole_weights
-from llmft.models.kv_cache import encode, plain
+from llmft.models.kv_cache import encode, plain, reads_behind_a_cache
 from llmft.models.label_scores import (
     AnswerScores,
     bare_model,
     encoded_virtual_tokens,
-    forward_parameters,
     unwrapped,
     virtual_tokens,
 )
@@ -114,13 +113,18 @@ class Answers:
 @contextmanager
 def reading(model: torch.nn.Module) -> Iterator[None]:
     """Within, the model is whole and without dropout; afterwards as it was."""
-    was_training = model.training
+    was_training, bare = model.training, bare_model(model)
     model.eval()
+    autocast = bare.__dict__.get("forward") if hasattr(bare, "_original_forward") else None
+    if autocast is not None:  # accelerate's for mixed-precision training; every stage is scored in the weights' precision
+        bare.forward = bare._original_forward
     try:
         with whole_weights(model.parameters()):
             yield
     finally:
         model.train(was_training)
+        if autocast is not None:
+            bare.forward = autocast
 
 
 class PrefixReader:
@@ -170,10 +174,8 @@ def _can_share(model: torch.nn.Module) -> bool:
     bare = bare_model(model)
     if bare.config._attn_implementation not in ("sdpa", "eager"):  # others take no mask of our own
         return False
-    # distance is counted along the row, whatever the positions say: Falcon with ALiBi, GPT-Neo, sliding windows
-    by_index = getattr(bare.config, "alibi", False) or "local" in getattr(bare.config, "attention_layers", ())
-    by_index = by_index or getattr(bare.config.get_text_config(), "sliding_window", None) is not None
-    return not by_index and {"position_ids", "past_key_values", "logits_to_keep"} <= forward_parameters(model)
+    has_window = getattr(bare.config.get_text_config(), "sliding_window", None) is not None  # counted along the row
+    return not has_window and reads_behind_a_cache(model)
 
 
 def _encode_prefix(model: torch.nn.Module, prefix: list[int], device: torch.device):

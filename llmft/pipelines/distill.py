@@ -64,7 +64,7 @@ def distil(job: Job) -> None:
         queries = draw_queries(job)
         model, tokenizer = job.load_model()
         teachers = ask_teachers(job, teacher_model(job, flags, tokenizer), teacher_formats, calibrate=calibrate)
-        student = job.asker(model, tokenizer, student_format)
+        student = job.asker(model, tokenizer, student_format, trained=True)
         retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
         job.begin(teachers, student, train_rows=queries)
         teachers = with_cache(job, teachers)
@@ -82,8 +82,7 @@ def distil(job: Job) -> None:
     job.keep("after", retention.score("after", student.model))
     metrics |= retention.change(job.record.stages)
     if flags.evaluate_with_context:
-        found = job.score_sets("after with context", stages[-1].with_model(student.model))
-        metrics["after_with_context"] = job.metrics_of(found)
+        metrics["after_with_context"] = with_context(job, stages[-1].with_model(student.model))
     metrics["contexts"] = {
         "kinds": list(flags.contexts),
         "number": len(stages) if flags.context_schedule == "sequential" else len(teachers.askers),
@@ -116,6 +115,13 @@ def check_flags(job: Job, flags: DistillationArguments) -> None:
     if flags.context_schedule == "sequential" and (run.deepspeed or run.save_strategy != "no"):
         name = "deepspeed" if run.deepspeed else "save_strategy"
         raise InputError(f"--{name} {getattr(run, name)}: does not go with --context_schedule sequential; leave one of them out")
+    if flags.context_schedule == "sequential" and run.log_l2_dist_per_weight:
+        raise InputError("--log_l2_dist_per_weight: goes with one stage, not with --context_schedule sequential; leave one out")
+    if run.deepspeed and needs_copy(job, flags):
+        raise InputError(
+            "--teacher_mode online: under DeepSpeed a student that changes its weights cannot also be its teacher; "
+            "use precompute, an adapter, or --teacher_model_name_or_path"
+        )
     if data.multi_token_labels and (flags.support != "labels" or flags.ce_weight or flags.targets != "soft"):
         raise InputError("--multi_token_labels: goes with --support labels and --targets soft, without --ce_weight")
 
@@ -132,7 +138,8 @@ def draw_queries(job: Job) -> list[Row]:
     needing = next((name for name, needed in needs.items() if needed), None)
     rows = job.data.train
     if flags.query_file is not None:
-        rows = leave_out(load_queries(flags.query_file, data, job.task, labels=needing is not None), shown)
+        rows = load_queries(flags.query_file, data, job.task, labels=needing is not None)
+    rows = leave_out(rows, shown)  # by text: data sets hold some rows twice
     seed = job.arguments(DistillationRunArguments).data_seed
     queries = draw_training_rows(rows, data.max_train_samples, data_seed=seed, exclude=shown)
     if {row["idx"] for row in queries} & {row["idx"] for row in shown}:
@@ -140,6 +147,15 @@ def draw_queries(job: Job) -> list[Row]:
     if needing and any(row["label"] is None for row in queries):
         raise InputError(f"{needing}: needs the queries' labels, and some have none; leave it out, or give queries with labels")
     return queries
+
+
+def with_context(job: Job, student: Teachers) -> dict[str, Any]:
+    """Metrics of the student that reads the context all the same; why not, where both do not fit its window."""
+    try:
+        student.check_window([row for rows in job.eval_sets.values() for row in rows])
+    except InputError as error:
+        return {"skipped": str(error)}
+    return job.metrics_of(job.score_sets("after with context", student))
 
 
 def stages_of(teachers: Teachers, flags: DistillationArguments) -> list[Teachers]:
@@ -156,7 +172,7 @@ def needs_copy(job: Job, flags: DistillationArguments) -> bool:
     from llmft.models.adapt import keeps_base
 
     own_start = flags.teacher_mode == "online" and flags.teacher_model_name_or_path is None
-    return own_start and flags.stage_teacher == "original" and not keeps_base(job.trained.part)
+    return own_start and not keeps_base(job.trained.part)
 
 
 def learn(
@@ -177,12 +193,13 @@ def learn(
     flags, prompts = job.arguments(DistillationArguments), student.prompts(queries)
 
     def frozen(stage: Teachers) -> Callable[[], AbstractContextManager[torch.nn.Module]]:
-        if flags.stage_teacher == "last":
+        if flags.stage_teacher == "last" and number > 0:
             return partial(nullcontext, copy.deepcopy(student.model))
         if flags.teacher_model_name_or_path is not None:
             return partial(nullcontext, stage.askers[0].model)
         return partial(without_adapter, student.model) if start is None else partial(nullcontext, start)
 
+    earlier: list[dict[str, Any]] = []  # log of the stages before the last
     for number, (stage, target) in enumerate(zip(stages, targets, strict=True)):
         examples: list[dict[str, Any]] = [{"input_ids": prompts.whole(i)} for i in range(len(queries))]
         last = number == len(stages) - 1
@@ -202,7 +219,10 @@ def learn(
         teacher = None if target is not None else OnlineTeacher(stage, queries, flags.objective, frozen(stage))
         learning = {"choices": flags.objective, "label_sequences": student.label_sequences, "teacher": teacher}
         result = run_training(ContextDistillationTrainer, student, examples, **learning)
-    return result
+        if not last:
+            earlier += [{"stage": number, **entry} for entry in result]
+    scores, metrics, log = result
+    return scores, metrics, [*earlier, *log]
 
 
 def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, Any]:

@@ -44,6 +44,12 @@ def fine_tune(job: Job) -> None:
             raise InputError(f"--{name} {job.given[name]}: is read only with --method pbft; add that, or leave this out")
     if on_demonstrations and job.arguments(DemonstrationArguments).num_shots == 0:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
+    if job.arguments(DataArguments).multi_token_labels:
+        raise InputError("--multi_token_labels: is read by eval.py and distill.py only; choose label words of one token")
+    for name in ("num_shots", "balanced", "shuffle", "sample_indices_file"):
+        value = getattr(job.arguments(DemonstrationArguments), name)
+        if not on_demonstrations and value != getattr(DemonstrationArguments, name):
+            raise InputError(f"--{name} {value}: is read only with --train_on demonstrations; add that, or leave this out")
     maximum = job.arguments(DataArguments).max_train_samples
     if on_demonstrations and maximum is not None:
         raise InputError(f"--max_train_samples {maximum}: goes with --train_on train; the demonstrations number --num_shots")
@@ -57,7 +63,7 @@ def fine_tune(job: Job) -> None:
             rows = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed)
         if vanilla:
             put_head(model, flags.classifier_type, job.task.label_names, run.seed)
-        student = job.asker(model, tokenizer, prompt_format)
+        student = job.asker(model, tokenizer, prompt_format, trained=True)
         prompts = student.prompts(rows)
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
         job.begin(student, train_rows=rows)

@@ -44,6 +44,8 @@ class Job:
     """Argument group's class name -> instance."""
     given: dict[str, Any]
     """Arguments that can change the result and are not at their default."""
+    described: dict[str, str]
+    """What files and other models are called, whose content is in the run's name: tells runs apart for people."""
     setting: str
     """Hash of everything but the seeds: runs that share it are repetitions."""
     data_fingerprints: dict[str, str]
@@ -81,7 +83,7 @@ class Job:
             InputError: rows are missing, or fewer than the draws need.
         """
         data, run = self.arguments(DataArguments), self.arguments(RunArguments)
-        if self.first is not None and self.task.splits is None:
+        if self.first is not None and self.first.data is not None and self.task.splits is None:
             self.data = self.first.data
         else:
             self.data = load_task(
@@ -100,10 +102,17 @@ class Job:
         Raises:
             InputError: there is no such model, or it has not the part that is to be trained.
         """
-        if self.first is not None:
+        if self.first is not None and self.first.loaded is not None:
             self.loaded = self.first.loaded
         else:
-            loaded, tokenizer = self.load_other_model(self.model_name)
+            model = self.arguments(ModelArguments)
+            loaded, tokenizer = self.load_other_model(
+                self.model_name,
+                "--model_name_or_path",
+                revision=model.model_revision,
+                gguf_file=model.gguf_file,
+                tokenizer_name=model.tokenizer_name,
+            )
             if self.trained is not None:
                 from llmft.models.adapt import check_part
                 from llmft.models.student import start_of
@@ -113,8 +122,13 @@ class Job:
             self.loaded = loaded, tokenizer
         return self.loaded
 
-    def load_other_model(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    def load_other_model(
+        self, name: str, flag: str, *, revision: str, gguf_file: str | None = None, tokenizer_name: str | None = None
+    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """A model as it is, by the flags that say how models are held.
+
+        Args:
+            flag: the flag that names it, for messages.
 
         Raises:
             InputError: there is no such model.
@@ -124,11 +138,12 @@ class Job:
             name,
             dtype=model.torch_dtype or self._default_dtype(),
             attn_implementation=model.attn_implementation,
-            revision=model.model_revision,
+            revision=revision,
             cache_dir=model.cache_dir,
-            gguf_file=model.gguf_file,
-            tokenizer_name=model.tokenizer_name,
+            gguf_file=gguf_file,
+            tokenizer_name=tokenizer_name,
             trust_remote_code=model.trust_remote_code,
+            flag=flag,
         )
         return loaded.to(self.arguments(RunArguments).device), tokenizer
 
@@ -248,8 +263,12 @@ class Job:
         *,
         demonstrations: Sequence[Row] = (),
         calibrate: bool = False,
+        trained: bool = False,
     ) -> Asker:
         """A way of asking `model`, with what the flags say about lengths, labels and batches.
+
+        Args:
+            trained: whether it is the one to be trained, so that room is left for a soft prompt.
 
         Raises:
             InputError: a label word is not one token.
@@ -260,11 +279,12 @@ class Job:
             model,
             tokenizer,
             prompt_format,
-            sample=self.data.train[0],
+            sample=next(iter(self.eval_sets.values()))[0],
             demonstrations=demonstrations,
             calibrate=calibrate,
             queries_per_row=self.arguments(RunArguments).per_device_eval_batch_size,
-            soft_prompt_tokens=self.trained.virtual_tokens if self.trained is not None and not demonstrations else 0,
+            soft_prompt_tokens=self.trained.virtual_tokens if trained else 0,
+            virtual_flag="--cartridge_tokens" if trained and self.trained.use_cartridge else "--num_soft_prompt_tokens",
             max_length=self.arguments(DataArguments).max_seq_length,
             several=self.arguments(DataArguments).multi_token_labels,
         )
@@ -293,7 +313,7 @@ class Job:
                 "task_version": self.task.version,
                 "model": short_name(self.model_name),
                 "setting": self.setting,
-                "given": self.given,
+                "given": {**self.given, **self.described},
                 "arguments": {name: as_dict(group) for name, group in self.groups.items()},
                 "data_fingerprints": self.data_fingerprints,
                 "draws": draws,

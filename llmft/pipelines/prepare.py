@@ -7,8 +7,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmft.arguments import (
     AdapterArguments,
@@ -23,6 +24,7 @@ from llmft.cost.meter import Meter
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.models.load import fingerprint_model, short_name
+from llmft.pipelines.job import Job
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
 from llmft.runs.record import RunRecord
@@ -31,11 +33,6 @@ from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import query_source
 from llmft.tasks.resolve import resolve_task
 from llmft.tasks.table import Task
-
-if TYPE_CHECKING:
-    pass
-
-from llmft.pipelines.job import Job
 
 RECORD_VERSION = 1
 """Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
@@ -91,8 +88,11 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": {name: value for name, value in given.items() if name not in IRRELEVANT},
     }
+    if method == "icl":
+        refuse_training(given)
+        settings["given"] = {name: value for name, value in settings["given"].items() if name not in TRAINING}
     if distilling:
-        settings |= distillation_settings(distilling, task, data.data_dir, model.model_revision)
+        settings |= distillation_settings(distilling, task, data.data_dir)
     if listed is not None:
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
@@ -104,6 +104,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     set_seed(run.seed)
     parts = (name, task.name, short_name(model_name))
     data_seeds = by_type[InContextArguments].num_data_seeds if InContextArguments in by_type else 1
+    described = describe(distilling) if distilling else {}
     jobs: list[Job] = []
     for data_seed in range(run.data_seed, run.data_seed + data_seeds):
         own = with_data_seed(settings, data_seed)
@@ -120,6 +121,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
                     model_name=model_name,
                     groups=groups_of_job,
                     given=own["given"],
+                    described=described,
                     setting=setting,
                     data_fingerprints=own["data"],
                     record=record,
@@ -130,11 +132,34 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     return jobs
 
 
+EVALUATION = {"seed", "data_seed", "per_device_eval_batch_size", "fp16", "bf16", "tf32", "full_determinism"}
+TRAINING = {f.name for f in fields(RunArguments)} - EVALUATION | {"max_train_samples"}
+"""Arguments that upstream's sweeps may pass to eval.py, where they change nothing."""
+
+
+def refuse_training(given: dict[str, Any]) -> None:
+    """What upstream never passed to eval.py, and nothing reads there, is a mistake.
+
+    Raises:
+        InputError: it is given.
+    """
+    for name in ("eval_strategy", "save_best_models", "log_l2_dist_per_weight"):
+        if name in given:
+            raise InputError(f"--{name} {given[name]}: eval.py does not train; leave it out")
+
+
+def describe(flags: DistillationArguments) -> dict[str, str]:
+    """Short names of what distillation reads from files or other models."""
+    found = {"instruction": flags.instruction, "teacher": flags.teacher_model_name_or_path}
+    found |= {"context_file": flags.context_file, "query_file": flags.query_file}
+    return {name: short_name(value)[:60] for name, value in found.items() if value is not None}
+
+
 TARGETS_METHOD = {"soft": "distill", "hard": "pseudo-label", "gold": "gold-label"}
 """What distill.py's --targets make of the method."""
 
 
-def distillation_settings(flags: DistillationArguments, task: Task, data_dir: str | None, revision: str) -> dict[str, Any]:
+def distillation_settings(flags: DistillationArguments, task: Task, data_dir: str | None) -> dict[str, Any]:
     """What distillation reads from files: their content is part of the run's name, their paths are not."""
     from llmft.pipelines.retention import retention_fingerprints, retention_tasks
 
@@ -144,7 +169,7 @@ def distillation_settings(flags: DistillationArguments, task: Task, data_dir: st
     if flags.instruction is not None:
         settings["instruction"] = text_or_file(flags.instruction, "--instruction")
     if flags.teacher_model_name_or_path is not None:
-        settings["teacher"] = fingerprint_model(flags.teacher_model_name_or_path, revision)
+        settings["teacher"] = fingerprint_model(flags.teacher_model_name_or_path, flags.teacher_model_revision)
     if flags.query_file is not None:
         settings["data"] = fingerprint_data(task, data_dir, query_source(flags.query_file))
     if flags.retention_tasks is not None:

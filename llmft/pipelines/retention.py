@@ -133,7 +133,7 @@ def _asker(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, tokeni
         sample=rows[0],
         queries_per_row=job.arguments(RunArguments).per_device_eval_batch_size,
         max_length=data.max_seq_length,
-        soft_prompt_tokens=job.trained.soft_prompt_tokens if job.trained is not None else 0,
+        soft_prompt_tokens=job.trained.virtual_tokens if job.trained is not None else 0,
     )
     asker.check_window(rows)
     return asker

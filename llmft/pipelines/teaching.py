@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.evaluation.answer_cache import AnswerCache
+from llmft.models.head import classification_head
 from llmft.pipelines.job import Job
 from llmft.prompts.render import PromptFormat
 from llmft.run_arguments import RunArguments
@@ -29,13 +30,18 @@ def teacher_model(
     """
     if flags.teacher_model_name_or_path is None:
         return job.loaded
-    model, own = job.load_other_model(flags.teacher_model_name_or_path)
+    model, own = job.load_other_model(
+        flags.teacher_model_name_or_path, "--teacher_model_name_or_path", revision=flags.teacher_model_revision
+    )
     check_vocabularies(own, tokenizer, f"--teacher_model_name_or_path {flags.teacher_model_name_or_path}")
-    widths = [m.get_output_embeddings().weight.shape[0] for m in (model, job.loaded[0])]
-    if flags.support == "vocab" and widths[0] != widths[1]:
-        raise InputError(
-            f"--support vocab: teacher and student give {widths[0]} and {widths[1]} logits; use labels, labels_rest or topk"
-        )
+    if flags.support != "labels" and classification_head(model) is not None:
+        raise InputError(f"--support {flags.support}: the teacher is a classifier and gives labels alone; use --support labels")
+    if flags.support == "vocab":
+        widths = [m.get_output_embeddings().weight.shape[0] for m in (model, job.loaded[0])]
+        if widths[0] != widths[1]:
+            raise InputError(
+                f"--support vocab: teacher and student give {widths[0]} and {widths[1]} logits; use labels, labels_rest or topk"
+            )
     return model.eval().requires_grad_(False), own
 
 

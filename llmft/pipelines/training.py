@@ -122,11 +122,11 @@ def train_stage(
     student: Asker,
     examples: Sequence[dict[str, Any]],
     **trainer_arguments: Any,
-) -> None:
-    """Train as `train` does, for what is not the end: nothing is evaluated, nothing kept."""
+) -> list[dict[str, Any]]:
+    """Train as `train` does, for what is not the end: nothing is evaluated, nothing kept but the log, which is returned."""
     run = copy.copy(job.arguments(RunArguments))
     run.output_dir, run.eval_strategy = str(job.record.checkpoints / name), IntervalStrategy.NO
-    with job.meter.phase("train") as phase:
+    with job.meter.phase("train") as phase, reporting(run, job.record.path):
         trainer = trainer_class(
             model=student.model,
             args=run,
@@ -137,6 +137,7 @@ def train_stage(
         _show_progress(trainer)
         trainer.train()
         trainer.count_work(phase)
+    return trainer.state.log_history
 
 
 def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase) -> None:

@@ -60,6 +60,8 @@ def text_or_file(value: str, flag: str) -> str:
         return read_text(value, flag)
     if not value.strip():
         raise InputError(f"{flag} {value!r}: there is no text in it; give some, or a file")
+    if not any(letter.isspace() for letter in value) and ("/" in value or Path(value).suffix):
+        raise InputError(f"{flag} {value}: looks like a file, and there is none of that name; give one, or words")
     return decode_escapes(value)
 
 

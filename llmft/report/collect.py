@@ -108,7 +108,8 @@ def _rows(run: Path) -> list[dict[str, Any]]:
         "given": {k: v for k, v in config["given"].items() if k not in SEEDS},
         **{name: arguments[name] for name in SEEDS},
         "cpu_s": cost["total"]["cpu_total_s"],
-        "training_cpu_s": sum(p["cpu_total_s"] for p in phases if p["name"] in ("teacher", "train")),
+        "training_cpu_s": sum(p["cpu_total_s"] for p in phases if p["name"] in ("teacher", "train"))
+        + cost.get("saved_by_teacher_cache", {}).get("cpu_s", 0),  # a teacher found in the cache was not free
         "peak_mib": cost["total"]["rss_peak_bytes"] / 2**20,
         "mean_mib": cost["total"]["rss_mean_bytes"] / 2**20,
     }
@@ -117,13 +118,14 @@ def _rows(run: Path) -> list[dict[str, Any]]:
         asked = ("during training", "after") if stage.startswith("best_") else (stage,)  # the best may be the last
         own = [name for group, names in metrics["sets"].items() if group != RETENTION for name in names]
         evaluation = [p for p in phases if p["name"] in {f"eval {name} {s}" for name in asked for s in own}]
+        asked_about = sum(p["examples"] for p in evaluation)  # none where a cache had all answers
         rows.append(
             {
                 **row,
                 "stage": stage,
                 **{group: pooled(sets, names) for group, names in metrics["sets"].items()},
                 "tokens_per_query": metrics["tokens_per_query"].get(stage, metrics["tokens_per_query"].get("student")),
-                "ms_per_query": 1000 * sum(p["cpu_total_s"] for p in evaluation) / sum(p["examples"] for p in evaluation),
+                "ms_per_query": 1000 * sum(p["cpu_total_s"] for p in evaluation) / asked_about if asked_about else None,
                 **({f"gap_{k}": v for k, v in metrics.get("gap_recovered", {}).items()} if stage == "after" else {}),
                 **({f"change_{k}": v for k, v in metrics.get("retention_change", {}).items()} if stage == "after" else {}),
                 **{

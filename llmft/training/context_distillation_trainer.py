@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from llmft.cost.meter import Phase
 from llmft.models.sequence_scores import LabelSequences, sequence_label_logits
 from llmft.models.supports import Target
 from llmft.objective import Objective
@@ -48,6 +49,12 @@ class ContextDistillationTrainer(FtTrainer):
         if self.labels.rows > 1:
             return sequence_label_logits(model, inputs, self.labels)
         return super().answer_logits(model, inputs)
+
+    def count_work(self, phase: Phase) -> None:
+        """Count also what an online teacher has read."""
+        super().count_work(phase)
+        if self.teacher is not None:
+            self.teacher.count_work(phase)
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Divergence from the teacher's answers, from what `answer_logits` gives."""

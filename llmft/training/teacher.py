@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from llmft.cost.flops import inference_flops
 from llmft.cost.meter import Phase
 from llmft.evaluation.metrics import label_prior, renormalise
 from llmft.evaluation.score import Asker, SplitScores
@@ -86,14 +87,23 @@ class Teachers:
 
     def _mean_topk(self, queries: Sequence[Row], objective: Objective, phase: Phase) -> Target:
         """The k largest of the mean: that has to be taken over the vocabulary, some queries at a time."""
-        chunks = []
-        for start in range(0, len(queries), CHUNK):
-            some = queries[start : start + CHUNK]
-            whole = replace(objective, support="vocab", topk=Objective.topk)
-            found = [_targets_of(asker, some, whole, phase) for asker in self.askers]
-            mean = mean_logprobs(torch.stack([part.logprobs for part in found]))
-            chunks.append(support_target(mean, "topk", label_ids=(), topk=objective.topk))
-        return _map(chunks, torch.cat)
+        whole, first = replace(objective, support="vocab", topk=Objective.topk), self.askers[0]
+
+        def ask() -> dict[str, np.ndarray]:
+            chunks = []
+            for start in range(0, len(queries), CHUNK):
+                some = queries[start : start + CHUNK]
+                found = [_targets_of(replace(asker, cache=None), some, whole, phase) for asker in self.askers]
+                mean = mean_logprobs(torch.stack([part.logprobs for part in found]))
+                chunks.append(support_target(mean, "topk", label_ids=(), topk=objective.topk))
+            return {name: tensor.numpy() for name, tensor in _map(chunks, torch.cat)._asdict().items()}
+
+        if first.cache is None:
+            found = ask()
+        else:
+            prompts = [asker.prompts(queries) for asker in self.askers]
+            found = first.cache.get(ask, prompts, first.label_sequences, "topk", objective.topk, phase)
+        return Target(torch.from_numpy(found["logprobs"]), torch.from_numpy(found["tokens"]))
 
 
 class OnlineTeacher:
@@ -119,6 +129,7 @@ class OnlineTeacher:
             self.prompts.append((asker.prompts(queries, extra=blanks), len(blanks)))
         self.readers: list[PrefixReader | None] = [None] * len(teachers.askers)
         self.priors: list[np.ndarray | None] = [None] * len(teachers.askers)
+        self.counted = (0, 0)
 
     @torch.no_grad()
     def targets(self, queries: Sequence[int]) -> Target:
@@ -133,6 +144,14 @@ class OnlineTeacher:
                 return support_target(mean_logprobs(torch.stack(whole)), "topk", label_ids=(), topk=self.objective.topk)
             parts = [self._read(model, i, queries) for i in range(m)]
         return parts[0] if m == 1 else Target(mean_logprobs(torch.stack([part.logprobs for part in parts])), None)
+
+    def count_work(self, phase: Phase) -> None:
+        """Count on `phase` what the teachers have read on this rank since the last call."""
+        tokens, padding = (sum(getattr(r, name) for r in self.readers if r) for name in ("tokens", "padding_tokens"))
+        done = tokens - self.counted[0]
+        model = self.teachers.askers[0].model
+        phase.count(tokens=done, padding_tokens=padding - self.counted[1], flops=inference_flops(model, done))
+        self.counted = (tokens, padding)
 
     def _read(self, model: torch.nn.Module, i: int, queries: Sequence[int]) -> Target:
         logits = self._logits(model, i, queries)

@@ -16,7 +16,7 @@ SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 16, 
 SHORT += ("--per_device_train_batch_size", 8, "--logging_steps", 1, "--no_evaluate_with_context")
 LEARN = ("--max_eval_samples", 60, "--max_train_samples", 192, "--num_train_epochs", 8, "--learning_rate", 1e-3)
 LEARN += ("--per_device_train_batch_size", 32, "--no_evaluate_with_context")
-SLOW = ("--learning_rate", 2e-5)  # Adam makes steps of this size of rounding errors, where a true gradient is 0 (biases of keys)
+SLOW = ("--learning_rate", 2e-5)
 LORA = ("--use_adapter", "--adapter_dim", 4)
 
 
@@ -35,7 +35,9 @@ def assert_same_training(one, two, tolerance):
     left, right = weights(one), weights(two)
     assert left.keys() == right.keys()
     for name in left:
-        torch.testing.assert_close(left[name], right[name], atol=tolerance, rtol=0)
+        # a bias of keys changes no attention: its gradient is a rounding error, of which Adam makes steps of the learning rate
+        steps = SLOW[1] * len(losses(one)) if name.endswith("k_proj.bias") else 0
+        torch.testing.assert_close(left[name], right[name], atol=max(tolerance, steps), rtol=0)
 
 
 @pytest.mark.parametrize("extra", [(), LORA, ("--support", "topk", "--topk", 5), ("--num_contexts", 2), ("--calibrate",)])
