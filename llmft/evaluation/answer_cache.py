@@ -62,7 +62,10 @@ class AnswerCache:
         topk: int | None,
         phase: Phase,
     ) -> dict[str, np.ndarray]:
-        """What was kept under this question (of one context, or several), else what `ask` answers, which is then kept; its costs are on `phase`."""
+        """What was kept under this question (of one context, or several), else what `ask` answers, which is then kept.
+
+        Costs of asking are on `phase`.
+        """
         key = target_key(
             weights=self.weights,
             tokenizer=self.tokenizer,

@@ -220,3 +220,42 @@ def test_labels_of_several_tokens(tmp_path):
 def test_the_student_with_the_context_still_there(tmp_path):
     record = run("distill.py", tmp_path, *SHORT[:-1])
     assert record.metrics["after_with_context"].keys() == record.metrics["stages"]["after"].keys()
+
+
+def test_other_tasks_before_and_after(tmp_path):
+    rows = pd.DataFrame({"sentence": ["doctors helped judges .", "no one slept ."] * 4, "label": [0, 1] * 4, "idx": range(8)})
+    for split in ("train", "validation"):
+        file = tmp_path / "data" / "glue" / "sst2" / f"{split}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(file)
+    others = ("--retention_tasks", "sst2", "--data_dir", tmp_path / "data")
+    record = run("distill.py", tmp_path / "out", *SHORT, *others)
+    assert record.metrics["sets"]["retention"] == ["retention-sst2"]
+    before, after = (record.metrics["stages"][stage]["retention-sst2"]["score_accuracy"] for stage in ("before", "after"))
+    assert record.metrics["retention_change"] == {"retention-sst2": after - before}
+    assert "retention-sst2" not in record.metrics["stages"]["teacher"]
+
+
+def test_the_report_reads_runs_whose_teacher_came_from_the_cache(tmp_path):
+    from llmft.report.collect import collect
+
+    for rate in (1e-3, 1e-4):
+        run("distill.py", tmp_path, *SHORT, "--learning_rate", rate)
+    teachers = collect(tmp_path).stages.query("stage == 'teacher'")
+    assert teachers["ms_per_query"].isna().sum() == 1
+    first, second = collect(tmp_path).stages.query("stage == 'after'")["training_cpu_s"]
+    assert second > 0.2 * first  # the saved teacher counts
+
+
+def test_an_online_teachers_work_is_counted(tmp_path):
+    tokens = {}
+    for mode in ("precompute", "online"):
+        phases = run("distill.py", tmp_path, *SHORT, "--teacher_mode", mode).json("cost")["phases"]
+        tokens[mode] = {phase["name"]: phase["tokens"] for phase in phases}
+    assert tokens["online"]["teacher"] == 0
+    assert tokens["online"]["train"] == tokens["precompute"]["train"] + tokens["precompute"]["teacher"]
+
+
+def test_the_context_is_left_out_where_it_does_not_fit_behind_a_cartridge(tmp_path):
+    record = run("distill.py", tmp_path, *SHORT[:-1], "--num_shots", 24, "--use_cartridge")
+    assert "window" in record.metrics["after_with_context"]["skipped"]
