@@ -37,11 +37,12 @@ def test_sweeps(sweep, runs):
         assert accepted(command)
 
 
-def test_readme():
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize(("page", "count"), [("README.md", 6), ("docs/recipes.md", 12)])
+def test_shown_commands(page, count):
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines if re.search(r"\b(eval|ft|distill)\.py", line)]
-    assert len(commands) == 6
+    assert len(commands) == count
     for command in commands:
         assert accepted([word for word in command if not word.endswith("zero2.json") and word != "--deepspeed"])
         for word in command:
