@@ -46,10 +46,6 @@ def fine_tune(job: Job) -> None:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
     if job.arguments(DataArguments).multi_token_labels:
         raise InputError("--multi_token_labels: is read by eval.py and distill.py only; choose label words of one token")
-    for name in ("num_shots", "balanced", "shuffle", "sample_indices_file"):
-        value = getattr(job.arguments(DemonstrationArguments), name)
-        if not on_demonstrations and value != getattr(DemonstrationArguments, name):
-            raise InputError(f"--{name} {value}: is read only with --train_on demonstrations; add that, or leave this out")
     maximum = job.arguments(DataArguments).max_train_samples
     if on_demonstrations and maximum is not None:
         raise InputError(f"--max_train_samples {maximum}: goes with --train_on train; the demonstrations number --num_shots")

@@ -88,6 +88,10 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": {name: value for name, value in given.items() if name not in IRRELEVANT},
     }
+    if FineTuningArguments in by_type and by_type[FineTuningArguments].train_on == "train":
+        unused = {f.name for f in fields(DemonstrationArguments)}
+        settings["given"] = {name: value for name, value in settings["given"].items() if name not in unused}
+        listed = None
     if method == "icl":
         refuse_training(given)
         settings["given"] = {name: value for name, value in settings["given"].items() if name not in TRAINING}

@@ -101,7 +101,6 @@ CASES = [
     ),
     ("eval.py", ["--max_seq_length", "0"], "--max_seq_length 0: must be 1 or more"),
     ("eval.py", ["--max_seq_length", "20"], "more than --max_seq_length of 20"),
-    ("ft.py", ["--num_shots", "4"], "--num_shots 4: is read only with --train_on demonstrations"),
     ("ft.py", ["--multi_token_labels"], "--multi_token_labels: is read by eval.py and distill.py only"),
     ("distill.py", ["--context", "songs"], "--context songs: give one or more of demonstrations"),
     ("distill.py", ["--context", "file"], "--context file: name the file with --context_file"),
