@@ -82,12 +82,15 @@ def summarise(stages: pd.DataFrame) -> pd.DataFrame:
 
 
 def _name_differences(runs: pd.DataFrame) -> pd.DataFrame:
-    """Add `differs`: the arguments by which settings differ that method, task, model and shots do not tell apart."""
+    """Add `differs`: the arguments by which settings differ that method, task, model and shots do not tell apart.
+
+    A kind of context that was asked for is always named: no number of shots tells an instruction from a label.
+    """
 
     def differences(group: pd.DataFrame) -> pd.Series:
         items = [set(map(str, given.items())) for given in group["given"]]
         shared = set.intersection(*items)
-        pairs = [[(k, v) for k, v in given.items() if str((k, v)) not in shared] for given in group["given"]]
+        pairs = [[(k, v) for k, v in given.items() if k == "context" or str((k, v)) not in shared] for given in group["given"]]
         return pd.Series([", ".join(f"{k}={v}" for k, v in found) for found in pairs], index=group.index)
 
     parts = [differences(group) for _, group in runs.groupby(["task", "method", "model", "shots"], sort=False)]
