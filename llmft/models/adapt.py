@@ -13,6 +13,7 @@ import torch
 
 from llmft.errors import InputError
 from llmft.models.head import classification_head, output_name, untie
+from llmft.models.inert import hold_key_biases
 from llmft.models.label_scores import bare_model, unwrapped
 from llmft.models.parallel import BLOCKS, add_parallel, parallel_modules, parallel_off
 from llmft.models.structure import layers, named
@@ -135,6 +136,7 @@ def adapt(
     head = classification_head(model)
     if head is not None:
         head.requires_grad_(True)
+    hold_key_biases(model)
     return model
 
 

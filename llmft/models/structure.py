@@ -80,7 +80,7 @@ def _layer(path: str, layer: torch.nn.Module) -> Layer | None:
     inside = [child for child, module in layer.named_children() if "attention" in type(module).__name__.lower()]
     attention = [name for name in linears if name.split(".")[0] in inside]
     feed = [name for name in linears if name not in attention]
-    roles = {name: _role(name.rsplit(".", 1)[-1]) for name in attention}
+    roles = {name: role_of(name.rsplit(".", 1)[-1]) for name in attention}
     projections = {role: name for name, role in roles.items() if role}
     outputs = [name for name, role in roles.items() if not role]
     if set(projections) not in ({"fused"}, set(PROJECTIONS)) or len(outputs) != 1 or len(feed) < 2:
@@ -92,7 +92,8 @@ def _layer(path: str, layer: torch.nn.Module) -> Layer | None:
     return Layer(path, projections, (first, outputs[0]), (feed[0], feed[-1]))
 
 
-def _role(name: str) -> str | None:
+def role_of(name: str) -> str | None:
+    """What a linear layer of this name makes in attention: `query`, `key`, `value`, `fused` for all three; None for others."""
     if FUSED.fullmatch(name):
         return "fused"
     return next((role for role, pattern in PROJECTIONS.items() if pattern.fullmatch(name)), None)
