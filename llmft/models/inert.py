@@ -1,4 +1,4 @@
-"""Biases of keys, which where positions are learnt embeddings change nothing: they add the same to all of a query's attention scores.
+"""Biases of keys, which with learnt positions change nothing: they add the same to all of a query's attention scores.
 
 Their gradient is 0 but for rounding, and Adam, which divides a gradient by its own size, would make whole steps of that: weights
 that differ from run to run with the order of a sum, for no effect. So it is made 0.
