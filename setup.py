@@ -35,7 +35,7 @@ setup(
     ],
     extras_require={
         "dev": ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6.170", "ruff>=0.17", "ninja>=1.13", "tokenizers"],
-        "bench": ["lm-eval>=0.4.13", "trl>=1.16"],
+        "bench": ["lm-eval[hf]>=0.4.13", "trl>=1.16"],
         "gguf": ["gguf>=0.19"],
     },
     classifiers=[

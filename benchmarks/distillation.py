@@ -33,7 +33,10 @@ def measure(world: World) -> dict[str, Any]:
         "encode": ours.encode,
     }
     times = alternate(arms, world.size(3, 2))
-    slow = {"whole": lambda: short.distil(short.teacher_pass()), "rereading": lambda: short.distil_online(rereading_teacher(short))}
+    slow = {
+        "whole": lambda: short.distil(short.teacher_pass()),
+        "rereading": lambda: short.distil_online(rereading_teacher(short)),
+    }
     if find_spec("trl"):
         theirs = Distillation.create(world, SHOTS, few, min(BATCH, few))  # a model of its own: TRL takes the dropout out of it
         slow["sdft"] = sdft(theirs, world.folder / "sdft")
@@ -72,7 +75,7 @@ def measure(world: World) -> dict[str, Any]:
         values[f"{kind}: teacher pass over queries alone and context"] = ratio(taken["teacher"], floor_pass)
         for name in ("rereading", "sdft"):
             if name in taken:
-                values[f"{kind}: whole distillation over {name}"] = ratio(taken[name], taken["whole"])
+                values[f"{kind}: {name} over whole distillation"] = ratio(taken[name], taken["whole"])
     values["wall: utilisation, training step"] = ratio(
         [step.flops / seconds for seconds in loops], [flops / seconds for seconds in times["matrix"].wall]
     )

@@ -65,7 +65,9 @@ def forward(shape: Shape, lengths: Sequence[int], prefix: int = 0) -> Floor:
 
 def encoding(shape: Shape, prefix: int) -> Floor:
     """Making the keys and values of a prefix."""
-    return Floor(matrix_flops(shape, prefix) + attention_flops(shape, [prefix]), FLOAT * shape.weights + cache_bytes(shape, prefix))
+    return Floor(
+        matrix_flops(shape, prefix) + attention_flops(shape, [prefix]), FLOAT * shape.weights + cache_bytes(shape, prefix)
+    )
 
 
 def training(shape: Shape, lengths: Sequence[int], batch: int) -> Floor:

@@ -128,6 +128,12 @@ class Distillation:
 
         return encode(self.student.model, self.prompts("teacher").prefix)
 
+    def warm_up(self) -> None:
+        """Import whatever is imported where it is used, so that it does not count as memory of what is measured."""
+        import llmft.models.shared_prefix
+        import llmft.pipelines.training
+        import llmft.training.context_distillation_trainer  # noqa: F401
+
     def fine_tune(self, **more: Any) -> None:
         """One epoch of pattern-based fine-tuning on the queries and their labels."""
         from llmft.training.ft_trainer import FtTrainer

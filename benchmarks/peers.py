@@ -83,9 +83,10 @@ class RereadingTeacher:
         """Nothing is counted here."""
 
 
-def sdft(distillation: Distillation, folder: Path) -> Callable[[], None]:
+def sdft(distillation: Distillation, folder: Path, *, checkpointing: bool = False) -> Callable[[], None]:
     """One epoch of TRL's self-distillation trainer over the same queries behind the same context: completions of one token,
-    one a query, the untrained model as teacher; batch and learning rate are ours, everything else TRL's default."""
+    one a query, the untrained model as teacher; batch and learning rate are ours, else its defaults, but for bfloat16 and
+    (unless `checkpointing`) gradient checkpointing, which it would switch on and we do without."""
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
@@ -102,7 +103,7 @@ def sdft(distillation: Distillation, folder: Path) -> Callable[[], None]:
         max_prompt_length=None,
         num_generations=1,
         teacher_prompt_template="{privileged_context}{prompt}",
-        gradient_checkpointing=False,
+        gradient_checkpointing=checkpointing,
         bf16=False,
         use_cpu=True,
         save_strategy="no",

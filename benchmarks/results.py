@@ -43,4 +43,12 @@ def timed_row(
 
 def plain_row(part: str, name: str, unit: str, value: float, floor: float, of: str) -> dict[str, Any]:
     """A measured number and its floor in the same unit; `of` says what the floor is."""
-    return {"part": part, "name": name, "unit": unit, "value": value, "floor": floor, "bound_by": of, "times_floor": value / floor}
+    return {
+        "part": part,
+        "name": name,
+        "unit": unit,
+        "value": value,
+        "floor": floor,
+        "bound_by": of,
+        "times_floor": value / floor,
+    }

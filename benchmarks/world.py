@@ -37,7 +37,7 @@ class Shape:
         return 4 * hidden * hidden + 2 * hidden * wide + 4 * hidden + wide + hidden + 4 * hidden
 
 
-QUICK = Shape(hidden=64, layers=2, heads=4, feed_forward=128, vocabulary=2000)
+QUICK = Shape(hidden=64, layers=2, heads=4, feed_forward=128, vocabulary=2000, positions=4096)
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,13 @@ class World:
         """How many of something to measure with."""
         return quick if self.quick else usual
 
+    def changed(self, **changes: int) -> Shape:
+        """The shape with some sizes changed."""
+        return replace(self.shape, **changes)
+
     def model_folder(self, **changes: int) -> Path:
         """Folder of the model (of the shape with some sizes changed) and its tokenizer; made if it is not there yet."""
-        shape = replace(self.shape, **changes)
+        shape = self.changed(**changes)
         path = self.folder / "-".join(["model", *(f"{name}{size}" for name, size in changes.items())])
         if not path.is_dir():
             build_model(shape).save_pretrained(path)
