@@ -173,7 +173,7 @@ class OnlineTeacher:
         prompts = self.prompts[i][0]
         reader = self.readers[i]
         if reader is None:
-            reader = self.readers[i] = PrefixReader(model, prompts.prefix, self.labels[i])
+            reader = self.readers[i] = PrefixReader(model, prompts.prefix, self.labels[i], self.teachers.askers[i].batch_size)
         return reader.logits([prompts.suffixes[query] for query in queries])
 
 
