@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llmft.arguments import flag
+from llmft.deepspeed_config import find_config, start_alone
 from llmft.errors import InputError
 
 UNSUPPORTED = {
@@ -101,6 +102,9 @@ class RunArguments(TrainingArguments):
             raise InputError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
         self._check_evaluation()
         self._check_services()
+        if isinstance(self.deepspeed, str):
+            self.deepspeed = find_config(self.deepspeed)
+            start_alone()
         super().__post_init__()
         self._check_deepspeed_stage()
         if self.device.type == "cpu":
