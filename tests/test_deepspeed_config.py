@@ -51,7 +51,6 @@ print("LOSSES", json.dumps(losses))
 def losses(tmp_path_factory):
     """Three losses of a tiny model without DeepSpeed (name '') and under each config, on one CPU process."""
     environment = {name: value for name, value in os.environ.items() if name != "RANK"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # one ninja for all: another compiles anew
     command = [sys.executable, "-c", TRAIN, str(tmp_path_factory.mktemp("runs")), "", *OWN]
     done = subprocess.run(command, cwd=CONFIGS.parent, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
