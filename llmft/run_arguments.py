@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from llmft.arguments import flag
 from llmft.batch_size import BatchSize
+from llmft.deepspeed_config import find_config, start_alone
 from llmft.errors import InputError
 
 UNSUPPORTED = {
@@ -107,6 +108,9 @@ class RunArguments(TrainingArguments):
             raise InputError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
         self._check_evaluation()
         self._check_services()
+        if isinstance(self.deepspeed, str):
+            self.deepspeed = find_config(self.deepspeed)
+            start_alone()
         super().__post_init__()
         self._check_deepspeed_stage()
         if self.device.type == "cpu":
