@@ -40,9 +40,10 @@ class PromptLearningModel(PeftModelForCausalLM):
         wrapped.load_adapter(str(folder), "default")
         return wrapped
 
-    def encode(self, input_ids: torch.Tensor) -> Any:
-        """The base model's cache of the virtual tokens and (1, T) tokens behind them; T may be 0."""
-        return self(input_ids, use_cache=True, logits_to_keep=1).past_key_values
+    def virtual_cache(self) -> Any:
+        """The base model's cache of the virtual tokens (a batch of one)."""
+        none = torch.empty(1, 0, dtype=torch.long, device=self.word_embeddings.weight.device)
+        return self(none, use_cache=True, logits_to_keep=1).past_key_values
 
 
 def random_tokens(vocabulary: int, count: int, seed: int) -> torch.Tensor:

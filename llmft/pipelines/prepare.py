@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -34,7 +36,7 @@ from llmft.tasks.queries import query_source
 from llmft.tasks.resolve import resolve_task
 from llmft.tasks.table import Task
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
 
 
@@ -136,7 +138,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     return jobs
 
 
-EVALUATION = {"seed", "data_seed", "per_device_eval_batch_size", "fp16", "bf16", "tf32", "full_determinism"}
+EVALUATION = {"seed", "data_seed", "per_device_eval_batch_size", "max_batch_tokens", "fp16", "bf16", "tf32", "full_determinism"}
 TRAINING = {f.name for f in fields(RunArguments)} - EVALUATION | {"max_train_samples"}
 """Arguments that upstream's sweeps may pass to eval.py, where they change nothing."""
 
@@ -234,5 +236,14 @@ def run_main(main: Callable[[], None]) -> None:
         main()
         leave_together()
     except InputError as error:
+        wait_turn()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def wait_turn() -> None:
+    """All ranks find most errors alike: rank 0 says them at once, and its launcher ends the others before it is their turn."""
+    rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    if rank > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing to save any more
+        time.sleep(10 if local_rank == 0 else 20)  # on another machine, where rank 0's launcher is not, its first rank says them

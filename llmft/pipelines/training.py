@@ -31,7 +31,7 @@ from llmft.training.callbacks import (
     read_progress,
 )
 from llmft.training.evaluations import Evaluations
-from llmft.training.ft_trainer import FtTrainer, collate
+from llmft.training.ft_trainer import FtTrainer, collator
 from llmft.training.reporting import reporting
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def train(
             args=run,
             train_dataset=list(examples),
             eval_dataset=job.eval_sets,
-            data_collator=partial(collate, labels=LabelSequences.create(student.label_sequences)),
+            data_collator=collator(model, LabelSequences.create(student.label_sequences), examples),
             evaluations=evaluations,
             **trainer_arguments,
         )
@@ -131,7 +131,7 @@ def train_stage(
             model=student.model,
             args=run,
             train_dataset=list(examples),
-            data_collator=partial(collate, labels=LabelSequences.create(student.label_sequences)),
+            data_collator=collator(student.model, LabelSequences.create(student.label_sequences), examples),
             **trainer_arguments,
         )
         _show_progress(trainer)
