@@ -32,21 +32,22 @@ def measure(world: World) -> dict[str, Any]:
     def keep(name: str, work: Any) -> Any:
         return lambda: scores.__setitem__(name, work())
 
+    theirs, tokenizer = world.load()  # a model of their own: ours gets another attention
     products, flops = matrix_products(world.shape, TOKENS)
     arms = {
         "matrix": products,
         "encode": ours.encode,
         "ours": keep("ours", lambda: ours.score().token_logprobs),
         "zero": zero.score,
-        "naive": keep("naive", lambda: whole_prompts(asker.model, whole, asker.label_ids)),
+        "naive": keep("naive", lambda: whole_prompts(theirs, whole, asker.label_ids)),
         "upstream": keep(
             "upstream",
-            lambda: upstream_style(asker.model, whole[:fewer], asker.label_ids, width=world.shape.positions),
+            lambda: upstream_style(theirs, whole[:fewer], asker.label_ids, width=world.shape.positions),
         ),
     }
     counts = {"ours": len(ours.rows), "zero": len(ours.rows), "naive": few, "upstream": fewer}
     if find_spec("lm_eval"):
-        harness = Harness(asker.model, asker.tokenizer)
+        harness = Harness(theirs, tokenizer)
         arms["harness"] = keep("harness", lambda: harness.scores(texts, asker.prompt_format.words))
         counts["harness"] = few
     alternate({name: arms[name] for name in ("encode", "matrix")}, 1)  # nothing is measured cold

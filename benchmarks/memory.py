@@ -52,19 +52,19 @@ def measure(world: World, item: str) -> dict[str, Any]:
 
 def _evaluation(world: World, item: str) -> tuple[Callable[[], Any], int]:
     ours = Evaluation.create(world, 0 if item == "zero" else SHOTS, world.size(96, 8))
-    asker, prompts = ours.asker, ours.prompts
+    asker, model, prompts = ours.asker, ours.asker.model, ours.prompts
     few = [prompts.whole(i) for i in range(4)]
-    if item in ("zero", "ours"):
-        work = ours.score
-    elif item == "naive":
-        work = lambda: whole_prompts(asker.model, few, asker.label_ids)  # noqa: E731
-    elif item == "upstream":
-        work = lambda: upstream_style(asker.model, few[:2], asker.label_ids, width=world.shape.positions)  # noqa: E731
-    else:
-        harness = Harness(asker.model, asker.tokenizer)
+    works: dict[str, Callable[[], Any]] = {
+        "zero": ours.score,
+        "ours": ours.score,
+        "naive": lambda: whole_prompts(model, few, asker.label_ids),
+        "upstream": lambda: upstream_style(model, few[:2], asker.label_ids, width=world.shape.positions),
+    }
+    if item == "harness":
+        harness = Harness(model, asker.tokenizer)
         texts = [asker.context + asker.prompt_format.query(row) for row in ours.rows[:4]]
-        work = lambda: harness.scores(texts, asker.prompt_format.words)  # noqa: E731
-    return work, len(prompts.prefix)
+        works[item] = lambda: harness.scores(texts, asker.prompt_format.words)
+    return works[item], len(prompts.prefix)
 
 
 def _training(world: World, item: str) -> tuple[Callable[[], Any], int]:

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from benchmarks.world import World
 
 if TYPE_CHECKING:
-    import torch
-
+    from llmft.distillation_arguments import DistillationArguments
     from llmft.evaluation.score import Asker, SplitScores
     from llmft.models.supports import Target
     from llmft.pipelines.job import Job
     from llmft.prompts.tokens import TokenizedPrompts
+    from llmft.run_arguments import RunArguments
     from llmft.tasks.table import Row
     from llmft.training.teacher import Teachers
 
@@ -63,9 +65,7 @@ class Evaluation:
 
     def encode(self) -> Any:
         """Encode the context alone, as `score` does before the first query."""
-        from llmft.models.kv_cache import encode
-
-        return encode(self.asker.model, self.prompts.prefix)
+        return _encode(self.asker, self.prompts)
 
     @property
     def prompts(self) -> TokenizedPrompts:
@@ -87,6 +87,7 @@ class Distillation:
         """distill.py's for one epoch over `queries` training rows."""
         from llmft.pipelines.distill import draw_queries
         from llmft.pipelines.teaching import ask_teachers
+        from llmft.pipelines.training import trainable
 
         job = open_job(
             "distill.py", world, world.model_folder(), "--num_shots", shots, "--max_train_samples", queries,
@@ -96,15 +97,24 @@ class Distillation:
         model, tokenizer = world.load()
         job.loaded = model, tokenizer
         teachers = ask_teachers(job, job.loaded, [job.prompt_format("teacher")], calibrate=False)
+        with contextlib.redirect_stdout(io.StringIO()):  # how many weights are trained
+            model = trainable(job, model)
         student = job.asker(model, tokenizer, job.prompt_format("student"), trained=True)
         return cls(job, teachers, student, draw_queries(job))
 
     @property
-    def flags(self) -> Any:
+    def flags(self) -> DistillationArguments:
         """distill.py's own arguments."""
         from llmft.distillation_arguments import DistillationArguments
 
         return self.job.arguments(DistillationArguments)
+
+    @property
+    def run(self) -> RunArguments:
+        """Arguments of training."""
+        from llmft.run_arguments import RunArguments
+
+        return self.job.arguments(RunArguments)
 
     def teacher_pass(self) -> Target:
         """The teacher's answers to all queries."""
@@ -124,9 +134,7 @@ class Distillation:
 
     def encode(self) -> Any:
         """Encode the context alone."""
-        from llmft.models.kv_cache import encode
-
-        return encode(self.student.model, self.prompts("teacher").prefix)
+        return _encode(self.teachers.askers[0], self.prompts("teacher"))
 
     def warm_up(self) -> None:
         """Import whatever is imported where it is used, so that it does not count as memory of what is measured."""
@@ -156,13 +164,19 @@ class Distillation:
         self._train(ContextDistillationTrainer, parts, **learning, **more)
 
     def _train(self, trainer_class: type, parts: list[dict[str, Any]], **more: Any) -> None:
-        from llmft.pipelines.training import train_stage, trainable
+        from llmft.pipelines.training import train_stage
 
         prompts = self.student.prompts(self.queries)
         examples = [{"input_ids": prompts.whole(i), **part} for i, part in enumerate(parts)]
-        with contextlib.redirect_stdout(io.StringIO()):  # how many weights are trained
-            student = self.student.with_model(trainable(self.job, self.student.model))
-        train_stage(self.job, "benchmark", trainer_class, student, examples, **more)
+        train_stage(self.job, "benchmark", trainer_class, self.student, examples, **more)
+
+
+def _encode(asker: Asker, prompts: TokenizedPrompts) -> Any:
+    from llmft.models.sequence_scores import LabelSequences
+    from llmft.models.shared_prefix import PrefixReader, reading
+
+    with torch.no_grad(), reading(asker.model):
+        return PrefixReader(asker.model, prompts.prefix, LabelSequences.create(asker.label_sequences), asker.batch_size)
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:

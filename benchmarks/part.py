@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
+from benchmarks import distillation, growth, in_context, memory, start_up
 from benchmarks.world import Shape, World
+
+PARTS = {
+    "in_context": in_context.measure,
+    "distillation": distillation.measure,
+    "growth": growth.measure,
+    "start_up": start_up.measure,
+    **{f"memory:{item}": partial(memory.measure, item=item) for item in memory.ITEMS},
+}
+"""What each part's process does."""
 
 
 def main(name: str, settings_file: str, result_file: str) -> None:
@@ -25,9 +35,7 @@ def main(name: str, settings_file: str, result_file: str) -> None:
         shape=Shape(**settings["shape"]),
         quick=settings["quick"],
     )
-    module, _, item = name.partition(":")
-    found = importlib.import_module(f"benchmarks.{module}").measure(world, *([item] if item else []))
-    Path(result_file).write_text(json.dumps(found))
+    Path(result_file).write_text(json.dumps(PARTS[name](world)))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def sdft(distillation: Distillation, folder: Path, *, checkpointing: bool = Fals
     from transformers import PrinterCallback
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-    run, asker = distillation.job.arguments(_run_arguments()), distillation.teachers.askers[0]
+    run, asker = distillation.run, distillation.teachers.askers[0]
     queries = [asker.prompt_format.query(row) for row in distillation.queries]
     rows = Dataset.from_list([{"prompt": query, "privileged_context": asker.context} for query in queries])
     config = SDFTConfig(
@@ -117,9 +117,3 @@ def sdft(distillation: Distillation, folder: Path, *, checkpointing: bool = Fals
         trainer.train()
 
     return train
-
-
-def _run_arguments() -> type:
-    from llmft.run_arguments import RunArguments
-
-    return RunArguments

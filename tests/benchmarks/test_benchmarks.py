@@ -124,7 +124,9 @@ def test_attention_is_clocked_and_left_as_it_was(world: World) -> None:
 
 
 def test_bounds_say_pass_fail_and_not_measured() -> None:
-    checked = {found["text"]: found for found in check_all({"memory: ours": 4.0, "memory: upstream": 10.0, "exponent of queries": 2})}
+    checked = {
+        found["text"]: found for found in check_all({"memory: ours": 4.0, "memory: upstream": 10.0, "exponent of queries": 2})
+    }
     assert len(checked) == len(BOUNDS)
     assert checked["memory: 16 shots over upstream style"]["met"] is True
     assert checked["100 to 10000 queries: time grows with the power"]["met"] is False
