@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("error: --data_dir: no glue/rte/train.parquet there; name the folder that holds RTE's rows", file=sys.stderr)
             return 2
         results = measure(options)
-        name = re.sub(r"[^a-z0-9]+", "-", results["machine"]["processor"].lower()).strip("-")
-        path = options.out / f"{results['date']}-{name}-{results['machine']['threads']}-threads.json"
+        path = options.out / file_name(results)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, results)
         print(f"results: {path.name}")
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         draw(results, HERE / "results.png")
         write_readme(HERE / "README.md", results)
-    print("\n".join(map(line, results["bounds"])))
+    print("a tiny model: only that all works counts" if results["quick"] else "", *map(line, results["bounds"]), sep="\n")
     return 1 if results["failed"] else 0
 
 
@@ -58,6 +57,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", default=",".join(PARTS), help="parts to measure, comma between: " + ", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="a tiny model and few rows, to see that all works")
+    parser.add_argument("--turns", type=int, default=3, help="how often what is compared takes turns")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results file")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads; default: all cores")
     default = Path(os.environ.get("LLMFT_DATA_DIR", BESIDE))
@@ -66,6 +66,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--write_readme", action="store_true", help="make README.md's tables and results.png anew")
     options = parser.parse_args(argv)
     options.only = options.only.split(",")
+    if options.quick and options.write_readme:
+        parser.error("--write_readme: what --quick measures is no result; leave one of them out")
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"--only {','.join(sorted(unknown))}: no such part; there are {', '.join(PARTS)}")
     return options
@@ -86,9 +88,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         print(f"warning: the load average is {about['load_at_start']:.2f}: times and their ratios are not to be trusted")
     parts, failed = {}, []
     with tempfile.TemporaryDirectory(prefix="llmft-bench-") as folder:
-        world = World(Path(folder), options.data_dir.resolve(), QUICK if options.quick else Shape(), options.quick)
+        world = World(Path(folder), options.data_dir.resolve(), QUICK if options.quick else Shape(), options.quick, options.turns)
         settings = Path(folder) / "settings.json"
-        own = {"folder": folder, "data_dir": str(world.data_dir), "shape": asdict(world.shape), "quick": world.quick}
+        own = {
+            "folder": folder,
+            "data_dir": str(world.data_dir),
+            "shape": asdict(world.shape),
+            "quick": world.quick,
+            "turns": world.turns,
+        }
         write_json(settings, {**own, "threads": options.threads})
         for name in options.only:
             start, found = time.perf_counter(), []
@@ -111,10 +119,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "machine": about,
         "shape": asdict(world.shape),
         "quick": options.quick,
+        "turns": options.turns,
         "bounds": check_all(values),
         "failed": failed,
         "parts": parts,
     }
+
+
+def file_name(results: dict[str, Any]) -> str:
+    """Day and machine; what was quick or not whole says so."""
+    about = results["machine"]
+    words = [results["date"], re.sub(r"[^a-z0-9]+", "-", about["processor"].lower()).strip("-"), f"{about['threads']}-threads"]
+    words += [] if set(results["parts"]) == set(PARTS) else sorted(results["parts"])
+    return "-".join([*words, *(["quick"] if results["quick"] else [])]) + ".json"
 
 
 def join(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def measure(world: World) -> dict[str, Any]:
         "alone": ours.read_queries,
         "encode": ours.encode,
     }
-    times = alternate(arms, world.size(3, 2))
+    times = alternate(arms, world.turns)
     slow = {
         "whole": lambda: short.distil(short.teacher_pass()),
         "rereading": lambda: short.distil_online(rereading_teacher(short)),
@@ -40,7 +40,7 @@ def measure(world: World) -> dict[str, Any]:
     if find_spec("trl"):
         theirs = Distillation.create(world, SHOTS, few, min(BATCH, few))  # a model of its own: TRL takes the dropout out of it
         slow["sdft"] = sdft(theirs, world.folder / "sdft")
-    times |= alternate(slow, world.size(2, 1))
+    times |= alternate(slow, max(1, world.turns - 1))
     rates, shape = rates_of(times["matrix"], flops), world.shape
 
     student, prompts = ours.prompts("student"), ours.prompts("teacher")

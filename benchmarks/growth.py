@@ -33,7 +33,7 @@ def measure(world: World) -> dict[str, Any]:
         for name, work in {"score": asked[k].score, "encode": asked[k].encode}.items():
             if k or name == "score":
                 arms[f"{name} {k}"], attention[f"{name} {k}"] = with_attention_clock(work)
-    times = alternate(arms, world.size(3, 2))
+    times = alternate(arms, world.turns)
     rates = rates_of(times["matrix"], flops)
     by_shots, rows = {}, []
     for k in shots:
@@ -82,7 +82,7 @@ def _queries(world: World, rates: dict[str, float]) -> tuple[dict[int, float], l
     asked = Evaluation.create(world, FEW_SHOTS, counts[-1], layers=1)
     shape = world.changed(layers=1)
     asked.score(asked.rows[: counts[0]])
-    times = alternate({str(n): lambda n=n: asked.score(asked.rows[:n]) for n in counts[:-1]}, 3)
+    times = alternate({str(n): lambda n=n: asked.score(asked.rows[:n]) for n in counts[:-1]}, world.turns)
     times |= alternate({str(counts[-1]): asked.score}, 1)
     rows = []
     for n in counts:

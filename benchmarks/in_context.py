@@ -51,7 +51,7 @@ def measure(world: World) -> dict[str, Any]:
         arms["harness"] = keep("harness", lambda: harness.scores(texts, asker.prompt_format.words))
         counts["harness"] = few
     alternate({name: arms[name] for name in ("encode", "matrix")}, 1)  # nothing is measured cold
-    times = alternate(arms, world.size(3, 2))
+    times = alternate(arms, world.turns)
     rates = rates_of(times["matrix"], flops)
 
     lengths, prefix = list(map(len, prompts.suffixes)), len(prompts.prefix)

@@ -34,6 +34,7 @@ def main(name: str, settings_file: str, result_file: str) -> None:
         data_dir=Path(settings["data_dir"]),
         shape=Shape(**settings["shape"]),
         quick=settings["quick"],
+        turns=settings["turns"],
     )
     Path(result_file).write_text(json.dumps(PARTS[name](world)))
 

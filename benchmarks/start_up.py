@@ -47,7 +47,7 @@ def measure(world: World) -> dict[str, Any]:
         "bare first batch": lambda: _succeed(["-c", BARE_ANSWER, str(folder)]),
     }
     _succeed(["-c", BARE_HELP, "--help"])  # files get into the page cache
-    times = alternate(arms, world.size(5, 1))
+    times = alternate(arms, world.turns + 2)
     bare = times["bare help"].median
     rows = [
         plain_row("start-up", name, "s", times[arm].median, floor, of)

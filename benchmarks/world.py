@@ -47,13 +47,15 @@ class World:
     Attributes:
         folder: holds model folders, and runs' output; it is thrown away at the end.
         data_dir: holds `glue/rte/train.parquet` and `validation.parquet`.
-        quick: whether few rows and repetitions do, to see that all works.
+        quick: whether few rows do, to see that all works.
+        turns: how often what is compared takes turns.
     """
 
     folder: Path
     data_dir: Path
     shape: Shape
     quick: bool
+    turns: int
 
     def size(self, usual: int, quick: int) -> int:
         """How many of something to measure with."""

@@ -36,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     data.mkdir(parents=True)
     pd.DataFrame(rows).to_parquet(data / "train.parquet")
     pd.DataFrame(rows[::-1]).to_parquet(data / "validation.parquet")
-    return World(folder, folder / "data", SHAPE, quick=True)
+    return World(folder, folder / "data", SHAPE, quick=True, turns=2)
 
 
 def test_weights_and_floors_are_what_torch_counts() -> None:
@@ -134,7 +134,7 @@ def test_bounds_say_pass_fail_and_not_measured() -> None:
 
 
 def test_whole_run_and_its_readme(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--quick", "--only", "in_context", "--threads", "1", "--out", str(tmp_path), "--data_dir"]
+    arguments = ["--quick", "--turns", "1", "--only", "in_context", "--threads", "1", "--out", str(tmp_path), "--data_dir"]
     assert command.main([*arguments, str(world.data_dir)]) == 0
     printed = capsys.readouterr().out
     assert "pass" in printed
