@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ def check_before(run: RunArguments) -> None:
         value = getattr(run, name)
         if value is not None and value < least:
             raise InputError(f"--{name} {value}: must be {least} or more")
-        if value is not None and value >= BELOW.get(name, value + 1):
+        if value is not None and value >= BELOW.get(name, math.inf):
             raise InputError(f"--{name} {value}: must be below {BELOW[name]}")
     if run.num_train_epochs <= 0:
         raise InputError(f"--num_train_epochs {run.num_train_epochs}: must be above 0")

@@ -247,10 +247,10 @@ class Asker:
         if broken:
             from llmft.models.label_scores import bare_model
 
+            name = bare_model(self.model).name_or_path
             raise InputError(
-                f"--model_name_or_path {bare_model(self.model).name_or_path}: gives no numbers (NaN) for {len(broken)} of {len(rows)} rows, "
-                f"the first being idx {broken[0]}; its weights are damaged, or too large for the precision: try "
-                "--torch_dtype float32"
+                f"--model_name_or_path {name}: gives no numbers (NaN) for {len(broken)} of {len(rows)} rows, the first being idx "
+                f"{broken[0]}; its weights are damaged, or too large for the precision: try --torch_dtype float32"
             )
 
     def read(self, prompts: TokenizedPrompts, what: str, topk: int | None, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:

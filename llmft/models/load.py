@@ -104,7 +104,7 @@ def _loading(flag: str, name: str, remedy: str) -> Iterator[None]:
             reason = "its weights are a pickle that holds more than tensors, which could run any code"
         elif "ignore_mismatched_sizes" in reason:
             reason = "its weights are not of the sizes that its config says"
-        elif "trust_remote_code" in reason:
+        elif "trust_remote_code" in str(error):
             reason, remedy = "it needs code that comes with it", "add --trust_remote_code if you trust that code"
             raise InputError(f"{flag} {name}: cannot be loaded ({reason}); {remedy}") from error
         raise InputError(f"{flag} {name}: cannot be loaded ({reason}); give a hub name, {remedy}") from error

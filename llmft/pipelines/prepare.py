@@ -217,7 +217,7 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> None:
             with writing(run.output_dir), fitting(run):
                 work(job)
         except InputError as error:
-            job.record.drop_cut_short()
+            job.record.abandon()
             if len(jobs) == 1:
                 raise
             failed.append(f"--data_seed {job.arguments(RunArguments).data_seed}: {error}")

@@ -42,6 +42,7 @@ class RunRecord:
     overwrite: bool = False
     stages: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     predictions: list[dict[str, Any]] = field(default_factory=list)
+    _made: list[Path] = field(default_factory=list)
 
     @classmethod
     def locate(cls, output_dir: str, parts: Sequence[str], settings: dict[str, Any], writes: bool) -> RunRecord:
@@ -84,12 +85,19 @@ class RunRecord:
             (self.path / DONE).unlink(missing_ok=True)  # first, so that a kill halfway leaves no folder that looks finished
             shutil.rmtree(self.path, ignore_errors=True)
 
-    def drop_cut_short(self) -> None:
-        """Remove checkpoints that were not written whole."""
-        if self.writes:
-            for folder in self.checkpoints.glob("checkpoint-*"):
-                if not (folder / PROGRESS).is_file():
-                    shutil.rmtree(folder, ignore_errors=True)
+    def abandon(self) -> None:
+        """Leave nothing half-written: a checkpoint that is not whole goes away, and so does what this process has made of a
+        run that has no checkpoint at all."""
+        if not self.writes:
+            return
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            if not (folder / PROGRESS).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+        if self._made and not self.finished and self.last_checkpoint is None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            for folder in self._made[1:]:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     def add(self, stage: str, eval_set: str, metrics: dict[str, Any], predictions: dict[str, Sequence[Any]]) -> None:
         """Keep the metrics and the per-row predictions (equally long columns) of one set at one stage."""
@@ -105,6 +113,7 @@ class RunRecord:
         if self.overwrite:
             self.clear()
         if self.writes:
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
