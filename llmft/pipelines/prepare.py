@@ -266,5 +266,6 @@ def run_main(main: Callable[[], None]) -> None:
         main()
         leave_together()
     except InputError as error:
-        print(f"error: {without_secrets(' '.join(str(error).splitlines()))}", file=sys.stderr)
+        line = without_secrets(" ".join(str(error).splitlines()))
+        sys.stderr.write(f"error: {line}\n")  # in one piece: other ranks may write at the same time
         sys.exit(2)
