@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from pathlib import Path
@@ -13,22 +12,19 @@ CONFIGS = Path(__file__).parents[1] / "deepspeed_configs"
 
 
 def find_config(name: str) -> str:
-    """The file that `--deepspeed name` means: that path, else a config of the project by its name, with `.json` or without.
+    """The file that `--deepspeed name` means: that path, else a config of the project by its name, with `.json` or without. A
+    config itself, as JSON, is what it is.
 
     Raises:
-        InputError: there is none, or it is not one JSON object.
+        InputError: there is none.
     """
+    if name.startswith("{"):
+        return name
     own = CONFIGS / f"{name.removesuffix('.json')}.json"
     path = Path(name) if Path(name).is_file() or Path(name).name != name else own
-    known = ", ".join(sorted(file.stem for file in CONFIGS.glob("zero*.json")))
     if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("zero*.json")))
         raise InputError(f"--deepspeed {name}: no such file; give the path of a DeepSpeed config, or one of {known}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--deepspeed {name}: is no JSON ({error}); mend it, or give one of {known}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"--deepspeed {name}: holds no JSON object; give a DeepSpeed config, or one of {known}")
     return str(path)
 
 

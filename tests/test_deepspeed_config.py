@@ -92,7 +92,7 @@ def test_a_file_of_the_users_wins_over_a_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [(None, "no such file"), ("{oops", "is no JSON"), ("[1]", "holds no JSON object"), (b"\xff\xfe", "is no JSON")],
+    [(None, "no such file"), ("{oops", "is not JSON"), ("[1]", "holds no JSON object"), (b"\xff\xfe", "cannot be read")],
 )
 def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text, says):
     path = tmp_path / "config.json"
@@ -101,5 +101,5 @@ def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text, says):
     with pytest.raises(InputError, match=says) as error:
         parse(fine_tune.GROUPS, ["--deepspeed", str(path), "--use_cpu"], "")
     assert str(error.value).startswith(f"--deepspeed {path}: ")
-    assert "zero2" in str(error.value)
+    assert ("zero2" in str(error.value)) == (text is None)
     assert "\n" not in str(error.value)
