@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from llmft.errors import InputError
 
@@ -16,7 +17,7 @@ def find_config(name: str) -> str:
     """The file that `--deepspeed name` means: that path, else a config of the project by its name, with `.json` or without.
 
     Raises:
-        InputError: there is none, or it is not one JSON object.
+        InputError: there is none, or it is no JSON object of settings.
     """
     own = CONFIGS / f"{name.removesuffix('.json')}.json"
     path = Path(name) if Path(name).is_file() or Path(name).name != name else own
@@ -27,9 +28,16 @@ def find_config(name: str) -> str:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"--deepspeed {name}: is no JSON ({error}); mend it, or give one of {known}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"--deepspeed {name}: holds no JSON object; give a DeepSpeed config, or one of {known}")
+    if not (isinstance(config, dict) and isinstance(config.get("zero_optimization", {}), dict)):
+        raise InputError(f"--deepspeed {name}: is no object of DeepSpeed's settings; give a DeepSpeed config, or one of {known}")
     return str(path)
+
+
+def zero_stage(config: str | dict[str, Any]) -> int:
+    """The ZeRO stage of a config, or of the file with one; DeepSpeed's own default is 0."""
+    if isinstance(config, str):
+        config = json.loads(Path(config).read_text(encoding="utf-8"))
+    return config.get("zero_optimization", {}).get("stage", 0)
 
 
 def start_alone() -> None:

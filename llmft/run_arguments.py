@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llmft.arguments import flag
-from llmft.deepspeed_config import find_config, start_alone
+from llmft.deepspeed_config import find_config, start_alone, zero_stage
 from llmft.errors import InputError
 
 UNSUPPORTED = {
@@ -104,9 +104,10 @@ class RunArguments(TrainingArguments):
         self._check_services()
         if isinstance(self.deepspeed, str):
             self.deepspeed = find_config(self.deepspeed)
+        self._check_deepspeed_stage()
+        if self.deepspeed:
             start_alone()
         super().__post_init__()
-        self._check_deepspeed_stage()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to
 
@@ -115,7 +116,7 @@ class RunArguments(TrainingArguments):
             return
         if not self.deepspeed:
             raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: goes with --deepspeed; name a config, or leave this out")
-        stage = self.hf_deepspeed_config.get_value("zero_optimization.stage")
+        stage = zero_stage(self.deepspeed)
         if stage != self.deepspeed_stage:
             raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: {self.deepspeed} has stage {stage}; make them agree")
 
