@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from llmft.errors import InputError
 
@@ -26,6 +28,13 @@ def find_config(name: str) -> str:
         known = ", ".join(sorted(file.stem for file in CONFIGS.glob("zero*.json")))
         raise InputError(f"--deepspeed {name}: no such file; give the path of a DeepSpeed config, or one of {known}")
     return str(path)
+
+
+def zero_stage(config: str | dict[str, Any]) -> int:
+    """The ZeRO stage of a config, as JSON too, or of the file with one; DeepSpeed's own default is 0."""
+    if isinstance(config, str):
+        config = json.loads(config if config.startswith("{") else Path(config).read_text(encoding="utf-8"))
+    return config.get("zero_optimization", {}).get("stage", 0)
 
 
 def start_alone() -> None:

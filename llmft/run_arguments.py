@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from llmft.arguments import flag
 from llmft.batch_size import BatchSize
-from llmft.deepspeed_config import find_config, start_alone
+from llmft.deepspeed_config import find_config, start_alone, zero_stage
 from llmft.errors import InputError
 from llmft.run_checks import check_after, check_before
 from llmft.runs.secrets import HIDDEN, is_secret
@@ -116,11 +116,11 @@ class RunArguments(TrainingArguments):
         check_before(self)
         self._check_evaluation()
         self._check_services()
+        self._check_deepspeed_stage()
         if self.deepspeed:
             start_alone()
         super().__post_init__()
         check_after(self)
-        self._check_deepspeed_stage()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to
 
@@ -134,7 +134,7 @@ class RunArguments(TrainingArguments):
             return
         if not self.deepspeed:
             raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: goes with --deepspeed; name a config, or leave this out")
-        stage = self.hf_deepspeed_config.get_value("zero_optimization.stage")
+        stage = zero_stage(self.deepspeed)
         if stage != self.deepspeed_stage:
             raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: {self.deepspeed} has stage {stage}; make them agree")
 
