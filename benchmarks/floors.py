@@ -1,0 +1,87 @@
+"""The least work that a task needs, from its token counts: what each measured time is held against.
+
+FLOPs of a forward pass of a decoder layer (a multiply and an add are two):
+ - matrix products: 2 a weight and token, with 4 h^2 + 2 h f weights a layer (h hidden size, f width of the feed-forward part);
+ - attention: 4 h for each pair of a token and a token it looks at (2 h for the score, 2 h for the weighted sum);
+ - output layer: 2 h V where an answer is asked for and nowhere else.
+A training step needs three times that: gradients take two matrix products where the forward pass takes one (the 6N rule, with
+attention counted as well). Each token goes once through each layer; padding is not needed. Norms, activations, the optimizer's
+arithmetic and the softmax are left out: on a processor they cost time but hardly any FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.world import Shape
+
+FLOAT = 4
+"""Bytes of a number."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Fewest FLOPs, and bytes that must be read or written, of some work."""
+
+    flops: int
+    bytes: int
+
+    def __add__(self, other: Floor) -> Floor:
+        return Floor(self.flops + other.flops, self.bytes + other.bytes)
+
+    def seconds(self, rates: dict[str, float]) -> float:
+        """The time it takes at the machine's measured rates: the longer of computing and reading."""
+        return max(self.flops / rates["flops_per_s"], self.bytes / rates["bytes_per_s"])
+
+    def as_dict(self, rates: dict[str, float]) -> dict[str, Any]:
+        """For the results file."""
+        bound = "FLOPs" if self.flops / rates["flops_per_s"] >= self.bytes / rates["bytes_per_s"] else "bytes"
+        return {"flops": self.flops, "bytes": self.bytes, "seconds": self.seconds(rates), "bound_by": bound}
+
+
+def matrix_flops(shape: Shape, tokens: int) -> int:
+    """FLOPs of the matrix products of all layers."""
+    return 2 * tokens * shape.layers * (4 * shape.hidden**2 + 2 * shape.hidden * shape.feed_forward)
+
+
+def attention_flops(shape: Shape, lengths: Sequence[int], prefix: int = 0) -> int:
+    """FLOPs of causal attention within texts of some lengths, each behind a prefix that all of it looks at."""
+    pairs = sum(n * prefix + n * (n + 1) // 2 for n in lengths)
+    return 4 * shape.hidden * pairs * shape.layers
+
+
+def answer_flops(shape: Shape, answers: int) -> int:
+    """FLOPs of the output layer at the answers' positions."""
+    return 2 * shape.hidden * shape.vocabulary * answers
+
+
+def forward(shape: Shape, lengths: Sequence[int], prefix: int = 0) -> Floor:
+    """Reading texts, each once, and the answer behind each; the keys and values of a prefix are there."""
+    flops = matrix_flops(shape, sum(lengths)) + attention_flops(shape, lengths, prefix) + answer_flops(shape, len(lengths))
+    return Floor(flops, FLOAT * shape.weights + cache_bytes(shape, prefix))
+
+
+def encoding(shape: Shape, prefix: int) -> Floor:
+    """Making the keys and values of a prefix."""
+    return Floor(
+        matrix_flops(shape, prefix) + attention_flops(shape, [prefix]), FLOAT * shape.weights + cache_bytes(shape, prefix)
+    )
+
+
+def training(shape: Shape, lengths: Sequence[int], batch: int) -> Floor:
+    """An epoch of full fine-tuning: forward, backward, and for each step AdamW's reading of weights, gradients and two moments
+    and writing of all but the gradients."""
+    steps = -(-len(lengths) // batch)
+    return Floor(3 * forward(shape, lengths).flops, 7 * FLOAT * shape.weights * steps)
+
+
+def cache_bytes(shape: Shape, tokens: int) -> int:
+    """Bytes of the keys and values of so many tokens."""
+    return 2 * FLOAT * shape.layers * shape.hidden * tokens
+
+
+def training_memory(shape: Shape) -> int:
+    """Bytes that full fine-tuning with AdamW keeps beside the weights: gradients and two moments."""
+    return 3 * FLOAT * shape.weights

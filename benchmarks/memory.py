@@ -1,0 +1,80 @@
+"""Peak memory of one thing, beyond what is there before it starts: the process, its libraries, and the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from benchmarks import floors
+from benchmarks.distillation import rereading_teacher
+from benchmarks.in_context import SHOTS
+from benchmarks.measure import peak_beyond
+from benchmarks.ours import Distillation, Evaluation
+from benchmarks.peers import Harness, sdft, upstream_style, whole_prompts
+from benchmarks.results import plain_row
+from benchmarks.world import World
+
+QUERIES, BATCH = 16, 8
+"""Training goes on for two steps: AdamW's moments are there from the second on."""
+ITEMS = {
+    "zero": "llmft, no shots",
+    "ours": f"llmft, {SHOTS} shots",
+    "naive": "every prompt read whole",
+    "harness": "lm-evaluation-harness",
+    "upstream": "upstream style",
+    "fine_tune": "fine-tuning (PBFT)",
+    "distil": "distillation, teacher pass included",
+    "rereading": "online teacher that reads context and query each time",
+    "sdft": "TRL SDFT, completions of one token",
+    "sdft_checkpointing": "TRL SDFT, with its default of gradient checkpointing",
+}
+NEEDS = {"harness": "lm_eval", "sdft": "trl", "sdft_checkpointing": "trl"}
+
+
+def items() -> list[str]:
+    """What can be measured here."""
+    return [item for item in ITEMS if item not in NEEDS or find_spec(NEEDS[item])]
+
+
+def measure(world: World, item: str) -> dict[str, Any]:
+    """Peak of one item; each wants a process of its own."""
+    training = item in ("fine_tune", "distil", "rereading", "sdft", "sdft_checkpointing")
+    work, context = (_training if training else _evaluation)(world, item)
+    found = peak_beyond(work)
+    shape = world.shape
+    floor = floors.training_memory(shape) if training else floors.cache_bytes(shape, max(context, 1))
+    of = "gradients and AdamW's moments" if training else "keys and values of what is read once"
+    mib = 2**20
+    row = plain_row("memory", ITEMS[item], "MiB beyond the weights", found["beyond"] / mib, floor / mib, of)
+    return {"rows": [row], "values": {f"memory: {item}": found["beyond"]}, "before": found["before"]}
+
+
+def _evaluation(world: World, item: str) -> tuple[Callable[[], Any], int]:
+    ours = Evaluation.create(world, 0 if item == "zero" else SHOTS, world.size(96, 8))
+    asker, prompts = ours.asker, ours.prompts
+    few = [prompts.whole(i) for i in range(4)]
+    if item in ("zero", "ours"):
+        work = ours.score
+    elif item == "naive":
+        work = lambda: whole_prompts(asker.model, few, asker.label_ids)  # noqa: E731
+    elif item == "upstream":
+        work = lambda: upstream_style(asker.model, few[:2], asker.label_ids, width=world.shape.positions)  # noqa: E731
+    else:
+        harness = Harness(asker.model, asker.tokenizer)
+        texts = [asker.context + asker.prompt_format.query(row) for row in ours.rows[:4]]
+        work = lambda: harness.scores(texts, asker.prompt_format.words)  # noqa: E731
+    return work, len(prompts.prefix)
+
+
+def _training(world: World, item: str) -> tuple[Callable[[], Any], int]:
+    ours = Distillation.create(world, SHOTS, world.size(QUERIES, 4), world.size(BATCH, 2))
+    ours.warm_up()
+    works: dict[str, Callable[[], Any]] = {
+        "fine_tune": ours.fine_tune,
+        "distil": lambda: ours.distil(ours.teacher_pass()),
+        "rereading": lambda: ours.distil_online(rereading_teacher(ours)),
+    }
+    if item in works:
+        return works[item], len(ours.prompts("teacher").prefix)
+    return sdft(ours, world.folder / "sdft", checkpointing=item == "sdft_checkpointing"), len(ours.prompts("teacher").prefix)

@@ -1,0 +1,125 @@
+"""What others do, for the same prompts, model and tokenizer. None of it is used by llmft.
+
+`whole_prompts` and `upstream_style` are written from behaviour: the first is the plainest right way, the second what
+uds-lsv/llmft's evaluation does (two prompts at a time, padded to the model's window, all positions projected to the vocabulary).
+lm-evaluation-harness and TRL are the packages themselves (extra `bench`), through their own interfaces.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from benchmarks.ours import Distillation
+
+
+@torch.no_grad()
+def whole_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], labels: Sequence[int]) -> np.ndarray:
+    """Label log-probabilities (N, L): every prompt is read whole, at its own length, with only its last position projected."""
+    found = [model(torch.tensor([list(p)]), use_cache=False, logits_to_keep=1).logits[0, -1] for p in prompts]
+    return torch.stack(found).log_softmax(-1)[:, list(labels)].numpy()
+
+
+@torch.no_grad()
+def upstream_style(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], labels: Sequence[int], *, width: int, batch: int = 2
+) -> np.ndarray:
+    """Label log-probabilities (N, L) by batches of two padded to the window, with logits of every position."""
+    found = []
+    for start in range(0, len(prompts), batch):
+        some = prompts[start : start + batch]
+        ids = torch.tensor([[*p, *[model.config.pad_token_id] * (width - len(p))] for p in some])
+        mask = torch.tensor([[1] * len(p) + [0] * (width - len(p)) for p in some])
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, width, V)
+        found.append(logits[torch.arange(len(some)), mask.sum(1) - 1])
+    return torch.cat(found).log_softmax(-1)[:, list(labels)].numpy()
+
+
+class Harness:
+    """lm-evaluation-harness on a loaded model, with its default batch of one prompt (it does not compute the second label's
+    logits again)."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        from lm_eval.models.huggingface import HFLM
+
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        self.model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
+
+    def scores(self, texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
+        """Log-likelihoods (N, L) of the words behind each text."""
+        from lm_eval.api.instance import Instance
+
+        pairs = [(text, f" {word}") for text in texts for word in words]
+        requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+        found = self.model.loglikelihood(requests, disable_tqdm=True)
+        return np.array([score for score, _ in found]).reshape(len(texts), len(words))
+
+
+class RereadingTeacher:
+    """An online teacher without a shared prefix: it reads context and query of every query of a batch, padded, each time."""
+
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], labels: Sequence[int]) -> None:
+        self.model, self.prompts, self.labels = model, prompts, list(labels)
+
+    @torch.no_grad()
+    def targets(self, queries: Sequence[int]) -> Any:
+        """Label log-probabilities, renormalised, of the queries at these places."""
+        from benchmarks.ours import left_padded
+        from llmft.models.supports import Target
+
+        batch = left_padded([self.prompts[i] for i in queries])
+        logits = self.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1, self.labels]
+        return Target(logits.log_softmax(-1), None)
+
+    def count_work(self, phase: Any) -> None:
+        """Nothing is counted here."""
+
+
+def sdft(distillation: Distillation, folder: Path, *, checkpointing: bool = False) -> Callable[[], None]:
+    """One epoch of TRL's self-distillation trainer over the same queries behind the same context: completions of one token,
+    one a query, the untrained model as teacher; batch and learning rate are ours, else its defaults, but for bfloat16 and
+    (unless `checkpointing`) gradient checkpointing, which it would switch on and we do without."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+
+    run, asker = distillation.job.arguments(_run_arguments()), distillation.teachers.askers[0]
+    queries = [asker.prompt_format.query(row) for row in distillation.queries]
+    rows = Dataset.from_list([{"prompt": query, "privileged_context": asker.context} for query in queries])
+    config = SDFTConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=run.per_device_train_batch_size,
+        learning_rate=run.learning_rate,
+        num_train_epochs=1,
+        max_completion_length=1,
+        max_prompt_length=None,
+        num_generations=1,
+        teacher_prompt_template="{privileged_context}{prompt}",
+        gradient_checkpointing=checkpointing,
+        bf16=False,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+    def train() -> None:
+        trainer = SDFTTrainer(model=asker.model, args=config, train_dataset=rows, processing_class=asker.tokenizer)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+    return train
+
+
+def _run_arguments() -> type:
+    from llmft.run_arguments import RunArguments
+
+    return RunArguments

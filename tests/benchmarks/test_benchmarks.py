@@ -1,0 +1,155 @@
+"""The benchmark's own pieces, on a tiny model: no time is asserted, and neither lm-eval nor TRL is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import __main__ as command
+from benchmarks import floors
+from benchmarks.bounds import BOUNDS, check_all
+from benchmarks.distillation import rereading_teacher
+from benchmarks.growth import with_attention_clock
+from benchmarks.measure import alternate, peak_beyond, ratio
+from benchmarks.ours import Distillation, Evaluation
+from benchmarks.peers import upstream_style, whole_prompts
+from benchmarks.table import BEGIN, END, tables, write_readme
+from benchmarks.world import Shape, World, build_model
+
+SHAPE = Shape(hidden=32, layers=2, heads=4, feed_forward=48, vocabulary=400, positions=512)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A tiny model, and rows of our own in RTE's columns."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    rows = [
+        {"sentence1": f"a cat and {i} dogs sat {'there ' * (i % 5)}.", "sentence2": f"{i} dogs sat .", "label": i % 2, "idx": i}
+        for i in range(40)
+    ]
+    data = folder / "data" / "glue" / "rte"
+    data.mkdir(parents=True)
+    pd.DataFrame(rows).to_parquet(data / "train.parquet")
+    pd.DataFrame(rows[::-1]).to_parquet(data / "validation.parquet")
+    return World(folder, folder / "data", SHAPE, quick=True)
+
+
+def test_weights_and_floors_are_what_torch_counts() -> None:
+    model = build_model(SHAPE).eval()
+    assert sum(p.numel() for p in model.parameters()) == SHAPE.weights
+    model.set_attn_implementation("eager")  # its attention is matrix products, over all pairs whether seen or not
+    ids = torch.arange(2, 22)[None]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=ids, use_cache=False, logits_to_keep=1)
+    all_pairs = 4 * SHAPE.hidden * SHAPE.layers * 20 * 20
+    own = floors.forward(SHAPE, [20]).flops
+    assert own - floors.attention_flops(SHAPE, [20]) + all_pairs == counter.get_total_flops()
+    assert floors.attention_flops(SHAPE, [20]) == 4 * SHAPE.hidden * SHAPE.layers * 210  # 1 + 2 + ... + 20 pairs
+    assert floors.attention_flops(SHAPE, [3], prefix=7) == 4 * SHAPE.hidden * SHAPE.layers * (8 + 9 + 10)
+
+
+def test_a_context_encoded_once_needs_what_a_whole_text_does() -> None:
+    whole = floors.forward(SHAPE, [12])
+    parted = floors.encoding(SHAPE, 9) + floors.forward(SHAPE, [3], prefix=9)
+    assert parted.flops == whole.flops
+
+
+def test_training_needs_three_forward_passes() -> None:
+    model = build_model(SHAPE).train()
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.arange(2, 22)[None], use_cache=False, logits_to_keep=1).logits.sum().backward()
+    unseen = 3 * 4 * SHAPE.hidden * SHAPE.layers * (400 - 210)
+    assert floors.training(SHAPE, [20], 1).flops + unseen == counter.get_total_flops()
+
+
+def test_others_give_the_same_scores(world: World) -> None:
+    ours = Evaluation.create(world, 4, 10)
+    asker, prompts = ours.asker, ours.prompts
+    scores, whole = ours.score().token_logprobs, [prompts.whole(i) for i in range(10)]
+    assert len(prompts.prefix) > 20
+    for found in (
+        whole_prompts(asker.model, whole, asker.label_ids),
+        upstream_style(asker.model, whole, asker.label_ids, width=SHAPE.positions),
+    ):
+        assert abs(found - scores).max() < 1e-5
+    assert scores.std(axis=0).min() > 1e-3  # or agreeing would say nothing
+
+
+def test_rereading_gives_the_targets_of_the_teacher_pass(world: World) -> None:
+    ours = Distillation.create(world, 4, 6, 3)
+    found = rereading_teacher(ours).targets(range(6))
+    assert torch.allclose(found.logprobs, ours.teacher_pass().logprobs, atol=1e-5)
+
+
+def test_training_arms_train(world: World) -> None:
+    ours = Distillation.create(world, 4, 4, 2, "--learning_rate", 1e-2)
+    ours.warm_up()
+    target = ours.teacher_pass()
+    for train in (ours.fine_tune, lambda: ours.distil(target), lambda: ours.distil_online(rereading_teacher(ours))):
+        before = ours.student.model.model.decoder.layers[0].fc1.weight.clone()
+        train()
+        assert not torch.equal(before, ours.student.model.model.decoder.layers[0].fc1.weight)
+
+
+def test_arms_take_turns() -> None:
+    order: list[str] = []
+    times = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == ["a", "b"] * 3
+    assert len(times["a"].wall) == len(times["b"].cpu) == 3
+    assert ratio([2.0, 6.0, 4.0], [1.0, 2.0, 1.0]) == {"median": 3.0, "min": 2.0, "max": 4.0}
+
+
+def test_peak_is_seen_though_it_is_gone() -> None:
+    def work() -> None:
+        torch.ones(1 << 24)
+
+    found = peak_beyond(work)["beyond"]
+    assert 0.9 * (1 << 26) < found < 2 * (1 << 26)
+
+
+def test_attention_is_clocked_and_left_as_it_was(world: World) -> None:
+    before = torch.nn.functional.scaled_dot_product_attention
+    ours = Evaluation.create(world, 0, 2)
+    clocked, seconds = with_attention_clock(ours.score)
+    clocked()
+    assert len(seconds) == 1
+    assert seconds[0] > 0
+    assert torch.nn.functional.scaled_dot_product_attention is before
+
+
+def test_bounds_say_pass_fail_and_not_measured() -> None:
+    checked = {found["text"]: found for found in check_all({"memory: ours": 4.0, "memory: upstream": 10.0, "exponent of queries": 2})}
+    assert len(checked) == len(BOUNDS)
+    assert checked["memory: 16 shots over upstream style"]["met"] is True
+    assert checked["100 to 10000 queries: time grows with the power"]["met"] is False
+    assert checked["distill.py --help over a bare parser"]["met"] is None
+
+
+def test_whole_run_and_its_readme(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--quick", "--only", "in_context", "--threads", "1", "--out", str(tmp_path), "--data_dir"]
+    assert command.main([*arguments, str(world.data_dir)]) == 0
+    printed = capsys.readouterr().out
+    assert "pass" in printed
+    assert "not measured" in printed
+    (path,) = tmp_path.glob("*.json")
+    results = json.loads(path.read_text())
+    assert all(row["floor"] > 0 for row in results["parts"]["in_context"]["rows"])
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_readme(readme, results)
+    assert readme.read_text() == f"before\n{BEGIN}\n\n{tables(results)}\n\n{END}\nafter\n"
+    assert "| in-context | llmft, 16 shots |" in readme.read_text()
+    text = path.read_text()
+    assert str(tmp_path) not in text
+    assert str(Path.home()) not in text
+
+
+def test_missing_data_are_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--data_dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: --data_dir: ")
