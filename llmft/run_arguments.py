@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from llmft.arguments import flag
+from llmft.batch_size import BatchSize
 from llmft.errors import InputError
 from llmft.run_checks import check_after, check_before
 from llmft.runs.secrets import HIDDEN, is_secret
@@ -73,7 +74,10 @@ class RunArguments(TrainingArguments):
     weight_decay: float = flag(0.0, "AdamW's weight decay.")
     num_train_epochs: float = flag(40.0, "Passes over the training rows.")
     per_device_train_batch_size: int = flag(32, "Training rows a step and device.")
-    per_device_eval_batch_size: int = flag(32, "Queries that go through the model together in evaluation and teacher pass.")
+    per_device_eval_batch_size: int = flag(256, "At most so many queries go through the model together, outside of training.")
+    max_batch_tokens: int | None = flag(
+        None, "At most so many tokens go through the model together, outside of training; default: 2048 on a CPU, else what fits."
+    )
     label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are the labels of own data
     remove_unused_columns: bool = flag(False, "Must stay off: a training row has columns of our own.")
     save_strategy: str = flag("no", "When an unfinished run keeps a checkpoint to resume from.")
@@ -114,6 +118,11 @@ class RunArguments(TrainingArguments):
         self._check_deepspeed_stage()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to
+
+    @property
+    def eval_batch(self) -> BatchSize:
+        """How many queries go through the model together in evaluation and teacher pass."""
+        return BatchSize(self.per_device_eval_batch_size, self.max_batch_tokens)
 
     def _check_deepspeed_stage(self) -> None:
         if self.deepspeed_stage is None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SEEDS = 2**32
 """Numpy's legacy streams take seeds below this."""
 AT_LEAST = {
-    "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1, "learning_rate": 0,
+    "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "max_batch_tokens": 1, "gradient_accumulation_steps": 1, "learning_rate": 0,
     "weight_decay": 0, "warmup_steps": 0, "max_grad_norm": 0, "adam_beta1": 0, "adam_beta2": 0, "adam_epsilon": 0,
     "eval_delay": 0, "save_total_limit": 1, "dataloader_num_workers": 0, "neftune_noise_alpha": 0, "ddp_timeout": 1,
     "torch_empty_cache_steps": 1, "seed": 0, "data_seed": 0,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from llmft.batch_size import BatchSize
+
 
 @dataclass
 class AnswerCache:
@@ -38,17 +40,20 @@ class AnswerCache:
 
     @classmethod
     def create(
-        cls, store: ContentCache, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, queries_per_row: int
+        cls, store: ContentCache, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, size: BatchSize
     ) -> AnswerCache:
         """The cache of a model as it now is; reads all its weights once."""
         from llmft.models.fingerprint import fingerprint_weights
         from llmft.models.label_scores import bare_model
+        from llmft.models.packed_attention import NAME
 
+        attention = bare_model(model).config._attn_implementation
         weight, (_, world) = next(model.parameters()), rank_and_world()
         numerics = {
             "device": weight.device.type,
-            "attention": bare_model(model).config._attn_implementation,
-            "queries_per_row": queries_per_row,
+            "attention": "sdpa" if attention == NAME else attention,  # which becomes that when the model first reads
+            "queries": size.queries,
+            "batch_tokens": size.tokens_on(weight.device.type),
             "ranks": world,
         }
         return cls(store, fingerprint_weights(model), fingerprint_tokenizer(tokenizer), str(weight.dtype), numerics)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from llmft.batch_size import BatchSize
     from llmft.evaluation.answer_cache import AnswerCache
 
 
@@ -81,7 +82,7 @@ class Asker:
     context: str
     label_sequences: list[list[int]]
     calibrate: bool
-    queries_per_row: int
+    batch_size: BatchSize
     demonstrations: tuple[Row, ...] = ()
     max_length: int | None = None
     soft_prompt_tokens: int = 0
@@ -98,7 +99,7 @@ class Asker:
         sample: Row,
         demonstrations: Sequence[Row] = (),
         calibrate: bool = False,
-        queries_per_row: int,
+        batch_size: BatchSize,
         max_length: int | None = None,
         soft_prompt_tokens: int = 0,
         virtual_flag: str = "--num_soft_prompt_tokens",
@@ -131,7 +132,7 @@ class Asker:
             prompt_format.context(demonstrations),
             labels,
             calibrate,
-            queries_per_row,
+            batch_size,
             demonstrations=tuple(demonstrations),
             max_length=max_length,
             soft_prompt_tokens=soft_prompt_tokens,
@@ -270,7 +271,7 @@ class Asker:
 
         def ask() -> dict[str, np.ndarray]:
             keep = kept_of(what, labels, topk)
-            found = read_answers(self.model, prompts, labels, keep, queries_per_row=self.queries_per_row)
+            found = read_answers(self.model, prompts, labels, keep, size=self.batch_size)
             phase.count(
                 examples=sum(i < rows for i in found.scored),
                 tokens=found.tokens,

@@ -51,9 +51,9 @@ class CartridgeModel(PromptLearningModel):
             **kwargs,
         )
 
-    def encode(self, input_ids: torch.Tensor) -> Any:
-        """As above; the virtual tokens alone are a cache already."""
-        return super().encode(input_ids) if input_ids.shape[1] else self.get_prompt(1)
+    def virtual_cache(self) -> Any:
+        """The virtual tokens as they are."""
+        return self.get_prompt(1)
 
 
 def context_start(context_ids: Sequence[int], tokens: int, frozen: int) -> list[int]:

@@ -14,16 +14,32 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def encode(model: torch.nn.Module, tokens: Sequence[int]) -> DynamicCache | None:
-    """Keys and values of a text, by the bare model in eval mode (a batch of one); None where it keeps no plain cache of it."""
+def encode(
+    model: torch.nn.Module, tokens: Sequence[int], *, behind: DynamicCache | None = None, chunk: int | None = None
+) -> DynamicCache | None:
+    """Keys and values of a text, by the bare model in eval mode (a batch of one); None where it keeps no plain cache of it,
+    or there is no text.
+
+    Args:
+        behind: those of a text in front of it, which grow by this one's.
+        chunk: how many tokens go through the model together, at most; None for all.
+    """
+    if not tokens:
+        return behind
     bare = bare_model(model)
-    was_training = bare.training
+    was_training, cache, start = bare.training, behind, behind.get_seq_length() if behind is not None else 0
+    ids = torch.tensor([list(tokens)], device=next(bare.parameters()).device)
     bare.eval()
     try:
-        ids = torch.tensor([list(tokens)], device=next(bare.parameters()).device)
-        return plain(bare(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
+        for part in ids.split(chunk or len(tokens), dim=1):
+            positions = torch.arange(start, start + part.shape[1], device=ids.device)[None] if cache is not None else None
+            found = bare(input_ids=part, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, start = plain(found.past_key_values), start + part.shape[1]
+            if cache is None:
+                break
     finally:
         bare.train(was_training)
+    return cache
 
 
 def plain(cache: Any) -> DynamicCache | None:

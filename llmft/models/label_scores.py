@@ -4,33 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class AnswerScores:
-    """What a model says at the first position after each of N prompts.
-
-    Attributes:
-        label_logprobs: (N, L) float64, log-probability of each label's token over the whole vocabulary.
-        best_token: (N,) int64, the most probable token of the whole vocabulary.
-        scored: indices of the prompts that this rank scored; all ranks together scored each.
-        tokens: tokens that went through the model on this rank, padding left out.
-        padding_tokens: padding that went through it.
-    """
-
-    label_logprobs: np.ndarray
-    best_token: np.ndarray
-    scored: list[int]
-    tokens: int
-    padding_tokens: int
 
 
 def left_pad(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
@@ -49,12 +28,15 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 
 
 def answer_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits (B, V) at the last position of a left-padded batch; no (B, T, V) tensor is made.
+    """Logits (B, V) at the last position of each of B prompts; no (B, T, V) tensor is made.
 
     Args:
         model: a causal language model, possibly wrapped (PEFT, DDP, DeepSpeed).
-        batch: what `left_pad` returns, on the model's device.
+        batch: what `left_pad` or `packed_attention.packed_batch` returns, on the model's device; anything else is not read.
     """
+    if "logits_to_keep" in batch:  # packed in one row
+        names = ("input_ids", "position_ids", "attention_mask", "logits_to_keep")
+        return model(**{name: batch[name] for name in names}, use_cache=False).logits[0]
     return last_logits(model, batch, 1)[:, -1]
 
 

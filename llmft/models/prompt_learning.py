@@ -47,9 +47,10 @@ class PromptLearningModel(PeftModelForCausalLM):
             raise InputError(f"--model_name_or_path {folder}: its weights lack {missing[0]}; give a folder that peft saved")
         return wrapped
 
-    def encode(self, input_ids: torch.Tensor) -> Any:
-        """The base model's cache of the virtual tokens and (1, T) tokens behind them; T may be 0."""
-        return self(input_ids, use_cache=True, logits_to_keep=1).past_key_values
+    def virtual_cache(self) -> Any:
+        """The base model's cache of the virtual tokens (a batch of one)."""
+        none = torch.empty(1, 0, dtype=torch.long, device=self.word_embeddings.weight.device)
+        return self(none, use_cache=True, logits_to_keep=1).past_key_values
 
 
 def random_tokens(vocabulary: int, count: int, seed: int) -> torch.Tensor:

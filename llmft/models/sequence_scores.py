@@ -59,41 +59,33 @@ class LabelSequences:
         return torch.stack([part.sum(-1) for part in logprobs.split([*map(len, self.sequences)], dim=1)], dim=1)
 
 
-@dataclass(frozen=True)
-class PackedRow:
-    """n queries in one row of T tokens, each followed by the C continuations side by side, behind a prefix of P tokens.
+def masked_row(
+    queries: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], prefix_length: int, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Arguments of a model: n queries in one row of T tokens, each followed by the C continuations side by side, behind a prefix
+    of P tokens; each token gets the position it has in a text of its own.
 
-    Attributes:
-        input_ids, position_ids: (1, T).
-        allowed: (T, P + T), True where a token (first index) may look: the prefix, its own query, its own continuation.
-        keep: (n * R,) the positions whose logits are asked for.
+    Returns:
+        `input_ids` and `position_ids` (1, T) int64; `attention_mask` (1, 1, T, P + T) of `dtype`, 0 where a token may look: the
+        prefix, its own query, its own continuation; `logits_to_keep` (n * R,): the places whose logits are asked for.
     """
-
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
-    allowed: torch.Tensor
-    keep: torch.Tensor
-
-
-def pack(
-    queries: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], prefix_length: int, device: torch.device
-) -> PackedRow:
-    """Lay queries and continuations out in one row; each token gets the position it has in a text of its own."""
     pieces = [piece for query in queries for piece in (query, *continuations)]
-    lengths = torch.tensor([len(piece) for piece in pieces], device=device)
-    ids = torch.tensor([[token for piece in pieces for token in piece]], device=device)
-    index = torch.arange(ids.shape[1], device=device)
-    piece = torch.repeat_interleave(torch.arange(len(pieces), device=device), lengths)  # (T,) whose token
+    lengths = torch.tensor([len(piece) for piece in pieces])
+    ids = torch.tensor([[token for piece in pieces for token in piece]])
+    index = torch.arange(ids.shape[1])
+    piece = torch.repeat_interleave(torch.arange(len(pieces)), lengths)  # (T,) whose token
     query = piece - piece % (1 + len(continuations))  # (T,) the query's piece that it belongs to
     continues = piece != query
     place = index - (lengths.cumsum(0) - lengths)[piece]  # (T,) within the piece
-    position = prefix_length + place + continues * lengths[query]
     seen = (piece[:, None] == piece[None, :]) | (query[:, None] == piece[None, :])
-    allowed = seen & (index[:, None] >= index[None, :])  # (T, T)
-    if prefix_length:
-        allowed = torch.cat([allowed.new_ones(len(index), prefix_length), allowed], dim=1)
-    keep = (continues | (place == lengths[query] - 1)).nonzero()[:, 0]
-    return PackedRow(ids, position[None], allowed, keep)
+    hidden = torch.zeros(len(index), prefix_length + len(index), dtype=torch.bool)
+    hidden[:, prefix_length:] = ~(seen & (index[:, None] >= index[None, :]))
+    return {
+        "input_ids": ids,
+        "position_ids": (prefix_length + place + continues * lengths[query])[None],
+        "attention_mask": torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)[None, None],
+        "logits_to_keep": (continues | (place == lengths[query] - 1)).nonzero()[:, 0],
+    }
 
 
 def sequence_batch(prompts: Sequence[Sequence[int]], labels: LabelSequences) -> dict[str, torch.Tensor]:

@@ -284,7 +284,7 @@ class Job:
             sample=next(iter(self.eval_sets.values()))[0],
             demonstrations=demonstrations,
             calibrate=calibrate,
-            queries_per_row=self.arguments(RunArguments).per_device_eval_batch_size,
+            batch_size=self.arguments(RunArguments).eval_batch,
             soft_prompt_tokens=self.trained.virtual_tokens if trained else 0,
             virtual_flag="--cartridge_tokens" if trained and self.trained.use_cartridge else "--num_soft_prompt_tokens",
             max_length=self.arguments(DataArguments).max_seq_length,

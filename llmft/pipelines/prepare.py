@@ -37,7 +37,7 @@ from llmft.tasks.queries import query_source
 from llmft.tasks.resolve import resolve_task
 from llmft.tasks.table import Task
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 """Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
 
 
@@ -143,7 +143,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     return jobs
 
 
-EVALUATION = {"seed", "data_seed", "per_device_eval_batch_size", "fp16", "bf16", "tf32", "full_determinism"}
+EVALUATION = {"seed", "data_seed", "per_device_eval_batch_size", "max_batch_tokens", "fp16", "bf16", "tf32", "full_determinism"}
 TRAINING = {f.name for f in fields(RunArguments)} - EVALUATION | {"max_train_samples"}
 """Arguments that upstream's sweeps may pass to eval.py, where they change nothing."""
 

@@ -131,7 +131,7 @@ def _asker(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, tokeni
         tokenizer,
         prompt_format,
         sample=rows[0],
-        queries_per_row=job.arguments(RunArguments).per_device_eval_batch_size,
+        batch_size=job.arguments(RunArguments).eval_batch,
         max_length=data.max_seq_length,
         soft_prompt_tokens=job.trained.virtual_tokens if job.trained is not None else 0,
     )

@@ -112,5 +112,5 @@ def with_cache(job: Job, teachers: Teachers) -> Teachers:
         return teachers
     store = ContentCache(flags.teacher_cache_dir or f"{run.output_dir}/teacher_cache")
     first = teachers.askers[0]
-    cache = AnswerCache.create(store, first.model, first.tokenizer, run.per_device_eval_batch_size)
+    cache = AnswerCache.create(store, first.model, first.tokenizer, run.eval_batch)
     return replace(teachers, askers=tuple(replace(asker, cache=cache) for asker in teachers.askers))

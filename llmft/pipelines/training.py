@@ -32,7 +32,7 @@ from llmft.training.callbacks import (
 from llmft.training.checkpoints import read_progress
 from llmft.training.evaluations import Evaluations
 from llmft.training.finite import POSITION, StopAtNonFinite
-from llmft.training.ft_trainer import FtTrainer, collate
+from llmft.training.ft_trainer import FtTrainer, collator
 from llmft.training.reporting import reporting
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def train(
             args=run,
             train_dataset=_numbered(examples),
             eval_dataset=job.eval_sets,
-            data_collator=partial(collate, labels=LabelSequences.create(student.label_sequences)),
+            data_collator=collator(model, LabelSequences.create(student.label_sequences), examples),
             evaluations=evaluations,
             finite=StopAtNonFinite(job.train_idx),
             **trainer_arguments,
@@ -133,7 +133,7 @@ def train_stage(
             model=student.model,
             args=run,
             train_dataset=_numbered(examples),
-            data_collator=partial(collate, labels=LabelSequences.create(student.label_sequences)),
+            data_collator=collator(student.model, LabelSequences.create(student.label_sequences), examples),
             finite=StopAtNonFinite(job.train_idx),
             **trainer_arguments,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from transformers import Trainer
 
 from llmft.cost.flops import training_flops
 from llmft.cost.meter import Phase
-from llmft.models.label_scores import answer_logits, encoded_virtual_tokens, left_pad
+from llmft.models.label_scores import answer_logits, encoded_virtual_tokens, left_pad, virtual_tokens
+from llmft.models.packed_attention import can_pack, packed_batch
 from llmft.models.sequence_scores import LabelSequences, sequence_batch
 from llmft.training.checkpoints import ReadableCheckpoint
 from llmft.training.evaluations import Evaluations
@@ -59,16 +61,24 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Loss of one batch as `collate` makes it; counts what went through the model on this rank."""
-        self.examples_seen += len(inputs["input_ids"])
-        self.positions_seen += inputs["input_ids"].numel()
-        soft = encoded_virtual_tokens(model) * inputs["input_ids"][..., 0].numel()  # which the model itself puts in
-        self.positions_seen += soft
-        self.tokens_seen = self.tokens_seen + inputs["attention_mask"].sum() + soft
+        self._count(model, inputs)
         logits = self.answer_logits(model, inputs)
         loss = self.answer_loss(logits, inputs)
         if self.finite is not None:
             self.finite.see(self.state.global_step + 1, loss, inputs[POSITION])
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _count(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+        positions = inputs["input_ids"].numel()
+        if "logits_to_keep" in inputs:  # packed: no padding
+            self.examples_seen += len(inputs["logits_to_keep"])
+            self.tokens_seen += positions
+        else:
+            soft = encoded_virtual_tokens(model) * inputs["input_ids"][..., 0].numel()  # which the model itself puts in
+            positions += soft
+            self.examples_seen += len(inputs["input_ids"])
+            self.tokens_seen = self.tokens_seen + inputs["attention_mask"].sum() + soft
+        self.positions_seen += positions
 
     def answer_logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits (B, V) at the answer position."""
@@ -106,11 +116,31 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         self.examples_seen = self.tokens_seen = self.positions_seen = 0
 
 
-def collate(examples: Sequence[dict[str, Any]], labels: LabelSequences | None = None) -> dict[str, torch.Tensor]:
-    """Left-pad the prompts (each with the continuations of `labels`, if they are of several tokens) and stack the rest."""
+def collate(
+    examples: Sequence[dict[str, Any]], labels: LabelSequences | None = None, *, packed: bool = False
+) -> dict[str, torch.Tensor]:
+    """Put the prompts together and stack the rest.
+
+    Args:
+        labels: if they are of several tokens, each prompt comes with each of their continuations.
+        packed: side by side in one row, for models that `can_pack`; else padded on the left.
+    """
     prompts = [example["input_ids"] for example in examples]
-    batch = left_pad(prompts) if labels is None or labels.rows == 1 else sequence_batch(prompts, labels)
+    if packed:
+        batch = packed_batch(prompts)
+    else:
+        batch = left_pad(prompts) if labels is None or labels.rows == 1 else sequence_batch(prompts, labels)
     for name in examples[0]:
         if name != "input_ids":
             batch[name] = torch.stack([torch.as_tensor(example[name]) for example in examples])
     return batch
+
+
+def collator(model: torch.nn.Module, labels: LabelSequences, examples: Sequence[dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The way batches of these examples go through the model: packed if it can, so that none of its work is padding.
+
+    Virtual tokens stand in front of every prompt, and several continuations behind it: those batches are padded.
+    """
+    longest = max(len(example["input_ids"]) for example in examples)
+    packed = labels.rows == 1 and not virtual_tokens(model) and can_pack(model, longest)
+    return partial(collate, labels=labels, packed=packed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from llmft.models.shared_prefix import PrefixReader, reading
 from llmft.models.supports import Target, kept_of, mean_logprobs, support_target
 from llmft.objective import Objective
 from llmft.tasks.table import Row
+
+T = TypeVar("T")
 
 CHUNK = 256
 """Queries whose distributions over the vocabulary are held at once, where a mean has to be taken there."""
@@ -76,26 +79,25 @@ class Teachers:
             InputError: a prompt does not fit the teacher's window, or k is larger than the vocabulary.
         """
         if self.turns:
-            m = len(self.askers)
-            parts = [_targets_of(asker, queries[i::m], objective, phase) for i, asker in enumerate(self.askers) if queries[i::m]]
-            order = np.argsort(np.concatenate([np.arange(len(queries))[i::m] for i in range(len(parts))]))
-            return _map(parts, lambda tensors: torch.cat(tensors)[order])
+
+            def read(i: int, mine: list[int]) -> Target:
+                return _targets_of(self.askers[i], pick(queries, mine), objective, phase)
+
+            return by_turns(range(len(queries)), len(self.askers), read)
         if len(self.askers) > 1 and objective.support == "topk":
             return self._mean_topk(queries, objective, phase)
-        parts = [_targets_of(asker, queries, objective, phase) for asker in self.askers]
-        return parts[0] if len(parts) == 1 else Target(mean_logprobs(torch.stack([part.logprobs for part in parts])), None)
+        return together([_targets_of(asker, queries, objective, phase) for asker in self.askers], objective)
 
     def _mean_topk(self, queries: Sequence[Row], objective: Objective, phase: Phase) -> Target:
         """The k largest of the mean: that has to be taken over the vocabulary, some queries at a time."""
-        whole, first = replace(objective, support="vocab", topk=Objective.topk), self.askers[0]
+        whole, first = of_each(objective, len(self.askers)), self.askers[0]
 
         def ask() -> dict[str, np.ndarray]:
             chunks = []
             for start in range(0, len(queries), CHUNK):
                 some = queries[start : start + CHUNK]
                 found = [_targets_of(replace(asker, cache=None), some, whole, phase) for asker in self.askers]
-                mean = mean_logprobs(torch.stack([part.logprobs for part in found]))
-                chunks.append(support_target(mean, "topk", label_ids=(), topk=objective.topk))
+                chunks.append(together(found, objective))
             return {name: tensor.numpy() for name, tensor in _map(chunks, torch.cat)._asdict().items()}
 
         if first.cache is None:
@@ -137,13 +139,8 @@ class OnlineTeacher:
         m = len(self.readers)
         with self.frozen() as model, reading(model):
             if self.teachers.turns:
-                one_by_one = [self._read(model, query % m, [query]) for query in queries]
-                return _map(one_by_one, torch.cat)
-            if m > 1 and self.objective.support == "topk":
-                whole = [self._logits(model, i, queries)[:, 0].log_softmax(-1) for i in range(m)]
-                return support_target(mean_logprobs(torch.stack(whole)), "topk", label_ids=(), topk=self.objective.topk)
-            parts = [self._read(model, i, queries) for i in range(m)]
-        return parts[0] if m == 1 else Target(mean_logprobs(torch.stack([part.logprobs for part in parts])), None)
+                return by_turns(queries, m, lambda i, mine: self._read(model, i, pick(queries, mine), self.objective))
+            return together([self._read(model, i, queries, of_each(self.objective, m)) for i in range(m)], self.objective)
 
     def count_work(self, phase: Phase) -> None:
         """Count on `phase` what the teachers have read on this rank since the last call."""
@@ -153,11 +150,11 @@ class OnlineTeacher:
         phase.count(tokens=done, padding_tokens=padding - self.counted[1], flops=inference_flops(model, done))
         self.counted = (tokens, padding)
 
-    def _read(self, model: torch.nn.Module, i: int, queries: Sequence[int]) -> Target:
+    def _read(self, model: torch.nn.Module, i: int, queries: Sequence[int], objective: Objective) -> Target:
         logits = self._logits(model, i, queries)
-        if self.objective.support == "labels":
+        if objective.support == "labels":
             return Target(self._label_logprobs(model, i, logits), None)
-        kept = kept_of(self.objective.support, self.labels[i], self.objective.topk)(logits)
+        kept = kept_of(objective.support, self.labels[i], objective.topk)(logits)
         return Target(kept["logprobs"], kept.get("tokens"))
 
     def _label_logprobs(self, model: torch.nn.Module, i: int, logits: torch.Tensor) -> torch.Tensor:
@@ -173,7 +170,7 @@ class OnlineTeacher:
         prompts = self.prompts[i][0]
         reader = self.readers[i]
         if reader is None:
-            reader = self.readers[i] = PrefixReader(model, prompts.prefix, self.labels[i])
+            reader = self.readers[i] = PrefixReader(model, prompts.prefix, self.labels[i], self.teachers.askers[i].batch_size)
         return reader.logits([prompts.suffixes[query] for query in queries])
 
 
@@ -184,6 +181,42 @@ def _targets_of(asker: Asker, queries: Sequence[Row], objective: Objective, phas
     found = asker.read(asker.prompts(queries), objective.support, topk, phase, rows=len(queries))
     tensors = {name: torch.from_numpy(array) for name, array in found.items()}
     return Target(tensors["logprobs"], tensors.get("tokens"))
+
+
+def of_each(objective: Objective, contexts: int) -> Objective:
+    """What each of several contexts is asked for: the largest of a mean have to be looked for in the whole vocabulary."""
+    if contexts > 1 and objective.support == "topk":
+        return replace(objective, support="vocab", topk=Objective.topk)
+    return objective
+
+
+def together(parts: Sequence[Target], objective: Objective) -> Target:
+    """The mean over contexts of what each said to `of_each`'s question; of one context, what it said."""
+    if len(parts) == 1:
+        return parts[0]
+    mean = mean_logprobs(torch.stack([part.logprobs for part in parts]))
+    if objective.support == "topk":
+        return support_target(mean, "topk", label_ids=(), topk=objective.topk)
+    return Target(mean, None)
+
+
+def by_turns(queries: Sequence[int], contexts: int, read: Callable[[int, list[int]], Target]) -> Target:
+    """The answers to queries of which number q belongs to context q mod m, in their order.
+
+    Args:
+        queries: their numbers.
+        contexts: m.
+        read: context, places in `queries` -> answers.
+    """
+    places = [[place for place, query in enumerate(queries) if query % contexts == i] for i in range(contexts)]
+    found = _map([read(i, mine) for i, mine in enumerate(places) if mine], torch.cat)
+    order = np.argsort(np.concatenate([mine for mine in places if mine]))
+    return _map([found], lambda tensors: tensors[0][order])
+
+
+def pick(queries: Sequence[T], places: Sequence[int]) -> list[T]:
+    """The queries at these places."""
+    return [queries[place] for place in places]
 
 
 def _map(parts: Sequence[Target], join: Callable[[list[torch.Tensor]], torch.Tensor]) -> Target:

@@ -13,10 +13,10 @@ from llmft.models.adapt import adapt, check_part, count_trainable, ia3_targets, 
 from llmft.models.head import classification_head, put_head
 from llmft.models.label_scores import answer_logits, left_pad
 from llmft.models.parallel import parallel_modules
-from llmft.models.shared_prefix import score_answers
 from llmft.models.student import save_student
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
+from tests.scoring import score_answers
 
 BATCH = left_pad([[5, 6, 7, 8, 9], [9, 3]])
 PROMPTS = TokenizedPrompts([5, 6], [[7], [8, 9], [3]])

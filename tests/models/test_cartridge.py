@@ -12,10 +12,10 @@ from llmft.models.adapt import adapt, check_part, count_trainable
 from llmft.models.cartridge import CartridgeModel, context_start
 from llmft.models.label_scores import answer_logits, encoded_virtual_tokens, left_pad, virtual_tokens
 from llmft.models.load import load_model
-from llmft.models.shared_prefix import score_answers
 from llmft.models.student import save_student, start_of
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
+from tests.scoring import score_answers
 
 FAMILIES = ["opt", "opt_post_norm", "gpt2", "gptj", "gpt_neox", "llama", "qwen2", "qwen3", "gemma"]
 CONTEXT = torch.randint(2, 600, (30,), generator=torch.Generator().manual_seed(0)).tolist()

@@ -14,10 +14,10 @@ from llmft.models.head import classification_head, put_head
 from llmft.models.inert import key_biases
 from llmft.models.label_scores import answer_logits, bare_model, forward_parameters, left_pad, virtual_tokens
 from llmft.models.load import load_model
-from llmft.models.shared_prefix import score_answers
 from llmft.models.student import save_student
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
+from tests.scoring import score_answers
 
 FAMILIES = ["opt", "opt_post_norm", "gpt_neox", "llama", "gptj", "gpt2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]
 WITHOUT_BIASES = {"llama", "qwen3", "gemma", "gemma2", "gemma3"}

@@ -11,10 +11,10 @@ from llmft.models.adapt import adapt, count_trainable
 from llmft.models.head import put_head
 from llmft.models.label_scores import answer_logits, left_pad
 from llmft.models.load import fingerprint_model, load_model, short_name, window
-from llmft.models.shared_prefix import score_answers
 from llmft.models.student import save_student, start_of
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
+from tests.scoring import score_answers
 
 HOW = {"dtype": "float32", "attn_implementation": None, "revision": "main", "cache_dir": None}
 

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmft.models.label_scores import AnswerScores, left_pad
-from llmft.models.sequence_scores import LabelSequences, pack, sequence_batch, sequence_label_logits
-from llmft.models.shared_prefix import score_answers, score_sequences
+from llmft.models.label_scores import left_pad
+from llmft.models.sequence_scores import LabelSequences, masked_row, sequence_batch, sequence_label_logits
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
 from tests.models.test_shared_prefix import FAMILIES, prompts
+from tests.scoring import AnswerScores, score_answers, score_sequences
 
 SEQUENCES = [[17, 99], [5], [17, 99, 8], [30, 4]]  # of several lengths; the first begins the third
 
@@ -81,11 +81,11 @@ def test_each_token_goes_through_the_model_once_and_only_asked_rows_are_projecte
 
 
 def test_a_packed_row_by_hand():
-    row = pack([[1, 2], [3]], [[7], [8, 9]], 1, torch.device("cpu"))
-    assert row.input_ids.tolist() == [[1, 2, 7, 8, 9, 3, 7, 8, 9]]
-    assert row.position_ids.tolist() == [[1, 2, 3, 3, 4, 1, 2, 2, 3]]
-    assert row.keep.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert row.allowed.int().tolist() == [
+    row = masked_row([[1, 2], [3]], [[7], [8, 9]], 1, torch.float32)
+    assert row["input_ids"].tolist() == [[1, 2, 7, 8, 9, 3, 7, 8, 9]]
+    assert row["position_ids"].tolist() == [[1, 2, 3, 3, 4, 1, 2, 2, 3]]
+    assert row["logits_to_keep"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert (row["attention_mask"][0, 0] == 0).int().tolist() == [
         [1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
         [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],

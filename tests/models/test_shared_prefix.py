@@ -2,11 +2,16 @@ import numpy as np
 import pytest
 import torch
 
+from llmft.batch_size import BatchSize
+from llmft.errors import InputError
 from llmft.models import shared_prefix
 from llmft.models.label_scores import answer_logits, left_pad
-from llmft.models.shared_prefix import score_answers
+from llmft.models.sequence_scores import LabelSequences
+from llmft.models.shared_prefix import read_answers
+from llmft.models.supports import kept_of
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
+from tests.scoring import score_answers
 
 LABELS = [17, 99, 5]
 FAMILIES = ["opt", "gpt2", "llama", "gpt_neox", "mistral", "gpt_neo", "falcon"]
@@ -50,6 +55,38 @@ def test_the_prefix_goes_through_the_model_once():
     scores = score_answers(model, found, LABELS, queries_per_row=2)
     assert sum(lengths) == len(found.prefix) + sum(map(len, found.suffixes)) == scores.tokens
     assert scores.padding_tokens == 0
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_a_long_context_is_encoded_in_chunks(family):
+    model, found = tiny_model(family), prompts()
+    lengths = []
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    labels = LabelSequences.create([[label] for label in LABELS])
+    scores = read_answers(model, found, labels, kept_of("scores", labels, None), size=BatchSize(100, 15))
+    assert lengths[:3] == [15, 15, 10]
+    assert max(lengths) <= 15
+    expected, _ = one_by_one(model, found)
+    np.testing.assert_allclose(scores.arrays["label_logprobs"], expected, atol=1e-5)
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch):
+    model, found = tiny_model("opt"), prompts()
+    labels, original, sizes = LabelSequences.create([[label] for label in LABELS]), shared_prefix.PrefixReader.logits, []
+
+    def logits(self, suffixes):
+        sizes.append(len(suffixes))
+        if len(suffixes) > 2:
+            raise torch.OutOfMemoryError
+        return original(self, suffixes)
+
+    monkeypatch.setattr(shared_prefix.PrefixReader, "logits", logits)
+    keep = kept_of("scores", labels, None)
+    scores = read_answers(model, found, labels, keep, size=BatchSize(100))
+    assert sizes == [7, 3, 1, 2, 2, 2]
+    np.testing.assert_allclose(scores.arrays["label_logprobs"], one_by_one(model, found)[0], atol=1e-5)
+    with pytest.raises(InputError, match="--max_batch_tokens 999: memory of cpu does not hold a batch of 7 queries"):
+        read_answers(model, found, labels, keep, size=BatchSize(100, 999))
 
 
 @pytest.mark.parametrize("family", ["mistral", "gpt_neo", "falcon"])

@@ -8,13 +8,13 @@ import torch
 
 from llmft.evaluation.score import SplitScores
 from llmft.models.adapt import adapt
-from llmft.models.shared_prefix import score_answers
 from llmft.prompts.tokens import TokenizedPrompts
 from llmft.training.callbacks import EvaluateThenSave, LogDistances
 from llmft.training.context_distillation_trainer import ContextDistillationTrainer
 from llmft.training.evaluations import Evaluations
 from llmft.training.ft_trainer import FtTrainer
 from tests.conftest import tiny_model
+from tests.scoring import score_answers
 from tests.training.test_trainers import KINDS, make_trainer
 
 

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from llmft.batch_size import BatchSize
 from llmft.cost.meter import Phase
 from llmft.evaluation.answer_cache import AnswerCache
 from llmft.evaluation.score import Asker
+from llmft.models import shared_prefix
+from llmft.models.kv_cache import encode
 from llmft.models.supports import mean_logprobs, support_target
 from llmft.objective import Objective
 from llmft.prompts.render import PromptFormat
@@ -30,7 +33,7 @@ SUPPORTS = {"labels": {}, "labels_rest": {}, "topk": {"topk": 7}, "vocab": {}}
 def askers():
     model, tokenizer = tiny_model("opt"), byte_level_bpe("</s>")
     ask = PromptFormat("{text1} ?", "", r"\n", ("Yes", "No"))
-    create = partial(Asker.create, model, tokenizer, ask, sample=QUERIES[0], queries_per_row=3)
+    create = partial(Asker.create, model, tokenizer, ask, sample=QUERIES[0], batch_size=BatchSize(3))
     return tuple(create(demonstrations=shown) for shown in SHOWN)
 
 
@@ -97,8 +100,7 @@ def test_calibration_is_the_same_online(askers):
 
 def test_a_context_is_encoded_once_online(askers, monkeypatch):
     encoded = []
-    original = teacher_module.PrefixReader._encode
-    monkeypatch.setattr(teacher_module.PrefixReader, "_encode", lambda self: encoded.append(1) or original(self))
+    monkeypatch.setattr(shared_prefix, "encode", lambda *args, **kwargs: encoded.append(1) or encode(*args, **kwargs))
     online = OnlineTeacher(Teachers(askers), QUERIES, Objective(), partial(nullcontext, askers[0].model))
     for _ in range(3):
         online.targets([0, 1])
@@ -122,7 +124,7 @@ def test_kept_answers_are_taken_up_to_the_bit_and_without_a_forward_pass(askers,
     handle = model.register_forward_hook(lambda *_: calls.append(1))
 
     def cached(texts=askers):
-        cache = AnswerCache.create(ContentCache(tmp_path), model, askers[0].tokenizer, 3)
+        cache = AnswerCache.create(ContentCache(tmp_path), model, askers[0].tokenizer, BatchSize(3))
         return tuple(asker.__class__(**{**vars(asker), "cache": cache}) for asker in texts), cache
 
     first = targets(cached()[0], objective)

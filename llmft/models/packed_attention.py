@@ -1,0 +1,139 @@
+"""Attention over texts that lie side by side in one row: each at the cost it has alone, no padding, no mask over the row.
+
+n texts of T tokens in all go through the layers as one row of T. Only attention sees them apart: each looks at itself, and at P
+keys and values in front of the row, if there are any, which all share. That takes n * t^2 + T * P scores (t the longest text)
+where a mask over the row would take T * (T + P). Behind shared keys the two parts are put together by their softmax sums (as in
+Juravsky et al. 2024, arXiv:2402.05099):
+
+    out = w * out_shared + (1 - w) * out_own,    w = Z_shared / (Z_shared + Z_own)
+
+The model gets the texts' places as `attention_mask`, which transformers hands on to attention as it is if it has four dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from llmft.models.label_scores import bare_model, forward_parameters
+
+NAME = "packed_sdpa"
+"""Name among transformers' implementations of attention. For any other mask it is `sdpa`."""
+
+ORDINARY = {"full_attention", "sliding_attention"}
+"""Kinds of layers in which a text that fits the window depends on nothing in front of it but keys and values."""
+
+
+def packed_batch(texts: Sequence[Sequence[int]], start: int = 0) -> dict[str, torch.Tensor]:
+    """Texts side by side, as arguments of a model whose attention is `NAME`.
+
+    Args:
+        texts: n token lists, none empty.
+        start: position of each text's first token.
+
+    Returns:
+        `input_ids` and `position_ids` (1, T), `attention_mask` (1, 1, n, t): each token's place in the row, -1 behind a text's
+        end; `logits_to_keep` (n,): the place of each text's last token. All int64.
+    """
+    lengths = torch.tensor([len(text) for text in texts])
+    ends = lengths.cumsum(0)
+    column = torch.arange(int(lengths.max()))
+    places = torch.where(column < lengths[:, None], (ends - lengths)[:, None] + column, -1)
+    return {
+        "input_ids": torch.tensor([[token for text in texts for token in text]]),
+        "position_ids": torch.cat([torch.arange(start, start + len(text)) for text in texts])[None],
+        "attention_mask": places[None, None],
+        "logits_to_keep": ends - 1,
+    }
+
+
+def can_pack(model: torch.nn.Module, longest: int) -> bool:
+    """Whether texts of up to `longest` tokens may go through the model side by side; if so its attention is made ready for it.
+
+    It must be an ordinary transformer that takes attention from transformers' table, as sdpa, and positions as an argument.
+    """
+    bare = bare_model(model)
+    config = bare.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    able = (
+        bare.config._attn_implementation in ("sdpa", NAME)
+        and bare._supports_attention_backend
+        and not bare._is_stateful
+        and set(getattr(config, "layer_types", None) or ()) <= ORDINARY
+        and (window is None or longest <= window)
+        and {"position_ids", "logits_to_keep"} <= forward_parameters(bare)
+    )
+    if able:
+        bare.config._attn_implementation = NAME
+    return able
+
+
+def can_share_keys(model: torch.nn.Module) -> bool:
+    """Whether packed texts can look at keys in front of the row too: where there is a kernel that tells its softmax sums.
+
+    torch has one on the CPU, for values as wide as keys.
+    """
+    bare = bare_model(model)
+    return next(bare.parameters()).device.type == "cpu" and not hasattr(bare.config.get_text_config(), "v_head_dim")
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention in transformers' form.
+
+    Args:
+        query: (1, H, T, d).
+        key, value: (1, G, P + T, d), G a divisor of H. P > 0 goes without gradients and dropout.
+        attention_mask: what `packed_batch` returns, or any that `sdpa` takes.
+
+    Returns:
+        (1, T, H, d), and None for the weights.
+    """
+    if attention_mask is None or attention_mask.dtype != torch.int64:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    places = attention_mask[0, 0]
+    groups, row, shared = query.shape[1] // key.shape[1], query.shape[2], key.shape[2] - query.shape[2]
+    blocks = [_blocks(tensor[:, :, -row:], places) for tensor in (query, key, value)]  # (n, heads, t, d)
+    blocks[1:] = [repeat_kv(block, groups) for block in blocks[1:]]
+    if not shared:
+        own = torch.nn.functional.scaled_dot_product_attention(*blocks, dropout_p=dropout, is_causal=True, scale=scaling)
+        return _row(own, places, row)[None], None
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    own, own_sum = attend(*blocks, is_causal=True, scale=scaling)  # sums are logarithms
+    folded = query.reshape(1, key.shape[1], groups * row, -1)  # query heads that share keys lie behind one another
+    front, front_sum = attend(folded, key[:, :, :shared], value[:, :, :shared], scale=scaling)
+    front, front_sum = front.reshape(query.shape), front_sum.reshape(query.shape[:3])
+    own, own_sum = _row(own, places, row), _row(own_sum[..., None], places, row)
+    weight = torch.sigmoid(front_sum[0].T[..., None] - own_sum)
+    return torch.lerp(own.to(weight.dtype), front[0].transpose(0, 1).to(weight.dtype), weight).to(query.dtype)[None], None
+
+
+def _blocks(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(1, H, T, d) -> (n, H, t, d); behind a text's end stands anything, which no real token looks at."""
+    rows = tensor[0].transpose(0, 1).flatten(1)
+    return rows.index_select(0, places.clamp(min=0).flatten()).view(*places.shape, tensor.shape[1], -1).transpose(1, 2)
+
+
+def _row(blocks: torch.Tensor, places: torch.Tensor, row: int) -> torch.Tensor:
+    """(n, H, t, d) -> (T, H, d): the inverse of `_blocks`."""
+    where = torch.where(places < 0, row, places).flatten()
+    inverse = torch.empty(row + 1, dtype=torch.int64, device=places.device)
+    inverse[where] = torch.arange(len(where), device=places.device)
+    return blocks.transpose(1, 2).flatten(0, 1).index_select(0, inverse[:row])
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

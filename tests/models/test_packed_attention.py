@@ -1,0 +1,102 @@
+"""Texts side by side in one row: the same answers and gradients as one by one, for every family that may do it."""
+
+import copy
+
+import pytest
+import torch
+
+from llmft.models.adapt import adapt
+from llmft.models.label_scores import answer_logits, left_pad
+from llmft.models.packed_attention import NAME, can_pack, packed_batch
+from tests.conftest import CONFIGS, tiny_model
+
+TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]]
+OTHERS = {"gptj", "gpt_neo", "falcon"}  # attention of their own
+SOFTCAP = {"gemma2"}  # which sdpa has not
+
+
+def test_a_row_by_hand():
+    batch = packed_batch([[5, 6], [7], [8, 9, 10]], start=4)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10]]
+    assert batch["position_ids"].tolist() == [[4, 5, 4, 4, 5, 6]]
+    assert batch["attention_mask"].tolist() == [[[[0, 1, -1], [2, -1, -1], [3, 4, 5]]]]
+    assert batch["logits_to_keep"].tolist() == [1, 2, 5]
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_families_that_pack_learn_the_same_packed_as_padded(family):
+    model = tiny_model(family)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 5 if parameter.ndim > 1 else 1
+    other, answers = copy.deepcopy(model), torch.tensor([1, 2, 3, 4])
+    assert can_pack(model, 9) == (family not in OTHERS | SOFTCAP)
+    if not can_pack(model, 9):
+        return
+    results = []
+    for one, batch in ((model, packed_batch(TEXTS)), (other, left_pad(TEXTS))):
+        logits = answer_logits(one, batch)
+        torch.nn.functional.cross_entropy(logits, answers).backward()
+        results.append((logits.detach(), {name: p.grad for name, p in one.named_parameters() if p.grad is not None}))
+    (logits, gradients), (expected, others) = results
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == others.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_adapters_and_checkpointed_layers_pack_too(checkpointing):
+    model = adapt(tiny_model("llama"), "lora", dim=2)
+    assert can_pack(model, 9)
+    model.train()
+    batch, gradients = packed_batch(TEXTS), []
+    for _ in range(2):
+        model.zero_grad()
+        answer_logits(model, batch).logsumexp(-1).sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_half_precision_packs():
+    model = tiny_model("llama").bfloat16()
+    assert can_pack(model, 9)
+    with torch.no_grad():
+        packed = answer_logits(model, packed_batch(TEXTS))
+        padded = answer_logits(model, left_pad(TEXTS))
+    assert packed.dtype == torch.bfloat16
+    torch.testing.assert_close(packed, padded, atol=2e-2, rtol=0)
+
+
+def test_a_window_shorter_than_a_text_or_another_attention_is_not_packed():
+    window = tiny_model("mistral")
+    assert can_pack(window, 16)
+    assert not can_pack(window, 17)
+    eager = tiny_model("llama")
+    eager.set_attn_implementation("eager")
+    assert not can_pack(eager, 9)
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2", "gpt_neox", "llama", "gemma3"])
+def test_other_masks_are_those_of_sdpa(family):
+    """Once a model packs, padded batches, plain prompts and generation must be what they were."""
+    model = tiny_model(family)
+    batch, ids = left_pad(TEXTS), torch.tensor([[4, 8, 12, 16]])
+    kwargs = {"max_new_tokens": 5, "do_sample": False}
+    before = answer_logits(model, batch), model(ids).logits, model.generate(ids, **kwargs)
+    assert can_pack(model, 9)
+    assert model.config._attn_implementation == NAME
+    after = answer_logits(model, batch), model(ids).logits, model.generate(ids, **kwargs)
+    for one, two in zip(before, after, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_it_is_not_written_into_a_saved_model(tmp_path):
+    model = tiny_model("opt")
+    assert can_pack(model, 9)
+    model.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text()

@@ -1,0 +1,33 @@
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmft.batch_size import DEFAULT_TOKENS, LARGE_MEMORY, BatchSize
+
+
+@given(
+    st.lists(st.integers(1, 50), max_size=40),
+    st.integers(1, 9),
+    st.integers(1, 120),
+    st.booleans(),
+    st.sampled_from(["cpu", "cuda"]),
+)
+def test_every_query_once_and_no_batch_over_the_limits(lengths, queries, tokens, padded, device):
+    batches = BatchSize(queries, tokens).batches(lengths, device, padded=padded)
+    flat = [i for batch in batches for i in batch]
+    assert sorted(flat) == list(range(len(lengths)))
+    assert [lengths[i] for i in flat] == sorted(lengths)
+    for batch in batches:
+        taken = [lengths[i] for i in batch]
+        assert 1 <= len(batch) <= queries
+        assert len(batch) == 1 or (len(batch) * max(taken) if padded else sum(taken)) <= tokens
+    for batch, following in pairwise(batches):  # no batch could have held one more
+        taken = [lengths[i] for i in [*batch, following[0]]]
+        assert len(batch) == queries or (len(taken) * max(taken) if padded else sum(taken)) > tokens
+
+
+def test_the_default_depends_on_the_device():
+    assert BatchSize(8).tokens_on("cpu") == DEFAULT_TOKENS["cpu"]
+    assert BatchSize(8).tokens_on("cuda") == LARGE_MEMORY
+    assert BatchSize(8, 77).tokens_on("cuda") == 77
