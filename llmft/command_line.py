@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -112,7 +113,8 @@ def modern(argv: Sequence[str]) -> list[str]:
         if name in OBSOLETE:
             if not equals and rest and not rest[0].startswith("--"):
                 rest.pop(0)
-            print(f"note: {name} is not needed: {OBSOLETE[name]}", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":
+                print(f"note: {name} is not needed: {OBSOLETE[name]}", file=sys.stderr)
         else:
             words.append(RENAMED.get(name, name) + equals + value)
     return words

@@ -13,8 +13,9 @@ from transformers import TrainingArguments
 
 from llmft.arguments import flag
 from llmft.batch_size import BatchSize
+from llmft.deepspeed_config import find_config, start_alone
 from llmft.errors import InputError
-from llmft.run_checks import check_after, check_before
+from llmft.run_checks import check_after, check_before, check_deepspeed
 from llmft.runs.secrets import HIDDEN, is_secret
 
 UNSUPPORTED = {
@@ -113,6 +114,10 @@ class RunArguments(TrainingArguments):
         check_before(self)
         self._check_evaluation()
         self._check_services()
+        if isinstance(self.deepspeed, str):
+            self.deepspeed = find_config(self.deepspeed)
+            check_deepspeed(self.deepspeed)
+            start_alone()
         super().__post_init__()
         check_after(self)
         self._check_deepspeed_stage()

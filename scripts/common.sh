@@ -1,31 +1,208 @@
-# Sourced by the sweeps: where things lie, and runs one after the other (or JOBS at a time) with their failures collected.
+# Sourced by every sweep: its settings, the list of its runs, and how they are started, watched and ended. README.md beside this
+# file has the variables. Nothing here evaluates text: a value stays one word, whatever it holds.
 # shellcheck shell=bash
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-python=${PYTHON:-python3}
-[ -z "${PYTHON:-}" ] && [ -x .venv/bin/python ] && python=.venv/bin/python
-commands=()
-pids=()
-trap 'kill "${pids[@]}" 2>/dev/null; exit 130' INT TERM # a background run does not hear the keyboard's interrupt itself
+sweep=${0##*scripts/}
+sweep=${sweep%.sh}
+commands=() # each a line that `split` parts into its words
+declare -A shown=() extra_names=() running=() slots=()
+failures=()
+finished=0 skipped=0 failed=0
 
-# run SCRIPT ARGUMENT...: prints the command and starts it when fewer than JOBS are under way; with DRY_RUN=1 only prints it.
-run() {
-    while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-1}" ]; do sleep 0.2; done
-    printf '+ %s' "$1"
-    printf ' %q' "${@:2}"
-    printf '\n'
-    if [ "${DRY_RUN:-0}" = 1 ]; then return; fi
-    "$python" "$@" &
-    pids+=($!)
-    commands+=("$*")
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    exit 2
 }
 
-# Waits for all runs and lists what failed; the sweep's exit status says whether anything did.
-finish() {
-    local failed=0 i
-    for i in "${!pids[@]}"; do
-        wait "${pids[$i]}" || { failed=1; printf 'failed: %s\n' "${commands[$i]}" >&2; }
+# setting NAME DEFAULT: the variable keeps what the environment gave it (nothing, too), else gets the default; the value is printed.
+setting() {
+    printf -v "$1" '%s' "${!1-$2}"
+    if [ -n "${shown[$1]:-}" ]; then return; fi
+    quote line "${!1}"
+    printf '%s=%s\n' "$1" "$line" >&2
+    shown[$1]=1
+}
+
+# whole_numbers NAME VALUE...: no value is anything else; bash would run what it found in arithmetic.
+whole_numbers() {
+    local value
+    for value in "${@:2}"; do
+        [[ $value =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "$1=$value: give a whole number"
     done
+}
+
+# quote NAME WORD...: a line that a shell, or `split`, reads as these very words, into the variable NAME.
+quote() {
+    local word all='' mark="'\\''"
+    for word in "${@:2}"; do
+        if [[ $word = *[[:cntrl:]]* ]]; then fail "$(printf '%q' "$word"): a command is one line of text; write \\n for a line break"; fi
+        [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word="'${word//\'/$mark}'"
+        all+=" $word"
+    done
+    printf -v "$1" '%s' "${all:1}"
+}
+
+# split TEXT ARRAY: the words of TEXT go into ARRAY; blanks part words, quotation marks hold one together.
+split() {
+    local found
+    local -n words=$2
+    found=$(xargs -r printf '%s\n' <<<"$1" 2>/dev/null && echo .) || fail "$1: cannot be parted into words; is a quotation mark missing?"
+    mapfile -t words <<<"$found"
+    unset "words[-1]" # the dot, which keeps an empty last word from going
+}
+
+# begin: the settings that all sweeps have; a sweep gives its own values for them before.
+begin() {
+    local word
+    ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || fail "bash $BASH_VERSION: sweeps need 5.1 or later"
+    if [ -z "${PYTHON:-}${VIRTUAL_ENV:-}" ] && [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
+    python=${PYTHON:-$(command -v python >/dev/null && echo python || echo python3)}
+    setting OUTPUT_DIR logfiles
+    setting JOBS 1
+    setting NUM_GPUS 1
+    setting LAUNCHER "$([ "$NUM_GPUS" = 1 ] && echo python || echo torchrun)"
+    setting EXTRA_ARGS ''
+    setting GRACE 60
+    for word in JOBS NUM_GPUS GRACE; do whole_numbers "$word" "${!word}"; done
+    ((JOBS > 0 && NUM_GPUS > 0)) || fail "JOBS=$JOBS NUM_GPUS=$NUM_GPUS: both must be 1 or more"
+    case $LAUNCHER in
+        python) launcher=("$python") ;;
+        torchrun) launcher=(torchrun --standalone --nproc_per_node "$NUM_GPUS") ;;
+        deepspeed) launcher=(deepspeed --num_gpus "$NUM_GPUS") ;;
+        *) fail "LAUNCHER=$LAUNCHER: give python, torchrun or deepspeed" ;;
+    esac
+    [ "$NUM_GPUS" = 1 ] || [ "$LAUNCHER" != python ] || fail "NUM_GPUS=$NUM_GPUS: LAUNCHER=python starts one process; give torchrun"
+    [ "$NUM_GPUS" = 1 ] || [ "$JOBS" = 1 ] || fail "JOBS=$JOBS: runs with NUM_GPUS=$NUM_GPUS go one after the other; give JOBS=1"
+    split "$EXTRA_ARGS" extra
+    for word in "${extra[@]}"; do
+        if [[ $word = --* ]]; then name_of "$word"; extra_names[$name]=1; fi
+    done
+}
+
+# name_of WORD: the argument that WORD sets, into `name`; --no_shuffle sets --shuffle.
+name_of() {
+    name=${1%%=*}
+    name=${name/#--no_/--}
+}
+
+# run SCRIPT ARGUMENT...: one more run of an entry script. EXTRA_ARGS go behind, in place of arguments of the same names.
+run() {
+    local word keep=1 own=()
+    for word in "${@:2}"; do
+        if [[ $word = --* ]]; then name_of "$word"; keep=1; [ -z "${extra_names[$name]:-}" ] || keep=0; fi
+        if [ "$keep" = 1 ]; then own+=("$word"); fi
+    done
+    quote line "${launcher[@]}" "$1" "${own[@]}" "${extra[@]}"
+    commands+=("$line")
+}
+
+# finish: do all runs, JOBS at a time, or with DRY_RUN=1 print them. What fails keeps nothing else from being done; it is listed
+# at the end, and the sweep's exit status is 1.
+finish() {
+    local number total=${#commands[@]}
+    if [ "${DRY_RUN:-0}" = 1 ]; then
+        printf '%s\n' "${commands[@]}"
+        return
+    fi
+    IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}"
+    logs=$OUTPUT_DIR/sweeps/${sweep//\//-}-$(date +%Y%m%d-%H%M%S)-$$
+    mkdir -p "$logs"
+    trap 'stop 130' INT
+    trap 'stop 143' TERM
+    trap 'stop 129' HUP
+    for ((number = 1; number <= total; number++)); do
+        if [ "${#running[@]}" -ge "$JOBS" ]; then collect; fi
+        start "$number"
+    done
+    while [ "${#running[@]}" -gt 0 ]; do collect; done
+    summary
     [ "$failed" = 0 ] || exit 1
+}
+
+# start NUMBER: start a command in a process group of its own, with a log of its own.
+start() {
+    local slot=0
+    printf '[%s/%s] %s\n' "$1" "$total" "${commands[$1 - 1]}"
+    split "${commands[$1 - 1]}" command
+    # deepspeed's port is a fixed one unless told, and a free one is not known before the start; torchrun finds its own
+    if [ "${command[0]}" = deepspeed ]; then command=(deepspeed --master_port "$(free_port)" "${command[@]:1}"); fi
+    while [[ " ${slots[*]} " = *" $slot "* ]]; do slot=$((slot + 1)); done
+    if [ "$JOBS" -gt 1 ] && [ "${#gpus[@]}" -gt 0 ]; then
+        CUDA_VISIBLE_DEVICES=${gpus[slot % ${#gpus[@]}]} setsid "${command[@]}" >"$logs/$1.log" 2>&1 </dev/null &
+    else
+        setsid "${command[@]}" >"$logs/$1.log" 2>&1 </dev/null &
+    fi
+    running[$!]=$1
+    slots[$!]=$slot
+}
+
+free_port() {
+    "$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
+}
+
+# collect: wait until a run ends, and say how.
+collect() {
+    local pid='' status=0 number how=finished
+    wait -n -p pid "${!running[@]}" || status=$?
+    number=${running[$pid]}
+    unset "running[$pid]" "slots[$pid]"
+    if [ "$status" != 0 ]; then
+        kill -s KILL -- "-$pid" 2>/dev/null || true # what it may have left behind
+        how="failed (status $status)"
+        failed=$((failed + 1))
+        failures+=("$number $status")
+    elif grep -q '^finished before: ' "$logs/$number.log" && ! grep -q '^record: ' "$logs/$number.log"; then
+        how="skipped (finished before)"
+        skipped=$((skipped + 1))
+    else
+        finished=$((finished + 1))
+    fi
+    printf '[%s/%s] %s; %s\n' "$number" "$total" "$how" "$(counts)"
+}
+
+counts() {
+    printf '%s finished, %s skipped, %s failed of %s' "$finished" "$skipped" "$failed" "$total"
+}
+
+# summary: the counts, and what failed with its log's last line.
+summary() {
+    local entry number
+    printf '%s; logs: %s\n' "$(counts)" "$logs"
+    for entry in "${failures[@]}"; do
+        number=${entry% *}
+        printf 'failed (status %s): %s\n    %s\n    log: %s\n' "${entry#* }" "${commands[number - 1]}" \
+            "$(tail -n 1 "$logs/$number.log")" "$logs/$number.log" >&2
+    done
+}
+
+# stop STATUS: end the sweep and the runs under way. They have GRACE seconds to save what they have; a second signal ends them now.
+stop() {
+    local pid pids tenths
+    mapfile -t pids < <(jobs -p) # not `running`: the signal may have come between a start and its entry there
+    trap 'signal KILL "${pids[@]}" || true' INT TERM HUP
+    signal TERM "${pids[@]}" || true
+    for ((tenths = 0; tenths < GRACE * 10; tenths++)); do
+        signal 0 "${pids[@]}" || break
+        sleep 0.1
+    done
+    signal KILL "${pids[@]}" || true
+    printf 'stopped; the same command goes on from here\n' >&2
+    summary
+    exit "$1"
+}
+
+# signal NAME PID...: to the process groups of these runs; whether any is there.
+signal() {
+    local pid there=1
+    for pid in "${@:2}"; do
+        if kill -s "$1" -- "-$pid" 2>/dev/null || kill -s "$1" "$pid" 2>/dev/null; then there=0; fi
+    done
+    return "$there"
+}
+
+# report: tables and a picture of all runs in OUTPUT_DIR, unless this is a dry run.
+report() {
+    [ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"
 }

@@ -4,16 +4,17 @@
 # Then the same on a task whose demonstrations are confounded: two rules explain them equally well.
 source "$(dirname "$0")/common.sh"
 
-OUTPUT_DIR=${OUTPUT_DIR:-logfiles/demo}
-SEEDS=${SEEDS:-0 1 2}
-JOBS=${JOBS:-2}
-printf 'OUTPUT_DIR=%s SEEDS=%s JOBS=%s\n' "$OUTPUT_DIR" "$SEEDS" "$JOBS"
+setting OUTPUT_DIR logfiles/demo
+setting SEEDS '0 1 2'
+setting JOBS 2
+begin
+split "$SEEDS" seeds
 
 tune=(--train_on demonstrations --num_train_epochs 20 --per_device_train_batch_size 8 --learning_rate 1e-3)
 tune_lora=(--train_on demonstrations --num_train_epochs 20 --per_device_train_batch_size 4 --learning_rate 3e-3 --use_adapter)
 distil=(--max_train_samples 256 --num_train_epochs 10 --per_device_train_batch_size 32 --learning_rate 1e-3)
 distil_lora=(--max_train_samples 256 --num_train_epochs 10 --per_device_train_batch_size 16 --learning_rate 1e-3 --use_adapter)
-for seed in $SEEDS; do
+for seed in "${seeds[@]}"; do
     common=(--task toy --output_dir "$OUTPUT_DIR" --seed "$seed" --data_seed "$seed")
     run eval.py "${common[@]}" --num_shots 0
     run eval.py "${common[@]}" --num_shots 16
@@ -21,10 +22,10 @@ for seed in $SEEDS; do
     run ft.py "${common[@]}" "${tune_lora[@]}"
     run distill.py "${common[@]}" "${distil[@]}"
     run distill.py "${common[@]}" "${distil_lora[@]}"
-    common+=(--task_variant passive,flipped,confounded)
+    common+=(--task_variant 'passive,flipped,confounded')
     run eval.py "${common[@]}" --num_shots 16
     run ft.py "${common[@]}" "${tune[@]}"
     run distill.py "${common[@]}" "${distil[@]}"
 done
 finish
-[ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"
+report

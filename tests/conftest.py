@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Two versions of ninja would each compile DeepSpeed's communication anew, minutes each time: all tests find this environment's.
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 SHARED = Path(__file__).parents[2] / "shared"
 

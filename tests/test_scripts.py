@@ -1,24 +1,51 @@
-"""Every command that a sweep or the README shows is one that the real parser accepts."""
+"""Every command that a sweep or the README shows is one that the real parser accepts, with each value in its place."""
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from llmft.command_line import parse
+from llmft.deepspeed_config import find_config
 from llmft.pipelines import distill, fine_tune, in_context
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {"eval.py": in_context.GROUPS, "ft.py": fine_tune.GROUPS, "distill.py": distill.GROUPS}
-SWEEPS = {
-    "scripts/demo.sh": 27,
-    "scripts/context_distillation/sst2/run.sh": 6,
-    "scripts/context_distillation/sst2/contexts.sh": 12,
-    "scripts/context_distillation/toy/contexts.sh": 27,
+TASKS = ("rte", "mnli", "qqp", "cola")
+NARROW = {"MODELS": "facebook/opt-125m", "DATA_SEEDS": "0 1 4"}
+GRID = {  # runs for one model and three draws, of which in-context learning takes the first two together
+    **{f"in_context/{task}/run.sh": runs * 2 for task, runs in zip(TASKS, (6, 9, 6, 6), strict=True)},
+    **{f"vanilla_ft/{task}/run.sh": 5 * 3 for task in TASKS},
+    **{f"pattern_verbalizer_ft/{task}/run.sh": 3 * 5 * 3 for task in TASKS},
+    **{f"context_distillation/{task}/run.sh": 2 * runs * 3 for task, runs in zip(TASKS, (6, 9, 6, 6), strict=True)},
+    "icl_versus_distillation/run.sh": 4 * 2 * (2 + 3 * 3),
 }
+SWEEPS = {
+    **GRID,
+    "demo.sh": 27,
+    "context_distillation/sst2/run.sh": 6,
+    "context_distillation/sst2/contexts.sh": 12,
+    "context_distillation/toy/contexts.sh": 27,
+}
+SCRIPTS = sorted(file.relative_to(ROOT) for end in ("sh", "sbatch") for file in (ROOT / "scripts").rglob(f"*.{end}"))
+
+
+def environment(**given):
+    """This process's environment without what would change a sweep, and with what is given."""
+    names = {"DATA_DIR", "LLMFT_DATA_DIR", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "PYTHON", "OUTPUT_DIR", "RANK"}
+    return {**{name: value for name, value in os.environ.items() if name not in names}, **given}
+
+
+def listing(script, **given):
+    """The commands of a dry run, as words."""
+    variables = environment(DRY_RUN="1", **given)
+    done = subprocess.run(["bash", ROOT / "scripts" / script], capture_output=True, text=True, check=True, env=variables)
+    return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
 def accepted(words):
@@ -27,26 +54,133 @@ def accepted(words):
     return parse(GROUPS[words[place]], words[place + 1 :], "")[0]
 
 
-@pytest.mark.parametrize(("sweep", "runs"), SWEEPS.items())
-def test_sweeps(sweep, runs):
-    environment = {**os.environ, "DRY_RUN": "1", "DATA_DIR": "/data"}
-    done = subprocess.run(["bash", ROOT / sweep], capture_output=True, text=True, check=True, env=environment)
-    commands = [shlex.split(line[2:]) for line in done.stdout.splitlines() if line.startswith("+ ")]
+def test_scripts_pass_shellcheck():
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("needs shellcheck, which the dev extra brings")
+    assert len(SCRIPTS) > len(SWEEPS)
+    done = subprocess.run([shellcheck, *SCRIPTS, ".ci/run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout + done.stderr == ""
+
+
+def test_all_sweeps_are_tested():
+    helpers = {"common.sh", "grid.sh", "get_smollm2.sh", "run_lines.sh"}
+    found = {str(path.relative_to("scripts")) for path in SCRIPTS if path.parts[1] != "slurm"}
+    assert found == set(SWEEPS) | helpers
+
+
+@pytest.mark.parametrize(("script", "runs"), SWEEPS.items())
+def test_sweeps_are_accepted_by_the_parser(script, runs):
+    commands = listing(script, **(NARROW if script in GRID else {}))
     assert len(commands) == runs
+    assert len({tuple(command) for command in commands}) == runs
+    seen = set()
     for command in commands:
-        assert accepted(command)
+        kind = re.sub(r"\d+", "", " ".join(command))
+        if kind not in seen:  # the others differ in numbers
+            assert accepted(command)
+            seen.add(kind)
 
 
-@pytest.mark.parametrize(("page", "count"), [("README.md", 6), ("docs/recipes.md", 12)])
+def test_the_whole_grid_is_the_papers():
+    commands = listing("in_context/mnli/run.sh")
+    assert len(commands) == 12 * 3 * 3
+    models = {command[command.index("--model_name_or_path") + 1] for command in commands}
+    assert {"facebook/opt-125m", "facebook/opt-30b", "EleutherAI/pythia-12b"} < models
+    assert all(command[-4:] == ["--data_seed", "0", "--num_data_seeds", "10"] for command in commands)
+
+
+def test_in_context_learning_and_distillation_read_the_same_context():
+    commands = listing("icl_versus_distillation/run.sh", MODELS="toy", TASKS="toy", SHOTS="4", DATA_SEEDS="3", PRECISION="fp32")
+    assert [command[1] for command in commands] == ["eval.py", "distill.py", "distill.py", "ft.py"]
+    for command in commands:
+        values = {name: value for group in accepted(command) for name, value in vars(group).items()}
+        assert (values["num_shots"], values["data_seed"], values["pattern_name"]) == (4, 3, "minimal")
+        assert values.get("train_on", "demonstrations") == "demonstrations"
+
+
+def test_values_stay_one_word_whatever_they_hold(tmp_path):
+    evil = [f"a b; touch {tmp_path}/evil", f"$(touch {tmp_path}/evil)", f"`touch {tmp_path}/evil`", "x\"y's", "*", "-n", "é\\n"]
+    pattern = "{text1} 'so' \"$(id)\" ; {text2} \\n ?"
+    extra = ["--task_description", evil[1], "--num_train_epochs", "1", "--save_final_model", "--instruction", ""]
+    lists = {"MODELS": [evil[0]], "PATTERNS": [pattern], "EXTRA_ARGS": extra}
+    single = {"METHODS": "distill", "SHOTS": "2", "DATA_SEEDS": "0", "DATA_DIR": evil[2]}
+    (command,) = listing(
+        "context_distillation/rte/run.sh", **single, **{name: shlex.join(words) for name, words in lists.items()}
+    )
+    for name, value in {"model_name_or_path": evil[0], "data_dir": evil[2], "pattern": pattern}.items():
+        assert command[command.index(f"--{name}") + 1] == value
+    assert command[-7:] == extra
+    assert "--no_save_final_model" not in command  # EXTRA_ARGS has its opposite
+    for word in evil:
+        models = [c[c.index("--model_name_or_path") + 1] for c in listing("vanilla_ft/rte/run.sh", MODELS=shlex.quote(word))]
+        assert set(models) == {word}
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"DATA_SEEDS": "a[$(touch evil)]"}, "DATA_SEEDS=a[$(touch: give a whole number"),
+        ({"NUM_GPUS": "x"}, "NUM_GPUS=x: give a whole number"),
+        ({"JOBS": "0"}, "both must be 1 or more"),
+        ({"NUM_GPUS": "2", "JOBS": "2"}, "give JOBS=1"),
+        ({"NUM_GPUS": "2", "LAUNCHER": "python"}, "give torchrun"),
+        ({"LAUNCHER": "mpirun"}, "LAUNCHER=mpirun: give python, torchrun or deepspeed"),
+        ({"NUM_GPUS": "5"}, "BATCH_SIZE=32: is no multiple of NUM_GPUS=5"),
+        ({"METHODS": "pbft-magic"}, "METHODS: no method pbft-magic"),
+        ({"METHODS": "magic"}, "METHODS: no method magic"),
+        ({"PRECISION": "int8"}, "PRECISION=int8: give fp16, bf16 or fp32"),
+        ({"EXTRA_ARGS": "--pattern 'x"}, "is a quotation mark missing?"),
+        ({"MODELS": "a\nb"}, "a command is one line of text"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(tmp_path, given, says):
+    script = ROOT / "scripts/pattern_verbalizer_ft/rte/run.sh"
+    variables = environment(DRY_RUN="1", OUTPUT_DIR=str(tmp_path / "runs"), **given)
+    done = subprocess.run(["bash", script], cwd=tmp_path, capture_output=True, text=True, check=False, env=variables)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert says in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_is_shared_out_over_the_processes():
+    variables = {"MODELS": "m", "METHODS": "pbft", "SHOTS": "16", "DATA_SEEDS": "0", "NUM_GPUS": "4", "DEVICE_BATCH_SIZE": "2"}
+    (command,) = listing("pattern_verbalizer_ft/rte/run.sh", **variables)
+    assert command[:5] == ["torchrun", "--standalone", "--nproc_per_node", "4", "ft.py"]
+    assert command[command.index("--per_device_train_batch_size") + 1] == "2"
+    assert command[command.index("--gradient_accumulation_steps") + 1] == "4"
+
+
+@pytest.mark.parametrize(("page", "count"), [("README.md", 8), ("docs/recipes.md", 12)])
 def test_shown_commands(page, count):
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines if re.search(r"\b(eval|ft|distill)\.py", line)]
     assert len(commands) == count
     for command in commands:
-        assert accepted([word for word in command if not word.endswith("zero2.json") and word != "--deepspeed"])
-        for word in command:
-            assert not word.endswith(".json") or (ROOT / word).is_file()
+        assert accepted(without_deepspeed(command))
+
+
+@pytest.mark.parametrize(("page", "count"), [("README.md", 2), ("scripts/README.md", 4)])
+def test_shown_sweeps(page, count):
+    shown = "".join(re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL))
+    found = re.findall(r"^((?:\w+=(?:'[^']*'|\S+) )*bash scripts/\S+/run\.sh)", shown, re.MULTILINE)
+    assert len(found) == count
+    for line in found:
+        variables = environment(DRY_RUN="1", DATA_SEEDS="0")
+        done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True, env=variables)
+        assert accepted(shlex.split(done.stdout.splitlines()[0]))
+
+
+def without_deepspeed(command):
+    """The command line without the config, which would start DeepSpeed in this process."""
+    if "--deepspeed" not in command:
+        return command
+    place = command.index("--deepspeed")
+    assert find_config(command[place + 1])
+    return command[:place] + command[place + 2 :]
 
 
 def test_the_first_screen_of_the_readme_runs_something():
@@ -56,12 +190,3 @@ def test_the_first_screen_of_the_readme_runs_something():
 def test_entry_scripts_are_short():
     for script in GROUPS:
         assert len((ROOT / script).read_text().splitlines()) < 60
-
-
-def test_a_failed_run_is_named_and_makes_the_sweep_fail(tmp_path):
-    sweep = tmp_path / "sweep.sh"
-    sweep.write_text(f'source "{ROOT}/scripts/common.sh"\nrun -c "import sys; sys.exit(3)"\nrun -c "print(1)"\nfinish\n')
-    done = subprocess.run(["bash", sweep], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "1" in done.stdout.splitlines()
-    assert "failed: -c import sys; sys.exit(3)" in done.stderr

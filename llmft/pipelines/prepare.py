@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -266,6 +268,15 @@ def run_main(main: Callable[[], None]) -> None:
         main()
         leave_together()
     except InputError as error:
+        wait_turn()
         line = without_secrets(" ".join(str(error).splitlines()))
         sys.stderr.write(f"error: {line}\n")  # in one piece: other ranks may write at the same time
         sys.exit(2)
+
+
+def wait_turn() -> None:
+    """All ranks find most errors alike: rank 0 says them at once, and its launcher ends the others before it is their turn."""
+    rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    if rank > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing to save any more
+        time.sleep(10 if local_rank == 0 else 20)  # on another machine, where rank 0's launcher is not, its first rank says them

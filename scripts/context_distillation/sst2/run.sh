@@ -5,31 +5,30 @@
 #   DATA_DIR=... MODEL=... bash scripts/context_distillation/sst2/run.sh       (empty DATA_DIR: from the hub)
 source "$(dirname "$0")/../../common.sh"
 
-MODEL=${MODEL:-models/SmolLM2-135M-Instruct}
-DATA_DIR=${DATA_DIR:-${LLMFT_DATA_DIR:-}}
-OUTPUT_DIR=${OUTPUT_DIR:-logfiles/sst2}
-DATA_SEEDS=${DATA_SEEDS:-0 1 2}
-METHODS=${METHODS:-full lora}
-QUERIES=${QUERIES:-384}
-EPOCHS=${EPOCHS:-4}
-printf 'MODEL=%s DATA_DIR=%s OUTPUT_DIR=%s DATA_SEEDS=%s METHODS=%s QUERIES=%s EPOCHS=%s\n' \
-    "$MODEL" "$DATA_DIR" "$OUTPUT_DIR" "$DATA_SEEDS" "$METHODS" "$QUERIES" "$EPOCHS"
+setting MODEL models/SmolLM2-135M-Instruct
+setting DATA_DIR "${LLMFT_DATA_DIR:-}"
+setting OUTPUT_DIR logfiles/sst2
+setting DATA_SEEDS '0 1 2'
+setting METHODS 'full lora'
+setting QUERIES 384
+setting EPOCHS 4
+begin
+split "$DATA_SEEDS" data_seeds
+split "$METHODS" methods
 
 common=(--task sst2 --model_name_or_path "$MODEL" --output_dir "$OUTPUT_DIR" --num_shots 8 --calibrate
-    --teacher_pattern 'Review: {text1}\nSentiment:' --teacher_target_tokens negative,positive
-    --student_pattern '{text1} ?' --student_target_tokens No,Yes
+    --teacher_pattern 'Review: {text1}\nSentiment:' --teacher_target_tokens 'negative,positive'
+    --student_pattern '{text1} ?' --student_target_tokens 'No,Yes'
     --max_train_samples "$QUERIES" --num_train_epochs "$EPOCHS" --per_device_train_batch_size 16)
-[ -n "$DATA_DIR" ] && common+=(--data_dir "$DATA_DIR")
-declare -A method=(
-    [full]="--learning_rate 2e-5"
-    [lora]="--learning_rate 5e-4 --use_adapter --adapter_dim 16 --lora_alpha 32"
-)
+[ -z "$DATA_DIR" ] || common+=(--data_dir "$DATA_DIR")
 
-for name in $METHODS; do
-    for data_seed in $DATA_SEEDS; do
-        # shellcheck disable=SC2086  # several words on purpose
-        run distill.py "${common[@]}" --data_seed "$data_seed" ${method[$name]}
-    done
+for method in "${methods[@]}"; do
+    case $method in
+        full) own=(--learning_rate 2e-5) ;;
+        lora) own=(--learning_rate 5e-4 --use_adapter --adapter_dim 16 --lora_alpha 32) ;;
+        *) fail "METHODS: no method $method; give full or lora" ;;
+    esac
+    for data_seed in "${data_seeds[@]}"; do run distill.py "${common[@]}" --data_seed "$data_seed" "${own[@]}"; done
 done
 finish
-[ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"
+report

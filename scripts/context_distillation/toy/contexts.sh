@@ -2,14 +2,15 @@
 # The embedded world: each kind of context, several contexts, and more demonstrations than the window holds, three seeds.
 source "$(dirname "$0")/../../common.sh"
 
-OUTPUT_DIR=${OUTPUT_DIR:-logfiles/toy-contexts}
-SEEDS=${SEEDS:-0 1 2}
-printf 'OUTPUT_DIR=%s SEEDS=%s\n' "$OUTPUT_DIR" "$SEEDS"
+setting OUTPUT_DIR logfiles/toy-contexts
+setting SEEDS '0 1 2'
+begin
+split "$SEEDS" seeds
 
 common=(--task toy --output_dir "$OUTPUT_DIR" --use_cpu --max_train_samples 256 --max_eval_samples 150 --learning_rate 1e-3
     --num_train_epochs 10 --per_device_train_batch_size 32 --no_evaluate_with_context --no_save_final_model)
 
-for seed in $SEEDS; do
+for seed in "${seeds[@]}"; do
     seeded=(--seed "$seed" --data_seed "$seed")
     run distill.py "${common[@]}" "${seeded[@]}" --context demonstrations --num_shots 16
     run distill.py "${common[@]}" "${seeded[@]}" --context instruction
@@ -22,4 +23,4 @@ for seed in $SEEDS; do
     run distill.py "${common[@]}" "${seeded[@]}" --num_shots 16 --targets hard
 done
 finish
-[ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"
+report

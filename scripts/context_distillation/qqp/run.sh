@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Context distillation on QQP, into all weights and LoRA: patterns, shots and ten draws.
+source "$(dirname "$0")/../../grid.sh"
+setting METHODS 'distill distill-lora'
+setting PATTERNS 'minimal eval-harness'
+setting SHOTS '2 16 32'
+grid qqp

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Lines of a sweep's listing, as a sweep of their own:
+#
+#   DRY_RUN=1 bash scripts/pattern_verbalizer_ft/rte/run.sh > commands.txt
+#   bash scripts/run_lines.sh commands.txt [FIRST [COUNT]]         lines count from 1, blank ones not; default: all
+file=$(realpath "${1:?name the file with the commands}")
+source "$(dirname "$0")/common.sh"
+begin
+mapfile -t commands < <(grep -v '^[[:blank:]]*$' "$file")
+whole_numbers FIRST "${2:-1}"
+whole_numbers COUNT "${3:-0}"
+first=${2:-1} count=${3:-${#commands[@]}}
+((first > 0 && first <= ${#commands[@]})) || fail "FIRST=$first: $file has ${#commands[@]} lines; name one of them"
+commands=("${commands[@]:first - 1:count}")
+finish

@@ -1,0 +1,19 @@
+# Sourced by the job scripts: a command that Slurm may cut short. SIGTERM reaches it in time to save a checkpoint, and the job
+# goes back into the queue.
+# shellcheck shell=bash
+set -euo pipefail
+
+# preemptible WORD...: run the command; its exit status is the job's.
+preemptible() {
+    local status=0 cut_short=0 pid
+    "$@" &
+    pid=$!
+    trap 'cut_short=1; kill -TERM "$pid" 2>/dev/null || true' TERM
+    wait "$pid" || status=$?
+    while kill -0 "$pid" 2>/dev/null; do # a signal ends `wait`, not the command
+        status=0
+        wait "$pid" || status=$?
+    done
+    if [ "$cut_short" = 1 ] && [ "$status" != 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+    exit "$status"
+}

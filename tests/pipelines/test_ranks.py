@@ -1,0 +1,39 @@
+"""What several ranks say at once is said once."""
+
+import os
+import time
+
+import pytest
+
+from llmft.command_line import modern
+from llmft.errors import InputError
+from llmft.pipelines import prepare
+
+
+@pytest.mark.parametrize(("rank", "local_rank", "waits"), [(None, None, []), (0, 0, []), (8, 0, [10]), (1, 1, [20])])
+def test_ranks_other_than_0_wait_for_their_end_before_they_say_an_error(monkeypatch, capsys, rank, local_rank, waits):
+    for name, value in {"RANK": rank, "LOCAL_RANK": local_rank}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, str(value))
+    waited, handled = [], []
+    monkeypatch.setattr(time, "sleep", lambda seconds: waited.append((seconds, capsys.readouterr().err)))
+    monkeypatch.setattr(prepare.signal, "signal", lambda *what: handled.append(what))
+
+    def wrong():
+        raise InputError("--task_name nope: no such task")
+
+    with pytest.raises(SystemExit) as end:
+        prepare.run_main(wrong)
+    assert end.value.code == 2
+    assert waited == [(seconds, "") for seconds in waits]
+    assert len(handled) == len(waits)
+    assert capsys.readouterr().err == "error: --task_name nope: no such task\n"
+
+
+def test_rank_0_alone_says_notes(monkeypatch, capsys):
+    assert "RANK" not in os.environ
+    for rank, notes in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert modern(["--overwrite_cache", "True", "--seed", "1"]) == ["--seed", "1"]
+        assert capsys.readouterr().err.count("note: ") == notes

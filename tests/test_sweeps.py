@@ -1,0 +1,131 @@
+"""The driver of the sweeps: failures, signals, ports, job arrays; a script stands in for python."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_scripts import ROOT, environment
+
+FAKE = """#!/usr/bin/env bash
+# Stands in for python: what the run does is said by its model's name.
+case "$*" in
+    *-m\\ llmft.report*) ;;
+    *fails*) echo "error: --model_name_or_path fails: no" >&2; exit 2 ;;
+    *known*) echo "finished before: somewhere" ;;
+    *sleeps*) sleep 60 & echo "$$ $! ${CUDA_VISIBLE_DEVICES:-}" >>"$PIDS"; trap 'exit 143' TERM; wait ;;
+    *) printf '%s\\n' "$@"; echo "record: somewhere" ;;
+esac
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Start a sweep whose python is a fake; keyword arguments are variables."""
+    fake = tmp_path / "python"
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+
+    def start(script, *arguments, **variables):
+        given = {"PYTHON": str(fake), "OUTPUT_DIR": str(tmp_path / "runs"), "PIDS": str(tmp_path / "pids"), **variables}
+        command = ["bash", ROOT / "scripts" / script, *arguments]
+        return subprocess.Popen(
+            command, env=environment(**given), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+
+    return start
+
+
+def test_failed_runs_are_listed_and_the_others_done(sweep):
+    started = sweep("vanilla_ft/rte/run.sh", MODELS="'a b' fails known", SHOTS="2 16", DATA_SEEDS="0", JOBS="2")
+    out, err = started.communicate(timeout=30)
+    assert started.returncode == 1
+    assert "2 finished, 2 skipped, 2 failed of 6" in out
+    assert len(re.findall(r"^\[\d/6\] .*finished, \d skipped, \d failed of 6$", out, re.MULTILINE)) == 6
+    failed = [line for line in err.splitlines() if line.startswith("failed (status 2): ")]
+    assert len(failed) == 2
+    assert err.count("    error: --model_name_or_path fails: no") == 2
+    logs = [Path(line.removeprefix("    log: ")) for line in err.splitlines() if line.startswith("    log: ")]
+    assert all("fails: no" in log.read_text() for log in logs)
+    assert "a b" in (logs[0].parent / "1.log").read_text().splitlines()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_sweep_leaves_no_process(sweep, tmp_path, number, status):
+    started = sweep("vanilla_ft/rte/run.sh", MODELS="sleeps", SHOTS="2", JOBS="2", CUDA_VISIBLE_DEVICES="5,7")
+    pids = tmp_path / "pids"
+    deadline = time.monotonic() + 20
+    while not pids.is_file() or len(pids.read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    started.send_signal(number)
+    out, _ = started.communicate(timeout=20)
+    assert started.returncode == status
+    assert "0 finished, 0 skipped, 0 failed of 10" in out
+    lines = [line.split() for line in pids.read_text().splitlines()]
+    assert sorted(line[2] for line in lines) == ["5", "7"]  # each run at a time has a GPU of its own
+    assert len(lines) == 2
+    for pid in (pid for line in lines for pid in line[:2]):
+        assert not alive(pid)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_run_of_several_processes_gets_a_free_port(sweep, tmp_path):
+    (tmp_path / "deepspeed").write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "deepspeed").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    variables = {"MODELS": "m", "SHOTS": "2", "DATA_SEEDS": "0", "NUM_GPUS": "2", "LAUNCHER": "deepspeed", "PATH": path}
+    started = sweep("vanilla_ft/rte/run.sh", **variables, PYTHON=sys.executable)
+    assert started.communicate(timeout=30)[1].count("error") == 0
+    (log,) = (tmp_path / "runs").rglob("1.log")
+    option, port, *rest = log.read_text().splitlines()
+    assert (option, rest[:3]) == ("--master_port", ["--num_gpus", "2", "ft.py"])
+    assert 1024 < int(port) < 65536
+
+
+def test_a_job_array_does_the_lines_of_a_listing(sweep, tmp_path):
+    words = ["eval.py", "--pattern", "it's {text1}; $HOME \\n", ""]
+    commands = [[str(tmp_path / "python"), *words, str(number)] for number in range(1, 6)]
+    (tmp_path / "commands.txt").write_text("".join(shlex.join(command) + "\n" for command in commands))
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    job = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "2", "LINES_PER_TASK": "2"}
+    started = sweep("slurm/array.sbatch", "commands.txt", **job)
+    assert "2 finished" in started.communicate(timeout=30)[0]
+    assert started.returncode == 0
+    logs = sorted((tmp_path / "runs").rglob("*.log"))
+    assert [log.read_text().splitlines()[:-1] for log in logs] == [[*words, "3"], [*words, "4"]]
+    job["SLURM_ARRAY_TASK_ID"] = "4"
+    started = sweep("slurm/array.sbatch", "commands.txt", **job)
+    assert "has 5 lines" in started.communicate(timeout=30)[1]
+    assert started.returncode == 2
+
+
+def test_a_preempted_job_is_put_back_into_the_queue(sweep, tmp_path):
+    calls = tmp_path / "calls"
+    (tmp_path / "scontrol").write_text(f'#!/usr/bin/env bash\necho "$*" >>{shlex.quote(str(calls))}\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    (tmp_path / "commands.txt").write_text(shlex.join([str(tmp_path / "python"), "sleeps"]) + "\n")
+    job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "1"}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    started = sweep("slurm/array.sbatch", str(tmp_path / "commands.txt"), **job, PATH=path)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "pids").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    started.communicate(timeout=20)
+    assert started.returncode == 143
+    assert calls.read_text() == "requeue 77\n"
+    assert not any(alive(pid) for pid in (tmp_path / "pids").read_text().split())
