@@ -13,9 +13,9 @@ from transformers import TrainingArguments
 
 from llmft.arguments import flag
 from llmft.batch_size import BatchSize
-from llmft.deepspeed_config import find_config, start_alone
+from llmft.deepspeed_config import find_config, start_alone, zero_stage
 from llmft.errors import InputError
-from llmft.run_checks import check_after, check_before, check_deepspeed
+from llmft.run_checks import check_after, check_before
 from llmft.runs.secrets import HIDDEN, is_secret
 
 UNSUPPORTED = {
@@ -111,16 +111,16 @@ class RunArguments(TrainingArguments):
             if getattr(self, name) != only:
                 shown = HIDDEN if is_secret(name) else getattr(self, name)
                 raise InputError(f"--{name} {shown}: not supported; leave it at {only}")
+        if isinstance(self.deepspeed, str):
+            self.deepspeed = find_config(self.deepspeed)
         check_before(self)
         self._check_evaluation()
         self._check_services()
-        if isinstance(self.deepspeed, str):
-            self.deepspeed = find_config(self.deepspeed)
-            check_deepspeed(self.deepspeed)
+        self._check_deepspeed_stage()
+        if self.deepspeed:
             start_alone()
         super().__post_init__()
         check_after(self)
-        self._check_deepspeed_stage()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to
 
@@ -134,7 +134,7 @@ class RunArguments(TrainingArguments):
             return
         if not self.deepspeed:
             raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: goes with --deepspeed; name a config, or leave this out")
-        stage = self.hf_deepspeed_config.get_value("zero_optimization.stage")
+        stage = zero_stage(self.deepspeed)
         if stage != self.deepspeed_stage:
             raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: {self.deepspeed} has stage {stage}; make them agree")
 

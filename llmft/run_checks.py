@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SEEDS = 2**32
 """Numpy's legacy streams take seeds below this."""
 AT_LEAST = {
-    "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "max_batch_tokens": 1, "gradient_accumulation_steps": 1,
-    "learning_rate": 0,
+    "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "max_batch_tokens": 1,
+    "gradient_accumulation_steps": 1, "learning_rate": 0,
     "weight_decay": 0, "warmup_steps": 0, "max_grad_norm": 0, "adam_beta1": 0, "adam_beta2": 0, "adam_epsilon": 0,
     "eval_delay": 0, "save_total_limit": 1, "dataloader_num_workers": 0, "neftune_noise_alpha": 0, "ddp_timeout": 1,
     "torch_empty_cache_steps": 1, "seed": 0, "data_seed": 0,
@@ -69,6 +69,8 @@ def check_before(run: RunArguments) -> None:
         value = getattr(run, name)
         if isinstance(value, str):
             _read_json(name, value)
+    if isinstance(run.deepspeed, str):
+        check_deepspeed(run.deepspeed)
     _check_devices(run)
 
 
@@ -88,12 +90,15 @@ def check_after(run: RunArguments) -> None:
 
 
 def check_deepspeed(file: str) -> None:
-    """Check the content of a DeepSpeed config as far as can be without a model; `auto` may stand anywhere.
+    """Check a DeepSpeed config as far as can be without a model; `auto` may stand anywhere.
+
+    Args:
+        file: its name, or the config itself as JSON.
 
     Raises:
-        InputError: a section or setting is not what it must be.
+        InputError: it cannot be read, or is no config.
     """
-    config = json.loads(Path(file).read_text(encoding="utf-8"))  # which `find_config` has tried
+    config = _read_json("deepspeed", file)
     for name in SECTIONS:
         if not isinstance(config.get(name, {}), dict):
             raise InputError(f"--deepspeed {file}: {name} is {config[name]!r}; write an object with its settings")

@@ -240,9 +240,8 @@ def fitting(run: RunArguments) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"--per_device_train_batch_size {run.per_device_train_batch_size}, --per_device_eval_batch_size "
-            f"{run.per_device_eval_batch_size}: the device has no room for such batches of this model; lower them (and raise "
-            "--gradient_accumulation_steps)"
+            f"--per_device_train_batch_size {run.per_device_train_batch_size}: the device has no room for such batches of this "
+            "model; lower it (and raise --gradient_accumulation_steps)"
         ) from error
 
 

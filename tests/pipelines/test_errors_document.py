@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llmft.models import shared_prefix
 from llmft.pipelines.prepare import run_main
 from llmft.tasks.toy import CHECKPOINT
 from llmft.training import ft_trainer
@@ -83,6 +84,10 @@ def no_room(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
 
     monkeypatch.setattr(ft_trainer.FtTrainer, "answer_loss", full)
+
+
+def no_room_to_read(monkeypatch):
+    monkeypatch.setattr(shared_prefix.PrefixReader, "logits", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
 
 
 def full_disk(monkeypatch):
@@ -189,7 +194,8 @@ CASES = {
     "a full disk": Case("ft.py", "", full_disk),
     "a loss of NaN or infinity": Case("ft.py", "", loss_of_nan),
     "weights of NaN or infinity": Case("ft.py", RESUMABLE, weights_of_nan),
-    "a device without room": Case("ft.py", "", no_room),
+    "a device without room in training": Case("ft.py", "", no_room),
+    "a device without room in evaluation": Case("eval.py", "--max_batch_tokens 4000", no_room_to_read),
     "a damaged checkpoint": Case("ft.py", RESUMABLE, damaged_checkpoint),
 }
 
@@ -284,8 +290,6 @@ def test_the_line_and_nothing_else(what, files, tmp_path, monkeypatch, capsys):
     if torch.cuda.is_available() and "GPU" in what:
         pytest.skip("needs a machine without a GPU")
     monkeypatch.chdir(tmp_path)
-    if "--deepspeed" in case.arguments:
-        monkeypatch.setenv("RANK", "0")  # else it would set more for the rest of this process
     words = [word.strip("'").format(**files) for word in re.findall(r"'[^']*'|\S+", case.arguments)]
     base = ["--output_dir", "out", *SMALL[case.script].split(), *(["--use_cpu"] if case.cpu else [])]
     base = base if "--train_file" in words or "--task" in words else ["--task", "toy", *base]
