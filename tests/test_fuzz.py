@@ -159,7 +159,7 @@ def check(script, arguments, folder):
     try:
         MAIN[script](["--use_cpu", "--output_dir", "out", *arguments])
     except InputError as error:
-        assert "\n" not in str(error)
+        assert len(str(error).splitlines()) == 1
         assert len(str(error)) > 10
     except Reached:
         pass
