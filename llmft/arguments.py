@@ -36,6 +36,12 @@ class ModelArguments:
     gguf_file: str | None = flag(None, "Name of a .gguf file within the model's folder, whose weights are to be used.")
     trust_remote_code: bool = flag(False, "Run code that comes with the model.")
 
+    def __post_init__(self) -> None:
+        if "/" in (self.attn_implementation or "") and not self.trust_remote_code:
+            raise InputError(
+                f"--attn_implementation {self.attn_implementation}: is code from the hub; add --trust_remote_code if you trust it"
+            )
+
 
 PARTS = {
     "head_only": "head_only",

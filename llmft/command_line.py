@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,12 @@ OBSOLETE = {
 """Arguments of upstream's that ask for what is always so here; they are taken off the command line with a note."""
 
 
+MAY_BE_EMPTY = {"separate_shots_by", "target_prefix", "task_description"}
+"""Arguments whose text may be nothing."""
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes of a file's or folder's name, and of a path, that systems take."""
+
+
 class OneLineParser(HfArgumentParser):
     """An argument parser whose errors are `InputError`s: one line, no usage text."""
 
@@ -47,20 +54,54 @@ def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) 
         InputError: an argument is unknown, given twice, of the wrong kind, or out of range.
     """
     words = modern(sys.argv[1:] if argv is None else argv)
+    for word in words:
+        if not _is_utf8(word):
+            raise InputError(f"{word!a}: is not UTF-8; write it in that encoding")
     parser = OneLineParser(list(groups), description=description, usage="%(prog)s [--argument value ...]", allow_abbrev=False)
     try:
         values, unknown = parser.parse_known_args(words)
         if unknown:
             known = [name for action in parser._actions for name in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.8)
-            raise InputError(f"{unknown[0]}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
+            name = unknown[0].split("=")[0] if unknown[0].startswith("--") else unknown[0]  # a value may be a secret
+            raise InputError(f"{name}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
         refuse_repeated(parser, words)
+        given = {name: value for name, value in vars(values).items() if value != parser.get_default(name)}
+        for name, value in given.items():
+            refuse_unusable(name, value)
         instances = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
     except InputError:
         raise
     except (ValueError, ImportError) as error:  # what transformers' own checks of TrainingArguments raise
-        raise InputError(" ".join(str(error).split())) from error
-    return instances, {name: value for name, value in vars(values).items() if value != parser.get_default(name)}
+        raise InputError(f"the arguments do not go together: {' '.join(str(error).split())}; see --help") from error
+    return instances, given
+
+
+def refuse_unusable(name: str, value: Any) -> None:
+    """What no argument can mean.
+
+    Raises:
+        InputError: a number is not finite, a text is empty, a path is longer than any system takes.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"--{name} {value}: must be a finite number")
+    if not isinstance(value, str):
+        return
+    if not value.strip() and name not in MAY_BE_EMPTY:
+        raise InputError(f"--{name} {value!r}: is empty; give a value, or leave it out")
+    if name.endswith(("_file", "_dir", "_path", "_name")) or name == "deepspeed":
+        parts = value.replace(",", "/").split("/")
+        if max(len(part.encode()) for part in parts) > LONGEST_NAME or len(value.encode()) > LONGEST_PATH:
+            raise InputError(f"--{name} {value[:60]}...: is longer than a path can be; give a shorter one")
+
+
+def _is_utf8(word: str) -> bool:
+    """Whether the shell's bytes were that; Python keeps others as half surrogates, which nothing can write."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def modern(argv: Sequence[str]) -> list[str]:

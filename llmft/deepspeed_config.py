@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from llmft.errors import InputError
 
@@ -13,23 +14,27 @@ CONFIGS = Path(__file__).parents[1] / "deepspeed_configs"
 
 
 def find_config(name: str) -> str:
-    """The file that `--deepspeed name` means: that path, else a config of the project by its name, with `.json` or without.
+    """The file that `--deepspeed name` means: that path, else a config of the project by its name, with `.json` or without. A
+    config itself, as JSON, is what it is.
 
     Raises:
-        InputError: there is none, or it is not one JSON object.
+        InputError: there is none.
     """
+    if name.startswith("{"):
+        return name
     own = CONFIGS / f"{name.removesuffix('.json')}.json"
     path = Path(name) if Path(name).is_file() or Path(name).name != name else own
-    known = ", ".join(sorted(file.stem for file in CONFIGS.glob("zero*.json")))
     if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("zero*.json")))
         raise InputError(f"--deepspeed {name}: no such file; give the path of a DeepSpeed config, or one of {known}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--deepspeed {name}: is no JSON ({error}); mend it, or give one of {known}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"--deepspeed {name}: holds no JSON object; give a DeepSpeed config, or one of {known}")
     return str(path)
+
+
+def zero_stage(config: str | dict[str, Any]) -> int:
+    """The ZeRO stage of a config, as JSON too, or of the file with one; DeepSpeed's own default is 0."""
+    if isinstance(config, str):
+        config = json.loads(config if config.startswith("{") else Path(config).read_text(encoding="utf-8"))
+    return config.get("zero_optimization", {}).get("stage", 0)
 
 
 def start_alone() -> None:

@@ -2,4 +2,11 @@
 
 
 class InputError(ValueError):
-    """Bad input. The message is one line naming the flag (or file), its value, and the remedy."""
+    """Bad input. The message is one line naming the flag (or file), its value, and the remedy.
+
+    Args:
+        message: line breaks in it, which values and other libraries' reasons may hold, become spaces.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))

@@ -13,8 +13,10 @@ from transformers import TrainingArguments
 
 from llmft.arguments import flag
 from llmft.batch_size import BatchSize
-from llmft.deepspeed_config import find_config, start_alone
+from llmft.deepspeed_config import find_config, start_alone, zero_stage
 from llmft.errors import InputError
+from llmft.run_checks import check_after, check_before
+from llmft.runs.secrets import HIDDEN, is_secret
 
 UNSUPPORTED = {
     "eval_on_start": False,
@@ -41,8 +43,16 @@ UNSUPPORTED = {
     "hub_private_repo": None,
     "hub_always_push": False,
     "hub_revision": None,
+    "fsdp": None,
+    "fsdp_config": None,
+    "parallelism_config": None,
+    "torch_compile": False,
+    "torch_compile_backend": None,
+    "torch_compile_mode": None,
+    "use_liger_kernel": False,
+    "liger_kernel_config": None,
 }
-"""Arguments of TrainingArguments that would go unread here, and the value they must keep."""
+"""Arguments of TrainingArguments that would go unread or break here, and the value they must keep."""
 
 SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], "trackio": ["trackio"]}
 """Logging services, and the packages of which each needs one."""
@@ -73,6 +83,7 @@ class RunArguments(TrainingArguments):
     remove_unused_columns: bool = flag(False, "Must stay off: a training row has columns of our own.")
     save_strategy: str = flag("no", "When an unfinished run keeps a checkpoint to resume from.")
     logging_steps: float = flag(10, "Steps between two entries of train_log.jsonl.")
+    logging_nan_inf_filter: bool = flag(False, "Leave NaN and infinite losses out of the log; they stop training all the same.")
     deepspeed_stage: int | None = flag(None, "ZeRO stage of the --deepspeed config; only checked against it.")
     eval_strategy: str = flag("no", "When all evaluation sets are scored during training: no, epoch or steps (--eval_steps).")
     eval_steps: float | None = flag(None, "Steps between two evaluations, or a share of all if below 1.")
@@ -96,23 +107,20 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
-        if self.max_batch_tokens is not None and self.max_batch_tokens < 1:
-            raise InputError(f"--max_batch_tokens {self.max_batch_tokens}: must be 1 or more")
         for name, only in UNSUPPORTED.items():
             if getattr(self, name) != only:
-                raise InputError(f"--{name} {getattr(self, name)}: not supported; leave it at {only}")
-        if self.num_train_epochs <= 0:
-            raise InputError(f"--num_train_epochs {self.num_train_epochs}: must be above 0")
-        self._check_evaluation()
-        self._check_services()
+                shown = HIDDEN if is_secret(name) else getattr(self, name)
+                raise InputError(f"--{name} {shown}: not supported; leave it at {only}")
         if isinstance(self.deepspeed, str):
             self.deepspeed = find_config(self.deepspeed)
+        check_before(self)
+        self._check_evaluation()
+        self._check_services()
+        self._check_deepspeed_stage()
+        if self.deepspeed:
             start_alone()
         super().__post_init__()
-        self._check_deepspeed_stage()
+        check_after(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to
 
@@ -126,7 +134,7 @@ class RunArguments(TrainingArguments):
             return
         if not self.deepspeed:
             raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: goes with --deepspeed; name a config, or leave this out")
-        stage = self.hf_deepspeed_config.get_value("zero_optimization.stage")
+        stage = zero_stage(self.deepspeed)
         if stage != self.deepspeed_stage:
             raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: {self.deepspeed} has stage {stage}; make them agree")
 

@@ -103,6 +103,16 @@ def test_an_argument_given_twice_is_an_error(words, says):
         parse(in_context.GROUPS, words, "")
 
 
+@pytest.mark.parametrize("value", ["a\nb", "a\r\nb", "a\u2028b"])
+def test_a_value_of_several_lines_makes_no_error_of_several(value):
+    with pytest.raises(InputError, match=r"^argument --num_shots/--num-shots: invalid int value: ") as caught:
+        parse(in_context.GROUPS, ["--num_shots", value], "")
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(InputError) as caught:
+        parse(in_context.GROUPS, [f"--{value}"], "")
+    assert str(caught.value).startswith("--a b: no such argument")
+
+
 def test_every_argument_of_ours_is_read():
     """By name: as an attribute somewhere, or as a string that `getattr` is given."""
     read = set()

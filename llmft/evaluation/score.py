@@ -179,7 +179,14 @@ class Asker:
 
         if limit is not None and behind:
             limit, place = limit - behind, f"{place} leaves beside {behind} tokens of a label"
-        check_window(prompts, limit, place, len(self.demonstrations), fitting_shots)
+        front = (
+            "--context"
+            if self.prompt_format.preamble
+            else "--task_description"
+            if self.prompt_format.description
+            else "--pattern"
+        )
+        check_window(prompts, limit, place, len(self.demonstrations), fitting_shots, front)
         return prompts
 
     def _tokenized(self, rows: Sequence[Row], extra: Sequence[str]) -> TokenizedPrompts:
@@ -221,6 +228,7 @@ class Asker:
         blanks = self.prompt_format.content_free_queries() if self.calibrate else []
         prompts, n = self.prompts(rows, extra=blanks), len(rows)
         found = self.read(prompts, "scores", None, phase, rows=n)
+        self._check_numbers(rows, found["label_logprobs"][:n])
         prior = label_prior(found["label_logprobs"][n:]) if blanks else None
         tokens = [len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]]
         return SplitScores(
@@ -234,6 +242,17 @@ class Asker:
             shortened=prompts.shortened,
             several_tokens=any(len(tokens) > 1 for tokens in self.label_sequences),
         )
+
+    def _check_numbers(self, rows: Sequence[Row], logprobs: np.ndarray) -> None:
+        broken = [str(row["idx"]) for row, bad in zip(rows, np.isnan(logprobs).any(axis=1), strict=True) if bad]
+        if broken:
+            from llmft.models.label_scores import bare_model
+
+            name = bare_model(self.model).name_or_path
+            raise InputError(
+                f"--model_name_or_path {name}: gives no numbers (NaN) for {len(broken)} of {len(rows)} rows, the first being idx "
+                f"{broken[0]}; its weights are damaged, or too large for the precision: try --torch_dtype float32"
+            )
 
     def read(self, prompts: TokenizedPrompts, what: str, topk: int | None, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:
         """What the model says to some prompts, from the cache where it has it; costs are counted on `phase`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmft.errors import InputError
 
@@ -30,11 +31,34 @@ def base_named_in(folder: Path) -> Base | None:
     for file in (PEFT_SETTINGS, PARALLEL_SETTINGS):
         if not (folder / file).is_file():
             continue
-        settings = json.loads((folder / file).read_text())
+        settings = read_settings(folder / file)
         if not settings.get("base_model_name_or_path"):
             raise InputError(
                 f"--model_name_or_path {folder}: {file} names no base model; write its folder or hub name there, under "
                 "base_model_name_or_path"
             )
-        return Base(settings["base_model_name_or_path"], settings.get("revision") or "main", file)
+        name = settings["base_model_name_or_path"]
+        if not isinstance(name, str) or Path(name).resolve() == folder.resolve():
+            raise InputError(
+                f"--model_name_or_path {folder}: {file} names as base {name!r}; write the base's folder or hub name there"
+            )
+        return Base(name, settings.get("revision") or "main", file)
     return None
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model's folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--model_name_or_path {file.parent}: {file.name} cannot be read as JSON ({reason}); save the model anew"
+        ) from error
+    if not isinstance(settings, dict):
+        raise InputError(f"--model_name_or_path {file.parent}: {file.name} holds no JSON object; save the model anew")
+    return settings

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
-from llmft.models.base import HEAD_SETTINGS, base_named_in
+from llmft.models.base import HEAD_SETTINGS, base_named_in, read_settings
 from llmft.tasks.toy import CHECKPOINT as TOY_CHECKPOINT
 
 if TYPE_CHECKING:
@@ -33,8 +34,11 @@ def short_name(name: str) -> str:
     """A name for tables and folders: the last part of a hub name or path; of a run's student, its model and method."""
     path = Path(name)
     if path.name == "model" and (path.parent / "config.json").is_file():
-        run = json.loads((path.parent / "config.json").read_text())
-        if {"model", "method"} <= run.keys():
+        try:
+            run = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not one of ours
+            run = None
+        if isinstance(run, dict) and {"model", "method"} <= run.keys():
             return f"{run['model']}-{run['method']}"
     return path.name or name
 
@@ -68,34 +72,94 @@ def load_model(
     Raises:
         InputError: there is no such model, or it is not a causal language model.
     """
-    from safetensors import SafetensorError
     from transformers import AutoTokenizer
 
     how = {"revision": revision, "cache_dir": cache_dir, "trust_remote_code": trust_remote_code}
     weights = {"dtype": dtype, "attn_implementation": attn_implementation}
-    try:
+    with _loading(flag, name, "a folder saved by transformers, peft or a run, or one of: " + ", ".join(BUNDLED)):
         model = _load(name, {**how, **weights}, gguf_file)
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **how) if tokenizer_name else _tokenizer(name, how, gguf_file)
-    except InputError as error:
-        raise InputError(str(error).replace("--model_name_or_path", flag)) from error
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"{flag} {name}: cannot be loaded ({reason}); give a hub name, a folder saved by transformers, "
-            f"peft or a run, or one of: {', '.join(BUNDLED)}"
-        ) from error
+        tokenizer = None if tokenizer_name else _tokenizer(name, how, gguf_file)
+    if tokenizer_name:
+        with _loading("--tokenizer_name", tokenizer_name, "a folder with a tokenizer that transformers saved"):
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **how)
+    check_tokenizer(model, tokenizer, f"--tokenizer_name {tokenizer_name}" if tokenizer_name else f"{flag} {name}")
     return model, tokenizer
 
 
-def _load(name: str, how: dict[str, Any], gguf_file: str | None) -> torch.nn.Module:
-    from transformers import AutoModelForCausalLM
+@contextmanager
+def _loading(flag: str, name: str, remedy: str) -> Iterator[None]:
+    """Within, foreign files are read by foreign code, which may raise anything: their bytes are the user's to mend, not a bug.
 
+    Raises:
+        InputError: they cannot be loaded.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("--model_name_or_path", flag)) from error
+    except Exception as error:
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        reason = kind + " ".join(str(error).split())[:300]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "its weights are a pickle that holds more than tensors, which could run any code"
+        elif "ignore_mismatched_sizes" in reason:
+            reason = "its weights are not of the sizes that its config says"
+        elif "trust_remote_code" in str(error):
+            reason, remedy = "it needs code that comes with it", "add --trust_remote_code if you trust that code"
+            raise InputError(f"{flag} {name}: cannot be loaded ({reason}); {remedy}") from error
+        raise InputError(f"{flag} {name}: cannot be loaded ({reason}); give a hub name, {remedy}") from error
+
+
+def check_tokenizer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, flag: str) -> None:
+    """Model and tokenizer must be of one vocabulary, or a token has no embedding.
+
+    Tokens that were added behind the vocabulary (a pad token, as a rule) do not occur in text and may have none.
+
+    Raises:
+        InputError: they are not, or there is no tokenizer worth the name.
+    """
+    from llmft.models.label_scores import bare_model
+
+    if not tokenizer("a", add_special_tokens=False).input_ids:
+        raise InputError(f"{flag}: has no tokenizer; name a folder or hub name that has with --tokenizer_name")
+    highest = max(set(tokenizer.get_vocab().values()) - set(tokenizer.get_added_vocab().values()), default=0)
+    rows = bare_model(model).config.get_text_config().vocab_size
+    if highest >= rows:
+        raise InputError(
+            f"{flag}: its tokens go up to {highest}, and the model has embeddings for {rows}; give the model's own tokenizer"
+        )
+
+
+def _load(name: str, how: dict[str, Any], gguf_file: str | None) -> torch.nn.Module:
     path = resolve(name)
     if _missing(name):
         raise InputError(f"--model_name_or_path {name}: there is no such folder; give one saved by transformers, or a hub name")
+    with _no_report():
+        return _read(name, path, how, gguf_file)
+
+
+def _whole(loaded: tuple[torch.nn.Module, dict[str, Any]], name: str) -> torch.nn.Module:
+    """The model that was loaded, with every weight it needs: transformers would draw those that are missing at random.
+
+    Raises:
+        InputError: weights are missing.
+    """
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(
+            f"--model_name_or_path {name}: {len(missing)} of its weights are missing, the first being {missing[0]}; "
+            "give it its own config and all its files"
+        )
+    return model
+
+
+def _read(name: str, path: str, how: dict[str, Any], gguf_file: str | None) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
     own = {"gguf_file": gguf_file} if gguf_file else {}
     if not Path(path).is_dir():
-        return AutoModelForCausalLM.from_pretrained(path, **how, **own)
+        return _whole(AutoModelForCausalLM.from_pretrained(path, **how, **own, output_loading_info=True), name)
     from llmft.models.student import restore_student, start_of
 
     folder = Path(path).resolve()  # adapters trained on it will name it by this
@@ -104,8 +168,10 @@ def _load(name: str, how: dict[str, Any], gguf_file: str | None) -> torch.nn.Mod
         needed = gguf_file or "config.json"
         if not (folder / needed).is_file():
             raise InputError(f"--model_name_or_path {name}: the folder has no {needed}; give a folder saved by transformers")
-        with _no_report(if_there=folder / HEAD_SETTINGS):
-            model = AutoModelForCausalLM.from_pretrained(str(folder), **how, **own)
+        loaded = AutoModelForCausalLM.from_pretrained(str(folder), **how, **own, output_loading_info=True)
+        model = (
+            loaded[0] if (folder / HEAD_SETTINGS).is_file() else _whole(loaded, name)
+        )  # a classifier is saved without its old head
     elif _missing(base.name):
         raise InputError(
             f"--model_name_or_path {name}: its base {base.name} is not there; write where it is into its {base.named_in}"
@@ -127,12 +193,12 @@ def _tokenizer(name: str, how: dict[str, Any], gguf_file: str | None) -> PreTrai
 
 
 @contextmanager
-def _no_report(if_there: Path) -> Iterator[None]:
-    """A classifier's backbone is saved without an output layer: transformers need not warn that there is none."""
+def _no_report() -> Iterator[None]:
+    """Within, transformers prints no table of weights that did not fit: what matters of it is an error of one line here."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def keep(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage() or not if_there.is_file()
+        return "LOAD REPORT" not in record.getMessage()
 
     logger.addFilter(keep)
     try:
@@ -155,7 +221,7 @@ def window(model: torch.nn.Module) -> int | None:
     return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
 
 
-def fingerprint_model(name: str, revision: str) -> str:
+def fingerprint_model(name: str, revision: str, flag: str = "--model_name_or_path", above: tuple[Path, ...] = ()) -> str:
     """What identifies a model before it is loaded: a folder's content by samples of its files, a hub model's name.
 
     Weight files are sampled (their size and 4 KiB out of every MiB): any training changes nearly every weight, and a sweep
@@ -163,19 +229,34 @@ def fingerprint_model(name: str, revision: str) -> str:
     counts with its base, by the base's content and not by where it lies (lists in its settings are sets, which peft writes in
     any order).
 
+    Args:
+        flag: the flag that names it, for messages.
+        above: folders of adapters that it is the base of.
+
     Raises:
-        InputError: an adapter does not say which model it goes with.
+        InputError: a file cannot be read, or an adapter does not say which model it goes with.
     """
     path = Path(resolve(name))
     if not path.is_dir():
         return f"{name}@{revision}"
+    if path in above:
+        raise InputError(f"{flag} {above[0]}: is an adapter whose base is itself; mend its base_model_name_or_path")
+    try:
+        return _fingerprint(path, flag, (*above, path))
+    except InputError as error:
+        raise InputError(str(error).replace("--model_name_or_path", flag)) from error
+    except OSError as error:
+        raise InputError(f"{flag} {name}: {error.filename} cannot be read ({error.strerror}); check its rights") from error
+
+
+def _fingerprint(path: Path, flag: str, above: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     base = base_named_in(path)
     for file in sorted(file for file in path.iterdir() if file.is_file() and file.suffix != ".md"):
         if base is not None and file.name == base.named_in:
-            settings = json.loads(file.read_text())
+            settings = read_settings(file)
             settings = {key: sorted(value, key=str) if isinstance(value, list) else value for key, value in settings.items()}
-            settings["base_model_name_or_path"] = fingerprint_model(base.name, base.revision)
+            settings["base_model_name_or_path"] = fingerprint_model(base.name, base.revision, flag, above)
             digest.update(f"{file.name} {json.dumps(settings, sort_keys=True)} ".encode())
             continue
         size = file.stat().st_size

@@ -25,6 +25,9 @@ from llmft.models.label_scores import bare_model, forward_parameters
 NAME = "packed_sdpa"
 """Name among transformers' implementations of attention. For any other mask it is `sdpa`."""
 
+GROUPS = 4
+"""Texts of unequal lengths look at themselves in so many groups, each padded to its longest."""
+
 ORDINARY = {"full_attention", "sliding_attention"}
 """Kinds of layers in which a text that fits the window depends on nothing in front of it but keys and values."""
 
@@ -104,21 +107,35 @@ def packed_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    places = attention_mask[0, 0]
     groups, row, shared = query.shape[1] // key.shape[1], query.shape[2], key.shape[2] - query.shape[2]
-    blocks = [_blocks(tensor[:, :, -row:], places) for tensor in (query, key, value)]  # (n, heads, t, d)
-    blocks[1:] = [repeat_kv(block, groups) for block in blocks[1:]]
+    parts = _alike(attention_mask[0, 0])
+    blocks = [[_blocks(tensor[:, :, -row:], places) for tensor in (query, key, value)] for places in parts]  # (n, heads, t, d)
+    blocks = [(q, repeat_kv(k, groups), repeat_kv(v, groups)) for q, k, v in blocks]
     if not shared:
-        own = torch.nn.functional.scaled_dot_product_attention(*blocks, dropout_p=dropout, is_causal=True, scale=scaling)
-        return _row(own, places, row)[None], None
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return _row([attend(*b, dropout_p=dropout, is_causal=True, scale=scaling) for b in blocks], parts, row)[None], None
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    own, own_sum = attend(*blocks, is_causal=True, scale=scaling)  # sums are logarithms
+    own, own_sum = zip(*(attend(*b, is_causal=True, scale=scaling) for b in blocks), strict=True)  # sums are logarithms
     folded = query.reshape(1, key.shape[1], groups * row, -1)  # query heads that share keys lie behind one another
     front, front_sum = attend(folded, key[:, :, :shared], value[:, :, :shared], scale=scaling)
-    front, front_sum = front.reshape(query.shape), front_sum.reshape(query.shape[:3])
-    own, own_sum = _row(own, places, row), _row(own_sum[..., None], places, row)
-    weight = torch.sigmoid(front_sum[0].T[..., None] - own_sum)
-    return torch.lerp(own.to(weight.dtype), front[0].transpose(0, 1).to(weight.dtype), weight).to(query.dtype)[None], None
+    front, front_sum = front.reshape(query.shape)[0].transpose(0, 1), front_sum.reshape(query.shape[1:3]).T
+    own, own_sum = _row(own, parts, row), _row([total[..., None] for total in own_sum], parts, row)
+    weight = torch.sigmoid(front_sum[..., None] - own_sum)
+    return torch.lerp(own.to(weight.dtype), front.to(weight.dtype), weight).to(query.dtype)[None], None
+
+
+def _alike(places: torch.Tensor) -> list[torch.Tensor]:
+    """The places of texts (n, t), parted into a few groups of texts nearly equally long where that saves work.
+
+    Only on a CPU, where lengths can be looked at without a wait and many small products are as fast as a large one.
+    """
+    if places.device.type != "cpu" or len(places) < 2 * GROUPS:
+        return [places]
+    lengths, order = (places >= 0).sum(1).sort()
+    cut = [(which, int(length[-1])) for which, length in zip(order.chunk(GROUPS), lengths.chunk(GROUPS), strict=True)]
+    if sum(len(which) * longest**2 for which, longest in cut) > 0.8 * places.shape[0] * places.shape[1] ** 2:
+        return [places]
+    return [places[which, :longest] for which, longest in cut]
 
 
 def _blocks(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -127,12 +144,12 @@ def _blocks(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return rows.index_select(0, places.clamp(min=0).flatten()).view(*places.shape, tensor.shape[1], -1).transpose(1, 2)
 
 
-def _row(blocks: torch.Tensor, places: torch.Tensor, row: int) -> torch.Tensor:
-    """(n, H, t, d) -> (T, H, d): the inverse of `_blocks`."""
-    where = torch.where(places < 0, row, places).flatten()
-    inverse = torch.empty(row + 1, dtype=torch.int64, device=places.device)
-    inverse[where] = torch.arange(len(where), device=places.device)
-    return blocks.transpose(1, 2).flatten(0, 1).index_select(0, inverse[:row])
+def _row(blocks: Sequence[torch.Tensor], places: Sequence[torch.Tensor], row: int) -> torch.Tensor:
+    """Groups of (n, H, t, d) -> (T, H, d): the inverse of `_blocks`."""
+    where = torch.cat([part.flatten() for part in places])
+    inverse = torch.empty(row + 1, dtype=torch.int64, device=where.device)
+    inverse[torch.where(where < 0, row, where)] = torch.arange(len(where), device=where.device)
+    return torch.cat([block.transpose(1, 2).flatten(0, 1) for block in blocks]).index_select(0, inverse[:row])
 
 
 AttentionInterface.register(NAME, packed_attention)

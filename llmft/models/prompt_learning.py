@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from peft import PeftConfig, PeftModelForCausalLM
 
+from llmft.errors import InputError
 from llmft.models.head import classification_head, output_name
 
 if TYPE_CHECKING:
@@ -35,9 +36,15 @@ class PromptLearningModel(PeftModelForCausalLM):
 
     @classmethod
     def restore(cls, model: PreTrainedModel, folder: Path) -> Self:
-        """The model with the virtual tokens that peft saved in `folder`."""
+        """The model with the virtual tokens that peft saved in `folder`.
+
+        Raises:
+            InputError: they are not there.
+        """
         wrapped = cls.wrap(model, PeftConfig.from_pretrained(str(folder)))
-        wrapped.load_adapter(str(folder), "default")
+        missing = wrapped.load_adapter(str(folder), "default").missing_keys
+        if missing:
+            raise InputError(f"--model_name_or_path {folder}: its weights lack {missing[0]}; give a folder that peft saved")
         return wrapped
 
     def virtual_cache(self) -> Any:

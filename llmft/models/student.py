@@ -8,6 +8,7 @@ and, for a classifier, its head. With a head, a whole model is the backbone alon
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,9 @@ def _restore_peft(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
         raise InputError(
             f"--model_name_or_path {folder}: peft's {config.peft_type.value} is not supported, PROMPT_TUNING and CARTRIDGE are"
         )
-    return PeftModel.from_pretrained(model, str(folder))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")  # they would stay at their start
+        return PeftModel.from_pretrained(model, str(folder))
 
 
 def start_of(model: torch.nn.Module, name: str) -> PreTrainedModel:

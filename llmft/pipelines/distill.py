@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def distil(job: Job) -> None:
     """One run."""
     from llmft.pipelines.retention import Retention, retention_tasks
-    from llmft.pipelines.teaching import ask_teachers, teacher_model, with_cache
+    from llmft.pipelines.teaching import ask_teachers, check_sizes, teacher_model, with_cache
     from llmft.pipelines.training import trainable
     from llmft.prompts.tokens import token_ids
 
@@ -66,8 +66,10 @@ def distil(job: Job) -> None:
         teachers = ask_teachers(job, teacher_model(job, flags, tokenizer), teacher_formats, calibrate=calibrate)
         student = job.asker(model, tokenizer, student_format, trained=True)
         retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
-        job.begin(teachers, student, train_rows=queries)
+        job.check_prompts(teachers, student, train_rows=queries)
+        check_sizes(job, teachers.askers[0])
         teachers = with_cache(job, teachers)
+        job.begin()
     stages = stages_of(teachers, flags)
     with job.meter.phase("teacher") as phase:
         precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"

@@ -62,7 +62,8 @@ def fine_tune(job: Job) -> None:
         student = job.asker(model, tokenizer, prompt_format, trained=True)
         prompts = student.prompts(rows)
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
-        job.begin(student, train_rows=rows)
+        job.check_prompts(student, train_rows=rows)
+        job.begin()
     job.score("before", student)
     student = student.with_model(trainable(job, model))
     scores, metrics, log = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))

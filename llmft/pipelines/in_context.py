@@ -29,7 +29,8 @@ def evaluate(job: Job) -> None:
         model, tokenizer = job.load()
         calibrate = job.arguments(CalibrationArguments).calibrate
         asker = job.asker(model, tokenizer, prompt_format, demonstrations=job.demonstrations, calibrate=calibrate)
-        job.begin(asker)
+        job.check_prompts(asker)
+        job.begin()
     scores = job.score("icl", asker)
     if job.record.writes:
         append_row(job, upstream_row(job, asker, scores))

@@ -59,6 +59,8 @@ class Job:
     """The demonstrations of each context."""
     other_sets: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
     """Group -> set name -> rows that a pipeline scores beside the task's own sets, at the stages it chooses."""
+    train_idx: list[Any] = field(default_factory=list)
+    """Idx of the training rows or queries."""
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     resumed_from: str | None = None
     """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
@@ -289,17 +291,21 @@ class Job:
             several=self.arguments(DataArguments).multi_token_labels,
         )
 
-    def begin(self, *askers: Asker | Teachers, train_rows: Sequence[Row] = ()) -> None:
-        """Check that the askers' prompts fit the model, and write `config.json` with all arguments and draws.
+    def check_prompts(self, *askers: Asker | Teachers, train_rows: Sequence[Row] = ()) -> None:
+        """Check that the askers' prompts fit the model; `train_rows` are the rows or queries that will be trained on.
 
         Raises:
             InputError: they do not fit.
         """
+        self.train_idx = [row["idx"] for row in train_rows]
         for asker in askers:
             asker.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
+
+    def begin(self) -> None:
+        """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past."""
         draws = {
             "demonstrations": [[row["idx"] for row in context] for context in self.contexts or [[]]],
-            "train_rows": [row["idx"] for row in train_rows],
+            "train_rows": self.train_idx,
             "eval_rows": {
                 name: [row["idx"] for row in rows]
                 for sets in (self.eval_sets, *self.other_sets.values())

@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ from llmft.models.load import fingerprint_model, short_name
 from llmft.pipelines.job import Job
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
+from llmft.run_checks import SEEDS
 from llmft.runs.record import RunRecord
-from llmft.runs.store import short_hash
+from llmft.runs.secrets import without_secrets
+from llmft.runs.store import short_hash, writing
 from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import query_source
 from llmft.tasks.resolve import resolve_task
@@ -80,13 +83,15 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     listed = by_type[DemonstrationArguments].sample_indices_file
     if listed is not None and not Path(listed).is_file():
         raise InputError(f"--sample_indices_file {listed}: no such file; name a csv with a column idx, or a .json list")
+    if listed is not None:
+        read_text(listed, "--sample_indices_file")  # says so if it is no text
     settings = {
         "record_version": RECORD_VERSION,
         "method": name,
         "task": (task.name, task.version),
         "model": fingerprint_model(model_name, model.model_revision),
         "data": fingerprint_data(task, data.data_dir),
-        "deepspeed": Path(deepspeed).read_text() if isinstance(deepspeed, str) else deepspeed,
+        "deepspeed": Path(deepspeed).read_text(encoding="utf-8") if isinstance(deepspeed, str) else deepspeed,
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": {name: value for name, value in given.items() if name not in IRRELEVANT},
     }
@@ -102,7 +107,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     if listed is not None:
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
-        settings["tokenizer"] = fingerprint_model(model.tokenizer_name, model.model_revision)
+        settings["tokenizer"] = fingerprint_model(model.tokenizer_name, model.model_revision, "--tokenizer_name")
     if run.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
     if run.disable_tqdm:
@@ -110,6 +115,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     set_seed(run.seed)
     parts = (name, task.name, short_name(model_name))
     data_seeds = by_type[InContextArguments].num_data_seeds if InContextArguments in by_type else 1
+    if run.data_seed + data_seeds > SEEDS:
+        raise InputError(f"--num_data_seeds {data_seeds}: the last data seed would not be below {SEEDS}; start from a lower one")
     described = describe(distilling) if distilling else {}
     jobs: list[Job] = []
     for data_seed in range(run.data_seed, run.data_seed + data_seeds):
@@ -175,7 +182,9 @@ def distillation_settings(flags: DistillationArguments, task: Task, data_dir: st
     if flags.instruction is not None:
         settings["instruction"] = text_or_file(flags.instruction, "--instruction")
     if flags.teacher_model_name_or_path is not None:
-        settings["teacher"] = fingerprint_model(flags.teacher_model_name_or_path, flags.teacher_model_revision)
+        settings["teacher"] = fingerprint_model(
+            flags.teacher_model_name_or_path, flags.teacher_model_revision, "--teacher_model_name_or_path"
+        )
     if flags.query_file is not None:
         settings["data"] = fingerprint_data(task, data_dir, query_source(flags.query_file))
     if flags.retention_tasks is not None:
@@ -187,9 +196,10 @@ def unfinished(record: RunRecord, *, overwrite: bool) -> bool:
     """Whether a run is still to be done; says where its record is if not."""
     from llmft.models.gather import all_gather
 
+    record.overwrite = overwrite
     if overwrite:
-        record.clear()
-    elif all_gather(record.finished)[0]:  # rank 0's view counts: disks may lag
+        return True
+    if all_gather(record.finished)[0]:  # rank 0's view counts: disks may lag
         if record.writes:
             print(f"finished before: {record.path} (--overwrite_output_dir does it again)")
         return False
@@ -205,13 +215,34 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> None:
     failed = []
     for job in jobs:
         try:
-            work(job)
+            run = job.arguments(RunArguments)
+            with writing(run.output_dir), fitting(run):
+                work(job)
         except InputError as error:
+            job.record.abandon()
             if len(jobs) == 1:
                 raise
             failed.append(f"--data_seed {job.arguments(RunArguments).data_seed}: {error}")
     if failed:
         raise InputError(f"{len(failed)} of {len(jobs)} data seeds failed: " + "; ".join(failed))
+
+
+@contextmanager
+def fitting(run: RunArguments) -> Iterator[None]:
+    """Within, batches go through the device.
+
+    Raises:
+        InputError: it has no room for them.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"--per_device_train_batch_size {run.per_device_train_batch_size}: the device has no room for such batches of this "
+            "model; lower it (and raise --gradient_accumulation_steps)"
+        ) from error
 
 
 def with_data_seed(settings: dict[str, Any], data_seed: int) -> dict[str, Any]:
@@ -237,7 +268,8 @@ def run_main(main: Callable[[], None]) -> None:
         leave_together()
     except InputError as error:
         wait_turn()
-        print(f"error: {error}", file=sys.stderr)
+        line = without_secrets(str(error))
+        sys.stderr.write(f"error: {line}\n")  # in one piece: other ranks may write at the same time
         sys.exit(2)
 
 

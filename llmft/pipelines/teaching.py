@@ -6,18 +6,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from llmft.arguments import AdapterArguments
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.evaluation.answer_cache import AnswerCache
 from llmft.models.head import classification_head
+from llmft.models.label_scores import bare_model
 from llmft.pipelines.job import Job
 from llmft.prompts.render import PromptFormat
+from llmft.prompts.tokens import token_ids
 from llmft.run_arguments import RunArguments
 from llmft.runs.content_cache import ContentCache
 from llmft.training.teacher import Teachers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llmft.evaluation.score import Asker
 
 
 def teacher_model(
@@ -78,6 +83,22 @@ def ask_teachers(
         for prompt_format, context in zip(formats, contexts, strict=True)
     ]
     return Teachers(tuple(askers), turns=job.arguments(DistillationArguments).context_schedule == "cycle")
+
+
+def check_sizes(job: Job, teacher: Asker) -> None:
+    """What flags say of sizes that only the teacher's vocabulary and context tell.
+
+    Raises:
+        InputError: k is larger than the vocabulary, or a cartridge as long as the context has nothing to train.
+    """
+    flags, part = job.arguments(DistillationArguments), job.arguments(AdapterArguments)
+    size = bare_model(teacher.model).config.get_text_config().vocab_size
+    if flags.support == "topk" and flags.topk > size:
+        raise InputError(f"--topk {flags.topk}: the vocabulary has {size} tokens; ask for no more than that")
+    if part.use_cartridge:
+        from llmft.models.cartridge import context_start
+
+        context_start(token_ids(teacher.tokenizer, teacher.context), part.cartridge_tokens, part.cartridge_frozen_tokens)
 
 
 def with_cache(job: Job, teachers: Teachers) -> Teachers:

@@ -28,9 +28,10 @@ from llmft.training.callbacks import (
     LogDistances,
     ProgressBar,
     best_weights,
-    read_progress,
 )
+from llmft.training.checkpoints import read_progress
 from llmft.training.evaluations import Evaluations
+from llmft.training.finite import POSITION, StopAtNonFinite
 from llmft.training.ft_trainer import FtTrainer, collator
 from llmft.training.reporting import reporting
 
@@ -91,10 +92,11 @@ def train(
         trainer = trainer_class(
             model=model,
             args=run,
-            train_dataset=list(examples),
+            train_dataset=_numbered(examples),
             eval_dataset=job.eval_sets,
             data_collator=collator(model, LabelSequences.create(student.label_sequences), examples),
             evaluations=evaluations,
+            finite=StopAtNonFinite(job.train_idx),
             **trainer_arguments,
         )
         _add_callbacks(job, trainer, student, phase)
@@ -130,14 +132,20 @@ def train_stage(
         trainer = trainer_class(
             model=student.model,
             args=run,
-            train_dataset=list(examples),
+            train_dataset=_numbered(examples),
             data_collator=collator(student.model, LabelSequences.create(student.label_sequences), examples),
+            finite=StopAtNonFinite(job.train_idx),
             **trainer_arguments,
         )
         _show_progress(trainer)
         trainer.train()
         trainer.count_work(phase)
     return trainer.state.log_history
+
+
+def _numbered(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The examples with their places, by which a message names their rows."""
+    return [{**example, POSITION: i} for i, example in enumerate(examples)]
 
 
 def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments import DataArguments, DemonstrationArguments, InContextArguments
+from llmft.models.load import short_name
 from llmft.pipelines.job import Job
 from llmft.run_arguments import RunArguments
+from llmft.runs.record import LONGEST_NAME, folder_name
 from llmft.runs.store import lock, whole_file
 
 if TYPE_CHECKING:
@@ -61,7 +63,9 @@ def append_row(job: Job, row: dict[str, Any]) -> Path:
 
     output_dir = Path(job.arguments(RunArguments).output_dir)
     evaluation = job.arguments(DataArguments).eval_task_name or next(iter(job.task.partners), None)
-    path = output_dir / f"{job.model_name.replace('/', '-')}_{job.task.name}_{evaluation}.csv"
+    model = job.model_name.replace("/", "-")
+    model = model if len(model.encode()) <= LONGEST_NAME else folder_name(short_name(job.model_name))
+    path = output_dir / f"{model}_{job.task.name}_{evaluation}.csv"
     with lock(path):
         frames = [pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)] if path.is_file() else []
         frames.append(pd.DataFrame({name: [value] for name, value in row.items()}))

@@ -68,7 +68,12 @@ def tokenize_prompts(
 
 
 def check_window(
-    prompts: TokenizedPrompts, limit: int | None, place: str, shots: int, fitting_shots: Callable[[int], int]
+    prompts: TokenizedPrompts,
+    limit: int | None,
+    place: str,
+    shots: int,
+    fitting_shots: Callable[[int], int],
+    front: str = "--pattern",
 ) -> None:
     """Every prompt must fit.
 
@@ -77,18 +82,20 @@ def check_window(
         place: what sets the limit, for the message.
         shots: demonstrations in front of each query.
         fitting_shots: index of a prompt -> how many of its demonstrations, from the first on, would fit.
+        front: the flag that puts most in front of a query where there are no demonstrations.
 
     Raises:
         InputError: one does not fit; the message says by how many tokens, and what would fit.
     """
     if limit is None or prompts.longest <= limit:
         return
-    remedy = "shorten --pattern, leave long rows out, or cut them with --max_seq_length"
+    flag, remedy = front, "shorten that, leave long rows out, or cut them with --max_seq_length"
     if shots:
+        flag = f"--num_shots {shots}"
         fit = fitting_shots(max(range(len(prompts.suffixes)), key=lambda i: len(prompts.suffixes[i])))
         remedy = f"--num_shots {fit} would fit (the first {fit} of these)" if fit else "not even one of these would fit"
     raise InputError(
-        f"--num_shots {shots}: the longest prompt has {prompts.longest} tokens, {prompts.longest - limit} more than {place} "
+        f"{flag}: the longest prompt has {prompts.longest} tokens, {prompts.longest - limit} more than {place} "
         f"of {limit}; {remedy}"
     )
 

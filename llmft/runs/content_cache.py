@@ -110,7 +110,6 @@ def target_key(
     weights: str,
     tokenizer: str,
     prompts: Iterable[tuple[Sequence[int], Iterable[Sequence[int]]]],
-    content_free: Iterable[tuple[Sequence[int], Iterable[Sequence[int]]]] = (),
     label_ids: Sequence[int] | Sequence[Sequence[int]],
     support: str,
     topk: int | None,
@@ -123,7 +122,6 @@ def target_key(
         weights: fingerprint of the teacher's weights (`models/fingerprint.py`).
         tokenizer: fingerprint of its tokenizer (token ids say what was read; this says what it meant).
         prompts: for every context its token ids and those of each query behind it, in order; all are hashed.
-        content_free: the same of the content-free queries, if the teacher is calibrated.
         label_ids: the labels' tokens (or token sequences), in label order.
         support: name of the support.
         topk: k of support `topk`, else None.
@@ -136,7 +134,6 @@ def target_key(
         "weights": weights,
         "tokenizer": tokenizer,
         "prompts": [_token_hash(context, queries) for context, queries in prompts],
-        "content_free": [_token_hash(context, queries) for context, queries in content_free],
         "label_ids": [list(map(int, ids)) if isinstance(ids, Sequence) else int(ids) for ids in label_ids],
         "support": support,
         "topk": topk,

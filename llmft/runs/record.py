@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from llmft.errors import InputError
+from llmft.runs.secrets import command_without_secrets, without_secrets
 from llmft.runs.store import short_hash, whole_file, write_json
 
 DONE = "DONE"
-PROGRESS = "progress.pkl"
+PROGRESS = "progress.json"
 """The file of a checkpoint that is written behind all others."""
+LONGEST_NAME = 200
+"""Bytes of a folder's name; systems end at 255."""
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "numpy")
 
 
@@ -30,12 +34,15 @@ class RunRecord:
     Args:
         path: the run's folder.
         writes: whether this process is the one that writes (rank 0); the others go through the same motions.
+        overwrite: whether an earlier run with these settings is to be forgotten, once this one has passed all checks.
     """
 
     path: Path
     writes: bool = True
+    overwrite: bool = False
     stages: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     predictions: list[dict[str, Any]] = field(default_factory=list)
+    _made: list[Path] = field(default_factory=list)
 
     @classmethod
     def locate(cls, output_dir: str, parts: Sequence[str], settings: dict[str, Any], writes: bool) -> RunRecord:
@@ -44,10 +51,16 @@ class RunRecord:
         Raises:
             InputError: the folder cannot be written to.
         """
-        path = Path(output_dir).joinpath(*parts, short_hash(settings))
-        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-        if writes and not (there.is_dir() and os.access(there, os.W_OK)):
-            raise InputError(f"--output_dir {output_dir}: {there} is no folder that can be written to; choose another")
+        path = Path(output_dir).joinpath(*map(folder_name, parts), short_hash(settings))
+        if writes:
+            try:
+                there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+            except OSError as error:
+                raise InputError(
+                    f"--output_dir {output_dir}: is no name of a folder ({error.strerror}); choose another"
+                ) from error
+            if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+                raise InputError(f"--output_dir {output_dir}: {there} is no folder that can be written to; choose another")
         return cls(path, writes)
 
     @property
@@ -58,8 +71,8 @@ class RunRecord:
     @property
     def last_checkpoint(self) -> str | None:
         """The newest checkpoint that was written whole."""
-        whole = [progress.parent for progress in self.checkpoints.glob(f"checkpoint-*/{PROGRESS}")]
-        return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
+        found = last_checkpoint(self.checkpoints)
+        return None if found is None else str(found)
 
     @property
     def checkpoints(self) -> Path:
@@ -72,16 +85,42 @@ class RunRecord:
             (self.path / DONE).unlink(missing_ok=True)  # first, so that a kill halfway leaves no folder that looks finished
             shutil.rmtree(self.path, ignore_errors=True)
 
+    def abandon(self) -> None:
+        """Leave nothing half-written: a checkpoint that is not whole goes away, and so does what this process has made of a
+        run that has no checkpoint at all."""
+        if not self.writes:
+            return
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            if not (folder / PROGRESS).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+        if self._made and not self.finished and self.last_checkpoint is None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            for folder in self._made[1:]:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+
     def add(self, stage: str, eval_set: str, metrics: dict[str, Any], predictions: dict[str, Sequence[Any]]) -> None:
         """Keep the metrics and the per-row predictions (equally long columns) of one set at one stage."""
         self.stages.setdefault(stage, {})[eval_set] = metrics
         self.predictions.append({"stage": stage, "set": eval_set, **predictions})
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Make the folder and write `config.json`, with the versions and the commit it ran under."""
+        """Make the folder and write `config.json`, with the versions and the commit it ran under, and without secrets.
+
+        Raises:
+            InputError: the folder cannot be made.
+        """
+        if self.overwrite:
+            self.clear()
         if self.writes:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.path / "config.json", {**config, "environment": environment()})
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"--output_dir: {error.filename} cannot be made ({error.strerror}); choose another folder"
+                ) from error
+            write_json(self.path / "config.json", without_secrets({**config, "environment": environment()}))
 
     def finish(self, metrics: dict[str, Any], costs: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:
         """Write everything else, `DONE` last, and let go of the checkpoints."""
@@ -101,13 +140,25 @@ class RunRecord:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder of them that was written whole; None where there is none."""
+    whole = [progress.parent for progress in folder.glob(f"checkpoint-*/{PROGRESS}")]
+    return max(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
+
+
+def folder_name(name: str) -> str:
+    """A name as one folder's: it cannot lead out of the one it is in, whatever a model's path or config says."""
+    plain = re.sub(r"[/\\\x00-\x1f]", "-", name).encode()[:LONGEST_NAME].decode(errors="ignore")
+    return plain if plain.strip(".") else plain.replace(".", "-") or "-"
+
+
 def environment() -> dict[str, Any]:
     """Versions, commit and command line, for the record; none of it changes the run's name."""
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         **git_state(Path(__file__)),
-        "command": sys.argv,
+        "command": command_without_secrets(sys.argv),
     }
 
 

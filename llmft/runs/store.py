@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,6 +13,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+from llmft.errors import InputError
+
+DISK = {
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE ENOTDIR EISDIR EEXIST ENAMETOOLONG ELOOP EMFILE".split()
+}
+"""What the system says where it is the user's to mend that a file cannot be written: room, rights, names, the disk itself."""
+DISK_TEXTS = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)), "PytorchStreamWriter failed")
+"""The same from libraries that write by themselves and say why in words alone (safetensors), or not at all (torch)."""
+
+
+@contextmanager
+def writing(output_dir: str) -> Iterator[None]:
+    """Within, files are written below `output_dir`.
+
+    Raises:
+        InputError: the system would not let that be; files that were whole before still are.
+    """
+    try:
+        yield
+    except Exception as error:  # each library has its own for this
+        said = " ".join(str(error).split())[:200]
+        of_system = isinstance(error, OSError) and error.errno in DISK
+        in_words = isinstance(error, OSError | RuntimeError | SafetensorError) and any(text in said for text in DISK_TEXTS)
+        if not (of_system or in_words):
+            raise
+        reason, where = (error.strerror or said, error.filename) if isinstance(error, OSError) else (said, None)
+        place = f" at {where}" if where else ""
+        raise InputError(
+            f"--output_dir {output_dir}: cannot be written to ({reason}{place}); make room or choose another folder, "
+            "then the same command goes on from the last checkpoint"
+        ) from error
 
 
 @contextmanager

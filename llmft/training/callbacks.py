@@ -3,7 +3,6 @@ weights, what an unfinished run resumes from, distances from the start."""
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,7 @@ import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmft.models.gather import rank_and_world, whole_weights
-from llmft.runs.record import PROGRESS
-from llmft.runs.store import whole_file
+from llmft.training.checkpoints import write_progress
 from llmft.training.evaluations import Evaluations
 
 
@@ -94,7 +92,7 @@ class KeepProgress(TrainerCallback):
     What is spent after the last checkpoint of a session that is killed goes unrecorded.
 
     Args:
-        progress: makes it, from all ranks.
+        progress: makes it, JSON-able, from all ranks.
     """
 
     def __init__(self, progress: Callable[[], Any]) -> None:
@@ -104,13 +102,7 @@ class KeepProgress(TrainerCallback):
         """Write it beside the checkpoint that was just saved."""
         progress = self.progress()  # waits for all ranks: each has written its part of the checkpoint
         if rank_and_world()[0] == 0:
-            with whole_file(Path(args.output_dir) / f"checkpoint-{state.global_step}" / PROGRESS) as aside:
-                aside.write_bytes(pickle.dumps(progress))
-
-
-def read_progress(checkpoint: str) -> Any:
-    """What `KeepProgress` put into a checkpoint."""
-    return pickle.loads((Path(checkpoint) / PROGRESS).read_bytes())
+            write_progress(Path(args.output_dir) / f"checkpoint-{state.global_step}", progress)
 
 
 class LogDistances(TrainerCallback):

@@ -4,14 +4,14 @@ best out-of-domain)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
 
 from llmft.evaluation.metrics import split_metrics
+from llmft.evaluation.score import SplitScores
 from llmft.runs.show import pooled
-
-if TYPE_CHECKING:
-    from llmft.evaluation.score import SplitScores
 
 LAST = "after"
 
@@ -68,9 +68,28 @@ class Evaluations:
         }
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs."""
-        return {"history": list(self.history), "stages": dict(self.stages)}
+        """What `restore` needs, JSON-able: a checkpoint that is read must not be able to run code, as a pickle is."""
+        stages = {
+            stage: {**vars(found), "scores": {name: _packed(scores) for name, scores in found.scores.items()}}
+            for stage, found in self.stages.items()
+        }
+        return {"history": list(self.history), "stages": stages}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from the `state` of an interrupted run."""
-        self.history, self.stages = state["history"], state["stages"]
+        """Go on from the `state` of an interrupted run, bit for bit."""
+        self.history = state["history"]
+        self.stages = {
+            stage: Evaluation(**{**found, "scores": {name: _unpacked(scores) for name, scores in found["scores"].items()}})
+            for stage, found in state["stages"].items()
+        }
+
+
+def _packed(scores: SplitScores) -> dict[str, Any]:
+    """Arrays as their type and their values, which JSON keeps exactly."""
+    fields = asdict(scores).items()
+    return {name: {"dtype": v.dtype.str, "values": v.tolist()} if isinstance(v, np.ndarray) else v for name, v in fields}
+
+
+def _unpacked(scores: dict[str, Any]) -> SplitScores:
+    fields = {name: np.array(v["values"], v["dtype"]) if isinstance(v, dict) else v for name, v in scores.items()}
+    return SplitScores(**{**fields, "task_metrics": tuple(fields["task_metrics"])})

@@ -14,11 +14,13 @@ from llmft.cost.meter import Phase
 from llmft.models.label_scores import answer_logits, encoded_virtual_tokens, left_pad, virtual_tokens
 from llmft.models.packed_attention import can_pack, packed_batch
 from llmft.models.sequence_scores import LabelSequences, sequence_batch
+from llmft.training.checkpoints import ReadableCheckpoint
 from llmft.training.evaluations import Evaluations
+from llmft.training.finite import POSITION, StopAtNonFinite
 from llmft.training.losses import answer_cross_entropy
 
 
-class FtTrainer(Trainer):
+class FtTrainer(ReadableCheckpoint, Trainer):
     """Trains on prompts so that the right label's token follows.
 
     A training example is `{"input_ids": tokens of the prompt, ...}` with what the loss needs beside it: here `answer`,
@@ -27,6 +29,8 @@ class FtTrainer(Trainer):
     Args:
         objective: loss from logits (B, V) at the answer position and answers (B,).
         evaluations: how `evaluate` is done, and where its results go; None where nothing is evaluated.
+        finite: is shown every loss, and stops training at one that is no finite number; None where nothing does. Examples
+            then hold their `position` among all.
     """
 
     loss_is_scaled_for_ga = False  # a mean over the batch; the Trainer divides by the accumulation steps
@@ -36,9 +40,13 @@ class FtTrainer(Trainer):
         *args: Any,
         objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = answer_cross_entropy,
         evaluations: Evaluations | None = None,
+        finite: StopAtNonFinite | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.finite = finite
+        if finite is not None:
+            self.add_callback(finite)
         self.objective = objective
         self.evaluations = evaluations
         self.examples_seen = 0
@@ -56,6 +64,8 @@ class FtTrainer(Trainer):
         self._count(model, inputs)
         logits = self.answer_logits(model, inputs)
         loss = self.answer_loss(logits, inputs)
+        if self.finite is not None:
+            self.finite.see(self.state.global_step + 1, loss, inputs[POSITION])
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _count(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:

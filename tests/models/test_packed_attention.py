@@ -10,7 +10,7 @@ from llmft.models.label_scores import answer_logits, left_pad
 from llmft.models.packed_attention import NAME, can_pack, packed_batch
 from tests.conftest import CONFIGS, tiny_model
 
-TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]]
+TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]] * 3
 OTHERS = {"gptj", "gpt_neo", "falcon"}  # attention of their own
 SOFTCAP = {"gemma2"}  # which sdpa has not
 
@@ -29,7 +29,7 @@ def test_families_that_pack_learn_the_same_packed_as_padded(family):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 5 if parameter.ndim > 1 else 1
-    other, answers = copy.deepcopy(model), torch.tensor([1, 2, 3, 4])
+    other, answers = copy.deepcopy(model), torch.tensor([1, 2, 3, 4] * 3)
     assert can_pack(model, 9) == (family not in OTHERS | SOFTCAP)
     if not can_pack(model, 9):
         return

@@ -83,7 +83,8 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     asker = job.asker(model, tokenizer, job.prompt_format("student"))
     assert {one.soft_prompt_tokens for one in retention.askers.values()} == {20}
     assert retention.askers["retention-rte"].prompts(retention.rows["retention-rte"]).longest > 3
-    job.begin(asker)
+    job.check_prompts(asker)
+    job.begin()
     job.score("teacher", asker)
     for stage in ("before", "after"):
         job.score(stage, asker)

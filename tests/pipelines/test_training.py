@@ -177,7 +177,7 @@ def test_an_interrupted_run_resumes_with_its_evaluations_and_costs(tmp_path, mon
         with pytest.raises(Cut):
             run(script, tmp_path / "cut", *arguments)
     assert not list((tmp_path / "cut").rglob("DONE"))
-    assert list((tmp_path / "cut").rglob("progress.pkl"))
+    assert list((tmp_path / "cut").rglob("progress.json"))
     resumed = run(script, tmp_path / "cut", *arguments)
     assert resumed.json("cost")["resumed_from"] is not None
     for file in ("metrics.json", "predictions.parquet"):
@@ -195,14 +195,14 @@ def test_an_interrupted_run_resumes_with_its_evaluations_and_costs(tmp_path, mon
 
 
 def test_costs_of_a_resumed_run_begin_with_those_of_its_checkpoint(tmp_path, monkeypatch):
-    from llmft.training.callbacks import read_progress
+    from llmft.training.checkpoints import read_progress
 
     arguments = (*SHORT, *EIGHT_STEPS, "--save_strategy", "steps", "--save_steps", 4)
     with monkeypatch.context() as patch:
         cut(patch, FtTrainer, "compute_loss", 6)
         with pytest.raises(Cut):
             run("ft.py", tmp_path, *arguments)
-    (progress,) = tmp_path.rglob("progress.pkl")
+    (progress,) = tmp_path.rglob("progress.json")
     (costs,) = read_progress(progress.parent)["costs"]
     earlier = {phase["name"]: phase for phase in costs}
     assert earlier["train"]["examples"] == 16

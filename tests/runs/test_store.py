@@ -1,11 +1,13 @@
+import errno
 import json
 import os
 
 import pytest
+from safetensors import SafetensorError
 
 from llmft.errors import InputError
 from llmft.runs.record import PROGRESS, RunRecord
-from llmft.runs.store import short_hash, whole_file, whole_folder, write_json
+from llmft.runs.store import short_hash, whole_file, whole_folder, write_json, writing
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -76,6 +78,74 @@ def test_an_output_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--output_dir"):
         RunRecord.locate(str(tmp_path / "file"), ["icl"], {}, writes=True)
+
+
+FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
+TORCH = "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/3: file write failed"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "out/x"),
+        OSError(errno.EROFS, "Read-only file system", "out/x"),
+        PermissionError(errno.EACCES, "Permission denied", "out/x"),
+        OSError("Error writing bytes to file. Detail: [errno 28] No space left on device"),
+        SafetensorError(FULL),
+        RuntimeError(TORCH),
+    ],
+)
+def test_what_the_disk_will_not_take_is_one_line(tmp_path, error):
+    write_json(tmp_path / "a.json", {"old": 1})
+    with (
+        pytest.raises(InputError, match=r"^--output_dir out: cannot be written to \(.*\); make room") as caught,
+        writing("out"),
+        whole_file(tmp_path / "a.json") as aside,
+    ):
+        aside.write_text("half")
+        raise error
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["a.json"]
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "No such file"), RuntimeError("a fault of ours"), KeyError("x")]
+)
+def test_other_errors_are_not_the_disks(error):
+    with pytest.raises(type(error)), writing("out"):
+        raise error
+
+
+def test_an_abandoned_run_leaves_nothing_but_whole_checkpoints(tmp_path):
+    record = RunRecord.locate(str(tmp_path / "out"), ["icl", "toy"], {"a": 1}, writes=True)
+    record.write_config({"method": "icl"})
+    record.abandon()
+    assert os.listdir(tmp_path) == []
+    record.write_config({"method": "icl"})
+    for step, whole in ((1, True), (2, False)):
+        (record.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+        if whole:
+            (record.checkpoints / f"checkpoint-{step}" / PROGRESS).write_text("{}")
+    record.abandon()
+    assert [path.name for path in record.checkpoints.iterdir()] == ["checkpoint-1"]
+    again = RunRecord.locate(str(tmp_path / "out"), ["icl", "toy"], {"a": 1}, writes=True)
+    again.write_config({"method": "icl"})
+    again.abandon()
+    assert again.last_checkpoint == record.last_checkpoint
+
+
+def test_an_earlier_run_goes_away_only_when_the_new_one_begins(tmp_path):
+    record = RunRecord.locate(str(tmp_path), ["icl"], {}, writes=True)
+    record.write_config({"run": 1})
+    record.add("icl", "toy", {"n": 2}, {"idx": [1, 2]})
+    record.finish({}, {})
+    again = RunRecord.locate(str(tmp_path), ["icl"], {}, writes=True)
+    again.overwrite = True
+    again.abandon()  # it was bad input
+    assert again.finished
+    again.write_config({"run": 2})
+    assert [path.name for path in again.path.iterdir()] == ["config.json"]
 
 
 def _umask():

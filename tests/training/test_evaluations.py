@@ -1,4 +1,4 @@
-import pickle
+import json
 
 import numpy as np
 import pytest
@@ -66,13 +66,19 @@ def test_the_best_is_the_earliest_with_the_highest_pooled_accuracy(results):
 def test_going_on_from_a_state_is_as_if_never_interrupted(first, second):
     whole, _ = go_through(first + second)
     cut, _ = go_through(first)
-    state = pickle.loads(pickle.dumps(cut.state()))
+    state = json.loads(json.dumps(cut.state()))
     go_through(second, evaluations=cut)  # what the killed session did after the checkpoint does not count
     resumed = Evaluations(None, DOMAINS)
     resumed.restore(state)
     go_through(second, evaluations=resumed, first=len(first) + 1)
     assert resumed.history == whole.history
     assert resumed.selection == whole.selection
+    for stage, found in whole.stages.items():
+        for name, scores in found.scores.items():
+            for part, value in vars(scores).items():
+                again = getattr(resumed.stages[stage].scores[name], part)
+                assert type(again) is type(value)
+                np.testing.assert_array_equal(again, value, strict=isinstance(value, np.ndarray))
 
 
 def test_without_domains_only_the_last_is_kept():

@@ -1,0 +1,68 @@
+"""What an unfinished run resumes from, read so that a damaged checkpoint is one clear line and none can run code.
+
+transformers reads its parts with `weights_only`, ours is JSON. DeepSpeed's own files are pickles that it loads as such: resume
+under DeepSpeed only in an output folder that is yours.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import Trainer
+
+from llmft.errors import InputError
+from llmft.runs.record import PROGRESS
+from llmft.runs.store import write_json
+
+
+class ReadableCheckpoint(Trainer):
+    """A Trainer whose reading of a checkpoint ends in one clear line where that is damaged."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with readable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+@contextmanager
+def readable(checkpoint: str | None) -> Iterator[None]:
+    """Within, files of the checkpoint are read.
+
+    Raises:
+        InputError: one of them is missing or not what it must be.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise InputError(
+            f"--output_dir: {checkpoint} is damaged ({type(error).__name__}) and cannot be resumed from; remove that folder to "
+            "resume from an earlier one, or start anew with --overwrite_output_dir"
+        ) from error
+
+
+def write_progress(checkpoint: Path, progress: dict[str, Any]) -> None:
+    """Put what our side of an unfinished run resumes from, JSON-able, into a checkpoint."""
+    write_json(checkpoint / PROGRESS, progress)
+
+
+def read_progress(checkpoint: str) -> dict[str, Any]:
+    """What `write_progress` put into a checkpoint.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    with readable(checkpoint):
+        return json.loads((Path(checkpoint) / PROGRESS).read_text(encoding="utf-8"))

@@ -1,0 +1,323 @@
+"""Every line of docs/errors.md happens: exit status 2, that line alone on stderr, and the output folder as it was."""
+
+import errno
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llmft.models import shared_prefix
+from llmft.pipelines.prepare import run_main
+from llmft.tasks.toy import CHECKPOINT
+from llmft.training import ft_trainer
+from tests.pipelines.conftest import MAIN, last_wins
+from tests.pipelines.test_safety import RunsCode
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
+
+
+def read_rows():
+    """What went wrong -> the line's template."""
+    rows = {}
+    for line in DOCUMENT.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| ") and cells[1].startswith("`"):
+            assert cells[0] not in rows
+            rows[cells[0]] = cells[1].strip("`")
+    return rows
+
+
+ROWS = read_rows()
+
+
+def pattern(template):
+    parts = re.split(r"(<[a-z ]+>)", template)
+    return "".join(".*" if part.startswith("<") and part.endswith(">") else re.escape(part) for part in parts)
+
+
+@dataclass
+class Case:
+    """A command line that goes wrong. `{name}` in an argument is a file of `files`; `breaks` breaks something else."""
+
+    script: str
+    arguments: str
+    breaks: object = None
+    cpu: bool = True
+
+
+SMALL = {"eval.py": "--num_shots 4 --max_eval_samples 8"}
+SMALL["distill.py"] = SMALL["ft.py"] = (
+    f"{SMALL['eval.py']} --max_train_samples 8 --num_train_epochs 1 --per_device_train_batch_size 4"
+)
+OWN = "--model_name_or_path toy --train_file {} --validation_file {}"
+
+
+def own(train="{good}", validation="{good}", more=""):
+    return f"{OWN.format(train, validation)} {more}"
+
+
+def loss_of_nan(monkeypatch):
+    original = ft_trainer.FtTrainer.answer_loss
+    monkeypatch.setattr(
+        ft_trainer.FtTrainer,
+        "answer_loss",
+        lambda self, *args: original(self, *args) / 0 * 0 if self.state.global_step else original(self, *args),
+    )
+
+
+def weights_of_nan(monkeypatch):
+    def spoil(self, *_, **__):
+        with torch.no_grad():
+            next(self.model.parameters()).fill_(torch.inf)
+
+    monkeypatch.setattr(ft_trainer.FtTrainer, "_get_learning_rate", spoil)  # behind the last step, in front of its checkpoint
+
+
+def no_room(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
+
+    monkeypatch.setattr(ft_trainer.FtTrainer, "answer_loss", full)
+
+
+def no_room_to_read(monkeypatch):
+    monkeypatch.setattr(shared_prefix.PrefixReader, "logits", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+
+
+def full_disk(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+
+
+def gpu_asked_for(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def damaged_checkpoint(monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(EOFError("Ran out of input")))
+
+
+RESUMABLE = "--save_strategy steps --save_steps 1"
+CASES = {
+    "unknown argument": Case("eval.py", "--num_shot 4"),
+    "an argument given twice": Case("eval.py", "--balanced --no_balanced"),
+    "not a number": Case("eval.py", "--num_shots many"),
+    "not one of the choices": Case("eval.py", "--torch_dtype int8"),
+    "an empty value": Case("eval.py", "--model_name_or_path ''"),
+    "not a finite number": Case("ft.py", "--learning_rate nan"),
+    "below its range": Case("ft.py", "--learning_rate -1"),
+    "above its range": Case("eval.py", "--seed 4294967296"),
+    "no number of steps": Case("ft.py", "--save_steps 2.5"),
+    "a path that is too long": Case("eval.py", f"--output_dir {'a' * 300}"),
+    "not UTF-8": Case("eval.py", "--group \udcff"),
+    "a flag that nothing would read": Case("ft.py", "--adapter_dim 4"),
+    "two trained parts": Case("ft.py", "--bitfit --head_only"),
+    "two precisions": Case("ft.py", "--fp16 --bf16"),
+    "an argument of transformers that is not supported": Case("ft.py", "--torch_compile"),
+    "settings that are not JSON": Case("ft.py", "--lr_scheduler_kwargs {broken_json}"),
+    "an optimizer that is not installed": Case("ft.py", "--optim lomo"),
+    "a schedule without its settings": Case("ft.py", "--lr_scheduler_type cosine_with_min_lr"),
+    "an unknown logging service": Case("ft.py", "--report_to carrier_pigeon"),
+    "unknown task": Case("eval.py", "--task rtee"),
+    "a set of another task": Case("eval.py", "--task sst2 --eval_task_name hans"),
+    "no such data folder": Case("eval.py", "--data_dir /nowhere"),
+    "no such file in it": Case("eval.py", "--task sst2 --data_dir {folder}"),
+    "a pattern without {text1}": Case("eval.py", "--pattern text"),
+    "an unknown placeholder": Case("eval.py", "--pattern '{{text1}} {{text3}}'"),
+    "too few label words": Case("eval.py", "--target_tokens Yes"),
+    "the same label word twice": Case("eval.py", "--target_tokens Yes,Yes"),
+    "a label word of several tokens": Case("eval.py", "--target_tokens Yes,Nope"),
+    "a context over the window": Case("eval.py", "--num_shots 100"),
+    "a text over the window": Case("distill.py", "--context file --context_file {long_text} --num_shots 16"),
+    "a text file that cannot be read": Case("distill.py", "--context file --context_file {bytes} --num_shots 16"),
+    "a negative number of shots": Case("eval.py", "--num_shots -1"),
+    "more shots than rows": Case("eval.py", "--num_shots 9000"),
+    "shots that cannot be shared out": Case("eval.py", "--num_shots 3"),
+    "a class without rows": Case("eval.py", own(more="--label_names no,yes,maybe --target_tokens Yes,No,rain --num_shots 6")),
+    "no or too many training rows": Case("ft.py", "--max_train_samples 0"),
+    "no evaluation rows": Case("eval.py", "--max_eval_samples 0"),
+    "a list of rows that is none": Case("eval.py", "--sample_indices_file {good} --num_shots 16"),
+    "an empty list of rows": Case("eval.py", "--sample_indices_file {empty_list} --num_shots 16"),
+    "no such file": Case("eval.py", own("/nowhere.csv")),
+    "a folder for a file": Case("eval.py", own("{folder}")),
+    "an empty file": Case("eval.py", own("{empty}")),
+    "a file of a header alone": Case("eval.py", own("{header}")),
+    "an unknown ending": Case("eval.py", own("{sheet}")),
+    "a truncated or wrong format": Case("eval.py", own("{cut_parquet}")),
+    "a missing column": Case("eval.py", own(more="--text1_column 🙂")),
+    "NaN or a number for a text": Case("eval.py", own("{nan}", more="--target_tokens Yes,No --label_names no,yes")),
+    "a label out of range": Case("eval.py", own("{numbers}", "{high}", "--target_tokens Yes,No")),
+    "an unknown label": Case("eval.py", own("{good}", "{other_label}", "--target_tokens Yes,No")),
+    "labels as text where numbers are": Case("eval.py", own("{numbers}", "{good}", "--target_tokens Yes,No")),
+    "labels of mixed types": Case("eval.py", own("{mixed}")),
+    "a row without label": Case("eval.py", own("{unlabelled}")),
+    "one label alone": Case("eval.py", own("{one_label}")),
+    "queries without the columns": Case("distill.py", "--query_file {good}"),
+    "no such model folder": Case("eval.py", "--model_name_or_path /nowhere"),
+    "a folder that is no model": Case("eval.py", "--model_name_or_path {folder}"),
+    "no weights, a damaged file, no such hub model": Case("eval.py", "--model_name_or_path {cut_model}"),
+    "a model without tokenizer": Case("eval.py", "--model_name_or_path {no_tokenizer}"),
+    "a damaged tokenizer": Case("eval.py", "--tokenizer_name {cut_tokenizer}"),
+    "weights that are missing": Case("eval.py", "--model_name_or_path {more_layers}"),
+    "an adapter without base": Case("eval.py", "--model_name_or_path {no_base}"),
+    "weights in a pickle that could run code": Case("eval.py", "--model_name_or_path {pickled}"),
+    "a model with code of its own": Case("eval.py", "--model_name_or_path {own_code}"),
+    "attention from the hub": Case("eval.py", "--attn_implementation someone/kernel"),
+    "a tokenizer of another vocabulary": Case("eval.py", "--tokenizer_name {other_tokenizer}"),
+    "a teacher of another vocabulary": Case("distill.py", "--teacher_model_name_or_path {other_teacher}"),
+    "a model that gives NaN": Case("eval.py", "--model_name_or_path {nan_model}"),
+    "k below 1": Case("distill.py", "--support topk --topk 0"),
+    "k above the vocabulary": Case("distill.py", "--support topk --topk 99999"),
+    "a cartridge with nothing to train": Case("distill.py", "--use_cartridge --cartridge_frozen_tokens 999"),
+    "no context": Case("distill.py", "--num_shots 0"),
+    "a cache that cannot be written to": Case("distill.py", "--teacher_cache_dir {good}"),
+    "a GPU that is not there": Case("eval.py", "", gpu_asked_for, cpu=False),
+    "a GPU's precision without GPU": Case("ft.py", "--bf16", cpu=False),
+    "a GPU's network without GPU": Case("ft.py", "--ddp_backend nccl"),
+    "no such config of DeepSpeed": Case("ft.py", "--deepspeed /nowhere.json"),
+    "a config of DeepSpeed that does not parse": Case("ft.py", "--deepspeed {broken_json}"),
+    "a config of DeepSpeed that is no object": Case("ft.py", "--deepspeed {empty_list}"),
+    "a section that is no object": Case("ft.py", "--deepspeed {zero_number}"),
+    "a setting of ZeRO that is wrong": Case("ft.py", "--deepspeed {zero_nine}"),
+    "a config that contradicts the arguments": Case("ft.py", "--deepspeed {batch_of_7}"),
+    "another stage than named": Case("ft.py", "--deepspeed {zero_two} --deepspeed_stage 3"),
+    "an output folder that cannot be": Case("eval.py", "--output_dir {good}"),
+    "a full disk": Case("ft.py", "", full_disk),
+    "a loss of NaN or infinity": Case("ft.py", "", loss_of_nan),
+    "weights of NaN or infinity": Case("ft.py", RESUMABLE, weights_of_nan),
+    "a device without room in training": Case("ft.py", "", no_room),
+    "a device without room in evaluation": Case("eval.py", "--max_batch_tokens 4000", no_room_to_read),
+    "a damaged checkpoint": Case("ft.py", RESUMABLE, damaged_checkpoint),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, tokenizers):
+    """Names -> files and folders to go wrong with."""
+    folder = tmp_path_factory.mktemp("files")
+    rows = [{"text1": f"row {i}", "label": ("no", "yes")[i % 2]} for i in range(20)]
+
+    def lines(rows):
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    texts = {
+        "good.jsonl": lines(rows),
+        "empty.csv": "",
+        "header.csv": "text1,label\n",
+        "sheet.xlsx": "PK",
+        "nan.jsonl": lines([{**rows[0], "text1": float("nan")}, *rows[1:]]),
+        "numbers.jsonl": lines([{**row, "label": i % 2} for i, row in enumerate(rows)]),
+        "high.jsonl": lines([{**rows[0], "label": 2}]),
+        "other_label.jsonl": lines([{**rows[0], "label": "perhaps"}]),
+        "mixed.jsonl": lines([{**rows[0], "label": 5}, *rows[1:]]),
+        "unlabelled.jsonl": lines([{**rows[0], "label": None}, *rows[1:]]),
+        "one_label.jsonl": lines(rows[::2]),
+        "long_text.txt": "overlap Yes " * 2000,
+        "broken_json.json": "{broken",
+        "empty_list.json": "[]",
+        "zero_number.json": '{"zero_optimization": 5}',
+        "zero_nine.json": '{"zero_optimization": {"stage": 9}}',
+        "zero_two.json": '{"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": "auto"}',
+        "batch_of_7.json": '{"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": 7}',
+    }
+    found = {Path(name).stem: folder / name for name in texts}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    (folder / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    pd.DataFrame(rows).to_parquet(folder / "whole.parquet")
+    (folder / "cut.parquet").write_bytes((folder / "whole.parquet").read_bytes()[:-30])
+    found |= {"bytes": folder / "bytes.txt", "cut_parquet": folder / "cut.parquet", "folder": folder / "folder"}
+    found["folder"].mkdir()
+    return {**found, **models(folder, tokenizers)}
+
+
+def models(folder, tokenizers):
+    """Models with something wrong."""
+
+    def model(name):
+        shutil.copytree(CHECKPOINT, folder / name)
+        return folder / name
+
+    def cut(file, size):
+        file.write_bytes(file.read_bytes()[:size])
+
+    def configure(path, **settings):
+        file = path / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+    names = "cut_model no_tokenizer cut_tokenizer more_layers no_base pickled own_code other_tokenizer other_teacher nan_model"
+    made = {name: model(name) for name in names.split()}
+    cut(made["cut_model"] / "model.safetensors", 50000)
+    cut(made["cut_tokenizer"] / "tokenizer.json", 500)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (made["no_tokenizer"] / name).unlink()
+    configure(made["more_layers"], num_hidden_layers=9)
+    (made["no_base"] / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (made["pickled"] / "model.safetensors").unlink()
+    torch.save({"weight": RunsCode(folder / "code_has_run")}, made["pickled"] / "pytorch_model.bin")
+    configure(made["own_code"], model_type="ours", auto_map={"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"})
+    tokenizers["opt"].save_pretrained(made["other_tokenizer"])
+    vocabulary = json.loads((made["other_teacher"] / "tokenizer.json").read_text())
+    text = (made["other_teacher"] / "tokenizer.json").read_text()
+    assert "overlap" in vocabulary["model"]["vocab"] or "Ġoverlap" in text
+    (made["other_teacher"] / "tokenizer.json").write_text(text.replace("overlap", "overlep"))
+    weights = load_file(made["nan_model"] / "model.safetensors")
+    weights[next(name for name in weights if "q_proj.weight" in name)][:] = torch.nan
+    save_file(weights, made["nan_model"] / "model.safetensors", metadata={"format": "pt"})
+    return made
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def test_every_row_has_a_case():
+    assert list(CASES) == list(ROWS)
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_the_line_and_nothing_else(what, files, tmp_path, monkeypatch, capsys):
+    case = CASES[what]
+    if torch.cuda.is_available() and "GPU" in what:
+        pytest.skip("needs a machine without a GPU")
+    monkeypatch.chdir(tmp_path)
+    if "--deepspeed" in case.arguments:
+        monkeypatch.setenv("RANK", "0")  # else it would set more for the rest of this process
+    words = [word.strip("'").format(**files) for word in re.findall(r"'[^']*'|\S+", case.arguments)]
+    base = ["--output_dir", "out", *SMALL[case.script].split(), *(["--use_cpu"] if case.cpu else [])]
+    base = base if "--train_file" in words or "--task" in words else ["--task", "toy", *base]
+    argv = last_wins([*base, *words]) if what != "an argument given twice" else [*base, *words]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "earlier").write_text("a result")
+    if what == "a damaged checkpoint":
+        with monkeypatch.context() as patch:
+            loss_of_nan(patch)
+            stop(case.script, argv)
+        assert list((tmp_path / "out").rglob("checkpoint-1"))
+    before = snapshot(tmp_path)
+    if case.breaks:
+        case.breaks(monkeypatch)
+    capsys.readouterr()
+    stop(case.script, argv)
+    err = capsys.readouterr().err
+    (line,) = [line for line in err.splitlines() if not line.startswith("note: ")]
+    assert re.fullmatch("error: " + pattern(ROWS[what]), line), line
+    after = {path: content for path, content in snapshot(tmp_path).items() if "teacher_cache" not in path.parts}
+    assert after == before
+    assert not (files["folder"].parent / "code_has_run").exists()
+
+
+def stop(script, argv):
+    """Run an entry script; it must exit with status 2."""
+    with pytest.raises(SystemExit) as caught:
+        run_main(lambda: MAIN[script](argv))
+    assert caught.value.code == 2
