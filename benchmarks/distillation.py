@@ -62,8 +62,8 @@ def measure(world: World) -> dict[str, Any]:
         timed_row("distillation", name, times[arm], few, few_step, few, rates)
         for name, arm in (
             ("distillation, teacher pass and one epoch", "whole"),
-            ("online teacher that reads context and query each time", "rereading"),
-            ("TRL SDFT, completions of one token", "sdft"),
+            ("online teacher, context read each time", "rereading"),
+            ("TRL SDFT", "sdft"),
         )
         if arm in times
     ]

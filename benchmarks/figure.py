@@ -52,10 +52,10 @@ def _bars(axes: Any, rows: list[Mapping[str, Any]], title: str) -> None:
         axes.text(row["value"] * 1.06, place, f"{row['value']:.3g}", va="center", fontsize=8)
     axes.set_yticks(places, [row["name"] for row in rows], fontsize=8)
     axes.set_xscale("log")
-    low = min(min(row["floor"], row["value"]) for row in rows)
-    axes.set_xlim(low / 1.6, max(row["value"] for row in rows) * 2.2)
+    low = min(row["floor"] for row in rows)
+    axes.set_xlim(low / 2, max(row["value"] for row in rows) * 3)
     axes.set_xlabel(f"{rows[0]['unit']} (logarithmic)", fontsize=9)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)
     axes.spines[["top", "right"]].set_visible(False)
 
 

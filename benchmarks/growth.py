@@ -6,9 +6,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks import floors
 from benchmarks.in_context import TOKENS
@@ -32,7 +34,7 @@ def measure(world: World) -> dict[str, Any]:
     for k in shots:
         for name, work in {"score": asked[k].score, "encode": asked[k].encode}.items():
             if k or name == "score":
-                arms[f"{name} {k}"], attention[f"{name} {k}"] = with_attention_clock(work)
+                arms[f"{name} {k}"], attention[f"{name} {k}"] = with_attention_clock(asked[k].asker.model, work)
     times = alternate(arms, world.turns)
     rates = rates_of(times["matrix"], flops)
     by_shots, rows = {}, []
@@ -95,12 +97,13 @@ def _queries(world: World, rates: dict[str, float]) -> tuple[dict[int, float], l
     return seconds, rows, float(exponent)
 
 
-def with_attention_clock(work: Callable[[], Any]) -> tuple[Callable[[], None], list[float]]:
-    """The work, and a list that gets the seconds each doing of it spends in attention (scores, softmax, weighted sum)."""
+def with_attention_clock(model: torch.nn.Module, work: Callable[[], Any]) -> tuple[Callable[[], None], list[float]]:
+    """The work, and a list that gets the seconds each doing of it spends in the model's attention: all that its attention modules
+    do but their projections, so what grows with the keys and values in front."""
     seconds: list[float] = []
 
     def clocked() -> None:
-        with _attention_clock() as parts:
+        with _attention_clock(model) as parts:
             work()
         seconds.append(sum(parts))
 
@@ -108,20 +111,24 @@ def with_attention_clock(work: Callable[[], Any]) -> tuple[Callable[[], None], l
 
 
 @contextmanager
-def _attention_clock() -> Iterator[list[float]]:
-    import torch.nn.functional as functional
-
+def _attention_clock(model: torch.nn.Module) -> Iterator[list[float]]:
     parts: list[float] = []
-    attend = functional.scaled_dot_product_attention
+    started: dict[torch.nn.Module, float] = {}
 
-    def clocked(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        found = attend(*args, **kwargs)  # on a CPU it is done when it returns
-        parts.append(time.perf_counter() - start)
-        return found
+    def start(module: torch.nn.Module, *inputs: Any) -> None:
+        started[module] = time.perf_counter()
 
-    functional.scaled_dot_product_attention = clocked
+    def stop(module: torch.nn.Module, *results: Any, sign: int) -> None:
+        parts.append(sign * (time.perf_counter() - started[module]))  # on a CPU all is done when a call returns
+
+    signs: dict[torch.nn.Module, int] = {}
+    for module in model.modules():
+        if type(module).__name__.endswith("Attention"):
+            signs |= {module: 1} | {inner: -1 for inner in module.children() if isinstance(inner, torch.nn.Linear)}
+    hooks = [module.register_forward_pre_hook(start) for module in signs]
+    hooks += [module.register_forward_hook(partial(stop, sign=sign)) for module, sign in signs.items()]
     try:
         yield parts
     finally:
-        functional.scaled_dot_product_attention = attend
+        for hook in hooks:
+            hook.remove()

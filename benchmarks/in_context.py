@@ -33,6 +33,7 @@ def measure(world: World) -> dict[str, Any]:
         return lambda: scores.__setitem__(name, work())
 
     theirs, tokenizer = world.load()  # a model of their own: ours gets another attention
+    older, width = world.load("eager")[0], world.shape.positions
     products, flops = matrix_products(world.shape, TOKENS)
     arms = {
         "matrix": products,
@@ -40,12 +41,10 @@ def measure(world: World) -> dict[str, Any]:
         "ours": keep("ours", lambda: ours.score().token_logprobs),
         "zero": zero.score,
         "naive": keep("naive", lambda: whole_prompts(theirs, whole, asker.label_ids)),
-        "upstream": keep(
-            "upstream",
-            lambda: upstream_style(theirs, whole[:fewer], asker.label_ids, width=world.shape.positions),
-        ),
+        "upstream": keep("upstream", lambda: upstream_style(older, whole[:fewer], asker.label_ids, width)),
+        "upstream_sdpa": keep("upstream_sdpa", lambda: upstream_style(theirs, whole[:fewer], asker.label_ids, width)),
     }
-    counts = {"ours": len(ours.rows), "zero": len(ours.rows), "naive": few, "upstream": fewer}
+    counts = {"ours": len(ours.rows), "zero": len(ours.rows), "naive": few, "upstream": fewer, "upstream_sdpa": fewer}
     if find_spec("lm_eval"):
         harness = Harness(theirs, tokenizer)
         arms["harness"] = keep("harness", lambda: harness.scores(texts, asker.prompt_format.words))
@@ -65,11 +64,13 @@ def measure(world: World) -> dict[str, Any]:
         "naive": "every prompt read whole",
         "harness": "lm-evaluation-harness",
         "upstream": "upstream style",
+        "upstream_sdpa": "upstream style with today's attention",
     }
     rows = [timed_row("in-context", "encoding the context", times["encode"], 1, floors.encoding(shape, prefix), 1, rates)]
-    for name, count in counts.items():
-        least = alone if name == "zero" else floor
-        rows.append(timed_row("in-context", names[name], times[name], count, least, len(lengths), rates))
+    for name, text in names.items():
+        if name in counts:
+            least = alone if name == "zero" else floor
+            rows.append(timed_row("in-context", text, times[name], counts[name], least, len(lengths), rates))
 
     def each(name: str, kind: str) -> list[float]:
         return [seconds / counts[name] for seconds in getattr(times[name], kind)]

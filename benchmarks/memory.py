@@ -25,9 +25,9 @@ ITEMS = {
     "upstream": "upstream style",
     "fine_tune": "fine-tuning (PBFT)",
     "distil": "distillation, teacher pass included",
-    "rereading": "online teacher that reads context and query each time",
-    "sdft": "TRL SDFT, completions of one token",
-    "sdft_checkpointing": "TRL SDFT, with its default of gradient checkpointing",
+    "rereading": "online teacher, context read each time",
+    "sdft": "TRL SDFT",
+    "sdft_checkpointing": "TRL SDFT, gradient checkpointing",
 }
 NEEDS = {"harness": "lm_eval", "sdft": "trl", "sdft_checkpointing": "trl"}
 
@@ -43,8 +43,8 @@ def measure(world: World, item: str) -> dict[str, Any]:
     work, context = (_training if training else _evaluation)(world, item)
     found = peak_beyond(work)
     shape = world.shape
-    floor = floors.training_memory(shape) if training else floors.cache_bytes(shape, max(context, 1))
-    of = "gradients and AdamW's moments" if training else "keys and values of what is read once"
+    floor = floors.training_memory(shape) if training else floors.cache_bytes(shape, context)
+    of = "gradients and AdamW's moments" if training else "keys and values of context and one query"
     mib = 2**20
     row = plain_row("memory", ITEMS[item], "MiB beyond the weights", found["beyond"] / mib, floor / mib, of)
     return {"rows": [row], "values": {f"memory: {item}": found["beyond"]}, "before": found["before"]}
@@ -52,19 +52,20 @@ def measure(world: World, item: str) -> dict[str, Any]:
 
 def _evaluation(world: World, item: str) -> tuple[Callable[[], Any], int]:
     ours = Evaluation.create(world, 0 if item == "zero" else SHOTS, world.size(96, 8))
-    asker, model, prompts = ours.asker, ours.asker.model, ours.prompts
+    asker, prompts = ours.asker, ours.prompts
+    model = ours.asker.model if item != "upstream" else world.load("eager")[0]
     few = [prompts.whole(i) for i in range(4)]
     works: dict[str, Callable[[], Any]] = {
         "zero": ours.score,
         "ours": ours.score,
         "naive": lambda: whole_prompts(model, few, asker.label_ids),
-        "upstream": lambda: upstream_style(model, few[:2], asker.label_ids, width=world.shape.positions),
+        "upstream": lambda: upstream_style(model, few[:2], asker.label_ids, world.shape.positions),
     }
     if item == "harness":
         harness = Harness(model, asker.tokenizer)
         texts = [asker.context + asker.prompt_format.query(row) for row in ours.rows[:4]]
         works[item] = lambda: harness.scores(texts, asker.prompt_format.words)
-    return works[item], len(prompts.prefix)
+    return works[item], prompts.longest
 
 
 def _training(world: World, item: str) -> tuple[Callable[[], Any], int]:

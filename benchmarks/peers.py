@@ -1,7 +1,8 @@
 """What others do, for the same prompts, model and tokenizer. None of it is used by llmft.
 
 `whole_prompts` and `upstream_style` are written from behaviour: the first is the plainest right way, the second what
-uds-lsv/llmft's evaluation does (two prompts at a time, padded to the model's window, all positions projected to the vocabulary).
+uds-lsv/llmft's evaluation does (two prompts at a time, padded to the model's window, all positions projected to the vocabulary;
+its attention was explicit matrix products, transformers' `eager`).
 lm-evaluation-harness and TRL are the packages themselves (extra `bench`), through their own interfaces.
 """
 
@@ -30,7 +31,7 @@ def whole_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], labe
 
 @torch.no_grad()
 def upstream_style(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], labels: Sequence[int], *, width: int, batch: int = 2
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], labels: Sequence[int], width: int, batch: int = 2
 ) -> np.ndarray:
     """Label log-probabilities (N, L) by batches of two padded to the window, with logits of every position."""
     found = []

@@ -37,7 +37,7 @@ class Shape:
         return 4 * hidden * hidden + 2 * hidden * wide + 4 * hidden + wide + hidden + 4 * hidden
 
 
-QUICK = Shape(hidden=64, layers=2, heads=4, feed_forward=128, vocabulary=2000, positions=4096)
+QUICK = Shape(hidden=64, layers=2, heads=4, feed_forward=128, vocabulary=8000)
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class World:
             train_tokenizer(self.data_dir, min(VOCABULARY, shape.vocabulary)).save_pretrained(path)
         return path
 
-    def load(self, **changes: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Model and tokenizer as any user would load them."""
+    def load(self, attention: str = "sdpa", **changes: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Model and tokenizer as any user would load them, with one of transformers' implementations of attention."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         path = self.model_folder(**changes)
-        model = AutoModelForCausalLM.from_pretrained(path).eval()
+        model = AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention).eval()
         for weight in model.parameters():  # a file's pages count as memory only once they are read
             weight.data = weight.data.clone()
         return model, AutoTokenizer.from_pretrained(path)
