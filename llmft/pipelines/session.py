@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from llmft.cost.meter import Meter
 from llmft.errors import InputError
@@ -127,16 +128,22 @@ def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
         line = without_secrets(" ".join(str(error).splitlines()))
         sys.stderr.write(f"error: {line}\n")  # in one piece: other ranks may write at the same time
         sys.exit(2)
-    except (Ended, KeyboardInterrupt) as end:
-        ended = (
-            end if isinstance(end, Ended) else Ended("interrupted: the same command goes on from what is saved", signal.SIGINT)
-        )
-        if os.environ.get("RANK", "0") == "0":
-            sys.stderr.write(f"{ended.line}\n")
-        sys.stdout.flush()
-        if rank_and_world()[1] > 1:
-            os._exit(ended.code)  # the group's threads would keep the process, or abort it
-        sys.exit(ended.code)
+    except KeyboardInterrupt:
+        leave(Ended("interrupted: the same command goes on from what is saved", signal.SIGINT))
+    except Ended as ended:
+        leave(ended)
+
+
+def leave(ended: Ended) -> NoReturn:
+    """End a process that was told to."""
+    from llmft.models.gather import rank_and_world
+
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"{ended.line}\n")
+    sys.stdout.flush()
+    if rank_and_world()[1] > 1:
+        os._exit(ended.code)  # the group's threads would keep the process, or abort it
+    sys.exit(ended.code)
 
 
 def wait_turn() -> None:

@@ -30,8 +30,6 @@ def test_ranks_other_than_0_wait_for_their_end_before_they_say_an_error(monkeypa
     assert waited == [(seconds, "") for seconds in waits]
     default = (session.signal.SIGTERM, session.signal.SIG_DFL)
     assert handled.count(default) == len(waits)
-        (session.signal.SIGTERM, session.signal.SIG_DFL)
-    ] * len(waits)
     assert capsys.readouterr().err == "error: --task_name nope: no such task\n"
 
 
