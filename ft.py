@@ -1,8 +1,9 @@
 """Entry script of `llmft.pipelines.fine_tune`; `python ft.py --help` lists the arguments."""
 
-from llmft.pipelines.prepare import run_main
+from llmft.runs.finished import Command
 
-if __name__ == "__main__":
+if __name__ == "__main__" and not (command := Command.seen()).finished():
     from llmft.pipelines.fine_tune import main
+    from llmft.pipelines.session import run_main
 
-    run_main(main)
+    run_main(main, command)

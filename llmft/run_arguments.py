@@ -82,6 +82,7 @@ class RunArguments(TrainingArguments):
     label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are the labels of own data
     remove_unused_columns: bool = flag(False, "Must stay off: a training row has columns of our own.")
     save_strategy: str = flag("no", "When an unfinished run keeps a checkpoint to resume from.")
+    save_total_limit: int = flag(1, "Checkpoints that an unfinished run keeps, the newest; they go away when it is finished.")
     logging_steps: float = flag(10, "Steps between two entries of train_log.jsonl.")
     logging_nan_inf_filter: bool = flag(False, "Leave NaN and infinite losses out of the log; they stop training all the same.")
     deepspeed_stage: int | None = flag(None, "ZeRO stage of the --deepspeed config; only checked against it.")

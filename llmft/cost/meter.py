@@ -82,10 +82,12 @@ class Meter:
 
     Args:
         from_start: whether it is; not for a second meter of the same process.
+        idle_s: seconds that the process has waited for another one before, which are no cost of the run.
         interval: seconds between two memory samples.
     """
 
     from_start: bool = True
+    idle_s: float = 0.0
     interval: float = 0.05
     phases: list[Phase] = field(default_factory=list)
 
@@ -94,7 +96,8 @@ class Meter:
         self._family, self._looked = [self._process], -CHILDREN_EVERY_S
         self._memory: dict[str, tuple[_Samples, _Samples]] = {}  # by phase: resident set, and what is allocated on the GPU
         self._running: Phase | None = None
-        self._mark = (0.0, 0.0, self._process.create_time())  # user, system and clock seconds when the running phase was let run
+        self._mark = (0.0, 0.0, self._process.create_time() + self.idle_s)
+        # user, system and clock seconds when the running phase was let run
         self._lock = threading.Lock()  # between the process and its sampler
 
     @contextmanager

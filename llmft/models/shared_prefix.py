@@ -163,7 +163,7 @@ class PrefixReader:
         read, real = batch["input_ids"].flatten(0, 1), int(batch["attention_mask"].sum())
         self.tokens += real + encoded_virtual_tokens(self.model) * len(read)
         self.padding_tokens += read.numel() - real
-        return sequence_logits(self.model, {name: tensor.to(self.device) for name, tensor in batch.items()}, self.labels)
+        return sequence_logits(self.model, on_device(batch, self.device), self.labels)
 
     def _packed_logits(self, suffixes: Sequence[list[int]]) -> torch.Tensor:
         """Logits (n, R, V) behind n suffixes, and in the labels' continuations, that lie side by side in one row."""
@@ -173,11 +173,17 @@ class PrefixReader:
             arguments = packed_batch(suffixes, self.length)
         else:
             arguments = masked_row(suffixes, self.labels.continuations, self.length, bare.dtype)
-        arguments = {name: tensor.to(self.device) for name, tensor in arguments.items()}
-        output = bare(**arguments, past_key_values=self._cache, use_cache=self._cache is not None)
+        output = bare(**on_device(arguments, self.device), past_key_values=self._cache, use_cache=self._cache is not None)
         if self._cache is not None:
             self._cache.crop(-arguments["input_ids"].shape[1])
         return output.logits[0].unflatten(0, (len(suffixes), self.labels.rows))
+
+
+def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The batch on the device; a GPU copies it while it still computes the batch before."""
+    if device.type == "cuda":
+        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def _can_share(model: torch.nn.Module) -> bool:

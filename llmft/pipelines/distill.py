@@ -7,13 +7,15 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments import AdapterArguments, CalibrationArguments, DataArguments, DemonstrationArguments, ModelArguments
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
-from llmft.pipelines.prepare import each, prepare
+from llmft.pipelines.prepare import prepare
+from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.run_arguments import DistillationRunArguments
 from llmft.tasks.queries import leave_out, load_queries
@@ -37,13 +39,16 @@ GROUPS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Distil a context into a model; evaluate teacher, student before and student after.
+
+    Returns:
+        The folders of the runs.
 
     Raises:
         InputError: the arguments are unusable.
     """
-    each(prepare("distill", GROUPS, argv, description=__doc__), distil)
+    return each(prepare("distill", GROUPS, argv, description=__doc__), distil)
 
 
 def distil(job: Job) -> None:

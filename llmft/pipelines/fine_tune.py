@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.arguments import AdapterArguments, DataArguments, DemonstrationArguments, FineTuningArguments, ModelArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
-from llmft.pipelines.prepare import each, prepare
+from llmft.pipelines.prepare import prepare
+from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.run_arguments import RunArguments
 
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
 GROUPS = (ModelArguments, AdapterArguments, DataArguments, DemonstrationArguments, FineTuningArguments, RunArguments)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Fine-tune on labelled rows; evaluate before and after, in-domain and out-of-domain.
+
+    Returns:
+        The folders of the runs.
 
     Raises:
         InputError: the arguments are unusable.
     """
-    each(prepare("pbft", GROUPS, argv, description=__doc__), fine_tune)
+    return each(prepare("pbft", GROUPS, argv, description=__doc__), fine_tune)
 
 
 def fine_tune(job: Job) -> None:

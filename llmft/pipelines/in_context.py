@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from llmft.arguments import CalibrationArguments, DataArguments, DemonstrationArguments, InContextArguments, ModelArguments
 from llmft.pipelines.job import Job
-from llmft.pipelines.prepare import each, prepare
+from llmft.pipelines.prepare import prepare
+from llmft.pipelines.session import each
 from llmft.pipelines.upstream_csv import append_row, upstream_row
 from llmft.run_arguments import RunArguments
 
 GROUPS = (ModelArguments, DataArguments, DemonstrationArguments, CalibrationArguments, InContextArguments, RunArguments)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Evaluate a model as it is, in-domain and out-of-domain, once for each data seed.
+
+    Returns:
+        The folders of the runs.
 
     Raises:
         InputError: the arguments are unusable.
     """
-    each(prepare("icl", GROUPS, argv, description=__doc__), evaluate)
+    return each(prepare("icl", GROUPS, argv, description=__doc__), evaluate)
 
 
 def evaluate(job: Job) -> None:

@@ -50,7 +50,7 @@ class Job:
     """Hash of everything but the seeds: runs that share it are repetitions."""
     data_fingerprints: dict[str, str]
     record: RunRecord
-    meter: Meter
+    meter: Meter = field(default_factory=Meter)
     first: Job | None = None
     """The job of the same command line that has loaded model and data, if this is a later one."""
     data: TaskData | None = None

@@ -1,15 +1,10 @@
-"""From the command line to the runs it asks for, and errors of one line."""
+"""From the command line to the runs it asks for."""
 
 from __future__ import annotations
 
 import copy
 import os
-import signal
-import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +18,6 @@ from llmft.arguments import (
     ModelArguments,
 )
 from llmft.command_line import parse
-from llmft.cost.meter import Meter
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.models.load import fingerprint_model, short_name
@@ -32,8 +26,7 @@ from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
 from llmft.run_checks import SEEDS
 from llmft.runs.record import RunRecord
-from llmft.runs.secrets import without_secrets
-from llmft.runs.store import short_hash, writing
+from llmft.runs.store import short_hash
 from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import query_source
 from llmft.tasks.resolve import resolve_task
@@ -44,7 +37,7 @@ RECORD_VERSION = 2
 
 
 def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, description: str) -> list[Job]:
-    """Parse the command line and find the records of the runs it asks for; those that have been finished before are left out.
+    """Parse the command line and find the records of the runs it asks for.
 
     Args:
         method: its name in the record, unless `--method` gives one; the part that is trained is put behind it.
@@ -122,26 +115,22 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     for data_seed in range(run.data_seed, run.data_seed + data_seeds):
         own = with_data_seed(settings, data_seed)
         record = RunRecord.locate(run.output_dir, parts, own, writes=run.process_index == 0)
-        if unfinished(record, overwrite=run.overwrite_output_dir):
-            seeded = copy.copy(run)  # TrainingArguments must not be made anew: that starts the process group again
-            seeded.data_seed = data_seed
-            groups_of_job = {**values, type(run).__name__: seeded}
-            setting = short_hash(without_seeds(settings))
-            jobs.append(
-                Job(
-                    method=name,
-                    task=task,
-                    model_name=model_name,
-                    groups=groups_of_job,
-                    given=own["given"],
-                    described=described,
-                    setting=setting,
-                    data_fingerprints=own["data"],
-                    record=record,
-                    meter=Meter(from_start=not jobs),
-                    first=jobs[0] if jobs else None,
-                )
+        record.overwrite = run.overwrite_output_dir
+        seeded = copy.copy(run)  # TrainingArguments must not be made anew: that starts the process group again
+        seeded.data_seed = data_seed
+        jobs.append(
+            Job(
+                method=name,
+                task=task,
+                model_name=model_name,
+                groups={**values, type(run).__name__: seeded},
+                given=own["given"],
+                described=described,
+                setting=short_hash(without_seeds(settings)),
+                data_fingerprints=own["data"],
+                record=record,
             )
+        )
     return jobs
 
 
@@ -192,59 +181,6 @@ def distillation_settings(flags: DistillationArguments, task: Task, data_dir: st
     return settings
 
 
-def unfinished(record: RunRecord, *, overwrite: bool) -> bool:
-    """Whether a run is still to be done; says where its record is if not."""
-    from llmft.models.gather import all_gather
-
-    record.overwrite = overwrite
-    if overwrite:
-        return True
-    if all_gather(record.finished)[0]:  # rank 0's view counts: disks may lag
-        if record.writes:
-            print(f"finished before: {record.path} (--overwrite_output_dir does it again)")
-        return False
-    return True
-
-
-def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> None:
-    """Do the work of every job; input that one data seed alone cannot use does not keep the others from their results.
-
-    Raises:
-        InputError: after all others are done, naming what failed.
-    """
-    failed = []
-    for job in jobs:
-        try:
-            run = job.arguments(RunArguments)
-            with writing(run.output_dir), fitting(run):
-                work(job)
-        except InputError as error:
-            job.record.abandon()
-            if len(jobs) == 1:
-                raise
-            failed.append(f"--data_seed {job.arguments(RunArguments).data_seed}: {error}")
-    if failed:
-        raise InputError(f"{len(failed)} of {len(jobs)} data seeds failed: " + "; ".join(failed))
-
-
-@contextmanager
-def fitting(run: RunArguments) -> Iterator[None]:
-    """Within, batches go through the device.
-
-    Raises:
-        InputError: it has no room for them.
-    """
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"--per_device_train_batch_size {run.per_device_train_batch_size}: the device has no room for such batches of this "
-            "model; lower it (and raise --gradient_accumulation_steps)"
-        ) from error
-
-
 def with_data_seed(settings: dict[str, Any], data_seed: int) -> dict[str, Any]:
     """The settings of a run of its own with that data seed."""
     given = {name: value for name, value in settings["given"].items() if name != "data_seed"}
@@ -256,6 +192,7 @@ def with_data_seed(settings: dict[str, Any], data_seed: int) -> dict[str, Any]:
 def without_seeds(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings but for the seeds of draws and training."""
     return {**settings, "given": {k: v for k, v in settings["given"].items() if k not in ("seed", "data_seed")}}
+<<<<<<< HEAD
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -279,3 +216,5 @@ def wait_turn() -> None:
     if rank > 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing to save any more
         time.sleep(10 if local_rank == 0 else 20)  # on another machine, where rank 0's launcher is not, its first rank says them
+=======
+>>>>>>> crash

@@ -33,6 +33,7 @@ from llmft.training.checkpoints import read_progress
 from llmft.training.evaluations import Evaluations
 from llmft.training.finite import POSITION, StopAtNonFinite
 from llmft.training.ft_trainer import FtTrainer, collator
+from llmft.training.preemption import SaveAtSigterm
 from llmft.training.reporting import reporting
 
 if TYPE_CHECKING:
@@ -82,16 +83,19 @@ def train(
     """
     run, model = job.arguments(RunArguments), student.model
     run.output_dir = str(job.record.checkpoints)
+    kept, run.save_total_limit = run.save_total_limit, None  # KeepProgress removes earlier checkpoints
     counts = count_trainable(model)
     during = run.eval_strategy != "no"
     domains = {"in_domain": list(job.data.in_domain), "out_of_domain": list(job.data.out_of_domain)}
     evaluations = Evaluations(
         partial(job.score_sets, asker=student), {name: sets for name, sets in domains.items() if sets and during}
     )
+    saving = SaveAtSigterm()
     with job.meter.phase("train") as phase, reporting(run, job.record.path):
         trainer = trainer_class(
             model=model,
             args=run,
+            callbacks=[saving],
             train_dataset=_numbered(examples),
             eval_dataset=job.eval_sets,
             data_collator=collator(model, LabelSequences.create(student.label_sequences), examples),
@@ -99,9 +103,10 @@ def train(
             finite=StopAtNonFinite(job.train_idx),
             **trainer_arguments,
         )
-        _add_callbacks(job, trainer, student, phase)
+        _add_callbacks(job, trainer, student, phase, kept)
         _restore(job, evaluations)
-        trainer.train(resume_from_checkpoint=job.resumed_from)
+        with saving.listening():
+            trainer.train(resume_from_checkpoint=job.resumed_from)
         trainer.count_work(phase)
     if run.save_final_model:
         _save(job, trainer.model, student.tokenizer, job.record.path / "model")
@@ -148,7 +153,7 @@ def _numbered(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**example, POSITION: i} for i, example in enumerate(examples)]
 
 
-def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase) -> None:
+def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, kept: int) -> None:
     run, evaluations = job.arguments(RunArguments), trainer.evaluations
 
     def progress() -> dict[str, Any]:
@@ -157,7 +162,7 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase) -
 
     _show_progress(trainer)
     trainer.add_callback(EvaluateThenSave())
-    trainer.add_callback(KeepProgress(progress))
+    trainer.add_callback(KeepProgress(progress, kept))
     if run.save_best_models:
         trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.tokenizer)))
     if run.log_l2_dist_per_weight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,12 @@ from llmft.runs.record import LONGEST_NAME, folder_name
 from llmft.runs.store import lock, whole_file
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from llmft.evaluation.score import Asker, SplitScores
 
+TIMES = ("_runtime", "_per_second")
+"""What columns of measured times end in."""
 BY_LABEL = {"paws-qqp": ("not-paraphrase", "paraphrase"), "cola-ood": ("unacceptable", "acceptable")}
 """Sets that upstream's eval.py scores label by label, and the names of the parts."""
 
@@ -58,7 +63,10 @@ def upstream_row(job: Job, asker: Asker, scores: dict[str, SplitScores]) -> dict
 
 
 def append_row(job: Job, row: dict[str, Any]) -> Path:
-    """Append the row to `<output_dir>/<model>_<task>_<evaluation task>.csv`; columns that were not there before are added."""
+    """Append the row to `<output_dir>/<model>_<task>_<evaluation task>.csv`; columns that were not there before are added.
+
+    A row is there already where an earlier session of the run was killed behind writing it: it is the same but for its times.
+    """
     import pandas as pd
 
     output_dir = Path(job.arguments(RunArguments).output_dir)
@@ -68,10 +76,21 @@ def append_row(job: Job, row: dict[str, Any]) -> Path:
     path = output_dir / f"{model}_{job.task.name}_{evaluation}.csv"
     with lock(path):
         frames = [pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)] if path.is_file() else []
-        frames.append(pd.DataFrame({name: [value] for name, value in row.items()}))
+        new = pd.DataFrame({name: [value] for name, value in row.items()})
+        if job.record.continued and frames and _holds(frames[0], new):
+            return path
         with whole_file(path) as aside:
-            pd.concat(frames).to_csv(aside)
+            pd.concat([*frames, new]).to_csv(aside)
     return path
+
+
+def _holds(rows: pd.DataFrame, new: pd.DataFrame) -> bool:
+    """Whether one of the rows, as they are read, is the new one but for its times."""
+    import pandas as pd
+
+    written = pd.read_csv(io.StringIO(new.to_csv()), index_col=0, dtype=str, keep_default_na=False)
+    settled = [name for name in written if not name.endswith(TIMES)]
+    return set(settled) <= set(rows) and bool((rows[settled] == written[settled].iloc[0]).all(axis=1).any())
 
 
 def _parts(name: str, scores: SplitScores) -> list[tuple[str, SplitScores]]:

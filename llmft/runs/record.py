@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from llmft.errors import InputError
+from llmft.runs.names import DONE, PROGRESS
 from llmft.runs.secrets import command_without_secrets, without_secrets
 from llmft.runs.store import short_hash, whole_file, write_json
 
-DONE = "DONE"
-PROGRESS = "progress.json"
-"""The file of a checkpoint that is written behind all others."""
 LONGEST_NAME = 200
 """Bytes of a folder's name; systems end at 255."""
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "numpy")
@@ -42,6 +40,8 @@ class RunRecord:
     overwrite: bool = False
     stages: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     predictions: list[dict[str, Any]] = field(default_factory=list)
+    continued: bool = False
+    """Whether an earlier session has begun this run."""
     _made: list[Path] = field(default_factory=list)
 
     @classmethod
@@ -86,18 +86,30 @@ class RunRecord:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def abandon(self) -> None:
-        """Leave nothing half-written: a checkpoint that is not whole goes away, and so does what this process has made of a
-        run that has no checkpoint at all."""
+        """Leave nothing half-written: what this process has made of a run that has no checkpoint goes away, and so does what a
+        session has left in one that has."""
         if not self.writes:
             return
-        for folder in self.checkpoints.glob("checkpoint-*"):
-            if not (folder / PROGRESS).is_file():
-                shutil.rmtree(folder, ignore_errors=True)
         if self._made and not self.finished and self.last_checkpoint is None:
             shutil.rmtree(self.path, ignore_errors=True)
             for folder in self._made[1:]:
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
+        else:
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a killed session has left: files written aside, checkpoints that are not whole, and all of them where the
+        run is finished."""
+        if not self.writes:
+            return
+        leftovers = [*self.path.glob(".*"), *self.checkpoints.rglob(".*")]
+        leftovers += [c for c in self.checkpoints.glob("checkpoint-*") if not (c / PROGRESS).is_file()]
+        for path in [self.checkpoints] if self.finished else leftovers:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def add(self, stage: str, eval_set: str, metrics: dict[str, Any], predictions: dict[str, Sequence[Any]]) -> None:
         """Keep the metrics and the per-row predictions (equally long columns) of one set at one stage."""
@@ -112,6 +124,8 @@ class RunRecord:
         """
         if self.overwrite:
             self.clear()
+        self.continued = (self.path / "config.json").is_file()
+        self.tidy()
         if self.writes:
             self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             try:
@@ -142,8 +156,13 @@ class RunRecord:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in a folder of them that was written whole; None where there is none."""
+    return next(reversed(whole_checkpoints(folder)), None)
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder of them that were written whole, by their steps."""
     whole = [progress.parent for progress in folder.glob(f"checkpoint-*/{PROGRESS}")]
-    return max(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]), default=None)
+    return sorted(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]))
 
 
 def folder_name(name: str) -> str:

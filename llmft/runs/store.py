@@ -68,15 +68,27 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`; when the block ends well it takes the name `path`, an older one going away."""
+    """Yields an empty folder beside `path`; when the block ends well it is synced and takes the name `path`, an older one going
+    away."""
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     aside.chmod(0o777 & ~_umask())
     try:
         yield aside
+        sync_folder(aside)
         shutil.rmtree(path, ignore_errors=True)
         aside.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system put everything in it on the disk itself: what is written behind it must not survive it."""
+    for path in (*folder.rglob("*"), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager

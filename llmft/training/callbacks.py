@@ -12,6 +12,8 @@ import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmft.models.gather import rank_and_world, whole_weights
+from llmft.runs.names import PROGRESS
+from llmft.runs.record import last_checkpoint, whole_checkpoints
 from llmft.training.checkpoints import write_progress
 from llmft.training.evaluations import Evaluations
 
@@ -67,7 +69,7 @@ class KeepBestWeights(TrainerCallback):
         """Save the weights if they are the best for some domain."""
         if state.global_step in {found.step for found in self.evaluations.best.values()}:
             self.save(best_weights(Path(args.output_dir), state.global_step))
-        if args.save_strategy == "no":
+        if last_checkpoint(Path(args.output_dir)) is None:
             self._drop_others(args)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -91,18 +93,24 @@ class KeepProgress(TrainerCallback):
 
     What is spent after the last checkpoint of a session that is killed goes unrecorded.
 
+    Earlier checkpoints go away only now that the new one is whole (transformers removes them before).
+
     Args:
         progress: makes it, JSON-able, from all ranks.
+        kept: how many checkpoints an unfinished run keeps.
     """
 
-    def __init__(self, progress: Callable[[], Any]) -> None:
-        self.progress = progress
+    def __init__(self, progress: Callable[[], Any], kept: int = 1) -> None:
+        self.progress, self.kept = progress, kept
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write it beside the checkpoint that was just saved."""
         progress = self.progress()  # waits for all ranks: each has written its part of the checkpoint
         if rank_and_world()[0] == 0:
             write_progress(Path(args.output_dir) / f"checkpoint-{state.global_step}", progress)
+            for folder in whole_checkpoints(Path(args.output_dir))[: -self.kept]:
+                (folder / PROGRESS).unlink()  # first: what is left of it by a kill does not look whole
+                shutil.rmtree(folder)
 
 
 class LogDistances(TrainerCallback):

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from transformers import Trainer
 
 from llmft.errors import InputError
-from llmft.runs.record import PROGRESS
-from llmft.runs.store import write_json
+from llmft.runs.names import PROGRESS
+from llmft.runs.store import sync_folder, write_json
 
 
 class ReadableCheckpoint(Trainer):
@@ -54,7 +54,8 @@ def readable(checkpoint: str | None) -> Iterator[None]:
 
 
 def write_progress(checkpoint: Path, progress: dict[str, Any]) -> None:
-    """Put what our side of an unfinished run resumes from, JSON-able, into a checkpoint."""
+    """Put what our side of an unfinished run resumes from, JSON-able, into a checkpoint, which is whole with it."""
+    sync_folder(checkpoint)
     write_json(checkpoint / PROGRESS, progress)
 
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmft.models import shared_prefix
-from llmft.pipelines.prepare import run_main
+from llmft.pipelines.session import run_main
+from llmft.runs.finished import Command
 from llmft.tasks.toy import CHECKPOINT
 from llmft.training import ft_trainer
 from tests.pipelines.conftest import MAIN, last_wins
@@ -319,5 +320,5 @@ def test_the_line_and_nothing_else(what, files, tmp_path, monkeypatch, capsys):
 def stop(script, argv):
     """Run an entry script; it must exit with status 2."""
     with pytest.raises(SystemExit) as caught:
-        run_main(lambda: MAIN[script](argv))
+        run_main(lambda: MAIN[script](argv), Command())
     assert caught.value.code == 2

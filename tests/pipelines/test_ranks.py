@@ -7,7 +7,8 @@ import pytest
 
 from llmft.command_line import modern
 from llmft.errors import InputError
-from llmft.pipelines import prepare
+from llmft.pipelines import session
+from llmft.runs.finished import Command
 
 
 @pytest.mark.parametrize(("rank", "local_rank", "waits"), [(None, None, []), (0, 0, []), (8, 0, [10]), (1, 1, [20])])
@@ -18,16 +19,17 @@ def test_ranks_other_than_0_wait_for_their_end_before_they_say_an_error(monkeypa
             monkeypatch.setenv(name, str(value))
     waited, handled = [], []
     monkeypatch.setattr(time, "sleep", lambda seconds: waited.append((seconds, capsys.readouterr().err)))
-    monkeypatch.setattr(prepare.signal, "signal", lambda *what: handled.append(what))
+    monkeypatch.setattr(session.signal, "signal", lambda *what: handled.append(what))
 
     def wrong():
         raise InputError("--task_name nope: no such task")
 
     with pytest.raises(SystemExit) as end:
-        prepare.run_main(wrong)
+        session.run_main(wrong, Command())
     assert end.value.code == 2
     assert waited == [(seconds, "") for seconds in waits]
-    assert len(handled) == len(waits)
+    default = (session.signal.SIGTERM, session.signal.SIG_DFL)
+    assert handled.count(default) == len(waits)
     assert capsys.readouterr().err == "error: --task_name nope: no such task\n"
 
 

@@ -1,0 +1,154 @@
+"""What a process does with the runs it was asked for: each once, by one process at a time; and how the process ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from llmft.cost.meter import Meter
+from llmft.errors import InputError
+from llmft.pipelines.job import Job
+from llmft.run_arguments import RunArguments
+from llmft.runs.ended import Ended, end_at_once, on_sigterm
+from llmft.runs.finished import Command, say_finished
+from llmft.runs.run_lock import RunLock
+from llmft.runs.secrets import without_secrets
+from llmft.runs.store import writing
+
+LOOK_EVERY_S = 1.0
+"""Seconds between two looks whether another process has ended its run."""
+
+
+def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
+    """Do the work of every job that is not finished, by whatever process; input that one data seed alone cannot use does not keep
+    the others from their results.
+
+    Returns:
+        The folders of all runs.
+
+    Raises:
+        InputError: after all others are done, naming what failed.
+    """
+    failed, first = [], None
+    for job in jobs:
+        try:
+            run = job.arguments(RunArguments)
+            with writing(run.output_dir), fitting(run), turn(job) as waited:
+                if unfinished(job):
+                    job.first, job.meter = first, Meter(from_start=first is None, idle_s=waited)
+                    first = first or job
+                    work(job)
+        except InputError as error:
+            if len(jobs) == 1:
+                raise
+            failed.append(f"--data_seed {job.arguments(RunArguments).data_seed}: {error}")
+    if failed:
+        raise InputError(f"{len(failed)} of {len(jobs)} data seeds failed: " + "; ".join(failed))
+    return [job.record.path for job in jobs]
+
+
+def unfinished(job: Job) -> bool:
+    """Whether a run is still to be done; says where its record is if not."""
+    from llmft.models.gather import all_gather
+
+    if job.record.overwrite or not all_gather(job.record.finished)[0]:  # rank 0's view counts: disks may lag
+        return True
+    job.record.tidy()
+    if job.record.writes:
+        say_finished(job.record.path)
+    return False
+
+
+@contextmanager
+def turn(job: Job) -> Iterator[float]:
+    """Within, no other process does this run. Ranks of one launch do it together: rank 0 has the right to.
+
+    Yields:
+        Seconds that were waited for another process to end.
+    """
+    from llmft.models.gather import all_gather
+
+    lock, since, told = RunLock(job.record.path), time.monotonic(), False
+    while not all_gather(not job.record.writes or lock.take())[0]:
+        if job.record.writes and not told:
+            sys.stderr.write(f"waiting: {job.record.path} is being done by {lock.holder}\n")
+            told = True
+        time.sleep(LOOK_EVERY_S)
+    try:
+        yield time.monotonic() - since if told else 0.0
+    except BaseException:
+        job.record.abandon()
+        raise
+    finally:
+        lock.release()
+
+
+@contextmanager
+def fitting(run: RunArguments) -> Iterator[None]:
+    """Within, batches go through the device.
+
+    Raises:
+        InputError: it has no room for them.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"--per_device_train_batch_size {run.per_device_train_batch_size}: the device has no room for such batches of this "
+            "model; lower it (and raise --gradient_accumulation_steps)"
+        ) from error
+
+
+def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
+    """Run an entry script's `main` and end the process: bad input becomes one line on stderr and exit status 2; SIGTERM and
+    Ctrl-C one line and 143 or 130.
+
+    Args:
+        main: does the runs of the process's command line and gives their folders.
+        command: where it is noted that they are finished.
+    """
+    from llmft.models.gather import leave_together
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # raised by peft's calls, not by ours
+    try:
+        with on_sigterm(end_at_once):
+            command.keep(main())
+            leave_together()
+    except InputError as error:
+        wait_turn()
+        line = without_secrets(" ".join(str(error).splitlines()))
+        sys.stderr.write(f"error: {line}\n")  # in one piece: other ranks may write at the same time
+        sys.exit(2)
+    except KeyboardInterrupt:
+        leave(Ended("interrupted: the same command goes on from what is saved", signal.SIGINT))
+    except Ended as ended:
+        leave(ended)
+
+
+def leave(ended: Ended) -> NoReturn:
+    """End a process that was told to."""
+    from llmft.models.gather import rank_and_world
+
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"{ended.line}\n")
+    sys.stdout.flush()
+    if rank_and_world()[1] > 1:
+        os._exit(ended.code)  # the group's threads would keep the process, or abort it
+    sys.exit(ended.code)
+
+
+def wait_turn() -> None:
+    """All ranks find most errors alike: rank 0 says them at once, and its launcher ends the others before it is their turn."""
+    rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    if rank > 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing to save any more
+        time.sleep(10 if local_rank == 0 else 20)  # on another machine, where rank 0's launcher is not, its first rank says them

@@ -1,0 +1,93 @@
+"""One process at a time does a run: another that is asked for the same one says who is at it, and waits for that to end."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What a network disk says that takes no locks."""
+
+
+class RunLock:
+    """The right to do the run in the folder `path`, shared by all ranks of a launch, of which one holds it.
+
+    It is the system's own lock of a file beside the folder, which ends with its holder, however that ends. The file itself goes
+    away with the lock; one left behind by a killed process holds nothing. Where the disk takes no locks, a note says so.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.with_name(f".{path.name}.lock")
+        self._handle: TextIO | None = None
+        self._made: list[Path] = []
+
+    def take(self) -> bool:
+        """Try to take it, now; False if another process has it.
+
+        Raises:
+            OSError: the file cannot be made.
+        """
+        while True:
+            self._made += [folder for folder in self.file.parents if not folder.exists()]
+            with suppress(FileNotFoundError):  # a folder that another process has just removed: once more
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                handle = self.file.open("a+", encoding="utf-8")
+                if self._hold(handle):
+                    return True
+                if self._is_there(handle):
+                    handle.close()
+                    return False
+                handle.close()  # its holder has let go of it in between
+
+    def _hold(self, handle: TextIO) -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(f"note: {self.file.parent} takes no locks ({error.strerror}); start no run twice at a time", file=sys.stderr)
+        if not self._is_there(handle):
+            return False
+        handle.truncate(0)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        handle.write(json.dumps(holder) + "\n")
+        handle.flush()
+        self._handle = handle
+        return True
+
+    def _is_there(self, handle: TextIO) -> bool:
+        """Whether the name still means the file that was opened."""
+        try:
+            return os.path.samestat(os.fstat(handle.fileno()), self.file.stat())
+        except FileNotFoundError:
+            return False
+
+    @property
+    def holder(self) -> str:
+        """Who has it, for people."""
+        try:
+            found = json.loads(self.file.read_text(encoding="utf-8"))
+            return f"process {found['pid']} on {found['host']}, since {found['since']}"
+        except (OSError, ValueError, KeyError, TypeError):  # it is being written, or gone
+            return "another process"
+
+    def release(self) -> None:
+        """Let go of it, and leave no trace where the run has left none."""
+        if self._handle is None:
+            return
+        self.file.unlink(missing_ok=True)
+        self._handle.close()
+        self._handle = None
+        for folder in self._made:
+            with suppress(OSError):  # there is something in it by now, or another process has removed it
+                folder.rmdir()

@@ -1,0 +1,76 @@
+"""SIGTERM during training, as Slurm sends it before it takes a node away: a checkpoint at the end of the step, and exit 143."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmft.models.gather import all_gather, rank_and_world
+from llmft.runs.ended import Ended, end_at_once, on_sigterm
+
+SAME_S = 5.0
+"""Seconds in which another SIGTERM is the same one: a sweep sends it to all processes, and their launcher passes its own on."""
+
+
+class SaveAtSigterm(TrainerCallback):
+    """Saves a checkpoint and ends the process once any rank has been sent SIGTERM; another one later ends it at once.
+
+    What a step's end brings in any case, an evaluation too, comes first: the checkpoint must hold it. Behind the last step there
+    is no checkpoint, so that SIGTERM ends the process at once again.
+
+    It must stand before `StopAtNonFinite`, which looks at the weights that a step's end will save.
+    """
+
+    def __init__(self) -> None:
+        self.asked_at: float | None = None
+        self.ending = self.last = False
+        self._any: torch.Tensor | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within, which is around training, SIGTERM is taken note of."""
+        with on_sigterm(self._ask):
+            yield
+
+    def _ask(self, *_: Any) -> None:
+        if self.last or (self.asked_at is not None and time.monotonic() - self.asked_at > SAME_S):
+            end_at_once()
+        self.asked_at = self.asked_at or time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+        """Have a checkpoint saved if all ranks know that one was asked."""
+        self.last = state.global_step >= state.max_steps
+        if self.last and self.asked_at is not None:
+            end_at_once()
+        if self._all_know(args.device) and not self.last:
+            control.should_save = self.ending = True
+        return control
+
+    def _all_know(self, device: torch.device) -> bool:
+        """Whether any rank has been asked; all give the same answer. Of several, it is that of the step before, which no rank
+        has to wait for."""
+        if rank_and_world()[1] == 1:
+            return self.asked_at is not None
+        known = self._any is not None and bool(self._any.item())
+        self._any = torch.tensor(float(self.asked_at is not None), device=device)
+        torch.distributed.all_reduce(self._any, torch.distributed.ReduceOp.MAX)
+        return known
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """End if the checkpoint is saved.
+
+        Raises:
+            Ended: it is.
+        """
+        if self.ending:
+            all_gather(None)  # rank 0 may still be writing: what ends first has its launcher end the others
+            raise Ended(f"ended by SIGTERM: checkpoint-{state.global_step} is saved, and the same command goes on from there")
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """As at the beginning of the next step."""
+        self.on_step_begin(args, state, control)

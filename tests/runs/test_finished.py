@@ -1,0 +1,141 @@
+"""What lets a command that has ended pass without a look at torch, and what does not."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmft.run_arguments import RunArguments
+from llmft.runs.finished import OUTPUT_DIR, Command
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with everything a command may name; the process is in it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WORLD_SIZE", "LLMFT_DATA_DIR", "CUDA_VISIBLE_DEVICES", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    for file in (
+        "data/glue/rte/train.csv",
+        "model/config.json",
+        "base/w.safetensors",
+        "shots.csv",
+        "one.txt",
+        "two.txt",
+        "ds.json",
+    ):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text("{}")
+    Path("model/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "base"}))
+    return tmp_path
+
+
+WORDS = (
+    "--task rte --data_dir data --model_name_or_path=model --sample_indices_file shots.csv --context_file one.txt,two.txt "
+    "--deepspeed ds.json --output_dir out --seed 1 --no_shuffle"
+).split()
+
+
+def command(*words, script="ft.py"):
+    return Command.seen([script, *words])
+
+
+@pytest.fixture
+def done(place):
+    record = place / "out" / "pbft" / "run"
+    record.mkdir(parents=True)
+    (record / "DONE").touch()
+    command(*WORDS).keep([Path("out/pbft/run")])
+    return record
+
+
+def test_the_same_command_is_recognised(done, capsys):
+    assert command(*WORDS).finished()
+    assert capsys.readouterr().out == "finished before: out/pbft/run (--overwrite_output_dir does it again)\n"
+    (note,) = (done.parents[1] / ".finished").iterdir()
+    assert json.loads(note.read_text()).keys() == {"records", "files"}  # no word of the command: it may be a secret
+
+
+CHANGES = {
+    "another word": lambda: [*WORDS, "--bf16"],
+    "another order": lambda: [*WORDS[2:], *WORDS[:2]],
+    "to be done again": lambda: [*WORDS, "--overwrite_output_dir"],
+    "data": lambda: Path("data/glue/rte/train.csv").write_text("[]"),  # of the same size
+    "a file that is taken before another": lambda: Path("data/glue/rte/train.parquet").touch(),
+    "a model": lambda: Path("model/config.json").touch(),
+    "a model's base": lambda: os.utime("base/w.safetensors", (0, 0)),
+    "a file in a list": lambda: Path("two.txt").write_text("[]"),
+    "demonstrations": lambda: Path("shots.csv").unlink(),
+    "DeepSpeed's config": lambda: Path("ds.json").write_text("[]"),
+    "a word that is a file now": lambda: Path("rte").write_text("x"),
+    "a run that is not finished": lambda: Path("out/pbft/run/DONE").unlink(),
+    "a run that is gone": lambda: shutil.rmtree("out/pbft"),
+    "a broken note": lambda: next(Path("out/.finished").iterdir()).write_text("[]"),
+    "half a note": lambda: next(Path("out/.finished").iterdir()).write_text('{"rec'),
+    "a folder that cannot be looked at": lambda: Path("data/loop").symlink_to("loop"),
+    "another variable": lambda: os.environ.__setitem__("LLMFT_DATA_DIR", "base"),
+    "several processes": lambda: os.environ.__setitem__("WORLD_SIZE", "2"),
+    "a device more": lambda: os.environ.__setitem__("CUDA_VISIBLE_DEVICES", "0,1"),
+    "another folder": lambda: os.chdir("data"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_doubt_goes_the_long_way(done, monkeypatch, change):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    words = CHANGES[change]()
+    assert not command(*(words if isinstance(words, list) else WORDS)).finished()
+
+
+def test_another_script_or_code_goes_the_long_way(done, monkeypatch):
+    assert not command(*WORDS, script="distill.py").finished()
+    original = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda p, **k: original(ROOT / "ft.py", **k) if p.name == "losses.py" else original(p, **k))
+    assert not command(*WORDS).finished()
+
+
+@pytest.mark.parametrize("change", ["gpu", "output"])
+def test_what_changes_no_result_changes_nothing(done, monkeypatch, change):
+    if change == "gpu":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+        command(*WORDS).keep([Path("out/pbft/run")])
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    else:
+        (done.parent / "other run").mkdir()
+    assert command(*WORDS).finished()
+
+
+def test_a_change_while_the_command_runs_is_not_taken_for_what_it_read(done):
+    running = command(*WORDS)
+    Path("data/glue/rte/train.csv").write_text("[1]")
+    running.keep([Path("out/pbft/run")])
+    assert not command(*WORDS).finished()
+
+
+def test_texts_are_no_paths(done):
+    words = [*WORDS, "--pattern", "{text1} . , / ?", "--instruction", "x" * 5000]
+    command(*words).keep([Path("out/pbft/run")])
+    assert command(*words).finished()
+
+
+def test_the_default_folder_is_the_real_one():
+    assert RunArguments.__dataclass_fields__["output_dir"].default == OUTPUT_DIR
+
+
+@pytest.mark.parametrize("script", ["eval.py", "ft.py", "distill.py"])
+def test_nothing_heavy_is_imported_for_it(done, tmp_path, script):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    code = "from llmft.runs.finished import Command; from pathlib import Path; Command.seen().keep([Path('out/pbft/run')])"
+    noting = f"import sys; sys.argv = {[str(ROOT / script), *WORDS]!r}; {code}"
+    subprocess.run([sys.executable, "-c", noting], check=True, env=environment)
+    started = [sys.executable, "-X", "importtime", str(ROOT / script), *WORDS]
+    again = subprocess.run(started, capture_output=True, text=True, check=True, env=environment)
+    assert again.stdout.startswith("finished before: out/pbft/run")
+    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in again.stderr.splitlines() if "|" in line}
+    assert not imported & {"torch", "transformers", "numpy", "safetensors", "psutil", "pandas"}
