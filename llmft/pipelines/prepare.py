@@ -192,29 +192,3 @@ def with_data_seed(settings: dict[str, Any], data_seed: int) -> dict[str, Any]:
 def without_seeds(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings but for the seeds of draws and training."""
     return {**settings, "given": {k: v for k, v in settings["given"].items() if k not in ("seed", "data_seed")}}
-<<<<<<< HEAD
-
-
-def run_main(main: Callable[[], None]) -> None:
-    """Run an entry script's `main`: bad input becomes one line on stderr and exit status 2."""
-    from llmft.models.gather import leave_together
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # raised by peft's calls, not by ours
-    try:
-        main()
-        leave_together()
-    except InputError as error:
-        wait_turn()
-        line = without_secrets(str(error))
-        sys.stderr.write(f"error: {line}\n")  # in one piece: other ranks may write at the same time
-        sys.exit(2)
-
-
-def wait_turn() -> None:
-    """All ranks find most errors alike: rank 0 says them at once, and its launcher ends the others before it is their turn."""
-    rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
-    if rank > 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing to save any more
-        time.sleep(10 if local_rank == 0 else 20)  # on another machine, where rank 0's launcher is not, its first rank says them
-=======
->>>>>>> crash

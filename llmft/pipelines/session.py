@@ -125,7 +125,7 @@ def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
             leave_together()
     except InputError as error:
         wait_turn()
-        line = without_secrets(" ".join(str(error).splitlines()))
+        line = without_secrets(str(error))
         sys.stderr.write(f"error: {line}\n")  # in one piece: other ranks may write at the same time
         sys.exit(2)
     except KeyboardInterrupt:
