@@ -98,14 +98,14 @@ def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:
     try:
         if file.endswith(".json"):
             found = json.loads(Path(file).read_text(encoding="utf-8"))
-            wanted = [int(idx) for idx in found] if isinstance(found, list) else []
+            if not isinstance(found, list):
+                raise TypeError(f"{type(found).__name__} in place of a list")
+            wanted = [int(idx) for idx in found]
         else:
             with open(file, encoding="utf-8", newline="") as stream:
                 wanted = [int(line["idx"]) for line in csv.DictReader(stream)]
     except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise InputError(f"{flag}: cannot be read ({error!r}); give a csv with a column idx, or a .json list of idx") from error
-    if not wanted:
-        raise InputError(f"{flag}: names no row; list the idx of one or more, or ask for --num_shots 0 in its place")
     by_idx = {row["idx"]: row for row in rows}
     missing = [idx for idx in wanted if idx not in by_idx]
     if missing:

@@ -147,7 +147,6 @@ CASES = {
     "no or too many training rows": Case("ft.py", "--max_train_samples 0"),
     "no evaluation rows": Case("eval.py", "--max_eval_samples 0"),
     "a list of rows that is none": Case("eval.py", "--sample_indices_file {good} --num_shots 16"),
-    "an empty list of rows": Case("eval.py", "--sample_indices_file {empty_list} --num_shots 16"),
     "no such file": Case("eval.py", own("/nowhere.csv")),
     "a folder for a file": Case("eval.py", own("{folder}")),
     "an empty file": Case("eval.py", own("{empty}")),

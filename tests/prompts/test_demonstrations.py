@@ -127,6 +127,7 @@ def test_listed_demonstrations_stand_in_the_files_order(tmp_path, name, text):
         ("a.json", "[30, 5]", "no training row has idx 5"),
         ("a.json", "[30, 30]", "stands there twice"),
         ("a.json", "{", "cannot be read"),
+        ("a.json", "{}", "cannot be read .*dict in place of a list"),
         ("a.csv", "number\n30\n", "cannot be read .*'idx'"),
         ("a.csv", "idx\nthirty\n", "cannot be read"),
     ],
