@@ -8,7 +8,7 @@ from dataclasses import dataclass
 DEFAULT_TOKENS = {"cpu": 2048}
 """Tokens a batch where none are asked for, by kind of device: enough for matrix products to run at their full rate."""
 LARGE_MEMORY = 16384
-"""The same on accelerators; a batch that memory does not hold is halved."""
+"""The same on accelerators; a single process halves a batch that memory does not hold."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class BatchSize:
 
     Attributes:
         queries: at most so many queries.
-        tokens: at most so many tokens, padding included, but always one query; None for what suits the device, where a batch that
-            does not fit into memory is halved.
+        tokens: at most so many tokens, padding included, but always one query; None for what suits the device, where a
+            single process halves a batch that does not fit into memory.
     """
 
     queries: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,11 +76,14 @@ def check_before(run: RunArguments) -> None:
 
 
 def check_after(run: RunArguments) -> None:
-    """Check what transformers has made of the arguments.
+    """Check what transformers has made of the arguments; a process uses one GPU.
 
     Raises:
         InputError: they do not fit together, or a package is missing.
     """
+    if run.n_gpu > 1:
+        print(f"note: one of {run.n_gpu} GPUs is used; start with torchrun or deepspeed to use more", file=sys.stderr)
+        run._n_gpu = 1  # else transformers would split every batch between threads, and read more rows a step than asked for
     if run.deepspeed and run.hf_deepspeed_config.mismatches:
         found = "; ".join(mismatch.lstrip("- ") for mismatch in run.hf_deepspeed_config.mismatches)
         raise InputError(f"--deepspeed {run.deepspeed}: does not agree with the arguments ({found}); write auto there")

@@ -93,7 +93,8 @@ class AnswerCache:
             name: now - then for name, now, then in zip(names, (phase.examples, phase.tokens, phase.flops), before, strict=True)
         }
         shares: list[dict[str, Any]] = all_gather({**done, "cpu_s": time.process_time() - started})
-        if rank == 0:
+        sound = not any(np.isnan(array).any() for array in answers.values() if array.dtype.kind == "f")
+        if rank == 0 and sound:  # what is none ends the run, and must not end others
             self.store.put(key, answers, {name: sum(share[name] for share in shares) for name in shares[0]})
         return answers
 

@@ -25,6 +25,12 @@ from llmft.models.label_scores import bare_model, forward_parameters
 NAME = "packed_sdpa"
 """Name among transformers' implementations of attention. For any other mask it is `sdpa`."""
 
+MASK_READERS = ("output_router_logits", "keep_window_size")
+"""Settings of models that read the mask outside of attention: for the balance of experts, for masks that depend on the text."""
+
+UNKNOWN = ("softcap", "position_bias", "s_aux")
+"""Changes of attention that packed rows would need to be taught."""
+
 GROUPS = 4
 """Texts of unequal lengths look at themselves in so many groups, each padded to its longest."""
 
@@ -68,6 +74,7 @@ def can_pack(model: torch.nn.Module, longest: int) -> bool:
         and bare._supports_attention_backend
         and not bare._is_stateful
         and set(getattr(config, "layer_types", None) or ()) <= ORDINARY
+        and not any(getattr(config, name, None) for name in MASK_READERS)
         and (window is None or longest <= window)
         and {"position_ids", "logits_to_keep"} <= forward_parameters(bare)
     )
@@ -107,6 +114,8 @@ def packed_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    if any(kwargs.get(name) is not None for name in UNKNOWN):
+        raise ValueError(f"{type(module).__name__} asks for one of {', '.join(UNKNOWN)}: use --attn_implementation eager")
     groups, row, shared = query.shape[1] // key.shape[1], query.shape[2], key.shape[2] - query.shape[2]
     parts = _alike(attention_mask[0, 0])
     blocks = [[_blocks(tensor[:, :, -row:], places) for tensor in (query, key, value)] for places in parts]  # (n, heads, t, d)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LARGE = 2**20
+"""Numbers of a batch's answers that do not stay on the device until the end, where that saves a wait for every batch."""
+
 
 @torch.no_grad()
 def read_answers(
@@ -58,14 +61,22 @@ def read_answers(
     rank, world = rank_and_world()
     found: list[tuple[list[int], dict[str, torch.Tensor]]] = []
     with reading(model):
-        reader = PrefixReader(model, prompts.prefix, labels, size)
+        try:
+            reader = PrefixReader(model, prompts.prefix, labels, size)
+        except torch.OutOfMemoryError as error:
+            tokens = size.tokens_on(next(model.parameters()).device.type)
+            raise InputError(
+                f"--max_batch_tokens {tokens}: memory does not hold the context's {len(prompts.prefix)} tokens, that many at a "
+                "time; give less, or a smaller model"
+            ) from error
         batches = reader.batches(prompts.suffixes)
         turns = -(-len(batches) // world)  # as many forward passes on every rank, as sharded weights need; one twice is harmless
         waiting = [batches[min(turn, len(batches) - 1)] for turn in range(rank, turns * world, world)]
         while waiting:
             batch = waiting.pop(0)
             try:
-                found.append((batch, keep(reader.logits([prompts.suffixes[i] for i in batch]))))
+                kept = keep(reader.logits([prompts.suffixes[i] for i in batch]))
+                found.append((batch, {name: t if t.numel() < LARGE else t.cpu() for name, t in kept.items()}))
             except torch.OutOfMemoryError as error:
                 if size.tokens or world > 1 or len(batch) == 1:
                     tokens = size.tokens_on(reader.device.type)
@@ -173,9 +184,12 @@ class PrefixReader:
             arguments = packed_batch(suffixes, self.length)
         else:
             arguments = masked_row(suffixes, self.labels.continuations, self.length, bare.dtype)
-        output = bare(**on_device(arguments, self.device), past_key_values=self._cache, use_cache=self._cache is not None)
-        if self._cache is not None:
-            self._cache.crop(-arguments["input_ids"].shape[1])
+        try:
+            output = bare(**on_device(arguments, self.device), past_key_values=self._cache, use_cache=self._cache is not None)
+        finally:  # also where memory has run out in the middle of the layers
+            for layer in self._cache.layers if self._cache is not None else ():
+                if (grown := layer.get_seq_length() - self.length) > 0:
+                    layer.crop(-grown)
         return output.logits[0].unflatten(0, (len(suffixes), self.labels.rows))
 
 

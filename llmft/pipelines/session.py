@@ -36,6 +36,8 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     Raises:
         InputError: after all others are done, naming what failed.
     """
+    from llmft.models.gather import rank_and_world
+
     failed, first = [], None
     for job in jobs:
         try:
@@ -46,7 +48,7 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
                     first = first or job
                     work(job)
         except InputError as error:
-            if len(jobs) == 1:
+            if len(jobs) == 1 or rank_and_world()[1] > 1:  # other ranks may not have failed: they cannot go on together
                 raise
             failed.append(f"--data_seed {job.arguments(RunArguments).data_seed}: {error}")
     if failed:
@@ -104,7 +106,7 @@ def fitting(run: RunArguments) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"--per_device_train_batch_size {run.per_device_train_batch_size}: the device has no room for such batches of this "
-            "model; lower it (and raise --gradient_accumulation_steps)"
+            "model, or for the model; lower it (and raise --gradient_accumulation_steps), or use a smaller model"
         ) from error
 
 

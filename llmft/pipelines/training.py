@@ -95,7 +95,7 @@ def train(
         trainer = trainer_class(
             model=model,
             args=run,
-            callbacks=[saving],
+            callbacks=[saving, EvaluateThenSave()],  # in front of StopAtNonFinite, which must know what the step's end brings
             train_dataset=_numbered(examples),
             eval_dataset=job.eval_sets,
             data_collator=collator(model, LabelSequences.create(student.label_sequences), examples),
@@ -161,7 +161,6 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, k
         return {"costs": all_gather(job.meter.as_dict()["phases"]), "evaluations": evaluations.state()}
 
     _show_progress(trainer)
-    trainer.add_callback(EvaluateThenSave())
     trainer.add_callback(KeepProgress(progress, kept))
     if run.save_best_models:
         trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.tokenizer)))

@@ -99,8 +99,11 @@ class Command:
         from llmft.runs.store import write_json
 
         if self.note and records and all((record / DONE).is_file() for record in records):
-            self.note.parent.mkdir(exist_ok=True)
-            write_json(self.note, {"records": list(map(str, records)), "files": self.files})
+            try:
+                self.note.parent.mkdir(exist_ok=True)
+                write_json(self.note, {"records": list(map(str, records)), "files": self.files})
+            except OSError as error:  # the runs are finished all the same
+                sys.stderr.write(f"note: {self.note} cannot be written ({error.strerror}); the command is not recognised early\n")
 
 
 def say_finished(record: Path) -> None:

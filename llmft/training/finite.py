@@ -56,8 +56,8 @@ class StopAtNonFinite(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: torch.nn.Module, **_: Any
     ) -> None:
-        """Look before anything is logged, evaluated or saved."""
-        if control.should_evaluate or control.should_save:
+        """Look before anything is logged, evaluated or saved, and at the end."""
+        if control.should_evaluate or control.should_save or state.global_step >= state.max_steps:
             self._look(args, model)
         elif control.should_log:
             self._look(args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -125,6 +126,8 @@ def collate(
         labels: if they are of several tokens, each prompt comes with each of their continuations.
         packed: side by side in one row, for models that `can_pack`; else padded on the left.
     """
+    if torch.utils.data.get_worker_info() is not None:  # its main process ends it, and has a checkpoint to save first
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prompts = [example["input_ids"] for example in examples]
     if packed:
         batch = packed_batch(prompts)

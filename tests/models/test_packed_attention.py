@@ -62,6 +62,12 @@ def test_adapters_and_checkpointed_layers_pack_too(checkpointing):
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
+def test_models_that_read_the_mask_themselves_are_not_packed():
+    model = tiny_model("llama")
+    model.config.output_router_logits = True
+    assert not can_pack(model, 9)
+
+
 def test_half_precision_packs():
     model = tiny_model("llama").bfloat16()
     assert can_pack(model, 9)

@@ -89,6 +89,26 @@ def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch):
         read_answers(model, found, labels, keep, size=BatchSize(100, 999))
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_batch_that_fails_within_the_layers_leaves_nothing_in_the_cache(attention):
+    model, found = tiny_model("opt"), prompts()
+    model.set_attn_implementation(attention)
+    labels, failures = LabelSequences.create([[label] for label in LABELS]), [1]
+
+    def fail(module, inputs, output):
+        if len(failures) and output[0].shape[-2] > 40 - 1 and model.read_context:
+            failures.pop()
+            raise torch.OutOfMemoryError
+        model.read_context = True
+
+    model.read_context = False  # the first pass is the context's
+    found = TokenizedPrompts(found.prefix, found.suffixes * 2)
+    model.model.decoder.layers[0].self_attn.register_forward_hook(fail)
+    scores = read_answers(model, found, labels, kept_of("scores", labels, None), size=BatchSize(100))
+    assert not failures
+    np.testing.assert_allclose(scores.arrays["label_logprobs"], one_by_one(model, found)[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["mistral", "gpt_neo", "falcon"])
 def test_where_packing_would_be_wrong_whole_prompts_are_read_and_that_is_said(family, caplog):
     model, found = tiny_model(family), prompts()

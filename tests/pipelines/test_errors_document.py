@@ -91,6 +91,10 @@ def no_room_to_read(monkeypatch):
     monkeypatch.setattr(shared_prefix.PrefixReader, "logits", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
 
 
+def no_room_for_the_context(monkeypatch):
+    monkeypatch.setattr(shared_prefix, "encode", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError))
+
+
 def full_disk(monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -195,6 +199,7 @@ CASES = {
     "a loss of NaN or infinity": Case("ft.py", "", loss_of_nan),
     "weights of NaN or infinity": Case("ft.py", RESUMABLE, weights_of_nan),
     "a device without room in training": Case("ft.py", "", no_room),
+    "a device without room for the context": Case("eval.py", "", no_room_for_the_context),
     "a device without room in evaluation": Case("eval.py", "--max_batch_tokens 4000", no_room_to_read),
     "a damaged checkpoint": Case("ft.py", RESUMABLE, damaged_checkpoint),
 }

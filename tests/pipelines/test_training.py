@@ -23,6 +23,12 @@ LORA = ("--use_adapter", "--adapter_dim", 4)
 BESTS = ("best_in_domain", "best_out_of_domain")
 
 
+def test_weights_that_the_last_step_has_spoilt_are_found_before_they_are_scored(tmp_path):
+    with pytest.raises(InputError, match=r"--learning_rate 1e\+38: step 1 has left weights that are no finite numbers"):
+        run("ft.py", tmp_path, *SHORT, "--num_train_epochs", 1, "--learning_rate", 1e38, "--warmup_steps", 0)
+    assert not any(tmp_path.rglob("metrics.json"))
+
+
 def log(record, key):
     entries = map(json.loads, (record.path / "train_log.jsonl").read_text().splitlines())
     return [entry for entry in entries if any(name.startswith(key) for name in entry)]

@@ -12,6 +12,7 @@ from llmft.training.ft_trainer import FtTrainer
 from tests.conftest import tiny_model
 from tests.training.test_trainers import examples, make_trainer
 
+STATE = SimpleNamespace(global_step=4, max_steps=9)
 ROWS = [f"row-{i}" for i in range(16)]
 
 
@@ -79,14 +80,14 @@ def test_a_gpu_is_waited_for_only_where_something_is_logged_evaluated_or_saved()
     model = torch.nn.Linear(2, 2)
     for step in (1, 2, 3):
         watch.see(step, torch.tensor(torch.nan if step == 2 else 1.0), torch.tensor([step, step + 4]))
-        watch.on_pre_optimizer_step(arguments("cuda"), None, None)
-        watch.on_step_end(arguments("cuda"), None, SimpleNamespace(**control), model)
+        watch.on_pre_optimizer_step(arguments("cuda"), STATE, None)
+        watch.on_step_end(arguments("cuda"), STATE, SimpleNamespace(**control), model)
     assert len(watch.unread) == 3
     for name in control:
         again = StopAtNonFinite(ROWS)
         again.unread = list(watch.unread)
         with pytest.raises(InputError, match="the loss of step 2 is nan, with the training rows idx row-2, row-6; lower it"):
-            again.on_step_end(arguments("cuda"), None, SimpleNamespace(**{**control, name: True}), model)
+            again.on_step_end(arguments("cuda"), STATE, SimpleNamespace(**{**control, name: True}), model)
         assert again.unread == []
 
 
@@ -96,15 +97,15 @@ def test_weights_are_looked_at_before_a_checkpoint():
     watch.see(4, torch.tensor(1.0), torch.tensor([3]))
     watch.see(4, torch.tensor(1.0), torch.tensor([5]))
     control = SimpleNamespace(should_log=False, should_evaluate=False, should_save=True)
-    watch.on_step_end(arguments("cuda"), None, control, model)
+    watch.on_step_end(arguments("cuda"), STATE, control, model)
     with torch.no_grad():
         model.bias[0] = torch.inf
     with pytest.raises(
         InputError, match="step 4 has left weights that are no finite numbers, with the training rows idx row-3, row-5"
     ):
-        watch.on_epoch_end(arguments("cuda"), None, control, model)
+        watch.on_epoch_end(arguments("cuda"), STATE, control, model)
     model.bias.requires_grad_(False)  # what is not trained is as it was
-    watch.on_step_end(arguments("cuda"), None, control, model)
+    watch.on_step_end(arguments("cuda"), STATE, control, model)
 
 
 def test_all_ranks_stop_with_the_first_of_what_they_found(monkeypatch):

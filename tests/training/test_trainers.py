@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import signal
 from functools import partial
 
 import pytest
@@ -14,6 +15,18 @@ from llmft.training.losses import label_cross_entropy, t_few_loss
 from tests.conftest import tiny_model
 
 LABELS = [17, 99]
+
+
+def test_workers_leave_sigterm_to_their_main_process(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        collate([{"input_ids": [1, 2]}])
+        assert signal.getsignal(signal.SIGTERM) == before
+        monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "a worker's")
+        collate([{"input_ids": [1, 2]}])
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def examples(n=16):
