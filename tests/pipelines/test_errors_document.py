@@ -199,8 +199,8 @@ CASES = {
     "a loss of NaN or infinity": Case("ft.py", "", loss_of_nan),
     "weights of NaN or infinity": Case("ft.py", RESUMABLE, weights_of_nan),
     "a device without room in training": Case("ft.py", "", no_room),
-    "a device without room for the context": Case("eval.py", "", no_room_for_the_context),
     "a device without room in evaluation": Case("eval.py", "--max_batch_tokens 4000", no_room_to_read),
+    "a device without room for the context": Case("eval.py", "", no_room_for_the_context),
     "a damaged checkpoint": Case("ft.py", RESUMABLE, damaged_checkpoint),
 }
 
