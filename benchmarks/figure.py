@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import all_rows
+from benchmarks.table import all_rows, short
 from llmft.runs.store import whole_file
 
 OURS, OTHERS, FLOOR = "#1f5fa8", "#a9b4c2", "#c2410c"
@@ -49,7 +49,7 @@ def _bars(axes: Any, rows: list[Mapping[str, Any]], title: str) -> None:
     axes.barh(places, [row["value"] for row in rows], color=[OURS if mine else OTHERS for mine in own], height=0.65)
     axes.scatter([row["floor"] for row in rows], places, color=FLOOR, marker="|", s=160, linewidths=2, label="floor", zorder=3)
     for place, row in zip(places, rows, strict=True):
-        axes.text(row["value"] * 1.06, place, f"{row['value']:.3g}", va="center", fontsize=8)
+        axes.text(row["value"] * 1.06, place, short(row["value"]), va="center", fontsize=8)
     axes.set_yticks(places, [row["name"] for row in rows], fontsize=8)
     axes.set_xscale("log")
     low = min(row["floor"] for row in rows)
@@ -68,10 +68,11 @@ def _growth(axes: Any, shots: Mapping[str, Mapping[str, float]]) -> None:
     axes.stackplot(tokens, rest, attention, colors=[OTHERS, OURS], labels=["all else", "attention"], alpha=0.85)
     for count, found in shots.items():
         axes.annotate(f"{count} shots", (found["context_tokens"], found["seconds"]), fontsize=8, xytext=(0, 4),
-                      textcoords="offset points", ha="center")  # fmt: skip
+                      textcoords="offset points", rotation=40)  # fmt: skip
     axes.set_xlabel("tokens of the context", fontsize=9)
     axes.set_ylabel("s/example", fontsize=9)
     if tokens:
         axes.legend(fontsize=8, frameon=False, loc="upper left")
         axes.set_ylim(0, max(found["seconds"] for found in shots.values()) * 1.35)
+        axes.set_xlim(right=max(tokens) * 1.15)
     axes.spines[["top", "right"]].set_visible(False)

@@ -47,11 +47,16 @@ def write_readme(path: Path, results: Mapping[str, Any]) -> None:
         aside.write_text(f"{head}{BEGIN}\n\n{tables(results)}\n\n{END}{tail}", encoding="utf-8")
 
 
+def short(number: float) -> str:
+    """Three digits, or a whole number."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def _row(row: Mapping[str, Any]) -> str:
     unit = row["unit"]
     of = row["bound_by"]
     if "floor_flops" in row:
         work = f"{row['floor_flops'] / 1e9:.3g} GFLOP" if of == "FLOPs" else f"{row['floor_bytes'] / 2**20:.3g} MiB"
         of = f"{work} at the measured rate"
-    value, floor = (f"{number:.3g} {unit}" for number in (row["value"], row["floor"]))
+    value, floor = (f"{short(number)} {unit}" for number in (row["value"], row["floor"]))
     return f"| {row['part']} | {row['name']} | {value} | {floor} | {of} | {row['times_floor']:.3g} |"
