@@ -179,14 +179,7 @@ class Asker:
 
         if limit is not None and behind:
             limit, place = limit - behind, f"{place} leaves beside {behind} tokens of a label"
-        front = (
-            "--context"
-            if self.prompt_format.preamble
-            else "--task_description"
-            if self.prompt_format.description
-            else "--pattern"
-        )
-        check_window(prompts, limit, place, len(self.demonstrations), fitting_shots, front)
+        check_window(prompts, limit, place, len(self.demonstrations), fitting_shots, self.prompt_format.front_flag)
         return prompts
 
     def _tokenized(self, rows: Sequence[Row], extra: Sequence[str]) -> TokenizedPrompts:

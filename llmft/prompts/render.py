@@ -122,6 +122,13 @@ class PromptFormat:
         head = "".join(text + self.separator for text in (self.preamble, self.description) if text)
         return head + "".join(map(self.demonstration, demonstrations))
 
+    @property
+    def front_flag(self) -> str:
+        """The flag that puts most in front of a query where there are no demonstrations, for messages."""
+        if self.preamble:
+            return "--context"
+        return "--task_description" if self.description else "--pattern"
+
     def content_free_queries(self) -> list[str]:
         """Queries that hold no evidence for any label; what the model answers to them is its bias."""
         queries = [self.query({"text1": text, "text2": text}) for text in CONTENT_FREE]

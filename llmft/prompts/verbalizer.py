@@ -30,20 +30,6 @@ def parse_words(target_tokens: str, num_labels: int, flag: str = "--target_token
     return words
 
 
-def label_token_ids(
-    tokenizer: PreTrainedTokenizerBase, query: str, words: tuple[str, ...], flag: str = "--target_tokens"
-) -> list[int]:
-    """The token that follows `query` for each label word, in label order.
-
-    Args:
-        query: a rendered query; the word is tokenized behind it, as it is in a demonstration.
-
-    Raises:
-        InputError: a word is not exactly one token behind the query, or two words share a token.
-    """
-    return [ids[0] for ids in label_sequences(tokenizer, query, words, flag, several=False)]
-
-
 def label_sequences(
     tokenizer: PreTrainedTokenizerBase, query: str, words: tuple[str, ...], flag: str = "--target_tokens", *, several: bool
 ) -> list[list[int]]:

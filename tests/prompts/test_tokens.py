@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from llmft.errors import InputError
 from llmft.prompts.render import PromptFormat
 from llmft.prompts.tokens import check_window, leading_ids, token_ids, tokenize_prompts
-from llmft.prompts.verbalizer import label_token_ids, parse_words
+from llmft.prompts.verbalizer import label_sequences, parse_words
 from tests.conftest import byte_level_bpe, sentencepiece_bpe
 
 FAMILIES = ["gpt2", "opt", "llama", "toy"]
@@ -24,7 +24,7 @@ def test_query_and_label_are_a_prefix_of_the_demonstration(tokenizers, family, t
     row = {"text1": text1, "text2": text2, "label": label}
     query = prompt_format.query(row)
     assume(query)
-    ids = label_token_ids(tokenizer, "x ?", prompt_format.words)
+    ids = [ids[0] for ids in label_sequences(tokenizer, "x ?", prompt_format.words, several=False)]
     expected = [*token_ids(tokenizer, query), ids[label]]
     assert token_ids(tokenizer, prompt_format.demonstration(row))[: len(expected)] == expected
 
@@ -86,12 +86,12 @@ def test_unusable_words(written, says):
     "tokenizer", [byte_level_bpe(None), byte_level_bpe("</s>"), sentencepiece_bpe()], ids=["gpt2", "opt", "llama"]
 )
 def test_label_tokens_stand_for_their_words(tokenizer):
-    ids = label_token_ids(tokenizer, "the cat ?", ("Yes", "No"))
+    ids = [ids[0] for ids in label_sequences(tokenizer, "the cat ?", ("Yes", "No"), several=False)]
     assert [tokenizer.decode([i]).strip() for i in ids] == ["Yes", "No"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_word_of_several_tokens_is_an_error(tokenizers, family):
     with pytest.raises(InputError, match="'Zebra' is not one token") as caught:
-        label_token_ids(tokenizers[family], "the cat ?", ("Yes", "Zebra"), "--student_target_tokens")
+        label_sequences(tokenizers[family], "the cat ?", ("Yes", "Zebra"), "--student_target_tokens", several=False)
     assert str(caught.value).startswith("--student_target_tokens 'Yes,Zebra'")
