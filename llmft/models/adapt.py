@@ -17,6 +17,7 @@ from llmft.models.inert import hold_key_biases
 from llmft.models.label_scores import bare_model, unwrapped
 from llmft.models.parallel import BLOCKS, add_parallel, parallel_modules, parallel_off
 from llmft.models.structure import layers, named
+from llmft.models.tied import add_up_in_place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -137,6 +138,7 @@ def adapt(
     if head is not None:
         head.requires_grad_(True)
     hold_key_biases(model)
+    add_up_in_place(model)
     return model
 
 

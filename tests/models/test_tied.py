@@ -1,0 +1,69 @@
+"""Gradients of tied weights: the same bits, and no third tensor."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmft.models.adapt import adapt
+from llmft.models.tied import add_up_in_place
+from tests.conftest import tiny_model
+
+IDS = torch.arange(5, 45).view(2, 20)
+
+
+def tied(family):
+    model = tiny_model(family)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return model
+
+
+def answers_and_gradients(model, ids=IDS):
+    logits = model.eval()(input_ids=ids, logits_to_keep=1).logits
+    logits.logsumexp(-1).sum().backward()
+    return logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["opt", "gpt2"])
+def test_answers_and_gradients_are_the_same_bits(family, dtype):
+    plain = tied(family).to(dtype)
+    model = copy.deepcopy(plain)
+    add_up_in_place(model)
+    model = copy.deepcopy(model)  # a copy multiplies by its own weights
+    assert "forward" in vars(model.get_output_embeddings())
+    (logits, gradients), (expected, expected_gradients) = answers_and_gradients(model), answers_and_gradients(plain)
+    assert torch.equal(logits, expected)
+    assert gradients.keys() == expected_gradients.keys()
+    assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
+
+
+def test_only_tied_weights_that_are_trained_are_meant():
+    assert "forward" in vars(adapt(tied("opt"), None).get_output_embeddings())
+    assert "forward" not in vars(adapt(tied("opt"), None, untie_embeddings=True).get_output_embeddings())
+    assert "forward" not in vars(adapt(tied("opt"), "bitfit").get_output_embeddings())
+    assert "forward" not in vars(adapt(tied("opt"), None, freeze_embeddings=True).get_output_embeddings())
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from Linux's /proc")
+def test_no_third_tensor_is_made():
+
+    def peak(model):
+        logits = model(input_ids=IDS, logits_to_keep=1).logits
+        model.get_input_embeddings().weight.grad = None
+        Path("/proc/self/clear_refs").write_text("5")
+        before = memory("VmRSS")
+        logits.logsumexp(-1).sum().backward()
+        return memory("VmHWM") - before
+
+    def memory(name):
+        return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+    model = tiny_model("opt", vocabulary=200_000)
+    model.requires_grad_(False).get_input_embeddings().requires_grad_(True)
+    plain = min(peak(model) for _ in range(3))
+    add_up_in_place(model)
+    tensor = model.get_input_embeddings().weight.nbytes
+    assert min(peak(model) for _ in range(3)) < plain - 0.8 * tensor
