@@ -50,10 +50,12 @@ class Evaluation:
         Args:
             changes: sizes of the model that are not the world's.
         """
+        from llmft.pipelines.prompting import prompt_format_of
+
         job = open_job("eval.py", world, world.model_folder(**changes), "--num_shots", shots)
         job.load_data(num_contexts=1 if shots else 0)
         model, tokenizer = world.load(**changes)
-        asker = job.asker(model, tokenizer, job.prompt_format(), demonstrations=job.demonstrations)
+        asker = job.asker(model, tokenizer, prompt_format_of(job), demonstrations=job.demonstrations)
         all_rows = job.eval_sets["rte"]
         return cls(asker, [all_rows[i % len(all_rows)] for i in range(rows)])
 
@@ -86,6 +88,7 @@ class Distillation:
     def create(cls, world: World, shots: int, queries: int, batch: int, *arguments: Any) -> Distillation:
         """distill.py's for one epoch over `queries` training rows."""
         from llmft.pipelines.distill import draw_queries
+        from llmft.pipelines.prompting import prompt_format_of
         from llmft.pipelines.teaching import ask_teachers
         from llmft.pipelines.training import trainable
 
@@ -96,10 +99,10 @@ class Distillation:
         job.load_data(num_contexts=1)
         model, tokenizer = world.load()
         job.loaded = model, tokenizer
-        teachers = ask_teachers(job, job.loaded, [job.prompt_format("teacher")], calibrate=False)
+        teachers = ask_teachers(job, job.loaded, [prompt_format_of(job, "teacher")], calibrate=False)
         with contextlib.redirect_stdout(io.StringIO()):  # how many weights are trained
             model = trainable(job, model)
-        student = job.asker(model, tokenizer, job.prompt_format("student"), trained=True)
+        student = job.asker(model, tokenizer, prompt_format_of(job, "student"), trained=True)
         return cls(job, teachers, student, draw_queries(job))
 
     @property

@@ -15,6 +15,7 @@ from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.run_arguments import DistillationRunArguments
@@ -60,8 +61,8 @@ def distil(job: Job) -> None:
 
     flags = job.arguments(DistillationArguments)
     check_flags(job, flags)
-    teacher_formats = [job.prompt_format("teacher", number) for number in range(flags.num_contexts)]
-    student_format = job.prompt_format("student")
+    teacher_formats = [prompt_format_of(job, "teacher", number) for number in range(flags.num_contexts)]
+    student_format = prompt_format_of(job, "student")
     calibrate = job.arguments(CalibrationArguments).calibrate
     flags.objective.check_prompts(teacher_formats[0], student_format, calibrate=calibrate)
     with job.meter.phase("load"):

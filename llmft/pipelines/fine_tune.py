@@ -13,6 +13,7 @@ from llmft.arguments import AdapterArguments, DataArguments, DemonstrationArgume
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.run_arguments import RunArguments
@@ -41,7 +42,7 @@ def fine_tune(job: Job) -> None:
     from llmft.pipelines.training import train, trainable
     from llmft.training.ft_trainer import FtTrainer
 
-    prompt_format = job.prompt_format()
+    prompt_format = prompt_format_of(job)
     run, flags = job.arguments(RunArguments), job.arguments(FineTuningArguments)
     on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
     for name in ("target_tokens", "target_prefix", "untie_embeddings"):

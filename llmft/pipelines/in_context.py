@@ -8,6 +8,7 @@ from pathlib import Path
 from llmft.arguments import CalibrationArguments, DataArguments, DemonstrationArguments, InContextArguments, ModelArguments
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.session import each
 from llmft.pipelines.upstream_csv import append_row, upstream_row
 from llmft.run_arguments import RunArguments
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 def evaluate(job: Job) -> None:
     """One run: one draw of demonstrations."""
-    prompt_format = job.prompt_format()
+    prompt_format = prompt_format_of(job)
     with job.meter.phase("load"):
         model, tokenizer = job.load()
         calibrate = job.arguments(CalibrationArguments).calibrate

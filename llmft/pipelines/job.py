@@ -13,13 +13,10 @@ from llmft.arguments import (
     ModelArguments,
 )
 from llmft.cost.meter import Meter, combine_ranks
-from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.models.load import load_model, short_name
 from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows, listed_demonstrations
-from llmft.prompts.placeholders import take_off_placeholders
-from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, read_text, text_or_file
-from llmft.prompts.verbalizer import parse_words
+from llmft.prompts.render import PromptFormat
 from llmft.run_arguments import RunArguments, as_dict
 from llmft.runs.record import RunRecord
 from llmft.tasks.load import TaskData, load_task
@@ -191,71 +188,6 @@ class Job:
     def trained(self) -> AdapterArguments | None:
         """Which part of the model is trained; None where nothing is."""
         return next((group for group in self.groups.values() if isinstance(group, AdapterArguments)), None)
-
-    def prompt_format(self, who: str | None = None, number: int = 0) -> PromptFormat:
-        """The prompt format that the flags ask for.
-
-        Args:
-            number: of the teacher's context, where each has a file of its own.
-            who: `teacher` or `student` for the one whose own pattern, prefix and target tokens win; else None. The
-                description is context: a student never reads it.
-
-        Raises:
-            InputError: the flags do not make a prompt.
-        """
-        data = self.arguments(DataArguments)
-        own = self.arguments(DistillationArguments) if who else None
-
-        def choose(name: str, default: str | None) -> tuple[Any, str]:
-            for flag, group in ((f"{who}_{name}", own), (name, data)):
-                value = getattr(group, flag, None)
-                if value is not None:
-                    return value, f"--{flag}"
-            return default, f"--{name}"
-
-        named = self.task.patterns.get(data.pattern_name)
-        if named is None:
-            known = ", ".join(self.task.patterns)
-            raise InputError(f"--pattern_name {data.pattern_name}: {self.task.name} has the patterns {known}; or give --pattern")
-        pattern, pattern_flag = choose("pattern", None)
-        shown: tuple[str, ...] = ()
-        words, words_flag = choose("target_tokens", ",".join(named.target_tokens))
-        labels = parse_words(words, len(self.task.label_names), words_flag)
-        if who == "teacher" and own.reads("label"):
-            pattern, pattern_flag = own.label_pattern or self.task.label_pattern, "--label_pattern"
-            shown = labels if own.label_words is None else parse_words(own.label_words, len(labels), "--label_words")
-        if pattern is not None and self.trained is not None and self.trained.use_soft_prompt:
-            pattern = take_off_placeholders(pattern, self.trained.num_soft_prompt_tokens, pattern_flag)
-        prefix = named.prefix if pattern is None else ""
-        if data.upstream_prompts:
-            prefix = escaped(prefix)
-            if pattern is None and self.method == "icl":
-                prefix += " "  # what upstream's own sweeps of in-context learning pass
-        return (UpstreamPromptFormat if data.upstream_prompts else PromptFormat)(
-            pattern=pattern or (escaped(named.pattern) if data.upstream_prompts else named.pattern),
-            prefix=choose("target_prefix", prefix)[0],
-            separator=data.separate_shots_by,
-            words=labels,
-            description="" if who == "student" else data.task_description,
-            pattern_flag=pattern_flag,
-            words_flag=words_flag,
-            preamble=self._preamble(own, number) if who == "teacher" else "",
-            shown_labels=shown,
-        )
-
-    def _preamble(self, flags: DistillationArguments, number: int) -> str:
-        """Instruction and text of a file, as far as the teacher reads them."""
-        data, texts = self.arguments(DataArguments), []
-        if flags.reads("instruction") and flags.instruction is not None:
-            texts.append(text_or_file(flags.instruction, "--instruction"))
-        elif flags.reads("instruction"):
-            if self.task.instruction is None:
-                raise InputError(f"--context instruction: {self.task.name} has no instruction of its own; give --instruction")
-            texts.append(self.task.instruction(data.task_variant, self.arguments(RunArguments).data_seed))
-        if flags.reads("file"):
-            files = flags.context_files
-            texts.append(read_text(files[number if len(files) > 1 else 0], "--context_file"))
-        return decode_escapes(data.separate_shots_by).join(texts)
 
     def asker(
         self,

@@ -9,6 +9,7 @@ import torch
 from llmft.errors import InputError
 from llmft.pipelines import distill
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.retention import Retention, retention_fingerprints, retention_tasks
 from llmft.report.collect import collect, summarise
 from llmft.report.tables import DISTILLATION, markdown_table
@@ -80,7 +81,7 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     job = job_of(tmp_path, data_dir, "--use_soft_prompt")
     model, tokenizer = job.load()
     retention = Retention.create(retention_tasks(OTHERS, "toy"), job, model, tokenizer)
-    asker = job.asker(model, tokenizer, job.prompt_format("student"))
+    asker = job.asker(model, tokenizer, prompt_format_of(job, "student"))
     assert {one.soft_prompt_tokens for one in retention.askers.values()} == {20}
     assert retention.askers["retention-rte"].prompts(retention.rows["retention-rte"]).longest > 3
     job.check_prompts(asker)
