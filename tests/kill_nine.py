@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -133,7 +134,7 @@ def wait(sweep: psutil.Popen, output_dir: Path, event: str, count: int, delay: f
     while pattern is not None and len(traces(output_dir, pattern) - before) < count:
         if sweep.poll() is not None:
             return False
-        time.sleep(0.002)
+        time.sleep(0.01)
     try:
         sweep.wait(delay)
     except psutil.TimeoutExpired:
@@ -143,12 +144,12 @@ def wait(sweep: psutil.Popen, output_dir: Path, event: str, count: int, delay: f
 
 def traces(output_dir: Path, pattern: str | None) -> set[tuple[Path, int]]:
     """Files or folders of a name with their inodes: one that is written anew is another."""
-    found = set()
-    for path in output_dir.rglob(pattern) if pattern is not None else ():
-        try:
-            found.add((path, path.stat().st_ino))
-        except FileNotFoundError:
-            continue
+    found: set[tuple[Path, int]] = set()
+    for folder, folders, files in os.walk(output_dir) if pattern is not None else ():  # which minds no folder that goes away
+        for path in (Path(folder) / name for name in (*folders, *files)):
+            if path.match(pattern):
+                with contextlib.suppress(FileNotFoundError):
+                    found.add((path, path.stat().st_ino))
     return found
 
 
