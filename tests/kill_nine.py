@@ -99,6 +99,8 @@ def kill(sweep: psutil.Popen, stacks: Path) -> str:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(family)
+    if asked and not texts:  # a signal waits while the disk is waited for, or a core
+        return "gave no answer within 50 ms"
     functions = re.findall(r", line \d+ in (\S+)", texts)
     return next((what for what, names in DOING.items() if set(names) & set(functions)), "starting, or between two runs")
 
@@ -131,7 +133,9 @@ def wait(sweep: psutil.Popen, output_dir: Path, event: str, count: int, delay: f
     """Wait for so many more traces of an event, and then some time; whether the sweep has not ended before."""
     pattern = EVENTS[event][0]
     before = traces(output_dir, pattern)
-    while pattern is not None and len(traces(output_dir, pattern) - before) < count:
+    seen = set(before)
+    while pattern is not None and len(seen - before) < count:
+        seen |= traces(output_dir, pattern)  # some go away
         if sweep.poll() is not None:
             return False
         time.sleep(0.01)
