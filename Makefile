@@ -12,7 +12,7 @@ demo: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Speed and memory beside what others do; twenty minutes on two quiet cores. RTE's rows lie in $LLMFT_DATA_DIR or ../shared/data.
 bench: .venv/ready-bench

@@ -18,6 +18,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it fo
 # Two versions of ninja would each compile DeepSpeed's communication anew, minutes each time: all tests find this environment's.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
+LONG = """
+    pipelines/test_deepspeed pipelines/test_distill_modes pipelines/test_training pipelines/test_ended pipelines/test_distill_toy
+    pipelines/test_in_context pipelines/test_real_model test_deepspeed_config pipelines/test_methods pipelines/test_errors
+    pipelines/test_runs benchmarks/test_benchmarks
+"""
+"""Files that take longest, in that order."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files: two processes that share the suite then end at about the same time."""
+    places = {Path(__file__).parent / f"{name}.py": place for place, name in enumerate(LONG.split())}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 ROWS = [

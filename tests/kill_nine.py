@@ -3,16 +3,23 @@
     python tests/kill_nine.py [--kills 20] [--seed 0] [--work FOLDER]
 
 One sweep runs undisturbed. Another is killed, with all its processes, and started again, as often as asked for; if it ends before
-that, it begins anew in another folder. Each that ends must have the same runs as the undisturbed one, with the same metrics,
-predictions and weights to the bit, the same counts of work, nothing half-written, and no run done twice.
+that, it begins anew in another folder. Each kill comes a random time behind a random event: the start, the run's folder, its k-th
+checkpoint begun or whole, a run's end. What the process was doing is read off its stack, which it writes when it is asked to by
+a signal that comes right before SIGKILL.
+
+After each kill no file may be half-written. Each sweep that ends must have the same runs as the undisturbed one, with the same
+metrics, predictions and weights to the bit, the same counts of work, costs that add up, nothing left over, and no run done twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import contextlib
 import json
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -20,7 +27,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import psutil
+from safetensors import safe_open
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -28,11 +37,39 @@ SMALL = (
     "--save_steps 4 --eval_strategy epoch --save_best_models --save_final_model"
 )
 COUNTS = ("examples", "tokens", "padding_tokens", "flops")
+EVENTS = {  # what a kill comes behind: its trace in the output folder, the longest delay in seconds, how often it is drawn
+    "the start": (None, 8.0, 1),
+    "the folder": ("config.json", 3.0, 2),
+    "a checkpoint begun": ("checkpoint-*", 0.1, 3),
+    "a checkpoint whole": ("checkpoint-*/progress.json", 2.0, 5),
+    "the end of a run": ("DONE", 8.0, 1),
+}
+SITE = """
+import faulthandler, os, signal
+stream = open(os.path.join(os.environ["STACKS"], str(os.getpid())), "w")
+faulthandler.register(signal.SIGUSR1, file=stream, all_threads=False)
+"""
+"""Has every Python process of a sweep write its stack at SIGUSR1."""
+DOING = {  # functions on the stack -> what it is, the first that fits
+    "writing a checkpoint": ("_save_checkpoint", "write_progress"),
+    "writing weights": ("_save", "save_student", "_copy"),
+    "writing the record": ("finish", "write_config"),
+    "evaluating on the way": ("evaluate",),
+    "training": ("_inner_training_loop",),
+    "resuming, or starting to train": ("train", "_restore"),
+    "evaluating before training": ("score",),
+    "reading the teacher": ("targets", "ask_teachers"),
+    "loading": ("distil", "prepare"),
+}
 
 
 def start(output_dir: Path, log: Path, arguments: str) -> psutil.Popen:
     """Start the sweep, or go on with it."""
+    site = log.parent / "site"
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(SITE)
     variables = {"OUTPUT_DIR": str(output_dir), "SEEDS": "0", "EXTRA_ARGS": arguments, "PYTHON": sys.executable}
+    variables |= {"PYTHONPATH": str(site), "STACKS": str(site)}
     alone = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
     with log.open("a") as stream:
         return psutil.Popen(
@@ -44,21 +81,96 @@ def start(output_dir: Path, log: Path, arguments: str) -> psutil.Popen:
         )
 
 
-def kill(sweep: psutil.Popen) -> None:
-    """kill -9 for the sweep and everything it has started; first the driver, so that it starts nothing more."""
+def kill(sweep: psutil.Popen, stacks: Path) -> str:
+    """kill -9 for the sweep and everything it has started; first the driver, so that it starts nothing more.
+
+    Returns:
+        What the run under way was doing.
+    """
     sweep.send_signal(signal.SIGSTOP)
     family = [sweep, *sweep.children(recursive=True)]
+    asked = [process for process in family if listens(process.pid)]
+    for process in asked:
+        process.send_signal(signal.SIGUSR1)
+    texts = written(stacks, asked)
     for process in family:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(family)
+    if asked and not texts:  # a signal waits while the disk is waited for, or a core
+        return "gave no answer within 50 ms"
+    functions = re.findall(r", line \d+ in (\S+)", texts)
+    return next((what for what, names in DOING.items() if set(names) & set(functions)), "starting, or between two runs")
+
+
+def written(stacks: Path, asked: list[psutil.Process]) -> str:
+    """The stacks of processes that were asked for them, as soon as they are there."""
+    for _ in range(50):
+        texts = [(stacks / str(process.pid)).read_text() for process in asked]
+        if all(texts):
+            break
+        time.sleep(0.001)
+    return "".join(texts if asked else [])
+
+
+def listens(pid: int) -> bool:
+    """Whether the process has a handler for SIGUSR1."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    return bool(int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
 def runs(output_dir: Path) -> dict[str, Path]:
     """The finished runs' folders by their names in the output folder."""
     return {str(done.parent.relative_to(output_dir)): done.parent for done in sorted(output_dir.rglob("DONE"))}
+
+
+def wait(sweep: psutil.Popen, output_dir: Path, event: str, count: int, delay: float) -> bool:
+    """Wait for so many more traces of an event, and then some time; whether the sweep has not ended before."""
+    pattern = EVENTS[event][0]
+    before = traces(output_dir, pattern)
+    seen = set(before)
+    while pattern is not None and len(seen - before) < count:
+        seen |= traces(output_dir, pattern)  # some go away
+        if sweep.poll() is not None:
+            return False
+        time.sleep(0.01)
+    try:
+        sweep.wait(delay)
+    except psutil.TimeoutExpired:
+        return True
+    return False
+
+
+def traces(output_dir: Path, pattern: str | None) -> set[tuple[Path, int]]:
+    """Files or folders of a name with their inodes: one that is written anew is another."""
+    found: set[tuple[Path, int]] = set()
+    for folder, folders, files in os.walk(output_dir) if pattern is not None else ():  # which minds no folder that goes away
+        for path in (Path(folder) / name for name in (*folders, *files)):
+            if path.match(pattern):
+                with contextlib.suppress(FileNotFoundError):
+                    found.add((path, path.stat().st_ino))
+    return found
+
+
+def check_whole(output_dir: Path) -> None:
+    """No file that has its name is half-written; a checkpoint counts from its `progress.json` on."""
+    for file in output_dir.rglob("*.*"):
+        parts = file.relative_to(output_dir).parts
+        checkpoint = next((parent for parent in file.parents if parent.name.startswith("checkpoint-")), None)
+        if any(part.startswith(".") for part in parts) or (checkpoint and not (checkpoint / "progress.json").is_file()):
+            continue
+        if file.suffix == ".json":
+            json.loads(file.read_text())
+        elif file.suffix == ".parquet":
+            pd.read_parquet(file)
+        elif file.suffix == ".safetensors":
+            with safe_open(file, "pt") as tensors:
+                assert list(tensors.keys())
 
 
 def compare(expected: Path, found: Path, done_at: dict[str, int]) -> int:
@@ -86,31 +198,35 @@ def compare(expected: Path, found: Path, done_at: dict[str, int]) -> int:
 
 def kill_nine(work: Path, kills: int, seed: int, say: Callable[[str], None] = print, arguments: str = SMALL) -> None:
     """Do as the module says."""
-    generator, log = random.Random(seed), work / "sweeps.log"
-    began = time.monotonic()
+    generator, log, began = random.Random(seed), work / "sweeps.log", time.monotonic()
     assert start(work / "undisturbed", log, arguments).wait() == 0, log.read_text()
     total = len(runs(work / "undisturbed"))
-    longest = 2 * (time.monotonic() - began) / total
-    say(f"undisturbed: {total} runs in {time.monotonic() - began:.0f} s; each kill comes within {longest:.1f} s")
-    left, turn = kills, 0
-    while left:
+    say(f"undisturbed: {total} runs in {time.monotonic() - began:.0f} s")
+    fell: collections.Counter[str] = collections.Counter()
+    turn = 0
+    while fell.total() < kills:
         turn += 1
         output_dir, done_at, ended = work / f"killed-{turn}", {}, False
         while not ended:
             sweep = start(output_dir, log, arguments)
-            if left:
-                try:
-                    status = sweep.wait(generator.uniform(0.5, longest))
-                    ended = True
-                except psutil.TimeoutExpired:
-                    kill(sweep)
-                    left -= 1
+            if fell.total() < kills:
+                (event,) = generator.choices(list(EVENTS), [often for _, _, often in EVENTS.values()])
+                count = generator.randint(1, 4) if "checkpoint" in event else 1
+                delay = generator.uniform(0, EVENTS[event][1])
+                ended = not wait(sweep, output_dir, event, count, delay)
+            if fell.total() < kills and not ended:
+                doing = kill(sweep, log.parent / "site")
+                fell[doing] += 1
+                check_whole(output_dir)
+                say(f"kill {fell.total()}: {doing} ({delay:.2f} s behind {event}{f', number {count}' * (count > 1)})")
             else:
-                status, ended = sweep.wait(), True
+                ended = True
+                assert sweep.wait() == 0, log.read_text()
             done_at |= {name: (run / "DONE").stat().st_mtime_ns for name, run in runs(output_dir).items() if name not in done_at}
-        assert status == 0, log.read_text()
         resumed = compare(work / "undisturbed", output_dir, done_at)
-        say(f"sweep {turn}: {total} runs alike, {resumed} of them from a checkpoint; {kills - left} of {kills} kills so far")
+        say(f"sweep {turn}: {total} runs alike, {resumed} of them from a checkpoint; {fell.total()} of {kills} kills so far")
+    say("where they fell: " + ", ".join(f"{what} {count}" for what, count in fell.most_common()))
+    say(f"{time.monotonic() - began:.0f} s in all")
 
 
 if __name__ == "__main__":

@@ -26,16 +26,18 @@ TRAIN = """
 import json, os, sys
 import torch
 from transformers import OPTConfig, OPTForCausalLM, Trainer
+from llmft.deepspeed_config import find_config, zero_stage
 from llmft.run_arguments import RunArguments
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 rows = [{"input_ids": torch.arange(6) + i, "labels": torch.arange(6) + i} for i in range(4)]
 losses = {}
 for name in sys.argv[2:]:
+    stage = zero_stage(find_config(name)) if name else None
     shape = dict(vocab_size=32, hidden_size=8, ffn_dim=16, num_hidden_layers=2, num_attention_heads=2, word_embed_proj_dim=8)
     arguments = RunArguments(
-        output_dir=sys.argv[1], use_cpu=True, deepspeed=name or None, max_steps=3, logging_steps=1, warmup_steps=0,
-        learning_rate=1e-2, per_device_train_batch_size=2, gradient_accumulation_steps=2, disable_tqdm=True,
+        output_dir=sys.argv[1], use_cpu=True, deepspeed=name or None, deepspeed_stage=stage, max_steps=3, logging_steps=1,
+        warmup_steps=0, learning_rate=1e-2, per_device_train_batch_size=2, gradient_accumulation_steps=2, disable_tqdm=True,
     )
     torch.manual_seed(0)
     model = OPTForCausalLM(OPTConfig(**shape, max_position_embeddings=16, dropout=0.0))

@@ -1,4 +1,4 @@
-"""Several processes for real: two ranks on the CPU, started by the deepspeed launcher."""
+"""Several processes for real: two ranks on the CPU, started by the deepspeed launcher, give what one process gives."""
 
 import json
 import os
@@ -7,72 +7,134 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from llmft.runs.show import pooled
 from llmft.tasks.toy import CHECKPOINT
 from tests.pipelines.conftest import Record, run
 
+pytestmark = pytest.mark.deepspeed
+
 ROOT = Path(__file__).parents[2]
-DISTIL = ("--num_shots", "16", "--max_train_samples", "256", "--learning_rate", "1e-3", "--num_train_epochs", "10")
-DISTIL += ("--max_eval_samples", "60")
+ROWS, EPOCHS, ASKED = 64, 3, 21  # an odd number of questions: the shares of the ranks differ
+TRAIN = ("--max_train_samples", ROWS, "--num_train_epochs", EPOCHS, "--learning_rate", 5e-4, "--logging_steps", 1)
+TRAIN += ("--adam_epsilon", 1e-4)  # above the rounding of gradients, which Adam would make whole steps of
+CASES = {
+    "eval.py": ("--num_shots", 16),
+    "ft.py": TRAIN,
+    "distill.py": ("--num_shots", 16, *TRAIN),
+}
+"""What each script is asked for, with a batch of 32."""
+BEST = ("--num_shots", 4, "--max_train_samples", 32, "--learning_rate", 1e-3, "--num_train_epochs", 3, "--logging_steps", 1)
+BEST += ("--eval_strategy", "epoch", "--save_best_models", "--log_l2_dist_per_weight", "--save_strategy", "epoch")
+TYPED = ("ft.py", "zero2")
+"""The run that is started by its entry script; one launch does all others, whose imports take longer than they do."""
+RUNS = [("distill.py", None), *((script, config) for config in ("zero2", "zero3") for script in CASES)]
 
 
-def launch(output_dir, *arguments):
-    """Run distill.py on two ranks and return its only record."""
+def launch(*command):
+    """Start two ranks of a script and wait for them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", port, str(ROOT / "distill.py")]
-    arguments = ["--task", "toy", "--output_dir", str(output_dir), "--use_cpu", *arguments]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *command, *arguments], check=True, cwd=ROOT, env=environment, timeout=570)
-    (done,) = output_dir.rglob("DONE")
-    return Record(done.parent)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", port, *map(str, command)]
+    subprocess.run([sys.executable, *words], check=True, cwd=ROOT, env=environment, timeout=570)
 
 
-@pytest.mark.deepspeed
-@pytest.mark.parametrize("config", [None, "zero2.json", "zero3.json"])
-def test_two_ranks_end_with_one_record_like_that_of_one_process(tmp_path, config):
-    alone = run("distill.py", tmp_path / "one", *DISTIL, "--per_device_train_batch_size", "32")
-    zero = ("--deepspeed", str(ROOT / "deepspeed_configs" / config)) if config else ()
-    both = launch(tmp_path / "two", *DISTIL, "--per_device_train_batch_size", "16", *zero)
-    assert both.metrics["stages"].keys() == alone.metrics["stages"].keys()
-    for stage in ("teacher", "before"):  # no training yet: the same answers, put together from two ranks in the order of the rows
-        for name, found in both.metrics["stages"][stage].items():
-            assert found == pytest.approx(alone.metrics["stages"][stage][name], abs=1e-5)
-    for domain in ("in_domain", "out_of_domain"):
-        accuracies = [pooled(r.metrics["stages"]["after"], r.metrics["sets"][domain]) for r in (alone, both)]
-        assert accuracies[1] == pytest.approx(accuracies[0], abs=0.05)
-    cost = both.json("cost")
+def words(output_dir, script, config, asked, batch):
+    """The command line of one of two ranks, or with no config and the whole batch of one process."""
+    given = ["--task", "toy", "--use_cpu", "--output_dir", output_dir, "--max_eval_samples", ASKED, *asked]
+    given += [] if script == "eval.py" else ["--per_device_train_batch_size", batch]
+    return [script, *map(str, given), *(["--deepspeed", config] if config else [])]
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """The records of two ranks, by script and config; `best` is that of a run with evaluations on the way."""
+    folder = tmp_path_factory.mktemp("launched")
+    commands = {
+        (script, config): words(folder / f"{config}-{script}", script, config, CASES[script], 16) for script, config in RUNS
+    }
+    commands["best"] = words(folder / "best", "distill.py", "zero3", BEST, 8)  # whose weights are cut up
+    launch(*commands[TYPED])
+    launch("tests/pipelines/launched.py", json.dumps([command for name, command in commands.items() if name != TYPED]))
+    records = {}
+    for name, command in commands.items():
+        (done,) = Path(command[command.index("--output_dir") + 1]).rglob("DONE")
+        records[name] = Record(done.parent)
+    return records
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The records of one process with the same global batch, by script."""
+    folder = tmp_path_factory.mktemp("alone")
+    return {script: run(*_arguments(words(folder / script, script, None, asked, 32))) for script, asked in CASES.items()}
+
+
+def _arguments(command):
+    """A command line as `run` takes it."""
+    place = command.index("--output_dir")
+    return command[0], Path(command[place + 1]), *command[4:place], *command[place + 2 :]
+
+
+def log(record):
+    return [json.loads(line) for line in (record.path / "train_log.jsonl").read_text().splitlines()]
+
+
+def numbers(tree, name=""):
+    """All numbers in nested dicts and lists by their places."""
+    if isinstance(tree, dict | list):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {place: value for key, part in items for place, value in numbers(part, f"{name}/{key}").items()}
+    return {name: tree} if isinstance(tree, int | float) else {}
+
+
+@pytest.mark.parametrize(("script", "config"), RUNS)
+def test_two_ranks_end_like_one_process(alone, launched, script, config):
+    one, two = alone[script], launched[script, config]
+    assert numbers(two.metrics) == pytest.approx(numbers(one.metrics), abs=1e-4)
+    left, right = one.predictions, two.predictions
+    columns = ["stage", "set", "idx", "label", "prediction"]
+    assert right[columns].equals(left[columns])  # in the order of the rows, each once
+    for column in ("label_logprobs", "token_logprobs"):
+        np.testing.assert_allclose(np.stack(right[column]), np.stack(left[column]), atol=1e-4, rtol=0)
+    if script != "eval.py":
+        logs = [numbers(log(record)) for record in (one, two)]
+        ours = [{place: value for place, value in found.items() if place.endswith(("loss", "rate", "epoch"))} for found in logs]
+        assert ours[1] == pytest.approx(ours[0], abs=1e-4)
+        losses = [value for place, value in ours[1].items() if place.endswith("/loss")]
+        assert len(losses) == ROWS // 32 * EPOCHS
+        assert losses[-1] < losses[0] - 0.1  # something was learnt
+
+
+@pytest.mark.parametrize(("script", "config"), RUNS)
+def test_what_all_ranks_cost_is_in_the_record(launched, script, config):
+    cost = launched[script, config].json("cost")
     assert len(cost["ranks"]) == 2
     assert cost["total"]["cpu_total_s"] == pytest.approx(sum(rank["cpu_total_s"] for rank in cost["ranks"]))
-    train = next(phase for phase in cost["phases"] if phase["name"] == "train")
-    assert train["tokens"] > 0
-    assert train["examples"] == 10 * 256
-    assert next(phase for phase in cost["phases"] if phase["name"] == "eval after toy")["examples"] == 60
-    assert len(both.predictions) == len(alone.predictions)
+    phases = {phase["name"]: phase for phase in cost["phases"]}
+    assert phases[f"eval {'icl' if script == 'eval.py' else 'after'} toy"]["examples"] == ASKED
+    if script != "eval.py":
+        assert phases["train"]["examples"] == EPOCHS * ROWS
+        assert phases["train"]["tokens"] > 0
 
 
-@pytest.mark.deepspeed
-def test_two_ranks_evaluate_during_training_and_keep_the_best(tmp_path):
-    short = ("--num_shots", "4", "--max_train_samples", "32", "--learning_rate", "1e-3", "--num_train_epochs", "3")
-    short += ("--max_eval_samples", "21", "--logging_steps", "1", "--eval_strategy", "epoch", "--save_best_models")
-    short += ("--log_l2_dist_per_weight", "--save_strategy", "epoch")
-    zero = ("--deepspeed", str(ROOT / "deepspeed_configs" / "zero3.json"))  # whose weights are cut up
-    alone = run("distill.py", tmp_path / "one", *short, "--per_device_train_batch_size", "16")
-    both = launch(tmp_path / "two", *short, "--per_device_train_batch_size", "8", *zero)
+def test_two_ranks_evaluate_during_training_and_keep_the_best(launched, tmp_path):
+    both, alone = launched["best"], run(*_arguments(words(tmp_path, "distill.py", None, BEST, 16)))
     evaluations = both.metrics["evaluations"]
     assert [found["step"] for found in evaluations] == [found["step"] for found in alone.metrics["evaluations"]] == [2, 4, 6]
     assert both.metrics["stages"]["after"] == evaluations[-1]["sets"]
     phases = {phase["name"]: phase for phase in both.json("cost")["phases"]}
     assert phases["train"]["examples"] == 3 * 32
-    assert phases["eval during training toy"]["examples"] == 2 * 21
-    logs = [[json.loads(line) for line in (r.path / "train_log.jsonl").read_text().splitlines()] for r in (alone, both)]
+    assert phases["eval during training toy"]["examples"] == 2 * ASKED
+    logs = [log(record) for record in (alone, both)]
     for one, two in zip(*logs, strict=True):
         assert one.keys() == two.keys()
         if "loss" in one:
+            assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
             assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=0.05)
         if "l2-dist/model.decoder.embed_tokens.weight" in one:
             for name in one:
