@@ -366,6 +366,7 @@ class Job:
         Args:
             saved: what answers found in the cache had cost when they were made, for `cost.json`.
         """
+        from llmft.evaluation.metrics import majority
         from llmft.models.gather import all_gather
 
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
@@ -374,7 +375,9 @@ class Job:
             "saved_by_teacher_cache": saved or {},
         }
         sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
-        self.record.finish({"sets": sets, **metrics}, costs, log)
+        rows = self.eval_sets | {name: found for group in self.other_sets.values() for name, found in group.items()}
+        rates = {name: majority([row["label"] for row in found]) for name, found in rows.items()}
+        self.record.finish({"sets": sets, "majority": rates, **metrics}, costs, log)
         if self.record.writes:
             from llmft.runs.show import show_run
 
