@@ -339,7 +339,9 @@ def process_meter() -> Meter:
 def used_cuda() -> Any | None:
     """`torch.cuda` if this process has put it to use, else None; never imports torch or touches a device."""
     torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+    if torch is None or torch.__spec__._initializing:  # being imported, by another thread than the sampler
+        return None
+    return torch.cuda if torch.cuda.is_initialized() else None
 
 
 def total(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
