@@ -29,7 +29,7 @@ def escape(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table with title and notes, to be `\\input`; it needs the packages named in its first line."""
+    r"""The table with title and notes, to be `\input`; it needs the packages named in its first line."""
     shown = replace(table, columns=tuple(column for column in table.columns if not column.wide)).telling()
     long = len(shown.rows) > PAGE
     layout = "".join("l" if column.left else "r" for column in shown.columns)

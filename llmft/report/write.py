@@ -12,7 +12,7 @@ import pandas as pd
 from rich.console import Console
 
 from llmft.errors import InputError
-from llmft.report import contents
+from llmft.report import comparisons, contents
 from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_interval
 from llmft.report.break_even import break_evens
 from llmft.report.collect import Collection, collect
@@ -71,16 +71,16 @@ def all_tables(
 ) -> list[Table]:
     """The tables that have rows, in the order of the report."""
     groups = contents.groups(summary)
-    paired = contents.paired(pairs)
+    paired = comparisons.paired(pairs)
     unread = tuple(f"{run}: {reason}" for run, reason in missing)
     found = [
         contents.results(groups),
         contents.checkpoints(groups),
         contents.distillation(groups),
-        contents.differences(tests),
-        *contents.over_sizes(sizes),
+        comparisons.differences(tests),
+        *comparisons.over_sizes(sizes),
         replace(paired, notes=(*paired.notes, *unread)),
-        contents.break_even_table(evens),
+        comparisons.break_even_table(evens),
         contents.left_out(collection),
     ]
     return [table for table in found if table.rows]
@@ -99,8 +99,8 @@ def show(tables: Sequence[Table], out: Path) -> None:
 
 
 def run_table(collection: Collection, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:
-    """A row for each run: the columns of `Collection.runs`; its pooled accuracies, as `<selection>_<set>`, each with the ends of its
-    95 % bootstrap interval as `..._low` and `..._high`; and F1 and Matthews' correlation of the final selection likewise."""
+    """A row for each run: the columns of `Collection.runs`; its pooled accuracies, as `<selection>_<set>`, each with the ends of
+    its 95 % bootstrap interval as `..._low` and `..._high`; and F1 and Matthews' correlation of the final selection likewise."""
     scores = collection.scores[collection.scores["set"].isin(DOMAINS)]
     chosen = scores[
         (scores["metric"] == "score_accuracy") | (scores["metric"].isin(TABLE_METRICS) & scores["selection"].isin(FINAL))
@@ -109,10 +109,9 @@ def run_table(collection: Collection, answers: Mapping[tuple[str, str], Answers]
     chosen = chosen.assign(low=low, high=high, column=chosen["selection"].astype(str) + "_" + chosen["set"].astype(str))
     of_tables = chosen["metric"] != "score_accuracy"
     if of_tables.any():
+        unknown = (np.nan, np.nan)
         found = [
-            table_interval(metric, answers[run, domain].confusion, list(run.encode()))
-            if (run, domain) in answers
-            else (np.nan,) * 2
+            table_interval(metric, own.confusion, list(run.encode())) if (own := answers.get((run, domain))) else unknown
             for run, domain, metric in chosen.loc[of_tables, ["id", "set", "metric"]].itertuples(index=False)
         ]
         chosen.loc[of_tables, ["low", "high"]] = np.array(found)
