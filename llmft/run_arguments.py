@@ -177,8 +177,8 @@ IRRELEVANT = frozenset(
     model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file instruction query_file
     cache_dir data_dir
     dataset_cache_dir train_file validation_file test_file out_of_domain_file
-    eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir count_flops deepspeed use_cpu deepspeed_stage
-    sample_indices_file group num_data_seeds local_rank report_to run_name project
+    eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir deepspeed use_cpu deepspeed_stage
+    count_flops sample_indices_file group num_data_seeds local_rank report_to run_name project
     disable_tqdm log_level log_level_replica log_on_each_node logging_dir
     logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory
     dataloader_persistent_workers dataloader_prefetch_factor save_strategy save_steps save_total_limit save_on_each_node

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmft.errors import InputError
+from llmft.report import compare, show
 
-SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {}
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"show": show.main, "compare": compare.main}
 """First word of the command line -> what is done with the others. A folder of such a name is given as ./NAME."""
 
 
