@@ -146,7 +146,7 @@ class Meter:
         self._memory: dict[str, dict[str, _Samples]] = {}  # by phase and kind
         self._running: Phase | None = None
         self._at_start = self.from_start  # whether no phase has been named that begins with the process
-        self._largest = 0  # resident set of this process, at its peak so far
+        self._largest = 0 if self.from_start else own_peak_bytes()  # resident set of this process, at its peak so far
         self._flops: FlopCounterMode | None = None
         self._mark = (0.0, 0.0, self._process.create_time(), 0) if self.from_start else self._now()
         # user, system and clock seconds, and FLOPs counted, when the running phase was let run
@@ -269,11 +269,11 @@ class Meter:
     def _begin(self, first: Phase) -> None:
         """Let a phase run that has begun with the process. What `open` has let run takes the name of the first that is named."""
         ran, self._running = self._running, first
-        if ran is None:
-            self._memory[first.name]["rss"].last = (time.monotonic() - time.time() + self._mark[2], 0)
-        else:
+        if ran is not None:
             self._memory[first.name] = self._memory.pop(ran.name)
             self.phases.remove(ran)
+        elif self.is_open:  # early on: until now the process has grown from nothing
+            self._memory[first.name]["rss"].last = (time.monotonic() - time.time() + self._mark[2], 0)
         self._at_start = first.name == OTHER
         self._sample()
 
