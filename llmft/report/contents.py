@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -163,6 +163,16 @@ def distillation(found: list[dict[str, Any]]) -> Table:
         "Gap: share of it that is recovered, (after - before) / (teacher - before) of each run with a gap, then the mean.",
     )
     return Table("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
+
+
+def unread(missing: Sequence[tuple[str, str]]) -> Table:
+    """Runs whose scores count, but not row by row."""
+    columns = (
+        Column("run", lambda row: row["run"], left=True),
+        Column("not compared row by row because", lambda row: row["reason"], left=True),
+    )
+    rows = [{"run": run, "reason": reason} for run, reason in missing]
+    return Table("unread", "Runs without predictions", columns, rows)
 
 
 def left_out(collection: Collection) -> Table:
