@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from llmft.report.statistics import summarise, welch, welch_over_sizes
 from llmft.report.tables import Table, markdown, terminal
 from llmft.runs.store import whole_file
 
-PRINTED = ("results", "checkpoints", "distillation", "differences", "break_even", "left_out")
+PRINTED = ("results", "checkpoints", "distillation", "differences", "break_even", "unread", "left_out")
 """Tables that a terminal gets."""
 
 
@@ -72,15 +71,14 @@ def all_tables(
 ) -> list[Table]:
     """The tables that have rows, in the order of the report."""
     groups = contents.groups(summary)
-    paired = comparisons.paired(pairs)
-    unread = tuple(f"{run}: {reason}" for run, reason in missing)
     found = [
         contents.results(groups),
         contents.checkpoints(groups),
         contents.distillation(groups),
         comparisons.differences(tests),
         *comparisons.over_sizes(sizes),
-        replace(paired, notes=(*paired.notes, *unread)),
+        comparisons.paired(pairs),
+        contents.unread(missing),
         comparisons.break_even_table(evens),
         contents.left_out(collection),
     ]
