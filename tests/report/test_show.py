@@ -8,7 +8,8 @@ from llmft.report.__main__ import main
 from llmft.runs.record import RunRecord
 
 PHASE = {
-    "cpu_user_s": 8.0, "cpu_system_s": 1.5, "cpu_total_s": 9.5, "wall_s": 10.25, "examples": 8, "tokens": 1234, "padding_tokens": 0,
+    "cpu_user_s": 8.0, "cpu_system_s": 1.5, "cpu_total_s": 9.5, "wall_s": 10.25, "examples": 8, "tokens": 1234,
+    "padding_tokens": 0,
     "flops": 5_000_000_000, "rss_peak_bytes": 300 * 2**20, "rss_mean_bytes": 200 * 2**20, "pss_mean_bytes": 150 * 2**20,
 }  # fmt: skip
 
