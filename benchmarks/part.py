@@ -7,13 +7,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks import distillation, growth, in_context, memory, start_up
+from benchmarks import distillation, growth, in_context, memory, metering, start_up
 from benchmarks.world import Shape, World
 
 PARTS = {
     "in_context": in_context.measure,
     "distillation": distillation.measure,
     "growth": growth.measure,
+    "meter": metering.measure,
     "start_up": start_up.measure,
     **{f"memory:{item}": partial(memory.measure, item=item) for item in memory.ITEMS},
 }

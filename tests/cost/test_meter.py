@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -6,9 +8,11 @@ import time
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from llmft.cost.flops import inference_flops, training_flops
-from llmft.cost.meter import Meter, Phase, combine_ranks, cpu_seconds, total
+from llmft.cost.meter import Meter, Phase, combine_ranks, total
+from llmft.cost.processes import cpu_seconds
 from tests.conftest import tiny_model
 
 
@@ -48,7 +52,7 @@ def test_cpu_time_of_children_is_counted():
 
 
 def test_peak_and_mean_of_memory():
-    meter = Meter(interval=0.01)
+    meter = Meter(from_start=False, interval=0.01)
     with meter.phase("before") as before:
         time.sleep(0.1)
     with meter.phase("work") as phase:
@@ -84,7 +88,7 @@ def test_totals_and_ranks_by_hand():
         None,
     )  # (80 * 2 + 200 * 6) / 8
     two = [phase("load", 1.5, 1.0, 50, 40), phase("train", 3.5, 7.0, 100, 60)]
-    both = combine_ranks([{"phases": p, "total": total(p)} for p in (one, two)])
+    both = combine_ranks([{"phases": p, "total": total(p) | {"largest_process_bytes": 7}, "sampling": {}} for p in (one, two)])
     assert [p["cpu_total_s"] for p in both["phases"]] == [2.5, 6.5]
     assert [p["wall_s"] for p in both["phases"]] == [2.0, 7.0]
     assert [p["rss_peak_bytes"] for p in both["phases"]] == [150, 400]
@@ -192,3 +196,64 @@ def test_a_session_goes_on_from_the_costs_of_an_earlier_one():
     assert phase.rss_peak_bytes == 2**50
     assert phase.rss_mean_bytes == pytest.approx(2**40, rel=0.01)  # nearly all of the time was the earlier session's
     assert (meter.phases[2].gpu_peak_bytes, meter.phases[2].gpu_mean_bytes) == (7, 5)
+
+
+def test_between_open_and_close_nothing_is_left_out():
+    meter = Meter()
+    meter.open()
+    with meter.measuring():
+        with meter.phase("load"):
+            pass
+        burn(0.2)
+        with meter.phase("work"):
+            burn(0.1)
+        meter.wait(0.0)
+        used = sum(cpu_seconds([]))
+        found = meter.as_dict()
+    assert [phase["name"] for phase in found["phases"]] == ["load", "other", "work"]
+    assert found["phases"][1]["cpu_total_s"] == pytest.approx(0.2, abs=0.1)
+    assert found["total"]["cpu_total_s"] == pytest.approx(used, abs=0.05)
+    assert not meter.is_open
+
+
+def test_what_a_process_waited_for_is_no_cost():
+    meter = Meter(from_start=False)
+    with meter.measuring():
+        time.sleep(0.3)
+        meter.wait(0.3)
+        assert meter.as_dict()["total"]["wall_s"] < 0.2
+
+
+def test_shared_pages_are_not_counted_twice():
+    block = np.ones(100 * 2**20 // 8)
+    meter = Meter(from_start=False, interval=0.01)
+    child = os.fork()
+    if child == 0:  # reads all of it, and so has it in its resident set as well
+        block.sum()
+        time.sleep(5)
+        os._exit(0)
+    time.sleep(0.5)
+    with meter.phase("work") as phase:
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert phase.rss_mean_bytes - phase.pss_mean_bytes > 90 * 2**20
+    assert phase.uss_mean_bytes < phase.pss_mean_bytes - 90 * 2**20 + 2**20 * 10
+
+
+def test_operators_are_counted_on_request():
+    model = tiny_model("opt")
+    ids = torch.arange(5, 13)[None]
+    meter = Meter(from_start=False)
+    with meter.measuring(count_flops=True):
+        with meter.phase("forward") as forward:
+            model(input_ids=ids)
+        with meter.phase("both") as both:
+            model(input_ids=ids, labels=ids).loss.backward()
+    products = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name)
+    output = model.get_output_embeddings().weight.numel()
+    assert forward.flops_counted >= 2 * (products + output) * ids.shape[1]
+    assert 2.5 * forward.flops_counted < both.flops_counted < 3.5 * forward.flops_counted
+    with Meter(from_start=False).phase("not counted") as phase:
+        model(input_ids=ids)
+    assert phase.flops_counted is None

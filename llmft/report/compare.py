@@ -1,0 +1,155 @@
+"""`python -m llmft.report compare RUN RUN [--folder FOLDER] [--out CSV]`: what differs between two runs, and which answers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llmft.errors import InputError
+from llmft.report.names import FINAL, SELECTIONS
+from llmft.report.one_run import Run, find_run, number, shortened, table_of
+from llmft.report.paired import exact_p
+from llmft.runs.finished import OUTPUT_DIR
+from llmft.runs.store import whole_file
+
+SHOWN = 20
+"""Flips that are printed; `--out` gives all."""
+PLACES = ("output_dir", "logging_dir", "run_name")
+"""Arguments that say where a run lies."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print what differs between two runs; write all flips where they are asked for.
+
+    Raises:
+        InputError: there is no such finished run, or the file cannot be written.
+    """
+    parser = argparse.ArgumentParser(prog="python -m llmft.report compare", description="Two runs side by side.")
+    parser.add_argument("runs", nargs=2, metavar="RUN", help="a run's folder, or the beginning of its name")
+    parser.add_argument("--folder", type=Path, default=Path(OUTPUT_DIR), help="where names are looked for; default: logfiles")
+    parser.add_argument("--out", type=Path, help="csv for all rows whose answers flipped")
+    arguments = parser.parse_args(argv)
+    if arguments.out is not None and not arguments.out.resolve().parent.is_dir():
+        raise InputError(f"--out {arguments.out}: there is no such folder; make it, or choose another")
+    one, other = (find_run(name, arguments.folder) for name in arguments.runs)
+
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 190, highlight=False)
+    console.print(f"a: {one.title}\nb: {other.title}", markup=False)
+    differing = list(differences(one, other))
+    if differing:
+        console.print(table_of("What differs", ("", "a", "b"), differing, left=3))
+    else:
+        console.print("arguments, versions, commit, data and draws are the same")
+    console.print(table_of("Metrics", ("stage", "set", "metric", "a", "b", "b - a"), list(metric_rows(one, other)), left=3))
+    counts, flipped, unlike = flips(one, other)
+    if counts:
+        console.print(
+            table_of("McNemar's test (exact)", ("stages", "set", "n", "only a right", "only b right", "p"), counts, left=2)
+        )
+    for line in unlike:
+        console.print(line, markup=False)
+    for (name, change), rows in flipped.groupby(["set", "change"], sort=False):
+        console.print(f"{name}, {change}: idx {shortened(list(rows['idx']), SHOWN)}", markup=False, soft_wrap=True)
+    if arguments.out is not None:
+        with whole_file(arguments.out) as aside:
+            flipped.to_csv(aside, index=False)
+        console.print(f"flips: {arguments.out}", soft_wrap=True)
+
+
+def differences(one: Run, other: Run) -> Iterator[tuple[str, str, str]]:
+    """Name and both values of each argument, version, commit, piece of data and draw that differs."""
+
+    def pairs(kind: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+        for name in dict.fromkeys([*a, *b]):
+            if a.get(name) != b.get(name):
+                yield f"{kind}{name}", _text(a.get(name)), _text(b.get(name))
+
+    known = ("method", "task", "task_version", "model")
+    yield from pairs("", *({name: run.config[name] for name in known} for run in (one, other)))
+    given = [{**run.arguments, **run.config["given"]} for run in (one, other)]
+    yield from pairs("--", *({k: v for k, v in values.items() if k not in PLACES} for values in given))
+    environments = [run.config["environment"] for run in (one, other)]
+    yield from pairs("", *({"python": e["python"], **e["packages"]} for e in environments))
+    yield from pairs("", *({name: e[name] for name in ("git_commit", "git_dirty")} for e in environments))
+    yield from pairs("data: ", *(run.config["data_fingerprints"] for run in (one, other)))
+    draws = [run.config["draws"] for run in (one, other)]
+    yield from pairs("draws: ", *({k: d[k] for k in ("demonstrations", "train_rows")} for d in draws))
+    yield from pairs("draws: ", *(d["eval_rows"] for d in draws))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        inner = value[0] if len(value) == 1 and isinstance(value[0], list) else value
+        return shortened(inner, 6) or "none"
+    return "-" if value is None else str(value)[:60]
+
+
+def metric_rows(one: Run, other: Run) -> Iterator[tuple[str, ...]]:
+    """Stage, set, metric, both values and their difference, of stages and sets that both have; then each run's last stages."""
+    for a, b in stage_pairs(one, other):
+        for name, values in one.metrics["stages"][a].items():
+            others = other.metrics["stages"][b].get(name, {})
+            for metric, value in values.items():
+                if metric.startswith("n") or metric not in others or value is None or others[metric] is None:
+                    continue
+                change = f"{others[metric] - value:+.4g}"
+                yield _both(a, b), name, metric, number(value), number(others[metric]), change
+
+
+def stage_pairs(one: Run, other: Run) -> list[tuple[str, str]]:
+    """Stages that both runs have; where their final ones are called otherwise, these together as well."""
+    mine, theirs = one.metrics["stages"], other.metrics["stages"]
+    pairs = [(stage, stage) for stage in mine if stage in theirs]
+    finals = [next((s for s in stages if SELECTIONS.get(s) in FINAL), None) for stages in (mine, theirs)]
+    if None not in finals and finals[0] != finals[1]:
+        pairs.append((finals[0], finals[1]))
+    return pairs
+
+
+def _both(a: str, b: str) -> str:
+    return a if a == b else f"{a} / {b}"
+
+
+def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, list[str]]:
+    """Answers of the final stages, row by row.
+
+    Returns:
+        McNemar's counts and p of every set; the rows of which one run alone is right; what cannot be compared.
+    """
+    counts, found, unlike = [], [], []
+    pair = next((p for p in reversed(stage_pairs(one, other)) if all(SELECTIONS.get(s) in FINAL for s in p)), None)
+    columns = ["set", "idx", "label", "prediction_a", "prediction_b", "change"]
+    if pair is None:
+        return counts, pd.DataFrame(columns=columns), ["the runs have no final stages to compare"]
+    tables = [_predictions(run, stage) for run, stage in zip((one, other), pair, strict=True)]
+    for name in dict.fromkeys([*tables[0]["set"], *tables[1]["set"]]):
+        a, b = (table[table["set"] == name].reset_index(drop=True) for table in tables)
+        if a.empty or b.empty:
+            unlike.append(f"{name}: {'b' if a.empty else 'a'} alone was evaluated on it; not compared")
+        elif not (a[["idx", "label"]].equals(b[["idx", "label"]])):
+            unlike.append(f"{name}: the evaluation rows differ ({len(a)} and {len(b)}); not compared")
+        else:
+            right = [table["prediction"] == table["label"] for table in (a, b)]
+            only = [(right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum()]
+            p = exact_p(*(np.array([count]) for count in only))[0]
+            counts.append((_both(*pair), name, str(len(a)), *map(str, only), f"{p:.3g}"))
+            a = a.rename(columns={"prediction": "prediction_a"}).assign(prediction_b=b["prediction"])
+            found += [a[right[0] & ~right[1]].assign(change="from right to wrong")]
+            found += [a[right[1] & ~right[0]].assign(change="from wrong to right")]
+    return counts, pd.concat(found)[columns] if found else pd.DataFrame(columns=columns), unlike
+
+
+def _predictions(run: Run, stage: str) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(run.path / "predictions.parquet", columns=["stage", "set", "idx", "label", "prediction"])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run.path}: predictions.parquet cannot be read ({error})") from error
+    return table[table["stage"] == stage].drop(columns="stage")

@@ -1,0 +1,91 @@
+"""Runs that a command line names, one at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmft.errors import InputError
+from llmft.report.collect import Unreadable, find_runs, read_record
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Run:
+    """The record of one finished run."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    cost: dict[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All arguments by name; those of where things lie as well."""
+        return {name: value for group in self.config["arguments"].values() for name, value in group.items()}
+
+    @property
+    def title(self) -> str:
+        """What it is, for a heading."""
+        return f"{self.config['method']} on {self.config['task']} with {self.config['model']}, {self.path.name}"
+
+
+def find_run(name: str, folder: Path) -> Run:
+    """The run whose folder, or the beginning of whose folder's name, is given.
+
+    Args:
+        name: a run's folder, or its id.
+        folder: where it is looked for by its id.
+
+    Raises:
+        InputError: there is none, more than one, or it is not finished.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        found = sorted(run for run in find_runs(folder) if run.name.startswith(name)) if folder.is_dir() else []
+        if not found:
+            raise InputError(f"{name}: is no folder, and no run below {folder} is called so; name a run's folder, or --folder")
+        if len(found) > 1:
+            some = ", ".join(str(run.relative_to(folder)) for run in found[:3])
+            raise InputError(f"{name}: {len(found)} runs below {folder} are called so ({some}); give more of its name")
+        (path,) = found
+    try:
+        record = read_record(path) if (path / "config.json").is_file() else None
+        if record is None:
+            raise InputError(f"{name}: is no run's folder: it holds no config.json of a run; name one that does")
+    except Unreadable as error:
+        raise InputError(f"{name}: {error}") from error
+    config, metrics, cost = record
+    whole = json.loads((path / "config.json").read_text(encoding="utf-8"))  # with the evaluation rows
+    return Run(path, config | {"draws": whole["draws"]}, metrics, cost)
+
+
+def shortened(values: list[Any], most: int = 12) -> str:
+    """A list's first values, and how many there are."""
+    shown = " ".join(map(str, values[:most]))
+    return shown if len(values) <= most else f"{shown} ... ({len(values)})"
+
+
+def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
+    """A table whose first columns are text and whose others are numbers."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="left" if place < left else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def number(value: float | None) -> str:
+    """Four digits; whole numbers whole."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

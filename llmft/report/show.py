@@ -1,0 +1,129 @@
+"""`python -m llmft.report show RUN [--folder FOLDER]`: all that the record of one run says, for a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmft.report.one_run import Run, find_run, number, shortened, table_of
+from llmft.runs.finished import OUTPUT_DIR
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MIB = 2**20
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print arguments, draws, metrics, costs and files of a run.
+
+    Raises:
+        InputError: there is no such finished run.
+    """
+    parser = argparse.ArgumentParser(prog="python -m llmft.report show", description="One run's record.")
+    parser.add_argument("run", help="a run's folder, or the beginning of its name")
+    parser.add_argument("--folder", type=Path, default=Path(OUTPUT_DIR), help="where names are looked for; default: logfiles")
+    arguments = parser.parse_args(argv)
+    run = find_run(arguments.run, arguments.folder)
+
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 190, highlight=False)
+    console.print(f"[bold]{run.title}[/bold]")
+    for table in (arguments_table(run), draws_table(run), metrics_table(run), costs_table(run)):
+        console.print(table)
+    for line in remarks(run):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def arguments_table(run: Run) -> Table:
+    """The arguments that are not at their default and can change the result."""
+    given = run.config["given"] or {"(all)": "at their default"}
+    return table_of("Arguments", ("name", "value"), [(name, str(value)) for name, value in given.items()], left=2)
+
+
+def draws_table(run: Run) -> Table:
+    """Idx of the rows that were drawn."""
+    draws = run.config["draws"]
+    rows = [(f"demonstrations {place}", shortened(rows)) for place, rows in enumerate(draws["demonstrations"]) if rows]
+    rows.append(("training rows", shortened(draws["train_rows"])))
+    rows += [(name, shortened(rows)) for name, rows in draws["eval_rows"].items()]
+    return table_of("Draws (idx)", ("of", "rows"), [row for row in rows if row[1]], left=2)
+
+
+def metrics_table(run: Run) -> Table:
+    """Every metric of every stage and set."""
+    stages, majority = run.metrics["stages"], run.metrics.get("majority", {})
+    names = list(dict.fromkeys(name for sets in stages.values() for values in sets.values() for name in values))
+    names = [name for name in names if not name.startswith("n_")]
+    rows = [
+        (stage, name, *(number(values.get(metric)) for metric in names), number(majority.get(name)))
+        for stage, sets in stages.items()
+        for name, values in sets.items()
+    ]
+    return table_of("Metrics", ("stage", "set", *names, "majority"), rows, left=2)
+
+
+def costs_table(run: Run) -> Table:
+    """What every phase cost, and all together."""
+    phases = [*run.cost["phases"], {"name": "total", **run.cost["total"]}]
+    columns = ["phase", "CPU s", "user", "system", "wall s", "RSS MiB peak", "mean", "PSS mean"]
+    rows = [
+        [
+            phase["name"],
+            *(f"{phase[name]:.2f}" for name in ("cpu_total_s", "cpu_user_s", "cpu_system_s", "wall_s")),
+            *(_mib(phase.get(name)) for name in ("rss_peak_bytes", "rss_mean_bytes", "pss_mean_bytes")),
+        ]
+        for phase in phases
+    ]
+    more = {
+        "GPU MiB peak": lambda phase: _mib(phase.get("gpu_peak_bytes")),
+        "reserved": lambda phase: _mib(phase.get("gpu_reserved_peak_bytes")),
+        "examples": lambda phase: f"{phase['examples']:,}",
+        "tokens": lambda phase: f"{phase['tokens']:,}",
+        "padding": lambda phase: f"{phase['padding_tokens']:,}",
+        "GFLOP": lambda phase: f"{phase['flops'] / 1e9:,.1f}",
+        "counted": lambda phase: "-" if phase.get("flops_counted") is None else f"{phase['flops_counted'] / 1e9:,.1f}",
+    }
+    for name, cell in more.items():
+        cells = [cell(phase) for phase in phases]
+        if set(cells) <= {"-", "0"}:
+            continue
+        columns.append(name)
+        for row, text in zip(rows, cells, strict=True):
+            row.append(text)
+    return table_of("Costs", columns, rows)
+
+
+def remarks(run: Run) -> list[str]:
+    """What needs no table: selection, what the cache has saved, ranks, versions, files."""
+    lines = []
+    for stage, entry in run.metrics.get("selection", {}).items():
+        marked = " (selected on this evaluation set)" if entry["selected_on_evaluation_set"] else ""
+        lines.append(f"{stage}: step {entry['step']}{marked}")
+    for name, gap in run.metrics.get("gap_recovered", {}).items():
+        lines.append(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
+    for who, count in run.metrics["tokens_per_query"].items():
+        lines.append(f"tokens per query, {who}: {count:.1f}")
+    weights = run.metrics.get("weights", {})
+    if "model" in weights:
+        lines.append(f"weights: {weights['model']:,}, trained: {weights['trainable']:,}")
+    saved = run.cost.get("saved_by_teacher_cache") or {}
+    if saved:
+        named = {name: value for name, value in saved.items() if isinstance(value, int | float)}
+        lines.append("saved by the teacher cache: " + ", ".join(f"{name} {number(value)}" for name, value in named.items()))
+    for place, rank in enumerate(run.cost["ranks"] if len(run.cost["ranks"]) > 1 else ()):
+        lines.append(f"rank {place}: CPU {rank['cpu_total_s']:.2f} s, RSS {_mib(rank['rss_peak_bytes'])} MiB peak")
+    environment = run.config["environment"]
+    lines.append(f"commit {environment['git_commit']}{' with changes' if environment['git_dirty'] else ''}")
+    lines.append("versions: " + ", ".join(f"{name} {version}" for name, version in environment["packages"].items()))
+    lines.append("command: " + " ".join(environment["command"]))
+    files = sorted(path.name + ("/" if path.is_dir() else "") for path in run.path.iterdir())
+    return [*lines, f"record: {run.path}: {', '.join(files)}"]
+
+
+def _mib(size: float | None) -> str:
+    return "-" if size is None else f"{size / MIB:.0f}"
