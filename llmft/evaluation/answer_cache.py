@@ -28,7 +28,8 @@ class AnswerCache:
 
     Attributes:
         saved: what the answers that were found had cost when they were made (`cpu_s`, `tokens`, `flops`, `examples` added
-            up, `answers` their number): a run that takes them up must not look as if its teacher were free.
+            up, `answers` their number), and in `phases` the same for each phase that asked: a run that takes them up must not
+            look as if its teacher were free.
     """
 
     store: ContentCache
@@ -36,7 +37,7 @@ class AnswerCache:
     tokenizer: str
     dtype: str
     numerics: dict[str, str | int]
-    saved: dict[str, float] = field(default_factory=dict)
+    saved: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -84,7 +85,7 @@ class AnswerCache:
         rank, _ = rank_and_world()
         found = all_gather(self.store.get(key) if rank == 0 else None)[0]  # one rank looks: all must go the same way
         if found is not None:
-            self._count(all_gather(self.store.metadata(key) if rank == 0 else None)[0])
+            self._count(all_gather(self.store.metadata(key) if rank == 0 else None)[0], phase.name)
             return found
         before, started = (phase.examples, phase.tokens, phase.flops), time.process_time()
         answers = ask()
@@ -98,9 +99,11 @@ class AnswerCache:
             self.store.put(key, answers, {name: sum(share[name] for share in shares) for name in shares[0]})
         return answers
 
-    def _count(self, costs: dict[str, float]) -> None:
+    def _count(self, costs: dict[str, float], phase: str) -> None:
+        of_phase = self.saved.setdefault("phases", {}).setdefault(phase, {})
         for name, value in {**costs, "answers": 1}.items():
-            self.saved[name] = self.saved.get(name, 0) + value
+            for sums in (self.saved, of_phase):
+                sums[name] = sums.get(name, 0) + value
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
