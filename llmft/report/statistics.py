@@ -1,4 +1,4 @@
-"""What the runs say together: means and spreads over seeds, intervals, and tests of differences. scipy does the work."""
+"""What the runs say together: means and spreads over seeds, and tests of differences. scipy does the work."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import numpy as np
 import pandas as pd
 
 from llmft.report.collect import Collection
-from llmft.report.names import METHOD_NAMES, SELECTION_NAMES, in_order_of
+from llmft.report.names import DOMAINS, METHOD_NAMES, SELECTION_NAMES, in_order_of
 
 GROUP = ["task", "model", "shots", "pattern", "method", "differs", "setting"]
 """What runs share that are repetitions of each other: everything but their seeds."""
 CELL = ["selection", "stage", "set", "metric"]
 PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")
+COMPARED = ("icl", "last", "best_in_domain", "best_out_of_domain")
+"""Selections that are tested against each other."""
+MOST = 40
+"""Groups of runs of one task, model and number of shots of which every pair is tested."""
 NO_COSTS = {"id", "record", "weights", "queries", "seed", "data_seed", *GROUP}
 
 
@@ -57,3 +61,84 @@ def _members(group: np.ndarray, ids: np.ndarray, number: int) -> list[list[str]]
     order = np.lexsort((ids, group))
     bounds = np.searchsorted(group[order], np.arange(1, number))
     return [part.tolist() for part in np.split(ids[order], bounds)]
+
+
+def welch(summary: pd.DataFrame) -> pd.DataFrame:
+    """Differences between methods on one task, model and number of shots, by Welch's t-test over seeds (Mosbach et al. 2023).
+
+    Zero-shot runs are compared with those of every number of shots. Of trained models like selections are compared (last with
+    last), and each with prompting. Where there are more than `MOST` groups of runs they are compared with prompting alone.
+
+    Returns:
+        A row for each pair: `task`, `shots`, `selection` (of the trained one), `set`; `<column>_a` and `<column>_b` of the groups
+        in the order of tables; `difference` (of means, b - a), `t`, `p` (two-sided, not corrected for their number; NaN where a
+        group has one run, or no run differs from the others of its group).
+    """
+    table = _comparable(summary)
+    shots = _with_zero_shot(table, ["task", "weights", "model", "set"])
+    return _test(table, [pair for places in shots for pair in _pairs(table, places)])
+
+
+def welch_over_sizes(summary: pd.DataFrame) -> pd.DataFrame:
+    """The same test between prompting with one model and training another (Mosbach et al. 2023, tables 1 and 2): all pairs of
+    models, for each task and number of shots; columns as `welch`."""
+    table = _comparable(summary)
+    prompting = (table["selection"] == "icl").to_numpy()
+    pairs = []
+    for places in table.groupby(["task", "shots", "set"], sort=False).indices.values():
+        if table["model"].iloc[places].nunique() > 1:
+            pairs += [(a, b) for a in places[prompting[places]] for b in places[~prompting[places]]]
+    return _test(table, pairs)
+
+
+def _comparable(summary: pd.DataFrame) -> pd.DataFrame:
+    chosen = (summary["metric"] == "score_accuracy") & summary["set"].isin(DOMAINS) & summary["selection"].isin(COMPARED)
+    return summary[chosen].reset_index(drop=True)
+
+
+def _with_zero_shot(table: pd.DataFrame, cell: Sequence[str]) -> list[np.ndarray]:
+    """Places of the rows of each cell and number of shots, those without shots added; these alone where there are no others."""
+    found = []
+    for places in table.groupby(list(cell), sort=False, dropna=False, observed=True).indices.values():
+        shots = table["shots"].to_numpy()[places]
+        numbers = sorted({*shots.tolist()} - {0}) or [0]
+        found += [places[(shots == number) | (shots == 0)] for number in numbers]
+    return found
+
+
+def _pairs(table: pd.DataFrame, places: np.ndarray) -> list[tuple[int, int]]:
+    selection, setting, shots = (table[name].to_numpy() for name in ("selection", "setting", "shots"))
+    prompting = [place for place in places if selection[place] == "icl"]
+    few = len({setting[place] for place in places}) <= MOST
+    known = shots[places].max()
+    return [
+        (a, b)
+        for a in (places if few else prompting)
+        for b in places
+        if a < b
+        and setting[a] != setting[b]
+        and (selection[a] == selection[b] or selection[a] == "icl")
+        and (known == 0 or shots[a] or shots[b])  # two zero-shot ones belong to no number of shots
+    ]
+
+
+def _test(table: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
+    from scipy.stats import ttest_ind_from_stats
+
+    a, b = np.array(pairs, dtype=int).reshape(-1, 2).T
+    left, right = (table.iloc[places].reset_index(drop=True) for places in (a, b))
+    numbers = [frame[name].to_numpy(float) for frame in (right, left) for name in ("mean", "sd", "runs")]
+    spread = (numbers[1] > 0) | (numbers[4] > 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t, p = ttest_ind_from_stats(*numbers, equal_var=False)
+    out = pd.DataFrame(
+        {
+            "task": left["task"],
+            "shots": np.maximum(left["shots"], right["shots"]),
+            "selection": np.where(right["selection"] == "icl", left["selection"], right["selection"]),
+            "set": left["set"].astype(str),
+        }
+    )
+    names = ("model", "weights", "method", "shots", "pattern", "differs", "setting", "mean", "sd", "runs", "ids")
+    out = out.assign(**{f"{name}_{side}": frame[name] for side, frame in (("a", left), ("b", right)) for name in names})
+    return out.assign(difference=numbers[0] - numbers[3], t=np.where(spread, t, np.nan), p=np.where(spread, p, np.nan))

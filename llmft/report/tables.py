@@ -1,108 +1,105 @@
-"""The summary as tables: for a terminal (rich) and as Markdown."""
+"""The report's tables: what they are made of, and as Markdown and for a terminal. LaTeX is in `latex.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
-from rich.table import Table
+from rich.table import Table as TerminalTable
 
-from llmft.report.collect import METHOD_NAMES
-from llmft.runs.show import selected_on
-
-Column = tuple[str, Callable[[pd.Series], str]]
-
-
-def method_name(row: pd.Series) -> str:
-    """A method as people say it."""
-    name = METHOD_NAMES.get(row["method"], row["method"])
-    if row["method"] == "icl":
-        name = f"in-context, {row['shots']} shots" if row["shots"] else "zero-shot"
-    return f"{name} ({row['differs']})" if row["differs"] else name
+Row = Mapping[str, Any]
+NOTHING = "-"
+"""What stands in a cell without a value."""
+MOST_ROWS = 24
+"""Rows of a table that a terminal gets."""
 
 
-def spread(name: str, digits: int = 3) -> Callable[[pd.Series], str]:
-    """A column's mean, and its standard deviation where there are several runs; a star where it chose the checkpoint."""
+@dataclass(frozen=True)
+class Column:
+    """One column.
 
-    def cell(row: pd.Series) -> str:
-        mean, sd = row.get(f"{name}_mean"), row.get(f"{name}_sd")
-        if mean is None or pd.isna(mean):
-            return "-"
-        star = "*" if selected_on(row["stage"], name) else ""
-        return f"{mean:.{digits}f}" + ("" if pd.isna(sd) else f" ± {sd:.{digits}f}") + star
+    Attributes:
+        name: its heading.
+        text: what people read of a row.
+        value: the raw number (or text) that it is sorted by; the text where there is none.
+        mark: `better`, `worse` or nothing, for colour; the text says the same without it.
+        left: whether it holds words, which stand at the left.
+        wide: whether it is one for pages, not for terminals.
+    """
 
-    return cell
+    name: str
+    text: Callable[[Row], str]
+    value: Callable[[Row], Any] | None = None
+    mark: Callable[[Row], str] | None = None
+    left: bool = False
+    wide: bool = False
 
-
-RESULTS: list[Column] = [
-    ("task", lambda row: row["task"]),
-    ("model", lambda row: row["model"]),
-    ("method", method_name),
-    ("in-domain", spread("in_domain")),
-    ("out-of-domain", spread("out_of_domain")),
-    ("tokens/query", spread("tokens_per_query", 1)),
-    ("CPU ms/query", spread("ms_per_query", 1)),
-    ("CPU s training", spread("training_cpu_s", 1)),
-    ("CPU s run", spread("cpu_s", 1)),
-    ("peak MiB", spread("peak_mib", 0)),
-    ("mean MiB", spread("mean_mib", 0)),
-    ("runs", lambda row: str(row["runs"])),
-]
-
-CHECKPOINT_NAMES = {"after": "last", "best_in_domain": "best in-domain", "best_out_of_domain": "best out-of-domain"}
-
-CHECKPOINTS: list[Column] = [
-    ("task", lambda row: row["task"]),
-    ("model", lambda row: row["model"]),
-    ("method", method_name),
-    ("checkpoint", lambda row: CHECKPOINT_NAMES[row["stage"]]),
-    ("in-domain", spread("in_domain")),
-    ("out-of-domain", spread("out_of_domain")),
-    ("runs", lambda row: str(row["runs"])),
-]
-
-DISTILLATION: list[Column] = [
-    ("task", lambda row: row["task"]),
-    ("model", lambda row: row["model"]),
-    ("method", method_name),
-    ("stage", lambda row: {"before": "student before", "after": "student after"}.get(row["stage"], row["stage"])),
-    ("in-domain", spread("in_domain")),
-    ("out-of-domain", spread("out_of_domain")),
-    ("gap recovered", spread("gap_in_domain")),
-    ("gap recovered out", spread("gap_out_of_domain")),
-    ("other tasks", spread("retention")),
-    ("KL to teacher (in-domain)", spread("kl")),
-    ("agreement", spread("agreement")),
-    ("tokens/query", spread("tokens_per_query", 1)),
-    ("runs", lambda row: str(row["runs"])),
-]
+    def sorted_by(self, row: Row) -> Any:
+        """The raw value of a row."""
+        return self.text(row) if self.value is None else self.value(row)
 
 
-def terminal_table(title: str, columns: list[Column], summary: pd.DataFrame) -> Table:
-    """The table for a terminal; columns that say the same (or nothing) in every row are left out."""
-    table = Table(title=title, title_justify="left")
-    shown = _telling(columns, summary)
-    for name, _ in shown:
-        table.add_column(name, justify="left" if name in ("task", "model", "method", "stage", "checkpoint") else "right")
-    for _, row in summary.iterrows():
-        table.add_row(*(cell(row) for _, cell in shown))
-    return table
+@dataclass(frozen=True)
+class Table:
+    """A titled table: rows hold raw values, columns say what is shown of them.
+
+    Attributes:
+        name: of files and anchors.
+        notes: lines to stand below it, e.g. what a star means.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: Sequence[Row]
+    notes: tuple[str, ...] = ()
+
+    def cells(self) -> list[list[str]]:
+        """What people read, row by row."""
+        return [[column.text(row) for column in self.columns] for row in self.rows]
+
+    def telling(self) -> Table:
+        """Without the columns that have no value in any row, or that say the same of all rows and are there to tell them
+        apart (`left` ones); one such column always stays."""
+        columns = list(zip(self.columns, zip(*self.cells(), strict=True), strict=True)) if self.rows else []
+        kept = [
+            c for c, cells in columns if {*cells} - {NOTHING, ""} and not (c.left and len(self.rows) > 1 and len({*cells}) == 1)
+        ]
+        if not any(column.left for column in kept):
+            kept = [*[c for c, _ in columns if c.left][-1:], *kept]
+        return replace(self, columns=tuple(kept) or self.columns)
 
 
-def markdown_table(columns: list[Column], summary: pd.DataFrame) -> str:
-    """The same as Markdown."""
-    shown = _telling(columns, summary)
-    lines = ["| " + " | ".join(name for name, _ in shown) + " |", "|" + "---|" * len(shown)]
-    lines += ["| " + " | ".join(cell(row) for _, cell in shown) + " |" for _, row in summary.iterrows()]
-    return "\n".join(lines) + "\n"
+def markdown(table: Table) -> str:
+    """The table with title and notes as Markdown."""
+    shown = table.telling()
+    lines = [f"## {table.title}", ""]
+    lines.append("| " + " | ".join(column.name for column in shown.columns) + " |")
+    lines.append("|" + "|".join("---" if column.left else "---:" for column in shown.columns) + "|")
+    lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in shown.cells()]
+    notes = [line for note in table.notes for line in ("", note.replace("*", "\\*"))]
+    return "\n".join([*lines, *notes]) + "\n"
 
 
-def _telling(columns: list[Column], summary: pd.DataFrame) -> list[Column]:
-    """Columns worth showing: not those without a value anywhere; task and model only where there are several."""
-    kept = []
-    for name, cell in columns:
-        cells = {cell(row) for _, row in summary.iterrows()}
-        if cells == {"-"} or (name in ("task", "model") and len(cells) == 1):
-            continue
-        kept.append((name, cell))
-    return kept
+def terminal(table: Table, where: str) -> tuple[TerminalTable, list[str]]:
+    """The table for a terminal, and the lines below it: its notes, and how many rows there are more of in the file `where`."""
+    shown = replace(table, columns=tuple(column for column in table.columns if not column.wide)).telling()
+    out = TerminalTable(title=table.title, title_justify="left")
+    for column in shown.columns:
+        out.add_column(column.name, justify="left" if column.left else "right")
+    for row in replace(shown, rows=shown.rows[:MOST_ROWS]).cells():
+        out.add_row(*row)
+    more = len(table.rows) - MOST_ROWS
+    return out, [*([f"{more} more rows: {where}"] if more > 0 else []), *table.notes]
+
+
+def number(value: Any, digits: int) -> str:
+    """A rounded number; nothing where there is none."""
+    return NOTHING if value is None or pd.isna(value) else f"{value:.{digits}f}"
+
+
+def spread(mean: Any, sd: Any, digits: int) -> str:
+    """Mean and, where there are several runs, standard deviation."""
+    return number(mean, digits) + ("" if mean is None or pd.isna(mean) or pd.isna(sd) else f" ± {sd:.{digits}f}")

@@ -1,0 +1,77 @@
+"""After how many queries training has cost less than prompting with a context for every one of them.
+
+Prompting costs nothing beforehand and more for each query; a trained model has to be paid for first. Liu et al. 2022 (T-Few,
+arXiv:2205.05638, section 4.2) count floating-point operations so; CPU seconds are counted likewise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+GROUP = ["task", "model", "weights", "shots", "pattern", "method", "differs", "setting"]
+MEASURES = {
+    "cpu_s": ("training_cpu_s_mean", "cpu_ms_per_query_mean", 1 / 1000),
+    "flops": ("training_flops_mean", "flops_per_query_mean", 1),
+    "flops_alone": ("training_flops_alone_mean", "flops_per_query_alone_mean", 1),
+}
+"""Measure -> what was to pay first, what a query costs, and the unit of the one in that of the other.
+
+`cpu_s` and `flops` are as the runs were: a context is read once for all queries of a set, which share its cost. `flops_alone` is
+T-Few's count: the context is read again for every query."""
+
+
+def break_even(first: float, prompting: float, own: float) -> float:
+    """The least whole number of queries after which training has cost less than prompting; infinity for never.
+
+    Args:
+        first: what was to pay before the first query.
+        prompting: what a query costs with the context in front.
+        own: what a query costs the trained model, in the same unit.
+
+    Returns:
+        NaN where a cost is not known.
+    """
+    if any(math.isnan(cost) for cost in (first, prompting, own)):
+        return math.nan
+    return math.floor(first / (prompting - own)) + 1.0 if prompting > own else math.inf
+
+
+def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
+    """Every trained group of runs beside each way of prompting with as many shots of the same task and model.
+
+    A distilled model stands beside its own teacher, others beside in-context learning. Queries are those of the in-domain set.
+
+    Returns:
+        A row for each pair: the columns of the trained group; `against` (`teacher`, or the setting of the prompting runs),
+        `ids`, `ids_prompting`; and for each measure `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs)
+        and `<measure>_queries` (`break_even` of these).
+    """
+    chosen = summary[(summary["metric"] == "score_accuracy") & (summary["set"] == "in_domain")]
+    by_selection = {name: rows.to_dict("records") for name, rows in chosen.groupby("selection", observed=True)}
+    prompting: dict[tuple[object, ...], list[dict[str, object]]] = {}
+    for row in by_selection.get("icl", []):
+        if row["shots"]:
+            prompting.setdefault(_cell(row), []).append({**row, "against": row["setting"]})
+    teachers = {row["setting"]: {**row, "against": "teacher"} for row in by_selection.get("teacher", [])}
+    found = []
+    for row in by_selection.get("last", []):
+        own_teacher = teachers.get(row["setting"])
+        for other in [own_teacher] if own_teacher else prompting.get(_cell(row), []):
+            found.append({**{name: row[name] for name in GROUP}, **_compare(row, other)})
+    return pd.DataFrame(found, columns=None if found else [*GROUP, "against", "ids", "ids_prompting"])
+
+
+def _cell(row: dict[str, object]) -> tuple[object, ...]:
+    return row["task"], row["model"], row["shots"]
+
+
+def _compare(own: dict, prompting: dict) -> dict[str, object]:
+    out = {"against": prompting["against"], "pattern_prompting": prompting["pattern"], "differs_prompting": prompting["differs"]}
+    out |= {"ids": own["ids"], "ids_prompting": prompting["ids"]}
+    for measure, (first, each, unit) in MEASURES.items():
+        costs = own[first], unit * prompting[each], unit * own[each]
+        out |= {f"{measure}_{name}": cost for name, cost in zip(("first", "prompting", "own"), costs, strict=True)}
+        out[f"{measure}_queries"] = break_even(*costs)
+    return out

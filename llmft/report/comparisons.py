@@ -1,0 +1,162 @@
+"""The tables of tests and of break-even: two methods in a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from llmft.report.break_even import MEASURES
+from llmft.report.contents import HEADINGS, WHO
+from llmft.report.names import DOMAINS, SELECTION_NAMES, method_name
+from llmft.report.tables import NOTHING, Column, Row, Table, number
+
+ALPHA = 0.05
+SIGNIFICANT = f"° p < {ALPHA} (two-sided, not corrected for the number of tests)"
+
+
+def side_name(row: Row, side: str) -> str:
+    own = {name: row[f"{name}_{side}"] for name in ("method", "shots", "differs")}
+    pattern = f", {row[f'pattern_{side}']}" if row["pattern_a"] != row["pattern_b"] else ""
+    return method_name(own) + pattern
+
+
+def _difference(domain: str, names: tuple[str, str] = ("difference", "p")) -> dict[str, Any]:
+    difference, p = names
+
+    def value(row: Row) -> float:
+        return row["tests"].get(domain, {}).get(difference, math.nan)
+
+    def chance(row: Row) -> float:
+        return row["tests"].get(domain, {}).get(p, math.nan)
+
+    def text(row: Row) -> str:
+        if pd.isna(value(row)):
+            return NOTHING
+        tail = "" if pd.isna(chance(row)) else f" (p {_p(chance(row))})" + ("°" if chance(row) < ALPHA else "")
+        return f"{value(row):+.3f}{tail}"
+
+    def mark(row: Row) -> str:
+        return "" if not chance(row) < ALPHA else "better" if value(row) > 0 else "worse"
+
+    return {"text": text, "value": value, "mark": mark}
+
+
+def _p(p: float) -> str:
+    return "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".", 1)
+
+
+def differences(tests: pd.DataFrame) -> Table:
+    """Welch's t-test of every pair of methods."""
+    columns = (
+        Column("task", lambda row: row["task"], left=True),
+        Column("model", lambda row: row["model_a"], left=True),
+        Column("shots", lambda row: str(row["shots"]), lambda row: row["shots"], left=True),
+        Column("checkpoint", lambda row: SELECTION_NAMES[row["selection"]], left=True),
+        Column("method", lambda row: side_name(row, "b"), left=True),
+        Column("less that of", lambda row: side_name(row, "a"), left=True),
+        *(Column(HEADINGS[domain], **_difference(domain)) for domain in DOMAINS),
+        Column("runs", lambda row: f"{row['runs_b']}, {row['runs_a']}"),
+    )
+    rows = _by_pair(tests)
+    notes = ("Difference of mean accuracies, Welch's t-test over runs.", SIGNIFICANT)
+    return Table("differences", "Differences between methods", columns, rows, notes)
+
+
+def _by_pair(tests: pd.DataFrame) -> list[dict[str, Any]]:
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in tests.to_dict("records"):
+        pair = found.setdefault(
+            (row["task"], row["shots"], row["selection"], row["setting_a"], row["setting_b"]), {**row, "tests": {}}
+        )
+        pair["tests"][row["set"]] = row
+    return list(found.values())
+
+
+def over_sizes(tests: pd.DataFrame) -> list[Table]:
+    """A matrix for each task, number of shots, way of prompting, trained method and domain: models trained x models prompted."""
+    keys = ["task", "shots", "pattern_a", "differs_a", "method_b", "pattern_b", "differs_b", "selection", "set"]
+    found = []
+    for place, (key, own) in enumerate(tests.groupby(keys, sort=False, dropna=False)):
+        task, shots, *_, selection, domain = key
+        first = own.iloc[0].to_dict()
+        prompted = list(own.sort_values("weights_a", kind="stable")["model_a"].unique())
+        rows: dict[str, dict[str, Any]] = {}
+        for test in own.sort_values("weights_b", kind="stable").to_dict("records"):
+            row = rows.setdefault(test["model_b"], {"model": test["model_b"], "tests": {}})
+            row["tests"][test["model_a"]] = test
+        columns = [Column("trained \\ prompted", lambda row: row["model"], left=True)]
+        columns += [Column(model, **_difference(model)) for model in prompted]
+        trained, prompting = f"{side_name(first, 'b')} ({SELECTION_NAMES[selection]})", side_name(first, "a")
+        title = f"{task}, {shots} shots, {HEADINGS[domain]}: {trained} less {prompting}"
+        notes = ("Difference of mean accuracies, Welch's t-test over runs.", SIGNIFICANT)
+        found.append(Table(f"sizes_{place + 1}", title, tuple(columns), list(rows.values()), notes))
+    return found
+
+
+def paired(tests: pd.DataFrame) -> Table:
+    """McNemar's tests of every pair of methods, counted over their pairs of runs."""
+    pairs = tests.groupby(["task", "shots", "setting_a", "setting_b", "set"], sort=False)
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for (*key, domain), own in pairs:
+        row = rows.setdefault(tuple(key), {**own.iloc[0].to_dict(), "tests": {}})
+        p, b = own["p"] < ALPHA, own["only_b"] > own["only_a"]
+        row["tests"][domain] = {"pairs": len(own), "b": int((p & b).sum()), "a": int((p & ~b).sum())}
+
+    def count(domain: str) -> dict[str, Callable[[Row], Any]]:
+        def text(row: Row) -> str:
+            found = row["tests"].get(domain)
+            return NOTHING if found is None else f"{found['b']} better, {found['a']} worse of {found['pairs']}"
+
+        return {"text": text, "value": lambda row: row["tests"].get(domain, {}).get("b", math.nan)}
+
+    columns = (
+        Column("task", lambda row: row["task"], left=True),
+        Column("model", lambda row: row["model_a"], left=True),
+        Column("shots", lambda row: str(row["shots"]), lambda row: row["shots"], left=True),
+        Column("method", lambda row: side_name(row, "b"), left=True),
+        Column("than", lambda row: side_name(row, "a"), left=True),
+        *(Column(HEADINGS[domain], **count(domain)) for domain in DOMAINS),
+    )
+    note = f"Pairs of runs of one data seed and the same evaluation rows with p < {ALPHA} (exact, two-sided); all are in mcnemar.csv."
+    return Table("paired", "Row by row: McNemar's test", columns, list(rows.values()), (note,))
+
+
+def queries(value: float) -> str:
+    """A number of queries until the break-even."""
+    if pd.isna(value):
+        return NOTHING
+    return "never" if math.isinf(value) else f"{value:,.0f}"
+
+
+def break_even_table(found: pd.DataFrame) -> Table:
+    """Queries after which training has cost less than prompting."""
+    names = {"cpu_s": "CPU time", "flops": "FLOPs", "flops_alone": "FLOPs, context read again"}
+    columns = (
+        *WHO,
+        Column("prompting by", lambda row: "its teacher" if row["against"] == "teacher" else _against(row), left=True),
+        *(
+            Column(names[m], lambda row, m=m: queries(row[f"{m}_queries"]), lambda row, m=m: row[f"{m}_queries"])
+            for m in MEASURES
+        ),
+        Column("CPU s first", lambda row: number(row["cpu_s_first"], 1), lambda row: row["cpu_s_first"]),
+        Column(
+            "CPU ms/query prompting",
+            lambda row: number(1000 * row["cpu_s_prompting"], 2),
+            lambda row: row["cpu_s_prompting"],
+            wide=True,
+        ),
+        Column("CPU ms/query own", lambda row: number(1000 * row["cpu_s_own"], 2), lambda row: row["cpu_s_own"], wide=True),
+    )
+    notes = (
+        "Queries after which training has cost less than prompting with the context; never: a query is not cheaper.",
+        "CPU time and FLOPs as run: the context is read once for all queries. Context read again: as T-Few counts.",
+    )
+    return Table("break_even", "Break-even", columns, found.to_dict("records"), notes)
+
+
+def _against(row: Row) -> str:
+    differs = f" ({row['differs_prompting']})" if row["differs_prompting"] else ""
+    return f"in-context, {row['pattern_prompting']}{differs}"

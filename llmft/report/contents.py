@@ -1,0 +1,175 @@
+"""Which tables the report has, and what is in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from llmft.report.collect import Collection
+from llmft.report.names import DOMAINS, FINAL, SELECTION_NAMES, method_name
+from llmft.report.statistics import GROUP
+from llmft.report.tables import NOTHING, Column, Row, Table, number, spread
+from llmft.runs.show import SELECTED
+
+HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "retention": "other tasks"}
+
+
+def groups(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """A dict for each group of runs in the order of the summary: the columns it has as a whole, and `cells`: (selection, set,
+    metric) -> row of the summary, for the pooled sets."""
+    pooled = summary[summary["set"].isin(HEADINGS)]
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in pooled.to_dict("records"):
+        group = found.setdefault(tuple(row[name] for name in GROUP), {**row, "cells": {}})
+        group["cells"][row["selection"], row["set"], row["metric"]] = row
+        if len(row["ids"]) > len(group["ids"]):
+            group.update(runs=row["runs"], ids=row["ids"])
+    return list(found.values())
+
+
+def score(selection: str | None, domain: str, metric: str = "score_accuracy", digits: int = 3) -> dict[str, Callable[[Row], Any]]:
+    """`text` and `value` of a column of scores; of the final selection of each row where none is named."""
+
+    def cell(row: Row) -> dict[str, Any]:
+        selections = (selection,) if selection else FINAL
+        return next((row["cells"][s, domain, metric] for s in selections if (s, domain, metric) in row["cells"]), {})
+
+    def text(row: Row) -> str:
+        found = cell(row)
+        star = "*" if found.get("selected_on_evaluation_set") else ""
+        return spread(found.get("mean"), found.get("sd"), digits) + star
+
+    return {"text": text, "value": lambda row: cell(row).get("mean", math.nan)}
+
+
+def final_cell(row: Row) -> dict[str, Any]:
+    """The in-domain accuracy that a group is judged by, with the costs of a query."""
+    return next(
+        (row["cells"][s, "in_domain", "score_accuracy"] for s in FINAL if (s, "in_domain", "score_accuracy") in row["cells"]), {}
+    )
+
+
+def of_query(name: str, digits: int, selection: str | None = None) -> dict[str, Callable[[Row], Any]]:
+    """`text` and `value` of a column of what a query costs."""
+
+    def cell(row: Row) -> dict[str, Any]:
+        return row["cells"].get((selection, "in_domain", "score_accuracy"), {}) if selection else final_cell(row)
+
+    return {
+        "text": lambda row: spread(cell(row).get(f"{name}_mean"), cell(row).get(f"{name}_sd"), digits),
+        "value": lambda row: cell(row).get(f"{name}_mean", math.nan),
+    }
+
+
+def of_run(name: str, digits: int, unit: float = 1.0) -> dict[str, Callable[[Row], Any]]:
+    """`text` and `value` of a column of what a run costs, `unit` being that of the record."""
+    return {
+        "text": lambda row: spread(row[f"{name}_mean"] / unit, row[f"{name}_sd"] / unit, digits),
+        "value": lambda row: row[f"{name}_mean"],
+    }
+
+
+def extremes(domain: str) -> Callable[[Row], str]:
+    """Lowest and highest accuracy of the final selection."""
+
+    def text(row: Row) -> str:
+        found = next(
+            (row["cells"][s, domain, "score_accuracy"] for s in FINAL if (s, domain, "score_accuracy") in row["cells"]), None
+        )
+        return NOTHING if found is None or found["runs"] < 2 else f"{found['min']:.3f} to {found['max']:.3f}"
+
+    return text
+
+
+WHO = (
+    Column("task", lambda row: row["task"], left=True),
+    Column("model", lambda row: row["model"], left=True),
+    Column("shots", lambda row: str(row["shots"]), lambda row: row["shots"], left=True),
+    Column("pattern", lambda row: str(row["pattern"]), left=True),
+    Column("method", method_name, left=True),
+)
+RUNS = Column("runs", lambda row: str(row["runs"]), lambda row: row["runs"])
+IDS = Column("ids of runs", lambda row: " ".join(row["ids"]), left=True, wide=True)
+
+
+def results(found: list[dict[str, Any]]) -> Table:
+    """Every method's final accuracy and what it cost."""
+    columns = (
+        *WHO,
+        Column("in-domain", **score(None, "in_domain")),
+        Column("min to max", extremes("in_domain"), wide=True),
+        Column("out-of-domain", **score(None, "out_of_domain")),
+        Column("min to max", extremes("out_of_domain"), wide=True),
+        Column("tokens/query", **of_query("tokens_per_query", 1)),
+        Column("CPU ms/query", **of_query("cpu_ms_per_query", 1)),
+        Column("CPU s training", **of_run("training_cpu_s", 1)),
+        Column("CPU s run", **of_run("cpu_total_s", 1)),
+        Column("user", **of_run("cpu_user_s", 1), wide=True),
+        Column("system", **of_run("cpu_system_s", 1), wide=True),
+        Column("peak MiB", **of_run("rss_peak_bytes", 0, 2**20)),
+        Column("mean MiB", **of_run("rss_mean_bytes", 0, 2**20)),
+        RUNS,
+        IDS,
+    )
+    rows = [row for row in found if final_cell(row)]
+    note = "Of trained models the last checkpoint. CPU s training holds the teacher's answers, those found in a cache included."
+    return Table("results", "Results (mean ± standard deviation over runs)", columns, rows, (note,))
+
+
+def checkpoints(found: list[dict[str, Any]]) -> Table:
+    """The last and the best checkpoints side by side."""
+    columns = [*WHO]
+    for selection in ("last", "best_in_domain", "best_out_of_domain"):
+        for domain in DOMAINS:
+            columns.append(Column(f"{SELECTION_NAMES[selection]}: {HEADINGS[domain]}", **score(selection, domain)))
+    rows = [row for row in found if any(selection.startswith("best_") for selection, *_ in row["cells"])]
+    return Table("checkpoints", "Last checkpoint, and the best on the evaluation sets", (*columns, RUNS, IDS), rows, (SELECTED,))
+
+
+def distillation(found: list[dict[str, Any]]) -> Table:
+    """Teacher, student before, student after."""
+
+    def gap(domain: str) -> dict[str, Callable[[Row], Any]]:
+        def value(row: Row) -> float:
+            return row["cells"].get(("last", domain, "score_accuracy"), {}).get("gap_recovered", math.nan)
+
+        return {"text": lambda row: number(value(row), 3), "value": value}
+
+    columns = (
+        *WHO,
+        *(
+            Column(f"{name}{tail}", **score(selection, domain))
+            for domain, tail in zip(DOMAINS, ("", " out"), strict=True)
+            for selection, name in (("teacher", "teacher"), ("before", "before"), ("last", "after"))
+        ),
+        Column("gap recovered", **gap("in_domain")),
+        Column("gap out", **gap("out_of_domain")),
+        Column("KL", **score("last", "in_domain", "kl")),
+        Column("agreement", **score("last", "in_domain", "agreement")),
+        Column("other tasks before", **score("before", "retention")),
+        Column("other tasks after", **score("last", "retention")),
+        Column("after, context in front", **score("last_with_context", "in_domain"), wide=True),
+        Column("tokens/query teacher", **of_query("tokens_per_query", 1, "teacher"), wide=True),
+        Column("tokens/query student", **of_query("tokens_per_query", 1), wide=True),
+        RUNS,
+        IDS,
+    )
+    rows = [row for row in found if any(selection == "teacher" for selection, *_ in row["cells"])]
+    notes = (
+        "In-domain; out: out-of-domain. KL (nats) of the student after from the teacher, and how often both answer alike.",
+        "Gap recovered: (after - before) / (teacher - before) of each run with a gap, then the mean.",
+    )
+    return Table("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
+
+
+def left_out(collection: Collection) -> Table:
+    """Runs that are in no other table."""
+    columns = (
+        Column("run", lambda row: row["record"], left=True),
+        Column("not counted because", lambda row: row["reason"], left=True),
+    )
+    rows = [{"record": record, "reason": reason} for record, reason in collection.left_out]
+    return Table("left_out", "Runs that are not counted", columns, rows)

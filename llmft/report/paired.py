@@ -1,0 +1,116 @@
+"""What needs the answers to single rows: McNemar's test of two runs, and the confusion tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from llmft.report.collect import Collection
+from llmft.report.names import DOMAINS, FINAL, SELECTIONS
+
+STAGES = {selection: stage for stage, selection in SELECTIONS.items() if selection in FINAL}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one run's final stage answered to the sets of one domain.
+
+    Attributes:
+        rows: tells the evaluation rows and their labels from others.
+        right: (N,) whether each answer was right.
+        confusion: (L, L) how many rows of each label (first axis) got each answer.
+    """
+
+    rows: int
+    right: np.ndarray
+    confusion: np.ndarray
+
+
+def read_answers(collection: Collection, runs: Iterable[str]) -> tuple[dict[tuple[str, str], Answers], list[tuple[str, str]]]:
+    """The answers of some runs, by id and domain; and which predictions could not be read, with the reason."""
+    found: dict[tuple[str, str], Answers] = {}
+    missing: list[tuple[str, str]] = []
+    for run in runs:
+        try:
+            table = collection.predictions(run)
+        except OSError as error:
+            missing.append((run, f"predictions.parquet cannot be read ({error})"))
+            continue
+        stages, sets = (table.column(name).combine_chunks() for name in ("stage", "set"))
+        idx, labels, predictions = (table.column(name).to_numpy() for name in ("idx", "label", "prediction"))
+        stage_names, set_names = stages.dictionary.to_pylist(), sets.dictionary.to_pylist()
+        stage = next((name for name in STAGES.values() if name in stage_names), None)
+        here = stages.indices.to_numpy() == (stage_names.index(stage) if stage else -1)
+        numbers = sets.indices.to_numpy()
+        for domain in DOMAINS:
+            members = [set_names.index(name) for name in collection.sets[run].get(domain, ()) if name in set_names]
+            chosen = here & np.isin(numbers, members)
+            if not chosen.any():
+                continue
+            own, given = labels[chosen], predictions[chosen]
+            size = int(max(own.max(), given.max(), 1)) + 1
+            confusion = np.bincount(own * size + given, minlength=size * size).reshape(size, size)
+            names = tuple(set_names[number] for number in members)
+            rows = hash((names, numbers[chosen].tobytes(), _bytes(idx[chosen]), own.tobytes()))
+            found[run, domain] = Answers(rows, own == given, confusion)
+    return found, missing
+
+
+def _bytes(idx: np.ndarray) -> bytes:
+    return idx.tobytes() if idx.dtype != object else "\0".join(map(str, idx)).encode()
+
+
+def mcnemar(pairs: pd.DataFrame, collection: Collection, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:
+    """McNemar's exact test on the runs of two groups that share data seed and evaluation rows (McNemar 1947).
+
+    Args:
+        pairs: groups to compare, as `statistics.welch` returns them.
+
+    Returns:
+        A row for each pair of runs: the pair's `task`, `shots`, `set`, `method_a`, `setting_a`, ...; `data_seed`, `id_a`, `id_b`,
+        `n`, `only_a` and `only_b` (rows that one alone got right) and `p` (two-sided: how likely so uneven a split of these is
+        where both are as good).
+    """
+    seeds = {row.id: (row.seed, row.data_seed) for row in collection.runs[["id", "seed", "data_seed"]].itertuples()}
+    found = []
+    final = pairs[pairs["selection"].isin(FINAL)]
+    for place, ids_a, ids_b, domain in zip(final.index, final["ids_a"], final["ids_b"], final["set"], strict=True):
+        for a, b in _same_draws(ids_a, ids_b, seeds):
+            one, other = answers.get((a, domain)), answers.get((b, domain))
+            if one is not None and other is not None and one.rows == other.rows:
+                only_a, only_b = np.count_nonzero(one.right & ~other.right), np.count_nonzero(other.right & ~one.right)
+                found.append((place, seeds[b][1], a, b, len(one.right), only_a, only_b))
+    columns = ["place", "data_seed", "id_a", "id_b", "n", "only_a", "only_b"]
+    table = pd.DataFrame(found, columns=columns)
+    table["p"] = exact_p(table["only_a"].to_numpy(int), table["only_b"].to_numpy(int))
+    names = [
+        c
+        for c in final.columns
+        if c in ("task", "shots", "set") or c[:-2] in ("model", "method", "differs", "pattern", "setting", "shots")
+    ]
+    return final[names].loc[table["place"]].reset_index(drop=True).join(table.drop(columns="place"))
+
+
+def exact_p(only_a: np.ndarray, only_b: np.ndarray) -> np.ndarray:
+    """What `scipy.stats.binomtest(only_a, only_a + only_b)` says, for many at once: (N,) two-sided p, 1 where both are 0."""
+    from scipy.stats import binom
+
+    return np.minimum(1.0, 2 * binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5))
+
+
+def _same_draws(ids_a: Sequence[str], ids_b: Sequence[str], seeds: Mapping[str, tuple[int, int]]) -> list[tuple[str, str]]:
+    """Each run of b with the run of a of its data seed: the one of its own seed if there is one, else the lowest."""
+    by_draw: dict[int, dict[int, str]] = {}
+    for a in ids_a:
+        seed, data_seed = seeds[a]
+        by_draw.setdefault(data_seed, {})[seed] = a
+    found = []
+    for b in ids_b:
+        seed, data_seed = seeds[b]
+        if data_seed in by_draw:
+            same = by_draw[data_seed]
+            found.append((same.get(seed, same[min(same)]), b))
+    return found

@@ -1,0 +1,133 @@
+"""The whole report: read the records, count, write the files, print the short form."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from llmft.errors import InputError
+from llmft.report import comparisons, contents
+from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_interval
+from llmft.report.break_even import break_evens
+from llmft.report.collect import Collection, collect
+from llmft.report.latex import latex
+from llmft.report.names import DOMAINS, FINAL
+from llmft.report.paired import Answers, mcnemar, read_answers
+from llmft.report.statistics import summarise, welch, welch_over_sizes
+from llmft.report.tables import Table, markdown, terminal
+from llmft.runs.store import whole_file
+
+PRINTED = ("results", "checkpoints", "distillation", "differences", "break_even", "left_out")
+"""Tables that a terminal gets."""
+
+
+def report(folder: Path, out: Path) -> None:
+    """Read the runs below `folder`, write the report to `out`, print its tables in short.
+
+    Raises:
+        InputError: there is nothing to report on, or `out` cannot be written to.
+    """
+    collection = collect(folder)
+    summary = summarise(collection)
+    tests, sizes = welch(summary), welch_over_sizes(summary)
+    answers, missing = read_answers(collection, collection.runs["id"])
+    pairs, evens = mcnemar(tests, collection, answers), break_evens(summary)
+    tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
+    frames = {
+        "report": summary,
+        "runs": run_table(collection, answers),
+        "differences": pd.concat([tests, sizes[sizes["model_a"] != sizes["model_b"]]], ignore_index=True),
+        "mcnemar": pairs,
+        "break_even": evens,
+        "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
+    }
+    try:
+        (out / "tables").mkdir(parents=True, exist_ok=True)
+        for name, frame in frames.items():
+            with whole_file(out / f"{name}.csv") as aside:
+                _with_ids_as_text(frame).to_csv(aside, index=False)
+        _write(out / "report.md", "# Report\n\n" + "\n".join(markdown(table) for table in tables))
+        for table in tables:
+            _write(out / "tables" / f"{table.name}.tex", latex(table))
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written to ({error.strerror}); choose another folder") from error
+    show(tables, out)
+
+
+def all_tables(
+    collection: Collection,
+    summary: pd.DataFrame,
+    tests: pd.DataFrame,
+    sizes: pd.DataFrame,
+    pairs: pd.DataFrame,
+    evens: pd.DataFrame,
+    missing: Sequence[tuple[str, str]] = (),
+) -> list[Table]:
+    """The tables that have rows, in the order of the report."""
+    groups = contents.groups(summary)
+    paired = comparisons.paired(pairs)
+    unread = tuple(f"{run}: {reason}" for run, reason in missing)
+    found = [
+        contents.results(groups),
+        contents.checkpoints(groups),
+        contents.distillation(groups),
+        comparisons.differences(tests),
+        *comparisons.over_sizes(sizes),
+        replace(paired, notes=(*paired.notes, *unread)),
+        comparisons.break_even_table(evens),
+        contents.left_out(collection),
+    ]
+    return [table for table in found if table.rows]
+
+
+def show(tables: Sequence[Table], out: Path) -> None:
+    """Print the tables in short, and where the whole is."""
+    console = Console(width=None if sys.stdout.isatty() else 190)
+    for table in tables:
+        if table.name in PRINTED:
+            shown, below = terminal(table, str(out / "report.md"))
+            console.print(shown)
+            for line in below:
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {out}/report.md, report.csv, runs.csv, tables/*.tex", soft_wrap=True)
+
+
+def run_table(collection: Collection, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:
+    """A row for each run: the columns of `Collection.runs`; its pooled accuracies, as `<selection>_<set>`, each with the ends of
+    its 95 % bootstrap interval as `..._low` and `..._high`; and F1 and Matthews' correlation of the final selection likewise."""
+    scores = collection.scores[collection.scores["set"].isin(DOMAINS)]
+    chosen = scores[
+        (scores["metric"] == "score_accuracy") | (scores["metric"].isin(TABLE_METRICS) & scores["selection"].isin(FINAL))
+    ]
+    low, high = share_intervals(chosen["value"].clip(0, 1).to_numpy(), chosen["n"].to_numpy())
+    chosen = chosen.assign(low=low, high=high, column=chosen["selection"].astype(str) + "_" + chosen["set"].astype(str))
+    of_tables = chosen["metric"] != "score_accuracy"
+    if of_tables.any():
+        unknown = (np.nan, np.nan)
+        found = [
+            table_interval(metric, own.confusion, list(run.encode())) if (own := answers.get((run, domain))) else unknown
+            for run, domain, metric in chosen.loc[of_tables, ["id", "set", "metric"]].itertuples(index=False)
+        ]
+        chosen.loc[of_tables, ["low", "high"]] = np.array(found)
+        chosen.loc[of_tables, "column"] += "_" + chosen.loc[of_tables, "metric"].astype(str)
+    wide = chosen.assign(id=chosen["id"].astype(str)).pivot(index="id", columns="column", values=["value", "low", "high"])
+    names = sorted({column for _, column in wide.columns})
+    wide = wide[[(part, name) for name in names for part in ("value", "low", "high")]]
+    wide.columns = [name if part == "value" else f"{name}_{part}" for part, name in wide.columns]
+    return collection.runs.merge(wide, left_on="id", right_index=True, how="left")
+
+
+def _with_ids_as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    lists = [name for name in frame.columns if name.startswith("ids")]
+    return frame.assign(**{name: frame[name].map(" ".join) for name in lists})
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as aside:
+        aside.write_text(text, encoding="utf-8")
