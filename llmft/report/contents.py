@@ -165,6 +165,28 @@ def distillation(found: list[dict[str, Any]]) -> Table:
     return Table("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
 
 
+def costs(found: list[dict[str, Any]]) -> Table:
+    """Where the CPU time of a run went."""
+    columns = (
+        *WHO,
+        Column("load", **of_run("load_cpu_s", 1)),
+        Column("teacher", **of_run("teacher_cpu_s", 1)),
+        Column("found in cache", **of_run("teacher_saved_cpu_s", 1)),
+        Column("training", **of_run("train_cpu_s", 1)),
+        Column("evaluation", **of_run("evaluation_cpu_s", 1)),
+        Column("run", **of_run("cpu_total_s", 1)),
+        Column("user", **of_run("cpu_user_s", 1)),
+        Column("system", **of_run("cpu_system_s", 1)),
+        Column("wall", **of_run("wall_s", 1)),
+        Column("peak MiB", **of_run("rss_peak_bytes", 0, 2**20)),
+        Column("mean MiB", **of_run("rss_mean_bytes", 0, 2**20)),
+        RUNS,
+        IDS,
+    )
+    note = "CPU seconds of all processes by phase; found in cache: what teacher's answers taken from a cache had cost, not part of the run."
+    return Table("costs", "Costs by phase", columns, found, (note,))
+
+
 def left_out(collection: Collection) -> Table:
     """Runs that are in no other table."""
     columns = (

@@ -70,6 +70,7 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path) -> list[
                 with whole_file(out / f"{name}.{kind}") as aside:
                     figure.savefig(aside, format=kind, **dated)
                 written.append(out / f"{name}.{kind}")
+                figure.set_layout_engine("none")  # laid out once
             plt.close(figure)
     return written
 
@@ -77,7 +78,8 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path) -> list[
 def draw_domains(judged: pd.DataFrame, majority: pd.DataFrame) -> Figure | None:
     """In-domain against out-of-domain accuracy, a small marker a seed and a large one for their mean.
 
-    As figure 1 of Mosbach et al. 2023, but that panels are tasks and models, colours methods. Dashed lines: always answering the largest class.
+    As figure 1 of Mosbach et al. 2023, but panels are tasks and models, colours
+    methods. Dashed lines: always answering the largest class.
     """
     both = judged.dropna(subset=list(DOMAINS))
     if both.empty:

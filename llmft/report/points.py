@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from llmft.report.collect import METHOD_NAMES
+from llmft.report.names import DOMAINS, FINAL, METHOD_NAMES, method_name
 
 if TYPE_CHECKING:
     from llmft.report.collect import Collection
+    from llmft.report.paired import Answers
 
-DOMAINS = ("in_domain", "out_of_domain")
 METRIC = "score_accuracy"
 KEYS = ["task", "model", "weights", "method", "shots", "pattern", "setting", "differs"]
 """What runs of one group have in common; they differ in their seeds alone."""
@@ -29,8 +29,8 @@ PER_RUN = (
     "gpu_mean_bytes",
 )
 PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query")
-BESIDE = ("kl", "agreement", "gap_recovered")
-"""Metrics shown next to accuracy; the first two of the in-domain sets."""
+BESIDE = ("kl", "agreement")
+"""Metrics shown next to accuracy, of the in-domain sets."""
 
 
 class Look(NamedTuple):
@@ -77,34 +77,36 @@ def look_name(key: str) -> str:
 
 def group_name(row: pd.Series) -> str:
     """A group as people say it, within its task and model."""
-    name = look_name(look_key(row["method"], row["shots"]))
-    if row["method"] == "icl" and row["shots"]:
-        name += f", {row['shots']:.0f} shots"
-    return f"{name} ({row['differs']})" if row["differs"] else name
+    shots = f", {row['shots']:.0f} shots" if row["shots"] else ""
+    return method_name({**row, "differs": ""}) + shots + (f" ({row['differs']})" if row["differs"] else "")
 
 
 def points(collection: Collection) -> pd.DataFrame:
     """Accuracies and costs, a row a run and selection.
 
     Returns:
-        All columns of `collection.runs`, `selection`, `selected_on_evaluation_set`, `in_domain` and `out_of_domain` (accuracy
-        over the label words, all rows of the sets pooled), `kl`, `agreement` (in-domain), `gap_recovered_<domain>`, `PER_QUERY`,
-        `look`, and `judged`: whether a method is judged by this selection (in-context learning itself, else the last step).
+        All columns of `collection.runs`, `selection`, `in_domain` and `out_of_domain` (accuracy over the label words, all rows
+        of the sets pooled), `selected_<domain>` (whether these rows chose the checkpoint), `kl`, `agreement` (in-domain),
+        `gap_recovered_<domain>`, `PER_QUERY`, `look`, and `judged`: whether a method is judged by this selection (in-context learning itself, else the last step).
     """
     scores = collection.scores
-    found = scores[scores["set"].isin(DOMAINS) & scores["metric"].isin((METRIC, *BESIDE))]
-    inside = found["set"] == "in_domain"
-    column = found["metric"].where(found["metric"].isin((METRIC, "gap_recovered")) | inside)
-    column = column.where(column != METRIC, found["set"]).where(column != "gap_recovered", "gap_recovered_" + found["set"])
-    found = found.assign(column=column)[column.notna()]
-    values = found.pivot_table(index=["id", "selection"], columns="column", values="value", aggfunc="first")
-    chosen = found[found["metric"] == METRIC].groupby(["id", "selection"], sort=False)
-    beside = chosen[[*PER_QUERY, "selected_on_evaluation_set"]].first()
-    merged = collection.runs.merge(beside.join(values).reset_index(), on="id", how="inner", suffixes=("", "_of_scores"))
-    for name in (*DOMAINS, *(f"gap_recovered_{d}" for d in DOMAINS), "kl", "agreement", *PER_RUN):
+    found = scores[scores["set"].isin(DOMAINS) & scores["metric"].isin((METRIC, *BESIDE))].astype({"id": str, "selection": str})
+    cells = {}
+    for domain in DOMAINS:
+        here = found[(found["set"] == domain) & (found["metric"] == METRIC)].set_index(["id", "selection"])
+        cells[domain], cells[f"gap_recovered_{domain}"] = here["value"], here["gap_recovered"]
+        cells[f"selected_{domain}"] = here["selected_on_evaluation_set"]
+    inside = found[found["set"] == "in_domain"].set_index(["id", "selection"])
+    cells |= {name: inside.loc[inside["metric"] == name, "value"] for name in BESIDE}
+    cells |= {name: inside.loc[inside["metric"] == METRIC, name] for name in PER_QUERY}
+    values = pd.DataFrame(cells)
+    merged = collection.runs.merge(values.reset_index(), on="id", how="inner")
+    chosen = [f"selected_{domain}" for domain in DOMAINS]
+    merged[chosen] = merged[chosen].eq(True)  # where a run has no sets of a domain, they chose nothing
+    for name in PER_RUN:
         if name not in merged:
             merged[name] = math.nan
-    judged = merged["selection"] == merged["method"].map(lambda method: "icl" if method == "icl" else "last")
+    judged = merged["selection"].isin(FINAL)
     keys = [look_key(*pair) for pair in zip(merged["method"], merged["shots"], strict=True)]
     return _in_order(merged.assign(judged=judged, look=keys))
 
@@ -116,10 +118,10 @@ def groups(found: pd.DataFrame) -> pd.DataFrame:
         found: rows of `points`.
 
     Returns:
-        `KEYS`, `selection`, `look`, `judged`, `name`; for each number its mean and `<number>_sd` (n - 1); `members`: the row labels
-        of `found` that were averaged.
+        `KEYS`, `selection`, `look`, `judged`, `name`; for each number its mean and `<number>_sd` (n - 1); `members`: the row
+        labels of `found` that were averaged.
     """
-    keys = [*KEYS, "selection", "look", "judged", "selected_on_evaluation_set"]
+    keys = [*KEYS, "selection", "look", "judged", *(f"selected_{domain}" for domain in DOMAINS)]
     grouped = found.groupby(keys, sort=False, dropna=False)
     numbers = [*DOMAINS, *(f"gap_recovered_{d}" for d in DOMAINS), "kl", "agreement", *PER_QUERY, *PER_RUN]
     means = grouped[numbers].mean()
@@ -129,6 +131,23 @@ def groups(found: pd.DataFrame) -> pd.DataFrame:
     )
     table = table.reset_index()
     return table.assign(name=[group_name(row) for _, row in table.iterrows()])
+
+
+def majority(collection: Collection, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:
+    """What always answering the largest class would get.
+
+    Args:
+        answers: of `paired.read_answers`: confusion tables by run and domain.
+
+    Returns:
+        `task`, and the accuracy for each domain, of the first run of the task whose predictions could be read.
+    """
+    rates: dict[str, dict[str, float]] = {}
+    for run, task in collection.runs[["id", "task"]].itertuples(index=False):
+        for domain in DOMAINS:
+            if domain not in rates.setdefault(task, {}) and (own := answers.get((run, domain))):
+                rates[task][domain] = own.confusion.sum(axis=1).max() / own.confusion.sum()
+    return pd.DataFrame([{"task": task, **dict.fromkeys(DOMAINS, math.nan), **found} for task, found in rates.items()])
 
 
 def front(costs: pd.Series, accuracies: pd.Series) -> list:
