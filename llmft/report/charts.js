@@ -32,7 +32,7 @@ function ticks(low, high, log) {
       for (const step of steps) found.push(step * 10 ** power);
     }
   } else {
-    const rough = (high - low) / 5 || 1;
+    const rough = (high - low) / 7 || 1;
     const unit = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].find((times) => times * unit >= rough) * unit;
     for (let value = Math.ceil(low / step); value <= high / step + 1e-9; value += 1) found.push(value * step);

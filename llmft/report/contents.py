@@ -183,7 +183,7 @@ def costs(found: list[dict[str, Any]]) -> Table:
         RUNS,
         IDS,
     )
-    note = "CPU seconds of all processes by phase; found in cache: what teacher's answers taken from a cache had cost, not part of the run."
+    note = "CPU seconds of all processes; found in cache: what a teacher's answers had cost that were there, no part of the run."
     return Table("costs", "Costs by phase", columns, found, (note,))
 
 

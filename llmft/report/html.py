@@ -20,8 +20,8 @@ import pandas as pd
 
 from llmft.report.contents import IDS
 from llmft.report.curves import TITLES, training_curves
-from llmft.report.names import DOMAINS, SELECTION_NAMES
-from llmft.report.points import PER_QUERY, PER_RUN, groups, look_name, looks_of, points
+from llmft.report.names import DOMAINS, SELECTION_NAMES, method_name
+from llmft.report.points import groups, look_name, looks_of, points
 from llmft.report.tables import Table
 from llmft.report.words import findings, summary
 from llmft.runs.store import whole_file
@@ -36,10 +36,6 @@ MIB = 2**20
 COLUMNS = (
     {"key": "in_domain", "name": "in-domain", "digits": 3},
     {"key": "out_of_domain", "name": "out-of-domain", "digits": 3},
-    {"key": "gap_recovered_in_domain", "name": "gap recovered", "digits": 3},
-    {"key": "gap_recovered_out_of_domain", "name": "gap out", "digits": 3},
-    {"key": "kl", "name": "KL to teacher", "digits": 4},
-    {"key": "agreement", "name": "agreement", "digits": 3},
     {"key": "tokens_per_query", "name": "tokens/query", "digits": 1},
     {"key": "cpu_ms_per_query", "name": "CPU ms/query", "digits": 2},
     {"key": "training_cpu_s", "name": "CPU s training", "digits": 1},
@@ -51,7 +47,7 @@ COLUMNS = (
 GAPS = tuple(f"gap_recovered_{domain}" for domain in DOMAINS)
 OF_POINTS = (*DOMAINS, *GAPS)
 OF_RUNS = ("seed", "data_seed", "training_cpu_s", "cpu_total_s", "rss_peak_bytes")
-OF_GROUPS = (*DOMAINS, *GAPS, "kl", "agreement", *PER_QUERY, *PER_RUN)
+OF_GROUPS = (*GAPS, *(column["key"] for column in COLUMNS), "gpu_mean_bytes")
 
 
 def write_page(collection: Collection, tables: Sequence[Table], evens: pd.DataFrame, majority: pd.DataFrame, out: Path) -> Path:
@@ -116,7 +112,7 @@ def _measured(found: pd.DataFrame, folder: Path, out: Path) -> dict[str, Any]:
     means = groups(found)
     return {
         "looks": {key: {"name": look_name(key), **look._asdict()} for key, look in looks_of(found["look"]).items()},
-        "models": list(runs["model"].unique()),
+        "models": list(dict.fromkeys(runs["model"])),
         "runs": {
             "id": list(runs["id"]),
             "link": [f"{way}/{Path(record).as_posix()}" for record in runs["record"]],
@@ -135,6 +131,7 @@ def _group(row: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: [_plain(row[name]), _plain(row[f"{name}_sd"])] for name in OF_GROUPS}
     return {
         **{name: row[name] for name in ("task", "model", "look", "name")},
+        "method": method_name(row),
         "pattern": row["pattern"] if isinstance(row["pattern"], str) else None,
         "weights": _plain(row["weights"]),
         "shots": int(row["shots"]),

@@ -39,7 +39,7 @@ function methodCell(group) {
   swatch.setAttribute("class", "swatch");
   swatch.setAttribute("aria-hidden", "true");
   marker(swatch, 8, 8, DATA.looks[group.look], 5.5, "", null);
-  return { text: group.name, value: group.name, node: swatch };
+  return { text: group.method, value: group.method, node: swatch };
 }
 
 function resultColumns() {
@@ -60,7 +60,8 @@ function resultColumns() {
 function runsOf(group) {
   const { runs, points } = DATA;
   const cells = (kind, values) => element("tr", {}, ...values.map((value) => element(kind, kind === "th" ? { scope: "col" } : {}, value)));
-  const rows = group.members.map((member) => {
+  const members = [...group.members].sort((a, b) => runs.seed[points.run[a]] - runs.seed[points.run[b]]);
+  const rows = members.map((member) => {
     const run = points.run[member];
     const folder = runs.link[run].split("/").map(encodeURIComponent).join("/");
     const files = ["config.json", "metrics.json", "cost.json", ...(runs.logged[run] ? ["train_log.jsonl"] : [])];
@@ -89,7 +90,7 @@ function results() {
   choices(byId("by-task"), [["", "all"]], distinct("task"));
   choices(byId("by-method"), [["", "all"]], distinct("look"), (look) => DATA.looks[look].name);
   choices(byId("by-model"), [["", "all"]], distinct("model"));
-  choices(byId("by-selection"), [["judged", "as methods are judged"], ["", "all"]], selections);
+  choices(byId("by-selection"), [["judged", "final ones"], ["", "all"]], selections);
   const words = new Map(DATA.groups.map((group) => [group, [group.task, group.model, group.name, group.shots, group.pattern, group.selection_name,
     ...group.members.map((member) => DATA.runs.id[DATA.points.run[member]])].join(" ").toLowerCase()]));
   const apply = () => {
@@ -129,7 +130,7 @@ function otherTables() {
         const cell = row[number];
         if (!Array.isArray(cell)) return { text: cell };
         const [text, value, mark] = cell;
-        return { text, value, mark, tip: mark ? `${title}\n${text.replace("°", "")}: ${mark}, p < .05` : null };
+        return { text, value, mark };
       },
     }));
     const table = new SortedTable(place, shown, { step: 60, label: title });

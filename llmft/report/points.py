@@ -87,7 +87,8 @@ def points(collection: Collection) -> pd.DataFrame:
     Returns:
         All columns of `collection.runs`, `selection`, `in_domain` and `out_of_domain` (accuracy over the label words, all rows
         of the sets pooled), `selected_<domain>` (whether these rows chose the checkpoint), `kl`, `agreement` (in-domain),
-        `gap_recovered_<domain>`, `PER_QUERY`, `look`, and `judged`: whether a method is judged by this selection (in-context learning itself, else the last step).
+        `gap_recovered_<domain>`, `PER_QUERY`, `look`, and `judged`: whether a method is judged by this selection (in-context
+        learning itself, else the last step).
     """
     scores = collection.scores
     found = scores[scores["set"].isin(DOMAINS) & scores["metric"].isin((METRIC, *BESIDE))].astype({"id": str, "selection": str})

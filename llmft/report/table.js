@@ -87,9 +87,9 @@ class SortedTable {
     const cells = this.columns.map((column) => {
       const { text, mark = "", tip = null, node = null } = column.cell(row);
       const kinds = [column.left ? "left" : "", column.left && text.length > 40 ? "long" : "", mark].filter(Boolean).join(" ");
-      const cell = element("td", { class: kinds, "data-tip": tip });
-      if (node) cell.append(node);
       const part = /^(.*?) \((p .*?)\)(.*)$/.exec(text);
+      const cell = element("td", { class: kinds, "data-tip": tip ?? (part && `${part[2]}${mark && `: ${mark}`} (Welch's t-test)`) });
+      if (node) cell.append(node);
       const spread = /^(.*?)( ± .*)$/.exec(text);
       if (part) cell.append(part[1] + part[3], element("small", {}, part[2]));
       else if (spread && !column.left) cell.append(spread[1], element("span", { class: "sd" }, spread[2]));

@@ -150,7 +150,7 @@ class Views {
           }
         }
       }
-    });
+    }, "pairs");
   }
 
   memory(groups) {
@@ -213,7 +213,7 @@ class Views {
           }
         }
       }
-    });
+    }, "pairs");
   }
 
   gap(groups) {

@@ -28,7 +28,7 @@ def summary(collection: Collection, found: pd.DataFrame) -> list[str]:
         "after distillation of its own answers, and is that worth the cost?",
         f"{_count(len(runs), 'finished run')} in {_count(runs['setting'].nunique(), 'setting')}, {_spread_of(runs)}; "
         f"{_count(len(tasks), 'task')} ({_some(tasks)}), {_count(len(models), 'model')} ({_some(models)}). "
-        f"Methods: {_some(names, 12)}.",
+        f"Methods: {_some(names, 12, '; ')}.",
     ]
     if collection.left_out:
         lines.append(f"{_count(len(collection.left_out), 'run')} not finished or not readable: listed at the end, in no mean.")
@@ -44,30 +44,24 @@ def findings(means: pd.DataFrame, evens: pd.DataFrame) -> list[str]:
     """
     lines = []
     parts = list(means.groupby(["task", "model"], sort=False))
+    several = means["model"].nunique() > 1
     for (task, model), own in parts[:MOST]:
-        best = [
-            f"{domain.replace('_', '-')} {_named(own.loc[own[domain].idxmax()], domain)}"
-            for domain in DOMAINS
-            if own[domain].notna().any()
-        ]
+        where = f"{task} ({model})" if several else task
+        best = [f"{d.replace('_', '-')} {_named(own.loc[own[d].idxmax()], d)}" for d in DOMAINS if own[d].notna().any()]
         if len(own) > 1 and best:
-            lines.append(f"{task} ({model}): most accurate {'; '.join(best)}.")
-        lines += [_even(row) for row in _of(evens, task, model) if not math.isnan(row["cpu_s_queries"])][:3]
+            lines.append(f"{where}: most accurate {' and '.join(best)}.")
+        even = [_even(row) for row in _of(evens, task, model) if not math.isnan(row["cpu_s_queries"])]
+        if even:
+            more = f" and {len(even) - MOST} more" if len(even) > MOST else ""
+            lines.append(f"{where}: training has cost less CPU time than prompting after {', '.join(even[:MOST])}{more}.")
     if len(parts) > MOST:
         lines.append(f"{len(parts) - MOST} further pairs of task and model are in the table below.")
     return lines
 
 
 def _even(row: Mapping[str, Any]) -> str:
-    against = "its teacher" if row["against"] == "teacher" else "in-context learning"
-    name = method_name({**row, "differs": ""})
-    costs = f"({1000 * row['cpu_s_own']:.2f} against {1000 * row['cpu_s_prompting']:.2f} CPU ms a query)"
-    if math.isinf(row["cpu_s_queries"]):
-        return f"{row['task']} ({row['model']}): {name} never costs less CPU time than prompting {against} {costs}."
-    return (
-        f"{row['task']} ({row['model']}): {name} has cost less CPU time than prompting {against} "
-        f"after {row['cpu_s_queries']:,.0f} queries {costs}."
-    )
+    queries = "no number of" if math.isinf(row["cpu_s_queries"]) else f"{row['cpu_s_queries']:,.0f}"
+    return f"{queries} queries ({method_name(row)})"
 
 
 def _of(evens: pd.DataFrame, task: str, model: str) -> list[dict[str, Any]]:
@@ -76,7 +70,7 @@ def _of(evens: pd.DataFrame, task: str, model: str) -> list[dict[str, Any]]:
 
 def _named(row: pd.Series, domain: str) -> str:
     spread = "" if pd.isna(row[f"{domain}_sd"]) else f" ± {row[f'{domain}_sd']:.3f}"
-    return f"{row['name']}, {row[domain]:.3f}{spread}"
+    return f"{row['name']} ({row[domain]:.3f}{spread})"
 
 
 def _spread_of(runs: pd.DataFrame) -> str:
@@ -88,5 +82,5 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
-def _some(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: list[str], most: int = 6, between: str = ", ") -> str:
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -103,7 +103,7 @@ def show(tables: Sequence[Table], out: Path) -> None:
             console.print(shown)
             for line in below:
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"beside it: report.md, *.csv, tables/*.tex, figures as *.png and *.pdf", soft_wrap=True)
+    console.print("beside it: report.md, *.csv, tables/*.tex, figures as *.png and *.pdf", soft_wrap=True)
     console.print(f"report: {out}/report.html", soft_wrap=True)
 
 
