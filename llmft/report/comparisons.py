@@ -18,6 +18,7 @@ SIGNIFICANT = f"° p < {ALPHA} (two-sided, not corrected for the number of tests
 
 
 def side_name(row: Row, side: str) -> str:
+    """What a method of a test is called, with its pattern where the other one's differs."""
     own = {name: row[f"{name}_{side}"] for name in ("method", "shots", "differs")}
     pattern = f", {row[f'pattern_{side}']}" if row["pattern_a"] != row["pattern_b"] else ""
     return method_name(own) + pattern
@@ -120,7 +121,7 @@ def paired(tests: pd.DataFrame) -> Table:
         Column("than", lambda row: side_name(row, "a"), left=True),
         *(Column(HEADINGS[domain], **count(domain)) for domain in DOMAINS),
     )
-    note = f"Pairs of runs of one data seed and the same evaluation rows with p < {ALPHA} (exact, two-sided); all are in mcnemar.csv."
+    note = f"Pairs of runs of one data seed and the same rows with p < {ALPHA} (exact, two-sided); all are in mcnemar.csv."
     return Table("paired", "Row by row: McNemar's test", columns, list(rows.values()), (note,))
 
 

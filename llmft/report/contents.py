@@ -145,7 +145,7 @@ def distillation(found: list[dict[str, Any]]) -> Table:
             for domain, tail in zip(DOMAINS, ("", " out"), strict=True)
             for selection, name in (("teacher", "teacher"), ("before", "before"), ("last", "after"))
         ),
-        Column("gap recovered", **gap("in_domain")),
+        Column("gap", **gap("in_domain")),
         Column("gap out", **gap("out_of_domain")),
         Column("KL", **score("last", "in_domain", "kl")),
         Column("agreement", **score("last", "in_domain", "agreement")),
@@ -160,7 +160,7 @@ def distillation(found: list[dict[str, Any]]) -> Table:
     rows = [row for row in found if any(selection == "teacher" for selection, *_ in row["cells"])]
     notes = (
         "In-domain; out: out-of-domain. KL (nats) of the student after from the teacher, and how often both answer alike.",
-        "Gap recovered: (after - before) / (teacher - before) of each run with a gap, then the mean.",
+        "Gap: share of it that is recovered, (after - before) / (teacher - before) of each run with a gap, then the mean.",
     )
     return Table("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
 

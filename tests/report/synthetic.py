@@ -1,0 +1,210 @@
+"""Made-up run records in the form of real ones, any number of them: `python -m tests.report.synthetic FOLDER --runs 5000`.
+
+They are written by hand and not by the pipelines' `RunRecord`, which syncs each file to the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llmft.report.bootstrap import TABLE_METRICS
+from llmft.runs.store import short_hash
+
+MODELS = {
+    "opt-125m": 125e6, "opt-350m": 331e6, "opt-1.3b": 1.3e9, "opt-2.7b": 2.7e9, "opt-6.7b": 6.7e9, "opt-13b": 13e9, "opt-30b": 3e10,
+}  # fmt: skip
+TASKS = {
+    "rte": {"in_domain": ["rte"], "out_of_domain": ["hans-lexical_overlap-entailment", "hans-lexical_overlap-contradiction"]},
+    "qqp": {"in_domain": ["qqp"], "out_of_domain": ["paws-qqp"]},
+}
+PATTERNS = ("minimal", "gpt-3", "eval-harness")
+TRAINED = ("pbft", "pbft-lora", "vanilla", "distill", "distill-lora")
+SHOTS = (2, 16, 32, 64)
+ROWS = {"rte": 277, "qqp": 1000, "paws-qqp": 677}
+SKILL = {"icl": 0.62, "pbft": 0.64, "pbft-lora": 0.63, "vanilla": 0.58, "distill": 0.61, "distill-lora": 0.61}
+QUERY, SHOT = 60, 65
+"""Tokens of a query and of a demonstration."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What tells one run from the others."""
+
+    task: str = "rte"
+    model: str = "opt-125m"
+    method: str = "icl"
+    shots: int = 16
+    pattern: str = "minimal"
+    seed: int = 0
+    done: bool = True
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        if self.method == "icl":
+            return ("icl",)
+        if self.method.startswith("distill"):
+            return "teacher", "before", "after"
+        return "before", "after", "best_in_domain", "best_out_of_domain"
+
+
+def designs() -> Iterator[Made]:
+    """Runs as the paper's sweeps make them, seed by seed: in-context learning in all patterns, the trained methods in one. One
+    in a hundred is not finished."""
+    number = itertools.count()
+    for seed, task, model in itertools.product(range(1000), TASKS, MODELS):
+        for shots, pattern in itertools.product((0, *SHOTS), PATTERNS):
+            yield Made(task, model, "icl", shots, pattern, seed, next(number) % 100 != 99)
+        for shots, method in itertools.product(SHOTS, TRAINED):
+            yield Made(task, model, method, shots, "minimal", seed, next(number) % 100 != 99)
+
+
+def write(folder: Path, made: Iterable[Made], *, hans_rows: int = 500) -> dict[str, Made]:
+    """Write the records; returns the runs by their folders below `folder`.
+
+    Args:
+        hans_rows: evaluation rows of each HANS set.
+    """
+    found = {}
+    for run in made:
+        record = f"{run.method}/{run.task}/{run.model}/{short_hash(dataclasses.astuple(run))}"
+        _write(folder / record, run, hans_rows)
+        found[record] = run
+    return found
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """All arguments at their defaults, for a config as long as a real one."""
+    from llmft.arguments import AdapterArguments, DataArguments, DemonstrationArguments, ModelArguments
+    from llmft.distillation_arguments import DistillationArguments
+    from llmft.run_arguments import RunArguments
+
+    groups = (ModelArguments, AdapterArguments, DataArguments, DemonstrationArguments, DistillationArguments, RunArguments)
+    return {
+        group.__name__: {
+            field.name: field.default if isinstance(field.default, str | int | float | None) else None
+            for field in dataclasses.fields(group)
+        }
+        for group in groups
+    }
+
+
+def _write(path: Path, run: Made, hans_rows: int) -> None:
+    rng = np.random.default_rng(list(repr(run).encode()))
+    path.mkdir(parents=True, exist_ok=True)
+    sets = TASKS[run.task]
+    sizes = {name: ROWS.get(name, hans_rows) for group in sets.values() for name in group}
+    distilled = run.method.startswith("distill")
+    given = {"num_shots": run.shots, "pattern_name": run.pattern, "data_seed": run.seed, "seed": run.seed}
+    trained = rng.integers(2000, size=256 if distilled else run.shots).tolist() if run.method != "icl" else []
+    shown = rng.integers(2000, size=run.shots).tolist() if run.method == "icl" or distilled else []
+    arguments = {**_defaults(), "Own": {**given, "task_variant": None}}
+    config = {
+        "method": run.method,
+        "task": run.task,
+        "task_version": 2,
+        "model": run.model,
+        "setting": short_hash(dataclasses.astuple(dataclasses.replace(run, seed=0, done=True))),
+        "given": given,
+        "arguments": arguments,
+        "data_fingerprints": {name: f"{run.task} fingerprint" for name in sizes},
+        "draws": {
+            "demonstrations": [shown],
+            "train_rows": trained,
+            "eval_rows": {name: list(range(size)) for name, size in sizes.items()},
+        },
+        "environment": {"python": "3.12", "packages": {}, "git_commit": "0" * 40, "git_dirty": False, "command": ["x"] * 30},
+    }
+    (path / "config.json").write_text(json.dumps(config, indent=2))
+    if not run.done:
+        return
+    stages, frames = {}, []
+    for stage in run.stages:
+        stages[stage] = {}
+        for name, size in sizes.items():
+            stages[stage][name], frame = _answers(run, stage, name, size, rng)
+            frames.append(frame)
+    pd.concat(frames, ignore_index=True).to_parquet(path / "predictions.parquet")
+    prompt = QUERY + SHOT * run.shots
+    metrics = {"stages": stages, "sets": sets, "tokens_per_query": {"icl": prompt} if run.method == "icl" else {"student": QUERY}}
+    if distilled:
+        metrics["tokens_per_query"]["teacher"] = prompt
+        metrics["kl"] = {stage: dict.fromkeys(sizes, 0.1) for stage in ("before", "after")}
+        metrics["agreement"] = {stage: dict.fromkeys(sizes, 0.9) for stage in ("before", "after")}
+        metrics["gap_recovered"] = {"in_domain": 0.9, "out_of_domain": None}
+    if "best_in_domain" in stages:
+        metrics["selection"] = {
+            stage: {"step": 10, "epoch": 1.0, "selected_on_evaluation_set": stage != "after"} for stage in run.stages[1:]
+        }
+    (path / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    (path / "cost.json").write_text(json.dumps(_costs(run, sizes, rng), indent=2))
+    (path / "DONE").touch()
+
+
+def _answers(run: Made, stage: str, name: str, size: int, rng: np.random.Generator) -> tuple[dict[str, Any], pd.DataFrame]:
+    labels = np.full(size, int(name.endswith("contradiction"))) if name.startswith("hans") else np.arange(size) % 2
+    skill = 0.5 if stage == "before" else SKILL[run.method] + 0.02 * list(MODELS).index(run.model) + rng.normal(0, 0.03)
+    right = rng.random(size) < min(max(skill, 0.05), 0.95)
+    predictions = np.where(right, labels, 1 - labels)
+    logprobs = np.log(np.where(predictions[:, None] == [[0, 1]], 0.8, 0.2))
+    confusion = np.bincount(2 * labels + predictions, minlength=4).reshape(2, 2)
+    accuracy = float(right.mean())
+    metrics = {
+        "accuracy": accuracy,
+        "score_accuracy": accuracy,
+        "loss": 0.7,
+        "ece": 0.1,
+        "n": size,
+        "n_asked": size,
+        "n_shortened": 0,
+    }
+    if run.task == "qqp":
+        metrics["f1"] = float(TABLE_METRICS["f1"](confusion))
+    columns = {"stage": stage, "set": name, "idx": np.arange(size), "label": labels, "prediction": predictions}
+    return metrics, pd.DataFrame({**columns, "label_logprobs": list(logprobs), "token_logprobs": list(logprobs)})
+
+
+def _costs(run: Made, sizes: dict[str, int], rng: np.random.Generator) -> dict[str, Any]:
+    weights = int(MODELS[run.model])
+
+    def phase(name: str, examples: int = 0, tokens: int = 0, factor: int = 2) -> dict[str, Any]:
+        cpu = (0.001 * tokens + 1) * rng.uniform(0.9, 1.1)
+        work = {"examples": examples, "tokens": tokens, "padding_tokens": 0, "flops": factor * weights * tokens}
+        memory = {"rss_peak_bytes": 4 * weights, "rss_mean_bytes": 3 * weights, "gpu_peak_bytes": None, "gpu_mean_bytes": None}
+        times = {"cpu_user_s": 0.9 * cpu, "cpu_system_s": 0.1 * cpu, "cpu_total_s": cpu, "wall_s": cpu}
+        return {"name": name, **times, **memory, **work}
+
+    phases = [phase("load")]
+    if run.method.startswith("distill"):
+        phases.append(phase("teacher", 256, 256 * QUERY + SHOT * run.shots))
+    asked = [stage for stage in run.stages if not stage.startswith("best")]
+    asked += ["during training"] if "best_in_domain" in run.stages else []
+    for stage, (name, size) in itertools.product(asked, sizes.items()):
+        context = SHOT * run.shots if stage in ("icl", "teacher") else 0
+        phases.append(phase(f"eval {stage} {name}", size, size * QUERY + context))
+    if run.method != "icl":
+        phases.append(phase("train", 320, 320 * QUERY, 6))
+    summed = ("cpu_user_s", "cpu_system_s", "cpu_total_s", "wall_s", "examples", "tokens", "padding_tokens", "flops")
+    total = {**phases[0], **{key: sum(p[key] for p in phases) for key in summed}}
+    del total["name"]
+    return {"phases": phases, "total": total, "ranks": [total], "resumed_from": None, "saved_by_teacher_cache": {}}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", type=int, default=5000)
+    parser.add_argument("--hans_rows", type=int, default=500)
+    flags = parser.parse_args()
+    write(flags.folder, itertools.islice(designs(), flags.runs), hans_rows=flags.hans_rows)
