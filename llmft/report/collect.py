@@ -39,8 +39,8 @@ class Collection:
             without labels), `pattern` (its name or text), `setting` (hash of everything but the seeds), `differs` (arguments
             that tell settings apart beside the columns before), `seed`, `data_seed`; the costs of the whole run under the
             record's names and units; `load_cpu_s`, `evaluation_cpu_s` (all sets and stages); `train_cpu_s`, `teacher_cpu_s`,
-            `teacher_saved_cpu_s` (what answers found in the cache had cost), and the sum of these three, `training_cpu_s`; `training_flops` and `training_flops_alone` likewise, the latter with the
-            context read again for every query.
+            `teacher_saved_cpu_s` (what answers found in the cache had cost), and the sum of these three, `training_cpu_s`;
+            `training_flops` and `training_flops_alone` likewise, the latter with the context read again for every query.
         scores: a row for each run, selection, set and metric: `id`, `selection` (`icl`, `before`, `teacher`, `last`,
             `best_in_domain`, `best_out_of_domain`, `last_with_context`), `stage` (the record's name), `set` (`in_domain`,
             `out_of_domain`, `retention`: their rows taken together; and every set by its name), `metric`, `value`, `n` (rows),

@@ -23,7 +23,7 @@ from llmft.report.panels import (
     scale_of_costs,
     shortened,
 )
-from llmft.report.points import DOMAINS, KEYS, front, groups, looks_of, points
+from llmft.report.points import DOMAINS, front, groups, looks_of, points
 from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
@@ -50,14 +50,15 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path) -> list[
 
     found = points(collection)
     judged = found[found["judged"]]
+    means = groups(judged)
     pictures: dict[str, Callable[[], Figure | None]] = {
-        "results": lambda: draw_results(judged),
-        "domains": lambda: draw_domains(judged, majority),
-        "size": lambda: draw_size(judged),
-        "cost": lambda: draw_cost(judged),
-        "memory": lambda: draw_memory(judged),
+        "results": lambda: draw_results(judged, means),
+        "domains": lambda: draw_domains(judged, means, majority),
+        "size": lambda: draw_size(means),
+        "cost": lambda: draw_cost(means),
+        "memory": lambda: draw_memory(means),
         "training": lambda: draw_training(collection, judged),
-        "gap": lambda: draw_gap(judged),
+        "gap": lambda: draw_gap(judged, means),
     }
     written = []
     with plt.rc_context(STYLE):
@@ -75,7 +76,7 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path) -> list[
     return written
 
 
-def draw_domains(judged: pd.DataFrame, majority: pd.DataFrame) -> Figure | None:
+def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFrame) -> Figure | None:
     """In-domain against out-of-domain accuracy, a small marker a seed and a large one for their mean.
 
     As figure 1 of Mosbach et al. 2023, but panels are tasks and models, colours
@@ -88,12 +89,12 @@ def draw_domains(judged: pd.DataFrame, majority: pd.DataFrame) -> Figure | None:
     lines = majority.set_index("task")
     looks = looks_of(judged["look"])
     for axes, ((task, model), runs) in panels:
-        for _, group in runs.groupby(KEYS, sort=False, dropna=False):
-            look = looks[group["look"].iloc[0]]
-            style = {"marker": look.marker, "color": look.colour, "linestyle": ""}
-            axes.plot(group["in_domain"], group["out_of_domain"], alpha=0.4, markersize=4, mew=0, **style)
-            mean = group[list(DOMAINS)].mean()
-            axes.plot(*mean, markersize=9, mec=look.colour, mew=1.3, fillstyle="none", zorder=3, **style)
+        here = means[(means["task"] == task) & (means["model"] == model)]
+        for key, own in here.groupby("look", sort=False):
+            style = {"marker": looks[key].marker, "color": looks[key].colour, "linestyle": ""}
+            seeds = runs[runs["look"] == key]
+            axes.plot(seeds["in_domain"], seeds["out_of_domain"], alpha=0.4, markersize=4, mew=0, **style)
+            axes.plot(own["in_domain"], own["out_of_domain"], markersize=9, mew=1.3, fillstyle="none", zorder=3, **style)
         if task in lines.index:
             axes.axvline(lines.loc[task, "in_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=0.5)
             axes.axhline(lines.loc[task, "out_of_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=0.5)
@@ -111,11 +112,11 @@ def draw_domains(judged: pd.DataFrame, majority: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def draw_size(judged: pd.DataFrame) -> Figure | None:
+def draw_size(means: pd.DataFrame) -> Figure | None:
     """Accuracy against the number of weights: a line a method and number of shots, bars are standard deviations over seeds."""
     import matplotlib.pyplot as plt
 
-    sized = judged.dropna(subset=["weights"])
+    sized = means.dropna(subset=["weights"])
     sizes = sized.groupby("task")["weights"].nunique() if len(sized) else pd.Series(dtype=int)
     tasks = [task for task in sized["task"].unique() if sizes[task] > 1]
     if not tasks:
@@ -124,14 +125,14 @@ def draw_size(judged: pd.DataFrame) -> Figure | None:
     figure, table = plt.subplots(
         len(shown), 2, figsize=(WIDTH, 0.9 + 2.2 * len(shown)), sharex=True, squeeze=False, layout="constrained"
     )
-    looks, dropped = looks_of(judged["look"]), 0
+    looks, dropped = looks_of(means["look"]), 0
     for task, row in zip(shown, table, strict=True):
-        means = groups(sized[sized["task"] == task])
-        lines = list(means.groupby(["look", "shots", "pattern", "differs"], sort=False))
+        here = sized[sized["task"] == task]
+        lines = list(here.groupby(["look", "shots", "pattern", "differs"], sort=False, dropna=False))
         lines = [line for line in lines if line[1]["weights"].nunique() > 1]
         dropped += len(lines[PANELS:])
         for (key, shots, *_), line in lines[:PANELS]:
-            several = len(line["shots"]) and means.loc[means["look"] == key, "shots"].nunique() > 1
+            several = len(line["shots"]) and here.loc[here["look"] == key, "shots"].nunique() > 1
             line = line.sort_values("weights")
             for axes, domain in zip(row, DOMAINS, strict=True):
                 look = looks[key]
@@ -159,43 +160,35 @@ def draw_size(judged: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def draw_cost(judged: pd.DataFrame) -> Figure | None:
+def draw_cost(means: pd.DataFrame) -> Figure | None:
     """Accuracy against CPU time, of a query and of training with its teacher; lines are Pareto fronts."""
     import matplotlib.pyplot as plt
 
     costs = {"cpu_ms_per_query": "CPU ms per query", "training_cpu_s": "CPU s of training and teacher"}
-    shown = {name: title for name, title in costs.items() if (judged[name] > 0).any()}
+    shown = {name: title for name, title in costs.items() if (means[name] > 0).any()}
     if not shown:
         return None
-    panels = list(judged.groupby(["task", "model"], sort=False))
+    panels = list(means.groupby(["task", "model"], sort=False))
     rows = panels[: PANELS // 2]
     figure, table = plt.subplots(
         len(rows), len(shown), figsize=(WIDTH, 0.9 + 2.3 * len(rows)), sharey="row", squeeze=False, layout="constrained"
     )
-    looks = looks_of(judged["look"])
-    for ((task, model), runs), row in zip(rows, table, strict=True):
-        means = groups(runs)
+    looks = looks_of(means["look"])
+    for ((task, model), here), row in zip(rows, table, strict=True):
         for axes, (cost, title) in zip(row, shown.items(), strict=True):
             for domain, filled in zip(DOMAINS, (True, False), strict=True):
-                for _, mean in means.iterrows():
-                    look = looks[mean["look"]]
-                    axes.plot(
-                        mean[cost],
-                        mean[domain],
-                        look.marker,
-                        color=look.colour,
-                        mfc=None if filled else "white",
-                        markersize=6,
-                        zorder=3,
-                    )
-                best = means.loc[front(means[cost], means[domain])]
+                for key, own in here.groupby("look", sort=False):
+                    colour, marker = looks[key]
+                    style = {"mfc": colour if filled else "white", "markersize": 7 if filled else 4, "zorder": 3 if filled else 4}
+                    axes.plot(own[cost], own[domain], marker, color=colour, **style)
+                best = here.loc[front(here[cost], here[domain])]
                 style = {"color": "#444444", "linewidth": 0.9, "linestyle": "-" if filled else ":"}
                 axes.step(best[cost], best[domain], where="post", zorder=1, **style)
-            scale_of_costs(axes, means[cost])
+            scale_of_costs(axes, here[cost])
             axes.set_xlabel(title if (task, model) == rows[-1][0] else "")
         row[0].set_ylabel("accuracy")
-        row[0].set_title(panel_title(judged, task, model), loc="left")
-    legend(figure, judged)
+        row[0].set_title(panel_title(means, task, model), loc="left")
+    legend(figure, means)
     text = "Filled: in-domain, hollow: out-of-domain; lines (dotted: out-of-domain) are what nothing cheaper beats."
     note(figure, text + panels_left_out(len(panels) - len(rows)))
     return figure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from llmft.report.points import groups, look_name, looks_of
+from llmft.report.points import look_name, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,30 +52,29 @@ def grid(found: pd.DataFrame, by: list[str]) -> tuple[Figure, list[tuple[Axes, A
     return figure, list(zip(flat, shown, strict=False)), len(parts) - len(shown)
 
 
-def sections(found: pd.DataFrame) -> tuple[list[tuple[str, pd.DataFrame | None]], str]:
+def sections(means: pd.DataFrame) -> tuple[list[tuple[str, pd.Series | None]], str]:
     """The groups as rows below a heading for each task and model, at most `ROWS`.
 
     Returns:
-        (name, runs) of each row, headings without runs; what a caption says of rows without a place.
+        (name, group) of each row, headings without a group; what a caption says of rows without a place.
     """
-    rows: list[tuple[str, pd.DataFrame | None]] = []
-    left_out = 0
-    for (task, model), runs in found.groupby(["task", "model"], sort=False):
-        parts = [(group["name"], runs.loc[group["members"]]) for _, group in groups(runs).iterrows()]
-        room = max(0, ROWS - len(rows) - 1)
-        left_out += len(parts[room:])
-        if room:
-            rows += [(f"{task} ({model})", None), *parts[:room]]
+    rows: list[tuple[str, pd.Series | None]] = []
+    for (task, model), own in means.groupby(["task", "model"], sort=False):
+        room = ROWS - len(rows) - 1
+        if room <= 0:
+            break
+        rows += [(f"{task} ({model})", None), *((group["name"], group) for _, group in own.head(room).iterrows())]
+    left_out = len(means) - sum(group is not None for _, group in rows)
     return rows, f" {left_out} further rows are in report.html." if left_out else ""
 
 
-def name_rows(axes: Axes, rows: list[tuple[str, pd.DataFrame | None]]) -> None:
+def name_rows(axes: Axes, rows: list[tuple[str, pd.Series | None]]) -> None:
     """The rows' names on the left, headings bold; the first row is at the top."""
     axes.set_yticks(range(len(rows)), [shortened(name, 46) for name, _ in rows])
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    for (_, runs), tick in zip(rows, axes.yaxis.get_major_ticks(), strict=True):
-        tick.label1.set_fontweight("bold" if runs is None else "normal")
+    for (_, group), tick in zip(rows, axes.yaxis.get_major_ticks(), strict=True):
+        tick.label1.set_fontweight("bold" if group is None else "normal")
     axes.set_ylim(len(rows) - 0.4, -0.6)
 
 
