@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
 def share_intervals(values: np.ndarray, n: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -46,10 +46,21 @@ def matthews_correlation(confusion: np.ndarray) -> np.ndarray:
 TABLE_METRICS = {"f1": f1, "matthews_correlation": matthews_correlation}
 
 
-def table_interval(metric: str, confusion: np.ndarray, seed: Sequence[int], level: float = 0.95) -> tuple[float, float]:
-    """Percentile-bootstrap interval of a metric of a confusion table (L, L): drawing rows with replacement draws tables from a
-    multinomial distribution."""
-    n = confusion.sum()
-    drawn = np.random.default_rng(seed).multinomial(n, confusion.ravel() / n, size=RESAMPLES)
-    low, high = np.quantile(TABLE_METRICS[metric](drawn.reshape(RESAMPLES, *confusion.shape)), ((1 - level) / 2, (1 + level) / 2))
-    return float(low), float(high)
+def table_intervals(
+    metric: str, tables: Sequence[np.ndarray], seeds: Sequence[str], level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile-bootstrap intervals of a metric of N confusion tables, each (L, L): drawing rows with replacement draws tables
+    from a multinomial distribution.
+
+    Args:
+        seeds: a text for each table, from which its stream of random numbers starts.
+
+    Returns:
+        Lower and upper ends, both (N,).
+    """
+    drawn = np.empty((len(tables), RESAMPLES))
+    for place, (table, seed) in enumerate(zip(tables, seeds, strict=True)):
+        n, stream = table.sum(), np.random.default_rng(list(seed.encode()))
+        drawn[place] = TABLE_METRICS[metric](stream.multinomial(n, table.ravel() / n, size=RESAMPLES).reshape(-1, *table.shape))
+    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2), axis=1)
+    return low, high

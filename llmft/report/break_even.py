@@ -10,6 +10,8 @@ import math
 
 import pandas as pd
 
+from llmft.report.tables import records
+
 GROUP = ["task", "model", "weights", "shots", "pattern", "method", "differs", "setting"]
 MEASURES = {
     "cpu_s": ("training_cpu_s_mean", "cpu_ms_per_query_mean", 1 / 1000),
@@ -49,7 +51,7 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
         and `<measure>_queries` (`break_even` of these).
     """
     chosen = summary[(summary["metric"] == "score_accuracy") & (summary["set"] == "in_domain")]
-    by_selection = {name: rows.to_dict("records") for name, rows in chosen.groupby("selection", observed=True)}
+    by_selection = {name: records(rows) for name, rows in chosen.groupby("selection", observed=True)}
     prompting: dict[tuple[object, ...], list[dict[str, object]]] = {}
     for row in by_selection.get("icl", []):
         if row["shots"]:

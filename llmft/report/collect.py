@@ -102,34 +102,28 @@ def collect(folder: Path) -> Collection:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the --output_dir of some runs")
-    records, left_out = [], []
+    rows, left_out, scores = [], [], Scores()
+    sets: dict[str, dict[str, list[str]]] = {}
     for path in sorted(find_runs(folder)):
         name = str(path.relative_to(folder))
         try:
             record = read_record(path)
+            if record is not None:
+                row, found = run_row(*record), list(score_rows(*record[1:]))
+                scores.add(name, found)
+                rows.append({"id": name, "record": name, **row})
+                sets[name] = record[1]["sets"]
         except Unreadable as error:
             left_out.append((name, str(error)))
-        else:
-            if record is not None:
-                records.append((name, *record))
-    if not records:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            left_out.append((name, f"its record cannot be understood ({type(error).__name__}: {error})"))
+    if not rows:
         beside = f" ({len(left_out)} that are not: {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
         raise InputError(f"{folder}: there is no finished run below this folder{beside}; name the --output_dir of some runs")
-    sets: dict[str, dict[str, list[str]]] = {}
-    kept, rows, scores = _ids([name for name, *_ in records]), [], Scores()
-    for run, (name, config, metrics, cost) in zip(kept, records, strict=True):
-        try:
-            row, found = run_row(config, metrics, cost), list(score_rows(metrics, cost))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
-            left_out.append((name, f"its record is not of this version ({type(error).__name__}: {error})"))
-            continue
-        rows.append({"id": run, "record": name, **row})
-        scores.add(run, found)
-        sets[run] = metrics["sets"]
-    if not rows:
-        raise InputError(f"{folder}: {left_out[0][0]}: {left_out[0][1]}; name the --output_dir of runs of this version")
-    runs = in_order_of(_name_differences(pd.DataFrame(rows)), METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
-    return Collection(folder, runs, scores.frame(), sorted(left_out), sets)
+    ids = dict(zip(sets, _ids(list(sets)), strict=True))
+    runs = pd.DataFrame([{**row, "id": ids[row["id"]]} for row in _name_differences(rows)])
+    runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
+    return Collection(folder, runs, scores.frame(ids), sorted(left_out), {ids[name]: own for name, own in sets.items()})
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -209,22 +203,23 @@ def _ids(records: Sequence[str]) -> list[str]:
     return ids
 
 
-def _name_differences(runs: pd.DataFrame) -> pd.DataFrame:
-    """Add `differs`: the arguments by which settings differ that task, method, model, shots and pattern do not tell apart.
+def _name_differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with `differs` in place of `given`: the arguments by which settings differ that task, method, model, shots and
+    pattern do not tell apart.
 
     A kind of context that was asked for is always named: no number of shots tells an instruction from a label.
     """
-    differs = pd.Series("", index=runs.index)
-    for _, group in runs.groupby(["task", "method", "model", "shots", "pattern"], sort=False, dropna=False):
-        settings = group.drop_duplicates("setting").set_index("setting")["given"]
-        items = [set(map(str, given.items())) for given in settings]
-        shared = set.intersection(*items)
-        texts = {
-            setting: ", ".join(f"{k}={v}" for k, v in given.items() if k == "context" or str((k, v)) not in shared)
-            for setting, given in settings.items()
-        }
-        differs[group.index] = group["setting"].map(texts)
-    place = runs.columns.get_loc("given")
-    runs = runs.drop(columns="given")
-    runs.insert(place, "differs", differs)
-    return runs
+    groups: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    keys = [tuple(row[name] for name in ("task", "method", "model", "shots", "pattern")) for row in rows]
+    for key, row in zip(keys, rows, strict=True):
+        groups.setdefault(key, {})[row["setting"]] = row["given"]
+    texts = {}
+    for key, settings in groups.items():
+        shared = set.intersection(*(set(map(str, given.items())) for given in settings.values()))
+        for setting, given in settings.items():
+            told = (f"{k}={v}" for k, v in given.items() if k == "context" or str((k, v)) not in shared)
+            texts[key, setting] = ", ".join(told)
+    return [
+        {**{name: value for name, value in row.items() if name != "given"}, "differs": texts[key, row["setting"]]}
+        for key, row in zip(keys, rows, strict=True)
+    ]

@@ -11,7 +11,7 @@ import pandas as pd
 from llmft.report.break_even import MEASURES
 from llmft.report.contents import HEADINGS, WHO
 from llmft.report.names import DOMAINS, SELECTION_NAMES, method_name
-from llmft.report.tables import NOTHING, Column, Row, Table, number
+from llmft.report.tables import NOTHING, Column, Row, Table, number, records
 
 ALPHA = 0.05
 SIGNIFICANT = f"° p < {ALPHA} (two-sided, not corrected for the number of tests)"
@@ -68,7 +68,7 @@ def differences(tests: pd.DataFrame) -> Table:
 
 def _by_pair(tests: pd.DataFrame) -> list[dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in tests.to_dict("records"):
+    for row in records(tests):
         pair = found.setdefault(
             (row["task"], row["shots"], row["selection"], row["setting_a"], row["setting_b"]), {**row, "tests": {}}
         )
@@ -78,40 +78,43 @@ def _by_pair(tests: pd.DataFrame) -> list[dict[str, Any]]:
 
 def over_sizes(tests: pd.DataFrame) -> list[Table]:
     """A matrix for each task, number of shots, way of prompting, trained method and domain: models trained x models prompted."""
-    keys = ["task", "shots", "pattern_a", "differs_a", "method_b", "pattern_b", "differs_b", "selection", "set"]
-    found = []
-    for place, (key, own) in enumerate(tests.groupby(keys, sort=False, dropna=False)):
-        task, shots, *_, selection, domain = key
-        first = own.iloc[0].to_dict()
-        prompted = list(own.sort_values("weights_a", kind="stable")["model_a"].unique())
-        rows: dict[str, dict[str, Any]] = {}
-        for test in own.sort_values("weights_b", kind="stable").to_dict("records"):
-            row = rows.setdefault(test["model_b"], {"model": test["model_b"], "tests": {}})
-            row["tests"][test["model_a"]] = test
-        columns = [Column("trained \\ prompted", lambda row: row["model"], left=True)]
-        columns += [Column(model, **_difference(model)) for model in prompted]
-        trained, prompting = f"{side_name(first, 'b')} ({SELECTION_NAMES[selection]})", side_name(first, "a")
-        title = f"{task}, {shots} shots, {HEADINGS[domain]}: {trained} less {prompting}"
-        notes = ("Difference of mean accuracies, Welch's t-test over runs.", SIGNIFICANT)
-        found.append(Table(f"sizes_{place + 1}", title, tuple(columns), list(rows.values()), notes))
-    return found
+    keys = ("task", "shots", "pattern_a", "differs_a", "method_b", "pattern_b", "differs_b", "selection", "set")
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for test in sorted(records(tests), key=lambda test: (test["weights_b"], test["weights_a"])):
+        found.setdefault(tuple(test[key] for key in keys), []).append(test)
+    order = {key: place for place, key in enumerate(dict.fromkeys(zip(*(tests[key].tolist() for key in keys), strict=True)))}
+    return [_matrix(place + 1, found[key]) for place, key in enumerate(sorted(found, key=order.__getitem__))]
+
+
+def _matrix(number: int, tests: list[Row]) -> Table:
+    first, rows = tests[0], {}
+    for test in tests:
+        row = rows.setdefault(test["model_b"], {"model": test["model_b"], "tests": {}})
+        row["tests"][test["model_a"]] = test
+    columns = [Column("trained \\ prompted", lambda row: row["model"], left=True)]
+    columns += [Column(model, **_difference(model)) for model in dict.fromkeys(test["model_a"] for test in tests)]
+    trained, prompting = f"{side_name(first, 'b')} ({SELECTION_NAMES[first['selection']]})", side_name(first, "a")
+    title = f"{first['task']}, {first['shots']} shots, {HEADINGS[first['set']]}: {trained} less {prompting}"
+    notes = ("Difference of mean accuracies, Welch's t-test over runs.", SIGNIFICANT)
+    return Table(f"sizes-{number}", title, tuple(columns), list(rows.values()), notes)
 
 
 def paired(tests: pd.DataFrame) -> Table:
     """McNemar's tests of every pair of methods, counted over their pairs of runs."""
-    pairs = tests.groupby(["task", "shots", "setting_a", "setting_b", "set"], sort=False)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for (*key, domain), own in pairs:
-        row = rows.setdefault(tuple(key), {**own.iloc[0].to_dict(), "tests": {}})
-        p, b = own["p"] < ALPHA, own["only_b"] > own["only_a"]
-        row["tests"][domain] = {"pairs": len(own), "b": int((p & b).sum()), "a": int((p & ~b).sum())}
+    for test in records(tests):
+        row = rows.setdefault((test["task"], test["shots"], test["setting_a"], test["setting_b"]), {**test, "tests": {}})
+        counts = row["tests"].setdefault(test["set"], {"pairs": 0, "better": 0, "worse": 0})
+        counts["pairs"] += 1
+        if test["p"] < ALPHA:
+            counts["better" if test["only_b"] > test["only_a"] else "worse"] += 1
 
     def count(domain: str) -> dict[str, Callable[[Row], Any]]:
         def text(row: Row) -> str:
             found = row["tests"].get(domain)
-            return NOTHING if found is None else f"{found['b']} better, {found['a']} worse of {found['pairs']}"
+            return NOTHING if found is None else "{better} better, {worse} worse of {pairs}".format(**found)
 
-        return {"text": text, "value": lambda row: row["tests"].get(domain, {}).get("b", math.nan)}
+        return {"text": text, "value": lambda row: row["tests"].get(domain, {}).get("better", math.nan)}
 
     columns = (
         Column("task", lambda row: row["task"], left=True),
@@ -155,7 +158,7 @@ def break_even_table(found: pd.DataFrame) -> Table:
         "Queries after which training has cost less than prompting with the context; never: a query is not cheaper.",
         "CPU time and FLOPs as run: the context is read once for all queries. Context read again: as T-Few counts.",
     )
-    return Table("break_even", "Break-even", columns, found.to_dict("records"), notes)
+    return Table("break_even", "Break-even", columns, records(found), notes)
 
 
 def _against(row: Row) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from llmft.report.collect import Collection
 from llmft.report.names import DOMAINS, FINAL, SELECTION_NAMES, method_name
 from llmft.report.statistics import GROUP
-from llmft.report.tables import NOTHING, Column, Row, Table, number, spread
+from llmft.report.tables import NOTHING, Column, Row, Table, number, records, spread
 from llmft.runs.show import SELECTED
 
 HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "retention": "other tasks"}
@@ -22,7 +22,7 @@ def groups(summary: pd.DataFrame) -> list[dict[str, Any]]:
     metric) -> row of the summary, for the pooled sets."""
     pooled = summary[summary["set"].isin(HEADINGS)]
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in pooled.to_dict("records"):
+    for row in records(pooled):
         group = found.setdefault(tuple(row[name] for name in GROUP), {**row, "cells": {}})
         group["cells"][row["selection"], row["set"], row["metric"]] = row
         if len(row["ids"]) > len(group["ids"]):

@@ -34,8 +34,8 @@ ROWS, STEPS = 2000, 200
 """The most rows of a table, and logged steps of a run, that are in the page."""
 MIB = 2**20
 COLUMNS = (
-    {"key": "in_domain", "name": "in-domain", "digits": 3},
-    {"key": "out_of_domain", "name": "out-of-domain", "digits": 3},
+    {"key": "in_domain", "name": "in-domain", "digits": 3, "spread": True},
+    {"key": "out_of_domain", "name": "out-of-domain", "digits": 3, "spread": True},
     {"key": "tokens_per_query", "name": "tokens/query", "digits": 1},
     {"key": "cpu_ms_per_query", "name": "CPU ms/query", "digits": 2},
     {"key": "training_cpu_s", "name": "CPU s training", "digits": 1},

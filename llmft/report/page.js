@@ -30,7 +30,8 @@ function scoreCell(column, group) {
   const star = group.selected[column.key] ? "*" : "";
   const scale = column.scale ?? 1;
   const spread = known(sd) ? ` ± ${fixed(sd / scale, column.digits)}` : "";
-  return { text: `${fixed(mean / scale, column.digits)}${spread}${star}`, value: mean };
+  const text = fixed(mean / scale, column.digits);
+  return column.spread ? { text: text + spread + star, value: mean } : { text, value: mean, tip: spread && text + spread };
 }
 
 function methodCell(group) {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ import pandas as pd
 from llmft.report.collect import Collection
 from llmft.report.names import DOMAINS, FINAL, SELECTIONS
 
+THREADS = 4
+"""Predictions that are read at once."""
 STAGES = {selection: stage for stage, selection in SELECTIONS.items() if selection in FINAL}
 
 
@@ -29,34 +32,49 @@ class Answers:
     confusion: np.ndarray
 
 
-def read_answers(collection: Collection, runs: Iterable[str]) -> tuple[dict[tuple[str, str], Answers], list[tuple[str, str]]]:
+def read_answers(collection: Collection, runs: Sequence[str]) -> tuple[dict[tuple[str, str], Answers], list[tuple[str, str]]]:
     """The answers of some runs, by id and domain; and which predictions could not be read, with the reason."""
     found: dict[tuple[str, str], Answers] = {}
     missing: list[tuple[str, str]] = []
-    for run in runs:
+
+    def read(run: str) -> dict[str, Answers] | OSError:
         try:
-            table = collection.predictions(run)
+            return _answers_of(collection, run)
         except OSError as error:
-            missing.append((run, f"predictions.parquet cannot be read ({error})"))
-            continue
-        stages, sets = (table.column(name).combine_chunks() for name in ("stage", "set"))
-        idx, labels, predictions = (table.column(name).to_numpy() for name in ("idx", "label", "prediction"))
-        stage_names, set_names = stages.dictionary.to_pylist(), sets.dictionary.to_pylist()
-        stage = next((name for name in STAGES.values() if name in stage_names), None)
-        here = stages.indices.to_numpy() == (stage_names.index(stage) if stage else -1)
-        numbers = sets.indices.to_numpy()
-        for domain in DOMAINS:
-            members = [set_names.index(name) for name in collection.sets[run].get(domain, ()) if name in set_names]
-            chosen = here & np.isin(numbers, members)
-            if not chosen.any():
-                continue
-            own, given = labels[chosen], predictions[chosen]
-            size = int(max(own.max(), given.max(), 1)) + 1
-            confusion = np.bincount(own * size + given, minlength=size * size).reshape(size, size)
-            names = tuple(set_names[number] for number in members)
-            rows = hash((names, numbers[chosen].tobytes(), _bytes(idx[chosen]), own.tobytes()))
-            found[run, domain] = Answers(rows, own == given, confusion)
+            return error
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        for run, answers in zip(runs, threads.map(read, runs), strict=True):
+            if isinstance(answers, OSError):
+                missing.append((run, f"predictions.parquet cannot be read ({answers})"))
+            else:
+                found |= {(run, domain): own for domain, own in answers.items()}
     return found, missing
+
+
+def _answers_of(collection: Collection, run: str) -> dict[str, Answers]:
+    table = collection.predictions(run)
+    if table.column("stage").num_chunks != 1:
+        table = table.unify_dictionaries().combine_chunks()
+    stages, sets = (table.column(name).chunk(0) for name in ("stage", "set"))
+    stage_names, set_names = stages.dictionary.to_pylist(), sets.dictionary.to_pylist()
+    stage = next((name for name in STAGES.values() if name in stage_names), None)
+    if stage is None:
+        return {}
+    here = np.flatnonzero(stages.indices.to_numpy() == stage_names.index(stage))
+    idx, labels, predictions = (table.column(name).to_numpy()[here] for name in ("idx", "label", "prediction"))
+    numbers, found = sets.indices.to_numpy()[here], {}
+    for domain in DOMAINS:
+        names = [name for name in collection.sets[run].get(domain, ()) if name in set_names]
+        if not names:
+            continue
+        chosen = np.logical_or.reduce([numbers == set_names.index(name) for name in names])
+        own, given = labels[chosen], predictions[chosen]
+        size = int(max(own.max(), given.max(), 1)) + 1
+        confusion = np.bincount(own * size + given, minlength=size * size).reshape(size, size)
+        rows = hash((tuple(names), numbers[chosen].tobytes(), _bytes(idx[chosen]), own.tobytes()))
+        found[domain] = Answers(rows, own == given, confusion)
+    return found
 
 
 def _bytes(idx: np.ndarray) -> bytes:

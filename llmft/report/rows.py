@@ -173,16 +173,18 @@ class Scores:
 
     def add(self, run: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Put down the `score_rows` of one run."""
-        for selection, stage, name, metric, *numbers, selected in rows:
-            for column, value in zip(CATEGORIES, (run, selection, stage, name, metric), strict=True):
-                known = self.names[column]
-                self.codes[column].append(known.setdefault(value, len(known)))
-            for column, number in zip(NUMBERS, numbers, strict=True):
-                self.numbers[column].append(number)
-            self.selected.append(selected)
+        *columns, selected = zip(*rows, strict=True)
+        for name, values in zip(CATEGORIES, ([run] * len(selected), *columns), strict=False):
+            known = self.names[name]
+            self.codes[name].extend([known.setdefault(value, len(known)) for value in values])
+        for name, values in zip(NUMBERS, columns[len(CATEGORIES) - 1 :], strict=True):
+            self.numbers[name].extend(values)
+        self.selected.extend(selected)
 
-    def frame(self) -> pd.DataFrame:
-        """All of them as one table."""
-        text = {name: pd.Categorical.from_codes(codes, list(self.names[name])) for name, codes in self.codes.items()}
+    def frame(self, ids: Mapping[str, str]) -> pd.DataFrame:
+        """All of them as one table, runs called by their `ids`."""
+        names = {column: list(known) for column, known in self.names.items()}
+        names["id"] = [ids[run] for run in names["id"]]
+        text = {name: pd.Categorical.from_codes(codes, names[name]) for name, codes in self.codes.items()}
         numbers = {name: pd.Series(values, dtype=float) for name, values in self.numbers.items()}
         return pd.DataFrame({**text, **numbers, "selected_on_evaluation_set": pd.Series(self.selected, dtype=bool)})

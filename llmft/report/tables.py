@@ -95,6 +95,12 @@ def terminal(table: Table, where: str) -> tuple[TerminalTable, list[str]]:
     return out, [*([f"{more} more rows: {where}"] if more > 0 else []), *table.notes]
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dicts of Python's own types; many times faster than `to_dict` where there are texts."""
+    columns = [frame[name].to_numpy(object).tolist() for name in frame]
+    return [dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
 def number(value: Any, digits: int) -> str:
     """A rounded number; nothing where there is none."""
     return NOTHING if value is None or pd.isna(value) else f"{value:.{digits}f}"

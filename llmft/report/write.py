@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from llmft.errors import InputError
 from llmft.report import comparisons, contents
-from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_interval
+from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_intervals
 from llmft.report.break_even import break_evens
 from llmft.report.collect import Collection, collect
 from llmft.report.figures import draw_all
@@ -45,7 +45,8 @@ def report(folder: Path, out: Path) -> None:
     frames = {
         "report": summary,
         "runs": run_table(collection, answers),
-        "differences": pd.concat([tests, sizes[sizes["model_a"] != sizes["model_b"]]], ignore_index=True),
+        "differences": tests,
+        "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
         "mcnemar": pairs,
         "break_even": evens,
         "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
@@ -56,8 +57,8 @@ def report(folder: Path, out: Path) -> None:
             with whole_file(out / f"{name}.csv") as aside:
                 _with_ids_as_text(frame).to_csv(aside, index=False)
         _write(out / "report.md", "# Report\n\n" + "\n".join(markdown(table) for table in tables))
-        for table in tables:
-            _write(out / "tables" / f"{table.name}.tex", latex(table))
+        for name, group in groupby(tables, key=lambda table: table.name.split("-")[0]):
+            _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
         rates = majority(collection, answers)
         draw_all(collection, rates, out)
         beside = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
@@ -111,21 +112,18 @@ def run_table(collection: Collection, answers: Mapping[tuple[str, str], Answers]
     """A row for each run: the columns of `Collection.runs`; its pooled accuracies, as `<selection>_<set>`, each with the ends of
     its 95 % bootstrap interval as `..._low` and `..._high`; and F1 and Matthews' correlation of the final selection likewise."""
     scores = collection.scores[collection.scores["set"].isin(DOMAINS)]
-    chosen = scores[
-        (scores["metric"] == "score_accuracy") | (scores["metric"].isin(TABLE_METRICS) & scores["selection"].isin(FINAL))
-    ]
+    scores = scores.assign(**{name: scores[name].astype(object) for name in ("id", "selection", "set", "metric")})
+    chosen = scores[scores["metric"] == "score_accuracy"]
     low, high = share_intervals(chosen["value"].clip(0, 1).to_numpy(), chosen["n"].to_numpy())
-    chosen = chosen.assign(low=low, high=high, column=chosen["selection"].astype(str) + "_" + chosen["set"].astype(str))
-    of_tables = chosen["metric"] != "score_accuracy"
-    if of_tables.any():
-        unknown = (np.nan, np.nan)
-        found = [
-            table_interval(metric, own.confusion, list(run.encode())) if (own := answers.get((run, domain))) else unknown
-            for run, domain, metric in chosen.loc[of_tables, ["id", "set", "metric"]].itertuples(index=False)
-        ]
-        chosen.loc[of_tables, ["low", "high"]] = np.array(found)
-        chosen.loc[of_tables, "column"] += "_" + chosen.loc[of_tables, "metric"].astype(str)
-    wide = chosen.assign(id=chosen["id"].astype(str)).pivot(index="id", columns="column", values=["value", "low", "high"])
+    parts = [chosen.assign(low=low, high=high, column=chosen["selection"] + "_" + chosen["set"])]
+    for metric in TABLE_METRICS:
+        of = scores[(scores["metric"] == metric) & scores["selection"].isin(FINAL)]
+        of = of[[key in answers for key in zip(of["id"], of["set"], strict=True)]]
+        if len(of):
+            tables = [answers[key].confusion for key in zip(of["id"], of["set"], strict=True)]
+            low, high = table_intervals(metric, tables, list(of["id"] + of["set"]))
+            parts.append(of.assign(low=low, high=high, column=of["selection"] + "_" + of["set"] + "_" + metric))
+    wide = pd.concat(parts).pivot(index="id", columns="column", values=["value", "low", "high"])
     names = sorted({column for _, column in wide.columns})
     wide = wide[[(part, name) for name in names for part in ("value", "low", "high")]]
     wide.columns = [name if part == "value" else f"{name}_{part}" for part, name in wide.columns]

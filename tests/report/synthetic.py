@@ -21,9 +21,8 @@ import pandas as pd
 from llmft.report.bootstrap import TABLE_METRICS
 from llmft.runs.store import short_hash
 
-MODELS = {
-    "opt-125m": 125e6, "opt-350m": 331e6, "opt-1.3b": 1.3e9, "opt-2.7b": 2.7e9, "opt-6.7b": 6.7e9, "opt-13b": 13e9, "opt-30b": 3e10,
-}  # fmt: skip
+SIZES = {"125m": 125e6, "350m": 331e6, "1.3b": 1.3e9, "2.7b": 2.7e9, "6.7b": 6.7e9, "13b": 13e9, "30b": 30e9}
+MODELS = {f"opt-{name}": size for name, size in SIZES.items()}
 TASKS = {
     "rte": {"in_domain": ["rte"], "out_of_domain": ["hans-lexical_overlap-entailment", "hans-lexical_overlap-contradiction"]},
     "qqp": {"in_domain": ["qqp"], "out_of_domain": ["paws-qqp"]},
