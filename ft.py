@@ -3,6 +3,10 @@
 from llmft.runs.finished import Command
 
 if __name__ == "__main__" and not (command := Command.seen()).finished():
+    from llmft.cost.meter import process_meter
+
+    process_meter().open()  # before what takes long to import
+
     from llmft.pipelines.fine_tune import main
     from llmft.pipelines.session import run_main
 

@@ -66,6 +66,7 @@ class RunArguments(TrainingArguments):
 
     output_dir: str = flag("logfiles", "Folder that holds all runs; each gets its own below it.")
     overwrite_output_dir: bool = flag(False, "Do a finished run again.")
+    count_flops: bool = flag(False, "Count the FLOPs of the operators as well (slow); those of T-Few's rule always are.")
     save_final_model: bool = flag(True, "Keep the trained weights (or adapter) in the run's folder.")
     seed: int = flag(0, "Seed of training.")
     data_seed: int = flag(0, "Seed of the draws: demonstrations, training rows, order of training.")
@@ -176,7 +177,7 @@ IRRELEVANT = frozenset(
     model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file instruction query_file
     cache_dir data_dir
     dataset_cache_dir train_file validation_file test_file out_of_domain_file
-    eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir deepspeed use_cpu deepspeed_stage
+    eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir count_flops deepspeed use_cpu deepspeed_stage
     sample_indices_file group num_data_seeds local_rank report_to run_name project
     disable_tqdm log_level log_level_replica log_on_each_node logging_dir
     logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory

@@ -1,31 +1,56 @@
 """What a run costs, phase by phase: CPU time (user and system), wall time, memory (peak and time-weighted mean), work done.
 
 CPU time is that of this process and its children, ended or alive. Memory is the resident set of this process and its
-children, sampled by a thread every `interval` seconds; on a GPU, torch's allocated memory as well.
+children (`rss`), sampled by a thread every `interval` seconds; its peak is at least the kernel's own record of this process's.
+Pages that processes share are in everyone's resident set: `pss` divides them up, `uss` leaves them out. On a GPU, memory is what
+torch has allocated and what it has reserved.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from llmft.cost.processes import (
+    cpu_seconds,
+    largest_process_bytes,
+    living_children,
+    own_peak_bytes,
+    resident_bytes,
+    shared_bytes,
+)
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
+
 SUMMED = ("cpu_user_s", "cpu_system_s", "cpu_total_s", "examples", "tokens", "padding_tokens", "flops")
 """What several ranks add up to, beside their memory."""
-CHILDREN_EVERY_S = 1.0
-"""Seconds between two looks for new child processes, which cost a scan of all processes of the machine."""
+MEMORY = ("rss", "pss", "uss", "gpu", "gpu_reserved")
+"""Kinds of memory; a phase has `<kind>_peak_bytes` and `<kind>_mean_bytes`, None where a kind cannot be measured."""
+CHILDREN_EVERY_S = 0.25
+"""Least seconds between two looks for new child processes."""
+SHARED_EVERY_S = 1.0
+"""Least seconds between two samples of pss and uss, for which the kernel walks through all pages."""
+MOST_OF_TIME = 1 / 300
+"""Share of the time that either of them may take; what takes long is done less often."""
+OTHER = "other"
+"""Name of the phase of what is spent between the others."""
 
 
 @dataclass
 class Phase:
-    """Costs of one phase; `examples`, `tokens`, `padding_tokens` and `flops` are counted by whoever does the work."""
+    """Costs of one phase; `examples`, `tokens`, `padding_tokens` and `flops` are counted by whoever does the work.
+
+    `flops` follow a rule; `flops_counted` are those of the operators that ran, None where they were not counted.
+    """
 
     name: str
     cpu_user_s: float = 0.0
@@ -34,12 +59,19 @@ class Phase:
     wall_s: float = 0.0
     rss_peak_bytes: int = 0
     rss_mean_bytes: int = 0
+    pss_peak_bytes: int | None = None
+    pss_mean_bytes: int | None = None
+    uss_peak_bytes: int | None = None
+    uss_mean_bytes: int | None = None
     gpu_peak_bytes: int | None = None
     gpu_mean_bytes: int | None = None
+    gpu_reserved_peak_bytes: int | None = None
+    gpu_reserved_mean_bytes: int | None = None
     examples: int = 0
     tokens: int = 0
     padding_tokens: int = 0
     flops: int = 0
+    flops_counted: int | None = None
 
     def count(self, *, examples: int = 0, tokens: int = 0, padding_tokens: int = 0, flops: int = 0) -> None:
         """Add work done in this phase."""
@@ -74,49 +106,101 @@ class _Samples:
 
 
 @dataclass
+class _Seldom:
+    """A look that is taken at most every `every` seconds, and less often where it takes long."""
+
+    look: Callable[[], Any]
+    every: float
+    next: float = 0.0
+    found: Any = None
+
+    def __call__(self, *, at_once: bool = False) -> Any:
+        now = time.monotonic()
+        if at_once or now >= self.next:
+            self.found = self.look()
+            took = time.monotonic() - now
+            self.next = now + max(self.every, took / MOST_OF_TIME)
+        return self.found
+
+
+@dataclass
 class Meter:
     """Measures phases. The first one is taken to begin with the process itself, imports included.
 
     Phases may nest: while the inner one runs the outer one stands still, so that what is spent is counted once. A name that
-    comes again adds to its entry.
+    comes again adds to its entry. Between `open` and `close`, what is spent between phases counts for the phase `other`.
 
     Args:
         from_start: whether it is; not for a second meter of the same process.
-        idle_s: seconds that the process has waited for another one before, which are no cost of the run.
         interval: seconds between two memory samples.
     """
 
     from_start: bool = True
-    idle_s: float = 0.0
     interval: float = 0.05
     phases: list[Phase] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._process = psutil.Process()
-        self._family, self._looked = [self._process], -CHILDREN_EVERY_S
-        self._memory: dict[str, tuple[_Samples, _Samples]] = {}  # by phase: resident set, and what is allocated on the GPU
+        self._children = _Seldom(living_children, CHILDREN_EVERY_S)
+        self._shared = _Seldom(lambda: shared_bytes(self._family()), SHARED_EVERY_S)
+        self._memory: dict[str, dict[str, _Samples]] = {}  # by phase and kind
         self._running: Phase | None = None
-        self._mark = (0.0, 0.0, self._process.create_time() + self.idle_s)
-        # user, system and clock seconds when the running phase was let run
-        self._lock = threading.Lock()  # between the process and its sampler
+        self._at_start = self.from_start  # whether no phase has been named that begins with the process
+        self._largest = 0  # resident set of this process, at its peak so far
+        self._flops: FlopCounterMode | None = None
+        self._mark = (0.0, 0.0, self._process.create_time(), 0) if self.from_start else self._now()
+        # user, system and clock seconds, and FLOPs counted, when the running phase was let run
+        self._lock, self._stop = threading.Lock(), threading.Event()  # between the process and its sampler
+        self._sampler: threading.Thread | None = None
+        self.is_open = False
+
+    def open(self) -> None:
+        """Measure from here on, between phases as well."""
+        self.is_open = True
+        self._switch(self._entry(OTHER))
+        self._start_sampling()
+
+    def close(self) -> None:
+        """Measure no longer."""
+        self.is_open = False
+        self._stop_sampling()
+        self._switch(None)
+
+    @contextmanager
+    def measuring(self, *, count_flops: bool = False) -> Iterator[None]:
+        """Open (if it is not) within, and closed behind.
+
+        Args:
+            count_flops: whether the operators' FLOPs are counted, which slows them down.
+        """
+        if not self.is_open:
+            self.open()
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            if count_flops:
+                from llmft.cost.flops import counting
+
+                self._flops = stack.enter_context(counting())
+            yield
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Phase]:
         """Measure what happens within."""
-        from_the_start = self.from_start and not self.phases
         phase, outer = self._entry(name), self._running
-        stop = threading.Event()
-        sampler = threading.Thread(target=self._keep_sampling, args=(stop,), daemon=True)
-        self._switch(phase, self._mark if from_the_start else None)
+        between = outer is not None and outer.name == OTHER
+        self._switch(phase)
         if outer is None:
-            sampler.start()
+            self._start_sampling()
         try:
             yield phase
         finally:
             if outer is None:
-                stop.set()
-                sampler.join()
-            self._switch(outer)
+                self._stop_sampling()
+            self._switch(self._entry(OTHER) if between else outer)
+
+    def wait(self, seconds: float) -> None:
+        """Leave out what the process has just waited for another one."""
+        self._mark = (*self._mark[:2], self._mark[2] + seconds, self._mark[3])
 
     def add(self, phases: Sequence[dict[str, Any]]) -> None:
         """Add the phases of an earlier session's `as_dict()` to the entries of the same names."""
@@ -124,118 +208,153 @@ class Meter:
             phase = self._entry(earlier["name"])
             for name in (*SUMMED, "wall_s"):
                 setattr(phase, name, getattr(phase, name) + earlier[name])
+            if earlier.get("flops_counted") is not None:
+                phase.flops_counted = (phase.flops_counted or 0) + earlier["flops_counted"]
             with self._lock:
-                for samples, kind in zip(self._memory[phase.name], ("rss", "gpu"), strict=True):
-                    if earlier[f"{kind}_peak_bytes"] is not None:
+                for kind, samples in self._memory[phase.name].items():
+                    if earlier.get(f"{kind}_peak_bytes") is not None:
                         samples.raise_peak(earlier[f"{kind}_peak_bytes"])
                         samples.area += earlier[f"{kind}_mean_bytes"] * earlier["wall_s"]
                         samples.seconds += earlier["wall_s"]
                 self._summarise(phase)
 
     def as_dict(self) -> dict[str, Any]:
-        """This process's phases, one that runs with its costs so far, and their total."""
+        """This process's phases, one that runs with its costs so far, their total, and how memory was sampled."""
         self._switch(self._running)
         phases = [asdict(phase) for phase in self.phases]
-        return {"phases": phases, "total": total(phases)}
+        sampling = {"interval_s": self.interval, "children_interval_s": CHILDREN_EVERY_S, "shared_interval_s": SHARED_EVERY_S}
+        return {
+            "phases": phases,
+            "total": total(phases) | {"largest_process_bytes": largest_process_bytes()},
+            "sampling": sampling,
+        }
 
     def _entry(self, name: str) -> Phase:
         """The phase of this name, made at the end of the list if there is none."""
         if name not in self._memory:
             self.phases.append(Phase(name))
-            self._memory[name] = (_Samples(), _Samples())
+            self._memory[name] = {kind: _Samples() for kind in MEMORY}
         return next(phase for phase in self.phases if phase.name == name)
 
-    def _switch(self, to: Phase | None, mark: tuple[float, float, float] | None = None) -> None:
-        """Give what was spent since the last switch to the phase that ran, and let `to` run (from `mark`, if given)."""
-        ran, cuda = self._running, used_cuda()
+    def _family(self) -> list[psutil.Process]:
+        return [self._process, *self._children()]
+
+    def _now(self) -> tuple[float, float, float, int]:
+        """User, system and clock seconds, and FLOPs counted, so far."""
+        counted = 0 if self._flops is None else self._flops.get_total_flops()
+        return (*cpu_seconds(self._children()), time.time(), counted)
+
+    def _switch(self, to: Phase | None) -> None:
+        """Give what was spent since the last switch to the phase that ran, and let `to` run."""
         with self._lock:
-            # between nested phases a look costs too much; a child's first second may then count for the next phase
-            self._look_for_children(0.0 if ran is None or to is None else CHILDREN_EVERY_S)
-            now = (*cpu_seconds(self._family[1:]), time.time())
+            ran = self._running
+            if self._at_start and to is not None:
+                self._begin(to)
+                return
+            # between nested phases a look costs too much; a child's first moments may then count for the next phase
+            self._children(at_once=ran is None or to is None)
+            now = self._now()
             self._sample()
             if ran is not None:
-                user, system, wall = (end - start for end, start in zip(now, self._mark, strict=True))
-                ran.cpu_user_s, ran.cpu_system_s = ran.cpu_user_s + user, ran.cpu_system_s + system
-                ran.cpu_total_s = ran.cpu_user_s + ran.cpu_system_s
-                ran.wall_s += wall
-                if cuda is not None:
-                    self._memory[ran.name][1].raise_peak(cuda.max_memory_allocated())
-                self._summarise(ran)
+                self._charge(ran, now)
+            cuda = used_cuda()
             if cuda is not None:
                 cuda.reset_peak_memory_stats()
-            self._running, self._mark = to, mark or now
+            self._running, self._mark = to, now
             if to is not None:
-                for samples in self._memory[to.name]:
+                for samples in self._memory[to.name].values():
                     samples.last = None
                 self._sample()
 
-    def _summarise(self, phase: Phase) -> None:
-        rss, gpu = self._memory[phase.name]
-        phase.rss_peak_bytes, phase.rss_mean_bytes = rss.peak, rss.mean
-        phase.gpu_peak_bytes, phase.gpu_mean_bytes = gpu.peak, gpu.mean
+    def _begin(self, first: Phase) -> None:
+        """Let a phase run that has begun with the process. What `open` has let run takes the name of the first that is named."""
+        ran, self._running = self._running, first
+        if ran is None:
+            self._memory[first.name]["rss"].last = (time.monotonic() - time.time() + self._mark[2], 0)
+        else:
+            self._memory[first.name] = self._memory.pop(ran.name)
+            self.phases.remove(ran)
+        self._at_start = first.name == OTHER
+        self._sample()
 
-    def _keep_sampling(self, stop: threading.Event) -> None:
-        while not stop.wait(self.interval):
+    def _charge(self, ran: Phase, now: tuple[float, float, float, int]) -> None:
+        user, system, wall, flops = (end - start for end, start in zip(now, self._mark, strict=True))
+        ran.cpu_user_s, ran.cpu_system_s = ran.cpu_user_s + user, ran.cpu_system_s + system
+        ran.cpu_total_s = ran.cpu_user_s + ran.cpu_system_s
+        ran.wall_s += wall
+        if self._flops is not None:
+            ran.flops_counted = (ran.flops_counted or 0) + flops
+        memory, cuda, largest = self._memory[ran.name], used_cuda(), own_peak_bytes()
+        if largest > self._largest:  # the process was never larger before: its peak lies in this phase
+            memory["rss"].raise_peak(largest)
+            self._largest = largest
+        if cuda is not None:
+            memory["gpu"].raise_peak(cuda.max_memory_allocated())
+            memory["gpu_reserved"].raise_peak(cuda.max_memory_reserved())
+        self._summarise(ran)
+
+    def _summarise(self, phase: Phase) -> None:
+        for kind, samples in self._memory[phase.name].items():
+            setattr(phase, f"{kind}_peak_bytes", samples.peak)
+            setattr(phase, f"{kind}_mean_bytes", samples.mean)
+
+    def _start_sampling(self) -> None:
+        self._stop.clear()
+        self._sampler = threading.Thread(target=self._keep_sampling, daemon=True)
+        self._sampler.start()
+
+    def _stop_sampling(self) -> None:
+        self._stop.set()
+        self._sampler.join()
+
+    def _keep_sampling(self) -> None:
+        while not self._stop.wait(self.interval):
             with self._lock:
                 self._sample()
 
     def _sample(self) -> None:
-        """One memory sample for the phase that runs, if any."""
+        """One memory sample for the phase that runs, if any.
+
+        `pss` and `uss` keep their share of `rss` until the kernel is asked again.
+        """
         if self._running is None:
             return
-        self._look_for_children(CHILDREN_EVERY_S)
-        now, cuda = time.monotonic(), used_cuda()
-        rss, gpu = self._memory[self._running.name]
-        rss.add(now, resident_bytes(self._family))
+        memory, cuda, shared = self._memory[self._running.name], used_cuda(), self._shared()
+        now, rss = time.monotonic(), resident_bytes(self._family())
+        memory["rss"].add(now, rss)
+        if shared is not None:
+            memory["pss"].add(now, rss * shared[1] // shared[0])
+            memory["uss"].add(now, rss * shared[2] // shared[0])
         if cuda is not None:
-            gpu.add(now, cuda.memory_allocated())
-
-    def _look_for_children(self, every: float) -> None:
-        now = time.monotonic()
-        if now - self._looked >= every:
-            self._family, self._looked = [self._process, *self._process.children(recursive=True)], now
+            memory["gpu"].add(now, cuda.memory_allocated())
+            memory["gpu_reserved"].add(now, cuda.memory_reserved())
 
 
-def cpu_seconds(children: Sequence[psutil.Process]) -> tuple[float, float]:
-    """User and system seconds of this process, its ended children, and these living ones."""
-    own = os.times()
-    user, system = own.user + own.children_user, own.system + own.children_system
-    for child in children:
-        try:
-            times = child.cpu_times()
-        except psutil.Error:  # ended in between; its time has gone over to the parent
-            continue
-        user, system = user + times.user, system + times.system
-    return user, system
-
-
-def resident_bytes(processes: Sequence[psutil.Process]) -> int:
-    """Resident set of some processes together, in bytes; those that have ended hold none."""
-    size = 0
-    for process in processes:
-        try:
-            size += process.memory_info().rss
-        except psutil.Error:
-            continue
-    return size
+@cache
+def process_meter() -> Meter:
+    """The meter that begins with this process. An entry script opens it before it imports what takes long."""
+    return Meter()
 
 
 def used_cuda() -> Any | None:
     """`torch.cuda` if this process has put it to use, else None; never imports torch or touches a device."""
     torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+    if torch is None or torch.__spec__._initializing:  # being imported, by another thread than the sampler
+        return None
+    return torch.cuda if torch.cuda.is_initialized() else None
 
 
 def total(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All phases together: times and work added up, the highest peak, means weighted by wall time."""
-    names = ("rss", "gpu")
     out: dict[str, Any] = {name: sum(p[name] for p in phases) for name in (*SUMMED, "wall_s")}
-    for name in names:
-        measured = [p for p in phases if p[f"{name}_peak_bytes"] is not None]
+    counted = [p["flops_counted"] for p in phases if p["flops_counted"] is not None]
+    out["flops_counted"] = sum(counted) if counted else None
+    for kind in MEMORY:
+        measured = [p for p in phases if p[f"{kind}_peak_bytes"] is not None]
         wall = sum(p["wall_s"] for p in measured)
-        mean = sum(p[f"{name}_mean_bytes"] * p["wall_s"] for p in measured)
-        out[f"{name}_peak_bytes"] = max((p[f"{name}_peak_bytes"] for p in measured), default=None)
-        out[f"{name}_mean_bytes"] = int(mean / wall) if wall else None
+        mean = sum(p[f"{kind}_mean_bytes"] * p["wall_s"] for p in measured)
+        out[f"{kind}_peak_bytes"] = max((p[f"{kind}_peak_bytes"] for p in measured), default=None)
+        out[f"{kind}_mean_bytes"] = int(mean / wall) if wall else None
     return out
 
 
@@ -245,14 +364,15 @@ def combine_ranks(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Args:
         costs: `Meter.as_dict()` of each rank; all went through the same phases.
     """
+    memory = [f"{kind}_{what}_bytes" for kind in MEMORY for what in ("peak", "mean")]
     phases = []
     for parts in zip(*(cost["phases"] for cost in costs), strict=True):
         merged = dict(parts[0])
-        for name in SUMMED:
-            merged[name] = sum(part[name] for part in parts)
-        merged["wall_s"] = max(part["wall_s"] for part in parts)
-        for name in ("rss_peak_bytes", "rss_mean_bytes", "gpu_peak_bytes", "gpu_mean_bytes"):
+        for name in (*SUMMED, "flops_counted", *memory):
             values = [part[name] for part in parts if part[name] is not None]
             merged[name] = sum(values) if values else None
+        merged["wall_s"] = max(part["wall_s"] for part in parts)
         phases.append(merged)
-    return {"phases": phases, "total": total(phases), "ranks": [cost["total"] for cost in costs]}
+    ranks = [cost["total"] for cost in costs]
+    largest = {"largest_process_bytes": max(rank["largest_process_bytes"] for rank in ranks)}
+    return {"phases": phases, "total": total(phases) | largest, "ranks": ranks, "sampling": costs[0]["sampling"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,11 @@ def matthews_correlation(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 TASK_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"f1": f1, "matthews_correlation": matthews_correlation}
 """Metrics that an entry of the task table can name, of labels and predictions."""
+
+
+def majority(labels: Sequence[int] | np.ndarray) -> float:
+    """Accuracy of always answering the most frequent of some labels (N,), N > 0."""
+    return float(np.unique(np.asarray(labels), return_counts=True)[1].max() / len(labels))
 
 
 def split_metrics(scores: SplitScores) -> dict[str, float | int]:

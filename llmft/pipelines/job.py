@@ -62,6 +62,8 @@ class Job:
     train_idx: list[Any] = field(default_factory=list)
     """Idx of the training rows or queries."""
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+    model_weights: int = 0
+    """Number of the weights of the model as it was loaded."""
     resumed_from: str | None = None
     """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
 
@@ -104,6 +106,8 @@ class Job:
         Raises:
             InputError: there is no such model, or it has not the part that is to be trained.
         """
+        from llmft.models.adapt import check_part, count_trainable
+
         if self.first is not None and self.first.loaded is not None:
             self.loaded = self.first.loaded
         else:
@@ -116,12 +120,12 @@ class Job:
                 tokenizer_name=model.tokenizer_name,
             )
             if self.trained is not None:
-                from llmft.models.adapt import check_part
                 from llmft.models.student import start_of
 
                 loaded = start_of(loaded, self.model_name)
                 check_part(loaded, self.trained.part, self.trained.lora_targets)
             self.loaded = loaded, tokenizer
+        self.model_weights = count_trainable(self.loaded[0]).total
         return self.loaded
 
     def load_other_model(
@@ -366,16 +370,21 @@ class Job:
         Args:
             saved: what answers found in the cache had cost when they were made, for `cost.json`.
         """
+        from llmft.evaluation.metrics import majority
         from llmft.models.gather import all_gather
+        from llmft.runs.show import show_run
 
+        sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
+        rows = self.eval_sets | {name: found for group in self.other_sets.values() for name, found in group.items()}
+        rates = {name: majority([row["label"] for row in found]) for name, found in rows.items()}
+        weights = {"model": self.model_weights, "trainable": 0, **metrics.get("weights", {})}
+        with self.meter.phase("record"):
+            self.record.write_results({"sets": sets, "majority": rates, **metrics, "weights": weights}, log)
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
             "resumed_from": self.resumed_from,
             "loaded_by": str(self.first.record.path) if self.first else None,
             "saved_by_teacher_cache": saved or {},
         }
-        sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
-        self.record.finish({"sets": sets, **metrics}, costs, log)
+        self.record.finish(costs)
         if self.record.writes:
-            from llmft.runs.show import show_run
-
             show_run(self.record.path)

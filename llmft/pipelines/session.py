@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from llmft.cost.meter import Meter
+from llmft.cost.meter import Meter, process_meter
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.run_arguments import RunArguments
@@ -44,9 +45,12 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
             run = job.arguments(RunArguments)
             with writing(run.output_dir), fitting(run), turn(job) as waited:
                 if unfinished(job):
-                    job.first, job.meter = first, Meter(from_start=first is None, idle_s=waited)
+                    begun = process_meter()
+                    job.first, job.meter = first, begun if begun.is_open else Meter(from_start=False)
+                    job.meter.wait(waited)
                     first = first or job
-                    work(job)
+                    with job.meter.measuring(count_flops=run.count_flops):
+                        work(job)
         except InputError as error:
             if len(jobs) == 1 or rank_and_world()[1] > 1:  # other ranks may not have failed: they cannot go on together
                 raise
@@ -125,6 +129,7 @@ def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
         with on_sigterm(end_at_once):
             command.keep(main())
             leave_together()
+            gc.freeze()  # else the interpreter looks once more through all that torch and transformers have made, over a second
     except InputError as error:
         wait_turn()
         line = without_secrets(str(error))

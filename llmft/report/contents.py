@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from llmft.report.baselines import beside
+from llmft.report.baselines import published as baselines
 from llmft.report.collect import Collection
 from llmft.report.names import DOMAINS, FINAL, SELECTION_NAMES, method_name
 from llmft.report.statistics import GROUP
@@ -185,6 +187,35 @@ def costs(found: list[dict[str, Any]]) -> Table:
     )
     note = "CPU seconds of all processes; found in cache: what a teacher's answers had cost that were there, no part of the run."
     return Table("costs", "Costs by phase", columns, found, (note,))
+
+
+def published(summary: pd.DataFrame) -> Table:
+    """Our accuracies beside the numbers published for the same task, model, method, shots and pattern, where there are any."""
+    columns = (
+        *WHO,
+        Column("selection", lambda row: SELECTION_NAMES[row["selection"]], left=True),
+        Column("set", lambda row: HEADINGS[row["set"]], left=True),
+        Column("ours", lambda row: spread(row["mean"], row["sd"], 3), lambda row: row["mean"]),
+        Column("published", _published, lambda row: row["published_mean"]),
+        Column("how it was read", lambda row: row["published_provenance"], left=True),
+        Column("what differs", lambda row: row["published_note"] or NOTHING, left=True),
+        Column("source", lambda row: row["published_source"], left=True, wide=True),
+        RUNS,
+        IDS,
+    )
+    own = summary[
+        (summary["metric"] == "score_accuracy") & ~summary["selection"].isin(("before", "teacher", "last_with_context"))
+    ]
+    found = beside(own[own["task"].isin(baselines()["task"].unique())])
+    rows = found[found["published_mean"].notna() & found["set"].isin(DOMAINS)].to_dict("records")
+    return Table("published", "Published numbers beside ours", columns, rows, (DIGITISED,))
+
+
+DIGITISED = "† digitised: read off the markers of a published figure; printed: as printed in a table or text."
+
+
+def _published(row: Row) -> str:
+    return spread(row["published_mean"], row["published_sd"], 3) + ("†" if row["published_provenance"] == "digitised" else "")
 
 
 def left_out(collection: Collection) -> Table:

@@ -169,7 +169,7 @@ def draw_cost(means: pd.DataFrame) -> Figure | None:
     if not shown:
         return None
     panels = list(means.groupby(["task", "model"], sort=False))
-    rows = panels[: PANELS // 2]
+    rows = panels[: PANELS // 3]
     figure, table = plt.subplots(
         len(rows), len(shown), figsize=(WIDTH, 0.9 + 2.3 * len(rows)), sharey="row", squeeze=False, layout="constrained"
     )

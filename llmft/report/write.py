@@ -85,6 +85,7 @@ def all_tables(
         contents.results(groups),
         contents.checkpoints(groups),
         contents.distillation(groups),
+        contents.published(summary),
         comparisons.differences(tests),
         *comparisons.over_sizes(sizes),
         replace(paired, notes=(*paired.notes, *unread)),

@@ -136,8 +136,8 @@ class RunRecord:
                 ) from error
             write_json(self.path / "config.json", without_secrets({**config, "environment": environment()}))
 
-    def finish(self, metrics: dict[str, Any], costs: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:
-        """Write everything else, `DONE` last, and let go of the checkpoints."""
+    def write_results(self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:
+        """Write everything but the costs."""
         if not self.writes:
             return
         import pandas as pd
@@ -148,6 +148,11 @@ class RunRecord:
         with whole_file(self.path / "predictions.parquet") as aside:
             pd.concat([pd.DataFrame(columns) for columns in self.predictions], ignore_index=True).to_parquet(aside)
         write_json(self.path / "metrics.json", {"stages": self.stages, **metrics})
+
+    def finish(self, costs: dict[str, Any]) -> None:
+        """Write the costs, `DONE` last, and let go of the checkpoints."""
+        if not self.writes:
+            return
         write_json(self.path / "cost.json", costs)
         with whole_file(self.path / DONE) as aside:
             aside.write_text("")

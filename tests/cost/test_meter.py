@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from llmft.cost.flops import inference_flops, training_flops
-from llmft.cost.meter import Meter, Phase, combine_ranks, cpu_seconds, total
+from llmft.cost.meter import Meter, Phase, combine_ranks, total
+from llmft.cost.processes import cpu_seconds
 from tests.conftest import tiny_model
 
 
@@ -84,7 +85,9 @@ def test_totals_and_ranks_by_hand():
         None,
     )  # (80 * 2 + 200 * 6) / 8
     two = [phase("load", 1.5, 1.0, 50, 40), phase("train", 3.5, 7.0, 100, 60)]
-    both = combine_ranks([{"phases": p, "total": total(p)} for p in (one, two)])
+    both = combine_ranks(
+        [{"phases": p, "total": total(p) | {"largest_process_bytes": 7}, "sampling": {}} for p in (one, two)]
+    )
     assert [p["cpu_total_s"] for p in both["phases"]] == [2.5, 6.5]
     assert [p["wall_s"] for p in both["phases"]] == [2.0, 7.0]
     assert [p["rss_peak_bytes"] for p in both["phases"]] == [150, 400]

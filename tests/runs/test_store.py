@@ -45,7 +45,8 @@ def test_a_record_is_finished_when_done_is_there(tmp_path):
     (record.checkpoints / "checkpoint-1").mkdir(parents=True)
     assert not record.finished
     record.add("icl", "toy", {"n": 2}, {"idx": [1, 2], "prediction": [0, 1]})
-    record.finish({"sets": {}}, {"total": {}}, log=[{"loss": 1.0}])
+    record.write_results({"sets": {}}, log=[{"loss": 1.0}])
+    record.finish({"total": {}})
     again = RunRecord.locate(str(tmp_path), ["icl", "toy"], {"a": 1}, writes=True)
     assert again.path == record.path
     assert again.finished
@@ -70,7 +71,8 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(tmp_path):
 def test_only_one_rank_writes(tmp_path):
     record = RunRecord.locate(str(tmp_path), ["icl"], {}, writes=False)
     record.write_config({})
-    record.finish({}, {})
+    record.write_results({})
+    record.finish({})
     assert os.listdir(tmp_path) == []
 
 
@@ -139,7 +141,8 @@ def test_an_earlier_run_goes_away_only_when_the_new_one_begins(tmp_path):
     record = RunRecord.locate(str(tmp_path), ["icl"], {}, writes=True)
     record.write_config({"run": 1})
     record.add("icl", "toy", {"n": 2}, {"idx": [1, 2]})
-    record.finish({}, {})
+    record.write_results({})
+    record.finish({})
     again = RunRecord.locate(str(tmp_path), ["icl"], {}, writes=True)
     again.overwrite = True
     again.abandon()  # it was bad input

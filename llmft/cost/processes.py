@@ -1,0 +1,91 @@
+"""What the kernel says of this process and its children: CPU time and memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes of one unit of `ru_maxrss`."""
+
+
+def living_children() -> list[psutil.Process]:
+    """The children of this process, and theirs, that are alive."""
+    try:
+        pids = list(_descendants(os.getpid()))
+    except OSError:  # no such files here, or a process has ended while it was looked at: a scan of all processes finds them
+        return psutil.Process().children(recursive=True)
+    found = []
+    for pid in pids:
+        try:
+            found.append(psutil.Process(pid))
+        except psutil.Error:
+            continue
+    return found
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        for child in Path(f"/proc/{pid}/task/{thread}/children").read_text(encoding="ascii").split():
+            yield int(child)
+            yield from _descendants(int(child))
+
+
+def cpu_seconds(children: Sequence[psutil.Process]) -> tuple[float, float]:
+    """User and system seconds of this process, its ended children, and these living ones with their own ended children."""
+    times = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    user, system = sum(one.ru_utime for one in times), sum(one.ru_stime for one in times)
+    for child in children:
+        try:
+            found = child.cpu_times()
+        except psutil.Error:  # ended in between; its time has gone over to the parent
+            continue
+        user += found.user + getattr(found, "children_user", 0.0)
+        system += found.system + getattr(found, "children_system", 0.0)
+    return user, system
+
+
+def resident_bytes(processes: Sequence[psutil.Process]) -> int:
+    """Resident set of some processes together, in bytes; those that have ended hold none."""
+    size = 0
+    for process in processes:
+        try:
+            size += process.memory_info().rss
+        except psutil.Error:
+            continue
+    return size
+
+
+def shared_bytes(processes: Sequence[psutil.Process]) -> tuple[int, int, int] | None:
+    """Resident, proportional and unique set size of some processes together, in bytes; None where there is no telling."""
+    rss = pss = uss = 0
+    for process in processes:
+        try:
+            found = process.memory_full_info()
+        except psutil.AccessDenied:
+            return None
+        except psutil.Error:
+            continue
+        if not hasattr(found, "pss"):  # not on this system
+            return None
+        rss, pss, uss = rss + found.rss, pss + found.pss, uss + found.uss
+    return (rss, pss, uss) if rss else None
+
+
+def own_peak_bytes() -> int:
+    """The largest resident set this process has had since it runs this program, by the kernel's own record."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):  # the other record begins with what the process was before, which may have been larger
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
+
+
+def largest_process_bytes() -> int:
+    """The largest resident set any single process has had: this one or an ended child, as `/usr/bin/time -v` says it."""
+    return max(own_peak_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * MAXRSS_UNIT)

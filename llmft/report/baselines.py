@@ -1,0 +1,137 @@
+"""Published numbers beside ours, and what the majority class would get.
+
+`published.csv` is made by `scripts/clean_baselines.py`. A number stands beside one of ours where task, evaluation set, model,
+method, shots, pattern and metric are the same. Where the checkpoints were selected by another rule, or other rows evaluated, the
+note says so.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llmft.evaluation.metrics import majority
+from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, TASKS, eval_sets
+
+__all__ = ["beside", "majority", "published"]
+
+METRICS = {"score_accuracy": "accuracy", "f1": "f1", "matthews_correlation": "matthews_correlation"}
+"""Our metric -> the published one. Accuracy of the paper compares the labels with each other alone, as `score_accuracy` does."""
+SELECTIONS = ("icl", "last", "best_in_domain", "best_out_of_domain")
+"""Selections of ours that published numbers can be of; the first of those that there are is shown where ours is not."""
+NONE = "none"
+
+
+@cache
+def published() -> pd.DataFrame:
+    """All published numbers: a row for each task, evaluation set (and which of its rows), model, method, shots, pattern,
+    selection and metric of a source; `provenance` is printed, digitised (read off a figure by its markers) or log."""
+    return pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=True, na_values=[""])
+
+
+def beside(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary with the published number that belongs beside each row.
+
+    Args:
+        summary: of `llmft.report.statistics.summarise`.
+
+    Returns:
+        The same rows and `published_mean`, `published_sd`, `published_provenance`, `published_source` (with the place in it),
+        `published_note` (what differs; `none` where nothing is published) and `published` (all of that as short text).
+    """
+    sets = _published_sets(summary)
+    found = [_match(row, name) for (_, row), name in zip(summary.iterrows(), sets, strict=True)]
+    return pd.concat([summary, pd.DataFrame(found, index=summary.index, columns=COLUMNS)], axis=1)
+
+
+COLUMNS = ["published_mean", "published_sd", "published_provenance", "published_source", "published_note", "published"]
+NOTHING = dict(zip(COLUMNS, (float("nan"), float("nan"), NONE, NONE, NONE, NONE), strict=True))
+
+
+def _published_sets(summary: pd.DataFrame) -> list[str | None]:
+    """What the set of each row is called in `published.csv`; None for one that is not there.
+
+    What is pooled as `out_of_domain` follows from the single sets of the same group.
+    """
+    group = [c for c in ("task", "model", "shots", "pattern", "method", "setting", "differs") if c in summary]
+    groups = list(summary[group].astype(str).itertuples(index=False, name=None))
+    members: dict[tuple[str, ...], set[str]] = {}
+    for place, name in zip(groups, summary["set"], strict=True):
+        members.setdefault(place, set()).add(name)
+    return [
+        _published_set(task, name, frozenset(members[place]))
+        for task, name, place in zip(summary["task"], summary["set"], groups, strict=True)
+    ]
+
+
+POOLS = ("in_domain", "out_of_domain", "retention")
+
+
+def _published_set(task: str, name: str, found: frozenset[str]) -> str | None:
+    if task not in TASKS:
+        return None
+    if name in ("in_domain", task):
+        return task
+    outside = frozenset(s for s in found if s not in (*POOLS, task) and not s.startswith("retention"))
+    if name == "out_of_domain":
+        return next((pooled for pooled, parts in _parts(task).items() if parts == outside), None)
+    return next((pooled for pooled, parts in _parts(task).items() if parts == {name}), None)
+
+
+@cache
+def _parts(task: str) -> dict[str, frozenset[str]]:
+    """Evaluation set of `published.csv` -> our sets that make it up."""
+    made = {}
+    for entry in OUT_OF_DOMAIN.values():
+        if task in entry.tasks:
+            name = f"{entry.prefix}-{LEXICAL_OVERLAP}" if entry.name == "hans" else entry.prefix
+            made[name] = frozenset(s.name for s in eval_sets(entry, task))
+    return made
+
+
+def _match(row: pd.Series, eval_set: str | None) -> dict[str, Any]:
+    metric = METRICS.get(row["metric"])
+    if eval_set is None or metric is None or row["selection"] not in SELECTIONS:
+        return NOTHING
+    pattern = "none" if row["method"].startswith("vanilla") else row["pattern"]
+    key = (row["task"], eval_set, str(row["model"]).lower(), row["method"], float(row["shots"]), pattern, metric)
+    candidates = [_differences(row, one) for one in _index().get(key, ())]
+    if not candidates:
+        return NOTHING
+    notes, one = min(candidates, key=lambda pair: (len(pair[0]), _rank(pair[1])))
+    notes = [*notes, *([one["note"]] if isinstance(one["note"], str) else [])]
+    spread = "" if pd.isna(one["sd"]) else f" ± {one['sd']:.3f}"
+    text = f"{one['mean']:.3f}{spread} ({one['provenance']}{'; ' if notes else ''}{'; '.join(notes)})"
+    source = f"{one['source']}, {one['location']}"
+    return dict(zip(COLUMNS, (one["mean"], one["sd"], one["provenance"], source, "; ".join(notes), text), strict=True))
+
+
+@cache
+def _index() -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    index: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in published().to_dict("records"):
+        key = (one["task"], one["eval_set"], one["model"].split("/")[-1].lower(), one["method"])
+        index.setdefault((*key, float(one["shots"]), one["pattern"], one["metric"]), []).append(one)
+    return index
+
+
+def _rank(one: dict[str, Any]) -> tuple[int, int]:
+    """Order in which published numbers that say the same are preferred: printed ones first."""
+    selection = SELECTIONS.index(one["selection"]) if one["selection"] in SELECTIONS else len(SELECTIONS)
+    return selection, ("printed", "digitised", "log").index(one["provenance"])
+
+
+def _differences(row: pd.Series, one: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """What a published number must not be compared without saying."""
+    notes = []
+    if one["selection"] != row["selection"]:
+        notes.append(f"selection there: {one['selection'].replace('_', ' ')}")
+    n = row.get("n")
+    if one["subset"] not in ("all", "1000 random"):  # the latter is the task's own draw
+        notes.append(f"rows there: {one['subset']}")
+    elif not pd.isna(one["n_eval"]) and n is not None and not pd.isna(n) and n != one["n_eval"]:
+        notes.append(f"rows there: {one['n_eval']:.0f}, here: {n:.0f}")
+    return notes, one
