@@ -159,8 +159,8 @@ function front(points) {
 /* The one tooltip: the words of whatever is pointed at or reached. */
 function showTips() {
   const tip = document.getElementById("tip");
-  const show = (event) => {
-    const target = event.target.closest?.("[data-tip]");
+  const tipped = (node) => node.closest?.("[data-tip]") ?? null;
+  const show = (target) => {
     tip.hidden = !target;
     if (!target) return;
     tip.textContent = target.getAttribute("data-tip");
@@ -169,9 +169,10 @@ function showTips() {
     tip.style.left = `${Math.max(6, Math.min(innerWidth - wide - 6, box.left + box.width / 2 - wide / 2))}px`;
     tip.style.top = `${box.top - high - 8 < 4 ? box.bottom + 8 : box.top - high - 8}px`;
   };
-  document.addEventListener("pointerover", show);
-  document.addEventListener("focusin", show);
+  document.addEventListener("pointerover", (event) => show(tipped(event.target)));
+  document.addEventListener("focusin", (event) => show(tipped(event.target)));
   document.addEventListener("focusout", () => (tip.hidden = true));
-  document.addEventListener("scroll", () => (tip.hidden = true), { passive: true, capture: true });
+  // what is reached by keyboard may scroll into view; its tip goes along
+  document.addEventListener("scroll", () => show(tipped(document.activeElement)), { passive: true, capture: true });
   document.addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
 }
