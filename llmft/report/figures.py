@@ -96,8 +96,8 @@ def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFra
             axes.plot(seeds["in_domain"], seeds["out_of_domain"], alpha=0.4, markersize=4, mew=0, **style)
             axes.plot(own["in_domain"], own["out_of_domain"], markersize=9, mew=1.3, fillstyle="none", zorder=3, **style)
         if task in lines.index:
-            axes.axvline(lines.loc[task, "in_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=0.5)
-            axes.axhline(lines.loc[task, "out_of_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=0.5)
+            axes.axvline(lines.loc[task, "in_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=1)
+            axes.axhline(lines.loc[task, "out_of_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=1)
         axes.plot([0, 1], [0, 1], color="#dddddd", linewidth=0.8, zorder=0.5)
         low = min(0.45, runs[list(DOMAINS)].min().min() - 0.03)
         axes.set(xlim=(low, 1.03), ylim=(low, 1.03), aspect="equal", title=panel_title(judged, task, model))
@@ -130,6 +130,8 @@ def draw_size(means: pd.DataFrame) -> Figure | None:
         here = sized[sized["task"] == task]
         lines = list(here.groupby(["look", "shots", "pattern", "differs"], sort=False, dropna=False))
         lines = [line for line in lines if line[1]["weights"].nunique() > 1]
+        turns = pd.Series([key for (key, *_), _ in lines]).groupby(lambda place: lines[place][0][0], sort=False).cumcount()
+        lines = [lines[place] for place in turns.sort_values(kind="stable").index]  # a line of every method, then second ones
         dropped += len(lines[PANELS:])
         for (key, shots, *_), line in lines[:PANELS]:
             several = len(line["shots"]) and here.loc[here["look"] == key, "shots"].nunique() > 1

@@ -85,7 +85,9 @@ def test_totals_and_ranks_by_hand():
         None,
     )  # (80 * 2 + 200 * 6) / 8
     two = [phase("load", 1.5, 1.0, 50, 40), phase("train", 3.5, 7.0, 100, 60)]
-    both = combine_ranks([{"phases": p, "total": total(p) | {"largest_process_bytes": 7}, "sampling": {}} for p in (one, two)])
+    both = combine_ranks(
+        [{"phases": p, "total": total(p) | {"largest_process_bytes": 7}, "sampling": {}} for p in (one, two)]
+    )
     assert [p["cpu_total_s"] for p in both["phases"]] == [2.5, 6.5]
     assert [p["wall_s"] for p in both["phases"]] == [2.0, 7.0]
     assert [p["rss_peak_bytes"] for p in both["phases"]] == [150, 400]
