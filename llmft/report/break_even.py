@@ -56,10 +56,10 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
     for row in by_selection.get("icl", []):
         if row["shots"]:
             prompting.setdefault(_cell(row), []).append({**row, "against": row["setting"]})
-    teachers = {row["setting"]: {**row, "against": "teacher"} for row in by_selection.get("teacher", [])}
+    teachers = {(row["method"], row["setting"]): {**row, "against": "teacher"} for row in by_selection.get("teacher", [])}
     found = []
     for row in by_selection.get("last", []):
-        own_teacher = teachers.get(row["setting"])
+        own_teacher = teachers.get((row["method"], row["setting"]))
         for other in [own_teacher] if own_teacher else prompting.get(_cell(row), []):
             found.append({**{name: row[name] for name in GROUP}, **_compare(row, other)})
     return pd.DataFrame(found, columns=None if found else [*GROUP, "against", "ids", "ids_prompting"])

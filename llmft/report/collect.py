@@ -78,9 +78,12 @@ class Collection:
         ((_, record),) = self._records([run])
         try:
             with ParquetFile(self.folder / record / "predictions.parquet", read_dictionary=["stage", "set"]) as file:
+                lacking = set(columns) - set(file.schema_arrow.names)
+                if lacking:
+                    raise OSError(f"it has no column {', '.join(sorted(lacking))}")
                 return file.read(columns=list(columns))
         except pa.ArrowException as error:
-            raise OSError(f"{record}/predictions.parquet: {error}") from error
+            raise OSError(str(error)) from error
 
     def _records(self, ids: Iterable[str]) -> list[tuple[str, str]]:
         return [(run, self._record_of[run]) for run in ids]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -218,11 +218,21 @@ def _published(row: Row) -> str:
     return spread(row["published_mean"], row["published_sd"], 3) + ("†" if row["published_provenance"] == "digitised" else "")
 
 
+def unread(missing: Sequence[tuple[str, str]]) -> Table:
+    """Runs whose scores count, but not row by row."""
+    columns = (
+        Column("run", lambda row: row["run"], left=True, stays=True),
+        Column("not compared row by row because", lambda row: row["reason"], left=True, stays=True),
+    )
+    rows = [{"run": run, "reason": reason} for run, reason in missing]
+    return Table("unread", "Runs without predictions", columns, rows)
+
+
 def left_out(collection: Collection) -> Table:
     """Runs that are in no other table."""
     columns = (
-        Column("run", lambda row: row["record"], left=True),
-        Column("not counted because", lambda row: row["reason"], left=True),
+        Column("run", lambda row: row["record"], left=True, stays=True),
+        Column("not counted because", lambda row: row["reason"], left=True, stays=True),
     )
     rows = [{"record": record, "reason": reason} for record, reason in collection.left_out]
     return Table("left_out", "Runs that are not counted", columns, rows)

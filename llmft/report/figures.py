@@ -130,7 +130,8 @@ def draw_size(means: pd.DataFrame) -> Figure | None:
         here = sized[sized["task"] == task]
         lines = list(here.groupby(["look", "shots", "pattern", "differs"], sort=False, dropna=False))
         lines = [line for line in lines if line[1]["weights"].nunique() > 1]
-        turns = pd.Series([key for (key, *_), _ in lines]).groupby(lambda place: lines[place][0][0], sort=False).cumcount()
+        turns = pd.Series([look for (look, *_), _ in lines], dtype=object)
+        turns = turns.groupby(turns, sort=False).cumcount()
         lines = [lines[place] for place in turns.sort_values(kind="stable").index]  # a line of every method, then second ones
         dropped += len(lines[PANELS:])
         for (key, shots, *_), line in lines[:PANELS]:

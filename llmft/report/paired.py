@@ -46,7 +46,7 @@ def read_answers(collection: Collection, runs: Sequence[str]) -> tuple[dict[tupl
     with ThreadPoolExecutor(THREADS) as threads:
         for run, answers in zip(runs, threads.map(read, runs), strict=True):
             if isinstance(answers, OSError):
-                missing.append((run, f"predictions.parquet cannot be read ({answers})"))
+                missing.append((run, f"predictions.parquet cannot be read ({answers.strerror or answers})"))
             else:
                 found |= {(run, domain): own for domain, own in answers.items()}
     return found, missing

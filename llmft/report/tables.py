@@ -27,6 +27,7 @@ class Column:
         mark: `better`, `worse` or nothing, for colour; the text says the same without it.
         left: whether it holds words, which stand at the left.
         wide: whether it is one for pages, not for terminals.
+        stays: whether it is shown even if it says the same of all rows.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Column:
     mark: Callable[[Row], str] | None = None
     left: bool = False
     wide: bool = False
+    stays: bool = False
 
     def sorted_by(self, row: Row) -> Any:
         """The raw value of a row."""
@@ -62,13 +64,16 @@ class Table:
 
     def telling(self) -> Table:
         """Without the columns that have no value in any row, or that say the same of all rows and are there to tell them
-        apart (`left` ones); one such column always stays."""
+        apart (`left` ones, unless they stay); one such column always stays."""
         columns = list(zip(self.columns, zip(*self.cells(), strict=True), strict=True)) if self.rows else []
-        kept = [
-            c for c, cells in columns if {*cells} - {NOTHING, ""} and not (c.left and len(self.rows) > 1 and len({*cells}) == 1)
-        ]
+
+        def tells(column: Column, cells: Sequence[str]) -> bool:
+            same = column.left and not column.stays and len(cells) > 1 and len({*cells}) == 1
+            return bool({*cells} - {NOTHING, ""}) and not same
+
+        kept = [column for column, cells in columns if tells(column, cells)]
         if not any(column.left for column in kept):
-            kept = [*[c for c, _ in columns if c.left][-1:], *kept]
+            kept = [*[column for column in self.columns if column.left][-1:], *kept]
         return replace(self, columns=tuple(kept) or self.columns)
 
 
@@ -97,8 +102,9 @@ def terminal(table: Table, where: str) -> tuple[TerminalTable, list[str]]:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as dicts of Python's own types; many times faster than `to_dict` where there are texts."""
-    columns = [frame[name].to_numpy(object).tolist() for name in frame]
-    return [dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)]
+    names = list(frame.columns)
+    columns = [frame[name].tolist() for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def number(value: Any, digits: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from llmft.report.statistics import summarise, welch, welch_over_sizes
 from llmft.report.tables import Table, markdown, terminal
 from llmft.runs.store import whole_file
 
-PRINTED = ("results", "checkpoints", "distillation", "differences", "break_even", "left_out")
+PRINTED = ("results", "checkpoints", "distillation", "differences", "break_even", "unread", "left_out")
 """Tables that a terminal gets."""
 
 
@@ -79,8 +78,6 @@ def all_tables(
 ) -> list[Table]:
     """The tables that have rows, in the order of the report."""
     groups = contents.groups(summary)
-    paired = comparisons.paired(pairs)
-    unread = tuple(f"{run}: {reason}" for run, reason in missing)
     found = [
         contents.results(groups),
         contents.checkpoints(groups),
@@ -88,7 +85,8 @@ def all_tables(
         contents.published(summary),
         comparisons.differences(tests),
         *comparisons.over_sizes(sizes),
-        replace(paired, notes=(*paired.notes, *unread)),
+        comparisons.paired(pairs),
+        contents.unread(missing),
         comparisons.break_even_table(evens),
         contents.costs(groups),
         contents.left_out(collection),

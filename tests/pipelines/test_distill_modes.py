@@ -233,10 +233,12 @@ def test_the_report_reads_runs_whose_teacher_came_from_the_cache(tmp_path):
 
     for rate in (1e-3, 1e-4):
         run("distill.py", tmp_path, *SHORT, "--learning_rate", rate)
-    teachers = collect(tmp_path).stages.query("stage == 'teacher'")
-    assert teachers["ms_per_query"].isna().sum() == 1
-    first, second = collect(tmp_path).stages.query("stage == 'after'")["training_cpu_s"]
-    assert second > 0.2 * first  # the saved teacher counts
+    collection = collect(tmp_path)
+    teachers = collection.scores.query("selection == 'teacher' and set == 'in_domain' and metric == 'score_accuracy'")
+    assert len(teachers) == 2 and (teachers["cpu_ms_per_query"] > 0).all()
+    for exact in (collection.runs["training_flops"], collection.runs["training_flops_alone"], teachers["flops_per_query"]):
+        assert exact.nunique() == 1 and exact.iloc[0] > 0  # the cache's answers count as if they had been asked for
+    assert sorted(collection.runs["teacher_saved_cpu_s"] > 0) == [False, True]
 
 
 def test_an_online_teachers_work_is_counted(tmp_path):

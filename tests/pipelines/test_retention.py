@@ -10,8 +10,10 @@ from llmft.errors import InputError
 from llmft.pipelines import distill
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.retention import Retention, retention_fingerprints, retention_tasks
-from llmft.report.collect import collect, summarise
-from llmft.report.tables import DISTILLATION, markdown_table
+from llmft.report.collect import collect
+from llmft.report.contents import distillation, groups
+from llmft.report.statistics import summarise
+from llmft.report.tables import markdown
 from tests.pipelines.conftest import MAIN, Record
 
 OTHERS = "sst2,rte"
@@ -112,13 +114,16 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     assert asked.groupby("stage")["idx"].apply(list).to_dict() == {s: drawn["retention-rte"] for s in ("before", "after")}
     assert re.search(r"teacher .* -", capsys.readouterr().out)  # which the other tasks were not asked of
 
-    table = collect(tmp_path / "out").stages.set_index("stage")
-    assert table.loc["after", "retention"] == pytest.approx(sum(stages["after"][name]["score_accuracy"] for name in sets) / 2)
-    assert pd.isna(table.loc["teacher", "retention"])
-    assert table.loc["after", "change_retention-rte"] == record.metrics["retention_change"]["retention-rte"]
-    assert "| other tasks |" in markdown_table(DISTILLATION, summarise(collect(tmp_path / "out").stages))
-    own = sum(phases[f"eval after {name}"]["cpu_total_s"] for name in job.eval_sets)
-    assert table.loc["after", "ms_per_query"] == pytest.approx(1000 * own / (6 * len(job.eval_sets)))
+    collection = collect(tmp_path / "out")
+    table = collection.scores.set_index(["stage", "set", "metric"]).sort_index()
+    both = sum(stages["after"][name]["score_accuracy"] for name in sets) / 2
+    assert table.loc[("after", "retention", "score_accuracy"), "value"].item() == pytest.approx(both)
+    assert ("teacher", "retention", "score_accuracy") not in table.index
+    change = table.loc[("after", "retention-rte", "retention_change"), "value"].item()
+    assert change == record.metrics["retention_change"]["retention-rte"]
+    assert "| other tasks before | other tasks after |" in markdown(distillation(groups(summarise(collection))))
+    own = phases["eval after toy"]["cpu_total_s"]
+    assert table.loc[("after", "in_domain", "score_accuracy"), "cpu_ms_per_query"].item() == pytest.approx(1000 * own / 6)
 
 
 def test_the_scores_are_those_of_zero_shot(tmp_path, data_dir):

@@ -141,8 +141,8 @@ def test_selected_checkpoints_are_marked_for_readers(evaluated, tmp_path, capsys
     main([str(record.path.parents[3]), "--out", str(tmp_path)])
     text = (tmp_path / "report.md").read_text()
     accuracy = pooled(record.metrics["stages"]["best_in_domain"], ["toy"])
-    assert f"| best in-domain | {accuracy:.3f}* |" in text
-    assert text.rstrip().endswith("checkpoint selected on this evaluation set")
+    assert f" {accuracy:.3f}* |" in text
+    assert "\\* checkpoint selected on this evaluation set" in text
 
 
 class Cut(Exception):

@@ -1,15 +1,21 @@
 import json
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.image import imread
 
 from llmft.errors import InputError
+from llmft.report import contents
 from llmft.report.__main__ import main
-from llmft.report.collect import collect, summarise
+from llmft.report.collect import collect
+from llmft.report.latex import escape, latex
+from llmft.report.statistics import summarise
+from llmft.report.tables import MOST_ROWS, Column, Table, terminal
 from llmft.runs.record import RunRecord
-from llmft.runs.show import show_run
+from llmft.runs.show import SELECTED, show_run
 
 ACCURACY = {0: (0.5, 0.9, 0.8), 1: (0.5, 0.7, 0.6), 2: (0.5, 0.8, 0.4)}
 """Seed -> in-domain accuracy before, of the teacher, and after."""
@@ -27,17 +33,19 @@ def make_run(folder, seed, method="distill", finished=True):
             "setting": "abc",
             "given": {"num_shots": 2, "data_seed": seed},
             "arguments": {"RunArguments": arguments},
-            "draws": {"demonstrations": [[1, 2]] if method != "pbft" else [[]]},
+            "draws": {"demonstrations": [[1, 2]] if method != "pbft" else [[]], "train_rows": [3, 4]},
         }
     )
     stages = ("before", "teacher", "after") if method == "distill" else ("before", "after")
-    phases = [{"name": "train", "cpu_total_s": 3.0 + seed, "examples": 8}]
+    work = {"examples": 8, "tokens": 80, "flops": 800}
+    phases = [{"name": "train", "cpu_total_s": 3.0 + seed, **work}]
     for stage in stages:
         accuracy = ACCURACY[seed][("before", "teacher", "after").index(stage)]
         for name, n in (("rte", 10), ("hans-a", 30), ("hans-b", 10)):
             value = accuracy if name == "rte" else accuracy - 0.1
             record.add(stage, name, {"score_accuracy": value, "n": n}, {"idx": list(range(n))})
-            phases.append({"name": f"eval {stage} {name}", "cpu_total_s": 0.01 * n, "examples": n})
+            work = {"examples": n, "tokens": 10 * n, "flops": 20 * n}
+            phases.append({"name": f"eval {stage} {name}", "cpu_total_s": 0.01 * n, **work})
     if not finished:
         return record
     total = {"cpu_total_s": 9.0, "cpu_user_s": 8.0, "cpu_system_s": 1.0, "rss_peak_bytes": 2**30, "rss_mean_bytes": 2**29}
@@ -62,46 +70,134 @@ def folder(tmp_path):
     return tmp_path
 
 
+def cell(summary, method, selection, name="in_domain", metric="score_accuracy"):
+    found = summary.query("method == @method and selection == @selection and set == @name and metric == @metric")
+    assert len(found) == 1
+    return found.iloc[0]
+
+
 def test_means_and_spreads_are_numpys(folder):
-    summary = summarise(collect(folder).stages).set_index(["method", "stage"])
-    after = summary.loc[("distill", "after")]
+    summary = summarise(collect(folder))
+    after, out = cell(summary, "distill", "last"), cell(summary, "distill", "last", "out_of_domain")
     values = [accuracies[2] for accuracies in ACCURACY.values()]
-    assert after["in_domain_mean"] == pytest.approx(np.mean(values))
-    assert after["in_domain_sd"] == pytest.approx(np.std(values, ddof=1))
-    assert after["out_of_domain_mean"] == pytest.approx(np.mean(values) - 0.1)
-    assert after["gap_in_domain_mean"] == pytest.approx(0.6)
-    assert np.isnan(after["gap_out_of_domain_mean"])
-    assert after["kl_mean"] == pytest.approx(0.2)  # in-domain only
+    assert after["mean"] == pytest.approx(np.mean(values))
+    assert after["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert out["mean"] == pytest.approx(np.mean(values) - 0.1)
+    assert after["gap_recovered"] == pytest.approx(0.6)
+    assert np.isnan(out["gap_recovered"])
+    assert cell(summary, "distill", "last", metric="kl")["mean"] == pytest.approx(0.2)
     assert after["training_cpu_s_mean"] == pytest.approx(4.0)
-    assert after["ms_per_query_mean"] == pytest.approx(10.0)
+    assert after["cpu_ms_per_query_mean"] == pytest.approx(10.0)
     assert after["tokens_per_query_mean"] == 10
-    assert summary.loc[("distill", "teacher")]["tokens_per_query_mean"] == 200
+    assert cell(summary, "distill", "teacher")["tokens_per_query_mean"] == 200
     assert after["runs"] == 3
-    assert len(after["records"]) == 3
+    assert len(after["ids"]) == 3
 
 
 def test_unfinished_runs_are_listed_and_not_counted(folder):
     collection = collect(folder)
-    assert len(collection.unfinished) == 1
-    assert (collection.stages.query("method == 'pbft'")["seed"] == 0).all()
+    assert len(collection.left_out) == 1
+    assert (collection.runs.query("method == 'pbft'")["seed"] == 0).all()
 
 
 def test_methods_come_in_the_order_of_tables(folder):
-    assert collect(folder).final["method"].unique().tolist() == ["pbft", "distill"]
+    assert summarise(collect(folder))["method"].unique().tolist() == ["pbft", "distill"]
 
 
 def test_the_report_is_written_and_says_what_was_found(folder, capsys):
     main([str(folder)])
     printed = capsys.readouterr().out
     assert "0.600 ± 0.200" in printed
-    assert "unfinished, not counted" in printed
-    text = (folder / "report" / "report.md").read_text()
-    assert "| distillation | 0.600 ± 0.200 | 0.500 ± 0.200 | 10.0 ± 0.0 |" in text
-    assert "| distillation | teacher | 0.800 ± 0.100 |" in text
-    assert len(pd.read_csv(folder / "report" / "report.csv")) == 5
-    picture = imread(folder / "report" / "results.png")
-    assert picture.shape[1] > 1000
-    assert picture[..., :3].std() > 0.01
+    assert "Runs without predictions" in printed and "it has no column" in printed
+    assert "not counted" in printed and "unfinished" in printed
+    out = folder / "report"
+    text = (out / "report.md").read_text()
+    assert "| distillation | 0.600 ± 0.200 | 0.400 to 0.800 | 0.500 ± 0.200 | 0.300 to 0.700 | 10.0 ± 0.0 |" in text
+    assert "| 0.800 ± 0.100 | 0.500 ± 0.000 | 0.600 ± 0.200 |" in text  # teacher, before, after
+    summary = pd.read_csv(out / "report.csv")
+    row = cell(summary, "distill", "last")
+    runs = pd.read_csv(out / "runs.csv").set_index("id")
+    own = runs.loc[row["ids"].split()]
+    assert own["last_in_domain"].mean() == pytest.approx(row["mean"])  # a cell is traced to its runs
+    assert (own["last_in_domain_low"] < own["last_in_domain"]).all() and (
+        own["last_in_domain"] < own["last_in_domain_high"]
+    ).all()
+    assert all((folder / record / "metrics.json").is_file() for record in own["record"])
+    assert pd.read_csv(out / "left_out.csv")["reason"].str.contains("unfinished").tolist() == [True]
+    assert (out / "tables" / "results.tex").read_text().startswith("% \\usepackage{booktabs}\n\\begin{table}")
+
+
+def test_all_tables_are_in_all_forms(made, tmp_path, capsys):
+    main([str(made[0]), "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    text = (tmp_path / "report.md").read_text()
+    for heading in ("Results", "Last checkpoint", "Distillation", "Differences", "Row by row", "Break-even", "not counted"):
+        assert heading in text
+    assert "rte, 16 shots, out-of-domain: fine-tuning (last) less in-context" in text
+    assert SELECTED.replace("*", "\\*") in text and SELECTED in printed
+    names = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert names == {f"{name}.tex" for name in (
+        "results", "checkpoints", "distillation", "differences", "sizes", "paired", "break_even", "left_out",
+    )}  # fmt: skip
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    qqp = runs[runs["task"] == "qqp"]
+    assert (qqp["icl_in_domain_f1_low"] < qqp["icl_in_domain_f1"]).all()
+    assert (qqp["icl_in_domain_f1"] < qqp["icl_in_domain_f1_high"]).all()
+    assert not list(tmp_path.rglob(".*"))  # nothing half-written is left
+
+
+def test_stars_stand_at_the_set_that_chose(summary):
+    table = contents.checkpoints(contents.groups(summary))
+    (row, *_) = table.cells()
+    stars = {column.name: cell.endswith("*") for column, cell in zip(table.columns, row, strict=True)}
+    assert [name for name, starred in stars.items() if starred] == [
+        "best in-domain: in-domain",
+        "best out-of-domain: out-of-domain",
+    ]
+
+
+def test_a_terminal_is_not_flooded():
+    table = Table("many", "Many", (Column("n", lambda row: str(row["n"])),), [{"n": n} for n in range(500)])
+    shown, below = terminal(table, "out/report.md")
+    assert shown.row_count == MOST_ROWS and below == [f"{500 - MOST_ROWS} more rows: out/report.md"]
+
+
+def test_latex_prints_text_as_it_is():
+    assert escape("a_b & 5% #1 {x} ~^\\ <1") == (
+        r"a\_b \& 5\% \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} \textless{}1"
+    )
+    columns = (Column("a_b", lambda row: row["n"], left=True), Column("c", lambda row: row["n"]))
+    short = latex(Table("some", "Some 5%", columns, [{"n": "-0.5 ± 0.1"}]))
+    assert "$-$0.5 $\\pm$ 0.1 & $-$0.5" in short and r"\caption{Some 5\%.}" in short and "a\\_b & c" in short
+    long = latex(Table("some", "Some", columns, [{"n": str(n)} for n in range(50)]))
+    assert long.count("\\begin{longtable}{lr}") == long.count("\\end{longtable}") == 1 and long.count(r" \\") == 52
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(made, tmp_path):
+    main([str(made[0]), "--out", str(tmp_path)])
+    inputs = "".join(f"\\input{{tables/{path.name}}}" for path in sorted((tmp_path / "tables").iterdir()))
+    packages = "\\usepackage{booktabs}\\usepackage{longtable}"
+    (tmp_path / "all.tex").write_text(f"\\documentclass{{article}}{packages}\\begin{{document}}{inputs}\\end{{document}}")
+    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path, check=True)
+
+
+def test_a_folder_may_have_a_commands_name(tmp_path, monkeypatch):
+    make_run(tmp_path / "show", 0, "pbft")
+    monkeypatch.chdir(tmp_path)
+    main(["./show"])
+    assert (tmp_path / "show" / "report" / "report.csv").is_file()
+
+
+def test_what_cannot_be_written_is_an_error(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--out .*file: cannot be written to"):
+        main([str(folder), "--out", str(tmp_path / "file")])
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "llmft.report", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no finished run" in done.stderr
 
 
 def test_a_run_is_shown_with_its_numbers(folder, capsys):
@@ -111,8 +207,3 @@ def test_a_run_is_shown_with_its_numbers(folder, capsys):
     assert "teacher 200.0, student 10.0" in printed
     assert "CPU 9.0 s (8.0 user, 1.0 system), memory 1024 MiB peak, 512 MiB mean" in printed
     assert "gap recovered out-of-domain: no gap" in printed
-
-
-def test_a_folder_without_runs_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="no finished run"):
-        main([str(tmp_path)])
