@@ -69,8 +69,8 @@ def of_query(name: str, digits: int, selection: str | None = None) -> dict[str, 
 def of_run(name: str, digits: int, unit: float = 1.0) -> dict[str, Callable[[Row], Any]]:
     """`text` and `value` of a column of what a run costs, `unit` being that of the record."""
     return {
-        "text": lambda row: spread(row[f"{name}_mean"] / unit, row[f"{name}_sd"] / unit, digits),
-        "value": lambda row: row[f"{name}_mean"],
+        "text": lambda row: spread(*(row.get(f"{name}_{how}", math.nan) / unit for how in ("mean", "sd")), digits),
+        "value": lambda row: row.get(f"{name}_mean", math.nan),
     }
 
 
