@@ -81,7 +81,7 @@ class Collection:
                 lacking = set(columns) - set(file.schema_arrow.names)
                 if lacking:
                     raise OSError(f"it has no column {', '.join(sorted(lacking))}")
-                return file.read(columns=list(columns))
+                return file.read(columns=list(columns), use_threads=False)  # small files: handing over costs more
         except pa.ArrowException as error:
             raise OSError(str(error)) from error
 
