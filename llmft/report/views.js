@@ -1,0 +1,245 @@
+"use strict";
+// The figures of the page, each drawn from the groups that the filters leave. A figure without anything to show is left out.
+
+const MOST_PANELS = 6;
+const MOST_ROWS = 40;
+const MOST_MARKS = 1500;
+const DOMAINS = [["in_domain", "in-domain"], ["out_of_domain", "out-of-domain"]];
+const DOMAIN_LOOKS = { in_domain: { colour: "#1b6ca8", marker: "o" }, out_of_domain: { colour: "#d1603d", marker: "D" } };
+const known = (value) => typeof value === "number";
+const fixed = (value, digits) => (known(value) ? value.toFixed(digits) : "-");
+
+class Views {
+  constructor(data, place) {
+    this.data = data;
+    this.place = place;
+  }
+
+  mean(group, key) {
+    return group.values[key]?.[0] ?? null;
+  }
+
+  point(member, key) {
+    return this.data.points[key][member];
+  }
+
+  who(group) {
+    const several = this.data.models.length > 1;
+    return `${group.name}${several ? `, ${group.model}` : ""}\n${group.task}, ${group.selection_name}`;
+  }
+
+  said(group) {
+    const lines = [this.who(group)];
+    for (const [key, name] of DOMAINS) {
+      const [mean, sd] = group.values[key] ?? [];
+      if (known(mean)) lines.push(`${name} ${fixed(mean, 3)}${known(sd) ? ` ± ${fixed(sd, 3)}` : ""}`);
+    }
+    return [...lines, `${group.members.length} run${group.members.length > 1 ? "s" : ""}`].join("\n");
+  }
+
+  saidOfRun(group, member) {
+    const run = this.data.points.run[member];
+    const seeds = `seed ${this.data.runs.seed[run]}, data seed ${this.data.runs.data_seed[run]}`;
+    const values = DOMAINS.map(([key, name]) => (known(this.point(member, key)) ? `\n${name} ${fixed(this.point(member, key), 3)}` : ""));
+    return `${this.who(group)}\nrun ${this.data.runs.id[run]}, ${seeds}${values.join("")}`;
+  }
+
+  /* Panels by task and model: [title, groups], and how many there are beyond the first ones. */
+  panels(groups, keys = ["task", "model"]) {
+    const parts = new Map();
+    for (const group of groups) {
+      const key = JSON.stringify(keys.map((name) => group[name]));
+      if (!parts.has(key)) parts.set(key, []);
+      parts.get(key).push(group);
+    }
+    const title = (group) => keys.filter((key) => key !== "model" || this.data.models.length > 1).map((key) => group[key]).join(", ");
+    const all = [...parts.values()].map((members) => [title(members[0]), members]);
+    return [all.slice(0, MOST_PANELS), all.length - MOST_PANELS];
+  }
+
+  figure(id, title, caption, hidden, draw, kind = "") {
+    const panels = element("div", { class: `panels ${kind}` });
+    const more = hidden > 0 ? ` ${hidden} more are not drawn: filter to see them.` : "";
+    this.place.append(element("figure", { id }, element("h3", {}, title), panels, element("figcaption", {}, caption + more)));
+    draw(panels);
+  }
+
+  draw(groups) {
+    this.place.replaceChildren();
+    for (const view of ["domains", "size", "cost", "memory", "training", "gap"]) this[view](groups);
+    if (!this.place.children.length) this.place.append(element("p", { class: "note" }, "No figure has anything to show for these rows."));
+  }
+
+  domains(groups) {
+    const both = groups.filter((group) => DOMAINS.every(([key]) => known(this.mean(group, key))));
+    if (!both.length) return;
+    const [panels, hidden] = this.panels(both);
+    const marks = panels.flatMap(([, members]) => members).reduce((sum, group) => sum + group.members.length, 0);
+    const caption = "A small marker a run, a large one the mean of seeds. Dashed: always answering the largest class.";
+    const sparse = marks > MOST_MARKS ? " There are too many runs to draw each: filter to see them." : "";
+    this.figure("fig-domains", "In-domain and out-of-domain accuracy", caption + sparse, hidden, (place) => {
+      for (const [title, members] of panels) {
+        const values = (key) => members.flatMap((group) => group.members.map((member) => this.point(member, key)));
+        const low = Math.min(0.45, ...[...values("in_domain"), ...values("out_of_domain")].filter(known)) - 0.02;
+        const axis = (label) => ({ values: [], low, high: 1, label });
+        const panel = plot(place, title, axis("in-domain accuracy"), axis("out-of-domain accuracy"), 330);
+        panel.path([[low, low], [1, 1]], { class: "grid" });
+        const [inside, outside] = this.data.majority[members[0].task] ?? [];
+        if (known(inside)) panel.lineUp(inside);
+        if (known(outside)) panel.lineAcross(outside);
+        const at = (x, y, ...rest) => marker(panel.svg, panel.x(x), panel.y(y), ...rest);
+        for (const group of marks > MOST_MARKS ? [] : members) {
+          for (const member of group.members) {
+            const [x, y] = DOMAINS.map(([key]) => this.point(member, key));
+            if (known(x) && known(y)) at(x, y, this.data.looks[group.look], 4, "small", this.saidOfRun(group, member));
+          }
+        }
+        for (const group of members) {
+          at(this.mean(group, "in_domain"), this.mean(group, "out_of_domain"), this.data.looks[group.look], 6.5, "ring", this.said(group));
+        }
+      }
+    });
+  }
+
+  size(groups) {
+    const sized = groups.filter((group) => known(group.weights));
+    const [panels, hidden] = this.panels(sized, ["task"]);
+    const several = panels.filter(([, members]) => new Set(members.map((group) => group.weights)).size > 1);
+    if (!several.length) return;
+    this.figure("fig-size", "Accuracy against model size", "Means over seeds; a line a method, number of shots and pattern.", hidden, (place) => {
+      for (const [title, members] of several) {
+        for (const [key, name] of DOMAINS) {
+          const here = members.filter((group) => known(this.mean(group, key)));
+          if (!here.length) continue;
+          const x = { values: here.map((group) => group.weights), log: true, label: "weights" };
+          const panel = plot(place, `${title}, ${name}`, x, { values: here.map((group) => this.mean(group, key)), label: "accuracy" });
+          for (const line of Map.groupBy(here, (group) => JSON.stringify([group.name, group.pattern, group.selection])).values()) {
+            line.sort((a, b) => a.weights - b.weights);
+            const look = this.data.looks[line[0].look];
+            panel.path(line.map((group) => [group.weights, this.mean(group, key)]), { class: "look curve thick" }, look);
+            for (const group of line) marker(panel.svg, panel.x(group.weights), panel.y(this.mean(group, key)), look, 4.5, "", this.said(group));
+          }
+        }
+      }
+    });
+  }
+
+  cost(groups) {
+    const costs = [["cpu_ms_per_query", "CPU ms per query", 3], ["training_cpu_s", "CPU s of training and teacher", 1]];
+    const shown = costs.filter(([key]) => groups.some((group) => this.mean(group, key) > 0));
+    if (!shown.length) return;
+    const [panels, hidden] = this.panels(groups);
+    const caption = "Filled: in-domain, hollow: out-of-domain. The lines (dashed: out-of-domain) are Pareto fronts: nothing cheaper is as accurate.";
+    this.figure("fig-cost", "Accuracy against cost", caption, hidden, (place) => {
+      for (const [title, all] of panels) {
+        for (const [cost, label, digits] of shown) {
+          const members = all.filter((group) => known(this.mean(group, cost)));
+          if (!members.length) continue;
+          const accuracies = members.flatMap((group) => DOMAINS.map(([key]) => this.mean(group, key))).filter(known);
+          const x = { values: members.map((group) => this.mean(group, cost)), log: true, label };
+          const panel = plot(place, title, x, { values: accuracies, label: "accuracy" });
+          for (const [key, name] of DOMAINS) {
+            const here = members.filter((group) => known(this.mean(group, key)));
+            const line = front(here.map((group) => [this.mean(group, cost), this.mean(group, key)]));
+            panel.path(line, key === "in_domain" ? { class: "axis", fill: "none" } : { class: "dash" }, null, true);
+            for (const group of here) {
+              const tip = `${this.said(group)}\n${name} marker; ${label}: ${fixed(this.mean(group, cost), digits)}`;
+              const [size, kind] = key === "in_domain" ? [5.5, ""] : [3.6, "hollow"];
+              marker(panel.svg, panel.x(this.mean(group, cost)), panel.y(this.mean(group, key)), this.data.looks[group.look], size, kind, tip);
+            }
+          }
+        }
+      }
+    }, "pairs");
+  }
+
+  memory(groups) {
+    const runs = groups.filter((group) => group.judged || !groups.some((other) => other.judged));
+    const kinds = [["rss", "memory of the processes"], ["gpu", "GPU memory"]];
+    const shown = kinds.filter(([kind]) => runs.some((group) => known(this.mean(group, `${kind}_peak_bytes`))));
+    if (!shown.length) return;
+    const [panels, hidden] = this.panels(runs);
+    const caption = "Wide and pale: peak, with its value; narrow: mean over time. Of whole runs, means over seeds.";
+    this.figure("fig-memory", "Memory", caption, hidden, (place) => {
+      for (const [title, all] of panels) {
+        for (const [kind, name] of shown) {
+          const rows = all.filter((group) => known(this.mean(group, `${kind}_peak_bytes`))).slice(0, MOST_ROWS);
+          if (!rows.length) continue;
+          const mib = (group, how) => this.mean(group, `${kind}_${how}_bytes`) / 2 ** 20;
+          const x = { values: [], low: 0, high: Math.max(...rows.map((group) => mib(group, "peak"))), label: `${name}, MiB` };
+          const named = rows.map((group) => ({ label: group.name, group }));
+          rowPlot(place, title, named, x, (svg, { group }, y, at) => {
+            const tip = `${this.said(group)}\npeak ${fixed(mib(group, "peak"), 0)} MiB, mean ${fixed(mib(group, "mean"), 0)} MiB`;
+            for (const [how, high, pale] of [["peak", 14, "pale"], ["mean", 6, ""]]) {
+              const width = Math.max(0, at(mib(group, how)) - at(0));
+              const shape = { x: at(0), y: y + 7 - high / 2, width, height: high, rx: 1.5, class: `look mark bar ${pale}` };
+              const bar = drawn("rect", shape, svg);
+              bar.style.setProperty("--look", this.data.looks[group.look].colour);
+              pointable(bar, tip, how === "peak");
+            }
+            written(svg, at(mib(group, "peak")) + 5, y + 11, fixed(mib(group, "peak"), 0));
+          });
+        }
+      }
+    }, "rows");
+  }
+
+  training(groups) {
+    const chosen = new Set(groups.map((group) => JSON.stringify([group.task, group.model, group.look, group.name])));
+    const curves = this.data.curves.filter((curve) => chosen.has(JSON.stringify([curve.task, curve.model, curve.look, curve.name])));
+    if (!curves.length) return;
+    const [panels, hidden] = this.panels(curves, ["task", "model", "kind"]);
+    const caption = `A thin line a run, a thick one the mean of seeds.${this.data.curves_left_out}`;
+    this.figure("fig-training", "Training", caption, hidden, (place) => {
+      for (const [title, members] of panels) {
+        const runs = members.flatMap((curve) => curve.runs);
+        const losses = runs.flatMap((run) => run.losses);
+        const log = losses.every((loss) => loss > 0);
+        const x = { values: runs.flatMap((run) => run.steps), label: "step" };
+        const panel = plot(place, title, x, { values: losses, log, label: log ? "loss (log)" : "loss" });
+        for (const curve of members) {
+          const look = this.data.looks[curve.look];
+          const at = new Map();
+          for (const run of curve.runs) {
+            const tip = `${curve.name}\nrun ${this.data.runs.id[run.run]}\nlast loss ${short(run.losses.at(-1))} at step ${run.steps.at(-1)}`;
+            pointable(panel.path(run.steps.map((step, place) => [step, run.losses[place]]), { class: "look curve" }, look), tip, false);
+            run.steps.forEach((step, place) => at.set(step, [...(at.get(step) ?? []), run.losses[place]]));
+          }
+          const means = [...at].sort(([a], [b]) => a - b).map(([step, found]) => [step, found.reduce((a, b) => a + b) / found.length]);
+          panel.path(means, { class: "look curve thick" }, look);
+          for (const [step, loss] of means.filter((_, place) => place % Math.ceil(means.length / 12) === 0)) {
+            const tip = `${curve.name}\nmean loss ${short(loss)} at step ${step}`;
+            marker(panel.svg, panel.x(step), panel.y(loss), look, 3, "", tip);
+          }
+        }
+      }
+    }, "pairs");
+  }
+
+  gap(groups) {
+    const keys = DOMAINS.map(([key, name]) => [`gap_recovered_${key}`, name, DOMAIN_LOOKS[key]]);
+    const found = groups.filter((group) => keys.some(([key]) => known(this.mean(group, key))));
+    if (!found.length) return;
+    const [panels, hidden] = this.panels(found);
+    const caption = "0: as before training, 100: as the teacher with its context. A small marker a run, a large one their mean; "
+      + "blue circles: in-domain, orange diamonds: out-of-domain. Values beyond -100 and 200 % are drawn there.";
+    this.figure("fig-gap", "Recovered gap", caption, hidden, (place) => {
+      for (const [title, all] of panels) {
+        const rows = all.slice(0, MOST_ROWS).map((group) => ({ label: group.name, group }));
+        const cut = (value) => Math.max(-100, Math.min(200, 100 * value));
+        const every = rows.flatMap(({ group }) => group.members.flatMap((member) => keys.map(([key]) => this.point(member, key))));
+        const x = { values: [0, 100, ...every.filter(known).map(cut)], label: "gap recovered, %", marked: [0, 100] };
+        rowPlot(place, title, rows, x, (svg, { group }, y, at) => {
+          keys.forEach(([key, name, look], line) => {
+            for (const member of group.members) {
+              const value = this.point(member, key);
+              if (known(value)) marker(svg, at(cut(value)), y + 3 + 9 * line, look, 3.2, "small", `${this.saidOfRun(group, member)}\n${name} gap recovered ${fixed(100 * value, 1)} %`);
+            }
+            const mean = this.mean(group, key);
+            if (known(mean)) marker(svg, at(cut(mean)), y + 3 + 9 * line, look, 4.4, "ring", `${this.who(group)}\n${name} gap recovered ${fixed(100 * mean, 1)} %, mean`);
+          });
+        });
+      }
+    }, "rows");
+  }
+}

@@ -1,0 +1,133 @@
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from llmft.report.collect import collect
+from llmft.report.curves import training_curves
+from llmft.report.figures import draw_all, draw_domains
+from llmft.report.paired import read_answers
+from llmft.report.panels import ROWS, counted, sections, shortened
+from llmft.report.points import FURTHER, LOOKS, front, groups, looks_of, majority, points
+from tests.report.synthetic import Made, write
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logfiles")
+    made = [
+        Made(model=m, method=k, seed=s) for m in ("opt-125m", "opt-1.3b") for k in ("icl", "pbft", "distill") for s in range(3)
+    ]
+    write(folder, made, hans_rows=20)
+    return collect(folder)
+
+
+@pytest.fixture(scope="module")
+def found(collection):
+    return points(collection)
+
+
+def test_points_are_the_scores_of_the_runs(collection, found):
+    scores = collection.scores
+    wanted = scores[(scores["metric"] == "score_accuracy") & (scores["set"] == "out_of_domain")].astype(
+        {"id": str, "selection": str}
+    )
+    wanted = wanted.set_index(["id", "selection"])["value"]
+    ours = found.set_index(["id", "selection"])["out_of_domain"]
+    pd.testing.assert_series_equal(ours.sort_index(), wanted.sort_index(), check_names=False)
+    assert set(found.loc[found["judged"], "selection"]) == {"icl", "last"}
+    assert found.loc[found["selected_in_domain"], "selection"].unique().tolist() == ["best_in_domain"]
+
+
+def test_groups_average_runs_that_differ_in_seeds(found):
+    means = groups(found[found["judged"]])
+    assert len(means) == 6
+    for _, group in means.iterrows():
+        runs = found.loc[group["members"]]
+        assert len(runs) == 3
+        assert runs["seed"].nunique() == 3
+        assert group["in_domain"] == pytest.approx(runs["in_domain"].mean())
+        assert group["in_domain_sd"] == pytest.approx(np.std(runs["in_domain"], ddof=1))
+
+
+def test_the_front_is_what_nothing_cheaper_beats():
+    costs = pd.Series([3.0, 1, 2, 2, 4, math.nan], index=list("abcdef"))
+    accuracies = pd.Series([0.9, 0.5, 0.7, 0.8, 0.9, 1.0], index=list("abcdef"))
+    assert front(costs, accuracies) == ["b", "d", "a"]
+
+
+def test_majority_is_the_largest_class_of_the_rows(collection):
+    answers, _ = read_answers(collection, collection.runs["id"])
+    (rates,) = majority(collection, answers).to_dict("records")
+    run = collection.runs["id"].iloc[0]
+    table = collection.predictions(run).to_pandas()
+    labels = table[table["set"] == "rte"].drop_duplicates("idx")["label"]
+    assert rates["task"] == "rte"
+    assert rates["in_domain"] == pytest.approx(labels.value_counts(normalize=True).max())
+
+
+def test_a_method_has_one_look_and_no_other_has_it():
+    keys = [*LOOKS, "vanilla", "pbft-ia3", "gold-label"]
+    looks = looks_of(keys)
+    assert len(set(looks.values())) == len(keys)
+    assert looks_of(["distill"])["distill"] == looks["distill"]
+    assert not set(FURTHER) & set(LOOKS.values())
+
+
+def test_all_figures_are_drawn_as_png_and_pdf(collection, tmp_path):
+    rates = pd.DataFrame([{"task": "rte", "in_domain": 0.53, "out_of_domain": 0.5}])
+    files = draw_all(collection, rates, tmp_path)
+    names = {"results", "domains", "size", "cost", "memory", "gap"}
+    assert {file.name for file in files} == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    for name in names:
+        picture = imread(tmp_path / f"{name}.png")
+        assert picture.shape[1] > 500
+        assert picture[..., :3].std() > 0.01
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert plt.get_fignums() == []
+
+
+def test_what_has_nothing_to_show_is_left_out(tmp_path):
+    write(tmp_path, [Made()], hans_rows=20)
+    rates = pd.DataFrame(columns=["task", "in_domain", "out_of_domain"])
+    names = {file.stem for file in draw_all(collect(tmp_path), rates, tmp_path)}
+    assert names == {"results", "domains", "cost", "memory"}
+
+
+def test_a_panel_a_model_and_a_marker_a_seed(found):
+    judged = found[found["judged"]]
+    rates = pd.DataFrame([{"task": "rte", "in_domain": 0.53, "out_of_domain": 0.5}])
+    figure = draw_domains(judged, groups(judged), rates)
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        drawn = [line for line in axes.lines if line.get_linestyle() == "None"]
+        assert sorted(len(line.get_xdata()) for line in drawn) == [1, 1, 1, 3, 3, 3]
+        values = np.concatenate([line.get_xdata() for line in drawn if len(line.get_xdata()) == 3])
+        model = axes.get_title().split("\n")[1]
+        assert sorted(values) == sorted(judged.loc[judged["model"] == model, "in_domain"])
+    plt.close(figure)
+
+
+def test_curves_are_those_of_the_logs(collection, found):
+    run = found.loc[found["method"] == "distill", ["id", "record"]].iloc[0]
+    log = collection.folder / run["record"] / "train_log.jsonl"
+    log.write_text('{"loss": 0.5, "step": 10}\n{"loss": 0.25, "step": 20}\n{"train_loss": 0.3, "step": 20}\n')
+    curves, left_out = training_curves(collection, found[found["judged"]])
+    assert curves[["id", "step", "loss"]].to_numpy().tolist() == [[run["id"], 10, 0.5], [run["id"], 20, 0.25]]
+    assert left_out == 0
+    log.unlink()
+
+
+def test_too_many_rows_are_counted():
+    means = pd.DataFrame({"task": "rte", "model": "m", "name": [str(n) for n in range(100)]})
+    rows, rest = sections(means)
+    assert len(rows) == ROWS
+    assert f" {100 - ROWS + 1} further rows" in rest
+
+
+def test_numbers_and_names_in_short():
+    assert [counted(value) for value in (1.3e9, 125e6, 470e3, 12, 0.5)] == ["1.3B", "125M", "470k", "12", "0.5"]
+    assert shortened("a" * 30 + "b" * 30, 20) == "a" * 13 + "…" + "b" * 6
