@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from llmft.cost.processes import (
+    children_of_main_thread,
     cpu_seconds,
     largest_process_bytes,
     living_children,
@@ -36,7 +37,7 @@ SUMMED = ("cpu_user_s", "cpu_system_s", "cpu_total_s", "examples", "tokens", "pa
 MEMORY = ("rss", "pss", "uss", "gpu", "gpu_reserved")
 """Kinds of memory; a phase has `<kind>_peak_bytes` and `<kind>_mean_bytes`, None where a kind cannot be measured."""
 CHILDREN_EVERY_S = 0.25
-"""Least seconds between two looks for new child processes."""
+"""Least seconds between two looks for new child processes, but for those that the main thread starts or that end."""
 SHARED_EVERY_S = 1.0
 """Least seconds between two samples of pss and uss, for which the kernel walks through all pages."""
 MOST_OF_TIME = 1 / 300
@@ -141,7 +142,7 @@ class Meter:
 
     def __post_init__(self) -> None:
         self._process = psutil.Process()
-        self._children = _Seldom(living_children, CHILDREN_EVERY_S)
+        self._children, self._listed = _Seldom(living_children, CHILDREN_EVERY_S), ""
         self._shared = _Seldom(lambda: shared_bytes(self._family()), SHARED_EVERY_S)
         self._memory: dict[str, dict[str, _Samples]] = {}  # by phase and kind
         self._running: Phase | None = None
@@ -237,7 +238,9 @@ class Meter:
         return next(phase for phase in self.phases if phase.name == name)
 
     def _family(self) -> list[psutil.Process]:
-        return [self._process, *self._children()]
+        listed, before = children_of_main_thread(), self._listed
+        self._listed = listed
+        return [self._process, *self._children(at_once=listed != before)]
 
     def _now(self) -> tuple[float, float, float, int]:
         """User, system and clock seconds, and FLOPs counted, so far."""

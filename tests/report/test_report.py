@@ -137,7 +137,8 @@ def test_all_tables_are_in_all_forms(made, tmp_path, capsys):
     assert SELECTED.replace("*", "\\*") in text and SELECTED in printed
     names = {path.name for path in (tmp_path / "tables").iterdir()}
     assert names == {f"{name}.tex" for name in (
-        "results", "checkpoints", "distillation", "differences", "sizes", "paired", "break_even", "left_out", "costs", "published",
+        "results", "checkpoints", "distillation", "differences", "sizes", "paired", "break_even", "left_out", "costs",
+        "published",
     )}  # fmt: skip
     runs = pd.read_csv(tmp_path / "runs.csv")
     qqp = runs[runs["task"] == "qqp"]
