@@ -18,6 +18,7 @@ import pandas as pd
 
 from llmft.errors import InputError
 from llmft.report.names import METHOD_NAMES, in_order_of
+from llmft.report.pool import Workers
 from llmft.report.rows import Scores, run_row, score_rows
 from llmft.runs.names import DONE
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILES = ("config", "metrics", "cost")
+ANSWERS = ("stage", "set", "idx", "label", "prediction")
+"""Columns of the predictions that say what was answered."""
 
 
 @dataclass(frozen=True)
@@ -66,24 +69,14 @@ class Collection:
                 found[run] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return found
 
-    def predictions(self, run: str, columns: Sequence[str] = ("stage", "set", "idx", "label", "prediction")) -> pa.Table:
+    def predictions(self, run: str, columns: Sequence[str] = ANSWERS) -> pa.Table:
         """Some columns of the predictions of one run; read now, `stage` and `set` as dictionaries.
 
         Raises:
             OSError: they are not there, or are no such file.
         """
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetFile
-
         ((_, record),) = self._records([run])
-        try:
-            with ParquetFile(self.folder / record / "predictions.parquet", read_dictionary=["stage", "set"]) as file:
-                lacking = set(columns) - set(file.schema_arrow.names)
-                if lacking:
-                    raise OSError(f"it has no column {', '.join(sorted(lacking))}")
-                return file.read(columns=list(columns), use_threads=False)  # small files: handing over costs more
-        except pa.ArrowException as error:
-            raise OSError(str(error)) from error
+        return read_predictions(self.folder / record, columns)
 
     def _records(self, ids: Iterable[str]) -> list[tuple[str, str]]:
         return [(run, self._record_of[run]) for run in ids]
@@ -97,36 +90,81 @@ class Unreadable(Exception):
     """A record that is not as it should be; says which file and why."""
 
 
-def collect(folder: Path) -> Collection:
+@dataclass
+class _Part:
+    """What some of the runs say; they are called by their paths below the folder."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    sets: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    scores: Scores = field(default_factory=Scores)
+
+    def extend(self, other: _Part) -> None:
+        self.rows += other.rows
+        self.left_out += other.left_out
+        self.sets |= other.sets
+        self.scores.extend(other.scores)
+
+
+def collect(folder: Path, workers: Workers | None = None) -> Collection:
     """Read all run records below `folder`.
+
+    Args:
+        workers: who read them; None for this process.
 
     Raises:
         InputError: there is no such folder, or no finished run in it.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the --output_dir of some runs")
-    rows, left_out, scores = [], [], Scores()
-    sets: dict[str, dict[str, list[str]]] = {}
-    for path in sorted(find_runs(folder)):
+    found = _Part()
+    for part in (workers or Workers()).in_parts(_read_part, sorted(find_runs(folder)), folder):
+        found.extend(part)
+    left_out = sorted(found.left_out)
+    if not found.rows:
+        beside = f" ({len(left_out)} that are not: {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
+        raise InputError(f"{folder}: there is no finished run below this folder{beside}; name the --output_dir of some runs")
+    ids = dict(zip(found.sets, _ids(list(found.sets)), strict=True))
+    runs = pd.DataFrame([{**row, "id": ids[row["id"]]} for row in _name_differences(found.rows)])
+    runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
+    return Collection(folder, runs, found.scores.frame(ids), left_out, {ids[name]: own for name, own in found.sets.items()})
+
+
+def _read_part(paths: Sequence[Path], folder: Path) -> _Part:
+    part = _Part()
+    for path in paths:
         name = str(path.relative_to(folder))
         try:
             record = read_record(path)
             if record is not None:
                 row, found = run_row(*record), list(score_rows(*record[1:]))
-                scores.add(name, found)
-                rows.append({"id": name, "record": name, **row})
-                sets[name] = record[1]["sets"]
+                part.scores.add(name, found)
+                part.rows.append({"id": name, "record": name, **row})
+                part.sets[name] = record[1]["sets"]
         except Unreadable as error:
-            left_out.append((name, str(error)))
+            part.left_out.append((name, str(error)))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            left_out.append((name, f"its record cannot be understood ({type(error).__name__}: {error})"))
-    if not rows:
-        beside = f" ({len(left_out)} that are not: {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
-        raise InputError(f"{folder}: there is no finished run below this folder{beside}; name the --output_dir of some runs")
-    ids = dict(zip(sets, _ids(list(sets)), strict=True))
-    runs = pd.DataFrame([{**row, "id": ids[row["id"]]} for row in _name_differences(rows)])
-    runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
-    return Collection(folder, runs, scores.frame(ids), sorted(left_out), {ids[name]: own for name, own in sets.items()})
+            part.left_out.append((name, f"its record cannot be understood ({type(error).__name__}: {error})"))
+    return part
+
+
+def read_predictions(record: Path, columns: Sequence[str]) -> pa.Table:
+    """Some columns of the predictions of the run in a folder, `stage` and `set` as dictionaries.
+
+    Raises:
+        OSError: they are not there, or are no such file.
+    """
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(record / "predictions.parquet", read_dictionary=["stage", "set"]) as file:
+            lacking = set(columns) - set(file.schema_arrow.names)
+            if lacking:
+                raise OSError(f"it has no column {', '.join(sorted(lacking))}")
+            return file.read(columns=list(columns), use_threads=False)  # small files: handing over costs more
+    except pa.ArrowException as error:
+        raise OSError(str(error)) from error
 
 
 def find_runs(folder: Path) -> Iterator[Path]:

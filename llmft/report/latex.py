@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from llmft.report.tables import Table
 
 PAGE = 40
 """Rows of which more do not fit one page."""
-ESCAPED = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "°": r"$^\circ$",
-    "\n": " ",
-    "\t": " ",
-}
+ESCAPED = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "±": r"$\pm$",
+        "°": r"$^\circ$",
+        "\n": " ",
+        "\t": " ",
+    }
+)
 
 
 def escape(text: str) -> str:
     """Text that LaTeX prints as it is."""
-    return "".join(ESCAPED.get(sign, sign) for sign in text)
+    return text.translate(ESCAPED)
 
 
 def latex(table: Table) -> str:
     r"""The table with title and notes, to be `\input`; it needs the packages named in its first line."""
-    shown = replace(table, columns=tuple(column for column in table.columns if not column.wide)).telling()
+    shown = table.narrow().telling()
     long = len(shown.rows) > PAGE
     layout = "".join("l" if column.left else "r" for column in shown.columns)
     head = _line([escape(column.name) for column in shown.columns])

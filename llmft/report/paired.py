@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from llmft.report.collect import Collection
+from llmft.report.collect import ANSWERS, Collection, read_predictions
 from llmft.report.names import DOMAINS, FINAL, SELECTIONS
+from llmft.report.pool import Workers
 
-THREADS = 2
-"""Predictions that are read at once."""
 STAGES = {selection: stage for stage, selection in SELECTIONS.items() if selection in FINAL}
 
 
@@ -27,24 +27,25 @@ class Answers:
         confusion: (L, L) how many rows of each label (first axis) got each answer.
     """
 
-    rows: int
+    rows: bytes
     right: np.ndarray
     confusion: np.ndarray
 
 
-def read_answers(collection: Collection, runs: Sequence[str]) -> tuple[dict[tuple[str, str], Answers], list[tuple[str, str]]]:
-    """The answers of some runs, by id and domain; and which predictions could not be read, with the reason."""
+def read_answers(
+    collection: Collection, runs: Sequence[str], workers: Workers | None = None
+) -> tuple[dict[tuple[str, str], Answers], list[tuple[str, str]]]:
+    """The answers of some runs, by id and domain; and which predictions could not be read, with the reason.
+
+    Args:
+        workers: who read them; None for this process.
+    """
     found: dict[tuple[str, str], Answers] = {}
     missing: list[tuple[str, str]] = []
-
-    def read(run: str) -> dict[str, Answers] | OSError:
-        try:
-            return _answers_of(collection, run)
-        except OSError as error:
-            return error
-
-    with ThreadPoolExecutor(THREADS) as threads:
-        for run, answers in zip(runs, threads.map(read, runs), strict=True):
+    records = dict(zip(collection.runs["id"], collection.runs["record"], strict=True))
+    asked = [(run, collection.folder / records[run], collection.sets[run]) for run in runs]
+    for part in (workers or Workers()).in_parts(_read_part, asked):
+        for run, answers in part:
             if isinstance(answers, OSError):
                 missing.append((run, f"predictions.parquet cannot be read ({answers.strerror or answers})"))
             else:
@@ -52,8 +53,20 @@ def read_answers(collection: Collection, runs: Sequence[str]) -> tuple[dict[tupl
     return found, missing
 
 
-def _answers_of(collection: Collection, run: str) -> dict[str, Answers]:
-    table = collection.predictions(run)
+def _read_part(
+    asked: Sequence[tuple[str, Path, Mapping[str, Sequence[str]]]],
+) -> list[tuple[str, dict[str, Answers] | OSError]]:
+    def read(record: Path, sets: Mapping[str, Sequence[str]]) -> dict[str, Answers] | OSError:
+        try:
+            return _answers_of(record, sets)
+        except OSError as error:
+            return error
+
+    return [(run, read(record, sets)) for run, record, sets in asked]
+
+
+def _answers_of(record: Path, in_domains: Mapping[str, Sequence[str]]) -> dict[str, Answers]:
+    table = read_predictions(record, ANSWERS)
     if table.column("stage").num_chunks != 1:
         table = table.unify_dictionaries().combine_chunks()
     stages, sets = (table.column(name).chunk(0) for name in ("stage", "set"))
@@ -65,16 +78,21 @@ def _answers_of(collection: Collection, run: str) -> dict[str, Answers]:
     idx, labels, predictions = (table.column(name).to_numpy()[here] for name in ("idx", "label", "prediction"))
     numbers, found = sets.indices.to_numpy()[here], {}
     for domain in DOMAINS:
-        names = [name for name in collection.sets[run].get(domain, ()) if name in set_names]
+        names = [name for name in in_domains.get(domain, ()) if name in set_names]
         if not names:
             continue
         chosen = np.logical_or.reduce([numbers == set_names.index(name) for name in names])
         own, given = labels[chosen], predictions[chosen]
         size = int(max(own.max(), given.max(), 1)) + 1
         confusion = np.bincount(own * size + given, minlength=size * size).reshape(size, size)
-        rows = hash((tuple(names), numbers[chosen].tobytes(), _bytes(idx[chosen]), own.tobytes()))
+        rows = _digest(*map(str.encode, names), numbers[chosen].tobytes(), _bytes(idx[chosen]), own.tobytes())
         found[domain] = Answers(rows, own == given, confusion)
     return found
+
+
+def _digest(*parts: bytes) -> bytes:
+    """The same for the same parts, whichever process asks."""
+    return blake2b(b"\0".join(parts), digest_size=16).digest()
 
 
 def _bytes(idx: np.ndarray) -> bytes:

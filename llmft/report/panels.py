@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH = 7.0
 """Inches: the width of a page's text."""
-PANELS, ROWS = 9, 40
+PANELS, ROWS = 6, 40
 """The most panels, and rows, in one picture."""
 IN, OUT = "#1b6ca8", "#d1603d"
 """Colours of in-domain and out-of-domain where a picture has both, told apart also without colour vision."""

@@ -181,6 +181,16 @@ class Scores:
             self.numbers[name].extend(values)
         self.selected.extend(selected)
 
+    def extend(self, other: Scores) -> None:
+        """Put down all that another one holds."""
+        for name, codes in self.codes.items():
+            known = self.names[name]
+            here = [known.setdefault(value, len(known)) for value in other.names[name]]
+            codes.extend([here[code] for code in other.codes[name]])
+        for name, values in self.numbers.items():
+            values.extend(other.numbers[name])
+        self.selected.extend(other.selected)
+
     def frame(self, ids: Mapping[str, str]) -> pd.DataFrame:
         """All of them as one table, runs called by their `ids`."""
         names = {column: list(known) for column, known in self.names.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -58,23 +59,37 @@ class Table:
     rows: Sequence[Row]
     notes: tuple[str, ...] = ()
 
+    @cached_property
+    def texts(self) -> list[list[str]]:
+        """What people read, column by column; made once, several forms of the table need it."""
+        return [[column.text(row) for row in self.rows] for column in self.columns]
+
     def cells(self) -> list[list[str]]:
         """What people read, row by row."""
-        return [[column.text(row) for column in self.columns] for row in self.rows]
+        return [list(row) for row in zip(*self.texts, strict=True)]
+
+    def narrow(self) -> Table:
+        """Without the columns that are for pages."""
+        return self._only([place for place, column in enumerate(self.columns) if not column.wide])
 
     def telling(self) -> Table:
         """Without the columns that have no value in any row, or that say the same of all rows and are there to tell them
         apart (`left` ones, unless they stay); one such column always stays."""
-        columns = list(zip(self.columns, zip(*self.cells(), strict=True), strict=True)) if self.rows else []
 
         def tells(column: Column, cells: Sequence[str]) -> bool:
             same = column.left and not column.stays and len(cells) > 1 and len({*cells}) == 1
             return bool({*cells} - {NOTHING, ""}) and not same
 
-        kept = [column for column, cells in columns if tells(column, cells)]
-        if not any(column.left for column in kept):
-            kept = [*[column for column in self.columns if column.left][-1:], *kept]
-        return replace(self, columns=tuple(kept) or self.columns)
+        kept = [place for place, column in enumerate(self.columns) if tells(column, self.texts[place])]
+        if not any(self.columns[place].left for place in kept):
+            kept = [*[place for place, column in enumerate(self.columns) if column.left][-1:], *kept]
+        return self._only(kept) if kept else self
+
+    def _only(self, places: Sequence[int]) -> Table:
+        """With some of the columns, whose texts are there already."""
+        made = replace(self, columns=tuple(self.columns[place] for place in places))
+        vars(made)["texts"] = [self.texts[place] for place in places]
+        return made
 
 
 def markdown(table: Table) -> str:
@@ -90,11 +105,11 @@ def markdown(table: Table) -> str:
 
 def terminal(table: Table, where: str) -> tuple[TerminalTable, list[str]]:
     """The table for a terminal, and the lines below it: its notes, and how many rows there are more of in the file `where`."""
-    shown = replace(table, columns=tuple(column for column in table.columns if not column.wide)).telling()
+    shown = table.narrow().telling()
     out = TerminalTable(title=table.title, title_justify="left")
     for column in shown.columns:
         out.add_column(column.name, justify="left" if column.left else "right")
-    for row in replace(shown, rows=shown.rows[:MOST_ROWS]).cells():
+    for row in shown.cells()[:MOST_ROWS]:
         out.add_row(*row)
     more = len(table.rows) - MOST_ROWS
     return out, [*([f"{more} more rows: {where}"] if more > 0 else []), *table.notes]

@@ -21,6 +21,7 @@ from llmft.report.latex import latex
 from llmft.report.names import DOMAINS, FINAL
 from llmft.report.paired import Answers, mcnemar, read_answers
 from llmft.report.points import majority
+from llmft.report.pool import Workers
 from llmft.report.statistics import summarise, welch, welch_over_sizes
 from llmft.report.tables import Table, markdown, terminal
 from llmft.runs.store import whole_file
@@ -35,35 +36,37 @@ def report(folder: Path, out: Path) -> None:
     Raises:
         InputError: there is nothing to report on, or `out` cannot be written to.
     """
-    collection = collect(folder)
-    summary = summarise(collection)
-    tests, sizes = welch(summary), welch_over_sizes(summary)
-    answers, missing = read_answers(collection, collection.runs["id"])
-    pairs, evens = mcnemar(tests, collection, answers), break_evens(summary)
-    tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
-    frames = {
-        "report": summary,
-        "runs": run_table(collection, answers),
-        "differences": tests,
-        "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
-        "mcnemar": pairs,
-        "break_even": evens,
-        "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
-    }
-    try:
-        (out / "tables").mkdir(parents=True, exist_ok=True)
-        for name, frame in frames.items():
-            with whole_file(out / f"{name}.csv") as aside:
-                _with_ids_as_text(frame).to_csv(aside, index=False)
-        _write(out / "report.md", "# Report\n\n" + "\n".join(markdown(table) for table in tables))
-        for name, group in groupby(tables, key=lambda table: table.name.split("-")[0]):
-            _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
+    with Workers() as workers:
+        collection = collect(folder, workers)
+        summary = summarise(collection)
+        tests, sizes = welch(summary), welch_over_sizes(summary)
+        answers, missing = read_answers(collection, collection.runs["id"], workers)
         rates = majority(collection, answers)
-        draw_all(collection, rates, out)
-        beside = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
-        write_page(collection, beside, evens, rates, out)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written to ({error.strerror}); choose another folder") from error
+        try:
+            (out / "tables").mkdir(parents=True, exist_ok=True)
+            figures = workers.begin(draw_all, collection, rates, out)
+            pairs, evens = mcnemar(tests, collection, answers), break_evens(summary)
+            tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
+            frames = {
+                "report": summary,
+                "runs": run_table(collection, answers),
+                "differences": tests,
+                "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
+                "mcnemar": pairs,
+                "break_even": evens,
+                "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
+            }
+            for name, frame in frames.items():
+                with whole_file(out / f"{name}.csv") as aside:
+                    write_csv(frame, aside)
+            _write(out / "report.md", "# Report\n\n" + "\n".join(markdown(table) for table in tables))
+            for name, group in groupby(tables, key=lambda table: table.name.split("-")[0]):
+                _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
+            beside = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
+            write_page(collection, beside, evens, rates, out)
+            figures()
+        except OSError as error:
+            raise InputError(f"--out {out}: cannot be written to ({error.strerror}); choose another folder") from error
     show(tables, out)
 
 
@@ -129,9 +132,15 @@ def run_table(collection: Collection, answers: Mapping[tuple[str, str], Answers]
     return collection.runs.merge(wide, left_on="id", right_index=True, how="left")
 
 
-def _with_ids_as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    lists = [name for name in frame.columns if name.startswith("ids")]
-    return frame.assign(**{name: frame[name].map(" ".join) for name in lists})
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as csv; lists of ids as words with spaces between. Several times as fast as `to_csv`."""
+    import pyarrow as pa
+    from pyarrow.csv import WriteOptions, write_csv
+
+    lists = {name: frame[name].map(" ".join) for name in frame.columns if name.startswith("ids")}
+    texts = {name: frame[name].astype(str) for name in frame.columns if isinstance(frame[name].dtype, pd.CategoricalDtype)}
+    table = pa.Table.from_pandas(frame.assign(**lists, **texts), preserve_index=False)
+    write_csv(table, path, WriteOptions(quoting_style="needed"))
 
 
 def _write(path: Path, text: str) -> None:

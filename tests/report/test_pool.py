@@ -1,0 +1,52 @@
+"""Several processes say what one does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from llmft.report.pool import Workers
+
+ROOT = Path(__file__).parents[2]
+BOTH = """
+import sys
+from pathlib import Path
+from pandas.testing import assert_frame_equal
+from llmft.report import pool
+from llmft.report.collect import collect
+from llmft.report.paired import read_answers
+
+folder = Path(sys.argv[1])
+alone = collect(folder)
+answers, missing = read_answers(alone, alone.runs["id"])
+pool.MANY, pool.PART, pool.os.sched_getaffinity = 2, 3, lambda _: {0, 1}
+with pool.Workers() as workers:
+    several = collect(folder, workers)
+    assert_frame_equal(several.runs, alone.runs)
+    text = ["id", "selection", "stage", "set", "metric"]
+    assert_frame_equal(several.scores.astype(dict.fromkeys(text, str)), alone.scores.astype(dict.fromkeys(text, str)))
+    assert (several.left_out, several.sets) == (alone.left_out, alone.sets)
+    theirs, not_theirs = read_answers(several, several.runs["id"], workers)
+    assert theirs.keys() == answers.keys() and not_theirs == missing
+    for key, own in answers.items():
+        assert theirs[key].rows == own.rows
+        assert (theirs[key].right == own.right).all() and (theirs[key].confusion == own.confusion).all()
+    try:
+        workers.begin(int, "no number")()
+    except ValueError:
+        print(len(answers), "alike")
+"""
+
+
+def test_several_processes_read_what_one_reads(made):
+    done = subprocess.run([sys.executable, "-c", BOTH, str(made[0])], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    count, word = done.stdout.split()
+    assert int(count) >= 25  # runs, each with the answers of a domain or two
+    assert word == "alike"
+
+
+def test_one_process_does_the_work_on_few():
+    workers = Workers()
+    items = list(range(120))
+    assert list(workers.in_parts(sum, items, 5)) == [sum(items[:50]) + 5, sum(items[50:100]) + 5, sum(items[100:]) + 5]
+    assert workers.begin(int, "7")() == 7
