@@ -61,7 +61,7 @@ def _accuracy(row: pd.Series, domain: str) -> str:
 
 
 def _cheaper(evens: pd.DataFrame, task: str) -> str:
-    """After how many queries each method has cost less CPU time than prompting, where it soonest does; and those that never do."""
+    """The fewest queries after which each method has cost less CPU time than prompting, and the methods that never do."""
     own = evens[(evens["task"] == task) & evens["cpu_s_queries"].notna()] if len(evens) else evens
     if own.empty:
         return ""
@@ -72,7 +72,7 @@ def _cheaper(evens: pd.DataFrame, task: str) -> str:
         several = own.loc[own["method"] == row["method"], "shots"].nunique() > 1
         name = method_name(row.to_dict()) + (f", {row['shots']:.0f} shots" if several else "")
         said.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, own)})")
-    after = f"training has cost less CPU time than prompting after {_some(said, METHODS, '; ')}" if said else ""
+    after = f"training has cost less CPU time than prompting soonest after {_some(said, METHODS, '; ')}" if said else ""
     names = [method_name({**row, "differs": ""}) for row in never.to_dict("records")]
     saved = f"training has saved no CPU time after any number of queries with {_some(names, METHODS, '; ')}" if names else ""
     return "; ".join(filter(None, (after, saved)))
