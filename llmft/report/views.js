@@ -3,6 +3,7 @@
 
 const VIEWS = ["domains", "size", "cost", "memory", "training", "gap"];
 const MOST_PANELS = 6;
+const MOST_LINES = 14;
 const MOST_MARKS = 1500;
 const DOMAINS = [["in_domain", "in-domain"], ["out_of_domain", "out-of-domain"]];
 const DOMAIN_LOOKS = { in_domain: { colour: "#1b6ca8", marker: "o" }, out_of_domain: { colour: "#d1603d", marker: "D" } };
@@ -70,12 +71,12 @@ class Views {
     return [this.whole.has(view) ? all : first, said];
   }
 
-  /* At most that many of the groups, in their order: the first ones of every method, then the second ones, and so on. */
-  some(groups, most) {
+  /* At most that many of the groups (or lines), in their order: the first ones of every method, then the second ones, and so on. */
+  some(groups, most, lookOf = (group) => group.look) {
     const seen = new Map();
     const turns = groups.map((group) => {
-      seen.set(group.look, (seen.get(group.look) ?? 0) + 1);
-      return [seen.get(group.look), group];
+      seen.set(lookOf(group), (seen.get(lookOf(group)) ?? 0) + 1);
+      return [seen.get(lookOf(group)), group];
     });
     const chosen = new Set(turns.sort(([a], [b]) => a - b).slice(0, most).map(([, group]) => group));
     return groups.filter((group) => chosen.has(group));
@@ -146,14 +147,18 @@ class Views {
     const [panels, more] = this.panels("size", sized, { keys: ["task"] });
     const several = panels.filter(([, members]) => new Set(members.map((group) => group.weights)).size > 1);
     if (!several.length) return;
-    this.figure("size", "Accuracy against model size", "Means over seeds; a line a method, number of shots and pattern.", more, (place) => {
+    const linesOf = (members) => [...Map.groupBy(members, (group) => JSON.stringify([group.name, group.pattern, group.selection])).values()];
+    const most = Math.max(...several.map(([, members]) => linesOf(members).length));
+    const all = more || (most > MOST_LINES ? `Show all ${most} lines` : "");
+    this.figure("size", "Accuracy against model size", "Means over seeds; a line a method, number of shots and pattern.", all, (place) => {
       for (const [title, members] of several) {
         for (const [key, name] of DOMAINS) {
-          const here = members.filter((group) => known(this.mean(group, key)));
-          if (!here.length) continue;
+          const found = linesOf(members.filter((group) => known(this.mean(group, key))));
+          if (!found.length) continue;
+          const lines = this.whole.has("size") ? found : this.some(found, MOST_LINES, ([first]) => first.look);
+          const here = lines.flat();
           const x = { values: here.map((group) => group.weights), log: true, label: "weights" };
           const panel = plot(place, `${title}, ${name}`, x, { values: here.map((group) => this.mean(group, key)), label: "accuracy" });
-          const lines = [...Map.groupBy(here, (group) => JSON.stringify([group.name, group.pattern, group.selection])).values()];
           const [kind, size] = lines.length > 8 ? ["look curve", 3] : ["look curve thick", 4.5];
           for (const line of lines) {
             line.sort((a, b) => a.weights - b.weights);
@@ -163,7 +168,7 @@ class Views {
           }
         }
       }
-    });
+    }, "pairs");
   }
 
   cost(groups) {
