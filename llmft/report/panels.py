@@ -97,7 +97,8 @@ def legend(figure: Figure, found: pd.DataFrame) -> None:
         Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=6, label=look_name(key))
         for key, look in looks.items()
     ]
-    columns = min(len(handles), 3 if figure.get_figwidth() < 6 else 6)
+    rows = math.ceil(len(handles) / (3 if figure.get_figwidth() < 6 else 6))
+    columns = math.ceil(len(handles) / rows)
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1, handletextpad=0.2)
 
 
