@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +28,16 @@ from llmft.report.points import DOMAINS, front, groups, looks_of, points
 from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from llmft.report.collect import Collection
+
+
+FEW = 12
+"""More groups than these in a panel are drawn with small markers."""
+LETTER = 0.065
+"""Height of a small number beside the end of a line, as a share of its panel's."""
 
 
 def draw_all(collection: Collection, majority: pd.DataFrame, out: Path) -> list[Path]:
@@ -90,19 +98,32 @@ def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFra
     looks = looks_of(judged["look"])
     for axes, ((task, model), runs) in panels:
         here = means[(means["task"] == task) & (means["model"] == model)]
+        few = len(here) <= FEW
+        small, large = ({"markersize": 4, "alpha": 0.4}, 9) if few else ({"markersize": 2.5, "alpha": 0.2}, 5)
         for key, own in here.groupby("look", sort=False):
             style = {"marker": looks[key].marker, "color": looks[key].colour, "linestyle": ""}
             seeds = runs[runs["look"] == key]
-            axes.plot(seeds["in_domain"], seeds["out_of_domain"], alpha=0.4, markersize=4, mew=0, **style)
-            axes.plot(own["in_domain"], own["out_of_domain"], markersize=9, mew=1.3, fillstyle="none", zorder=3, **style)
+            axes.plot(seeds["in_domain"], seeds["out_of_domain"], mew=0, **small, **style)
+            axes.plot(
+                own["in_domain"],
+                own["out_of_domain"],
+                markersize=large,
+                mew=1.3 if few else 1,
+                fillstyle="none",
+                zorder=3,
+                **style,
+            )
         if task in lines.index:
             axes.axvline(lines.loc[task, "in_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=1)
             axes.axhline(lines.loc[task, "out_of_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=1)
         axes.plot([0, 1], [0, 1], color="#dddddd", linewidth=0.8, zorder=0.5)
-        low = min(0.45, runs[list(DOMAINS)].min().min() - 0.03)
-        axes.set(xlim=(low, 1.03), ylim=(low, 1.03), aspect="equal", title=panel_title(judged, task, model))
-        axes.set(xlabel="in-domain accuracy", ylabel="out-of-domain accuracy")
-        axes.label_outer()
+        shown = pd.concat([runs[list(DOMAINS)], lines.loc[lines.index == task, list(DOMAINS)]])
+        ends = shown.min(axis=None) - 0.03, shown.max(axis=None) + 0.03
+        axes.set(xlim=ends, ylim=ends, aspect="equal", title=panel_title(judged, task, model))
+        axes.locator_params(nbins=6)
+        spec = axes.get_subplotspec()
+        axes.set_xlabel("in-domain accuracy" if spec.is_last_row() else "")
+        axes.set_ylabel("out-of-domain accuracy" if spec.is_first_col() else "")
     dashes = " Dashed: the largest class." if len(lines) else ""
     legend(figure, judged)
     note(
@@ -134,6 +155,7 @@ def draw_size(means: pd.DataFrame) -> Figure | None:
         turns = turns.groupby(turns, sort=False).cumcount()
         lines = [lines[place] for place in turns.sort_values(kind="stable").index]  # a line of every method, then second ones
         dropped += len(lines[PANELS:])
+        ends: dict[str, list[tuple[float, float, str, str]]] = {domain: [] for domain in DOMAINS}
         for (key, shots, *_), line in lines[:PANELS]:
             several = len(line["shots"]) and here.loc[here["look"] == key, "shots"].nunique() > 1
             line = line.sort_values("weights")
@@ -144,11 +166,9 @@ def draw_size(means: pd.DataFrame) -> Figure | None:
                     markersize=4, linewidth=1.2, elinewidth=0.7, alpha=0.9,
                 )  # fmt: skip
                 if several and pd.notna(line[domain].iloc[-1]):
-                    end = (line["weights"].iloc[-1], line[domain].iloc[-1])
-                    axes.annotate(
-                        f"{shots:.0f}", end, (5, 0), textcoords="offset points", fontsize=6.5, va="center", color=look.colour
-                    )
+                    ends[domain].append((line["weights"].iloc[-1], line[domain].iloc[-1], f"{shots:.0f}", look.colour))
         for axes, domain in zip(row, DOMAINS, strict=True):
+            _write_ends(axes, ends[domain])
             axes.set(
                 xscale="log",
                 title=f"{shortened(task, 26)}, {domain.replace('_', '-')}",
@@ -161,6 +181,16 @@ def draw_size(means: pd.DataFrame) -> Figure | None:
     lines_out = f" {dropped} further lines are in report.csv." if dropped else ""
     note(figure, text + lines_out + panels_left_out(len(tasks) - len(shown)))
     return figure
+
+
+def _write_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Texts beside the ends of lines, (x, y, text, colour) each, moved up where they would lie on one another."""
+    low, high = axes.get_ylim()
+    last = -math.inf
+    for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
+        last = max(y, last + LETTER * (high - low))
+        axes.annotate(text, (x, last), (6, 0), textcoords="offset points", fontsize=6.5, va="center", color=colour)
+    axes.set_ylim(low, max(high, last + LETTER / 2 * (high - low)))
 
 
 def draw_cost(means: pd.DataFrame) -> Figure | None:

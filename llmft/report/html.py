@@ -36,14 +36,16 @@ MIB = 2**20
 COLUMNS = (
     {"key": "in_domain", "name": "in-domain", "digits": 3, "spread": True},
     {"key": "out_of_domain", "name": "out-of-domain", "digits": 3, "spread": True},
-    {"key": "tokens_per_query", "name": "tokens/query", "digits": 1},
-    {"key": "cpu_ms_per_query", "name": "CPU ms/query", "digits": 2},
+    {"key": "tokens_per_query", "name": "tokens per query", "digits": 1},
+    {"key": "cpu_ms_per_query", "name": "CPU ms per query", "digits": 2},
     {"key": "training_cpu_s", "name": "CPU s training", "digits": 1},
     {"key": "cpu_total_s", "name": "CPU s run", "digits": 1},
     {"key": "rss_peak_bytes", "name": "peak MiB", "digits": 0, "scale": MIB},
     {"key": "rss_mean_bytes", "name": "mean MiB", "digits": 0, "scale": MIB},
     {"key": "gpu_peak_bytes", "name": "GPU peak MiB", "digits": 0, "scale": MIB},
 )
+KINDS = {"sizes": "Differences over model sizes"}
+"""What a section is called whose tables are of one kind (the part of their names before a hyphen) and shown one at a time."""
 GAPS = tuple(f"gap_recovered_{domain}" for domain in DOMAINS)
 OF_POINTS = (*DOMAINS, *GAPS)
 OF_RUNS = ("seed", "data_seed", "training_cpu_s", "cpu_total_s", "rss_peak_bytes")
@@ -71,7 +73,7 @@ def write_page(collection: Collection, tables: Sequence[Table], evens: pd.DataFr
         **_measured(found, collection.folder, out),
         **_curves(collection, found),
         "majority": {row["task"]: [_plain(row[domain]) for domain in DOMAINS] for row in majority.to_dict("records")},
-        "tables": [_table(table) for table in tables],
+        "sections": _sections(tables),
     }
     path = out / "report.html"
     with whole_file(path) as aside:
@@ -158,6 +160,17 @@ def _curves(collection: Collection, found: pd.DataFrame) -> dict[str, Any]:
     return {"curves": curves, "curves_left_out": rest}
 
 
+def _sections(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Sections of the page in the order of the tables, those of one kind in one."""
+    kinds: dict[str, list[Table]] = {}
+    for table in tables:
+        kinds.setdefault(table.name.split("-")[0], []).append(table)
+    return [
+        {"name": kind, "title": KINDS.get(kind, own[0].title), "tables": [_table(table) for table in own]}
+        for kind, own in kinds.items()
+    ]
+
+
 def _table(table: Table) -> dict[str, Any]:
     """A table's cells as text, or with what they are sorted by and their mark: better or worse."""
     shown = table.telling()
@@ -172,7 +185,6 @@ def _table(table: Table) -> dict[str, Any]:
         rows.append(cells)
     rest = [f"{len(table.rows) - ROWS} further rows are in the csv files."] if len(table.rows) > ROWS else []
     return {
-        "name": table.name,
         "title": table.title,
         "notes": [*table.notes, *rest],
         "columns": [{"name": column.name, "left": column.left} for column in columns],

@@ -9,8 +9,8 @@ function summary() {
     ...DATA.summary.map((line) => element("p", {}, line)),
     element("ul", {}, ...DATA.findings.map((line) => element("li", {}, line))),
   );
-  const sections = [["results", "Results"], ["figures", "Figures"], ...DATA.tables.map((table) => [`table-${table.name}`, table.title])];
-  byId("contents").append(...sections.slice(0, 12).map(([id, title]) => element("a", { href: `#${id}` }, title)));
+  const sections = [["results", "Results"], ["figures", "Figures"], ...DATA.sections.map(({ name, title }) => [`table-${name}`, title])];
+  byId("contents").append(...sections.map(([id, title]) => element("a", { href: `#${id}` }, title)));
 }
 
 function legend() {
@@ -49,9 +49,9 @@ function resultColumns() {
   return [
     ...telling.map(([name, cell]) => ({ name, left: true, cell })),
     { name: "shots", cell: (group) => ({ text: String(group.shots), value: group.shots }) },
-    { name: "selection", left: true, cell: (group) => ({ text: group.selection_name }) },
+    { name: "selection", left: true, kind: "selection", cell: (group) => ({ text: group.selection_name }) },
     ...DATA.columns
-      .filter((column) => DATA.groups.some((group) => known(group.values[column.key]?.[0])))
+      .filter((column) => DATA.groups.some((group) => group.values[column.key]?.[0] > 0 || column.spread))
       .map((column) => ({ name: column.name, cell: (group) => scoreCell(column, group) })),
     { name: "runs", cell: (group) => ({ text: String(group.members.length), value: group.members.length }) },
   ];
@@ -104,6 +104,7 @@ function results() {
     const found = DATA.groups.filter((group) => fits(group) && asked.every((word) => words.get(group).includes(word)));
     const runs = new Set(found.flatMap((group) => group.members.map((member) => DATA.points.run[member]))).size;
     byId("count").textContent = `${found.length} of ${DATA.groups.length} rows, ${runs} of ${DATA.runs.id.length} runs`;
+    byId("results-table").classList.toggle("final", byId("by-selection").value === "judged");
     table.show(found);
     views.draw(found);
   };
@@ -119,30 +120,65 @@ function results() {
   apply();
 }
 
+/* A table of the data at `place`, with a field to search it where it is long. */
+function plainTable(place, { title, notes, columns, rows }) {
+  const below = element("div");
+  const shown = columns.map((column, number) => ({
+    ...column,
+    cell: (row) => {
+      const cell = row[number];
+      if (!Array.isArray(cell)) return { text: cell };
+      const [text, value, mark] = cell;
+      return { text, value, mark };
+    },
+  }));
+  const table = new SortedTable(below, shown, { label: title });
+  place.replaceChildren(below, ...notes.map((note) => element("p", { class: "note" }, note)));
+  if (rows.length > 12) {
+    const words = rows.map((row) => row.map((cell) => (Array.isArray(cell) ? cell[0] : cell)).join("\n").toLowerCase());
+    const search = element("input", { type: "search", placeholder: "words in a row", oninput: () => {
+      const asked = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      table.show(rows.filter((_, number) => asked.every((word) => words[number].includes(word))));
+    } });
+    below.before(element("form", { onsubmit: (event) => event.preventDefault() }, element("label", { class: "wide" }, "Search ", search)));
+  }
+  table.show(rows);
+}
+
+/* One of many tables, chosen by the parts of its title before and behind the first colon. */
+function chosenTable(place, tables) {
+  const parts = (table) => [table.title.split(": ", 1)[0], table.title.split(": ").slice(1).join(": ")];
+  const [where, what] = [element("select"), element("select")];
+  const heading = element("h3", { "aria-live": "polite" });
+  const below = element("div");
+  const options = (select, values) => {
+    const before = select.value;
+    select.replaceChildren(...values.map((value) => element("option", { value }, value)));
+    if (values.includes(before)) select.value = before;
+    select.parentElement.hidden = values.length < 2;
+  };
+  const choose = () => {
+    const here = tables.filter((table) => parts(table)[0] === where.value);
+    options(what, here.map((table) => parts(table)[1]));
+    const table = here.find((one) => parts(one)[1] === what.value);
+    heading.textContent = table.title;
+    plainTable(below, table);
+  };
+  place.append(
+    element("form", { onchange: choose, onsubmit: (event) => event.preventDefault() },
+      element("label", {}, "Task and set ", where), element("label", { class: "long" }, "Methods ", what)),
+    heading, below,
+  );
+  options(where, [...new Set(tables.map((table) => parts(table)[0]))]);
+  choose();
+}
+
 function otherTables() {
-  for (const { name, title, notes, columns, rows } of DATA.tables) {
+  for (const { name, title, tables } of DATA.sections) {
     const place = element("div");
-    const parts = [element("h2", {}, title), place, ...notes.map((note) => element("p", { class: "note" }, note))];
-    const section = element("section", { id: `table-${name}` }, ...parts);
-    byId("tables").append(section);
-    const shown = columns.map((column, number) => ({
-      ...column,
-      cell: (row) => {
-        const cell = row[number];
-        if (!Array.isArray(cell)) return { text: cell };
-        const [text, value, mark] = cell;
-        return { text, value, mark };
-      },
-    }));
-    const table = new SortedTable(place, shown, { step: 60, label: title });
-    if (rows.length > 12) {
-      const search = element("input", { type: "search", placeholder: "words in a row", oninput: () => {
-        const asked = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-        table.show(rows.filter((row) => asked.every((word) => row.some((cell) => String(Array.isArray(cell) ? cell[0] : cell).toLowerCase().includes(word)))));
-      } });
-      place.before(element("form", { onsubmit: (event) => event.preventDefault() }, element("label", { class: "wide" }, "Search ", search)));
-    }
-    table.show(rows);
+    byId("tables").append(element("section", { id: `table-${name}` }, element("h2", {}, title), place));
+    if (tables.length > 1 || tables[0].title !== title) chosenTable(place, tables);
+    else plainTable(place, tables[0]);
   }
 }
 

@@ -18,6 +18,8 @@ WIDTH = 7.0
 """Inches: the width of a page's text."""
 PANELS, ROWS = 6, 40
 """The most panels, and rows, in one picture."""
+SHARE = 7
+"""The fewest rows of a task and model in a picture that has not all."""
 IN, OUT = "#1b6ca8", "#d1603d"
 """Colours of in-domain and out-of-domain where a picture has both, told apart also without colour vision."""
 STYLE = {
@@ -44,7 +46,7 @@ def grid(found: pd.DataFrame, by: list[str]) -> tuple[Figure, list[tuple[Axes, A
     lines = math.ceil(len(shown) / columns)
     side = min(3.3, WIDTH / columns)
     figure, table = plt.subplots(
-        lines, columns, figsize=(max(side * columns, 4.0), 0.7 + (side + 0.05) * lines), squeeze=False, layout="constrained"
+        lines, columns, figsize=(max(side * columns, 4.0), 0.7 + (side + 0.3) * lines), squeeze=False, layout="constrained"
     )
     flat = list(table.flat)
     for axes in flat[len(shown) :]:
@@ -53,17 +55,25 @@ def grid(found: pd.DataFrame, by: list[str]) -> tuple[Figure, list[tuple[Axes, A
 
 
 def sections(means: pd.DataFrame) -> tuple[list[tuple[str, pd.Series | None]], str]:
-    """The groups as rows below a heading for each task and model, at most `ROWS`.
+    """The groups as rows below a heading for each task and model, at most `ROWS`; where there are more, some of each.
 
     Returns:
         (name, group) of each row, headings without a group; what a caption says of rows without a place.
     """
     rows: list[tuple[str, pd.Series | None]] = []
-    for (task, model), own in means.groupby(["task", "model"], sort=False):
-        room = ROWS - len(rows) - 1
+    parts = list(means.groupby(["task", "model"], sort=False))
+    share = ROWS if len(means) + len(parts) <= ROWS else max(SHARE, ROWS // len(parts) - 1)
+    for (task, model), own in parts:
+        room = min(share, ROWS - len(rows) - 1)
         if room <= 0:
             break
-        rows += [(f"{task} ({model})", None), *((group["name"], group) for _, group in own.head(room).iterrows())]
+        several = own["pattern"].nunique() > 1
+        turns = own.groupby("look", sort=False).cumcount().sort_values(kind="stable")  # a row of every method, then second ones
+        rows.append((f"{task} ({model})", None))
+        for _, group in own[own.index.isin(turns.index[:room])].iterrows():
+            rows.append(
+                (f"{group['name']}, {group['pattern']}" if several and pd.notna(group["pattern"]) else group["name"], group)
+            )
     left_out = len(means) - sum(group is not None for _, group in rows)
     return rows, f" {left_out} further rows are in report.html." if left_out else ""
 
@@ -87,7 +97,8 @@ def legend(figure: Figure, found: pd.DataFrame) -> None:
         Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=6, label=look_name(key))
         for key, look in looks.items()
     ]
-    columns = min(len(handles), 3 if figure.get_figwidth() < 6 else 6)
+    rows = math.ceil(len(handles) / (3 if figure.get_figwidth() < 6 else 6))
+    columns = math.ceil(len(handles) / rows)
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1, handletextpad=0.2)
 
 

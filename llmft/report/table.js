@@ -23,25 +23,27 @@ function compare(a, b) {
 
 const missing = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
 
-/* A table below `place`. columns: {name, left, cell: row -> {text, value, mark, tip, node}}; what is missing is sorted to the end,
-   in both directions. detail: row -> element, shown on request. At most `step` rows are drawn before one asks for more. */
+const MOST_ROWS = 40;
+
+/* A table below `place`. columns: {name, left, kind, cell: row -> {text, value, mark, tip, node}}; what is missing is sorted to the end,
+   in both directions. detail: row -> element, shown on request. At most MOST_ROWS rows are drawn until one asks for all. */
 class SortedTable {
-  constructor(place, columns, { detail = null, step = 200, label = "" } = {}) {
-    Object.assign(this, { columns, detail, step, rows: [], sorted: null, down: false, shown: step, open: new Set() });
+  constructor(place, columns, { detail = null, label = "" } = {}) {
+    Object.assign(this, { columns, detail, rows: [], sorted: null, down: false, whole: false, open: new Set() });
     this.headings = columns.map((column, number) => {
       const button = element("button", { type: "button", onclick: () => this.sortBy(number) }, column.name);
-      return element("th", { scope: "col", "aria-sort": "none", class: column.left ? "left" : "" }, button);
+      return element("th", { scope: "col", "aria-sort": "none", class: `${column.left ? "left" : ""} ${column.kind ?? ""}` }, button);
     });
     this.body = element("tbody");
     const head = element("thead", {}, element("tr", {}, ...this.headings));
     const table = element("table", { "aria-label": label }, head, this.body);
-    this.more = element("button", { type: "button", class: "more", onclick: () => this.showMore() });
+    this.more = element("button", { type: "button", class: "more", onclick: () => this.showAll() });
     place.replaceChildren(element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": label }, table), this.more);
   }
 
   show(rows) {
     this.rows = rows;
-    this.shown = this.step;
+    this.whole = false;
     this.draw();
   }
 
@@ -54,8 +56,8 @@ class SortedTable {
     this.draw();
   }
 
-  showMore() {
-    this.shown += 5 * this.step;
+  showAll() {
+    this.whole = !this.whole;
     this.draw();
   }
 
@@ -74,19 +76,19 @@ class SortedTable {
   draw() {
     const rows = this.inOrder();
     const drawn = document.createDocumentFragment();
-    for (const row of rows.slice(0, this.shown)) {
+    for (const row of this.whole ? rows : rows.slice(0, MOST_ROWS)) {
       drawn.append(this.drawRow(row));
       if (this.open.has(row)) drawn.append(this.drawDetail(row));
     }
     this.body.replaceChildren(drawn);
-    this.more.hidden = rows.length <= this.shown;
-    this.more.textContent = `Show more: ${rows.length - this.shown} of ${rows.length} rows are not drawn`;
+    this.more.hidden = rows.length <= MOST_ROWS;
+    this.more.textContent = this.whole ? `Show the first ${MOST_ROWS} of ${rows.length} rows` : `Show all ${rows.length} rows`;
   }
 
   drawRow(row) {
     const cells = this.columns.map((column) => {
       const { text, mark = "", tip = null, node = null } = column.cell(row);
-      const kinds = [column.left ? "left" : "", column.left && text.length > 40 ? "long" : "", mark].filter(Boolean).join(" ");
+      const kinds = [column.left ? "left" : "", column.kind, column.left && text.length > 40 ? "long" : "", mark].filter(Boolean).join(" ");
       const part = /^(.*?) \((p .*?)\)(.*)$/.exec(text);
       const cell = element("td", { class: kinds, "data-tip": tip ?? (part && `${part[2]}${mark && `: ${mark}`} (Welch's t-test)`) });
       if (node) cell.append(node);

@@ -1,8 +1,9 @@
 "use strict";
 // The figures of the page, each drawn from the groups that the filters leave. A figure without anything to show is left out.
 
+const VIEWS = ["domains", "size", "cost", "memory", "training", "gap"];
 const MOST_PANELS = 6;
-const MOST_ROWS = 40;
+const MOST_LINES = 14;
 const MOST_MARKS = 1500;
 const DOMAINS = [["in_domain", "in-domain"], ["out_of_domain", "out-of-domain"]];
 const DOMAIN_LOOKS = { in_domain: { colour: "#1b6ca8", marker: "o" }, out_of_domain: { colour: "#d1603d", marker: "D" } };
@@ -13,6 +14,8 @@ class Views {
   constructor(data, place) {
     this.data = data;
     this.place = place;
+    this.whole = new Set();
+    this.patterns = new Set(data.groups.map((group) => group.pattern)).size;
   }
 
   mean(group, key) {
@@ -25,7 +28,12 @@ class Views {
 
   who(group) {
     const several = this.data.models.length > 1;
-    return `${group.name}${several ? `, ${group.model}` : ""}\n${group.task}, ${group.selection_name}`;
+    return `${this.label(group)}${several ? `, ${group.model}` : ""}\n${group.task}, ${group.selection_name}`;
+  }
+
+  /* A group within its panel; with its pattern where there are several. */
+  label(group) {
+    return group.name + (this.patterns > 1 && group.pattern ? `, ${group.pattern}` : "");
   }
 
   said(group) {
@@ -44,8 +52,9 @@ class Views {
     return `${this.who(group)}\nrun ${this.data.runs.id[run]}, ${seeds}${values.join("")}`;
   }
 
-  /* Panels by task and model: [title, groups], and how many there are beyond the first ones. */
-  panels(groups, keys = ["task", "model"]) {
+  /* The first panels by task and model, each [title, its first rows], unless all of a figure were asked for; and how many panels
+     and rows there are in all. `share`: rows of all panels together, where a figure has a row a group. */
+  panels(view, groups, { keys = ["task", "model"], share = Infinity } = {}) {
     const parts = new Map();
     for (const group of groups) {
       const key = JSON.stringify(keys.map((name) => group[name]));
@@ -54,48 +63,80 @@ class Views {
     }
     const title = (group) => keys.filter((key) => key !== "model" || this.data.models.length > 1).map((key) => group[key]).join(", ");
     const all = [...parts.values()].map((members) => [title(members[0]), members]);
-    return [all.slice(0, MOST_PANELS), all.length - MOST_PANELS];
+    const each = Math.max(8, Math.floor(share / Math.min(all.length, MOST_PANELS)));
+    const first = all.slice(0, MOST_PANELS).map(([title, members]) => [title, share < Infinity ? this.some(members, each) : members]);
+    const count = (parts) => parts.reduce((sum, [, members]) => sum + members.length, 0);
+    const left = { panels: all.length - first.length, rows: count(all) - count(first) };
+    const said = !left.rows ? "" : left.panels && share === Infinity ? `Show all ${all.length} panels` : `Show all ${count(all)} rows`;
+    return [this.whole.has(view) ? all : first, said];
   }
 
-  figure(id, title, caption, hidden, draw, kind = "") {
+  /* At most that many of the groups (or lines), in their order: the first ones of every method, then the second ones, and so on. */
+  some(groups, most, lookOf = (group) => group.look) {
+    const seen = new Map();
+    const turns = groups.map((group) => {
+      seen.set(lookOf(group), (seen.get(lookOf(group)) ?? 0) + 1);
+      return [seen.get(lookOf(group)), group];
+    });
+    const chosen = new Set(turns.sort(([a], [b]) => a - b).slice(0, most).map(([, group]) => group));
+    return groups.filter((group) => chosen.has(group));
+  }
+
+  figure(view, title, caption, more, draw, kind = "") {
     const panels = element("div", { class: `panels ${kind}` });
-    const more = hidden > 0 ? ` ${hidden} more are not drawn: filter to see them.` : "";
-    this.place.append(element("figure", { id }, element("h3", {}, title), panels, element("figcaption", {}, caption + more)));
+    const parts = [element("h3", {}, title), panels, element("figcaption", {}, caption)];
+    if (more) {
+      const text = this.whole.has(view) ? "Show fewer" : more;
+      parts.push(element("button", { type: "button", class: "more", onclick: () => this.switch(view) }, text));
+    }
+    this.slots[view].append(element("figure", { id: `fig-${view}` }, ...parts));
     draw(panels);
   }
 
+  switch(view) {
+    if (!this.whole.delete(view)) this.whole.add(view);
+    this.slots[view].replaceChildren();
+    this[view](this.groups);
+    this.slots[view].querySelector(".more").focus({ preventScroll: this.whole.has(view) });
+  }
+
   draw(groups) {
-    this.place.replaceChildren();
-    for (const view of ["domains", "size", "cost", "memory", "training", "gap"]) this[view](groups);
-    if (!this.place.children.length) this.place.append(element("p", { class: "note" }, "No figure has anything to show for these rows."));
+    this.groups = groups;
+    this.slots = Object.fromEntries(VIEWS.map((view) => [view, element("div")]));
+    for (const view of VIEWS) this[view](groups);
+    const drawn = Object.values(this.slots).filter((slot) => slot.children.length);
+    this.place.replaceChildren(...drawn);
+    if (!drawn.length) this.place.append(element("p", { class: "note" }, "No figure has anything to show for these rows."));
   }
 
   domains(groups) {
     const both = groups.filter((group) => DOMAINS.every(([key]) => known(this.mean(group, key))));
     if (!both.length) return;
-    const [panels, hidden] = this.panels(both);
+    const [panels, more] = this.panels("domains", both);
     const marks = panels.flatMap(([, members]) => members).reduce((sum, group) => sum + group.members.length, 0);
     const caption = "A small marker a run, a large one the mean of seeds. Dashed: always answering the largest class.";
     const sparse = marks > MOST_MARKS ? " There are too many runs to draw each: filter to see them." : "";
-    this.figure("fig-domains", "In-domain and out-of-domain accuracy", caption + sparse, hidden, (place) => {
+    this.figure("domains", "In-domain and out-of-domain accuracy", caption + sparse, more, (place) => {
       for (const [title, members] of panels) {
-        const values = (key) => members.flatMap((group) => group.members.map((member) => this.point(member, key)));
-        const low = Math.min(0.45, ...[...values("in_domain"), ...values("out_of_domain")].filter(known)) - 0.02;
-        const axis = (label) => ({ values: [], low, high: 1, label });
+        const each = marks <= MOST_MARKS;
+        const values = (key) => members.flatMap((group) => (each ? group.members.map((member) => this.point(member, key)) : [this.mean(group, key)]));
+        const every = [...values("in_domain"), ...values("out_of_domain"), ...(this.data.majority[members[0].task] ?? [])].filter(known);
+        const [low, high] = [Math.min(...every) - 0.02, Math.min(1, Math.max(...every) + 0.02)];
+        const axis = (label) => ({ values: [], low, high, label });
         const panel = plot(place, title, axis("in-domain accuracy"), axis("out-of-domain accuracy"), 330);
-        panel.path([[low, low], [1, 1]], { class: "grid" });
+        panel.path([[low, low], [high, high]], { class: "grid" });
         const [inside, outside] = this.data.majority[members[0].task] ?? [];
         if (known(inside)) panel.lineUp(inside);
         if (known(outside)) panel.lineAcross(outside);
         const at = (x, y, ...rest) => marker(panel.svg, panel.x(x), panel.y(y), ...rest);
-        for (const group of marks > MOST_MARKS ? [] : members) {
+        for (const group of each ? members : []) {
           for (const member of group.members) {
             const [x, y] = DOMAINS.map(([key]) => this.point(member, key));
             if (known(x) && known(y)) at(x, y, this.data.looks[group.look], 4, "small", this.saidOfRun(group, member));
           }
         }
         for (const group of members) {
-          at(this.mean(group, "in_domain"), this.mean(group, "out_of_domain"), this.data.looks[group.look], 6.5, "ring", this.said(group));
+          at(this.mean(group, "in_domain"), this.mean(group, "out_of_domain"), this.data.looks[group.look], members.length > 12 ? 4.5 : 6.5, "ring", this.said(group));
         }
       }
     });
@@ -103,34 +144,40 @@ class Views {
 
   size(groups) {
     const sized = groups.filter((group) => known(group.weights));
-    const [panels, hidden] = this.panels(sized, ["task"]);
+    const [panels, more] = this.panels("size", sized, { keys: ["task"] });
     const several = panels.filter(([, members]) => new Set(members.map((group) => group.weights)).size > 1);
     if (!several.length) return;
-    this.figure("fig-size", "Accuracy against model size", "Means over seeds; a line a method, number of shots and pattern.", hidden, (place) => {
+    const linesOf = (members) => [...Map.groupBy(members, (group) => JSON.stringify([group.name, group.pattern, group.selection])).values()];
+    const most = Math.max(...several.map(([, members]) => linesOf(members).length));
+    const all = more || (most > MOST_LINES ? `Show all ${most} lines` : "");
+    this.figure("size", "Accuracy against model size", "Means over seeds; a line a method, number of shots and pattern.", all, (place) => {
       for (const [title, members] of several) {
         for (const [key, name] of DOMAINS) {
-          const here = members.filter((group) => known(this.mean(group, key)));
-          if (!here.length) continue;
+          const found = linesOf(members.filter((group) => known(this.mean(group, key))));
+          if (!found.length) continue;
+          const lines = this.whole.has("size") ? found : this.some(found, MOST_LINES, ([first]) => first.look);
+          const here = lines.flat();
           const x = { values: here.map((group) => group.weights), log: true, label: "weights" };
           const panel = plot(place, `${title}, ${name}`, x, { values: here.map((group) => this.mean(group, key)), label: "accuracy" });
-          for (const line of Map.groupBy(here, (group) => JSON.stringify([group.name, group.pattern, group.selection])).values()) {
+          const [kind, size] = lines.length > 8 ? ["look curve", 3] : ["look curve thick", 4.5];
+          for (const line of lines) {
             line.sort((a, b) => a.weights - b.weights);
             const look = this.data.looks[line[0].look];
-            panel.path(line.map((group) => [group.weights, this.mean(group, key)]), { class: "look curve thick" }, look);
-            for (const group of line) marker(panel.svg, panel.x(group.weights), panel.y(this.mean(group, key)), look, 4.5, "", this.said(group));
+            panel.path(line.map((group) => [group.weights, this.mean(group, key)]), { class: kind }, look);
+            for (const group of line) marker(panel.svg, panel.x(group.weights), panel.y(this.mean(group, key)), look, size, "", this.said(group));
           }
         }
       }
-    });
+    }, "pairs");
   }
 
   cost(groups) {
     const costs = [["cpu_ms_per_query", "CPU ms per query", 3], ["training_cpu_s", "CPU s of training and teacher", 1]];
     const shown = costs.filter(([key]) => groups.some((group) => this.mean(group, key) > 0));
     if (!shown.length) return;
-    const [panels, hidden] = this.panels(groups);
+    const [panels, more] = this.panels("cost", groups);
     const caption = "Filled: in-domain, hollow: out-of-domain. The lines (dashed: out-of-domain) are Pareto fronts: nothing cheaper is as accurate.";
-    this.figure("fig-cost", "Accuracy against cost", caption, hidden, (place) => {
+    this.figure("cost", "Accuracy against cost", caption, more, (place) => {
       for (const [title, all] of panels) {
         for (const [cost, label, digits] of shown) {
           const members = all.filter((group) => known(this.mean(group, cost)));
@@ -158,16 +205,16 @@ class Views {
     const kinds = [["rss", "memory of the processes"], ["gpu", "GPU memory"]];
     const shown = kinds.filter(([kind]) => runs.some((group) => known(this.mean(group, `${kind}_peak_bytes`))));
     if (!shown.length) return;
-    const [panels, hidden] = this.panels(runs);
+    const [panels, more] = this.panels("memory", runs, { share: MOST_ROWS });
     const caption = "Wide and pale: peak, with its value; narrow: mean over time. Of whole runs, means over seeds.";
-    this.figure("fig-memory", "Memory", caption, hidden, (place) => {
+    this.figure("memory", "Memory", caption, more, (place) => {
       for (const [title, all] of panels) {
         for (const [kind, name] of shown) {
-          const rows = all.filter((group) => known(this.mean(group, `${kind}_peak_bytes`))).slice(0, MOST_ROWS);
+          const rows = all.filter((group) => known(this.mean(group, `${kind}_peak_bytes`)));
           if (!rows.length) continue;
           const mib = (group, how) => this.mean(group, `${kind}_${how}_bytes`) / 2 ** 20;
           const x = { values: [], low: 0, high: Math.max(...rows.map((group) => mib(group, "peak"))), label: `${name}, MiB` };
-          const named = rows.map((group) => ({ label: group.name, group }));
+          const named = rows.map((group) => ({ label: this.label(group), group }));
           rowPlot(place, title, named, x, (svg, { group }, y, at) => {
             const tip = `${this.said(group)}\npeak ${fixed(mib(group, "peak"), 0)} MiB, mean ${fixed(mib(group, "mean"), 0)} MiB`;
             for (const [how, high, pale] of [["peak", 14, "pale"], ["mean", 6, ""]]) {
@@ -188,9 +235,9 @@ class Views {
     const chosen = new Set(groups.map((group) => JSON.stringify([group.task, group.model, group.look, group.name])));
     const curves = this.data.curves.filter((curve) => chosen.has(JSON.stringify([curve.task, curve.model, curve.look, curve.name])));
     if (!curves.length) return;
-    const [panels, hidden] = this.panels(curves, ["task", "model", "kind"]);
+    const [panels, more] = this.panels("training", curves, { keys: ["task", "model", "kind"] });
     const caption = `A thin line a run, a thick one the mean of seeds.${this.data.curves_left_out}`;
-    this.figure("fig-training", "Training", caption, hidden, (place) => {
+    this.figure("training", "Training", caption, more, (place) => {
       for (const [title, members] of panels) {
         const runs = members.flatMap((curve) => curve.runs);
         const losses = runs.flatMap((run) => run.losses);
@@ -220,12 +267,12 @@ class Views {
     const keys = DOMAINS.map(([key, name]) => [`gap_recovered_${key}`, name, DOMAIN_LOOKS[key]]);
     const found = groups.filter((group) => keys.some(([key]) => known(this.mean(group, key))));
     if (!found.length) return;
-    const [panels, hidden] = this.panels(found);
+    const [panels, more] = this.panels("gap", found, { share: MOST_ROWS });
     const caption = "0: as before training, 100: as the teacher with its context. A small marker a run, a large one their mean; "
       + "blue circles: in-domain, orange diamonds: out-of-domain. Values beyond -100 and 200 % are drawn there.";
-    this.figure("fig-gap", "Recovered gap", caption, hidden, (place) => {
+    this.figure("gap", "Recovered gap", caption, more, (place) => {
       for (const [title, all] of panels) {
-        const rows = all.slice(0, MOST_ROWS).map((group) => ({ label: group.name, group }));
+        const rows = all.map((group) => ({ label: this.label(group), group }));
         const cut = (value) => Math.max(-100, Math.min(200, 100 * value));
         const every = rows.flatMap(({ group }) => group.members.flatMap((member) => keys.map(([key]) => this.point(member, key))));
         const x = { values: [0, 100, ...every.filter(known).map(cut)], label: "gap recovered, %", marked: [0, 100] };

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -14,8 +13,8 @@ from llmft.report.points import look_name, looks_of
 if TYPE_CHECKING:
     from llmft.report.collect import Collection
 
-MOST = 4
-"""The most pairs of task and model that are told in words."""
+MOST, METHODS = 8, 4
+"""The most tasks that are told in words, and methods of each."""
 
 
 def summary(collection: Collection, found: pd.DataFrame) -> list[str]:
@@ -36,41 +35,53 @@ def summary(collection: Collection, found: pd.DataFrame) -> list[str]:
 
 
 def findings(means: pd.DataFrame, evens: pd.DataFrame) -> list[str]:
-    """What came out, a sentence each.
+    """What came out, a sentence a task: its most accurate group, and the soonest break-even of each method.
 
     Args:
         means: groups of runs (`points.groups`) at the selection that methods are judged by.
         evens: of `break_even.break_evens`.
     """
-    lines = []
-    parts = list(means.groupby(["task", "model"], sort=False))
-    several = means["model"].nunique() > 1
-    for (task, model), own in parts[:MOST]:
-        where = f"{task} ({model})" if several else task
-        best = [f"{d.replace('_', '-')} {_named(own.loc[own[d].idxmax()], d)}" for d in DOMAINS if own[d].notna().any()]
-        if len(own) > 1 and best:
-            lines.append(f"{where}: most accurate {' and '.join(best)}.")
-        even = [_even(row) for row in _of(evens, task, model) if not math.isnan(row["cpu_s_queries"])]
-        if even:
-            more = f" and {len(even) - MOST} more" if len(even) > MOST else ""
-            lines.append(f"{where}: training has cost less CPU time than prompting after {', '.join(even[:MOST])}{more}.")
-    if len(parts) > MOST:
-        lines.append(f"{len(parts) - MOST} further pairs of task and model are in the table below.")
-    return lines
+    parts = [(task, _accurate(own), _cheaper(evens, str(task))) for task, own in means.groupby("task", sort=False)]
+    lines = [f"{task}: {'; '.join(filter(None, said))}." for task, *said in parts if any(said)]
+    rest = len(lines) - MOST
+    return lines[:MOST] + ([f"And {_count(rest, 'more task')} below."] if rest > 0 else [])
 
 
-def _even(row: Mapping[str, Any]) -> str:
-    queries = "no number of" if math.isinf(row["cpu_s_queries"]) else f"{row['cpu_s_queries']:,.0f}"
-    return f"{queries} queries ({method_name(row)})"
+def _accurate(own: pd.DataFrame) -> str:
+    best = []
+    for domain in DOMAINS if len(own) > 1 else ():
+        if own[domain].notna().any():
+            row = own.loc[own[domain].idxmax()]
+            best.append(f"{domain.replace('_', '-')} {_named(row['name'], row, own)} with {_accuracy(row, domain)}")
+    return f"most accurate {' and '.join(best)}" if best else ""
 
 
-def _of(evens: pd.DataFrame, task: str, model: str) -> list[dict[str, Any]]:
-    return evens[(evens["task"] == task) & (evens["model"] == model)].to_dict("records") if len(evens) else []
+def _accuracy(row: pd.Series, domain: str) -> str:
+    return f"{row[domain]:.3f}" + ("" if pd.isna(row[f"{domain}_sd"]) else f" ± {row[f'{domain}_sd']:.3f}")
 
 
-def _named(row: pd.Series, domain: str) -> str:
-    spread = "" if pd.isna(row[f"{domain}_sd"]) else f" ± {row[f'{domain}_sd']:.3f}"
-    return f"{row['name']} ({row[domain]:.3f}{spread})"
+def _cheaper(evens: pd.DataFrame, task: str) -> str:
+    """The fewest queries after which each method has cost less CPU time than prompting, and the methods that never do."""
+    own = evens[(evens["task"] == task) & evens["cpu_s_queries"].notna()] if len(evens) else evens
+    if own.empty:
+        return ""
+    first = own.sort_values("cpu_s_queries", kind="stable").drop_duplicates("method")
+    found, never = first[first["cpu_s_queries"] < math.inf], first[first["cpu_s_queries"] == math.inf]
+    said = []
+    for _, row in found.iterrows():
+        several = own.loc[own["method"] == row["method"], "shots"].nunique() > 1
+        name = method_name(row.to_dict()) + (f", {row['shots']:.0f} shots" if several else "")
+        said.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, own)})")
+    after = f"training has cost less CPU time than prompting soonest after {_some(said, METHODS, '; ')}" if said else ""
+    names = [method_name({**row, "differs": ""}) for row in never.to_dict("records")]
+    saved = f"training has saved no CPU time after any number of queries with {_some(names, METHODS, '; ')}" if names else ""
+    return "; ".join(filter(None, (after, saved)))
+
+
+def _named(name: str, row: pd.Series, among: pd.DataFrame) -> str:
+    """A group with its pattern and model, where those of its task have several."""
+    several = [str(row[key]) for key in ("pattern", "model") if among[key].nunique() > 1 and pd.notna(row[key])]
+    return ", ".join([name, *several])
 
 
 def _spread_of(runs: pd.DataFrame) -> str:

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.image import imread
 
 from llmft.report.collect import collect
 from llmft.report.curves import training_curves
-from llmft.report.figures import draw_all, draw_domains
+from llmft.report.figures import draw_all, draw_domains, draw_size
 from llmft.report.paired import read_answers
 from llmft.report.panels import ROWS, counted, sections, shortened
 from llmft.report.points import FURTHER, LOOKS, front, groups, looks_of, majority, points
@@ -122,10 +123,40 @@ def test_curves_are_those_of_the_logs(collection, found):
 
 
 def test_too_many_rows_are_counted():
-    means = pd.DataFrame({"task": "rte", "model": "m", "name": [str(n) for n in range(100)]})
+    means = pd.DataFrame({"task": "rte", "model": "m", "look": "pbft", "pattern": "p", "name": [str(n) for n in range(100)]})
     rows, rest = sections(means)
     assert len(rows) == ROWS
     assert f" {100 - ROWS + 1} further rows" in rest
+
+
+def test_of_many_rows_each_model_shows_some_of_every_method():
+    looks, patterns = ["icl"] * 12 + ["pbft"] * 12, ["minimal", "gpt-3"] * 12
+    parts = [pd.DataFrame({"task": "rte", "model": m, "look": looks, "pattern": patterns, "name": looks}) for m in "abcd"]
+    rows, rest = sections(pd.concat(parts, ignore_index=True))
+    assert [name for name, group in rows if group is None] == [f"rte ({model})" for model in "abcd"]
+    assert [name for name, _ in rows[1:10]] == [
+        *("icl, minimal", "icl, gpt-3", "icl, minimal", "icl, gpt-3", "icl, minimal"),
+        *("pbft, minimal", "pbft, gpt-3", "pbft, minimal", "pbft, gpt-3"),
+    ]
+    assert " 60 further rows" in rest
+    few = parts[0].head(20)
+    assert [name for name, _ in sections(few)[0][1:]] == [f"{group['look']}, {group['pattern']}" for _, group in few.iterrows()]
+
+
+def test_numbers_at_the_ends_of_lines_do_not_overlap():
+    weights = [1e8, 1e9]
+    key = {"task": "rte", "look": "pbft", "pattern": "p", "differs": "", "in_domain_sd": 0.01, "out_of_domain_sd": 0.01}
+    means = pd.DataFrame(
+        [{**key, "shots": shots, "weights": w, "in_domain": 0.7, "out_of_domain": 0.6} for shots in (2, 16, 32) for w in weights]
+    )
+    figure = draw_size(means)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert [text.get_text() for text in axes.texts] == ["2", "16", "32"]
+        assert all(a.y1 <= b.y0 + 1 for a, b in pairwise(boxes))
+        assert boxes[-1].y1 <= axes.get_window_extent().y1 + 5
+    plt.close(figure)
 
 
 def test_numbers_and_names_in_short():

@@ -25,13 +25,15 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logfiles")
     models = ("opt-125m", "opt-1.3b")
     made = [Made(model=model, method=method, seed=seed) for model in models for method in METHODS for seed in range(3)]
-    found = write(folder, [*made, Made(seed=7, done=False)], hans_rows=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.report.synthetic._defaults", dict)  # nothing here reads them
+        found = write(folder, [*made, Made(seed=7, done=False)], hans_rows=20)
     for record in found:
         if "opt-1.3b" in record:
             path = folder / record / "config.json"
             path.write_text(path.read_text().replace('"opt-1.3b"', json.dumps(EVIL)))
-    with pytest.MonkeyPatch.context() as patch:  # test_figures.py is about these
-        patch.setattr("llmft.report.write.draw_all", lambda *_: [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmft.report.write.draw_all", lambda *_: [])  # test_figures.py is about these
         main([str(folder)])
     return folder
 
@@ -164,6 +166,76 @@ def test_tables_of_tests_and_of_runs_left_out(shown):
     assert "unfinished" in shown.inner_text("#table-left_out")
     assert shown.locator("#table-break_even tbody tr").count() == 4
     assert "†" in shown.inner_text("#table-published")
+
+
+def test_tables_of_one_kind_are_one_section_with_a_choice(shown):
+    links = shown.locator("#contents a").all_inner_texts()
+    assert links.count("Differences over model sizes") == 1
+    assert shown.locator("section[id^=table-sizes]").count() == 1
+    section = shown.locator("#table-sizes")
+    where, what = section.locator("select").all()
+    assert where.locator("option").all_inner_texts() == [f"rte, 16 shots, {domain}" for domain in ("in-domain", "out-of-domain")]
+    assert len(what.locator("option").all()) == 4
+    titles, cells = set(), set()
+    for place in range(2):
+        where.select_option(index=place)
+        for other in range(4):
+            what.select_option(index=other)
+            titles.add(section.locator("h3").inner_text())
+            cells.add(section.locator("tbody").inner_text())
+            assert section.locator("tbody tr").count() == 2
+    assert len(titles) == len(cells) == 8
+    where.focus()
+    shown.keyboard.press("ArrowUp")
+    assert section.locator("h3").inner_text() == f"rte, 16 shots, in-domain: {what.input_value()}"
+    shown.keyboard.press("Tab")
+    assert what.evaluate("select => select === document.activeElement")
+    shown.emulate_media(media="print")
+    assert section.locator("h3").is_visible()
+    assert section.locator("table").is_visible()
+    assert not what.is_visible()
+
+
+def test_a_long_table_shows_its_first_rows_until_asked_for_all(shown):
+    shown.evaluate(
+        """() => new SortedTable(byId("tables").appendChild(element("div", { id: "long" })),
+        [{ name: "number", cell: (row) => ({ text: String(row), value: row }) }], {}).show([...Array(100).keys()])"""
+    )
+    rows, more = shown.locator("#long tbody tr"), shown.locator("#long .more")
+    assert rows.count() == 40
+    for _ in range(2):
+        shown.locator("#long th button").click()
+    assert rows.first.inner_text() == "99"
+    assert more.inner_text() == "Show all 100 rows"
+    more.click()
+    assert rows.count() == 100
+    more.click()
+    assert rows.count() == 40
+    assert shown.locator("#table-left_out .more").is_hidden()
+
+
+def test_a_long_figure_shows_some_rows_of_every_method_until_asked_for_all(shown):
+    shown.evaluate(
+        """() => {
+          const judged = DATA.groups.filter((group) => group.judged);
+          for (let number = 0; number < 60; number += 1) DATA.groups.push({ ...judged[number % judged.length] });
+        }"""
+    )
+    shown.locator("#filters button[type=reset]").click()
+    more = shown.locator("#fig-memory .more")
+    more.wait_for()
+    assert shown.locator("#fig-memory rect.pale").count() == 40
+    assert shown.locator("#fig-domains .more").count() == 0
+    more.click()
+    assert shown.locator("#fig-memory rect.pale").count() == 66
+    more.click()
+    assert shown.locator("#fig-memory rect.pale").count() == 40
+
+
+def test_results_fit_a_screen_of_1280_pixels(shown):
+    headings = shown.locator("#results-table thead th:visible").all_inner_texts()
+    assert [name.split("\u00a0")[0] for name in headings][-3:] == ["peak MiB", "mean MiB", "runs"]
+    assert shown.locator("#results-table .scroll").evaluate("scroll => scroll.scrollWidth <= scroll.clientWidth")
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(shown):
