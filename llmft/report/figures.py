@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,13 +40,18 @@ LETTER = 0.065
 """Height of a small number beside the end of a line, as a share of its panel's."""
 
 
-def draw_all(collection: Collection, majority: pd.DataFrame, out: Path) -> list[Path]:
-    """Draw all pictures that have something to show.
+PICTURES = ("results", "domains", "size", "cost", "memory", "training", "gap")
+"""Names of all pictures."""
+
+
+def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: Sequence[str] = PICTURES) -> list[Path]:
+    """Draw the pictures that have something to show.
 
     Args:
         collection: the runs.
         majority: `task`, and for each domain the share of the largest class, as accuracy of a constant answer.
         out: an existing folder.
+        names: of the pictures to draw.
 
     Returns:
         The files, a PNG and a PDF for each picture.
@@ -70,8 +75,8 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path) -> list[
     }
     written = []
     with plt.rc_context(STYLE):
-        for name, draw in pictures.items():
-            figure = draw()
+        for name in names:
+            figure = pictures[name]()
             if figure is None:
                 continue
             for kind in ("png", "pdf"):

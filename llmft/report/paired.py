@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -34,23 +34,31 @@ class Answers:
 
 def read_answers(
     collection: Collection, runs: Sequence[str], workers: Workers | None = None
-) -> tuple[dict[tuple[str, str], Answers], list[tuple[str, str]]]:
-    """The answers of some runs, by id and domain; and which predictions could not be read, with the reason.
+) -> Callable[[], tuple[dict[tuple[str, str], Answers], list[tuple[str, str]]]]:
+    """Begin to read the answers of some runs; what is returned waits for them.
 
     Args:
-        workers: who read them; None for this process.
+        workers: who read them; None for this process, which does so when they are waited for.
+
+    Returns:
+        A function that gives the answers by id and domain; and which predictions could not be read, with the reason.
     """
-    found: dict[tuple[str, str], Answers] = {}
-    missing: list[tuple[str, str]] = []
     records = dict(zip(collection.runs["id"], collection.runs["record"], strict=True))
     asked = [(run, collection.folder / records[run], collection.sets[run]) for run in runs]
-    for part in (workers or Workers()).in_parts(_read_part, asked):
-        for run, answers in part:
-            if isinstance(answers, OSError):
-                missing.append((run, f"predictions.parquet cannot be read ({answers.strerror or answers})"))
-            else:
-                found |= {(run, domain): own for domain, own in answers.items()}
-    return found, missing
+    parts = (workers or Workers()).in_parts(_read_part, asked)
+
+    def wait() -> tuple[dict[tuple[str, str], Answers], list[tuple[str, str]]]:
+        found: dict[tuple[str, str], Answers] = {}
+        missing: list[tuple[str, str]] = []
+        for part in parts:
+            for run, answers in part:
+                if isinstance(answers, OSError):
+                    missing.append((run, f"predictions.parquet cannot be read ({answers.strerror or answers})"))
+                else:
+                    found |= {(run, domain): own for domain, own in answers.items()}
+        return found, missing
+
+    return wait
 
 
 def _read_part(

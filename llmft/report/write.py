@@ -15,7 +15,7 @@ from llmft.report import comparisons, contents
 from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_intervals
 from llmft.report.break_even import break_evens
 from llmft.report.collect import Collection, collect
-from llmft.report.figures import draw_all
+from llmft.report.figures import PICTURES, draw_all
 from llmft.report.html import write_page
 from llmft.report.latex import latex
 from llmft.report.names import DOMAINS, FINAL
@@ -38,18 +38,19 @@ def report(folder: Path, out: Path) -> None:
     """
     with Workers() as workers:
         collection = collect(folder, workers)
+        reading = read_answers(collection, collection.runs["id"], workers)
         summary = summarise(collection)
         tests, sizes = welch(summary), welch_over_sizes(summary)
-        answers, missing = read_answers(collection, collection.runs["id"], workers)
+        answers, missing = reading()
         rates = majority(collection, answers)
         try:
             (out / "tables").mkdir(parents=True, exist_ok=True)
-            figures = workers.begin(draw_all, collection, rates, out)
+            run_rows = workers.begin(run_table, collection, answers)
+            figures = [workers.begin(draw_all, collection, rates, out, PICTURES[place::2]) for place in range(2)]
             pairs, evens = mcnemar(tests, collection, answers), break_evens(summary)
             tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
             frames = {
                 "report": summary,
-                "runs": run_table(collection, answers),
                 "differences": tests,
                 "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
                 "mcnemar": pairs,
@@ -57,14 +58,15 @@ def report(folder: Path, out: Path) -> None:
                 "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
             }
             for name, frame in frames.items():
-                with whole_file(out / f"{name}.csv") as aside:
-                    write_csv(frame, aside)
+                _write_csv(frame, out / f"{name}.csv")
             _write(out / "report.md", "# Report\n\n" + "\n".join(markdown(table) for table in tables))
             for name, group in groupby(tables, key=lambda table: table.name.split("-")[0]):
                 _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
             beside = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
             write_page(collection, beside, evens, rates, out)
-            figures()
+            _write_csv(run_rows(), out / "runs.csv")
+            for drawn in figures:
+                drawn()
         except OSError as error:
             raise InputError(f"--out {out}: cannot be written to ({error.strerror}); choose another folder") from error
     show(tables, out)
@@ -132,7 +134,7 @@ def run_table(collection: Collection, answers: Mapping[tuple[str, str], Answers]
     return collection.runs.merge(wide, left_on="id", right_index=True, how="left")
 
 
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write a table as csv; lists of ids as words with spaces between. Several times as fast as `to_csv`."""
     import pyarrow as pa
     from pyarrow.csv import WriteOptions, write_csv
@@ -140,7 +142,8 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     lists = {name: frame[name].map(" ".join) for name in frame.columns if name.startswith("ids")}
     texts = {name: frame[name].astype(str) for name in frame.columns if isinstance(frame[name].dtype, pd.CategoricalDtype)}
     table = pa.Table.from_pandas(frame.assign(**lists, **texts), preserve_index=False)
-    write_csv(table, path, WriteOptions(quoting_style="needed"))
+    with whole_file(path) as aside:
+        write_csv(table, aside, WriteOptions(quoting_style="needed"))
 
 
 def _write(path: Path, text: str) -> None:

@@ -61,7 +61,7 @@ def test_the_front_is_what_nothing_cheaper_beats():
 
 
 def test_majority_is_the_largest_class_of_the_rows(collection):
-    answers, _ = read_answers(collection, collection.runs["id"])
+    answers, _ = read_answers(collection, collection.runs["id"])()
     (rates,) = majority(collection, answers).to_dict("records")
     run = collection.runs["id"].iloc[0]
     table = collection.predictions(run).to_pandas()

@@ -17,7 +17,7 @@ from llmft.report.paired import read_answers
 
 folder = Path(sys.argv[1])
 alone = collect(folder)
-answers, missing = read_answers(alone, alone.runs["id"])
+answers, missing = read_answers(alone, alone.runs["id"])()
 pool.MANY, pool.PART, pool.os.sched_getaffinity = 2, 3, lambda _: {0, 1}
 with pool.Workers() as workers:
     several = collect(folder, workers)
@@ -25,7 +25,7 @@ with pool.Workers() as workers:
     text = ["id", "selection", "stage", "set", "metric"]
     assert_frame_equal(several.scores.astype(dict.fromkeys(text, str)), alone.scores.astype(dict.fromkeys(text, str)))
     assert (several.left_out, several.sets) == (alone.left_out, alone.sets)
-    theirs, not_theirs = read_answers(several, several.runs["id"], workers)
+    theirs, not_theirs = read_answers(several, several.runs["id"], workers)()
     assert theirs.keys() == answers.keys() and not_theirs == missing
     for key, own in answers.items():
         assert theirs[key].rows == own.rows

@@ -66,7 +66,7 @@ def test_no_spread_gives_no_p(summary):
 
 
 def test_mcnemar_is_scipys_on_rows_counted_by_hand(collection, tests):
-    answers, missing = read_answers(collection, collection.runs["id"])
+    answers, missing = read_answers(collection, collection.runs["id"])()
     assert not missing
     found = mcnemar(tests, collection, answers)
     assert len(found) > 40
@@ -85,7 +85,7 @@ def test_mcnemar_is_scipys_on_rows_counted_by_hand(collection, tests):
 
 
 def test_runs_on_other_rows_are_no_pair(collection, tests):
-    answers, _ = read_answers(collection, collection.runs["id"])
+    answers, _ = read_answers(collection, collection.runs["id"])()
     first = tests["ids_b"].iloc[0][0]
     other = {key: replace(own, rows=0) if key[0] == first else own for key, own in answers.items()}
     fewer = mcnemar(tests, collection, other)
