@@ -91,12 +91,12 @@ class _Samples:
     seconds: float = 0.0
     last: tuple[float, int] | None = None
 
-    def add(self, now: float, value: int) -> None:
+    def add(self, now: float, value: int, *, peak: int | None = None) -> None:
         if self.last is not None:
             self.area += (now - self.last[0]) * (value + self.last[1]) / 2
             self.seconds += now - self.last[0]
         self.last = (now, value)
-        self.raise_peak(value)
+        self.raise_peak(value if peak is None else peak)
 
     def raise_peak(self, value: int) -> None:
         self.peak = value if self.peak is None else max(self.peak, value)
@@ -143,6 +143,7 @@ class Meter:
     def __post_init__(self) -> None:
         self._process = psutil.Process()
         self._children, self._listed = _Seldom(living_children, CHILDREN_EVERY_S), ""
+        self._known = {self._process.pid}  # of the last sample
         self._shared = _Seldom(lambda: shared_bytes(self._family()), SHARED_EVERY_S)
         self._memory: dict[str, dict[str, _Samples]] = {}  # by phase and kind
         self._running: Phase | None = None
@@ -323,8 +324,12 @@ class Meter:
         if self._running is None:
             return
         memory, cuda, shared = self._memory[self._running.name], used_cuda(), self._shared()
-        now, rss = time.monotonic(), resident_bytes(self._family())
-        memory["rss"].add(now, rss)
+        family = self._family()
+        now, rss = time.monotonic(), resident_bytes(family)
+        # a child that is about to run another program has all of its parent's memory for a moment: no peak of a new one
+        known = [process for process in family if process.pid in self._known]
+        memory["rss"].add(now, rss, peak=rss if len(known) == len(family) else resident_bytes(known))
+        self._known = {process.pid for process in family}
         if shared is not None:
             memory["pss"].add(now, rss * shared[1] // shared[0])
             memory["uss"].add(now, rss * shared[2] // shared[0])
