@@ -26,6 +26,7 @@ from llmft.cost.processes import (
     living_children,
     own_peak_bytes,
     resident_bytes,
+    seconds_since_start,
     shared_bytes,
 )
 
@@ -150,7 +151,7 @@ class Meter:
         self._at_start = self.from_start  # whether no phase has been named that begins with the process
         self._largest = 0 if self.from_start else own_peak_bytes()  # resident set of this process, at its peak so far
         self._flops: FlopCounterMode | None = None
-        self._mark = (0.0, 0.0, self._process.create_time(), 0) if self.from_start else self._now()
+        self._mark = (0.0, 0.0, time.monotonic() - seconds_since_start(), 0) if self.from_start else self._now()
         # user, system and clock seconds, and FLOPs counted, when the running phase was let run
         self._lock, self._stop = threading.Lock(), threading.Event()  # between the process and its sampler
         self._sampler: threading.Thread | None = None
@@ -246,7 +247,7 @@ class Meter:
     def _now(self) -> tuple[float, float, float, int]:
         """User, system and clock seconds, and FLOPs counted, so far."""
         counted = 0 if self._flops is None else self._flops.get_total_flops()
-        return (*cpu_seconds(self._children()), time.time(), counted)
+        return (*cpu_seconds(self._children()), time.monotonic(), counted)
 
     def _switch(self, to: Phase | None) -> None:
         """Give what was spent since the last switch to the phase that ran, and let `to` run."""
@@ -277,7 +278,7 @@ class Meter:
             self._memory[first.name] = self._memory.pop(ran.name)
             self.phases.remove(ran)
         elif self.is_open:  # early on: until now the process has grown from nothing
-            self._memory[first.name]["rss"].last = (time.monotonic() - time.time() + self._mark[2], 0)
+            self._memory[first.name]["rss"].last = (self._mark[2], 0)
         self._at_start = first.name == OTHER
         self._sample()
 

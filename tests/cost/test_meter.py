@@ -41,6 +41,18 @@ def test_the_first_phase_begins_with_the_process():
     assert phase.wall_s > 0.5
 
 
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="needs Linux's clock since boot")
+def test_a_process_knows_when_it_was_started():
+    code = "import time; from llmft.cost.processes import seconds_since_start as since; "
+    code += "print(time.clock_gettime(time.CLOCK_BOOTTIME) - since())"
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        after = time.clock_gettime(time.CLOCK_BOOTTIME)
+        started = float(process.communicate()[0])
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert before - tick <= started <= after + tick
+
+
 def test_cpu_time_of_children_is_counted():
     meter = Meter()
     with meter.phase("start"):

@@ -122,8 +122,11 @@ def test_a_student_that_answers_as_the_teacher_has_nothing_to_learn(tmp_path):
     model.zero_grad()
     loss = trainer.compute_loss(model, batch)
     loss.backward()
-    assert loss.item() == 0
-    assert all(p.grad.abs().max() == 0 for p in model.parameters() if p.grad is not None)
+    rounding = torch.finfo(torch.float32).eps  # the teacher's log-probabilities are divided by the temperature, not its logits
+    assert abs(loss.item()) < rounding
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.abs().max() < 10 * rounding for gradient in gradients)
 
 
 def test_labels_are_not_needed_for_distillation():
