@@ -1,4 +1,4 @@
-"""`python -m llmft.report FOLDER [--out FOLDER]`: the runs below a folder as tables."""
+"""`python -m llmft.report FOLDER [--out FOLDER]`: the runs below a folder as tables, figures and a page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words and words[0] in SUBCOMMANDS:
         SUBCOMMANDS[words[0]](words[1:])
         return
-    parser = argparse.ArgumentParser(prog="python -m llmft.report", description="Runs as tables.")
+    parser = argparse.ArgumentParser(prog="python -m llmft.report", description="Runs as tables, figures and a page.")
     parser.add_argument("folder", type=Path, help="the --output_dir of the runs")
     parser.add_argument("--out", type=Path, help="where the report goes; default: FOLDER/report")
     arguments = parser.parse_args(words)

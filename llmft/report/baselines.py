@@ -1,8 +1,8 @@
-"""Published numbers beside ours, and what the majority class would get.
+"""Published numbers beside ours.
 
 `published.csv` is made by `scripts/clean_baselines.py`. A number stands beside one of ours where task, evaluation set, model,
 method, shots, pattern and metric are the same. Where the checkpoints were selected by another rule, or other rows evaluated, the
-note says so.
+note says so; it also tells the arguments of ours that are not at their default, since sources rarely say as much.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from llmft.evaluation.metrics import majority
+from llmft.report.names import GROUP
+from llmft.report.tables import Row, records
 from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, TASKS, eval_sets
-
-__all__ = ["beside", "majority", "published"]
 
 METRICS = {"score_accuracy": "accuracy", "f1": "f1", "matthews_correlation": "matthews_correlation"}
 """Our metric -> the published one. Accuracy of the paper compares the labels with each other alone, as `score_accuracy` does."""
 SELECTIONS = ("icl", "last", "best_in_domain", "best_out_of_domain")
 """Selections of ours that published numbers can be of; the first of those that there are is shown where ours is not."""
+WHOLE = ("all", "1000 random")
+"""Subsets that are all rows that the task takes; the latter is its own draw."""
 NONE = "none"
 
 
@@ -42,8 +44,12 @@ def beside(summary: pd.DataFrame) -> pd.DataFrame:
         The same rows and `published_mean`, `published_sd`, `published_provenance`, `published_source` (with the place in it),
         `published_note` (what differs; `none` where nothing is published) and `published` (all of that as short text).
     """
-    sets = _published_sets(summary)
-    found = [_match(row, name) for (_, row), name in zip(summary.iterrows(), sets, strict=True)]
+    can_have = [row.isin(names) for row, names in ((summary["metric"], METRICS), (summary["selection"], SELECTIONS))]
+    can_have = (can_have[0] & can_have[1] & summary["task"].isin(published()["task"])).to_numpy()
+    rows, sets = records(summary[can_have]), _published_sets(summary)
+    found = [NOTHING] * len(summary)
+    for place, row in zip(np.flatnonzero(can_have), rows, strict=True):
+        found[place] = _match(row, sets[place])
     return pd.concat([summary, pd.DataFrame(found, index=summary.index, columns=COLUMNS)], axis=1)
 
 
@@ -56,9 +62,8 @@ def _published_sets(summary: pd.DataFrame) -> list[str | None]:
 
     What is pooled as `out_of_domain` follows from the single sets of the same group.
     """
-    group = [c for c in ("task", "model", "shots", "pattern", "method", "setting", "differs") if c in summary]
-    groups = list(summary[group].astype(str).itertuples(index=False, name=None))
-    members: dict[tuple[str, ...], set[str]] = {}
+    groups = summary.groupby(list(GROUP), sort=False, dropna=False).ngroup().tolist()
+    members: dict[int, set[str]] = {}
     for place, name in zip(groups, summary["set"], strict=True):
         members.setdefault(place, set()).add(name)
     return [
@@ -92,10 +97,10 @@ def _parts(task: str) -> dict[str, frozenset[str]]:
     return made
 
 
-def _match(row: pd.Series, eval_set: str | None) -> dict[str, Any]:
-    metric = METRICS.get(row["metric"])
-    if eval_set is None or metric is None or row["selection"] not in SELECTIONS:
+def _match(row: Row, eval_set: str | None) -> dict[str, Any]:
+    if eval_set is None:
         return NOTHING
+    metric = METRICS[row["metric"]]
     pattern = "none" if row["method"].startswith("vanilla") else row["pattern"]
     key = (row["task"], eval_set, str(row["model"]).lower(), row["method"], float(row["shots"]), pattern, metric)
     candidates = [_differences(row, one) for one in _index().get(key, ())]
@@ -124,14 +129,27 @@ def _rank(one: dict[str, Any]) -> tuple[int, int]:
     return selection, ("printed", "digitised", "log").index(one["provenance"])
 
 
-def _differences(row: pd.Series, one: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+@cache
+def _whole(eval_set: str) -> float:
+    """How many rows an evaluation set has where all that the task takes are evaluated; NaN where no source says it."""
+    table = published()
+    return table.loc[(table["eval_set"] == eval_set) & table["subset"].isin(WHOLE), "n_eval"].max()
+
+
+def _differences(row: Row, one: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """What a published number must not be compared without saying."""
     notes = []
     if one["selection"] != row["selection"]:
         notes.append(f"selection there: {one['selection'].replace('_', ' ')}")
-    n = row.get("n")
-    if one["subset"] not in ("all", "1000 random"):  # the latter is the task's own draw
+    n = row["n"]
+    if one["subset"] not in WHOLE:
         notes.append(f"rows there: {one['subset']}")
-    elif not pd.isna(one["n_eval"]) and n is not None and not pd.isna(n) and n != one["n_eval"]:
-        notes.append(f"rows there: {one['n_eval']:.0f}, here: {n:.0f}")
+    elif not pd.isna(n):
+        there, whole = one["n_eval"], _whole(one["eval_set"])
+        if pd.isna(there) and n != whole and not pd.isna(whole):
+            notes.append(f"rows there: number not given, here: {n:.0f} of {whole:.0f}")
+        elif not pd.isna(there) and n != there:
+            notes.append(f"rows there: {there:.0f}, here: {n:.0f}")
+    if row.get("given"):
+        notes.append(f"here: {row['given']}")
     return notes, one

@@ -10,9 +10,10 @@ import math
 
 import pandas as pd
 
+from llmft.report.names import GROUP
 from llmft.report.tables import records
 
-GROUP = ["task", "model", "weights", "shots", "pattern", "method", "differs", "setting"]
+OWN = (*GROUP, "weights")
 MEASURES = {
     "cpu_s": ("training_cpu_s_mean", "cpu_ms_per_query_mean", 1 / 1000),
     "flops": ("training_flops_mean", "flops_per_query_mean", 1),
@@ -47,8 +48,9 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each pair: the columns of the trained group; `against` (`teacher`, or the setting of the prompting runs),
-        `ids`, `ids_prompting`; and for each measure `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs)
-        and `<measure>_queries` (`break_even` of these).
+        `ids`, `ids_prompting`; `other_rows`: whether the queries of both were other rows; and for each measure
+        `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs) and `<measure>_queries` (`break_even` of
+        these).
     """
     chosen = summary[(summary["metric"] == "score_accuracy") & (summary["set"] == "in_domain")]
     by_selection = {name: records(rows) for name, rows in chosen.groupby("selection", observed=True)}
@@ -61,8 +63,8 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
     for row in by_selection.get("last", []):
         own_teacher = teachers.get((row["method"], row["setting"]))
         for other in [own_teacher] if own_teacher else prompting.get(_cell(row), []):
-            found.append({**{name: row[name] for name in GROUP}, **_compare(row, other)})
-    return pd.DataFrame(found, columns=None if found else [*GROUP, "against", "ids", "ids_prompting"])
+            found.append({**{name: row[name] for name in OWN}, **_compare(row, other)})
+    return pd.DataFrame(found, columns=None if found else [*OWN, "against", "ids", "ids_prompting", "other_rows"])
 
 
 def _cell(row: dict[str, object]) -> tuple[object, ...]:
@@ -71,7 +73,7 @@ def _cell(row: dict[str, object]) -> tuple[object, ...]:
 
 def _compare(own: dict, prompting: dict) -> dict[str, object]:
     out = {"against": prompting["against"], "pattern_prompting": prompting["pattern"], "differs_prompting": prompting["differs"]}
-    out |= {"ids": own["ids"], "ids_prompting": prompting["ids"]}
+    out |= {"ids": own["ids"], "ids_prompting": prompting["ids"], "other_rows": own["rows"] != prompting["rows"]}
     for measure, (first, each, unit) in MEASURES.items():
         costs = own[first], unit * prompting[each], unit * own[each]
         out |= {f"{measure}_{name}": cost for name, cost in zip(("first", "prompting", "own"), costs, strict=True)}

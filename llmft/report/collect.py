@@ -1,16 +1,15 @@
 """Run records -> one table of runs and one of their scores. Runs that are not whole are listed with the reason, never averaged.
 
-Only `config.json`, `metrics.json` and `cost.json` are read: a folder of thousands of runs takes seconds.
+`config.json`, `metrics.json` and `cost.json` of every run are read: a folder of thousands takes seconds. Predictions and training
+logs are read when they are asked for.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,13 @@ import pandas as pd
 from llmft.errors import InputError
 from llmft.report.names import METHOD_NAMES, in_order_of
 from llmft.report.pool import Workers
+from llmft.report.records import Unreadable, find_runs, read_record, shown
 from llmft.report.rows import Scores, run_row, score_rows
-from llmft.runs.names import DONE
+from llmft.report.settings import name_differences, repetitions
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FILES = ("config", "metrics", "cost")
 ANSWERS = ("stage", "set", "idx", "label", "prediction")
 """Columns of the predictions that say what was answered."""
 
@@ -39,8 +38,9 @@ class Collection:
         runs: a row for each finished run: `id` (its folder's name, longer only where that is not unique), `record` (path below
             `folder`), `task` (with its variant), `method`, `model`, `weights` (of the model as it was loaded, a number),
             `shots` (labelled examples: demonstrations, or training rows where they have labels), `queries` (training rows
-            without labels), `pattern` (its name or text), `setting` (hash of everything but the seeds), `differs` (arguments
-            that tell settings apart beside the columns before), `seed`, `data_seed`; the costs of the whole run under the
+            without labels), `pattern` (its name or text), `setting` (hash of everything but the seeds), `given` (all arguments
+            that are not at their default and no column tells), `differs` (those of them that tell settings of the task and
+            method apart), `seed`, `data_seed`; the costs of the whole run under the
             record's names and units; `load_cpu_s`, `evaluation_cpu_s` (all sets and stages); `train_cpu_s`, `teacher_cpu_s`,
             `teacher_saved_cpu_s` (what answers found in the cache had cost), and the sum of these three, `training_cpu_s`;
             `training_flops` and `training_flops_alone` likewise, the latter with the context read again for every query.
@@ -52,6 +52,9 @@ class Collection:
             is read once) and `flops_per_query_alone` (T-Few's count: the context is read for every query).
         left_out: record and reason of every run that is not in the tables.
         sets: id -> group (`in_domain`, ...) -> names of its sets.
+        places: id -> the run's folder.
+        shared: sentences about arguments that all settings of a method share, which `differs` leaves out.
+        spoilt_logs: id -> what could not be read of its training log, of the logs that were asked for.
     """
 
     folder: Path
@@ -59,14 +62,20 @@ class Collection:
     scores: pd.DataFrame
     left_out: list[tuple[str, str]] = field(default_factory=list)
     sets: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    places: dict[str, Path] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
+    spoilt_logs: dict[str, str] = field(default_factory=dict)
 
     def logs(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-        """The training logs of some runs, id -> entries; read now. Runs without one (in-context learning) are not in it."""
+        """The training logs of some runs, id -> entries with a step; read now. Runs without one (in-context learning) are not in
+        it; what cannot be read is left out and told in `spoilt_logs`."""
         found = {}
-        for run, record in self._records(ids):
-            path = self.folder / record / "train_log.jsonl"
+        for run in ids:
+            path = self.places[run] / "train_log.jsonl"
             if path.is_file():
-                found[run] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+                found[run], broken = _log(path)
+                if broken:
+                    self.spoilt_logs[run] = broken
         return found
 
     def predictions(self, run: str, columns: Sequence[str] = ANSWERS) -> pa.Table:
@@ -75,19 +84,7 @@ class Collection:
         Raises:
             OSError: they are not there, or are no such file.
         """
-        ((_, record),) = self._records([run])
-        return read_predictions(self.folder / record, columns)
-
-    def _records(self, ids: Iterable[str]) -> list[tuple[str, str]]:
-        return [(run, self._record_of[run]) for run in ids]
-
-    @cached_property
-    def _record_of(self) -> dict[str, str]:
-        return dict(zip(self.runs["id"], self.runs["record"], strict=True))
-
-
-class Unreadable(Exception):
-    """A record that is not as it should be; says which file and why."""
+        return read_predictions(self.places[run], columns)
 
 
 @dataclass
@@ -118,34 +115,56 @@ def collect(folder: Path, workers: Workers | None = None) -> Collection:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the --output_dir of some runs")
     found = _Part()
-    for part in (workers or Workers()).in_parts(_read_part, sorted(find_runs(folder)), folder):
+    paths, closed = find_runs(folder)
+    for part in (workers or Workers()).in_parts(_read_part, paths, folder):
         found.extend(part)
-    left_out = sorted(found.left_out)
-    if not found.rows:
+    rows, again = repetitions(found.rows)
+    left_out = sorted([*found.left_out, *again, *((shown(path.relative_to(folder)), reason) for path, reason in closed)])
+    if not rows:
         beside = f" ({len(left_out)} that are not: {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
         raise InputError(f"{folder}: there is no finished run below this folder{beside}; name the --output_dir of some runs")
-    ids = dict(zip(found.sets, _ids(list(found.sets)), strict=True))
-    runs = pd.DataFrame([{**row, "id": ids[row["id"]]} for row in _name_differences(found.rows)])
+    records = [row["record"] for row in rows]
+    ids = dict(zip(records, _ids(records), strict=True))
+    named, shared = name_differences(rows)
+    runs = pd.DataFrame([{"id": ids[row["record"]], **row} for row in named])
     runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
-    return Collection(folder, runs, found.scores.frame(ids), left_out, {ids[name]: own for name, own in found.sets.items()})
+    at = {shown(path.relative_to(folder)): path for path in paths}
+    places, sets = ({ids[name]: of[name] for name in records} for of in (at, found.sets))
+    return Collection(folder, runs, found.scores.frame(ids), left_out, sets, places, shared)
 
 
 def _read_part(paths: Sequence[Path], folder: Path) -> _Part:
     part = _Part()
     for path in paths:
-        name = str(path.relative_to(folder))
+        name = shown(path.relative_to(folder))
         try:
             record = read_record(path)
             if record is not None:
                 row, found = run_row(*record), list(score_rows(*record[1:]))
                 part.scores.add(name, found)
-                part.rows.append({"id": name, "record": name, **row})
+                part.rows.append({"record": name, **row})
                 part.sets[name] = record[1]["sets"]
         except Unreadable as error:
             part.left_out.append((name, str(error)))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             part.left_out.append((name, f"its record cannot be understood ({type(error).__name__}: {error})"))
     return part
+
+
+def _log(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The entries of a training log that have a step, and what is wrong with it."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return [], f"cannot be read ({error.strerror or error})"
+    entries, broken = [], 0
+    for line in filter(str.strip, lines):
+        try:
+            entry = json.loads(line)
+            entries += [entry] if "step" in entry else []
+        except (ValueError, TypeError):  # no JSON, or no object
+            broken += 1
+    return entries, f"{broken} lines cannot be understood" if broken else ""
 
 
 def read_predictions(record: Path, columns: Sequence[str]) -> pa.Table:
@@ -167,71 +186,6 @@ def read_predictions(record: Path, columns: Sequence[str]) -> pa.Table:
         raise OSError(str(error)) from error
 
 
-def find_runs(folder: Path) -> Iterator[Path]:
-    """Folders that hold a run's record, or a part of one; what lies within a run (models, checkpoints) is not looked at."""
-    waiting, seen = [folder], {os.path.realpath(folder)}
-    while waiting:
-        here = waiting.pop()
-        with os.scandir(here) as entries:
-            found = {entry.name: entry for entry in entries}
-        if any(f"{name}.json" in found for name in FILES) or DONE in found:
-            yield here
-            continue
-        for name, entry in found.items():
-            if name.startswith(".") or not entry.is_dir():
-                continue
-            if entry.is_symlink():
-                if (target := os.path.realpath(entry.path)) in seen:
-                    continue
-                seen.add(target)
-            waiting.append(here / name)
-
-
-def read_record(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
-    """`config.json`, `metrics.json` and `cost.json` of a finished run; None where the folder is no run's but a model's.
-
-    Raises:
-        Unreadable: the run is not finished, or a file is missing or broken.
-    """
-    config = _read(path / "config.json")
-    if "draws" not in config:
-        if (path / DONE).is_file():
-            raise Unreadable("config.json has no draws")
-        return None
-    if not (path / DONE).is_file():
-        raise Unreadable("unfinished: there is no DONE; the same command goes on with it")
-    return config, _read(path / "metrics.json"), _read(path / "cost.json")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_bytes()
-        try:
-            value = json.loads(_without_eval_rows(text))
-        except ValueError:
-            value = json.loads(text)
-    except FileNotFoundError:
-        raise Unreadable(f"{path.name} is missing") from None
-    except OSError as error:
-        raise Unreadable(f"{path.name} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise Unreadable(f"{path.name} is broken ({error})") from None
-    if not isinstance(value, dict):
-        raise Unreadable(f"{path.name} is broken (it holds no object)")
-    return value
-
-
-def _without_eval_rows(text: bytes) -> bytes:
-    """A config without the idx of evaluation rows: most of its text, and nothing here reads them.
-
-    A quote within a JSON string has a backslash, so the words found are the key. Where a set's name holds a brace what is left
-    is no JSON, and the whole is read.
-    """
-    start = text.find(b'"eval_rows": {')
-    end = text.find(b"}", start)
-    return text if start < 0 or end < 0 else text[:start] + b'"eval_rows": {' + text[end:]
-
-
 def _ids(records: Sequence[str]) -> list[str]:
     """Names of the folders, with as many of those around them as it takes to be unique."""
     parts = [Path(record).parts for record in records]
@@ -242,25 +196,3 @@ def _ids(records: Sequence[str]) -> list[str]:
         twice = {name for name, count in Counter(ids).items() if count > 1}
         ids = ["/".join(own[-length:]) if name in twice else name for name, own in zip(ids, parts, strict=True)]
     return ids
-
-
-def _name_differences(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with `differs` in place of `given`: the arguments by which settings differ that task, method, model, shots and
-    pattern do not tell apart.
-
-    A kind of context that was asked for is always named: no number of shots tells an instruction from a label.
-    """
-    groups: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    keys = [tuple(row[name] for name in ("task", "method", "model", "shots", "pattern")) for row in rows]
-    for key, row in zip(keys, rows, strict=True):
-        groups.setdefault(key, {})[row["setting"]] = row["given"]
-    texts = {}
-    for key, settings in groups.items():
-        shared = set.intersection(*(set(map(str, given.items())) for given in settings.values()))
-        for setting, given in settings.items():
-            told = (f"{k}={v}" for k, v in given.items() if k == "context" or str((k, v)) not in shared)
-            texts[key, setting] = ", ".join(told)
-    return [
-        {**{name: value for name, value in row.items() if name != "given"}, "differs": texts[key, row["setting"]]}
-        for key, row in zip(keys, rows, strict=True)
-    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,11 @@ import pandas as pd
 
 from llmft.errors import InputError
 from llmft.report.names import FINAL, SELECTIONS
-from llmft.report.one_run import Run, find_run, number, shortened, table_of
+from llmft.report.one_run import Run, find_run, number, shortened, table_of, understood
 from llmft.report.paired import exact_p
+from llmft.report.rows import COUNTS
 from llmft.runs.finished import OUTPUT_DIR
+from llmft.runs.show import plain_console
 from llmft.runs.store import whole_file
 
 SHOWN = 20
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     """Print what differs between two runs; write all flips where they are asked for.
 
     Raises:
-        InputError: there is no such finished run, or the file cannot be written.
+        InputError: there is no such finished run, a record cannot be understood, or the file cannot be written.
     """
     parser = argparse.ArgumentParser(prog="python -m llmft.report compare", description="Two runs side by side.")
     parser.add_argument("runs", nargs=2, metavar="RUN", help="a run's folder, or the beginning of its name")
@@ -39,25 +40,24 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--out {arguments.out}: there is no such folder; make it, or choose another")
     one, other = (find_run(name, arguments.folder) for name in arguments.runs)
 
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 190, highlight=False)
-    console.print(f"a: {one.title}\nb: {other.title}", markup=False)
-    differing = list(differences(one, other))
+    with understood(one, other):
+        differing, metrics = list(differences(one, other)), list(metric_rows(one, other))
+        counts, flipped, unlike = flips(one, other)
+    console = plain_console()
+    console.print(f"a: {one.title}\nb: {other.title}")
     if differing:
         console.print(table_of("What differs", ("", "a", "b"), differing, left=3))
     else:
         console.print("arguments, versions, commit, data and draws are the same")
-    console.print(table_of("Metrics", ("stage", "set", "metric", "a", "b", "b - a"), list(metric_rows(one, other)), left=3))
-    counts, flipped, unlike = flips(one, other)
+    console.print(table_of("Metrics", ("stage", "set", "metric", "a", "b", "b - a"), metrics, left=3))
     if counts:
         console.print(
             table_of("McNemar's test (exact)", ("stages", "set", "n", "only a right", "only b right", "p"), counts, left=2)
         )
     for line in unlike:
-        console.print(line, markup=False)
+        console.print(line)
     for (name, change), rows in flipped.groupby(["set", "change"], sort=False):
-        console.print(f"{name}, {change}: idx {shortened(list(rows['idx']), SHOWN)}", markup=False, soft_wrap=True)
+        console.print(f"{name}, {change}: idx {shortened(list(rows['idx']), SHOWN)}", soft_wrap=True)
     if arguments.out is not None:
         with whole_file(arguments.out) as aside:
             flipped.to_csv(aside, index=False)
@@ -76,10 +76,10 @@ def differences(one: Run, other: Run) -> Iterator[tuple[str, str, str]]:
     yield from pairs("", *({name: run.config[name] for name in known} for run in (one, other)))
     given = [{**run.arguments, **run.config["given"]} for run in (one, other)]
     yield from pairs("--", *({k: v for k, v in values.items() if k not in PLACES} for values in given))
-    environments = [run.config["environment"] for run in (one, other)]
-    yield from pairs("", *({"python": e["python"], **e["packages"]} for e in environments))
-    yield from pairs("", *({name: e[name] for name in ("git_commit", "git_dirty")} for e in environments))
-    yield from pairs("data: ", *(run.config["data_fingerprints"] for run in (one, other)))
+    environments = [run.config.get("environment", {}) for run in (one, other)]
+    yield from pairs("", *({"python": e.get("python"), **e.get("packages", {})} for e in environments))
+    yield from pairs("", *({name: e.get(name) for name in ("git_commit", "git_dirty")} for e in environments))
+    yield from pairs("data: ", *(run.config.get("data_fingerprints", {}) for run in (one, other)))
     draws = [run.config["draws"] for run in (one, other)]
     yield from pairs("draws: ", *({k: d[k] for k in ("demonstrations", "train_rows")} for d in draws))
     yield from pairs("draws: ", *(d["eval_rows"] for d in draws))
@@ -98,7 +98,7 @@ def metric_rows(one: Run, other: Run) -> Iterator[tuple[str, ...]]:
         for name, values in one.metrics["stages"][a].items():
             others = other.metrics["stages"][b].get(name, {})
             for metric, value in values.items():
-                if metric.startswith("n") or metric not in others or value is None or others[metric] is None:
+                if metric in COUNTS or metric not in others or value is None or others[metric] is None:
                     continue
                 change = f"{others[metric] - value:+.4g}"
                 yield _both(a, b), name, metric, number(value), number(others[metric]), change

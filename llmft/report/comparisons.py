@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
 
 from llmft.report.break_even import MEASURES
 from llmft.report.contents import HEADINGS, WHO
-from llmft.report.names import DOMAINS, SELECTION_NAMES, method_name
+from llmft.report.names import DOMAINS, OTHER_ROWS, OTHER_ROWS_NOTE, SELECTION_NAMES, method_name
 from llmft.report.tables import NOTHING, Column, Row, Table, number, records
 
 ALPHA = 0.05
+WELCH = "Difference of mean accuracies, Welch's t-test over runs."
 SIGNIFICANT = f"° p < {ALPHA} (two-sided, not corrected for the number of tests)"
 
 
@@ -24,20 +25,19 @@ def side_name(row: Row, side: str) -> str:
     return method_name(own) + pattern
 
 
-def _difference(domain: str, names: tuple[str, str] = ("difference", "p")) -> dict[str, Any]:
-    difference, p = names
-
+def _difference(domain: str) -> dict[str, Any]:
     def value(row: Row) -> float:
-        return row["tests"].get(domain, {}).get(difference, math.nan)
+        return row["tests"].get(domain, {}).get("difference", math.nan)
 
     def chance(row: Row) -> float:
-        return row["tests"].get(domain, {}).get(p, math.nan)
+        return row["tests"].get(domain, {}).get("p", math.nan)
 
     def text(row: Row) -> str:
         if pd.isna(value(row)):
             return NOTHING
         tail = "" if pd.isna(chance(row)) else f" (p {_p(chance(row))})" + ("°" if chance(row) < ALPHA else "")
-        return f"{value(row):+.3f}{tail}"
+        other = f" {OTHER_ROWS}" if row["tests"][domain]["other_rows"] else ""
+        return f"{value(row):+.3f}{tail}{other}"
 
     def mark(row: Row) -> str:
         return "" if not chance(row) < ALPHA else "better" if value(row) > 0 else "worse"
@@ -56,14 +56,18 @@ def differences(tests: pd.DataFrame) -> Table:
         Column("model", lambda row: row["model_a"], left=True),
         Column("shots", lambda row: str(row["shots"]), lambda row: row["shots"], left=True),
         Column("checkpoint", lambda row: SELECTION_NAMES[row["selection"]], left=True),
-        Column("method", lambda row: side_name(row, "b"), left=True),
-        Column("less that of", lambda row: side_name(row, "a"), left=True),
+        Column("method", lambda row: side_name(row, "b"), left=True, stays=True),
+        Column("less that of", lambda row: side_name(row, "a"), left=True, stays=True),
         *(Column(HEADINGS[domain], **_difference(domain)) for domain in DOMAINS),
         Column("runs", lambda row: f"{row['runs_b']}, {row['runs_a']}"),
     )
     rows = _by_pair(tests)
-    notes = ("Difference of mean accuracies, Welch's t-test over runs.", SIGNIFICANT)
-    return Table("differences", "Differences between methods", columns, rows, notes)
+    return Table("differences", "Differences between methods", columns, rows, (WELCH, SIGNIFICANT, *_unlike(tests["other_rows"])))
+
+
+def _unlike(other_rows: Iterable[bool]) -> tuple[str, ...]:
+    """The legend of the sign at pairs that were evaluated on other rows, where there are any."""
+    return (OTHER_ROWS_NOTE,) if any(other_rows) else ()
 
 
 def _by_pair(tests: pd.DataFrame) -> list[dict[str, Any]]:
@@ -86,17 +90,17 @@ def over_sizes(tests: pd.DataFrame) -> list[Table]:
     return [_matrix(place + 1, found[key]) for place, key in enumerate(sorted(found, key=order.__getitem__))]
 
 
-def _matrix(number: int, tests: list[Row]) -> Table:
+def _matrix(place: int, tests: list[Row]) -> Table:
     first, rows = tests[0], {}
     for test in tests:
         row = rows.setdefault(test["model_b"], {"model": test["model_b"], "tests": {}})
         row["tests"][test["model_a"]] = test
-    columns = [Column("trained \\ prompted", lambda row: row["model"], left=True)]
+    columns = [Column("trained \\ prompted", lambda row: row["model"], left=True, stays=True)]
     columns += [Column(model, **_difference(model)) for model in dict.fromkeys(test["model_a"] for test in tests)]
     trained, prompting = f"{side_name(first, 'b')} ({SELECTION_NAMES[first['selection']]})", side_name(first, "a")
     title = f"{first['task']}, {first['shots']} shots, {HEADINGS[first['set']]}: {trained} less {prompting}"
-    notes = ("Difference of mean accuracies, Welch's t-test over runs.", SIGNIFICANT)
-    return Table(f"sizes-{number}", title, tuple(columns), list(rows.values()), notes)
+    notes = (WELCH, SIGNIFICANT, *_unlike(test["other_rows"] for test in tests))
+    return Table(f"sizes-{place}", title, tuple(columns), list(rows.values()), notes)
 
 
 def paired(tests: pd.DataFrame) -> Table:
@@ -120,8 +124,8 @@ def paired(tests: pd.DataFrame) -> Table:
         Column("task", lambda row: row["task"], left=True),
         Column("model", lambda row: row["model_a"], left=True),
         Column("shots", lambda row: str(row["shots"]), lambda row: row["shots"], left=True),
-        Column("method", lambda row: side_name(row, "b"), left=True),
-        Column("than", lambda row: side_name(row, "a"), left=True),
+        Column("method", lambda row: side_name(row, "b"), left=True, stays=True),
+        Column("than", lambda row: side_name(row, "a"), left=True, stays=True),
         *(Column(HEADINGS[domain], **count(domain)) for domain in DOMAINS),
     )
     note = f"Pairs of runs of one data seed and the same rows with p < {ALPHA} (exact, two-sided); all are in mcnemar.csv."
@@ -140,7 +144,7 @@ def break_even_table(found: pd.DataFrame) -> Table:
     names = {"cpu_s": "CPU time", "flops": "FLOPs", "flops_alone": "FLOPs, context read again"}
     columns = (
         *WHO,
-        Column("prompting by", lambda row: "its teacher" if row["against"] == "teacher" else _against(row), left=True),
+        Column("prompting by", _against, left=True, stays=True),
         *(
             Column(names[m], lambda row, m=m: queries(row[f"{m}_queries"]), lambda row, m=m: row[f"{m}_queries"])
             for m in MEASURES
@@ -157,10 +161,13 @@ def break_even_table(found: pd.DataFrame) -> Table:
     notes = (
         "Queries after which training has cost less than prompting with the context; never: a query is not cheaper.",
         "CPU time and FLOPs as run: the context is read once for all queries. Context read again: as T-Few counts.",
+        *_unlike(found["other_rows"]),
     )
     return Table("break_even", "Break-even", columns, records(found), notes)
 
 
 def _against(row: Row) -> str:
+    if row["against"] == "teacher":
+        return "its teacher"
     differs = f" ({row['differs_prompting']})" if row["differs_prompting"] else ""
-    return f"in-context, {row['pattern_prompting']}{differs}"
+    return f"in-context, {row['pattern_prompting']}{differs}" + (f" {OTHER_ROWS}" if row["other_rows"] else "")

@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from llmft.report.baselines import beside
+from llmft.report.baselines import METRICS, NONE, SELECTIONS
 from llmft.report.baselines import published as baselines
 from llmft.report.collect import Collection
-from llmft.report.names import DOMAINS, FINAL, SELECTION_NAMES, method_name
-from llmft.report.statistics import GROUP
+from llmft.report.names import DOMAINS, FINAL, GROUP, SELECTION_NAMES, method_name
 from llmft.report.tables import NOTHING, Column, Row, Table, number, records, spread
 from llmft.runs.show import SELECTED
 
@@ -32,12 +31,16 @@ def groups(summary: pd.DataFrame) -> list[dict[str, Any]]:
     return list(found.values())
 
 
+def final_cell(row: Row, domain: str = "in_domain", metric: str = "score_accuracy") -> dict[str, Any]:
+    """What a group is judged by in a domain, with the costs of a query."""
+    return next((row["cells"][s, domain, metric] for s in FINAL if (s, domain, metric) in row["cells"]), {})
+
+
 def score(selection: str | None, domain: str, metric: str = "score_accuracy", digits: int = 3) -> dict[str, Callable[[Row], Any]]:
     """`text` and `value` of a column of scores; of the final selection of each row where none is named."""
 
     def cell(row: Row) -> dict[str, Any]:
-        selections = (selection,) if selection else FINAL
-        return next((row["cells"][s, domain, metric] for s in selections if (s, domain, metric) in row["cells"]), {})
+        return row["cells"].get((selection, domain, metric), {}) if selection else final_cell(row, domain, metric)
 
     def text(row: Row) -> str:
         found = cell(row)
@@ -45,13 +48,6 @@ def score(selection: str | None, domain: str, metric: str = "score_accuracy", di
         return spread(found.get("mean"), found.get("sd"), digits) + star
 
     return {"text": text, "value": lambda row: cell(row).get("mean", math.nan)}
-
-
-def final_cell(row: Row) -> dict[str, Any]:
-    """The in-domain accuracy that a group is judged by, with the costs of a query."""
-    return next(
-        (row["cells"][s, "in_domain", "score_accuracy"] for s in FINAL if (s, "in_domain", "score_accuracy") in row["cells"]), {}
-    )
 
 
 def of_query(name: str, digits: int, selection: str | None = None) -> dict[str, Callable[[Row], Any]]:
@@ -78,12 +74,24 @@ def extremes(domain: str) -> Callable[[Row], str]:
     """Lowest and highest accuracy of the final selection."""
 
     def text(row: Row) -> str:
-        found = next(
-            (row["cells"][s, domain, "score_accuracy"] for s in FINAL if (s, domain, "score_accuracy") in row["cells"]), None
-        )
-        return NOTHING if found is None or found["runs"] < 2 else f"{found['min']:.3f} to {found['max']:.3f}"
+        found = final_cell(row, domain)
+        return f"{found['min']:.3f} to {found['max']:.3f}" if found.get("runs", 0) > 1 else NOTHING
 
     return text
+
+
+def rows_asked(domain: str) -> Column:
+    """How many rows of which sets the accuracies of a domain are of."""
+    return Column(f"rows {HEADINGS[domain]}", lambda row: final_cell(row, domain).get("rows", NOTHING), left=True, wide=True)
+
+
+def largest_class(domain: str) -> Column:
+    """What always answering the largest class would get on the same rows."""
+
+    def value(row: Row) -> float:
+        return final_cell(row, domain).get("majority", math.nan)
+
+    return Column(f"largest class {HEADINGS[domain]}", lambda row: number(value(row), 3), value, wide=True)
 
 
 WHO = (
@@ -94,11 +102,11 @@ WHO = (
     Column("method", method_name, left=True),
 )
 RUNS = Column("runs", lambda row: str(row["runs"]), lambda row: row["runs"])
-IDS = Column("ids of runs", lambda row: " ".join(row["ids"]), left=True, wide=True)
+IDS = Column("ids of runs", lambda row: "; ".join(row["ids"]), left=True, wide=True)
 
 
-def results(found: list[dict[str, Any]]) -> Table:
-    """Every method's final accuracy and what it cost."""
+def results(found: list[dict[str, Any]], shared: Sequence[str] = ()) -> Table:
+    """Every method's final accuracy and what it cost. `shared` are sentences about what all settings have in common."""
     columns = (
         *WHO,
         Column("in-domain", **score(None, "in_domain")),
@@ -113,12 +121,14 @@ def results(found: list[dict[str, Any]]) -> Table:
         Column("system", **of_run("cpu_system_s", 1), wide=True),
         Column("peak MiB", **of_run("rss_peak_bytes", 0, 2**20)),
         Column("mean MiB", **of_run("rss_mean_bytes", 0, 2**20)),
+        *map(largest_class, DOMAINS),
+        *map(rows_asked, DOMAINS),
         RUNS,
         IDS,
     )
     rows = [row for row in found if final_cell(row)]
     note = "Of trained models the last checkpoint. CPU s training holds the teacher's answers, those found in a cache included."
-    return Table("results", "Results (mean ± standard deviation over runs)", columns, rows, (note,))
+    return Table("results", "Results (mean ± standard deviation over runs)", columns, rows, (note, *shared))
 
 
 def checkpoints(found: list[dict[str, Any]]) -> Table:
@@ -190,24 +200,33 @@ def costs(found: list[dict[str, Any]]) -> Table:
 
 
 def published(summary: pd.DataFrame) -> Table:
-    """Our accuracies beside the numbers published for the same task, model, method, shots and pattern, where there are any."""
+    """Our scores beside the numbers published for the same task, model, method, shots and pattern.
+
+    Args:
+        summary: with the columns of `baselines.beside`. Of rows without a published number those are shown that a method is
+            judged by, where there are published numbers of the task.
+    """
     columns = (
         *WHO,
-        Column("selection", lambda row: SELECTION_NAMES[row["selection"]], left=True),
-        Column("set", lambda row: HEADINGS[row["set"]], left=True),
+        Column("selection", lambda row: SELECTION_NAMES[row["selection"]], left=True, stays=True),
+        Column("set", lambda row: HEADINGS[row["set"]], left=True, stays=True),
+        Column("metric", lambda row: METRICS[row["metric"]], left=True),
         Column("ours", lambda row: spread(row["mean"], row["sd"], 3), lambda row: row["mean"]),
         Column("published", _published, lambda row: row["published_mean"]),
-        Column("how it was read", lambda row: row["published_provenance"], left=True),
-        Column("what differs", lambda row: row["published_note"] or NOTHING, left=True),
-        Column("source", lambda row: row["published_source"], left=True, wide=True),
+        Column("how it was read", lambda row: _said(row, "provenance"), left=True, stays=True),
+        Column("what differs", lambda row: _said(row, "note"), left=True, stays=True),
+        Column("source", lambda row: _said(row, "source"), left=True, wide=True),
         RUNS,
         IDS,
     )
     own = summary[
-        (summary["metric"] == "score_accuracy") & ~summary["selection"].isin(("before", "teacher", "last_with_context"))
+        summary["set"].isin(DOMAINS)
+        & summary["metric"].isin(METRICS)
+        & summary["selection"].isin(SELECTIONS)
+        & summary["task"].isin(baselines()["task"])
     ]
-    found = beside(own[own["task"].isin(baselines()["task"].unique())])
-    rows = found[found["published_mean"].notna() & found["set"].isin(DOMAINS)].to_dict("records")
+    judged = own["selection"].isin(FINAL) & (own["metric"] == "score_accuracy")
+    rows = records(own[own["published_mean"].notna() | judged])
     return Table("published", "Published numbers beside ours", columns, rows, (DIGITISED,))
 
 
@@ -215,7 +234,13 @@ DIGITISED = "† digitised: read off the markers of a published figure; printed:
 
 
 def _published(row: Row) -> str:
+    if row["published_provenance"] == NONE:
+        return NONE
     return spread(row["published_mean"], row["published_sd"], 3) + ("†" if row["published_provenance"] == "digitised" else "")
+
+
+def _said(row: Row, what: str) -> str:
+    return NOTHING if row["published_provenance"] == NONE else row[f"published_{what}"] or NOTHING
 
 
 def unread(missing: Sequence[tuple[str, str]]) -> Table:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from llmft.report.names import GROUP
 from llmft.report.panels import WIDTH, legend, note, panel_title
-from llmft.report.points import KEYS, Look, group_name, looks_of
+from llmft.report.points import Look, group_name, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ def training_curves(collection: Collection, judged: pd.DataFrame) -> tuple[pd.Da
     for number, (_, runs) in enumerate(trained.groupby(["task", "model"], sort=False)):
         kinds = runs["method"].map(kind_of)
         for _, part in runs.groupby(kinds, sort=False):
-            for place, (_, group) in enumerate(part.groupby(KEYS, sort=False, dropna=False)):
+            for place, (_, group) in enumerate(part.groupby(list(GROUP), sort=False, dropna=False)):
                 if number < PANELS and place < GROUPS:
                     chosen.append(group.head(SEEDS))
                     names |= dict.fromkeys(group["id"], group_name(group.iloc[0]))

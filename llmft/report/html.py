@@ -186,7 +186,7 @@ def _table(table: Table) -> dict[str, Any]:
     rest = [f"{len(table.rows) - ROWS} further rows are in the csv files."] if len(table.rows) > ROWS else []
     return {
         "title": table.title,
-        "notes": [*table.notes, *rest],
+        "notes": [*shown.notes, *rest],
         "columns": [{"name": column.name, "left": column.left} for column in columns],
         "rows": rows,
     }

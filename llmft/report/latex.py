@@ -35,7 +35,7 @@ def latex(table: Table) -> str:
     layout = "".join("l" if column.left else "r" for column in shown.columns)
     head = _line([escape(column.name) for column in shown.columns])
     body = [_line([_signed(cell) for cell in row]) for row in shown.cells()]
-    caption = rf"\caption{{{escape('. '.join([table.title, *(note.rstrip('.') for note in table.notes)]))}.}}"
+    caption = rf"\caption{{{escape('. '.join([table.title, *(note.rstrip('.') for note in shown.notes)]))}.}}"
     label = rf"\label{{tab:{table.name}}}"
     if long:
         top = [rf"\begin{{longtable}}{{{layout}}}", rf"{caption}{label}\\", r"\toprule", head, r"\midrule", r"\endfirsthead"]

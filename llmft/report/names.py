@@ -43,6 +43,15 @@ SELECTION_NAMES = {
 FINAL = ("icl", "last")
 """The selections that a method is judged by: nothing was chosen on the evaluation sets."""
 DOMAINS = ("in_domain", "out_of_domain")
+GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting")
+"""What runs share that are repetitions of each other: everything but their seeds."""
+OTHER_ROWS = "≠"
+OTHER_ROWS_NOTE = "≠ the two were evaluated on other sets or numbers of rows: no like comparison."
+
+
+def rows_text(n: float, sets: Iterable[str]) -> str:
+    """What a score is of: how many rows of which sets."""
+    return f"{n:.0f} of {' + '.join(sets)}"
 
 
 def method_name(row: Mapping[str, object]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
-from llmft.report.collect import Unreadable, find_runs, read_record
+from llmft.report.records import Unreadable, find_runs, read_record
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +37,7 @@ class Run:
 
 
 def find_run(name: str, folder: Path) -> Run:
-    """The run whose folder, or the beginning of whose folder's name, is given.
+    """The run whose folder is given, or the beginning of whose folder's name, with folders around it or without.
 
     Args:
         name: a run's folder, or its id.
@@ -47,7 +48,7 @@ def find_run(name: str, folder: Path) -> Run:
     """
     path = Path(name)
     if not path.is_dir():
-        found = sorted(run for run in find_runs(folder) if run.name.startswith(name)) if folder.is_dir() else []
+        found = [run for run in find_runs(folder)[0] if _is_called(run.relative_to(folder), path)] if folder.is_dir() else []
         if not found:
             raise InputError(f"{name}: is no folder, and no run below {folder} is called so; name a run's folder, or --folder")
         if len(found) > 1:
@@ -65,6 +66,26 @@ def find_run(name: str, folder: Path) -> Run:
     return Run(path, config | {"draws": whole["draws"]}, metrics, cost)
 
 
+def _is_called(run: Path, name: Path) -> bool:
+    """Whether a run's path ends in a name, of whose last part the beginning will do."""
+    ends = run.parts[-len(name.parts) :]
+    return len(ends) == len(name.parts) > 0 and ends[:-1] == name.parts[:-1] and ends[-1].startswith(name.parts[-1])
+
+
+@contextmanager
+def understood(*runs: Run) -> Iterator[None]:
+    """Turn what a record that is not as it should be leads to into an error that names the run.
+
+    Raises:
+        InputError: what is done with the runs found something else than it needs.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        names = " or ".join(str(run.path) for run in runs)
+        raise InputError(f"{names}: its record cannot be understood ({type(error).__name__}: {error})") from error
+
+
 def shortened(values: list[Any], most: int = 12) -> str:
     """A list's first values, and how many there are."""
     shown = " ".join(map(str, values[:most]))
@@ -72,15 +93,14 @@ def shortened(values: list[Any], most: int = 12) -> str:
 
 
 def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
-    """A table whose first columns are text and whose others are numbers."""
-    from rich.markup import escape
+    """A table, for a console that takes no text for markup, whose first columns are text and whose others are numbers."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for place, name in enumerate(columns):
         table.add_column(name, justify="left" if place < left else "right")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 

@@ -43,8 +43,7 @@ def read_answers(
     Returns:
         A function that gives the answers by id and domain; and which predictions could not be read, with the reason.
     """
-    records = dict(zip(collection.runs["id"], collection.runs["record"], strict=True))
-    asked = [(run, collection.folder / records[run], collection.sets[run]) for run in runs]
+    asked = [(run, collection.places[run], collection.sets[run]) for run in runs]
     parts = (workers or Workers()).in_parts(_read_part, asked)
 
     def wait() -> tuple[dict[tuple[str, str], Answers], list[tuple[str, str]]]:
@@ -69,12 +68,16 @@ def _read_part(
             return _answers_of(record, sets)
         except OSError as error:
             return error
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            return OSError(f"{type(error).__name__}: {error}")
 
     return [(run, read(record, sets)) for run, record, sets in asked]
 
 
 def _answers_of(record: Path, in_domains: Mapping[str, Sequence[str]]) -> dict[str, Answers]:
     table = read_predictions(record, ANSWERS)
+    if not len(table):
+        raise OSError("it has no rows")
     if table.column("stage").num_chunks != 1:
         table = table.unify_dictionaries().combine_chunks()
     stages, sets = (table.column(name).chunk(0) for name in ("stage", "set"))
@@ -91,9 +94,13 @@ def _answers_of(record: Path, in_domains: Mapping[str, Sequence[str]]) -> dict[s
             continue
         chosen = np.logical_or.reduce([numbers == set_names.index(name) for name in names])
         own, given = labels[chosen], predictions[chosen]
+        if not chosen.any():  # this stage was not asked these sets
+            continue
         size = int(max(own.max(), given.max(), 1)) + 1
         confusion = np.bincount(own * size + given, minlength=size * size).reshape(size, size)
-        rows = _digest(*map(str.encode, names), numbers[chosen].tobytes(), _bytes(idx[chosen]), own.tobytes())
+        place = np.full(len(set_names), -1, np.int8)  # by name: the file's own numbers depend on what else is in it
+        place[[set_names.index(name) for name in sorted(names)]] = range(len(names))
+        rows = _digest(*map(str.encode, sorted(names)), place[numbers[chosen]].tobytes(), _bytes(idx[chosen]), own.tobytes())
         found[domain] = Answers(rows, own == given, confusion)
     return found
 

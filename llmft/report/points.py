@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from llmft.report.names import DOMAINS, FINAL, METHOD_NAMES, method_name
+from llmft.report.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, method_name, rows_text
 
 if TYPE_CHECKING:
     from llmft.report.collect import Collection
     from llmft.report.paired import Answers
 
 METRIC = "score_accuracy"
-KEYS = ["task", "model", "weights", "method", "shots", "pattern", "setting", "differs"]
-"""What runs of one group have in common; they differ in their seeds alone."""
 PER_RUN = (
     "training_cpu_s",
     "cpu_user_s",
@@ -29,8 +27,9 @@ PER_RUN = (
     "gpu_mean_bytes",
 )
 PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query")
-BESIDE = ("kl", "agreement")
-"""Metrics shown next to accuracy, of the in-domain sets."""
+SAME = 1e-9
+"""Shares closer than this are one."""
+ROWS = tuple(f"rows_{domain}" for domain in DOMAINS)
 
 
 class Look(NamedTuple):
@@ -86,20 +85,21 @@ def points(collection: Collection) -> pd.DataFrame:
 
     Returns:
         All columns of `collection.runs`, `selection`, `in_domain` and `out_of_domain` (accuracy over the label words, all rows
-        of the sets pooled), `selected_<domain>` (whether these rows chose the checkpoint), `kl`, `agreement` (in-domain),
-        `gap_recovered_<domain>`, `PER_QUERY`, `look`, and `judged`: whether a method is judged by this selection (in-context
-        learning itself, else the last step).
+        of the sets pooled), `rows_<domain>` (how many of which sets), `selected_<domain>` (whether these rows chose the
+        checkpoint), `gap_recovered_<domain>`, `PER_QUERY`, `look`, and `judged`: whether a method is judged by this selection
+        (in-context learning itself, else the last step).
     """
     scores = collection.scores
-    found = scores[scores["set"].isin(DOMAINS) & scores["metric"].isin((METRIC, *BESIDE))].astype({"id": str, "selection": str})
+    found = scores[scores["set"].isin(DOMAINS) & (scores["metric"] == METRIC)].astype({"id": str, "selection": str})
     cells = {}
     for domain in DOMAINS:
-        here = found[(found["set"] == domain) & (found["metric"] == METRIC)].set_index(["id", "selection"])
+        here = found[found["set"] == domain].set_index(["id", "selection"])
         cells[domain], cells[f"gap_recovered_{domain}"] = here["value"], here["gap_recovered"]
         cells[f"selected_{domain}"] = here["selected_on_evaluation_set"]
+        texts = [rows_text(n, collection.sets[run][domain]) for (run, _), n in here["n"].items()]
+        cells[f"rows_{domain}"] = pd.Series(texts, here.index, dtype=object)
     inside = found[found["set"] == "in_domain"].set_index(["id", "selection"])
-    cells |= {name: inside.loc[inside["metric"] == name, "value"] for name in BESIDE}
-    cells |= {name: inside.loc[inside["metric"] == METRIC, name] for name in PER_QUERY}
+    cells |= {name: inside[name] for name in PER_QUERY}
     values = pd.DataFrame(cells)
     merged = collection.runs.merge(values.reset_index(), on="id", how="inner")
     chosen = [f"selected_{domain}" for domain in DOMAINS]
@@ -119,36 +119,58 @@ def groups(found: pd.DataFrame) -> pd.DataFrame:
         found: rows of `points`.
 
     Returns:
-        `KEYS`, `selection`, `look`, `judged`, `name`; for each number its mean and `<number>_sd` (n - 1); `members`: the row
-        labels of `found` that were averaged.
+        `GROUP`, `selection`, `rows_<domain>`, `look`, `judged`, `name`; for each number its mean and `<number>_sd` (n - 1);
+        `members`: the row labels of `found` that were averaged.
     """
-    keys = [*KEYS, "selection", "look", "judged", *(f"selected_{domain}" for domain in DOMAINS)]
+    keys = [*GROUP, "selection", "look", "judged", *(f"selected_{domain}" for domain in DOMAINS)]
     grouped = found.groupby(keys, sort=False, dropna=False)
-    numbers = [*DOMAINS, *(f"gap_recovered_{d}" for d in DOMAINS), "kl", "agreement", *PER_QUERY, *PER_RUN]
+    numbers = ["weights", *DOMAINS, *(f"gap_recovered_{d}" for d in DOMAINS), *PER_QUERY, *PER_RUN]
     means = grouped[numbers].mean()
     spreads = grouped[numbers].std().add_suffix("_sd")
-    table = means.join(spreads).assign(
+    table = means.join([spreads, grouped[list(ROWS)].first()]).assign(
         members=pd.Series({k: list(v) for k, v in grouped.groups.items()}).to_numpy() if len(found) else []
     )
     table = table.reset_index()
     return table.assign(name=[group_name(row) for _, row in table.iterrows()])
 
 
-def majority(collection: Collection, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:
-    """What always answering the largest class would get.
+def majority_of_runs(collection: Collection, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:
+    """The runs with `majority_<domain>`: what always answering the largest class of a run's own rows would get.
+
+    Of a domain with one set the record says it; of several taken together, and in older records, the labels beside the
+    predictions do.
 
     Args:
         answers: of `paired.read_answers`: confusion tables by run and domain.
+    """
+    runs = collection.runs.copy()
+    for domain in DOMAINS:
+        name = f"majority_{domain}"
+        runs[name] = [
+            own.confusion.sum(axis=1).max() / own.confusion.sum()
+            if pd.isna(rate) and (own := answers.get((run, domain)))
+            else rate
+            for run, rate in zip(runs["id"], runs[name], strict=True)
+        ]
+    return runs
+
+
+def _largest(answers: Answers) -> float:
+    return answers.confusion.sum(axis=1).max() / answers.confusion.sum()
+
+
+def majority(runs: pd.DataFrame) -> pd.DataFrame:
+    """What always answering the largest class would get, where that is one number for all runs of a task.
+
+    Args:
+        runs: of `majority_of_runs`.
 
     Returns:
-        `task`, and the accuracy for each domain, of the first run of the task whose predictions could be read.
+        `task`, and the accuracy for each domain, NaN where the runs of the task were asked rows with other shares.
     """
-    rates: dict[str, dict[str, float]] = {}
-    for run, task in collection.runs[["id", "task"]].itertuples(index=False):
-        for domain in DOMAINS:
-            if domain not in rates.setdefault(task, {}) and (own := answers.get((run, domain))):
-                rates[task][domain] = own.confusion.sum(axis=1).max() / own.confusion.sum()
-    return pd.DataFrame([{"task": task, **dict.fromkeys(DOMAINS, math.nan), **found} for task, found in rates.items()])
+    rates = runs.groupby("task", sort=False)[[f"majority_{domain}" for domain in DOMAINS]]
+    one = rates.mean().where(rates.max() - rates.min() < SAME)
+    return one.set_axis(list(DOMAINS), axis=1).dropna(how="all").reset_index()
 
 
 def front(costs: pd.Series, accuracies: pd.Series) -> list:

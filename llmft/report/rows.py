@@ -7,9 +7,10 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from llmft.report.names import SELECTIONS
+from llmft.report.names import DOMAINS, SELECTIONS
 from llmft.runs.show import pooled
 
 SEEDS = ("seed", "data_seed")
@@ -20,7 +21,7 @@ COUNTS = ("n", "n_asked", "n_shortened")
 OF_ROWS = ("score_accuracy", "accuracy", "loss", "kl", "agreement", "retention_change")
 """Metrics that are means over rows, and so can be taken over several sets together."""
 PATTERNS = ("pattern_name", "pattern", "student_pattern")
-"""Arguments that the column `pattern` tells."""
+"""Arguments of which the column `pattern` tells one, the last that there is."""
 CATEGORIES = ("id", "selection", "stage", "set", "metric")
 NUMBERS = (
     "value", "n", "gap_recovered", "tokens_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone",
@@ -28,10 +29,12 @@ NUMBERS = (
 
 
 def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `Collection.runs` but for id and record, with `given` in place of `differs`."""
+    """A row of `Collection.runs` but for id and record, with `given` as a dict and without `differs`."""
     arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
     draws, method = config["draws"], config["method"]
     labelled = method.startswith(LABELLED)
+    pattern = next((name for name in reversed(PATTERNS) if arguments.get(name)), "pattern")
+    told = (*SEEDS, pattern, *(("max_train_samples",) if labelled else ()))
     return {
         "task": config["task"] + (f" {arguments['task_variant']}" if arguments.get("task_variant") else ""),
         "method": method,
@@ -39,13 +42,27 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
         "weights": _weights(metrics, cost),
         "shots": len(draws["train_rows"]) if labelled else sum(map(len, draws["demonstrations"])),
         "queries": 0 if labelled else len(draws["train_rows"]),
-        "pattern": next((arguments[name] for name in reversed(PATTERNS) if arguments.get(name)), None),
+        "pattern": arguments.get(pattern),
         "setting": config["setting"],
-        "given": {k: v for k, v in config["given"].items() if k not in (*SEEDS, *PATTERNS)},
+        "given": {k: v for k, v in config["given"].items() if k not in told},
         **{name: arguments[name] for name in SEEDS},
-        **{name: math.nan if v is None else v for name, v in cost["total"].items() if v is None or isinstance(v, int | float)},
-        **_training_costs(metrics, cost),
+        **{
+            name: math.nan if v is None else float(v)  # whole numbers may be too large for a column of these
+            for name, v in cost["total"].items()
+            if v is None or isinstance(v, int | float)
+        },
+        **{name: float(value) for name, value in _training_costs(metrics, cost).items()},
+        **{f"majority_{domain}": _majority(metrics, domain) for domain in DOMAINS},
     }
+
+
+def _majority(metrics: Mapping[str, Any], domain: str) -> float:
+    """Accuracy of always answering the largest class of a domain's only set.
+
+    NaN for several sets: the record has the largest class of each, and they need not be the same.
+    """
+    sets, rates = metrics["sets"].get(domain, ()), metrics.get("majority", {})
+    return float(rates.get(sets[0], math.nan)) if len(sets) == 1 else math.nan
 
 
 def _weights(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> float:
@@ -111,8 +128,10 @@ def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> Iterator[
                 value = found[members[0]][metric] if len(members) == 1 else _pooled(found, members, metric)
                 if value is None:
                     continue
-                if metric == "score_accuracy" and not math.isfinite(value):
-                    raise ValueError(f"{metric} of {name} at stage {stage} is {value}")
+                if not math.isfinite(value):  # a mean that leaves it out would not be of the runs that it names
+                    if metric == "score_accuracy":
+                        raise ValueError(f"{metric} of {name} at stage {stage} is {value}")
+                    continue
                 gap = gaps.get(name) if metric == "score_accuracy" else None
                 yield selection, stage, name, metric, value, n, math.nan if gap is None else gap, tokens, *costs, selected
 
@@ -172,12 +191,13 @@ class Scores:
         self.selected = array("b")
 
     def add(self, run: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Put down the `score_rows` of one run."""
+        """Put down the `score_rows` of one run: all of them, or none where a value is no number."""
         *columns, selected = zip(*rows, strict=True)
+        numbers = [array("d", values) for values in columns[len(CATEGORIES) - 1 :]]
         for name, values in zip(CATEGORIES, ([run] * len(selected), *columns), strict=False):
             known = self.names[name]
             self.codes[name].extend([known.setdefault(value, len(known)) for value in values])
-        for name, values in zip(NUMBERS, columns[len(CATEGORIES) - 1 :], strict=True):
+        for name, values in zip(NUMBERS, numbers, strict=True):
             self.numbers[name].extend(values)
         self.selected.extend(selected)
 
@@ -192,9 +212,12 @@ class Scores:
         self.selected.extend(other.selected)
 
     def frame(self, ids: Mapping[str, str]) -> pd.DataFrame:
-        """All of them as one table, runs called by their `ids`."""
+        """Those of the runs in `ids` as one table, the runs called by these."""
         names = {column: list(known) for column, known in self.names.items()}
-        names["id"] = [ids[run] for run in names["id"]]
-        text = {name: pd.Categorical.from_codes(codes, names[name]) for name, codes in self.codes.items()}
+        place = {run: number for number, run in enumerate(ids)}
+        runs = np.array([place.get(run, -1) for run in names["id"]])[np.frombuffer(self.codes["id"], dtype=np.intc)]
+        codes, names["id"] = {**self.codes, "id": runs}, list(ids.values())
+        text = {name: pd.Categorical.from_codes(codes[name], names[name]) for name in CATEGORIES}
         numbers = {name: pd.Series(values, dtype=float) for name, values in self.numbers.items()}
-        return pd.DataFrame({**text, **numbers, "selected_on_evaluation_set": pd.Series(self.selected, dtype=bool)})
+        found = pd.DataFrame({**text, **numbers, "selected_on_evaluation_set": pd.Series(self.selected, dtype=bool)})
+        return found if (runs >= 0).all() else found[runs >= 0].reset_index(drop=True)

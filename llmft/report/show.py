@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.report.one_run import Run, find_run, number, shortened, table_of
+from llmft.report.one_run import Run, find_run, number, shortened, table_of, understood
+from llmft.report.rows import COUNTS
 from llmft.runs.finished import OUTPUT_DIR
+from llmft.runs.show import plain_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     """Print arguments, draws, metrics, costs and files of a run.
 
     Raises:
-        InputError: there is no such finished run.
+        InputError: there is no such finished run, or its record cannot be understood.
     """
     parser = argparse.ArgumentParser(prog="python -m llmft.report show", description="One run's record.")
     parser.add_argument("run", help="a run's folder, or the beginning of its name")
@@ -29,14 +30,15 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     run = find_run(arguments.run, arguments.folder)
 
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 190, highlight=False)
-    console.print(f"[bold]{run.title}[/bold]")
-    for table in (arguments_table(run), draws_table(run), metrics_table(run), costs_table(run)):
+    with understood(run):
+        tables = (arguments_table(run), draws_table(run), metrics_table(run), costs_table(run))
+        lines = remarks(run)
+    console = plain_console()
+    console.print(run.title, style="bold")
+    for table in tables:
         console.print(table)
-    for line in remarks(run):
-        console.print(line, soft_wrap=True, markup=False)
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def arguments_table(run: Run) -> Table:
@@ -58,7 +60,7 @@ def metrics_table(run: Run) -> Table:
     """Every metric of every stage and set."""
     stages, majority = run.metrics["stages"], run.metrics.get("majority", {})
     names = list(dict.fromkeys(name for sets in stages.values() for values in sets.values() for name in values))
-    names = [name for name in names if not name.startswith("n_")]
+    names = [name for name in names if name not in COUNTS[1:]]
     rows = [
         (stage, name, *(number(values.get(metric)) for metric in names), number(majority.get(name)))
         for stage, sets in stages.items()
@@ -106,7 +108,7 @@ def remarks(run: Run) -> list[str]:
         lines.append(f"{stage}: step {entry['step']}{marked}")
     for name, gap in run.metrics.get("gap_recovered", {}).items():
         lines.append(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
-    for who, count in run.metrics["tokens_per_query"].items():
+    for who, count in run.metrics.get("tokens_per_query", {}).items():
         lines.append(f"tokens per query, {who}: {count:.1f}")
     weights = run.metrics.get("weights", {})
     if "model" in weights:
@@ -115,12 +117,13 @@ def remarks(run: Run) -> list[str]:
     if saved:
         named = {name: value for name, value in saved.items() if isinstance(value, int | float)}
         lines.append("saved by the teacher cache: " + ", ".join(f"{name} {number(value)}" for name, value in named.items()))
-    for place, rank in enumerate(run.cost["ranks"] if len(run.cost["ranks"]) > 1 else ()):
+    ranks = run.cost.get("ranks", ())
+    for place, rank in enumerate(ranks if len(ranks) > 1 else ()):
         lines.append(f"rank {place}: CPU {rank['cpu_total_s']:.2f} s, RSS {_mib(rank['rss_peak_bytes'])} MiB peak")
-    environment = run.config["environment"]
-    lines.append(f"commit {environment['git_commit']}{' with changes' if environment['git_dirty'] else ''}")
-    lines.append("versions: " + ", ".join(f"{name} {version}" for name, version in environment["packages"].items()))
-    lines.append("command: " + " ".join(environment["command"]))
+    if environment := run.config.get("environment"):
+        lines.append(f"commit {environment['git_commit']}{' with changes' if environment['git_dirty'] else ''}")
+        lines.append("versions: " + ", ".join(f"{name} {version}" for name, version in environment["packages"].items()))
+        lines.append("command: " + " ".join(environment["command"]))
     files = sorted(path.name + ("/" if path.is_dir() else "") for path in run.path.iterdir())
     return [*lines, f"record: {run.path}: {', '.join(files)}"]
 

@@ -8,17 +8,18 @@ import numpy as np
 import pandas as pd
 
 from llmft.report.collect import Collection
-from llmft.report.names import DOMAINS, METHOD_NAMES, SELECTION_NAMES, in_order_of
+from llmft.report.names import DOMAINS, GROUP, METHOD_NAMES, SELECTION_NAMES, in_order_of, rows_text
 
-GROUP = ["task", "model", "shots", "pattern", "method", "differs", "setting"]
-"""What runs share that are repetitions of each other: everything but their seeds."""
 CELL = ["selection", "stage", "set", "metric"]
 PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")
 COMPARED = ("icl", "last", "best_in_domain", "best_out_of_domain")
 """Selections that are tested against each other."""
 MOST = 40
 """Groups of runs of one task, model and number of shots of which every pair is tested."""
-NO_COSTS = {"id", "record", "weights", "queries", "seed", "data_seed", *GROUP}
+MAJORITY = tuple(f"majority_{domain}" for domain in DOMAINS)
+BESIDE = ("weights", "queries", "given")
+"""What a setting has beside its name."""
+NO_COSTS = {"id", "record", "seed", "data_seed", *MAJORITY, *BESIDE, *GROUP}
 
 
 def summarise(collection: Collection) -> pd.DataFrame:
@@ -27,11 +28,11 @@ def summarise(collection: Collection) -> pd.DataFrame:
     Returns:
         A row for each group of runs, selection, set and metric: `mean`, `sd` (n - 1), `min`, `max`, number of `runs`, their
         `ids`; mean and sd of what a run cost and of what a query cost (`<cost>_mean`, `<cost>_sd`); mean `gap_recovered`,
-        `weights`, `queries`, `selected_on_evaluation_set`.
+        `weights`, `queries`, `given`, `selected_on_evaluation_set`; `n`, and `rows`: `n` and the sets that these rows are of.
     """
     runs = collection.runs
-    group = runs.groupby(GROUP, sort=False, dropna=False, observed=True).ngroup()
-    groups = runs.assign(group=group).drop_duplicates("group").set_index("group")[[*GROUP, "weights", "queries"]]
+    group = runs.groupby(list(GROUP), sort=False, dropna=False, observed=True).ngroup()
+    groups = runs.assign(group=group).drop_duplicates("group").set_index("group")[[*GROUP, *BESIDE]]
     costs = _mean_and_sd(runs.groupby(group), [c for c in runs.columns if c not in NO_COSTS])
     scores = collection.scores
     scores = scores.assign(group=scores["id"].map(dict(zip(runs["id"], group, strict=True))).astype(int))
@@ -45,10 +46,26 @@ def summarise(collection: Collection) -> pd.DataFrame:
     found["ids"] = _members(cells.ngroup().to_numpy(), scores["id"].astype(str).to_numpy(), len(found))
     found = found.join(_mean_and_sd(cells, PER_QUERY)).reset_index()
     found = found.merge(groups.join(costs), left_on="group", right_index=True, how="left")
-    first = [*GROUP, "weights", "queries", *CELL]
+    found["rows"] = [
+        rows_text(n, collection.sets[ids[0]].get(name, (name,)))
+        for n, ids, name in zip(found["n"], found["ids"], found["set"], strict=True)
+    ]
+    first = [*GROUP, *BESIDE, *CELL]
     found = found[[*first, *(c for c in found.columns if c not in (*first, "group"))]]
     found = in_order_of(found, SELECTION_NAMES, "selection", [], [])
     return in_order_of(found, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots", "pattern", "differs", "setting"])
+
+
+def with_majority(summary: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The summary with `majority`: what always answering the largest class would get, mean over the runs of the group.
+
+    Args:
+        runs: a row for each run, with `majority_<domain>` (`points.majority_of_runs`).
+    """
+    means = runs.groupby(list(GROUP), dropna=False, sort=False)[list(MAJORITY)].transform("mean")
+    rates = {domain: dict(zip(runs["id"], means[f"majority_{domain}"], strict=True)) for domain in DOMAINS}
+    found = [rates.get(name, {}).get(ids[0], np.nan) for name, ids in zip(summary["set"], summary["ids"], strict=True)]
+    return summary.assign(majority=found)
 
 
 def _mean_and_sd(grouped: pd.api.typing.DataFrameGroupBy, columns: Sequence[str]) -> pd.DataFrame:
@@ -71,11 +88,12 @@ def welch(summary: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each pair: `task`, `shots`, `selection` (of the trained one), `set`; `<column>_a` and `<column>_b` of the groups
-        in the order of tables; `difference` (of means, b - a), `t`, `p` (two-sided, not corrected for their number; NaN where a
-        group has one run, or no run differs from the others of its group).
+        in the order of tables; `other_rows`: whether they were evaluated on other rows; `difference` (of means, b - a), `t`, `p`
+        (two-sided, not corrected for their number; NaN where a group has one run, or no run differs from the others of its
+        group).
     """
     table = _comparable(summary)
-    shots = _with_zero_shot(table, ["task", "weights", "model", "set"])
+    shots = _with_zero_shot(table, ["task", "model", "set"])
     return _test(table, [pair for places in shots for pair in _pairs(table, places)])
 
 
@@ -139,6 +157,7 @@ def _test(table: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame
             "set": left["set"].astype(str),
         }
     )
-    names = ("model", "weights", "method", "shots", "pattern", "differs", "setting", "mean", "sd", "runs", "ids")
+    names = ("model", "weights", "method", "shots", "pattern", "differs", "setting", "rows", "mean", "sd", "runs", "ids")
     out = out.assign(**{f"{name}_{side}": frame[name] for side, frame in (("a", left), ("b", right)) for name in names})
+    out["other_rows"] = left["rows"] != right["rows"]
     return out.assign(difference=numbers[0] - numbers[3], t=np.where(spread, t, np.nan), p=np.where(spread, p, np.nan))

@@ -70,24 +70,26 @@ class Table:
 
     def narrow(self) -> Table:
         """Without the columns that are for pages."""
-        return self._only([place for place, column in enumerate(self.columns) if not column.wide])
+        return self._only([place for place, column in enumerate(self.columns) if not column.wide], self.notes)
 
     def telling(self) -> Table:
         """Without the columns that have no value in any row, or that say the same of all rows and are there to tell them
-        apart (`left` ones, unless they stay); one such column always stays."""
+        apart (`left` ones, unless they stay); a note says what these say. One such column always stays."""
 
-        def tells(column: Column, cells: Sequence[str]) -> bool:
-            same = column.left and not column.stays and len(cells) > 1 and len({*cells}) == 1
-            return bool({*cells} - {NOTHING, ""}) and not same
+        def same(column: Column, cells: Sequence[str]) -> bool:
+            return column.left and not column.stays and len(cells) > 1 and len({*cells}) == 1
 
-        kept = [place for place, column in enumerate(self.columns) if tells(column, self.texts[place])]
+        known = [place for place, cells in enumerate(self.texts) if {*cells} - {NOTHING, ""}]
+        kept = [place for place in known if not same(self.columns[place], self.texts[place])]
         if not any(self.columns[place].left for place in kept):
             kept = [*[place for place, column in enumerate(self.columns) if column.left][-1:], *kept]
-        return self._only(kept) if kept else self
+        told = [f"{self.columns[place].name} {self.texts[place][0]}" for place in known if place not in kept]
+        notes = (f"All rows: {', '.join(told)}.", *self.notes) if told else self.notes
+        return self._only(kept, notes) if kept else self
 
-    def _only(self, places: Sequence[int]) -> Table:
-        """With some of the columns, whose texts are there already."""
-        made = replace(self, columns=tuple(self.columns[place] for place in places))
+    def _only(self, places: Sequence[int], notes: tuple[str, ...]) -> Table:
+        """With some of the columns, whose texts are there already, and with these notes."""
+        made = replace(self, columns=tuple(self.columns[place] for place in places), notes=notes)
         vars(made)["texts"] = [self.texts[place] for place in places]
         return made
 
@@ -99,12 +101,13 @@ def markdown(table: Table) -> str:
     lines.append("| " + " | ".join(column.name for column in shown.columns) + " |")
     lines.append("|" + "|".join("---" if column.left else "---:" for column in shown.columns) + "|")
     lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in shown.cells()]
-    notes = [line for note in table.notes for line in ("", note.replace("*", "\\*"))]
+    notes = [line for note in shown.notes for line in ("", note.replace("*", "\\*"))]
     return "\n".join([*lines, *notes]) + "\n"
 
 
 def terminal(table: Table, where: str) -> tuple[TerminalTable, list[str]]:
-    """The table for a terminal, and the lines below it: its notes, and how many rows there are more of in the file `where`."""
+    """The table for a terminal (one that takes no text for markup), and the lines below it: its notes, and how many rows there
+    are more of in the file `where`."""
     shown = table.narrow().telling()
     out = TerminalTable(title=table.title, title_justify="left")
     for column in shown.columns:
@@ -112,7 +115,7 @@ def terminal(table: Table, where: str) -> tuple[TerminalTable, list[str]]:
     for row in shown.cells()[:MOST_ROWS]:
         out.add_row(*row)
     more = len(table.rows) - MOST_ROWS
-    return out, [*([f"{more} more rows: {where}"] if more > 0 else []), *table.notes]
+    return out, [*([f"{more} more rows: {where}"] if more > 0 else []), *shown.notes]
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ def summary(collection: Collection, found: pd.DataFrame) -> list[str]:
         f"{_count(len(tasks), 'task')} ({_some(tasks)}), {_count(len(models), 'model')} ({_some(models)}). "
         f"Methods: {_some(names, 12, '; ')}.",
     ]
+    lines += collection.shared[:MOST]
     if collection.left_out:
         lines.append(f"{_count(len(collection.left_out), 'run')} not finished or not readable: listed at the end, in no mean.")
     return lines
@@ -52,7 +53,8 @@ def _accurate(own: pd.DataFrame) -> str:
     for domain in DOMAINS if len(own) > 1 else ():
         if own[domain].notna().any():
             row = own.loc[own[domain].idxmax()]
-            best.append(f"{domain.replace('_', '-')} {_named(row['name'], row, own)} with {_accuracy(row, domain)}")
+            other = "" if own[f"rows_{domain}"].dropna().nunique() == 1 else " (not all on the same rows)"
+            best.append(f"{domain.replace('_', '-')} {_named(row['name'], row, own)} with {_accuracy(row, domain)}{other}")
     return f"most accurate {' and '.join(best)}" if best else ""
 
 
@@ -71,7 +73,8 @@ def _cheaper(evens: pd.DataFrame, task: str) -> str:
     for _, row in found.iterrows():
         several = own.loc[own["method"] == row["method"], "shots"].nunique() > 1
         name = method_name(row.to_dict()) + (f", {row['shots']:.0f} shots" if several else "")
-        said.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, own)})")
+        other = ", on other rows" if row["other_rows"] else ""
+        said.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, own)}{other})")
     after = f"training has cost less CPU time than prompting soonest after {_some(said, METHODS, '; ')}" if said else ""
     names = [method_name({**row, "differs": ""}) for row in never.to_dict("records")]
     saved = f"training has saved no CPU time after any number of queries with {_some(names, METHODS, '; ')}" if names else ""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
 from llmft.errors import InputError
 from llmft.report import comparisons, contents
+from llmft.report.baselines import beside
 from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_intervals
 from llmft.report.break_even import break_evens
 from llmft.report.collect import Collection, collect
@@ -20,14 +20,20 @@ from llmft.report.html import write_page
 from llmft.report.latex import latex
 from llmft.report.names import DOMAINS, FINAL
 from llmft.report.paired import Answers, mcnemar, read_answers
-from llmft.report.points import majority
+from llmft.report.points import majority, majority_of_runs
 from llmft.report.pool import Workers
-from llmft.report.statistics import summarise, welch, welch_over_sizes
+from llmft.report.statistics import summarise, welch, welch_over_sizes, with_majority
 from llmft.report.tables import Table, markdown, terminal
+from llmft.runs.show import plain_console
 from llmft.runs.store import whole_file
 
 PRINTED = ("results", "checkpoints", "distillation", "differences", "break_even", "unread", "left_out")
 """Tables that a terminal gets."""
+TABLES = (
+    "results", "checkpoints", "distillation", "published", "differences", "sizes", "paired", "unread", "break_even", "costs",
+    "left_out",
+)  # fmt: skip
+"""Kinds of all tables."""
 
 
 def report(folder: Path, out: Path) -> None:
@@ -41,35 +47,54 @@ def report(folder: Path, out: Path) -> None:
         reading = read_answers(collection, collection.runs["id"], workers)
         summary = summarise(collection)
         tests, sizes = welch(summary), welch_over_sizes(summary)
+        evens = break_evens(summary)
         answers, missing = reading()
-        rates = majority(collection, answers)
-        try:
+        runs = majority_of_runs(collection, answers)
+        rates = majority(runs)
+        with _writing(out):
             (out / "tables").mkdir(parents=True, exist_ok=True)
-            run_rows = workers.begin(run_table, collection, answers)
+        run_rows = workers.begin(run_table, collection, runs, answers)
+        with _writing(out):
             figures = [workers.begin(draw_all, collection, rates, out, PICTURES[place::2]) for place in range(2)]
-            pairs, evens = mcnemar(tests, collection, answers), break_evens(summary)
-            tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
-            frames = {
-                "report": summary,
-                "differences": tests,
-                "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
-                "mcnemar": pairs,
-                "break_even": evens,
-                "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
-            }
+        summary = beside(with_majority(summary, runs))
+        pairs = mcnemar(tests, collection, answers)
+        tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
+        frames = {
+            "report": summary,
+            "differences": tests,
+            "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
+            "mcnemar": pairs,
+            "break_even": evens,
+            "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
+            "runs": run_rows(),
+        }
+        with _writing(out):
             for name, frame in frames.items():
                 _write_csv(frame, out / f"{name}.csv")
             _write(out / "report.md", "# Report\n\n" + "\n".join(markdown(table) for table in tables))
-            for name, group in groupby(tables, key=lambda table: table.name.split("-")[0]):
+            kinds = {name: list(group) for name, group in groupby(tables, key=lambda table: table.name.split("-")[0])}
+            for name, group in kinds.items():
                 _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
-            beside = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
-            write_page(collection, beside, evens, rates, out)
-            _write_csv(run_rows(), out / "runs.csv")
-            for drawn in figures:
-                drawn()
-        except OSError as error:
-            raise InputError(f"--out {out}: cannot be written to ({error.strerror}); choose another folder") from error
-    show(tables, out)
+            own = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
+            write_page(collection, own, evens, rates, out)
+            drawn = [path for figure in figures for path in figure()]
+            _tidy(out, [*drawn, *(out / "tables" / f"{name}.tex" for name in kinds)])
+    show(tables, out, collection.spoilt_logs)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written to ({error.strerror or error}); choose another folder") from error
+
+
+def _tidy(out: Path, written: Sequence[Path]) -> None:
+    """Remove what an earlier report wrote to the folder and this one has nothing to say in: it would look like a part of it."""
+    pictures = (out / f"{name}.{kind}" for name in PICTURES for kind in ("png", "pdf"))
+    for path in {*pictures, *(out / "tables" / f"{name}.tex" for name in TABLES)} - {*written}:
+        path.unlink(missing_ok=True)
 
 
 def all_tables(
@@ -84,7 +109,7 @@ def all_tables(
     """The tables that have rows, in the order of the report."""
     groups = contents.groups(summary)
     found = [
-        contents.results(groups),
+        contents.results(groups, collection.shared),
         contents.checkpoints(groups),
         contents.distillation(groups),
         contents.published(summary),
@@ -99,22 +124,25 @@ def all_tables(
     return [table for table in found if table.rows]
 
 
-def show(tables: Sequence[Table], out: Path) -> None:
-    """Print the tables in short, and where the whole is."""
-    console = Console(width=None if sys.stdout.isatty() else 190)
+def show(tables: Sequence[Table], out: Path, spoilt_logs: Mapping[str, str]) -> None:
+    """Print the tables in short, where the whole is, and which training logs are not whole in the curves."""
+    console = plain_console()
     for table in tables:
         if table.name in PRINTED:
             shown, below = terminal(table, str(out / "report.md"))
             console.print(shown)
             for line in below:
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
+    for run, reason in spoilt_logs.items():
+        console.print(f"train_log.jsonl of {run}: {reason}", soft_wrap=True)
     console.print("beside it: report.md, *.csv, tables/*.tex, figures as *.png and *.pdf", soft_wrap=True)
     console.print(f"report: {out}/report.html", soft_wrap=True)
 
 
-def run_table(collection: Collection, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:
-    """A row for each run: the columns of `Collection.runs`; its pooled accuracies, as `<selection>_<set>`, each with the ends of
-    its 95 % bootstrap interval as `..._low` and `..._high`; and F1 and Matthews' correlation of the final selection likewise."""
+def run_table(collection: Collection, runs: pd.DataFrame, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:
+    """A row for each run: the columns of `runs`, those of `Collection.runs`; its pooled accuracies, as `<selection>_<set>`, each
+    with the ends of its 95 % bootstrap interval as `..._low` and `..._high`; and F1 and Matthews' correlation of the final
+    selection likewise."""
     scores = collection.scores[collection.scores["set"].isin(DOMAINS)]
     scores = scores.assign(**{name: scores[name].astype(object) for name in ("id", "selection", "set", "metric")})
     chosen = scores[scores["metric"] == "score_accuracy"]
@@ -131,15 +159,15 @@ def run_table(collection: Collection, answers: Mapping[tuple[str, str], Answers]
     names = sorted({column for _, column in wide.columns})
     wide = wide[[(part, name) for name in names for part in ("value", "low", "high")]]
     wide.columns = [name if part == "value" else f"{name}_{part}" for part, name in wide.columns]
-    return collection.runs.merge(wide, left_on="id", right_index=True, how="left")
+    return runs.merge(wide, left_on="id", right_index=True, how="left")
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as csv; lists of ids as words with spaces between. Several times as fast as `to_csv`."""
+    """Write a table as csv; lists of ids with `;` between, which is in no id of ours. Several times as fast as `to_csv`."""
     import pyarrow as pa
     from pyarrow.csv import WriteOptions, write_csv
 
-    lists = {name: frame[name].map(" ".join) for name in frame.columns if name.startswith("ids")}
+    lists = {name: frame[name].map(";".join) for name in frame.columns if name.startswith("ids")}
     texts = {name: frame[name].astype(str) for name in frame.columns if isinstance(frame[name].dtype, pd.CategoricalDtype)}
     table = pa.Table.from_pandas(frame.assign(**lists, **texts), preserve_index=False)
     with whole_file(path) as aside:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str = "score_accuracy") -> float | None:
@@ -27,9 +32,15 @@ def selected_on(stage: str, domain: str) -> bool:
     return stage == f"best_{domain}"
 
 
+def plain_console() -> Console:
+    """A console that prints names, patterns and paths as they are, also `[INST]` and `:tada:`; wide where it is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 190, highlight=False, markup=False, emoji=False)
+
+
 def show_run(path: Path) -> None:
     """Print accuracies (over the label words), costs and place of the run at `path`."""
-    from rich.console import Console
     from rich.table import Table
 
     config, metrics, cost = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "metrics", "cost"))
@@ -44,7 +55,7 @@ def show_run(path: Path) -> None:
         stars = {domain: "*" if selected_on(stage, domain) else "" for domain in groups}
         values = {domain: pooled(found, sets) for domain, sets in groups.items()}
         table.add_row(name, *("-" if value is None else f"{value:.3f}{stars[domain]}" for domain, value in values.items()))
-    console = Console()
+    console = plain_console()
     console.print(table)
     if any(entry["selected_on_evaluation_set"] for entry in selection.values()):
         console.print(SELECTED)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from llmft.report.baselines import beside, majority, published
+from llmft.evaluation.metrics import majority
+from llmft.report.baselines import beside, published
 from llmft.tasks.load import load_task
 from llmft.tasks.table import TASKS, get_task
 from tests.conftest import SHARED

@@ -10,6 +10,10 @@ from llmft.report.statistics import GROUP, summarise
 from tests.report.synthetic import MODELS, QUERY, SHOT, Made, write
 
 
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 def score(collection, run, selection="last", name="in_domain", metric="score_accuracy"):
     found = collection.scores.query("id == @run and selection == @selection and set == @name and metric == @metric")
     assert len(found) == 1
@@ -135,6 +139,7 @@ def test_models_within_and_beside_runs_are_no_runs(tmp_path):
 def test_ids_are_as_long_as_it_takes(tmp_path):
     (record,) = write(tmp_path / "a", [Made()], hans_rows=4)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
+    change(tmp_path / "b" / record / "config.json", setting="another")
     assert collect(tmp_path).runs["id"].tolist() == [f"{side}/{record}" for side in "ab"]
 
 

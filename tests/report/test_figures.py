@@ -12,7 +12,7 @@ from llmft.report.curves import training_curves
 from llmft.report.figures import draw_all, draw_domains, draw_size
 from llmft.report.paired import read_answers
 from llmft.report.panels import ROWS, counted, sections, shortened
-from llmft.report.points import FURTHER, LOOKS, front, groups, looks_of, majority, points
+from llmft.report.points import FURTHER, LOOKS, front, groups, looks_of, majority, majority_of_runs, points
 from tests.report.synthetic import Made, write
 
 
@@ -62,7 +62,7 @@ def test_the_front_is_what_nothing_cheaper_beats():
 
 def test_majority_is_the_largest_class_of_the_rows(collection):
     answers, _ = read_answers(collection, collection.runs["id"])()
-    (rates,) = majority(collection, answers).to_dict("records")
+    rates = majority(majority_of_runs(collection, answers)).iloc[0]
     run = collection.runs["id"].iloc[0]
     table = collection.predictions(run).to_pandas()
     labels = table[table["set"] == "rte"].drop_duplicates("idx")["label"]

@@ -117,7 +117,7 @@ def test_the_report_is_written_and_says_what_was_found(folder, capsys):
     summary = pd.read_csv(out / "report.csv")
     row = cell(summary, "distill", "last")
     runs = pd.read_csv(out / "runs.csv").set_index("id")
-    own = runs.loc[row["ids"].split()]
+    own = runs.loc[row["ids"].split(";")]
     assert own["last_in_domain"].mean() == pytest.approx(row["mean"])  # a cell is traced to its runs
     assert (own["last_in_domain_low"] < own["last_in_domain"]).all() and (
         own["last_in_domain"] < own["last_in_domain_high"]

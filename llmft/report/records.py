@@ -1,0 +1,116 @@
+"""Where run records lie below a folder, and what is in their files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from llmft.runs.names import DONE
+
+FILES = ("config", "metrics", "cost")
+OF_RUNS_AND_MODELS = ("draws", "architectures", "model_type")
+"""A config.json with one of these is a run's or a model's: there are no other runs within."""
+
+
+class Unreadable(Exception):
+    """A record that is not as it should be; says which file and why."""
+
+
+def find_runs(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Folders that hold a run's record, or a part of one; what lies within a run (models, checkpoints) is not looked at.
+
+    A folder that several links lead to is one, and goes by its own path where that is below `folder`.
+
+    Returns:
+        The folders, sorted; and those that could not be looked into, with the reason.
+    """
+    found: list[Path] = []
+    closed: list[tuple[Path, str]] = []
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [folder], []
+    while waiting or links:
+        if not waiting:  # links last, so that a run is found at its own place
+            waiting, links = sorted(links, reverse=True), []
+        here = waiting.pop()
+        try:
+            status = os.stat(here)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(here) as listed:
+                entries = {entry.name: entry for entry in listed}
+            if DONE in entries or any(f"{name}.json" in entries for name in FILES):
+                found.append(here)
+            if DONE in entries or ("config.json" in entries and _ends_the_search(here)):
+                continue
+        except OSError as error:
+            closed.append((here, f"cannot be looked into ({error.strerror or error})"))
+            continue
+        for name, entry in entries.items():
+            if name.startswith("."):
+                continue
+            if entry.is_symlink():
+                links += [here / name] if os.path.isdir(entry.path) else []
+            elif entry.is_dir():
+                waiting.append(here / name)
+    return sorted(found), closed
+
+
+def _ends_the_search(folder: Path) -> bool:
+    try:
+        config = _read(folder / "config.json")
+    except Unreadable:
+        return False
+    return any(name in config for name in OF_RUNS_AND_MODELS)
+
+
+def shown(path: Path) -> str:
+    r"""A path as text; bytes that are no UTF-8 as `\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def read_record(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
+    """`config.json`, `metrics.json` and `cost.json` of a finished run; None where the folder is no run's but a model's.
+
+    Raises:
+        Unreadable: the run is not finished, or a file is missing or broken.
+    """
+    config = _read(path / "config.json")
+    if "draws" not in config:
+        if (path / DONE).is_file():
+            raise Unreadable("config.json has no draws")
+        return None
+    if not (path / DONE).is_file():
+        raise Unreadable("unfinished: there is no DONE; the same command goes on with it")
+    return config, _read(path / "metrics.json"), _read(path / "cost.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes()
+        try:
+            value = json.loads(_without_eval_rows(text))
+        except ValueError:
+            value = json.loads(text)
+    except FileNotFoundError:
+        raise Unreadable(f"{path.name} is missing") from None
+    except OSError as error:
+        raise Unreadable(f"{path.name} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise Unreadable(f"{path.name} is broken ({error})") from None
+    if not isinstance(value, dict):
+        raise Unreadable(f"{path.name} is broken (it holds no object)")
+    return value
+
+
+def _without_eval_rows(text: bytes) -> bytes:
+    """A config without the idx of evaluation rows: most of its text, and nothing here reads them.
+
+    A quote within a JSON string has a backslash, so the words found are the key. Where a set's name holds a brace what is left
+    is no JSON, and the whole is read.
+    """
+    start = text.find(b'"eval_rows": {')
+    end = text.find(b"}", start)
+    return text if start < 0 or end < 0 else text[:start] + b'"eval_rows": {' + text[end:]
