@@ -161,9 +161,12 @@ def _log(path: Path) -> tuple[list[dict[str, Any]], str]:
     for line in filter(str.strip, lines):
         try:
             entry = json.loads(line)
-            entries += [entry] if "step" in entry else []
-        except (ValueError, TypeError):  # no JSON, or no object
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict):
             broken += 1
+        elif isinstance(entry.get("step"), int | float):
+            entries.append(entry)
     return entries, f"{broken} lines cannot be understood" if broken else ""
 
 
@@ -176,8 +179,10 @@ def read_predictions(record: Path, columns: Sequence[str]) -> pa.Table:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
+    path = record / "predictions.parquet"
     try:
-        with ParquetFile(record / "predictions.parquet", read_dictionary=["stage", "set"]) as file:
+        source = path if shown(path) == str(path) else pa.BufferReader(path.read_bytes())  # arrow takes UTF-8 names alone
+        with ParquetFile(source, read_dictionary=["stage", "set"]) as file:
             lacking = set(columns) - set(file.schema_arrow.names)
             if lacking:
                 raise OSError(f"it has no column {', '.join(sorted(lacking))}")

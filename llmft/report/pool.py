@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
+
+from llmft.errors import InputError
 
 T = TypeVar("T")
 
@@ -15,10 +18,14 @@ PART = 50
 """Runs that a process does at a time."""
 MOST = 4
 """Processes, where there are as many cores."""
+DIED = "a process that read records for the report was killed, as a rule for want of memory; free some, or report on fewer runs"
 
 
 class Workers:
-    """Who does the work: this process, and from the first time on that there is work on many runs, others."""
+    """Who does the work: this process, and from the first time on that there is work on many runs, others.
+
+    Leaving it raises InputError where one of the others was killed.
+    """
 
     def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
@@ -26,9 +33,11 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+        if kind is not None and issubclass(kind, BrokenProcessPool):
+            raise InputError(DIED) from None
 
     def in_parts(self, work: Callable[..., T], items: Sequence[Any], *more: Any) -> Iterator[T]:
         """`work(part, *more)` of all parts of the items, in their order."""

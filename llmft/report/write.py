@@ -22,6 +22,7 @@ from llmft.report.names import DOMAINS, FINAL
 from llmft.report.paired import Answers, mcnemar, read_answers
 from llmft.report.points import majority, majority_of_runs
 from llmft.report.pool import Workers
+from llmft.report.records import shown
 from llmft.report.statistics import summarise, welch, welch_over_sizes, with_majority
 from llmft.report.tables import Table, markdown, terminal
 from llmft.runs.show import plain_console
@@ -66,7 +67,6 @@ def report(folder: Path, out: Path) -> None:
             "mcnemar": pairs,
             "break_even": evens,
             "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
-            "runs": run_rows(),
         }
         with _writing(out):
             for name, frame in frames.items():
@@ -77,6 +77,7 @@ def report(folder: Path, out: Path) -> None:
                 _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
             own = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
             write_page(collection, own, evens, rates, out)
+            _write_csv(run_rows(), out / "runs.csv")
             drawn = [path for figure in figures for path in figure()]
             _tidy(out, [*drawn, *(out / "tables" / f"{name}.tex" for name in kinds)])
     show(tables, out, collection.spoilt_logs)
@@ -129,14 +130,14 @@ def show(tables: Sequence[Table], out: Path, spoilt_logs: Mapping[str, str]) -> 
     console = plain_console()
     for table in tables:
         if table.name in PRINTED:
-            shown, below = terminal(table, str(out / "report.md"))
-            console.print(shown)
+            lines, below = terminal(table, shown(out / "report.md"))
+            console.print(lines)
             for line in below:
                 console.print(line, soft_wrap=True)
     for run, reason in spoilt_logs.items():
         console.print(f"train_log.jsonl of {run}: {reason}", soft_wrap=True)
     console.print("beside it: report.md, *.csv, tables/*.tex, figures as *.png and *.pdf", soft_wrap=True)
-    console.print(f"report: {out}/report.html", soft_wrap=True)
+    console.print(f"report: {shown(out)}/report.html", soft_wrap=True)
 
 
 def run_table(collection: Collection, runs: pd.DataFrame, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:

@@ -7,11 +7,8 @@ import pytest
 from llmft.errors import InputError
 from llmft.report.collect import collect
 from llmft.report.statistics import GROUP, summarise
+from tests.report.changes import change
 from tests.report.synthetic import MODELS, QUERY, SHOT, Made, write
-
-
-def change(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def score(collection, run, selection="last", name="in_domain", metric="score_accuracy"):

@@ -1,9 +1,14 @@
 """Several processes say what one does."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from llmft.errors import InputError
+from llmft.report import pool
 from llmft.report.pool import Workers
 
 ROOT = Path(__file__).parents[2]
@@ -50,3 +55,14 @@ def test_one_process_does_the_work_on_few():
     items = list(range(120))
     assert list(workers.in_parts(sum, items, 5)) == [sum(items[:50]) + 5, sum(items[50:100]) + 5, sum(items[100:]) + 5]
     assert workers.begin(int, "7")() == 7
+
+
+def test_a_process_that_is_killed_is_one_line(monkeypatch):
+    monkeypatch.setattr(pool, "MANY", 2)
+    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    with pytest.raises(InputError, match="was killed"), Workers() as workers:
+        list(workers.in_parts(_die, [1, 2, 3]))
+
+
+def _die(_):
+    os._exit(1)

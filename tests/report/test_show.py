@@ -6,6 +6,8 @@ import pytest
 from llmft.errors import InputError
 from llmft.report.__main__ import main
 from llmft.runs.record import RunRecord
+from llmft.runs.show import show_run
+from tests.report.changes import change
 
 PHASE = {
     "cpu_user_s": 8.0, "cpu_system_s": 1.5, "cpu_total_s": 9.5, "wall_s": 10.25, "examples": 8, "tokens": 1234,
@@ -117,3 +119,49 @@ def test_what_names_no_finished_run_is_one_line(pair, tmp_path):
         with pytest.raises(InputError, match=what) as error:
             main([*words, "--folder", str(tmp_path)])
         assert "\n" not in str(error.value)
+
+
+def test_a_run_has_the_name_that_the_report_gives_it(pair, tmp_path, capsys):
+    copy = tmp_path / "copy" / pair[0].relative_to(tmp_path)
+    shutil.copytree(pair[0], copy)
+    for name in (f"copy/{pair[0].relative_to(tmp_path)}", str(copy.relative_to(tmp_path))[:-3]):
+        main(["show", name, "--folder", str(tmp_path)])
+        assert f"record: {copy}:" in capsys.readouterr().out
+
+
+def without(path, *names):
+    change(path, lambda content: [content.pop(name, None) for name in names])
+
+
+def test_older_records_are_shown_and_compared(pair, capsys):
+    for run in pair:
+        without(run / "config.json", "environment", "data_fingerprints")
+        without(run / "metrics.json", "tokens_per_query")
+        without(run / "cost.json", "ranks")
+    main(["show", str(pair[0])])
+    main(["compare", *map(str, pair)])
+    assert "score_accuracy" in capsys.readouterr().out
+
+
+def test_a_metric_whose_name_begins_with_n_is_compared(pair, capsys):
+    for run, value in zip(pair, (1.5, 1.25), strict=True):
+        change(run / "metrics.json", lambda metrics, v=value: metrics["stages"]["after"]["rte"].update(nll=v))
+    main(["compare", *map(str, pair)])
+    assert "│ nll │ 1.5 │ 1.25 │ -0.25 │" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", ["show", "compare"])
+def test_what_cannot_be_understood_is_one_line_that_names_the_run(pair, command):
+    change(pair[1] / "metrics.json", lambda metrics: metrics["stages"]["after"]["rte"].update(score_accuracy="much"))
+    with pytest.raises(InputError, match=f"{pair[1]}: its record cannot be understood") as error:
+        main([command, *map(str, pair if command == "compare" else pair[1:])])
+    assert "\n" not in str(error.value)
+
+
+def test_names_in_brackets_are_shown_as_they_are(pair, capsys):
+    for run in pair:
+        change(run / "config.json", model="[red]tiny[/nothing]")
+    main(["show", str(pair[0])])
+    main(["compare", *map(str, pair)])
+    show_run(pair[0])
+    assert capsys.readouterr().out.count("[red]tiny[/nothing]") == 4

@@ -101,12 +101,12 @@ def test_mcnemars_p_is_exact_and_symmetric(b, c):
     assert p[0] == pytest.approx(stats.binomtest(b, b + c).pvalue if b + c else 1.0)
 
 
-@pytest.mark.parametrize(("right", "n"), [(170, 277), (5, 50), (40, 40)])
+@pytest.mark.parametrize(("right", "n"), [(170, 277), (5, 50), (40, 40), (0, 40)])
 def test_the_interval_of_an_accuracy_is_the_bootstraps(right, n):
     low, high = share_intervals(np.array([right / n]), np.array([n]))
     answers = np.arange(n) < right
-    if right == n:
-        assert low[0] == high[0] == 1
+    if right in (0, n):
+        assert low[0] == high[0] == right / n
         return
     resampled = stats.bootstrap(
         (answers,), np.mean, method="percentile", n_resamples=20000, vectorized=True, batch=1000, rng=np.random.default_rng(0)
