@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from llmft.report.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, method_name, rows_text
+from llmft.report.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, in_order_of, method_name, rows_text
 
 if TYPE_CHECKING:
     from llmft.report.collect import Collection
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 METRIC = "score_accuracy"
 PER_RUN = (
     "training_cpu_s",
-    "cpu_user_s",
-    "cpu_system_s",
     "cpu_total_s",
-    "wall_s",
     "rss_peak_bytes",
     "rss_mean_bytes",
     "gpu_peak_bytes",
@@ -109,7 +106,8 @@ def points(collection: Collection) -> pd.DataFrame:
             merged[name] = math.nan
     judged = merged["selection"].isin(FINAL)
     keys = [look_key(*pair) for pair in zip(merged["method"], merged["shots"], strict=True)]
-    return _in_order(merged.assign(judged=judged, look=keys))
+    merged = merged.assign(judged=judged, look=keys)
+    return in_order_of(merged, looks_of(keys), "look", ["task", "weights", "model"], ["shots"])
 
 
 def groups(found: pd.DataFrame) -> pd.DataFrame:
@@ -179,11 +177,3 @@ def front(costs: pd.Series, accuracies: pd.Series) -> list:
     both = both.sort_values(["cost", "accuracy"], ascending=[True, False], kind="stable")
     best = both["accuracy"].cummax().shift(fill_value=-math.inf)
     return list(both.index[both["accuracy"] > best])
-
-
-def _in_order(found: pd.DataFrame) -> pd.DataFrame:
-    place = {key: number for number, key in enumerate(looks_of(found["look"]))}
-    order = found.assign(place=found["look"].map(place)).sort_values(
-        ["task", "weights", "model", "place", "shots"], kind="stable"
-    )
-    return order.drop(columns="place").reset_index(drop=True)

@@ -31,7 +31,7 @@ def summary(collection: Collection, found: pd.DataFrame) -> list[str]:
     ]
     lines += collection.shared[:MOST]
     if collection.left_out:
-        lines.append(f"{_count(len(collection.left_out), 'run')} not finished or not readable: listed at the end, in no mean.")
+        lines.append(f"{_count(len(collection.left_out), 'run')} unfinished, unreadable or there twice: at the end, in no mean.")
     return lines
 
 

@@ -93,6 +93,16 @@ def test_other_evaluation_rows_are_marked_wherever_two_are_compared(unlike):
     assert findings(groups(found[found["judged"]]), break_evens(summary))[0].count("(not all on the same rows)") == 1
 
 
+def test_what_else_was_loaded_keeps_no_two_from_being_compared(tmp_path):
+    """A student's adapter counts among the weights of in-context learning on it, and not of training it anew."""
+    for record in write(
+        tmp_path, [Made(method=method, seed=seed) for method in ("icl", "pbft") for seed in range(2)], hans_rows=4
+    ):
+        change(tmp_path / record / "metrics.json", weights={"model": 100 + record.startswith("icl"), "trainable": 0})
+    summary = summarise(collect(tmp_path))
+    assert set(welch(summary)["selection"]) == {"last", "best_in_domain", "best_out_of_domain"} and len(break_evens(summary)) == 1
+
+
 def test_queries_of_other_rows_make_no_like_break_even(tmp_path):
     for record in write(tmp_path, [Made(method=method) for method in ("icl", "pbft")], hans_rows=4):
         if record.startswith("icl"):
