@@ -59,15 +59,17 @@ def _descendants(pid: int) -> Iterator[int]:
 
 def cpu_seconds(children: Sequence[psutil.Process]) -> tuple[float, float]:
     """User and system seconds of this process, its ended children, and these living ones with their own ended children."""
-    times = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    user, system = sum(one.ru_utime for one in times), sum(one.ru_stime for one in times)
-    for child in children:
-        try:
-            found = child.cpu_times()
-        except psutil.Error:  # ended in between; its time has gone over to the parent
-            continue
-        user += found.user + getattr(found, "children_user", 0.0)
-        system += found.system + getattr(found, "children_system", 0.0)
+    ended = None
+    while ended != (ended := resource.getrusage(resource.RUSAGE_CHILDREN)):  # else one has ended meanwhile
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        user, system = own.ru_utime + ended.ru_utime, own.ru_stime + ended.ru_stime
+        for child in children:
+            try:
+                found = child.cpu_times()
+            except psutil.Error:
+                continue
+            user += found.user + getattr(found, "children_user", 0.0)
+            system += found.system + getattr(found, "children_system", 0.0)
     return user, system
 
 

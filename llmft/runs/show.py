@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console  # not when the run is shown: its record has been written by then, without what this costs
+from rich.table import Table
+
 
 def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str = "score_accuracy") -> float | None:
     """A metric of one stage over several sets taken together, every row counting the same.
@@ -29,9 +32,6 @@ def selected_on(stage: str, domain: str) -> bool:
 
 def show_run(path: Path) -> None:
     """Print accuracies (over the label words), costs and place of the run at `path`."""
-    from rich.console import Console
-    from rich.table import Table
-
     config, metrics, cost = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "metrics", "cost"))
     table = Table(title=f"{config['method']} on {config['task']} with {config['model']}", title_justify="left")
     table.add_column("stage")
