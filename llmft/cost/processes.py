@@ -42,12 +42,16 @@ def living_children() -> list[psutil.Process]:
     return found
 
 
-def children_of_main_thread() -> str:
+def children_of_main_thread() -> bytes:
     """The kernel's list of them, a look that costs next to nothing; nothing where there are no such lists."""
     try:
-        return Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
+        file = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)  # a tenth of what pathlib takes, at every sample
     except OSError:
-        return ""
+        return b""
+    try:
+        return os.read(file, 1 << 16)
+    finally:
+        os.close(file)
 
 
 def _descendants(pid: int) -> Iterator[int]:
