@@ -64,6 +64,7 @@ BOUNDS = (
     Bound("evaluation without context: share of the matrix rate", True, 0.75, _named("wall: utilisation, no shots")),
     Bound("evaluation, 16 shots: share of the matrix rate", True, 0.75, _named("wall: utilisation, 16 shots")),
     Bound("training step, batch 32: share of the matrix rate", True, 0.6, _named("wall: utilisation, training step")),
+    Bound("the meter's own share of CPU time", False, 0.01, _named("cpu: the meter's own over all")),
     Bound("CPU time with the meter over without", False, 1.01, _named("cpu: with a meter over without")),
     Bound("distill.py --help over a bare parser", False, 1.2, _named("wall: help over a bare parser")),
     Bound("errors come before a model is loaded (1: yes)", True, 1, _named("errors before any model is loaded")),

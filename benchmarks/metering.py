@@ -1,25 +1,45 @@
-"""What measuring costs: the same matrix products with and without a meter that watches."""
+"""What measuring costs: the same matrix products with and without a meter that watches, and the CPU time of the meter itself."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.measure import alternate, matrix_products, ratio
 from benchmarks.results import plain_row
 from benchmarks.world import World
-from llmft.cost.meter import Meter
+from llmft.cost.meter import Meter, Phase
 
 TOKENS = 512
+
+
+@dataclass
+class Weighed(Meter):
+    """A meter that knows its own CPU seconds: those of the thread that samples, and of going from phase to phase."""
+
+    own_s: float = 0.0
+
+    def _switch(self, to: Phase | None) -> None:
+        begun = time.thread_time()
+        super()._switch(to)
+        self.own_s += time.thread_time() - begun
+
+    def _keep_sampling(self) -> None:
+        super()._keep_sampling()
+        self.own_s += time.thread_time()  # all that this thread has had
 
 
 def measure(world: World) -> dict[str, Any]:
     """Seconds of the same work in turns."""
     products, _ = matrix_products(world.shape, TOKENS)
+    weighed = []
 
     def watched() -> None:
-        meter = Meter(from_start=False)
+        meter = Weighed(from_start=False)
         with meter.measuring(), meter.phase("work"):
             products()
+        weighed.append(meter.own_s)
 
     products()
     times = alternate({"without": products, "with": watched}, 10 * world.turns)  # a hundredth among noise
@@ -27,5 +47,6 @@ def measure(world: World) -> dict[str, Any]:
     values = {
         "wall: with a meter over without": ratio(times["with"].wall, times["without"].wall),
         "cpu: with a meter over without": ratio(times["with"].cpu, times["without"].cpu),
+        "cpu: the meter's own over all": ratio(weighed, times["with"].cpu),
     }
     return {"rows": rows, "values": values, "times": {name: found.as_dict() for name, found in times.items()}}

@@ -41,7 +41,7 @@ CHILDREN_EVERY_S = 0.25
 """Least seconds between two looks for new child processes, but for those that the main thread starts or that end."""
 SHARED_EVERY_S = 1.0
 """Least seconds between two samples of pss and uss, for which the kernel walks through all pages."""
-MOST_OF_TIME = 1 / 300
+MOST_OF_TIME = 1 / 500
 """Share of the time that either of them may take; what takes long is done less often."""
 OTHER = "other"
 """Name of the phase of what is spent between the others."""
@@ -143,7 +143,7 @@ class Meter:
 
     def __post_init__(self) -> None:
         self._process = psutil.Process()
-        self._children, self._listed = _Seldom(living_children, CHILDREN_EVERY_S), ""
+        self._children, self._listed = _Seldom(living_children, CHILDREN_EVERY_S), b""
         self._known = {self._process.pid}  # of the last sample
         self._shared = _Seldom(lambda: shared_bytes(self._family()), SHARED_EVERY_S)
         self._memory: dict[str, dict[str, _Samples]] = {}  # by phase and kind

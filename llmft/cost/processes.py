@@ -42,12 +42,16 @@ def living_children() -> list[psutil.Process]:
     return found
 
 
-def children_of_main_thread() -> str:
+def children_of_main_thread() -> bytes:
     """The kernel's list of them, a look that costs next to nothing; nothing where there are no such lists."""
     try:
-        return Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
+        file = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)  # a tenth of what pathlib takes, at every sample
     except OSError:
-        return ""
+        return b""
+    try:
+        return os.read(file, 1 << 16)
+    finally:
+        os.close(file)
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -59,15 +63,17 @@ def _descendants(pid: int) -> Iterator[int]:
 
 def cpu_seconds(children: Sequence[psutil.Process]) -> tuple[float, float]:
     """User and system seconds of this process, its ended children, and these living ones with their own ended children."""
-    times = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    user, system = sum(one.ru_utime for one in times), sum(one.ru_stime for one in times)
-    for child in children:
-        try:
-            found = child.cpu_times()
-        except psutil.Error:  # ended in between; its time has gone over to the parent
-            continue
-        user += found.user + getattr(found, "children_user", 0.0)
-        system += found.system + getattr(found, "children_system", 0.0)
+    ended = None
+    while ended != (ended := resource.getrusage(resource.RUSAGE_CHILDREN)):  # else one has ended meanwhile
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        user, system = own.ru_utime + ended.ru_utime, own.ru_stime + ended.ru_stime
+        for child in children:
+            try:
+                found = child.cpu_times()
+            except psutil.Error:
+                continue
+            user += found.user + getattr(found, "children_user", 0.0)
+            system += found.system + getattr(found, "children_system", 0.0)
     return user, system
 
 

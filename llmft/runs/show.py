@@ -6,10 +6,9 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from rich.console import Console  # not when the run is shown: its record has been written by then, without what this costs
+from rich.table import Table
 
 
 def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str = "score_accuracy") -> float | None:
@@ -34,15 +33,11 @@ def selected_on(stage: str, domain: str) -> bool:
 
 def plain_console() -> Console:
     """A console that prints names, patterns and paths as they are, also `[INST]` and `:tada:`; wide where it is no terminal."""
-    from rich.console import Console
-
     return Console(width=None if sys.stdout.isatty() else 190, highlight=False, markup=False, emoji=False)
 
 
 def show_run(path: Path) -> None:
     """Print accuracies (over the label words), costs and place of the run at `path`."""
-    from rich.table import Table
-
     config, metrics, cost = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "metrics", "cost"))
     table = Table(title=f"{config['method']} on {config['task']} with {config['model']}", title_justify="left")
     table.add_column("stage")

@@ -20,8 +20,8 @@ RUN = """
     --task toy --num_shots 4 --max_train_samples 64 --num_train_epochs 1 --per_device_train_batch_size 8 --learning_rate 1e-3
     --max_eval_samples 50 --dataloader_num_workers 1 --disable_tqdm True
 """.split()
-AFTER_S = 0.7
-"""CPU seconds that a process may take to end, its record being written: under 3 % from 25 s on."""
+AFTER_S = 0.5
+"""CPU seconds that a process may take to end, its record being written: under 3 % from 17 s on."""
 
 pytestmark = [
     pytest.mark.costs,
@@ -101,9 +101,9 @@ def test_costs_are_those_of_gnu_time_and_of_an_independent_sampler(tmp_path, wor
     total = cost["total"]
     user, system, peak = sum(kernel["user"]), sum(kernel["system"]), max(kernel["peak"]) * 1024
     assert len(cost["ranks"]) == world
-    assert total["cpu_total_s"] == pytest.approx(user + system, rel=0.03, abs=AFTER_S * world)
-    assert total["cpu_user_s"] == pytest.approx(user, rel=0.03, abs=AFTER_S * world)
-    assert total["cpu_system_s"] == pytest.approx(system, rel=0.03, abs=AFTER_S * world)
+    for name, kernels in (("total", user + system), ("user", user), ("system", system)):
+        after = kernels - total[f"cpu_{name}_s"]  # GNU time rounds to a hundredth
+        assert -0.02 * world <= after <= max(0.03 * kernels, AFTER_S * world), (name, kernels, after)
     assert total["largest_process_bytes"] == pytest.approx(peak, rel=0.03)
     assert total["rss_mean_bytes"] == pytest.approx(sum(means), rel=0.03)
     assert total["uss_mean_bytes"] < total["pss_mean_bytes"] < total["rss_mean_bytes"]
