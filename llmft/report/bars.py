@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from llmft.report.panels import IN, OUT, WIDTH, name_rows, note, sections
+from llmft.report.panels import IN, OUT, WIDTH, log_ticks, name_rows, note, sections
 from llmft.report.points import DOMAINS, looks_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
     right.tick_params(axis="y", length=0)
     right.grid(axis="y", visible=False)
     left.set(xlabel="accuracy", xlim=(min(0.45, judged[list(DOMAINS)].min().min() - 0.03), 1.02))
-    right.set(xlabel="tokens per query (log)", xscale="log", xlim=(1, 5 * np.fmax(judged["tokens_per_query"].max(), 2)))
+    most = np.fmax(judged["tokens_per_query"].max(), 2)
+    right.set(xlabel="tokens per query (log)", xscale="log", xlim=(1, 5 * most))
+    log_ticks(right.xaxis, 1, most)
     _domains(left, judged, DOMAINS)
     note(figure, f"A marker a run, a bar their mean; trained models after the last step.{rest}")
     return figure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from llmft.report.panels import WIDTH, legend, note, panel_title
+from llmft.report.panels import WIDTH, legend, log_ticks, note, panel_title
 from llmft.report.points import KEYS, Look, group_name, looks_of
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def draw_training(collection: Collection, judged: pd.DataFrame) -> Figure | None
             )
             if (here["loss"] > 0).all():
                 axes.set_yscale("log")
+                log_ticks(axes.yaxis, here["loss"].min(), here["loss"].max())
             if here.empty:
                 axes.set_visible(False)
     legend(figure, found)

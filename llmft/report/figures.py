@@ -15,9 +15,9 @@ from llmft.report.panels import (
     PANELS,
     STYLE,
     WIDTH,
-    counted,
     grid,
     legend,
+    log_ticks,
     note,
     panel_title,
     panels_left_out,
@@ -79,12 +79,13 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: S
             figure = pictures[name]()
             if figure is None:
                 continue
+            figure.get_layout_engine().execute(figure)
+            figure.set_layout_engine(None)  # laid out once, not for each form
             for kind in ("png", "pdf"):
                 dated = {"metadata": {"CreationDate": None}} if kind == "pdf" else {}  # same runs, same file
                 with whole_file(out / f"{name}.{kind}") as aside:
                     figure.savefig(aside, format=kind, **dated)
                 written.append(out / f"{name}.{kind}")
-                figure.set_layout_engine("none")  # laid out once
             plt.close(figure)
     return written
 
@@ -181,7 +182,7 @@ def draw_size(means: pd.DataFrame) -> Figure | None:
                 title=f"{shortened(task, 26)}, {domain.replace('_', '-')}",
                 xlabel="" if task != shown[-1] else "weights",
             )
-            axes.xaxis.set_major_formatter(lambda value, _: counted(value))
+            log_ticks(axes.xaxis, here["weights"].min(), here["weights"].max())
         row[0].set_ylabel("accuracy")
     legend(figure, sized)
     text = "Means and standard deviations over seeds; small numbers are shots."
