@@ -77,5 +77,5 @@ def _line(cells: list[str]) -> str:
 
 
 def _signed(cell: str) -> str:
-    """A cell, its minus sign as one."""
-    return f"$-${escape(cell[1:])}" if cell[:1] == "-" and len(cell) > 1 else escape(cell)
+    """A cell, a number's minus sign as one."""
+    return f"$-${escape(cell[1:])}" if re.match(r"-[\d.]", cell) else escape(cell)

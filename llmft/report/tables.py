@@ -16,9 +16,7 @@ NOTHING = "-"
 """What stands in a cell without a value."""
 MOST_ROWS = 24
 """Rows of a table that a terminal gets."""
-MARKUP = re.compile(
-    r"""[|`\[~]|\\(?=[!-/:-@\[-`{-~])|\*(?=\S)|(?<![A-Za-z0-9])_(?=\S)|<(?=[A-Za-z/!?])|&(?=\#?\w+;)""", re.ASCII
-)
+MARKUP = re.compile(r"""[|`\[~]|\\(?=[!-/:-@\[-`{-~])|\*(?=\S)|(?<![A-Za-z0-9])_(?=\S)|<(?=[A-Za-z/!?])|&(?=\#?\w+;)""", re.ASCII)
 """What Markdown would take for the beginning of something."""
 
 

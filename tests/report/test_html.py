@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 from urllib.parse import unquote, urlparse
@@ -8,7 +9,7 @@ import pytest
 
 from llmft.report.__main__ import main
 from llmft.report.html import page
-from tests.report.synthetic import Made, write
+from tests.report.synthetic import SKILL, Made, write
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUIET = (
@@ -27,6 +28,7 @@ def folder(tmp_path_factory):
     made = [Made(model=model, method=method, seed=seed) for model in models for method in METHODS for seed in range(3)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.report.synthetic._defaults", dict)  # nothing here reads them
+        patch.setitem(SKILL, "distill", 0.9)  # a difference that is marked
         found = write(folder, [*made, Made(seed=7, done=False)], hans_rows=20)
     for record in found:
         if "opt-1.3b" in record:
@@ -49,8 +51,36 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Single runs of two patterns: one has a long log with a loss that is no number, one no mean of its memory."""
+    folder = tmp_path_factory.mktemp("odd")
+    found = write(folder, [Made(method="pbft", pattern=pattern) for pattern in ("minimal", "gpt-3")], hans_rows=20)
+    first, second = (folder / record for record in found)
+    entries = [{"loss": math.nan if step == 100 else 1 / step, "step": step} for step in range(1, 250)]
+    (first / "train_log.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    costs = json.loads((second / "cost.json").read_text())
+    costs["total"]["rss_mean_bytes"] = None
+    (second / "cost.json").write_text(json.dumps(costs))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmft.report.write.draw_all", lambda *_: [])
+        main([str(folder)])
+    return folder
+
+
 @pytest.fixture
 def shown(browser, folder):
+    """The page of `folder`, opened."""
+    yield from opened_page(browser, folder)
+
+
+@pytest.fixture
+def odd_shown(browser, odd):
+    """The page of `odd`, opened."""
+    yield from opened_page(browser, odd)
+
+
+def opened_page(browser, folder):
     """The page, opened; whatever it asked for and whatever went wrong."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     opened.asked, opened.wrong = [], []
@@ -158,6 +188,7 @@ def test_names_are_text_and_never_run(shown, folder):
 
 def test_tables_of_tests_and_of_runs_left_out(shown):
     marked = shown.locator("#table-differences td.better, #table-differences td.worse")
+    assert marked.count()
     for cell in marked.all():
         assert float(cell.get_attribute("data-tip").split(" ")[2].rstrip(":")) < 0.05 or "< .001" in cell.get_attribute(
             "data-tip"
@@ -230,6 +261,58 @@ def test_a_long_figure_shows_some_rows_of_every_method_until_asked_for_all(shown
     assert shown.locator("#fig-memory rect.pale").count() == 66
     more.click()
     assert shown.locator("#fig-memory rect.pale").count() == 40
+
+
+def test_curves_are_of_the_runs_that_the_filters_leave(odd_shown):
+    runs, marks = odd_shown.locator("#fig-training path.curve[data-tip]"), odd_shown.locator("#fig-training .mark")
+    tips = [run.get_attribute("data-tip") for run in runs.all()]
+    assert sorted(tip.split("\n")[0] for tip in tips) == ["fine-tuning, 16 shots, gpt-3", "fine-tuning, 16 shots, minimal"]
+    (long,) = (tip for tip in tips if "minimal" in tip)
+    assert "last loss 0.00402 at step 249" in long
+    assert all("NaN" not in (run.get_attribute("d") or "") for run in runs.all())
+    odd_shown.fill("#search", "gpt-3")
+    odd_shown.locator("#count", has_text=re.compile("^1 of ")).wait_for()
+    assert runs.count() == 1
+    assert {mark.get_attribute("data-tip").split("\n")[0] for mark in marks.all()} == {"fine-tuning, 16 shots, gpt-3"}
+
+
+def test_what_is_not_known_is_not_said(odd_shown):
+    assert odd_shown.locator("[data-tip='']").count() == 0
+    tips = [bar.get_attribute("data-tip") for bar in odd_shown.locator("#fig-memory rect.pale").all()]
+    assert sorted(re.search("mean (.*) MiB", tip).group(1) for tip in tips) == ["-", "358"]
+    assert odd_shown.locator("#fig-memory rect.bar").count() == 3
+    assert odd_shown.locator("#fig-size").count() == 0
+    odd_shown.locator(".opener").first.click()
+    assert odd_shown.locator(".detail p").count() == 0
+
+
+def test_deviations_of_costs_are_in_the_opened_row(shown):
+    shown.locator(".opener").nth(2).focus()
+    shown.keyboard.press("Enter")
+    said = shown.locator(".detail p").inner_text()
+    assert said.startswith("Mean ± standard deviation: tokens per query 60.0 ± 0.0, CPU ms per query ")
+    cells = shown.locator("#results-table tbody tr").nth(2).locator("td[data-tip]")
+    assert cells.count() == said.count(" ± ") - 1
+    for cell in cells.all():
+        assert cell.get_attribute("data-tip") in said
+
+
+def test_before_training_and_the_teacher_have_no_cost_of_training(shown):
+    marks = shown.locator("#fig-cost .panel", has_text="CPU s of training").locator(".mark")
+    few = marks.count()
+    shown.select_option("#by-selection", label="all")
+    tips = [mark.get_attribute("data-tip") for mark in marks.all()]
+    assert len(tips) > few
+    assert not any(re.search(", (before|teacher)\n", tip) for tip in tips)
+    queries = shown.locator("#fig-cost .panel", has_text="CPU ms per query").locator(".mark").all()
+    assert any(", teacher\n" in mark.get_attribute("data-tip") for mark in queries)
+
+
+def test_memory_has_a_row_for_the_same_runs_once(shown):
+    shown.select_option("#by-selection", label="all")
+    shown.fill("#search", "best fine-tuning")
+    shown.locator("#count", has_text=re.compile("^4 of ")).wait_for()
+    assert shown.locator("#fig-memory rect.pale").count() == 2
 
 
 def test_results_fit_a_screen_of_1280_pixels(shown):
