@@ -85,8 +85,8 @@ def draw_training(collection: Collection, judged: pd.DataFrame) -> Figure | None
             axes.set(
                 title=panel_title(judged, task, model),
                 xlabel="step" if (task, model) == parts[-1][0] else "",
-                ylabel=TITLES[kind].replace(" (", "\n("),
             )
+            axes.set_ylabel(TITLES[kind].replace(" (", "\n("), fontsize=7)  # no longer than the panel is high
             if (here["loss"] > 0).all():
                 axes.set_yscale("log")
                 log_ticks(axes.yaxis, here["loss"].min(), here["loss"].max())

@@ -186,6 +186,7 @@ def draw_size(means: pd.DataFrame) -> Figure | None:
         row[0].set_ylabel("accuracy")
     legend(figure, sized)
     text = "Means and standard deviations over seeds; small numbers are shots."
+    text += " Small words are families of models." if sized["family"].nunique() > 1 else ""
     lines_out = f" {dropped} further lines are in report.csv." if dropped else ""
     note(figure, text + lines_out + panels_left_out(len(tasks) - len(shown)))
     return figure

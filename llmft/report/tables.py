@@ -42,10 +42,6 @@ class Column:
     wide: bool = False
     stays: bool = False
 
-    def sorted_by(self, row: Row) -> Any:
-        """The raw value of a row."""
-        return self.text(row) if self.value is None else self.value(row)
-
 
 @dataclass(frozen=True)
 class Table:
