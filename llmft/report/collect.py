@@ -163,7 +163,7 @@ def _log(path: Path) -> tuple[list[dict[str, Any]], str]:
             entry = json.loads(line)
         except ValueError:
             entry = None
-        if not isinstance(entry, dict):
+        if not isinstance(entry, dict) or not isinstance(entry.get("loss", 0), int | float):
             broken += 1
         elif isinstance(entry.get("step"), int | float):
             entries.append(entry)

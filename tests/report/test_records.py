@@ -119,12 +119,20 @@ def test_counts_may_be_larger_than_a_machine_word(tmp_path):
 
 def test_broken_lines_of_a_log_are_left_out_and_told(tmp_path, capsys):
     first, second = sorted(write(tmp_path, [Made(method="pbft", seed=seed) for seed in range(2)], hans_rows=4))
-    lines = ['{"loss": 0.5, "step": 1}', "", '{"loss": 0.', "[1]", '{"loss": 1}', '{"loss": 0.4, "step": 2}']
+    lines = [
+        '{"loss": 0.5, "step": 1}',
+        "",
+        '{"loss": 0.',
+        "[1]",
+        '{"loss": 1}',
+        '{"loss": "x", "step": 1}',
+        '{"loss": 0.4, "step": 2}',
+    ]
     (tmp_path / first / "train_log.jsonl").write_text("\n".join(lines))
     (tmp_path / second / "train_log.jsonl").write_bytes(b"\xff\n")
     main([str(tmp_path)])
     printed = capsys.readouterr().out
-    assert f"train_log.jsonl of {first.split('/')[-1]}: 2 lines cannot be understood" in printed
+    assert f"train_log.jsonl of {first.split('/')[-1]}: 3 lines cannot be understood" in printed
     assert f"train_log.jsonl of {second.split('/')[-1]}: 1 lines cannot be understood" in printed
     collection = collect(tmp_path)
     logs = collection.logs(collection.runs["id"])
