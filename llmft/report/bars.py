@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from llmft.report.panels import IN, OUT, WIDTH, name_rows, note, sections
+from llmft.report.panels import IN, OUT, WIDTH, log_ticks, name_rows, note, sections
 from llmft.report.points import DOMAINS, looks_of
 
 if TYPE_CHECKING:
@@ -18,10 +18,12 @@ MARKS = dict(zip(DOMAINS, ((IN, "o", 5, -0.15), (OUT, "D", 4, 0.15)), strict=Tru
 """Colour, marker, its size and place within a row."""
 
 
-def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Figure:
+def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
     """All methods at a glance: accuracy beside the tokens that a query costs."""
     import matplotlib.pyplot as plt
 
+    if judged.empty:
+        return None
     rows, rest = sections(means)
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(WIDTH, 0.9 + 0.3 * len(rows)), sharey=True, width_ratios=(3, 1.2), layout="constrained"
@@ -37,7 +39,9 @@ def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Figure:
     right.tick_params(axis="y", length=0)
     right.grid(axis="y", visible=False)
     left.set(xlabel="accuracy", xlim=(min(0.45, judged[list(DOMAINS)].min().min() - 0.03), 1.02))
-    right.set(xlabel="tokens per query (log)", xscale="log", xlim=(1, 5 * max(judged["tokens_per_query"].max(), 2)))
+    most = np.fmax(judged["tokens_per_query"].max(), 2)
+    right.set(xlabel="tokens per query (log)", xscale="log", xlim=(1, 5 * most))
+    log_ticks(right.xaxis, 1, most)
     _domains(left, judged, DOMAINS)
     note(figure, f"A marker a run, a bar their mean; trained models after the last step.{rest}")
     return figure

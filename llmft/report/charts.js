@@ -14,7 +14,9 @@ function written(parent, x, y, text, attributes = {}) {
   drawn("text", { x, y, ...attributes }, parent).textContent = text;
 }
 
+/* A number in a short form, "-" where there is none. */
 function short(value) {
+  if (!Number.isFinite(value)) return "-";
   const size = Math.abs(value);
   for (const [unit, one] of [["B", 1e9], ["M", 1e6], ["k", 1e4]]) {
     if (size >= one) return Number((value / (unit === "k" ? 1e3 : one)).toPrecision(3)) + unit;
@@ -84,6 +86,14 @@ function pointable(made, tip, reached) {
   made.setAttribute("role", "img");
   made.setAttribute("aria-label", tip.replaceAll("\n", "; "));
   if (reached) made.setAttribute("tabindex", "0");
+}
+
+/* A method's marker beside its name. */
+function swatch(look) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  for (const [key, value] of [["viewBox", "0 0 16 16"], ["class", "swatch"], ["aria-hidden", "true"]]) svg.setAttribute(key, value);
+  marker(svg, 8, 8, look, 5.5, "", null);
+  return svg;
 }
 
 /* A panel with two axes. x and y: {values, label, log, low, high}; returns marks' places and a layer to draw on. */

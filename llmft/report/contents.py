@@ -90,7 +90,7 @@ WHO = (
     Column("task", lambda row: row["task"], left=True),
     Column("model", lambda row: row["model"], left=True),
     Column("shots", lambda row: str(row["shots"]), lambda row: row["shots"], left=True),
-    Column("pattern", lambda row: str(row["pattern"]), left=True),
+    Column("pattern", lambda row: row["pattern"] if isinstance(row["pattern"], str) else NOTHING, left=True),
     Column("method", method_name, left=True),
 )
 RUNS = Column("runs", lambda row: str(row["runs"]), lambda row: row["runs"])

@@ -1,12 +1,15 @@
-"""Curves of training: loss, and for distilled students their divergence from the teacher, by step."""
+"""Curves of training: loss, which for distilled students is their divergence from the teacher, by step."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from llmft.report.panels import WIDTH, legend, note, panel_title
+from llmft.report.panels import WIDTH, legend, log_ticks, note, panel_title
 from llmft.report.points import KEYS, Look, group_name, looks_of
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 SEEDS, GROUPS, PANELS = 10, 6, 5
 """The most lines of one group, groups in a panel, and rows of panels."""
+COLUMNS = ["task", "model", "look", "pattern", "name", "group", "kind", "id", "step", "loss"]
 DISTILLED, TUNED = "distilled", "tuned"
 TITLES = {TUNED: "training loss (label)", DISTILLED: "training loss (divergence from the teacher)"}
 
@@ -29,27 +33,35 @@ def training_curves(collection: Collection, judged: pd.DataFrame) -> tuple[pd.Da
     """The logged losses of some runs of each group of each task and model.
 
     Returns:
-        `task`, `model`, `look`, `name` (of the group), `kind`, `id`, `step`, `loss`; how many trained runs were left out.
+        `COLUMNS`, where `group` is a number and `name` and `pattern` are the group's; how many trained runs were left out.
     """
     trained = judged[judged["method"] != "icl"]
-    chosen, names = [], {}
-    for number, (_, runs) in enumerate(trained.groupby(["task", "model"], sort=False)):
-        kinds = runs["method"].map(kind_of)
-        for _, part in runs.groupby(kinds, sort=False):
-            for place, (_, group) in enumerate(part.groupby(KEYS, sort=False, dropna=False)):
-                if number < PANELS and place < GROUPS:
-                    chosen.append(group.head(SEEDS))
-                    names |= dict.fromkeys(group["id"], group_name(group.iloc[0]))
-    if not chosen:
-        return pd.DataFrame(columns=["task", "model", "look", "name", "kind", "id", "step", "loss"]), len(trained)
-    shown = pd.concat(chosen)
-    logs = collection.logs(list(shown["id"]))
-    rows: list[dict[str, Any]] = []
-    for _, run in shown.iterrows():
-        common = {name: run[name] for name in ("task", "model", "look", "id")}
-        common |= {"name": names[run["id"]], "kind": kind_of(run["method"])}
-        rows += [{**common, "step": e["step"], "loss": e["loss"]} for e in logs.get(run["id"], []) if "loss" in e]
-    return pd.DataFrame(rows, columns=["task", "model", "look", "name", "kind", "id", "step", "loss"]), len(trained) - len(shown)
+    chosen: list[pd.DataFrame] = []
+    for _, runs in list(trained.groupby(["task", "model"], sort=False))[:PANELS]:
+        for _, part in runs.groupby(runs["method"].map(kind_of), sort=False):
+            chosen += [group.head(SEEDS) for _, group in list(part.groupby(KEYS, sort=False, dropna=False))[:GROUPS]]
+    logs = collection.logs([run for group in chosen for run in group["id"]])
+    rows: list[tuple[Any, ...]] = []
+    for number, group in enumerate(chosen):
+        first = group.iloc[0]
+        said = (*first[["task", "model", "look", "pattern"]], group_name(first), number, kind_of(first["method"]))
+        rows += [(*said, run, *entry) for run in group["id"] for entry in losses(logs.get(run, []))]
+    return pd.DataFrame(rows, columns=COLUMNS), len(trained) - sum(map(len, chosen))
+
+
+def losses(log: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, float]]:
+    """Step and loss of each entry of a training log that has a finite one.
+
+    Every stage of a distillation counts its steps from 1 (`stage` is in all entries but
+    the last one's); here they go on where the stage before ended.
+    """
+    stage, before, last = None, 0, 0
+    for number, entry in enumerate(log):
+        if number == 0 or entry.get("stage") != stage:
+            stage, before, last = entry.get("stage"), before + last, 0
+        last = max(last, entry.get("step", 0))
+        if "loss" in entry and math.isfinite(entry["loss"]):
+            yield before + entry["step"], entry["loss"]
 
 
 def draw_training(collection: Collection, judged: pd.DataFrame) -> Figure | None:
@@ -68,15 +80,16 @@ def draw_training(collection: Collection, judged: pd.DataFrame) -> Figure | None
     for ((task, model), rows), panels in zip(parts, table, strict=True):
         for axes, kind in zip(panels, kinds, strict=True):
             here = rows[rows["kind"] == kind]
-            for (key, _), group in here.groupby(["look", "name"], sort=False):
-                _draw_group(axes, looks[key], group)
+            for _, group in here.groupby("group", sort=False):
+                _draw_group(axes, looks[group["look"].iloc[0]], group)
             axes.set(
                 title=panel_title(judged, task, model),
                 xlabel="step" if (task, model) == parts[-1][0] else "",
-                ylabel=TITLES[kind].replace(" (", "\n("),
             )
-            if (here["loss"] > 0).any():
+            axes.set_ylabel(TITLES[kind].replace(" (", "\n("), fontsize=7)  # no longer than the panel is high
+            if (here["loss"] > 0).all():
                 axes.set_yscale("log")
+                log_ticks(axes.yaxis, here["loss"].min(), here["loss"].max())
             if here.empty:
                 axes.set_visible(False)
     legend(figure, found)
@@ -86,8 +99,9 @@ def draw_training(collection: Collection, judged: pd.DataFrame) -> Figure | None
 
 
 def _draw_group(axes: Any, look: Look, group: pd.DataFrame) -> None:
-    for _, run in group.groupby("id", sort=False):
-        axes.plot(run["step"], run["loss"], color=look.colour, linewidth=0.6, alpha=0.5)
+    ends = np.flatnonzero(group["id"].to_numpy()[1:] != group["id"].to_numpy()[:-1]) + 1
+    steps, losses = (np.insert(group[name].to_numpy(float), ends, math.nan) for name in ("step", "loss"))  # one line with gaps
+    axes.plot(steps, losses, color=look.colour, linewidth=0.6, alpha=0.5)
     mean = group.groupby("step")["loss"].mean()
     axes.plot(
         mean.index, mean, color=look.colour, linewidth=1.8, marker=look.marker, markersize=3, markevery=max(1, len(mean) // 8)

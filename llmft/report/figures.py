@@ -15,16 +15,16 @@ from llmft.report.panels import (
     PANELS,
     STYLE,
     WIDTH,
-    counted,
     grid,
     legend,
+    log_ticks,
     note,
     panel_title,
     panels_left_out,
     scale_of_costs,
     shortened,
 )
-from llmft.report.points import DOMAINS, front, groups, looks_of, points
+from llmft.report.points import DOMAINS, family, front, groups, looks_of, points
 from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
@@ -79,12 +79,13 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: S
             figure = pictures[name]()
             if figure is None:
                 continue
+            figure.get_layout_engine().execute(figure)
+            figure.set_layout_engine(None)  # laid out once, not for each form
             for kind in ("png", "pdf"):
                 dated = {"metadata": {"CreationDate": None}} if kind == "pdf" else {}  # same runs, same file
                 with whole_file(out / f"{name}.{kind}") as aside:
                     figure.savefig(aside, format=kind, **dated)
                 written.append(out / f"{name}.{kind}")
-                figure.set_layout_engine("none")  # laid out once
             plt.close(figure)
     return written
 
@@ -139,12 +140,14 @@ def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFra
 
 
 def draw_size(means: pd.DataFrame) -> Figure | None:
-    """Accuracy against the number of weights: a line a method and number of shots, bars are standard deviations over seeds."""
+    """Accuracy against the number of weights: a line a family of models, method and number of shots, bars are standard
+    deviations over seeds."""
     import matplotlib.pyplot as plt
 
-    sized = means.dropna(subset=["weights"])
-    sizes = sized.groupby("task")["weights"].nunique() if len(sized) else pd.Series(dtype=int)
-    tasks = [task for task in sized["task"].unique() if sizes[task] > 1]
+    keys = ["task", "look", "shots", "pattern", "differs", "family"]
+    sized = means.dropna(subset=["weights"]).assign(family=means["model"].map(family))
+    sized = sized[sized.groupby(keys, dropna=False)["weights"].transform("nunique") > 1]
+    tasks = list(sized["task"].unique())
     if not tasks:
         return None
     shown = tasks[: PANELS // 2]
@@ -154,15 +157,15 @@ def draw_size(means: pd.DataFrame) -> Figure | None:
     looks, dropped = looks_of(means["look"]), 0
     for task, row in zip(shown, table, strict=True):
         here = sized[sized["task"] == task]
-        lines = list(here.groupby(["look", "shots", "pattern", "differs"], sort=False, dropna=False))
-        lines = [line for line in lines if line[1]["weights"].nunique() > 1]
+        lines = list(here.groupby(keys[1:], sort=False, dropna=False))
         turns = pd.Series([look for (look, *_), _ in lines], dtype=object)
         turns = turns.groupby(turns, sort=False).cumcount()
         lines = [lines[place] for place in turns.sort_values(kind="stable").index]  # a line of every method, then second ones
         dropped += len(lines[PANELS:])
         ends: dict[str, list[tuple[float, float, str, str]]] = {domain: [] for domain in DOMAINS}
-        for (key, shots, *_), line in lines[:PANELS]:
-            several = len(line["shots"]) and here.loc[here["look"] == key, "shots"].nunique() > 1
+        for (key, shots, *_, name), line in lines[:PANELS]:
+            own = here[here["look"] == key]
+            said = [shortened(name, 14)] * (own["family"].nunique() > 1) + [f"{shots:.0f}"] * (own["shots"].nunique() > 1)
             line = line.sort_values("weights")
             for axes, domain in zip(row, DOMAINS, strict=True):
                 look = looks[key]
@@ -170,8 +173,8 @@ def draw_size(means: pd.DataFrame) -> Figure | None:
                     line["weights"], line[domain], line[f"{domain}_sd"].fillna(0), color=look.colour, marker=look.marker,
                     markersize=4, linewidth=1.2, elinewidth=0.7, alpha=0.9,
                 )  # fmt: skip
-                if several and pd.notna(line[domain].iloc[-1]):
-                    ends[domain].append((line["weights"].iloc[-1], line[domain].iloc[-1], f"{shots:.0f}", look.colour))
+                if said and pd.notna(line[domain].iloc[-1]):
+                    ends[domain].append((line["weights"].iloc[-1], line[domain].iloc[-1], " ".join(said), look.colour))
         for axes, domain in zip(row, DOMAINS, strict=True):
             _write_ends(axes, ends[domain])
             axes.set(
@@ -179,10 +182,11 @@ def draw_size(means: pd.DataFrame) -> Figure | None:
                 title=f"{shortened(task, 26)}, {domain.replace('_', '-')}",
                 xlabel="" if task != shown[-1] else "weights",
             )
-            axes.xaxis.set_major_formatter(lambda value, _: counted(value))
+            log_ticks(axes.xaxis, here["weights"].min(), here["weights"].max())
         row[0].set_ylabel("accuracy")
     legend(figure, sized)
     text = "Means and standard deviations over seeds; small numbers are shots."
+    text += " Small words are families of models." if sized["family"].nunique() > 1 else ""
     lines_out = f" {dropped} further lines are in report.csv." if dropped else ""
     note(figure, text + lines_out + panels_left_out(len(tasks) - len(shown)))
     return figure

@@ -21,7 +21,7 @@ import pandas as pd
 from llmft.report.contents import IDS
 from llmft.report.curves import TITLES, training_curves
 from llmft.report.names import DOMAINS, SELECTION_NAMES, method_name
-from llmft.report.points import groups, look_name, looks_of, points
+from llmft.report.points import family, groups, look_name, looks_of, points
 from llmft.report.tables import Table
 from llmft.report.words import findings, summary
 from llmft.runs.store import whole_file
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("table.js", "charts.js", "views.js", "page.js")
 ROWS, STEPS = 2000, 200
-"""The most rows of a table, and logged steps of a run, that are in the page."""
+"""The most rows of a table, and logged steps of a run (and its last one), that are in the page."""
 MIB = 2**20
 COLUMNS = (
     {"key": "in_domain", "name": "in-domain", "digits": 3, "spread": True},
@@ -133,8 +133,9 @@ def _group(row: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: [_plain(row[name]), _plain(row[f"{name}_sd"])] for name in OF_GROUPS}
     return {
         **{name: row[name] for name in ("task", "model", "look", "name")},
+        "family": family(row["model"]),
         "method": method_name(row),
-        "pattern": row["pattern"] if isinstance(row["pattern"], str) else None,
+        "pattern": _pattern(row),
         "weights": _plain(row["weights"]),
         "shots": int(row["shots"]),
         "selection_name": SELECTION_NAMES[row["selection"]],
@@ -146,16 +147,22 @@ def _group(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _pattern(row: Mapping[str, Any]) -> str | None:
+    return row["pattern"] if isinstance(row["pattern"], str) else None
+
+
 def _curves(collection: Collection, found: pd.DataFrame) -> dict[str, Any]:
     number = {run: place for place, run in enumerate(found.drop_duplicates("id")["id"])}
     logged, left_out = training_curves(collection, found[found["judged"]])
     curves = []
-    for (task, model, look, name, kind), rows in logged.groupby(["task", "model", "look", "name", "kind"], sort=False):
+    for _, rows in logged.groupby("group", sort=False):
         runs = []
         for run, own in rows.groupby("id", sort=False):
-            kept = own.iloc[:: max(1, math.ceil(len(own) / STEPS))]
+            kept = own.iloc[[*range(0, len(own) - 1, math.ceil(len(own) / STEPS)), len(own) - 1]]
             runs.append({"run": number[run], "steps": list(kept["step"]), "losses": [_plain(loss) for loss in kept["loss"]]})
-        curves.append({"task": task, "model": model, "look": look, "name": name, "kind": TITLES[kind], "runs": runs})
+        first = rows.iloc[0]
+        common = {name: first[name] for name in ("task", "model", "look", "name")}
+        curves.append({**common, "pattern": _pattern(first), "kind": TITLES[first["kind"]], "runs": runs})
     rest = f" {left_out} further runs have theirs in train_log.jsonl." if left_out else ""
     return {"curves": curves, "curves_left_out": rest}
 
@@ -174,12 +181,13 @@ def _sections(tables: Sequence[Table]) -> list[dict[str, Any]]:
 def _table(table: Table) -> dict[str, Any]:
     """A table's cells as text, or with what they are sorted by and their mark: better or worse."""
     shown = table.telling()
-    columns = [column for column in shown.columns if column.name != IDS.name]
+    columns = [pair for pair in zip(shown.columns, shown.texts, strict=True) if pair[0].name != IDS.name]
     rows = []
-    for row in table.rows[:ROWS]:
+    for place, row in enumerate(table.rows[:ROWS]):
         cells = []
-        for column in columns:
-            text, value = column.text(row), _plain(column.sorted_by(row))
+        for column, texts in columns:
+            text = texts[place]
+            value = _plain(column.value(row)) if column.value else text
             mark = column.mark(row) if column.mark else ""
             cells.append([text, value, mark] if mark or value != text else text)
         rows.append(cells)
@@ -187,7 +195,7 @@ def _table(table: Table) -> dict[str, Any]:
     return {
         "title": table.title,
         "notes": [*table.notes, *rest],
-        "columns": [{"name": column.name, "left": column.left} for column in columns],
+        "columns": [{"name": column.name, "left": column.left} for column, _ in columns],
         "rows": rows,
     }
 

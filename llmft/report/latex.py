@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
 from llmft.report.tables import Table
 
 PAGE = 40
@@ -17,15 +20,36 @@ ESCAPED = str.maketrans(
         "|": r"\textbar{}",
         "±": r"$\pm$",
         "°": r"$^\circ$",
-        "\n": " ",
-        "\t": " ",
+        "×": r"$\times$",
+        "·": r"$\cdot$",
+        "–": "--",
+        "—": "---",
+        "‘": "`",
+        "’": "'",
+        "“": "``",
+        "”": "''",
+        "†": r"\dag{}",
+        "ß": r"\ss{}",
+        "▁": r"\_",  # a space, in the words of many tokenizers
     }
 )
+ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=True))
+"""Combining accents and LaTeX's names of them."""
 
 
 def escape(text: str) -> str:
     """Text that LaTeX prints as it is."""
-    return text.translate(ESCAPED)
+    plain = re.sub(r"[\x00-\x1f\x7f]", " ", text).replace("--", "-\0-")  # two hyphens would be a dash
+    return re.sub(r"[^\x00-\x7f]", _of_ascii, plain.translate(ESCAPED)).replace("\0", "{}")
+
+
+def _of_ascii(found: re.Match[str]) -> str:
+    """A character that pdflatex may not know: the letter with its accent, what is like it, or its number."""
+    base, *accents = decomposed = unicodedata.normalize("NFKD", found.group())
+    if len(accents) == 1 and base.isascii() and accents[0] in ACCENTS:
+        return rf"\{ACCENTS[accents[0]]}{{{base}}}"
+    like = "".join(decomposed)
+    return escape(like) if like.isascii() else f"U+{ord(found.group()):04X}"
 
 
 def latex(table: Table) -> str:
@@ -48,9 +72,10 @@ def latex(table: Table) -> str:
 
 
 def _line(cells: list[str]) -> str:
-    return " & ".join(cells) + r" \\"
+    row = " & ".join(cells) + r" \\"
+    return "{}" + row if row[0] in "[*" else row  # else it is an argument of the line before
 
 
 def _signed(cell: str) -> str:
-    """A cell, its minus sign as one."""
-    return f"$-${escape(cell[1:])}" if cell[:1] == "-" and len(cell) > 1 else escape(cell)
+    """A cell, a number's minus sign as one."""
+    return f"$-${escape(cell[1:])}" if re.match(r"-[\d.]", cell) else escape(cell)

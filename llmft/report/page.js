@@ -14,14 +14,7 @@ function summary() {
 }
 
 function legend() {
-  for (const look of Object.values(DATA.looks)) {
-    const swatch = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    swatch.setAttribute("viewBox", "0 0 16 16");
-    swatch.setAttribute("class", "swatch");
-    swatch.setAttribute("aria-hidden", "true");
-    marker(swatch, 8, 8, look, 5.5, "", null);
-    byId("legend").append(element("li", {}, swatch, look.name));
-  }
+  byId("legend").append(...Object.values(DATA.looks).map((look) => element("li", {}, swatch(look), look.name)));
 }
 
 function scoreCell(column, group) {
@@ -31,16 +24,11 @@ function scoreCell(column, group) {
   const scale = column.scale ?? 1;
   const spread = known(sd) ? ` ± ${fixed(sd / scale, column.digits)}` : "";
   const text = fixed(mean / scale, column.digits);
-  return column.spread ? { text: text + spread + star, value: mean } : { text, value: mean, tip: spread && text + spread };
+  return column.spread ? { text: text + spread + star, value: mean } : { text, value: mean, tip: spread ? text + spread : null };
 }
 
 function methodCell(group) {
-  const swatch = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  swatch.setAttribute("viewBox", "0 0 16 16");
-  swatch.setAttribute("class", "swatch");
-  swatch.setAttribute("aria-hidden", "true");
-  marker(swatch, 8, 8, DATA.looks[group.look], 5.5, "", null);
-  return { text: group.method, value: group.method, node: swatch };
+  return { text: group.method, value: group.method, node: swatch(DATA.looks[group.look]) };
 }
 
 function resultColumns() {
@@ -57,7 +45,7 @@ function resultColumns() {
   ];
 }
 
-/* The runs of a group, each with its seeds, values and links to the files of its record. */
+/* The runs of a group, each with its seeds, values and links to the files of its record; and the deviations of their costs. */
 function runsOf(group) {
   const { runs, points } = DATA;
   const cells = (kind, values) => element("tr", {}, ...values.map((value) => element(kind, kind === "th" ? { scope: "col" } : {}, value)));
@@ -74,7 +62,10 @@ function runsOf(group) {
     return cells("td", shown);
   });
   const head = cells("th", ["run", "seed", "data seed", "in-domain", "out-of-domain", "CPU s run", "CPU s training", "peak MiB", "record"]);
-  return element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
+  const costs = DATA.columns.filter((column) => !column.spread).map((column) => [column.name, scoreCell(column, group).tip]);
+  const spreads = costs.filter(([, tip]) => tip).map(([name, tip]) => `${name} ${tip}`).join(", ");
+  return element("div", {}, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)),
+    spreads ? element("p", {}, `Mean ± standard deviation: ${spreads}`) : null);
 }
 
 function choices(select, first, values, names = (value) => value) {

@@ -12,6 +12,7 @@ from llmft.report.points import look_name, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 WIDTH = 7.0
@@ -32,7 +33,7 @@ STYLE = {
     "grid.color": "#ececec",
     "legend.frameon": False,
     "pdf.fonttype": 42,
-    "savefig.dpi": 150,
+    "figure.dpi": 150,
 }
 
 
@@ -133,7 +134,7 @@ def counted(value: float) -> str:
 
 def scale_of_costs(axes: Axes, costs: pd.Series) -> None:
     """A logarithmic axis with plain numbers, and a place for 0 where something costs nothing."""
-    from matplotlib.ticker import LogLocator, NullFormatter, SymmetricalLogLocator
+    from matplotlib.ticker import NullFormatter, SymmetricalLogLocator
 
     positive = costs[costs > 0]
     if positive.empty:
@@ -143,9 +144,21 @@ def scale_of_costs(axes: Axes, costs: pd.Series) -> None:
         axes.set_xscale("symlog", linthresh=nothing, linscale=0.4)
         axes.set_xlim(-nothing / 4, positive.max() * 2)
         axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=nothing, subs=(1, 3)))
+        axes.xaxis.set_major_formatter(lambda value, _: counted(value))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xscale("log")
         axes.set_xlim(positive.min() / 1.6, positive.max() * 1.6)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if positive.max() < 30 * positive.min() else (1,)))
-    axes.xaxis.set_major_formatter(lambda value, _: counted(value))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+        log_ticks(axes.xaxis, positive.min(), positive.max())
+
+
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis; powers are slow to draw and hard to read."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    dense = high < 30 * low
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if dense else (1,)))
+    axis.set_major_formatter(lambda value, _: counted(value))
+    axis.set_minor_formatter(NullFormatter())
+    if dense:
+        axis.set_minor_locator(NullLocator())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,8 @@ PER_RUN = (
     "gpu_mean_bytes",
 )
 PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query")
+SIZE = re.compile(r"[-_.]?(?<![a-z0-9])(\d+(\.\d+)?[kmbt]|tiny|mini|small|base|medium|large|xl|xxl)(?![a-z0-9])", re.IGNORECASE)
+"""A model's size, as a part of its name."""
 BESIDE = ("kl", "agreement")
 """Metrics shown next to accuracy, of the in-domain sets."""
 
@@ -73,6 +76,11 @@ def looks_of(keys: Iterable[str]) -> dict[str, Look]:
 def look_name(key: str) -> str:
     """A method as people say it."""
     return METHOD_NAMES.get(key, key)
+
+
+def family(model: str) -> str:
+    """A model's name without its size: what models that differ in size alone have in common."""
+    return SIZE.sub("", model, count=1)
 
 
 def group_name(row: pd.Series) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,8 @@ NOTHING = "-"
 """What stands in a cell without a value."""
 MOST_ROWS = 24
 """Rows of a table that a terminal gets."""
+MARKUP = re.compile(r"""[|`\[~]|\\(?=[!-/:-@\[-`{-~])|\*(?=\S)|(?<![A-Za-z0-9])_(?=\S)|<(?=[A-Za-z/!?])|&(?=\#?\w+;)""", re.ASCII)
+"""What Markdown would take for the beginning of something."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,6 @@ class Column:
     left: bool = False
     wide: bool = False
     stays: bool = False
-
-    def sorted_by(self, row: Row) -> Any:
-        """The raw value of a row."""
-        return self.text(row) if self.value is None else self.value(row)
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,17 @@ class Table:
 def markdown(table: Table) -> str:
     """The table with title and notes as Markdown."""
     shown = table.telling()
-    lines = [f"## {table.title}", ""]
-    lines.append("| " + " | ".join(column.name for column in shown.columns) + " |")
+    lines = [f"## {_as_it_is(table.title)}", ""]
+    lines.append("| " + " | ".join(_as_it_is(column.name) for column in shown.columns) + " |")
     lines.append("|" + "|".join("---" if column.left else "---:" for column in shown.columns) + "|")
-    lines += ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in shown.cells()]
-    notes = [line for note in table.notes for line in ("", note.replace("*", "\\*"))]
+    lines += ["| " + " | ".join(map(_as_it_is, row)) + " |" for row in shown.cells()]
+    notes = [line for note in table.notes for line in ("", re.sub(r"^\*", r"\\*", _as_it_is(note)))]  # else it is a list's item
     return "\n".join([*lines, *notes]) + "\n"
+
+
+def _as_it_is(text: str) -> str:
+    """Text of a line that Markdown prints as it is."""
+    return MARKUP.sub(r"\\\g<0>", re.sub(r"[\r\n\t]+", " ", text))
 
 
 def terminal(table: Table, where: str) -> tuple[TerminalTable, list[str]]:

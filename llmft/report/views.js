@@ -55,14 +55,8 @@ class Views {
   /* The first panels by task and model, each [title, its first rows], unless all of a figure were asked for; and how many panels
      and rows there are in all. `share`: rows of all panels together, where a figure has a row a group. */
   panels(view, groups, { keys = ["task", "model"], share = Infinity } = {}) {
-    const parts = new Map();
-    for (const group of groups) {
-      const key = JSON.stringify(keys.map((name) => group[name]));
-      if (!parts.has(key)) parts.set(key, []);
-      parts.get(key).push(group);
-    }
     const title = (group) => keys.filter((key) => key !== "model" || this.data.models.length > 1).map((key) => group[key]).join(", ");
-    const all = [...parts.values()].map((members) => [title(members[0]), members]);
+    const all = grouped(groups, (group) => keys.map((name) => group[name])).map((members) => [title(members[0]), members]);
     const each = Math.max(8, Math.floor(share / Math.min(all.length, MOST_PANELS)));
     const first = all.slice(0, MOST_PANELS).map(([title, members]) => [title, share < Infinity ? this.some(members, each) : members]);
     const count = (parts) => parts.reduce((sum, [, members]) => sum + members.length, 0);
@@ -143,15 +137,15 @@ class Views {
   }
 
   size(groups) {
-    const sized = groups.filter((group) => known(group.weights));
-    const [panels, more] = this.panels("size", sized, { keys: ["task"] });
-    const several = panels.filter(([, members]) => new Set(members.map((group) => group.weights)).size > 1);
-    if (!several.length) return;
-    const linesOf = (members) => [...Map.groupBy(members, (group) => JSON.stringify([group.name, group.pattern, group.selection])).values()];
-    const most = Math.max(...several.map(([, members]) => linesOf(members).length));
+    const linesOf = (members) => grouped(members, (group) => [group.task, group.family, group.name, group.pattern, group.selection])
+      .filter((line) => new Set(line.map((group) => group.weights)).size > 1);
+    const sized = new Set(linesOf(groups.filter((group) => known(group.weights))).flat());
+    if (!sized.size) return;
+    const [panels, more] = this.panels("size", groups.filter((group) => sized.has(group)), { keys: ["task"] });
+    const most = Math.max(...panels.map(([, members]) => linesOf(members).length));
     const all = more || (most > MOST_LINES ? `Show all ${most} lines` : "");
-    this.figure("size", "Accuracy against model size", "Means over seeds; a line a method, number of shots and pattern.", all, (place) => {
-      for (const [title, members] of several) {
+    this.figure("size", "Accuracy against model size", "Means over seeds; a line a family of models, method, number of shots and pattern.", all, (place) => {
+      for (const [title, members] of panels) {
         for (const [key, name] of DOMAINS) {
           const found = linesOf(members.filter((group) => known(this.mean(group, key))));
           if (!found.length) continue;
@@ -171,16 +165,21 @@ class Views {
     }, "pairs");
   }
 
+  /* What a group cost; how it was before training, and its teacher, have no cost of training. */
+  costOf(group, cost) {
+    return cost === "training_cpu_s" && ["before", "teacher"].includes(group.selection) ? null : this.mean(group, cost);
+  }
+
   cost(groups) {
     const costs = [["cpu_ms_per_query", "CPU ms per query", 3], ["training_cpu_s", "CPU s of training and teacher", 1]];
-    const shown = costs.filter(([key]) => groups.some((group) => this.mean(group, key) > 0));
+    const shown = costs.filter(([key]) => groups.some((group) => this.costOf(group, key) > 0));
     if (!shown.length) return;
     const [panels, more] = this.panels("cost", groups);
     const caption = "Filled: in-domain, hollow: out-of-domain. The lines (dashed: out-of-domain) are Pareto fronts: nothing cheaper is as accurate.";
     this.figure("cost", "Accuracy against cost", caption, more, (place) => {
       for (const [title, all] of panels) {
         for (const [cost, label, digits] of shown) {
-          const members = all.filter((group) => known(this.mean(group, cost)));
+          const members = all.filter((group) => known(this.costOf(group, cost)));
           if (!members.length) continue;
           const accuracies = members.flatMap((group) => DOMAINS.map(([key]) => this.mean(group, key))).filter(known);
           const x = { values: members.map((group) => this.mean(group, cost)), log: true, label };
@@ -201,7 +200,9 @@ class Views {
   }
 
   memory(groups) {
-    const runs = groups.filter((group) => group.judged || !groups.some((other) => other.judged));
+    const judged = groups.filter((group) => group.judged);
+    const runsOf = (group) => group.members.map((member) => this.data.points.run[member]).sort((a, b) => a - b);
+    const runs = judged.length ? judged : grouped(groups, runsOf).map(([first]) => first); // selections of the same runs cost the same
     const kinds = [["rss", "memory of the processes"], ["gpu", "GPU memory"]];
     const shown = kinds.filter(([kind]) => runs.some((group) => known(this.mean(group, `${kind}_peak_bytes`))));
     if (!shown.length) return;
@@ -212,12 +213,16 @@ class Views {
         for (const [kind, name] of shown) {
           const rows = all.filter((group) => known(this.mean(group, `${kind}_peak_bytes`)));
           if (!rows.length) continue;
-          const mib = (group, how) => this.mean(group, `${kind}_${how}_bytes`) / 2 ** 20;
+          const mib = (group, how) => {
+            const bytes = this.mean(group, `${kind}_${how}_bytes`);
+            return known(bytes) ? bytes / 2 ** 20 : null;
+          };
           const x = { values: [], low: 0, high: Math.max(...rows.map((group) => mib(group, "peak"))), label: `${name}, MiB` };
           const named = rows.map((group) => ({ label: this.label(group), group }));
           rowPlot(place, title, named, x, (svg, { group }, y, at) => {
             const tip = `${this.said(group)}\npeak ${fixed(mib(group, "peak"), 0)} MiB, mean ${fixed(mib(group, "mean"), 0)} MiB`;
             for (const [how, high, pale] of [["peak", 14, "pale"], ["mean", 6, ""]]) {
+              if (!known(mib(group, how))) continue;
               const width = Math.max(0, at(mib(group, how)) - at(0));
               const shape = { x: at(0), y: y + 7 - high / 2, width, height: high, rx: 1.5, class: `look mark bar ${pale}` };
               const bar = drawn("rect", shape, svg);
@@ -232,8 +237,8 @@ class Views {
   }
 
   training(groups) {
-    const chosen = new Set(groups.map((group) => JSON.stringify([group.task, group.model, group.look, group.name])));
-    const curves = this.data.curves.filter((curve) => chosen.has(JSON.stringify([curve.task, curve.model, curve.look, curve.name])));
+    const chosen = new Set(groups.flatMap((group) => group.members.map((member) => this.data.points.run[member])));
+    const curves = this.data.curves.filter((curve) => chosen.has(curve.runs[0].run)); // a curve is of the runs of one group
     if (!curves.length) return;
     const [panels, more] = this.panels("training", curves, { keys: ["task", "model", "kind"] });
     const caption = `A thin line a run, a thick one the mean of seeds.${this.data.curves_left_out}`;
@@ -248,14 +253,14 @@ class Views {
           const look = this.data.looks[curve.look];
           const at = new Map();
           for (const run of curve.runs) {
-            const tip = `${curve.name}\nrun ${this.data.runs.id[run.run]}\nlast loss ${short(run.losses.at(-1))} at step ${run.steps.at(-1)}`;
+            const tip = `${this.label(curve)}\nrun ${this.data.runs.id[run.run]}\nlast loss ${short(run.losses.at(-1))} at step ${run.steps.at(-1)}`;
             pointable(panel.path(run.steps.map((step, place) => [step, run.losses[place]]), { class: "look curve" }, look), tip, false);
             run.steps.forEach((step, place) => at.set(step, [...(at.get(step) ?? []), run.losses[place]]));
           }
           const means = [...at].sort(([a], [b]) => a - b).map(([step, found]) => [step, found.reduce((a, b) => a + b) / found.length]);
           panel.path(means, { class: "look curve thick" }, look);
           for (const [step, loss] of means.filter((_, place) => place % Math.ceil(means.length / 12) === 0)) {
-            const tip = `${curve.name}\nmean loss ${short(loss)} at step ${step}`;
+            const tip = `${this.label(curve)}\nmean loss ${short(loss)} at step ${step}`;
             marker(panel.svg, panel.x(step), panel.y(loss), look, 3, "", tip);
           }
         }

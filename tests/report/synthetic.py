@@ -146,6 +146,8 @@ def _write(path: Path, run: Made, hans_rows: int) -> None:
         metrics["selection"] = {
             stage: {"step": 10, "epoch": 1.0, "selected_on_evaluation_set": stage != "after"} for stage in run.stages[1:]
         }
+    if run.method != "icl":
+        (path / "train_log.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in _log(rng)))
     (path / "metrics.json").write_text(json.dumps(metrics, indent=2))
     (path / "cost.json").write_text(json.dumps(_costs(run, sizes, rng), indent=2))
     (path / "DONE").touch()
@@ -172,6 +174,13 @@ def _answers(run: Made, stage: str, name: str, size: int, rng: np.random.Generat
         metrics["f1"] = float(TABLE_METRICS["f1"](confusion))
     columns = {"stage": stage, "set": name, "idx": np.arange(size), "label": labels, "prediction": predictions}
     return metrics, pd.DataFrame({**columns, "label_logprobs": list(logprobs), "token_logprobs": list(logprobs)})
+
+
+def _log(rng: np.random.Generator) -> list[dict[str, Any]]:
+    steps = range(10, 101, 10)
+    losses = np.exp(-np.arange(1, 11) / 4) * rng.uniform(0.8, 1.2, 10)
+    log = [{"loss": float(loss), "learning_rate": 1e-5, "step": step} for step, loss in zip(steps, losses, strict=True)]
+    return [*log, {"train_runtime": 1.0, "train_loss": float(losses.mean()), "step": 100}]
 
 
 def _costs(run: Made, sizes: dict[str, int], rng: np.random.Generator) -> dict[str, Any]:

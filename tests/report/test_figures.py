@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import math
 from itertools import pairwise
 
@@ -7,12 +9,13 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from llmft.report.bars import draw_results
 from llmft.report.collect import collect
-from llmft.report.curves import training_curves
+from llmft.report.curves import draw_training, losses, training_curves
 from llmft.report.figures import draw_all, draw_domains, draw_size
 from llmft.report.paired import read_answers
 from llmft.report.panels import ROWS, counted, sections, shortened
-from llmft.report.points import FURTHER, LOOKS, front, groups, looks_of, majority, points
+from llmft.report.points import FURTHER, LOOKS, family, front, groups, looks_of, majority, points
 from tests.report.synthetic import Made, write
 
 
@@ -81,7 +84,7 @@ def test_a_method_has_one_look_and_no_other_has_it():
 def test_all_figures_are_drawn_as_png_and_pdf(collection, tmp_path):
     rates = pd.DataFrame([{"task": "rte", "in_domain": 0.53, "out_of_domain": 0.5}])
     files = draw_all(collection, rates, tmp_path)
-    names = {"results", "domains", "size", "cost", "memory", "gap"}
+    names = {"results", "domains", "size", "cost", "memory", "training", "gap"}
     assert {file.name for file in files} == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     for name in names:
         picture = imread(tmp_path / f"{name}.png")
@@ -96,6 +99,16 @@ def test_what_has_nothing_to_show_is_left_out(tmp_path):
     rates = pd.DataFrame(columns=["task", "in_domain", "out_of_domain"])
     names = {file.stem for file in draw_all(collect(tmp_path), rates, tmp_path)}
     assert names == {"results", "domains", "cost", "memory"}
+
+
+def test_runs_without_scores_or_counts_of_tokens_are_no_error(collection, found, tmp_path):
+    rates = pd.DataFrame(columns=["task", "in_domain", "out_of_domain"])
+    unscored = dataclasses.replace(collection, scores=collection.scores.iloc[:0])
+    assert draw_all(unscored, rates, tmp_path) == []
+    judged = found[found["judged"]].assign(tokens_per_query=math.nan)
+    figure = draw_results(judged, groups(judged))
+    assert figure.axes[1].get_xlim() == (1, 10)
+    plt.close(figure)
 
 
 def test_a_panel_a_model_and_a_marker_a_seed(found):
@@ -113,13 +126,47 @@ def test_a_panel_a_model_and_a_marker_a_seed(found):
 
 
 def test_curves_are_those_of_the_logs(collection, found):
-    run = found.loc[found["method"] == "distill", ["id", "record"]].iloc[0]
-    log = collection.folder / run["record"] / "train_log.jsonl"
-    log.write_text('{"loss": 0.5, "step": 10}\n{"loss": 0.25, "step": 20}\n{"train_loss": 0.3, "step": 20}\n')
     curves, left_out = training_curves(collection, found[found["judged"]])
-    assert curves[["id", "step", "loss"]].to_numpy().tolist() == [[run["id"], 10, 0.5], [run["id"], 20, 0.25]]
     assert left_out == 0
-    log.unlink()
+    assert curves["id"].nunique() == 12
+    assert curves["group"].nunique() == 4
+    run = found.loc[found["method"] == "distill", ["id", "record"]].iloc[0]
+    lines = (collection.folder / run["record"] / "train_log.jsonl").read_text().splitlines()
+    logged = [[e["step"], e["loss"]] for e in map(json.loads, lines) if "loss" in e]
+    assert curves.loc[curves["id"] == run["id"], ["step", "loss"]].to_numpy().tolist() == logged
+
+
+def test_steps_go_on_from_stage_to_stage_and_losses_are_numbers():
+    log = [
+        {"stage": 0, "step": 1, "loss": 5.0},
+        {"stage": 0, "step": 2, "loss": math.nan},
+        {"stage": 0, "step": 3, "train_loss": 4.0},
+        {"stage": 1, "step": 1, "loss": 3.0},
+        {"stage": 1, "step": 2, "loss": math.inf},
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 1.0},
+    ]
+    assert list(losses(log)) == [(1, 5.0), (4, 3.0), (6, 2.0), (7, 1.0)]
+    assert list(losses(log[-2:])) == [(1, 2.0), (2, 1.0)]
+
+
+def test_runs_of_different_patterns_have_curves_of_their_own(tmp_path):
+    made = [Made(method="pbft", pattern=pattern, seed=seed) for pattern in ("minimal", "gpt-3") for seed in range(2)]
+    for record, run in write(tmp_path, made, hans_rows=20).items():
+        level = (run.pattern == "gpt-3") + run.seed / 10
+        (tmp_path / record / "train_log.jsonl").write_text(f'{{"loss": {level}, "step": 1}}\n{{"loss": {level}, "step": 2}}\n')
+    collection = collect(tmp_path)
+    judged = points(collection).query("judged")
+    curves, _ = training_curves(collection, judged)
+    assert sorted(curves.groupby("group")["pattern"].unique().map(list)) == [["gpt-3"], ["minimal"]]
+    figure = draw_training(collection, judged)
+    (axes,) = figure.axes
+    means = [line.get_ydata().tolist() for line in axes.lines if line.get_linewidth() > 1]
+    assert np.array(sorted(means)) == pytest.approx(np.array([[0.05, 0.05], [1.05, 1.05]]))
+    assert axes.get_yscale() == "linear"  # one loss is 0, which has no place on a logarithmic axis
+    runs = next(line for line in axes.lines if line.get_linewidth() < 1)
+    assert np.isnan(runs.get_ydata()).tolist() == [False, False, True, False, False]
+    plt.close(figure)
 
 
 def test_too_many_rows_are_counted():
@@ -147,7 +194,11 @@ def test_numbers_at_the_ends_of_lines_do_not_overlap():
     weights = [1e8, 1e9]
     key = {"task": "rte", "look": "pbft", "pattern": "p", "differs": "", "in_domain_sd": 0.01, "out_of_domain_sd": 0.01}
     means = pd.DataFrame(
-        [{**key, "shots": shots, "weights": w, "in_domain": 0.7, "out_of_domain": 0.6} for shots in (2, 16, 32) for w in weights]
+        [
+            {**key, "shots": shots, "model": f"opt-{w}m", "weights": w, "in_domain": 0.7, "out_of_domain": 0.6}
+            for shots in (2, 16, 32)
+            for w in weights
+        ]
     )
     figure = draw_size(means)
     figure.draw_without_rendering()
@@ -156,6 +207,27 @@ def test_numbers_at_the_ends_of_lines_do_not_overlap():
         assert [text.get_text() for text in axes.texts] == ["2", "16", "32"]
         assert all(a.y1 <= b.y0 + 1 for a, b in pairwise(boxes))
         assert boxes[-1].y1 <= axes.get_window_extent().y1 + 5
+    plt.close(figure)
+
+
+def test_a_family_is_what_differs_in_size_alone():
+    assert [family(name) for name in ("opt-125m", "opt-1.3b", "facebook/opt-30b", "gpt2", "gpt2-xl", "pythia-1.4b-deduped")] == [
+        *("opt", "opt", "facebook/opt", "gpt2", "gpt2", "pythia-deduped"),
+    ]
+    assert family("Qwen2.5-0.5B-Instruct") == "Qwen2.5-Instruct"
+    assert family("toy") == "toy"
+
+
+def test_a_line_is_of_one_family():
+    key = {"task": "rte", "look": "pbft", "shots": 16, "pattern": "p", "differs": "", "in_domain_sd": 0, "out_of_domain_sd": 0}
+    models = {"opt-125m": 1.25e8, "pythia-1.4b": 1.4e9, "opt-1.3b": 1.3e9, "pythia-160m": 1.6e8, "other-7b": 7e9}
+    means = pd.DataFrame([{**key, "model": m, "weights": w, "in_domain": 0.7, "out_of_domain": 0.6} for m, w in models.items()])
+    assert draw_size(means.head(2)) is None
+    figure = draw_size(means)
+    for axes in figure.axes:
+        drawn = [line[0].get_xdata().tolist() for line in axes.containers]
+        assert drawn == [[1.25e8, 1.3e9], [1.6e8, 1.4e9]]
+        assert {text.get_text() for text in axes.texts} == {"opt", "pythia"}
     plt.close(figure)
 
 
