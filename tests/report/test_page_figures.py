@@ -96,3 +96,20 @@ def test_memory_has_a_row_for_the_same_runs_once(shown):
     shown.fill("#search", "best fine-tuning")
     shown.locator("#count", has_text=re.compile("^4 of ")).wait_for()
     assert shown.locator("#fig-memory rect.pale").count() == 2
+
+
+def test_sizes_are_compared_within_families_of_any_task(shown):
+    shown.evaluate(
+        """() => {
+          const [one] = DATA.groups.filter((group) => group.judged);
+          const made = (task, family, weights) => ({ ...one, task, family, weights });
+          const single = [..."abcdef"].flatMap((task) => [made(task, "opt", 1e8), made(task, "pythia", 2e8)]);
+          const several = [["opt", 1e8], ["pythia", 2e8], ["opt", 1e9], ["pythia", 4e8]].map((size) => made("z", ...size));
+          DATA.groups.splice(0, Infinity, ...single, ...several);
+        }"""
+    )
+    shown.locator("#filters button[type=reset]").click()
+    panels = shown.locator("#fig-size .panel")
+    panels.first.wait_for()
+    assert panels.locator("h4").all_inner_texts() == ["z, in-domain", "z, out-of-domain"]
+    assert panels.locator("path.curve").count() == 2 * 2
