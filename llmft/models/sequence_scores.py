@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llmft.models.label_scores import last_logits, left_pad, precise
+from llmft.models.label_scores import index_on, last_logits, left_pad, precise
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class LabelSequences:
                 first += len(continuation)
             rows += [0, *range(first, first + len(sequence) - 1)]
         tokens = [token for sequence in self.sequences for token in sequence]
-        logprobs = precise(logits).log_softmax(-1)[:, rows, tokens]  # (n, tokens of all labels)
+        rows_and_tokens = (index_on(logits.device, tuple(one)) for one in (rows, tokens))
+        logprobs = precise(logits).log_softmax(-1)[:, *rows_and_tokens]  # (n, tokens of all labels)
         return torch.stack([part.sum(-1) for part in logprobs.split([*map(len, self.sequences)], dim=1)], dim=1)
 
 
@@ -108,7 +109,7 @@ def sequence_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], labe
     rows = [width - 1 - lengths[0]]
     for i, length in enumerate(lengths):
         rows += range((i + 1) * width - length, (i + 1) * width)
-    return logits[:, rows]
+    return logits[:, index_on(logits.device, tuple(rows))]
 
 
 def sequence_label_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], labels: LabelSequences) -> torch.Tensor:
