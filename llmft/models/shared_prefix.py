@@ -21,6 +21,7 @@ import torch
 from llmft.batch_size import BatchSize
 from llmft.errors import InputError
 from llmft.models.gather import all_gather, rank_and_world, whole_weights
+from llmft.models.head import precise_output
 from llmft.models.kv_cache import encode, plain, reads_behind_a_cache
 from llmft.models.label_scores import bare_model, encoded_virtual_tokens, unwrapped, virtual_tokens
 from llmft.models.packed_attention import NAME, can_pack, can_share_keys, packed_batch
@@ -113,14 +114,14 @@ class Answers:
 
 @contextmanager
 def reading(model: torch.nn.Module) -> Iterator[None]:
-    """Within, the model is whole and without dropout; afterwards as it was."""
+    """Within, the model is whole and without dropout, its logits in float32 or better; afterwards as it was."""
     was_training, bare = model.training, bare_model(model)
     model.eval()
     autocast = bare.__dict__.get("forward") if hasattr(bare, "_original_forward") else None
     if autocast is not None:  # accelerate's for mixed-precision training; every stage is scored in the weights' precision
         bare.forward = bare._original_forward
     try:
-        with whole_weights(model.parameters()):
+        with whole_weights(model.parameters()), precise_output(model):
             yield
     finally:
         model.train(was_training)
