@@ -86,6 +86,13 @@ def has_cartridge(model: torch.nn.Module) -> bool:
     return virtual_tokens(model) > 0 and unwrapped(model).active_peft_config.peft_type == "CARTRIDGE"
 
 
+def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The batch on the device; a GPU copies it while it still computes the batch before."""
+    if device.type == "cuda":
+        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
 @lru_cache(maxsize=256)
 def index_on(device: torch.device, indices: tuple[int, ...]) -> torch.Tensor:
     """A few indices as a tensor (L,) int64 on the device, made there once: a GPU is waited for at each copy of a list."""
