@@ -121,10 +121,13 @@ class RunArguments(TrainingArguments):
         self._check_deepspeed_stage()
         if self.deepspeed:
             start_alone()
+        free = self.accelerator_config is None
         super().__post_init__()
         check_after(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to
+        elif self.device.type == "cuda" and free:
+            self.accelerator_config.non_blocking = self.dataloader_pin_memory  # a batch is copied while the last one is computed
 
     @property
     def eval_batch(self) -> BatchSize:

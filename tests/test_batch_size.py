@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmft.batch_size import DEFAULT_TOKENS, LARGE_MEMORY, BatchSize
+from llmft.batch_size import DEFAULT_TOKENS, LARGE_MEMORY, MASKED, BatchSize
 
 
 @given(
@@ -31,3 +31,10 @@ def test_the_default_depends_on_the_device():
     assert BatchSize(8).tokens_on("cpu") == DEFAULT_TOKENS["cpu"]
     assert BatchSize(8).tokens_on("cuda") == LARGE_MEMORY
     assert BatchSize(8, 77).tokens_on("cuda") == 77
+
+
+def test_a_mask_over_the_row_keeps_batches_small():
+    assert BatchSize(8).tokens_on("cuda", masked=True) == MASKED < LARGE_MEMORY
+    assert BatchSize(8).tokens_on("cpu", masked=True) == DEFAULT_TOKENS["cpu"]
+    assert BatchSize(8, 9999).tokens_on("cuda", masked=True) == 9999
+    assert len(BatchSize(99).batches([1000] * 8, "cuda", padded=False, masked=True)) == 2

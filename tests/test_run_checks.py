@@ -1,5 +1,9 @@
 from types import SimpleNamespace
 
+import pytest
+import torch
+
+from llmft.run_arguments import RunArguments
 from llmft.run_checks import check_after
 
 
@@ -11,3 +15,18 @@ def test_a_process_uses_one_gpu_and_says_so(capsys):
     check_after(run)
     assert run._n_gpu == 1
     assert "note: one of 8 GPUs is used; start with torchrun or deepspeed to use more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "expected"),
+    [
+        ("cpu", {}, (False, False)),
+        ("cuda", {}, (True, True)),
+        ("cuda", {"dataloader_pin_memory": False}, (False, False)),
+        ("cuda", {"accelerator_config": {"non_blocking": False}}, (True, False)),
+    ],
+)
+def test_batches_are_copied_to_a_gpu_without_a_wait(monkeypatch, tmp_path, device, given, expected):
+    monkeypatch.setattr(RunArguments, "device", property(lambda _: torch.device(device)))
+    run = RunArguments(output_dir=str(tmp_path), **given)
+    assert (run.dataloader_pin_memory, run.accelerator_config.non_blocking) == expected

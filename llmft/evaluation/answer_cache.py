@@ -57,6 +57,8 @@ class AnswerCache:
             "batch_tokens": size.tokens_on(weight.device.type),
             "ranks": world,
         }
+        if weight.dtype.itemsize < 4:
+            numerics["logits"] = "float32"  # before, they were rounded to the weights' precision
         return cls(store, fingerprint_weights(model), fingerprint_tokenizer(tokenizer), str(weight.dtype), numerics)
 
     def get(

@@ -1,4 +1,4 @@
-"""The output layer: a classification head in its place, and untying it from the input embeddings.
+"""The output layer: a classification head in its place, untying it from the input embeddings, logits in float32.
 
 The head takes the place of the language-modelling head, so that the answer position's "vocabulary" is the L labels and
 everything else (padding, packed queries, wrappings) stays as it is.
@@ -7,17 +7,21 @@ everything else (padding, packed queries, wrappings) stays as it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 
 from llmft.errors import InputError
 from llmft.models.base import HEAD_SETTINGS
 from llmft.models.gather import whole_weights
 from llmft.models.label_scores import bare_model
 from llmft.models.structure import named
+from llmft.models.tied import adds_up_in_place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 WEIGHTS = "classification_head.safetensors"
 DROPOUTS = ("dropout", "hidden_dropout", "resid_pdrop", "resid_dropout")
 """Names under which a config has the dropout between layers; families without any have none in the head either."""
+PIECE = 2**14
+"""So many rows of a half-precision output layer's weights are held in float32 at once."""
 
 
 class ClassificationHead(torch.nn.Module):
@@ -110,6 +116,38 @@ def _no_longer_tied(model: PreTrainedModel) -> None:
     for config in configs:
         config.tie_word_embeddings = False
     model.all_tied_weights_keys = {}
+
+
+@contextmanager
+def precise_output(model: torch.nn.Module) -> Iterator[None]:
+    """Within, an output layer in half precision gives its logits in float32.
+
+    Rounded to bfloat16, logits of 16 to 32 lie 1/8 apart, and labels that are closer to one another tie. Float32 stays as it is;
+    so do layers that are not torch's own, or that something else (accelerate, on several devices) has changed.
+    """
+    output = bare_model(model).get_output_embeddings()
+    linear = [layer for layer in output.modules() if type(layer) is torch.nn.Linear]  # itself, as a rule
+    half = [layer for layer in linear if layer.weight.dtype in (torch.float16, torch.bfloat16)]
+    before = {layer: vars(layer).get("forward") for layer in half if "forward" not in vars(layer) or adds_up_in_place(layer)}
+    for layer in before:
+        layer.forward = MethodType(_precise_linear, layer)
+    try:
+        yield
+    finally:
+        for layer, forward in before.items():
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
+
+
+def _precise_linear(layer: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+    """(..., H) -> (..., V) float32."""
+    hidden, logits = hidden.float(), hidden.new_empty(*hidden.shape[:-1], layer.out_features, dtype=torch.float32)
+    for start in range(0, layer.out_features, PIECE):
+        rows = slice(start, start + PIECE)
+        bias = None if layer.bias is None else layer.bias[rows].float()
+        logits[..., rows] = F.linear(hidden, layer.weight[rows].float(), bias)
+    return logits
 
 
 def save_head(head: ClassificationHead, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,6 +84,19 @@ def encoded_virtual_tokens(model: torch.nn.Module) -> int:
 def has_cartridge(model: torch.nn.Module) -> bool:
     """Whether prompts are read behind a cartridge, which stands for the beginning of the text that they go on with."""
     return virtual_tokens(model) > 0 and unwrapped(model).active_peft_config.peft_type == "CARTRIDGE"
+
+
+def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The batch on the device; a GPU copies it while it still computes the batch before."""
+    if device.type == "cuda":
+        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+@lru_cache(maxsize=256)
+def index_on(device: torch.device, indices: tuple[int, ...]) -> torch.Tensor:
+    """A few indices as a tensor (L,) int64 on the device, made there once: a GPU is waited for at each copy of a list."""
+    return torch.tensor(indices, dtype=torch.int64, device=device)
 
 
 def precise(values: torch.Tensor) -> torch.Tensor:

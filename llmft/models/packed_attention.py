@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from llmft.models.attention_sums import attend
 from llmft.models.label_scores import bare_model, forward_parameters
 
 NAME = "packed_sdpa"
@@ -84,12 +86,8 @@ def can_pack(model: torch.nn.Module, longest: int) -> bool:
 
 
 def can_share_keys(model: torch.nn.Module) -> bool:
-    """Whether packed texts can look at keys in front of the row too: where there is a kernel that tells its softmax sums.
-
-    torch has one on the CPU, for values as wide as keys.
-    """
-    bare = bare_model(model)
-    return next(bare.parameters()).device.type == "cpu" and not hasattr(bare.config.get_text_config(), "v_head_dim")
+    """Whether packed texts can look at keys in front of the row too: where values are as wide as keys, as kernels ask for."""
+    return not hasattr(bare_model(model).config.get_text_config(), "v_head_dim")
 
 
 def packed_attention(
@@ -121,9 +119,8 @@ def packed_attention(
     blocks = [[_blocks(tensor[:, :, -row:], places) for tensor in (query, key, value)] for places in parts]  # (n, heads, t, d)
     blocks = [(q, repeat_kv(k, groups), repeat_kv(v, groups)) for q, k, v in blocks]
     if not shared:
-        attend = torch.nn.functional.scaled_dot_product_attention
-        return _row([attend(*b, dropout_p=dropout, is_causal=True, scale=scaling) for b in blocks], parts, row)[None], None
-    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        own = [scaled_dot_product_attention(*b, dropout_p=dropout, is_causal=True, scale=scaling) for b in blocks]
+        return _row(own, parts, row)[None], None
     own, own_sum = zip(*(attend(*b, is_causal=True, scale=scaling) for b in blocks), strict=True)  # sums are logarithms
     folded = query.reshape(1, key.shape[1], groups * row, -1)  # query heads that share keys lie behind one another
     front, front_sum = attend(folded, key[:, :, :shared], value[:, :, :shared], scale=scaling)

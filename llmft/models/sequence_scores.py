@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llmft.models.label_scores import last_logits, left_pad, precise
+from llmft.models.label_scores import index_on, last_logits, left_pad, on_device, precise
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,20 @@ class LabelSequences:
                 first += len(continuation)
             rows += [0, *range(first, first + len(sequence) - 1)]
         tokens = [token for sequence in self.sequences for token in sequence]
-        logprobs = precise(logits).log_softmax(-1)[:, rows, tokens]  # (n, tokens of all labels)
+        rows_and_tokens = (index_on(logits.device, tuple(one)) for one in (rows, tokens))
+        logprobs = precise(logits).log_softmax(-1)[:, *rows_and_tokens]  # (n, tokens of all labels)
         return torch.stack([part.sum(-1) for part in logprobs.split([*map(len, self.sequences)], dim=1)], dim=1)
 
 
 def masked_row(
-    queries: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], prefix_length: int, dtype: torch.dtype
+    queries: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[int]],
+    prefix_length: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> dict[str, torch.Tensor]:
     """Arguments of a model: n queries in one row of T tokens, each followed by the C continuations side by side, behind a prefix
-    of P tokens; each token gets the position it has in a text of its own.
+    of P tokens; each token gets the position it has in a text of its own. The mask is made on the device.
 
     Returns:
         `input_ids` and `position_ids` (1, T) int64; `attention_mask` (1, 1, T, P + T) of `dtype`, 0 where a token may look: the
@@ -77,15 +82,19 @@ def masked_row(
     query = piece - piece % (1 + len(continuations))  # (T,) the query's piece that it belongs to
     continues = piece != query
     place = index - (lengths.cumsum(0) - lengths)[piece]  # (T,) within the piece
-    seen = (piece[:, None] == piece[None, :]) | (query[:, None] == piece[None, :])
-    hidden = torch.zeros(len(index), prefix_length + len(index), dtype=torch.bool)
-    hidden[:, prefix_length:] = ~(seen & (index[:, None] >= index[None, :]))
-    return {
+    row = {
         "input_ids": ids,
         "position_ids": (prefix_length + place + continues * lengths[query])[None],
-        "attention_mask": torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)[None, None],
         "logits_to_keep": (continues | (place == lengths[query] - 1)).nonzero()[:, 0],
+        "piece": piece,
+        "query": query,
     }
+    row = on_device(row, device)
+    piece, query, index = row.pop("piece"), row.pop("query"), torch.arange(len(index), device=device)
+    seen = (piece[:, None] == piece[None, :]) | (query[:, None] == piece[None, :])
+    mask = torch.zeros(1, 1, len(index), prefix_length + len(index), dtype=dtype, device=device)
+    mask[..., prefix_length:].masked_fill_(~(seen & (index[:, None] >= index[None, :])), torch.finfo(dtype).min)
+    return {**row, "attention_mask": mask}
 
 
 def sequence_batch(prompts: Sequence[Sequence[int]], labels: LabelSequences) -> dict[str, torch.Tensor]:
@@ -108,7 +117,7 @@ def sequence_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], labe
     rows = [width - 1 - lengths[0]]
     for i, length in enumerate(lengths):
         rows += range((i + 1) * width - length, (i + 1) * width)
-    return logits[:, rows]
+    return logits[:, index_on(logits.device, tuple(rows))]
 
 
 def sequence_label_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], labels: LabelSequences) -> torch.Tensor:

@@ -21,8 +21,9 @@ import torch
 from llmft.batch_size import BatchSize
 from llmft.errors import InputError
 from llmft.models.gather import all_gather, rank_and_world, whole_weights
+from llmft.models.head import precise_output
 from llmft.models.kv_cache import encode, plain, reads_behind_a_cache
-from llmft.models.label_scores import bare_model, encoded_virtual_tokens, unwrapped, virtual_tokens
+from llmft.models.label_scores import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
 from llmft.models.packed_attention import NAME, can_pack, can_share_keys, packed_batch
 from llmft.models.sequence_scores import LabelSequences, masked_row, sequence_batch, sequence_logits
 from llmft.prompts.tokens import TokenizedPrompts
@@ -113,14 +114,14 @@ class Answers:
 
 @contextmanager
 def reading(model: torch.nn.Module) -> Iterator[None]:
-    """Within, the model is whole and without dropout; afterwards as it was."""
+    """Within, the model is whole and without dropout, its logits in float32 or better; afterwards as it was."""
     was_training, bare = model.training, bare_model(model)
     model.eval()
     autocast = bare.__dict__.get("forward") if hasattr(bare, "_original_forward") else None
     if autocast is not None:  # accelerate's for mixed-precision training; every stage is scored in the weights' precision
         bare.forward = bare._original_forward
     try:
-        with whole_weights(model.parameters()):
+        with whole_weights(model.parameters()), precise_output(model):
             yield
     finally:
         model.train(was_training)
@@ -159,7 +160,9 @@ class PrefixReader:
     def batches(self, suffixes: Sequence[Sequence[int]]) -> list[list[int]]:
         """Indices of queries that are to be read together, by the reader's batch size."""
         if self._packs:
-            return self.size.batches([len(suffix) + self._behind for suffix in suffixes], self.device.type, padded=False)
+            masked = not self._side_by_side(max(map(len, suffixes), default=0))
+            lengths = [len(suffix) + self._behind for suffix in suffixes]
+            return self.size.batches(lengths, self.device.type, padded=False, masked=masked)
         each, front = len(self.labels.continuations), len(self.prefix) + encoded_virtual_tokens(self.model)
         longest = max(map(len, self.labels.continuations))
         lengths = [each * (front + len(suffix) + longest) for suffix in suffixes]
@@ -176,28 +179,25 @@ class PrefixReader:
         self.padding_tokens += read.numel() - real
         return sequence_logits(self.model, on_device(batch, self.device), self.labels)
 
+    def _side_by_side(self, longest: int) -> bool:
+        """Whether attention keeps queries of up to so many tokens apart by itself, without a mask."""
+        able = can_pack(self.model, longest) and (self._cache is None or can_share_keys(self.model))
+        return able and self.labels.rows == 1
+
     def _packed_logits(self, suffixes: Sequence[list[int]]) -> torch.Tensor:
         """Logits (n, R, V) behind n suffixes, and in the labels' continuations, that lie side by side in one row."""
         bare = bare_model(self.model)
-        apart = can_pack(self.model, max(map(len, suffixes))) and (self._cache is None or can_share_keys(self.model))
-        if apart and self.labels.rows == 1:
-            arguments = packed_batch(suffixes, self.length)
+        if self._side_by_side(max(map(len, suffixes))):
+            arguments = on_device(packed_batch(suffixes, self.length), self.device)
         else:
-            arguments = masked_row(suffixes, self.labels.continuations, self.length, bare.dtype)
+            arguments = masked_row(suffixes, self.labels.continuations, self.length, bare.dtype, self.device)
         try:
-            output = bare(**on_device(arguments, self.device), past_key_values=self._cache, use_cache=self._cache is not None)
+            output = bare(**arguments, past_key_values=self._cache, use_cache=self._cache is not None)
         finally:  # also where memory has run out in the middle of the layers
             for layer in self._cache.layers if self._cache is not None else ():
                 if (grown := layer.get_seq_length() - self.length) > 0:
                     layer.crop(-grown)
         return output.logits[0].unflatten(0, (len(suffixes), self.labels.rows))
-
-
-def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """The batch on the device; a GPU copies it while it still computes the batch before."""
-    if device.type == "cuda":
-        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def _can_share(model: torch.nn.Module) -> bool:

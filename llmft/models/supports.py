@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from llmft.errors import InputError
-from llmft.models.label_scores import precise
+from llmft.models.label_scores import index_on, precise
 
 if TYPE_CHECKING:
     from llmft.models.sequence_scores import LabelSequences
@@ -80,12 +80,15 @@ def support_scores(logits: torch.Tensor, support: str, tokens: torch.Tensor | Se
     Args:
         logits: (B, V).
         support: one of `objective.SUPPORTS`.
-        tokens: the tokens that classes stand for: (L,) the labels', or (B, k) the target's; not read for `vocab`.
+        tokens: the tokens that classes stand for: (L,) the labels', or (B, k) the target's, on the logits' device; not read for
+            `vocab`.
     """
     scores = precise(logits)
     if support == "vocab":
         return scores
-    chosen = torch.as_tensor(tokens, device=logits.device).expand(len(scores), -1)  # (B, K or K - 1)
+    if not isinstance(tokens, torch.Tensor):
+        tokens = index_on(logits.device, tuple(tokens))
+    chosen = tokens.expand(len(scores), -1)  # (B, K or K - 1)
     classes = scores.gather(-1, chosen)
     if support == "labels":
         return classes

@@ -26,6 +26,11 @@ def add_up_in_place(model: PreTrainedModel) -> None:
         head.forward = MethodType(_forward, head)
 
 
+def adds_up_in_place(head: torch.nn.Linear) -> bool:
+    """Whether this is what `add_up_in_place` has done to the output layer."""
+    return getattr(vars(head).get("forward"), "__func__", None) is _forward
+
+
 def _forward(head: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
     # half-precision copies of autocast and the pieces of DeepSpeed ZeRO-3 have gradients of their own, which are no views
     own = torch.is_autocast_enabled(hidden.device.type) or hasattr(head.weight, "ds_id")

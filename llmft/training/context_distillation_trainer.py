@@ -56,10 +56,10 @@ class ContextDistillationTrainer(FtTrainer):
         if self.teacher is not None:
             self.teacher.count_work(phase)
 
-    def answer_loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Divergence from the teacher's answers, from what `answer_logits` gives."""
         if self.teacher is not None:
-            target = self.teacher.targets(inputs["query"].tolist())
+            target = self.teacher.targets(inputs["query"])
         else:
             target = Target(inputs["teacher_logprobs"], inputs.get("teacher_tokens"))
         tokens = self.label_columns if target.tokens is None else target.tokens

@@ -117,12 +117,11 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         self.examples_seen = self.tokens_seen = self.positions_seen = 0
 
 
-def collate(
-    examples: Sequence[dict[str, Any]], labels: LabelSequences | None = None, *, packed: bool = False
-) -> dict[str, torch.Tensor]:
+def collate(examples: Sequence[dict[str, Any]], labels: LabelSequences | None = None, *, packed: bool = False) -> dict[str, Any]:
     """Put the prompts together and stack the rest.
 
     Args:
+        examples: their places `query`, which only the host asks for, stay numbers.
         labels: if they are of several tokens, each prompt comes with each of their continuations.
         packed: side by side in one row, for models that `can_pack`; else padded on the left.
     """
@@ -134,7 +133,9 @@ def collate(
     else:
         batch = left_pad(prompts) if labels is None or labels.rows == 1 else sequence_batch(prompts, labels)
     for name in examples[0]:
-        if name != "input_ids":
+        if name == "query":
+            batch[name] = [example[name] for example in examples]
+        elif name != "input_ids":
             batch[name] = torch.stack([torch.as_tensor(example[name]) for example in examples])
     return batch
 

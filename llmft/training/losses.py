@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from llmft.models.label_scores import precise
+from llmft.models.label_scores import index_on, precise
 
 
 def answer_cross_entropy(logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
@@ -29,7 +29,8 @@ def label_cross_entropy(logits: torch.Tensor, answers: torch.Tensor, label_ids: 
         label_ids: L different tokens.
     """
     logits = precise(logits)
-    return (logits[:, list(label_ids)].logsumexp(-1) - logits.gather(1, answers[:, None])[:, 0]).mean()
+    labels = index_on(logits.device, tuple(label_ids))
+    return (logits[:, labels].logsumexp(-1) - logits.gather(1, answers[:, None])[:, 0]).mean()
 
 
 def t_few_loss(logits: torch.Tensor, answers: torch.Tensor, label_ids: Sequence[int]) -> torch.Tensor:
@@ -50,10 +51,11 @@ def t_few_loss(logits: torch.Tensor, answers: torch.Tensor, label_ids: Sequence[
         label_ids: L >= 2 different tokens.
     """
     logits = precise(logits)
-    labels = torch.as_tensor(label_ids, device=logits.device)
+    labels = index_on(logits.device, tuple(label_ids))
     its_own = F.one_hot(labels, logits.shape[1]).bool()  # (L, V)
     others = logits[:, None].masked_fill(its_own, -torch.inf).logsumexp(-1)  # (B, L) of all tokens but the label's
     log_not = others - logits.logsumexp(-1, keepdim=True)  # (B, L) log(1 - p)
-    wrong = labels != answers[:, None]  # (B, L)
-    unlikelihood = -log_not[wrong].mean()  # as many wrong labels in every row, so the mean over all is the mean of means
+    right = labels == answers[:, None]  # (B, L)
+    wrong_labels = len(answers) * (len(labels) - 1)  # as many in every row, so the mean over all is the mean of means
+    unlikelihood = -log_not.masked_fill(right, 0.0).sum() / wrong_labels
     return answer_cross_entropy(logits, answers) + unlikelihood + label_cross_entropy(logits, answers, label_ids)

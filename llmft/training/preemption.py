@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ class SaveAtSigterm(TrainerCallback):
     def __init__(self) -> None:
         self.asked_at: float | None = None
         self.ending = self.last = False
-        self._any: torch.Tensor | None = None
+        self._any: Callable[[], float] | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -52,13 +52,14 @@ class SaveAtSigterm(TrainerCallback):
         return control
 
     def _all_know(self, device: torch.device) -> bool:
-        """Whether any rank has been asked; all give the same answer. Of several, it is that of the step before, which no rank
-        has to wait for."""
+        """Whether any rank has been asked; all give the same answer. Of several, it is that of the step before, so that a GPU has
+        this step's work to do while it is waited for."""
         if rank_and_world()[1] == 1:
             return self.asked_at is not None
-        known = self._any is not None and bool(self._any.item())
-        self._any = torch.tensor(float(self.asked_at is not None), device=device)
-        torch.distributed.all_reduce(self._any, torch.distributed.ReduceOp.MAX)
+        known = self._any is not None and bool(self._any())
+        asked = torch.full((), float(self.asked_at is not None), device=device)
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        self._any = later(asked)
         return known
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -74,3 +75,19 @@ class SaveAtSigterm(TrainerCallback):
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """As at the beginning of the next step."""
         self.on_step_begin(args, state, control)
+
+
+def later(value: torch.Tensor) -> Callable[[], float]:
+    """What gives a number to the host; it waits for what a GPU has been given until now, not for what follows."""
+    if value.device.type != "cuda":
+        return value.item
+    host = torch.empty((), dtype=value.dtype, pin_memory=True)
+    host.copy_(value, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(value.device))
+
+    def read() -> float:
+        copied.synchronize()
+        return host.item()
+
+    return read

@@ -16,8 +16,9 @@ import torch
 
 from llmft.cost.flops import inference_flops
 from llmft.cost.meter import Phase
-from llmft.evaluation.metrics import label_prior, renormalise
+from llmft.evaluation.metrics import label_prior
 from llmft.evaluation.score import Asker, SplitScores
+from llmft.models.label_scores import on_device
 from llmft.models.sequence_scores import LabelSequences
 from llmft.models.shared_prefix import PrefixReader, reading
 from llmft.models.supports import Target, kept_of, mean_logprobs, support_target
@@ -130,7 +131,7 @@ class OnlineTeacher:
             blanks = asker.prompt_format.content_free_queries() if asker.calibrate else []
             self.prompts.append((asker.prompts(queries, extra=blanks), len(blanks)))
         self.readers: list[PrefixReader | None] = [None] * len(teachers.askers)
-        self.priors: list[np.ndarray | None] = [None] * len(teachers.askers)
+        self.log_priors: list[torch.Tensor | float | None] = [None] * len(teachers.askers)
         self.counted = (0, 0)
 
     @torch.no_grad()
@@ -158,13 +159,18 @@ class OnlineTeacher:
         return Target(kept["logprobs"], kept.get("tokens"))
 
     def _label_logprobs(self, model: torch.nn.Module, i: int, logits: torch.Tensor) -> torch.Tensor:
-        blanks = self.prompts[i][1]
-        if blanks and self.priors[i] is None:
-            count = len(self.prompts[i][0].suffixes)
-            prior_logits = self._logits(model, i, range(count - blanks, count))
-            self.priors[i] = label_prior(self.labels[i].logprobs(prior_logits).double().cpu().numpy())
-        found = renormalise(self.labels[i].logprobs(logits).double().cpu().numpy(), self.priors[i])
-        return torch.from_numpy(found).float().to(logits.device)
+        if self.log_priors[i] is None:
+            self.log_priors[i] = self._log_prior(model, i)
+        logprobs = self.labels[i].logprobs(logits).double() - self.log_priors[i]
+        return logprobs.log_softmax(-1).float()  # as `renormalise`, without a wait for the device
+
+    def _log_prior(self, model: torch.nn.Module, i: int) -> torch.Tensor | float:
+        prompts, blanks = self.prompts[i]
+        if not blanks:
+            return 0.0
+        count = len(prompts.suffixes)
+        found = self.labels[i].logprobs(self._logits(model, i, range(count - blanks, count))).double()
+        return torch.from_numpy(label_prior(found.cpu().numpy())).log().to(found.device)
 
     def _logits(self, model: torch.nn.Module, i: int, queries: Sequence[int]) -> torch.Tensor:
         prompts = self.prompts[i][0]
@@ -210,7 +216,8 @@ def by_turns(queries: Sequence[int], contexts: int, read: Callable[[int, list[in
     """
     places = [[place for place, query in enumerate(queries) if query % contexts == i] for i in range(contexts)]
     found = _map([read(i, mine) for i, mine in enumerate(places) if mine], torch.cat)
-    order = np.argsort(np.concatenate([mine for mine in places if mine]))
+    order = torch.from_numpy(np.argsort(np.concatenate([mine for mine in places if mine])))
+    order = on_device({"order": order}, found.logprobs.device)["order"]
     return _map([found], lambda tensors: tensors[0][order])
 
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmft.models.label_scores import left_pad
+from llmft.models.packed_attention import packed_batch
 from llmft.models.sequence_scores import LabelSequences, masked_row, sequence_batch, sequence_label_logits
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
@@ -81,7 +83,7 @@ def test_each_token_goes_through_the_model_once_and_only_asked_rows_are_projecte
 
 
 def test_a_packed_row_by_hand():
-    row = masked_row([[1, 2], [3]], [[7], [8, 9]], 1, torch.float32)
+    row = masked_row([[1, 2], [3]], [[7], [8, 9]], 1, torch.float32, torch.device("cpu"))
     assert row["input_ids"].tolist() == [[1, 2, 7, 8, 9, 3, 7, 8, 9]]
     assert row["position_ids"].tolist() == [[1, 2, 3, 3, 4, 1, 2, 2, 3]]
     assert row["logits_to_keep"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -96,6 +98,23 @@ def test_a_packed_row_by_hand():
         [1, 0, 0, 0, 0, 0, 1, 0, 1, 0],
         [1, 0, 0, 0, 0, 0, 1, 0, 1, 1],
     ]
+
+
+def test_a_mask_is_made_on_the_device_it_is_for():
+    made = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **kwargs or {})
+            made.append((found.device.type, found.numel()))
+            return found
+
+    with Seen():
+        row = masked_row([list(range(40))] * 5, [()], 100, torch.bfloat16, torch.device("meta"))
+    assert row["attention_mask"].shape == (1, 1, 200, 300)
+    assert max(size for device, size in made if device == "meta") == 200 * 300
+    assert max(size for device, size in made if device == "cpu") == 200
+    assert row.keys() == packed_batch([[1]]).keys()
 
 
 def test_continuations_that_begin_others_are_read_off_them():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmft.models.adapt import adapt
-from llmft.models.tied import add_up_in_place
+from llmft.models.tied import add_up_in_place, adds_up_in_place
 from tests.conftest import tiny_model
 
 IDS = torch.arange(5, 45).view(2, 20)
@@ -38,6 +38,25 @@ def test_answers_and_gradients_are_the_same_bits(family, dtype):
     assert torch.equal(logits, expected)
     assert gradients.keys() == expected_gradients.keys()
     assert all(torch.equal(gradients[name], expected_gradients[name]) for name in gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["opt", "gpt2"])
+@pytest.mark.parametrize("checkpointing", [None, {"use_reentrant": False}, {"use_reentrant": True}])
+def test_gradients_of_several_batches_add_up_to_the_same_bits(family, dtype, checkpointing):
+    """As in gradient accumulation, and with layers that are computed again for their gradients."""
+    plain = tied(family).to(dtype).train()
+    if checkpointing is not None:
+        plain.gradient_checkpointing_enable(checkpointing)
+    model = copy.deepcopy(plain)
+    add_up_in_place(model)
+    for one in (plain, model):
+        for ids in (IDS, IDS.flip(1), IDS[:, :7]):
+            logits = one(input_ids=ids, logits_to_keep=1, use_cache=False).logits
+            (logits.logsumexp(-1).sum() / 3).backward()
+    gradients, expected = ({name: p.grad for name, p in one.named_parameters()} for one in (model, plain))
+    assert adds_up_in_place(model.get_output_embeddings()) and gradients.keys() == expected.keys()
+    assert all(torch.equal(gradients[name], expected[name]) for name in expected)
 
 
 def test_only_tied_weights_that_are_trained_are_meant():

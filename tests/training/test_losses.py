@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
+from llmft.models.label_scores import index_on
 from llmft.training.losses import answer_cross_entropy, label_cross_entropy, t_few_loss
 
 SIZES = st.tuples(st.integers(1, 5), st.integers(2, 6), st.integers(0, 10_000), st.sampled_from([0.5, 1.0, 2.0, 5.0]))
@@ -81,3 +82,16 @@ def test_t_few_is_finite_where_the_wrong_label_has_all_the_probability():
     assert loss.item() == pytest.approx(200 + (200 - np.log(2)) + 200, abs=1e-3)
     assert torch.isfinite(logits.grad).all()
     assert logits.grad[0, 1] > 0  # down with it
+
+
+@pytest.mark.parametrize("loss", [t_few_loss, label_cross_entropy])
+def test_no_loss_waits_for_the_device(loss):
+    logits = torch.empty(3, 9, device="meta", requires_grad=True)  # without values, which nothing on the host may ask for
+    loss(logits, torch.empty(3, dtype=torch.int64, device="meta"), [4, 2]).backward()
+    assert logits.grad.shape == (3, 9)
+
+
+def test_indices_are_put_on_a_device_once():
+    found = index_on(torch.device("cpu"), (4, 2))
+    assert found.tolist() == [4, 2]
+    assert found is index_on(torch.device("cpu"), (4, 2))

@@ -134,6 +134,12 @@ def test_labels_are_not_needed_for_distillation():
     assert set(collate(rows)) == {"input_ids", "attention_mask", "position_ids", "teacher_logprobs"}
 
 
+def test_places_of_queries_stay_on_the_host():
+    batch = collate([{"input_ids": [1], "query": 7, "position": 0}, {"input_ids": [2], "query": 3, "position": 1}])
+    assert batch["query"] == [7, 3]
+    assert batch["position"].tolist() == [0, 1]
+
+
 def test_work_is_counted(tmp_path):
     trainer = train(tmp_path, FtTrainer, tiny_model("opt"), epochs=2)
     lengths = [len(row["input_ids"]) for row in examples()]
