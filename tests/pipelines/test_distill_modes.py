@@ -1,6 +1,5 @@
 """distill.py end to end on the embedded world: kinds of context, schedules, teachers, losses, targets; short runs."""
 
-import copy
 import json
 
 import numpy as np
@@ -162,32 +161,6 @@ def test_students_of_other_parts(tmp_path, part):
     assert record.metrics["weights"]["share"] < 0.5
     if part == ("--use_cartridge",):  # starts as the context itself
         assert record.metrics["kl"]["after"]["toy"] < record.metrics["kl"]["before"]["toy"] / 10
-
-
-def test_another_teacher_of_another_size(tmp_path):
-    from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
-
-    from llmft.tasks.toy import CHECKPOINT
-
-    config = OPTConfig.from_pretrained(CHECKPOINT)
-    config.num_hidden_layers, config.hidden_size, config.word_embed_proj_dim, config.ffn_dim = 3, 96, 96, 128
-    torch.manual_seed(1)
-    OPTForCausalLM(copy.deepcopy(config)).save_pretrained(tmp_path / "big")
-    AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(tmp_path / "big")
-    for mode in ("precompute", "online"):
-        larger = ("--teacher_model_name_or_path", tmp_path / "big", "--teacher_mode", mode)
-        record = run("distill.py", tmp_path / "out", *SHORT, *larger)
-        assert record.metrics["stages"]["teacher"] != record.metrics["stages"]["before"]
-
-
-def test_a_teacher_of_another_vocabulary_is_an_error(tmp_path):
-    from tests.conftest import byte_level_bpe, tiny_model
-
-    tiny_model("opt").save_pretrained(tmp_path / "other")
-    byte_level_bpe("</s>").save_pretrained(tmp_path / "other")
-    with pytest.raises(InputError, match=r"its vocabulary of .* is not the student's of 113.*the first being"):
-        run("distill.py", tmp_path / "out", *SHORT, "--teacher_model_name_or_path", tmp_path / "other")
-    assert not (tmp_path / "out").exists()
 
 
 def test_queries_without_labels_from_a_file(tmp_path):
