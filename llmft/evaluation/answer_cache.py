@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,13 @@ class AnswerCache:
         if rank == 0 and sound:  # what is none ends the run, and must not end others
             self.store.put(key, answers, {name: sum(share[name] for share in shares) for name in shares[0]})
         return answers
+
+    def saved_but(self, paid: Collection[str]) -> dict[str, Any]:
+        """What was saved in other phases than these: there, answers of an earlier session of the same run were found."""
+        phases = {name: costs for name, costs in self.saved.get("phases", {}).items() if name not in paid}
+        names = {name for costs in phases.values() for name in costs}
+        sums = {name: sum(costs.get(name, 0) for costs in phases.values()) for name in sorted(names)}
+        return {**sums, "phases": phases} if phases else {}
 
     def _count(self, costs: dict[str, float], phase: str) -> None:
         of_phase = self.saved.setdefault("phases", {}).setdefault(phase, {})

@@ -85,6 +85,9 @@ def distil(job: Job) -> None:
     cache = teachers.askers[0].cache
     start = copy.deepcopy(model) if needs_copy(job, flags) else None
     context_ids = token_ids(tokenizer, teachers.askers[0].context)
+    if flags.teacher_mode == "precompute":  # its answers are all that training needs: another model goes out of memory
+        teachers = teachers.with_model(model)
+        stages = stages_of(teachers, flags)
     student = student.with_model(trainable(job, model, context_ids=context_ids))
     trained, metrics, log = learn(job, student, queries, stages, targets, start)
     job.keep("after", retention.score("after", student.model))
@@ -97,7 +100,7 @@ def distil(job: Job) -> None:
         "schedule": flags.context_schedule,
         "demonstrations": sum(map(len, job.contexts)),
     }
-    job.finish({**compare(job, scores | trained), **metrics}, log, cache.saved if cache else None)
+    job.finish({**compare(job, scores | trained), **metrics}, log, cache.saved_but(job.paid_before) if cache else None)
 
 
 def check_flags(job: Job, flags: DistillationArguments) -> None:

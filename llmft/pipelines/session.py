@@ -43,11 +43,10 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     for job in jobs:
         try:
             run = job.arguments(RunArguments)
-            with writing(run.output_dir), fitting(run), turn(job) as waited:
+            with writing(run.output_dir), fitting(run), turn(job):
                 if unfinished(job):
                     begun = process_meter()
                     job.first, job.meter = first, begun if begun.is_open else Meter(from_start=False)
-                    job.meter.wait(waited)
                     first = first or job
                     with job.meter.measuring(count_flops=run.count_flops):
                         work(job)
@@ -73,22 +72,24 @@ def unfinished(job: Job) -> bool:
 
 
 @contextmanager
-def turn(job: Job) -> Iterator[float]:
-    """Within, no other process does this run. Ranks of one launch do it together: rank 0 has the right to.
-
-    Yields:
-        Seconds that were waited for another process to end.
-    """
+def turn(job: Job) -> Iterator[None]:
+    """Within, no other process does this run. Ranks of one launch do it together: rank 0 has the right to. No rank is charged for
+    the time in which another process has it."""
     from llmft.models.gather import all_gather
 
-    lock, since, told = RunLock(job.record.path), time.monotonic(), False
-    while not all_gather(not job.record.writes or lock.take())[0]:
-        if job.record.writes and not told:
+    lock = RunLock(job.record.path)
+
+    def taken() -> bool:
+        return all_gather(not job.record.writes or lock.take())[0]
+
+    if not taken():
+        if job.record.writes:
             sys.stderr.write(f"waiting: {job.record.path} is being done by {lock.holder}\n")
-            told = True
-        time.sleep(LOOK_EVERY_S)
+        with process_meter().waiting():
+            while not taken():
+                time.sleep(LOOK_EVERY_S)
     try:
-        yield time.monotonic() - since if told else 0.0
+        yield
     except BaseException:
         job.record.abandon()
         raise

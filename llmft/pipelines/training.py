@@ -158,7 +158,12 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, k
 
     def progress() -> dict[str, Any]:
         trainer.count_work(phase)
-        return {"costs": all_gather(job.meter.as_dict()["phases"]), "evaluations": evaluations.state()}
+        costs = all_gather(job.meter.as_dict())
+        return {
+            "costs": [cost["phases"] for cost in costs],
+            "largest_process_bytes": [cost["total"]["largest_process_bytes"] for cost in costs],
+            "evaluations": evaluations.state(),
+        }
 
     _show_progress(trainer)
     trainer.add_callback(KeepProgress(progress, kept))
@@ -182,7 +187,9 @@ def _restore(job: Job, evaluations: Evaluations) -> None:
     reached = read_progress(checkpoint) if checkpoint and job.record.writes else None
     job.resumed_from, reached = all_gather((checkpoint, reached))[0]  # rank 0's view counts: disks may lag
     if reached is not None:
-        job.meter.add(reached["costs"][rank_and_world()[0]])
+        rank, _ = rank_and_world()
+        job.meter.add(reached["costs"][rank], reached["largest_process_bytes"][rank])
+        job.paid_before = {phase["name"] for costs in reached["costs"] for phase in costs if phase["tokens"]}
         evaluations.restore(reached["evaluations"])
 
 

@@ -168,6 +168,20 @@ def test_a_row_of_the_csv_is_not_written_twice_where_a_session_was_killed_behind
     assert len(read_csv(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("ends", [terminate, lambda: (_ for _ in ()).throw(OSError(28, "No space left on device"))])
+def test_a_row_of_the_csv_is_not_written_twice_where_a_session_ended_behind_it(tmp_path, monkeypatch, ends):
+    from llmft.pipelines.job import Job
+
+    words = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT)]
+    with monkeypatch.context() as patch:
+        at_call(patch, Job, "finish", 1, ends)
+        with pytest.raises(SystemExit):
+            session.run_main(lambda: MAIN["eval.py"](words), session.Command())
+    assert len(read_csv(tmp_path)) == 1
+    run("eval.py", tmp_path, *SHORT)
+    assert len(read_csv(tmp_path)) == 1
+
+
 def test_eight_processes_with_the_same_runs_do_each_once(tmp_path):
     words = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT), "--num_data_seeds", "3"]
     code = f"""
