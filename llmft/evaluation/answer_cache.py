@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmft.cost.meter import Phase
-from llmft.models.gather import all_gather, rank_and_world
+from llmft.models.gather import all_gather, from_rank_0, rank_and_world
 from llmft.prompts.tokens import TokenizedPrompts
 from llmft.runs.content_cache import ContentCache, target_key
 
@@ -83,10 +83,11 @@ class AnswerCache:
             numerics=self.numerics,
         )
         rank, _ = rank_and_world()
-        found = all_gather(self.store.get(key) if rank == 0 else None)[0]  # one rank looks: all must go the same way
+        found = from_rank_0(self.store.get(key) if rank == 0 else None)  # one rank looks: all must go the same way
         if found is not None:
-            self._count(all_gather(self.store.metadata(key) if rank == 0 else None)[0], phase.name)
-            return found
+            arrays, costs = found
+            self._count(costs, phase.name)
+            return arrays
         before, started = (phase.examples, phase.tokens, phase.flops), time.process_time()
         answers = ask()
         names = ("examples", "tokens", "flops")

@@ -26,6 +26,15 @@ def all_gather(value: Any) -> list[Any]:
     return values
 
 
+def from_rank_0(value: Any) -> Any:
+    """Rank 0's `value` on every rank. It must be picklable."""
+    if rank_and_world()[1] == 1:
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def leave_together() -> None:
     """Wait for all ranks and end the process group.
 

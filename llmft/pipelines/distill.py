@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments import AdapterArguments, CalibrationArguments, DataArguments, DemonstrationArguments, ModelArguments
+from llmft.deepspeed_config import zero_stage
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
@@ -132,6 +133,11 @@ def check_flags(job: Job, flags: DistillationArguments) -> None:
         raise InputError(
             "--teacher_mode online: under DeepSpeed a student that changes its weights cannot also be its teacher; "
             "use precompute, an adapter, or --teacher_model_name_or_path"
+        )
+    if run.deepspeed and flags.teacher_mode == "online" and flags.context_schedule == "cycle" and zero_stage(run.deepspeed) == 3:
+        raise InputError(
+            "--context_schedule cycle: with --teacher_mode online under ZeRO-3 one process would wait for another's weights; "
+            "use precompute, mean or zero2"
         )
     if data.multi_token_labels and (flags.support != "labels" or flags.ce_weight or flags.targets != "soft"):
         raise InputError("--multi_token_labels: goes with --support labels and --targets soft, without --ce_weight")

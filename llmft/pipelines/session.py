@@ -61,9 +61,9 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
 
 def unfinished(job: Job) -> bool:
     """Whether a run is still to be done; says where its record is if not."""
-    from llmft.models.gather import all_gather
+    from llmft.models.gather import from_rank_0
 
-    if job.record.overwrite or not all_gather(job.record.finished)[0]:  # rank 0's view counts: disks may lag
+    if job.record.overwrite or not from_rank_0(job.record.finished):  # rank 0's view counts: disks may lag
         return True
     job.record.tidy()
     if job.record.writes:
@@ -75,12 +75,12 @@ def unfinished(job: Job) -> bool:
 def turn(job: Job) -> Iterator[None]:
     """Within, no other process does this run. Ranks of one launch do it together: rank 0 has the right to. No rank is charged for
     the time in which another process has it."""
-    from llmft.models.gather import all_gather
+    from llmft.models.gather import from_rank_0
 
     lock = RunLock(job.record.path)
 
     def taken() -> bool:
-        return all_gather(not job.record.writes or lock.take())[0]
+        return from_rank_0(not job.record.writes or lock.take())
 
     if not taken():
         if job.record.writes:

@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from llmft.arguments import AdapterArguments
 from llmft.models.adapt import adapt, count_trainable
-from llmft.models.gather import all_gather, rank_and_world, weights_on_rank_0
+from llmft.models.gather import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
 from llmft.models.sequence_scores import LabelSequences
 from llmft.models.student import save_student
 from llmft.pipelines.job import Job
@@ -185,7 +185,7 @@ def _restore(job: Job, evaluations: Evaluations) -> None:
     """Find the last checkpoint and take over costs and evaluations up to there."""
     checkpoint = job.record.last_checkpoint
     reached = read_progress(checkpoint) if checkpoint and job.record.writes else None
-    job.resumed_from, reached = all_gather((checkpoint, reached))[0]  # rank 0's view counts: disks may lag
+    job.resumed_from, reached = from_rank_0((checkpoint, reached))  # rank 0's view counts: disks may lag
     if reached is not None:
         rank, _ = rank_and_world()
         job.meter.add(reached["costs"][rank], reached["largest_process_bytes"][rank])

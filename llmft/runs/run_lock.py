@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import socket
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""What a network disk says that takes no locks."""
+from llmft.runs.store import flock
 
 
 class RunLock:
@@ -49,13 +46,9 @@ class RunLock:
 
     def _hold(self, handle: TextIO) -> bool:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, self.file.parent)
         except BlockingIOError:
             return False
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            print(f"note: {self.file.parent} takes no locks ({error.strerror}); start no run twice at a time", file=sys.stderr)
         if not self._is_there(handle):
             return False
         handle.truncate(0)

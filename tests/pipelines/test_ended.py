@@ -263,4 +263,9 @@ def test_two_ranks_save_one_checkpoint_when_told_to_end(tmp_path, launcher):
     assert "is saved, and the same command goes on from there" in (tmp_path / "err").read_text()
     (progress,) = tmp_path.rglob("progress.json")
     assert len(json.loads(progress.read_text())["costs"]) == 2
-    assert load_file(progress.parent / "model.safetensors") if launcher == "torchrun" else True
+    if launcher == "torchrun":
+        assert load_file(progress.parent / "model.safetensors")
+    else:  # each rank's share of the optimizer, and the weights once
+        names = sorted(file.name for file in progress.parent.glob("global_step*/*.pt"))
+        assert [name.rpartition("_rank_")[2] for name in names if "optim" in name] == ["00_optim_states.pt"] * 2, names
+        assert "mp_rank_00_model_states.pt" in names

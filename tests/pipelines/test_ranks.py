@@ -42,7 +42,7 @@ def test_no_rank_is_charged_for_another_process_that_does_the_run(tmp_path, monk
     meter, answers = Meter(from_start=False), [False, False, True]
     monkeypatch.setattr(session, "process_meter", lambda: meter)
     monkeypatch.setattr(session, "LOOK_EVERY_S", 0.3)
-    monkeypatch.setattr(gather, "all_gather", lambda _: [answers.pop(0)])  # what rank 0 finds
+    monkeypatch.setattr(gather, "from_rank_0", lambda _: answers.pop(0))  # what rank 0 finds
     job = SimpleNamespace(record=RunRecord(tmp_path / "run", writes=rank == 0))
     with meter.measuring():
         with session.turn(job):

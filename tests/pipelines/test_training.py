@@ -168,7 +168,7 @@ EPOCHS += ("--num_train_epochs", 1.5, "--per_device_train_batch_size", 8)
 CUTS = {
     "in a step behind a new best": ("ft.py", STEPS, FtTrainer, "compute_loss", 8),
     "in the evaluation of a step that is saved": ("distill.py", (*STEPS, *LORA), FtTrainer, "evaluate", 2),
-    "between a checkpoint and what we put there": ("ft.py", STEPS, training, "all_gather", 3),
+    "between a checkpoint and what we put there": ("ft.py", STEPS, training, "all_gather", 2),
     "in the saving of the weights, within an epoch": ("ft.py", EPOCHS, training, "_save", 2),
 }
 
