@@ -34,15 +34,21 @@ class RunLock:
         """
         while True:
             self._made += [folder for folder in self.file.parents if not folder.exists()]
-            with suppress(FileNotFoundError):  # a folder that another process has just removed: once more
+            try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 handle = self.file.open("a+", encoding="utf-8")
-                if self._hold(handle):
-                    return True
-                if self._is_there(handle):
-                    handle.close()
-                    return False
-                handle.close()  # its holder has let go of it in between
+            except FileNotFoundError:  # a folder that another process has just removed: once more
+                continue
+            except FileExistsError as error:  # the same, but it was there when it was to be made
+                if os.path.lexists(error.filename) and not os.path.isdir(error.filename):
+                    raise
+                continue
+            if self._hold(handle):
+                return True
+            if self._is_there(handle):
+                handle.close()
+                return False
+            handle.close()  # its holder has let go of it in between
 
     def _hold(self, handle: TextIO) -> bool:
         try:
