@@ -88,7 +88,7 @@ def test_a_folder_that_goes_away_while_it_is_made_is_made_again(tmp_path, monkey
     assert RunLock(path).take()
     monkeypatch.undo()
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="File exists|Not a directory"):
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
         RunLock(tmp_path / "file" / "run").take()
 
 
