@@ -98,12 +98,18 @@ def weights_when_needed(model: torch.nn.Module, bare: torch.nn.Module) -> Iterat
 
 
 @contextmanager
-def weights_on_rank_0(model: torch.nn.Module) -> Iterator[None]:
+def weights_on_rank_0(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator[None]:
     """Within, rank 0 holds all weights of the model, to save them; those that DeepSpeed ZeRO-3 has cut up are on the CPU.
-    All ranks gather them, one after the other."""
+    All ranks gather them, one after the other.
+
+    Args:
+        bare: the part of `model` that saving computes nothing with. The few other weights (soft prompts, which peft computes
+            what it saves of) are whole on all ranks.
+    """
     rank, _ = rank_and_world()
     whole: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for weight in model.parameters():
+    alone = set(bare.parameters())
+    for weight in bare.parameters():
         if hasattr(weight, "ds_id"):
             with whole_weights([weight]):
                 if rank == 0:
@@ -112,7 +118,8 @@ def weights_on_rank_0(model: torch.nn.Module) -> Iterator[None]:
     try:
         for weight, content in whole:
             weight.data = content
-        yield
+        with whole_weights(weight for weight in model.parameters() if weight not in alone):
+            yield
     finally:
         for weight, share in shares:
             weight.data = share

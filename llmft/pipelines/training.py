@@ -16,6 +16,7 @@ from transformers.trainer_utils import IntervalStrategy
 from llmft.arguments import AdapterArguments
 from llmft.models.adapt import adapt, count_trainable
 from llmft.models.gather import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
+from llmft.models.label_scores import bare_model
 from llmft.models.sequence_scores import LabelSequences
 from llmft.models.student import save_student
 from llmft.pipelines.job import Job
@@ -195,7 +196,7 @@ def _restore(job: Job, evaluations: Evaluations) -> None:
 
 def _save(job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """What was trained and the tokenizer, as `load_model` reads it; plain transformers and peft formats where they have one."""
-    with job.meter.phase("save"), weights_on_rank_0(model):
+    with job.meter.phase("save"), weights_on_rank_0(model, bare_model(model)):
         if job.record.writes:
             with whole_folder(path) as aside:
                 save_student(model, aside)

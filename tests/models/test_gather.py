@@ -16,6 +16,7 @@ from llmft.deepspeed_config import start_alone
 from llmft.models.adapt import adapt
 from llmft.models.fingerprint import fingerprint_weights
 from llmft.models.gather import weights_on_rank_0
+from llmft.models.label_scores import bare_model
 from tests.conftest import tiny_model
 from tests.models.test_shared_prefix import LABELS, prompts
 from tests.scoring import score_answers
@@ -41,7 +42,7 @@ for part in (None, "lora", "ia3", "soft_prompt"):
     total, largest = (how(p.ds_numel for p in cut.parameters()) for how in (sum, max))
     assert present and max(present) < largest + total / 20 < total, (part, max(present), largest, total)
     assert fingerprint_weights(cut) == fingerprint_weights(whole)
-    with weights_on_rank_0(cut):
+    with weights_on_rank_0(cut, bare_model(cut)):
         for name, weight in cut.state_dict().items():
             assert torch.equal(weight, whole.state_dict()[name]), name
     assert all(p.ds_status == ZeroParamStatus.NOT_AVAILABLE and p.numel() == 0 for p in cut.parameters())
