@@ -69,8 +69,8 @@ begin() {
     ((JOBS > 0 && NUM_GPUS > 0)) || fail "JOBS=$JOBS NUM_GPUS=$NUM_GPUS: both must be 1 or more"
     case $LAUNCHER in
         python) launcher=("$python") ;;
-        torchrun) launcher=(torchrun --standalone --nproc_per_node "$NUM_GPUS") ;;
-        deepspeed) launcher=(deepspeed --num_gpus "$NUM_GPUS") ;;
+        torchrun) launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS") ;;
+        deepspeed) launcher=("$python" -m deepspeed.launcher.runner --num_gpus "$NUM_GPUS") ;;
         *) fail "LAUNCHER=$LAUNCHER: give python, torchrun or deepspeed" ;;
     esac
     [ "$NUM_GPUS" = 1 ] || [ "$LAUNCHER" != python ] || fail "NUM_GPUS=$NUM_GPUS: LAUNCHER=python starts one process; give torchrun"
@@ -126,8 +126,10 @@ start() {
     local slot=0
     printf '[%s/%s] %s\n' "$1" "$total" "${commands[$1 - 1]}"
     split "${commands[$1 - 1]}" command
-    # deepspeed's port is a fixed one unless told, and a free one is not known before the start; torchrun finds its own
-    if [ "${command[0]}" = deepspeed ]; then command=(deepspeed --master_port "$(free_port)" "${command[@]:1}"); fi
+    case ${command[2]-} in # what is not known before the start
+        torch.distributed.run) command=("${command[@]:0:3}" --shutdown_timeout "$GRACE" "${command[@]:3}") ;; # else 30 s
+        deepspeed.launcher.runner) command=("${command[@]:0:3}" --master_port "$(free_port)" "${command[@]:3}") ;; # else a fixed one
+    esac
     while [[ " ${slots[*]} " = *" $slot "* ]]; do slot=$((slot + 1)); done
     if [ "$JOBS" -gt 1 ] && [ "${#gpus[@]}" -gt 0 ]; then
         CUDA_VISIBLE_DEVICES=${gpus[slot % ${#gpus[@]}]} setsid "${command[@]}" >"$logs/$1.log" 2>&1 </dev/null &

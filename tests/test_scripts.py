@@ -148,7 +148,7 @@ def test_a_wrong_setting_is_one_line(tmp_path, given, says):
 def test_a_batch_is_shared_out_over_the_processes():
     variables = {"MODELS": "m", "METHODS": "pbft", "SHOTS": "16", "DATA_SEEDS": "0", "NUM_GPUS": "4", "DEVICE_BATCH_SIZE": "2"}
     (command,) = listing("pattern_verbalizer_ft/rte/run.sh", **variables)
-    assert command[:5] == ["torchrun", "--standalone", "--nproc_per_node", "4", "ft.py"]
+    assert command[:7] == ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4", "ft.py"]
     assert command[command.index("--per_device_train_batch_size") + 1] == "2"
     assert command[command.index("--gradient_accumulation_steps") + 1] == "4"
 

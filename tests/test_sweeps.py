@@ -82,17 +82,23 @@ def alive(pid):
         return False
 
 
-def test_a_run_of_several_processes_gets_a_free_port(sweep, tmp_path):
-    (tmp_path / "deepspeed").write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
-    (tmp_path / "deepspeed").chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    variables = {"MODELS": "m", "SHOTS": "2", "DATA_SEEDS": "0", "NUM_GPUS": "2", "LAUNCHER": "deepspeed", "PATH": path}
-    started = sweep("vanilla_ft/rte/run.sh", **variables, PYTHON=sys.executable)
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_a_run_of_several_processes_has_the_sweeps_python_a_free_port_and_its_time_to_end(sweep, tmp_path, launcher):
+    python = tmp_path / "own_python"
+    real = shlex.quote(sys.executable)
+    python.write_text(f'#!/usr/bin/env bash\nif [ "$1" = -c ]; then exec {real} "$@"; fi\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    variables = {"MODELS": "m", "SHOTS": "2", "DATA_SEEDS": "0", "NUM_GPUS": "2", "LAUNCHER": launcher, "GRACE": "77"}
+    started = sweep("vanilla_ft/rte/run.sh", **variables, PYTHON=str(python))
     assert started.communicate(timeout=30)[1].count("error") == 0
     (log,) = (tmp_path / "runs").rglob("1.log")
-    option, port, *rest = log.read_text().splitlines()
-    assert (option, rest[:3]) == ("--master_port", ["--num_gpus", "2", "ft.py"])
-    assert 1024 < int(port) < 65536
+    module, option, value, *rest = log.read_text().splitlines()[1:]
+    if launcher == "torchrun":
+        assert (module, option, value) == ("torch.distributed.run", "--shutdown_timeout", "77")
+        assert rest[:4] == ["--standalone", "--nproc_per_node", "2", "ft.py"]
+    else:
+        assert (module, option, rest[:3]) == ("deepspeed.launcher.runner", "--master_port", ["--num_gpus", "2", "ft.py"])
+        assert 1024 < int(value) < 65536
 
 
 def test_a_job_array_does_the_lines_of_a_listing(sweep, tmp_path):

@@ -149,6 +149,8 @@ class Meter:
         self._memory: dict[str, dict[str, _Samples]] = {}  # by phase and kind
         self._running: Phase | None = None
         self._at_start = self.from_start  # whether no phase has been named that begins with the process
+        self._waits = False
+        self._largest_before = 0  # process of an earlier session
         self._largest = 0 if self.from_start else own_peak_bytes()  # resident set of this process, at its peak so far
         self._flops: FlopCounterMode | None = None
         self._mark = (0.0, 0.0, time.monotonic() - seconds_since_start(), 0) if self.from_start else self._now()
@@ -201,12 +203,24 @@ class Meter:
                 self._stop_sampling()
             self._switch(self._entry(OTHER) if between else outer)
 
-    def wait(self, seconds: float) -> None:
-        """Leave out what the process has just waited for another one."""
-        self._mark = (*self._mark[:2], self._mark[2] + seconds, self._mark[3])
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Leave out the time within, in which the process waits for another one: no wall time, no memory."""
+        since = time.monotonic()
+        with self._lock:
+            self._waits = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waits = False
+                self._mark = (*self._mark[:2], self._mark[2] + time.monotonic() - since, self._mark[3])
+                for samples in self._memory[self._running.name].values() if self._running is not None else ():
+                    samples.last = None
 
-    def add(self, phases: Sequence[dict[str, Any]]) -> None:
-        """Add the phases of an earlier session's `as_dict()` to the entries of the same names."""
+    def add(self, phases: Sequence[dict[str, Any]], largest: int = 0) -> None:
+        """Add the phases of an earlier session's `as_dict()` to the entries of the same names; `largest`: its largest process."""
+        self._largest_before = max(self._largest_before, largest)
         for earlier in phases:
             phase = self._entry(earlier["name"])
             for name in (*SUMMED, "wall_s"):
@@ -228,7 +242,7 @@ class Meter:
         sampling = {"interval_s": self.interval, "children_interval_s": CHILDREN_EVERY_S, "shared_interval_s": SHARED_EVERY_S}
         return {
             "phases": phases,
-            "total": total(phases) | {"largest_process_bytes": largest_process_bytes()},
+            "total": total(phases) | {"largest_process_bytes": max(largest_process_bytes(), self._largest_before)},
             "sampling": sampling,
         }
 
@@ -322,7 +336,7 @@ class Meter:
 
         `pss` and `uss` keep their share of `rss` until the kernel is asked again.
         """
-        if self._running is None:
+        if self._running is None or self._waits:
             return
         memory, cuda, shared = self._memory[self._running.name], used_cuda(), self._shared()
         family = self._family()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmft.cost.meter import Phase
-from llmft.models.gather import all_gather, rank_and_world
+from llmft.models.gather import all_gather, from_rank_0, rank_and_world
 from llmft.prompts.tokens import TokenizedPrompts
 from llmft.runs.content_cache import ContentCache, target_key
 
@@ -85,10 +85,11 @@ class AnswerCache:
             numerics=self.numerics,
         )
         rank, _ = rank_and_world()
-        found = all_gather(self.store.get(key) if rank == 0 else None)[0]  # one rank looks: all must go the same way
+        found = from_rank_0(self.store.get(key) if rank == 0 else None)  # one rank looks: all must go the same way
         if found is not None:
-            self._count(all_gather(self.store.metadata(key) if rank == 0 else None)[0], phase.name)
-            return found
+            arrays, costs = found
+            self._count(costs, phase.name)
+            return arrays
         before, started = (phase.examples, phase.tokens, phase.flops), time.process_time()
         answers = ask()
         names = ("examples", "tokens", "flops")
@@ -100,6 +101,13 @@ class AnswerCache:
         if rank == 0 and sound:  # what is none ends the run, and must not end others
             self.store.put(key, answers, {name: sum(share[name] for share in shares) for name in shares[0]})
         return answers
+
+    def saved_but(self, paid: Collection[str]) -> dict[str, Any]:
+        """What was saved in other phases than these: there, answers of an earlier session of the same run were found."""
+        phases = {name: costs for name, costs in self.saved.get("phases", {}).items() if name not in paid}
+        names = {name for costs in phases.values() for name in costs}
+        sums = {name: sum(costs.get(name, 0) for costs in phases.values()) for name in sorted(names)}
+        return {**sums, "phases": phases} if phases else {}
 
     def _count(self, costs: dict[str, float], phase: str) -> None:
         of_phase = self.saved.setdefault("phases", {}).setdefault(phase, {})

@@ -14,7 +14,7 @@ import torch
 from peft import CartridgeConfig, TaskType, initialize_kv_prefix_from_past_key_values
 
 from llmft.errors import InputError
-from llmft.models.gather import whole_weights
+from llmft.models.gather import weights_when_needed
 from llmft.models.kv_cache import encode, reads_behind_a_cache
 from llmft.models.prompt_learning import PromptLearningModel
 from llmft.models.structure import named
@@ -88,7 +88,7 @@ def add_cartridge(model: PreTrainedModel, tokens: Sequence[int], frozen: int, ba
         InputError: as `check_cartridge`.
     """
     check_cartridge(model, "--use_cartridge")
-    with whole_weights(model.parameters()):
+    with weights_when_needed(model, model):
         cache = encode(model, tokens)
     _, heads, count, width = cache.layers[0].keys.shape
     config = CartridgeConfig(
@@ -111,7 +111,7 @@ def check_cartridge(model: PreTrainedModel, flag: str) -> None:
     Raises:
         InputError: it does not (sliding windows, recurrent states, distances counted along the row); begins with `flag`.
     """
-    with whole_weights(model.parameters()):
+    with weights_when_needed(model, model):
         cache = encode(model, [0]) if reads_behind_a_cache(model) else None
     shapes = {part.shape for layer in cache.layers for part in (layer.keys, layer.values)} if cache is not None else ()
     if len(shapes) != 1:

@@ -33,8 +33,8 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
     adapters = {name: adapter.to_dict() for name, adapter in getattr(whole, "peft_config", {}).items()}
     settings = json.dumps([config, adapters], sort_keys=True, default=str)
     digest = hashlib.sha256(f"{type(bare).__name__} {settings}\n".encode())
-    with whole_weights(model.parameters()):
-        for name, tensor in sorted(whole.state_dict().items()):
+    for name, tensor in sorted(whole.state_dict(keep_vars=True).items()):
+        with whole_weights([tensor]):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
             for start in range(0, len(content), CHUNK):

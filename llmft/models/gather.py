@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +24,15 @@ def all_gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * world
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def from_rank_0(value: Any) -> Any:
+    """Rank 0's `value` on every rank. It must be picklable."""
+    if rank_and_world()[1] == 1:
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def leave_together() -> None:
@@ -48,3 +57,69 @@ def whole_weights(weights: Iterable[torch.Tensor]) -> Iterator[None]:
 
     with deepspeed.zero.GatheredParameters(parts):
         yield
+
+
+@contextmanager
+def weights_when_needed(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator[None]:
+    """Within, a module holds the whole of its own weights while it computes, where DeepSpeed ZeRO-3 has cut them up: no rank ever
+    holds the whole model. All ranks must go through the same modules. What DeepSpeed's engine has gathered is left to it.
+
+    Args:
+        bare: the part of `model` whose modules use their weights in their own `forward` alone. The few others (soft prompts) are
+            whole all along, and so are those in lists and dicts (IA3).
+    """
+    if not any(hasattr(weight, "ds_id") for weight in model.parameters()):
+        yield
+        return
+    import deepspeed
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    holders = torch.nn.ParameterList | torch.nn.ParameterDict
+    modules = [module for module in bare.modules() if not isinstance(module, holders)]
+    needed = {weight for module in modules for weight in module.parameters(recurse=False)}
+    under_way: dict[torch.nn.Module, list[Any]] = {module: [] for module in modules}
+
+    def gather(module: torch.nn.Module, _inputs: Any) -> None:
+        own = module.parameters(recurse=False)
+        absent = [weight for weight in own if getattr(weight, "ds_status", None) == ZeroParamStatus.NOT_AVAILABLE]
+        gathered = deepspeed.zero.GatheredParameters(absent, enabled=bool(absent))
+        gathered.__enter__()
+        under_way[module].append(gathered)
+
+    def let_go(module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+        under_way[module].pop().__exit__(None, None, None)
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(gather).remove)
+            stack.callback(module.register_forward_hook(let_go, always_call=True).remove)  # also where memory runs out
+        stack.enter_context(whole_weights(weight for weight in model.parameters() if weight not in needed))
+        yield
+
+
+@contextmanager
+def weights_on_rank_0(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator[None]:
+    """Within, rank 0 holds all weights of the model, to save them; those that DeepSpeed ZeRO-3 has cut up are on the CPU.
+    All ranks gather them, one after the other.
+
+    Args:
+        bare: the part of `model` that saving computes nothing with. The few other weights (soft prompts, which peft computes
+            what it saves of) are whole on all ranks.
+    """
+    rank, _ = rank_and_world()
+    whole: list[tuple[torch.Tensor, torch.Tensor]] = []
+    alone = set(bare.parameters())
+    for weight in bare.parameters():
+        if hasattr(weight, "ds_id"):
+            with whole_weights([weight]):
+                if rank == 0:
+                    whole.append((weight, weight.detach().to("cpu", copy=True)))
+    shares = [(weight, weight.data) for weight, _ in whole]
+    try:
+        for weight, content in whole:
+            weight.data = content
+        with whole_weights(weight for weight in model.parameters() if weight not in alone):
+            yield
+    finally:
+        for weight, share in shares:
+            weight.data = share

@@ -101,6 +101,19 @@ def output_name(model: PreTrainedModel) -> str:
     return next(name for name, module in model.named_modules() if module is head)
 
 
+def logits_width(model: torch.nn.Module) -> int:
+    """How many logits the model's output layer gives; its weights may be cut up by DeepSpeed ZeRO-3."""
+    weight = bare_model(model).get_output_embeddings().weight
+    return (getattr(weight, "ds_shape", None) or weight.shape)[0]
+
+
+def cut_logits(model: torch.nn.Module, width: int) -> None:
+    """Have the model give its first `width` logits alone. Its config's vocabulary says so, and with that its fingerprint."""
+    bare = bare_model(model)
+    bare.get_output_embeddings().register_forward_hook(lambda _module, _inputs, logits: logits[..., :width])
+    bare.config.get_text_config().vocab_size = width
+
+
 def untie(model: PreTrainedModel) -> None:
     """Give the language-modelling head weights of its own, equal at first; recorded in the model's config."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()

@@ -20,7 +20,7 @@ import torch
 
 from llmft.batch_size import BatchSize
 from llmft.errors import InputError
-from llmft.models.gather import all_gather, rank_and_world, whole_weights
+from llmft.models.gather import all_gather, rank_and_world, weights_when_needed
 from llmft.models.head import precise_output
 from llmft.models.kv_cache import encode, plain, reads_behind_a_cache
 from llmft.models.label_scores import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
@@ -114,19 +114,22 @@ class Answers:
 
 @contextmanager
 def reading(model: torch.nn.Module) -> Iterator[None]:
-    """Within, the model is whole and without dropout, its logits in float32 or better; afterwards as it was."""
+    """Within, the model has no dropout, computes in its weights' precision with logits in float32 or better, and has its weights
+    when it needs them; then as it was."""
     was_training, bare = model.training, bare_model(model)
     model.eval()
-    autocast = bare.__dict__.get("forward") if hasattr(bare, "_original_forward") else None
-    if autocast is not None:  # accelerate's for mixed-precision training; every stage is scored in the weights' precision
-        bare.forward = bare._original_forward
+    # accelerate's for mixed-precision training, on the model or on peft's around it; every stage is scored alike
+    prepared = [one for one in {bare, unwrapped(model)} if {"forward", "_original_forward"} <= vars(one).keys()]
+    autocast = [(one, one.forward) for one in prepared]
+    for one, _ in autocast:
+        one.forward = one._original_forward
     try:
-        with whole_weights(model.parameters()), precise_output(model):
+        with weights_when_needed(model, bare), precise_output(model):
             yield
     finally:
         model.train(was_training)
-        if autocast is not None:
-            bare.forward = autocast
+        for one, forward in autocast:
+            one.forward = forward
 
 
 class PrefixReader:

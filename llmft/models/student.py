@@ -28,7 +28,7 @@ def save_student(model: torch.nn.Module, folder: Path) -> None:
     """Write what was trained, loadable by `load_model`, and by transformers or peft alone where they have the format.
 
     Args:
-        model: its weights whole (see `whole_weights`).
+        model: its weights whole (see `weights_on_rank_0`).
         folder: an empty folder, or none yet.
     """
     folder.mkdir(parents=True, exist_ok=True)

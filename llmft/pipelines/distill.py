@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments import AdapterArguments, CalibrationArguments, DataArguments, DemonstrationArguments, ModelArguments
+from llmft.deepspeed_config import zero_stage
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
@@ -85,6 +86,9 @@ def distil(job: Job) -> None:
     cache = teachers.askers[0].cache
     start = copy.deepcopy(model) if needs_copy(job, flags) else None
     context_ids = token_ids(tokenizer, teachers.askers[0].context)
+    if flags.teacher_mode == "precompute":  # its answers are all that training needs: another model goes out of memory
+        teachers = teachers.with_model(model)
+        stages = stages_of(teachers, flags)
     student = student.with_model(trainable(job, model, context_ids=context_ids))
     trained, metrics, log = learn(job, student, queries, stages, targets, start)
     job.keep("after", retention.score("after", student.model))
@@ -97,7 +101,7 @@ def distil(job: Job) -> None:
         "schedule": flags.context_schedule,
         "demonstrations": sum(map(len, job.contexts)),
     }
-    job.finish({**compare(job, scores | trained), **metrics}, log, cache.saved if cache else None)
+    job.finish({**compare(job, scores | trained), **metrics}, log, cache.saved_but(job.paid_before) if cache else None)
 
 
 def check_flags(job: Job, flags: DistillationArguments) -> None:
@@ -129,6 +133,11 @@ def check_flags(job: Job, flags: DistillationArguments) -> None:
         raise InputError(
             "--teacher_mode online: under DeepSpeed a student that changes its weights cannot also be its teacher; "
             "use precompute, an adapter, or --teacher_model_name_or_path"
+        )
+    if run.deepspeed and flags.teacher_mode == "online" and flags.context_schedule == "cycle" and zero_stage(run.deepspeed) == 3:
+        raise InputError(
+            "--context_schedule cycle: with --teacher_mode online under ZeRO-3 one process would wait for another's weights; "
+            "use precompute, mean or zero2"
         )
     if data.multi_token_labels and (flags.support != "labels" or flags.ce_weight or flags.targets != "soft"):
         raise InputError("--multi_token_labels: goes with --support labels and --targets soft, without --ce_weight")

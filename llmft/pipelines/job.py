@@ -61,6 +61,8 @@ class Job:
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     model_weights: int = 0
     """Number of the weights of the model as it was loaded."""
+    paid_before: set[str] = field(default_factory=set)
+    """Phases whose work an earlier session of this run has done, and the costs count."""
     resumed_from: str | None = None
     """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
 

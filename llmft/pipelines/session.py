@@ -43,11 +43,10 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     for job in jobs:
         try:
             run = job.arguments(RunArguments)
-            with writing(run.output_dir), fitting(run), turn(job) as waited:
+            with writing(run.output_dir), fitting(run), turn(job):
                 if unfinished(job):
                     begun = process_meter()
                     job.first, job.meter = first, begun if begun.is_open else Meter(from_start=False)
-                    job.meter.wait(waited)
                     first = first or job
                     with job.meter.measuring(count_flops=run.count_flops):
                         work(job)
@@ -62,9 +61,9 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
 
 def unfinished(job: Job) -> bool:
     """Whether a run is still to be done; says where its record is if not."""
-    from llmft.models.gather import all_gather
+    from llmft.models.gather import from_rank_0
 
-    if job.record.overwrite or not all_gather(job.record.finished)[0]:  # rank 0's view counts: disks may lag
+    if job.record.overwrite or not from_rank_0(job.record.finished):  # rank 0's view counts: disks may lag
         return True
     job.record.tidy()
     if job.record.writes:
@@ -73,22 +72,24 @@ def unfinished(job: Job) -> bool:
 
 
 @contextmanager
-def turn(job: Job) -> Iterator[float]:
-    """Within, no other process does this run. Ranks of one launch do it together: rank 0 has the right to.
+def turn(job: Job) -> Iterator[None]:
+    """Within, no other process does this run. Ranks of one launch do it together: rank 0 has the right to. No rank is charged for
+    the time in which another process has it."""
+    from llmft.models.gather import from_rank_0
 
-    Yields:
-        Seconds that were waited for another process to end.
-    """
-    from llmft.models.gather import all_gather
+    lock = RunLock(job.record.path)
 
-    lock, since, told = RunLock(job.record.path), time.monotonic(), False
-    while not all_gather(not job.record.writes or lock.take())[0]:
-        if job.record.writes and not told:
+    def taken() -> bool:
+        return from_rank_0(not job.record.writes or lock.take())
+
+    if not taken():
+        if job.record.writes:
             sys.stderr.write(f"waiting: {job.record.path} is being done by {lock.holder}\n")
-            told = True
-        time.sleep(LOOK_EVERY_S)
+        with process_meter().waiting():
+            while not taken():
+                time.sleep(LOOK_EVERY_S)
     try:
-        yield time.monotonic() - since if told else 0.0
+        yield
     except BaseException:
         job.record.abandon()
         raise

@@ -10,7 +10,7 @@ from llmft.arguments import AdapterArguments
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.evaluation.answer_cache import AnswerCache
-from llmft.models.head import classification_head
+from llmft.models.head import classification_head, cut_logits, logits_width
 from llmft.models.label_scores import bare_model
 from llmft.pipelines.job import Job
 from llmft.prompts.render import PromptFormat
@@ -41,9 +41,11 @@ def teacher_model(
     check_vocabularies(own, tokenizer, f"--teacher_model_name_or_path {flags.teacher_model_name_or_path}")
     if flags.support != "labels" and classification_head(model) is not None:
         raise InputError(f"--support {flags.support}: the teacher is a classifier and gives labels alone; use --support labels")
-    if flags.support == "vocab":
-        widths = [m.get_output_embeddings().weight.shape[0] for m in (model, job.loaded[0])]
-        if widths[0] != widths[1]:
+    if flags.support in ("topk", "vocab"):
+        widths = [logits_width(one) for one in (model, job.loaded[0])]
+        if widths[0] > widths[1]:  # rows that pad the output layer, as the vocabulary is the same: they stand for no token
+            cut_logits(model, widths[1])
+        elif widths[0] < widths[1] and flags.support == "vocab":
             raise InputError(
                 f"--support vocab: teacher and student give {widths[0]} and {widths[1]} logits; use labels, labels_rest or topk"
             )

@@ -15,7 +15,8 @@ from transformers.trainer_utils import IntervalStrategy
 
 from llmft.arguments import AdapterArguments
 from llmft.models.adapt import adapt, count_trainable
-from llmft.models.gather import all_gather, rank_and_world, whole_weights
+from llmft.models.gather import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
+from llmft.models.label_scores import bare_model
 from llmft.models.sequence_scores import LabelSequences
 from llmft.models.student import save_student
 from llmft.pipelines.job import Job
@@ -158,7 +159,12 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, k
 
     def progress() -> dict[str, Any]:
         trainer.count_work(phase)
-        return {"costs": all_gather(job.meter.as_dict()["phases"]), "evaluations": evaluations.state()}
+        costs = all_gather(job.meter.as_dict())
+        return {
+            "costs": [cost["phases"] for cost in costs],
+            "largest_process_bytes": [cost["total"]["largest_process_bytes"] for cost in costs],
+            "evaluations": evaluations.state(),
+        }
 
     _show_progress(trainer)
     trainer.add_callback(KeepProgress(progress, kept))
@@ -180,15 +186,17 @@ def _restore(job: Job, evaluations: Evaluations) -> None:
     """Find the last checkpoint and take over costs and evaluations up to there."""
     checkpoint = job.record.last_checkpoint
     reached = read_progress(checkpoint) if checkpoint and job.record.writes else None
-    job.resumed_from, reached = all_gather((checkpoint, reached))[0]  # rank 0's view counts: disks may lag
+    job.resumed_from, reached = from_rank_0((checkpoint, reached))  # rank 0's view counts: disks may lag
     if reached is not None:
-        job.meter.add(reached["costs"][rank_and_world()[0]])
+        rank, _ = rank_and_world()
+        job.meter.add(reached["costs"][rank], reached["largest_process_bytes"][rank])
+        job.paid_before = {phase["name"] for costs in reached["costs"] for phase in costs if phase["tokens"]}
         evaluations.restore(reached["evaluations"])
 
 
 def _save(job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """What was trained and the tokenizer, as `load_model` reads it; plain transformers and peft formats where they have one."""
-    with job.meter.phase("save"), whole_weights(model.parameters()):  # all ranks gather sharded weights, one writes them
+    with job.meter.phase("save"), weights_on_rank_0(model, bare_model(model)):
         if job.record.writes:
             with whole_folder(path) as aside:
                 save_student(model, aside)

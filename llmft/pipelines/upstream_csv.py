@@ -81,6 +81,7 @@ def append_row(job: Job, row: dict[str, Any]) -> Path:
             return path
         with whole_file(path) as aside:
             pd.concat([*frames, new]).to_csv(aside)
+            job.record.stay()  # before the row is there: another session then looks for it
     return path
 
 

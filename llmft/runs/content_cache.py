@@ -53,8 +53,8 @@ class ContentCache:
         """The file that holds, or would hold, the arrays of a JSON-able key."""
         return self.folder / f"{hashlib.sha256(_canonical(key).encode()).hexdigest()}.safetensors"
 
-    def get(self, key: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-        """The arrays put under `key`; None where there are none, or (with a warning) where their file is damaged."""
+    def get(self, key: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """The arrays put under `key` and their metadata; None where there are none, or (with a warning) their file is damaged."""
         path = self.path(key)
         try:
             with safe_open(path, framework="np") as file:
@@ -68,12 +68,7 @@ class ContentCache:
             return self._damaged(path, "it holds another key")
         if notes.get("sha256") != _checksum(arrays, notes.get("metadata", "")):
             return self._damaged(path, "its checksum is wrong")
-        return arrays
-
-    def metadata(self, key: Mapping[str, Any]) -> dict[str, Any]:
-        """The metadata put with the arrays that `get` has just given."""
-        with safe_open(self.path(key), framework="np") as file:
-            return json.loads(file.metadata()["metadata"])
+        return arrays, json.loads(notes["metadata"])
 
     def put(self, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None) -> None:
         """Keep `arrays` under `key`, replacing what was there.
@@ -110,7 +105,7 @@ def target_key(
     weights: str,
     tokenizer: str,
     prompts: Iterable[tuple[Sequence[int], Iterable[Sequence[int]]]],
-    label_ids: Sequence[int] | Sequence[Sequence[int]],
+    label_ids: Sequence[Sequence[int]],
     support: str,
     topk: int | None,
     dtype: str,
@@ -122,7 +117,7 @@ def target_key(
         weights: fingerprint of the teacher's weights (`models/fingerprint.py`).
         tokenizer: fingerprint of its tokenizer (token ids say what was read; this says what it meant).
         prompts: for every context its token ids and those of each query behind it, in order; all are hashed.
-        label_ids: the labels' tokens (or token sequences), in label order.
+        label_ids: the labels' token sequences, in label order.
         support: name of the support.
         topk: k of support `topk`, else None.
         dtype: in which the teacher computes.
@@ -134,7 +129,7 @@ def target_key(
         "weights": weights,
         "tokenizer": tokenizer,
         "prompts": [_token_hash(context, queries) for context, queries in prompts],
-        "label_ids": [list(map(int, ids)) if isinstance(ids, Sequence) else int(ids) for ids in label_ids],
+        "label_ids": [list(map(int, ids)) for ids in label_ids],
         "support": support,
         "topk": topk,
         "dtype": dtype,

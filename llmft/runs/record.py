@@ -42,7 +42,8 @@ class RunRecord:
     predictions: list[dict[str, Any]] = field(default_factory=list)
     continued: bool = False
     """Whether an earlier session has begun this run."""
-    _made: list[Path] = field(default_factory=list)
+    _new: bool = False
+    """Whether this session has begun it, and nothing outside of its folder counts on that."""
 
     @classmethod
     def locate(cls, output_dir: str, parts: Sequence[str], settings: dict[str, Any], writes: bool) -> RunRecord:
@@ -90,13 +91,14 @@ class RunRecord:
         session has left in one that has."""
         if not self.writes:
             return
-        if self._made and not self.finished and self.last_checkpoint is None:
+        if self._new and not self.finished and self.last_checkpoint is None:
             shutil.rmtree(self.path, ignore_errors=True)
-            for folder in self._made[1:]:
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
         else:
             self.tidy()
+
+    def stay(self) -> None:
+        """From here on `abandon` leaves the folder, by which the next session knows that this one has begun."""
+        self._new = False
 
     def tidy(self) -> None:
         """Remove what a killed session has left: files written aside, checkpoints that are not whole, and all of them where the
@@ -127,7 +129,7 @@ class RunRecord:
         self.continued = (self.path / "config.json").is_file()
         self.tidy()
         if self.writes:
-            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            self._new = not self.path.exists()
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:

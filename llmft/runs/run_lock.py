@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import socket
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""What a network disk says that takes no locks."""
+from llmft.runs.store import flock
 
 
 class RunLock:
@@ -37,25 +34,27 @@ class RunLock:
         """
         while True:
             self._made += [folder for folder in self.file.parents if not folder.exists()]
-            with suppress(FileNotFoundError):  # a folder that another process has just removed: once more
+            try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 handle = self.file.open("a+", encoding="utf-8")
-                if self._hold(handle):
-                    return True
-                if self._is_there(handle):
-                    handle.close()
-                    return False
-                handle.close()  # its holder has let go of it in between
+            except FileNotFoundError:  # a folder that another process has just removed: once more
+                continue
+            except FileExistsError as error:  # the same, but it was there when it was to be made
+                if os.path.lexists(error.filename) and not os.path.isdir(error.filename):
+                    raise
+                continue
+            if self._hold(handle):
+                return True
+            if self._is_there(handle):
+                handle.close()
+                return False
+            handle.close()  # its holder has let go of it in between
 
     def _hold(self, handle: TextIO) -> bool:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, self.file.parent)
         except BlockingIOError:
             return False
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            print(f"note: {self.file.parent} takes no locks ({error.strerror}); start no run twice at a time", file=sys.stderr)
         if not self._is_there(handle):
             return False
         handle.truncate(0)

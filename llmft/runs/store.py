@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 
@@ -23,6 +24,8 @@ DISK = {
     for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE ENOTDIR EISDIR EEXIST ENAMETOOLONG ELOOP EMFILE".split()
 }
 """What the system says where it is the user's to mend that a file cannot be written: room, rights, names, the disk itself."""
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What a network disk says that takes no locks."""
 DISK_TEXTS = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)), "PytorchStreamWriter failed")
 """The same from libraries that write by themselves and say why in words alone (safetensors), or not at all (torch)."""
 
@@ -58,10 +61,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     aside = Path(name)
     try:
         yield aside
-        with aside.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync(aside)
         aside.chmod(0o666 & ~_umask())
         aside.replace(path)
+        sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -77,6 +80,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         sync_folder(aside)
         shutil.rmtree(path, ignore_errors=True)
         aside.replace(path)
+        sync(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -84,19 +88,39 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def sync_folder(folder: Path) -> None:
     """Have the system put everything in it on the disk itself: what is written behind it must not survive it."""
     for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file's content, or the names in a folder, on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time for the file `path`; the system lets go of it when its holder dies."""
+    """Held by one process at a time for the file `path`; the system lets go of it when its holder dies. Where the disk takes no
+    locks, a note says so."""
     with path.with_name(f".{path.name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        flock(handle, fcntl.LOCK_EX, path.parent)
         yield
+
+
+def flock(handle: TextIO, how: int, folder: Path) -> None:
+    """Lock an open file in `folder`; a note, and no lock, where the disk takes none.
+
+    Raises:
+        BlockingIOError: another process has it, and `how` says not to wait.
+    """
+    try:
+        fcntl.flock(handle, how)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(f"note: {folder} takes no locks ({error.strerror}); start no run twice at a time", file=sys.stderr)
 
 
 def write_json(path: Path, value: Any) -> None:

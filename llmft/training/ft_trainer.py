@@ -20,6 +20,9 @@ from llmft.training.evaluations import Evaluations
 from llmft.training.finite import POSITION, StopAtNonFinite
 from llmft.training.losses import answer_cross_entropy
 
+REAL = "real"
+"""Key of a batch: how many of its rows, from the first on, are no repeats, and how many there are on all ranks."""
+
 
 class FtTrainer(ReadableCheckpoint, Trainer):
     """Trains on prompts so that the right label's token follows.
@@ -54,6 +57,15 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         self.tokens_seen: torch.Tensor | int = 0  # tensors, so that counting waits for no device
         self.positions_seen = 0
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of a step; in an epoch's last, accelerate repeats rows so that all ranks get as many, and that is noted."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        left = len(self.train_dataset) % (self.args.train_batch_size * self.args.world_size)
+        if batches and left and self.args.world_size > 1 and self.accelerator.gradient_state.end_of_dataloader:
+            before = self.args.train_batch_size * self.args.process_index  # rows of the ranks in front
+            batches[-1][REAL] = (max(0, min(left - before, self.args.train_batch_size)), left)
+        return batches, items
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -61,10 +73,21 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Loss of one batch as `collate` makes it; counts what went through the model on this rank."""
+        """Loss of one batch as `collate` makes it; counts what went through the model on this rank.
+
+        The mean over ranks is that over all rows, each once: where rows are repeated, they are left out of a rank's loss, which
+        is weighted by how many remain.
+        """
+        real, of_all = inputs.pop(REAL, (None, None))
         self._count(model, inputs)
         logits = self.answer_logits(model, inputs)
-        loss = self.answer_loss(logits, inputs)
+        if real is None:
+            loss = self.answer_loss(logits, inputs)
+        else:
+            self.examples_seen -= len(logits) - real
+            some = max(real, 1)  # a rank without any takes part in what ranks do together
+            inputs = {name: value[:some] for name, value in inputs.items()}
+            loss = self.answer_loss(logits[:some], inputs) * (self.args.world_size * real / of_all)
         if self.finite is not None:
             self.finite.see(self.state.global_step + 1, loss, inputs[POSITION])
         return (loss, {"logits": logits}) if return_outputs else loss

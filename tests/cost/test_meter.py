@@ -219,7 +219,8 @@ def test_between_open_and_close_nothing_is_left_out():
         burn(0.2)
         with meter.phase("work"):
             burn(0.1)
-        meter.wait(0.0)
+        with meter.waiting():
+            pass
         used = sum(cpu_seconds([]))
         found = meter.as_dict()
     assert [phase["name"] for phase in found["phases"]] == ["load", "other", "work"]
@@ -231,9 +232,12 @@ def test_between_open_and_close_nothing_is_left_out():
 def test_what_a_process_waited_for_is_no_cost():
     meter = Meter(from_start=False)
     with meter.measuring():
-        time.sleep(0.3)
-        meter.wait(0.3)
-        assert meter.as_dict()["total"]["wall_s"] < 0.2
+        with meter.waiting():
+            time.sleep(0.3)
+        total = meter.as_dict()["total"]
+        assert total["wall_s"] < 0.2
+        samples = meter._memory["other"]["rss"]
+        assert samples.seconds == pytest.approx(total["wall_s"], abs=0.05)
 
 
 def test_shared_pages_are_not_counted_twice():

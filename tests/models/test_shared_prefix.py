@@ -5,6 +5,7 @@ import torch
 from llmft.batch_size import BatchSize
 from llmft.errors import InputError
 from llmft.models import shared_prefix
+from llmft.models.adapt import adapt
 from llmft.models.label_scores import answer_logits, left_pad
 from llmft.models.sequence_scores import LabelSequences
 from llmft.models.shared_prefix import read_answers
@@ -151,6 +152,22 @@ def test_no_logits_but_the_answers_are_made():
     model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
     answer_logits(model, left_pad([[5, 6, 7], [5]]))
     assert shapes == [(2, 1, 600)]
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt_neo"])  # packed; whole prompts, by the model of peft's
+@pytest.mark.parametrize("adapter", [None, "lora"])
+def test_a_model_in_mixed_precision_training_is_scored_in_its_weights_precision(family, adapter):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    model, found = adapt(tiny_model(family), adapter), prompts()
+    expected = score_answers(model, found, LABELS, queries_per_row=4).label_logprobs
+    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
+    forward = prepared.forward
+    assert forward is not prepared._original_forward
+    np.testing.assert_array_equal(score_answers(prepared, found, LABELS, queries_per_row=4).label_logprobs, expected)
+    assert prepared.forward is forward
+    AcceleratorState._reset_state(reset_partial_state=True)  # which is the process's
 
 
 def test_scoring_leaves_the_model_as_it_was():

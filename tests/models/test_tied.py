@@ -2,6 +2,7 @@
 
 import copy
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_no_third_tensor_is_made():
 
     model = tiny_model("opt", vocabulary=300_000)  # tensors of more than 32 MiB: smaller ones malloc takes from what it has kept
     model.requires_grad_(False).get_input_embeddings().requires_grad_(True)
-    plain = min(peak(model) for _ in range(3))
+    plain = statistics.median(peak(model) for _ in range(5))
     add_up_in_place(model)
     tensor = model.get_input_embeddings().weight.nbytes
-    assert min(peak(model) for _ in range(3)) < plain - 0.8 * tensor
+    assert statistics.median(peak(model) for _ in range(5)) < plain - 0.8 * tensor

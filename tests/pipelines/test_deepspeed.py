@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from llmft.tasks.toy import CHECKPOINT
-from tests.pipelines.conftest import Record, run
+from tests.pipelines.conftest import Record, last_wins, run
 
 pytestmark = pytest.mark.deepspeed
 
@@ -28,6 +28,8 @@ CASES = {
 """What each script is asked for, with a batch of 32."""
 BEST = ("--num_shots", 4, "--max_train_samples", 32, "--learning_rate", 1e-3, "--num_train_epochs", 3, "--logging_steps", 1)
 BEST += ("--eval_strategy", "epoch", "--save_best_models", "--log_l2_dist_per_weight", "--save_strategy", "epoch")
+UNEVEN = (*TRAIN, "--max_train_samples", 42, "--num_train_epochs", 2)  # 10 rows for the last 16 and 16
+SAVING = (*TRAIN, "--save_strategy", "steps", "--save_steps", 2)
 TYPED = ("ft.py", "zero2")
 """The run that is started by its entry script; one launch does all others, whose imports take longer than they do."""
 RUNS = [("distill.py", None), *((script, config) for config in ("zero2", "zero3") for script in CASES)]
@@ -58,8 +60,13 @@ def launched(tmp_path_factory):
         (script, config): words(folder / f"{config}-{script}", script, config, CASES[script], 16) for script, config in RUNS
     }
     commands["best"] = words(folder / "best", "distill.py", "zero3", BEST, 8)  # whose weights are cut up
+    commands["uneven"] = words(folder / "uneven", "ft.py", None, last_wins(UNEVEN), 16)
+    commands["whole"] = words(folder / "whole", "ft.py", "zero2", SAVING, 16)
+    commands["resumed"] = words(folder / "resumed", "ft.py", "zero2", SAVING, 16)
+    commands["cut"] = ["cut", *commands["resumed"]]
     launch(*commands[TYPED])
-    launch("tests/pipelines/launched.py", json.dumps([command for name, command in commands.items() if name != TYPED]))
+    order = sorted((name for name in commands if name != TYPED), key=lambda name: name == "resumed")
+    launch("tests/pipelines/launched.py", json.dumps([commands[name] for name in order]))
     records = {}
     for name, command in commands.items():
         (done,) = Path(command[command.index("--output_dir") + 1]).rglob("DONE")
@@ -147,3 +154,25 @@ def test_two_ranks_evaluate_during_training_and_keep_the_best(launched, tmp_path
         for name, weight in best.items():
             assert (weight - start[name]).norm().item() == pytest.approx(moved[f"l2-dist/{name}"], rel=1e-3)
     assert not (both.path / "checkpoints").exists()
+
+
+def test_rows_that_ranks_repeat_to_have_as_many_count_once(launched, tmp_path):
+    two, one = launched["uneven"], run(*_arguments(words(tmp_path, "ft.py", None, last_wins(UNEVEN), 32)))
+    losses = [[entry["loss"] for entry in log(record) if "loss" in entry] for record in (one, two)]
+    assert len(losses[0]) == 2 * 2
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    for left, right in zip(*([entry for entry in log(record) if "grad_norm" in entry] for record in (one, two)), strict=True):
+        assert right["grad_norm"] == pytest.approx(left["grad_norm"], rel=1e-3)
+    assert numbers(two.metrics["stages"]) == pytest.approx(numbers(one.metrics["stages"]), abs=1e-4)
+    (train,) = (phase for phase in two.json("cost")["phases"] if phase["name"] == "train")
+    assert train["examples"] == 2 * 42
+
+
+def test_a_checkpoint_of_zero_is_resumed_from_to_the_same_weights(launched):
+    resumed, whole = launched["resumed"], launched["whole"]
+    assert resumed.json("cost")["resumed_from"].endswith("checkpoint-2")
+    left, right = (load_file(record.path / "model" / "model.safetensors") for record in (whole, resumed))
+    assert all(left[name].equal(right[name]) for name in left)
+    losses = [[entry["loss"] for entry in log(record) if "loss" in entry] for record in (whole, resumed)]
+    assert len(losses[0]) == ROWS // 32 * EPOCHS
+    assert losses[1] == losses[0]

@@ -1,7 +1,8 @@
 """distill.py end to end on the embedded world: kinds of context, schedules, teachers, losses, targets; short runs."""
 
-import copy
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,10 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llmft.arguments import AdapterArguments, CalibrationArguments, DataArguments, DemonstrationArguments
+from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.models import shared_prefix
 from llmft.models.kv_cache import encode
+from llmft.pipelines.distill import check_flags
 from llmft.prompts.render import PromptFormat
+from llmft.run_arguments import DistillationRunArguments
 from tests.pipelines.conftest import run
 
 SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 16, "--num_train_epochs", 1, "--learning_rate", 1e-3)
@@ -164,32 +169,6 @@ def test_students_of_other_parts(tmp_path, part):
         assert record.metrics["kl"]["after"]["toy"] < record.metrics["kl"]["before"]["toy"] / 10
 
 
-def test_another_teacher_of_another_size(tmp_path):
-    from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
-
-    from llmft.tasks.toy import CHECKPOINT
-
-    config = OPTConfig.from_pretrained(CHECKPOINT)
-    config.num_hidden_layers, config.hidden_size, config.word_embed_proj_dim, config.ffn_dim = 3, 96, 96, 128
-    torch.manual_seed(1)
-    OPTForCausalLM(copy.deepcopy(config)).save_pretrained(tmp_path / "big")
-    AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(tmp_path / "big")
-    for mode in ("precompute", "online"):
-        larger = ("--teacher_model_name_or_path", tmp_path / "big", "--teacher_mode", mode)
-        record = run("distill.py", tmp_path / "out", *SHORT, *larger)
-        assert record.metrics["stages"]["teacher"] != record.metrics["stages"]["before"]
-
-
-def test_a_teacher_of_another_vocabulary_is_an_error(tmp_path):
-    from tests.conftest import byte_level_bpe, tiny_model
-
-    tiny_model("opt").save_pretrained(tmp_path / "other")
-    byte_level_bpe("</s>").save_pretrained(tmp_path / "other")
-    with pytest.raises(InputError, match=r"its vocabulary of .* is not the student's of 113.*the first being"):
-        run("distill.py", tmp_path / "out", *SHORT, "--teacher_model_name_or_path", tmp_path / "other")
-    assert not (tmp_path / "out").exists()
-
-
 def test_queries_without_labels_from_a_file(tmp_path):
     from llmft.tasks.toy.world import toy_splits
 
@@ -253,3 +232,19 @@ def test_an_online_teachers_work_is_counted(tmp_path):
 def test_the_context_is_left_out_where_it_does_not_fit_behind_a_cartridge(tmp_path):
     record = run("distill.py", tmp_path, *SHORT[:-1], "--num_shots", 24, "--use_cartridge")
     assert "window" in record.metrics["after_with_context"]["skipped"]
+
+
+@pytest.mark.parametrize(("stage", "mode", "schedule", "wrong"), [
+    (3, "online", "cycle", True), (2, "online", "cycle", False), (3, "precompute", "cycle", False), (3, "online", "mean", False),
+])  # fmt: skip
+def test_ranks_that_share_weights_read_equally_often(stage, mode, schedule, wrong):
+    flags = DistillationArguments(num_contexts=2, teacher_mode=mode, context_schedule=schedule)
+    groups = {
+        DemonstrationArguments: DemonstrationArguments(),
+        DataArguments: DataArguments(task_name="toy"),
+        CalibrationArguments: CalibrationArguments(),
+        DistillationRunArguments: SimpleNamespace(deepspeed={"zero_optimization": {"stage": stage}}, save_strategy="no"),
+    }
+    job = SimpleNamespace(arguments=groups.get, given={}, trained=AdapterArguments(use_adapter=True))
+    with pytest.raises(InputError, match="--context_schedule cycle: with --teacher_mode online") if wrong else nullcontext():
+        check_flags(job, flags)

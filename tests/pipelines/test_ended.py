@@ -168,6 +168,20 @@ def test_a_row_of_the_csv_is_not_written_twice_where_a_session_was_killed_behind
     assert len(read_csv(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("ends", [terminate, lambda: (_ for _ in ()).throw(OSError(28, "No space left on device"))])
+def test_a_row_of_the_csv_is_not_written_twice_where_a_session_ended_behind_it(tmp_path, monkeypatch, ends):
+    from llmft.pipelines.job import Job
+
+    words = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT)]
+    with monkeypatch.context() as patch:
+        at_call(patch, Job, "finish", 1, ends)
+        with pytest.raises(SystemExit):
+            session.run_main(lambda: MAIN["eval.py"](words), session.Command())
+    assert len(read_csv(tmp_path)) == 1
+    run("eval.py", tmp_path, *SHORT)
+    assert len(read_csv(tmp_path)) == 1
+
+
 def test_eight_processes_with_the_same_runs_do_each_once(tmp_path):
     words = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT), "--num_data_seeds", "3"]
     code = f"""
@@ -249,4 +263,9 @@ def test_two_ranks_save_one_checkpoint_when_told_to_end(tmp_path, launcher):
     assert "is saved, and the same command goes on from there" in (tmp_path / "err").read_text()
     (progress,) = tmp_path.rglob("progress.json")
     assert len(json.loads(progress.read_text())["costs"]) == 2
-    assert load_file(progress.parent / "model.safetensors") if launcher == "torchrun" else True
+    if launcher == "torchrun":
+        assert load_file(progress.parent / "model.safetensors")
+    else:  # each rank's share of the optimizer, and the weights once
+        names = sorted(file.name for file in progress.parent.glob("global_step*/*.pt"))
+        assert [name.rpartition("_rank_")[2] for name in names if "optim" in name] == ["00_optim_states.pt"] * 2, names
+        assert "mp_rank_00_model_states.pt" in names

@@ -18,6 +18,7 @@ from llmft.runs.finished import Command
 from llmft.tasks.toy import CHECKPOINT
 from llmft.training import ft_trainer
 from tests.pipelines.conftest import MAIN, last_wins
+from tests.pipelines.test_other_teachers import padded
 from tests.pipelines.test_safety import RunsCode
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
@@ -181,6 +182,9 @@ CASES = {
     "a model that gives NaN": Case("eval.py", "--model_name_or_path {nan_model}"),
     "k below 1": Case("distill.py", "--support topk --topk 0"),
     "k above the vocabulary": Case("distill.py", "--support topk --topk 99999"),
+    "a student with more logits than its teacher": Case(
+        "distill.py", f"--support vocab --teacher_model_name_or_path {CHECKPOINT} --model_name_or_path {{wide}}"
+    ),
     "a cartridge with nothing to train": Case("distill.py", "--use_cartridge --cartridge_frozen_tokens 999"),
     "no context": Case("distill.py", "--num_shots 0"),
     "a cache that cannot be written to": Case("distill.py", "--teacher_cache_dir {good}"),
@@ -278,7 +282,7 @@ def models(folder, tokenizers):
     weights = load_file(made["nan_model"] / "model.safetensors")
     weights[next(name for name in weights if "q_proj.weight" in name)][:] = torch.nan
     save_file(weights, made["nan_model"] / "model.safetensors", metadata={"format": "pt"})
-    return made
+    return {**made, "wide": padded(folder / "wide")}
 
 
 def snapshot(folder):

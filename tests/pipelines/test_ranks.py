@@ -2,13 +2,17 @@
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from llmft.command_line import modern
+from llmft.cost.meter import Meter
 from llmft.errors import InputError
+from llmft.models import gather
 from llmft.pipelines import session
 from llmft.runs.finished import Command
+from llmft.runs.record import RunRecord
 
 
 @pytest.mark.parametrize(("rank", "local_rank", "waits"), [(None, None, []), (0, 0, []), (8, 0, [10]), (1, 1, [20])])
@@ -31,6 +35,20 @@ def test_ranks_other_than_0_wait_for_their_end_before_they_say_an_error(monkeypa
     default = (session.signal.SIGTERM, session.signal.SIG_DFL)
     assert handled.count(default) == len(waits)
     assert capsys.readouterr().err == "error: --task_name nope: no such task\n"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_rank_is_charged_for_another_process_that_does_the_run(tmp_path, monkeypatch, rank):
+    meter, answers = Meter(from_start=False), [False, False, True]
+    monkeypatch.setattr(session, "process_meter", lambda: meter)
+    monkeypatch.setattr(session, "LOOK_EVERY_S", 0.3)
+    monkeypatch.setattr(gather, "from_rank_0", lambda _: answers.pop(0))  # what rank 0 finds
+    job = SimpleNamespace(record=RunRecord(tmp_path / "run", writes=rank == 0))
+    with meter.measuring():
+        with session.turn(job):
+            pass
+        assert meter.as_dict()["total"]["wall_s"] < 0.2
+    assert answers == []
 
 
 def test_rank_0_alone_says_notes(monkeypatch, capsys):

@@ -168,7 +168,7 @@ EPOCHS += ("--num_train_epochs", 1.5, "--per_device_train_batch_size", 8)
 CUTS = {
     "in a step behind a new best": ("ft.py", STEPS, FtTrainer, "compute_loss", 8),
     "in the evaluation of a step that is saved": ("distill.py", (*STEPS, *LORA), FtTrainer, "evaluate", 2),
-    "between a checkpoint and what we put there": ("ft.py", STEPS, training, "all_gather", 3),
+    "between a checkpoint and what we put there": ("ft.py", STEPS, training, "all_gather", 2),
     "in the saving of the weights, within an epoch": ("ft.py", EPOCHS, training, "_save", 2),
 }
 
@@ -198,28 +198,6 @@ def test_an_interrupted_run_resumes_with_its_evaluations_and_costs(tmp_path, mon
             assert phase(resumed, part)[count] == phase(whole, part)[count]
     for part in ("load", "eval before toy"):  # done by both sessions
         assert phase(resumed, part)["examples"] == 2 * phase(whole, part)["examples"]
-
-
-def test_costs_of_a_resumed_run_begin_with_those_of_its_checkpoint(tmp_path, monkeypatch):
-    from llmft.training.checkpoints import read_progress
-
-    arguments = (*SHORT, *EIGHT_STEPS, "--save_strategy", "steps", "--save_steps", 4)
-    with monkeypatch.context() as patch:
-        cut(patch, FtTrainer, "compute_loss", 6)
-        with pytest.raises(Cut):
-            run("ft.py", tmp_path, *arguments)
-    (progress,) = tmp_path.rglob("progress.json")
-    (costs,) = read_progress(progress.parent)["costs"]
-    earlier = {phase["name"]: phase for phase in costs}
-    assert earlier["train"]["examples"] == 16
-    assert earlier["train"]["cpu_total_s"] > 0
-    earlier["train"]["cpu_user_s"] += 1e6  # so that nothing but a sum can be as large
-    earlier["load"]["rss_peak_bytes"] = 2**50
-    monkeypatch.setattr(training, "read_progress", lambda checkpoint: {**read_progress(checkpoint), "costs": [costs]})
-    resumed = run("ft.py", tmp_path, *arguments)
-    assert phase(resumed, "train")["cpu_total_s"] > 1e6
-    assert phase(resumed, "load")["rss_peak_bytes"] == 2**50
-    assert resumed.json("cost")["total"]["cpu_total_s"] > 1e6
 
 
 def test_every_loss_makes_another_run_that_learns(tmp_path):

@@ -20,17 +20,19 @@ ARRAYS = {
 }
 
 
-def assert_same(found, expected=ARRAYS):
-    assert found.keys() == expected.keys()
+def assert_same(found, expected=ARRAYS, metadata=None):
+    arrays, notes = found
+    assert arrays.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, strict=True)
+        np.testing.assert_array_equal(arrays[name], array, strict=True)
+    assert notes == (metadata or {})
 
 
 def test_what_was_put_is_got(tmp_path, caplog):
     cache = ContentCache(tmp_path / "a" / "b")
     assert cache.get(KEY) is None
     cache.put(KEY, ARRAYS, {"made by": "a test"})
-    assert_same(ContentCache(tmp_path / "a" / "b").get(dict(reversed(KEY.items()))))
+    assert_same(ContentCache(tmp_path / "a" / "b").get(dict(reversed(KEY.items()))), metadata={"made by": "a test"})
     assert cache.get(KEY | {"topk": 5}) is None
     assert not caplog.text
     (file,) = os.listdir(tmp_path / "a" / "b")
@@ -70,7 +72,7 @@ def test_no_changed_byte_passes(stored, data, caplog):
         assert caplog.text.count("\n") == 1
     else:  # white space between the header's parts carries nothing
         assert content[place : place + 1].isspace()
-        assert_same(found)
+        assert_same(found, metadata={"a": 1})
 
 
 @given(data=st.data())
@@ -134,7 +136,7 @@ def test_two_writers_at_once(tmp_path):
 
 
 PARTS = {
-    "weights": "w", "tokenizer": "t", "prompts": [([1, 2], [[3], [4, 5]])], "label_ids": [7, 8], "support": "topk", "topk": 5,
+    "weights": "w", "tokenizer": "t", "prompts": [([1, 2], [[3], [4, 5]])], "label_ids": [[7], [8]], "support": "topk", "topk": 5,
     "dtype": "float32", "numerics": {"device": "cpu"},
 }  # fmt: skip
 
@@ -151,8 +153,8 @@ PARTS = {
         {"prompts": [([1], [[2, 3], [4, 5]])]},
         {"prompts": [([1, 2], [[3], [4, 5], []])]},
         {"prompts": [([1, 2], [[3], [4, 5]])] * 2},
-        {"label_ids": [8, 7]},
-        {"label_ids": [[7], [8]]},
+        {"label_ids": [[8], [7]]},
+        {"label_ids": [[7, 8]]},
         {"support": "labels"},
         {"topk": 6},
         {"dtype": "bfloat16"},
@@ -167,5 +169,5 @@ def test_the_key_follows_everything(tmp_path, change):
 
 
 def test_the_key_takes_token_ids_of_any_integer_kind(tmp_path):
-    numpy = {"prompts": [(np.array([1, 2]), [np.array([3]), np.array([4, 5])])], "label_ids": list(np.array([7, 8]))}
+    numpy = {"prompts": [(np.array([1, 2]), [np.array([3]), np.array([4, 5])])], "label_ids": list(np.array([[7], [8]]))}
     assert target_key(**PARTS | numpy) == target_key(**PARTS)

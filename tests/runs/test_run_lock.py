@@ -75,6 +75,23 @@ def test_many_processes_take_turns(tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["count"]
 
 
+def test_a_folder_that_goes_away_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    path, original, calls = tmp_path / "deep" / "run", os.mkdir, []
+
+    def there_and_gone(*args):
+        calls.append(1)
+        if len(calls) == 1:
+            raise FileExistsError(errno.EEXIST, "File exists", str(path.parent))
+        original(*args)
+
+    monkeypatch.setattr(os, "mkdir", there_and_gone)
+    assert RunLock(path).take()
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
+        RunLock(tmp_path / "file" / "run").take()
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_a_disk_without_locks_is_named(tmp_path, monkeypatch, capsys, number):
     def refuse(*_):

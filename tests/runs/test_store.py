@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 
@@ -7,6 +8,8 @@ from safetensors import SafetensorError
 
 from llmft.errors import InputError
 from llmft.runs.record import PROGRESS, RunRecord
+from llmft.runs.run_lock import RunLock
+from llmft.runs.store import lock as locked
 from llmft.runs.store import short_hash, whole_file, whole_folder, write_json, writing
 
 
@@ -32,6 +35,33 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
             (aside / text).write_text(text)
     assert os.listdir(target) == ["new"]
     assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_new_name_is_on_the_disk_before_anything_counts_on_it(tmp_path, monkeypatch):
+    synced, original = [], os.fsync
+
+    def watched(handle):
+        path = os.readlink(f"/proc/self/fd/{handle}")
+        synced.append((path, sorted(os.listdir(tmp_path))))
+        original(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_json(tmp_path / "a.json", {})
+    assert synced[-1] == (str(tmp_path), ["a.json"])
+    with whole_folder(tmp_path / "model"):
+        pass
+    assert synced[-1] == (str(tmp_path), ["a.json", "model"])
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_files_of_several_runs_are_written_where_the_disk_takes_no_locks(tmp_path, monkeypatch, capsys, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path / "a.csv"):
+        pass
+    assert capsys.readouterr().err.startswith(f"note: {tmp_path} takes no locks (")
 
 
 def test_short_hash_follows_content():
@@ -121,8 +151,11 @@ def test_other_errors_are_not_the_disks(error):
 
 def test_an_abandoned_run_leaves_nothing_but_whole_checkpoints(tmp_path):
     record = RunRecord.locate(str(tmp_path / "out"), ["icl", "toy"], {"a": 1}, writes=True)
+    lock = RunLock(record.path)  # which makes the folders above, and takes them away
+    assert lock.take()
     record.write_config({"method": "icl"})
     record.abandon()
+    lock.release()
     assert os.listdir(tmp_path) == []
     record.write_config({"method": "icl"})
     for step, whole in ((1, True), (2, False)):

@@ -1,0 +1,58 @@
+"""Weights that DeepSpeed ZeRO-3 has cut up, in a process of its own: DeepSpeed's state is a process's."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import deepspeed
+import numpy as np
+import torch
+from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+from llmft.deepspeed_config import start_alone
+from llmft.models.adapt import adapt
+from llmft.models.fingerprint import fingerprint_weights
+from llmft.models.gather import weights_on_rank_0
+from llmft.models.label_scores import bare_model
+from tests.conftest import tiny_model
+from tests.models.test_shared_prefix import LABELS, prompts
+from tests.scoring import score_answers
+
+start_alone()
+deepspeed.init_distributed("gloo")
+settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
+for part in (None, "lora", "ia3", "soft_prompt"):
+    torch.manual_seed(0)
+    whole, cut = (adapt(tiny_model("opt"), part, prompt_tokens=4, seed=1) for _ in range(2))
+    cut.load_state_dict(whole.state_dict())
+    deepspeed.zero.Init(module=cut, config_dict_or_path=settings)
+    present = []
+
+    def look(*_):
+        there = [p for p in cut.parameters() if p.ds_status == ZeroParamStatus.AVAILABLE]
+        present.append(sum(p.ds_numel for p in there))
+
+    for layer in [module for module in cut.modules() if isinstance(module, torch.nn.Linear)]:
+        layer.register_forward_hook(look)  # in front of those that let go
+    expected, found = (score_answers(model, prompts(), LABELS, queries_per_row=4).label_logprobs for model in (whole, cut))
+    np.testing.assert_array_equal(found, expected)
+    total, largest = (how(p.ds_numel for p in cut.parameters()) for how in (sum, max))
+    assert present and max(present) < largest + total / 20 < total, (part, max(present), largest, total)
+    assert fingerprint_weights(cut) == fingerprint_weights(whole)
+    with weights_on_rank_0(cut, bare_model(cut)):
+        for name, weight in cut.state_dict().items():
+            assert torch.equal(weight, whole.state_dict()[name]), name
+    assert all(p.ds_status == ZeroParamStatus.NOT_AVAILABLE and p.numel() == 0 for p in cut.parameters())
+    print("same:", part)
+"""
+
+
+@pytest.mark.deepspeed
+def test_no_rank_holds_more_than_a_module_and_nothing_changes():
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("same: ") == 4

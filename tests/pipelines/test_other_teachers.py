@@ -1,0 +1,90 @@
+"""distill.py with another model as the teacher."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+
+from llmft.errors import InputError
+from llmft.tasks.toy import CHECKPOINT
+from tests.pipelines.conftest import run
+from tests.pipelines.test_distill_modes import SHORT, SLOW, assert_same_training
+
+
+def test_another_teacher_of_another_size(tmp_path):
+    from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
+
+    config = OPTConfig.from_pretrained(CHECKPOINT)
+    config.num_hidden_layers, config.hidden_size, config.word_embed_proj_dim, config.ffn_dim = 3, 96, 96, 128
+    torch.manual_seed(1)
+    OPTForCausalLM(copy.deepcopy(config)).save_pretrained(tmp_path / "big")
+    AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(tmp_path / "big")
+    for mode in ("precompute", "online"):
+        larger = ("--teacher_model_name_or_path", tmp_path / "big", "--teacher_mode", mode)
+        record = run("distill.py", tmp_path / "out", *SHORT, *larger)
+        assert record.metrics["stages"]["teacher"] != record.metrics["stages"]["before"]
+
+
+def padded(folder):
+    """The embedded world's model with 15 more rows in its output layer, which it likes best of all."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT)
+    model.resize_token_embeddings(model.config.vocab_size + 15, mean_resizing=False)
+    with torch.no_grad():
+        answers = model.get_output_embeddings().weight
+        answers[-15:] = 3 * answers[AutoTokenizer.from_pretrained(CHECKPOINT).convert_tokens_to_ids("Yes")]
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["precompute", "online"])
+@pytest.mark.parametrize("support", [("--support", "topk", "--topk", 5), ("--support", "vocab")])
+def test_rows_that_pad_a_teachers_output_layer_are_no_tokens(tmp_path, support, mode):
+    words = (*SHORT, *SLOW, *support, "--teacher_mode", mode, "--teacher_model_name_or_path")
+    plain = run("distill.py", tmp_path / "plain", *words, CHECKPOINT)
+    wide = run("distill.py", tmp_path / "wide", *words, padded(tmp_path / "teacher"))
+    assert_same_training(plain, wide, 1e-5)
+
+
+def test_a_student_with_more_logits_than_its_teacher_learns_its_largest(tmp_path):
+    words = ("--teacher_model_name_or_path", CHECKPOINT, "--model_name_or_path", padded(tmp_path / "wide"))
+    record = run("distill.py", tmp_path / "out", *SHORT, *SLOW, *words, "--support", "topk", "--topk", 5)
+    assert record.metrics["stages"]["teacher"] != record.metrics["stages"]["before"]
+
+
+def test_another_teacher_is_out_of_memory_once_it_has_answered(tmp_path, monkeypatch):
+    from llmft.pipelines import teaching
+    from llmft.training.ft_trainer import FtTrainer
+
+    teachers, original, compute_loss, alive = [], teaching.teacher_model, FtTrainer.compute_loss, []
+
+    def watched(*args):
+        loaded = original(*args)
+        teachers.append(weakref.ref(loaded[0]))
+        return loaded
+
+    def looking(*args, **kwargs):
+        gc.collect()
+        alive.append(teachers[0]() is not None)
+        return compute_loss(*args, **kwargs)
+
+    monkeypatch.setattr(teaching, "teacher_model", watched)
+    monkeypatch.setattr(FtTrainer, "compute_loss", looking)
+    for mode, stays in (("precompute", False), ("online", True)):
+        teachers.clear(), alive.clear()
+        run("distill.py", tmp_path, *SHORT, "--teacher_model_name_or_path", CHECKPOINT, "--teacher_mode", mode)
+        assert alive == [stays, stays]
+
+
+def test_a_teacher_of_another_vocabulary_is_an_error(tmp_path):
+    from tests.conftest import byte_level_bpe, tiny_model
+
+    tiny_model("opt").save_pretrained(tmp_path / "other")
+    byte_level_bpe("</s>").save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match=r"its vocabulary of .* is not the student's of 113.*the first being"):
+        run("distill.py", tmp_path / "out", *SHORT, "--teacher_model_name_or_path", tmp_path / "other")
+    assert not (tmp_path / "out").exists()
