@@ -61,6 +61,13 @@ def upstream_draws() -> dict:
 
 
 @pytest.fixture(scope="session")
+def deepspeed_communication() -> None:
+    """How DeepSpeed's ranks on one CPU talk: compiled at the first use, which a test that ends ranks by a signal would cut off."""
+    code = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=600)
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> Path:
     """Folder with SmolLM2-135M-Instruct, a real pretrained model."""
     from llmft.runs.store import lock
