@@ -9,7 +9,8 @@ from typing import Any
 from benchmarks.measure import alternate, matrix_products, ratio
 from benchmarks.results import plain_row
 from benchmarks.world import World
-from llmft.cost.meter import Meter, Phase
+from llmft.cost.meter import Meter
+from llmft.cost.phases import Phase
 
 TOKENS = 512
 

@@ -61,7 +61,7 @@ class Evaluation:
 
     def score(self, rows: Sequence[Row] | None = None) -> SplitScores:
         """Scores of all rows; the context is encoded anew."""
-        from llmft.cost.meter import Phase
+        from llmft.cost.phases import Phase
 
         return self.asker.score(self.rows if rows is None else rows, Phase("benchmark"))
 
@@ -121,7 +121,7 @@ class Distillation:
 
     def teacher_pass(self) -> Target:
         """The teacher's answers to all queries."""
-        from llmft.cost.meter import Phase
+        from llmft.cost.phases import Phase
 
         return self.teachers.targets(self.queries, self.flags.objective, Phase("benchmark"))
 
@@ -131,7 +131,7 @@ class Distillation:
 
     def read_queries(self) -> SplitScores:
         """One forward pass over the queries alone."""
-        from llmft.cost.meter import Phase
+        from llmft.cost.phases import Phase
 
         return self.student.score(self.queries, Phase("benchmark"))
 

@@ -62,7 +62,7 @@ def upstream_draws() -> dict:
 
 @pytest.fixture(scope="session")
 def deepspeed_communication() -> None:
-    """How DeepSpeed's ranks on one CPU talk: compiled at the first use, which a test that ends ranks by a signal would cut off."""
+    """How DeepSpeed's ranks on one CPU talk: compiled at the first use, which a signal to the ranks would cut off."""
     code = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=600)
 

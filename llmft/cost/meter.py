@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from llmft.cost.phases import MEMORY, SUMMED, Phase, Samples, total
 from llmft.cost.processes import (
     children_of_main_thread,
     cpu_seconds,
@@ -33,10 +34,6 @@ from llmft.cost.processes import (
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
-SUMMED = ("cpu_user_s", "cpu_system_s", "cpu_total_s", "examples", "tokens", "padding_tokens", "flops")
-"""What several ranks add up to, beside their memory."""
-MEMORY = ("rss", "pss", "uss", "gpu", "gpu_reserved")
-"""Kinds of memory; a phase has `<kind>_peak_bytes` and `<kind>_mean_bytes`, None where a kind cannot be measured."""
 CHILDREN_EVERY_S = 0.25
 """Least seconds between two looks for new child processes, but for those that the main thread starts or that end."""
 SHARED_EVERY_S = 1.0
@@ -45,66 +42,6 @@ MOST_OF_TIME = 1 / 500
 """Share of the time that either of them may take; what takes long is done less often."""
 OTHER = "other"
 """Name of the phase of what is spent between the others."""
-
-
-@dataclass
-class Phase:
-    """Costs of one phase; `examples`, `tokens`, `padding_tokens` and `flops` are counted by whoever does the work.
-
-    `flops` follow a rule; `flops_counted` are those of the operators that ran, None where they were not counted.
-    """
-
-    name: str
-    cpu_user_s: float = 0.0
-    cpu_system_s: float = 0.0
-    cpu_total_s: float = 0.0
-    wall_s: float = 0.0
-    rss_peak_bytes: int = 0
-    rss_mean_bytes: int = 0
-    pss_peak_bytes: int | None = None
-    pss_mean_bytes: int | None = None
-    uss_peak_bytes: int | None = None
-    uss_mean_bytes: int | None = None
-    gpu_peak_bytes: int | None = None
-    gpu_mean_bytes: int | None = None
-    gpu_reserved_peak_bytes: int | None = None
-    gpu_reserved_mean_bytes: int | None = None
-    examples: int = 0
-    tokens: int = 0
-    padding_tokens: int = 0
-    flops: int = 0
-    flops_counted: int | None = None
-
-    def count(self, *, examples: int = 0, tokens: int = 0, padding_tokens: int = 0, flops: int = 0) -> None:
-        """Add work done in this phase."""
-        self.examples += examples
-        self.tokens += tokens
-        self.padding_tokens += padding_tokens
-        self.flops += flops
-
-
-@dataclass
-class _Samples:
-    """Time-weighted memory samples of one phase, over all stretches in which it ran."""
-
-    peak: int | None = None
-    area: float = 0.0
-    seconds: float = 0.0
-    last: tuple[float, int] | None = None
-
-    def add(self, now: float, value: int, *, peak: int | None = None) -> None:
-        if self.last is not None:
-            self.area += (now - self.last[0]) * (value + self.last[1]) / 2
-            self.seconds += now - self.last[0]
-        self.last = (now, value)
-        self.raise_peak(value if peak is None else peak)
-
-    def raise_peak(self, value: int) -> None:
-        self.peak = value if self.peak is None else max(self.peak, value)
-
-    @property
-    def mean(self) -> int | None:
-        return int(self.area / self.seconds) if self.seconds else self.peak
 
 
 @dataclass
@@ -146,7 +83,7 @@ class Meter:
         self._children, self._listed = _Seldom(living_children, CHILDREN_EVERY_S), b""
         self._known = {self._process.pid}  # of the last sample
         self._shared = _Seldom(lambda: shared_bytes(self._family()), SHARED_EVERY_S)
-        self._memory: dict[str, dict[str, _Samples]] = {}  # by phase and kind
+        self._memory: dict[str, dict[str, Samples]] = {}  # by phase and kind
         self._running: Phase | None = None
         self._at_start = self.from_start  # whether no phase has been named that begins with the process
         self._waits = False
@@ -250,7 +187,7 @@ class Meter:
         """The phase of this name, made at the end of the list if there is none."""
         if name not in self._memory:
             self.phases.append(Phase(name))
-            self._memory[name] = {kind: _Samples() for kind in MEMORY}
+            self._memory[name] = {kind: Samples() for kind in MEMORY}
         return next(phase for phase in self.phases if phase.name == name)
 
     def _family(self) -> list[psutil.Process]:
@@ -365,37 +302,3 @@ def used_cuda() -> Any | None:
     if torch is None or torch.__spec__._initializing:  # being imported, by another thread than the sampler
         return None
     return torch.cuda if torch.cuda.is_initialized() else None
-
-
-def total(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All phases together: times and work added up, the highest peak, means weighted by wall time."""
-    out: dict[str, Any] = {name: sum(p[name] for p in phases) for name in (*SUMMED, "wall_s")}
-    counted = [p["flops_counted"] for p in phases if p["flops_counted"] is not None]
-    out["flops_counted"] = sum(counted) if counted else None
-    for kind in MEMORY:
-        measured = [p for p in phases if p[f"{kind}_peak_bytes"] is not None]
-        wall = sum(p["wall_s"] for p in measured)
-        mean = sum(p[f"{kind}_mean_bytes"] * p["wall_s"] for p in measured)
-        out[f"{kind}_peak_bytes"] = max((p[f"{kind}_peak_bytes"] for p in measured), default=None)
-        out[f"{kind}_mean_bytes"] = int(mean / wall) if wall else None
-    return out
-
-
-def combine_ranks(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The costs of several ranks as one: CPU time, memory and tokens added up, wall time of the slowest.
-
-    Args:
-        costs: `Meter.as_dict()` of each rank; all went through the same phases.
-    """
-    memory = [f"{kind}_{what}_bytes" for kind in MEMORY for what in ("peak", "mean")]
-    phases = []
-    for parts in zip(*(cost["phases"] for cost in costs), strict=True):
-        merged = dict(parts[0])
-        for name in (*SUMMED, "flops_counted", *memory):
-            values = [part[name] for part in parts if part[name] is not None]
-            merged[name] = sum(values) if values else None
-        merged["wall_s"] = max(part["wall_s"] for part in parts)
-        phases.append(merged)
-    ranks = [cost["total"] for cost in costs]
-    largest = {"largest_process_bytes": max(rank["largest_process_bytes"] for rank in ranks)}
-    return {"phases": phases, "total": total(phases) | largest, "ranks": ranks, "sampling": costs[0]["sampling"]}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmft.cost.meter import Phase
+from llmft.cost.phases import Phase
 from llmft.models.gather import all_gather, from_rank_0, rank_and_world
 from llmft.prompts.tokens import TokenizedPrompts
 from llmft.runs.content_cache import ContentCache, target_key

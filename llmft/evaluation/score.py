@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmft.cost.flops import inference_flops
-from llmft.cost.meter import Phase
+from llmft.cost.phases import Phase
 from llmft.errors import InputError
 from llmft.evaluation.metrics import label_prior, renormalise
 from llmft.models.load import window

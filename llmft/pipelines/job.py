@@ -12,7 +12,8 @@ from llmft.arguments import (
     DemonstrationArguments,
     ModelArguments,
 )
-from llmft.cost.meter import Meter, combine_ranks
+from llmft.cost.meter import Meter
+from llmft.cost.phases import combine_ranks
 from llmft.errors import InputError
 from llmft.models.load import load_model, short_name
 from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows, listed_demonstrations

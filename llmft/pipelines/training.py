@@ -40,7 +40,7 @@ from llmft.training.reporting import reporting
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmft.cost.meter import Phase
+    from llmft.cost.phases import Phase
     from llmft.evaluation.score import Asker, SplitScores
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llmft.cost.meter import Phase
+from llmft.cost.phases import Phase
 from llmft.models.sequence_scores import LabelSequences, sequence_label_logits
 from llmft.models.supports import Target
 from llmft.objective import Objective

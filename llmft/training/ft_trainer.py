@@ -11,7 +11,7 @@ import torch
 from transformers import Trainer
 
 from llmft.cost.flops import training_flops
-from llmft.cost.meter import Phase
+from llmft.cost.phases import Phase
 from llmft.models.label_scores import answer_logits, encoded_virtual_tokens, left_pad, virtual_tokens
 from llmft.models.packed_attention import can_pack, packed_batch
 from llmft.models.sequence_scores import LabelSequences, sequence_batch

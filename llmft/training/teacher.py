@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from llmft.cost.flops import inference_flops
-from llmft.cost.meter import Phase
+from llmft.cost.phases import Phase
 from llmft.evaluation.metrics import label_prior
 from llmft.evaluation.score import Asker, SplitScores
 from llmft.models.label_scores import on_device

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from llmft.cost.flops import inference_flops, training_flops
-from llmft.cost.meter import Meter, Phase, combine_ranks, total
+from llmft.cost.meter import Meter
+from llmft.cost.phases import Phase, combine_ranks, total
 from llmft.cost.processes import cpu_seconds
 from tests.conftest import tiny_model
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmft.batch_size import BatchSize
-from llmft.cost.meter import Phase
+from llmft.cost.phases import Phase
 from llmft.evaluation.answer_cache import AnswerCache
 from llmft.evaluation.score import Asker
 from llmft.models import shared_prefix
