@@ -90,7 +90,7 @@ def distil(job: Job) -> None:
         teachers = teachers.with_model(model)
         stages = stages_of(teachers, flags)
     student = student.with_model(trainable(job, model, context_ids=context_ids))
-    trained, metrics, log = learn(job, student, queries, stages, targets, start)
+    trained, metrics, log = learn(job, student, queries, stages, targets, start, scores["teacher"])
     job.keep("after", retention.score("after", student.model))
     metrics |= retention.change(job.record.stages)
     if flags.evaluate_with_context:
@@ -199,6 +199,7 @@ def learn(
     stages: Sequence[Teachers],
     targets: Sequence[Target | None],
     start: torch.nn.Module | None,
+    reference: dict[str, SplitScores],
 ) -> tuple[dict[str, dict[str, SplitScores]], dict[str, Any], list[dict[str, Any]]]:
     """Train the student on each stage's targets; what `train` returns, of the last stage."""
     from llmft.models.adapt import without_adapter
@@ -220,7 +221,7 @@ def learn(
     for number, (stage, target) in enumerate(zip(stages, targets, strict=True)):
         examples: list[dict[str, Any]] = [{"input_ids": prompts.whole(i)} for i in range(len(queries))]
         last = number == len(stages) - 1
-        run_training = partial(train, job) if last else partial(train_stage, job, f"stage-{number}")
+        run_training = partial(train, job, reference=reference) if last else partial(train_stage, job, f"stage-{number}")
         if flags.targets != "soft":
             answers = [row["label"] for row in queries] if target is None else target.logprobs.argmax(1).tolist()
             for example, answer in zip(examples, answers, strict=True):

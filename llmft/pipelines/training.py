@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,10 +73,19 @@ def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | 
 
 
 def train(
-    job: Job, trainer_class: type[FtTrainer], student: Asker, examples: Sequence[dict[str, Any]], **trainer_arguments: Any
+    job: Job,
+    trainer_class: type[FtTrainer],
+    student: Asker,
+    examples: Sequence[dict[str, Any]],
+    *,
+    reference: Mapping[str, SplitScores] | None = None,
+    **trainer_arguments: Any,
 ) -> tuple[dict[str, dict[str, SplitScores]], dict[str, Any], list[dict[str, Any]]]:
     """Train the student's model (from the last checkpoint of an interrupted run, if there is one), evaluate it on the way if
     that is asked for and at the end, and save its weights.
+
+    Args:
+        reference: the teacher's scores of all evaluation sets, to log the divergence from; None where there is no teacher.
 
     Returns:
         The scores of stage `after`, and with `--eval_strategy` of the best ones, which are in the record already; what
@@ -89,7 +98,7 @@ def train(
     during = run.eval_strategy != "no"
     domains = {"in_domain": list(job.data.in_domain), "out_of_domain": list(job.data.out_of_domain)}
     evaluations = Evaluations(
-        partial(job.score_sets, asker=student), {name: sets for name, sets in domains.items() if sets and during}
+        partial(job.score_sets, asker=student), {name: sets for name, sets in domains.items() if sets and during}, reference
     )
     saving = SaveAtSigterm()
     with job.meter.phase("train") as phase, reporting(run, job.record.path):

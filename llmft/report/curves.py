@@ -1,9 +1,10 @@
-"""Curves of training: loss, which for distilled students is their divergence from the teacher, by step."""
+"""Curves of training by step: loss, which for distilled students is their divergence from the teacher on the queries, and where
+they were evaluated on the way, that on the in-domain sets."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
 SEEDS, GROUPS, PANELS = 10, 6, 5
 """The most lines of one group, groups in a panel, and rows of panels."""
 COLUMNS = ["task", "model", "look", "pattern", "name", "group", "kind", "id", "step", "loss"]
-DISTILLED, TUNED = "distilled", "tuned"
-TITLES = {TUNED: "training loss (label)", DISTILLED: "training loss (divergence from the teacher)"}
+DISTILLED, TUNED, HELD_OUT = "distilled", "tuned", "held out"
+TITLES = {
+    TUNED: "training loss (label)",
+    DISTILLED: "training loss (divergence from the teacher)",
+    HELD_OUT: "KL from the teacher (in-domain sets)",
+}
+UNITS = {TUNED: "loss", DISTILLED: "loss", HELD_OUT: "KL"}
 
 
 def kind_of(method: str) -> str:
@@ -45,13 +51,16 @@ def training_curves(collection: Collection, judged: pd.DataFrame) -> tuple[pd.Da
     rows: list[tuple[Any, ...]] = []
     for number, group in enumerate(chosen):
         first = group.iloc[0]
-        said = (*first[["task", "model", "look", "pattern"]], group_name(first), number, kind_of(first["method"]))
-        rows += [(*said, run, *entry) for run in group["id"] for entry in losses(logs.get(run, []))]
+        said = (*first[["task", "model", "look", "pattern"]], group_name(first), number)
+        for run in group["id"]:
+            log, sets = logs.get(run, []), collection.sets[run].get("in_domain", [])
+            for kind, names in ((kind_of(first["method"]), ["loss"]), (HELD_OUT, [f"eval_{name}_kl" for name in sets])):
+                rows += [(*said, kind, run, *entry) for entry in logged(log, names)]
     return pd.DataFrame(rows, columns=COLUMNS), len(trained) - sum(map(len, chosen))
 
 
-def losses(log: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, float]]:
-    """Step and loss of each entry of a training log that has a finite one.
+def logged(log: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[tuple[int, float]]:
+    """Step and value of each entry of a training log that has finite ones of these names; of several names their mean.
 
     Every stage of a distillation counts its steps from 1 (`stage` is in all entries but
     the last one's); here they go on where the stage before ended.
@@ -61,8 +70,9 @@ def losses(log: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, float]]:
         if number == 0 or entry.get("stage") != stage:
             stage, before, last = entry.get("stage"), before + last, 0
         last = max(last, entry.get("step", 0))
-        if "loss" in entry and math.isfinite(entry["loss"]):
-            yield before + entry["step"], entry["loss"]
+        values = [entry[name] for name in names if isinstance(entry.get(name), int | float)]
+        if values and len(values) == len(names) and all(map(math.isfinite, values)):
+            yield before + entry["step"], sum(values) / len(values)
 
 
 def draw_training(collection: Collection, judged: pd.DataFrame) -> Figure | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from llmft.report.contents import IDS
-from llmft.report.curves import TITLES, training_curves
+from llmft.report.curves import TITLES, UNITS, training_curves
 from llmft.report.names import DOMAINS, SELECTION_NAMES, method_name
 from llmft.report.points import family, groups, look_name, looks_of, points
 from llmft.report.tables import Table
@@ -155,14 +155,16 @@ def _curves(collection: Collection, found: pd.DataFrame) -> dict[str, Any]:
     number = {run: place for place, run in enumerate(found.drop_duplicates("id")["id"])}
     logged, left_out = training_curves(collection, found[found["judged"]])
     curves = []
-    for _, rows in logged.groupby("group", sort=False):
+    for _, rows in logged.groupby(["group", "kind"], sort=False):
         runs = []
         for run, own in rows.groupby("id", sort=False):
             kept = own.iloc[[*range(0, len(own) - 1, math.ceil(len(own) / STEPS)), len(own) - 1]]
             runs.append({"run": number[run], "steps": list(kept["step"]), "losses": [_plain(loss) for loss in kept["loss"]]})
         first = rows.iloc[0]
         common = {name: first[name] for name in ("task", "model", "look", "name")}
-        curves.append({**common, "pattern": _pattern(first), "kind": TITLES[first["kind"]], "runs": runs})
+        curves.append(
+            {**common, "pattern": _pattern(first), "kind": TITLES[first["kind"]], "unit": UNITS[first["kind"]], "runs": runs}
+        )
     rest = f" {left_out} further runs have theirs in train_log.jsonl." if left_out else ""
     return {"curves": curves, "curves_left_out": rest}
 

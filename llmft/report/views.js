@@ -248,19 +248,20 @@ class Views {
         const losses = runs.flatMap((run) => run.losses);
         const log = losses.every((loss) => loss > 0);
         const x = { values: runs.flatMap((run) => run.steps), label: "step" };
-        const panel = plot(place, title, x, { values: losses, log, label: log ? "loss (log)" : "loss" });
+        const unit = members[0].unit;
+        const panel = plot(place, title, x, { values: losses, log, label: log ? `${unit} (log)` : unit });
         for (const curve of members) {
           const look = this.data.looks[curve.look];
           const at = new Map();
           for (const run of curve.runs) {
-            const tip = `${this.label(curve)}\nrun ${this.data.runs.id[run.run]}\nlast loss ${short(run.losses.at(-1))} at step ${run.steps.at(-1)}`;
+            const tip = `${this.label(curve)}\nrun ${this.data.runs.id[run.run]}\nlast ${unit} ${short(run.losses.at(-1))} at step ${run.steps.at(-1)}`;
             pointable(panel.path(run.steps.map((step, place) => [step, run.losses[place]]), { class: "look curve" }, look), tip, false);
             run.steps.forEach((step, place) => at.set(step, [...(at.get(step) ?? []), run.losses[place]]));
           }
           const means = [...at].sort(([a], [b]) => a - b).map(([step, found]) => [step, found.reduce((a, b) => a + b) / found.length]);
           panel.path(means, { class: "look curve thick" }, look);
           for (const [step, loss] of means.filter((_, place) => place % Math.ceil(means.length / 12) === 0)) {
-            const tip = `${this.label(curve)}\nmean loss ${short(loss)} at step ${step}`;
+            const tip = `${this.label(curve)}\nmean ${unit} ${short(loss)} at step ${step}`;
             marker(panel.svg, panel.x(step), panel.y(loss), look, 3, "", tip);
           }
         }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmft.evaluation.metrics import split_metrics
+from llmft.evaluation.metrics import mean_kl, split_metrics
 from llmft.evaluation.score import SplitScores
 from llmft.runs.show import pooled
 
@@ -35,10 +35,12 @@ class Evaluations:
     Args:
         score: scores all sets with the model as it is; what that costs is counted under the stage it is given.
         domains: those a best one is picked for: `in_domain` and `out_of_domain` with their sets, or none.
+        teacher: its scores of all sets, from which the divergence of each evaluation is reckoned; None where there is none.
     """
 
     score: Callable[[str], dict[str, SplitScores]]
     domains: Mapping[str, Sequence[str]]
+    teacher: Mapping[str, SplitScores] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     stages: dict[str, Evaluation] = field(default_factory=dict)
 
@@ -46,6 +48,8 @@ class Evaluations:
         """Score all sets and keep what is to be kept; returns the metrics of each set."""
         found = Evaluation(step, epoch, self.score(LAST if last else "during training"))
         sets = {name: split_metrics(scores) for name, scores in found.scores.items()}
+        for name, scores in found.scores.items() if self.teacher is not None else ():
+            sets[name]["kl"] = mean_kl(self.teacher[name].label_logprobs, scores.label_logprobs)
         for domain, names in self.domains.items():
             accuracy = pooled(sets, names)
             if all(accuracy > pooled(earlier["sets"], names) for earlier in self.history):  # the earliest of equals stays

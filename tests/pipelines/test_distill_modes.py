@@ -22,6 +22,7 @@ from tests.pipelines.conftest import run
 
 SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 16, "--num_train_epochs", 1, "--learning_rate", 1e-3)
 SHORT += ("--per_device_train_batch_size", 8, "--logging_steps", 1, "--no_evaluate_with_context")
+THREE_EPOCHS = (*SHORT[:6], "--num_train_epochs", 3, *SHORT[8:])
 LEARN = ("--max_eval_samples", 60, "--max_train_samples", 192, "--num_train_epochs", 8, "--learning_rate", 1e-3)
 LEARN += ("--per_device_train_batch_size", 32, "--no_evaluate_with_context")
 SLOW = ("--learning_rate", 2e-5)
@@ -53,6 +54,15 @@ def test_online_and_precomputed_teachers_train_the_same_student(tmp_path, extra)
     assert before.path != online.path
     assert_same_training(before, online, 1e-5)
     assert before.metrics["stages"]["teacher"] == online.metrics["stages"]["teacher"]
+
+
+def test_divergence_from_the_teacher_is_logged_at_every_evaluation(tmp_path):
+    record = run("distill.py", tmp_path, *THREE_EPOCHS, "--eval_strategy", "epoch")
+    log = [json.loads(line) for line in (record.path / "train_log.jsonl").read_text().splitlines()]
+    found = [entry["eval_toy_kl"] for entry in log if "eval_toy_kl" in entry]
+    assert len(found) == 3
+    assert found[-1] == record.metrics["kl"]["after"]["toy"] < record.metrics["kl"]["before"]["toy"]
+    assert found == [evaluation["sets"]["toy"]["kl"] for evaluation in record.metrics["evaluations"]]
 
 
 def test_eight_at_once_equals_one_by_one_accumulated(tmp_path):

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -147,7 +148,9 @@ def _write(path: Path, run: Made, hans_rows: int) -> None:
             stage: {"step": 10, "epoch": 1.0, "selected_on_evaluation_set": stage != "after"} for stage in run.stages[1:]
         }
     if run.method != "icl":
-        (path / "train_log.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in _log(rng)))
+        (path / "train_log.jsonl").write_text(
+            "".join(f"{json.dumps(entry)}\n" for entry in _log(rng, sets["in_domain"] if distilled else ()))
+        )
     (path / "metrics.json").write_text(json.dumps(metrics, indent=2))
     (path / "cost.json").write_text(json.dumps(_costs(run, sizes, rng), indent=2))
     (path / "DONE").touch()
@@ -176,10 +179,11 @@ def _answers(run: Made, stage: str, name: str, size: int, rng: np.random.Generat
     return metrics, pd.DataFrame({**columns, "label_logprobs": list(logprobs), "token_logprobs": list(logprobs)})
 
 
-def _log(rng: np.random.Generator) -> list[dict[str, Any]]:
+def _log(rng: np.random.Generator, against_teacher: Iterable[str]) -> list[dict[str, Any]]:
     steps = range(10, 101, 10)
     losses = np.exp(-np.arange(1, 11) / 4) * rng.uniform(0.8, 1.2, 10)
     log = [{"loss": float(loss), "learning_rate": 1e-5, "step": step} for step, loss in zip(steps, losses, strict=True)]
+    log += [{f"eval_{name}_kl": math.exp(-step / 50), "step": step} for name in against_teacher for step in (50, 100)]
     return [*log, {"train_runtime": 1.0, "train_loss": float(losses.mean()), "step": 100}]
 
 

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from llmft.report.bars import draw_results
 from llmft.report.collect import collect
-from llmft.report.curves import draw_training, losses, training_curves
+from llmft.report.curves import DISTILLED, HELD_OUT, draw_training, logged, training_curves
 from llmft.report.figures import draw_all, draw_domains, draw_size
 from llmft.report.paired import read_answers
 from llmft.report.panels import ROWS, counted, sections, shortened
@@ -132,8 +132,12 @@ def test_curves_are_those_of_the_logs(collection, found):
     assert curves["group"].nunique() == 4
     run = found.loc[found["method"] == "distill", ["id", "record"]].iloc[0]
     lines = (collection.folder / run["record"] / "train_log.jsonl").read_text().splitlines()
-    logged = [[e["step"], e["loss"]] for e in map(json.loads, lines) if "loss" in e]
-    assert curves.loc[curves["id"] == run["id"], ["step", "loss"]].to_numpy().tolist() == logged
+    entries = [json.loads(line) for line in lines]
+    losses, divergences = ([[e["step"], e[name]] for e in entries if name in e] for name in ("loss", "eval_rte_kl"))
+    assert len(divergences) == 2
+    own = curves[curves["id"] == run["id"]]
+    assert own.loc[own["kind"] == DISTILLED, ["step", "loss"]].to_numpy().tolist() == losses
+    assert own.loc[own["kind"] == HELD_OUT, ["step", "loss"]].to_numpy().tolist() == divergences
 
 
 def test_steps_go_on_from_stage_to_stage_and_losses_are_numbers():
@@ -146,8 +150,15 @@ def test_steps_go_on_from_stage_to_stage_and_losses_are_numbers():
         {"step": 1, "loss": 2.0},
         {"step": 2, "loss": 1.0},
     ]
-    assert list(losses(log)) == [(1, 5.0), (4, 3.0), (6, 2.0), (7, 1.0)]
-    assert list(losses(log[-2:])) == [(1, 2.0), (2, 1.0)]
+    assert list(logged(log, ["loss"])) == [(1, 5.0), (4, 3.0), (6, 2.0), (7, 1.0)]
+    assert list(logged(log[-2:], ["loss"])) == [(1, 2.0), (2, 1.0)]
+
+
+def test_of_several_sets_the_mean_is_drawn_where_all_were_scored():
+    pairs = [(1.0, 2.0), (1.0, None), (1.0, "?"), (1.0, math.nan)]
+    log = [{"step": step, "eval_a_kl": a, "eval_b_kl": b} for step, (a, b) in enumerate(pairs, 1)]
+    assert list(logged(log, ["eval_a_kl", "eval_b_kl"])) == [(1, 1.5)]
+    assert list(logged(log, [])) == []
 
 
 def test_runs_of_different_patterns_have_curves_of_their_own(tmp_path):

@@ -37,6 +37,19 @@ def go_through(results, domains=DOMAINS, evaluations=None, first=1):
     return evaluations, stages
 
 
+def test_divergence_from_the_teacher_is_among_the_metrics_of_every_evaluation():
+    found = {name: scores(n, 1) for name, n in SETS.items()}
+    teacher = {name: scores(n, n) for name, n in SETS.items()}
+    evaluations = Evaluations(lambda stage: found, DOMAINS, teacher)
+    for last in (False, True):
+        sets = evaluations.evaluate(1, 1.0, last=last)
+        for name, n in SETS.items():
+            p, q = (np.exp(of[name].label_logprobs) for of in (teacher, found))
+            assert sets[name]["kl"] == pytest.approx((p * np.log(p / q)).sum() / n)
+    assert evaluations.history[0]["sets"]["a"]["kl"] > 0
+    assert "kl" not in Evaluations(lambda stage: found, DOMAINS).evaluate(1, 1.0, last=True)["a"]
+
+
 RESULTS = st.lists(st.fixed_dictionaries({name: st.integers(0, n) for name, n in SETS.items()}), min_size=1, max_size=6)
 
 
