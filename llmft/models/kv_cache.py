@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from llmft.models.label_scores import bare_model, forward_parameters
 
-if TYPE_CHECKING:
-    from transformers.cache_utils import DynamicCache
+
+class ReadOnlyLayer(DynamicLayer):
+    """Keys and values of one layer that others are read behind and that do not grow by theirs: one layer's is held at a time."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What attention looks at: these keys (1, G, P, d) with the new ones (1, G, T, d) behind them; values alike."""
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+
+
+def read_only(cache: DynamicCache) -> DynamicCache:
+    """The same keys and values in a cache that keeps nothing of what is read behind it."""
+    made = DynamicCache()
+    for layer in cache.layers:
+        own = ReadOnlyLayer()
+        own.lazy_initialization(layer.keys, layer.values)
+        own.keys, own.values = layer.keys, layer.values
+        made.layers.append(own)
+    return made
 
 
 @torch.no_grad()
@@ -44,8 +63,6 @@ def encode(
 
 def plain(cache: Any) -> DynamicCache | None:
     """The cache if it is keys and values of all that was read and nothing else (no window, no recurrent states), else None."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
     return cache if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers) else None
 
 

@@ -22,7 +22,7 @@ from llmft.batch_size import BatchSize
 from llmft.errors import InputError
 from llmft.models.gather import all_gather, rank_and_world, weights_when_needed
 from llmft.models.head import precise_output
-from llmft.models.kv_cache import encode, plain, reads_behind_a_cache
+from llmft.models.kv_cache import encode, plain, read_only, reads_behind_a_cache
 from llmft.models.label_scores import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
 from llmft.models.packed_attention import NAME, can_pack, can_share_keys, packed_batch
 from llmft.models.sequence_scores import LabelSequences, masked_row, sequence_batch, sequence_logits
@@ -153,7 +153,8 @@ class PrefixReader:
         if self._packs and self.length:
             virtual = plain(unwrapped(model).virtual_cache()) if virtual_tokens(model) else None
             chunk = size.tokens_on(self.device.type)
-            self._cache = encode(model, prefix, behind=virtual, chunk=chunk)
+            encoded = encode(model, prefix, behind=virtual, chunk=chunk)
+            self._cache = None if encoded is None else read_only(encoded)
             self._packs = self._cache is not None
             self.tokens += encoded_virtual_tokens(model) + len(prefix) if self._packs else 0
         if prefix and not self._packs:
@@ -194,12 +195,7 @@ class PrefixReader:
             arguments = on_device(packed_batch(suffixes, self.length), self.device)
         else:
             arguments = masked_row(suffixes, self.labels.continuations, self.length, bare.dtype, self.device)
-        try:
-            output = bare(**arguments, past_key_values=self._cache, use_cache=self._cache is not None)
-        finally:  # also where memory has run out in the middle of the layers
-            for layer in self._cache.layers if self._cache is not None else ():
-                if (grown := layer.get_seq_length() - self.length) > 0:
-                    layer.crop(-grown)
+        output = bare(**arguments, past_key_values=self._cache, use_cache=self._cache is not None)
         return output.logits[0].unflatten(0, (len(suffixes), self.labels.rows))
 
 
