@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,24 +12,43 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from llmft.models.label_scores import bare_model, forward_parameters
 
 
+class Room:
+    """Memory in which each layer in turn lays out its keys and values: to give it back and ask for it anew costs time."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, torch.Tensor] = {}
+
+    def joined(self, name: str, front: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """(1, G, P, d) and (1, G, T, d) -> (1, G, P + T, d), good until the next call with this name."""
+        length = front.shape[2]
+        shape = (*front.shape[:2], length + new.shape[2], front.shape[3])
+        held = self._held.get(name)
+        if held is None or len(held) < math.prod(shape) or held.dtype != front.dtype:
+            held = self._held[name] = front.new_empty(math.prod(shape))
+        joined = held[: math.prod(shape)].view(shape)
+        joined[:, :, :length], joined[:, :, length:] = front, new
+        return joined
+
+
 class ReadOnlyLayer(DynamicLayer):
-    """Keys and values of one layer that others are read behind and that do not grow by theirs: one layer's is held at a time."""
+    """Keys and values of one layer that others are read behind, without gradients, and that do not grow by theirs."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: Room) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values, self.room = keys, values, room
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What attention looks at: these keys (1, G, P, d) with the new ones (1, G, T, d) behind them; values alike."""
-        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+        return self.room.joined("keys", self.keys, key_states), self.room.joined("values", self.values, value_states)
 
 
 def read_only(cache: DynamicCache) -> DynamicCache:
     """The same keys and values in a cache that keeps nothing of what is read behind it."""
-    made = DynamicCache()
-    for layer in cache.layers:
-        own = ReadOnlyLayer()
-        own.lazy_initialization(layer.keys, layer.values)
-        own.keys, own.values = layer.keys, layer.values
-        made.layers.append(own)
+    made, room = DynamicCache(), Room()
+    made.layers = [ReadOnlyLayer(layer.keys, layer.values, room) for layer in cache.layers]
     return made
 
 
