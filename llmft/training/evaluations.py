@@ -48,15 +48,16 @@ class Evaluations:
         """Score all sets and keep what is to be kept; returns the metrics of each set."""
         found = Evaluation(step, epoch, self.score(LAST if last else "during training"))
         sets = {name: split_metrics(scores) for name, scores in found.scores.items()}
-        for name, scores in found.scores.items() if self.teacher is not None else ():
-            sets[name]["kl"] = mean_kl(self.teacher[name].label_logprobs, scores.label_logprobs)
         for domain, names in self.domains.items():
             accuracy = pooled(sets, names)
             if all(accuracy > pooled(earlier["sets"], names) for earlier in self.history):  # the earliest of equals stays
                 self.stages[f"best_{domain}"] = found
         self.stages = {LAST: found, **self.best}
         self.history.append({"step": step, "epoch": epoch, "sets": sets})
-        return sets
+        if self.teacher is None:
+            return sets
+        kl = {name: mean_kl(self.teacher[name].label_logprobs, scores.label_logprobs) for name, scores in found.scores.items()}
+        return {name: {**metrics, "kl": kl[name]} for name, metrics in sets.items()}
 
     @property
     def best(self) -> dict[str, Evaluation]:
