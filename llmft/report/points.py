@@ -153,9 +153,7 @@ def majority_of_runs(collection: Collection, answers: Mapping[tuple[str, str], A
     for domain in DOMAINS:
         name = f"majority_{domain}"
         runs[name] = [
-            own.confusion.sum(axis=1).max() / own.confusion.sum()
-            if pd.isna(rate) and (own := answers.get((run, domain)))
-            else rate
+            _largest(own) if pd.isna(rate) and (own := answers.get((run, domain))) else rate
             for run, rate in zip(runs["id"], runs[name], strict=True)
         ]
     return runs
