@@ -162,12 +162,13 @@ def test_a_model_in_mixed_precision_training_is_scored_in_its_weights_precision(
 
     model, found = adapt(tiny_model(family), adapter), prompts()
     expected = score_answers(model, found, LABELS, queries_per_row=4).label_logprobs
+    AcceleratorState._reset_state(reset_partial_state=True)  # it is the process's, and other tests train in it
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
     forward = prepared.forward
     assert forward is not prepared._original_forward
     np.testing.assert_array_equal(score_answers(prepared, found, LABELS, queries_per_row=4).label_logprobs, expected)
     assert prepared.forward is forward
-    AcceleratorState._reset_state(reset_partial_state=True)  # which is the process's
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_scoring_leaves_the_model_as_it_was():
