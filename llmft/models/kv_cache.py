@@ -10,6 +10,7 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from llmft.models.label_scores import bare_model, forward_parameters
+from llmft.models.packed_attention import with_shared
 
 
 class Room:
@@ -33,7 +34,7 @@ class Room:
 class ReadOnlyLayer(DynamicLayer):
     """Keys and values of one layer that others are read behind, without gradients, and that do not grow by theirs."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: Room) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: Room | None) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
         self.keys, self.values, self.room = keys, values, room
@@ -41,13 +42,20 @@ class ReadOnlyLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What attention looks at: these keys (1, G, P, d) with the new ones (1, G, T, d) behind them; values alike."""
+        """What attention looks at: the new keys (1, G, T, d) with these (1, G, P, d) beside them, or, given a room, in front of
+        them; values alike."""
+        if self.room is None:
+            return with_shared(key_states, self.keys), with_shared(value_states, self.values)
         return self.room.joined("keys", self.keys, key_states), self.room.joined("values", self.values, value_states)
 
 
-def read_only(cache: DynamicCache) -> DynamicCache:
-    """The same keys and values in a cache that keeps nothing of what is read behind it."""
-    made, room = DynamicCache(), Room()
+def read_only(cache: DynamicCache, *, joined: bool) -> DynamicCache:
+    """The same keys and values in a cache that keeps nothing of what is read behind it.
+
+    Args:
+        joined: whether attention gets them in front of new ones, as any does; else beside them, as `packed_attention` does.
+    """
+    made, room = DynamicCache(), Room() if joined else None
     made.layers = [ReadOnlyLayer(layer.keys, layer.values, room) for layer in cache.layers]
     return made
 

@@ -8,6 +8,7 @@ Juravsky et al. 2024, arXiv:2402.05099):
     out = w * out_shared + (1 - w) * out_own,    w = Z_shared / (Z_shared + Z_own)
 
 The model gets the texts' places as `attention_mask`, which transformers hands on to attention as it is if it has four dimensions.
+Shared keys reach attention beside the row's: to lay them out in front of it would copy them for every batch and layer.
 """
 
 from __future__ import annotations
@@ -40,16 +41,31 @@ ORDINARY = {"full_attention", "sliding_attention"}
 """Kinds of layers in which a text that fits the window depends on nothing in front of it but keys and values."""
 
 
-def packed_batch(texts: Sequence[Sequence[int]], start: int = 0) -> dict[str, torch.Tensor]:
+class LostKeysError(Exception):
+    """A model does something to the keys between its cache and attention, and shared ones did not come with them."""
+
+
+def with_shared(new: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    """A row's keys or values (1, G, T, d), which bring the shared ones (1, G, P, d) along to `packed_attention`.
+
+    Only this very tensor brings them: whatever is made of it is without, so that attention never sees one of the two changed.
+    """
+    new = new.view_as(new)
+    new.llmft_shared = shared
+    return new
+
+
+def packed_batch(texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool = False) -> dict[str, torch.Tensor]:
     """Texts side by side, as arguments of a model whose attention is `NAME`.
 
     Args:
         texts: n token lists, none empty.
         start: position of each text's first token.
+        shares: whether the model's cache brings shared keys along (`with_shared`); attention fails where they do not arrive.
 
     Returns:
         `input_ids` and `position_ids` (1, T), `attention_mask` (1, 1, n, t): each token's place in the row, -1 behind a text's
-        end; `logits_to_keep` (n,): the place of each text's last token. All int64.
+        end (twice if it `shares`: (1, 2, n, t)); `logits_to_keep` (n,): the place of each text's last token. All int64.
     """
     lengths = torch.tensor([len(text) for text in texts])
     ends = lengths.cumsum(0)
@@ -58,7 +74,7 @@ def packed_batch(texts: Sequence[Sequence[int]], start: int = 0) -> dict[str, to
     return {
         "input_ids": torch.tensor([[token for text in texts for token in text]]),
         "position_ids": torch.cat([torch.arange(start, start + len(text)) for text in texts])[None],
-        "attention_mask": places[None, None],
+        "attention_mask": places.expand(1, 2 if shares else 1, -1, -1),
         "logits_to_keep": ends - 1,
     }
 
@@ -104,30 +120,42 @@ def packed_attention(
 
     Args:
         query: (1, H, T, d).
-        key, value: (1, G, P + T, d), G a divisor of H. P > 0 goes without gradients and dropout.
+        key, value: (1, G, T, d), G a divisor of H, possibly `with_shared` (1, G, P, d); or (1, G, P + T, d), the shared ones in
+            front. P > 0 goes without gradients and dropout.
         attention_mask: what `packed_batch` returns, or any that `sdpa` takes.
 
     Returns:
         (1, T, H, d), and None for the weights.
+
+    Raises:
+        LostKeysError: the mask says that there are shared keys, and they are not there.
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     if any(kwargs.get(name) is not None for name in UNKNOWN):
         raise ValueError(f"{type(module).__name__} asks for one of {', '.join(UNKNOWN)}: use --attn_implementation eager")
-    groups, row, shared = query.shape[1] // key.shape[1], query.shape[2], key.shape[2] - query.shape[2]
+    groups, row = query.shape[1] // key.shape[1], query.shape[2]
+    shared = [_shared(tensor, row) for tensor in (key, value)]
+    if attention_mask.shape[1] == 2 and any(front is None for front in shared):
+        raise LostKeysError(type(module).__name__)
     parts = _alike(attention_mask[0, 0])
     blocks = [[_blocks(tensor[:, :, -row:], places) for tensor in (query, key, value)] for places in parts]  # (n, heads, t, d)
     blocks = [(q, repeat_kv(k, groups), repeat_kv(v, groups)) for q, k, v in blocks]
-    if not shared:
+    if shared[0] is None:
         own = [scaled_dot_product_attention(*b, dropout_p=dropout, is_causal=True, scale=scaling) for b in blocks]
         return _row(own, parts, row)[None], None
     own, own_sum = zip(*(attend(*b, is_causal=True, scale=scaling) for b in blocks), strict=True)  # sums are logarithms
     folded = query.reshape(1, key.shape[1], groups * row, -1)  # query heads that share keys lie behind one another
-    front, front_sum = attend(folded, key[:, :, :shared], value[:, :, :shared], scale=scaling)
+    front, front_sum = attend(folded, *shared, scale=scaling)
     front, front_sum = front.reshape(query.shape)[0].transpose(0, 1), front_sum.reshape(query.shape[1:3]).T
     own, own_sum = _row(own, parts, row), _row([total[..., None] for total in own_sum], parts, row)
     weight = torch.sigmoid(front_sum[..., None] - own_sum)
     return torch.lerp(own.to(weight.dtype), front.to(weight.dtype), weight).to(query.dtype)[None], None
+
+
+def _shared(tensor: torch.Tensor, row: int) -> torch.Tensor | None:
+    """What a row's keys or values bring along or have in front of them."""
+    return tensor[:, :, :-row] if tensor.shape[2] > row else getattr(tensor, "llmft_shared", None)
 
 
 def _alike(places: torch.Tensor) -> list[torch.Tensor]:

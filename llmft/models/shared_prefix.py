@@ -24,7 +24,7 @@ from llmft.models.gather import all_gather, rank_and_world, weights_when_needed
 from llmft.models.head import precise_output
 from llmft.models.kv_cache import encode, plain, read_only, reads_behind_a_cache
 from llmft.models.label_scores import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
-from llmft.models.packed_attention import NAME, can_pack, can_share_keys, packed_batch
+from llmft.models.packed_attention import NAME, LostKeysError, can_pack, can_share_keys, packed_batch
 from llmft.models.sequence_scores import LabelSequences, masked_row, sequence_batch, sequence_logits
 from llmft.prompts.tokens import TokenizedPrompts
 
@@ -149,13 +149,15 @@ class PrefixReader:
         self.tokens = self.padding_tokens = 0
         self._behind = sum(map(len, labels.continuations))  # tokens that every query is followed by
         self._cache: DynamicCache | None = None
+        self._beside: DynamicCache | None = None
         self._packs = _can_share(model)
         if self._packs and self.length:
             virtual = plain(unwrapped(model).virtual_cache()) if virtual_tokens(model) else None
             chunk = size.tokens_on(self.device.type)
             encoded = encode(model, prefix, behind=virtual, chunk=chunk)
-            self._cache = None if encoded is None else read_only(encoded)
-            self._packs = self._cache is not None
+            self._packs = encoded is not None
+            if encoded is not None:
+                self._cache, self._beside = read_only(encoded, joined=True), read_only(encoded, joined=False)
             self.tokens += encoded_virtual_tokens(model) + len(prefix) if self._packs else 0
         if prefix and not self._packs:
             name = type(bare_model(model)).__name__
@@ -190,12 +192,17 @@ class PrefixReader:
 
     def _packed_logits(self, suffixes: Sequence[list[int]]) -> torch.Tensor:
         """Logits (n, R, V) behind n suffixes, and in the labels' continuations, that lie side by side in one row."""
-        bare = bare_model(self.model)
-        if self._side_by_side(max(map(len, suffixes))):
-            arguments = on_device(packed_batch(suffixes, self.length), self.device)
-        else:
+        bare, cache = bare_model(self.model), self._cache
+        if not self._side_by_side(max(map(len, suffixes))):
             arguments = masked_row(suffixes, self.labels.continuations, self.length, bare.dtype, self.device)
-        output = bare(**arguments, past_key_values=self._cache, use_cache=self._cache is not None)
+        else:
+            cache = self._beside or cache
+            arguments = on_device(packed_batch(suffixes, self.length, shares=self._beside is not None), self.device)
+        try:
+            output = bare(**arguments, past_key_values=cache, use_cache=cache is not None)
+        except LostKeysError:  # for this model they must stand in front of the row's
+            self._beside = None
+            return self._packed_logits(suffixes)
         return output.logits[0].unflatten(0, (len(suffixes), self.labels.rows))
 
 

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+TAIL = 64
+"""Characters of a context, at least, that are tokenized with each query: far more than a tokenizer looks ahead."""
+
+PLACES = 8
+"""Places where a context may be parted that are tried, at most."""
+
+LOCAL = {"BPE", "WordLevel", "WordPiece"}
+"""Kinds of tokenizers whose tokens depend on text nearby alone. A row of tokens is BPE's of its text if each two neighbours are
+of theirs; the others part words at spaces first."""
+
+
 @dataclass(frozen=True)
 class TokenizedPrompts:
     """Prompt i is `prefix + suffixes[i]`; every suffix has at least one token."""
@@ -48,8 +59,8 @@ def tokenize_prompts(
 ) -> TokenizedPrompts:
     """Tokenize `context + query` for every query.
 
-    Each prompt is tokenized as one text, since tokens may span the place where context and query meet; the shared prefix
-    is then what all of them really have in common.
+    A prompt's tokens are those of the one text, since tokens may span the place where context and query meet; the shared prefix
+    is then what all of them really have in common. A long context is nevertheless tokenized once, but for its end.
 
     Args:
         opens: whether the prompts stand at a text's start; behind a cartridge, which holds that start, they do not.
@@ -60,11 +71,39 @@ def tokenize_prompts(
     if "" in queries:
         raise InputError("--pattern: a row with an empty text renders to nothing; put some text beside {text1} in the pattern")
     lead = leading_ids(tokenizer) if opens else []
-    texts = [context + query for query in queries]
-    ids = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
-    prompts = [lead + tokens for tokens in ids]
-    shared = _common_prefix_length(prompts)
-    return TokenizedPrompts(prompts[0][:shared] if prompts else [], [tokens[shared:] for tokens in prompts])
+    begin, ends = _parted(tokenizer, context, queries)
+    shared = _common_prefix_length(ends)
+    return TokenizedPrompts(lead + begin + ends[0][:shared] if ends else [], [tokens[shared:] for tokens in ends])
+
+
+def _parted(tokenizer: PreTrainedTokenizerBase, context: str, queries: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """Tokens that all of `context + query` begin with, possibly none, and those that each goes on with."""
+    begin, rest, first = _parted_context(tokenizer, context, queries[0]) if queries else ([], context, [])
+    ends = _ids(tokenizer, [rest + query for query in queries])
+    if any(end[: len(first)] != first for end in ends):
+        return [], _ids(tokenizer, [context + query for query in queries])
+    return begin, ends
+
+
+def _parted_context(tokenizer: PreTrainedTokenizerBase, context: str, query: str) -> tuple[list[int], str, list[int]]:
+    """Part the context where it may be tokenized apart: what stands behind, `TAIL` or more, sets the tokens in front.
+
+    Returns:
+        Tokens of the context's beginning; the rest of its text; and tokens that this rest, then a query, must begin with for the
+        two to be the tokens of the whole. No tokens and the whole context where it cannot be parted.
+    """
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    spaces = [i for i in range(1, len(context) - TAIL) if context[i].isspace()] if type(model).__name__ in LOCAL else []
+    for place in spaces[: -PLACES - 1 : -1]:
+        for rest in (context[place:], context[place + 1 :]):  # some tokenizers put a space in front of every text themselves
+            whole, begin, end, alone = _ids(tokenizer, [context + query, context[:place], rest + query, rest])
+            if begin + end == whole and len(alone) > 1:
+                return begin, rest, alone[: len(alone) // 2]
+    return [], context, []
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
 
 
 def check_window(

@@ -7,7 +7,7 @@ import torch
 
 from llmft.models.adapt import adapt
 from llmft.models.label_scores import answer_logits, left_pad
-from llmft.models.packed_attention import NAME, can_pack, packed_batch
+from llmft.models.packed_attention import NAME, LostKeysError, can_pack, packed_attention, packed_batch, with_shared
 from tests.conftest import CONFIGS, tiny_model
 
 TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]] * 3
@@ -21,6 +21,22 @@ def test_a_row_by_hand():
     assert batch["position_ids"].tolist() == [[4, 5, 4, 4, 5, 6]]
     assert batch["attention_mask"].tolist() == [[[[0, 1, -1], [2, -1, -1], [3, 4, 5]]]]
     assert batch["logits_to_keep"].tolist() == [1, 2, 5]
+
+
+def test_shared_keys_beside_the_rows_or_in_front_of_them_are_the_same():
+    torch.manual_seed(1)
+    query, (keys, values) = torch.randn(1, 4, 10, 8), torch.randn(2, 1, 2, 10, 8)
+    front_keys, front_values = torch.randn(2, 1, 2, 7, 8)
+    places = [packed_batch([[1] * 6, [2], [3] * 3], shares=shares)["attention_mask"] for shares in (False, True)]
+    assert torch.equal(places[1], places[0].repeat(1, 2, 1, 1))
+    joined = [torch.cat([front, new], dim=2) for front, new in ((front_keys, keys), (front_values, values))]
+    expected, _ = packed_attention(torch.nn.Module(), query, *joined, places[0])
+    beside = with_shared(keys, front_keys), with_shared(values, front_values)
+    found, _ = packed_attention(torch.nn.Module(), query, *beside, places[1])
+    assert torch.equal(found, expected)
+    for one, other in ((beside[0], values), (keys, beside[1]), (beside[0] + 0, beside[1])):
+        with pytest.raises(LostKeysError):
+            packed_attention(torch.nn.Module(), query, one, other, places[1])
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -4,7 +4,7 @@ import torch
 
 from llmft.batch_size import BatchSize
 from llmft.errors import InputError
-from llmft.models import shared_prefix
+from llmft.models import kv_cache, shared_prefix
 from llmft.models.adapt import adapt
 from llmft.models.label_scores import answer_logits, left_pad
 from llmft.models.sequence_scores import LabelSequences
@@ -47,6 +47,32 @@ def test_attention_implementations_agree(attention):
     expected, _ = one_by_one(model, found)
     model.set_attn_implementation(attention)
     np.testing.assert_allclose(score_answers(model, found, LABELS, queries_per_row=4).label_logprobs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2", "llama", "gpt_neox", "qwen3"])
+def test_the_contexts_keys_reach_attention_without_a_copy(family, monkeypatch):
+    model, found = tiny_model(family), prompts()
+    monkeypatch.setattr(kv_cache.Room, "joined", lambda *_: pytest.fail("keys were laid out anew"))
+    expected, _ = one_by_one(model, found)
+    np.testing.assert_allclose(score_answers(model, found, LABELS, queries_per_row=4).label_logprobs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["keys", "values"])
+def test_a_model_that_changes_keys_behind_its_cache_gets_them_in_front_of_the_rows(name, monkeypatch):
+    model, found, lost = tiny_model("llama"), prompts(), []
+
+    def update(self, keys, values, *args):
+        keys, values = beside(self, keys, values)
+        if self.room is None:
+            lost.append(name)
+            keys, values = (keys * 1, values) if name == "keys" else (keys, values * 1)
+        return keys, values
+
+    beside = kv_cache.ReadOnlyLayer.update
+    monkeypatch.setattr(kv_cache.ReadOnlyLayer, "update", update)
+    expected, _ = one_by_one(model, found)
+    np.testing.assert_allclose(score_answers(model, found, LABELS, queries_per_row=4).label_logprobs, expected, atol=1e-5)
+    assert lost == [name]  # seen at the first layer of the first batch, not tried again
 
 
 def test_the_prefix_goes_through_the_model_once():

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from llmft.errors import InputError
 from llmft.prompts.render import PromptFormat
-from llmft.prompts.tokens import check_window, leading_ids, token_ids, tokenize_prompts
+from llmft.prompts.tokens import TAIL, check_window, leading_ids, token_ids, tokenize_prompts
 from llmft.prompts.verbalizer import label_sequences, parse_words
 from tests.conftest import byte_level_bpe, sentencepiece_bpe
 
@@ -13,6 +13,39 @@ AWKWARD = st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=
     ["{", "}", "{text2}", "\n", "\n\n", " \n", "a ", "☃", "e\u0301", "\u00a0", "\t", "?", "\u3000", "Yes", " No"]
 )
 PATTERNS = ["{text1} {text2} ?", "{text1}", r"Review: {text1}\nSentiment:", r"{text1} \n Question: {text2}?\n"]
+
+
+def split_bpe():
+    """A tokenizer that parts words as Llama 3's and Qwen's: punctuation takes the line breaks behind it along."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Regex(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(words, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["the cat sat.\n\n ...\n   x Yes ?! 12345 it's"] * 50, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
+def unigram():
+    """A tokenizer that weighs all ways of parting a text, which may depend on all of it."""
+    from tokenizers import Tokenizer, models, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.Unigram())
+    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(["the cat sat on a mat ? Yes No\n\n"] * 50, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+LLAMA3, UNIGRAM = split_bpe(), unigram()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -46,6 +79,64 @@ def test_prefix_and_suffix_make_up_the_tokens_of_the_whole_text(tokenizers, quer
     assert all(prompts.suffixes)
     firsts = {suffix[0] for suffix in prompts.suffixes}
     assert len(firsts) > 1 or min(map(len, prompts.suffixes)) == 1  # nothing more could have been shared
+
+
+PIECES = st.sampled_from(
+    [
+        "the cat",
+        " sat",
+        "\n",
+        "\n\n",
+        " ",
+        "   ",
+        "\t",
+        ".",
+        "...\n",
+        "?!",
+        "x" * 90,
+        "\u3000",
+        "☃☃",
+        "e\u0301",
+        "的猫" * 40,
+        "</s>",
+        "12345",
+        "'s",
+    ]
+)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "llama3", "unigram"])
+@given(
+    context=st.lists(PIECES, min_size=20, max_size=60).map("".join),
+    queries=st.lists(st.lists(PIECES, min_size=1, max_size=4).map("".join), min_size=2, max_size=5),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_long_context_is_tokenized_once_and_nothing_changes(tokenizers, family, context, queries):
+    tokenizer = {**tokenizers, "llama3": LLAMA3, "unigram": UNIGRAM}[family]
+    prompts = tokenize_prompts(tokenizer, context, queries)
+    assert [prompts.whole(i) for i in range(len(queries))] == [token_ids(tokenizer, context + query) for query in queries]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_end_of_a_long_context_is_read_with_each_query(tokenizers, family):
+    class Counting:
+        """Counts the characters that are tokenized."""
+
+        def __init__(self):
+            self.seen = 0
+
+        def __call__(self, texts, **kwargs):
+            self.seen += len(texts) if isinstance(texts, str) else sum(map(len, texts))
+            return tokenizers[family](texts, **kwargs)
+
+        def __getattr__(self, name):
+            return getattr(tokenizers[family], name)
+
+    context, queries, counting = "the cat sat on a mat ? Yes\n\n" * 100, [f"the cat {'on ' * i}?" for i in range(200)], Counting()
+    prompts = tokenize_prompts(counting, context, queries)
+    assert counting.seen < 20 * len(context) + 200 * (2 * TAIL) + sum(map(len, queries))
+    assert len(prompts.prefix) > 100
+    assert prompts.whole(7) == token_ids(tokenizers[family], context + queries[7])
 
 
 def test_an_empty_query_is_an_error(tokenizers):
