@@ -32,6 +32,9 @@ class Times:
         """Median wall seconds."""
         return statistics.median(self.wall)
 
+    def __add__(self, more: Times) -> Times:
+        return Times(self.wall + more.wall, self.cpu + more.cpu)
+
     def as_dict(self) -> dict[str, list[float]]:
         """For the results file."""
         return {"wall_s": self.wall, "cpu_s": self.cpu}
