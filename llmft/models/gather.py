@@ -97,18 +97,23 @@ def weights_when_needed(model: torch.nn.Module, bare: torch.nn.Module) -> Iterat
         yield
 
 
+def weights_beside(model: torch.nn.Module, bare: torch.nn.Module) -> list[torch.Tensor]:
+    """The weights of `model` that are not in its part `bare`: of a transformers model, its virtual tokens."""
+    inside = set(bare.parameters())
+    return [weight for weight in model.parameters() if weight not in inside]
+
+
 @contextmanager
 def weights_on_rank_0(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator[None]:
     """Within, rank 0 holds all weights of the model, to save them; those that DeepSpeed ZeRO-3 has cut up are on the CPU.
     All ranks gather them, one after the other.
 
     Args:
-        bare: the part of `model` that saving computes nothing with. The few other weights (soft prompts, which peft computes
-            what it saves of) are whole on all ranks.
+        bare: the part of `model` that saving computes nothing with. The few other weights (virtual tokens, which peft puts
+            together before it saves them) are whole on all ranks.
     """
     rank, _ = rank_and_world()
     whole: list[tuple[torch.Tensor, torch.Tensor]] = []
-    alone = set(bare.parameters())
     for weight in bare.parameters():
         if hasattr(weight, "ds_id"):
             with whole_weights([weight]):
@@ -118,7 +123,7 @@ def weights_on_rank_0(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator
     try:
         for weight, content in whole:
             weight.data = content
-        with whole_weights(weight for weight in model.parameters() if weight not in alone):
+        with whole_weights(weights_beside(model, bare)):
             yield
     finally:
         for weight, share in shares:

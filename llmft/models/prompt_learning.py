@@ -47,6 +47,11 @@ class PromptLearningModel(PeftModelForCausalLM):
             raise InputError(f"--model_name_or_path {folder}: its weights lack {missing[0]}; give a folder that peft saved")
         return wrapped
 
+    def get_prompt_embedding_to_save(self, adapter_name: str) -> torch.Tensor:
+        """The virtual tokens, as peft saves them. peft's own would run their module for it, on the rank that saves alone, and
+        DeepSpeed ZeRO-3 would then wait for the others."""
+        return self.prompt_encoder[adapter_name].embedding.weight.detach().cpu()
+
     def virtual_cache(self) -> Any:
         """The base model's cache of the virtual tokens (a batch of one)."""
         none = torch.empty(1, 0, dtype=torch.long, device=self.word_embeddings.weight.device)

@@ -101,11 +101,7 @@ class Command:
         if self.note and records and all((record / DONE).is_file() for record in records):
             try:
                 self.note.parent.mkdir(exist_ok=True)
-                for aside in self.note.parent.glob(f".{self.note.name}.*"):  # of a session that was killed here
-                    aside.unlink(missing_ok=True)
                 write_json(self.note, {"records": list(map(str, records)), "files": self.files})
-            except FileNotFoundError:
-                return  # another process of the same command has taken ours for a leftover, and writes the same
             except OSError as error:  # the runs are finished all the same
                 sys.stderr.write(f"note: {self.note} cannot be written ({error.strerror}); the command is not recognised early\n")
 

@@ -8,10 +8,13 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +31,10 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 """What a network disk says that takes no locks."""
 DISK_TEXTS = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)), "PytorchStreamWriter failed")
 """The same from libraries that write by themselves and say why in words alone (safetensors), or not at all (torch)."""
+ASIDE = ".llmft-aside"
+"""What names of files end in that are being written."""
+WEEK = 7 * 24 * 60 * 60
+"""Seconds behind which a file that another machine has left aside is no longer being written."""
 
 
 @contextmanager
@@ -55,18 +62,58 @@ def writing(output_dir: str) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a path to write to, beside `path`; when the block ends well the file is synced and takes the name `path`."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    aside = Path(name)
+    """Yields a path to write to, beside `path`; when the block ends well the file is synced and takes the name `path`. What
+    killed processes have left aside in the folder goes away first."""
+    with _writing_in(path.parent):
+        start = path.name[:40]  # any name that a system takes leaves room for the rest
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{start}.", suffix=f".{_machine()}{ASIDE}")
+        os.close(handle)
+        aside = Path(name)
+        try:
+            yield aside
+            sync(aside)
+            aside.chmod(0o666 & ~_umask())
+            aside.replace(path)
+            sync(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing_in(folder: Path) -> Iterator[None]:
+    """Within, others know that a file is being written aside in the folder. Where nobody else is at it, what was left goes first.
+
+    Writers share a lock of the folder itself: it leaves no file, and the system lets go of it when its holder dies. On network
+    disks it may reach no further than this machine. Where there is none, nothing is removed.
+    """
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        yield aside
-        sync(aside)
-        aside.chmod(0o666 & ~_umask())
-        aside.replace(path)
-        sync(path.parent)
+        with suppress(OSError):
+            with suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove_leftovers(folder)
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
     finally:
-        aside.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove files written aside, while nobody on this machine writes any; those of other machines when they are old."""
+    for path in folder.glob(f".*{ASIDE}"):
+        with suppress(OSError):  # another user's, or gone
+            if path.name.endswith(f".{_machine()}{ASIDE}") or time.time() - path.stat().st_mtime > WEEK:
+                path.unlink()
+
+
+@cache
+def _machine() -> str:
+    """Names the running system: processes under it see each other's locks."""
+    try:
+        name = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+    except OSError:
+        name = socket.gethostname()
+    return short_hash(name)
 
 
 @contextmanager

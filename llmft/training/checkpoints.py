@@ -17,12 +17,18 @@ from safetensors import SafetensorError
 from transformers import Trainer
 
 from llmft.errors import InputError
+from llmft.models.gather import weights_beside, whole_weights
+from llmft.models.label_scores import bare_model
 from llmft.runs.names import PROGRESS
 from llmft.runs.store import sync_folder, write_json
 
 
 class ReadableCheckpoint(Trainer):
     """A Trainer whose reading of a checkpoint ends in one clear line where that is damaged."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        with whole_weights(weights_beside(self.model, bare_model(self.model))):  # peft takes these from the model itself
+            super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with readable(resume_from_checkpoint):

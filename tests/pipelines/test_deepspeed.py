@@ -30,6 +30,7 @@ BEST = ("--num_shots", 4, "--max_train_samples", 32, "--learning_rate", 1e-3, "-
 BEST += ("--eval_strategy", "epoch", "--save_best_models", "--log_l2_dist_per_weight", "--save_strategy", "epoch")
 UNEVEN = (*TRAIN, "--max_train_samples", 42, "--num_train_epochs", 2)  # 10 rows for the last 16 and 16
 SAVING = (*TRAIN, "--save_strategy", "steps", "--save_steps", 2)
+CARTRIDGE = (*SAVING, "--num_train_epochs", 2, "--use_cartridge", "--cartridge_tokens", 64, "--learning_rate", 5e-3)
 TYPED = ("ft.py", "zero2")
 """The run that is started by its entry script; one launch does all others, whose imports take longer than they do."""
 RUNS = [("distill.py", None), *((script, config) for config in ("zero2", "zero3") for script in CASES)]
@@ -64,6 +65,8 @@ def launched(tmp_path_factory):
     commands["whole"] = words(folder / "whole", "ft.py", "zero2", SAVING, 16)
     commands["resumed"] = words(folder / "resumed", "ft.py", "zero2", SAVING, 16)
     commands["cut"] = ["cut", *commands["resumed"]]
+    cartridge = words(folder / "cartridge", "ft.py", "zero3", last_wins(CARTRIDGE), 16)
+    commands |= {"cut cartridge": ["cut", *cartridge], "cartridge": cartridge}
     launch(*commands[TYPED])
     order = sorted((name for name in commands if name != TYPED), key=lambda name: name == "resumed")
     launch("tests/pipelines/launched.py", json.dumps([commands[name] for name in order]))
@@ -176,3 +179,14 @@ def test_a_checkpoint_of_zero_is_resumed_from_to_the_same_weights(launched):
     losses = [[entry["loss"] for entry in log(record) if "loss" in entry] for record in (whole, resumed)]
     assert len(losses[0]) == ROWS // 32 * EPOCHS
     assert losses[1] == losses[0]
+
+
+def test_a_cartridge_that_is_cut_up_is_saved_on_the_way_and_resumed(launched, tmp_path):
+    two, one = launched["cartridge"], run(*_arguments(words(tmp_path, "ft.py", None, last_wins(CARTRIDGE), 32)))
+    assert two.json("cost")["resumed_from"].endswith("checkpoint-2")
+    assert numbers(two.metrics) == pytest.approx(numbers(one.metrics), abs=1e-4)
+    losses = [[entry["loss"] for entry in log(record) if "loss" in entry] for record in (one, two)]
+    assert len(losses[0]) == ROWS // 32 * 2
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    (left,), (right,) = (load_file(record.path / "model" / "adapter_model.safetensors").values() for record in (one, two))
+    np.testing.assert_allclose(right, left, atol=1e-4, rtol=0)

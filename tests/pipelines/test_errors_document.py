@@ -198,6 +198,10 @@ CASES = {
     "a setting of ZeRO that is wrong": Case("ft.py", "--deepspeed {zero_nine}"),
     "a config that contradicts the arguments": Case("ft.py", "--deepspeed {batch_of_7}"),
     "another stage than named": Case("ft.py", "--deepspeed {zero_two} --deepspeed_stage 3"),
+    "contexts by turns under ZeRO-3": Case(
+        "distill.py",
+        "--deepspeed zero3 --teacher_mode online --context_schedule cycle --num_contexts 2 --use_adapter --adapter_type lora",
+    ),
     "an output folder that cannot be": Case("eval.py", "--output_dir {good}"),
     "a full disk": Case("ft.py", "", full_disk),
     "a loss of NaN or infinity": Case("ft.py", "", loss_of_nan),
