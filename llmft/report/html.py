@@ -69,6 +69,7 @@ def write_page(collection: Collection, tables: Sequence[Table], evens: pd.DataFr
     data = {
         "summary": summary(collection, found),
         "findings": findings(groups(found[found["judged"]]), evens),
+        "shared": collection.shared,
         "columns": COLUMNS,
         **_measured(found, collection.folder, out),
         **_curves(collection, found),

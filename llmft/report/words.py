@@ -29,9 +29,8 @@ def summary(collection: Collection, found: pd.DataFrame) -> list[str]:
         f"{_count(len(tasks), 'task')} ({_some(tasks)}), {_count(len(models), 'model')} ({_some(models)}). "
         f"Methods: {_some(names, 12, '; ')}.",
     ]
-    lines += collection.shared[:MOST]
     if collection.left_out:
-        lines.append(f"{_count(len(collection.left_out), 'run')} unfinished, unreadable or there twice: at the end, in no mean.")
+        lines.append(f"{_count(len(collection.left_out), 'run')} unfinished, unreadable or there twice: below, in no mean.")
     return lines
 
 
