@@ -48,9 +48,9 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each pair: the columns of the trained group; `against` (`teacher`, or the setting of the prompting runs),
-        `ids`, `ids_prompting`; `other_rows`: whether the queries of both were other rows; and for each measure
-        `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs) and `<measure>_queries` (`break_even` of
-        these).
+        `ids`, `ids_prompting`; `other_rows`: whether the queries of both were of other sets or other in number
+        (`paired.with_other_rows` looks at the rows themselves); and for each measure `<measure>_first`, `<measure>_prompting`,
+        `<measure>_own` (means over runs) and `<measure>_queries` (`break_even` of these).
     """
     chosen = summary[(summary["metric"] == "score_accuracy") & (summary["set"] == "in_domain")]
     by_selection = {name: records(rows) for name, rows in chosen.groupby("selection", observed=True)}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,14 @@ OF_RUNS = ("seed", "data_seed", "training_cpu_s", "cpu_total_s", "rss_peak_bytes
 OF_GROUPS = (*GAPS, *(column["key"] for column in COLUMNS), "gpu_mean_bytes")
 
 
-def write_page(collection: Collection, tables: Sequence[Table], evens: pd.DataFrame, majority: pd.DataFrame, out: Path) -> Path:
+def write_page(
+    collection: Collection,
+    tables: Sequence[Table],
+    evens: pd.DataFrame,
+    majority: pd.DataFrame,
+    unlike: Container[tuple[str, str]],
+    out: Path,
+) -> Path:
     """Write `report.html`.
 
     Args:
@@ -60,6 +67,7 @@ def write_page(collection: Collection, tables: Sequence[Table], evens: pd.DataFr
         tables: the tables beside the results, which the page makes itself.
         evens: of `break_even.break_evens`.
         majority: `task`, and for each domain the accuracy of always answering its largest class.
+        unlike: of `paired.asked_unlike`.
         out: an existing folder; the page names the runs' files by their way from there.
 
     Returns:
@@ -68,7 +76,8 @@ def write_page(collection: Collection, tables: Sequence[Table], evens: pd.DataFr
     found = points(collection)
     data = {
         "summary": summary(collection, found),
-        "findings": findings(groups(found[found["judged"]]), evens),
+        "findings": findings(groups(found[found["judged"]]), evens, unlike),
+        "shared": collection.shared,
         "columns": COLUMNS,
         **_measured(found, collection.folder, out),
         **_curves(collection, found),

@@ -46,7 +46,7 @@ DOMAINS = ("in_domain", "out_of_domain")
 GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting")
 """What runs share that are repetitions of each other: everything but their seeds."""
 OTHER_ROWS = "≠"
-OTHER_ROWS_NOTE = "≠ the two were evaluated on other sets or numbers of rows: no like comparison."
+OTHER_ROWS_NOTE = "≠ the two were evaluated on other rows: no like comparison."
 
 
 def rows_text(n: float, sets: Iterable[str]) -> str:

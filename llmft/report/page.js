@@ -9,8 +9,12 @@ function summary() {
     ...DATA.summary.map((line) => element("p", {}, line)),
     element("ul", {}, ...DATA.findings.map((line) => element("li", {}, line))),
   );
-  const sections = [["results", "Results"], ["figures", "Figures"], ...DATA.sections.map(({ name, title }) => [`table-${name}`, title])];
-  byId("contents").append(...sections.map(([id, title]) => element("a", { href: `#${id}` }, title)));
+}
+
+/* Links to all sections, once these are there. */
+function contents() {
+  const sections = [...document.querySelectorAll("main section:not([hidden])")];
+  byId("contents").append(...sections.map((section) => element("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
 }
 
 function legend() {
@@ -173,8 +177,16 @@ function otherTables() {
   }
 }
 
+/* Arguments that all settings of a method share: below everything that came out. */
+function shared() {
+  byId("shared").hidden = !DATA.shared.length;
+  byId("shared").querySelector("ul").append(...DATA.shared.map((line) => element("li", {}, line)));
+}
+
 summary();
 legend();
 results();
 otherTables();
+shared();
+contents();
 showTips();

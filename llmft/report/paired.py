@@ -1,17 +1,19 @@
-"""What needs the answers to single rows: McNemar's test of two runs, and the confusion tables."""
+"""What needs the answers to single rows: which rows were asked, McNemar's test of two runs, and the confusion tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from llmft.report.collect import ANSWERS, Collection, read_predictions
-from llmft.report.names import DOMAINS, FINAL, SELECTIONS
+from llmft.report.names import DOMAINS, FINAL, GROUP, SELECTIONS
 from llmft.report.pool import Workers
 
 STAGES = {selection: stage for stage, selection in SELECTIONS.items() if selection in FINAL}
@@ -22,7 +24,7 @@ class Answers:
     """What one run's final stage answered to the sets of one domain.
 
     Attributes:
-        rows: tells the evaluation rows and their labels from others.
+        rows: tells the evaluation rows, by their idx, labels and order, from others.
         right: (N,) whether each answer was right.
         confusion: (L, L) how many rows of each label (first axis) got each answer.
     """
@@ -112,6 +114,50 @@ def _digest(*parts: bytes) -> bytes:
 
 def _bytes(idx: np.ndarray) -> bytes:
     return idx.tobytes() if idx.dtype != object else "\0".join(map(str, idx)).encode()
+
+
+def asked_unlike(runs: pd.DataFrame, answers: Mapping[tuple[str, str], Answers]) -> set[tuple[str, str]]:
+    """The tasks and domains with two groups of runs of which no run of the one answered the same rows as a run of the other.
+
+    Runs of one group may each have rows of their own: some tasks draw them by the data seed. Rows that cannot be read are taken
+    for the same.
+    """
+    known: dict[tuple[str, str], set[frozenset[bytes]]] = defaultdict(set)
+    for (task, *_), ids in runs.groupby(list(GROUP), sort=False, dropna=False)["id"]:
+        for domain in DOMAINS:
+            known[task, domain].add(_rows(ids, domain, answers))
+    return {key for key, found in known.items() if any(_apart(*pair) for pair in combinations(found, 2))}
+
+
+def with_other_rows(
+    pairs: pd.DataFrame,
+    answers: Mapping[tuple[str, str], Answers],
+    unlike: Container[tuple[str, str]],
+    *,
+    sides: tuple[str, str] = ("ids_a", "ids_b"),
+    domain: str | None = None,
+) -> pd.DataFrame:
+    """Pairs of groups of runs, with `other_rows` also true where both answered other rows, if as many.
+
+    Args:
+        unlike: of `asked_unlike`: where there are such pairs. As a rule there are none, and nothing is to do.
+        sides: the columns of the groups' ids.
+        domain: what the pairs are about; None: their column `set` says it.
+    """
+    sets = pairs["set"] if domain is None else [domain] * len(pairs)
+    apart = [
+        (task, name) in unlike and _apart(_rows(one, name, answers), _rows(other, name, answers))
+        for task, name, one, other in zip(pairs["task"], sets, pairs[sides[0]], pairs[sides[1]], strict=True)
+    ]
+    return pairs.assign(other_rows=pairs["other_rows"].to_numpy(bool) | np.array(apart, bool))
+
+
+def _rows(runs: Iterable[str], domain: str, answers: Mapping[tuple[str, str], Answers]) -> frozenset[bytes]:
+    return frozenset(answers[run, domain].rows for run in runs if (run, domain) in answers)
+
+
+def _apart(one: frozenset[bytes], other: frozenset[bytes]) -> bool:
+    return bool(one and other) and one.isdisjoint(other)
 
 
 def mcnemar(pairs: pd.DataFrame, collection: Collection, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:

@@ -88,9 +88,9 @@ def welch(summary: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each pair: `task`, `shots`, `selection` (of the trained one), `set`; `<column>_a` and `<column>_b` of the groups
-        in the order of tables; `other_rows`: whether they were evaluated on other rows; `difference` (of means, b - a), `t`, `p`
-        (two-sided, not corrected for their number; NaN where a group has one run, or no run differs from the others of its
-        group).
+        in the order of tables; `other_rows`: whether they were evaluated on other sets or numbers of rows
+        (`paired.with_other_rows` looks at the rows themselves); `difference` (of means, b - a), `t`, `p` (two-sided, not
+        corrected for their number; NaN where a group has one run, or no run differs from the others of its group).
     """
     table = _comparable(summary)
     shots = _with_zero_shot(table, ["task", "model", "set"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -29,31 +30,34 @@ def summary(collection: Collection, found: pd.DataFrame) -> list[str]:
         f"{_count(len(tasks), 'task')} ({_some(tasks)}), {_count(len(models), 'model')} ({_some(models)}). "
         f"Methods: {_some(names, 12, '; ')}.",
     ]
-    lines += collection.shared[:MOST]
     if collection.left_out:
-        lines.append(f"{_count(len(collection.left_out), 'run')} unfinished, unreadable or there twice: at the end, in no mean.")
+        lines.append(f"{_count(len(collection.left_out), 'run')} unfinished, unreadable or there twice: below, in no mean.")
     return lines
 
 
-def findings(means: pd.DataFrame, evens: pd.DataFrame) -> list[str]:
+def findings(means: pd.DataFrame, evens: pd.DataFrame, unlike: Container[tuple[str, str]] = ()) -> list[str]:
     """What came out, a sentence a task: its most accurate group, and the soonest break-even of each method.
 
     Args:
         means: groups of runs (`points.groups`) at the selection that methods are judged by.
         evens: of `break_even.break_evens`.
+        unlike: of `paired.asked_unlike`.
     """
-    parts = [(task, _accurate(own), _cheaper(evens, str(task))) for task, own in means.groupby("task", sort=False)]
+    parts = [
+        (task, _accurate(own, str(task), unlike), _cheaper(evens, str(task))) for task, own in means.groupby("task", sort=False)
+    ]
     lines = [f"{task}: {'; '.join(filter(None, said))}." for task, *said in parts if any(said)]
     rest = len(lines) - MOST
     return lines[:MOST] + ([f"And {_count(rest, 'more task')} below."] if rest > 0 else [])
 
 
-def _accurate(own: pd.DataFrame) -> str:
+def _accurate(own: pd.DataFrame, task: str, unlike: Container[tuple[str, str]]) -> str:
     best = []
     for domain in DOMAINS if len(own) > 1 else ():
         if own[domain].notna().any():
             row = own.loc[own[domain].idxmax()]
-            other = "" if own[f"rows_{domain}"].dropna().nunique() == 1 else " (not all on the same rows)"
+            same = own[f"rows_{domain}"].dropna().nunique() == 1 and (task, domain) not in unlike
+            other = "" if same else " (not all on the same rows)"
             best.append(f"{domain.replace('_', '-')} {_named(row['name'], row, own)} with {_accuracy(row, domain)}{other}")
     return f"most accurate {' and '.join(best)}" if best else ""
 

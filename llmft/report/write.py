@@ -19,7 +19,7 @@ from llmft.report.figures import PICTURES, draw_all
 from llmft.report.html import write_page
 from llmft.report.latex import latex
 from llmft.report.names import DOMAINS, FINAL
-from llmft.report.paired import Answers, mcnemar, read_answers
+from llmft.report.paired import Answers, asked_unlike, mcnemar, read_answers, with_other_rows
 from llmft.report.points import majority, majority_of_runs
 from llmft.report.pool import Workers
 from llmft.report.records import shown
@@ -50,6 +50,9 @@ def report(folder: Path, out: Path) -> None:
         tests, sizes = welch(summary), welch_over_sizes(summary)
         evens = break_evens(summary)
         answers, missing = reading()
+        unlike = asked_unlike(collection.runs, answers)
+        tests, sizes = (with_other_rows(pairs, answers, unlike) for pairs in (tests, sizes))
+        evens = with_other_rows(evens, answers, unlike, sides=("ids", "ids_prompting"), domain="in_domain")
         runs = majority_of_runs(collection, answers)
         rates = majority(runs)
         with _writing(out):
@@ -76,7 +79,7 @@ def report(folder: Path, out: Path) -> None:
             for name, group in kinds.items():
                 _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
             own = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
-            write_page(collection, own, evens, rates, out)
+            write_page(collection, own, evens, rates, unlike, out)
             _write_csv(run_rows(), out / "runs.csv")
             drawn = [path for figure in figures for path in figure()]
             _tidy(out, [*drawn, *(out / "tables" / f"{name}.tex" for name in kinds)])

@@ -7,6 +7,7 @@ import pytest
 from llmft.report.__main__ import main
 from llmft.report.collect import collect
 from llmft.report.statistics import summarise, welch
+from tests.report.changes import change
 from tests.report.synthetic import SKILL, Made, write
 
 METHODS = ("icl", "pbft", "distill")
@@ -78,10 +79,13 @@ def browser():
 
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory):
-    """Single runs of two patterns: one has a long log with a loss that is no number, one no mean of its memory."""
+    """Single runs of two patterns, which share an argument: one has a long log with a loss that is no number, one no mean of its
+    memory."""
     folder = tmp_path_factory.mktemp("odd")
     found = write(folder, [Made(method="pbft", pattern=pattern) for pattern in ("minimal", "gpt-3")], hans_rows=20)
     first, second = (folder / record for record in found)
+    for record in (first, second):
+        change(record / "config.json", lambda config: config["given"].update(warmup_ratio=0.1))
     entries = [{"loss": math.nan if step == 100 else 1 / step, "step": step} for step in range(1, 250)]
     (first / "train_log.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
     costs = json.loads((second / "cost.json").read_text())

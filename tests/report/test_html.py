@@ -104,6 +104,23 @@ def test_tables_of_one_kind_are_one_section_with_a_choice(shown):
     assert not what.is_visible()
 
 
+def test_what_all_runs_share_stands_below_the_results(odd_shown, shown):
+    sentence = "All runs of pbft on rte: warmup_ratio=0.1."
+    assert odd_shown.locator("#shared li").all_inner_texts() == [sentence]
+    assert sentence not in odd_shown.inner_text("header")
+    assert odd_shown.locator("main > :last-child").get_attribute("id") == "shared"
+    assert odd_shown.locator("#contents a").last.get_attribute("href") == "#shared"
+    assert shown.locator("#shared").is_hidden()
+    assert shown.locator("#contents a[href='#shared']").count() == 0
+
+
+def test_findings_follow_what_was_run_at_once(shown):
+    paragraphs, (finding,) = (shown.locator(f"#summary {name}").all_inner_texts() for name in ("p", "li"))
+    assert [text.split(" ")[0] for text in paragraphs] == ["A", "18", "1"]
+    assert paragraphs[-1] == "1 run unfinished, unreadable or there twice: below, in no mean."
+    assert finding.startswith("rte: most accurate in-domain")
+
+
 def test_a_long_table_shows_its_first_rows_until_asked_for_all(shown):
     shown.evaluate(
         """() => new SortedTable(byId("tables").appendChild(element("div", { id: "long" })),

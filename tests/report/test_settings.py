@@ -1,5 +1,7 @@
 """Names of settings, and comparisons of what is not alike."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from llmft.report.baselines import beside
 from llmft.report.break_even import break_evens
 from llmft.report.collect import collect
 from llmft.report.names import OTHER_ROWS, OTHER_ROWS_NOTE
-from llmft.report.paired import read_answers
+from llmft.report.paired import asked_unlike, read_answers, with_other_rows
 from llmft.report.points import groups, majority, majority_of_runs, points
 from llmft.report.settings import name_differences
 from llmft.report.statistics import summarise, welch, welch_over_sizes, with_majority
@@ -91,6 +93,77 @@ def test_other_evaluation_rows_are_marked_wherever_two_are_compared(unlike):
     assert not break_evens(summary)["other_rows"].any()
     found = points(unlike)
     assert findings(groups(found[found["judged"]]), break_evens(summary))[0].count("(not all on the same rows)") == 1
+
+
+@pytest.fixture(params=["idx", "label"])
+def as_many(request, tmp_path, monkeypatch):
+    """Prompting and training of two models; prompting on other in-domain rows (by idx, or by label), though as many."""
+    monkeypatch.setattr("llmft.report.write.draw_all", lambda *_: [])
+    models, methods = ("opt-125m", "opt-350m"), ("icl", "pbft", "distill")
+    made = [Made(model=model, method=method, seed=seed) for model in models for method in methods for seed in range(2)]
+    for record in write(tmp_path, made, hans_rows=4):
+        if record.startswith("icl"):
+            path = tmp_path / record / "predictions.parquet"
+            table = pd.read_parquet(path)
+            inside = table["set"] == "rte"
+            table.loc[inside, request.param] = 1000 + table["idx"] if request.param == "idx" else 1 - table["label"]
+            table.to_parquet(path)
+    return tmp_path
+
+
+def other_rows(folder, name):
+    found = pd.read_csv(folder / "report" / f"{name}.csv")
+    return set(zip(found["method_a"], found["method_b"], found["set"], found["other_rows"], strict=True))
+
+
+def test_as_many_other_rows_are_marked_wherever_two_are_compared(as_many):
+    main([str(as_many)])
+    domains = ("in_domain", "out_of_domain")
+    marked = {("icl", method, domain, domain == "in_domain") for method in ("pbft", "distill") for domain in domains}
+    assert other_rows(as_many, "sizes") == marked
+    assert other_rows(as_many, "differences") == marked | {("pbft", "distill", domain, False) for domain in domains}
+    evens = pd.read_csv(as_many / "report" / "break_even.csv")
+    assert set(zip(evens["method"], evens["other_rows"], strict=True)) == {("pbft", True), ("distill", False)}
+    parts = (as_many / "report" / "report.md").read_text().split("\n## ")
+    told = {part.split("\n")[0].split(" ")[0]: OTHER_ROWS_NOTE in part for part in parts}
+    assert told["Differences"] and told["Break-even"] and not told["Results"]
+    page = (as_many / "report" / "report.html").read_text()
+    (finding,) = json.loads(page.split('type="application/json">')[1].split("</script>")[0])["findings"]
+    assert finding.count("(not all on the same rows)") == 1 and ", on other rows)" in finding
+    assert finding.index("(not all on the same rows)") < finding.index("out-of-domain")
+
+
+def test_rows_of_a_data_seed_are_no_other_rows(tmp_path):
+    """As on the toy task: every data seed has labels of its own, and one method has been run with fewer of them."""
+    made = [Made(method=method, seed=seed) for method in ("icl", "pbft") for seed in range(2 + (method == "icl"))]
+    for record, run in write(tmp_path, made, hans_rows=4).items():
+        path = tmp_path / record / "predictions.parquet"
+        table = pd.read_parquet(path)
+        table.assign(idx=table["idx"] + 1000 * run.seed).to_parquet(path)
+    collection = collect(tmp_path)
+    answers, _ = read_answers(collection, collection.runs["id"])()
+    tests = welch(summarise(collection))
+    domains = {("rte", "in_domain"), ("rte", "out_of_domain")}
+    assert asked_unlike(collection.runs, answers) == set()
+    assert len(tests) and not with_other_rows(tests, answers, domains)["other_rows"].any()
+    apart = set(collection.runs.query("seed == (method == 'pbft')")["id"])  # the first seed of the one, the second of the other
+    of_these = {key: own for key, own in answers.items() if key[0] in apart}
+    assert asked_unlike(collection.runs, of_these) == domains
+    assert with_other_rows(tests, of_these, domains)["other_rows"].all()
+
+
+def test_rows_that_cannot_be_read_are_told_by_their_number(as_many):
+    for path in as_many.glob("icl/**/predictions.parquet"):
+        path.unlink()
+    main([str(as_many)])
+    assert {other for *_, other in other_rows(as_many, "differences")} == {False}
+    assert not pd.read_csv(as_many / "report" / "break_even.csv")["other_rows"].any()
+
+
+def test_other_sets_stay_marked_though_their_rows_are_not_read(unlike):
+    tests = with_other_rows(welch(summarise(unlike)), {}, ())
+    assert tests.groupby("set")["other_rows"].unique().map(list).to_dict() == {"in_domain": [False], "out_of_domain": [True]}
+    assert with_other_rows(tests.iloc[:0], {}, ())["other_rows"].tolist() == []
 
 
 def test_what_else_was_loaded_keeps_no_two_from_being_compared(tmp_path):
