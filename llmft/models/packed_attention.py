@@ -74,7 +74,7 @@ def packed_batch(texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool
     return {
         "input_ids": torch.tensor([[token for text in texts for token in text]]),
         "position_ids": torch.cat([torch.arange(start, start + len(text)) for text in texts])[None],
-        "attention_mask": places.expand(1, 2 if shares else 1, -1, -1),
+        "attention_mask": places.repeat(1, 2 if shares else 1, 1, 1),  # copied: what lies twice in one place cannot be pinned
         "logits_to_keep": ends - 1,
     }
 
