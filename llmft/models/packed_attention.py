@@ -74,7 +74,7 @@ def packed_batch(texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool
     return {
         "input_ids": torch.tensor([[token for text in texts for token in text]]),
         "position_ids": torch.cat([torch.arange(start, start + len(text)) for text in texts])[None],
-        "attention_mask": places.expand(1, 2 if shares else 1, -1, -1),
+        "attention_mask": places.repeat(1, 2 if shares else 1, 1, 1),  # copied: what lies twice in one place cannot be pinned
         "logits_to_keep": ends - 1,
     }
 
@@ -90,8 +90,7 @@ def can_pack(model: torch.nn.Module, longest: int) -> bool:
     able = (
         bare.config._attn_implementation in ("sdpa", NAME)
         and bare._supports_attention_backend
-        and not bare._is_stateful
-        and set(getattr(config, "layer_types", None) or ()) <= ORDINARY
+        and depends_on_keys_alone(model)
         and not any(getattr(config, name, None) for name in MASK_READERS)
         and (window is None or longest <= window)
         and {"position_ids", "logits_to_keep"} <= forward_parameters(bare)
@@ -99,6 +98,12 @@ def can_pack(model: torch.nn.Module, longest: int) -> bool:
     if able:
         bare.config._attn_implementation = NAME
     return able
+
+
+def depends_on_keys_alone(model: torch.nn.Module) -> bool:
+    """Whether a token sees others by attention alone: recurrent and linear layers run along a row, whatever its mask says."""
+    bare = bare_model(model)
+    return not bare._is_stateful and set(getattr(bare.config.get_text_config(), "layer_types", None) or ()) <= ORDINARY
 
 
 def can_share_keys(model: torch.nn.Module) -> bool:

@@ -24,7 +24,14 @@ from llmft.models.gather import all_gather, rank_and_world, weights_when_needed
 from llmft.models.head import precise_output
 from llmft.models.kv_cache import encode, plain, read_only, reads_behind_a_cache
 from llmft.models.label_scores import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
-from llmft.models.packed_attention import NAME, LostKeysError, can_pack, can_share_keys, packed_batch
+from llmft.models.packed_attention import (
+    NAME,
+    LostKeysError,
+    can_pack,
+    can_share_keys,
+    depends_on_keys_alone,
+    packed_batch,
+)
 from llmft.models.sequence_scores import LabelSequences, masked_row, sequence_batch, sequence_logits
 from llmft.prompts.tokens import TokenizedPrompts
 
@@ -212,4 +219,4 @@ def _can_share(model: torch.nn.Module) -> bool:
     if bare.config._attn_implementation not in ("sdpa", NAME, "eager"):  # others take no mask of our own
         return False
     has_window = getattr(bare.config.get_text_config(), "sliding_window", None) is not None  # counted along the row
-    return not has_window and reads_behind_a_cache(model)
+    return not has_window and depends_on_keys_alone(model) and reads_behind_a_cache(model)

@@ -66,14 +66,18 @@ def tokenize_prompts(
         opens: whether the prompts stand at a text's start; behind a cartridge, which holds that start, they do not.
 
     Raises:
-        InputError: a query is empty: nothing to answer, and no place for the label to stand behind.
+        InputError: a query is empty, or a prompt has no tokens: nothing to answer, and no place for the label to stand behind.
     """
-    if "" in queries:
-        raise InputError("--pattern: a row with an empty text renders to nothing; put some text beside {text1} in the pattern")
+    front, ends = _parted(tokenizer, context, queries)
     lead = leading_ids(tokenizer) if opens else []
-    begin, ends = _parted(tokenizer, context, queries)
+    if front:
+        front = lead + front
+    else:  # a tokenizer may leave nothing of a query's spaces: its label then stands behind the lead
+        ends = [lead + end for end in ends]
+    if "" in queries or not all(ends):
+        raise InputError("--pattern: a row with an empty text renders to nothing; put some text beside {text1} in the pattern")
     shared = _common_prefix_length(ends)
-    return TokenizedPrompts(lead + begin + ends[0][:shared] if ends else [], [tokens[shared:] for tokens in ends])
+    return TokenizedPrompts(front + ends[0][:shared] if ends else [], [tokens[shared:] for tokens in ends])
 
 
 def _parted(tokenizer: PreTrainedTokenizerBase, context: str, queries: Sequence[str]) -> tuple[list[int], list[list[int]]]:

@@ -60,10 +60,14 @@ class FtTrainer(ReadableCheckpoint, Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The batches of a step; in an epoch's last, accelerate repeats rows so that all ranks get as many, and that is noted."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        left = len(self.train_dataset) % (self.args.train_batch_size * self.args.world_size)
-        if batches and left and self.args.world_size > 1 and self.accelerator.gradient_state.end_of_dataloader:
-            before = self.args.train_batch_size * self.args.process_index  # rows of the ranks in front
-            batches[-1][REAL] = (max(0, min(left - before, self.args.train_batch_size)), left)
+        each, ranks = self.args.train_batch_size, self.args.world_size
+        if self.accelerator.split_batches:
+            each //= ranks
+        left = len(self.train_dataset) % (each * ranks)
+        repeats = left and ranks > 1 and not self.args.dataloader_drop_last
+        if batches and repeats and self.accelerator.gradient_state.end_of_dataloader:
+            before = each * self.args.process_index  # rows of the ranks in front
+            batches[-1][REAL] = (max(0, min(left - before, each)), left)
         return batches, items
 
     def compute_loss(

@@ -23,6 +23,13 @@ def test_a_row_by_hand():
     assert batch["logits_to_keep"].tolist() == [1, 2, 5]
 
 
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_row_can_be_pinned(shares):
+    for tensor in packed_batch([[5, 6], [7], [8, 9, 10]], shares=shares).values():
+        pinned = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)  # as `pin_memory` lays it out
+        assert torch.equal(pinned.copy_(tensor), tensor)
+
+
 def test_shared_keys_beside_the_rows_or_in_front_of_them_are_the_same():
     torch.manual_seed(1)
     query, (keys, values) = torch.randn(1, 4, 10, 8), torch.randn(2, 1, 2, 10, 8)

@@ -144,6 +144,19 @@ def test_where_packing_would_be_wrong_whole_prompts_are_read_and_that_is_said(fa
     assert "every prompt is encoded whole" in caplog.text
 
 
+def test_queries_of_a_model_that_runs_along_the_row_are_read_apart_without_a_context_too():
+    from transformers import MiniMaxConfig, MiniMaxForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    config = MiniMaxConfig(**sizes, vocab_size=700, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1)
+    assert "linear_attention" in config.layer_types
+    model, found = MiniMaxForCausalLM(config).eval(), prompts(prefix=0)
+    expected, _ = one_by_one(model, found)
+    scores = score_answers(model, found, LABELS, queries_per_row=4).label_logprobs
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_left_padding_changes_no_logits(family):
     model, found = tiny_model(family), prompts(3)

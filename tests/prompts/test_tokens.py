@@ -144,6 +144,19 @@ def test_an_empty_query_is_an_error(tokenizers):
         tokenize_prompts(tokenizers["gpt2"], "", ["a", ""])
 
 
+def test_a_query_of_spaces_that_has_no_tokens_of_its_own():
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<s>": 0, "<unk>": 1, "a": 2, "b": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(InputError, match="--pattern"):  # nothing to stand behind
+        tokenize_prompts(PreTrainedTokenizerFast(tokenizer_object=words), "", ["a b", " "])
+    words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    prompts = tokenize_prompts(PreTrainedTokenizerFast(tokenizer_object=words), "", ["a b", " "])
+    assert (prompts.prefix, prompts.suffixes) == ([], [[0, 2, 3], [0]])
+
+
 def test_a_prompt_over_the_window_is_an_error(tokenizers):
     prompts = tokenize_prompts(tokenizers["opt"], "x " * 20, ["a ?", "b ?"])
     place = "the model's window"

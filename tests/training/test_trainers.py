@@ -2,15 +2,19 @@ import copy
 import dataclasses
 import signal
 from functools import partial
+from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler, SequentialSampler
+from transformers import Trainer, TrainingArguments
 
 from llmft.models.adapt import adapt
 from llmft.objective import Objective
 from llmft.training.context_distillation_trainer import ContextDistillationTrainer
-from llmft.training.ft_trainer import FtTrainer, collate
+from llmft.training.ft_trainer import REAL, FtTrainer, collate
 from llmft.training.losses import label_cross_entropy, t_few_loss
 from tests.conftest import tiny_model
 
@@ -138,6 +142,26 @@ def test_places_of_queries_stay_on_the_host():
     batch = collate([{"input_ids": [1], "query": 7, "position": 0}, {"input_ids": [2], "query": 3, "position": 1}])
     assert batch["query"] == [7, 3]
     assert batch["position"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_rows_that_are_no_repeats_are_told_as_ranks_get_them(monkeypatch, split, drop_last):
+    rows, ranks = 42, 2
+    seen = []
+    for rank in range(ranks):
+        sampler = BatchSampler(SequentialSampler(range(rows)), 16, drop_last)
+        batches = list(BatchSamplerShard(sampler, ranks, rank, split_batches=split))
+        trainer = object.__new__(FtTrainer)
+        trainer.train_dataset = range(rows)
+        trainer.args = SimpleNamespace(train_batch_size=16, world_size=ranks, process_index=rank, dataloader_drop_last=drop_last)
+        trainer.accelerator = SimpleNamespace(split_batches=split, gradient_state=SimpleNamespace(end_of_dataloader=True))
+        monkeypatch.setattr(Trainer, "get_batch_samples", lambda *_, found=batches: ([{"rows": rows} for rows in found], None))
+        found, _ = trainer.get_batch_samples(iter(()), len(batches), "cpu")
+        assert not any(REAL in batch for batch in found[:-1])
+        real, _ = found[-1].get(REAL, (len(batches[-1]), None))
+        seen += [*chain(*batches[:-1]), *batches[-1][:real]]
+    assert sorted(seen) == list(range(32 if drop_last else rows))
 
 
 def test_work_is_counted(tmp_path):
