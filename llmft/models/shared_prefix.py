@@ -24,14 +24,7 @@ from llmft.models.gather import all_gather, rank_and_world, weights_when_needed
 from llmft.models.head import precise_output
 from llmft.models.kv_cache import encode, plain, read_only, reads_behind_a_cache
 from llmft.models.label_scores import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
-from llmft.models.packed_attention import (
-    NAME,
-    LostKeysError,
-    can_pack,
-    can_share_keys,
-    depends_on_keys_alone,
-    packed_batch,
-)
+from llmft.models.packed_attention import NAME, LostKeysError, can_pack, can_share_keys, depends_on_keys_alone, packed_batch
 from llmft.models.sequence_scores import LabelSequences, masked_row, sequence_batch, sequence_logits
 from llmft.prompts.tokens import TokenizedPrompts
 
@@ -203,8 +196,9 @@ class PrefixReader:
         if not self._side_by_side(max(map(len, suffixes))):
             arguments = masked_row(suffixes, self.labels.continuations, self.length, bare.dtype, self.device)
         else:
-            cache = self._beside or cache
-            arguments = on_device(packed_batch(suffixes, self.length, shares=self._beside is not None), self.device)
+            shares = self._beside is not None
+            cache = self._beside if shares else cache
+            arguments = on_device(packed_batch(suffixes, self.length, shares=shares), self.device)
         try:
             output = bare(**arguments, past_key_values=cache, use_cache=cache is not None)
         except LostKeysError:  # for this model they must stand in front of the row's

@@ -44,7 +44,7 @@ class TokenizedPrompts:
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of a text the model reads from its start: a beginning-of-text token where the tokenizer has one, no end token."""
-    return leading_ids(tokenizer) + tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return leading_ids(tokenizer) + _ids(tokenizer, [text])[0]
 
 
 def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -98,9 +98,11 @@ def _parted_context(tokenizer: PreTrainedTokenizerBase, context: str, query: str
     """
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     spaces = [i for i in range(1, len(context) - TAIL) if context[i].isspace()] if type(model).__name__ in LOCAL else []
+    (whole,) = _ids(tokenizer, [context + query]) if spaces else ([],)
     for place in spaces[: -PLACES - 1 : -1]:
+        (begin,) = _ids(tokenizer, [context[:place]])
         for rest in (context[place:], context[place + 1 :]):  # some tokenizers put a space in front of every text themselves
-            whole, begin, end, alone = _ids(tokenizer, [context + query, context[:place], rest + query, rest])
+            end, alone = _ids(tokenizer, [rest + query, rest])
             if begin + end == whole and len(alone) > 1:
                 return begin, rest, alone[: len(alone) // 2]
     return [], context, []
