@@ -2,7 +2,8 @@
 
 FLOPs of a forward pass of a decoder layer (a multiply and an add are two):
  - matrix products: 2 a weight and token, with 4 h^2 + 2 h f weights a layer (h hidden size, f width of the feed-forward part);
- - attention: 4 h for each pair of a token and a token it looks at (2 h for the score, 2 h for the weighted sum);
+ - attention: 4 h for each pair of a token and a token it looks at (2 h for the score, 2 h for the weighted sum); in the
+   last layer nothing but a text's last token has to look at what stands in front of the text;
  - output layer: 2 h V where an answer is asked for and nowhere else.
 A training step needs three times that: gradients take two matrix products where the forward pass takes one (the 6N rule, with
 attention counted as well). Each token goes once through each layer; padding is not needed. Norms, activations, the optimizer's
@@ -47,9 +48,10 @@ def matrix_flops(shape: Shape, tokens: int) -> int:
 
 
 def attention_flops(shape: Shape, lengths: Sequence[int], prefix: int = 0) -> int:
-    """FLOPs of causal attention within texts of some lengths, each behind a prefix that all of it looks at."""
-    pairs = sum(n * prefix + n * (n + 1) // 2 for n in lengths)
-    return 4 * shape.hidden * pairs * shape.layers
+    """FLOPs of causal attention within texts of some lengths, each behind a prefix that it looks at (see above)."""
+    within = shape.layers * sum(n * (n + 1) // 2 for n in lengths)
+    before = ((shape.layers - 1) * sum(lengths) + len(lengths)) * prefix
+    return 4 * shape.hidden * (within + before)
 
 
 def answer_flops(shape: Shape, answers: int) -> int:

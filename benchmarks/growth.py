@@ -65,12 +65,13 @@ def _one(
     walls = behind({name: found.wall for name, found in times.items()})
     row_times = Times(walls, behind({name: found.cpu for name, found in times.items()}))
     own = behind(attention)
+    alone = floors.attention_flops(world.shape, lengths)
     found = {
         "context_tokens": prefix,
         "seconds": statistics.median(walls) / n,
         "attention_s": statistics.median(own) / n,
         "rest_s": statistics.median(a - b for a, b in zip(walls, own, strict=True)) / n,
-        "prefix_attention_flops": 4 * world.shape.hidden * world.shape.layers * prefix * sum(lengths) // n,
+        "prefix_attention_flops": (floors.attention_flops(world.shape, lengths, prefix) - alone) // n,
         "other_flops": floors.forward(world.shape, lengths).flops // n,
         "prefix_bytes": floors.cache_bytes(world.shape, prefix),
     }

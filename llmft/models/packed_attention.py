@@ -66,6 +66,7 @@ def packed_batch(texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool
     Returns:
         `input_ids` and `position_ids` (1, T), `attention_mask` (1, 1, n, t): each token's place in the row, -1 behind a text's
         end (twice if it `shares`: (1, 2, n, t)); `logits_to_keep` (n,): the place of each text's last token. All int64.
+        Behind shared keys the last layer's output is right there and nowhere else: other tokens do not look at them.
     """
     lengths = torch.tensor([len(text) for text in texts])
     ends = lengths.cumsum(0)
@@ -150,12 +151,31 @@ def packed_attention(
         own = [scaled_dot_product_attention(*b, dropout_p=dropout, is_causal=True, scale=scaling) for b in blocks]
         return _row(own, parts, row)[None], None
     own, own_sum = zip(*(attend(*b, is_causal=True, scale=scaling) for b in blocks), strict=True)  # sums are logarithms
-    folded = query.reshape(1, key.shape[1], groups * row, -1)  # query heads that share keys lie behind one another
-    front, front_sum = attend(folded, *shared, scale=scaling)
-    front, front_sum = front.reshape(query.shape)[0].transpose(0, 1), front_sum.reshape(query.shape[1:3]).T
     own, own_sum = _row(own, parts, row), _row([total[..., None] for total in own_sum], parts, row)
-    weight = torch.sigmoid(front_sum[..., None] - own_sum)
-    return torch.lerp(own.to(weight.dtype), front.to(weight.dtype), weight).to(query.dtype)[None], None
+    asked = attention_mask[0, 0].amax(1) if _is_last(module) else None
+    if asked is None:
+        return _joined(query, shared, own, own_sum, scaling)[None], None
+    behind = _joined(query.index_select(2, asked), shared, own[asked], own_sum[asked], scaling)
+    return own.index_copy(0, asked, behind)[None], None
+
+
+def _is_last(module: torch.nn.Module) -> bool:
+    """Whether of this layer only the texts' last tokens are looked at: logits are asked for there and nowhere else."""
+    layers = module.config.get_text_config().num_hidden_layers if hasattr(module, "config") else None
+    return layers is not None and getattr(module, "layer_idx", None) == layers - 1
+
+
+def _joined(
+    query: torch.Tensor, shared: Sequence[torch.Tensor], own: torch.Tensor, own_sum: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """Attention (T, H, d) of `query` (1, H, T, d) to shared keys and values, put together with that to its own text (T, H, d),
+    whose sums (T, H, 1) are logarithms."""
+    heads, row, width = query.shape[1:]
+    folded = query.reshape(1, shared[0].shape[1], -1, width)  # query heads that share keys lie behind one another
+    front, front_sum = attend(folded, *shared, scale=scaling)
+    front, front_sum = front.reshape(heads, row, width).transpose(0, 1), front_sum.reshape(heads, row, 1).transpose(0, 1)
+    weight = torch.sigmoid(front_sum - own_sum)
+    return torch.lerp(own.to(weight.dtype), front.to(weight.dtype), weight).to(query.dtype)
 
 
 def _shared(tensor: torch.Tensor, row: int) -> torch.Tensor | None:

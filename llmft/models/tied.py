@@ -1,8 +1,9 @@
-"""Output layers whose weights are the input embeddings: one tensor (V, H) less at the peak of a training step.
+"""Output layers whose weights are the input embeddings: two tensors (V, H) less at the peak of a training step.
 
 Such weights get a gradient from both uses. Autograd keeps the output layer's, which comes first, until that of the embeddings is
 there, and adds the two up in place if nobody else holds the first one. That of torch's own linear layer is a view of another
-tensor, so the sum becomes a third of the same size, at the very moment when all gradients are there.
+tensor, so the sum becomes a third of the same size, at the very moment when all gradients are there. The embeddings' is a second:
+nearly all of its rows are zero, so here (on a CPU) only the others are made, and added to the sum where it lies.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 def add_up_in_place(model: PreTrainedModel) -> None:
     """Let the two gradients of tied weights be added up in place, where they are trained; answers and gradients stay what they
     are, bit for bit."""
-    head = model.get_output_embeddings()
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     plain = type(head) is torch.nn.Linear and head.bias is None
-    if plain and head.weight.requires_grad and head.weight is model.get_input_embeddings().weight:
+    if plain and head.weight.requires_grad and head.weight is embeddings.weight:
         head.forward = MethodType(_forward, head)
+        if type(embeddings) is torch.nn.Embedding and embeddings.max_norm is None and not embeddings.scale_grad_by_freq:
+            embeddings.forward = MethodType(_embed, embeddings)
 
 
 def adds_up_in_place(head: torch.nn.Linear) -> bool:
@@ -51,3 +55,39 @@ class _Linear(torch.autograd.Function):
         of_hidden = gradient @ weight if context.needs_input_grad[0] else None
         of_weight = gradient.flatten(0, -2).t() @ hidden.flatten(0, -2) if context.needs_input_grad[1] else None
         return of_hidden, of_weight
+
+
+def _embed(embeddings: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+    # to find a batch's tokens would be a wait on GPUs
+    own = not ids.is_cpu or not ids.numel() or hasattr(embeddings.weight, "ds_id")
+    return (F.embedding if own else _Embedding.apply)(ids, embeddings.weight, embeddings.padding_idx)
+
+
+class _Embedding(torch.autograd.Function):
+    """`F.embedding` (...) x (V, H) -> (..., H), whose gradient for the weights is added to that of their other uses when that is
+    whole; autograd gets zeros that take no memory."""
+
+    @staticmethod
+    def forward(context: Any, ids: torch.Tensor, weight: torch.Tensor, padding_idx: int | None) -> torch.Tensor:
+        context.save_for_backward(ids, weight)
+        context.padding_idx = padding_idx
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor | None, None]:
+        if not context.needs_input_grad[1]:
+            return None, None, None
+        ids, weight = context.saved_tensors
+        found, places = ids.unique(return_inverse=True)
+        rows = torch.ops.aten.embedding_dense_backward(gradient, places, len(found), -1, False)
+        if context.padding_idx is not None:
+            rows[found == context.padding_idx] = 0
+
+        def add(whole: torch.Tensor) -> torch.Tensor:
+            once.remove()
+            whole = whole.clone() if 0 in whole.stride() else whole  # there was no other use
+            return whole.index_add_(0, found, rows)
+
+        once = weight.register_hook(add)
+        return None, weight.new_zeros(()).expand_as(weight), None

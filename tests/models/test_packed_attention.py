@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 
+from llmft.models import packed_attention as attention
 from llmft.models.adapt import adapt
+from llmft.models.kv_cache import encode, read_only
 from llmft.models.label_scores import answer_logits, left_pad
 from llmft.models.packed_attention import NAME, LostKeysError, can_pack, packed_attention, packed_batch, with_shared
 from tests.conftest import CONFIGS, tiny_model
@@ -13,6 +15,7 @@ from tests.conftest import CONFIGS, tiny_model
 TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]] * 3
 OTHERS = {"gptj", "gpt_neo", "falcon"}  # attention of their own
 SOFTCAP = {"gemma2"}  # which sdpa has not
+WINDOWS = {"mistral", "gemma3"}  # their caches are not shared
 
 
 def test_a_row_by_hand():
@@ -44,6 +47,20 @@ def test_shared_keys_beside_the_rows_or_in_front_of_them_are_the_same():
     for one, other in ((beside[0], values), (keys, beside[1]), (beside[0] + 0, beside[1])):
         with pytest.raises(LostKeysError):
             packed_attention(torch.nn.Module(), query, one, other, places[1])
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS.keys() - OTHERS - SOFTCAP - WINDOWS))
+def test_in_the_last_layer_only_the_asked_tokens_look_at_the_shared_keys(family, monkeypatch):
+    model, looks = tiny_model(family), []
+    assert can_pack(model, 9)
+    attend = attention.attend
+    monkeypatch.setattr(attention, "attend", lambda *args, **kwargs: looks.append(args) or attend(*args, **kwargs))
+    cache = read_only(encode(model, [9, 8, 7, 6, 5]), joined=False)
+    with torch.no_grad():
+        model(**packed_batch(TEXTS, 5, shares=True), past_key_values=cache, use_cache=True)
+    config = model.config
+    front = [query.shape[2] // (config.num_attention_heads // query.shape[1]) for query, keys, _ in looks if keys.shape[2] == 5]
+    assert front == [sum(map(len, TEXTS))] * (config.num_hidden_layers - 1) + [len(TEXTS)]
 
 
 @pytest.mark.parametrize("family", CONFIGS)
