@@ -67,9 +67,9 @@ def _growth(axes: Any, shots: Mapping[str, Mapping[str, float]]) -> None:
     attention = [found["attention_s"] for found in shots.values()]
     axes.stackplot(tokens, rest, attention, colors=[OTHERS, OURS], labels=["all else", "attention"], alpha=0.85)
     for count, found in shots.items():
-        axes.annotate(f"{count} shots", (found["context_tokens"], found["seconds"]), fontsize=8, xytext=(0, 4),
-                      textcoords="offset points", rotation=40)  # fmt: skip
-    axes.set_xlabel("tokens of the context", fontsize=9)
+        axes.annotate(count, (found["context_tokens"], found["seconds"]), fontsize=8, xytext=(0, 4),
+                      textcoords="offset points", ha="center")  # fmt: skip
+    axes.set_xlabel("tokens of the context (at the line: shots)", fontsize=9)
     axes.set_ylabel("s/example", fontsize=9)
     if tokens:
         axes.legend(fontsize=8, frameon=False, loc="upper left")
