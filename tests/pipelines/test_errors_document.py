@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BartConfig, BartForCausalLM
 
 from llmft.models import shared_prefix
 from llmft.pipelines.session import run_main
@@ -173,6 +174,7 @@ CASES = {
     "no weights, a damaged file, no such hub model": Case("eval.py", "--model_name_or_path {cut_model}"),
     "a model without tokenizer": Case("eval.py", "--model_name_or_path {no_tokenizer}"),
     "a damaged tokenizer": Case("eval.py", "--tokenizer_name {cut_tokenizer}"),
+    "a model that counts otherwise": Case("eval.py", "--model_name_or_path {bart}"),
     "weights that are missing": Case("eval.py", "--model_name_or_path {more_layers}"),
     "an adapter without base": Case("eval.py", "--model_name_or_path {no_base}"),
     "weights in a pickle that could run code": Case("eval.py", "--model_name_or_path {pickled}"),
@@ -288,6 +290,11 @@ def models(folder, tokenizers):
     weights = load_file(made["nan_model"] / "model.safetensors")
     weights[next(name for name in weights if "q_proj.weight" in name)][:] = torch.nan
     save_file(weights, made["nan_model"] / "model.safetensors", metadata={"format": "pt"})
+    made["bart"] = model("bart")
+    bart = BartConfig(
+        vocab_size=600, d_model=16, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16, is_decoder=True
+    )
+    BartForCausalLM(bart).save_pretrained(made["bart"])
     return {**made, "wide": padded(folder / "wide")}
 
 
