@@ -3,11 +3,12 @@
 FLOPs of a forward pass of a decoder layer (a multiply and an add are two):
  - matrix products: 2 a weight and token, with 4 h^2 + 2 h f weights a layer (h hidden size, f width of the feed-forward part);
  - attention: 4 h for each pair of a token and a token it looks at (2 h for the score, 2 h for the weighted sum); in the
-   last layer nothing but a text's last token has to look at what stands in front of the text;
+   last layer only a text's last token looks at a prefix that has been encoded, which is what llmft does;
  - output layer: 2 h V where an answer is asked for and nowhere else.
 A training step needs three times that: gradients take two matrix products where the forward pass takes one (the 6N rule, with
-attention counted as well). Each token goes once through each layer; padding is not needed. Norms, activations, the optimizer's
-arithmetic and the softmax are left out: on a processor they cost time but hardly any FLOPs.
+attention counted as well). Each token goes once through each layer; padding is not needed. In the last layer tokens that are not
+asked need no query and no feed-forward part (7 % of OPT-125m's products): these are counted, as no model of transformers can leave
+them out. Norms, activations, the optimizer's arithmetic and the softmax are not counted: they cost time but hardly any FLOPs.
 """
 
 from __future__ import annotations

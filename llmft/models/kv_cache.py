@@ -34,10 +34,10 @@ class Room:
 class ReadOnlyLayer(DynamicLayer):
     """Keys and values of one layer that others are read behind, without gradients, and that do not grow by theirs."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: Room | None) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: Room | None, *, last: bool) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values, self.room = keys, values, room
+        self.keys, self.values, self.room, self.last = keys, values, room, last
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -45,18 +45,21 @@ class ReadOnlyLayer(DynamicLayer):
         """What attention looks at: the new keys (1, G, T, d) with these (1, G, P, d) beside them, or, given a room, in front of
         them; values alike."""
         if self.room is None:
-            return with_shared(key_states, self.keys), with_shared(value_states, self.values)
+            return with_shared(key_states, self.keys, last=self.last), with_shared(value_states, self.values, last=self.last)
         return self.room.joined("keys", self.keys, key_states), self.room.joined("values", self.values, value_states)
 
 
-def read_only(cache: DynamicCache, *, joined: bool) -> DynamicCache:
+def read_only(cache: DynamicCache, layers: int, *, joined: bool) -> DynamicCache:
     """The same keys and values in a cache that keeps nothing of what is read behind it.
 
     Args:
+        layers: how many the model has: a cache of as many has the model's last (models that go through layers several times, or
+            share keys between them, have others).
         joined: whether attention gets them in front of new ones, as any does; else beside them, as `packed_attention` does.
     """
     made, room = DynamicCache(), Room() if joined else None
-    made.layers = [ReadOnlyLayer(layer.keys, layer.values, room) for layer in cache.layers]
+    last = cache.layers[-1] if len(cache.layers) == layers else None
+    made.layers = [ReadOnlyLayer(layer.keys, layer.values, room, last=layer is last) for layer in cache.layers]
     return made
 
 

@@ -7,6 +7,8 @@ Juravsky et al. 2024, arXiv:2402.05099):
 
     out = w * out_shared + (1 - w) * out_own,    w = Z_shared / (Z_shared + Z_own)
 
+In the last layer only each text's last token looks at the shared keys (n * P): what the others find there is not read.
+
 The model gets the texts' places as `attention_mask`, which transformers hands on to attention as it is if it has four dimensions.
 Shared keys reach attention beside the row's: to lay them out in front of it would copy them for every batch and layer.
 """
@@ -45,13 +47,16 @@ class LostKeysError(Exception):
     """A model does something to the keys between its cache and attention, and shared ones did not come with them."""
 
 
-def with_shared(new: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+def with_shared(new: torch.Tensor, shared: torch.Tensor, *, last: bool = False) -> torch.Tensor:
     """A row's keys or values (1, G, T, d), which bring the shared ones (1, G, P, d) along to `packed_attention`.
 
     Only this very tensor brings them: whatever is made of it is without, so that attention never sees one of the two changed.
+
+    Args:
+        last: whether they are those of the model's last layer.
     """
     new = new.view_as(new)
-    new.llmft_shared = shared
+    new.llmft_shared, new.llmft_last = shared, last
     return new
 
 
@@ -66,7 +71,7 @@ def packed_batch(texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool
     Returns:
         `input_ids` and `position_ids` (1, T), `attention_mask` (1, 1, n, t): each token's place in the row, -1 behind a text's
         end (twice if it `shares`: (1, 2, n, t)); `logits_to_keep` (n,): the place of each text's last token. All int64.
-        Behind shared keys the last layer's output is right there and nowhere else: other tokens do not look at them.
+        Logits are right there and nowhere else if it `shares`: in the last layer other tokens do not look at the shared keys.
     """
     lengths = torch.tensor([len(text) for text in texts])
     ends = lengths.cumsum(0)
@@ -131,7 +136,7 @@ def packed_attention(
         attention_mask: what `packed_batch` returns, or any that `sdpa` takes.
 
     Returns:
-        (1, T, H, d), and None for the weights.
+        (1, T, H, d), and None for the weights. Of the last layer's only the texts' last tokens have looked at shared keys.
 
     Raises:
         LostKeysError: the mask says that there are shared keys, and they are not there.
@@ -150,29 +155,31 @@ def packed_attention(
     if shared[0] is None:
         own = [scaled_dot_product_attention(*b, dropout_p=dropout, is_causal=True, scale=scaling) for b in blocks]
         return _row(own, parts, row)[None], None
-    own, own_sum = zip(*(attend(*b, is_causal=True, scale=scaling) for b in blocks), strict=True)  # sums are logarithms
+    own, own_sum = zip(*(attend(*b, is_causal=True, scale=scaling) for b in blocks), strict=True)
     own, own_sum = _row(own, parts, row), _row([total[..., None] for total in own_sum], parts, row)
-    asked = attention_mask[0, 0].amax(1) if _is_last(module) else None
-    if asked is None:
-        return _joined(query, shared, own, own_sum, scaling)[None], None
-    behind = _joined(query.index_select(2, asked), shared, own[asked], own_sum[asked], scaling)
+    if not getattr(key, "llmft_last", False):
+        return _with_front(query, *shared, own, own_sum, scaling)[None], None
+    asked = attention_mask[0, 0].amax(1)  # (n,): each text's last token
+    behind = _with_front(query.index_select(2, asked), *shared, own[asked], own_sum[asked], scaling)
     return own.index_copy(0, asked, behind)[None], None
 
 
-def _is_last(module: torch.nn.Module) -> bool:
-    """Whether of this layer only the texts' last tokens are looked at: logits are asked for there and nowhere else."""
-    layers = module.config.get_text_config().num_hidden_layers if hasattr(module, "config") else None
-    return layers is not None and getattr(module, "layer_idx", None) == layers - 1
-
-
-def _joined(
-    query: torch.Tensor, shared: Sequence[torch.Tensor], own: torch.Tensor, own_sum: torch.Tensor, scaling: float | None
+def _with_front(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, own: torch.Tensor, own_sum: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
-    """Attention (T, H, d) of `query` (1, H, T, d) to shared keys and values, put together with that to its own text (T, H, d),
-    whose sums (T, H, 1) are logarithms."""
+    """Put together what tokens find in their own texts and in what stands in front of all.
+
+    Args:
+        query: (1, H, T, d).
+        key, value: the shared ones, (1, G, P, d).
+        own, own_sum: attention to their own texts (T, H, d), and the logarithms of its softmax sums (T, H, 1).
+
+    Returns:
+        (T, H, d).
+    """
     heads, row, width = query.shape[1:]
-    folded = query.reshape(1, shared[0].shape[1], -1, width)  # query heads that share keys lie behind one another
-    front, front_sum = attend(folded, *shared, scale=scaling)
+    folded = query.reshape(1, key.shape[1], -1, width)  # query heads that share keys lie behind one another
+    front, front_sum = attend(folded, key, value, scale=scaling)
     front, front_sum = front.reshape(heads, row, width).transpose(0, 1), front_sum.reshape(heads, row, 1).transpose(0, 1)
     weight = torch.sigmoid(front_sum - own_sum)
     return torch.lerp(own.to(weight.dtype), front.to(weight.dtype), weight).to(query.dtype)

@@ -157,7 +157,8 @@ class PrefixReader:
             encoded = encode(model, prefix, behind=virtual, chunk=chunk)
             self._packs = encoded is not None
             if encoded is not None:
-                self._cache, self._beside = read_only(encoded, joined=True), read_only(encoded, joined=False)
+                layers = bare_model(model).config.get_text_config().num_hidden_layers
+                self._cache, self._beside = (read_only(encoded, layers, joined=joined) for joined in (True, False))
             self.tokens += encoded_virtual_tokens(model) + len(prefix) if self._packs else 0
         if prefix and not self._packs:
             name = type(bare_model(model)).__name__

@@ -57,10 +57,13 @@ class _Linear(torch.autograd.Function):
         return of_hidden, of_weight
 
 
-def _embed(embeddings: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-    # to find a batch's tokens would be a wait on GPUs
-    own = not ids.is_cpu or not ids.numel() or hasattr(embeddings.weight, "ds_id")
-    return (F.embedding if own else _Embedding.apply)(ids, embeddings.weight, embeddings.padding_idx)
+def _embed(embeddings: torch.nn.Embedding, input: torch.Tensor) -> torch.Tensor:
+    weight = embeddings.weight
+    here = input.is_cpu and input.numel()  # to find a batch's tokens would be a wait on GPUs
+    whole = (
+        hasattr(weight, "ds_id") or weight._backward_hooks
+    )  # ZeRO-3 has its own way; other hooks are to see all of the gradient
+    return (_Embedding.apply if here and not whole else F.embedding)(input, weight, embeddings.padding_idx)
 
 
 class _Embedding(torch.autograd.Function):
@@ -69,8 +72,8 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, ids: torch.Tensor, weight: torch.Tensor, padding_idx: int | None) -> torch.Tensor:
-        context.save_for_backward(ids, weight)
-        context.padding_idx = padding_idx
+        context.save_for_backward(ids)
+        context.weight, context.padding_idx = weight, padding_idx  # the weights themselves: what is saved may come back as a copy
         return F.embedding(ids, weight)
 
     @staticmethod
@@ -78,15 +81,19 @@ class _Embedding(torch.autograd.Function):
     def backward(context: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor | None, None]:
         if not context.needs_input_grad[1]:
             return None, None, None
-        ids, weight = context.saved_tensors
-        found, places = ids.unique(return_inverse=True)
-        rows = torch.ops.aten.embedding_dense_backward(gradient, places, len(found), -1, False)
+        (ids,), weight = context.saved_tensors, context.weight
+        found, places = ids.unique(return_inverse=True)  # (U,), and each token's place among them
+        rows = torch.ops.aten.embedding_dense_backward(gradient, places, len(found), -1, False)  # (U, H)
         if context.padding_idx is not None:
             rows[found == context.padding_idx] = 0
+        this_pass = torch._C._current_graph_task_id()
 
         def add(whole: torch.Tensor) -> torch.Tensor:
             once.remove()
-            whole = whole.clone() if 0 in whole.stride() else whole  # there was no other use
+            if torch._C._current_graph_task_id() != this_pass:  # that one was broken off in between
+                return whole
+            if 0 in whole.stride():  # there was no other use: these are the zeros from below, all in one place of memory
+                whole = whole.clone()
             return whole.index_add_(0, found, rows)
 
         once = weight.register_hook(add)

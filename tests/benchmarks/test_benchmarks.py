@@ -58,9 +58,8 @@ def test_weights_and_floors_are_what_torch_counts() -> None:
 def test_a_context_encoded_once_needs_what_a_whole_text_does() -> None:
     whole = floors.forward(SHAPE, [12])
     parted = floors.encoding(SHAPE, 9) + floors.forward(SHAPE, [3], prefix=9)
-    assert (
-        parted.flops == whole.flops - 4 * SHAPE.hidden * 2 * 9
-    )  # two tokens that ask nothing do not look back in the last layer
+    looks_back = 4 * SHAPE.hidden * 9
+    assert parted.flops == whole.flops - 2 * looks_back  # in the last layer the one of three that is asked looks back
 
 
 def test_training_needs_three_forward_passes() -> None:

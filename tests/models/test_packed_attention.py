@@ -55,12 +55,16 @@ def test_in_the_last_layer_only_the_asked_tokens_look_at_the_shared_keys(family,
     assert can_pack(model, 9)
     attend = attention.attend
     monkeypatch.setattr(attention, "attend", lambda *args, **kwargs: looks.append(args) or attend(*args, **kwargs))
-    cache = read_only(encode(model, [9, 8, 7, 6, 5]), joined=False)
-    with torch.no_grad():
-        model(**packed_batch(TEXTS, 5, shares=True), past_key_values=cache, use_cache=True)
-    config = model.config
-    front = [query.shape[2] // (config.num_attention_heads // query.shape[1]) for query, keys, _ in looks if keys.shape[2] == 5]
-    assert front == [sum(map(len, TEXTS))] * (config.num_hidden_layers - 1) + [len(TEXTS)]
+    encoded, heads = encode(model, [9, 8, 7, 6, 5]), model.config.num_attention_heads
+    layers, tokens, found = model.config.num_hidden_layers, sum(map(len, TEXTS)), {}
+    for said in (layers, layers + 1):  # of a model that has more layers than keys the last is not known
+        looks.clear()
+        cache = read_only(encoded, said, joined=False)
+        with torch.no_grad():
+            found[said] = model(**packed_batch(TEXTS, 5, shares=True), past_key_values=cache, use_cache=True).logits
+        front = [query.shape[1] * query.shape[2] // heads for query, keys, _ in looks if keys.shape[2] == 5]
+        assert front == [tokens] * (layers - 1) + [len(TEXTS) if said == layers else tokens]
+    torch.testing.assert_close(found[layers], found[layers + 1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", CONFIGS)

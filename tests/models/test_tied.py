@@ -77,6 +77,55 @@ def test_other_uses_of_the_weights(use):
     assert not model.get_input_embeddings().weight._backward_hooks
 
 
+def test_saved_tensors_that_come_back_as_copies():
+    plain = tied("opt")
+    model, gradients = copy.deepcopy(plain), []
+    add_up_in_place(model)
+    for one in (model, plain):
+        with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone):
+            one(input_ids=IDS).logits.square().sum().backward()
+        gradients.append(one.get_input_embeddings().weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_hooks_on_the_weights_see_the_whole_gradient():
+    plain = tied("opt")
+    model, seen = copy.deepcopy(plain), []
+    add_up_in_place(model)
+    for one in (model, plain):
+        one.get_input_embeddings().weight.register_hook(lambda gradient: seen.append(gradient.clone()) or gradient.clamp(max=0))
+        one(input_ids=IDS).logits.square().sum().backward()
+    assert torch.equal(*seen)
+    assert torch.equal(*(one.get_input_embeddings().weight.grad for one in (model, plain)))
+
+
+class Break(torch.autograd.Function):
+    """Fails where gradients go back through it."""
+
+    @staticmethod
+    def forward(context, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        raise ArithmeticError
+
+
+def test_a_backward_pass_that_is_broken_off_leaves_nothing_to_the_next():
+    plain = tied("opt")
+    model = copy.deepcopy(plain)
+    add_up_in_place(model)
+    with pytest.raises(ArithmeticError):
+        (Break.apply(model(input_ids=IDS).logits).sum() + model(input_ids=IDS + 1).logits.square().sum()).backward()
+    weight = model.get_input_embeddings().weight
+    assert weight._backward_hooks  # one is left
+    for one in (model, plain):
+        one.zero_grad()
+        one(input_ids=IDS).logits.square().sum().backward()
+    assert torch.equal(weight.grad, plain.get_input_embeddings().weight.grad)
+    assert not weight._backward_hooks
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["opt", "gpt2"])
 @pytest.mark.parametrize("checkpointing", [None, {"use_reentrant": False}, {"use_reentrant": True}])
