@@ -7,7 +7,7 @@ FLOPs of a forward pass of a decoder layer (a multiply and an add are two):
  - output layer: 2 h V where an answer is asked for and nowhere else.
 A training step needs three times that: gradients take two matrix products where the forward pass takes one (the 6N rule, with
 attention counted as well). Each token goes once through each layer; padding is not needed. In the last layer tokens that are not
-asked need no query and no feed-forward part (7 % of OPT-125m's products): these are counted, as no model of transformers can leave
+asked need no query and no feed-forward part (7 % of OPT-125m's products): these are counted, as no model of transformers leaves
 them out. Norms, activations, the optimizer's arithmetic and the softmax are not counted: they cost time but hardly any FLOPs.
 """
 
