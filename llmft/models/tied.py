@@ -59,11 +59,9 @@ class _Linear(torch.autograd.Function):
 
 def _embed(embeddings: torch.nn.Embedding, input: torch.Tensor) -> torch.Tensor:
     weight = embeddings.weight
-    here = input.is_cpu and input.numel()  # to find a batch's tokens would be a wait on GPUs
-    whole = (
-        hasattr(weight, "ds_id") or weight._backward_hooks
-    )  # ZeRO-3 has its own way; other hooks are to see all of the gradient
-    return (_Embedding.apply if here and not whole else F.embedding)(input, weight, embeddings.padding_idx)
+    # ZeRO-3 has its own way, others' hooks are to see the whole gradient, and to find a batch's tokens would be a wait on GPUs
+    plain = hasattr(weight, "ds_id") or weight._backward_hooks or not input.is_cpu or not input.numel()
+    return (F.embedding if plain else _Embedding.apply)(input, weight, embeddings.padding_idx)
 
 
 class _Embedding(torch.autograd.Function):

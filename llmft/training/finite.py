@@ -102,5 +102,5 @@ class StopAtNonFinite(TrainerCallback):
 def weights_are_finite(model: torch.nn.Module) -> bool:
     """Whether this rank's trained weights (its share of those that ZeRO-3 has cut up) are finite numbers."""
     trained = [getattr(p, "ds_tensor", p).detach() for p in model.parameters() if p.requires_grad]
-    ends = [end for weight in trained if weight.numel() for end in weight.aminmax()]  # NaN is both; `isfinite` would make copies
+    ends = [end for weight in trained if weight.numel() for end in weight.aminmax()]  # NaN is both ends; `isfinite` makes copies
     return all(torch.stack([end.isfinite() for end in ends]).tolist()) if ends else True
