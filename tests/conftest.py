@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long files: two processes that share the suite then end at about the same time."""
     places = {Path(__file__).parent / f"{name}.py": place for place, name in enumerate(LONG.split())}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def no_config_of_deepspeed_is_left() -> Iterator[None]:
+    """A test's config of ZeRO-3 would have later tests of the process load models in pieces until it is collected."""
+    yield
+    integration = sys.modules.get("transformers.integrations.deepspeed")
+    if integration is not None:
+        integration.unset_hf_deepspeed_config()
 
 
 SHARED = Path(__file__).parents[2] / "shared"
