@@ -3,10 +3,11 @@
     python -m tests.pinned run RESULTS.json [--checkout FOLDER] [--only NAME ...]
     python -m tests.pinned compare BEFORE.json AFTER.json
 
-`run` starts the commands of a checkout (this one, or a git worktree of an older commit) and keeps what they gave; `compare` prints a
-table and exits with 1 if anything differs. Both results must come from one machine: other processors round otherwise. Twelve commands
-are of the embedded world; three want SmolLM2 (scripts/get_smollm2.sh) and the sample data ($LLMFT_DATA_DIR or ../shared/data), and are
-left out with a note where these are absent. Rates and epochs stand on each line, so that a change of defaults changes nothing here.
+`run` starts the commands of a checkout (this one, or a worktree of an older commit) and keeps what they gave; `compare` prints
+a table and exits with 1 if anything differs. Both results must come from one machine: other processors round otherwise. Twelve
+commands are of the embedded world; three want SmolLM2 (scripts/get_smollm2.sh) and the sample data ($LLMFT_DATA_DIR or
+../shared/data), and are left out with a note where these are absent. Rates and epochs stand on each line, so that a change of
+defaults changes nothing here.
 """
 
 from __future__ import annotations
