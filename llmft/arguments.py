@@ -197,6 +197,11 @@ class DataArguments:
         None, "Training rows (ft.py) or queries (distill.py), drawn by --data_seed; default: all."
     )
     max_eval_samples: int | None = flag(None, "Rows of each evaluation set, upstream's fixed draw; default: all.")
+    metric: str | None = flag(
+        None,
+        "More metrics of predictions and right labels, comma between: f1, matthews_correlation, the file of a module of the "
+        "library evaluate, or its name on the hub.",
+    )
     pattern_name: str = flag(
         "minimal", "A pattern of Mosbach et al. 2023, Table 5, by its name.", choices=["minimal", "gpt-3", "eval-harness"]
     )
@@ -216,6 +221,11 @@ class DataArguments:
     upstream_prompts: bool = flag(
         False, r"The literal strings of uds-lsv/llmft (\n stays two characters, its spacing), to compare with published numbers."
     )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of --metric, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in (self.metric or "").split(",") if name.strip()))
 
     def __post_init__(self) -> None:
         if self.pattern is not None and self.pattern_name != "minimal":

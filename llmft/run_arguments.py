@@ -177,7 +177,7 @@ class DistillationRunArguments(RunArguments):
 
 IRRELEVANT = frozenset(
     """
-    model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file instruction query_file
+    model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file instruction query_file metric
     cache_dir data_dir
     dataset_cache_dir train_file validation_file test_file out_of_domain_file
     eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir deepspeed use_cpu deepspeed_stage

@@ -12,7 +12,7 @@ import numpy as np
 from llmft.cost.flops import inference_flops
 from llmft.cost.phases import Phase
 from llmft.errors import InputError
-from llmft.evaluation.metrics import label_prior, renormalise
+from llmft.evaluation.labels import label_prior, renormalise
 from llmft.models.load import window
 from llmft.prompts.render import PromptFormat
 from llmft.prompts.shorten import shorten
@@ -41,7 +41,7 @@ class SplitScores:
         tokens_per_query: mean tokens of a whole prompt, context and the model's soft prompt included.
         shortened: rows whose text was cut to fit --max_seq_length.
         several_tokens: whether a label is more than one token, so that the best first token says nothing of it.
-        task_metrics: names in `metrics.TASK_METRICS` that the set is measured by beside accuracy.
+        task_metrics: metrics by name or file (`llmft.evaluation.metrics`) that the set is measured by beside accuracy.
     """
 
     idx: np.ndarray

@@ -245,7 +245,7 @@ def learn(
 
 def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, Any]:
     """What distillation is judged by beside accuracy: KL and agreement with the teacher, gap recovered, tokens a query."""
-    from llmft.evaluation.metrics import agreement, gap_recovered, mean_kl
+    from llmft.evaluation.labels import agreement, gap_recovered, mean_kl
     from llmft.runs.show import pooled
 
     teacher, stages = scores["teacher"], job.record.stages

@@ -282,7 +282,7 @@ class Job:
 
     def metrics_of(self, found: dict[str, SplitScores]) -> dict[str, dict[str, Any]]:
         """The metrics of each set."""
-        from llmft.evaluation.metrics import split_metrics
+        from llmft.evaluation.labels import split_metrics
 
         return {name: split_metrics(scores) for name, scores in found.items()}
 
@@ -305,7 +305,7 @@ class Job:
         Args:
             saved: what answers found in the cache had cost when they were made, for `cost.json`.
         """
-        from llmft.evaluation.metrics import majority
+        from llmft.evaluation.labels import majority
         from llmft.models.gather import all_gather
         from llmft.runs.show import show_run
 

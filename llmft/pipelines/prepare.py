@@ -97,6 +97,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         settings["given"] = {name: value for name, value in settings["given"].items() if name not in TRAINING}
     if distilling:
         settings |= distillation_settings(distilling, task, data.data_dir)
+    if task.metrics:
+        settings["metrics"] = {name: describe_metric(name) for name in task.metrics}
     if listed is not None:
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
@@ -132,6 +134,19 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
             )
         )
     return jobs
+
+
+def describe_metric(name: str) -> str:
+    """What a run's name holds of a metric of --metric: the text of its file, or its name on the hub.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    from llmft.evaluation.metrics import load_metric, metric_file
+
+    load_metric(name)
+    file = metric_file(name)
+    return name if file is None else file.read_text(encoding="utf-8")
 
 
 EVALUATION = {"seed", "data_seed", "per_device_eval_batch_size", "max_batch_tokens", "fp16", "bf16", "tf32", "full_determinism"}

@@ -26,7 +26,7 @@ BY_LABEL = {"paws-qqp": ("not-paraphrase", "paraphrase"), "cola-ood": ("unaccept
 
 def upstream_row(job: Job, asker: Asker, scores: dict[str, SplitScores]) -> dict[str, Any]:
     """One row: metrics of every set (those of the in-domain set last, as upstream orders them), then the settings."""
-    from llmft.evaluation.metrics import split_metrics
+    from llmft.evaluation.labels import split_metrics
 
     data, shots, run = (job.arguments(group) for group in (DataArguments, DemonstrationArguments, RunArguments))
     phases = {phase.name: phase for phase in job.meter.phases}

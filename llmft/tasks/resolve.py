@@ -34,7 +34,7 @@ def resolve_task(data: DataArguments, *, labels_needed: bool = True, query_file:
         task = get_task(DEFAULT_TASK if data.task_name is None else data.task_name)
     else:
         task = own_task(data, labels_needed=labels_needed)
-    return _subsampled(_tested_on(task, data), data.subsample_splits)
+    return replace(_subsampled(_tested_on(task, data), data.subsample_splits), metrics=data.metrics)
 
 
 def _subsampled(task: Task, size: int | None) -> Task:

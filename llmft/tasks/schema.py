@@ -75,7 +75,7 @@ class EvalSet:
         label_map: the task's label for each label of the source, None for rows that are left out; None: they are the same.
         label: the only label, after mapping, whose rows are taken.
         where: (column, value) that rows must have.
-        metrics: names in `llmft.evaluation.metrics.TASK_METRICS` that this set is measured by beside accuracy.
+        metrics: metrics by name or file (`llmft.evaluation.metrics`) that this set is measured by beside accuracy.
     """
 
     name: str
@@ -122,6 +122,7 @@ class Task:
         splits: where given, makes the rows, in place of `train` and the evaluation sets' sources.
         label_pattern: the prompt that shows its own answer at `{label}`, for `--context label`.
         instruction: of variant and data seed, the text that tells a model what to do, for `--context instruction`.
+        metrics: metrics, as those of a set, that all sets are measured by.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Task:
     has_variants: bool = False
     label_pattern: str = "{text1} Label: {label} ?"
     instruction: Callable[[str | None, int], str] | None = field(default=None, compare=False)
+    metrics: tuple[str, ...] = ()
 
     @property
     def pattern(self) -> str:
@@ -157,4 +159,5 @@ class Task:
 
     def metrics_of(self, eval_set: str) -> tuple[str, ...]:
         """The metrics beside accuracy that the evaluation set of this name is measured by."""
-        return next((s.metrics for s in self.row_sets if s.name == eval_set), ())
+        of_set = next((s.metrics for s in self.row_sets if s.name == eval_set), ())
+        return tuple(dict.fromkeys((*of_set, *self.metrics)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmft.evaluation.metrics import mean_kl, split_metrics
+from llmft.evaluation.labels import mean_kl, split_metrics
 from llmft.evaluation.score import SplitScores
 from llmft.runs.show import pooled
 

@@ -16,7 +16,7 @@ import torch
 
 from llmft.cost.flops import inference_flops
 from llmft.cost.phases import Phase
-from llmft.evaluation.metrics import label_prior
+from llmft.evaluation.labels import label_prior
 from llmft.evaluation.score import Asker, SplitScores
 from llmft.models.label_scores import on_device
 from llmft.models.sequence_scores import LabelSequences

@@ -18,6 +18,7 @@ from llmft.pipelines.session import run_main
 from llmft.runs.finished import Command
 from llmft.tasks.toy import CHECKPOINT
 from llmft.training import ft_trainer
+from tests.evaluation.test_labels import MODULE
 from tests.pipelines.conftest import MAIN, last_wins
 from tests.pipelines.test_other_teachers import padded
 from tests.pipelines.test_safety import RunsCode
@@ -140,6 +141,8 @@ CASES = {
     "no such file in it": Case("eval.py", "--task sst2 --data_dir {folder}"),
     "a pattern without {text1}": Case("eval.py", "--pattern text"),
     "an unknown placeholder": Case("eval.py", "--pattern '{{text1}} {{text3}}'"),
+    "a metric that is not there": Case("eval.py", "--metric /nowhere.py"),
+    "a metric that fails": Case("eval.py", "--metric {failing_metric}"),
     "a row with an empty text": Case("eval.py", own("{good}", "{empty_text}", "--target_tokens Yes,No --pattern '{{text1}}'")),
     "too few label words": Case("eval.py", "--target_tokens Yes"),
     "the same label word twice": Case("eval.py", "--target_tokens Yes,Yes"),
@@ -249,6 +252,8 @@ def files(tmp_path_factory, tokenizers):
     found = {Path(name).stem: folder / name for name in texts}
     for name, text in texts.items():
         (folder / name).write_text(text)
+    found["failing_metric"] = folder / "failing_metric.py"
+    found["failing_metric"].write_text(MODULE.replace("RESULT", "1 / 0"))
     (folder / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     pd.DataFrame(rows).to_parquet(folder / "whole.parquet")
     (folder / "cut.parquet").write_bytes((folder / "whole.parquet").read_bytes()[:-30])

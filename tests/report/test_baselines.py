@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from llmft.evaluation.metrics import majority
+from llmft.evaluation.labels import majority
 from llmft.report.baselines import beside, published
 from llmft.tasks.load import load_task
 from llmft.tasks.table import TASKS, get_task

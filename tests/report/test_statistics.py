@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from llmft.evaluation.metrics import compute_metric
 from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_intervals
 from llmft.report.paired import exact_p, mcnemar, read_answers
 from llmft.report.statistics import welch_over_sizes
@@ -114,17 +115,20 @@ def test_the_interval_of_an_accuracy_is_the_bootstraps(right, n):
     assert low[0] == pytest.approx(resampled.low, abs=1.01 / n) and high[0] == pytest.approx(resampled.high, abs=1.01 / n)
 
 
+def measure(metric):
+    """The metric as a function of labels and predictions, both (N,)."""
+    return lambda labels, predictions: compute_metric(metric, predictions, labels)[metric]
+
+
 @pytest.mark.parametrize("metric", TABLE_METRICS)
 def test_the_interval_of_a_table_is_the_bootstraps(metric):
-    from llmft.evaluation.metrics import TASK_METRICS
-
     table = np.array([[40, 15], [10, 35]])
     labels = np.repeat([0, 0, 1, 1], table.ravel())
     predictions = np.repeat([0, 1, 0, 1], table.ravel())
-    assert TABLE_METRICS[metric](table) == pytest.approx(TASK_METRICS[metric](labels, predictions))
+    assert TABLE_METRICS[metric](table) == pytest.approx(measure(metric)(labels, predictions))
     (low,), (high,) = table_intervals(metric, [table], ["a run"])
     resampled = stats.bootstrap(
-        (labels, predictions), TASK_METRICS[metric], paired=True, vectorized=False, method="percentile", n_resamples=200,
+        (labels, predictions), measure(metric), paired=True, vectorized=False, method="percentile", n_resamples=200,
         rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     assert low == pytest.approx(resampled.low, abs=0.05) and high == pytest.approx(resampled.high, abs=0.05)
@@ -134,11 +138,9 @@ def test_the_interval_of_a_table_is_the_bootstraps(metric):
 @settings(deadline=None)  # the first case imports scikit-learn
 @given(st.lists(st.integers(0, 30), min_size=4, max_size=4).filter(sum))
 def test_metrics_of_tables_are_scikit_learns(cells):
-    from llmft.evaluation.metrics import TASK_METRICS
-
     labels, predictions = np.repeat([0, 0, 1, 1], cells), np.repeat([0, 1, 0, 1], cells)
     for metric, of_table in TABLE_METRICS.items():
-        assert of_table(np.array(cells).reshape(2, 2)) == pytest.approx(TASK_METRICS[metric](labels, predictions))
+        assert of_table(np.array(cells).reshape(2, 2)) == pytest.approx(measure(metric)(labels, predictions))
 
 
 def test_gaps_recovered_are_means_over_runs(summary):

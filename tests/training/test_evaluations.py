@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmft.evaluation.metrics import split_metrics
+from llmft.evaluation.labels import split_metrics
 from llmft.evaluation.score import SplitScores
 from llmft.runs.show import pooled
 from llmft.training.evaluations import Evaluations

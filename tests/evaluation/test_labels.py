@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from llmft.evaluation.metrics import TASK_METRICS, agreement, gap_recovered, label_prior, mean_kl, renormalise, split_metrics
+from llmft.errors import InputError
+from llmft.evaluation.labels import agreement, gap_recovered, label_prior, mean_kl, renormalise, split_metrics
+from llmft.evaluation.metrics import shipped_metrics
 from llmft.evaluation.score import SplitScores
 from llmft.runs.show import pooled
 from llmft.tasks.table import TASKS, get_task
@@ -55,7 +57,45 @@ def test_the_tasks_own_metrics_where_there_is_one_class():
 
 def test_the_tables_metrics_exist():
     named = {name for task in TASKS for s in get_task(task).row_sets for name in s.metrics}
-    assert named == set(TASK_METRICS)
+    assert named == set(shipped_metrics())
+
+
+MODULE = """
+import datasets
+import evaluate
+
+
+class Errors(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references):
+        return RESULT
+"""
+
+
+def test_a_module_of_the_users_own(tmp_path):
+    file = tmp_path / "errors.py"
+    count = "{'errors': sum(p != r for p, r in zip(predictions, references)), 'loss': 2.5, 'kind': 'text'}"
+    file.write_text(MODULE.replace("RESULT", count))
+    right, wrong = [0.9, 0.1], [0.1, 0.9]
+    found = scores([right, wrong], [right, wrong], best_token=[7] * 2, labels=[0, 0])
+    metrics = split_metrics(replace(found, task_metrics=(str(file),)))
+    assert (metrics["errors"], metrics["errors_loss"]) == (1.0, 2.5)  # its loss does not replace the loss
+    assert metrics["loss"] == pytest.approx(-np.log([0.9, 0.1]).mean()) and "kind" not in metrics
+
+
+@pytest.mark.parametrize(
+    ("result", "message"), [("1 / 0", "fails on 1 predictions (ZeroDivisionError"), ("{}", "gives no number")]
+)
+def test_a_module_that_fails_is_named(tmp_path, result, message):
+    file = tmp_path / f"module{len(result)}.py"
+    file.write_text(MODULE.replace("RESULT", result))
+    found = scores([[0.9, 0.1]], [[0.9, 0.1]], best_token=[7], labels=[0])
+    with pytest.raises(InputError, match="--metric") as error:
+        split_metrics(replace(found, task_metrics=(str(file),)))
+    assert message in str(error.value)
 
 
 @given(st.integers(1, 20), st.integers(2, 5), st.integers(0, 10_000))

@@ -1,36 +1,18 @@
-"""Metrics of scored splits, as pure functions on arrays."""
+"""Labels as answers: what a model's label probabilities say, and how they are judged. Pure functions on arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmft.evaluation.calibration import expected_calibration_error
+from llmft.evaluation.metrics import compute_metric
 
 if TYPE_CHECKING:
     from llmft.evaluation.score import SplitScores
-
-
-def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """F1 of label 1, both (N,); 0 where no row has it and none is given it (GLUE's measure of QQP)."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, pos_label=1, zero_division=0))
-
-
-def matthews_correlation(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Matthews' correlation, both (N,), from -1 to 1; 0 where all labels or all predictions are the same (GLUE's for CoLA)."""
-    from sklearn.metrics import matthews_corrcoef
-
-    if len({*labels.tolist(), *predictions.tolist()}) == 1:  # scikit-learn gives 0 as well, and a warning
-        return 0.0
-    return float(matthews_corrcoef(labels, predictions))
-
-
-TASK_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"f1": f1, "matthews_correlation": matthews_correlation}
-"""Metrics that an entry of the task table can name, of labels and predictions."""
 
 
 def majority(labels: Sequence[int] | np.ndarray) -> float:
@@ -44,11 +26,15 @@ def split_metrics(scores: SplitScores) -> dict[str, float | int]:
     `score_accuracy` takes the argmax over the labels (Mosbach et al. 2023, section 3); `accuracy` counts an answer only
     where the label's token is the argmax over the whole vocabulary; `loss` is the mean negative log-probability (nats) of
     the right label's token over the vocabulary; `ece` is the expected calibration error of the label probabilities (15 bins).
-    `task_metrics` are names in `TASK_METRICS`, of the argmax over the labels.
+    The task's own (`scores.task_metrics`, by `llmft.evaluation.metrics`) are of the argmax over the labels; where one gives a
+    number under a name that is taken, the metric's name goes in front.
+
+    Raises:
+        InputError: a metric fails.
     """
     rows = np.arange(len(scores.labels))
     answers = np.asarray(scores.label_ids)[scores.labels]
-    return {
+    metrics = {
         "accuracy": None if scores.several_tokens else float(np.mean(scores.best_token == answers)),
         "score_accuracy": float(np.mean(scores.predictions == scores.labels)),
         "loss": float(-np.mean(scores.token_logprobs[rows, scores.labels])),
@@ -56,8 +42,11 @@ def split_metrics(scores: SplitScores) -> dict[str, float | int]:
         "n": len(rows),
         "n_asked": len(rows),
         "n_shortened": scores.shortened,
-        **{name: TASK_METRICS[name](scores.labels, scores.predictions) for name in scores.task_metrics},
     }
+    for metric in scores.task_metrics:
+        for name, value in compute_metric(metric, scores.predictions, scores.labels).items():
+            metrics[f"{Path(metric).stem}_{name}" if name in metrics else name] = value
+    return metrics
 
 
 def renormalise(logprobs: np.ndarray, prior: np.ndarray | None = None) -> np.ndarray:
