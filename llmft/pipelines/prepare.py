@@ -24,7 +24,7 @@ from llmft.models.load import fingerprint_model, short_name
 from llmft.pipelines.job import Job
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
-from llmft.run_checks import SEEDS
+from llmft.run_checks import JSON, SEEDS
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
 from llmft.tasks.load import fingerprint_data
@@ -86,7 +86,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "data": fingerprint_data(task, data.data_dir),
         "deepspeed": Path(deepspeed).read_text(encoding="utf-8") if isinstance(deepspeed, str) else deepspeed,
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
-        "given": {name: value for name, value in given.items() if name not in IRRELEVANT},
+        "given": {name: _content(name, value) for name, value in given.items() if name not in IRRELEVANT},
     }
     if FineTuningArguments in by_type and by_type[FineTuningArguments].train_on == "train":
         unused = {f.name for f in fields(DemonstrationArguments)}
@@ -147,6 +147,12 @@ def describe_metric(name: str) -> str:
     load_metric(name)
     file = metric_file(name)
     return name if file is None else file.read_text(encoding="utf-8")
+
+
+def _content(name: str, value: Any) -> Any:
+    """The value of an argument; of one that takes JSON or a file with it, the text of that file."""
+    names_file = name in JSON and isinstance(value, str) and not value.startswith("{")
+    return Path(value).read_text(encoding="utf-8-sig") if names_file else value
 
 
 EVALUATION = {"seed", "data_seed", "per_device_eval_batch_size", "max_batch_tokens", "fp16", "bf16", "tf32", "full_determinism"}
