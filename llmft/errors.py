@@ -1,5 +1,9 @@
 """The one kind of error that is the user's to fix: entry scripts print it as a single line and exit with status 2."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 LONGEST = 2000
 """Characters of a message; a longer one, made long by a value in it, loses its middle."""
 
@@ -24,9 +28,10 @@ def quote(value: object, limit: int = 100) -> str:
 
 def one_line(error: object) -> str:
     """A message as one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+    line = " ".join(str(error).split())
+    return line if len(line) <= 300 else f"{line[:297]}..."
 
 
-def listed(names: object) -> str:
+def listed(names: Iterable[object]) -> str:
     """Names with commas between, of at most 300 characters; one that is empty or has spaces around it is quoted."""
     return one_line(", ".join(name if name and name == name.strip() else quote(name) for name in map(str, names)))

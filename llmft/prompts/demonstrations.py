@@ -17,6 +17,7 @@ from llmft.errors import InputError, one_line
 from llmft.prompts.render import PromptFormat
 from llmft.tasks.encodings import decode
 from llmft.tasks.formats import csv_table
+from llmft.tasks.rows import whole_number
 from llmft.tasks.table import Row
 
 EVAL_SUBSET_SEED = 123
@@ -102,7 +103,7 @@ def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:
         cells = json.loads(text) if file.endswith(".json") else csv_table(text)["idx"]
         if not isinstance(cells, list):
             raise TypeError(f"{type(cells).__name__} in place of a list")
-        wanted = [int(idx) for idx in cells]
+        wanted = [whole_number(cell) for cell in cells]
     except KeyError as error:
         raise InputError(f"{flag}: cannot be read (it has no column idx); {remedy}") from error
     except (OSError, ValueError, TypeError, csv.Error, RecursionError, OverflowError) as error:

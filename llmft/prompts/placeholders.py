@@ -29,6 +29,7 @@ def take_off_placeholders(pattern: str, tokens: int, flag: str = "--pattern") ->
     found = len(re.findall("<", runs[0][0]))
     if found != tokens:
         raise InputError(
-            f"{flag} {quote(pattern)}: {found} placeholders for --num_soft_prompt_tokens {tokens}; write as many, or leave them out"
+            f"{flag} {quote(pattern)}: {found} placeholders for --num_soft_prompt_tokens {tokens}; "
+            "write as many, or leave them out"
         )
     return pattern[runs[0].end() :].removeprefix(" ")

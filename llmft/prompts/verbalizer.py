@@ -62,7 +62,7 @@ def label_sequences(
         for other in found[:i] + found[i + 1 :]:
             if other[: len(ids)] == ids:
                 raise InputError(
-                    f"{flag} {quote(','.join(words))}: the tokens {ids} of {quote(words[i])} are, or begin, those of another word for the "
-                    f"tokenizer of {tokenizer.name_or_path}; choose words that differ"
+                    f"{flag} {quote(','.join(words))}: the tokens {ids} of {quote(words[i])} are, or begin, those of "
+                    f"another word for the tokenizer of {tokenizer.name_or_path}; choose words that differ"
                 )
     return found

@@ -12,10 +12,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, one_line, quote
 from llmft.tasks.encodings import OPENERS, WrongFile, decode, kind_of, read_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Table = dict[str, list[Any]]
 """Column -> its values, all columns equally long. csv and tsv hold text alone."""
@@ -68,7 +71,8 @@ def check_file(path: Path, where: str) -> None:
         raise InputError(f"{where}: no such file that can be read; check the path")
     if _ending(path) not in READERS:
         raise InputError(
-            f"{where}: the ending {quote(path.suffix)} says no format; give one of {' '.join(ENDINGS)}, packed as {' '.join(OPENERS)} or not"
+            f"{where}: the ending {quote(path.suffix)} says no format; give one of {' '.join(ENDINGS)} (text also packed: "
+            f"{' '.join(OPENERS)})"
         )
     if path.stat().st_size == 0:
         raise InputError(f"{where}: the file is empty; give one with rows")
@@ -89,7 +93,16 @@ def csv_table(text: str) -> Table:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         names = next((cells for cells in reader if cells), [])
         _check_separator(names, ",")
-        return _columns(names, [(reader.line_num, cells) for cells in reader if cells])
+        rows: list[tuple[int, list[str]]] = []
+        before = reader.line_num
+        try:
+            for cells in reader:
+                before = reader.line_num
+                if cells:
+                    rows.append((before, cells))
+        except csv.Error as error:
+            raise ValueError(f"the row that begins in line {before + 1}: {error}") from error
+        return _columns(names, rows)
 
 
 @contextmanager
@@ -127,7 +140,17 @@ def _parquet(path: Path) -> Table:
         raise WrongFile("it is {}; {}".format(*what))
     table = parquet.ParquetFile(path, thrift_string_size_limit=LARGEST, thrift_container_size_limit=LARGEST).read()
     _check_names(table.column_names)
-    return {name: column.to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)}
+    return {name: _cells(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    """A column's values; of times that Python's cannot hold, their text: mostly nobody asks for them."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError, KeyError):
+        return column.cast(pa.string()).to_pylist()
 
 
 def _csv(path: Path) -> Table:
@@ -174,7 +197,7 @@ def _objects(text: str) -> Table:
                 try:
                     yield "line", number, _parse(line)
                 except ValueError as error:
-                    hint = " (a comma ends it, which belongs into a .json list)" if line.rstrip().endswith(",") else ""
+                    hint = " (a comma ends it; write an object a line without)" if line.rstrip().endswith(",") else ""
                     raise ValueError(f"line {number}: {error}{hint}") from error
 
     return _records(parse())
@@ -209,7 +232,9 @@ def _check_separator(names: list[str], separator: str) -> None:
         return
     other = next((mark for mark in SEPARATORS if mark in names[0] and mark != separator), None)
     if other:
-        remedy = "let its name end in .tsv" if other == "\t" else "let its name end in .csv" if other == "," else "save it as csv"
+        remedy = (
+            "let its name end in .tsv" if other == "\t" else "let its name end in .csv" if other == "," else "save it with commas"
+        )
         raise WrongFile(
             f"{SEPARATORS[other]} separates its columns ({quote(names[0])}), and not {SEPARATORS[separator]}; {remedy}"
         )

@@ -124,7 +124,8 @@ def _labels(data: DataArguments, table: Table, *, labels_needed: bool) -> tuple[
         shown = ", ".join(quote(number) for number in sorted(numbers)[:20]) or "all -1"
         unlabelled = " (-1 says that a row has none)" if UNLABELLED in labels.values() else ""
         raise InputError(
-            f"{where}: the labels are {shown}{unlabelled}; number two or more from 0 without a gap, or name all with --label_names"
+            f"{where}: the labels are {shown}{unlabelled}; number two or more from 0 without a gap, "
+            "or name all with --label_names"
         )
     return tuple(map(str, sorted(numbers))), ()
 
@@ -138,8 +139,8 @@ def _label_names(labels: dict[int, int | str], where: str) -> tuple[str, ...]:
         other, other_row = rows.setdefault(plain(label), (label, row))
         if other != label:
             raise InputError(
-                f"{where}: labels {quote(other)} (row {other_row + 1}) and {quote(label)} (row {row + 1}) differ in case or spaces "
-                "alone; write them alike, or list all with --label_names"
+                f"{where}: labels {quote(other)} (row {other_row + 1}) and {quote(label)} (row {row + 1}) differ in case or "
+                "spaces alone; write them alike, or list all with --label_names"
             )
     return tuple(sorted(label for label, _ in rows.values()))
 

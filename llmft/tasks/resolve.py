@@ -114,7 +114,8 @@ def _heuristics(data: DataArguments, *, evaluated: bool) -> tuple[str, ...]:
     unknown = [name for name in names if name not in HANS_SUBCASES]
     if unknown:
         raise InputError(
-            f"--hans_heuristics {data.hans_heuristics}: no heuristic {quote(unknown[0])}; choose of {', '.join(HANS_SUBCASES)}, or all"
+            f"--hans_heuristics {data.hans_heuristics}: no heuristic {quote(unknown[0])}; "
+            f"choose of {', '.join(HANS_SUBCASES)}, or all"
         )
     subcases = [subcase for name in names for subcase in HANS_SUBCASES[name]]
     if data.hans_subcase is not None and data.hans_subcase not in subcases:

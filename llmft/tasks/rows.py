@@ -127,8 +127,20 @@ def label_of(cell: Any, words: Sequence[str] = ()) -> int | str | None:
     elif isinstance(cell, int | float | Decimal) and cell % 1 == 0:
         label = int(cell)
     else:
-        raise ValueError(f"{quote(cell)} is neither a whole number nor text")
+        raise ValueError(f"{quote(cell)} is no whole number")
     return str(label) if str(label) in words else label
+
+
+def whole_number(cell: Any) -> int:
+    """The whole number that a cell means.
+
+    Raises:
+        ValueError: it means none.
+    """
+    number = label_of(cell.strip() if isinstance(cell, str) else cell)
+    if not isinstance(number, int):
+        raise ValueError(f"{quote(cell)} is no whole number")
+    return number
 
 
 def _labels(table: Table, eval_set: EvalSet, task: Task, where: str, first: int) -> list[int]:
@@ -255,11 +267,9 @@ def _idx(cells: list[Any], where: str, first: int) -> list[int]:
     rows: dict[int, int] = {}
     for row, cell in enumerate(cells, first):
         try:
-            idx = label_of(cell)
-        except ValueError:
-            idx = None
-        if not isinstance(idx, int):
-            raise InputError(f"{where}: column idx holds {quote(cell)} in row {row}, no whole number; fix or drop it")
+            idx = whole_number(cell)
+        except ValueError as error:
+            raise InputError(f"{where}: column idx, row {row}: {error}; fix or drop it") from error
         if idx in rows:
             raise InputError(
                 f"{where}: column idx holds the same number twice, {idx} in rows {rows[idx]} and {row}; make it unique or drop it"
