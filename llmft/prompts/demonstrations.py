@@ -105,7 +105,7 @@ def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:
             raise TypeError(f"{type(cells).__name__} in place of a list")
         wanted = [whole_number(cell) for cell in cells]
     except KeyError as error:
-        raise InputError(f"{flag}: cannot be read (it has no column idx); {remedy}") from error
+        raise InputError(f"{flag}: cannot be read (there is no column 'idx'); {remedy}") from error
     except (OSError, ValueError, TypeError, csv.Error, RecursionError, OverflowError) as error:
         raise InputError(f"{flag}: cannot be read ({one_line(error)}); {remedy}") from error
     by_idx = {row["idx"]: row for row in rows}
