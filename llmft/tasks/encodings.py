@@ -12,7 +12,7 @@ from pathlib import Path
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 """Endings of packed files that are read as what they hold."""
-SAVE_AS_TEXT = "save it as csv in UTF-8"
+SAVE_AS_TABLE = "save it as csv in UTF-8"
 KINDS = (
     (b"PAR1", "a parquet file", "let its name end in .parquet"),
     (b"\x1f\x8b", "packed by gzip", "let its name end in .gz"),
@@ -20,13 +20,13 @@ KINDS = (
     (b"\xfd7zXZ\x00", "packed by xz", "let its name end in .xz"),
     (b"\x28\xb5\x2f\xfd", "packed by zstd", "unpack it"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (xls)", SAVE_AS_TEXT),
-    (b"\x93NUMPY", "a numpy array", SAVE_AS_TEXT),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (xls)", SAVE_AS_TABLE),
+    (b"\x93NUMPY", "a numpy array", SAVE_AS_TABLE),
     (b"ARROW1", "an Arrow (feather) file", "write it with pandas' to_parquet"),
     (b"\xff\xff\xff\xff", "an Arrow stream, as save_to_disk writes it", "write it with the data set's to_parquet"),
-    (b"\x89HDF", "an HDF5 file", SAVE_AS_TEXT),
-    (b"SQLite format 3\x00", "an SQLite database", SAVE_AS_TEXT),
-    (b"%PDF", "a PDF", SAVE_AS_TEXT),
+    (b"\x89HDF", "an HDF5 file", SAVE_AS_TABLE),
+    (b"SQLite format 3\x00", "an SQLite database", SAVE_AS_TABLE),
+    (b"%PDF", "a PDF", "save it as text in UTF-8"),
     (b"version https://git-lfs", "a Git LFS pointer in place of the file", "run git lfs pull"),
 )
 """First bytes, what such a file is, and what to do."""
@@ -93,5 +93,5 @@ def _kind_of_zip(data: bytes) -> tuple[str, str]:
     except zipfile.BadZipFile:
         names = []
     if any(name.startswith("xl/") for name in names):
-        return "an Excel workbook (xlsx)", SAVE_AS_TEXT
+        return "an Excel workbook (xlsx)", SAVE_AS_TABLE
     return "a zip archive", "unpack it"

@@ -179,9 +179,9 @@ def _json_lines(path: Path) -> Table:
 def _json(path: Path) -> Table:
     text = _text(path)
     if text.lstrip().startswith("["):
-        return _records(("row", number, record) for number, record in enumerate(_parse(text), 1))
+        return _records(("row", number, record) for number, record in enumerate(PARSER.decode(text), 1))
     try:
-        whole = _parse(text)
+        whole = PARSER.decode(text)
     except ValueError:  # an object a line, or damaged
         return _objects(text)
     rows = [value for name, value in whole.items() if name == "data" or len(whole) == 1] if isinstance(whole, dict) else []
@@ -195,7 +195,7 @@ def _objects(text: str) -> Table:
         for number, line in enumerate(split_lines(text), 1):
             if line.strip():
                 try:
-                    yield "line", number, _parse(line)
+                    yield "line", number, PARSER.decode(line)
                 except ValueError as error:
                     hint = " (a comma ends it; write an object a line without)" if line.rstrip().endswith(",") else ""
                     raise ValueError(f"line {number}: {error}{hint}") from error
@@ -203,14 +203,13 @@ def _objects(text: str) -> Table:
     return _records(parse())
 
 
-def _parse(text: str) -> Any:
-    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < DIGITS else digits, object_pairs_hook=_object)
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made := dict(pairs)) < len(pairs):
         _check_names([name for name, _ in pairs])
     return made
+
+
+PARSER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < DIGITS else digits, object_pairs_hook=_object)
 
 
 def _records(records: Iterable[tuple[str, int, Any]]) -> Table:
