@@ -185,7 +185,7 @@ def _json(path: Path) -> Table:
     except ValueError:  # an object a line, or damaged
         return _objects(text)
     rows = [value for name, value in whole.items() if name == "data" or len(whole) == 1] if isinstance(whole, dict) else []
-    if rows and isinstance(rows[0], list) and rows[0] and all(isinstance(record, dict) for record in rows[0]):
+    if rows and isinstance(rows[0], list) and all(isinstance(record, dict) for record in rows[0]):
         return _records(("row", number, record) for number, record in enumerate(rows[0], 1))
     return _records([("row", 1, whole)])
 
@@ -222,6 +222,8 @@ def _records(records: Iterable[tuple[str, int, Any]]) -> Table:
     if len(rows) == 1 and rows[0] and all(isinstance(value, dict | list) for value in rows[0].values()):
         raise WrongFile("it is one object of columns; write a list of rows (pandas: orient='records')")
     names = dict.fromkeys(name for record in rows for name in record)
+    if not names:
+        raise WrongFile("there is no row in it; give another file")
     return {name: [record.get(name) for record in rows] for name in names}
 
 

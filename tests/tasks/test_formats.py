@@ -146,6 +146,8 @@ def test_json_objects_may_differ_in_their_columns(tmp_path):
         ("a.json", b"[1, 2]", "cannot be read as json: row 1 is no object"),
         ("a.json", b"[" * 100000, "cannot be read as json: its values are nested too deeply"),
         ("a.json", b'{"a": {"0": 1, "1": 2}, "b": {"0": 1, "1": 2}}', "json: it is one object of columns; .*orient='records'"),
+        ("a.json", b"[]", "cannot be read as json: there is no row in it; give another file"),
+        ("a.json", b'{"data": []}', "cannot be read as json: there is no row in it; give another file"),
         ("a.jsonl", b'{"a": [1, 2], "b": [1, 2]}', "jsonl: it is one object of columns; .*orient='records'"),
         ("a.jsonl", b'{"a": 1},\n{"a": 2}\n', "cannot be read as jsonl: line 1: .* .a comma ends it"),
         ("a.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}\n', "cannot be read as jsonl: line 2: two columns are called 'a'"),
