@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 
 
 def flag(default: Any, text: str, **metadata: Any) -> Any:
@@ -229,7 +229,9 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         if self.pattern is not None and self.pattern_name != "minimal":
-            raise InputError(f"--pattern_name {self.pattern_name}: --pattern {self.pattern!r} is given as well; leave one out")
+            raise InputError(
+                f"--pattern_name {self.pattern_name}: --pattern {quote(self.pattern)} is given as well; leave one out"
+            )
         if self.max_seq_length is not None and self.max_seq_length < 1:
             raise InputError(f"--max_seq_length {self.max_seq_length}: must be 1 or more")
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 
 RENAMED = {
     "--evaluation_strategy": "--eval_strategy",
@@ -88,7 +88,7 @@ def refuse_unusable(name: str, value: Any) -> None:
     if not isinstance(value, str):
         return
     if not value.strip() and name not in MAY_BE_EMPTY:
-        raise InputError(f"--{name} {value!r}: is empty; give a value, or leave it out")
+        raise InputError(f"--{name} {quote(value)}: is empty; give a value, or leave it out")
     if name.endswith(("_file", "_dir", "_path", "_name")) or name == "deepspeed":
         parts = value.replace(",", "/").split("/")
         if max(len(part.encode()) for part in parts) > LONGEST_NAME or len(value.encode()) > LONGEST_PATH:

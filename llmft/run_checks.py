@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 
 if TYPE_CHECKING:
     from llmft.run_arguments import RunArguments
@@ -105,7 +105,7 @@ def check_deepspeed(file: str) -> None:
     config = _read_json("deepspeed", file)
     for name in SECTIONS:
         if not isinstance(config.get(name, {}), dict):
-            raise InputError(f"--deepspeed {file}: {name} is {config[name]!r}; write an object with its settings")
+            raise InputError(f"--deepspeed {file}: {name} is {quote(config[name])}; write an object with its settings")
     import torch
     from pydantic import ValidationError
 
@@ -119,7 +119,7 @@ def check_deepspeed(file: str) -> None:
         first = error.errors()[0]
         place = ".".join(map(str, ("zero_optimization", *first["loc"])))
         raise InputError(
-            f"--deepspeed {file}: {place} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+            f"--deepspeed {file}: {place} is {quote(first['input'])}; {first['msg'][0].lower()}{first['msg'][1:]}"
         ) from error
 
 

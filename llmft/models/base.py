@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 
 PEFT_SETTINGS, PARALLEL_SETTINGS, HEAD_SETTINGS = "adapter_config.json", "parallel_adapter.json", "classification_head.json"
 """Files by which a folder is known to hold an adapter of peft's, parallel adapters, a classification head."""
@@ -40,7 +40,7 @@ def base_named_in(folder: Path) -> Base | None:
         name = settings["base_model_name_or_path"]
         if not isinstance(name, str) or Path(name).resolve() == folder.resolve():
             raise InputError(
-                f"--model_name_or_path {folder}: {file} names as base {name!r}; write the base's folder or hub name there"
+                f"--model_name_or_path {folder}: {file} names as base {quote(name)}; write the base's folder or hub name there"
             )
         return Base(name, settings.get("revision") or "main", file)
     return None

@@ -20,7 +20,9 @@ from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.run_arguments import DistillationRunArguments
+from llmft.tasks.load import say_note
 from llmft.tasks.queries import leave_out, load_queries
+from llmft.tasks.rows import left_out
 from llmft.tasks.table import Row
 
 if TYPE_CHECKING:
@@ -156,7 +158,10 @@ def draw_queries(job: Job) -> list[Row]:
     rows = job.data.train
     if flags.query_file is not None:
         rows = load_queries(flags.query_file, data, job.task, labels=needing is not None)
+    total = len(rows)
     rows = leave_out(rows, shown)  # by text: data sets hold some rows twice
+    if flags.query_file is not None and len(rows) < total:
+        say_note(left_out(f"--query_file {flags.query_file}", total, {"shown as demonstrations": total - len(rows)}))
     seed = job.arguments(DistillationRunArguments).data_seed
     queries = draw_training_rows(rows, data.max_train_samples, data_seed=seed, exclude=shown)
     if {row["idx"] for row in queries} & {row["idx"] for row in shown}:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments import DataArguments
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 from llmft.prompts.demonstrations import draw_eval_rows
 from llmft.prompts.render import PromptFormat
 from llmft.run_arguments import RunArguments
@@ -43,7 +43,7 @@ def retention_tasks(names: str | None, own: str) -> list[Task]:
         if name == own:
             raise InputError(f"--retention_tasks {names}: {own} is the run's own task; choose of {others}")
         if name not in TASKS:
-            raise InputError(f"--retention_tasks {names}: no task {name!r}; choose of {others}, comma between")
+            raise InputError(f"--retention_tasks {names}: no task {quote(name)}; choose of {others}, comma between")
         if name in found[:place]:
             raise InputError(f"--retention_tasks {names}: {name} stands there twice; name it once")
     return [in_domain_alone(TASKS[name]) for name in found]

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from llmft.errors import InputError
+from llmft.errors import InputError, one_line
 from llmft.prompts.render import PromptFormat
+from llmft.tasks.encodings import decode
+from llmft.tasks.formats import csv_table
+from llmft.tasks.rows import whole_number
 from llmft.tasks.table import Row
 
 EVAL_SUBSET_SEED = 123
@@ -94,18 +97,17 @@ def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:
     Raises:
         InputError: the file cannot be read, or names what is not among the rows, or names it twice.
     """
-    flag = f"--sample_indices_file {file}"
+    flag, remedy = f"--sample_indices_file {file}", "give a csv with a column idx, or a .json list of idx"
     try:
-        if file.endswith(".json"):
-            found = json.loads(Path(file).read_text(encoding="utf-8"))
-            if not isinstance(found, list):
-                raise TypeError(f"{type(found).__name__} in place of a list")
-            wanted = [int(idx) for idx in found]
-        else:
-            with open(file, encoding="utf-8", newline="") as stream:
-                wanted = [int(line["idx"]) for line in csv.DictReader(stream)]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        raise InputError(f"{flag}: cannot be read ({error!r}); give a csv with a column idx, or a .json list of idx") from error
+        text = decode(Path(file).read_bytes())
+        cells = json.loads(text) if file.endswith(".json") else csv_table(text)["idx"]
+        if not isinstance(cells, list):
+            raise TypeError(f"{type(cells).__name__} in place of a list")
+        wanted = [whole_number(cell) for cell in cells]
+    except KeyError as error:
+        raise InputError(f"{flag}: cannot be read (there is no column 'idx'); {remedy}") from error
+    except (OSError, ValueError, TypeError, csv.Error, RecursionError, OverflowError) as error:
+        raise InputError(f"{flag}: cannot be read ({one_line(error)}); {remedy}") from error
     by_idx = {row["idx"]: row for row in rows}
     missing = [idx for idx in wanted if idx not in by_idx]
     if missing:

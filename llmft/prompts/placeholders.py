@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 
 PLACEHOLDERS = re.compile(r"(?:</s>)+|(?:<unk>)+")
 
@@ -25,10 +25,11 @@ def take_off_placeholders(pattern: str, tokens: int, flag: str = "--pattern") ->
     if not runs:
         return pattern
     if len(runs) > 1 or runs[0].start() > 0:
-        raise InputError(f"{flag} {pattern!r}: the soft prompt stands in front of the pattern; write its placeholders there")
+        raise InputError(f"{flag} {quote(pattern)}: the soft prompt stands in front of the pattern; write its placeholders there")
     found = len(re.findall("<", runs[0][0]))
     if found != tokens:
         raise InputError(
-            f"{flag} {pattern!r}: {found} placeholders for --num_soft_prompt_tokens {tokens}; write as many, or leave them out"
+            f"{flag} {quote(pattern)}: {found} placeholders for --num_soft_prompt_tokens {tokens}; "
+            "write as many, or leave them out"
         )
     return pattern[runs[0].end() :].removeprefix(" ")

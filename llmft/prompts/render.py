@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
+from llmft.tasks.encodings import WrongFile, decode
 
+LINE_END = re.compile(r"\r\n?")
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
 FIELDS = ("text1", "text2")
 CONTENT_FREE = ("N/A", "", "[MASK]")
@@ -35,14 +37,14 @@ def escaped(text: str) -> str:
 
 
 def read_text(file: str, flag: str) -> str:
-    """The text of a file that a flag names, without the newlines at its end.
+    """The text of a file that a flag names, its lines ended by newlines alone, without those at its end.
 
     Raises:
         InputError: it cannot be read, or holds none.
     """
     try:
-        text = Path(file).read_text(encoding="utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        text = LINE_END.sub("\n", decode(Path(file).read_bytes())).rstrip("\n")
+    except (OSError, WrongFile) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{flag} {file}: cannot be read ({reason}); give a text file in UTF-8") from error
     if not text.strip():
@@ -59,7 +61,7 @@ def text_or_file(value: str, flag: str) -> str:
     if len(value) < 256 and Path(value).is_file():  # a longer text is no path, and asking the system would fail
         return read_text(value, flag)
     if not value.strip():
-        raise InputError(f"{flag} {value!r}: there is no text in it; give some, or a file")
+        raise InputError(f"{flag} {quote(value)}: there is no text in it; give some, or a file")
     if not any(letter.isspace() for letter in value) and ("/" in value or Path(value).suffix):
         raise InputError(f"{flag} {value}: looks like a file, and there is none of that name; give one, or words")
     return decode_escapes(value)
@@ -87,14 +89,16 @@ class PromptFormat:
         unknown = [name for name in found if name not in FIELDS and not (name == "label" and self.shown_labels)]
         if unknown:
             raise InputError(
-                f"{self.pattern_flag} {self.pattern!r}: unknown placeholder {{{unknown[0]}}}; use {{text1}} and {{text2}}"
+                f"{self.pattern_flag} {quote(self.pattern)}: unknown placeholder {{{unknown[0]}}}; use {{text1}} and {{text2}}"
             )
         if self.shown_labels and "label" not in found:
             raise InputError(
-                f"{self.pattern_flag} {self.pattern!r}: there is no {{label}} in it; put it where the label is shown"
+                f"{self.pattern_flag} {quote(self.pattern)}: there is no {{label}} in it; put it where the label is shown"
             )
         if "text1" not in found:
-            raise InputError(f"{self.pattern_flag} {self.pattern!r}: there is no {{text1}} in it; put it where the text goes")
+            raise InputError(
+                f"{self.pattern_flag} {quote(self.pattern)}: there is no {{text1}} in it; put it where the text goes"
+            )
         for name in ("pattern", "prefix", "separator", "description"):
             object.__setattr__(self, name, self.decode(getattr(self, name)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 from llmft.prompts.tokens import token_ids
 
 if TYPE_CHECKING:
@@ -22,11 +22,13 @@ def parse_words(target_tokens: str, num_labels: int, flag: str = "--target_token
     """
     words = tuple(word.strip(SPACE_MARKS) for word in target_tokens.split(","))
     if len(words) != num_labels:
-        raise InputError(f"{flag} {target_tokens!r}: {len(words)} words for {num_labels} labels; give one a label, comma between")
+        raise InputError(
+            f"{flag} {quote(target_tokens)}: {len(words)} words for {num_labels} labels; give one a label, comma between"
+        )
     if not all(words):
-        raise InputError(f"{flag} {target_tokens!r}: one of the words is empty; give one a label, comma between")
+        raise InputError(f"{flag} {quote(target_tokens)}: one of the words is empty; give one a label, comma between")
     if len(set(words)) < len(words):
-        raise InputError(f"{flag} {target_tokens!r}: two labels have the same word; give each its own")
+        raise InputError(f"{flag} {quote(target_tokens)}: two labels have the same word; give each its own")
     return words
 
 
@@ -52,7 +54,7 @@ def label_sequences(
             pieces = " ".join(map(repr, tokenizer.convert_ids_to_tokens(own or tokens[-1:])))
             remedy = "choose another word, or add --multi_token_labels" if apart else "choose another word"
             raise InputError(
-                f"{flag} {','.join(words)!r}: {word!r} is not one token behind a query but {pieces} "
+                f"{flag} {quote(','.join(words))}: {quote(word)} is not one token behind a query but {pieces} "
                 f"for the tokenizer of {tokenizer.name_or_path}; {remedy}"
             )
         found.append(own)
@@ -60,7 +62,7 @@ def label_sequences(
         for other in found[:i] + found[i + 1 :]:
             if other[: len(ids)] == ids:
                 raise InputError(
-                    f"{flag} {','.join(words)!r}: the tokens {ids} of {words[i]!r} are, or begin, those of another word for the "
-                    f"tokenizer of {tokenizer.name_or_path}; choose words that differ"
+                    f"{flag} {quote(','.join(words))}: the tokens {ids} of {quote(words[i])} are, or begin, those of "
+                    f"another word for the tokenizer of {tokenizer.name_or_path}; choose words that differ"
                 )
     return found

@@ -5,19 +5,33 @@ from __future__ import annotations
 import csv
 import io
 import json
+import lzma
 import os
-from collections.abc import Callable, Iterable
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmft.errors import InputError
+from llmft.errors import InputError, one_line, quote
+from llmft.tasks.encodings import OPENERS, WrongFile, decode, kind_of, read_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Table = dict[str, list[Any]]
 """Column -> its values, all columns equally long. csv and tsv hold text alone."""
+LINE_END = re.compile(r"\r*\n")
+LARGEST = 2**31 - 1
+"""What limits that guard against damaged files are raised to: a file may well hold a document, or very many columns."""
+DIGITS = 4000
+"""Python refuses to read an integer of more than 4300."""
+SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 def read_file(path: Path, where: str, header: tuple[str, ...] = ()) -> Table:
-    """Read a file by its ending, one of `ENDINGS`.
+    """Read a file by its ending, one of `ENDINGS`, behind which one of `OPENERS` may say that it is packed.
 
     Args:
         where: flag and file, for the error.
@@ -29,12 +43,17 @@ def read_file(path: Path, where: str, header: tuple[str, ...] = ()) -> Table:
     import pyarrow as pa
 
     check_file(path, where)
-    ending = path.suffix.lower()
+    ending = _ending(path)
+    name = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() in OPENERS else ending
     try:
         return _tsv(path, header) if header and READERS[ending] is _tsv else READERS[ending](path)
-    except (ValueError, OSError, csv.Error, RecursionError, pa.ArrowException) as error:
+    except WrongFile as error:
+        raise InputError(f"{where}: cannot be read as {name[1:]}: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: cannot be read as {name[1:]}: its values are nested too deeply; write flat rows") from error
+    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, csv.Error, pa.ArrowException) as error:
         raise InputError(
-            f"{where}: cannot be read as {ending[1:]}: {one_line(error)}; mend the file, or its ending if that is wrong"
+            f"{where}: cannot be read as {name[1:]}: {one_line(error)}; fix the file, or its ending if that is wrong"
         ) from error
 
 
@@ -44,36 +63,98 @@ def check_file(path: Path, where: str) -> None:
     Raises:
         InputError: as `read_file`.
     """
+    if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
+        raise InputError(f"{where}: is a folder of save_to_disk; name a file, which the data set's to_parquet writes")
     if path.is_dir():
         raise InputError(f"{where}: is a folder; name a file")
     if not (path.is_file() and os.access(path, os.R_OK)):
         raise InputError(f"{where}: no such file that can be read; check the path")
-    if path.suffix.lower() not in READERS:
-        raise InputError(f"{where}: the ending {path.suffix!r} says no format; give one of {' '.join(ENDINGS)}")
+    if _ending(path) not in READERS:
+        raise InputError(
+            f"{where}: the ending {quote(path.suffix)} says no format; give one of {' '.join(ENDINGS)} (text also packed: "
+            f"{' '.join(OPENERS)})"
+        )
     if path.stat().st_size == 0:
         raise InputError(f"{where}: the file is empty; give one with rows")
 
 
-def one_line(error: object) -> str:
-    """A message as one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, each ended in its own way; a CR alone ends lines only where there is no other end (old Macs)."""
+    return LINE_END.split(text) if "\n" in text else text.split("\r")
+
+
+def csv_table(text: str) -> Table:
+    """Columns of a csv.
+
+    Raises:
+        ValueError, csv.Error: it is none.
+    """
+    with _wide_cells():
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        names = next((cells for cells in reader if cells), [])
+        _check_separator(names, ",")
+        rows: list[tuple[int, list[str]]] = []
+        before = reader.line_num
+        try:
+            for cells in reader:
+                before = reader.line_num
+                if cells:
+                    rows.append((before, cells))
+        except csv.Error as error:
+            raise ValueError(f"the row that begins in line {before + 1}: {error}") from error
+        return _columns(names, rows)
+
+
+@contextmanager
+def _wide_cells() -> Iterator[None]:
+    """No limit to the length of a cell: Python's is of the whole process, and as it was afterwards."""
+    limit = csv.field_size_limit(LARGEST)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _ending(path: Path) -> str:
+    """The ending that says the format; parquet has its own packing."""
+    ending = path.suffix.lower()
+    if ending in OPENERS:
+        ending = Path(path.stem).suffix.lower()
+        return "" if ending == ".parquet" else ending
+    return ending
 
 
 def _text(path: Path) -> str:
-    return path.read_bytes().decode("utf-8-sig")  # bytes, as reading text would change line ends inside cells
+    text = decode(read_bytes(path))
+    if text[:100].lstrip().lower().startswith(("<!doctype html", "<html")):
+        raise WrongFile("it is a web page; download the file itself")
+    return text
 
 
 def _parquet(path: Path) -> Table:
     from pyarrow import parquet
 
-    table = parquet.ParquetFile(path).read()
+    with path.open("rb") as stream:
+        what = None if stream.peek(4).startswith(b"PAR") else kind_of(stream.read())
+    if what:
+        raise WrongFile("it is {}; {}".format(*what))
+    table = parquet.ParquetFile(path, thrift_string_size_limit=LARGEST, thrift_container_size_limit=LARGEST).read()
     _check_names(table.column_names)
-    return {name: column.to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)}
+    return {name: _cells(column) for name, column in zip(table.column_names, table.columns, strict=True)}
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    """A column's values; of times that Python's cannot hold, their text: mostly nobody asks for them."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError, KeyError):
+        return column.cast(pa.string()).to_pylist()
 
 
 def _csv(path: Path) -> Table:
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    return _columns(next(reader, []), ((reader.line_num, cells) for cells in reader if cells))
+    return csv_table(_text(path))
 
 
 def _tsv(path: Path, header: tuple[str, ...] = ()) -> Table:
@@ -81,13 +162,14 @@ def _tsv(path: Path, header: tuple[str, ...] = ()) -> Table:
 
     Where `header` is given, the last cell takes the rest of its line.
     """
-    text = _text(path)
-    lines = text.split("\r\n" if text.partition("\n")[0].endswith("\r") else "\n")
     splits = len(header) - 1 if header else -1
-    rows = [(number, line.split("\t", splits)) for number, line in enumerate(lines, 1) if line]
+    rows = [(number, line.split("\t", splits)) for number, line in enumerate(split_lines(_text(path)), 1) if line]
     if not rows:
         raise ValueError("there is no line in it")
-    return _columns(list(header), rows) if header else _columns(rows[0][1], rows[1:])
+    if header:
+        return _columns(list(header), rows)
+    _check_separator(rows[0][1], "\t")
+    return _columns(rows[0][1], rows[1:])
 
 
 def _json_lines(path: Path) -> Table:
@@ -96,46 +178,87 @@ def _json_lines(path: Path) -> Table:
 
 def _json(path: Path) -> Table:
     text = _text(path)
-    return _records(enumerate(json.loads(text), 1)) if text.lstrip().startswith("[") else _objects(text)
+    if text.lstrip().startswith("["):
+        return _records(("row", number, record) for number, record in enumerate(PARSER.decode(text), 1))
+    try:
+        whole = PARSER.decode(text)
+    except ValueError:  # an object a line, or damaged
+        return _objects(text)
+    rows = [value for name, value in whole.items() if name == "data" or len(whole) == 1] if isinstance(whole, dict) else []
+    if rows and isinstance(rows[0], list) and all(isinstance(record, dict) for record in rows[0]):
+        return _records(("row", number, record) for number, record in enumerate(rows[0], 1))
+    return _records([("row", 1, whole)])
 
 
 def _objects(text: str) -> Table:
-    def parse() -> Iterable[tuple[int, Any]]:
-        for number, line in enumerate(text.split("\n"), 1):
+    def parse() -> Iterable[tuple[str, int, Any]]:
+        for number, line in enumerate(split_lines(text), 1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
+                    yield "line", number, PARSER.decode(line)
                 except ValueError as error:
-                    raise ValueError(f"line {number}: {error}") from error
+                    hint = " (a comma ends it; write an object a line without)" if line.rstrip().endswith(",") else ""
+                    raise ValueError(f"line {number}: {error}{hint}") from error
 
     return _records(parse())
 
 
-def _records(records: Iterable[tuple[int, Any]]) -> Table:
-    """Columns of JSON objects; what an object does not have is None."""
-    found = []
-    for number, record in records:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(made := dict(pairs)) < len(pairs):
+        _check_names([name for name, _ in pairs])
+    return made
+
+
+PARSER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < DIGITS else digits, object_pairs_hook=_object)
+
+
+def _records(records: Iterable[tuple[str, int, Any]]) -> Table:
+    """Columns of JSON objects (with what they are and their number); what an object does not have is None."""
+    rows = []
+    for kind, number, record in records:
         if not isinstance(record, dict):
-            raise ValueError(f"{number} is no object with a value for each column")
-        found.append(record)
-    names = dict.fromkeys(name for record in found for name in record)
-    return {name: [record.get(name) for record in found] for name in names}
+            raise ValueError(f"{kind} {number} is no object with a value for each column")
+        rows.append(record)
+    if len(rows) == 1 and rows[0] and all(isinstance(value, dict | list) for value in rows[0].values()):
+        raise WrongFile("it is one object of columns; write a list of rows (pandas: orient='records')")
+    names = dict.fromkeys(name for record in rows for name in record)
+    if not names:
+        raise WrongFile("there is no row in it; give another file")
+    return {name: [record.get(name) for record in rows] for name in names}
 
 
-def _columns(names: list[str], rows: Iterable[tuple[int, list[str]]]) -> Table:
+def _check_separator(names: list[str], separator: str) -> None:
+    """A header of one column that holds a separator of other formats is no header of one column."""
+    if len(names) != 1:
+        return
+    other = next((mark for mark in SEPARATORS if mark in names[0] and mark != separator), None)
+    if other:
+        remedy = (
+            "let its name end in .tsv" if other == "\t" else "let its name end in .csv" if other == "," else "save it with commas"
+        )
+        raise WrongFile(
+            f"{SEPARATORS[other]} separates its columns ({quote(names[0])}), and not {SEPARATORS[separator]}; {remedy}"
+        )
+
+
+def _columns(names: list[str], rows: list[tuple[int, list[str]]]) -> Table:
+    """Columns of cells; those without a name, as an index of pandas or Excel's empty ones, are none that could be asked for.
+
+    Rows of nothing but empty cells at the end are none, as Excel writes them.
+    """
     _check_names(names)
-    cells = []
+    while rows and len(rows[-1][1]) > 1 and not any(rows[-1][1]):
+        rows.pop()
     for number, row in rows:
         if len(row) != len(names):
             raise ValueError(f"line {number} has {len(row)} cells where there are {len(names)} columns")
-        cells.append(row)
-    return {name: [row[i] for row in cells] for i, name in enumerate(names)}
+    return {name: [row[i] for _, row in rows] for i, name in enumerate(names) if name}
 
 
 def _check_names(names: list[str]) -> None:
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [name for name in names if name and names.count(name) > 1]
     if twice:
-        raise ValueError(f"two columns are called {twice[0]!r}")
+        raise ValueError(f"two columns are called {quote(twice[0])}")
 
 
 READERS: dict[str, Callable[[Path], Table]] = {
@@ -147,3 +270,5 @@ READERS: dict[str, Callable[[Path], Table]] = {
     ".txt": _tsv,
 }
 ENDINGS = tuple(READERS)
+TEXT_ENDINGS = tuple(ending for ending in ENDINGS if ending != ".parquet")
+"""Those that may be packed."""

@@ -6,15 +6,17 @@ Local files under `--data_dir` win over the hub; compute nodes are often offline
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from llmft.errors import InputError
+from llmft.errors import InputError, one_line
 from llmft.tasks.files import Place, locate
-from llmft.tasks.formats import Table, one_line, read_file
+from llmft.tasks.formats import Table, read_file
 from llmft.tasks.rows import make_rows
 from llmft.tasks.schema import EvalSet, Row, Source, Task
 from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_task
@@ -122,14 +124,17 @@ def read_sets(sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_d
         InputError: as in `load_task`.
     """
     tables: dict[Place, Table] = {}
-    found = {}
+    rows: dict[str, list[Row]] = {}
+    notes = {}
     for eval_set in sets:
         place = locate(eval_set.source, data_dir)
         if place not in tables:
-            source, path, _, where = place
-            tables[place] = read_file(path, where, source.header) if path else _read_hub(source, cache_dir)
-        found[eval_set.name] = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
-    return found
+            tables[place] = _read_files(place) if place.paths else _read_hub(place.source, cache_dir)
+        rows[eval_set.name], note = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
+        notes[note] = None
+    for note in filter(None, notes):
+        say_note(note)
+    return rows
 
 
 def fingerprint_data(task: Task, data_dir: str | None, *more: Source) -> dict[str, str]:
@@ -143,11 +148,28 @@ def fingerprint_data(task: Task, data_dir: str | None, *more: Source) -> dict[st
     """
     made = {task.name: f"version {task.version}"} if task.splits is not None else {}
     places = dict.fromkeys(locate(source, data_dir) for source in (*(s.source for s in task.row_sets), *more))
-    return made | dict(sorted((place.name, _hash(place.path) if place.path else "hub") for place in places))
+    return made | dict(sorted((place.name, _hash(place.paths) if place.paths else "hub") for place in places))
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def say_note(line: str) -> None:
+    """Say what the user should know and need not fix, once for all ranks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {line}", file=sys.stderr)
+
+
+def _hash(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _read_files(place: Place) -> Table:
+    """The files of a place behind one another."""
+    tables = [read_file(path, place.where, place.source.header) for path in place.paths]
+    if any(set(table) != set(tables[0]) for table in tables):
+        raise InputError(f"{place.where}: the files differ in their columns; leave those of one download")
+    return {name: [value for table in tables for value in table[name]] for name in tables[0]} if tables[1:] else tables[0]
 
 
 def _read_hub(source: Source, cache_dir: str | None) -> Table:

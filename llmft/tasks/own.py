@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.errors import InputError
-from llmft.tasks.formats import Table, one_line, read_file
-from llmft.tasks.rows import has_label, kind_of_labels
+from llmft.errors import InputError, listed, quote
+from llmft.tasks.formats import Table, read_file
+from llmft.tasks.rows import BOOLEANS, UNLABELLED, kind_of_labels, plain, read_labels
 from llmft.tasks.schema import EvalSet, NamedPattern, Source, Task
 from llmft.tasks.table import PAIR, SINGLE
 
@@ -55,7 +56,7 @@ def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
     sets = {
         argument: EvalSet(
             name,
-            Source(file=file, flag=f"--{argument}", label_words=words, numbers=not words),
+            Source(file=file, flag=f"--{argument}", label_words=words, numbers=words in ((), BOOLEANS)),
             columns,
             label_column=data.label_column,
             label_optional=argument == "train_file" and not labels_needed,
@@ -98,7 +99,7 @@ def check_column(table: Table, argument: str, column: str, where: str) -> None:
         InputError: it is not.
     """
     if column not in table:
-        raise InputError(f"--{argument} {column}: {where} has {one_line(', '.join(table))}; name one of these")
+        raise InputError(f"--{argument} {column}: {where} has {listed(table)}; name one of these")
 
 
 def _labels(data: DataArguments, table: Table, *, labels_needed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -106,37 +107,63 @@ def _labels(data: DataArguments, table: Table, *, labels_needed: bool) -> tuple[
     given = tuple(name.strip() for name in data.label_names.split(",")) if data.label_names is not None else ()
     if given and (not all(given) or len(set(given)) < len(given) or len(given) < 2):
         raise InputError(f"--label_names {data.label_names}: give two or more names that differ, comma between")
-    cells, where = _label_cells(data, table, given, labels_needed=labels_needed)
-    if not cells:
+    labels, where = _label_cells(data, table, given, labels_needed=labels_needed)
+    if not labels:
         raise InputError(f"{where}: there is no row in it; give another file")
-    values = list(cells.values())
-    if kind_of_labels(cells, where) == "text" or (given and {str(value) for value in values} <= set(given)):
-        names = given or tuple(sorted(set(values)))
+    if kind_of_labels(labels, where) == "text":
+        names = given or _label_names(labels, where)
         if len(names) < 2:
             raise InputError(
-                f"{where}: {names[0]!r} is the only label; there must be two or more, or list all with --label_names"
+                f"{where}: {quote(names[0])} is the only label; there must be two or more, or list all with --label_names"
             )
         return names, names
-    numbers = {int(value) for value in values} - {-1}
+    numbers = set(labels.values()) - {UNLABELLED}
     if given:
         return given, ()
     if numbers != set(range(len(numbers))) or len(numbers) < 2:
-        found = ", ".join(map(str, sorted(numbers)[:20]))
+        shown = ", ".join(quote(number) for number in sorted(numbers)[:20]) or "all -1"
+        unlabelled = " (-1 says that a row has none)" if UNLABELLED in labels.values() else ""
         raise InputError(
-            f"{where}: the labels are {found}; number two or more from 0 without a gap, or name all with --label_names"
+            f"{where}: the labels are {shown}{unlabelled}; number two or more from 0 without a gap, "
+            "or name all with --label_names"
         )
     return tuple(map(str, sorted(numbers))), ()
 
 
-def _label_cells(data: DataArguments, table: Table, given: tuple[str, ...], *, labels_needed: bool) -> tuple[dict[int, Any], str]:
-    """The cells (row -> value) that say which labels there are, and flag and name of their file; `table` is the training file."""
+def _label_names(labels: dict[int, int | str], where: str) -> tuple[str, ...]:
+    """The names that the labels (row, from 0 -> name) are, in sorted order."""
+    rows: dict[str, tuple[str, int]] = {}
+    for row, label in labels.items():
+        if label == UNLABELLED:
+            continue
+        other, other_row = rows.setdefault(plain(label), (label, row))
+        if other != label:
+            raise InputError(
+                f"{where}: labels {quote(other)} (row {other_row + 1}) and {quote(label)} (row {row + 1}) differ in case or "
+                "spaces alone; write them alike, or list all with --label_names"
+            )
+    return tuple(sorted(label for label, _ in rows.values()))
+
+
+def _label_cells(
+    data: DataArguments, table: Table, given: tuple[str, ...], *, labels_needed: bool
+) -> tuple[dict[int, int | str], str]:
+    """Row (from 0) -> the label that says which there are, and flag and name of their file; `table` is the training file."""
     where = f"--train_file {data.train_file}"
     if not labels_needed:
-        cells = enumerate(table.get(data.label_column, ()))
-        labelled = {row: value for row, value in cells if has_label(value, given)}
-        if labelled:
-            return labelled, where
+        labels = _read_labels(table.get(data.label_column, ()), given, where, optional=True)
+        if labels:
+            return labels, where
         where = f"--validation_file {data.validation_file}"
         table = read_file(Path(data.validation_file), where)
     check_column(table, "label_column", data.label_column, where)
-    return dict(enumerate(table[data.label_column])), where
+    return _read_labels(table[data.label_column], given, where, optional=False), where
+
+
+def _read_labels(cells: Sequence[Any], given: tuple[str, ...], where: str, *, optional: bool) -> dict[int, int | str]:
+    """The labels, as the names that are given where all are among these, else as they are written."""
+    names = given or (BOOLEANS if any(isinstance(cell, bool) for cell in cells) else ())
+    labels = read_labels(cells, names, where, optional=optional)
+    if set(labels.values()) <= {UNLABELLED, *names}:
+        return labels
+    return read_labels(cells, (), where, optional=optional)

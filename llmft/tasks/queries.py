@@ -7,8 +7,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.errors import InputError
-from llmft.tasks.formats import Table, one_line, read_file
+from llmft.errors import InputError, listed
+from llmft.tasks.formats import Table, read_file
+from llmft.tasks.load import say_note
 from llmft.tasks.own import check_column
 from llmft.tasks.rows import make_rows
 from llmft.tasks.schema import EvalSet, Row, Source, Task
@@ -51,7 +52,10 @@ def load_queries(file: str, data: DataArguments, task: Task, *, labels: bool = T
         label_column=_label_column(table, data, where) if labels else None,
         label_optional=True,
     )
-    return [{**row, "idx": f"query-{row['idx']}"} for row in make_rows(table, queries, task, where)]
+    rows, note = make_rows(table, queries, task, where)
+    if note:
+        say_note(note)
+    return [{**row, "idx": f"query-{row['idx']}"} for row in rows]
 
 
 def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row]) -> list[Row]:
@@ -77,7 +81,7 @@ def _text_columns(table: Table, own: EvalSet, data: DataArguments, where: str) -
             return columns
     wanted = " nor ".join(dict.fromkeys(" and ".join(filter(None, columns)) for columns in choices))
     raise InputError(
-        f"{where}: there is no column {wanted}; the columns are {one_line(', '.join(table))}; "
+        f"{where}: there is no column {wanted}; the columns are {listed(table)}; "
         f"name {'two' if pair else 'one'} of these with --text1_column{' and --text2_column' if pair else ''}"
     )
 

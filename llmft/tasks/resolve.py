@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 from llmft.tasks.own import check_unread, own_task
 from llmft.tasks.schema import OutOfDomain, Row, Task
 from llmft.tasks.table import HANS_SUBCASES, LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_task
@@ -85,7 +85,7 @@ def _asked(data: DataArguments) -> dict[str, str] | None:
     names = [] if data.eval_task_name == "none" else [name.strip() for name in data.eval_task_name.split(",")]
     unknown = [name for name in names if name not in OUT_OF_DOMAIN]
     if unknown:
-        raise InputError(f"{shown}: no set {unknown[0]!r}; choose of {', '.join(OUT_OF_DOMAIN)}, comma between, or none")
+        raise InputError(f"{shown}: no set {quote(unknown[0])}; choose of {', '.join(OUT_OF_DOMAIN)}, comma between, or none")
     if not names and on:
         raise InputError(f"{shown}: {next(iter(on.values()))} asks for a set; leave one of the two out")
     if data.eval_task_path is not None and len(names) != 1:
@@ -114,7 +114,8 @@ def _heuristics(data: DataArguments, *, evaluated: bool) -> tuple[str, ...]:
     unknown = [name for name in names if name not in HANS_SUBCASES]
     if unknown:
         raise InputError(
-            f"--hans_heuristics {data.hans_heuristics}: no heuristic {unknown[0]!r}; choose of {', '.join(HANS_SUBCASES)}, or all"
+            f"--hans_heuristics {data.hans_heuristics}: no heuristic {quote(unknown[0])}; "
+            f"choose of {', '.join(HANS_SUBCASES)}, or all"
         )
     subcases = [subcase for name in names for subcase in HANS_SUBCASES[name]]
     if data.hans_subcase is not None and data.hans_subcase not in subcases:

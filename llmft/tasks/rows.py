@@ -5,21 +5,27 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
-from llmft.errors import InputError
-from llmft.tasks.formats import Table, one_line
+from llmft.errors import InputError, listed, quote
+from llmft.tasks.formats import Table
 from llmft.tasks.schema import EvalSet, Row, Source, Task
 
-WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,4000})(\.0+)?")
+"""The digits of one; pandas writes those beside a missing value as 1.0. Python refuses to read more digits."""
 BYTES_LITERAL = re.compile(r"""b(["']).*\1""", re.DOTALL)
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Half a character, which JSON can write and no tokenizer can read."""
-NO_LABEL = (None, "", -1, "-1")
-"""How files write that a row has no label; -1 is the hub's way."""
+MISSING = ("", "nan", "NaN", "<NA>")
+"""How text says that there is no value: an empty cell, and what pandas makes of a missing value that becomes text."""
+UNLABELLED = -1
+"""The hub's label of a row that has none."""
+BOOLEANS = ("False", "True")
+"""The names of labels that are booleans."""
 
 
-def make_rows(table: Table, eval_set: EvalSet, task: Task, where: str) -> list[Row]:
+def make_rows(table: Table, eval_set: EvalSet, task: Task, where: str) -> tuple[list[Row], str]:
     """The rows of a set, in the order of the table; those that the set leaves out are not in it.
 
     Unlabelled rows (-1) are left out too, unless the set's labels are optional.
@@ -27,37 +33,43 @@ def make_rows(table: Table, eval_set: EvalSet, task: Task, where: str) -> list[R
     Args:
         where: flag and file, for the error.
 
+    Returns:
+        The rows, and a line that counts what the file has beside them, unless that is what the set is defined by; "" for
+        nothing.
+
     Raises:
         InputError: a column is missing or holds what it must not hold, a label is out of range, or no row is left.
     """
     source = eval_set.source
-    names = dict(source.rename)
-    table = {names[name] if name in names and names[name] not in table else name: table[name] for name in table}
+    table = _renamed(table, source)
     text1, text2 = eval_set.text_columns
     selecting = [column for column, _ in eval_set.where]
     needed = () if eval_set.label_optional else (eval_set.label_column,)
     missing = [c for c in (text1, text2, *needed, *selecting) if c and c not in table]
     if missing:
-        raise InputError(f"{where}: no column {', '.join(missing)}; the columns are {one_line(', '.join(map(str, table)))}")
-    table = _part(table, source, where)
-    texts = {column: _texts(table[column], column, source.bytes_literals, where) for column in (text1, text2) if column}
-    labels = _labels(table, eval_set, task, where)
-    idx = _idx(table["idx"], where) if "idx" in table else range(len(labels))
+        raise InputError(f"{where}: no column {', '.join(missing)}; the columns are {listed(table)}")
+    table, first = _part(table, source, where)
+    texts = {column: _texts(table[column], column, source.bytes_literals, where, first) for column in (text1, text2) if column}
+    labels = _labels(table, eval_set, task, where, first)
+    idx = _idx(table["idx"], where, first) if "idx" in table else range(len(labels))
     label_map = eval_set.label_map or tuple(range(len(task.label_names)))
-    odd = sorted(set(labels) - {-1, *range(len(label_map))})
-    if odd:
-        raise InputError(f"{where}: label {odd[0]} is out of range; {task.name} has 0 to {len(label_map) - 1}")
+    odd = next((row for row, label in enumerate(labels) if not UNLABELLED <= label < len(label_map)), None)
+    if odd is not None:
+        raise InputError(
+            f"{where}: row {odd + first}: label {quote(labels[odd])} is out of range; {task.name} has 0 to {len(label_map) - 1}"
+        )
     rows = [
         {
             "text1": texts[text1][i],
             "text2": texts[text2][i] if text2 else None,
-            "label": None if label == -1 else label_map[label],
+            "label": None if label == UNLABELLED else label_map[label],
             "idx": idx[i],
             **{column: table[column][i] for column in selecting},
         }
         for i, label in enumerate(labels)
-        if (eval_set.label_optional if label == -1 else label_map[label] is not None)
+        if (eval_set.label_optional if label == UNLABELLED else label_map[label] is not None)
     ]
+    note = left_out(where, len(labels), _reasons(labels, eval_set, label_map))
     rows = [
         row
         for row in rows
@@ -66,100 +78,178 @@ def make_rows(table: Table, eval_set: EvalSet, task: Task, where: str) -> list[R
     if not rows:
         kind = "row" if eval_set.label_optional else "labelled row"
         raise InputError(f"{where}: there is no {kind} of {eval_set.name} in it; give another file")
-    return rows
+    return rows, note
 
 
-def has_label(value: Any, words: Sequence[str] = ()) -> bool:
-    """Whether a cell of a label column holds a label rather than one of `NO_LABEL`; what is among `words` is one."""
-    return value not in NO_LABEL or (value is not None and str(value) in words)
+def left_out(where: str, total: int, reasons: Mapping[str, int]) -> str:
+    """The line that says how many of the rows of a file are left out and why ("without a label" -> how many); "" if none is."""
+    counts = {reason: count for reason, count in reasons.items() if count}
+    why = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+    return f"{where}: {sum(counts.values())} of {total} rows left out: {why}" if counts else ""
 
 
-def _labels(table: Table, eval_set: EvalSet, task: Task, where: str) -> list[int]:
+def _reasons(labels: Sequence[int], eval_set: EvalSet, label_map: Sequence[int | None]) -> dict[str, int]:
+    unlabelled = 0 if eval_set.label_optional else labels.count(UNLABELLED)
+    classes = {label: labels.count(label) for label, to in enumerate(label_map) if to is None}
+    return {
+        "without a label": unlabelled,
+        **{f"of class {label}, which is none of the task's": n for label, n in classes.items()},
+    }
+
+
+def _renamed(table: Table, source: Source) -> Table:
+    names = dict(source.rename)
+    return {names[name] if name in names and names[name] not in table else name: table[name] for name in table}
+
+
+def has_label(cell: Any, words: Sequence[str] = ()) -> bool:
+    """Whether a cell of a label column holds a label; what is among `words` is one."""
+    return label_of(cell, words) not in (None, UNLABELLED)
+
+
+def label_of(cell: Any, words: Sequence[str] = ()) -> int | str | None:
+    """The label that a cell means: one of `words`, else a whole number, else a text; None where it holds none.
+
+    Raises:
+        ValueError: it is nothing of these.
+    """
+    if cell is None or cell != cell:
+        return None
+    if str(cell) in words:
+        return str(cell)
+    if isinstance(cell, bool):
+        return next((word for word in words if word.lower() == str(cell).lower()), int(cell))
+    if isinstance(cell, str):
+        number = WHOLE_NUMBER.fullmatch(cell)
+        if number is None:
+            return None if cell in MISSING else cell
+        label = int(number[1])
+    elif isinstance(cell, int | float | Decimal) and cell % 1 == 0:
+        label = int(cell)
+    else:
+        raise ValueError(f"{quote(cell)} is no whole number")
+    return str(label) if str(label) in words else label
+
+
+def whole_number(cell: Any) -> int:
+    """The whole number that a cell means.
+
+    Raises:
+        ValueError: it means none.
+    """
+    number = label_of(cell.strip() if isinstance(cell, str) else cell)
+    if not isinstance(number, int):
+        raise ValueError(f"{quote(cell)} is no whole number")
+    return number
+
+
+def _labels(table: Table, eval_set: EvalSet, task: Task, where: str, first: int) -> list[int]:
     """Every row's label as the source numbers it, -1 where it has none."""
     source, optional = eval_set.source, eval_set.label_optional
     if optional and eval_set.label_column not in table:
-        return [-1] * len(table[eval_set.text_columns[0]])
-    values = table[eval_set.label_column]
-    return label_numbers(values, source.label_words, task, where, numbers=source.numbers, optional=optional)
+        return [UNLABELLED] * len(table[eval_set.text_columns[0]])
+    cells = table[eval_set.label_column]
+    labels = read_labels(cells, source.label_words, where, optional=optional, first=first)
+    if kind_of_labels(labels, where, first) == "number" and source.numbers:
+        return [labels.get(row, UNLABELLED) for row in range(len(cells))]
+    words = source.label_words
+    if words:
+        numbers = {UNLABELLED: UNLABELLED, **{word: number for number, word in enumerate(words)}}
+        for row, label in labels.items():
+            if label not in numbers:
+                raise InputError(f"{where}: row {row + first}: label {quote(label)} is {_none_of(label, words)}")
+        return [numbers[labels[row]] if row in labels else UNLABELLED for row in range(len(cells))]
+    row, label = next((row, label) for row, label in labels.items() if label != UNLABELLED)
+    meant = listed(name if name == str(i) else f"{i} {name}" for i, name in enumerate(task.label_names))
+    raise InputError(
+        f"{where}: row {row + first}: label {quote(label)} is text where a number is expected ({meant}); write numbers "
+        "(text labels go with data of your own: --train_file, --label_names)"
+    )
 
 
-def label_numbers(
-    values: list[Any], words: tuple[str, ...], task: Task, where: str, *, numbers: bool = True, optional: bool = False
-) -> list[int]:
-    """Labels as numbers.
+def _none_of(label: int | str, words: Sequence[str]) -> str:
+    alike = next((word for word in words if plain(word) == plain(str(label))), None)
+    hint = f" ({quote(alike)} differs in case or spaces alone)" if alike else ""
+    return f"none of {listed(words)}{hint}; fix it, or list all with --label_names"
+
+
+def plain(word: str) -> str:
+    """A label's name without what is easily written in two ways."""
+    return " ".join(word.split()).casefold()
+
+
+def read_labels(
+    cells: Sequence[Any], words: Sequence[str], where: str, *, optional: bool = False, first: int = 1
+) -> dict[int, int | str]:
+    """Row (from 0) -> its label as `label_of` reads it.
 
     Args:
-        values: numbers, their digits, or `words`; one kind in a file.
-        words: labels written as words, in the order of their numbers.
-        task: whose labels they are, for the error.
-        numbers: whether numbers may stand where there are words.
-        optional: whether a value may be no label, which becomes -1.
+        optional: whether a row may be without a label, and then is not in it.
+        first: the number of the first row in messages.
 
     Raises:
-        InputError: a value is none of these, or there are several kinds of them.
+        InputError: a cell holds no label.
     """
-    there = {row: value for row, value in enumerate(values) if not optional or has_label(value, words)}
-    if kind_of_labels(there, where) == "number" and numbers:
-        found = {row: int(value) for row, value in there.items()}
-    elif words:
-        place = {word: number for number, word in enumerate(words)}
-        unknown = next((value for value in there.values() if str(value) not in place), None)
-        if unknown is not None:
-            raise InputError(f"{where}: label {unknown!r} is none of {', '.join(words)}; mend it, or list all with --label_names")
-        found = {row: place[str(value)] for row, value in there.items()}
-    else:
-        odd = one_line(next(iter(there.values())))
-        meant = ", ".join(name if name == str(i) else f"{i} {name}" for i, name in enumerate(task.label_names))
-        raise InputError(
-            f"{where}: label {odd!r} is text where a number is expected ({meant}); write numbers "
-            "(text labels go with data of your own: --train_file, --label_names)"
-        )
-    return [found.get(row, -1) for row in range(len(values))]
+    labels = {}
+    for row, cell in enumerate(cells):
+        try:
+            label = label_of(cell, words)
+            if label is None and not optional:
+                raise ValueError("a label is needed")
+        except ValueError as error:
+            raise InputError(
+                f"{where}: the label of row {row + first} is {quote(cell)}; write a whole number, or text, for each row"
+            ) from error
+        if not (optional and label in (None, UNLABELLED)):
+            labels[row] = label
+    return labels
 
 
-def kind_of_labels(values: Mapping[int, Any], where: str) -> str:
-    """`number`, where all labels (row, from 0 -> label) are whole numbers or their digits, else `text`.
+def kind_of_labels(labels: Mapping[int, int | str], where: str, first: int = 1) -> str:
+    """`number`, where all labels (row, from 0 -> label) but -1 are whole numbers, else `text`.
 
     Raises:
-        InputError: one is neither, or there are both.
+        InputError: there are both.
     """
     kinds: dict[str, int] = {}
-    for row, value in values.items():
-        if type(value) is int or (isinstance(value, str) and WHOLE_NUMBER.fullmatch(value)):
-            kinds.setdefault("number", row)
-        elif isinstance(value, str) and value:
-            kinds.setdefault("text", row)
-        else:
-            raise InputError(f"{where}: the label of row {row + 1} is {value!r}; write a whole number, or text, for each row")
+    for row, label in labels.items():
+        if label != UNLABELLED:
+            kinds.setdefault("text" if isinstance(label, str) else "number", row)
     if len(kinds) > 1:
+        number, text = kinds["number"], kinds["text"]
         raise InputError(
-            f"{where}: the label of row {kinds['number'] + 1} is a number and that of row {kinds['text'] + 1} text; choose one"
+            f"{where}: the label of row {number + first} is a number and that of row {text + first} text; choose one"
         )
     return next(iter(kinds), "number")
 
 
-def _part(table: Table, source: Source, where: str) -> Table:
-    """The rows of the source's part, numbered anew. Of a file of another size, a first part is all of it."""
+def _part(table: Table, source: Source, where: str) -> tuple[Table, int]:
+    """The rows of the source's part, numbered anew, and the number of their first in the file.
+
+    Of a file of another size, a first part is all of it.
+    """
     part, size = source.part, len(next(iter(table.values())))
     if part is None or (size != part.of and part.start == 0):
-        return table
+        return table, 1
     if size != part.of:
         raise InputError(
             f"{where}: has {size} rows and not {part.of}, those of the hub, the last of which are wanted; {source.hint}"
         )
-    return {name: values[part.start : part.stop] for name, values in table.items() if name != "idx"}
+    return {name: values[part.start : part.stop] for name, values in table.items() if name != "idx"}, part.start + 1
 
 
-def _texts(values: list[Any], column: str, bytes_literals: bool, where: str) -> list[str]:
-    for row, value in enumerate(values, 1):
+def _texts(values: list[Any], column: str, bytes_literals: bool, where: str, first: int) -> list[str]:
+    for row, value in enumerate(values, first):
         if not isinstance(value, str):
-            raise InputError(f"{where}: column {column} holds a value that is not text, {value!r} in row {row}; mend the file")
+            raise InputError(
+                f"{where}: column {column} holds a value that is not text, {quote(value)} in row {row}; fix the file"
+            )
         if SURROGATE.search(value):
-            raise InputError(f"{where}: column {column} holds half a surrogate pair in row {row}; mend the file")
-    return [_decode(value, where) for value in values] if bytes_literals else values
+            raise InputError(f"{where}: column {column} holds half a surrogate pair in row {row}; fix the file")
+    return [_decode(value, where, row) for row, value in enumerate(values, first)] if bytes_literals else values
 
 
-def _decode(cell: str, where: str) -> str:
+def _decode(cell: str, where: str, row: int) -> str:
     """The text that a Python literal of UTF-8 bytes stands for; a cell that is none stays as it is."""
     if not BYTES_LITERAL.fullmatch(cell):
         return cell
@@ -170,13 +260,19 @@ def _decode(cell: str, where: str) -> str:
     try:
         return literal.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: {one_line(cell)} holds bytes that are no UTF-8; mend the file") from error
+        raise InputError(f"{where}: {quote(cell)} in row {row} holds bytes that are no UTF-8; fix the file") from error
 
 
-def _idx(values: list[Any], where: str) -> list[int]:
-    if not all(type(value) is int or (isinstance(value, str) and WHOLE_NUMBER.fullmatch(value)) for value in values):
-        raise InputError(f"{where}: column idx holds what is no whole number; mend or drop it")
-    idx = [int(value) for value in values]
-    if len(set(idx)) < len(idx):
-        raise InputError(f"{where}: column idx holds the same number twice; make it unique or drop it")
-    return idx
+def _idx(cells: list[Any], where: str, first: int) -> list[int]:
+    rows: dict[int, int] = {}
+    for row, cell in enumerate(cells, first):
+        try:
+            idx = whole_number(cell)
+        except ValueError as error:
+            raise InputError(f"{where}: column idx, row {row}: {error}; fix or drop it") from error
+        if idx in rows:
+            raise InputError(
+                f"{where}: column idx holds the same number twice, {idx} in rows {rows[idx]} and {row}; make it unique or drop it"
+            )
+        rows[idx] = row
+    return list(rows)

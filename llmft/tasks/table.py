@@ -138,8 +138,8 @@ TASKS: dict[str, Task] = {
             patterns={"minimal": NamedPattern(SINGLE, "", ("World", "Sports", "Business", "Technology"))},
             **_sets(
                 "ag_news",
-                Source(("ag_news/train",), "fancyzhx/ag_news", None, "train"),
-                Source(("ag_news/test",), "fancyzhx/ag_news", None, "test"),  # there is no validation split
+                Source(("ag_news/train", "ag_news/data/train"), "fancyzhx/ag_news", None, "train"),
+                Source(("ag_news/test", "ag_news/data/test"), "fancyzhx/ag_news", None, "test"),  # there is no validation split
                 ("text", None),
             ),
         ),

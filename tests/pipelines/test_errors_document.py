@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,11 +163,19 @@ CASES = {
     "an empty file": Case("eval.py", own("{empty}")),
     "a file of a header alone": Case("eval.py", own("{header}")),
     "an unknown ending": Case("eval.py", own("{sheet}")),
+    "a folder of save_to_disk": Case("eval.py", own("{saved}")),
     "a truncated or wrong format": Case("eval.py", own("{cut_parquet}")),
+    "a file that is not what its name says": Case("eval.py", own("{workbook}")),
+    "another encoding": Case("eval.py", own("{latin}")),
+    "another separator": Case("eval.py", own("{semicolons}")),
+    "JSON by columns": Case("eval.py", own("{by_columns}")),
+    "a file of the hub's that is missing": Case("eval.py", "--task sst2 --data_dir {one_of_two}"),
+    "files of two downloads": Case("eval.py", "--task sst2 --data_dir {two_downloads}"),
     "a missing column": Case("eval.py", own(more="--text1_column 🙂")),
     "NaN or a number for a text": Case("eval.py", own("{nan}", more="--target_tokens Yes,No --label_names no,yes")),
     "a label out of range": Case("eval.py", own("{numbers}", "{high}", "--target_tokens Yes,No")),
     "an unknown label": Case("eval.py", own("{good}", "{other_label}", "--target_tokens Yes,No")),
+    "labels that differ in case alone": Case("eval.py", own("{case}")),
     "labels as text where numbers are": Case("eval.py", own("{numbers}", "{good}", "--target_tokens Yes,No")),
     "labels of mixed types": Case("eval.py", own("{mixed}")),
     "a row without label": Case("eval.py", own("{unlabelled}")),
@@ -241,6 +250,9 @@ def files(tmp_path_factory, tokenizers):
         "empty_text.jsonl": lines([{**row, "text1": ""} for row in rows]),
         "unlabelled.jsonl": lines([{**rows[0], "label": None}, *rows[1:]]),
         "one_label.jsonl": lines(rows[::2]),
+        "case.jsonl": lines([{**rows[0], "label": "NO"}, *rows[1:]]),
+        "semicolons.csv": "text1;label\na;0\n",
+        "by_columns.json": pd.DataFrame(rows).to_json(),
         "long_text.txt": "overlap Yes " * 2000,
         "broken_json.json": "{broken",
         "empty_list.json": "[]",
@@ -259,7 +271,23 @@ def files(tmp_path_factory, tokenizers):
     (folder / "cut.parquet").write_bytes((folder / "whole.parquet").read_bytes()[:-30])
     found |= {"bytes": folder / "bytes.txt", "cut_parquet": folder / "cut.parquet", "folder": folder / "folder"}
     found["folder"].mkdir()
+    found |= files_that_are_something_else(folder)
     return {**found, **models(folder, tokenizers)}
+
+
+def files_that_are_something_else(folder):
+    """Files and folders that are whole, in another form than is read."""
+    (folder / "latin.csv").write_bytes("text1,label\né,0\n".encode("latin-1"))
+    with zipfile.ZipFile(folder / "workbook.csv", "w") as archive:
+        archive.writestr("xl/workbook.xml", "")
+    (folder / "saved").mkdir()
+    (folder / "saved" / "state.json").touch()
+    for name, numbers in {"one_of_two": ["00000-of-00002"], "two_downloads": ["00000-of-00001", "00000-of-00002"]}.items():
+        (folder / name / "glue" / "sst2").mkdir(parents=True)
+        for number in numbers:
+            (folder / name / "glue" / "sst2" / f"train-{number}.parquet").touch()
+    names = ("latin.csv", "workbook.csv", "saved", "one_of_two", "two_downloads")
+    return {Path(name).stem: folder / name for name in names}
 
 
 def models(folder, tokenizers):

@@ -1,9 +1,11 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmft.errors import InputError
-from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped
+from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, read_text
 from llmft.tasks.table import get_task
 from tests.conftest import ROWS
 
@@ -123,3 +125,28 @@ def test_upstreams_prompts_hold_any_text_too(row):
 @given(st.text(alphabet="an\n\t{} "))
 def test_escapes_go_both_ways(text):
     assert decode_escapes(escaped(text)) == text
+
+
+@pytest.mark.parametrize("ends", ["\n\n\n", "\r\n\r\n\r\n", "\n\r\n\n", "\r\r\r"])
+def test_a_text_file_of_any_line_ends(tmp_path, ends):
+    file, (first, second, *last) = tmp_path / "text.txt", re.findall("\r\n|\n|\r", ends)
+    file.write_bytes(f"\ufeffa é{first}{second}b{''.join(last)}".encode())
+    assert read_text(str(file), "--context_file") == "a é\n\nb"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("a\né".encode("latin-1"), "byte 0xe9 in line 2 is not UTF-8; save it as UTF-8"),
+        ("a é".encode("utf-16"), "it is in UTF-16; save it as UTF-8"),
+        (b"%PDF-1.7 ", "it is a PDF; save it as text in UTF-8"),
+        (b" \n", "there is no text in it; give a file with some"),
+    ],
+)
+def test_what_is_no_text_file(tmp_path, content, says):
+    file = tmp_path / "text.txt"
+    file.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_text(str(file), "--context_file")
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(f"--context_file {file}: ")

@@ -1,10 +1,16 @@
+import bz2
 import csv
+import gzip
 import json
+import lzma
 import random
+import re
 import tempfile
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -58,18 +64,67 @@ def test_any_text_stays_as_it_is(ending, texts):
 @settings(deadline=None, max_examples=50)  # they write files, and disks take their time
 @given(texts=st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n"))] * 2), min_size=2))
 @example(texts=[(text.replace("\t", " ").replace("\n", " "), '"') for text in ODD])
-def test_a_tsv_holds_any_text_but_tabs_and_newlines(ending, texts):
+def test_a_tsv_holds_any_text_but_tabs_and_line_ends(ending, texts):
+    texts = [(a, b.rstrip("\r")) for a, b in texts]  # at the end of a line they belong to its end
     rows = [{"text1": a, "label": i % 2, "text2": b} for i, (a, b) in enumerate(texts)]
     assert through(ending, rows) == [(a, b, i % 2, i) for i, (a, b) in enumerate(texts)]
 
 
-def test_line_ends_of_windows_and_byte_order_marks(tmp_path):
-    for ending, cell in ((".tsv", "\t"), (".csv", ",")):
-        file = tmp_path / f"rows{ending}"
-        file.write_bytes(
-            b"\xef\xbb\xbf" + cell.join(["text1", "label"]).encode() + b"\r\n" + cell.join(["a b", "1"]).encode() + b"\r\n"
-        )
-        assert read_file(file, "") == {"text1": ["a b"], "label": ["1"]}
+TABLE = {".tsv": "text1\tlabel\na b\t1\nc\t0\n", ".csv": "text1,label\na b,1\nc,0\n"}
+TABLE[".jsonl"] = '{"text1": "a b", "label": "1"}\n{"text1": "c", "label": "0"}\n'
+COLUMNS = {"text1": ["a b", "c"], "label": ["1", "0"]}
+
+
+@pytest.mark.parametrize("ends", ["\n\n\n", "\r\n\r\n\r\n", "\n\r\n\r\n", "\r\n\n\n", "\r\r\r", "\r\r\n\r\r\n\r\r\n", "\n\n"])
+@pytest.mark.parametrize("ending", list(TABLE))
+def test_line_ends_of_each_line_and_byte_order_marks(tmp_path, ending, ends):
+    file = tmp_path / f"rows{ending}"
+    lines = [*TABLE[ending].splitlines(), ""]
+    ends = re.findall("\r*\n|\r", ends)
+    text = "".join(line + end for line, end in zip(lines, [*ends, "", ""], strict=False))
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_file(file, "") == COLUMNS
+
+
+@pytest.mark.parametrize(("packing", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)])
+def test_packed_files_are_read(tmp_path, packing, pack):
+    for ending, text in TABLE.items():
+        file = tmp_path / f"rows{ending}{packing}"
+        file.write_bytes(pack(text.encode()))
+        assert read_file(file, "") == COLUMNS
+        file.write_bytes(pack(random.Random(0).randbytes(500))[:-9])
+        with pytest.raises(InputError, match=rf"cannot be read as {ending[1:]}\{packing}: "):
+            read_file(file, "")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_long_cells(tmp_path, ending):
+    limit = csv.field_size_limit()
+    file, rows = tmp_path / f"rows{ending}", [{"text1": "cat " * 10**5, "label": "a"}, {"text1": "b", "label": "b"}]
+    write(file, rows)
+    assert read_file(file, "") == {"text1": [rows[0]["text1"], "b"], "label": ["a", "b"]}
+    assert csv.field_size_limit() == limit
+
+
+def test_what_no_row_needs_does_not_stand_in_the_way(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"a": "x", "id": ' + "9" * 5000 + "}")
+    assert read_file(file, "")["a"] == ["x"]
+    file = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": ["x"], "date": pa.array([2**40], pa.timestamp("s"))}), file)
+    assert read_file(file, "")["a"] == ["x"]
+    file = tmp_path / "rows.csv"
+    file.write_text("\n,a,,\n0,x,,\n,,,\n,,,\n\n")
+    assert read_file(file, "") == {"a": ["x"]}
+
+
+def test_json_rows_below_one_name(tmp_path):
+    file, rows = tmp_path / "rows.json", [{"a": 1}, {"a": 2}]
+    for content in ({"rows": rows}, {"version": "1", "data": rows}):
+        file.write_text(json.dumps(content, indent=1))
+        assert read_file(file, "") == {"a": [1, 2]}
+    file.write_text(json.dumps({"a": 1, "b": "x"}, indent=1))
+    assert read_file(file, "") == {"a": [1], "b": ["x"]}
 
 
 def test_json_objects_may_differ_in_their_columns(tmp_path):
@@ -84,15 +139,40 @@ def test_json_objects_may_differ_in_their_columns(tmp_path):
         ("a.parquet", b"", "the file is empty"),
         ("a.csv", b"", "the file is empty"),
         ("a.parquet", b"PAR1 no parquet", "cannot be read as parquet: "),
-        ("a.parquet", b"text1,label\na,1\n", "cannot be read as parquet: .*; mend the file, or its ending"),
+        ("a.parquet", b"text1,label\na,1\n", "cannot be read as parquet: .*; fix the file, or its ending"),
         ("a.jsonl", b"text1,label\na,1\n", "cannot be read as jsonl: line 1: "),
         ("a.jsonl", b'{"a": 1}\n{"a": 1', "cannot be read as jsonl: line 2: "),
-        ("a.jsonl", b"[1]\n", "cannot be read as jsonl: 1 is no object"),
-        ("a.json", b"[1, 2]", "cannot be read as json: 1 is no object"),
-        ("a.json", b"[" * 100000, "cannot be read as json: "),
-        ("a.csv", b"PAR1\xff\xfe\x00", "cannot be read as csv: 'utf-8' codec"),
+        ("a.jsonl", b"[1]\n", "cannot be read as jsonl: line 1 is no object"),
+        ("a.json", b"[1, 2]", "cannot be read as json: row 1 is no object"),
+        ("a.json", b"[" * 100000, "cannot be read as json: its values are nested too deeply"),
+        ("a.json", b'{"a": {"0": 1, "1": 2}, "b": {"0": 1, "1": 2}}', "json: it is one object of columns; .*orient='records'"),
+        ("a.json", b"[]", "cannot be read as json: there is no row in it; give another file"),
+        ("a.json", b'{"data": []}', "cannot be read as json: there is no row in it; give another file"),
+        ("a.jsonl", b'{"a": [1, 2], "b": [1, 2]}', "jsonl: it is one object of columns; .*orient='records'"),
+        ("a.jsonl", b'{"a": 1},\n{"a": 2}\n', "cannot be read as jsonl: line 1: .* .a comma ends it"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}\n', "cannot be read as jsonl: line 2: two columns are called 'a'"),
+        ("a.csv", b"PAR1\xff\xfe\x00", "cannot be read as csv: it is a parquet file; let its name end in .parquet"),
+        ("a.csv", b"text1,label\r\na,1\r\n\xe9,1\n", "csv: byte 0xe9 in line 3 is not UTF-8; save it as UTF-8 .iconv -f latin1"),
+        ("a.csv", "text1,label\na,1\n".encode("utf-16"), "csv: it is in UTF-16; save it as UTF-8"),
+        ("a.csv", "text1,label\na,1\n".encode("utf-16-le"), "csv: it is in UTF-16; save it as UTF-8"),
+        ("a.csv", b"text1;label\na,b;1\n", "csv: a semicolon separates its columns .'text1;label'., .* save it with commas"),
+        ("a.csv", b"text1\tlabel\na,b\t1\n", "csv: a tab separates its columns .*; let its name end in .tsv"),
+        ("a.tsv", b"text1,label\na,1\n", "tsv: a comma separates its columns .*; let its name end in .csv"),
+        ("a.csv", b"PK\x03\x04 x", "csv: it is a zip archive; unpack it"),
+        ("a.parquet", b"PK\x03\x04 x", "parquet: it is a zip archive; unpack it"),
+        ("a.csv", gzip.compress(b"text1"), "csv: it is packed by gzip; let its name end in .gz"),
+        ("a.csv.gz", b"text1,label\na,1\n", "cannot be read as csv.gz: Not a gzipped file"),
+        (
+            "a.parquet",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "it is a Git LFS pointer in place of the file; run git lfs pull",
+        ),
+        ("a.csv", b"<!DOCTYPE html>\n<html>", "csv: it is a web page; download the file itself"),
+        ("a.csv", b"\x93NUMPY\x01\x00", "csv: it is a numpy array"),
+        ("a.gz", b"x", "the ending '.gz' says no format"),
+        ("a.csv.zip", b"x", "the ending '.zip' says no format; give one of .* .text also packed: .gz .bz2 .xz"),
         ("a.csv", b"text1,label\na,b,1\n", "cannot be read as csv: line 2 has 3 cells where there are 2 columns"),
-        ("a.csv", b'text1,label\n"a,1\n', "cannot be read as csv: unexpected end of data"),
+        ("a.csv", b'text1,label\n"a,1\n', "csv: the row that begins in line 2: unexpected end of data"),
         ("a.csv", b"text1,text1\na,1\n", "cannot be read as csv: two columns are called 'text1'"),
         ("a.tsv", b"text1\tlabel\na\n", "cannot be read as tsv: line 2 has 1 cells where there are 2 columns"),
         ("a.tsv", b"\n\n", "cannot be read as tsv: there is no line in it"),
@@ -115,6 +195,9 @@ def test_a_folder_or_nothing_in_place_of_a_file(tmp_path):
         read_file(folder, "--train_file")
     folder.mkdir()
     with pytest.raises(InputError, match="is a folder; name a file"):
+        read_file(folder, "--train_file")
+    (folder / "state.json").touch()
+    with pytest.raises(InputError, match="is a folder of save_to_disk; name a file, which the data set's to_parquet writes"):
         read_file(folder, "--train_file")
 
 

@@ -220,6 +220,50 @@ def test_upstreams_names(shared_data):
     assert len(load_glue_datasets("rte", str(shared_data))["validation"]) == 277
 
 
+def test_the_hubs_own_file_names(small, capsys):
+    folder = small / "glue" / "sst2"
+    rows = pd.read_parquet(folder / "train.parquet")
+    expected = load(get_task("sst2"), small).train
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: --data_dir {small}: glue/sst2/{split}.parquet: 1 of 3 rows left out: 1 without a label"
+        for split in ("train", "validation")
+    ]
+    (folder / "train.parquet").unlink()
+    rows[:1].to_parquet(folder / "train-00000-of-00002.parquet")
+    with pytest.raises(
+        InputError, match=r"sst2/train-\*: 1 of 2 files are missing, the first being train-00001-of-00002\.parquet"
+    ):
+        load(get_task("sst2"), small)
+    rows[1:].to_parquet(folder / "train-00001-of-00002.parquet")
+    assert load(get_task("sst2"), small).train == expected
+    assert list(fingerprint_data(get_task("sst2"), str(small))) == [
+        "glue/sst2/train-*-of-00002.parquet",
+        "glue/sst2/validation.parquet",
+    ]
+    rows[1:].drop(columns="idx").to_parquet(folder / "train-00001-of-00002.parquet")
+    with pytest.raises(InputError, match=r"train-\*-of-00002\.parquet: the files differ in their columns"):
+        load(get_task("sst2"), small)
+    rows.to_parquet(folder / "train-00000-of-00001.parquet")
+    with pytest.raises(InputError, match="files -of-00001 and -of-00002 lie there; leave those of one download"):
+        load(get_task("sst2"), small)
+    rows.to_json(folder / "train.jsonl.gz", orient="records", lines=True)
+    assert load(get_task("sst2"), small).train == expected
+
+
+def test_classes_that_a_task_leaves_out_are_counted(tmp_path, capsys):
+    folder = tmp_path / "glue" / "mnli"
+    folder.mkdir(parents=True)
+    rows = pd.DataFrame({"premise": "p", "hypothesis": "h", "label": [0, 1, 1, 2, -1]})
+    for split in ("train", "validation_matched", "validation_mismatched"):
+        rows.to_parquet(folder / f"{split}.parquet")
+    load(resolve("--task", "mnli", "--eval_task_name", "mnli-mismatched"), tmp_path)
+    why = "3 of 5 rows left out: 1 without a label, 2 of class 1, which is none of the task's"
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: --data_dir {tmp_path}: glue/mnli/{split}.parquet: {why}"
+        for split in ("train", "validation_matched", "validation_mismatched")
+    ]
+
+
 def test_unlabelled_rows_are_left_out_and_text_is_kept_as_it_is(small):
     assert load(get_task("sst2"), small).train == [
         {"text1": "good {x}", "text2": None, "label": 1, "idx": 5},
@@ -231,17 +275,17 @@ def test_unlabelled_rows_are_left_out_and_text_is_kept_as_it_is(small):
     ("change", "says"),
     [
         (lambda rows: rows.drop(columns="sentence"), "no column sentence; the columns are label, idx"),
-        (lambda rows: rows.assign(label=2), "label 2 is out of range; sst2 has 0 to 1"),
+        (lambda rows: rows.assign(label=2), "row 1: label 2 is out of range; sst2 has 0 to 1"),
         (lambda rows: rows.assign(label="good"), r"label 'good' is text where a number is expected .*--label_names"),
-        (lambda rows: rows.assign(label=[0.0, 1.5, None]), "the label of row 1 is 0.0; write a whole number"),
+        (lambda rows: rows.assign(label=[0.0, 1.5, None]), "the label of row 2 is 1.5; write a whole number"),
         (lambda rows: rows.assign(label=["0", "1", "good"]), "the label of row 1 is a number and that of row 3 text"),
-        (lambda rows: rows.assign(label=[True, False, True]), "the label of row 1 is True"),
+        (lambda rows: rows.assign(label=[0.0, 1.0, None]), "the label of row 3 is None; write a whole number"),
         (lambda rows: rows.assign(sentence=[None, "a", "b"]), "column sentence holds a value that is not text, None in row 1"),
         (lambda rows: rows.assign(sentence=1.5), "column sentence holds a value that is not text, 1.5 in row 1"),
         (lambda rows: rows.assign(label=-1), "no labelled row of train"),
         (lambda rows: rows.head(0), "no labelled row of train"),
-        (lambda rows: rows.assign(idx=["a", "b", "c"]), "idx holds what is no whole number"),
-        (lambda rows: rows.assign(idx=1), "idx holds the same number twice"),
+        (lambda rows: rows.assign(idx=["a", "b", "c"]), "idx, row 1: 'a' is no whole number"),
+        (lambda rows: rows.assign(idx=1), "idx holds the same number twice, 1 in rows 1 and 2"),
     ],
 )
 def test_bad_files(small, change, says):

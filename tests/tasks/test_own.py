@@ -1,5 +1,8 @@
 import json
+import re
+from decimal import Decimal
 
+import pandas as pd
 import pytest
 
 from llmft.errors import InputError
@@ -83,9 +86,18 @@ def test_fingerprints_hold_every_file(files, tmp_path):
     ("train", "validation", "arguments", "says"),
     [
         (rows(0, 1), rows("a"), [], "label 'a' is text where a number is expected (0, 1)"),
-        (rows("a", "b"), rows(0), [], "label 0 is none of a, b; mend it, or list all with --label_names"),
-        (rows("a", "b"), rows("c"), [], "label 'c' is none of a, b; mend it, or list all with --label_names"),
-        (rows("a", "b"), None, ["--label_names", "a,c"], "label 'b' is none of a, c"),
+        (rows("a", "b"), rows(0), [], "row 1: label 0 is none of a, b; fix it, or list all with --label_names"),
+        (rows("a", "b"), rows("c"), [], "row 1: label 'c' is none of a, b; fix it, or list all with --label_names"),
+        (rows("a", "b"), None, ["--label_names", "a,c"], "row 2: label 'b' is none of a, c"),
+        (rows("Yes", "No"), rows("yes "), [], "row 1: label 'yes ' is none of No, Yes ('Yes' differs in case or spaces alone)"),
+        (rows("Yes", "No", "yes "), None, [], "labels 'Yes' (row 1) and 'yes ' (row 3) differ in case or spaces alone"),
+        (rows("Yes", "No", "nan"), None, [], "the label of row 3 is 'nan'"),
+        (rows(1, -1), None, [], "the labels are 1 (-1 says that a row has none); number two or more"),
+        (rows(0.0, 1.0, None), None, [], "the label of row 3 is None"),
+        (rows(True, "maybe"), None, [], "the label of row 1 is a number and that of row 2 text"),
+        (rows(0, "x" * 10**5), None, [], "the label of row 1 is a number and that of row 2 text"),
+        (rows(0, ["x" * 10**5]), None, [], "the label of row 2 is ['xxx"),
+        (rows("a", "x" * 10**5), rows("c"), [], "row 1: label 'c' is none of a, xxx"),
         (rows(0, 1), rows(2), [], "label 2 is out of range; custom has 0 to 1"),
         (rows(0, 2), None, [], "the labels are 0, 2; number two or more from 0 without a gap"),
         (rows(1, 2), None, [], "the labels are 1, 2; number two or more from 0 without a gap"),
@@ -115,6 +127,7 @@ def test_files_that_are_no_task(files, train, validation, arguments, says):
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("--")
+    assert len(str(caught.value)) < 700
 
 
 def test_sets_that_exclude_each_other(files):
@@ -174,3 +187,60 @@ def test_labels_are_needed_unless_said_otherwise(files):
         resolve(*files([{"text1": "a"}], rows("a", "b")))
     with pytest.raises(InputError, match="the label of row 2 is None"):
         resolve(*files(rows("a", None)))
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (pd.Series([1.0, None, 0.0, -1.0]), ("0", "1")),
+        (pd.Series([1, None, 0, -1], dtype="Int8"), ("0", "1")),
+        (pd.Series([Decimal(1), None, Decimal(0), Decimal(-1)]), ("0", "1")),
+        (pd.Series(["b", None, "a", "-1"], dtype="category"), ("a", "b")),
+        (pd.Series([True, None, False, None], dtype="boolean"), ("False", "True")),
+    ],
+)
+def test_labels_as_pandas_writes_them_beside_a_missing_one(tmp_path, capsys, ending, labels, names):
+    def written(name, labels):
+        file, rows = tmp_path / f"{name}{ending}", pd.DataFrame({"text1": "t", "label": labels})
+        if ending == ".parquet":
+            rows.to_parquet(file)
+        elif ending == ".csv":
+            rows.to_csv(file)  # with its index
+        else:
+            rows.to_json(file, orient="records", lines=True)
+        return file
+
+    arguments = ("--train_file", written("train", labels), "--validation_file", written("validation", labels.dropna()))
+    with pytest.raises(InputError, match=r"the label of row 2 is (None|nan|''); write"):
+        resolve(*arguments)
+    task = resolve(*arguments, labels_needed=False)
+    data = load(task)
+    assert task.label_names == names
+    assert [row["label"] for row in data.train] == [1, None, 0, None]
+    assert [row["label"] for row in data.in_domain["custom"]] == [1, 0]
+    note = f"note: --validation_file {tmp_path}/validation{ending}: 1 of 3 rows left out: 1 without a label\n"
+    assert capsys.readouterr().err == (note if "True" not in names else "")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [((0.0, 1.0), (1,)), ((0, 1), ("1.0",)), ((0, 1), (True,)), ((False, True), (1.0,)), (("0", "1"), (1.0,))],
+)
+def test_ways_to_write_the_same_label_agree(files, train, validation):
+    data = load(resolve(*files(rows(*train), rows(*validation))))
+    assert [row["label"] for row in data.train] == [0, 1]
+    assert [row["label"] for row in data.in_domain["custom"]] == [1]
+
+
+def test_booleans_under_names_of_the_users(files):
+    for names, labels in (("no,yes", [0, 1]), ("true,false", [1, 0])):
+        assert [row["label"] for row in load(resolve(*files(rows(False, True)), "--label_names", names)).train] == labels
+
+
+def test_one_rank_says_what_is_left_out(files, capsys, monkeypatch):
+    load(resolve(*files(rows(0, 1, -1, -1), rows(0))))
+    assert re.fullmatch(r"note: --train_file .*: 2 of 4 rows left out: 2 without a label\n", capsys.readouterr().err)
+    monkeypatch.setenv("RANK", "1")
+    load(resolve(*files(rows(0, 1, -1, -1), rows(0))))
+    assert capsys.readouterr().err == ""
