@@ -58,7 +58,6 @@ def distil(job: Job) -> None:
     from llmft.pipelines.retention import Retention, retention_tasks
     from llmft.pipelines.teaching import ask_teachers, check_sizes, teacher_model, with_cache
     from llmft.pipelines.training import trainable
-    from llmft.prompts.tokens import token_ids
 
     flags = job.arguments(DistillationArguments)
     check_flags(job, flags)
@@ -85,7 +84,7 @@ def distil(job: Job) -> None:
     job.keep("before", retention.score("before", model))
     cache = teachers.askers[0].cache
     start = copy.deepcopy(model) if needs_copy(job, flags) else None
-    context_ids = token_ids(tokenizer, teachers.askers[0].context)
+    context_ids = teachers.askers[0].context_ids
     if flags.teacher_mode == "precompute":  # its answers are all that training needs: another model goes out of memory
         teachers = teachers.with_model(model)
         stages = stages_of(teachers, flags)

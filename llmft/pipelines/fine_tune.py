@@ -45,7 +45,7 @@ def fine_tune(job: Job) -> None:
     prompt_format = prompt_format_of(job)
     run, flags = job.arguments(RunArguments), job.arguments(FineTuningArguments)
     on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
-    for name in ("target_tokens", "target_prefix", "untie_embeddings"):
+    for name in ("target_tokens", "target_prefix", "label_delimiter", "untie_embeddings"):
         if vanilla and name in job.given:
             raise InputError(f"--{name} {job.given[name]}: is read only with --method pbft; add that, or leave this out")
     if on_demonstrations and job.arguments(DemonstrationArguments).num_shots == 0:
