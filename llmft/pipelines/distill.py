@@ -16,6 +16,7 @@ from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
@@ -76,6 +77,7 @@ def distil(job: Job) -> None:
         check_sizes(job, teachers.askers[0])
         teachers = with_cache(job, teachers)
         job.begin()
+        say_prompts(job, {"teacher": teachers.askers[0], "student": student}, queries, trained_as="queries that are learnt from")
     stages = stages_of(teachers, flags)
     with job.meter.phase("teacher") as phase:
         precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"

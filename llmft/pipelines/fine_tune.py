@@ -13,6 +13,7 @@ from llmft.arguments import AdapterArguments, DataArguments, DemonstrationArgume
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
@@ -70,6 +71,7 @@ def fine_tune(job: Job) -> None:
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
         job.check_prompts(student, train_rows=rows)
         job.begin()
+        say_prompts(job, {"": student}, () if on_demonstrations else rows)
     job.score("before", student)
     student = student.with_model(trainable(job, model))
     scores, metrics, log = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))

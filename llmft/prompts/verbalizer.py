@@ -101,11 +101,10 @@ def check_border(
         whole = control.encode([query + space + control.mark(word) for query in queries])
         for head, tokens, query in zip(heads, whole, queries, strict=True):
             if tokens != [*head, *sequence]:
-                tokenizer = control.tokenizer
+                alone, merged = (shown(control.tokenizer, some) for some in (sequence, tokens[-3:]))
                 raise InputError(
-                    f"--label_delimiter {space!r}: {word!r} is {shown(tokenizer, sequence)} behind one query, and merges with the "
-                    f"end of another, {control.plain(query)[-20:]!r}, into {shown(tokenizer, tokens[-3:])}; give another "
-                    "delimiter, or end the pattern in other text"
+                    f"--label_delimiter {space!r}: {word!r} is {alone} behind one query, and merges with the end of another, "
+                    f"{control.plain(query)[-20:]!r}, into {merged}; give another delimiter, or end the pattern in other text"
                 )
 
 
