@@ -149,7 +149,7 @@ class PromptFormat:
 
     def control(self, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]]) -> ControlTokens:
         """The tokenizer's control tokens, for prompts made of these rows."""
-        texts = [row[name] or "" for row in rows for name in FIELDS]
+        texts = [row.get(name) or "" for row in rows for name in FIELDS]
         return ControlTokens.create(tokenizer, [*texts, self.document])
 
     @property
