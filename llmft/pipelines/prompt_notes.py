@@ -52,9 +52,10 @@ def control_lines(job: Job, askers: Mapping[str, Asker], train_rows: Sequence[Ro
     read_as = "text" if asker.prompt_format.control(asker.tokenizer, ()).ids else "these, as upstream does"
     if names:
         examples = ", ".join(map(repr, [*names][:3]))
-        yield f"note: {sum(map(bool, found))} rows hold text that looks like control tokens ({examples}); it is read as {read_as}"
+        count = f"{sum(map(bool, found))} of {len(found)} rows"
+        yield f"note: text in {count} looks like control tokens ({examples}); it is read as {read_as}"
     if any(control.search(asker.prompt_format.document) for asker in askers.values()):
-        yield "note: the context's file holds text that looks like control tokens; it is read as text"
+        yield "note: text of a file in the context looks like control tokens; it is read as text"
 
 
 def repetition_lines(job: Job, train_rows: Sequence[Row], trained_as: str) -> Iterator[str]:
