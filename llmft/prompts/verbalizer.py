@@ -62,7 +62,8 @@ def label_sequences(
         if tokens[: len(head)] != head or not own:
             raise InputError(
                 f"{flag} {','.join(words)!r}: {word!r} merges with the end of the query into {shown(tokenizer, tokens[-2:])} for "
-                f"the tokenizer of {tokenizer.name_or_path}; give another --label_delimiter, or end the pattern otherwise"
+                f"the tokenizer of {tokenizer.name_or_path}; give another --label_delimiter (' ' is a space), or end the pattern "
+                "otherwise"
             )
         known = tokenizer.unk_token_id not in own
         if not known or (len(own) > 1 and not several):
