@@ -210,6 +210,11 @@ class DataArguments:
         None, r"Text between pattern and label; \n and \t mean newline and tab. Default: the named pattern's."
     )
     target_tokens: str | None = flag(None, "A word for each label in label order, comma between; default: the task's.")
+    label_delimiter: str | None = flag(
+        None,
+        "Text between query and label, in demonstrations too. Default: a space; nothing behind a pattern that ends in a newline, "
+        "a tab or a special token, and with label words of a script without spaces.",
+    )
     separate_shots_by: str = flag(r"\n\n", "Text behind each demonstration.")
     task_description: str = flag("", "Text in front of the demonstrations.")
     multi_token_labels: bool = flag(
@@ -231,6 +236,11 @@ class DataArguments:
         if self.pattern is not None and self.pattern_name != "minimal":
             raise InputError(
                 f"--pattern_name {self.pattern_name}: --pattern {quote(self.pattern)} is given as well; leave one out"
+            )
+        if self.label_delimiter is not None and self.upstream_prompts:
+            raise InputError(
+                f"--label_delimiter {quote(self.label_delimiter)}: --upstream_prompts joins query and label in its own way; "
+                "leave one of them out"
             )
         if self.max_seq_length is not None and self.max_seq_length < 1:
             raise InputError(f"--max_seq_length {self.max_seq_length}: must be 1 or more")

@@ -30,7 +30,7 @@ OBSOLETE = {
 """Arguments of upstream's that ask for what is always so here; they are taken off the command line with a note."""
 
 
-MAY_BE_EMPTY = {"separate_shots_by", "target_prefix", "task_description"}
+MAY_BE_EMPTY = {"separate_shots_by", "label_delimiter", "target_prefix", "task_description"}
 """Arguments whose text may be nothing."""
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes of a file's or folder's name, and of a path, that systems take."""

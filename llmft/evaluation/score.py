@@ -14,10 +14,11 @@ from llmft.cost.phases import Phase
 from llmft.errors import InputError
 from llmft.evaluation.labels import label_prior, renormalise
 from llmft.models.load import window
+from llmft.prompts.control import ControlTokens, control_tokens
 from llmft.prompts.render import PromptFormat
 from llmft.prompts.shorten import shorten
 from llmft.prompts.tokens import TokenizedPrompts, check_window, token_ids, tokenize_prompts
-from llmft.prompts.verbalizer import label_sequences
+from llmft.prompts.verbalizer import check_border, label_sequences, shown
 from llmft.tasks.table import Row
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
     from llmft.batch_size import BatchSize
     from llmft.evaluation.answer_cache import AnswerCache
+
+
+BORDER = 3
+"""Tokens of a query's end that are shown."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ class Asker:
     `max_length`, if given, is the longest prompt in tokens: rows that make longer ones lose the end of their longer text.
     `label_sequences` are each label's tokens, nearly always one; a classifier's are 0 to L - 1, its whole vocabulary.
     `soft_prompt_tokens` virtual tokens are to be trained in front of the prompts: room is left for them. `cache` may hold
-    answers of the model, whose weights must then stay as they are.
+    answers of the model, whose weights must then stay as they are. `border` shows the tokens around the place where a query
+    meets its label, for people.
     """
 
     model: torch.nn.Module
@@ -88,6 +94,7 @@ class Asker:
     soft_prompt_tokens: int = 0
     virtual_flag: str = "--num_soft_prompt_tokens"
     cache: AnswerCache | None = None
+    border: str = ""
 
     @classmethod
     def create(
@@ -116,10 +123,15 @@ class Asker:
         """
         from llmft.models.head import classification_head
 
-        head = classification_head(model)
+        head, border = classification_head(model), ""
+        prompt_format = prompt_format.settled(control_tokens(tokenizer))
         if head is None:
-            query = prompt_format.query(sample).rstrip(" ")  # upstream's own prompts may end in a space
-            labels = label_sequences(tokenizer, query, prompt_format.words, prompt_format.words_flag, several=several)
+            control = prompt_format.control(tokenizer, [sample])
+            query = prompt_format.written_as(control.mark).query(sample).rstrip(" ")  # upstream's own may end in a space
+            words, flag, space = prompt_format.words, prompt_format.words_flag, prompt_format.space
+            labels = label_sequences(tokenizer, query, words, flag, several=several, space=space, control=control)
+            behind = " / ".join(shown(tokenizer, tokens) for tokens in labels)
+            border = f"...{shown(tokenizer, control.encode([query])[0][-BORDER:])} | {behind}"
         elif len(head.label_names) == len(prompt_format.words):
             labels = [[i] for i in range(len(head.label_names))]
         else:
@@ -137,6 +149,7 @@ class Asker:
             max_length=max_length,
             soft_prompt_tokens=soft_prompt_tokens,
             virtual_flag=virtual_flag,
+            border=border,
         )
 
     @property
@@ -148,15 +161,21 @@ class Asker:
         """The same question to another model, whose weights may change."""
         return replace(self, model=model, cache=None)
 
-    def prompts(self, rows: Sequence[Row], extra: Sequence[str] = ()) -> TokenizedPrompts:
-        """Prompts of the rows, and of the `extra` queries behind them, as tokens.
+    @property
+    def context_ids(self) -> list[int]:
+        """Tokens of the context alone, as a text that the model reads from its start."""
+        control, written = self._written(())
+        return token_ids(self.tokenizer, written.context(self.demonstrations), control)
+
+    def prompts(self, rows: Sequence[Row], extra: Sequence[Row] = ()) -> TokenizedPrompts:
+        """Prompts of the rows, and of the `extra` rows behind them, which are never shortened, as tokens.
 
         Raises:
             InputError: one does not fit the model's window.
         """
         from llmft.models.label_scores import virtual_tokens
 
-        prompts = self._tokenized(rows, extra)
+        prompts = self._tokenized([*rows, *extra])
         limit, place = window(self.model), "the model's window"
         if self.max_length is not None and (limit is None or self.max_length <= limit):
             limit, place = self.max_length, "--max_seq_length"
@@ -171,9 +190,9 @@ class Asker:
             )
 
         def fitting_shots(index: int) -> int:
-            query = self.prompt_format.query(rows[index]) if index < len(rows) else extra[index - len(rows)]
+            row = rows[index] if index < len(rows) else extra[index - len(rows)]
             fits = range(len(self.demonstrations))
-            count = bisect.bisect_right(fits, limit, key=lambda k: self._length(self.demonstrations[:k], query)) - 1
+            count = bisect.bisect_right(fits, limit, key=lambda k: self._length(self.demonstrations[:k], row)) - 1
             labels = len(self.label_ids)
             return max(0, count - count % labels if len(self.demonstrations) % labels == 0 else count)
 
@@ -182,32 +201,45 @@ class Asker:
         check_window(prompts, limit, place, len(self.demonstrations), fitting_shots, self.prompt_format.front_flag)
         return prompts
 
-    def _tokenized(self, rows: Sequence[Row], extra: Sequence[str]) -> TokenizedPrompts:
+    def _written(self, rows: Sequence[Row]) -> tuple[ControlTokens, PromptFormat]:
+        """What prompts of these rows are read by, and the format that renders them for it."""
+        control = self.prompt_format.control(self.tokenizer, [*rows, *self.demonstrations])
+        return control, self.prompt_format.written_as(control.mark)
+
+    def _tokenized(self, rows: Sequence[Row]) -> TokenizedPrompts:
         from llmft.models.label_scores import has_cartridge
 
-        queries = [*map(self.prompt_format.query, rows), *extra]
-        return tokenize_prompts(self.tokenizer, self.context, queries, opens=not has_cartridge(self.model))
+        control, written = self._written(rows)
+        context, opens = written.context(self.demonstrations), not has_cartridge(self.model)
+        return tokenize_prompts(self.tokenizer, context, [*map(written.query, rows)], opens=opens, control=control)
 
-    def _length(self, demonstrations: Sequence[Row], query: str) -> int:
-        return len(token_ids(self.tokenizer, self.prompt_format.context(demonstrations) + query))
+    def _length(self, demonstrations: Sequence[Row], row: Row) -> int:
+        control, written = self._written([row])
+        return len(token_ids(self.tokenizer, written.context(demonstrations) + written.query(row), control))
 
-    def _shortened(self, rows: Sequence[Row], extra: Sequence[str], prompts: TokenizedPrompts, limit: int) -> TokenizedPrompts:
+    def _shortened(self, rows: Sequence[Row], extra: Sequence[Row], prompts: TokenizedPrompts, limit: int) -> TokenizedPrompts:
         """Prompts of which those over the limit have their texts cut; what cannot fit so stays as it is."""
 
         def length(row: Row) -> int:
-            return self._length(self.demonstrations, self.prompt_format.query(row))
+            return self._length(self.demonstrations, row)
 
         long = [i for i in range(len(rows)) if len(prompts.whole(i)) > limit]
         cut = {i: shortened for i in long if (shortened := shorten(rows[i], length, limit)) is not None}
-        fitted = self._tokenized([cut.get(i, row) for i, row in enumerate(rows)], extra)
+        fitted = self._tokenized([*(cut.get(i, row) for i, row in enumerate(rows)), *extra])
         return replace(fitted, shortened=len(cut))
 
     def check_window(self, rows: Sequence[Row]) -> None:
-        """Check early, on the rows that are longest in characters, that prompts fit the model's window.
+        """Check early, on the rows that are longest in characters, that prompts fit the model's window; and on all rows that
+        labels without a space stand behind their queries as tokens of their own.
 
         Raises:
-            InputError: one does not fit.
+            InputError: one does not.
         """
+        if not self.prompt_format.space and self.border:  # behind a space nothing merges
+            shown_rows = [*rows, *self.demonstrations]
+            control, written = self._written(shown_rows)
+            words = self.prompt_format.words
+            check_border(control, [*map(written.query, shown_rows)], words, self.label_sequences, space="")
         self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-8:])
 
     def score(self, rows: Sequence[Row], phase: Phase) -> SplitScores:
@@ -218,7 +250,7 @@ class Asker:
         """
         from llmft.models.label_scores import virtual_tokens
 
-        blanks = self.prompt_format.content_free_queries() if self.calibrate else []
+        blanks = self.prompt_format.content_free_rows() if self.calibrate else []
         prompts, n = self.prompts(rows, extra=blanks), len(rows)
         found = self.read(prompts, "scores", None, phase, rows=n)
         self._check_numbers(rows, found["label_logprobs"][:n])

@@ -16,6 +16,7 @@ from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
@@ -60,7 +61,6 @@ def distil(job: Job) -> None:
     from llmft.pipelines.retention import Retention, retention_tasks
     from llmft.pipelines.teaching import ask_teachers, check_sizes, teacher_model, with_cache
     from llmft.pipelines.training import trainable
-    from llmft.prompts.tokens import token_ids
 
     flags = job.arguments(DistillationArguments)
     check_flags(job, flags)
@@ -79,6 +79,7 @@ def distil(job: Job) -> None:
         check_sizes(job, teachers.askers[0])
         teachers = with_cache(job, teachers)
         job.begin()
+        say_prompts(job, {"teacher": teachers.askers[0], "student": student}, queries, trained_as="queries that are learnt from")
     stages = stages_of(teachers, flags)
     with job.meter.phase("teacher") as phase:
         precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"
@@ -87,7 +88,7 @@ def distil(job: Job) -> None:
     job.keep("before", retention.score("before", model))
     cache = teachers.askers[0].cache
     start = copy.deepcopy(model) if needs_copy(job, flags) else None
-    context_ids = token_ids(tokenizer, teachers.askers[0].context)
+    context_ids = teachers.askers[0].context_ids
     if flags.teacher_mode == "precompute":  # its answers are all that training needs: another model goes out of memory
         teachers = teachers.with_model(model)
         stages = stages_of(teachers, flags)

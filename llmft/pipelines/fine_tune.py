@@ -13,6 +13,7 @@ from llmft.arguments import AdapterArguments, DataArguments, DemonstrationArgume
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
@@ -45,7 +46,7 @@ def fine_tune(job: Job) -> None:
     prompt_format = prompt_format_of(job)
     run, flags = job.arguments(RunArguments), job.arguments(FineTuningArguments)
     on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
-    for name in ("target_tokens", "target_prefix", "untie_embeddings"):
+    for name in ("target_tokens", "target_prefix", "label_delimiter", "untie_embeddings"):
         if vanilla and name in job.given:
             raise InputError(f"--{name} {job.given[name]}: is read only with --method pbft; add that, or leave this out")
     if on_demonstrations and job.arguments(DemonstrationArguments).num_shots == 0:
@@ -70,6 +71,7 @@ def fine_tune(job: Job) -> None:
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
         job.check_prompts(student, train_rows=rows)
         job.begin()
+        say_prompts(job, {"": student}, () if on_demonstrations else rows)
     job.score("before", student)
     student = student.with_model(trainable(job, model))
     scores, metrics, log = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))

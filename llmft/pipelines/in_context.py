@@ -8,6 +8,7 @@ from pathlib import Path
 from llmft.arguments import CalibrationArguments, DataArguments, DemonstrationArguments, InContextArguments, ModelArguments
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.session import each
 from llmft.pipelines.upstream_csv import append_row, upstream_row
@@ -37,6 +38,7 @@ def evaluate(job: Job) -> None:
         asker = job.asker(model, tokenizer, prompt_format, demonstrations=job.demonstrations, calibrate=calibrate)
         job.check_prompts(asker)
         job.begin()
+        say_prompts(job, {"": asker})
     scores = job.score("icl", asker)
     if job.record.writes:
         append_row(job, upstream_row(job, asker, scores))

@@ -8,7 +8,15 @@ from llmft.arguments import DataArguments
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.prompts.placeholders import take_off_placeholders
-from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, read_text, text_or_file
+from llmft.prompts.render import (
+    PromptFormat,
+    UpstreamPromptFormat,
+    decode_escapes,
+    escaped,
+    names_file,
+    read_text,
+    text_or_file,
+)
 from llmft.prompts.verbalizer import parse_words
 from llmft.run_arguments import RunArguments
 
@@ -63,21 +71,24 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
         description="" if who == "student" else data.task_description,
         pattern_flag=pattern_flag,
         words_flag=words_flag,
-        preamble=_preamble(job, own, number) if who == "teacher" else "",
+        **(_in_front(job, own, number) if who == "teacher" else {}),
         shown_labels=shown,
+        delimiter=data.label_delimiter,
     )
 
 
-def _preamble(job: Job, flags: DistillationArguments, number: int) -> str:
-    """Instruction and text of a file, as far as the teacher reads them."""
-    data, texts = job.arguments(DataArguments), []
+def _in_front(job: Job, flags: DistillationArguments, number: int) -> dict[str, str]:
+    """Instruction and text of files, as far as the teacher reads them; what a file holds is text whatever flag names it."""
+    data, instruction, texts = job.arguments(DataArguments), "", []
     if flags.reads("instruction") and flags.instruction is not None:
-        texts.append(text_or_file(flags.instruction, "--instruction"))
+        instruction = text_or_file(flags.instruction, "--instruction")
+        if names_file(flags.instruction):
+            instruction, texts = "", [instruction]
     elif flags.reads("instruction"):
         if job.task.instruction is None:
             raise InputError(f"--context instruction: {job.task.name} has no instruction of its own; give --instruction")
-        texts.append(job.task.instruction(data.task_variant, job.arguments(RunArguments).data_seed))
+        instruction = job.task.instruction(data.task_variant, job.arguments(RunArguments).data_seed)
     if flags.reads("file"):
         files = flags.context_files
         texts.append(read_text(files[number if len(files) > 1 else 0], "--context_file"))
-    return decode_escapes(data.separate_shots_by).join(texts)
+    return {"instruction": instruction, "document": decode_escapes(data.separate_shots_by).join(texts)}

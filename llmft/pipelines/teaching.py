@@ -14,7 +14,6 @@ from llmft.models.head import classification_head, cut_logits, logits_width
 from llmft.models.label_scores import bare_model
 from llmft.pipelines.job import Job
 from llmft.prompts.render import PromptFormat
-from llmft.prompts.tokens import token_ids
 from llmft.run_arguments import RunArguments
 from llmft.runs.content_cache import ContentCache
 from llmft.training.teacher import Teachers
@@ -100,7 +99,7 @@ def check_sizes(job: Job, teacher: Asker) -> None:
     if part.use_cartridge:
         from llmft.models.cartridge import context_start
 
-        context_start(token_ids(teacher.tokenizer, teacher.context), part.cartridge_tokens, part.cartridge_frozen_tokens)
+        context_start(teacher.context_ids, part.cartridge_tokens, part.cartridge_frozen_tokens)
 
 
 def with_cache(job: Job, teachers: Teachers) -> Teachers:

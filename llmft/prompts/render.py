@@ -1,29 +1,37 @@
 """The one prompt renderer: for demonstrations, queries, teacher and student alike.
 
-    query         = pattern(text1, text2) + prefix            (never ends in a space)
-    demonstration = query + " " + label word + separator
-    context       = [preamble + separator] + [description + separator] + demonstrations
+    query         = pattern(text1, text2) + prefix + delimiter            (never ends in a space)
+    demonstration = query + space + label word + separator
+    context       = [instruction + separator] + [document + separator] + [description + separator] + demonstrations
 
-The space before a label belongs to the label, so that `tokens(query) + [label id]` is a prefix of `tokens(demonstration)`.
-The text of an example is put in and never interpreted: braces and backslashes in it are text.
+The spaces at the delimiter's end belong to the label, so that `tokens(query) + [label id]` is a prefix of
+`tokens(demonstration)`.
+The text of an example is put in and never interpreted: braces, backslashes and control tokens in it are text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, quote
+from llmft.prompts.control import ControlTokens
 from llmft.tasks.encodings import WrongFile, decode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LINE_END = re.compile(r"\r\n?")
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
 FIELDS = ("text1", "text2")
 CONTENT_FREE = ("N/A", "", "[MASK]")
 """Texts without content, of Zhao et al. 2021 (arXiv:2102.09690), section 5."""
+UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "BOPOMOFO ", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")
+"""What Unicode's names of letters begin with in scripts that put no space between words."""
 
 
 def decode_escapes(text: str) -> str:
@@ -58,13 +66,18 @@ def text_or_file(value: str, flag: str) -> str:
     Raises:
         InputError: it is empty, or the file cannot be read.
     """
-    if len(value) < 256 and Path(value).is_file():  # a longer text is no path, and asking the system would fail
+    if names_file(value):
         return read_text(value, flag)
     if not value.strip():
         raise InputError(f"{flag} {quote(value)}: there is no text in it; give some, or a file")
     if not any(letter.isspace() for letter in value) and ("/" in value or Path(value).suffix):
         raise InputError(f"{flag} {value}: looks like a file, and there is none of that name; give one, or words")
     return decode_escapes(value)
+
+
+def names_file(value: str) -> bool:
+    """Whether a flag that takes a text or a file names a file."""
+    return len(value) < 256 and Path(value).is_file()  # a longer text is no path, and asking the system would fail
 
 
 @dataclass(frozen=True)
@@ -79,10 +92,14 @@ class PromptFormat:
     pattern_flag: str = "--pattern"
     words_flag: str = "--target_tokens"
     """The flags that `pattern` and `words` came from, for error messages."""
-    preamble: str = ""
-    """A text in front of everything, taken as it is."""
+    instruction: str = ""
+    """A text in front of everything, written as the pattern is: control tokens in it are meant."""
+    document: str = ""
+    """A file's text behind it, taken as it is: control tokens in it are text, as in a row."""
     shown_labels: tuple[str, ...] = ()
     """Words that a `{label}` in the pattern is replaced by, in label order: such a prompt shows its answer. Mostly none."""
+    delimiter: str | None = None
+    """What stands between query and label; None for what `settled` makes of the rest."""
 
     def __post_init__(self) -> None:
         found = PLACEHOLDER.findall(self.pattern)
@@ -99,8 +116,9 @@ class PromptFormat:
             raise InputError(
                 f"{self.pattern_flag} {quote(self.pattern)}: there is no {{text1}} in it; put it where the text goes"
             )
-        for name in ("pattern", "prefix", "separator", "description"):
-            object.__setattr__(self, name, self.decode(getattr(self, name)))
+        for name in ("pattern", "prefix", "separator", "description", "delimiter"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, self.decode(getattr(self, name)))
 
     def decode(self, text: str) -> str:
         """What a flag's text means."""
@@ -113,30 +131,61 @@ class PromptFormat:
     def _shown(self, name: str, row: Mapping[str, Any]) -> str:
         return self.shown_labels[row["label"]] if name == "label" else row[name] or ""
 
+    def settled(self, control_tokens: Iterable[str] = ()) -> PromptFormat:
+        """The same with the delimiter that stands if none is given.
+
+        Nothing behind white space other than spaces or a control token that the format writes at the query's end, where a model
+        answers without a space; nor in front of words of a script without spaces. Else a space.
+        """
+        if self.delimiter is not None:
+            return self
+        end = (PLACEHOLDER.split(self.pattern)[-1] + self.prefix).rstrip(" ")
+        bare = end[-1:].isspace() or end.endswith(tuple(control_tokens))
+        unspaced = all(unicodedata.name(word[0], "").startswith(UNSPACED) for word in self.words)
+        return replace(self, delimiter="" if bare or unspaced else " ")
+
+    def written_as(self, mark: Callable[[str], str]) -> PromptFormat:
+        """The same with all that the format writes itself, and no row's or file's text, put through `mark`."""
+        settled, names = self.settled(), ("pattern", "prefix", "separator", "description", "instruction", "delimiter")
+        texts = {name: mark(getattr(settled, name)) for name in names}
+        words = {name: tuple(map(mark, getattr(settled, name))) for name in ("words", "shown_labels")}
+        return replace(settled, **texts, **words)
+
+    def control(self, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]]) -> ControlTokens:
+        """The tokenizer's control tokens, for prompts made of these rows."""
+        texts = [row.get(name) or "" for row in rows for name in FIELDS]
+        return ControlTokens.create(tokenizer, [*texts, self.document])
+
+    @property
+    def space(self) -> str:
+        """What stands between a query, which ends in the rest of the delimiter, and a label's word: spaces or nothing."""
+        delimiter = self.settled().delimiter
+        return delimiter[len(delimiter.rstrip(" ")) :]
+
     def query(self, row: Mapping[str, Any]) -> str:
         """What the model reads before it answers."""
-        return (self.body(row) + self.prefix).rstrip(" ")
+        return (self.body(row) + self.prefix).rstrip(" ") + self.settled().delimiter.rstrip(" ")
 
     def demonstration(self, row: Mapping[str, Any]) -> str:
         """The query with its right answer, and the separator."""
-        return f"{self.query(row)} {self.words[row['label']]}{self.separator}"
+        return f"{self.query(row)}{self.space}{self.words[row['label']]}{self.separator}"
 
     def context(self, demonstrations: Sequence[Mapping[str, Any]]) -> str:
-        """Preamble and description, if there are any, and the demonstrations in the order given; "" for nothing."""
-        head = "".join(text + self.separator for text in (self.preamble, self.description) if text)
+        """What stands in front, if anything does, and the demonstrations in the order given; "" for nothing."""
+        head = "".join(text + self.separator for text in (self.instruction, self.document, self.description) if text)
         return head + "".join(map(self.demonstration, demonstrations))
 
     @property
     def front_flag(self) -> str:
         """The flag that puts most in front of a query where there are no demonstrations, for messages."""
-        if self.preamble:
+        if self.instruction or self.document:
             return "--context"
         return "--task_description" if self.description else "--pattern"
 
-    def content_free_queries(self) -> list[str]:
-        """Queries that hold no evidence for any label; what the model answers to them is its bias."""
-        queries = [self.query({"text1": text, "text2": text}) for text in CONTENT_FREE]
-        return [query for query in queries if query]  # a bare pattern makes nothing of an empty text
+    def content_free_rows(self) -> list[dict[str, str]]:
+        """Rows that hold no evidence for any label; what the model answers to them is its bias."""
+        rows = [{"text1": text, "text2": text} for text in CONTENT_FREE]
+        return [row for row in rows if self.query(row)]  # a bare pattern makes nothing of an empty text
 
 
 @dataclass(frozen=True)
@@ -147,6 +196,15 @@ class UpstreamPromptFormat(PromptFormat):
     it, a query has one space and the prefix without its outer spaces, so that the minimal format (prefix " ") ends in a
     stray space. `\n` from a shell stays two characters. Shots of fine-tuning do not exist: there a query is the pattern alone.
     """
+
+    @property
+    def space(self) -> str:
+        """Always a space, whatever the query ends in."""
+        return " "
+
+    def control(self, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]]) -> ControlTokens:
+        """None: control tokens in rows are such, and a text gets its beginning-of-text token even if it has one."""
+        return ControlTokens(tokenizer, {})
 
     def decode(self, text: str) -> str:
         """The text as it is."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
+from llmft.prompts.control import ControlTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,9 +43,29 @@ class TokenizedPrompts:
         return self.prefix + self.suffixes[index]
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of a text the model reads from its start: a beginning-of-text token where the tokenizer has one, no end token."""
-    return leading_ids(tokenizer) + _ids(tokenizer, [text])[0]
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, control: ControlTokens | None = None) -> list[int]:
+    """Tokens of a text the model reads from its start: a beginning-of-text token where the tokenizer has one, no end token.
+
+    Args:
+        control: what the text is marked by; None for a text whose control tokens are meant.
+    """
+    control, (text,) = _marked(tokenizer, control, [text])
+    return _opened(control, leading_ids(tokenizer), control.encode([text])[0])
+
+
+def _marked(
+    tokenizer: PreTrainedTokenizerBase, control: ControlTokens | None, texts: list[str]
+) -> tuple[ControlTokens, list[str]]:
+    if control is not None:
+        return control, texts
+    control = ControlTokens.create(tokenizer, texts)
+    return control, [control.mark(text) for text in texts]
+
+
+def _opened(control: ControlTokens, lead: list[int], tokens: list[int]) -> list[int]:
+    """The tokens behind those that open a text, unless a format has written these there itself."""
+    written = lead and tokens[: len(lead)] == lead and set(lead) <= set(control.ids.values())
+    return tokens if written else lead + tokens
 
 
 def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -55,7 +76,12 @@ def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def tokenize_prompts(
-    tokenizer: PreTrainedTokenizerBase, context: str, queries: Sequence[str], *, opens: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    context: str,
+    queries: Sequence[str],
+    *,
+    opens: bool = True,
+    control: ControlTokens | None = None,
 ) -> TokenizedPrompts:
     """Tokenize `context + query` for every query.
 
@@ -64,52 +90,50 @@ def tokenize_prompts(
 
     Args:
         opens: whether the prompts stand at a text's start; behind a cartridge, which holds that start, they do not.
+        control: what the texts are marked by; None for texts whose control tokens are meant.
 
     Raises:
         InputError: a query is empty, or a prompt has no tokens: nothing to answer, and no place for the label to stand behind.
     """
-    front, ends = _parted(tokenizer, context, queries)
+    control, (context, *queries) = _marked(tokenizer, control, [context, *queries])
+    front, ends = _parted(control, context, queries)
     lead = leading_ids(tokenizer) if opens else []
     if front:
-        front = lead + front
+        front = _opened(control, lead, front)
     else:  # a tokenizer may leave nothing of a query's spaces: its label then stands behind the lead
-        ends = [lead + end for end in ends]
+        ends = [_opened(control, lead, end) for end in ends]
     if "" in queries or not all(ends):
         raise InputError("--pattern: a row with an empty text renders to nothing; put some text beside {text1} in the pattern")
     shared = _common_prefix_length(ends)
     return TokenizedPrompts(front + ends[0][:shared] if ends else [], [tokens[shared:] for tokens in ends])
 
 
-def _parted(tokenizer: PreTrainedTokenizerBase, context: str, queries: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+def _parted(control: ControlTokens, context: str, queries: Sequence[str]) -> tuple[list[int], list[list[int]]]:
     """Tokens that all of `context + query` begin with, possibly none, and those that each goes on with."""
-    begin, rest, first = _parted_context(tokenizer, context, queries[0]) if queries else ([], context, [])
-    ends = _ids(tokenizer, [rest + query for query in queries])
+    begin, rest, first = _parted_context(control, context, queries[0]) if queries else ([], context, [])
+    ends = control.encode([rest + query for query in queries])
     if any(end[: len(first)] != first for end in ends):
-        return [], _ids(tokenizer, [context + query for query in queries])
+        return [], control.encode([context + query for query in queries])
     return begin, ends
 
 
-def _parted_context(tokenizer: PreTrainedTokenizerBase, context: str, query: str) -> tuple[list[int], str, list[int]]:
+def _parted_context(control: ControlTokens, context: str, query: str) -> tuple[list[int], str, list[int]]:
     """Part the context where it may be tokenized apart: what stands behind, `TAIL` or more, sets the tokens in front.
 
     Returns:
         Tokens of the context's beginning; the rest of its text; and tokens that this rest, then a query, must begin with for the
         two to be the tokens of the whole. No tokens and the whole context where it cannot be parted.
     """
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    model = getattr(getattr(control.tokenizer, "backend_tokenizer", None), "model", None)
     spaces = [i for i in range(1, len(context) - TAIL) if context[i].isspace()] if type(model).__name__ in LOCAL else []
-    (whole,) = _ids(tokenizer, [context + query]) if spaces else ([],)
+    (whole,) = control.encode([context + query]) if spaces else ([],)
     for place in spaces[: -PLACES - 1 : -1]:
-        (begin,) = _ids(tokenizer, [context[:place]])
+        (begin,) = control.encode([context[:place]])
         for rest in (context[place:], context[place + 1 :]):  # some tokenizers put a space in front of every text themselves
-            end, alone = _ids(tokenizer, [rest + query, rest])
+            end, alone = control.encode([rest + query, rest])
             if begin + end == whole and len(alone) > 1:
                 return begin, rest, alone[: len(alone) // 2]
     return [], context, []
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
 
 
 def check_window(

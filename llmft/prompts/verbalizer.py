@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, quote
+from llmft.prompts.control import ControlTokens
 from llmft.prompts.tokens import token_ids
 
 if TYPE_CHECKING:
@@ -33,26 +35,42 @@ def parse_words(target_tokens: str, num_labels: int, flag: str = "--target_token
 
 
 def label_sequences(
-    tokenizer: PreTrainedTokenizerBase, query: str, words: tuple[str, ...], flag: str = "--target_tokens", *, several: bool
+    tokenizer: PreTrainedTokenizerBase,
+    query: str,
+    words: tuple[str, ...],
+    flag: str = "--target_tokens",
+    *,
+    several: bool,
+    space: str = " ",
+    control: ControlTokens | None = None,
 ) -> list[list[int]]:
     """The tokens that follow `query` for each label, in label order.
 
     Args:
         several: whether a label may be more than one token.
+        space: what stands in front of a label's word and belongs to it.
+        control: what the query is marked by; None for one whose control tokens are meant.
 
     Raises:
         InputError: a label's tokens cannot be told from the query's or are unknown, one is several tokens and may not be, or
             the tokens of one begin those of another: its sequence could never be the less probable one.
     """
-    head = token_ids(tokenizer, query)
+    head = token_ids(tokenizer, query, control)
+    mark = control.mark if control else str
     found: list[list[int]] = []
     for word in words:
-        tokens = token_ids(tokenizer, f"{query} {word}")
+        tokens = token_ids(tokenizer, query + space + mark(word), control)
         own = tokens[len(head) :]
-        apart = tokens[: len(head)] == head and own and tokenizer.unk_token_id not in own
-        if not apart or (len(own) > 1 and not several):
-            pieces = " ".join(map(repr, tokenizer.convert_ids_to_tokens(own or tokens[-1:])))
-            remedy = "choose another word, or add --multi_token_labels" if apart else "choose another word"
+        if tokens[: len(head)] != head or not own:
+            raise InputError(
+                f"{flag} {quote(','.join(words))}: {quote(word)} merges with the end of the query into {shown(tokenizer, tokens[-2:])} for "
+                f"the tokenizer of {tokenizer.name_or_path}; give another --label_delimiter (' ' is a space), or end the pattern "
+                "otherwise"
+            )
+        known = tokenizer.unk_token_id not in own
+        if not known or (len(own) > 1 and not several):
+            pieces = shown(tokenizer, own)
+            remedy = "choose another word, or add --multi_token_labels" if known else "choose another word"
             raise InputError(
                 f"{flag} {quote(','.join(words))}: {quote(word)} is not one token behind a query but {pieces} "
                 f"for the tokenizer of {tokenizer.name_or_path}; {remedy}"
@@ -66,3 +84,33 @@ def label_sequences(
                     f"another word for the tokenizer of {tokenizer.name_or_path}; choose words that differ"
                 )
     return found
+
+
+def check_border(
+    control: ControlTokens, queries: Sequence[str], words: tuple[str, ...], sequences: Sequence[Sequence[int]], *, space: str
+) -> None:
+    """Check that every label has the same tokens behind each query, and leaves the query its own.
+
+    Args:
+        queries: as marked by `control`.
+        sequences: what `label_sequences` found behind one query.
+        space: what stands in front of a label's word.
+
+    Raises:
+        InputError: the tokens of a label and a query's end merge.
+    """
+    heads = control.encode(queries)
+    for word, sequence in zip(words, sequences, strict=True):
+        whole = control.encode([query + space + control.mark(word) for query in queries])
+        for head, tokens, query in zip(heads, whole, queries, strict=True):
+            if tokens != [*head, *sequence]:
+                alone, merged = (shown(control.tokenizer, some) for some in (sequence, tokens[-3:]))
+                raise InputError(
+                    f"--label_delimiter {space!r}: {word!r} is {alone} behind one query, and merges with the end of another, "
+                    f"{control.plain(query)[-20:]!r}, into {merged}; give another delimiter, or end the pattern in other text"
+                )
+
+
+def shown(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
+    """Tokens as the vocabulary spells them, for people."""
+    return " ".join(map(repr, tokenizer.convert_ids_to_tokens(list(tokens))))

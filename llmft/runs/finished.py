@@ -32,7 +32,7 @@ NOT_READ = {
     "output_dir", "cache_dir", "dataset_cache_dir", "teacher_cache_dir", "logging_dir", "wandb_output_dir",
 }  # fmt: skip
 """Arguments whose files are not what a run goes by, and change with every run."""
-TEXTS = ("pattern", "tokens", "prefix", "separate_shots_by", "task_description", "words", "column", "label_names")
+TEXTS = ("pattern", "tokens", "prefix", "separate_shots_by", "delimiter", "task_description", "words", "column", "label_names")
 """What names of arguments end in whose value is text, in which anything may look like a path."""
 ENVIRONMENT = re.compile(r"(LLMFT|ACCELERATE|CUDA|NVIDIA|ROCR|HIP|GPU|ZE|DS)_|SLURM_.*GPU|WANDB_PROJECT")
 """Variables that can change a default or the devices that are there."""

@@ -128,7 +128,7 @@ class OnlineTeacher:
         self.labels = [LabelSequences.create(asker.label_sequences) for asker in teachers.askers]
         self.prompts = []
         for asker in teachers.askers:
-            blanks = asker.prompt_format.content_free_queries() if asker.calibrate else []
+            blanks = asker.prompt_format.content_free_rows() if asker.calibrate else []
             self.prompts.append((asker.prompts(queries, extra=blanks), len(blanks)))
         self.readers: list[PrefixReader | None] = [None] * len(teachers.askers)
         self.log_priors: list[torch.Tensor | float | None] = [None] * len(teachers.askers)

@@ -148,6 +148,11 @@ CASES = {
     "too few label words": Case("eval.py", "--target_tokens Yes"),
     "the same label word twice": Case("eval.py", "--target_tokens Yes,Yes"),
     "a label word of several tokens": Case("eval.py", "--target_tokens Yes,Nope"),
+    "a delimiter with upstream's prompts": Case("eval.py", "--label_delimiter '' --upstream_prompts"),
+    "a label that merges with the pattern": Case("eval.py", "--label_delimiter ''"),
+    "a label that merges with a row": Case(
+        "eval.py", own("{good}", "{newlines}", "--target_tokens Yes,No --pattern '{{text1}}' --label_delimiter ''")
+    ),
     "a context over the window": Case("eval.py", "--num_shots 100"),
     "a text over the window": Case("distill.py", "--context file --context_file {long_text} --num_shots 16"),
     "a text file that cannot be read": Case("distill.py", "--context file --context_file {bytes} --num_shots 16"),
@@ -247,6 +252,7 @@ def files(tmp_path_factory, tokenizers):
         "high.jsonl": lines([{**rows[0], "label": 2}]),
         "other_label.jsonl": lines([{**rows[0], "label": "perhaps"}]),
         "mixed.jsonl": lines([{**rows[0], "label": 5}, *rows[1:]]),
+        "newlines.jsonl": lines([{**rows[0], "text1": "row 0\n\n"}, rows[1]]),
         "empty_text.jsonl": lines([{**row, "text1": ""} for row in rows]),
         "unlabelled.jsonl": lines([{**rows[0], "label": None}, *rows[1:]]),
         "one_label.jsonl": lines(rows[::2]),

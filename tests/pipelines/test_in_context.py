@@ -19,6 +19,39 @@ def read_csv(folder, pattern="*.csv"):
         return list(csv.DictReader(stream))
 
 
+def test_a_run_says_what_is_scored_and_what_of_its_rows_is_not_what_it_seems(tmp_path, capsys):
+    rows = [{"text1": f"row {i}", "label": i % 2} for i in range(8)]
+    asked = [{"text1": "row 3", "label": 1}, {"text1": "a </s> cat <pad>", "label": 0}, {"text1": "a cat", "label": 0}]
+    for name, some in (("train", rows), ("dev", asked)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    files = ("--train_file", tmp_path / "train.jsonl", "--validation_file", tmp_path / "dev.jsonl", "--target_tokens", "No,Yes")
+    words = ["--output_dir", tmp_path / "out", "--use_cpu", "--model_name_or_path", "toy", *files, "--num_shots", 8]
+    MAIN["eval.py"]([*map(str, words)])
+    assert capsys.readouterr().err.splitlines() == [
+        "label: ...'<unk>' '<unk>' '?' | 'No' / 'Yes'",
+        "note: text in 1 of 11 rows looks like control tokens ('</s>', '<pad>'); it is read as text",
+        "warning: evaluation rows whose texts the model has been shown: 1 of 3 of custom stand answered in the context",
+    ]
+    MAIN["eval.py"]([*map(str, words), "--upstream_prompts"])
+    assert "these, as upstream does" in capsys.readouterr().err
+    MAIN["ft.py"]([*map(str, words), "--num_train_epochs", "1"])
+    assert "1 of 3 of custom are trained on\n" in capsys.readouterr().err
+    own = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", "--method", "vanilla", "--label_delimiter", ":"]
+    with pytest.raises(InputError, match="--label_delimiter :: is read only with --method pbft"):
+        MAIN["ft.py"](own)
+
+
+def test_the_delimiter_is_in_the_name_and_in_demonstrations_too(tmp_path):
+    plain, same, other = (
+        run("eval.py", tmp_path, *FEW, *more) for more in ((), ("--label_delimiter", " "), ("--label_delimiter", r"\n\n"))
+    )
+    assert len({plain.path, same.path, other.path}) == 3
+    assert same.json("config")["given"]["label_delimiter"] == " "
+    assert same.metrics["stages"] == plain.metrics["stages"]
+    contexts = [row["context"] for row in read_csv(tmp_path)]
+    assert contexts[0] == contexts[1] == contexts[2].replace("?\n\n", "? ")
+
+
 def test_several_data_seeds_are_the_runs_of_each(tmp_path, monkeypatch):
     from llmft.pipelines import job
 

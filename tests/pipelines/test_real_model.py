@@ -1,8 +1,10 @@
 """A real pretrained model on real rows, a few of them."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from llmft.pipelines import distill, fine_tune
+from llmft.pipelines import distill, fine_tune, in_context
 from tests.pipelines.conftest import Record
 
 
@@ -44,3 +46,25 @@ def test_fine_tuning_of_smollm2(tmp_path, shared_data, smollm2, task, out_of_dom
         assert all(measure in found and found["n"] == 4 for found in stage.values())
     before, after = (metrics["stages"][stage][task]["loss"] for stage in ("before", "after"))
     assert after < before
+
+
+@pytest.mark.real_model
+def test_labels_behind_a_chat_template_are_scored_as_plain_transformers_does(tmp_path, shared_data, smollm2):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    question = "Is the mood of this review negative or positive? Answer in one word.\n"
+    arguments = ["--task", "sst2", "--data_dir", str(shared_data), "--model_name_or_path", str(smollm2), "--use_cpu"]
+    arguments += ["--output_dir", str(tmp_path), "--num_shots", "0", "--max_eval_samples", "6"]
+    arguments += ["--target_tokens", "negative,positive", "--target_prefix", r"<|im_start|>assistant\n"]
+    in_context.main([*arguments, "--pattern", rf"<|im_start|>user\n{question}{{text1}}<|im_end|>\n"])
+    (done,) = tmp_path.rglob("DONE")
+    predictions = Record(done.parent).predictions
+    texts = pd.read_parquet(shared_data / "glue" / "sst2" / "validation.parquet").set_index("idx").sentence
+    tokenizer, model = AutoTokenizer.from_pretrained(smollm2), AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    labels = [tokenizer(word).input_ids[0] for word in ("negative", "positive")]
+    for row in predictions.itertuples():
+        prompt = f"<|im_start|>user\n{question}{texts[row.idx]}<|im_end|>\n<|im_start|>assistant\n"
+        with torch.no_grad():
+            scores = model(torch.tensor([tokenizer(prompt).input_ids])).logits[0, -1].log_softmax(-1)[labels]
+        np.testing.assert_allclose(row.token_logprobs, scores, atol=1e-3)

@@ -133,9 +133,12 @@ def test_fine_tuning_on_the_demonstrations_of_the_context(tmp_path):
     assert stages["after"]["toy"]["score_accuracy"] >= 0.8
 
 
-def test_teacher_and_student_may_be_asked_in_their_own_ways(tmp_path):
+def test_teacher_and_student_may_be_asked_in_their_own_ways(tmp_path, capsys):
     own = ("--teacher_pattern", "{text2} {text1} ?", "--student_target_tokens", "No,Yes", "--calibrate")
     record = run("distill.py", tmp_path, *SHORT, *own)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("label")]
+    assert [line.split(":")[0] for line in said] == ["label of the teacher", "label of the student"]
+    assert [line.split(" | ")[1] for line in said] == ["'Yes' / 'No'", "'No' / 'Yes'"]
     assert record.metrics["stages"].keys() == {"teacher", "before", "after"}
     plain = run("distill.py", tmp_path, *SHORT)
     flipped, straight = (r.predictions.query("stage == 'before'").token_logprobs for r in (record, plain))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llmft.errors import InputError
 from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, read_text
-from llmft.tasks.table import get_task
+from llmft.tasks.table import TASKS, get_task
 from tests.conftest import ROWS
 
 ROW = {"text1": "Dogs bark.", "text2": "Cats bark.", "label": 1, "idx": 0}
@@ -76,7 +76,46 @@ def test_a_query_never_ends_in_a_space(text, pattern, prefix):
 
 
 def test_content_free_queries():
-    assert fmt().content_free_queries() == ["N/A N/A ?", "  ?", "[MASK] [MASK] ?"]
+    assert [*map(fmt().query, fmt().content_free_rows())] == ["N/A N/A ?", "  ?", "[MASK] [MASK] ?"]
+    assert [*map(fmt("{text1}").query, fmt("{text1}").content_free_rows())] == ["N/A", "[MASK]"]
+
+
+CHAT = r"<|im_start|>user\n{text1}<|im_end|>\n"
+DELIMITED = [
+    ({}, "Dogs bark. Cats bark. ?", " No"),
+    ({"delimiter": ""}, "Dogs bark. Cats bark. ?", "No"),
+    ({"delimiter": r"\n"}, "Dogs bark. Cats bark. ?\n", "No"),
+    ({"delimiter": ": "}, "Dogs bark. Cats bark. ?:", " No"),
+    (
+        {"pattern": CHAT, "prefix": r"<|im_start|>assistant\n"},
+        "<|im_start|>user\nDogs bark.<|im_end|>\n<|im_start|>assistant\n",
+        "No",
+    ),
+    ({"pattern": r"{text1}\t "}, "Dogs bark.\t", "No"),
+    ({"pattern": r"{text1}\n", "delimiter": " "}, "Dogs bark.\n", " No"),
+    ({"pattern": "{text1}"}, "Dogs bark.", " No"),
+    ({"pattern": "{text1} 对吗？", "words": ("是", "否")}, "Dogs bark. 对吗？", "否"),
+    ({"pattern": "{text1} ใช่ไหม", "words": ("ใช่", "ไม่")}, "Dogs bark. ใช่ไหม", "ไม่"),
+    ({"pattern": "{text1} 예?", "words": ("예", "아니오")}, "Dogs bark. 예?", " 아니오"),
+    ({"pattern": "{text1} ?", "words": ("是", "No")}, "Dogs bark. ?", " No"),
+]
+
+
+@pytest.mark.parametrize(("more", "query", "label"), DELIMITED)
+def test_golden_delimiters(more, query, label):
+    assert fmt(**more).query(ROW) == query
+    assert fmt(**more).demonstration(ROW) == f"{query}{label}\n\n"
+
+
+def test_no_space_behind_a_control_token_that_the_format_writes():
+    assert fmt("{text1}<|assistant|> ").settled(["<|assistant|>"]).demonstration(ROW) == "Dogs bark.<|assistant|>No\n\n"
+    assert fmt("{text1}").settled(["</s>"]).demonstration({**ROW, "text1": "a</s>"}) == "a</s> No\n\n"  # which a row holds
+    assert fmt("{text1}<|assistant|>", delimiter=" ").settled(["<|assistant|>"]).space == " "
+
+
+def test_shipped_patterns_end_in_no_white_space():
+    for task in TASKS.values():
+        assert {fmt(p.pattern, p.prefix, words=p.target_tokens).settled().delimiter for p in task.patterns.values()} == {" "}
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
 from llmft.errors import InputError
 from llmft.prompts.render import PromptFormat
 from llmft.prompts.tokens import TAIL, check_window, leading_ids, token_ids, tokenize_prompts
-from llmft.prompts.verbalizer import label_sequences, parse_words
+from llmft.prompts.verbalizer import check_border, label_sequences, parse_words
 from tests.conftest import byte_level_bpe, sentencepiece_bpe
 
 FAMILIES = ["gpt2", "opt", "llama", "toy"]
@@ -49,17 +49,32 @@ LLAMA3, UNIGRAM = split_bpe(), unigram()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@given(text1=AWKWARD, text2=AWKWARD, pattern=st.sampled_from(PATTERNS), label=st.sampled_from([0, 1]))
+@given(
+    text1=AWKWARD,
+    text2=AWKWARD,
+    pattern=st.sampled_from(PATTERNS),
+    label=st.sampled_from([0, 1]),
+    delimiter=st.sampled_from([None, " ", "", r"\n", r"\t", ": ", ":", r" \n"]),
+)
 @settings(max_examples=150, deadline=None)
-def test_query_and_label_are_a_prefix_of_the_demonstration(tokenizers, family, text1, text2, pattern, label):
+def test_query_and_label_are_a_prefix_of_the_demonstration(tokenizers, family, text1, text2, pattern, label, delimiter):
     tokenizer = tokenizers[family]
-    prompt_format = PromptFormat(pattern, "", r"\n\n", ("Yes", "No"))
+    prompt_format = PromptFormat(pattern, "", r"\n\n", ("Yes", "No"), delimiter=delimiter)
     row = {"text1": text1, "text2": text2, "label": label}
     query = prompt_format.query(row)
     assume(query)
-    ids = [ids[0] for ids in label_sequences(tokenizer, "x ?", prompt_format.words, several=False)]
-    expected = [*token_ids(tokenizer, query), ids[label]]
-    assert token_ids(tokenizer, prompt_format.demonstration(row))[: len(expected)] == expected
+    control, space = prompt_format.control(tokenizer, [row]), prompt_format.space
+    written = prompt_format.written_as(control.mark)
+    sample = written.query({**row, "text1": "x", "text2": "x"})
+    demonstration = written.demonstration(row)
+    try:
+        labels = label_sequences(tokenizer, sample, prompt_format.words, several=True, space=space, control=control)
+        check_border(control, [written.query(row)], prompt_format.words, labels, space=space)
+    except InputError:  # the label and what is before it are one word, or (GPT-2's) two newlines are parted by what follows
+        assert space == ""
+        reject()
+    expected = token_ids(tokenizer, written.query(row), control) + labels[label]
+    assert token_ids(tokenizer, demonstration, control)[: len(expected)] == expected
 
 
 @pytest.mark.parametrize(("family", "lead"), [("gpt2", 0), ("opt", 1), ("llama", 1), ("toy", 1)])

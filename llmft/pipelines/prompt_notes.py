@@ -1,0 +1,75 @@
+"""What a run says about its prompts on stderr, once: the tokens that are scored, and rows that are not what they seem."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from llmft.pipelines.job import Job
+from llmft.prompts.control import control_tokens, look_for
+from llmft.tasks.table import Row
+
+if TYPE_CHECKING:
+    from llmft.evaluation.score import Asker
+
+
+def say_prompts(job: Job, askers: Mapping[str, Asker], train_rows: Sequence[Row] = (), *, trained_as: str = "trained on") -> None:
+    """Say what is scored, whose text looks like control tokens, and which evaluation rows the model has seen before it is asked.
+
+    Args:
+        askers: who is asked -> how.
+        train_rows: the rows or queries that are trained on.
+        trained_as: what they are, for the message.
+    """
+    if not job.record.writes:
+        return
+    lines = [*label_lines(askers), *control_lines(job, askers, train_rows), *repetition_lines(job, train_rows, trained_as)]
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+
+
+def label_lines(askers: Mapping[str, Asker]) -> Iterator[str]:
+    """The last tokens of one query, then each label's; one line where all are asked alike, none for a classifier."""
+    borders = {who: asker.border for who, asker in askers.items() if asker.border}
+    if len(set(borders.values())) == 1:
+        borders = {"": next(iter(borders.values()))}
+    for who, border in borders.items():
+        yield f"label{f' of the {who}' if who else ''}: {border}"
+
+
+def control_lines(job: Job, askers: Mapping[str, Asker], train_rows: Sequence[Row]) -> Iterator[str]:
+    """The number of rows whose text holds what would be a control token in a pattern."""
+    asker = next(iter(askers.values()))
+    control = look_for(control_tokens(asker.tokenizer))
+    sets = [
+        *job.contexts,
+        train_rows,
+        *job.eval_sets.values(),
+        *(rows for group in job.other_sets.values() for rows in group.values()),
+    ]
+    found = [control.findall(f"{row['text1'] or ''}\n{row['text2'] or ''}") for rows in sets for row in rows]
+    names = dict.fromkeys(name for names in found for name in names)
+    read_as = "text" if asker.prompt_format.control(asker.tokenizer, ()).ids else "these, as upstream does"
+    if names:
+        examples = ", ".join(map(repr, [*names][:3]))
+        count = f"{sum(map(bool, found))} of {len(found)} rows"
+        yield f"note: text in {count} looks like control tokens ({examples}); it is read as {read_as}"
+    if any(control.search(asker.prompt_format.document) for asker in askers.values()):
+        yield "note: text of a file in the context looks like control tokens; it is read as text"
+
+
+def repetition_lines(job: Job, train_rows: Sequence[Row], trained_as: str) -> Iterator[str]:
+    """How many evaluation rows have the texts of a demonstration or of a row that is trained on; other files give other idx."""
+    seen = {
+        "stand answered in the context": [row for context in job.contexts for row in context],
+        f"are {trained_as}": train_rows,
+    }
+    parts = []
+    for how, rows in seen.items():
+        texts = {(row["text1"], row["text2"]) for row in rows}
+        for name, asked in job.eval_sets.items():
+            count = sum((row["text1"], row["text2"]) in texts for row in asked)
+            if count:
+                parts.append(f"{count} of {len(asked)} of {name} {how}")
+    if parts:
+        yield f"warning: evaluation rows whose texts the model has been shown: {', '.join(parts)}"
