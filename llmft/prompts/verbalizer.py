@@ -63,9 +63,9 @@ def label_sequences(
         own = tokens[len(head) :]
         if tokens[: len(head)] != head or not own:
             raise InputError(
-                f"{flag} {quote(','.join(words))}: {quote(word)} merges with the end of the query into {shown(tokenizer, tokens[-2:])} for "
-                f"the tokenizer of {tokenizer.name_or_path}; give another --label_delimiter (' ' is a space), or end the pattern "
-                "otherwise"
+                f"{flag} {quote(','.join(words))}: {quote(word)} merges with the end of the query into "
+                f"{shown(tokenizer, tokens[-2:])} for the tokenizer of {tokenizer.name_or_path}; "
+                "give another --label_delimiter (' ' is a space), or end the pattern otherwise"
             )
         known = tokenizer.unk_token_id not in own
         if not known or (len(own) > 1 and not several):
