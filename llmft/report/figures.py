@@ -35,7 +35,6 @@ from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from llmft.report.collect import Collection
 
@@ -68,7 +67,7 @@ class Drawn(NamedTuple):
         picture: its name, of `PICTURES`.
         sheet: what the sheet shows.
         svg: as matplotlib wrote it, with what its marks say (`svg.say`).
-        files: the PNG and the PDF.
+        files: its PNG, and the PDF that has it as a page.
     """
 
     picture: str
@@ -83,7 +82,7 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: I
     Args:
         collection: the runs.
         majority: `task`, and for each domain the share of the largest class, as accuracy of a constant answer.
-        out: an existing folder, for `<name>.png` and `<name>.pdf`, `<name>-2.png` of the second sheet, and so on.
+        out: an existing folder, for `<name>.pdf` of all sheets, `<name>.png` of the first, `<name>-2.png` of the next, and so on.
         names: of the pictures to draw.
     """
     import matplotlib
@@ -103,29 +102,30 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: I
         "training": lambda: draw_training(collection, judged),
         "gap": lambda: draw_gap(judged, means),
     }
-    drawn = []
     with plt.rc_context(STYLE):
-        for name in names:
-            for number, (figure, sheet) in enumerate(pictures[name](), 1):
-                files, svg = _written(figure, out, name if number == 1 else f"{name}-{number}")
-                drawn.append(Drawn(name, sheet, svg, files))
-                plt.close(figure)
-    return drawn
+        return [drawn for name in names for drawn in _written(list(pictures[name]()), out, name)]
 
 
-def _written(figure: Figure, out: Path, name: str) -> tuple[list[Path], str]:
-    """Write a figure's files; returns them and its SVG."""
-    figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine(None)  # laid out once, not for each form
-    files = []
-    for kind in ("png", "pdf"):
-        dated = {"metadata": {"CreationDate": None}} if kind == "pdf" else {}  # same runs, same file
-        with whole_file(out / f"{name}.{kind}") as aside:
-            figure.savefig(aside, format=kind, **dated)
-        files.append(out / f"{name}.{kind}")
-    svg = io.StringIO()
-    figure.savefig(svg, format="svg", transparent=True)  # the page has its own ground
-    return files, svg.getvalue()
+def _written(sheets: list[Sheet], out: Path, name: str) -> Iterator[Drawn]:
+    """Write the files of a picture, and close its figures."""
+    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    if not sheets:
+        return
+    pdf = out / f"{name}.pdf"
+    with whole_file(pdf) as aside, PdfPages(aside, metadata={"CreationDate": None}) as pages:  # same runs, same file
+        for number, (figure, sheet) in enumerate(sheets, 1):
+            figure.get_layout_engine().execute(figure)
+            figure.set_layout_engine(None)  # laid out once, not for each form
+            pages.savefig(figure)
+            png = out / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
+            with whole_file(png) as aside_png:
+                figure.savefig(aside_png, format="png")
+            svg = io.StringIO()
+            figure.savefig(svg, format="svg", transparent=True)  # the page has its own ground
+            plt.close(figure)
+            yield Drawn(name, sheet, svg.getvalue(), [png, pdf])
 
 
 def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFrame) -> Iterator[Sheet]:
@@ -183,7 +183,8 @@ def draw_size(means: pd.DataFrame) -> Iterator[Sheet]:
     sized = sized[sized.groupby(keys, dropna=False)["weights"].transform("nunique") > 1]
     sized = sized.assign(line=sized.groupby(keys, sort=False, dropna=False).ngroup())
     many = sized.groupby("task")["line"].transform("nunique") > LINES
-    sized = sized.assign(panel=sized["shots"].where(many, -1)).sort_values("panel", kind="stable")
+    sized = sized.assign(panel=sized["shots"].where(many, -1), place=pd.factorize(sized["task"])[0])
+    sized = sized.sort_values(["place", "panel"], kind="stable")
     looks, families = looks_of(means["look"]), sized["family"].nunique() > 1
     for parts in sheets_of_panels(sized, ["task", "panel"], PANELS // 2):
         figure, table = plt.subplots(
@@ -198,7 +199,7 @@ def draw_size(means: pd.DataFrame) -> Iterator[Sheet]:
         for axes in table[-1]:
             axes.set_xlabel("weights")
         legend(figure, looks, pd.concat([here["look"] for _, here in parts]))
-        text = "Means and standard deviations over seeds; small numbers are shots."
+        text = "Means and standard deviations over seeds" + ("." if many.all() else "; small numbers are shots.")
         note(figure, text + (" Small words are families of models." if families else ""))
         yield Sheet(figure, sheet_name(names))
 

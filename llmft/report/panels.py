@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -35,6 +36,7 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text, which people search and screen readers read
     "text.parse_math": False,  # a name with two dollar signs is a name
     "figure.dpi": 150,
+    "figure.max_open_warning": 0,  # all sheets of a picture are pages of one PDF
 }
 
 Rows = list[tuple[str, pd.Series | None]]
@@ -49,10 +51,20 @@ class Sheet(NamedTuple):
 
 
 def sheets_of_panels(found: pd.DataFrame, by: list[str], most: int) -> Iterator[list[tuple[tuple[str, ...], pd.DataFrame]]]:
-    """(key, rows) of each group, at most so many on a sheet."""
-    parts = list(found.groupby(by, sort=False))
-    for start in range(0, len(parts), most):
-        yield parts[start : start + most]
+    """(key, rows) of each group, at most so many on a sheet; groups with the same first key stay together where they can."""
+    sheet: list[tuple[tuple[str, ...], pd.DataFrame]] = []
+    for _, parts in groupby(found.groupby(by, sort=False), key=lambda part: part[0][0]):
+        parts = list(parts)
+        if sheet and len(sheet) + len(parts) > most:
+            yield sheet
+            sheet = []
+        for part in parts:
+            if len(sheet) == most:
+                yield sheet
+                sheet = []
+            sheet.append(part)
+    if sheet:
+        yield sheet
 
 
 def sheets_of_rows(means: pd.DataFrame) -> Iterator[tuple[Rows, str]]:

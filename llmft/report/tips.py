@@ -9,7 +9,7 @@ import pandas as pd
 
 from llmft.report.names import DOMAINS, SELECTION_NAMES
 
-NAMED = 1500
+NAMED = 500
 """Of more runs than these no single one says what it is: the page would be as large as all their records."""
 
 

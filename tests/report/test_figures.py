@@ -107,6 +107,17 @@ def test_all_figures_are_drawn_as_png_and_pdf(collection, tmp_path):
     assert plt.get_fignums() == []
 
 
+def test_further_sheets_are_pages_of_the_pdf_and_pngs_with_a_number(collection, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmft.report.panels.ROWS", 3)
+    drawn = draw_all(collection, pd.DataFrame(columns=["task", "in_domain", "out_of_domain"]), tmp_path, ("memory",))
+    names = ["memory.png", "memory-2.png", "memory-3.png", "memory-4.png"]
+    assert [sheet.files for sheet in drawn] == [[tmp_path / name, tmp_path / "memory.pdf"] for name in names]
+    assert {file.name for file in tmp_path.iterdir()} == {"memory.pdf", *names}
+    assert re.search(rb"/Count 4\b", (tmp_path / "memory.pdf").read_bytes())
+    models = ("opt-125m", "opt-1.3b")
+    assert [sheet.sheet for sheet in drawn] == [f"rte ({model}){more}" for model in models for more in ("", ", continued")]
+
+
 def test_what_has_nothing_to_show_is_left_out(tmp_path):
     write(tmp_path, [Made()], hans_rows=20)
     rates = pd.DataFrame(columns=["task", "in_domain", "out_of_domain"])
@@ -218,6 +229,9 @@ def test_sheets_are_called_by_what_is_on_them():
     sheets = list(sheets_of_panels(frame, ["task"], PANELS))
     assert [len(parts) for parts in sheets] == [PANELS, PANELS, 1]
     assert [task for parts in sheets for (task,), _ in parts] == list(frame["task"])
+    frame = pd.DataFrame({"task": ["a"] * (PANELS - 1) + ["b"] * (PANELS + 1), "model": [*range(PANELS - 1), *range(PANELS + 1)]})
+    sheets = list(sheets_of_panels(frame, ["task", "model"], PANELS))
+    assert [[task for (task, _), _ in parts] for parts in sheets] == [["a"] * (PANELS - 1), ["b"] * PANELS, ["b"]]
 
 
 def test_numbers_at_the_ends_of_lines_do_not_overlap():
