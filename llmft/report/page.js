@@ -214,13 +214,14 @@ function marks() {
       title.remove();
     });
     sheet.addEventListener("keydown", (event) => {
-      const next = all[all.indexOf(event.target) + (steps[event.key] ?? NaN)];
+      const next = all.includes(event.target) && all[all.indexOf(event.target) + (steps[event.key] ?? NaN)];
       if (!next) return;
       event.preventDefault();
       next.focus();
     });
     sheet.addEventListener("focusin", (event) => {
-      sheet.querySelector("[role=img][tabindex='0']")?.setAttribute("tabindex", "-1");
+      if (!all.includes(event.target)) return;
+      sheet.querySelector("[role=img][tabindex='0']").setAttribute("tabindex", "-1");
       event.target.setAttribute("tabindex", "0");
     });
   }

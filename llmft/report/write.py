@@ -16,7 +16,7 @@ from llmft.report.baselines import beside
 from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_intervals
 from llmft.report.break_even import break_evens
 from llmft.report.collect import Collection, collect
-from llmft.report.figures import PICTURES, draw_all
+from llmft.report.figures import PICTURES, Drawn, draw_all
 from llmft.report.html import write_page
 from llmft.report.latex import latex
 from llmft.report.names import DOMAINS, FINAL
@@ -60,7 +60,7 @@ def report(folder: Path, out: Path) -> None:
             (out / "tables").mkdir(parents=True, exist_ok=True)
         run_rows = workers.begin(run_table, collection, runs, answers)
         with _writing(out):
-            figures = [workers.begin(draw_all, collection, rates, out, list(PICTURES)[place::2]) for place in range(2)]
+            figures = [workers.begin(_draw, collection, rates, out, list(PICTURES)[place::2]) for place in range(2)]
         summary = beside(with_majority(summary, runs))
         pairs = mcnemar(tests, collection, answers)
         tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
@@ -80,11 +80,20 @@ def report(folder: Path, out: Path) -> None:
             for name, group in kinds.items():
                 _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
             own = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
-            drawn = [sheet for figure in figures for sheet in figure()]
+            drawn = []
+            for figure in figures:
+                sheets, spoilt_logs = figure()
+                drawn += sheets
+                collection.spoilt_logs.update(spoilt_logs)
             write_page(collection, own, evens, unlike, drawn, out)
             _write_csv(run_rows(), out / "runs.csv")
             _tidy(out, [*(path for sheet in drawn for path in sheet.files), *(out / "tables" / f"{name}.tex" for name in kinds)])
     show(tables, out, collection.spoilt_logs)
+
+
+def _draw(collection: Collection, rates: pd.DataFrame, out: Path, names: Sequence[str]) -> tuple[list[Drawn], dict[str, str]]:
+    """`draw_all`, and the logs that it found spoilt, which another process has to tell this one."""
+    return draw_all(collection, rates, out, names), collection.spoilt_logs
 
 
 @contextmanager
