@@ -2,125 +2,144 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from llmft.report.panels import IN, OUT, WIDTH, log_ticks, name_rows, note, sections
+from llmft.report.panels import IN, OUT, WIDTH, Rows, Sheet, log_ticks, name_rows, note, sheets_of_rows
 from llmft.report.points import DOMAINS, looks_of
+from llmft.report.svg import say
+from llmft.report.tips import domain_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 MARKS = dict(zip(DOMAINS, ((IN, "o", 5, -0.15), (OUT, "D", 4, 0.15)), strict=True))
 """Colour, marker, its size and place within a row."""
+GAPS = {domain: f"gap_recovered_{domain}" for domain in DOMAINS}
 
 
-def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
+def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
     """All methods at a glance: accuracy beside the tokens that a query costs."""
     import matplotlib.pyplot as plt
 
-    if judged.empty:
-        return None
-    rows, rest = sections(means)
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(WIDTH, 0.9 + 0.3 * len(rows)), sharey=True, width_ratios=(3, 1.2), layout="constrained"
-    )
-    for domain in DOMAINS:
-        _dots(left, rows, judged[domain], domain)
-    tokens = {y: group["tokens_per_query"] for y, (_, group) in enumerate(rows) if group is not None}
-    right.barh(list(tokens), list(tokens.values()), height=0.5, color="#8a8f98")
-    for y, count in tokens.items():
-        if count == count:
-            right.text(count, y, f" {count:.0f}", va="center")
-    name_rows(left, rows)
-    right.tick_params(axis="y", length=0)
-    right.grid(axis="y", visible=False)
-    left.set(xlabel="accuracy", xlim=(min(0.45, judged[list(DOMAINS)].min().min() - 0.03), 1.02))
-    most = np.fmax(judged["tokens_per_query"].max(), 2)
-    right.set(xlabel="tokens per query (log)", xscale="log", xlim=(1, 5 * most))
-    log_ticks(right.xaxis, 1, most)
-    _domains(left, judged, DOMAINS)
-    note(figure, f"A marker a run, a bar their mean; trained models after the last step.{rest}")
-    return figure
+    lowest, most = judged[list(DOMAINS)].min(axis=None), np.fmax(judged["tokens_per_query"].max(), 2)
+    for rows, name in sheets_of_rows(means):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(WIDTH, 0.9 + 0.3 * len(rows)), sharey=True, width_ratios=(3, 1.2), layout="constrained"
+        )
+        for domain in DOMAINS:
+            _dots(left, rows, judged[domain], domain, judged["tip"], means["tip"])
+        tokens = {y: group["tokens_per_query"] for y, group in _groups(rows).items()}
+        right.barh(list(tokens), list(tokens.values()), height=0.5, color="#8a8f98")
+        for y, count in tokens.items():
+            if count == count:
+                right.text(count, y, f" {count:.0f}", va="center")
+        name_rows(left, rows)
+        right.tick_params(axis="y", length=0)
+        right.grid(axis="y", visible=False)
+        left.set(xlabel="accuracy", xlim=(min(0.45, lowest - 0.03), 1.02))
+        right.set(xlabel="tokens per query (log)", xscale="log", xlim=(1, 5 * most))
+        log_ticks(right.xaxis, 1, most)
+        _domains(left, judged, {domain: domain for domain in DOMAINS})
+        note(figure, "A marker a run, a bar their mean; trained models after the last step.")
+        yield Sheet(figure, name)
 
 
-def draw_memory(means: pd.DataFrame) -> Figure | None:
+def draw_memory(means: pd.DataFrame) -> Iterator[Sheet]:
     """Peak and time-weighted mean of memory; on the GPU as well where there was one."""
     import matplotlib.pyplot as plt
 
     kinds = {"rss": "memory of the processes", "gpu": "GPU memory"}
     shown = {kind: title for kind, title in kinds.items() if (means[f"{kind}_peak_bytes"] > 0).any()}
     if not shown:
-        return None
-    rows, rest = sections(means)
+        return
     unit, scale, digits = ("GiB", 2**30, 1) if means["rss_peak_bytes"].max() > 4 * 2**30 else ("MiB", 2**20, 0)
-    figure, (table,) = plt.subplots(
-        1, len(shown), figsize=(WIDTH, 0.8 + 0.27 * len(rows)), sharey=True, squeeze=False, layout="constrained"
-    )
     looks = looks_of(means["look"])
-    places = {y: group for y, (_, group) in enumerate(rows) if group is not None}
-    colours = [looks[group["look"]].colour for group in places.values()]
-    for axes, (kind, title) in zip(table, shown.items(), strict=True):
-        peaks, middles = ([g[f"{kind}_{how}_bytes"] / scale for g in places.values()] for how in ("peak", "mean"))
-        axes.barh(list(places), peaks, height=0.7, color=colours, alpha=0.35)
-        axes.barh(list(places), middles, height=0.3, color=colours)
-        for y, peak in zip(places, peaks, strict=True):
-            if peak == peak:
-                axes.text(peak, y, f" {peak:.{digits}f}", va="center", fontsize=7)
-        axes.set_xlabel(f"{title}, {unit}")
-        axes.margins(x=0.1)
-    name_rows(table[0], rows)
-    for axes in table[1:]:
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="y", visible=False)
-    note(figure, f"Wide and pale: peak, with its value; narrow: mean over time; of whole runs, means of seeds.{rest}")
-    return figure
+    for rows, name in sheets_of_rows(means):
+        figure, (table,) = plt.subplots(
+            1, len(shown), figsize=(WIDTH, 0.8 + 0.27 * len(rows)), sharey=True, squeeze=False, layout="constrained"
+        )
+        for axes, (kind, title) in zip(table, shown.items(), strict=True):
+            for y, group in _groups(rows).items():
+                peak, mean = (group[f"{kind}_{how}_bytes"] / scale for how in ("peak", "mean"))
+                colour = looks[group["look"]].colour
+                axes.barh(y, mean, height=0.3, color=colour)
+                (bar,) = axes.barh(y, peak, height=0.7, color=colour, alpha=0.35)
+                if peak == peak:
+                    say(bar, [f"{group['tip']}\n{title}: peak {_mib(peak * scale)}, mean {_mib(mean * scale)}"])
+                    axes.text(peak, y, f" {peak:.{digits}f}", va="center", fontsize=7)
+            axes.set_xlabel(f"{title}, {unit}")
+            axes.margins(x=0.1)
+        name_rows(table[0], rows)
+        for axes in table[1:]:
+            axes.tick_params(axis="y", length=0)
+            axes.grid(axis="y", visible=False)
+        note(figure, "Wide and pale: peak, with its value; narrow: mean over time; of whole runs, means of seeds.")
+        yield Sheet(figure, name)
 
 
-def draw_gap(judged: pd.DataFrame, means: pd.DataFrame) -> Figure | None:
+def draw_gap(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
     """The share of the gap between the model without context and its teacher that training closed."""
     import matplotlib.pyplot as plt
 
-    columns = [f"gap_recovered_{domain}" for domain in DOMAINS]
-    found = judged.dropna(subset=columns, how="all")
-    if found.empty:
-        return None
-    rows, rest = sections(means.dropna(subset=columns, how="all"))
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.3 * len(rows)), layout="constrained")
-    for domain, column in zip(DOMAINS, columns, strict=True):
-        _dots(axes, rows, 100 * judged[column].clip(-1, 2), domain)
-    name_rows(axes, rows)
-    axes.set_xlabel("gap recovered, %")
-    for place in (0, 100):
-        axes.axvline(place, color="#777777", linewidth=0.8, linestyle="--", zorder=0.5)
-    _domains(axes, found, columns)
-    cut = (
-        " Values beyond -100 and 200 % are drawn there." if ((found[columns] < -1) | (found[columns] > 2)).any(axis=None) else ""
-    )
-    note(figure, f"0: as before training, 100: as the teacher with its context. A marker a run, a bar their mean.{cut}{rest}")
-    return figure
+    gaps = judged[list(GAPS.values())]
+    beyond = ((gaps < -1) | (gaps > 2)).any(axis=None)
+    cut = " Values beyond -100 and 200 % are drawn there." if beyond else ""
+    for rows, name in sheets_of_rows(means.dropna(subset=list(GAPS.values()), how="all")):
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.3 * len(rows)), layout="constrained")
+        for domain, column in GAPS.items():
+            tips, group_tips = (
+                found["tip"] + f"\n{domain_name(domain)} gap recovered " + (100 * found[column]).map("{:.1f} %".format)
+                for found in (judged, means)
+            )
+            tips = tips.where(judged["tip"] != "", "")
+            _dots(axes, rows, 100 * judged[column].clip(-1, 2), domain, tips, group_tips)
+        name_rows(axes, rows)
+        axes.set_xlabel("gap recovered, %")
+        for place in (0, 100):
+            axes.axvline(place, color="#777777", linewidth=0.8, linestyle="--", zorder=0.5)
+        _domains(axes, judged, GAPS)
+        note(figure, f"0: as before training, 100: as the teacher with its context. A marker a run, a bar their mean.{cut}")
+        yield Sheet(figure, name)
 
 
-def _dots(axes: Axes, rows: list[tuple[str, pd.Series | None]], values: pd.Series, domain: str) -> None:
-    """A marker for each run, and a bar at the mean of each group."""
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB" if size == size else "-"
+
+
+def _groups(rows: Rows) -> dict[int, pd.Series]:
+    """The groups among the rows by their places."""
+    return {y: group for y, (_, group) in enumerate(rows) if group is not None}
+
+
+def _dots(axes: Axes, rows: Rows, values: pd.Series, domain: str, tips: pd.Series, group_tips: pd.Series) -> None:
+    """A marker for each run, and a bar at the mean of each group.
+
+    Args:
+        values, tips: of the runs.
+        group_tips: of the groups, by their labels in `means`.
+    """
     colour, marker, size, shift = MARKS[domain]
-    found = {y + shift: values.loc[group["members"]].dropna() for y, (_, group) in enumerate(rows) if group is not None}
-    found = {y: own for y, own in found.items() if len(own)}
+    found = {y: (group, values.loc[group["members"]].dropna()) for y, group in _groups(rows).items()}
+    found = {y: (group, own) for y, (group, own) in found.items() if len(own)}
     if found:
-        places = np.repeat(list(found), [len(own) for own in found.values()])
-        axes.plot(pd.concat(found.values()), places, marker, color=colour, alpha=0.5, markersize=size, mew=0)
-        axes.vlines(
-            [own.mean() for own in found.values()], *(np.array([*found]) + d for d in (-0.13, 0.13)), color=colour, linewidth=2
-        )
+        runs = pd.concat([own for _, own in found.values()])
+        middles = np.array([*found]) + shift
+        places = np.repeat(middles, [len(own) for _, own in found.values()])
+        (markers,) = axes.plot(runs, places, marker, color=colour, alpha=0.5, markersize=size, mew=0)
+        say(markers, tips.loc[runs.index])
+        means = [own.mean() for _, own in found.values()]
+        bars = axes.vlines(means, middles - 0.13, middles + 0.13, color=colour, linewidth=2)
+        say(bars, [group_tips[group.name] for group, _ in found.values()])
 
 
-def _domains(axes: Axes, found: pd.DataFrame, columns: list[str] | tuple[str, ...]) -> None:
+def _domains(axes: Axes, found: pd.DataFrame, columns: dict[str, str]) -> None:
     """The legend of the two domains, as far as there are values."""
-    for domain, column in zip(DOMAINS, columns, strict=True):
+    for domain, column in columns.items():
         colour, marker, size, _ = MARKS[domain]
         if found[column].notna().any():
-            axes.plot([], [], marker, color=colour, markersize=size, label=domain.replace("_", "-"))
+            axes.plot([], [], marker, color=colour, markersize=size, label=domain_name(domain))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)

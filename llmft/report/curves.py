@@ -7,20 +7,20 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from llmft.report.names import GROUP
-from llmft.report.panels import WIDTH, legend, log_ticks, note, panel_title
+from llmft.report.panels import WIDTH, Sheet, legend, log_ticks, note, panel_title, sheet_name, sheets_of_panels
 from llmft.report.points import Look, group_name, looks_of
+from llmft.report.svg import say
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
     from llmft.report.collect import Collection
 
 SEEDS, GROUPS, PANELS = 10, 6, 5
-"""The most lines of one group, groups in a panel, and rows of panels."""
+"""The most lines of one group, groups in a panel, and rows of panels on a sheet."""
 COLUMNS = ["task", "model", "look", "pattern", "name", "group", "kind", "id", "step", "loss"]
 DISTILLED, TUNED, HELD_OUT = "distilled", "tuned", "held out"
 TITLES = {
@@ -44,7 +44,7 @@ def training_curves(collection: Collection, judged: pd.DataFrame) -> tuple[pd.Da
     """
     trained = judged[judged["method"] != "icl"]
     chosen: list[pd.DataFrame] = []
-    for _, runs in list(trained.groupby(["task", "model"], sort=False))[:PANELS]:
+    for _, runs in trained.groupby(["task", "model"], sort=False):
         for _, part in runs.groupby(runs["method"].map(kind_of), sort=False):
             chosen += [group.head(SEEDS) for _, group in list(part.groupby(list(GROUP), sort=False, dropna=False))[:GROUPS]]
     logs = collection.logs([run for group in chosen for run in group["id"]])
@@ -75,45 +75,52 @@ def logged(log: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[t
             yield before + entry["step"], sum(values) / len(values)
 
 
-def draw_training(collection: Collection, judged: pd.DataFrame) -> Figure | None:
+def draw_training(collection: Collection, judged: pd.DataFrame) -> Iterator[Sheet]:
     """Losses by step: a thin line a run, a thick one the mean of seeds; a row of panels a task and model."""
     import matplotlib.pyplot as plt
 
     found, left_out = training_curves(collection, judged)
-    if found.empty:
-        return None
-    kinds = [kind for kind in TITLES if (found["kind"] == kind).any()]
-    parts = list(found.groupby(["task", "model"], sort=False))
-    figure, table = plt.subplots(
-        len(parts), len(kinds), figsize=(WIDTH, 1.0 + 2.1 * len(parts)), squeeze=False, layout="constrained"
-    )
     looks = looks_of(judged["look"])
-    for ((task, model), rows), panels in zip(parts, table, strict=True):
-        for axes, kind in zip(panels, kinds, strict=True):
-            here = rows[rows["kind"] == kind]
-            for _, group in here.groupby("group", sort=False):
-                _draw_group(axes, looks[group["look"].iloc[0]], group)
-            axes.set(
-                title=panel_title(judged, task, model),
-                xlabel="step" if (task, model) == parts[-1][0] else "",
-            )
-            axes.set_ylabel(TITLES[kind].replace(" (", "\n("), fontsize=7)  # no longer than the panel is high
-            if (here["loss"] > 0).all():
-                axes.set_yscale("log")
-                log_ticks(axes.yaxis, here["loss"].min(), here["loss"].max())
-            if here.empty:
-                axes.set_visible(False)
-    legend(figure, found)
     rest = f" {left_out} further runs have theirs in train_log.jsonl." if left_out else ""
-    note(figure, f"A thin line a run, a thick one the mean of seeds.{rest}")
-    return figure
+    for parts in sheets_of_panels(found, ["task", "model"], PANELS):
+        here = pd.concat([rows for _, rows in parts])
+        kinds = [kind for kind in TITLES if (here["kind"] == kind).any()]
+        figure, table = plt.subplots(
+            len(parts), len(kinds), figsize=(WIDTH, 1.0 + 2.1 * len(parts)), squeeze=False, layout="constrained"
+        )
+        for ((task, model), rows), panels in zip(parts, table, strict=True):
+            for axes, kind in zip(panels, kinds, strict=True):
+                _draw_panel(axes, looks, rows[rows["kind"] == kind], kind)
+                axes.set_title(panel_title(judged, task, model))
+        for axes in table[-1]:
+            axes.set_xlabel("step")
+        legend(figure, looks, here["look"])
+        note(figure, f"A thin line a run, a thick one the mean of seeds.{rest}")
+        yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
 
 
-def _draw_group(axes: Any, look: Look, group: pd.DataFrame) -> None:
-    ends = np.flatnonzero(group["id"].to_numpy()[1:] != group["id"].to_numpy()[:-1]) + 1
-    steps, losses = (np.insert(group[name].to_numpy(float), ends, math.nan) for name in ("step", "loss"))  # one line with gaps
-    axes.plot(steps, losses, color=look.colour, linewidth=0.6, alpha=0.5)
+def _draw_panel(axes: Axes, looks: Mapping[str, Look], rows: pd.DataFrame, kind: str) -> None:
+    patterns = rows["pattern"].nunique() > 1
+    for _, group in rows.groupby("group", sort=False):
+        first = group.iloc[0]
+        pattern = f", {first['pattern']}" if patterns and isinstance(first["pattern"], str) else ""
+        who = f"{first['name']}{pattern}\n{first['task']}, {first['model']}"
+        _draw_group(axes, looks[first["look"]], group, who, UNITS[kind])
+    axes.set_ylabel(TITLES[kind].replace(" (", "\n("), fontsize=7)  # no longer than the panel is high
+    if (rows["loss"] > 0).all():
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis, rows["loss"].min(), rows["loss"].max())
+    if rows.empty:
+        axes.set_visible(False)
+
+
+def _draw_group(axes: Axes, look: Look, group: pd.DataFrame, who: str, unit: str) -> None:
+    for run, own in group.groupby("id", sort=False):
+        (line,) = axes.plot(own["step"], own["loss"], color=look.colour, linewidth=0.6, alpha=0.5)
+        last = own.iloc[-1]
+        say(line, [f"{who}\nrun {run}\nlast {unit} {last['loss']:.3g} at step {last['step']}"])
     mean = group.groupby("step")["loss"].mean()
-    axes.plot(
-        mean.index, mean, color=look.colour, linewidth=1.8, marker=look.marker, markersize=3, markevery=max(1, len(mean) // 8)
-    )
+    axes.plot(mean.index, mean, color=look.colour, linewidth=1.8)
+    marked = mean.iloc[:: max(1, len(mean) // 8)]
+    (markers,) = axes.plot(marked.index, marked, look.marker, color=look.colour, markersize=3)
+    say(markers, [f"{who}\nmean {unit} {loss:.3g} at step {step}" for step, loss in marked.items()])

@@ -1,11 +1,13 @@
-"""The report as pictures, each as PNG and PDF. A picture without anything to show is left out."""
+"""The report's pictures, drawn once: as PNG and PDF, and as the SVG that the page shows. What needs more room than a sheet has
+goes on on further ones; a picture without anything to show is left out."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -15,46 +17,73 @@ from llmft.report.panels import (
     PANELS,
     STYLE,
     WIDTH,
-    grid,
+    Sheet,
     legend,
     log_ticks,
     note,
     panel_title,
-    panels_left_out,
     scale_of_costs,
+    sheet_name,
+    sheets_of_panels,
     shortened,
+    square_panels,
 )
-from llmft.report.points import DOMAINS, family, front, groups, looks_of, points
+from llmft.report.points import DOMAINS, Look, family, front, groups, looks_of, points
+from llmft.report.svg import say
+from llmft.report.tips import domain_name, with_tips
 from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from llmft.report.collect import Collection
 
 
 FEW = 12
 """More groups than these in a panel are drawn with small markers."""
+LINES = 12
+"""More lines of a task than these have a panel for each number of shots."""
 LETTER = 0.065
 """Height of a small number beside the end of a line, as a share of its panel's."""
+COSTS = {"cpu_ms_per_query": "CPU ms per query", "training_cpu_s": "CPU s of training and teacher"}
 
 
-PICTURES = ("results", "domains", "size", "cost", "memory", "training", "gap")
-"""Names of all pictures."""
+PICTURES = {
+    "results": "Accuracy and tokens of a query",
+    "domains": "In-domain and out-of-domain accuracy",
+    "size": "Accuracy against model size",
+    "cost": "Accuracy against cost",
+    "memory": "Memory",
+    "training": "Training",
+    "gap": "Recovered gap",
+}
+"""Names of all pictures, and what they are called."""
 
 
-def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: Sequence[str] = PICTURES) -> list[Path]:
+class Drawn(NamedTuple):
+    """A sheet of a picture.
+
+    Attributes:
+        picture: its name, of `PICTURES`.
+        sheet: what the sheet shows.
+        svg: as matplotlib wrote it, with what its marks say (`svg.say`).
+        files: its PNG, and the PDF that has it as a page.
+    """
+
+    picture: str
+    sheet: str
+    svg: str
+    files: list[Path]
+
+
+def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: Iterable[str] = PICTURES) -> list[Drawn]:
     """Draw the pictures that have something to show.
 
     Args:
         collection: the runs.
         majority: `task`, and for each domain the share of the largest class, as accuracy of a constant answer.
-        out: an existing folder.
+        out: an existing folder, for `<name>.pdf` of all sheets, `<name>.png` of the first, `<name>-2.png` of the next, and so on.
         names: of the pictures to draw.
-
-    Returns:
-        The files, a PNG and a PDF for each picture.
     """
     import matplotlib
 
@@ -63,8 +92,8 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: S
 
     found = points(collection)
     judged = found[found["judged"]]
-    means = groups(judged)
-    pictures: dict[str, Callable[[], Figure | None]] = {
+    judged, means = with_tips(judged, groups(judged))
+    pictures: dict[str, Callable[[], Iterator[Sheet]]] = {
         "results": lambda: draw_results(judged, means),
         "domains": lambda: draw_domains(judged, means, majority),
         "size": lambda: draw_size(means),
@@ -73,123 +102,127 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: S
         "training": lambda: draw_training(collection, judged),
         "gap": lambda: draw_gap(judged, means),
     }
-    written = []
     with plt.rc_context(STYLE):
-        for name in names:
-            figure = pictures[name]()
-            if figure is None:
-                continue
+        return [drawn for name in names for drawn in _written(list(pictures[name]()), out, name)]
+
+
+def _written(sheets: list[Sheet], out: Path, name: str) -> Iterator[Drawn]:
+    """Write the files of a picture, and close its figures."""
+    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    if not sheets:
+        return
+    pdf = out / f"{name}.pdf"
+    with whole_file(pdf) as aside, PdfPages(aside, metadata={"CreationDate": None}) as pages:  # same runs, same file
+        for number, (figure, sheet) in enumerate(sheets, 1):
             figure.get_layout_engine().execute(figure)
             figure.set_layout_engine(None)  # laid out once, not for each form
-            for kind in ("png", "pdf"):
-                dated = {"metadata": {"CreationDate": None}} if kind == "pdf" else {}  # same runs, same file
-                with whole_file(out / f"{name}.{kind}") as aside:
-                    figure.savefig(aside, format=kind, **dated)
-                written.append(out / f"{name}.{kind}")
+            pages.savefig(figure)
+            png = out / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
+            with whole_file(png) as aside_png:
+                figure.savefig(aside_png, format="png")
+            svg = io.StringIO()
+            figure.savefig(svg, format="svg", transparent=True)  # the page has its own ground
             plt.close(figure)
-    return written
+            yield Drawn(name, sheet, svg.getvalue(), [png, pdf])
 
 
-def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFrame) -> Figure | None:
+def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFrame) -> Iterator[Sheet]:
     """In-domain against out-of-domain accuracy, a small marker a seed and a large one for their mean.
 
     As figure 1 of Mosbach et al. 2023, but panels are tasks and models, colours
     methods. Dashed lines: always answering the largest class.
     """
-    both = judged.dropna(subset=list(DOMAINS))
-    if both.empty:
-        return None
-    figure, panels, left_out = grid(both, ["task", "model"])
     lines = majority.set_index("task")
     looks = looks_of(judged["look"])
-    for axes, ((task, model), runs) in panels:
-        here = means[(means["task"] == task) & (means["model"] == model)]
-        few = len(here) <= FEW
-        small, large = ({"markersize": 4, "alpha": 0.4}, 9) if few else ({"markersize": 2.5, "alpha": 0.2}, 5)
-        for key, own in here.groupby("look", sort=False):
-            style = {"marker": looks[key].marker, "color": looks[key].colour, "linestyle": ""}
-            seeds = runs[runs["look"] == key]
-            axes.plot(seeds["in_domain"], seeds["out_of_domain"], mew=0, **small, **style)
-            axes.plot(
-                own["in_domain"],
-                own["out_of_domain"],
-                markersize=large,
-                mew=1.3 if few else 1,
-                fillstyle="none",
-                zorder=3,
-                **style,
-            )
-        if task in lines.index:
-            axes.axvline(lines.loc[task, "in_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=1)
-            axes.axhline(lines.loc[task, "out_of_domain"], color="#777777", linewidth=0.8, linestyle="--", zorder=1)
-        axes.plot([0, 1], [0, 1], color="#dddddd", linewidth=0.8, zorder=0.5)
-        shown = pd.concat([runs[list(DOMAINS)], lines.loc[lines.index == task, list(DOMAINS)]])
-        ends = shown.min(axis=None) - 0.03, shown.max(axis=None) + 0.03
-        axes.set(xlim=ends, ylim=ends, aspect="equal", title=panel_title(judged, task, model))
-        axes.locator_params(nbins=6)
-        spec = axes.get_subplotspec()
-        axes.set_xlabel("in-domain accuracy" if spec.is_last_row() else "")
-        axes.set_ylabel("out-of-domain accuracy" if spec.is_first_col() else "")
     dashes = " Dashed: the largest class." if len(lines) else ""
-    legend(figure, judged)
-    note(
-        figure,
-        f"A small marker a run, a large one the mean of seeds; the last step of training.{dashes}{panels_left_out(left_out)}",
-    )
-    return figure
+    both = judged.dropna(subset=list(DOMAINS))
+    for parts in sheets_of_panels(both, ["task", "model"], PANELS):
+        figure, panels = square_panels(len(parts))
+        for axes, ((task, model), runs) in zip(panels, parts, strict=True):
+            here = means[(means["task"] == task) & (means["model"] == model)].dropna(subset=list(DOMAINS))
+            _draw_domains(axes, looks, runs, here, lines.loc[lines.index == task, list(DOMAINS)])
+            spec = axes.get_subplotspec()
+            axes.set(
+                title=panel_title(judged, task, model),
+                xlabel="in-domain accuracy" if spec.is_last_row() else "",
+                ylabel="out-of-domain accuracy" if spec.is_first_col() else "",
+            )
+        legend(figure, looks, pd.concat([runs["look"] for _, runs in parts]))
+        note(figure, f"A small marker a run, a large one the mean of seeds; the last step of training.{dashes}")
+        yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
 
 
-def draw_size(means: pd.DataFrame) -> Figure | None:
-    """Accuracy against the number of weights: a line a family of models, method and number of shots, bars are standard
+def _draw_domains(axes: Axes, looks: dict[str, Look], runs: pd.DataFrame, means: pd.DataFrame, largest: pd.DataFrame) -> None:
+    few = len(means) <= FEW
+    small, large = ({"markersize": 4, "alpha": 0.4}, 9) if few else ({"markersize": 2.5, "alpha": 0.2}, 5)
+    small, large = {**small, "mew": 0}, {"markersize": large, "mew": 1.3 if few else 1, "fillstyle": "none", "zorder": 3}
+    for found, size in ((runs, small), (means, large)):
+        for key, own in found.groupby("look", sort=False):
+            style = {"marker": looks[key].marker, "color": looks[key].colour, "linestyle": ""}
+            (markers,) = axes.plot(own["in_domain"], own["out_of_domain"], **style, **size)
+            say(markers, own["tip"])
+    for inside, outside in largest.to_numpy():
+        axes.axvline(inside, color="#777777", linewidth=0.8, linestyle="--", zorder=1)
+        axes.axhline(outside, color="#777777", linewidth=0.8, linestyle="--", zorder=1)
+    axes.plot([0, 1], [0, 1], color="#dddddd", linewidth=0.8, zorder=0.5)
+    shown = pd.concat([runs[list(DOMAINS)], largest])
+    ends = shown.min(axis=None) - 0.03, shown.max(axis=None) + 0.03
+    axes.set(xlim=ends, ylim=ends, aspect="equal")
+    axes.locator_params(nbins=6)
+
+
+def draw_size(means: pd.DataFrame) -> Iterator[Sheet]:
+    """Accuracy against the number of weights: a line a family of models, method, number of shots and pattern, bars are standard
     deviations over seeds."""
     import matplotlib.pyplot as plt
 
     keys = ["task", "look", "shots", "pattern", "differs", "family"]
     sized = means.dropna(subset=["weights"]).assign(family=means["model"].map(family))
     sized = sized[sized.groupby(keys, dropna=False)["weights"].transform("nunique") > 1]
-    tasks = list(sized["task"].unique())
-    if not tasks:
-        return None
-    shown = tasks[: PANELS // 2]
-    figure, table = plt.subplots(
-        len(shown), 2, figsize=(WIDTH, 0.9 + 2.2 * len(shown)), sharex=True, squeeze=False, layout="constrained"
-    )
-    looks, dropped = looks_of(means["look"]), 0
-    for task, row in zip(shown, table, strict=True):
-        here = sized[sized["task"] == task]
-        lines = list(here.groupby(keys[1:], sort=False, dropna=False))
-        turns = pd.Series([look for (look, *_), _ in lines], dtype=object)
-        turns = turns.groupby(turns, sort=False).cumcount()
-        lines = [lines[place] for place in turns.sort_values(kind="stable").index]  # a line of every method, then second ones
-        dropped += len(lines[PANELS:])
-        ends: dict[str, list[tuple[float, float, str, str]]] = {domain: [] for domain in DOMAINS}
-        for (key, shots, *_, name), line in lines[:PANELS]:
-            own = here[here["look"] == key]
-            said = [shortened(name, 14)] * (own["family"].nunique() > 1) + [f"{shots:.0f}"] * (own["shots"].nunique() > 1)
-            line = line.sort_values("weights")
+    sized = sized.assign(line=sized.groupby(keys, sort=False, dropna=False).ngroup())
+    many = sized.groupby("task")["line"].transform("nunique") > LINES
+    sized = sized.assign(panel=sized["shots"].where(many, -1), place=pd.factorize(sized["task"])[0])
+    sized = sized.sort_values(["place", "panel"], kind="stable")
+    looks, families = looks_of(means["look"]), sized["family"].nunique() > 1
+    for parts in sheets_of_panels(sized, ["task", "panel"], PANELS // 2):
+        figure, table = plt.subplots(
+            len(parts), 2, figsize=(WIDTH, 0.9 + 2.2 * len(parts)), sharex=True, squeeze=False, layout="constrained"
+        )
+        names = [shortened(task, 26) + (f", {shots:.0f} shots" if shots >= 0 else "") for (task, shots), _ in parts]
+        for (_, here), name, row in zip(parts, names, table, strict=True):
             for axes, domain in zip(row, DOMAINS, strict=True):
-                look = looks[key]
-                axes.errorbar(
-                    line["weights"], line[domain], line[f"{domain}_sd"].fillna(0), color=look.colour, marker=look.marker,
-                    markersize=4, linewidth=1.2, elinewidth=0.7, alpha=0.9,
-                )  # fmt: skip
-                if said and pd.notna(line[domain].iloc[-1]):
-                    ends[domain].append((line["weights"].iloc[-1], line[domain].iloc[-1], " ".join(said), look.colour))
-        for axes, domain in zip(row, DOMAINS, strict=True):
-            _write_ends(axes, ends[domain])
-            axes.set(
-                xscale="log",
-                title=f"{shortened(task, 26)}, {domain.replace('_', '-')}",
-                xlabel="" if task != shown[-1] else "weights",
-            )
-            log_ticks(axes.xaxis, here["weights"].min(), here["weights"].max())
-        row[0].set_ylabel("accuracy")
-    legend(figure, sized)
-    text = "Means and standard deviations over seeds; small numbers are shots."
-    text += " Small words are families of models." if sized["family"].nunique() > 1 else ""
-    lines_out = f" {dropped} further lines are in report.csv." if dropped else ""
-    note(figure, text + lines_out + panels_left_out(len(tasks) - len(shown)))
-    return figure
+                _draw_lines(axes, looks, here, domain)
+                axes.set_title(f"{name}, {domain_name(domain)}")
+            row[0].set_ylabel("accuracy")
+        for axes in table[-1]:
+            axes.set_xlabel("weights")
+        legend(figure, looks, pd.concat([here["look"] for _, here in parts]))
+        text = "Means and standard deviations over seeds" + ("." if many.all() else "; small numbers are shots.")
+        note(figure, text + (" Small words are families of models." if families else ""))
+        yield Sheet(figure, sheet_name(names))
+
+
+def _draw_lines(axes: Axes, looks: dict[str, Look], here: pd.DataFrame, domain: str) -> None:
+    """The lines of one panel, what tells those of one method apart beside their ends."""
+    ends = []
+    for _, line in here.dropna(subset=[domain]).groupby("line", sort=False):
+        first, own = line.iloc[0], here[here["look"] == line["look"].iloc[0]]
+        line = line.sort_values("weights")
+        look = looks[first["look"]]
+        bars = axes.errorbar(
+            line["weights"], line[domain], line[f"{domain}_sd"].fillna(0), color=look.colour, marker=look.marker,
+            markersize=4, linewidth=1.2, elinewidth=0.7, alpha=0.9,
+        )  # fmt: skip
+        say(bars.lines[0], line["tip"])
+        said = [shortened(first["family"], 14)] * (own["family"].nunique() > 1)
+        said += [f"{first['shots']:.0f}"] * (own["shots"].nunique() > 1)
+        if said:
+            ends.append((line["weights"].iloc[-1], line[domain].iloc[-1], " ".join(said), look.colour))
+    _write_ends(axes, ends)
+    axes.set_xscale("log")
+    log_ticks(axes.xaxis, here["weights"].min(), here["weights"].max())
 
 
 def _write_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
@@ -202,35 +235,39 @@ def _write_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     axes.set_ylim(low, max(high, last + LETTER / 2 * (high - low)))
 
 
-def draw_cost(means: pd.DataFrame) -> Figure | None:
+def draw_cost(means: pd.DataFrame) -> Iterator[Sheet]:
     """Accuracy against CPU time, of a query and of training with its teacher; lines are Pareto fronts."""
     import matplotlib.pyplot as plt
 
-    costs = {"cpu_ms_per_query": "CPU ms per query", "training_cpu_s": "CPU s of training and teacher"}
-    shown = {name: title for name, title in costs.items() if (means[name] > 0).any()}
+    shown = [cost for cost in COSTS if (means[cost] > 0).any()]
     if not shown:
-        return None
-    panels = list(means.groupby(["task", "model"], sort=False))
-    rows = panels[: PANELS // 3]
-    figure, table = plt.subplots(
-        len(rows), len(shown), figsize=(WIDTH, 0.9 + 2.3 * len(rows)), sharey="row", squeeze=False, layout="constrained"
-    )
+        return
     looks = looks_of(means["look"])
-    for ((task, model), here), row in zip(rows, table, strict=True):
-        for axes, (cost, title) in zip(row, shown.items(), strict=True):
-            for domain, filled in zip(DOMAINS, (True, False), strict=True):
-                for key, own in here.groupby("look", sort=False):
-                    colour, marker = looks[key]
-                    style = {"mfc": colour if filled else "white", "markersize": 7 if filled else 4, "zorder": 3 if filled else 4}
-                    axes.plot(own[cost], own[domain], marker, color=colour, **style)
-                best = here.loc[front(here[cost], here[domain])]
-                style = {"color": "#444444", "linewidth": 0.9, "linestyle": "-" if filled else ":"}
-                axes.step(best[cost], best[domain], where="post", zorder=1, **style)
-            scale_of_costs(axes, here[cost])
-            axes.set_xlabel(title if (task, model) == rows[-1][0] else "")
-        row[0].set_ylabel("accuracy")
-        row[0].set_title(panel_title(means, task, model), loc="left")
-    legend(figure, means)
-    text = "Filled: in-domain, hollow: out-of-domain; lines (dotted: out-of-domain) are what nothing cheaper beats."
-    note(figure, text + panels_left_out(len(panels) - len(rows)))
-    return figure
+    for parts in sheets_of_panels(means, ["task", "model"], PANELS // 2):
+        figure, table = plt.subplots(
+            len(parts), len(shown), figsize=(WIDTH, 0.9 + 2.3 * len(parts)), sharey="row", squeeze=False, layout="constrained"
+        )
+        for ((task, model), here), row in zip(parts, table, strict=True):
+            for axes, cost in zip(row, shown, strict=True):
+                _draw_costs(axes, looks, here, cost)
+            row[0].set_ylabel("accuracy")
+            row[0].set_title(panel_title(means, task, model), loc="left")
+        for axes, cost in zip(table[-1], shown, strict=True):
+            axes.set_xlabel(COSTS[cost])
+        legend(figure, looks, pd.concat([here["look"] for _, here in parts]))
+        note(figure, "Filled: in-domain, hollow: out-of-domain; lines (dotted: out-of-domain) are what nothing cheaper beats.")
+        yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
+
+
+def _draw_costs(axes: Axes, looks: dict[str, Look], here: pd.DataFrame, cost: str) -> None:
+    for domain, filled in zip(DOMAINS, (True, False), strict=True):
+        for key, own in here.dropna(subset=[cost, domain]).groupby("look", sort=False):
+            colour, marker = looks[key]
+            style = {"mfc": colour if filled else "white", "markersize": 7 if filled else 4, "zorder": 3 if filled else 4}
+            (markers,) = axes.plot(own[cost], own[domain], marker, color=colour, **style)
+            costs = own[cost].map("{:,.2f}".format)
+            say(markers, own["tip"] + f"\n{domain_name(domain)} marker; {COSTS[cost]}: " + costs)
+        best = here.loc[front(here[cost], here[domain])]
+        style = {"color": "#444444", "linewidth": 0.9, "linestyle": "-" if filled else ":"}
+        axes.step(best[cost], best[domain], where="post", zorder=1, **style)
+    scale_of_costs(axes, here[cost])

@@ -1,27 +1,32 @@
 """The report as one page that needs nothing beside it: no network, no server, no other file.
 
-Its template, style and scripts are the files `page.*`, `table.js`, `charts.js` and `views.js` in this package. The numbers lie
-in the page as JSON; a policy in its head allows the page's own script and style, by their hashes, and nothing else.
+Its template, style and scripts are the files `page.*` and `table.js` in this package. The numbers of the tables lie in the page
+as JSON, the figures as the SVG that `figures.py` drew; a policy in its head allows the page's own script and style, by their
+hashes, and nothing else.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import math
 import os
-from collections.abc import Container, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from llmft.report.contents import IDS
-from llmft.report.curves import TITLES, UNITS, training_curves
+from llmft.report.figures import PICTURES, Drawn
 from llmft.report.names import DOMAINS, SELECTION_NAMES, method_name
-from llmft.report.points import family, groups, look_name, looks_of, points
+from llmft.report.points import groups, look_name, looks_of, points
+from llmft.report.svg import inline
 from llmft.report.tables import Table
 from llmft.report.words import findings, summary
 from llmft.runs.store import whole_file
@@ -29,9 +34,9 @@ from llmft.runs.store import whole_file
 if TYPE_CHECKING:
     from llmft.report.collect import Collection
 
-SCRIPTS = ("table.js", "charts.js", "views.js", "page.js")
-ROWS, STEPS = 2000, 200
-"""The most rows of a table, and logged steps of a run (and its last one), that are in the page."""
+SCRIPTS = ("table.js", "page.js")
+ROWS = 2000
+"""The most rows of a table that are in the page."""
 MIB = 2**20
 COLUMNS = (
     {"key": "in_domain", "name": "in-domain", "digits": 3, "spread": True},
@@ -46,18 +51,15 @@ COLUMNS = (
 )
 KINDS = {"sizes": "Differences over model sizes"}
 """What a section is called whose tables are of one kind (the part of their names before a hyphen) and shown one at a time."""
-GAPS = tuple(f"gap_recovered_{domain}" for domain in DOMAINS)
-OF_POINTS = (*DOMAINS, *GAPS)
 OF_RUNS = ("seed", "data_seed", "training_cpu_s", "cpu_total_s", "rss_peak_bytes")
-OF_GROUPS = (*GAPS, *(column["key"] for column in COLUMNS), "gpu_mean_bytes")
 
 
 def write_page(
     collection: Collection,
     tables: Sequence[Table],
     evens: pd.DataFrame,
-    majority: pd.DataFrame,
     unlike: Container[tuple[str, str]],
+    drawn: Iterable[Drawn],
     out: Path,
 ) -> Path:
     """Write `report.html`.
@@ -66,8 +68,8 @@ def write_page(
         collection: the runs.
         tables: the tables beside the results, which the page makes itself.
         evens: of `break_even.break_evens`.
-        majority: `task`, and for each domain the accuracy of always answering its largest class.
         unlike: of `paired.asked_unlike`.
+        drawn: of `figures.draw_all`.
         out: an existing folder; the page names the runs' files by their way from there.
 
     Returns:
@@ -80,35 +82,43 @@ def write_page(
         "shared": collection.shared,
         "columns": COLUMNS,
         **_measured(found, collection.folder, out),
-        **_curves(collection, found),
-        "majority": {row["task"]: [_plain(row[domain]) for domain in DOMAINS] for row in majority.to_dict("records")},
         "sections": _sections(tables),
     }
     path = out / "report.html"
     with whole_file(path) as aside:
-        aside.write_text(page(data), encoding="utf-8")
+        aside.write_text(page(data, drawn), encoding="utf-8")
     return path
 
 
-def page(data: Mapping[str, Any]) -> str:
-    """The page with `data` in it. No text in it can end the element that holds it."""
+def page(data: Mapping[str, Any], drawn: Iterable[Drawn] = ()) -> str:
+    """The page with `data` and figures in it. No text in them can end the element that holds it."""
     package = files("llmft.report")
-    style = (package / "page.css").read_text(encoding="utf-8")
+    styles: dict[str, str] = {}
+    figures = _figures(drawn, styles)
+    rules = "".join(f".{name} {{ {style} }}\n" for style, name in styles.items())
+    style = (package / "page.css").read_text(encoding="utf-8") + rules
     script = "\n".join((package / name).read_text(encoding="utf-8").replace('"use strict";\n', "", 1) for name in SCRIPTS)
     script = f'"use strict";\n{script}'
     policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    made = (package / "page.html").read_text(encoding="utf-8")
-    for name, part in {
-        "policy": policy,
-        "style": style,
-        "script": script,
-        "data": text,
-    }.items():  # data last: it may hold any word
-        made = made.replace(f"@{name}@", part, 1)
-    return made
+    parts = {"policy": policy, "style": style, "script": script, "figures": figures, "data": text}
+    template = (package / "page.html").read_text(encoding="utf-8")
+    return re.sub("@([a-z]+)@", lambda name: parts[name[1]], template)  # at once: a part may hold another's name
+
+
+def _figures(drawn: Iterable[Drawn], styles: dict[str, str]) -> str:
+    """An element for each picture, in it one for each of its sheets; their styles are added to `styles`."""
+    ordered = sorted(drawn, key=lambda one: list(PICTURES).index(one.picture))
+    made = []
+    for name, sheets in groupby(ordered, key=lambda one: one.picture):
+        made.append(f'<figure id="fig-{name}">\n<h3>{PICTURES[name]}</h3>\n')
+        for number, sheet in enumerate(sheets, 1):
+            svg = inline(sheet.svg, f"{name}-{number}", f"{PICTURES[name]}: {sheet.sheet}", styles)
+            made.append(f'<div class="sheet" data-name="{html.escape(sheet.sheet)}">{svg}</div>\n')
+        made.append("</figure>\n")
+    return "".join(made) or '<p class="note">No figure has anything to show.</p>'
 
 
 def _hash(text: str) -> str:
@@ -116,14 +126,13 @@ def _hash(text: str) -> str:
 
 
 def _measured(found: pd.DataFrame, folder: Path, out: Path) -> dict[str, Any]:
-    """`runs` and `points` (of a run and selection) column by column, `groups` row by row, `looks` and `models`."""
+    """`runs` and `points` (of a run and selection) column by column, `groups` row by row, and `looks`."""
     runs = found.drop_duplicates("id").reset_index(drop=True)
     number = {run: place for place, run in enumerate(runs["id"])}
     way = Path(os.path.relpath(folder, out)).as_posix()
     means = groups(found)
     return {
-        "looks": {key: {"name": look_name(key), **look._asdict()} for key, look in looks_of(found["look"]).items()},
-        "models": list(dict.fromkeys(runs["model"])),
+        "looks": {key: {"name": look_name(key), "colour": look.colour} for key, look in looks_of(found["look"]).items()},
         "runs": {
             "id": list(runs["id"]),
             "link": [f"{way}/{Path(record).as_posix()}" for record in runs["record"]],
@@ -132,50 +141,25 @@ def _measured(found: pd.DataFrame, folder: Path, out: Path) -> dict[str, Any]:
         },
         "points": {
             "run": [number[run] for run in found["id"]],
-            **{name: [_plain(value) for value in found[name]] for name in OF_POINTS},
+            **{name: [_plain(value) for value in found[name]] for name in DOMAINS},
         },
         "groups": [_group(row) for row in means.to_dict("records")],
     }
 
 
 def _group(row: Mapping[str, Any]) -> dict[str, Any]:
-    values = {name: [_plain(row[name]), _plain(row[f"{name}_sd"])] for name in OF_GROUPS}
+    values = {name: [_plain(row[name]), _plain(row[f"{name}_sd"])] for name in (column["key"] for column in COLUMNS)}
     return {
         **{name: row[name] for name in ("task", "model", "look", "name")},
-        "family": family(row["model"]),
         "method": method_name(row),
-        "pattern": _pattern(row),
-        "weights": _plain(row["weights"]),
+        "pattern": row["pattern"] if isinstance(row["pattern"], str) else None,
         "shots": int(row["shots"]),
         "selection_name": SELECTION_NAMES[row["selection"]],
-        "selection": row["selection"],
         "judged": bool(row["judged"]),
         "selected": {domain: 1 for domain in DOMAINS if row[f"selected_{domain}"]},
         "values": {name: pair for name, pair in values.items() if pair[0] is not None},
         "members": row["members"],
     }
-
-
-def _pattern(row: Mapping[str, Any]) -> str | None:
-    return row["pattern"] if isinstance(row["pattern"], str) else None
-
-
-def _curves(collection: Collection, found: pd.DataFrame) -> dict[str, Any]:
-    number = {run: place for place, run in enumerate(found.drop_duplicates("id")["id"])}
-    logged, left_out = training_curves(collection, found[found["judged"]])
-    curves = []
-    for _, rows in logged.groupby(["group", "kind"], sort=False):
-        runs = []
-        for run, own in rows.groupby("id", sort=False):
-            kept = own.iloc[[*range(0, len(own) - 1, math.ceil(len(own) / STEPS)), len(own) - 1]]
-            runs.append({"run": number[run], "steps": list(kept["step"]), "losses": [_plain(loss) for loss in kept["loss"]]})
-        first = rows.iloc[0]
-        common = {name: first[name] for name in ("task", "model", "look", "name")}
-        curves.append(
-            {**common, "pattern": _pattern(first), "kind": TITLES[first["kind"]], "unit": UNITS[first["kind"]], "runs": runs}
-        )
-    rest = f" {left_out} further runs have theirs in train_log.jsonl." if left_out else ""
-    return {"curves": curves, "curves_left_out": rest}
 
 
 def _sections(tables: Sequence[Table]) -> list[dict[str, Any]]:

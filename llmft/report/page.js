@@ -1,5 +1,5 @@
 "use strict";
-// The page: its words, the table of results with its filters and figures, and all other tables.
+// The page: its words, the table of results with its filters, the figures' marks, and all other tables.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -17,9 +17,8 @@ function contents() {
   byId("contents").append(...sections.map((section) => element("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
 }
 
-function legend() {
-  byId("legend").append(...Object.values(DATA.looks).map((look) => element("li", {}, swatch(look), look.name)));
-}
+const known = (value) => typeof value === "number";
+const fixed = (value, digits) => (known(value) ? value.toFixed(digits) : "-");
 
 function scoreCell(column, group) {
   const [mean, sd] = group.values[column.key] ?? [];
@@ -31,8 +30,15 @@ function scoreCell(column, group) {
   return column.spread ? { text: text + spread + star, value: mean } : { text, value: mean, tip: spread ? text + spread : null };
 }
 
+/* A spot in a method's colour in the figures. */
+function swatch(colour) {
+  const spot = element("span", { class: "swatch" });
+  spot.style.setProperty("--look", colour);
+  return spot;
+}
+
 function methodCell(group) {
-  return { text: group.method, value: group.method, node: swatch(DATA.looks[group.look]) };
+  return { text: group.method, value: group.method, node: swatch(DATA.looks[group.look].colour) };
 }
 
 function resultColumns() {
@@ -80,7 +86,6 @@ function choices(select, first, values, names = (value) => value) {
 
 function results() {
   const table = new SortedTable(byId("results-table"), resultColumns(), { detail: runsOf, label: "Results" });
-  const views = new Views(DATA, byId("charts"));
   const distinct = (key) => [...new Set(DATA.groups.map((group) => group[key]))];
   const selections = distinct("selection_name");
   choices(byId("by-task"), [["", "all"]], distinct("task"));
@@ -101,7 +106,6 @@ function results() {
     byId("count").textContent = `${found.length} of ${DATA.groups.length} rows, ${runs} of ${DATA.runs.id.length} runs`;
     byId("results-table").classList.toggle("final", byId("by-selection").value === "judged");
     table.show(found);
-    views.draw(found);
   };
   let waiting = 0;
   const soon = () => {
@@ -183,9 +187,71 @@ function shared() {
   byId("shared").querySelector("ul").append(...DATA.shared.map((line) => element("li", {}, line)));
 }
 
+/* Of a figure with several sheets one is shown, which is chosen by its name. */
+function sheets() {
+  for (const figure of document.querySelectorAll("figure")) {
+    const all = [...figure.querySelectorAll(".sheet")];
+    if (all.length < 2) continue;
+    const options = all.map((sheet, number) => element("option", {}, `${number + 1} of ${all.length}: ${sheet.dataset.name}`));
+    const select = element("select", {}, ...options);
+    const choose = () => all.forEach((sheet, number) => (sheet.hidden = number !== select.selectedIndex));
+    select.addEventListener("change", choose);
+    all[0].before(element("form", { onsubmit: (event) => event.preventDefault() }, element("label", { class: "long" }, "Shown ", select)));
+    choose();
+  }
+}
+
+/* The marks of a sheet are one stop of the tab key, and the arrow keys go from one to the next; what they say is the page's own tip. */
+function marks() {
+  const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+  for (const sheet of document.querySelectorAll(".sheet")) {
+    const all = [...sheet.querySelectorAll("[role=img]")];
+    all.forEach((mark, number) => {
+      const title = mark.querySelector("title");
+      mark.setAttribute("data-tip", title.textContent);
+      mark.setAttribute("aria-label", title.textContent.replaceAll("\n", "; "));
+      mark.setAttribute("tabindex", number ? "-1" : "0");
+      title.remove();
+    });
+    sheet.addEventListener("keydown", (event) => {
+      const next = all.includes(event.target) && all[all.indexOf(event.target) + (steps[event.key] ?? NaN)];
+      if (!next) return;
+      event.preventDefault();
+      next.focus();
+    });
+    sheet.addEventListener("focusin", (event) => {
+      if (!all.includes(event.target)) return;
+      sheet.querySelector("[role=img][tabindex='0']").setAttribute("tabindex", "-1");
+      event.target.setAttribute("tabindex", "0");
+    });
+  }
+}
+
+/* The one tooltip: the words of whatever is pointed at or reached. */
+function showTips() {
+  const tip = document.getElementById("tip");
+  const tipped = (node) => node.closest?.("[data-tip]") ?? null;
+  const show = (target) => {
+    tip.hidden = !target;
+    if (!target) return;
+    tip.textContent = target.getAttribute("data-tip");
+    const box = target.getBoundingClientRect();
+    const [wide, high] = [tip.offsetWidth, tip.offsetHeight];
+    tip.style.left = `${Math.max(6, Math.min(innerWidth - wide - 6, box.left + box.width / 2 - wide / 2))}px`;
+    tip.style.top = `${box.top - high - 8 < 4 ? box.bottom + 8 : box.top - high - 8}px`;
+  };
+  document.addEventListener("pointerover", (event) => show(tipped(event.target)));
+  document.addEventListener("focusin", (event) => show(tipped(event.target)));
+  document.addEventListener("focusout", () => (tip.hidden = true));
+  // what is reached by keyboard may scroll into view; its tip goes along
+  document.addEventListener("scroll", () => show(tipped(document.activeElement)), { passive: true, capture: true });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
+}
+
 summary();
-legend();
 results();
+sheets();
+marks();
 otherTables();
 shared();
 contents();

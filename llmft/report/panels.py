@@ -1,14 +1,16 @@
-"""What the pictures share: sizes, panels, legend, caption, rows under headings, and numbers in a short form."""
+"""What the pictures share: sizes, sheets, panels, legend, caption, rows under headings, and numbers in a short form."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from llmft.report.points import look_name, looks_of
+from llmft.report.points import Look, look_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,9 +20,7 @@ if TYPE_CHECKING:
 WIDTH = 7.0
 """Inches: the width of a page's text."""
 PANELS, ROWS = 6, 40
-"""The most panels, and rows, in one picture."""
-SHARE = 7
-"""The fewest rows of a task and model in a picture that has not all."""
+"""The most panels, and rows, on one sheet."""
 IN, OUT = "#1b6ca8", "#d1603d"
 """Colours of in-domain and out-of-domain where a picture has both, told apart also without colour vision."""
 STYLE = {
@@ -33,53 +33,85 @@ STYLE = {
     "grid.color": "#ececec",
     "legend.frameon": False,
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",  # text stays text, which people search and screen readers read
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "figure.dpi": 150,
+    "figure.max_open_warning": 0,  # all sheets of a picture are pages of one PDF
 }
 
+Rows = list[tuple[str, pd.Series | None]]
+"""Names of rows with their groups; headings have none."""
 
-def grid(found: pd.DataFrame, by: list[str]) -> tuple[Figure, list[tuple[Axes, Any]], int]:
-    """A figure with a square panel a group; its panels with (key, rows); how many groups had no place."""
+
+class Sheet(NamedTuple):
+    """A picture, or as much of it as has a place on a page, and the name of what it shows."""
+
+    figure: Figure
+    name: str
+
+
+def sheets_of_panels(found: pd.DataFrame, by: list[str], most: int) -> Iterator[list[tuple[tuple[str, ...], pd.DataFrame]]]:
+    """(key, rows) of each group, at most so many on a sheet; groups with the same first key stay together where they can."""
+    sheet: list[tuple[tuple[str, ...], pd.DataFrame]] = []
+    for _, parts in groupby(found.groupby(by, sort=False), key=lambda part: part[0][0]):
+        parts = list(parts)
+        if sheet and len(sheet) + len(parts) > most:
+            yield sheet
+            sheet = []
+        for part in parts:
+            if len(sheet) == most:
+                yield sheet
+                sheet = []
+            sheet.append(part)
+    if sheet:
+        yield sheet
+
+
+def sheets_of_rows(means: pd.DataFrame) -> Iterator[tuple[Rows, str]]:
+    """The groups as rows below a heading for each task and model, at most `ROWS` on a sheet, with the sheet's name.
+
+    A task and model that has not enough room left begins a sheet of its own; one that is longer than a sheet goes on on the next.
+    """
+    rows: Rows = []
+    headings: list[str] = []
+    for (task, model), own in means.groupby(["task", "model"], sort=False):
+        several = own["pattern"].nunique() > 1
+        for start in range(0, len(own), ROWS - 1):
+            part = own.iloc[start : start + ROWS - 1]
+            if rows and len(rows) + 1 + len(part) > ROWS:
+                yield rows, sheet_name(headings)
+                rows, headings = [], []
+            headings.append(f"{task} ({model})" + (", continued" if start else ""))
+            rows.append((headings[-1], None))
+            for _, group in part.iterrows():
+                pattern = f", {group['pattern']}" if several and pd.notna(group["pattern"]) else ""
+                rows.append((group["name"] + pattern, group))
+    if rows:
+        yield rows, sheet_name(headings)
+
+
+def sheet_name(parts: Sequence[str]) -> str:
+    """What a sheet with these parts is called where there are several."""
+    return parts[0] if len(parts) == 1 else f"{parts[0]} to {parts[-1]}"
+
+
+def square_panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with so many square panels."""
     import matplotlib.pyplot as plt
 
-    parts = list(found.groupby(by, sort=False))
-    shown = parts[:PANELS]
-    columns = min(len(shown), 2 if len(shown) in (2, 4) else 3)
-    lines = math.ceil(len(shown) / columns)
+    columns = min(count, 2 if count in (2, 4) else 3)
+    lines = math.ceil(count / columns)
     side = min(3.3, WIDTH / columns)
     figure, table = plt.subplots(
         lines, columns, figsize=(max(side * columns, 4.0), 0.7 + (side + 0.3) * lines), squeeze=False, layout="constrained"
     )
     flat = list(table.flat)
-    for axes in flat[len(shown) :]:
+    for axes in flat[count:]:
         axes.remove()
-    return figure, list(zip(flat, shown, strict=False)), len(parts) - len(shown)
+    return figure, flat[:count]
 
 
-def sections(means: pd.DataFrame) -> tuple[list[tuple[str, pd.Series | None]], str]:
-    """The groups as rows below a heading for each task and model, at most `ROWS`; where there are more, some of each.
-
-    Returns:
-        (name, group) of each row, headings without a group; what a caption says of rows without a place.
-    """
-    rows: list[tuple[str, pd.Series | None]] = []
-    parts = list(means.groupby(["task", "model"], sort=False))
-    share = ROWS if len(means) + len(parts) <= ROWS else max(SHARE, ROWS // len(parts) - 1)
-    for (task, model), own in parts:
-        room = min(share, ROWS - len(rows) - 1)
-        if room <= 0:
-            break
-        several = own["pattern"].nunique() > 1
-        turns = own.groupby("look", sort=False).cumcount().sort_values(kind="stable")  # a row of every method, then second ones
-        rows.append((f"{task} ({model})", None))
-        for _, group in own[own.index.isin(turns.index[:room])].iterrows():
-            rows.append(
-                (f"{group['name']}, {group['pattern']}" if several and pd.notna(group["pattern"]) else group["name"], group)
-            )
-    left_out = len(means) - sum(group is not None for _, group in rows)
-    return rows, f" {left_out} further rows are in report.html." if left_out else ""
-
-
-def name_rows(axes: Axes, rows: list[tuple[str, pd.Series | None]]) -> None:
+def name_rows(axes: Axes, rows: Rows) -> None:
     """The rows' names on the left, headings bold; the first row is at the top."""
     axes.set_yticks(range(len(rows)), [shortened(name, 46) for name, _ in rows])
     axes.grid(axis="y", visible=False)
@@ -89,14 +121,15 @@ def name_rows(axes: Axes, rows: list[tuple[str, pd.Series | None]]) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
 
 
-def legend(figure: Figure, found: pd.DataFrame) -> None:
-    """The methods above the panels, in rows."""
+def legend(figure: Figure, looks: Mapping[str, Look], shown: Iterable[str]) -> None:
+    """The methods that are shown above the panels, in rows."""
     from matplotlib.lines import Line2D
 
-    looks = looks_of(found["look"])
+    shown = set(shown)
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=6, label=look_name(key))
         for key, look in looks.items()
+        if key in shown
     ]
     rows = math.ceil(len(handles) / (3 if figure.get_figwidth() < 6 else 6))
     columns = math.ceil(len(handles) / rows)
@@ -107,11 +140,6 @@ def note(figure: Figure, text: str) -> None:
     """A caption below the panels."""
     wide = int(figure.get_figwidth() * 19)
     figure.supxlabel("\n".join(textwrap.wrap(text, wide)), fontsize=7, color="#555555")
-
-
-def panels_left_out(count: int) -> str:
-    """What a caption says of panels without a place."""
-    return f" {count} further panels are in report.html." if count else ""
 
 
 def panel_title(found: pd.DataFrame, task: str, model: str) -> str:

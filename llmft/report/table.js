@@ -21,17 +21,6 @@ function compare(a, b) {
   return collator.compare(a, b);
 }
 
-/* The items in parts whose keys are the same, in the order they first come up. */
-function grouped(items, keysOf) {
-  const parts = new Map();
-  for (const item of items) {
-    const key = JSON.stringify(keysOf(item));
-    if (!parts.has(key)) parts.set(key, []);
-    parts.get(key).push(item);
-  }
-  return [...parts.values()];
-}
-
 const missing = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
 
 const MOST_ROWS = 40;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -15,7 +16,7 @@ from llmft.report.baselines import beside
 from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_intervals
 from llmft.report.break_even import break_evens
 from llmft.report.collect import Collection, collect
-from llmft.report.figures import PICTURES, draw_all
+from llmft.report.figures import PICTURES, Drawn, draw_all
 from llmft.report.html import write_page
 from llmft.report.latex import latex
 from llmft.report.names import DOMAINS, FINAL
@@ -59,7 +60,7 @@ def report(folder: Path, out: Path) -> None:
             (out / "tables").mkdir(parents=True, exist_ok=True)
         run_rows = workers.begin(run_table, collection, runs, answers)
         with _writing(out):
-            figures = [workers.begin(draw_all, collection, rates, out, PICTURES[place::2]) for place in range(2)]
+            figures = [workers.begin(_draw, collection, rates, out, list(PICTURES)[place::2]) for place in range(2)]
         summary = beside(with_majority(summary, runs))
         pairs = mcnemar(tests, collection, answers)
         tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
@@ -79,11 +80,20 @@ def report(folder: Path, out: Path) -> None:
             for name, group in kinds.items():
                 _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
             own = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
-            write_page(collection, own, evens, rates, unlike, out)
+            drawn = []
+            for figure in figures:
+                sheets, spoilt_logs = figure()
+                drawn += sheets
+                collection.spoilt_logs.update(spoilt_logs)
+            write_page(collection, own, evens, unlike, drawn, out)
             _write_csv(run_rows(), out / "runs.csv")
-            drawn = [path for figure in figures for path in figure()]
-            _tidy(out, [*drawn, *(out / "tables" / f"{name}.tex" for name in kinds)])
+            _tidy(out, [*(path for sheet in drawn for path in sheet.files), *(out / "tables" / f"{name}.tex" for name in kinds)])
     show(tables, out, collection.spoilt_logs)
+
+
+def _draw(collection: Collection, rates: pd.DataFrame, out: Path, names: Sequence[str]) -> tuple[list[Drawn], dict[str, str]]:
+    """`draw_all`, and the logs that it found spoilt, which another process has to tell this one."""
+    return draw_all(collection, rates, out, names), collection.spoilt_logs
 
 
 @contextmanager
@@ -96,7 +106,8 @@ def _writing(out: Path) -> Iterator[None]:
 
 def _tidy(out: Path, written: Sequence[Path]) -> None:
     """Remove what an earlier report wrote to the folder and this one has nothing to say in: it would look like a part of it."""
-    pictures = (out / f"{name}.{kind}" for name in PICTURES for kind in ("png", "pdf"))
+    sheet = re.compile(rf"({'|'.join(PICTURES)})(-\d+)?\.(png|pdf)")
+    pictures = (path for path in out.iterdir() if sheet.fullmatch(path.name))
     for path in {*pictures, *(out / "tables" / f"{name}.tex" for name in TABLES)} - {*written}:
         path.unlink(missing_ok=True)
 

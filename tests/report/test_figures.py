@@ -1,6 +1,8 @@
 import dataclasses
+import io
 import json
 import math
+import re
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -12,10 +14,12 @@ from matplotlib.image import imread
 from llmft.report.bars import draw_results
 from llmft.report.collect import collect
 from llmft.report.curves import DISTILLED, HELD_OUT, draw_training, logged, training_curves
-from llmft.report.figures import draw_all, draw_domains, draw_size
+from llmft.report.figures import LINES, draw_all, draw_domains, draw_size
 from llmft.report.paired import read_answers
-from llmft.report.panels import ROWS, counted, sections, shortened
+from llmft.report.panels import PANELS, ROWS, counted, sheets_of_panels, sheets_of_rows, shortened
 from llmft.report.points import FURTHER, LOOKS, family, front, groups, looks_of, majority, majority_of_runs, points
+from llmft.report.svg import inline, say
+from llmft.report.tips import NAMED, with_tips
 from tests.report.synthetic import Made, write
 
 
@@ -32,6 +36,13 @@ def collection(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(collection):
     return points(collection)
+
+
+@pytest.fixture(scope="module")
+def tipped(found):
+    """Judged runs and their groups, as they are drawn."""
+    judged = found[found["judged"]]
+    return with_tips(judged, groups(judged))
 
 
 def test_points_are_the_scores_of_the_runs(collection, found):
@@ -83,7 +94,8 @@ def test_a_method_has_one_look_and_no_other_has_it():
 
 def test_all_figures_are_drawn_as_png_and_pdf(collection, tmp_path):
     rates = pd.DataFrame([{"task": "rte", "in_domain": 0.53, "out_of_domain": 0.5}])
-    files = draw_all(collection, rates, tmp_path)
+    drawn = draw_all(collection, rates, tmp_path)
+    files = [file for sheet in drawn for file in sheet.files]
     names = {"results", "domains", "size", "cost", "memory", "training", "gap"}
     assert {file.name for file in files} == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     for name in names:
@@ -91,30 +103,41 @@ def test_all_figures_are_drawn_as_png_and_pdf(collection, tmp_path):
         assert picture.shape[1] > 500
         assert picture[..., :3].std() > 0.01
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert {sheet.picture for sheet in drawn if "<svg" in sheet.svg} == names
     assert plt.get_fignums() == []
+
+
+def test_further_sheets_are_pages_of_the_pdf_and_pngs_with_a_number(collection, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmft.report.panels.ROWS", 3)
+    drawn = draw_all(collection, pd.DataFrame(columns=["task", "in_domain", "out_of_domain"]), tmp_path, ("memory",))
+    names = ["memory.png", "memory-2.png", "memory-3.png", "memory-4.png"]
+    assert [sheet.files for sheet in drawn] == [[tmp_path / name, tmp_path / "memory.pdf"] for name in names]
+    assert {file.name for file in tmp_path.iterdir()} == {"memory.pdf", *names}
+    assert re.search(rb"/Count 4\b", (tmp_path / "memory.pdf").read_bytes())
+    models = ("opt-125m", "opt-1.3b")
+    assert [sheet.sheet for sheet in drawn] == [f"rte ({model}){more}" for model in models for more in ("", ", continued")]
 
 
 def test_what_has_nothing_to_show_is_left_out(tmp_path):
     write(tmp_path, [Made()], hans_rows=20)
     rates = pd.DataFrame(columns=["task", "in_domain", "out_of_domain"])
-    names = {file.stem for file in draw_all(collect(tmp_path), rates, tmp_path)}
+    names = {sheet.picture for sheet in draw_all(collect(tmp_path), rates, tmp_path)}
     assert names == {"results", "domains", "cost", "memory"}
 
 
-def test_runs_without_scores_or_counts_of_tokens_are_no_error(collection, found, tmp_path):
+def test_runs_without_scores_or_counts_of_tokens_are_no_error(collection, tipped, tmp_path):
     rates = pd.DataFrame(columns=["task", "in_domain", "out_of_domain"])
     unscored = dataclasses.replace(collection, scores=collection.scores.iloc[:0])
     assert draw_all(unscored, rates, tmp_path) == []
-    judged = found[found["judged"]].assign(tokens_per_query=math.nan)
-    figure = draw_results(judged, groups(judged))
+    (figure, _) = next(draw_results(*(frame.assign(tokens_per_query=math.nan) for frame in tipped)))
     assert figure.axes[1].get_xlim() == (1, 10)
     plt.close(figure)
 
 
-def test_a_panel_a_model_and_a_marker_a_seed(found):
-    judged = found[found["judged"]]
+def test_a_panel_a_model_and_a_marker_a_seed(tipped):
+    judged, means = tipped
     rates = pd.DataFrame([{"task": "rte", "in_domain": 0.53, "out_of_domain": 0.5}])
-    figure = draw_domains(judged, groups(judged), rates)
+    ((figure, _),) = draw_domains(judged, means, rates)
     assert len(figure.axes) == 2
     for axes in figure.axes:
         drawn = [line for line in axes.lines if line.get_linestyle() == "None"]
@@ -170,40 +193,58 @@ def test_runs_of_different_patterns_have_curves_of_their_own(tmp_path):
     judged = points(collection).query("judged")
     curves, _ = training_curves(collection, judged)
     assert sorted(curves.groupby("group")["pattern"].unique().map(list)) == [["gpt-3"], ["minimal"]]
-    figure = draw_training(collection, judged)
+    ((figure, _),) = draw_training(collection, judged)
     (axes,) = figure.axes
-    means = [line.get_ydata().tolist() for line in axes.lines if line.get_linewidth() > 1]
+    means = [line.get_ydata().tolist() for line in axes.lines if line.get_linewidth() > 1.5 and line.get_linestyle() == "-"]
     assert np.array(sorted(means)) == pytest.approx(np.array([[0.05, 0.05], [1.05, 1.05]]))
     assert axes.get_yscale() == "linear"  # one loss is 0, which has no place on a logarithmic axis
-    runs = next(line for line in axes.lines if line.get_linewidth() < 1)
-    assert np.isnan(runs.get_ydata()).tolist() == [False, False, True, False, False]
+    runs = [line.get_ydata().tolist() for line in axes.lines if line.get_linewidth() < 1]
+    assert sorted(runs) == [[0, 0], [0.1, 0.1], [1, 1], [1.1, 1.1]]
     plt.close(figure)
 
 
-def test_too_many_rows_are_counted():
-    means = pd.DataFrame({"task": "rte", "model": "m", "look": "pbft", "pattern": "p", "name": [str(n) for n in range(100)]})
-    rows, rest = sections(means)
-    assert len(rows) == ROWS
-    assert f" {100 - ROWS + 1} further rows" in rest
+def rows_of(tasks):
+    """Groups as `sheets_of_rows` needs them: so many of each task, all of different methods."""
+    rows = [(task, f"{task} {n}") for task, count in tasks.items() for n in range(count)]
+    return pd.DataFrame({"model": "m", "pattern": "p", "task": [task for task, _ in rows], "name": [name for _, name in rows]})
 
 
-def test_of_many_rows_each_model_shows_some_of_every_method():
-    looks, patterns = ["icl"] * 12 + ["pbft"] * 12, ["minimal", "gpt-3"] * 12
-    parts = [pd.DataFrame({"task": "rte", "model": m, "look": looks, "pattern": patterns, "name": looks}) for m in "abcd"]
-    rows, rest = sections(pd.concat(parts, ignore_index=True))
-    assert [name for name, group in rows if group is None] == [f"rte ({model})" for model in "abcd"]
-    assert [name for name, _ in rows[1:10]] == [
-        *("icl, minimal", "icl, gpt-3", "icl, minimal", "icl, gpt-3", "icl, minimal"),
-        *("pbft, minimal", "pbft, gpt-3", "pbft, minimal", "pbft, gpt-3"),
-    ]
-    assert " 60 further rows" in rest
-    few = parts[0].head(20)
-    assert [name for name, _ in sections(few)[0][1:]] == [f"{group['look']}, {group['pattern']}" for _, group in few.iterrows()]
+def test_no_row_is_left_out_and_no_sheet_is_too_long():
+    tasks = {"rte": 10, "qqp": 25, "long": 100, "cola": 1}
+    sheets = [rows for rows, _ in sheets_of_rows(rows_of(tasks))]
+    assert all(len(rows) <= ROWS and rows[0][1] is None for rows in sheets)
+    shown = [name for rows in sheets for name, group in rows if group is not None]
+    assert shown == [f"{task} {n}" for task, count in tasks.items() for n in range(count)]
+    for rows in sheets:
+        for (heading, above), (name, below) in pairwise(rows):
+            if above is None:
+                assert below is not None
+                assert heading.startswith(f"{name.split(' ')[0]} (m)")
+
+
+def test_sheets_are_called_by_what_is_on_them():
+    names = [name for _, name in sheets_of_rows(rows_of({"rte": 10, "qqp": 25, "long": 45}))]
+    assert names == ["rte (m) to qqp (m)", "long (m)", "long (m), continued"]
+    frame = pd.DataFrame({"task": [f"task {n}" for n in range(2 * PANELS + 1)]})
+    sheets = list(sheets_of_panels(frame, ["task"], PANELS))
+    assert [len(parts) for parts in sheets] == [PANELS, PANELS, 1]
+    assert [task for parts in sheets for (task,), _ in parts] == list(frame["task"])
+    frame = pd.DataFrame({"task": ["a"] * (PANELS - 1) + ["b"] * (PANELS + 1), "model": [*range(PANELS - 1), *range(PANELS + 1)]})
+    sheets = list(sheets_of_panels(frame, ["task", "model"], PANELS))
+    assert [[task for (task, _), _ in parts] for parts in sheets] == [["a"] * (PANELS - 1), ["b"] * PANELS, ["b"]]
 
 
 def test_numbers_at_the_ends_of_lines_do_not_overlap():
     weights = [1e8, 1e9]
-    key = {"task": "rte", "look": "pbft", "pattern": "p", "differs": "", "in_domain_sd": 0.01, "out_of_domain_sd": 0.01}
+    key = {
+        "task": "rte",
+        "look": "pbft",
+        "pattern": "p",
+        "differs": "",
+        "in_domain_sd": 0.01,
+        "out_of_domain_sd": 0.01,
+        "tip": "",
+    }
     means = pd.DataFrame(
         [
             {**key, "shots": shots, "model": f"opt-{w}m", "weights": w, "in_domain": 0.7, "out_of_domain": 0.6}
@@ -211,7 +252,7 @@ def test_numbers_at_the_ends_of_lines_do_not_overlap():
             for w in weights
         ]
     )
-    figure = draw_size(means)
+    ((figure, _),) = draw_size(means)
     figure.draw_without_rendering()
     for axes in figure.axes:
         boxes = [text.get_window_extent() for text in axes.texts]
@@ -230,16 +271,73 @@ def test_a_family_is_what_differs_in_size_alone():
 
 
 def test_a_line_is_of_one_family():
-    key = {"task": "rte", "look": "pbft", "shots": 16, "pattern": "p", "differs": "", "in_domain_sd": 0, "out_of_domain_sd": 0}
+    key = {"task": "rte", "look": "pbft", "shots": 16, "pattern": "p", "differs": "", "tip": ""}
+    key |= {"in_domain_sd": 0, "out_of_domain_sd": 0}
     models = {"opt-125m": 1.25e8, "pythia-1.4b": 1.4e9, "opt-1.3b": 1.3e9, "pythia-160m": 1.6e8, "other-7b": 7e9}
     means = pd.DataFrame([{**key, "model": m, "weights": w, "in_domain": 0.7, "out_of_domain": 0.6} for m, w in models.items()])
-    assert draw_size(means.head(2)) is None
-    figure = draw_size(means)
+    assert list(draw_size(means.head(2))) == []
+    ((figure, _),) = draw_size(means)
     for axes in figure.axes:
         drawn = [line[0].get_xdata().tolist() for line in axes.containers]
         assert drawn == [[1.25e8, 1.3e9], [1.6e8, 1.4e9]]
         assert {text.get_text() for text in axes.texts} == {"opt", "pythia"}
     plt.close(figure)
+
+
+def test_many_lines_have_a_panel_for_each_number_of_shots():
+    key = {"task": "rte", "look": "pbft", "differs": "", "in_domain_sd": 0, "out_of_domain_sd": 0, "tip": ""}
+    lines = [(shots, f"pattern {n}") for shots in (2, 16) for n in range(LINES // 2 + 1)]
+    means = pd.DataFrame(
+        [
+            {**key, "shots": shots, "pattern": pattern, "model": f"opt-{w}b", "weights": w * 1e9, "in_domain": 0.7}
+            for shots, pattern in lines
+            for w in (1, 13)
+        ]
+    ).assign(out_of_domain=0.6)
+    ((figure, name),) = draw_size(means)
+    assert name == "rte, 2 shots to rte, 16 shots"
+    assert [len(axes.containers) for axes in figure.axes] == 4 * [LINES // 2 + 1]
+    plt.close(figure)
+
+
+def svg_of(figure):
+    svg = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(svg, format="svg")
+    plt.close(figure)
+    return svg.getvalue()
+
+
+def test_each_mark_says_its_own_values():
+    figure, axes = plt.subplots()
+    (markers,) = axes.plot([1, math.nan, 3], [1, 2, 3], "o")
+    say(markers, ["first", "third"])
+    say(axes.vlines([1, 2], 0, 1), ["left", ""])
+    styles = {}
+    made = inline(svg_of(figure), "results-1", "Results", styles)
+    assert re.findall("<title>(.*?)</title>", made) == ["first", "third", "left"]
+    assert made.count('role="img" tabindex="0"') == 3
+    assert "style=" not in made
+    assert set(re.findall('class="(.*?)"', made)) == set(styles.values())
+    ids = set(re.findall(' id="(.*?)"', made))
+    assert ids == set(re.findall(r'(?:href="#|url\(#)([^")]+)', made))
+    assert all(name.startswith("results-1-") for name in ids)
+
+
+def test_a_mark_too_many_is_an_error():
+    figure, axes = plt.subplots()
+    (markers,) = axes.plot([1, 2, 3], [1, 2, 3], "o")
+    say(markers, ["first", "second"])
+    with pytest.raises(ValueError, match="zip"):
+        inline(svg_of(figure), "results-1", "Results", {})
+
+
+def test_of_very_many_runs_none_is_named_and_all_groups_are(found):
+    judged = found[found["judged"]]
+    many = pd.concat([judged] * (NAMED // len(judged) + 1), ignore_index=True)
+    runs, means = with_tips(many, groups(many))
+    assert set(runs["tip"]) == {""}
+    assert means["tip"].str.contains("in-domain 0.").all()
 
 
 def test_numbers_and_names_in_short():

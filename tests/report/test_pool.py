@@ -9,7 +9,9 @@ import pytest
 
 from llmft.errors import InputError
 from llmft.report import pool
+from llmft.report.__main__ import main
 from llmft.report.pool import Workers
+from tests.report.synthetic import Made, write
 
 ROOT = Path(__file__).parents[2]
 BOTH = """
@@ -62,6 +64,18 @@ def test_a_process_that_is_killed_is_one_line(monkeypatch):
     monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(InputError, match="was killed"), Workers() as workers:
         list(workers.in_parts(_die, [1, 2, 3]))
+
+
+def test_another_process_tells_of_a_log_that_is_not_whole(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(pool, "MANY", 2)
+    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("llmft.report.write.PICTURES", ("training",))
+    made = write(tmp_path, [Made(method="pbft", seed=seed) for seed in range(2)], hans_rows=4)
+    record = next(iter(made))
+    (tmp_path / record / "train_log.jsonl").write_text('{"loss": 1.0, "step": 1}\n{"loss": ')
+    main([str(tmp_path)])
+    assert f"train_log.jsonl of {Path(record).name}: " in capsys.readouterr().out
+    assert (tmp_path / "report" / "training.png").is_file()
 
 
 def _die(_):

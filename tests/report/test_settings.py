@@ -268,8 +268,10 @@ def test_pictures_and_tables_of_an_earlier_report_do_not_stay(tmp_path):
     write(tmp_path / "a", [Made(method="distill")], hans_rows=4)
     main([str(tmp_path / "a"), "--out", str(out)])
     assert (out / "gap.png").is_file() and (out / "tables" / "distillation.tex").is_file()
-    (out / "mine.png").touch()
+    for name in ("mine.png", "results-mine.png", "results-2.png"):
+        (out / name).touch()
     write(tmp_path / "b", [Made()], hans_rows=4)
     main([str(tmp_path / "b"), "--out", str(out)])
     assert not (out / "gap.png").exists() and not (out / "tables" / "distillation.tex").exists()
-    assert (out / "mine.png").is_file() and (out / "results.png").is_file()
+    assert not (out / "results-2.png").exists()
+    assert all((out / name).is_file() for name in ("mine.png", "results-mine.png", "results.png"))
