@@ -20,7 +20,8 @@ from llmft.arguments import (
 from llmft.command_line import parse
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
-from llmft.models.load import fingerprint_model, short_name
+from llmft.models.identity import fingerprint_model
+from llmft.models.load import short_name
 from llmft.pipelines.job import Job
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
@@ -82,7 +83,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "record_version": RECORD_VERSION,
         "method": name,
         "task": (task.name, task.version),
-        "model": fingerprint_model(model_name, model.model_revision),
+        "model": fingerprint_model(model_name, model.model_revision, gguf_file=model.gguf_file, cache_dir=model.cache_dir),
         "data": fingerprint_data(task, data.data_dir),
         "deepspeed": Path(deepspeed).read_text(encoding="utf-8") if isinstance(deepspeed, str) else deepspeed,
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
@@ -96,11 +97,13 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         refuse_training(given)
         settings["given"] = {name: value for name, value in settings["given"].items() if name not in TRAINING}
     if distilling:
-        settings |= distillation_settings(distilling, task, data.data_dir)
+        settings |= distillation_settings(distilling, task, data.data_dir, model.cache_dir)
     if listed is not None:
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
-        settings["tokenizer"] = fingerprint_model(model.tokenizer_name, model.model_revision, "--tokenizer_name")
+        settings["tokenizer"] = fingerprint_model(
+            model.tokenizer_name, model.model_revision, "--tokenizer_name", cache_dir=model.cache_dir
+        )
     if run.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
     if run.disable_tqdm:
@@ -161,7 +164,9 @@ TARGETS_METHOD = {"soft": "distill", "hard": "pseudo-label", "gold": "gold-label
 """What distill.py's --targets make of the method."""
 
 
-def distillation_settings(flags: DistillationArguments, task: Task, data_dir: str | None) -> dict[str, Any]:
+def distillation_settings(
+    flags: DistillationArguments, task: Task, data_dir: str | None, cache_dir: str | None
+) -> dict[str, Any]:
     """What distillation reads from files: their content is part of the run's name, their paths are not."""
     from llmft.pipelines.retention import retention_fingerprints, retention_tasks
 
@@ -172,7 +177,10 @@ def distillation_settings(flags: DistillationArguments, task: Task, data_dir: st
         settings["instruction"] = text_or_file(flags.instruction, "--instruction")
     if flags.teacher_model_name_or_path is not None:
         settings["teacher"] = fingerprint_model(
-            flags.teacher_model_name_or_path, flags.teacher_model_revision, "--teacher_model_name_or_path"
+            flags.teacher_model_name_or_path,
+            flags.teacher_model_revision,
+            "--teacher_model_name_or_path",
+            cache_dir=cache_dir,
         )
     if flags.query_file is not None:
         settings["data"] = fingerprint_data(task, data_dir, query_source(flags.query_file))
