@@ -35,15 +35,20 @@ def resolve(name: str) -> str:
 
 def short_name(name: str) -> str:
     """A name for tables and folders: the last part of a hub name or path; of a run's student, its model and method."""
+    run = run_of(name)
+    return f"{run['model']}-{run['method']}" if run else Path(name).name or name
+
+
+def run_of(name: str) -> dict[str, Any] | None:
+    """`config.json` of the run whose student is at `name`; None where it is no run's."""
     path = Path(name)
-    if path.name == "model" and (path.parent / "config.json").is_file():
-        try:
-            run = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not one of ours
-            run = None
-        if isinstance(run, dict) and {"model", "method"} <= run.keys():
-            return f"{run['model']}-{run['method']}"
-    return path.name or name
+    if path.name != "model" or not (path.parent / "config.json").is_file():
+        return None
+    try:
+        run = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not one of ours
+        return None
+    return run if isinstance(run, dict) and {"model", "method"} <= run.keys() else None
 
 
 def load_model(

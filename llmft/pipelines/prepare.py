@@ -21,7 +21,7 @@ from llmft.command_line import parse
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.models.identity import fingerprint_model
-from llmft.models.load import short_name
+from llmft.models.load import resolve, run_of, short_name
 from llmft.pipelines.job import Job
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
@@ -114,6 +114,14 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     if run.data_seed + data_seeds > SEEDS:
         raise InputError(f"--num_data_seeds {data_seeds}: the last data seed would not be below {SEEDS}; start from a lower one")
     described = describe(distilling) if distilling else {}
+    student = student_of(model_name)
+    setting = short_hash(without_seeds({**settings, "model": student["setting"]} if student else settings))
+    models = {"model": model_name, "teacher_model": distilling and distilling.teacher_model_name_or_path}
+    fingerprints = {
+        which: {"path": os.path.abspath(resolve(name)) if os.path.isdir(resolve(name)) else name, "content": content}
+        for which, name in models.items()
+        if name and (content := settings["model" if which == "model" else "teacher"])
+    }
     jobs: list[Job] = []
     for data_seed in range(run.data_seed, run.data_seed + data_seeds):
         own = with_data_seed(settings, data_seed)
@@ -129,7 +137,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
                 groups={**values, type(run).__name__: seeded},
                 given=own["given"],
                 described=described,
-                setting=short_hash(without_seeds(settings)),
+                setting=setting,
+                identity={"fingerprints": fingerprints, "student": student, "folder": os.getcwd()},
                 data_fingerprints=own["data"],
                 record=record,
             )
@@ -187,6 +196,15 @@ def distillation_settings(
     if flags.retention_tasks is not None:
         settings["retention"] = retention_fingerprints(retention_tasks(flags.retention_tasks, task.name), data_dir)
     return settings
+
+
+def student_of(model_name: str) -> dict[str, Any] | None:
+    """Setting and seeds of the run whose student the model is: what evaluations of it are repeated over."""
+    run = run_of(model_name)
+    if run is None or "setting" not in run:
+        return None
+    arguments = {name: value for group in run.get("arguments", {}).values() for name, value in group.items()}
+    return {"setting": run["setting"], **{name: arguments.get(name) for name in ("seed", "data_seed")}}
 
 
 def with_data_seed(settings: dict[str, Any], data_seed: int) -> dict[str, Any]:
