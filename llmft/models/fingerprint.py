@@ -21,9 +21,9 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
     """SHA-256 (64 hex digits) of the architecture, its config, and all weights and kept buffers, in name order.
 
     The same on every device and wherever the model was loaded from; another after any change of a weight's bits, type or
-    shape. `load.fingerprint_model` samples files to name a run cheaply; this reads everything, at about the speed of SHA-256
-    (1 to 2 GB/s where the processor has instructions for it). No more than `CHUNK` bytes are copied, but a tensor that is
-    not contiguous is copied whole.
+    shape, or of code that came with it. `identity.fingerprint_model` names a run by files, before anything is loaded; this
+    reads what was loaded, at about the speed of SHA-256 (1 to 2 GB/s where the processor has instructions for it). No more
+    than `CHUNK` bytes are copied, but a tensor that is not contiguous is copied whole.
 
     Args:
         model: a transformers model, possibly wrapped; adapters, soft prompts and their settings are part of it.
@@ -33,6 +33,8 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
     adapters = {name: adapter.to_dict() for name, adapter in getattr(whole, "peft_config", {}).items()}
     settings = json.dumps([config, adapters], sort_keys=True, default=str)
     digest = hashlib.sha256(f"{type(bare).__name__} {settings}\n".encode())
+    if getattr(bare.config, "auto_map", None):  # code that came with it: transformers names its module by a hash of that
+        digest.update(type(bare).__module__.encode())
     for name, tensor in sorted(whole.state_dict(keep_vars=True).items()):
         with whole_weights([tensor]):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import pickle
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
-from llmft.models.base import HEAD_SETTINGS, base_named_in, read_settings
+from llmft.models.base import HEAD_SETTINGS, base_named_in
 from llmft.tasks.toy import CHECKPOINT as TOY_CHECKPOINT
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 BUNDLED = {"toy": TOY_CHECKPOINT}
 """Model names that mean a folder inside the package."""
-
-WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 OTHER_PLACES = frozenset(
     """bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart rwkv trocr whisper xlstm
@@ -38,15 +35,20 @@ def resolve(name: str) -> str:
 
 def short_name(name: str) -> str:
     """A name for tables and folders: the last part of a hub name or path; of a run's student, its model and method."""
+    run = run_of(name)
+    return f"{run['model']}-{run['method']}" if run else Path(name).name or name
+
+
+def run_of(name: str) -> dict[str, Any] | None:
+    """`config.json` of the run whose student is at `name`; None where it is no run's."""
     path = Path(name)
-    if path.name == "model" and (path.parent / "config.json").is_file():
-        try:
-            run = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not one of ours
-            run = None
-        if isinstance(run, dict) and {"model", "method"} <= run.keys():
-            return f"{run['model']}-{run['method']}"
-    return path.name or name
+    if path.name != "model" or not (path.parent / "config.json").is_file():
+        return None
+    try:
+        run = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not one of ours
+        return None
+    return run if isinstance(run, dict) and {"model", "method"} <= run.keys() else None
 
 
 def load_model(
@@ -237,50 +239,3 @@ def window(model: torch.nn.Module) -> int | None:
     """
     config = model.config.get_text_config()
     return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-
-
-def fingerprint_model(name: str, revision: str, flag: str = "--model_name_or_path", above: tuple[Path, ...] = ()) -> str:
-    """What identifies a model before it is loaded: a folder's content by samples of its files, a hub model's name.
-
-    Weight files are sampled (their size and 4 KiB out of every MiB): any training changes nearly every weight, and a sweep
-    must not read all of a large model to learn that it has been there. All other files are read whole. An adapter's folder
-    counts with its base, by the base's content and not by where it lies (lists in its settings are sets, which peft writes in
-    any order).
-
-    Args:
-        flag: the flag that names it, for messages.
-        above: folders of adapters that it is the base of.
-
-    Raises:
-        InputError: a file cannot be read, or an adapter does not say which model it goes with.
-    """
-    path = Path(resolve(name))
-    if not path.is_dir():
-        return f"{name}@{revision}"
-    if path in above:
-        raise InputError(f"{flag} {above[0]}: is an adapter whose base is itself; mend its base_model_name_or_path")
-    try:
-        return _fingerprint(path, flag, (*above, path))
-    except InputError as error:
-        raise InputError(str(error).replace("--model_name_or_path", flag)) from error
-    except OSError as error:
-        raise InputError(f"{flag} {name}: {error.filename} cannot be read ({error.strerror}); check its rights") from error
-
-
-def _fingerprint(path: Path, flag: str, above: tuple[Path, ...]) -> str:
-    digest = hashlib.sha256()
-    base = base_named_in(path)
-    for file in sorted(file for file in path.iterdir() if file.is_file() and file.suffix != ".md"):
-        if base is not None and file.name == base.named_in:
-            settings = read_settings(file)
-            settings = {key: sorted(value, key=str) if isinstance(value, list) else value for key, value in settings.items()}
-            settings["base_model_name_or_path"] = fingerprint_model(base.name, base.revision, flag, above)
-            digest.update(f"{file.name} {json.dumps(settings, sort_keys=True)} ".encode())
-            continue
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as stream:
-            for start in range(0, size, 1 << 20):
-                stream.seek(start)
-                digest.update(stream.read(4096 if file.suffix in WEIGHTS else 1 << 20))
-    return digest.hexdigest()[:16]

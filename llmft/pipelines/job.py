@@ -45,7 +45,9 @@ class Job:
     described: dict[str, str]
     """What files and other models are called, whose content is in the run's name: tells runs apart for people."""
     setting: str
-    """Hash of everything but the seeds: runs that share it are repetitions."""
+    """Hash of everything but the seeds, those of a student's training too: runs that share it are repetitions."""
+    identity: dict[str, Any]
+    """What the record tells of the models themselves, for the report: `fingerprints`, `student`, `folder`."""
     data_fingerprints: dict[str, str]
     record: RunRecord
     meter: Meter = field(default_factory=Meter)
@@ -261,6 +263,7 @@ class Job:
                 "given": {**self.given, **self.described},
                 "arguments": {name: as_dict(group) for name, group in self.groups.items()},
                 "data_fingerprints": self.data_fingerprints,
+                **self.identity,
                 "draws": draws,
             }
         )

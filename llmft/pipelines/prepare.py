@@ -20,7 +20,8 @@ from llmft.arguments import (
 from llmft.command_line import parse
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
-from llmft.models.load import fingerprint_model, short_name
+from llmft.models.identity import fingerprint_model
+from llmft.models.load import resolve, run_of, short_name
 from llmft.pipelines.job import Job
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
@@ -82,7 +83,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "record_version": RECORD_VERSION,
         "method": name,
         "task": (task.name, task.version),
-        "model": fingerprint_model(model_name, model.model_revision),
+        "model": fingerprint_model(model_name, model.model_revision, gguf_file=model.gguf_file, cache_dir=model.cache_dir),
         "data": fingerprint_data(task, data.data_dir),
         "deepspeed": Path(deepspeed).read_text(encoding="utf-8") if isinstance(deepspeed, str) else deepspeed,
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
@@ -96,13 +97,15 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         refuse_training(given)
         settings["given"] = {name: value for name, value in settings["given"].items() if name not in TRAINING}
     if distilling:
-        settings |= distillation_settings(distilling, task, data.data_dir)
+        settings |= distillation_settings(distilling, task, data.data_dir, model.cache_dir)
     if task.metrics:
         settings["metrics"] = {name: describe_metric(name) for name in task.metrics}
     if listed is not None:
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
-        settings["tokenizer"] = fingerprint_model(model.tokenizer_name, model.model_revision, "--tokenizer_name")
+        settings["tokenizer"] = fingerprint_model(
+            model.tokenizer_name, model.model_revision, "--tokenizer_name", cache_dir=model.cache_dir
+        )
     if run.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
     if run.disable_tqdm:
@@ -113,6 +116,14 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     if run.data_seed + data_seeds > SEEDS:
         raise InputError(f"--num_data_seeds {data_seeds}: the last data seed would not be below {SEEDS}; start from a lower one")
     described = describe(distilling) if distilling else {}
+    student = student_of(model_name)
+    setting = short_hash(without_seeds({**settings, "model": student["setting"]} if student else settings))
+    models = {"model": model_name, "teacher_model": distilling and distilling.teacher_model_name_or_path}
+    fingerprints = {
+        which: {"path": os.path.abspath(resolve(name)) if os.path.isdir(resolve(name)) else name, "content": content}
+        for which, name in models.items()
+        if name and (content := settings["model" if which == "model" else "teacher"])
+    }
     jobs: list[Job] = []
     for data_seed in range(run.data_seed, run.data_seed + data_seeds):
         own = with_data_seed(settings, data_seed)
@@ -128,7 +139,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
                 groups={**values, type(run).__name__: seeded},
                 given=own["given"],
                 described=described,
-                setting=short_hash(without_seeds(settings)),
+                setting=setting,
+                identity={"fingerprints": fingerprints, "student": student, "folder": os.getcwd()},
                 data_fingerprints=own["data"],
                 record=record,
             )
@@ -182,7 +194,9 @@ TARGETS_METHOD = {"soft": "distill", "hard": "pseudo-label", "gold": "gold-label
 """What distill.py's --targets make of the method."""
 
 
-def distillation_settings(flags: DistillationArguments, task: Task, data_dir: str | None) -> dict[str, Any]:
+def distillation_settings(
+    flags: DistillationArguments, task: Task, data_dir: str | None, cache_dir: str | None
+) -> dict[str, Any]:
     """What distillation reads from files: their content is part of the run's name, their paths are not."""
     from llmft.pipelines.retention import retention_fingerprints, retention_tasks
 
@@ -193,13 +207,25 @@ def distillation_settings(flags: DistillationArguments, task: Task, data_dir: st
         settings["instruction"] = text_or_file(flags.instruction, "--instruction")
     if flags.teacher_model_name_or_path is not None:
         settings["teacher"] = fingerprint_model(
-            flags.teacher_model_name_or_path, flags.teacher_model_revision, "--teacher_model_name_or_path"
+            flags.teacher_model_name_or_path,
+            flags.teacher_model_revision,
+            "--teacher_model_name_or_path",
+            cache_dir=cache_dir,
         )
     if flags.query_file is not None:
         settings["data"] = fingerprint_data(task, data_dir, query_source(flags.query_file))
     if flags.retention_tasks is not None:
         settings["retention"] = retention_fingerprints(retention_tasks(flags.retention_tasks, task.name), data_dir)
     return settings
+
+
+def student_of(model_name: str) -> dict[str, Any] | None:
+    """Setting and seeds of the run whose student the model is: what evaluations of it are repeated over."""
+    run = run_of(model_name)
+    if run is None or "setting" not in run:
+        return None
+    arguments = {name: value for group in run.get("arguments", {}).values() for name, value in group.items()}
+    return {"setting": run["setting"], **{name: arguments.get(name) for name in ("seed", "data_seed")}}
 
 
 def with_data_seed(settings: dict[str, Any], data_seed: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from llmft.models.load import short_name
 from llmft.pipelines.job import Job
 from llmft.run_arguments import RunArguments
 from llmft.runs.record import LONGEST_NAME, folder_name
-from llmft.runs.store import lock, whole_file
+from llmft.runs.store import lock, short_hash, whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,8 @@ def append_row(job: Job, row: dict[str, Any]) -> Path:
     output_dir = Path(job.arguments(RunArguments).output_dir)
     evaluation = job.arguments(DataArguments).eval_task_name or next(iter(job.task.partners), None)
     model = job.model_name.replace("/", "-")
-    model = model if len(model.encode()) <= LONGEST_NAME else folder_name(short_name(job.model_name))
+    if len(model.encode()) > LONGEST_NAME:
+        model = f"{folder_name(short_name(job.model_name)[:80])}-{short_hash(job.model_name)}"
     path = output_dir / f"{model}_{job.task.name}_{evaluation}.csv"
     with lock(path):
         frames = [pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)] if path.is_file() else []

@@ -102,7 +102,7 @@ def _match(row: Row, eval_set: str | None) -> dict[str, Any]:
         return NOTHING
     metric = METRICS[row["metric"]]
     pattern = "none" if row["method"].startswith("vanilla") else row["pattern"]
-    key = (row["task"], eval_set, str(row["model"]).lower(), row["method"], float(row["shots"]), pattern, metric)
+    key = (row["task"], eval_set, _last(row["model"]), row["method"], float(row["shots"]), pattern, metric)
     candidates = [_differences(row, one) for one in _index().get(key, ())]
     if not candidates:
         return NOTHING
@@ -114,11 +114,16 @@ def _match(row: Row, eval_set: str | None) -> dict[str, Any]:
     return dict(zip(COLUMNS, (one["mean"], one["sd"], one["provenance"], source, "; ".join(notes), text), strict=True))
 
 
+def _last(model: object) -> str:
+    """A model's name without what is before it, of the hub or of folders."""
+    return str(model).split("/")[-1].lower()
+
+
 @cache
 def _index() -> dict[tuple[Any, ...], list[dict[str, Any]]]:
     index: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in published().to_dict("records"):
-        key = (one["task"], one["eval_set"], one["model"].split("/")[-1].lower(), one["method"])
+        key = (one["task"], one["eval_set"], _last(one["model"]), one["method"])
         index.setdefault((*key, float(one["shots"]), one["pattern"], one["metric"]), []).append(one)
     return index
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from llmft.errors import InputError
+from llmft.report.identities import told_apart
 from llmft.report.names import METHOD_NAMES, in_order_of
 from llmft.report.pool import Workers
 from llmft.report.records import Unreadable, find_runs, read_record, shown
@@ -118,7 +119,7 @@ def collect(folder: Path, workers: Workers | None = None) -> Collection:
     paths, closed = find_runs(folder)
     for part in (workers or Workers()).in_parts(_read_part, paths, folder):
         found.extend(part)
-    rows, again = repetitions(found.rows)
+    rows, again = repetitions(told_apart(found.rows))
     left_out = sorted([*found.left_out, *again, *((shown(path.relative_to(folder)), reason) for path, reason in closed)])
     if not rows:
         beside = f" ({len(left_out)} that are not: {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
@@ -126,7 +127,7 @@ def collect(folder: Path, workers: Workers | None = None) -> Collection:
     records = [row["record"] for row in rows]
     ids = dict(zip(records, _ids(records), strict=True))
     named, shared = name_differences(rows)
-    runs = pd.DataFrame([{"id": ids[row["record"]], **row} for row in named])
+    runs = pd.DataFrame([{"id": ids[row["record"]], **row} for row in named]).drop(columns="identity")
     runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
     at = {shown(path.relative_to(folder)): path for path in paths}
     places, sets = ({ids[name]: of[name] for name in records} for of in (at, found.sets))

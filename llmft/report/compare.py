@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from llmft.errors import InputError
+from llmft.report.identities import TRAINED_ON, data_of, differing
 from llmft.report.names import FINAL, SELECTIONS
 from llmft.report.one_run import Run, find_run, number, shortened, table_of, understood
 from llmft.report.paired import exact_p
@@ -129,6 +130,9 @@ def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, li
     columns = ["set", "idx", "label", "prediction_a", "prediction_b", "change"]
     if pair is None:
         return counts, pd.DataFrame(columns=columns), ["the runs have no final stages to compare"]
+    other_data = sorted(differing([data_of(run.config, run.arguments) for run in (one, other)]) - TRAINED_ON)
+    if other_data:
+        return counts, pd.DataFrame(columns=columns), [f"{', '.join(other_data)}: the data differ; not compared"]
     tables = [_predictions(run, stage) for run, stage in zip((one, other), pair, strict=True)]
     for name in dict.fromkeys([*tables[0]["set"], *tables[1]["set"]]):
         a, b = (table[table["set"] == name].reset_index(drop=True) for table in tables)

@@ -76,7 +76,8 @@ def look_name(key: str) -> str:
 
 def family(model: str) -> str:
     """A model's name without its size: what models that differ in size alone have in common."""
-    return SIZE.sub("", model, count=1)
+    folders, slash, last = model.rpartition("/")
+    return folders + slash + SIZE.sub("", last, count=1)
 
 
 def group_name(row: pd.Series) -> str:

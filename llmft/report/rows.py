@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llmft.report.identities import identity
 from llmft.report.names import DOMAINS, SELECTIONS
 from llmft.runs.show import pooled
 
@@ -29,11 +30,15 @@ NUMBERS = (
 
 
 def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `Collection.runs` but for id and record, with `given` as a dict and without `differs`."""
+    """A row of `Collection.runs` but for id and record, with `given` as a dict, with `identity` and without `differs`."""
     arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
     draws, method = config["draws"], config["method"]
     labelled = method.startswith(LABELLED)
     pattern = next((name for name in reversed(PATTERNS) if arguments.get(name)), "pattern")
+    seeds = {name: arguments[name] for name in SEEDS}
+    student = config.get("student")
+    if student and method == "icl":  # in-context learning draws nothing by its seed, and without shots by neither
+        seeds |= {name: student[name] for name in (SEEDS if not arguments.get("num_shots") else ("seed",))}
     told = (*SEEDS, pattern, *(("max_train_samples",) if labelled else ()))
     return {
         "task": config["task"] + (f" {arguments['task_variant']}" if arguments.get("task_variant") else ""),
@@ -45,7 +50,8 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
         "pattern": arguments.get(pattern),
         "setting": config["setting"],
         "given": {k: v for k, v in config["given"].items() if k not in told},
-        **{name: arguments[name] for name in SEEDS},
+        **seeds,
+        "identity": identity(config, arguments),
         **{
             name: math.nan if v is None else float(v)  # whole numbers may be too large for a column of these
             for name, v in cost["total"].items()

@@ -16,13 +16,14 @@ Rows = Sequence[Mapping[str, Any]]
 def repetitions(rows: Rows) -> tuple[list[Mapping[str, Any]], list[tuple[str, str]]]:
     """The runs that count, and those that say what another one says, with the reason.
 
-    Runs of one setting differ in their seeds. In-context learning draws nothing by `--seed`: there its data seed alone counts.
+    Runs of one setting differ in their seeds, or are of students that do. In-context learning draws nothing by `--seed`: there
+    its data seed alone counts.
     """
     first: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     kept, again = [], []
     for row in rows:
         draws = () if row["method"] == "icl" else (row["seed"],)
-        key = (*(row[name] for name in ("method", "task", "model", "setting", "data_seed")), *draws)
+        key = (*(row[name] for name in ("method", "task", "model", "setting", "data_seed")), *draws, row["identity"].weights)
         other = first.setdefault(key, row)
         if other is row:
             kept.append(row)

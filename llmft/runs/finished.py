@@ -40,6 +40,8 @@ DEVICES = re.compile(r"nvidia\d+|kfd|renderD\d+|accel\d+|davinci\d+")
 """Names in /dev of what a run may compute on."""
 PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """Variables by which launchers say how many processes there are."""
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+"""What a name on the hub looks like."""
 MOST_FILES = 20_000
 """A folder with more is not looked through."""
 PROJECT = Path(__file__).parents[2]
@@ -134,17 +136,22 @@ def _environment() -> list[object]:
 
 
 def _named(arguments: Sequence[tuple[str, str | None]]) -> list[Path]:
-    """Whatever the values could name as files or folders, whether it is there or not; the code, too."""
+    """Whatever the values could name as files or folders, or on the hub, whether it is there or not; the code, too."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     values = [value for name, value in arguments if value and name not in NOT_READ and not name.endswith(TEXTS)]
     values.append(os.environ.get("LLMFT_DATA_DIR", ""))
     parts = dict.fromkeys(part for value in values for part in (value, *(word.strip() for word in value.split(","))) if part)
     waiting = [part for part in parts if _may_be_path(part)]
+    caches = [HF_HUB_CACHE, *(value for name, value in arguments if value and name == "cache_dir")]
     found = dict.fromkeys((Path(__file__).parents[1], PROJECT / "deepspeed_configs"))
     while waiting:
         path = Path(waiting.pop())
         if path in found:
             continue
         found[path] = None
+        if HUB_NAME.fullmatch(str(path)):  # which commit a branch is at, as far as this machine knows
+            found |= dict.fromkeys(Path(cache, f"models--{path}".replace("/", "--"), "refs") for cache in caches)
         if path.is_dir():
             found[path.parent / "config.json"] = None  # a run's model is called by it
             base = base_named_in(path)

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM
 from llmft.errors import InputError
 from llmft.models.adapt import adapt, count_trainable
 from llmft.models.head import put_head
+from llmft.models.identity import fingerprint_model
 from llmft.models.label_scores import answer_logits, left_pad
-from llmft.models.load import fingerprint_model, load_model, short_name, window
+from llmft.models.load import load_model, short_name, window
 from llmft.models.student import save_student, start_of
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model

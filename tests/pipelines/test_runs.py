@@ -190,3 +190,13 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path, monkey
     assert (resumed.path / "metrics.json").read_bytes() == (whole.path / "metrics.json").read_bytes()
     assert weights(resumed.path) == weights(whole.path)
     assert not resumed.path.joinpath("checkpoints").exists()
+
+
+def test_students_of_two_data_seeds_are_two_models_and_one_setting(tmp_path):
+    longer = (*SHORT, "--num_train_epochs", 4)  # a first step alone has the learning rate 0
+    students = [run("ft.py", tmp_path / "ft", *longer, *LORA, "--data_seed", seed).path / "model" for seed in range(2)]
+    found = [run("eval.py", tmp_path / "icl", *SHORT, "--model_name_or_path", student) for student in students]
+    assert len({record.path for record in found}) == 2
+    assert len({record.json("config")["fingerprints"]["model"]["content"] for record in found}) == 2
+    assert len({record.json("config")["setting"] for record in found}) == 1
+    assert [record.json("config")["student"]["data_seed"] for record in found] == [0, 1]

@@ -1,0 +1,146 @@
+"""Hashes of whole files. Large ones are read once: their hash is kept in a folder of the user's, with what state they were in.
+
+As in git's index, a file that was changed within the last moments is not kept: it could be changed again without its times
+saying so. The kept hashes are a convenience alone: where the folder cannot be written to, files are read again each time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmft.runs.store import whole_file
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+SMALL = 1 << 20
+"""Bytes up to which a file is read each time."""
+CHUNK = 1 << 25
+"""Bytes that one thread hashes at a time; part of what a hash is."""
+BLOCK = 1 << 20
+SETTLED_S = 2.0
+"""Age of a change from which file systems give a later one another time."""
+TOLD_S = 1.0
+"""Seconds of reading from which it is told."""
+VERSION = "file-hashes-1"
+
+
+def cache_dir() -> Path:
+    """Where hashes are kept: `LLMFT_CACHE_DIR`, else `llmft` in the user's folder for caches."""
+    named = os.environ.get("LLMFT_CACHE_DIR")
+    above = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return (Path(named) if named else Path(above) / "llmft") / VERSION
+
+
+def hash_files(files: Sequence[Path]) -> list[str]:
+    """The hash (64 hex digits) of the content of each file, all of it.
+
+    What takes longer than a moment is told on stderr by rank 0: a bar on a terminal, and a line with size and seconds.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    from tqdm import tqdm
+
+    states = [file.stat() for file in files]
+    entries = [None if state.st_size <= SMALL else _entry(file) for file, state in zip(files, states, strict=True)]
+    unread = sum(
+        state.st_size for state, entry in zip(states, entries, strict=True) if entry is not None and _kept(entry, state) is None
+    )
+    tells = os.environ.get("RANK", "0") == "0"
+    started, hashes = time.monotonic(), []
+    silent = not (tells and unread and sys.stderr.isatty())
+    with tqdm(
+        total=unread, desc="hashing model files", unit="B", unit_scale=True, delay=TOLD_S, leave=False, disable=silent
+    ) as bar:
+        for file, entry in zip(files, entries, strict=True):
+            hashes.append(_read(file, bar) if entry is None else _hash_large(file, entry, bar))
+    seconds = time.monotonic() - started
+    if tells and unread and seconds >= TOLD_S:
+        again = (
+            "" if os.access(cache_dir(), os.W_OK) else f"; {cache_dir()} cannot be written to, so the next run reads them again"
+        )
+        sys.stderr.write(f"note: hashed {unread / 1e6:,.0f} MB of model files in {seconds:.1f} s to name the run{again}\n")
+    return hashes
+
+
+def _hash_large(file: Path, entry: Path, bar: tqdm) -> str:
+    with _alone(entry):  # the ranks of one launch ask at the same time: one reads, the others wait for it
+        before = file.stat()
+        kept = _kept(entry, before)
+        if kept is not None:
+            return kept
+        started = time.time()
+        found = _read(file, bar)
+        changed = max(before.st_mtime, before.st_ctime)
+        if _state(file.stat()) == _state(before) and changed < started - SETTLED_S:
+            with suppress(OSError), whole_file(entry) as aside:
+                aside.write_text(json.dumps({"file": os.path.realpath(file), "state": _state(before), "hash": found}))
+        return found
+
+
+def _read(file: Path, bar: tqdm) -> str:
+    """The hash of the hashes of a file's chunks, which threads make."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        size = os.fstat(handle).st_size
+
+        def hash_chunk(start: int) -> bytes:
+            digest = hashlib.sha256()
+            for place in range(start, min(start + CHUNK, size), BLOCK):
+                digest.update(os.pread(handle, min(BLOCK, start + CHUNK - place), place))
+            return digest.digest()
+
+        whole = hashlib.sha256(str(size).encode())
+        starts = range(0, size, CHUNK)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with ThreadPoolExecutor(min(cores, 8)) as pool:
+            for start, part in zip(starts, pool.map(hash_chunk, starts), strict=True):
+                whole.update(part)
+                bar.update(min(CHUNK, size - start))
+        return whole.hexdigest()
+    finally:
+        os.close(handle)
+
+
+def _entry(file: Path) -> Path:
+    """Where the hash of a file is kept; one place for each path, so that a changed file leaves nothing behind."""
+    return cache_dir() / f"{hashlib.sha256(os.fsencode(os.path.realpath(file))).hexdigest()[:40]}.json"
+
+
+def _kept(entry: Path, state: os.stat_result) -> str | None:
+    try:
+        kept = json.loads(entry.read_text(encoding="utf-8"))
+        return str(kept["hash"]) if kept["state"] == _state(state) else None
+    except (OSError, ValueError, KeyError, TypeError):  # none, or none of ours
+        return None
+
+
+def _state(state: os.stat_result) -> list[int]:
+    """What changes with a file's content: nobody can set the time of the last change of its inode."""
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+@contextmanager
+def _alone(entry: Path) -> Iterator[None]:
+    """Within, no other process on this machine reads the same file; where there can be no lock, all do."""
+    handle = None
+    with suppress(OSError):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        handle = entry.with_suffix(".lock").open("w")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.close()
