@@ -69,6 +69,7 @@ def fine_tune(job: Job) -> None:
         prompts = student.prompts(rows)
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
         job.check_prompts(student, train_rows=rows)
+        job.check_start(model)
         job.begin()
     job.score("before", student)
     student = student.with_model(trainable(job, model))

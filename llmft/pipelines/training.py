@@ -111,7 +111,7 @@ def train(
             eval_dataset=job.eval_sets,
             data_collator=collator(model, LabelSequences.create(student.label_sequences), examples),
             evaluations=evaluations,
-            finite=StopAtNonFinite(job.train_idx),
+            finite=StopAtNonFinite(job.train_idx, job.model_name),
             **trainer_arguments,
         )
         _add_callbacks(job, trainer, student, phase, kept)
@@ -150,7 +150,7 @@ def train_stage(
             args=run,
             train_dataset=_numbered(examples),
             data_collator=collator(student.model, LabelSequences.create(student.label_sequences), examples),
-            finite=StopAtNonFinite(job.train_idx),
+            finite=StopAtNonFinite(job.train_idx, job.model_name),
             **trainer_arguments,
         )
         _show_progress(trainer)
