@@ -77,7 +77,8 @@ class ContextDistillationTrainer(FtTrainer):
                 return None
         without, some = ("teacher", "student") if reverse else ("student", "teacher")
         other = "forward" if reverse else "reverse"
+        divergence, support = self.choices.divergence, self.choices.support
         return (
-            f"--divergence {self.choices.divergence}: the {without} gives no probability at all to what the {some} gives some, "
-            f"where this divergence is infinite; use --divergence {other} or jsd, or another --support than {self.choices.support}"
+            f"--divergence {divergence}: the {without} gives no probability at all to what the {some} gives some, "
+            f"where this divergence is infinite; use --divergence {other} or jsd, or a --support other than {support}"
         )

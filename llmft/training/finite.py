@@ -121,8 +121,8 @@ class StopAtNonFinite(TrainerCallback):
             return f"--fp16 True: {which}, before this training has changed any weight; use --bf16, or full precision"
         if untrained:
             return (
-                f"--model_name_or_path {self.model_name}: {which}, before this training has changed any weight; fix those rows, or "
-                "try --torch_dtype float32"
+                f"--model_name_or_path {self.model_name}: {which}, before this training has changed any weight; fix those "
+                "rows, or try --torch_dtype float32"
             )
         return f"--learning_rate {args.learning_rate}: {which}; lower it, or mend those rows"
 
