@@ -287,8 +287,8 @@ def models(folder, tokenizers):
         file = path / "config.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
 
-    names = "cut_model no_tokenizer cut_tokenizer more_layers no_base pickled own_code other_tokenizer other_teacher nan_model infinite"
-    made = {name: model(name) for name in names.split()}
+    names = "cut_model no_tokenizer cut_tokenizer more_layers no_base pickled own_code other_tokenizer other_teacher nan_model"
+    made = {name: model(name) for name in [*names.split(), "infinite"]}
     cut(made["cut_model"] / "model.safetensors", 50000)
     cut(made["cut_tokenizer"] / "tokenizer.json", 500)
     for name in ("tokenizer.json", "tokenizer_config.json"):
