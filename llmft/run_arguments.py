@@ -37,6 +37,7 @@ UNSUPPORTED = {
     "metric_for_best_model": None,
     "greater_is_better": None,
     "hub_always_push": False,
+    "hub_strategy": "end",
     "fsdp": None,
     "fsdp_config": None,
     "parallelism_config": None,
@@ -97,7 +98,7 @@ class RunArguments(TrainingArguments):
     hub_token: str | None = flag(None, "Token to push with, read with --push_to_hub; default: that of `hf auth login`.")
     hub_private_repo: bool | None = flag(None, "Whether a new repository is private, read with --push_to_hub.")
     hub_revision: str | None = flag(None, "Branch to push to, read with --push_to_hub; made if need be.")
-    hub_strategy: str = flag("end", "When to push: at the end.", choices=["end"])
+    hub_strategy: str = flag("end", "Must stay: what is pushed is the finished student.")
     wandb_project_name: str = flag(
         os.environ.get("WANDB_PROJECT", "llmft-experiments"),
         "wandb's project, read with --report_to wandb; default: $WANDB_PROJECT.",

@@ -103,36 +103,37 @@ def _fit_vocabulary(model: PreTrainedModel, folder: Path, config: PeftConfig) ->
     from peft.utils import load_peft_weights
 
     layers = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
+    if not hasattr(layers["output"], "weight"):  # there is none, or a classification head
+        del layers["output"]
     names = {name: part for name, module in model.named_modules() for part, layer in layers.items() if module is layer}
-    have = layers["input"].num_embeddings
-    rows, whole = {have}, set()
+    have = {part: getattr(layer, "num_embeddings", None) or layer.out_features for part, layer in layers.items()}
+    rows, whole = set(), set()
     for key, tensor in load_peft_weights(str(folder), device="cpu").items():
         path = key.removeprefix("base_model.model.")
         part = next((part for name, part in names.items() if path.startswith(f"{name}.")), None)
         if part is not None and path.endswith("weight") and ".lora_" not in path:
             whole.add(part)
             trained = len(tensor)
-        elif path.endswith("lora_embedding_A"):
+        elif part == "input" and path.endswith("lora_embedding_A"):
             trained = tensor.shape[1]
         elif part == "output" and path.endswith("lora_B.weight"):
             trained = len(tensor)
         else:
             continue
-        rows.add(trained)
+        rows |= {trained} - {have[part]}
     indices = getattr(config, "trainable_token_indices", None) or []
     highest = max((i for listed in ([indices] if isinstance(indices, list) else indices.values()) for i in listed), default=-1)
-    others = rows - {have}
-    if not others and highest < have:
+    if not rows and highest < have["input"]:
         return
-    needed = {"input"} if layers["output"] is None or layers["output"].weight is layers["input"].weight else {"input", "output"}
-    if len(others) != 1 or not (whole >= needed or (len(needed) == 1 and whole)):
-        trained = max(others, default=highest + 1)
+    different = len({layer.weight for layer in layers.values()})  # 1 where they are tied: either brings both
+    if len(rows) != 1 or len(whole) < different:
+        trained = max(rows, default=highest + 1)
         raise InputError(
-            f"--model_name_or_path {folder}: its base has {have} embeddings, and the adapter was trained with {trained} and does "
+            f"--model_name_or_path {folder}: its base has {have['input']} embeddings, and the adapter was trained with {trained} and does "
             "not bring all their values; resize the base as it was then (resize_token_embeddings), save it, and name it in "
             f"{PEFT_SETTINGS}"
         )
-    model.resize_token_embeddings(others.pop(), mean_resizing=False)
+    model.resize_token_embeddings(rows.pop(), mean_resizing=False)
     model.resized = True
 
 
