@@ -130,8 +130,8 @@ def _fit_vocabulary(model: PreTrainedModel, folder: Path, config: PeftConfig) ->
         trained = max(rows, default=highest + 1)
         raise InputError(
             f"--model_name_or_path {folder}: its base has {have['input']} embeddings, and the adapter was trained with {trained} "
-            "and does not bring all their values; resize the base as it was then (resize_token_embeddings), save it, and name it in "
-            f"{PEFT_SETTINGS}"
+            "and does not bring all their values; resize the base as it was then (resize_token_embeddings), save it, and "
+            f"name it in {PEFT_SETTINGS}"
         )
     model.resize_token_embeddings(rows.pop(), mean_resizing=False)
     model.resized = True
