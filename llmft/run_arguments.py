@@ -22,7 +22,6 @@ UNSUPPORTED = {
     "eval_on_start": False,
     "load_best_model_at_end": False,
     "label_smoothing_factor": 0.0,
-    "push_to_hub": False,
     "do_predict": False,
     "remove_unused_columns": False,
     "resume_from_checkpoint": None,
@@ -37,12 +36,8 @@ UNSUPPORTED = {
     "bf16_full_eval": False,
     "metric_for_best_model": None,
     "greater_is_better": None,
-    "hub_model_id": None,
-    "hub_strategy": "every_save",
-    "hub_token": None,
-    "hub_private_repo": None,
     "hub_always_push": False,
-    "hub_revision": None,
+    "hub_strategy": "end",
     "fsdp": None,
     "fsdp_config": None,
     "parallelism_config": None,
@@ -96,6 +91,14 @@ class RunArguments(TrainingArguments):
     report_to: list[str] = field(
         default_factory=lambda: ["none"], metadata={"help": "Logging services (wandb, tensorboard, trackio), or none."}
     )
+    push_to_hub: bool = flag(False, "Upload the trained student's folder to the hub when the run is finished.")
+    hub_model_id: str | None = flag(
+        None, "Name of its repository there (user/name), read with --push_to_hub; default: of model and method, your own."
+    )
+    hub_token: str | None = flag(None, "Token to push with, read with --push_to_hub; default: that of `hf auth login`.")
+    hub_private_repo: bool | None = flag(None, "Whether a new repository is private, read with --push_to_hub.")
+    hub_revision: str | None = flag(None, "Branch to push to, read with --push_to_hub; made if need be.")
+    hub_strategy: str = flag("end", "Must stay: what is pushed is the finished student.")
     wandb_project_name: str = flag(
         os.environ.get("WANDB_PROJECT", "llmft-experiments"),
         "wandb's project, read with --report_to wandb; default: $WANDB_PROJECT.",
@@ -118,6 +121,7 @@ class RunArguments(TrainingArguments):
         check_before(self)
         self._check_evaluation()
         self._check_services()
+        self._check_hub()
         self._check_deepspeed_stage()
         if self.deepspeed:
             start_alone()
@@ -156,6 +160,14 @@ class RunArguments(TrainingArguments):
             if self.eval_strategy == "no" and getattr(self, name):
                 raise InputError(f"--{name} {getattr(self, name)}: is read only with --eval_strategy epoch or steps; add that")
 
+    def _check_hub(self) -> None:
+        for name in ("hub_model_id", "hub_token", "hub_private_repo", "hub_revision"):
+            if getattr(self, name) is not None and not self.push_to_hub:
+                shown = HIDDEN if is_secret(name) else getattr(self, name)
+                raise InputError(f"--{name} {shown}: is read only with --push_to_hub; add that, or leave this out")
+        if self.push_to_hub and not self.save_final_model:
+            raise InputError("--push_to_hub: needs the trained weights, which --no_save_final_model drops; leave one of them out")
+
     def _check_services(self) -> None:
         for service in self.report_to:
             if service == "none":
@@ -186,7 +198,8 @@ IRRELEVANT = frozenset(
     logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory
     dataloader_persistent_workers dataloader_prefetch_factor save_strategy save_steps save_total_limit save_on_each_node
     do_train do_eval debug skip_memory_metrics include_num_input_tokens_seen trackio_space_id trackio_bucket_id
-    trackio_static_space_id wandb_project_name wandb_group_name wandb_run_name wandb_output_dir
+    trackio_static_space_id push_to_hub hub_model_id hub_token hub_private_repo
+    hub_revision hub_strategy wandb_project_name wandb_group_name wandb_run_name wandb_output_dir
     """.split()
 )
 """Arguments that cannot change a result, or whose content a run's name holds in another way."""

@@ -122,24 +122,36 @@ def adapt(
         if context_ids is None:
             context_ids = random_tokens(model.get_input_embeddings().num_embeddings, cartridge_tokens, seed).tolist()
         return add_cartridge(model, context_start(context_ids, cartridge_tokens, frozen_tokens), frozen_tokens, base_of(model))
-    model.requires_grad_(part is None)
+    model.requires_grad_(False)
+    for weight in trained_weights(model, part, freeze_embeddings=freeze_embeddings).values():
+        weight.requires_grad_(True)
     if part in BLOCKS:
         add_parallel(model, part, dim, seed)
-    elif part == "bitfit":
-        for bias in biases(model):
-            bias.requires_grad_(True)
-    elif part == "head_only":
-        model.get_output_embeddings().requires_grad_(True)
-    elif freeze_embeddings:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Embedding):
-                module.requires_grad_(False)
     head = classification_head(model)
     if head is not None:
         head.requires_grad_(True)
     hold_key_biases(model)
     add_up_in_place(model)
     return model
+
+
+def trained_weights(model: PreTrainedModel, part: str | None, *, freeze_embeddings: bool) -> dict[str, torch.nn.Parameter]:
+    """The model's own weights that are trained with that part, by name; none for what is put beside them."""
+    if keeps_base(part):
+        return {}
+    weights = dict(model.named_parameters())
+    if part is None and not freeze_embeddings:
+        return weights
+    if part == "bitfit":
+        chosen = biases(model)
+    elif part == "head_only":
+        chosen = list(model.get_output_embeddings().parameters())
+    else:
+        embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+        frozen = {weight for module in embeddings for weight in module.parameters()}
+        chosen = [weight for weight in weights.values() if weight not in frozen]
+    kept = set(chosen)
+    return {name: weight for name, weight in weights.items() if weight in kept}
 
 
 def check_part(model: PreTrainedModel, part: str | None, targets: str) -> None:

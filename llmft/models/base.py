@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ from llmft.errors import InputError, quote
 
 PEFT_SETTINGS, PARALLEL_SETTINGS, HEAD_SETTINGS = "adapter_config.json", "parallel_adapter.json", "classification_head.json"
 """Files by which a folder is known to hold an adapter of peft's, parallel adapters, a classification head."""
+STUDENT_SETTINGS = "student.json"
+"""File of a student's folder with what its training knew and other files do not say: precision, the base's .gguf file."""
+START = "start"
+"""Folder within an adapter's: the merged model that it was trained on, where that is no model that is kept elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Base:
     name: str
     revision: str
     named_in: str
+    gguf_file: str | None = None
 
 
 def base_named_in(folder: Path) -> Base | None:
@@ -42,8 +47,20 @@ def base_named_in(folder: Path) -> Base | None:
             raise InputError(
                 f"--model_name_or_path {folder}: {file} names as base {quote(name)}; write the base's folder or hub name there"
             )
-        return Base(name, settings.get("revision") or "main", file)
+        base = Base(name, settings.get("revision") or "main", file, student_settings(folder).get("gguf_file"))
+        beside = folder / START  # moves with the adapter, whatever path its settings name
+        return replace(base, name=str(beside), revision="main") if beside.is_dir() else base
     return None
+
+
+def student_settings(folder: Path) -> dict[str, Any]:
+    """What a run noted about the student it saved in `folder`; nothing where no run did.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    file = folder / STUDENT_SETTINGS
+    return read_settings(file) if file.is_file() else {}
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -124,6 +124,13 @@ def untie(model: PreTrainedModel) -> None:
     _no_longer_tied(model)
 
 
+def record_untied(model: PreTrainedModel) -> None:
+    """Have the config say that the output layer has weights of its own, if it has: an adapter may have brought them."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if getattr(head, "weight", None) is not embeddings.weight:
+        _no_longer_tied(model)
+
+
 def _no_longer_tied(model: PreTrainedModel) -> None:
     configs: list[PreTrainedConfig] = [model.config, model.config.get_text_config()]
     for config in configs:

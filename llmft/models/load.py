@@ -150,12 +150,13 @@ def check_tokenizer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, 
         )
 
 
-def _load(name: str, how: dict[str, Any], gguf_file: str | None) -> torch.nn.Module:
+def _load(name: str, how: dict[str, Any], gguf_file: str | None, *, headless: bool = False) -> torch.nn.Module:
+    """The model; with `headless`, it may lack its output layer: a classification head takes its place."""
     path = resolve(name)
     if _missing(name):
         raise InputError(f"--model_name_or_path {name}: there is no such folder; give one saved by transformers, or a hub name")
     with _no_report():
-        return _read(name, path, how, gguf_file)
+        return _read(name, path, how, gguf_file, headless)
 
 
 def _whole(loaded: tuple[torch.nn.Module, dict[str, Any]], name: str) -> torch.nn.Module:
@@ -174,12 +175,9 @@ def _whole(loaded: tuple[torch.nn.Module, dict[str, Any]], name: str) -> torch.n
     return model
 
 
-def _read(name: str, path: str, how: dict[str, Any], gguf_file: str | None) -> torch.nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    own = {"gguf_file": gguf_file} if gguf_file else {}
+def _read(name: str, path: str, how: dict[str, Any], gguf_file: str | None, headless: bool) -> torch.nn.Module:
     if not Path(path).is_dir():
-        return _whole(AutoModelForCausalLM.from_pretrained(path, **how, **own, output_loading_info=True), name)
+        return _whole(_from_pretrained(path, how, gguf_file), name)
     from llmft.models.student import restore_student, start_of
 
     folder = Path(path).resolve()  # adapters trained on it will name it by this
@@ -188,17 +186,28 @@ def _read(name: str, path: str, how: dict[str, Any], gguf_file: str | None) -> t
         needed = gguf_file or "config.json"
         if not (folder / needed).is_file():
             raise InputError(f"--model_name_or_path {name}: the folder has no {needed}; give a folder saved by transformers")
-        loaded = AutoModelForCausalLM.from_pretrained(str(folder), **how, **own, output_loading_info=True)
-        model = (
-            loaded[0] if (folder / HEAD_SETTINGS).is_file() else _whole(loaded, name)
-        )  # a classifier is saved without its old head
+        loaded = _from_pretrained(str(folder), how, gguf_file)
+        headless = headless or (folder / HEAD_SETTINGS).is_file()  # a classifier is saved without its old head
+        model = loaded[0] if headless else _whole(loaded, name)
     elif _missing(base.name):
         raise InputError(
             f"--model_name_or_path {name}: its base {base.name} is not there; write where it is into its {base.named_in}"
         )
     else:
-        model = start_of(_load(base.name, {**how, "revision": base.revision}, gguf_file), base.name)
+        how = {**how, "revision": base.revision}
+        headless = (folder / HEAD_SETTINGS).is_file()
+        model = start_of(_load(base.name, how, gguf_file or base.gguf_file, headless=headless), base.name)
     return restore_student(model, folder)
+
+
+def _from_pretrained(path: str, how: dict[str, Any], gguf_file: str | None) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The model and what was found missing. Weights of a .gguf file become ordinary ones, which can be trained and saved."""
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    own = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)} if gguf_file else {}
+    model, info = AutoModelForCausalLM.from_pretrained(path, **how, **own, output_loading_info=True)
+    model.gguf_file = gguf_file
+    return model, info
 
 
 def _tokenizer(name: str, how: dict[str, Any], gguf_file: str | None) -> PreTrainedTokenizerBase:

@@ -77,6 +77,7 @@ def distil(job: Job) -> None:
         retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
         job.check_prompts(teachers, student, train_rows=queries)
         check_sizes(job, teachers.askers[0])
+        job.check_start(model)
         teachers = with_cache(job, teachers)
         job.begin()
         say_prompts(job, {"teacher": teachers.askers[0], "student": student}, queries, trained_as="queries that are learnt from")

@@ -70,6 +70,7 @@ def fine_tune(job: Job) -> None:
         prompts = student.prompts(rows)
         examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
         job.check_prompts(student, train_rows=rows)
+        job.check_start(model)
         job.begin()
         say_prompts(job, {"": student}, () if on_demonstrations else rows)
     job.score("before", student)

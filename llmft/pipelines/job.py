@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments import (
@@ -144,7 +146,7 @@ class Job:
         model = self.arguments(ModelArguments)
         loaded, tokenizer = load_model(
             name,
-            dtype=model.torch_dtype or self._default_dtype(),
+            dtype=model.torch_dtype or self._default_dtype(name, flag),
             attn_implementation=model.attn_implementation,
             revision=revision,
             cache_dir=model.cache_dir,
@@ -160,11 +162,20 @@ class Job:
         """Those of the first context; none where there is none."""
         return self.contexts[0] if self.contexts else []
 
-    def _default_dtype(self) -> str:
-        run = self.arguments(RunArguments)
-        if self.method != "icl":  # training under --fp16 or --bf16 keeps full-precision weights to update
-            return "float32"
-        return "float16" if run.fp16 else "bfloat16" if run.bf16 else "float32"
+    def _default_dtype(self, name: str, flag: str) -> str:
+        """The precision where none is asked for: float32, in eval.py that of --fp16 or --bf16, or a student's own."""
+        from llmft.models.base import student_settings
+        from llmft.models.load import resolve
+
+        run, trained_in = self.arguments(RunArguments), student_settings(Path(resolve(name))).get("dtype", "float32")
+        if self.method == "icl":
+            return "float16" if run.fp16 else "bfloat16" if run.bf16 else trained_in
+        if trained_in != "float32" and self.record.writes:
+            sys.stderr.write(
+                f"note: {flag} {name}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
+                f"--torch_dtype {trained_in} gives its own\n"
+            )
+        return "float32"  # training under --fp16 or --bf16 keeps full-precision weights to update
 
     def _draw_contexts(self, num_contexts: int) -> list[list[Row]]:
         shots = self.arguments(DemonstrationArguments)
@@ -242,6 +253,17 @@ class Job:
         for asker in askers:
             asker.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
 
+    def check_start(self, model: PreTrainedModel) -> None:
+        """Check that the model's own weights that will be trained are finite numbers.
+
+        Raises:
+            InputError: one is not.
+        """
+        from llmft.models.adapt import trained_weights
+        from llmft.training.finite import check_start
+
+        check_start(self.model_name, trained_weights(model, self.trained.part, freeze_embeddings=self.trained.freeze_embeddings))
+
     def begin(self) -> None:
         """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past."""
         draws = {
@@ -310,6 +332,8 @@ class Job:
         """
         from llmft.evaluation.labels import majority
         from llmft.models.gather import all_gather
+        from llmft.pipelines.hub import push
+        from llmft.pipelines.model_card import write_cards
         from llmft.runs.show import show_run
 
         sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
@@ -323,6 +347,11 @@ class Job:
             "loaded_by": str(self.first.record.path) if self.first else None,
             "saved_by_teacher_cache": saved or {},
         }
-        self.record.finish(costs)
+        self.record.write_costs(costs)
+        limits = write_cards(self.record.path, self.model_name) if self.record.writes else []
+        self.record.finish()
         if self.record.writes:
             show_run(self.record.path)
+            sys.stderr.writelines(f"note: {limit}\n" for limit in limits)
+            if self.arguments(RunArguments).push_to_hub:
+                push(self.arguments(RunArguments), self.record.path / "model", f"{short_name(self.model_name)}-{self.method}")

@@ -178,7 +178,7 @@ def refuse_training(given: dict[str, Any]) -> None:
     Raises:
         InputError: it is given.
     """
-    for name in ("eval_strategy", "save_best_models", "log_l2_dist_per_weight"):
+    for name in ("eval_strategy", "save_best_models", "log_l2_dist_per_weight", "push_to_hub"):
         if name in given:
             raise InputError(f"--{name} {given[name]}: eval.py does not train; leave it out")
 

@@ -18,6 +18,7 @@ from llmft.models.adapt import adapt, count_trainable
 from llmft.models.gather import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
 from llmft.models.label_scores import bare_model
 from llmft.models.sequence_scores import LabelSequences
+from llmft.models.stacked import name_start
 from llmft.models.student import save_student
 from llmft.pipelines.job import Job
 from llmft.run_arguments import RunArguments
@@ -110,7 +111,7 @@ def train(
             eval_dataset=job.eval_sets,
             data_collator=collator(model, LabelSequences.create(student.label_sequences), examples),
             evaluations=evaluations,
-            finite=StopAtNonFinite(job.train_idx),
+            finite=StopAtNonFinite(job.train_idx, job.model_name),
             **trainer_arguments,
         )
         _add_callbacks(job, trainer, student, phase, kept)
@@ -149,7 +150,7 @@ def train_stage(
             args=run,
             train_dataset=_numbered(examples),
             data_collator=collator(student.model, LabelSequences.create(student.label_sequences), examples),
-            finite=StopAtNonFinite(job.train_idx),
+            finite=StopAtNonFinite(job.train_idx, job.model_name),
             **trainer_arguments,
         )
         _show_progress(trainer)
@@ -209,9 +210,11 @@ def _save(job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, 
         if job.record.writes:
             with whole_folder(path) as aside:
                 save_student(model, aside)
+                name_start(aside, path)
                 tokenizer.save_pretrained(str(aside))
 
 
 def _copy(source: Path, path: Path) -> None:
     with whole_folder(path) as aside:
         shutil.copytree(source, aside, dirs_exist_ok=True)
+        name_start(aside, path)

@@ -151,11 +151,15 @@ class RunRecord:
             pd.concat([pd.DataFrame(columns) for columns in self.predictions], ignore_index=True).to_parquet(aside)
         write_json(self.path / "metrics.json", {"stages": self.stages, **metrics})
 
-    def finish(self, costs: dict[str, Any]) -> None:
-        """Write the costs, `DONE` last, and let go of the checkpoints."""
+    def write_costs(self, costs: dict[str, Any]) -> None:
+        """Write the costs."""
+        if self.writes:
+            write_json(self.path / "cost.json", costs)
+
+    def finish(self) -> None:
+        """Write `DONE`, behind everything else, and let go of the checkpoints."""
         if not self.writes:
             return
-        write_json(self.path / "cost.json", costs)
         with whole_file(self.path / DONE) as aside:
             aside.write_text("")
         shutil.rmtree(self.checkpoints, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,3 +65,20 @@ class ContextDistillationTrainer(FtTrainer):
             target = Target(inputs["teacher_logprobs"], inputs.get("teacher_tokens"))
         tokens = self.label_columns if target.tokens is None else target.tokens
         return distillation_loss(self.choices, logits, target.logprobs, tokens, inputs.get("answer"))
+
+    def cause(self, loss: float, positions: Sequence[int]) -> str | None:
+        """A divergence is infinite where one side has no probability at all and the other has some."""
+        if loss != math.inf or self.choices.divergence == "jsd" or self.choices.ce_weight:
+            return None
+        reverse = self.choices.divergence == "reverse"
+        if reverse and self.teacher is None:  # else its answers are gone
+            targets = [self.train_dataset[position]["teacher_logprobs"] for position in positions]
+            if not any((target == -torch.inf).any() for target in targets):
+                return None
+        without, some = ("teacher", "student") if reverse else ("student", "teacher")
+        other = "forward" if reverse else "reverse"
+        divergence, support = self.choices.divergence, self.choices.support
+        return (
+            f"--divergence {divergence}: the {without} gives no probability at all to what the {some} gives some, "
+            f"where this divergence is infinite; use --divergence {other} or jsd, or a --support other than {support}"
+        )

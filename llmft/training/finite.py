@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,15 @@ class StopAtNonFinite(TrainerCallback):
 
     Args:
         rows: the idx of the training examples, in their order.
+        model_name: what training starts from.
     """
 
-    def __init__(self, rows: Sequence[Any]) -> None:
-        self.rows = rows
+    def __init__(self, rows: Sequence[Any], model_name: str = "") -> None:
+        self.rows, self.model_name = rows, model_name
+        self.cause: Callable[[float, Sequence[int]], str | None] = lambda loss, positions: None
+        """Why a loss (of rows at these positions) is no finite number, where the trainer knows."""
+        self.first_step = 0
+        """The first step of this session, whose losses are those of the weights as they were loaded."""
         self.unread: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self.last_step: tuple[int, list[torch.Tensor]] = (0, [])
 
@@ -47,6 +52,10 @@ class StopAtNonFinite(TrainerCallback):
         if step != self.last_step[0]:
             self.last_step = (step, [])
         self.last_step[1].append(positions)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take note of where training begins."""
+        self.first_step = state.global_step + 1 if state.global_step == 0 else 0  # resumed weights have been trained
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Look before the weights change, where that costs nothing."""
@@ -80,22 +89,65 @@ class StopAtNonFinite(TrainerCallback):
         found = None
         if bad is not None:
             step, _, positions = unread[bad]
-            found = (step, f"the loss of step {step} is {losses[bad]}", positions.tolist())
+            places = positions.tolist()
+            found = (step, f"the loss of step {step} is {losses[bad]}", places, self.cause(losses[bad], places))
         elif model is not None and not weights_are_finite(model):
             step, batches = self.last_step
-            found = (step, f"step {step} has left weights that are no finite numbers", torch.cat(batches).tolist())
+            found = (step, f"step {step} has left weights that are no finite numbers", torch.cat(batches).tolist(), None)
         reports = [report for report in all_gather(found) if report is not None]
         if not reports:
             return
-        first = min(step for step, _, _ in reports)
-        what = next(what for step, what, _ in reports if step == first)
-        rows = [str(self.rows[p]) for step, _, positions in reports if step == first for p in positions]
+        first = min(step for step, *_ in reports)
+        what, cause = next((what, cause) for step, what, _, cause in reports if step == first)
+        rows = [str(self.rows[p]) for step, _, positions, _ in reports if step == first for p in positions]
         more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
         kept = last_checkpoint(Path(args.output_dir))
         last = f"; {kept.name} is kept" if kept else ""
+        which = f"{what}, with the training rows idx {', '.join(rows[:SHOWN])}{more}"
+        raise InputError(self._line(args, which, cause, untrained=bad is not None and first == self.first_step) + last)
+
+    def _line(self, args: TrainingArguments, which: str, cause: str | None, *, untrained: bool) -> str:
+        """Flag first, remedy last.
+
+        Args:
+            which: what is wrong, and with which rows.
+            cause: what the trainer knows of it.
+            untrained: whether no weight had been changed yet: then the learning rate cannot be it.
+        """
+        if cause is not None:
+            flag, _, rest = cause.partition(": ")
+            return f"{flag}: {which}: {rest}"
+        if untrained and args.fp16:
+            return f"--fp16 True: {which}, before this training has changed any weight; use --bf16, or full precision"
+        if untrained:
+            return (
+                f"--model_name_or_path {self.model_name}: {which}, before this training has changed any weight; fix those "
+                "rows, or try --torch_dtype float32"
+            )
+        return f"--learning_rate {args.learning_rate}: {which}; lower it, or mend those rows"
+
+
+def check_start(model_name: str, weights: Mapping[str, torch.Tensor]) -> None:
+    """Check, on all ranks together, that weights are finite numbers before they are trained.
+
+    Args:
+        weights: by name; of those that ZeRO-3 has cut up, this rank's share is looked at.
+
+    Raises:
+        InputError: one is not.
+    """
+    bad = None
+    for name, weight in weights.items():
+        share = getattr(weight, "ds_tensor", weight).detach()
+        ends = torch.stack(share.aminmax()) if share.numel() else share
+        if not ends.isfinite().all():
+            bad = f"weight {name} is {'NaN' if ends.isnan().any() else 'infinite'}"
+            break
+    what = next((bad for bad in all_gather(bad) if bad is not None), None)
+    if what is not None:
         raise InputError(
-            f"--learning_rate {args.learning_rate}: {what}, with the training rows idx {', '.join(rows[:SHOWN])}{more}; "
-            f"lower it, or mend those rows{last}"
+            f"--model_name_or_path {model_name}: {what} before training; save the model with finite numbers there (-1e4 for "
+            "-inf), or train a part that leaves it as it is (--use_adapter)"
         )
 
 

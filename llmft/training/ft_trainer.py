@@ -50,6 +50,7 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         super().__init__(*args, **kwargs)
         self.finite = finite
         if finite is not None:
+            finite.cause = self.cause
             self.add_callback(finite)
         self.objective = objective
         self.evaluations = evaluations
@@ -115,6 +116,21 @@ class FtTrainer(ReadableCheckpoint, Trainer):
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Loss from logits (B, V) at the answer position."""
         return self.objective(logits, inputs["answer"])
+
+    def cause(self, loss: float, positions: Sequence[int]) -> str | None:
+        """Why a batch's loss is no finite number, flag first and remedy last, where that is the objective's nature.
+
+        Args:
+            loss: NaN or infinite.
+            positions: of the batch's rows among the training examples.
+        """
+        return None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing: what is pushed is the finished student."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing, as above."""
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmft.errors import InputError
 from llmft.models.adapt import adapt, count_trainable
@@ -151,9 +151,11 @@ def test_an_adapter_on_a_merged_adapter(saved, tmp_path, part):
     second = adapt(plain, "lora")
     torch.nn.init.ones_(next(p for name, p in second.named_parameters() if "lora_B" in name))
     save_student(second, tmp_path / "second")
+    if part == "ia3":  # its base is the merged model beside it, which has none
+        AutoTokenizer.from_pretrained(saved).save_pretrained(tmp_path / "second")
     again, tokenizer = load_model(str(tmp_path / "second"), **HOW)
     torch.testing.assert_close(logits(again), logits(second), atol=1e-6, rtol=0)
-    assert tokenizer("x Yes").input_ids[0] == tokenizer.bos_token_id  # from the base of the base
+    assert tokenizer("x Yes").input_ids[0] == tokenizer.bos_token_id  # with lora: from the base of the base
 
 
 @pytest.mark.parametrize("kind", ["classifier", "parallel adapters", "soft prompt"])
@@ -165,6 +167,41 @@ def test_students_of_another_kind_are_nothing_to_train_from(kind):
         model = adapt(model, "parallel" if kind == "parallel adapters" else "soft_prompt")
     with pytest.raises(InputError, match=f"--model_name_or_path there: is a (model with )?(a )?{kind}, which only eval.py takes"):
         start_of(model, "there")
+
+
+def of_a_resized_base(folder, base, rows, **how):
+    """An adapter that was trained after the vocabulary of `base` had become `rows` tokens, saved in `folder`."""
+    from peft import LoraConfig, get_peft_model
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(rows)
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **how))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    return adapted
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])  # tied, and not
+@pytest.mark.parametrize("rows", [607, 580])
+def test_an_adapter_of_a_resized_base(tmp_path, tokenizers, family, rows):
+    tiny_model(family).save_pretrained(tmp_path / "base")
+    tokenizers[family].save_pretrained(tmp_path / "base")
+    how = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+    trained = of_a_resized_base(tmp_path / "a", tmp_path / "base", rows, **how)
+    loaded, _ = load_model(str(tmp_path / "a"), **HOW)
+    torch.testing.assert_close(logits(loaded), logits(trained), atol=1e-6, rtol=0)
+    second = adapt(start_of(loaded, str(tmp_path / "a")), "lora")
+    torch.nn.init.ones_(next(p for name, p in second.named_parameters() if "lora_B" in name))
+    save_student(second, tmp_path / "second")
+    tokenizers[family].save_pretrained(tmp_path / "second")
+    again, _ = load_model(str(tmp_path / "second"), **HOW)
+    torch.testing.assert_close(logits(again), logits(second), atol=1e-6, rtol=0)
+    of_a_resized_base(tmp_path / "b", tmp_path / "base", rows, target_modules=["q_proj", "embed_tokens"])
+    with pytest.raises(InputError, match=f"its base has 600 embeddings, and the adapter was trained with {rows}"):
+        load_model(str(tmp_path / "b"), **HOW)
 
 
 @pytest.mark.parametrize("part", ["lora", "parallel"])

@@ -19,7 +19,9 @@ from llmft.pipelines.session import run_main
 from llmft.runs.finished import Command
 from llmft.tasks.toy import CHECKPOINT
 from llmft.training import ft_trainer
+from llmft.training.context_distillation_trainer import ContextDistillationTrainer
 from tests.evaluation.test_labels import MODULE
+from tests.models.test_load import of_a_resized_base
 from tests.pipelines.conftest import MAIN, last_wins
 from tests.pipelines.test_other_teachers import padded
 from tests.pipelines.test_safety import RunsCode
@@ -74,6 +76,16 @@ def loss_of_nan(monkeypatch):
         "answer_loss",
         lambda self, *args: original(self, *args) / 0 * 0 if self.state.global_step else original(self, *args),
     )
+
+
+def first_loss_of_nan(monkeypatch):
+    original = ft_trainer.FtTrainer.answer_loss
+    monkeypatch.setattr(ft_trainer.FtTrainer, "answer_loss", lambda self, *args: original(self, *args) * torch.nan)
+
+
+def infinite_loss(monkeypatch):
+    original = ContextDistillationTrainer.answer_loss
+    monkeypatch.setattr(ContextDistillationTrainer, "answer_loss", lambda self, *args: original(self, *args) + torch.inf)
 
 
 def weights_of_nan(monkeypatch):
@@ -194,12 +206,14 @@ CASES = {
     "a model that counts otherwise": Case("eval.py", "--model_name_or_path {bart}"),
     "weights that are missing": Case("eval.py", "--model_name_or_path {more_layers}"),
     "an adapter without base": Case("eval.py", "--model_name_or_path {no_base}"),
+    "an adapter of a base that was resized": Case("eval.py", "--model_name_or_path {resized}"),
     "weights in a pickle that could run code": Case("eval.py", "--model_name_or_path {pickled}"),
     "a model with code of its own": Case("eval.py", "--model_name_or_path {own_code}"),
     "attention from the hub": Case("eval.py", "--attn_implementation someone/kernel"),
     "a tokenizer of another vocabulary": Case("eval.py", "--tokenizer_name {other_tokenizer}"),
     "a teacher of another vocabulary": Case("distill.py", "--teacher_model_name_or_path {other_teacher}"),
     "a model that gives NaN": Case("eval.py", "--model_name_or_path {nan_model}"),
+    "weights that are infinite from the start": Case("ft.py", "--model_name_or_path {infinite}"),
     "k below 1": Case("distill.py", "--support topk --topk 0"),
     "k above the vocabulary": Case("distill.py", "--support topk --topk 99999"),
     "a student with more logits than its teacher": Case(
@@ -225,6 +239,8 @@ CASES = {
     "an output folder that cannot be": Case("eval.py", "--output_dir {good}"),
     "a full disk": Case("ft.py", "", full_disk),
     "a loss of NaN or infinity": Case("ft.py", "", loss_of_nan),
+    "a loss of NaN from the start": Case("ft.py", "", first_loss_of_nan),
+    "a divergence that is infinite": Case("distill.py", "", infinite_loss),
     "weights of NaN or infinity": Case("ft.py", RESUMABLE, weights_of_nan),
     "a device without room in training": Case("ft.py", "", no_room),
     "a device without room in evaluation": Case("eval.py", "--max_batch_tokens 4000", no_room_to_read),
@@ -311,7 +327,7 @@ def models(folder, tokenizers):
         file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
 
     names = "cut_model no_tokenizer cut_tokenizer more_layers no_base pickled own_code other_tokenizer other_teacher nan_model"
-    made = {name: model(name) for name in names.split()}
+    made = {name: model(name) for name in [*names.split(), "infinite"]}
     cut(made["cut_model"] / "model.safetensors", 50000)
     cut(made["cut_tokenizer"] / "tokenizer.json", 500)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -329,6 +345,11 @@ def models(folder, tokenizers):
     weights = load_file(made["nan_model"] / "model.safetensors")
     weights[next(name for name in weights if "q_proj.weight" in name)][:] = torch.nan
     save_file(weights, made["nan_model"] / "model.safetensors", metadata={"format": "pt"})
+    weights = load_file(made["infinite"] / "model.safetensors")
+    weights[next(name for name in weights if "final_layer_norm.bias" in name)][3] = -torch.inf
+    save_file(weights, made["infinite"] / "model.safetensors", metadata={"format": "pt"})
+    made["resized"] = folder / "resized"
+    of_a_resized_base(made["resized"], CHECKPOINT, 300, target_modules=["embed_tokens"])
     made["bart"] = model("bart")
     bart = BartConfig(
         vocab_size=600, d_model=16, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16, is_decoder=True

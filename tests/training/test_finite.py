@@ -113,7 +113,7 @@ def test_all_ranks_stop_with_the_first_of_what_they_found(monkeypatch):
 
     def gather(value):
         gathered.append(value)
-        return [value, (7, "the loss of step 7 is nan", [1]), (6, "the loss of step 6 is inf", [2, 3])]
+        return [value, (7, "the loss of step 7 is nan", [1], None), (6, "the loss of step 6 is inf", [2, 3], None)]
 
     monkeypatch.setattr(finite, "all_gather", gather)
     watch = StopAtNonFinite(ROWS)

@@ -1,0 +1,170 @@
+"""The model card of a student: what it is, what it was trained on, how it scores, what that cost, and how others load it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from llmft.models.base import HEAD_SETTINGS, PARALLEL_SETTINGS, START, Base, base_named_in, student_settings
+from llmft.runs.secrets import without_secrets
+from llmft.runs.show import pooled
+from llmft.runs.store import whole_file
+
+CARD = "README.md"
+STAGES = {"model": "after", "model_best_in_domain": "best_in_domain", "model_best_out_of_domain": "best_out_of_domain"}
+"""Folder of a run that holds a student, and the stage that has its scores."""
+
+
+def write_cards(run: Path, model_name: str) -> list[str]:
+    """Write a card into each student's folder of a run that has everything but `DONE`.
+
+    Args:
+        run: the run's folder.
+        model_name: what it was started with as model.
+
+    Returns:
+        What others cannot load of the last student, a sentence each.
+    """
+    limits: list[str] = []
+    for name, stage in STAGES.items():
+        folder = run / name
+        if folder.is_dir():
+            limits = limits or limits_of(folder)
+            with whole_file(folder / CARD) as aside:
+                aside.write_text(card(run, folder, stage, model_name), encoding="utf-8")
+    return limits
+
+
+def limits_of(folder: Path) -> list[str]:
+    """What plain transformers and peft cannot load of a student, or not from its folder alone."""
+    base, limits = base_named_in(folder), []
+    if (folder / PARALLEL_SETTINGS).is_file():
+        limits.append(
+            "Parallel adapters are a format of llmft's own: transformers and peft do not load them, llmft's eval.py does."
+        )
+    if (folder / HEAD_SETTINGS).is_file():
+        limits.append(
+            "The classification head is a format of llmft's own: llmft's eval.py loads all; transformers (AutoModel) loads the "
+            "backbone alone."
+        )
+    if base is not None and base.gguf_file is not None:
+        limits.append(f"Its base is the file {base.gguf_file} of {base.name}, which peft's settings cannot name; see below.")
+    if base is not None and Path(base.name).name == START and (folder / START).is_dir():
+        limits.append(f"It was trained on a model that is kept in {START}/ beside it: copy the folder as a whole.")
+    return limits
+
+
+def is_local(name: str) -> bool:
+    """Whether a model's name is a folder of this machine, not one on the hub."""
+    return name.startswith(("/", ".", "~")) or Path(name).exists()
+
+
+def card(run: Path, folder: Path, stage: str, model_name: str) -> str:
+    """The whole text, secrets left out."""
+    from huggingface_hub import ModelCardData
+
+    config, metrics, cost = (
+        json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "metrics", "cost")
+    )
+    base = base_named_in(folder)
+    origin = base.name if base is not None else model_name
+    data = ModelCardData(
+        base_model=None if is_local(origin) or "/" not in origin else origin,
+        library_name="peft" if (folder / "adapter_config.json").is_file() else "transformers",
+        pipeline_tag="text-classification" if (folder / HEAD_SETTINGS).is_file() else "text-generation",
+        tags=["llmft", config["method"]],
+    )
+    sections = {
+        f"{config['model']}: {config['method']} on {config['task']}": introduction(config, folder, origin, model_name),
+        "How to load it": loading(folder, base, config),
+        "What it was trained on": training_data(config),
+        "Scores": scores(metrics, stage),
+        "Costs": costs(cost, metrics),
+        "Command": f"```bash\n{shlex.join(config['environment']['command'])}\n```",
+    }
+    text = "\n\n".join(f"{'#' if i == 0 else '##'} {title}\n\n{body}" for i, (title, body) in enumerate(sections.items()))
+    return without_secrets(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+
+
+def place(name: str) -> str:
+    """What is to be said of a model's name that means nothing elsewhere."""
+    return " (a folder of the machine that it was trained on: bring it along)" if is_local(name) else ""
+
+
+def introduction(config: dict[str, Any], folder: Path, origin: str, model_name: str) -> str:
+    """Base, method, and who made it."""
+    kind = "distilled from a context" if "distill" in config["method"] else "fine-tuned"
+    base = "" if origin in (model_name, str(folder / START)) else f" The adapter goes with `{origin}`{place(origin)}."
+    return f"A student of `{model_name}`{place(model_name)}, {kind} by llmft (method `{config['method']}`).{base}"
+
+
+def loading(folder: Path, base: Base | None, config: dict[str, Any]) -> str:
+    """Code for plain transformers and peft, the precision, and what they cannot load."""
+    limits = limits_of(folder)
+    own = (folder / PARALLEL_SETTINGS).is_file() or (folder / HEAD_SETTINGS).is_file()
+    dtype = student_settings(folder).get("dtype", "float32")
+    trust = ", trust_remote_code=True" if config["arguments"]["ModelArguments"].get("trust_remote_code") else ""
+    how = f'dtype="{dtype}"{trust}'
+    lines = ['folder = "."  # where this file is']
+    if base is None:
+        lines += ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+        lines += [f"model = AutoModelForCausalLM.from_pretrained(folder, {how}).eval()"]
+    else:
+        gguf = f', gguf_file="{base.gguf_file}"' if base.gguf_file else ""
+        revision = f', revision="{base.revision}"' if base.revision != "main" else ""
+        place = f'f"{{folder}}/{START}"' if (folder / START).is_dir() else json.dumps(base.name)
+        lines += ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+        lines += [f"base = AutoModelForCausalLM.from_pretrained({place}{revision}{gguf}, {how})"]
+        lines += ["model = PeftModel.from_pretrained(base, folder).eval()"]
+    lines += ["tokenizer = AutoTokenizer.from_pretrained(folder)"]
+    parts = [] if own else ["```python\n" + "\n".join(lines) + "\n```"]
+    gguf_flag = f" (`--gguf_file {base.gguf_file}` is known from `student.json`)" if base is not None and base.gguf_file else ""
+    parts += [f"With llmft: `python eval.py --model_name_or_path FOLDER --num_shots 0 ...`{gguf_flag}."]
+    if dtype != "float32":
+        parts += [
+            f"Weights are in {dtype}; llmft computes the last layer's logits in float32 all the same, transformers does not."
+        ]
+    if (folder / "adapter_config.json").is_file() and '"CARTRIDGE"' in (folder / "adapter_config.json").read_text():
+        parts += ["The cartridge stands for the text's start: tokenize queries with `add_special_tokens=False`."]
+    return "\n\n".join([*parts, *limits])
+
+
+def training_data(config: dict[str, Any]) -> str:
+    """Context and rows."""
+    arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
+    draws, lines = config["draws"], [f"- task: {config['task']} (version {config['task_version']})"]
+    lines += [f"- data: {', '.join(config['data_fingerprints'])}"]
+    lines += [f"- rows that were trained on: {len(draws['train_rows'])}"]
+    if "context" in arguments:
+        lines += [f"- context: {arguments['context']}"]
+    if arguments.get("instruction"):
+        lines += [f"- instruction: {arguments['instruction']}"]
+    if arguments.get("context_file"):
+        lines += [f"- context file: {', '.join(Path(file).name for file in arguments['context_file'].split(','))}"]
+    shown = [context for context in draws["demonstrations"] if context]
+    lines += [f"- demonstrations (idx of the training rows): {', '.join(map(str, context))}" for context in shown]
+    lines += [f"- seeds: {arguments['seed']} of training, {arguments['data_seed']} of the draws"]
+    return "\n".join(lines)
+
+
+def scores(metrics: dict[str, Any], stage: str) -> str:
+    """Accuracy over the label words, of each stage on each group of sets."""
+    groups = {name: sets for name, sets in metrics["sets"].items() if sets}
+    rows = [["stage", *(name.replace("_", "-") for name in groups)], ["---"] * (len(groups) + 1)]
+    for name, sets_of_stage in metrics["stages"].items():
+        values = [pooled(sets_of_stage, sets) for sets in groups.values()]
+        mark = " (these weights)" if name == stage else ""
+        rows.append([name.replace("_", "-") + mark, *("-" if value is None else f"{value:.3f}" for value in values)])
+    return "Accuracy over the label words:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def costs(cost: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Of the whole run, evaluations included."""
+    total = cost["total"]
+    tokens = ", ".join(f"{who} {count:.1f}" for who, count in metrics["tokens_per_query"].items())
+    return (
+        f"CPU {total['cpu_total_s']:.1f} s, memory {total['rss_peak_bytes'] / 2**20:.0f} MiB at its peak, over all stages and "
+        f"evaluations. Tokens a query: {tokens}."
+    )
