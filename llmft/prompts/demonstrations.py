@@ -89,23 +89,12 @@ def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:
     """The rows that a file names by their idx, in the file's order.
 
     Args:
-        file: a csv with a column `idx` (what upstream saves), or a JSON list of numbers.
+        file: as `listed_idx` takes it.
 
     Raises:
         InputError: the file cannot be read, or names what is not among the rows, or names it twice.
     """
-    flag = f"--sample_indices_file {file}"
-    try:
-        if file.endswith(".json"):
-            found = json.loads(Path(file).read_text(encoding="utf-8"))
-            if not isinstance(found, list):
-                raise TypeError(f"{type(found).__name__} in place of a list")
-            wanted = [int(idx) for idx in found]
-        else:
-            with open(file, encoding="utf-8", newline="") as stream:
-                wanted = [int(line["idx"]) for line in csv.DictReader(stream)]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        raise InputError(f"{flag}: cannot be read ({error!r}); give a csv with a column idx, or a .json list of idx") from error
+    flag, wanted = f"--sample_indices_file {file}", listed_idx(file)
     by_idx = {row["idx"]: row for row in rows}
     missing = [idx for idx in wanted if idx not in by_idx]
     if missing:
@@ -113,6 +102,26 @@ def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:
     if len(set(wanted)) < len(wanted):
         raise InputError(f"{flag}: an idx stands there twice; name each row once")
     return [by_idx[idx] for idx in wanted]
+
+
+def listed_idx(file: str) -> list[int]:
+    """The numbers in a file: a csv with a column `idx` (what upstream saves), or a JSON list.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        if file.endswith(".json"):
+            found = json.loads(Path(file).read_text(encoding="utf-8"))
+            if not isinstance(found, list):
+                raise TypeError(f"{type(found).__name__} in place of a list")
+            return [int(idx) for idx in found]
+        with open(file, encoding="utf-8", newline="") as stream:
+            return [int(line["idx"]) for line in csv.DictReader(stream)]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise InputError(
+            f"--sample_indices_file {file}: cannot be read ({error!r}); give a csv with a column idx, or a .json list of idx"
+        ) from error
 
 
 def draw_training_rows(rows: Sequence[Row], max_samples: int | None, *, data_seed: int, exclude: Sequence[Row] = ()) -> list[Row]:

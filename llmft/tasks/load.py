@@ -83,6 +83,18 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
     return TaskData(train, [row for row in train if row["label"] is not None], groups)
 
 
+def count_training_rows(task: Task, *, variant: str | None, data_seed: int, data_dir: str | None, cache_dir: str | None) -> int:
+    """How many training rows `load_task` gives for these arguments.
+
+    Raises:
+        InputError: as in `load_task`, of the training rows.
+    """
+    if task.splits is not None:
+        return len(task.splits(variant, data_seed)["train"])
+    rows = len(read_sets([task.train], task, data_dir, cache_dir)[task.train.name])
+    return min(rows, task.subsample_splits or rows)
+
+
 def in_domain_alone(task: Task) -> Task:
     """The task with nothing but what its own evaluation rows need.
 

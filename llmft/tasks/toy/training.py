@@ -1,0 +1,20 @@
+"""Learning rate and epochs for the shipped checkpoint: it is so small that it takes larger rates than a language model."""
+
+from llmft.training_defaults import QUERIES_SEEN, Defaults, TrainingDefaults
+
+TOY_TRAINING: Defaults = {
+    part: TrainingDefaults(learning_rate, QUERIES_SEEN)
+    for part, learning_rate in {
+        None: 3e-4,
+        "head_only": 1e-2,
+        "bitfit": 3e-3,
+        "lora": 1e-3,
+        "ia3": 1e-2,
+        "parallel": 3e-3,
+        "parallel-attn": 3e-3,
+        "parallel-fc": 3e-3,
+        "soft_prompt": 3e-2,
+        "cartridge": 1e-2,
+    }.items()
+}
+"""In fine-tuning and distillation alike; docs/defaults.md has the search."""
