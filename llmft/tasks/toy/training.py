@@ -10,10 +10,10 @@ TOY_TRAINING: Defaults = {
         "bitfit": 3e-3,
         "lora": 1e-3,
         "ia3": 1e-2,
-        "parallel": 3e-3,
-        "parallel-attn": 3e-3,
-        "parallel-fc": 3e-3,
-        "soft_prompt": 3e-2,
+        "parallel": 1e-2,
+        "parallel-attn": 1e-2,
+        "parallel-fc": 1e-2,
+        "soft_prompt": 1e-2,
         "cartridge": 1e-2,
     }.items()
 }
