@@ -63,14 +63,14 @@ DISTILLATION: Defaults = {
     for part, learning_rate in {
         None: 2e-5,
         "head_only": 1e-4,
-        "bitfit": 1e-3,
+        "bitfit": 5e-4,
         "lora": 5e-4,
         "ia3": 3e-3,
         "parallel": 5e-4,
         "parallel-attn": 5e-4,
         "parallel-fc": 5e-4,
         "soft_prompt": 1e-2,
-        "cartridge": 1e-2,
+        "cartridge": 1e-3,  # it starts as the context: there is little left to learn
     }.items()
 }
 

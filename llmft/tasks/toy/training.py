@@ -3,7 +3,7 @@
 from llmft.training_defaults import QUERIES_SEEN, Defaults, TrainingDefaults
 
 TOY_TRAINING: Defaults = {
-    part: TrainingDefaults(learning_rate, QUERIES_SEEN)
+    part: TrainingDefaults(learning_rate, QUERIES_SEEN, most_epochs=100)
     for part, learning_rate in {
         None: 3e-4,
         "head_only": 1e-2,
@@ -14,7 +14,7 @@ TOY_TRAINING: Defaults = {
         "parallel-attn": 1e-2,
         "parallel-fc": 1e-2,
         "soft_prompt": 1e-2,
-        "cartridge": 1e-2,
+        "cartridge": 1e-3,
     }.items()
 }
 """In fine-tuning and distillation alike; docs/defaults.md has the search."""
