@@ -1,7 +1,7 @@
 """Learning rate and epochs where the flags say nothing: by what is trained, for what, and on how many rows.
 
 docs/defaults.md has the searches that the numbers come from. A task whose own model needs others has them in its entry of the
-task table. Rates are for AdamW. A change here makes other runs of the same command line: raise `RECORD_VERSION` with it.
+task table. Rates are for AdamW. A run's name holds the values in force, so that a change here gives new names to new runs.
 """
 
 from __future__ import annotations
