@@ -60,7 +60,7 @@ def test_the_embedded_model_has_defaults_of_its_own_which_no_other_model_gets(tm
     rows = ("--task", "toy", "--output_dir", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "opt"}')
     assert in_force(job_of("distill.py", rows)) == (3e-4, 1)
-    assert in_force(job_of("ft.py", [*rows, "--train_on", "demonstrations"])) == (3e-4, 40)
+    assert in_force(job_of("ft.py", [*rows, "--train_on", "demonstrations"])) == (3e-4, 96)
     assert in_force(job_of("distill.py", [*rows, "--model_name_or_path", tmp_path])) == (2e-5, 1)
 
 
