@@ -32,9 +32,10 @@ def gaps(metrics: dict[str, Any]) -> Iterator[dict[str, float | None]]:
 
 
 def cell(values: list[dict[str, float | None]]) -> str:
-    """Mean and least gap of some runs."""
-    columns = [[value[domain] for value in values if value[domain] is not None] for domain in values[0]]
-    return " / ".join(f"{mean(column):.2f} ({min(column):.2f})" if column else "-" for column in columns)
+    """Mean and least gap of some runs; none of them may have got to that epoch."""
+    domains = values[0] if values else ()
+    columns = [[value[domain] for value in values if value[domain] is not None] for domain in domains]
+    return " / ".join(f"{mean(column):.2f} ({min(column):.2f})" if column else "-" for column in columns) or "-"
 
 
 def main(folder: str) -> None:

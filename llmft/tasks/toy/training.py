@@ -6,7 +6,7 @@ TOY_TRAINING: Defaults = {
     part: TrainingDefaults(learning_rate, QUERIES_SEEN, most_epochs=100)
     for part, learning_rate in {
         None: 3e-4,
-        "head_only": 1e-2,
+        "head_only": 3e-2,
         "bitfit": 3e-3,
         "lora": 1e-3,
         "ia3": 1e-2,
