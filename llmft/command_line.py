@@ -6,7 +6,9 @@ import difflib
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
@@ -53,28 +55,58 @@ def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) 
     Raises:
         InputError: an argument is unknown, given twice, of the wrong kind, or out of range.
     """
+    values, given = read(groups, argv, description)
+    return make(groups, values), given
+
+
+def read(groups: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the command line.
+
+    Returns:
+        The value of each argument, and of those whose value is not the default.
+
+    Raises:
+        InputError: an argument is unknown, given twice, of the wrong kind, or not usable as a value.
+    """
     words = modern(sys.argv[1:] if argv is None else argv)
     for word in words:
         if not _is_utf8(word):
             raise InputError(f"{word!a}: is not UTF-8; write it in that encoding")
     parser = OneLineParser(list(groups), description=description, usage="%(prog)s [--argument value ...]", allow_abbrev=False)
+    with _in_one_line():
+        namespace, unknown = parser.parse_known_args(words)
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.8)
+        name = unknown[0].split("=")[0] if unknown[0].startswith("--") else unknown[0]  # a value may be a secret
+        raise InputError(f"{name}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
+    refuse_repeated(parser, words)
+    values = vars(namespace)
+    given = {name: value for name, value in values.items() if value != parser.get_default(name)}
+    for name, value in given.items():
+        refuse_unusable(name, value)
+    return values, given
+
+
+def make(groups: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """One instance of each group, from the arguments' values.
+
+    Raises:
+        InputError: an argument is out of range, or arguments do not go together.
+    """
+    with _in_one_line():
+        return tuple(group(**{f.name: values[f.name] for f in fields(group) if f.init and f.name in values}) for group in groups)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Within, what transformers' own checks of TrainingArguments raise becomes an `InputError`."""
     try:
-        values, unknown = parser.parse_known_args(words)
-        if unknown:
-            known = [name for action in parser._actions for name in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.8)
-            name = unknown[0].split("=")[0] if unknown[0].startswith("--") else unknown[0]  # a value may be a secret
-            raise InputError(f"{name}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
-        refuse_repeated(parser, words)
-        given = {name: value for name, value in vars(values).items() if value != parser.get_default(name)}
-        for name, value in given.items():
-            refuse_unusable(name, value)
-        instances = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
+        yield
     except InputError:
         raise
-    except (ValueError, ImportError) as error:  # what transformers' own checks of TrainingArguments raise
+    except (ValueError, ImportError) as error:
         raise InputError(f"the arguments do not go together: {' '.join(str(error).split())}; see --help") from error
-    return instances, given
 
 
 def refuse_unusable(name: str, value: Any) -> None:

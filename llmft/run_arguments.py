@@ -17,6 +17,7 @@ from llmft.deepspeed_config import find_config, start_alone, zero_stage
 from llmft.errors import InputError
 from llmft.run_checks import check_after, check_before
 from llmft.runs.secrets import HIDDEN, is_secret
+from llmft.training_defaults import PAPER
 
 UNSUPPORTED = {
     "eval_on_start": False,
@@ -65,11 +66,17 @@ class RunArguments(TrainingArguments):
     save_final_model: bool = flag(True, "Keep the trained weights (or adapter) in the run's folder.")
     seed: int = flag(0, "Seed of training.")
     data_seed: int = flag(0, "Seed of the draws: demonstrations, training rows, order of training.")
-    learning_rate: float = flag(1e-5, "Peak learning rate.")
+    learning_rate: float | None = flag(
+        None, "Peak learning rate. Default: by what is trained (docs/defaults.md); ft.py, all weights: 1e-5, as in the paper."
+    )
     lr_scheduler_type: str = flag("constant_with_warmup", "Shape of the learning rate.")
     warmup_steps: float = flag(0.1, "Warmup: a share of all steps if below 1, else steps.")
     weight_decay: float = flag(0.0, "AdamW's weight decay.")
-    num_train_epochs: float = flag(40.0, "Passes over the training rows.")
+    num_train_epochs: float | None = flag(
+        None,
+        "Passes over the training rows or queries. Default: by what is trained and on how many (docs/defaults.md); ft.py, all "
+        "weights: 40, as in the paper.",
+    )
     per_device_train_batch_size: int = flag(32, "Training rows a step and device.")
     per_device_eval_batch_size: int = flag(256, "At most so many queries go through the model together, outside of training.")
     max_batch_tokens: int | None = flag(
@@ -112,6 +119,9 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
+        for name, value in PAPER.items():
+            if getattr(self, name) is None:  # eval.py, which reads neither, or a call from Python
+                setattr(self, name, value)
         for name, only in UNSUPPORTED.items():
             if getattr(self, name) != only:
                 shown = HIDDEN if is_secret(name) else getattr(self, name)
@@ -180,10 +190,8 @@ class RunArguments(TrainingArguments):
 
 @dataclass
 class DistillationRunArguments(RunArguments):
-    """Defaults of distill.py where they differ: many unlabelled queries, few passes (Snell et al. 2022, B.3, for the batch)."""
+    """Defaults of distill.py where they differ (Snell et al. 2022, B.3, for the batch)."""
 
-    learning_rate: float = flag(2e-5, "Peak learning rate.")
-    num_train_epochs: float = flag(4.0, "Passes over the queries.")
     per_device_train_batch_size: int = flag(16, "Queries a step and device.")
 
 

@@ -31,6 +31,7 @@ SWEEPS = {
     "context_distillation/sst2/run.sh": 6,
     "context_distillation/sst2/contexts.sh": 12,
     "context_distillation/toy/contexts.sh": 27,
+    "context_distillation/toy/defaults.sh": 69,
 }
 SCRIPTS = sorted(file.relative_to(ROOT) for end in ("sh", "sbatch") for file in (ROOT / "scripts").rglob(f"*.{end}"))
 

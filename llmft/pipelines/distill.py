@@ -105,7 +105,11 @@ def distil(job: Job) -> None:
         "schedule": flags.context_schedule,
         "demonstrations": sum(map(len, job.contexts)),
     }
-    job.finish({**compare(job, scores | trained), **metrics}, log, cache.saved_but(job.paid_before) if cache else None)
+    compared = compare(job, scores | trained)
+    job.finish({**compared, **metrics}, log, cache.saved_but(job.paid_before) if cache else None)
+    if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
+        for name in job.data.in_domain:
+            say_how_far(name, compared["kl"]["before"][name], compared["kl"]["after"][name])
 
 
 def check_flags(job: Job, flags: DistillationArguments) -> None:
@@ -248,6 +252,32 @@ def learn(
             earlier += [{"stage": number, **entry} for entry in result]
     scores, metrics, log = result
     return scores, metrics, [*earlier, *log]
+
+
+NEAR = 1e-3
+"""KL, in nats, of a student that has nothing to learn from its teacher."""
+HARDLY_MOVED, MOVED_AWAY = 0.8, 1.25
+"""KL after training / KL before, from where on a student has hardly moved, or has moved away from its teacher."""
+
+
+def say_how_far(name: str, before: float, after: float) -> None:
+    """Say so where training has not brought the student nearer to its teacher.
+
+    Args:
+        name: the evaluation set.
+        before: KL of the student from its teacher in front of training, in nats.
+        after: the same behind training.
+    """
+    if before < NEAR or after <= HARDLY_MOVED * before:
+        return
+    figures = f"KL to the teacher on {name} was {before:.3f} and is {after:.3f}"
+    if after < MOVED_AWAY * before:
+        print(
+            f"the student has hardly moved: {figures}; try a --learning_rate 3 to 10 times as high, more --num_train_epochs, or "
+            "more queries (--max_train_samples)"
+        )
+    else:
+        print(f"the student has moved away from its teacher: {figures}; try a --learning_rate 3 to 10 times as low")
 
 
 def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, Any]:

@@ -43,7 +43,9 @@ class Job:
     groups: dict[str, Any]
     """Argument group's class name -> instance."""
     given: dict[str, Any]
-    """Arguments that can change the result and are not at their default."""
+    """Arguments that can change the result and are not at their default; learning rate and epochs are those in force."""
+    schedule: str | None
+    """Learning rate and epochs and where they come from, as a sentence; None where nothing is trained."""
     described: dict[str, str]
     """What files and other models are called, whose content is in the run's name: tells runs apart for people."""
     setting: str
@@ -265,7 +267,10 @@ class Job:
         check_start(self.model_name, trained_weights(model, self.trained.part, freeze_embeddings=self.trained.freeze_embeddings))
 
     def begin(self) -> None:
-        """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past."""
+        """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past. Says what
+        learning rate and epochs it uses."""
+        if self.record.writes and self.schedule is not None:
+            print(self.schedule)
         draws = {
             "demonstrations": [[row["idx"] for row in context] for context in self.contexts or [[]]],
             "train_rows": self.train_idx,

@@ -17,12 +17,13 @@ from llmft.arguments import (
     InContextArguments,
     ModelArguments,
 )
-from llmft.command_line import parse
+from llmft.command_line import make, read
 from llmft.distillation_arguments import DistillationArguments
 from llmft.errors import InputError
 from llmft.models.identity import fingerprint_model
 from llmft.models.load import resolve, run_of, short_name
 from llmft.pipelines.job import Job
+from llmft.pipelines.schedule import schedule_in_force
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
 from llmft.run_checks import JSON, SEEDS
@@ -32,6 +33,7 @@ from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import query_source
 from llmft.tasks.resolve import resolve_task
 from llmft.tasks.table import Task
+from llmft.training_defaults import PAPER
 
 RECORD_VERSION = 4
 """Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
@@ -55,16 +57,21 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
-    instances, given = parse(groups, argv, description)
-    values = {type(group).__name__: group for group in instances}
-    by_type = {base: v for v in values.values() for base in type(v).__mro__}
-    data, run, model = by_type[DataArguments], by_type[RunArguments], by_type[ModelArguments]
+    values, given = read(groups, argv, description)
+    *others, run_group = groups
+    instances = make(others, values)
+    by_type: dict[type, Any] = {type(group): group for group in instances}
+    data, model = by_type[DataArguments], by_type[ModelArguments]
     if data.data_dir is not None and not Path(data.data_dir).is_dir():
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
     distilling = by_type.get(DistillationArguments)
     query_file = distilling.query_file if distilling else None
     task = resolve_task(data, labels_needed=distilling is None, query_file=query_file)
     model_name = model.model_name_or_path or task.default_model
+    schedule = schedule_in_force(by_type, values, task, model_name) if AdapterArguments in by_type else None
+    (run,) = make([run_group], values | (schedule.values if schedule else {}))  # transformers reads them at once
+    if schedule:
+        given = {name: value for name, value in given.items() if name not in PAPER} | schedule.given
     method = by_type[FineTuningArguments].method if FineTuningArguments in by_type else method
     method = TARGETS_METHOD[distilling.targets] if distilling else method
     part = by_type[AdapterArguments].part if AdapterArguments in by_type else None
@@ -136,8 +143,9 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
                 method=name,
                 task=task,
                 model_name=model_name,
-                groups={**values, type(run).__name__: seeded},
+                groups={type(group).__name__: group for group in (*instances, seeded)},
                 given=own["given"],
+                schedule=schedule.sentence if schedule else None,
                 described=described,
                 setting=setting,
                 identity={"fingerprints": fingerprints, "student": student, "folder": os.getcwd()},

@@ -92,22 +92,12 @@ def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:
     """The rows that a file names by their idx, in the file's order.
 
     Args:
-        file: a csv with a column `idx` (what upstream saves), or a JSON list of numbers.
+        file: as `listed_idx` takes it.
 
     Raises:
         InputError: the file cannot be read, or names what is not among the rows, or names it twice.
     """
-    flag, remedy = f"--sample_indices_file {file}", "give a csv with a column idx, or a .json list of idx"
-    try:
-        text = decode(Path(file).read_bytes())
-        cells = json.loads(text) if file.endswith(".json") else csv_table(text)["idx"]
-        if not isinstance(cells, list):
-            raise TypeError(f"{type(cells).__name__} in place of a list")
-        wanted = [whole_number(cell) for cell in cells]
-    except KeyError as error:
-        raise InputError(f"{flag}: cannot be read (there is no column 'idx'); {remedy}") from error
-    except (OSError, ValueError, TypeError, csv.Error, RecursionError, OverflowError) as error:
-        raise InputError(f"{flag}: cannot be read ({one_line(error)}); {remedy}") from error
+    flag, wanted = f"--sample_indices_file {file}", listed_idx(file)
     by_idx = {row["idx"]: row for row in rows}
     missing = [idx for idx in wanted if idx not in by_idx]
     if missing:
@@ -115,6 +105,25 @@ def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:
     if len(set(wanted)) < len(wanted):
         raise InputError(f"{flag}: an idx stands there twice; name each row once")
     return [by_idx[idx] for idx in wanted]
+
+
+def listed_idx(file: str) -> list[int]:
+    """The numbers in a file: a csv with a column `idx` (what upstream saves), or a JSON list.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    flag, remedy = f"--sample_indices_file {file}", "give a csv with a column idx, or a .json list of idx"
+    try:
+        text = decode(Path(file).read_bytes())
+        cells = json.loads(text) if file.endswith(".json") else csv_table(text)["idx"]
+        if not isinstance(cells, list):
+            raise TypeError(f"{type(cells).__name__} in place of a list")
+        return [whole_number(cell) for cell in cells]
+    except KeyError as error:
+        raise InputError(f"{flag}: cannot be read (there is no column 'idx'); {remedy}") from error
+    except (OSError, ValueError, TypeError, csv.Error, RecursionError, OverflowError) as error:
+        raise InputError(f"{flag}: cannot be read ({one_line(error)}); {remedy}") from error
 
 
 def draw_training_rows(rows: Sequence[Row], max_samples: int | None, *, data_seed: int, exclude: Sequence[Row] = ()) -> list[Row]:

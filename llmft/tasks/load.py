@@ -85,6 +85,18 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
     return TaskData(train, [row for row in train if row["label"] is not None], groups)
 
 
+def count_training_rows(task: Task, *, variant: str | None, data_seed: int, data_dir: str | None, cache_dir: str | None) -> int:
+    """How many training rows `load_task` gives for these arguments.
+
+    Raises:
+        InputError: as in `load_task`, of the training rows.
+    """
+    if task.splits is not None:
+        return len(task.splits(variant, data_seed)["train"])
+    rows = len(read_sets([task.train], task, data_dir, cache_dir, quiet=True)[task.train.name])
+    return min(rows, task.subsample_splits or rows)
+
+
 def in_domain_alone(task: Task) -> Task:
     """The task with nothing but what its own evaluation rows need.
 
@@ -117,8 +129,10 @@ def cut_splits(splits: Mapping[str, list[Row]], size: int) -> dict[str, list[Row
     }
 
 
-def read_sets(sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_dir: str | None) -> dict[str, list[Row]]:
-    """Set name -> rows, every source being read once.
+def read_sets(
+    sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_dir: str | None, *, quiet: bool = False
+) -> dict[str, list[Row]]:
+    """Set name -> rows, every source being read once; says which rows are left out, unless `quiet`.
 
     Raises:
         InputError: as in `load_task`.
@@ -132,7 +146,7 @@ def read_sets(sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_d
             tables[place] = _read_files(place) if place.paths else _read_hub(place.source, cache_dir)
         rows[eval_set.name], note = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
         notes[note] = None
-    for note in filter(None, notes):
+    for note in () if quiet else filter(None, notes):
         say_note(note)
     return rows
 

@@ -26,7 +26,7 @@ def query_source(file: str) -> Source:
     return Source(file=file, flag=FLAG)
 
 
-def load_queries(file: str, data: DataArguments, task: Task, *, labels: bool = True) -> list[Row]:
+def load_queries(file: str, data: DataArguments, task: Task, *, labels: bool = True, quiet: bool = False) -> list[Row]:
     """The rows of `--query_file` in the file's order, to be asked in the task's patterns.
 
     Texts stand in the columns that the arguments name; of a task of the table, in that task's own columns (RTE:
@@ -53,7 +53,7 @@ def load_queries(file: str, data: DataArguments, task: Task, *, labels: bool = T
         label_optional=True,
     )
     rows, note = make_rows(table, queries, task, where)
-    if note:
+    if note and not quiet:
         say_note(note)
     return [{**row, "idx": f"query-{row['idx']}"} for row in rows]
 

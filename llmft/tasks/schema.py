@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from llmft.training_defaults import Defaults
+
 Row = dict[str, Any]
 """`text1`, `text2` (or None), `label` (None where labels are optional and it has none), `idx`, and the columns that its set is
 chosen by."""
@@ -121,6 +123,7 @@ class Task:
         subsample_splits: rows that every split is cut to; 0 for none.
         splits: where given, makes the rows, in place of `train` and the evaluation sets' sources.
         label_pattern: the prompt that shows its own answer at `{label}`, for `--context label`.
+        training: how parts of the default model are trained, where the general defaults do not fit it; None where they do.
         instruction: of variant and data seed, the text that tells a model what to do, for `--context instruction`.
         metrics: metrics, as those of a set, that all sets are measured by.
     """
@@ -137,6 +140,7 @@ class Task:
     test: tuple[EvalSet, ...] = ()
     subsample_splits: int = 0
     splits: Callable[[str | None, int], dict[str, list[Row]]] | None = field(default=None, compare=False)
+    training: Defaults | None = field(default=None, compare=False)
     has_variants: bool = False
     label_pattern: str = "{text1} Label: {label} ?"
     instruction: Callable[[str | None, int], str] | None = field(default=None, compare=False)

@@ -13,6 +13,7 @@ from typing import Any
 
 from llmft.errors import InputError
 from llmft.tasks.schema import EvalSet, NamedPattern, OutOfDomain, Part, Row, Source, Task
+from llmft.tasks.toy.training import TOY_TRAINING
 from llmft.tasks.toy.world import LABEL_PATTERN, toy_instruction, toy_splits
 
 __all__ = ["OUT_OF_DOMAIN", "TASKS", "Row", "Task", "eval_sets", "get_task", "task_to_keys"]
@@ -53,6 +54,7 @@ TASKS: dict[str, Task] = {
             patterns={"minimal": NamedPattern(PAIR, "", ("Yes", "No"))},
             default_model="toy",
             splits=toy_splits,
+            training=TOY_TRAINING,
             has_variants=True,
             label_pattern=LABEL_PATTERN,
             instruction=toy_instruction,

@@ -1,0 +1,98 @@
+"""Learning rate and epochs of a run: what the flags say, else the defaults for what is trained, on how many rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmft.arguments import AdapterArguments, DataArguments, DemonstrationArguments, FineTuningArguments
+from llmft.distillation_arguments import DistillationArguments
+from llmft.prompts.demonstrations import listed_idx
+from llmft.run_arguments import RunArguments
+from llmft.tasks.load import count_training_rows
+from llmft.tasks.queries import load_queries
+from llmft.tasks.table import Task
+from llmft.training_defaults import DISTILLATION, FINE_TUNING, PAPER, PART_NAMES
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate and epochs in force.
+
+    Attributes:
+        values: argument -> value; no epochs where `--max_steps` says when training ends.
+        sentence: these and where each comes from, for people.
+    """
+
+    values: dict[str, float]
+    sentence: str
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The values that a run's name and its record's `given` hold: all but the paper's own."""
+        return {name: value for name, value in self.values.items() if value != PAPER[name]}
+
+
+def schedule_in_force(groups: Mapping[type, Any], values: Mapping[str, Any], task: Task, model_name: str) -> Schedule:
+    """The schedule of a run that trains.
+
+    Args:
+        groups: the groups of arguments but for that of the run itself, by their types.
+        values: the value of each argument, None for a learning rate or epochs that are not given.
+
+    Raises:
+        InputError: rows must be counted, and cannot be read.
+    """
+    part = groups[AdapterArguments].part
+    own = task.training if task.training is not None and model_name == task.default_model else None
+    defaults = (own or (DISTILLATION if DistillationArguments in groups else FINE_TUNING))[part]
+    about = f"{PART_NAMES[part]} of the model {model_name}" if own else PART_NAMES[part]
+    given = {name: values[name] for name in PAPER if values[name] is not None}
+    chosen = {} if "learning_rate" in given else {"learning_rate": defaults.learning_rate}
+    by_steps = values["max_steps"] != RunArguments.max_steps
+    if not by_steps and "num_train_epochs" not in given:
+        rows, kind = _rows(groups, values, task) if defaults.by_rows else (1, "")
+        chosen["num_train_epochs"] = float(defaults.epochs(rows))
+        about += f" on {kind}" if kind else ""
+    in_force = {name: (given | chosen)[name] for name in ("learning_rate", *(() if by_steps else ("num_train_epochs",)))}
+    return Schedule(in_force, _sentence(in_force, chosen, about, values["max_steps"] if by_steps else None))
+
+
+def _sentence(values: Mapping[str, float], chosen: Mapping[str, float], about: str, steps: int | None) -> str:
+    texts = {"learning_rate": f"learning rate {values['learning_rate']:g}"}
+    texts["num_train_epochs"] = _count(values["num_train_epochs"], "epoch") if steps is None else _count(steps, "step")
+    asked = ", ".join(text for name, text in texts.items() if name not in chosen)
+    default = ", ".join(text for name, text in texts.items() if name in chosen)
+    flags = ", ".join(f"--{name}" for name in chosen)
+    noun, verb = ("default", "changes it") if len(chosen) == 1 else ("defaults", "change them")
+    parts = [f"{asked} (as given)"] if asked else []
+    parts += [f"{default} ({noun} for {about}; {flags} {verb})"] if default else []
+    return ", ".join(parts)
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" + ("" if number == 1 else "s")
+
+
+def _rows(groups: Mapping[type, Any], values: Mapping[str, Any], task: Task) -> tuple[int, str]:
+    """How many rows are trained on, and how a sentence calls them."""
+    data, distilling = groups[DataArguments], groups.get(DistillationArguments)
+    noun = "queries" if distilling else "rows"
+    if distilling is None and groups[FineTuningArguments].train_on == "demonstrations":
+        listed = groups[DemonstrationArguments].sample_indices_file
+        count = groups[DemonstrationArguments].num_shots if listed is None else len(listed_idx(listed))
+        return count, f"{count} rows"
+    if data.max_train_samples is not None:
+        return data.max_train_samples, f"{data.max_train_samples} {noun}"
+    if distilling and distilling.query_file is not None:
+        count = len(load_queries(distilling.query_file, data, task, labels=False, quiet=True))
+        return count, f"all {count} queries of the file"
+    count = count_training_rows(
+        task,
+        variant=data.task_variant,
+        data_seed=values["data_seed"],
+        data_dir=data.data_dir,
+        cache_dir=data.dataset_cache_dir,
+    )
+    return count, f"all {count} training rows"

@@ -1,0 +1,20 @@
+"""Learning rate and epochs for the shipped checkpoint: it is so small that it takes larger rates than a language model."""
+
+from llmft.training_defaults import QUERIES_SEEN, Defaults, TrainingDefaults
+
+TOY_TRAINING: Defaults = {
+    part: TrainingDefaults(learning_rate, QUERIES_SEEN, most_epochs=100)
+    for part, learning_rate in {
+        None: 3e-4,
+        "head_only": 3e-2,
+        "bitfit": 3e-3,
+        "lora": 1e-3,
+        "ia3": 1e-2,
+        "parallel": 1e-2,
+        "parallel-attn": 1e-2,
+        "parallel-fc": 1e-2,
+        "soft_prompt": 1e-2,
+        "cartridge": 1e-3,
+    }.items()
+}
+"""In fine-tuning and distillation alike; docs/defaults.md has the search."""

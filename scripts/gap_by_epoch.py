@@ -1,0 +1,58 @@
+"""`python scripts/gap_by_epoch.py FOLDER`: gap recovered behind each epoch of the distillations in FOLDER, as a markdown table.
+
+A cell is the mean over runs that differ in their seeds, in-domain / out-of-domain, and in brackets the least of them. Read are
+runs with `--eval_strategy epoch`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from llmft.evaluation.metrics import gap_recovered
+from llmft.runs.show import pooled
+
+
+def gaps(metrics: dict[str, Any]) -> Iterator[dict[str, float | None]]:
+    """Domain -> gap recovered, behind each epoch."""
+    stages = metrics["stages"]
+    for evaluation in metrics["evaluations"]:
+        yield {
+            domain: gap_recovered(
+                pooled(stages["teacher"], sets), pooled(stages["before"], sets), pooled(evaluation["sets"], sets)
+            )
+            for domain, sets in metrics["sets"].items()
+            if sets
+        }
+
+
+def cell(values: list[dict[str, float | None]]) -> str:
+    """Mean and least gap of some runs; none of them may have got to that epoch."""
+    domains = values[0] if values else ()
+    columns = [[value[domain] for value in values if value[domain] is not None] for domain in domains]
+    return " / ".join(f"{mean(column):.2f} ({min(column):.2f})" if column else "-" for column in columns) or "-"
+
+
+def main(folder: str) -> None:
+    """Print the table."""
+    runs: dict[tuple[str, float], list[list[dict[str, float | None]]]] = defaultdict(list)
+    for done in sorted(Path(folder).rglob("DONE")):
+        config, metrics = (json.loads((done.parent / f"{name}.json").read_text()) for name in ("config", "metrics"))
+        if "evaluations" in metrics and "teacher" in metrics["stages"]:
+            rate = config["arguments"]["DistillationRunArguments"]["learning_rate"]
+            runs[config["method"], rate].append(list(gaps(metrics)))
+    epochs = range(max(len(run) for group in runs.values() for run in group))
+    print("| method | rate | runs |", " | ".join(f"epoch {epoch + 1}" for epoch in epochs), "|")
+    print("|---" * (3 + len(epochs)) + "|")
+    for (method, rate), group in sorted(runs.items()):
+        cells = [cell([run[epoch] for run in group if epoch < len(run)]) for epoch in epochs]
+        print(f"| {method} | {rate:g} | {len(group)} |", " | ".join(cells), "|")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,104 @@
+"""Learning rate and epochs: what a run uses where the flags say nothing, that it says so, and that its name holds them."""
+
+import json
+
+import pytest
+
+from llmft.pipelines import distill, fine_tune, in_context
+from llmft.pipelines.distill import say_how_far
+from llmft.pipelines.prepare import prepare
+from tests.pipelines.conftest import run
+
+GROUPS = {"ft.py": fine_tune.GROUPS, "distill.py": distill.GROUPS, "eval.py": in_context.GROUPS}
+
+
+@pytest.fixture
+def own_rows(tmp_path):
+    """The command line of a task that has no defaults of its own: 24 rows in a file."""
+    rows = [{"text1": f"row {number}", "label": number % 2} for number in range(24)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    file = str(tmp_path / "rows.jsonl")
+    return ["--train_file", file, "--validation_file", file, "--model_name_or_path", "toy", "--output_dir", str(tmp_path)]
+
+
+def job_of(script, arguments):
+    """The one run that a command line asks for, before anything is loaded."""
+    method = {"ft.py": "pbft", "distill.py": "distill", "eval.py": "icl"}[script]
+    (job,) = prepare(method, GROUPS[script], [*map(str, arguments), "--use_cpu"], "")
+    return job
+
+
+def in_force(job):
+    (group,) = (group for name, group in job.groups.items() if name.endswith("RunArguments"))
+    return group.learning_rate, group.num_train_epochs
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "rate", "epochs", "says"),
+    [
+        ("ft.py", "", 1e-5, 40, "40 epochs (defaults for all weights; --learning_rate, --num_train_epochs change them)"),
+        ("ft.py", "--use_adapter", 2e-4, 80, "(defaults for LoRA; "),
+        ("distill.py", "", 2e-5, 40, "(defaults for all weights on all 24 training rows; "),
+        ("distill.py", "--use_adapter --max_train_samples 256", 5e-4, 6, "6 epochs (defaults for LoRA on 256 queries; "),
+        ("distill.py", "--use_adapter --adapter_type ia3 --max_train_samples 5000", 3e-3, 1, "rate 0.003, 1 epoch (defaults for"),
+        ("distill.py", "--query_file rows.jsonl", 2e-5, 40, "on all 24 queries of the file; "),
+        ("distill.py", "--num_train_epochs 3", 2e-5, 3, "3 epochs (as given), learning rate 2e-05 (default for all "),
+        ("distill.py", "--learning_rate 1 --num_train_epochs 3", 1, 3, "learning rate 1, 3 epochs (as given)"),
+        ("distill.py", "--max_steps 7", 2e-5, 40, "7 steps (as given), learning rate 2e-05 (default for all weights; "),
+    ],
+)  # fmt: skip
+def test_what_is_trained_and_on_how_many_rows_decides(own_rows, tmp_path, monkeypatch, script, arguments, rate, epochs, says):
+    monkeypatch.chdir(tmp_path)
+    job = job_of(script, [*own_rows, *arguments.split()])
+    assert in_force(job) == (rate, epochs)
+    assert says in job.schedule
+    assert job.given.get("learning_rate", 1e-5) == rate
+    assert job.given.get("num_train_epochs", 40) == epochs
+
+
+def test_the_embedded_model_has_defaults_of_its_own_which_no_other_model_gets(tmp_path):
+    rows = ("--task", "toy", "--output_dir", tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "opt"}')
+    assert in_force(job_of("distill.py", rows)) == (3e-4, 1)
+    assert in_force(job_of("ft.py", [*rows, "--train_on", "demonstrations"])) == (3e-4, 96)
+    assert in_force(job_of("distill.py", [*rows, "--model_name_or_path", tmp_path])) == (2e-5, 1)
+
+
+@pytest.mark.parametrize(("script", "rate", "epochs"), [("ft.py", 1e-5, 40), ("distill.py", 2e-5, 40)])
+def test_a_default_that_is_given_makes_the_same_run_and_another_value_another(own_rows, script, rate, epochs):
+    job, same = (job_of(script, [*own_rows, *more]) for more in ((), ("--learning_rate", rate, "--num_train_epochs", epochs)))
+    other = job_of(script, [*own_rows, "--learning_rate", rate * 2])
+    assert (job.record.path, job.setting) == (same.record.path, same.setting)
+    assert len({job.record.path, other.record.path, job_of(script, [*own_rows, "--num_train_epochs", 3]).record.path}) == 3
+
+
+def test_in_context_learning_has_neither(own_rows):
+    job = job_of("eval.py", [*own_rows, "--learning_rate", 3])
+    assert job.schedule is None and not {"learning_rate", "num_train_epochs"} & set(job.given)
+
+
+def test_deepspeed_gets_the_rate_in_force(own_rows, tmp_path):
+    config = {"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}, "zero_optimization": {"stage": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    job = job_of("distill.py", [*own_rows, "--use_adapter", "--deepspeed", tmp_path / "config.json"])
+    assert job.groups["DistillationRunArguments"].hf_deepspeed_config.get_value("optimizer.params.lr") == 5e-4
+
+
+def test_a_run_says_what_it_uses_and_whether_the_student_has_hardly_moved(tmp_path, capsys):
+    record = run("distill.py", tmp_path, "--max_train_samples", 16, "--max_eval_samples", 20, "--num_train_epochs", 1, "--bitfit")
+    lines = capsys.readouterr().out.splitlines()
+    sentence = "1 epoch (as given), learning rate 0.003 (default for the biases of the model toy; --learning_rate changes it)"
+    assert lines.count(sentence) == 1
+    assert record.json("config")["arguments"]["DistillationRunArguments"]["learning_rate"] == 3e-3
+    assert lines[-1].startswith("the student has hardly moved: KL to the teacher on toy was ")
+    assert "--learning_rate" in lines[-1] and "--num_train_epochs" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [(1.0, 0.79, ""), (1.0, 0.81, "hardly moved"), (1.0, 1.3, "moved away from its teacher"), (0.0, 0.0, ""), (1e-4, 1e-4, "")],
+)
+def test_what_is_said_of_a_student_that_is_no_nearer_to_its_teacher(capsys, before, after, says):
+    say_how_far("rte", before, after)
+    printed = capsys.readouterr().out
+    assert says in printed and bool(printed) == bool(says)
