@@ -1,10 +1,8 @@
-"""The DeepSpeed config that --deepspeed names, and what DeepSpeed needs to start without a launcher."""
+"""The DeepSpeed config that --deepspeed names."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +33,3 @@ def zero_stage(config: str | dict[str, Any]) -> int:
     if isinstance(config, str):
         config = json.loads(config if config.startswith("{") else Path(config).read_text(encoding="utf-8"))
     return config.get("zero_optimization", {}).get("stage", 0)
-
-
-def start_alone() -> None:
-    """On a plain start, say so in the variables that a launcher would set: DeepSpeed looks for MPI otherwise."""
-    if "RANK" in os.environ:
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from llmft.runs.launch import this_process
+
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's rank and how many there are; (0, 1) on a plain start."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+    """This process's rank and how many there are; (0, 1) on a plain start. Where there are several and no group of them yet,
+    whatever they would do together is an error of torch's: none goes on as if it were alone."""
+    process = this_process()
+    return process.rank, process.world_size
 
 
 def all_gather(value: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -25,6 +24,7 @@ from llmft.pipelines.job import Job
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
 from llmft.run_checks import SEEDS
+from llmft.runs.launch import REMEDY, this_process
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
 from llmft.tasks.load import fingerprint_data
@@ -101,8 +101,6 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
         settings["tokenizer"] = fingerprint_model(model.tokenizer_name, model.model_revision, "--tokenizer_name")
-    if run.device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
     if run.disable_tqdm:
         disable_progress_bar()
     set_seed(run.seed)
@@ -114,7 +112,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     jobs: list[Job] = []
     for data_seed in range(run.data_seed, run.data_seed + data_seeds):
         own = with_data_seed(settings, data_seed)
-        record = RunRecord.locate(run.output_dir, parts, own, writes=run.process_index == 0)
+        record = RunRecord.locate(run.output_dir, parts, own, writes=this_process().is_first)
         record.overwrite = run.overwrite_output_dir
         seeded = copy.copy(run)  # TrainingArguments must not be made anew: that starts the process group again
         seeded.data_seed = data_seed
@@ -131,7 +129,24 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
                 record=record,
             )
         )
+    _check_ranks([str(job.record.path) for job in jobs])
     return jobs
+
+
+def _check_ranks(runs: list[str]) -> None:
+    """Ranks of one launch do the same runs, together.
+
+    Raises:
+        InputError: one is asked for others.
+    """
+    from llmft.models.gather import all_gather
+
+    for rank, others in enumerate(all_gather(runs)):
+        if others != runs:
+            raise InputError(
+                f"RANK {rank}: is to do {others[0]}, and rank {this_process().rank} {runs[0]}; give all ranks the same command "
+                f"line and files, or {REMEDY}"
+            )
 
 
 EVALUATION = {"seed", "data_seed", "per_device_eval_batch_size", "max_batch_tokens", "fp16", "bf16", "tf32", "full_determinism"}

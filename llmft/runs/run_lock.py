@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from llmft.runs.launch import this_process
 from llmft.runs.store import flock
 
 
@@ -22,6 +23,8 @@ class RunLock:
     """
 
     def __init__(self, path: Path) -> None:
+        if not this_process().is_first:
+            raise RuntimeError("a run's lock is rank 0's to take: the ranks of one launch would wait for each other")
         self.file = path.with_name(f".{path.name}.lock")
         self._handle: TextIO | None = None
         self._made: list[Path] = []
