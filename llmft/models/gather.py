@@ -37,6 +37,12 @@ def from_rank_0(value: Any) -> Any:
     return values[0]
 
 
+def lost_peer(error: RuntimeError) -> bool:
+    """Whether ranks could not do something together because another one has ended."""
+    lost = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+    return lost and this_process().world_size > 1
+
+
 def leave_together() -> None:
     """Wait for all ranks and end the process group.
 

@@ -117,13 +117,13 @@ def fitting(run: RunArguments) -> Iterator[None]:
 
 def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
     """Run an entry script's `main` and end the process: bad input becomes one line on stderr and exit status 2; SIGTERM and
-    Ctrl-C one line and 143 or 130.
+    Ctrl-C one line and 143 or 130. A rank whose peer has ended leaves it to that one to say why.
 
     Args:
         main: does the runs of the process's command line and gives their folders.
         command: where it is noted that they are finished.
     """
-    from llmft.models.gather import leave_together
+    from llmft.models.gather import leave_together, lost_peer
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # raised by peft's calls, not by ours
     try:
@@ -133,9 +133,11 @@ def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
             gc.freeze()  # else the interpreter looks once more through all that torch and transformers have made, over a second
     except InputError as error:
         wait_turn()
-        line = without_secrets(str(error))
-        sys.stderr.write(f"error: {line}\n")  # in one piece: other ranks may write at the same time
-        sys.exit(2)
+        end(f"error: {without_secrets(str(error))}", 2)
+    except RuntimeError as error:
+        if lost_peer(error):
+            wait_for_end(10)
+        raise
     except KeyboardInterrupt:
         leave(Ended("interrupted: the same command goes on from what is saved", signal.SIGINT))
     except Ended as ended:
@@ -144,18 +146,27 @@ def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
 
 def leave(ended: Ended) -> NoReturn:
     """End a process that was told to."""
-    if this_process().is_first:
-        sys.stderr.write(f"{ended.line}\n")
+    end(ended.line if this_process().is_first else "", ended.code)
+
+
+def end(line: str, code: int) -> NoReturn:
+    """End a process with a last line on stderr."""
+    if line:
+        sys.stderr.write(f"{line}\n")  # in one piece: other ranks may write at the same time
     sys.stdout.flush()
     if this_process().world_size > 1:
-        os._exit(ended.code)  # the group's threads would keep the process, or abort it
-    sys.exit(ended.code)
+        os._exit(code)  # the group's threads would keep the process, or abort it
+    sys.exit(code)
 
 
 def wait_turn() -> None:
     """All ranks find most errors alike: rank 0 says them at once, and its launcher ends the others before it is their turn."""
     process = this_process()
-    if not process.is_first:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing to save any more
-        # on another machine, where rank 0's launcher is not, its first rank says them
-        time.sleep(10 if process.local_rank == 0 else 20)
+    if not process.is_first:  # on another machine, where rank 0's launcher is not, its first rank says them
+        wait_for_end(10 if process.local_rank == 0 else 20)
+
+
+def wait_for_end(seconds: float) -> None:
+    """Give the launcher time to end this process, in which there is nothing to save any more."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(seconds)
