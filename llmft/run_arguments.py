@@ -15,7 +15,7 @@ from llmft.arguments import flag
 from llmft.batch_size import BatchSize
 from llmft.deepspeed_config import find_config, zero_stage
 from llmft.errors import InputError
-from llmft.run_checks import check_after, check_before, has_accelerator, meeting
+from llmft.run_checks import check_after, check_before, check_group, has_accelerator, meeting
 from llmft.runs.launch import join_launch, this_process
 from llmft.runs.secrets import HIDDEN, is_secret
 
@@ -128,6 +128,7 @@ class RunArguments(TrainingArguments):
         free = self.accelerator_config is None
         with meeting():
             super().__post_init__()
+        check_group(self)
         check_after(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to

@@ -84,7 +84,6 @@ def check_after(run: RunArguments) -> None:
     Raises:
         InputError: they do not fit together, or a package is missing.
     """
-    _check_group(run)
     if run.n_gpu > 1:
         print(f"note: one of {run.n_gpu} GPUs is used; start with torchrun or deepspeed to use more", file=sys.stderr)
         run._n_gpu = 1  # else transformers would split every batch between threads, and read more rows a step than asked for
@@ -119,8 +118,13 @@ def meeting() -> Iterator[None]:
         raise port_error(os.environ.get("MASTER_PORT", ""), str(error).splitlines()[0]) from error
 
 
-def _check_group(run: RunArguments) -> None:
-    """All that ranks do together goes by what the launcher says; who writes does, too."""
+def check_group(run: RunArguments) -> None:
+    """Check that accelerate takes this process for what its launcher says it is: the one decides what ranks compute together, the
+    other who writes.
+
+    Raises:
+        InputError: it does not.
+    """
     import torch
 
     process = this_process()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -40,6 +41,13 @@ def no_config_of_deepspeed_is_left() -> Iterator[None]:
     integration = sys.modules.get("transformers.integrations.deepspeed")
     if integration is not None:
         integration.unset_hf_deepspeed_config()
+
+
+@pytest.fixture(autouse=True)
+def variables_are_left_as_they_were() -> Iterator[None]:
+    """A plain start under DeepSpeed says in variables that the process is alone."""
+    with patch.dict(os.environ):
+        yield
 
 
 SHARED = Path(__file__).parents[2] / "shared"

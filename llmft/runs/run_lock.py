@@ -11,8 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from llmft.errors import InputError
 from llmft.runs.launch import this_process
 from llmft.runs.store import flock
+
+TRIES = 1000
+"""How often a folder is made again that other processes remove meanwhile, or a lock taken whose file they do."""
 
 
 class RunLock:
@@ -27,24 +31,28 @@ class RunLock:
             raise RuntimeError("a run's lock is rank 0's to take: the ranks of one launch would wait for each other")
         self.file = path.with_name(f".{path.name}.lock")
         self._handle: TextIO | None = None
-        self._made: list[Path] = []
+        self._made: dict[Path, None] = {}
 
     def take(self) -> bool:
         """Try to take it, now; False if another process has it.
 
         Raises:
-            OSError: the file cannot be made.
+            InputError: the file, or the folder it is in, cannot be made.
+            OSError: the same, with a reason that is the disk's.
         """
-        while True:
-            self._made += [folder for folder in self.file.parents if not folder.exists()]
+        reason: OSError | None = None
+        for _ in range(TRIES):
+            self._made |= {folder: None for folder in self.file.parents if not folder.exists()}
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 handle = self.file.open("a+", encoding="utf-8")
-            except FileNotFoundError:  # a folder that another process has just removed: once more
+            except FileNotFoundError as error:  # a folder that another process has just removed: once more
+                reason = error
                 continue
             except FileExistsError as error:  # the same, but it was there when it was to be made
                 if os.path.lexists(error.filename) and not os.path.isdir(error.filename):
                     raise
+                reason = error
                 continue
             if self._hold(handle):
                 return True
@@ -52,6 +60,9 @@ class RunLock:
                 handle.close()
                 return False
             handle.close()  # its holder has let go of it in between
+        self._remove_folders()
+        why = reason.strerror if reason else "other processes remove it all the time"
+        raise InputError(f"--output_dir: {self.file.parent} cannot be made ({why}); choose another folder") from reason
 
     def _hold(self, handle: TextIO) -> bool:
         try:
@@ -90,6 +101,9 @@ class RunLock:
         self.file.unlink(missing_ok=True)
         self._handle.close()
         self._handle = None
+        self._remove_folders()
+
+    def _remove_folders(self) -> None:
         for folder in self._made:
             with suppress(OSError):  # there is something in it by now, or another process has removed it
                 folder.rmdir()

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -102,6 +103,13 @@ def full_disk(monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+
+
+def no_folder(monkeypatch):
+    def refuse(path, *_):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))  # as below /proc
+
+    monkeypatch.setattr(os, "mkdir", refuse)
 
 
 def gpu_asked_for(monkeypatch):
@@ -206,6 +214,7 @@ CASES = {
         "--deepspeed zero3 --teacher_mode online --context_schedule cycle --num_contexts 2 --use_adapter --adapter_type lora",
     ),
     "an output folder that cannot be": Case("eval.py", "--output_dir {good}"),
+    "an output folder that the system does not make": Case("eval.py", "", no_folder),
     "a full disk": Case("ft.py", "", full_disk),
     "a loss of NaN or infinity": Case("ft.py", "", loss_of_nan),
     "weights of NaN or infinity": Case("ft.py", RESUMABLE, weights_of_nan),
@@ -312,8 +321,6 @@ def test_the_line_and_nothing_else(what, files, tmp_path, monkeypatch, capsys):
     if torch.cuda.is_available() and "GPU" in what:
         pytest.skip("needs a machine without a GPU")
     monkeypatch.chdir(tmp_path)
-    if "--deepspeed" in case.arguments:
-        monkeypatch.setenv("RANK", "0")  # else it would set more for the rest of this process
     words = [word.strip("'").format(**files) for word in re.findall(r"'[^']*'|\S+", case.arguments)]
     base = ["--output_dir", "out", *SMALL[case.script].split(), *(["--use_cpu"] if case.cpu else [])]
     base = base if "--train_file" in words or "--task" in words else ["--task", "toy", *base]
