@@ -13,10 +13,7 @@ from typing import TextIO
 
 from llmft.errors import InputError
 from llmft.runs.launch import this_process
-from llmft.runs.store import flock
-
-TRIES = 1000
-"""How often a folder is made again that other processes remove meanwhile, or a lock taken whose file they do."""
+from llmft.runs.store import TRIES, flock, is_there, remove_stale_locks
 
 
 class RunLock:
@@ -55,8 +52,9 @@ class RunLock:
                 reason = error
                 continue
             if self._hold(handle):
+                remove_stale_locks(self.file)
                 return True
-            if self._is_there(handle):
+            if is_there(handle, self.file):
                 handle.close()
                 return False
             handle.close()  # its holder has let go of it in between
@@ -69,7 +67,7 @@ class RunLock:
             flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, self.file.parent)
         except BlockingIOError:
             return False
-        if not self._is_there(handle):
+        if not is_there(handle, self.file):
             return False
         handle.truncate(0)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -77,13 +75,6 @@ class RunLock:
         handle.flush()
         self._handle = handle
         return True
-
-    def _is_there(self, handle: TextIO) -> bool:
-        """Whether the name still means the file that was opened."""
-        try:
-            return os.path.samestat(os.fstat(handle.fileno()), self.file.stat())
-        except FileNotFoundError:
-            return False
 
     @property
     def holder(self) -> str:
