@@ -19,13 +19,14 @@ import os
 import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "--max_train_samples 64 --num_train_epochs 1 --learning_rate 5e-4 --adam_epsilon 1e-4 --no_save_final_model"
@@ -39,6 +40,7 @@ BATCH = 32
 NOISE = 1e-4
 """How far metrics may differ: sums of the two ranks' parts are rounded otherwise."""
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+ALONE["PYTHONFAULTHANDLER"] = "1"
 ALONE["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
@@ -59,17 +61,37 @@ def words(script: str, output_dir: Path, ranks: int) -> list[str]:
 
 
 def ended(command: list[str], log: Path, limit: float) -> int | None:
-    """The exit status of a command, or None if it has not ended in time and was killed with all it had started."""
+    """The exit status of a command, or None if it has not ended in time: it is then killed with all it has started, whose stacks
+    are at the end of the log."""
+    compiled = {"TORCH_EXTENSIONS_DIR": str(log.parent / "extensions")}
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=ALONE, stdout=output, stderr=output, start_new_session=True)
+        process = psutil.Popen(command, cwd=ROOT, env=ALONE | compiled, stdout=output, stderr=output, start_new_session=True)
         try:
             return process.wait(limit)
-        except subprocess.TimeoutExpired:
+        except psutil.TimeoutExpired:
             return None
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill(process)
+
+
+def kill(process: psutil.Popen) -> None:
+    """End a process and all it has started; Python writes its stacks at SIGABRT."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [*process.children(recursive=True), process]
+        for number in (signal.SIGABRT, signal.SIGKILL):
+            for member in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.send_signal(number)
+            psutil.wait_procs(family, timeout=5)
+
+
+def compile_once(work: Path, limit: float) -> None:
+    """How DeepSpeed's ranks on one CPU talk, which each start would compile at its first use: one at a time, which is long."""
+    code = "import os; os.environ['DS_ACCELERATOR'] = 'cpu'; from deepspeed.comm.torch import build_shm_op; build_shm_op()"
+    with (work / "extensions.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        log = work / "extensions.log"
+        assert ended([sys.executable, "-c", code], log, max(limit, 600)) == 0, log.read_text()
 
 
 def numbers(tree: Any, name: str = "") -> dict[str, float]:
@@ -148,6 +170,7 @@ def run_alone(work: Path, limit: float) -> None:
 def many_starts(starts: int, work: Path, limit: float) -> bool:
     """Do as the module says; whether all was well."""
     work.mkdir(parents=True, exist_ok=True)
+    compile_once(work, limit)
     run_alone(work, limit)
     cases = list(itertools.product(range(starts), LAUNCHERS, SCRIPTS))
     results = {}
@@ -181,5 +204,6 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, default=None, help="where runs and results go; default: a temporary folder")
     parser.add_argument("--limit", type=float, default=300, help="seconds that a start may take (default: %(default)s)")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with what it has started
     with tempfile.TemporaryDirectory() as temporary:
         sys.exit(not many_starts(given.starts, (given.work or Path(temporary)).absolute(), given.limit))
