@@ -1,4 +1,4 @@
-"""The DeepSpeed config that --deepspeed names."""
+"""The DeepSpeed config that --deepspeed names, and how DeepSpeed starts on a CPU."""
 
 from __future__ import annotations
 
@@ -33,3 +33,13 @@ def zero_stage(config: str | dict[str, Any]) -> int:
     if isinstance(config, str):
         config = json.loads(config if config.startswith("{") else Path(config).read_text(encoding="utf-8"))
     return config.get("zero_optimization", {}).get("stage", 0)
+
+
+def keep_off_the_compiler() -> None:
+    """Have ranks on one CPU talk as torch has them talk. DeepSpeed would compile a way of its own at each machine's first start,
+    which only its tensor-parallel inference uses: it takes a minute, waits for ever for a start that was killed meanwhile, and
+    leaves 70 MB of shared memory a rank behind."""
+    import deepspeed.ops
+    from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
+
+    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False

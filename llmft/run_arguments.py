@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from llmft.arguments import flag
 from llmft.batch_size import BatchSize
-from llmft.deepspeed_config import find_config, zero_stage
+from llmft.deepspeed_config import find_config, keep_off_the_compiler, zero_stage
 from llmft.errors import InputError
 from llmft.run_checks import check_after, check_before, check_group, has_accelerator, meeting
 from llmft.runs.launch import join_launch, this_process
@@ -123,6 +123,8 @@ class RunArguments(TrainingArguments):
         self._check_services()
         self._check_deepspeed_stage()
         join_launch(alone=bool(self.deepspeed))
+        if self.deepspeed and os.environ.get("DS_ACCELERATOR") == "cpu":
+            keep_off_the_compiler()
         if this_process().world_size > 1 and not has_accelerator():
             self.use_cpu = True  # accelerate would make a process group, and yet have each rank take itself for the only one
         free = self.accelerator_config is None

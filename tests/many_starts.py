@@ -63,9 +63,8 @@ def words(script: str, output_dir: Path, ranks: int) -> list[str]:
 def ended(command: list[str], log: Path, limit: float) -> int | None:
     """The exit status of a command, or None if it has not ended in time: it is then killed with all it has started, whose stacks
     are at the end of the log."""
-    compiled = {"TORCH_EXTENSIONS_DIR": str(log.parent / "extensions")}
     with log.open("w") as output:
-        process = psutil.Popen(command, cwd=ROOT, env=ALONE | compiled, stdout=output, stderr=output, start_new_session=True)
+        process = psutil.Popen(command, cwd=ROOT, env=ALONE, stdout=output, stderr=output, start_new_session=True)
         try:
             return process.wait(limit)
         except psutil.TimeoutExpired:
@@ -83,15 +82,6 @@ def kill(process: psutil.Popen) -> None:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     member.send_signal(number)
             psutil.wait_procs(family, timeout=5)
-
-
-def compile_once(work: Path, limit: float) -> None:
-    """How DeepSpeed's ranks on one CPU talk, which each start would compile at its first use: one at a time, which is long."""
-    code = "import os; os.environ['DS_ACCELERATOR'] = 'cpu'; from deepspeed.comm.torch import build_shm_op; build_shm_op()"
-    with (work / "extensions.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        log = work / "extensions.log"
-        assert ended([sys.executable, "-c", code], log, max(limit, 600)) == 0, log.read_text()
 
 
 def numbers(tree: Any, name: str = "") -> dict[str, float]:
@@ -170,7 +160,6 @@ def run_alone(work: Path, limit: float) -> None:
 def many_starts(starts: int, work: Path, limit: float) -> bool:
     """Do as the module says; whether all was well."""
     work.mkdir(parents=True, exist_ok=True)
-    compile_once(work, limit)
     run_alone(work, limit)
     cases = list(itertools.product(range(starts), LAUNCHERS, SCRIPTS))
     results = {}
