@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Two versions of ninja would each compile DeepSpeed's communication anew, minutes each time: all tests find this environment's.
+# What tests start by name is this environment's.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 LONG = """
@@ -76,13 +76,6 @@ def upstream_draws() -> dict:
     if not path.is_file():
         pytest.skip("needs the golden draws, which lie beside the project in shared/golden")
     return json.loads(path.read_text())
-
-
-@pytest.fixture(scope="session")
-def deepspeed_communication() -> None:
-    """How DeepSpeed's ranks on one CPU talk: compiled at the first use, which a signal to the ranks would cut off."""
-    code = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=600)
 
 
 @pytest.fixture(scope="session")

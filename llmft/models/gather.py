@@ -43,6 +43,11 @@ def lost_peer(error: RuntimeError) -> bool:
     return lost and this_process().world_size > 1
 
 
+def in_group() -> bool:
+    """Whether this process is in a process group with others."""
+    return this_process().world_size > 1 and torch.distributed.is_initialized()
+
+
 def leave_together() -> None:
     """Wait for all ranks and end the process group.
 

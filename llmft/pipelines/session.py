@@ -151,10 +151,12 @@ def leave(ended: Ended) -> NoReturn:
 
 def end(line: str, code: int) -> NoReturn:
     """End a process with a last line on stderr."""
+    from llmft.models.gather import in_group
+
     if line:
         sys.stderr.write(f"{line}\n")  # in one piece: other ranks may write at the same time
     sys.stdout.flush()
-    if this_process().world_size > 1:
+    if in_group():
         os._exit(code)  # the group's threads would keep the process, or abort it
     sys.exit(code)
 

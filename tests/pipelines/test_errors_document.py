@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartForCausalLM
 
-from llmft.models import shared_prefix
+from llmft.models import gather, shared_prefix
 from llmft.pipelines.session import run_main
+from llmft.run_arguments import RunArguments
 from llmft.runs.finished import Command
 from llmft.tasks.toy import CHECKPOINT
 from llmft.training import ft_trainer
@@ -117,6 +120,30 @@ def gpu_asked_for(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
 
 
+def variables(**values):
+    return lambda monkeypatch: [monkeypatch.setenv(name, value) for name, value in values.items()]
+
+
+def third_of_two(monkeypatch):
+    variables(RANK="2", LOCAL_RANK="0", WORLD_SIZE="2")(monkeypatch)
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # in which its launcher would end it
+
+
+def port_in_use(monkeypatch):
+    listener = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setattr(socket, "unrelated", listener, raising=False)  # it is open as long as this
+    port = str(listener.getsockname()[1])
+    variables(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)(monkeypatch)
+
+
+def other_runs(monkeypatch):
+    monkeypatch.setattr(gather, "all_gather", lambda runs: [runs, ["out/icl/toy/toy/0123456789ab"]])
+
+
+def another_rank(monkeypatch):
+    monkeypatch.setattr(RunArguments, "world_size", 2)
+
+
 def damaged_checkpoint(monkeypatch):
     monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(EOFError("Ran out of input")))
 
@@ -202,6 +229,15 @@ CASES = {
     "a GPU that is not there": Case("eval.py", "", gpu_asked_for, cpu=False),
     "a GPU's precision without GPU": Case("ft.py", "--bf16", cpu=False),
     "a GPU's network without GPU": Case("ft.py", "--ddp_backend nccl"),
+    "ranks that no launcher has numbered": Case("eval.py", "", variables(WORLD_SIZE="2")),
+    "a rank beyond the number of ranks": Case("eval.py", "", third_of_two),
+    "a rank that is no number": Case("eval.py", "", variables(LOCAL_RANK="first", WORLD_SIZE="1")),
+    "ranks on several machines that do not know where to meet": Case(
+        "eval.py", "", variables(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4", LOCAL_WORLD_SIZE="2")
+    ),
+    "a port that another launch uses": Case("eval.py", "", port_in_use),
+    "ranks that are asked for different runs": Case("eval.py", "", other_runs),
+    "a rank that accelerate takes for another": Case("eval.py", "", another_rank),
     "no such config of DeepSpeed": Case("ft.py", "--deepspeed /nowhere.json"),
     "a config of DeepSpeed that does not parse": Case("ft.py", "--deepspeed {broken_json}"),
     "a config of DeepSpeed that is no object": Case("ft.py", "--deepspeed {empty_list}"),
