@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
+from llmft.runs.ended import on_sigterm
 from llmft.runs.launch import REMEDY, launched, port_error, this_process
 
 if TYPE_CHECKING:
@@ -105,7 +107,8 @@ def has_accelerator() -> bool:
 
 @contextmanager
 def meeting() -> Iterator[None]:
-    """Within, the ranks of a launch make their process group.
+    """Within, the ranks of a launch make their process group. SIGTERM ends them at once: there is nothing to save, and Python
+    would hear of it only when they have met.
 
     Raises:
         InputError: they cannot meet.
@@ -113,7 +116,8 @@ def meeting() -> Iterator[None]:
     import torch
 
     try:
-        yield
+        with nullcontext() if this_process().world_size == 1 else on_sigterm(signal.SIG_DFL):
+            yield
     except torch.distributed.DistNetworkError as error:
         raise port_error(os.environ.get("MASTER_PORT", ""), str(error).splitlines()[0]) from error
 
