@@ -132,7 +132,7 @@ def check_group(run: RunArguments) -> None:
     import torch
 
     process = this_process()
-    if process.world_size == 1 and run.world_size == 1:
+    if process.world_size == 1 and not torch.distributed.is_initialized():
         return
     if not torch.distributed.is_initialized() or (run.process_index, run.world_size) != (process.rank, process.world_size):
         raise InputError(

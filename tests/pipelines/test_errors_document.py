@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartForCausalLM
 
+from llmft import run_checks
 from llmft.models import gather, shared_prefix
 from llmft.pipelines.session import run_main
-from llmft.run_arguments import RunArguments
 from llmft.runs.finished import Command
+from llmft.runs.launch import Process
 from llmft.tasks.toy import CHECKPOINT
 from llmft.training import ft_trainer
 from tests.pipelines.conftest import MAIN, last_wins
@@ -141,7 +142,7 @@ def other_runs(monkeypatch):
 
 
 def another_rank(monkeypatch):
-    monkeypatch.setattr(RunArguments, "world_size", 2)
+    monkeypatch.setattr(run_checks, "this_process", lambda: Process(world_size=2))
 
 
 def damaged_checkpoint(monkeypatch):
