@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
 from llmft.runs.ended import on_sigterm
-from llmft.runs.launch import REMEDY, launched, port_error, this_process
+from llmft.runs.launch import REMEDY, check_port, launched, port_error, this_process
 
 if TYPE_CHECKING:
     from llmft.run_arguments import RunArguments
@@ -115,8 +115,12 @@ def meeting() -> Iterator[None]:
     """
     import torch
 
+    if this_process().world_size == 1 or torch.distributed.is_initialized():
+        yield
+        return
+    check_port()
     try:
-        with nullcontext() if this_process().world_size == 1 else on_sigterm(signal.SIG_DFL):
+        with on_sigterm(signal.SIG_DFL):
             yield
     except torch.distributed.DistNetworkError as error:
         raise port_error(os.environ.get("MASTER_PORT", ""), str(error).splitlines()[0]) from error

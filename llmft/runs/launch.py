@@ -56,7 +56,7 @@ def join_launch(*, alone: bool) -> None:
         alone: say so on a plain start, too: DeepSpeed looks for MPI otherwise.
 
     Raises:
-        InputError: the variables do not fit together, or the port at which rank 0 is to be met is in use.
+        InputError: the variables do not fit together.
     """
     process = this_process()
     _check(process)
@@ -68,8 +68,6 @@ def join_launch(*, alone: bool) -> None:
     if address is None and _number(LOCAL_WORLD_SIZE) != process.world_size:
         raise InputError(f"WORLD_SIZE {process.world_size}: MASTER_ADDR does not say where rank 0 is; set it, or {REMEDY}")
     _say(process, address or "127.0.0.1", os.environ.get("MASTER_PORT", PORT))
-    if process.is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # else torchrun itself listens there
-        _check_port(os.environ["MASTER_PORT"])
 
 
 def _check(process: Process) -> None:
@@ -89,8 +87,15 @@ def _say(process: Process, address: str, port: str) -> None:
     os.environ |= {**{name: str(value) for name, value in values.items()}, "MASTER_ADDR": address, "MASTER_PORT": port}
 
 
-def _check_port(port: str) -> None:
-    """Torch would say in a traceback that another launch is using it, and other ranks would join that one."""
+def check_port() -> None:
+    """Check that rank 0 can be met where its launcher says. Torch would say in a traceback that another launch is met there.
+
+    Raises:
+        InputError: another program listens at the port.
+    """
+    if not this_process().is_first or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun itself listens there
+        return
+    port = os.environ["MASTER_PORT"]
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
