@@ -143,6 +143,7 @@ def other_runs(monkeypatch):
 
 def another_rank(monkeypatch):
     monkeypatch.setattr(run_checks, "this_process", lambda: Process(world_size=2))
+    monkeypatch.setenv("MASTER_PORT", "0")  # any
 
 
 def damaged_checkpoint(monkeypatch):
