@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from llmft.errors import InputError, quote
+from llmft.runs.launch import this_process
 
 RENAMED = {
     "--evaluation_strategy": "--eval_strategy",
@@ -145,7 +145,7 @@ def modern(argv: Sequence[str]) -> list[str]:
         if name in OBSOLETE:
             if not equals and rest and not rest[0].startswith("--"):
                 rest.pop(0)
-            if os.environ.get("RANK", "0") == "0":
+            if this_process().is_first:
                 print(f"note: {name} is not needed: {OBSOLETE[name]}", file=sys.stderr)
         else:
             words.append(RENAMED.get(name, name) + equals + value)

@@ -1,10 +1,8 @@
-"""The DeepSpeed config that --deepspeed names, and what DeepSpeed needs to start without a launcher."""
+"""The DeepSpeed config that --deepspeed names, and how DeepSpeed starts on a CPU."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +35,11 @@ def zero_stage(config: str | dict[str, Any]) -> int:
     return config.get("zero_optimization", {}).get("stage", 0)
 
 
-def start_alone() -> None:
-    """On a plain start, say so in the variables that a launcher would set: DeepSpeed looks for MPI otherwise."""
-    if "RANK" in os.environ:
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+def keep_off_the_compiler() -> None:
+    """Have ranks on one CPU talk as torch has them talk. DeepSpeed would compile a way of its own at each machine's first start,
+    which only its tensor-parallel inference uses: it takes a minute, waits for ever for a start that was killed meanwhile, and
+    leaves 70 MB of shared memory a rank behind."""
+    import deepspeed.ops
+    from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
+
+    deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False

@@ -13,9 +13,10 @@ from transformers import TrainingArguments
 
 from llmft.arguments import flag
 from llmft.batch_size import BatchSize
-from llmft.deepspeed_config import find_config, start_alone, zero_stage
+from llmft.deepspeed_config import find_config, keep_off_the_compiler, zero_stage
 from llmft.errors import InputError
-from llmft.run_checks import check_after, check_before
+from llmft.run_checks import check_after, check_before, check_group, has_accelerator, meeting
+from llmft.runs.launch import join_launch, this_process
 from llmft.runs.secrets import HIDDEN, is_secret
 from llmft.training_defaults import PAPER
 
@@ -128,15 +129,22 @@ class RunArguments(TrainingArguments):
                 raise InputError(f"--{name} {shown}: not supported; leave it at {only}")
         if isinstance(self.deepspeed, str):
             self.deepspeed = find_config(self.deepspeed)
+        if self.use_cpu or not has_accelerator():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
         check_before(self)
         self._check_evaluation()
         self._check_services()
         self._check_hub()
         self._check_deepspeed_stage()
-        if self.deepspeed:
-            start_alone()
+        join_launch(alone=bool(self.deepspeed))
+        if self.deepspeed and os.environ.get("DS_ACCELERATOR") == "cpu":
+            keep_off_the_compiler()
+        if this_process().world_size > 1 and not has_accelerator():
+            self.use_cpu = True  # accelerate would make a process group, and yet have each rank take itself for the only one
         free = self.accelerator_config is None
-        super().__post_init__()
+        with meeting():
+            super().__post_init__()
+        check_group(self)
         check_after(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to

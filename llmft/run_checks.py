@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, quote
+from llmft.runs.ended import on_sigterm
+from llmft.runs.launch import REMEDY, check_port, launched, port_error, this_process
 
 if TYPE_CHECKING:
     from llmft.run_arguments import RunArguments
@@ -93,6 +98,53 @@ def check_after(run: RunArguments) -> None:
         _check_schedule(run)
 
 
+def has_accelerator() -> bool:
+    """Whether there is a device for ranks to compute on, other than the CPU. A Mac's GPU is one for a single process only."""
+    import torch
+
+    return torch.accelerator.is_available() and (this_process().world_size == 1 or not torch.backends.mps.is_available())
+
+
+@contextmanager
+def meeting() -> Iterator[None]:
+    """Within, the ranks of a launch make their process group. SIGTERM ends them at once: there is nothing to save, and Python
+    would hear of it only when they have met.
+
+    Raises:
+        InputError: they cannot meet.
+    """
+    import torch
+
+    if this_process().world_size == 1 or torch.distributed.is_initialized():
+        yield
+        return
+    check_port()
+    try:
+        with on_sigterm(signal.SIG_DFL):
+            yield
+    except torch.distributed.DistNetworkError as error:
+        raise port_error(os.environ.get("MASTER_PORT", ""), str(error).splitlines()[0]) from error
+
+
+def check_group(run: RunArguments) -> None:
+    """Check that accelerate takes this process for what its launcher says it is: the one decides what ranks compute together, the
+    other who writes.
+
+    Raises:
+        InputError: it does not.
+    """
+    import torch
+
+    process = this_process()
+    if process.world_size == 1 and not torch.distributed.is_initialized():
+        return
+    if not torch.distributed.is_initialized() or (run.process_index, run.world_size) != (process.rank, process.world_size):
+        raise InputError(
+            f"RANK {process.rank}: is one of WORLD_SIZE {process.world_size} for its launcher, and rank {run.process_index} of "
+            f"{run.world_size} for accelerate; {REMEDY}"
+        )
+
+
 def check_deepspeed(file: str) -> None:
     """Check a DeepSpeed config as far as can be without a model; `auto` may stand anywhere.
 
@@ -106,12 +158,8 @@ def check_deepspeed(file: str) -> None:
     for name in SECTIONS:
         if not isinstance(config.get(name, {}), dict):
             raise InputError(f"--deepspeed {file}: {name} is {quote(config[name])}; write an object with its settings")
-    import torch
-    from pydantic import ValidationError
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
 
     try:
         DeepSpeedZeroConfig(**_without_auto(config.get("zero_optimization", {})))
@@ -154,9 +202,8 @@ def _check_devices(run: RunArguments) -> None:
 
     if torch.cuda.is_available() and not run.use_cpu:
         return
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    launched = "WORLD_SIZE" in os.environ  # DeepSpeed's launcher sets the variable for CPUs, too
-    if not run.use_cpu and not launched and visible not in NO_GPUS:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # DeepSpeed's launcher sets it for CPUs, too
+    if not run.use_cpu and not launched() and visible not in NO_GPUS:
         raise InputError(f"--use_cpu False: there is no GPU, and CUDA_VISIBLE_DEVICES={visible} asks for one; add --use_cpu")
     for name in ("bf16", "tf32"):
         if getattr(run, name) and not (name == "bf16" and run.use_cpu):
@@ -164,7 +211,7 @@ def _check_devices(run: RunArguments) -> None:
             raise InputError(f"--{name} True: there is no GPU to use; {remedy}")
     if run.ddp_backend in ("nccl", "xccl", "hccl"):
         raise InputError(f"--ddp_backend {run.ddp_backend}: there is no GPU to use; leave it out")
-    if run.ddp_backend is not None and not launched:
+    if run.ddp_backend is not None and not launched():
         raise InputError(f"--ddp_backend {run.ddp_backend}: is read only with several processes; start them, or leave it out")
 
 

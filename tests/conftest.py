@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -16,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# Two versions of ninja would each compile DeepSpeed's communication anew, minutes each time: all tests find this environment's.
+# What tests start by name is this environment's.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 LONG = """
@@ -50,6 +51,13 @@ def no_config_of_deepspeed_is_left() -> Iterator[None]:
         integration.unset_hf_deepspeed_config()
 
 
+@pytest.fixture(autouse=True)
+def variables_are_left_as_they_were() -> Iterator[None]:
+    """A plain start under DeepSpeed says in variables that the process is alone."""
+    with patch.dict(os.environ):
+        yield
+
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 ROWS = [
@@ -76,13 +84,6 @@ def upstream_draws() -> dict:
     if not path.is_file():
         pytest.skip("needs the golden draws, which lie beside the project in shared/golden")
     return json.loads(path.read_text())
-
-
-@pytest.fixture(scope="session")
-def deepspeed_communication() -> None:
-    """How DeepSpeed's ranks on one CPU talk: compiled at the first use, which a signal to the ranks would cut off."""
-    code = "from deepspeed.comm.torch import build_shm_op; build_shm_op()"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=600)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def check(folder: Path, rows: int, runs: int) -> None:
         found = list(csv.DictReader(stream))
     assert len({row["data_seed"] for row in found}) == len(found) == rows, found
     assert len(list(folder.rglob("DONE"))) == runs
-    hidden = {path.name for path in folder.rglob(".*") if not path.name.endswith(".lock")} - {".finished"}
+    hidden = {path.name for path in folder.rglob(".*")} - {".finished"}
     assert not hidden, hidden
 
 

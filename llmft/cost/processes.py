@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+MOST_LOOKS = 100
+"""How often times are looked at anew because a child has ended meanwhile."""
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes of one unit of `ru_maxrss`."""
 
@@ -64,7 +66,10 @@ def _descendants(pid: int) -> Iterator[int]:
 def cpu_seconds(children: Sequence[psutil.Process]) -> tuple[float, float]:
     """User and system seconds of this process, its ended children, and these living ones with their own ended children."""
     ended = None
-    while ended != (ended := resource.getrusage(resource.RUSAGE_CHILDREN)):  # else one has ended meanwhile
+    for _ in range(MOST_LOOKS):
+        before, ended = ended, resource.getrusage(resource.RUSAGE_CHILDREN)
+        if ended == before:  # else one has ended meanwhile
+            break
         own = resource.getrusage(resource.RUSAGE_SELF)
         user, system = own.ru_utime + ended.ru_utime, own.ru_stime + ended.ru_stime
         for child in children:

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from llmft.runs.launch import this_process
+
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's rank and how many there are; (0, 1) on a plain start."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+    """This process's rank and how many there are; (0, 1) on a plain start. Where there are several and no group of them yet,
+    whatever they would do together is an error of torch's: none goes on as if it were alone."""
+    process = this_process()
+    return process.rank, process.world_size
 
 
 def all_gather(value: Any) -> list[Any]:
@@ -33,6 +35,17 @@ def from_rank_0(value: Any) -> Any:
     values = [value]
     torch.distributed.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def lost_peer(error: RuntimeError) -> bool:
+    """Whether ranks could not do something together because another one has ended."""
+    lost = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+    return lost and this_process().world_size > 1
+
+
+def in_group() -> bool:
+    """Whether this process is in a process group with others."""
+    return this_process().world_size > 1 and torch.distributed.is_initialized()
 
 
 def leave_together() -> None:

@@ -27,6 +27,7 @@ from llmft.pipelines.schedule import schedule_in_force
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
 from llmft.run_checks import JSON, SEEDS
+from llmft.runs.launch import REMEDY, this_process
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
 from llmft.tasks.load import fingerprint_data
@@ -113,8 +114,6 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         settings["tokenizer"] = fingerprint_model(
             model.tokenizer_name, model.model_revision, "--tokenizer_name", cache_dir=model.cache_dir
         )
-    if run.device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
     if run.disable_tqdm:
         disable_progress_bar()
     set_seed(run.seed)
@@ -134,7 +133,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     jobs: list[Job] = []
     for data_seed in range(run.data_seed, run.data_seed + data_seeds):
         own = with_data_seed(settings, data_seed)
-        record = RunRecord.locate(run.output_dir, parts, own, writes=run.process_index == 0)
+        record = RunRecord.locate(run.output_dir, parts, own, writes=this_process().is_first)
         record.overwrite = run.overwrite_output_dir
         seeded = copy.copy(run)  # TrainingArguments must not be made anew: that starts the process group again
         seeded.data_seed = data_seed
@@ -153,6 +152,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
                 record=record,
             )
         )
+    _check_ranks([str(job.record.path) for job in jobs])
     return jobs
 
 
@@ -173,6 +173,22 @@ def _content(name: str, value: Any) -> Any:
     """The value of an argument; of one that takes JSON or a file with it, the text of that file."""
     names_file = name in JSON and isinstance(value, str) and not value.startswith("{")
     return Path(value).read_text(encoding="utf-8-sig") if names_file else value
+
+
+def _check_ranks(runs: list[str]) -> None:
+    """Ranks of one launch do the same runs, together.
+
+    Raises:
+        InputError: one is asked for others.
+    """
+    from llmft.models.gather import all_gather
+
+    for rank, others in enumerate(all_gather(runs)):
+        if others != runs:
+            raise InputError(
+                f"RANK {rank}: is to do {others[0]}, and rank {this_process().rank} {runs[0]}; give all ranks the same command "
+                f"line and files, or {REMEDY}"
+            )
 
 
 EVALUATION = {"seed", "data_seed", "per_device_eval_batch_size", "max_batch_tokens", "fp16", "bf16", "tf32", "full_determinism"}

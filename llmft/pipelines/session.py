@@ -19,6 +19,7 @@ from llmft.pipelines.job import Job
 from llmft.run_arguments import RunArguments
 from llmft.runs.ended import Ended, end_at_once, on_sigterm
 from llmft.runs.finished import Command, say_finished
+from llmft.runs.launch import this_process
 from llmft.runs.run_lock import RunLock
 from llmft.runs.secrets import without_secrets
 from llmft.runs.store import writing
@@ -37,8 +38,6 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     Raises:
         InputError: after all others are done, naming what failed.
     """
-    from llmft.models.gather import rank_and_world
-
     failed, first = [], None
     for job in jobs:
         try:
@@ -51,7 +50,7 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
                     with job.meter.measuring(count_flops=run.count_flops):
                         work(job)
         except InputError as error:
-            if len(jobs) == 1 or rank_and_world()[1] > 1:  # other ranks may not have failed: they cannot go on together
+            if len(jobs) == 1 or this_process().world_size > 1:  # other ranks may not have failed: they cannot go on together
                 raise
             failed.append(f"--data_seed {job.arguments(RunArguments).data_seed}: {error}")
     if failed:
@@ -77,13 +76,13 @@ def turn(job: Job) -> Iterator[None]:
     the time in which another process has it."""
     from llmft.models.gather import from_rank_0
 
-    lock = RunLock(job.record.path)
+    lock = RunLock(job.record.path) if job.record.writes else None
 
     def taken() -> bool:
-        return from_rank_0(not job.record.writes or lock.take())
+        return from_rank_0(lock is None or lock.take())
 
     if not taken():
-        if job.record.writes:
+        if lock is not None:
             sys.stderr.write(f"waiting: {job.record.path} is being done by {lock.holder}\n")
         with process_meter().waiting():
             while not taken():
@@ -94,7 +93,8 @@ def turn(job: Job) -> Iterator[None]:
         job.record.abandon()
         raise
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 @contextmanager
@@ -117,13 +117,13 @@ def fitting(run: RunArguments) -> Iterator[None]:
 
 def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
     """Run an entry script's `main` and end the process: bad input becomes one line on stderr and exit status 2; SIGTERM and
-    Ctrl-C one line and 143 or 130.
+    Ctrl-C one line and 143 or 130. A rank whose peer has ended leaves it to that one to say why.
 
     Args:
         main: does the runs of the process's command line and gives their folders.
         command: where it is noted that they are finished.
     """
-    from llmft.models.gather import leave_together
+    from llmft.models.gather import leave_together, lost_peer
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # raised by peft's calls, not by ours
     try:
@@ -133,9 +133,11 @@ def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
             gc.freeze()  # else the interpreter looks once more through all that torch and transformers have made, over a second
     except InputError as error:
         wait_turn()
-        line = without_secrets(str(error))
-        sys.stderr.write(f"error: {line}\n")  # in one piece: other ranks may write at the same time
-        sys.exit(2)
+        end(f"error: {without_secrets(str(error))}", 2)
+    except RuntimeError as error:
+        if lost_peer(error):
+            wait_for_end(10)
+        raise
     except KeyboardInterrupt:
         leave(Ended("interrupted: the same command goes on from what is saved", signal.SIGINT))
     except Ended as ended:
@@ -144,19 +146,29 @@ def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
 
 def leave(ended: Ended) -> NoReturn:
     """End a process that was told to."""
-    from llmft.models.gather import rank_and_world
+    end(ended.line if this_process().is_first else "", ended.code)
 
-    if os.environ.get("RANK", "0") == "0":
-        sys.stderr.write(f"{ended.line}\n")
+
+def end(line: str, code: int) -> NoReturn:
+    """End a process with a last line on stderr."""
+    from llmft.models.gather import in_group
+
+    if line:
+        sys.stderr.write(f"{line}\n")  # in one piece: other ranks may write at the same time
     sys.stdout.flush()
-    if rank_and_world()[1] > 1:
-        os._exit(ended.code)  # the group's threads would keep the process, or abort it
-    sys.exit(ended.code)
+    if in_group():
+        os._exit(code)  # the group's threads would keep the process, or abort it
+    sys.exit(code)
 
 
 def wait_turn() -> None:
     """All ranks find most errors alike: rank 0 says them at once, and its launcher ends the others before it is their turn."""
-    rank, local_rank = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
-    if rank > 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing to save any more
-        time.sleep(10 if local_rank == 0 else 20)  # on another machine, where rank 0's launcher is not, its first rank says them
+    process = this_process()
+    if not process.is_first:  # on another machine, where rank 0's launcher is not, its first rank says them
+        wait_for_end(10 if process.local_rank == 0 else 20)
+
+
+def wait_for_end(seconds: float) -> None:
+    """Give the launcher time to end this process, in which there is nothing to save any more."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(seconds)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from llmft.errors import InputError
 from llmft.runs.store import whole_file
@@ -86,7 +86,7 @@ class ContentCache:
         notes = {"key": _canonical(key), "metadata": text, "sha256": _checksum(found, text)}
         try:
             with whole_file(self.path(key)) as aside:
-                save_file(found, aside, metadata=notes)
+                aside.write_bytes(save(found, notes))  # `save_file` would first write a file of its own beside it
         except (OSError, SafetensorError) as error:
             raise self._unwritable(error) from error
 

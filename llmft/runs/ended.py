@@ -27,8 +27,9 @@ def end_at_once(*_: Any) -> None:
 
 
 @contextmanager
-def on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
-    """Within, SIGTERM calls `handler`. Only a process's main thread may say so; others leave things as they are."""
+def on_sigterm(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
+    """Within, SIGTERM calls `handler`, or does what the system has it do. Only a process's main thread may say so; others leave
+    things as they are."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmft.runs.launch import this_process
 from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def hash_files(files: Sequence[Path]) -> list[str]:
     unread = sum(
         state.st_size for state, entry in zip(states, entries, strict=True) if entry is not None and _kept(entry, state) is None
     )
-    tells = os.environ.get("RANK", "0") == "0"
+    tells = this_process().is_first
     started, hashes = time.monotonic(), []
     silent = not (tells and unread and sys.stderr.isatty())
     with tqdm(

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from llmft.errors import InputError
 from llmft.models.base import base_named_in
+from llmft.runs.launch import this_process
 from llmft.runs.names import DONE
 
 NOTES = ".finished"
@@ -38,8 +39,6 @@ ENVIRONMENT = re.compile(r"(LLMFT|ACCELERATE|CUDA|NVIDIA|ROCR|HIP|GPU|ZE|DS)_|SL
 """Variables that can change a default or the devices that are there."""
 DEVICES = re.compile(r"nvidia\d+|kfd|renderD\d+|accel\d+|davinci\d+")
 """Names in /dev of what a run may compute on."""
-PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Variables by which launchers say how many processes there are."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 """What a name on the hub looks like."""
 MOST_FILES = 20_000
@@ -70,7 +69,7 @@ class Command:
         """The command line of this process, or a given one (with the script's name in front)."""
         words = list(sys.argv if argv is None else argv)
         try:
-            if any(os.environ.get(name, "1") != "1" for name in PROCESSES):
+            if this_process().world_size > 1:
                 raise Doubt
             arguments = list(_arguments(words[1:]))
             if any(name == "overwrite_output_dir" for name, _ in arguments):

@@ -11,7 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from llmft.runs.store import flock
+from llmft.errors import InputError
+from llmft.runs.launch import this_process
+from llmft.runs.store import TRIES, flock, is_there, remove_stale_locks
 
 
 class RunLock:
@@ -22,40 +24,50 @@ class RunLock:
     """
 
     def __init__(self, path: Path) -> None:
+        if not this_process().is_first:
+            raise RuntimeError("a run's lock is rank 0's to take: the ranks of one launch would wait for each other")
         self.file = path.with_name(f".{path.name}.lock")
         self._handle: TextIO | None = None
-        self._made: list[Path] = []
+        self._made: dict[Path, None] = {}
 
     def take(self) -> bool:
         """Try to take it, now; False if another process has it.
 
         Raises:
-            OSError: the file cannot be made.
+            InputError: the file, or the folder it is in, cannot be made.
+            OSError: the same, with a reason that is the disk's.
         """
-        while True:
-            self._made += [folder for folder in self.file.parents if not folder.exists()]
+        reason: OSError | None = None
+        for _ in range(TRIES):
+            self._made |= {folder: None for folder in self.file.parents if not folder.exists()}
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 handle = self.file.open("a+", encoding="utf-8")
-            except FileNotFoundError:  # a folder that another process has just removed: once more
+            except FileNotFoundError as error:  # a folder that another process has just removed: once more
+                reason = error
                 continue
             except FileExistsError as error:  # the same, but it was there when it was to be made
                 if os.path.lexists(error.filename) and not os.path.isdir(error.filename):
                     raise
+                reason = error
                 continue
             if self._hold(handle):
+                remove_stale_locks(self.file)
                 return True
-            if self._is_there(handle):
+            if is_there(handle, self.file):
                 handle.close()
                 return False
             handle.close()  # its holder has let go of it in between
+        self._remove_folders()
+        why = reason.strerror if reason else "other processes remove it all the time"
+        raise InputError(f"--output_dir: {self.file.parent} cannot be made ({why}); choose another folder") from reason
 
     def _hold(self, handle: TextIO) -> bool:
         try:
             flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, self.file.parent)
         except BlockingIOError:
             return False
-        if not self._is_there(handle):
+        if not is_there(handle, self.file):
             return False
         handle.truncate(0)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -63,13 +75,6 @@ class RunLock:
         handle.flush()
         self._handle = handle
         return True
-
-    def _is_there(self, handle: TextIO) -> bool:
-        """Whether the name still means the file that was opened."""
-        try:
-            return os.path.samestat(os.fstat(handle.fileno()), self.file.stat())
-        except FileNotFoundError:
-            return False
 
     @property
     def holder(self) -> str:
@@ -87,6 +92,9 @@ class RunLock:
         self.file.unlink(missing_ok=True)
         self._handle.close()
         self._handle = None
+        self._remove_folders()
+
+    def _remove_folders(self) -> None:
         for folder in self._made:
             with suppress(OSError):  # there is something in it by now, or another process has removed it
                 folder.rmdir()

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import sys
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,6 +34,8 @@ DISK_TEXTS = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, e
 """The same from libraries that write by themselves and say why in words alone (safetensors), or not at all (torch)."""
 ASIDE = ".llmft-aside"
 """What names of files end in that are being written."""
+TRIES = 1000
+"""How often a folder is made again that other processes remove meanwhile, or a lock taken whose file they do."""
 WEEK = 7 * 24 * 60 * 60
 """Seconds behind which a file that another machine has left aside is no longer being written."""
 
@@ -62,26 +65,80 @@ def writing(output_dir: str) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a path to write to, beside `path`; when the block ends well the file is synced and takes the name `path`. What
-    killed processes have left aside in the folder goes away first."""
-    with _writing_in(path.parent):
-        start = path.name[:40]  # any name that a system takes leaves room for the rest
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{start}.", suffix=f".{_machine()}{ASIDE}")
-        os.close(handle)
-        aside = Path(name)
-        try:
-            yield aside
-            sync(aside)
-            aside.chmod(0o666 & ~_umask())
-            aside.replace(path)
-            sync(path.parent)
-        finally:
-            aside.unlink(missing_ok=True)
+    """Yields a path to write to; when the block ends well, what was written is synced and takes the name `path`.
+
+    Until then it has no name, where the system can do that, so that nothing is left of it whenever the process is killed. There
+    is no way to put a nameless file in place of another: if `path` is there, the new one has a name beside it for an instant.
+    Elsewhere it has one all along. What killed processes have left aside in the folder goes away first.
+    """
+    with _writing_in(path.parent) as folder, _nameless(folder) as handle:
+        if handle is None:
+            with _named_beside(path) as aside:
+                aside.touch(0o666)
+                yield aside
+                sync(aside)
+        else:
+            here = Path(f"/proc/self/fd/{handle}")
+            try:
+                yield here
+            except OSError as error:
+                if error.filename is not None and Path(error.filename) == here:
+                    error.filename = str(path)  # a name that says something to people
+                raise
+            os.fsync(handle)
+            _give_name(handle, folder, path)
+        os.fsync(folder)
 
 
 @contextmanager
-def _writing_in(folder: Path) -> Iterator[None]:
-    """Within, others know that a file is being written aside in the folder. Where nobody else is at it, what was left goes first.
+def _nameless(folder: int) -> Iterator[int | None]:
+    """A new file without a name in an open folder; None where the system has no such files."""
+    try:
+        handle = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o666, dir_fd=folder) if os.path.exists("/proc/self/fd") else None
+    except (AttributeError, OSError):  # another system or disk; what else is wrong, a file with a name meets too
+        handle = None
+    try:
+        yield handle
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _give_name(handle: int, folder: int, path: Path) -> None:
+    """Give a nameless file in an open folder the name `path`."""
+    here = f"/proc/self/fd/{handle}"
+    link = partial(os.link, here, dst_dir_fd=folder)  # with a folder it is linkat, which follows the link that `here` is
+    try:
+        link(path.name)
+        return
+    except FileExistsError:
+        can_link = True
+    except OSError:  # a disk that gives no names to such files
+        can_link = False
+    with _named_beside(path) as aside:
+        if can_link:
+            link(aside.name)
+        else:
+            shutil.copyfile(here, aside)
+            sync(aside)
+
+
+@contextmanager
+def _named_beside(path: Path) -> Iterator[Path]:
+    """A name beside `path` for a file that takes its name when the block ends well, and goes away otherwise."""
+    start = path.name[:40]  # any name that a system takes leaves room for the rest
+    aside = path.with_name(f".{start}.{secrets.token_hex(4)}.{_machine()}{ASIDE}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing_in(folder: Path) -> Iterator[int]:
+    """Within, the folder is open, and others know that a file is being written aside in it. Where nobody else is at it, what was
+    left goes first.
 
     Writers share a lock of the folder itself: it leaves no file, and the system lets go of it when its holder dies. On network
     disks it may reach no further than this machine. Where there is none, nothing is removed.
@@ -93,7 +150,7 @@ def _writing_in(folder: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove_leftovers(folder)
             fcntl.flock(handle, fcntl.LOCK_SH)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
@@ -150,10 +207,40 @@ def sync(path: Path) -> None:
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Held by one process at a time for the file `path`; the system lets go of it when its holder dies. Where the disk takes no
-    locks, a note says so."""
-    with path.with_name(f".{path.name}.lock").open("w") as handle:
-        flock(handle, fcntl.LOCK_EX, path.parent)
-        yield
+    locks, a note says so.
+
+    Raises:
+        InputError: its file does not stay.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    for _ in range(TRIES):
+        with file.open("a", encoding="utf-8") as handle:
+            flock(handle, fcntl.LOCK_EX, path.parent)
+            if not is_there(handle, file):  # its holder has let go of it, and of the file
+                continue
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+            return
+    raise InputError(f"--output_dir: {file} does not stay (other processes remove it all the time); choose another folder")
+
+
+def remove_stale_locks(held: Path) -> None:
+    """Remove files of locks that killed processes have left beside one that this process holds: those that nobody holds."""
+    for file in {*held.parent.glob(".*.lock")} - {held}:
+        with suppress(OSError), file.open("r+", encoding="utf-8") as handle:  # held, another user's, gone, or there are no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if is_there(handle, file):
+                file.unlink()
+
+
+def is_there(handle: TextIO, file: Path) -> bool:
+    """Whether the name still means the file that was opened."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def flock(handle: TextIO, how: int, folder: Path) -> None:

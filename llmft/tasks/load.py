@@ -6,7 +6,6 @@ Local files under `--data_dir` win over the hub; compute nodes are often offline
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llmft.errors import InputError, one_line
+from llmft.runs.launch import this_process
 from llmft.tasks.files import Place, locate
 from llmft.tasks.formats import Table, read_file
 from llmft.tasks.rows import make_rows
@@ -167,7 +167,7 @@ def fingerprint_data(task: Task, data_dir: str | None, *more: Source) -> dict[st
 
 def say_note(line: str) -> None:
     """Say what the user should know and need not fix, once for all ranks."""
-    if os.environ.get("RANK", "0") == "0":
+    if this_process().is_first:
         print(f"note: {line}", file=sys.stderr)
 
 

@@ -37,6 +37,7 @@ def load_queries(file: str, data: DataArguments, task: Task, *, labels: bool = T
         labels: whether labels are read, numbered as in the task's training rows: `label` is None for a row that has none,
             and for all where there is no such column; rows of a class that the task leaves out are left out. If not,
             every label is None, whatever the file holds.
+        quiet: whether nothing is said of rows that are left out.
 
     Raises:
         InputError: a column is missing or holds what it must not hold, or there is no row.

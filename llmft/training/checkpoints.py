@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from safetensors import SafetensorError
@@ -33,6 +35,18 @@ class ReadableCheckpoint(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with readable(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A weight of several names, as a tied output layer has, is in a checkpoint under one of them: transformers would warn of
+        the others, and go on without those that are not there at all."""
+        missing, names = set(load_result.missing_keys), defaultdict(set)
+        for name, weight in self.model.named_parameters(remove_duplicate=False):
+            names[weight].add(name)
+        saved = {name for same in names.values() if not same <= missing for name in same}
+        lost = sorted(missing - saved - set(self.model._keys_to_ignore_on_save or ()))
+        if lost:
+            raise KeyError(lost[0])
+        super()._issue_warnings_after_load(SimpleNamespace(missing_keys=[], unexpected_keys=load_result.unexpected_keys))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with readable(checkpoint):

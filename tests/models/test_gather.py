@@ -12,16 +12,18 @@ import deepspeed
 import numpy as np
 import torch
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-from llmft.deepspeed_config import start_alone
+from llmft.deepspeed_config import keep_off_the_compiler
 from llmft.models.adapt import adapt
 from llmft.models.fingerprint import fingerprint_weights
 from llmft.models.gather import weights_on_rank_0
 from llmft.models.label_scores import bare_model
+from llmft.runs.launch import join_launch
 from tests.conftest import tiny_model
 from tests.models.test_shared_prefix import LABELS, prompts
 from tests.scoring import score_answers
 
-start_alone()
+join_launch(alone=True)
+keep_off_the_compiler()
 deepspeed.init_distributed("gloo")
 settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
 for part in (None, "lora", "ia3", "soft_prompt"):

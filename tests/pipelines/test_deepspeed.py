@@ -32,18 +32,21 @@ UNEVEN = (*TRAIN, "--max_train_samples", 42, "--num_train_epochs", 2)  # 10 rows
 SAVING = (*TRAIN, "--save_strategy", "steps", "--save_steps", 2)
 CARTRIDGE = (*SAVING, "--num_train_epochs", 2, "--use_cartridge", "--cartridge_tokens", 64, "--learning_rate", 5e-3)
 TYPED = ("ft.py", "zero2")
-"""The run that is started by its entry script; one launch does all others, whose imports take longer than they do."""
+"""The run that is started by its entry script, without --use_cpu; one launch does all others, whose imports take longer than they
+do."""
 RUNS = [("distill.py", None), *((script, config) for config in ("zero2", "zero3") for script in CASES)]
 
 
-def launch(*command):
-    """Start two ranks of a script and wait for them."""
+def launch(*command, status=0):
+    """Start two ranks of a script and wait for them; what they print."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", port, *map(str, command)]
-    subprocess.run([sys.executable, *words], check=True, cwd=ROOT, env=environment, timeout=570)
+    ended = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, timeout=570, capture_output=True, text=True)
+    assert ended.returncode == status, ended.stderr[-4000:]
+    return ended.stdout + ended.stderr
 
 
 def words(output_dir, script, config, asked, batch):
@@ -67,7 +70,8 @@ def launched(tmp_path_factory):
     commands["cut"] = ["cut", *commands["resumed"]]
     cartridge = words(folder / "cartridge", "ft.py", "zero3", last_wins(CARTRIDGE), 16)
     commands |= {"cut cartridge": ["cut", *cartridge], "cartridge": cartridge}
-    launch(*commands[TYPED])
+    commands[TYPED].remove("--use_cpu")
+    assert launch(*commands[TYPED]).count("record: ") == 1
     order = sorted((name for name in commands if name != TYPED), key=lambda name: name == "resumed")
     launch("tests/pipelines/launched.py", json.dumps([commands[name] for name in order]))
     records = {}
@@ -88,6 +92,17 @@ def _arguments(command):
     """A command line as `run` takes it."""
     place = command.index("--output_dir")
     return command[0], Path(command[place + 1]), *command[4:place], *command[place + 2 :]
+
+
+def test_a_finished_run_and_bad_input_of_one_rank_alone_are_one_line(launched, tmp_path):
+    folder = launched[TYPED].path
+    again = words(folder.parents[3], *TYPED, TRAIN, 16)
+    again.remove("--use_cpu")
+    text = launch(*again)
+    assert (text.count("finished before: "), text.count("record: ")) == (1, 0)
+    (tmp_path / "file").write_text("")
+    text = launch(*words(tmp_path / "file", *TYPED, TRAIN, 16), status=2)  # rank 0 alone looks at it
+    assert (text.count("error: "), text.count("Traceback")) == (1, 0), text
 
 
 def log(record):

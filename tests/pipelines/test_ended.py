@@ -243,7 +243,6 @@ for main in (in_context.main, fine_tune.main, distill.main): main(sys.argv[1:])
 
 
 @pytest.mark.deepspeed
-@pytest.mark.usefixtures("deepspeed_communication")
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 def test_two_ranks_save_one_checkpoint_when_told_to_end(tmp_path, launcher):
     words = ["ft.py", "--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT), "--num_train_epochs", "200"]

@@ -2,8 +2,11 @@
 
 import errno
 import json
+import os
 import re
 import shutil
+import socket
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartForCausalLM
 
-from llmft.models import shared_prefix
+from llmft import run_checks
+from llmft.models import gather, shared_prefix
 from llmft.pipelines.session import run_main
 from llmft.runs.finished import Command
+from llmft.runs.launch import Process
 from llmft.tasks.toy import CHECKPOINT
 from llmft.training import ft_trainer
 from llmft.training.context_distillation_trainer import ContextDistillationTrainer
@@ -118,9 +123,41 @@ def full_disk(monkeypatch):
     monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
 
 
+def no_folder(monkeypatch):
+    def refuse(path, *_):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))  # as below /proc
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+
+
 def gpu_asked_for(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def variables(**values):
+    return lambda monkeypatch: [monkeypatch.setenv(name, value) for name, value in values.items()]
+
+
+def third_of_two(monkeypatch):
+    variables(RANK="2", LOCAL_RANK="0", WORLD_SIZE="2")(monkeypatch)
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # in which its launcher would end it
+
+
+def port_in_use(monkeypatch):
+    listener = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setattr(socket, "unrelated", listener, raising=False)  # it is open as long as this
+    port = str(listener.getsockname()[1])
+    variables(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)(monkeypatch)
+
+
+def other_runs(monkeypatch):
+    monkeypatch.setattr(gather, "all_gather", lambda runs: [runs, ["out/icl/toy/toy/0123456789ab"]])
+
+
+def another_rank(monkeypatch):
+    monkeypatch.setattr(run_checks, "this_process", lambda: Process(world_size=2))
+    monkeypatch.setenv("MASTER_PORT", "0")  # any
 
 
 def damaged_checkpoint(monkeypatch):
@@ -225,6 +262,15 @@ CASES = {
     "a GPU that is not there": Case("eval.py", "", gpu_asked_for, cpu=False),
     "a GPU's precision without GPU": Case("ft.py", "--bf16", cpu=False),
     "a GPU's network without GPU": Case("ft.py", "--ddp_backend nccl"),
+    "ranks that no launcher has numbered": Case("eval.py", "", variables(WORLD_SIZE="2")),
+    "a rank beyond the number of ranks": Case("eval.py", "", third_of_two),
+    "a rank that is no number": Case("eval.py", "", variables(LOCAL_RANK="first", WORLD_SIZE="1")),
+    "ranks on several machines that do not know where to meet": Case(
+        "eval.py", "", variables(RANK="0", LOCAL_RANK="0", WORLD_SIZE="4", LOCAL_WORLD_SIZE="2")
+    ),
+    "a port that another launch uses": Case("eval.py", "", port_in_use),
+    "ranks that are asked for different runs": Case("eval.py", "", other_runs),
+    "a rank that accelerate takes for another": Case("eval.py", "", another_rank),
     "no such config of DeepSpeed": Case("ft.py", "--deepspeed /nowhere.json"),
     "a config of DeepSpeed that does not parse": Case("ft.py", "--deepspeed {broken_json}"),
     "a config of DeepSpeed that is no object": Case("ft.py", "--deepspeed {empty_list}"),
@@ -237,6 +283,7 @@ CASES = {
         "--deepspeed zero3 --teacher_mode online --context_schedule cycle --num_contexts 2 --use_adapter --adapter_type lora",
     ),
     "an output folder that cannot be": Case("eval.py", "--output_dir {good}"),
+    "an output folder that the system does not make": Case("eval.py", "", no_folder),
     "a full disk": Case("ft.py", "", full_disk),
     "a loss of NaN or infinity": Case("ft.py", "", loss_of_nan),
     "a loss of NaN from the start": Case("ft.py", "", first_loss_of_nan),
@@ -372,8 +419,6 @@ def test_the_line_and_nothing_else(what, files, tmp_path, monkeypatch, capsys):
     if torch.cuda.is_available() and "GPU" in what:
         pytest.skip("needs a machine without a GPU")
     monkeypatch.chdir(tmp_path)
-    if "--deepspeed" in case.arguments:
-        monkeypatch.setenv("RANK", "0")  # else it would set more for the rest of this process
     words = [word.strip("'").format(**files) for word in re.findall(r"'[^']*'|\S+", case.arguments)]
     base = ["--output_dir", "out", *SMALL[case.script].split(), *(["--use_cpu"] if case.cpu else [])]
     base = base if "--train_file" in words or "--task" in words else ["--task", "toy", *base]

@@ -12,7 +12,10 @@ from llmft.errors import InputError
 from llmft.models import gather
 from llmft.pipelines import session
 from llmft.runs.finished import Command
+from llmft.runs.launch import Process, join_launch, this_process
 from llmft.runs.record import RunRecord
+
+GONE = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:19650"
 
 
 @pytest.mark.parametrize(("rank", "local_rank", "waits"), [(None, None, []), (0, 0, []), (8, 0, [10]), (1, 1, [20])])
@@ -57,3 +60,55 @@ def test_rank_0_alone_says_notes(monkeypatch, capsys):
         monkeypatch.setenv("RANK", rank)
         assert modern(["--overwrite_cache", "True", "--seed", "1"]) == ["--seed", "1"]
         assert capsys.readouterr().err.count("note: ") == notes
+
+
+MPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
+LAUNCHES = {
+    "a plain start": ({}, Process(0, 0, 1)),
+    "torchrun": ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, Process(1, 1, 2)),
+    "Open MPI": (MPI, Process(3, 1, 4)),
+    "Intel MPI": ({"PMI_RANK": "1", "MPI_LOCALRANKID": "1", "PMI_SIZE": "2"}, Process(1, 1, 2)),
+    "torchrun under srun": (
+        {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "PMI_RANK": "1", "PMI_SIZE": "2"},
+        Process(5, 1, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHES)
+def test_every_launcher_says_which_process_this_is(monkeypatch, launcher):
+    variables, process = LAUNCHES[launcher]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert this_process() == process
+    assert gather.rank_and_world() == (process.rank, process.world_size)
+
+
+def test_what_mpi_says_is_said_to_accelerate_and_deepspeed_too(monkeypatch):
+    for name, value in {**MPI, "MASTER_ADDR": "node-1"}.items():
+        monkeypatch.setenv(name, value)
+    join_launch(alone=False)
+    found = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    assert found == {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node-1", "MASTER_PORT": "29500"}
+
+
+def test_deepspeed_is_told_that_a_plain_start_is_alone():
+    join_launch(alone=False)
+    assert "RANK" not in os.environ
+    join_launch(alone=True)
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"], os.environ["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
+
+
+@pytest.mark.parametrize(("world", "error", "waits"), [(2, GONE, [10]), (2, "a fault of ours", []), (1, GONE, [])])
+def test_a_rank_whose_peer_has_ended_leaves_it_to_that_one_to_say_why(monkeypatch, world, error, waits):
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setattr(session.signal, "signal", lambda *_: None)
+
+    def end():
+        raise RuntimeError(error)
+
+    with pytest.raises(RuntimeError):
+        session.run_main(end, Command())
+    assert waited == waits

@@ -1,7 +1,9 @@
 """What the record of a resumed run says of the sessions before."""
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from llmft.errors import InputError
 from llmft.pipelines import training
 from llmft.training.ft_trainer import FtTrainer
 from tests.pipelines.conftest import run
@@ -31,6 +33,25 @@ def test_costs_of_a_resumed_run_begin_with_those_of_its_checkpoint(tmp_path, mon
     assert phase(resumed, "load")["rss_peak_bytes"] == 2**50
     assert resumed.json("cost")["total"]["cpu_total_s"] > 1e6
     assert resumed.json("cost")["total"]["largest_process_bytes"] == 2**50
+
+
+def test_a_weight_of_two_names_is_no_missing_one_of_a_checkpoint_and_a_missing_one_is_an_error(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        cut(patch, FtTrainer, "compute_loss", 6)
+        with pytest.raises(Cut):
+            run("ft.py", tmp_path, *SAVING)
+    (file,) = tmp_path.rglob("checkpoint-*/model.safetensors")
+    weights = load_file(file)
+    assert "lm_head.weight" not in weights  # it is the embeddings
+    name = next(name for name in weights if name.endswith("fc1.weight"))
+    save_file({key: weight for key, weight in weights.items() if key != name}, file, {"format": "pt"})
+    with pytest.raises(InputError, match=r"checkpoint-4 is damaged \(KeyError\)"):
+        run("ft.py", tmp_path, *SAVING)
+    save_file(weights, file, {"format": "pt"})
+    warnings = []
+    monkeypatch.setattr("transformers.trainer.logger.warning", lambda text, *_, **__: warnings.append(text))
+    assert run("ft.py", tmp_path, *SAVING).json("cost")["resumed_from"]
+    assert not any("missing keys" in warning for warning in warnings)
 
 
 def test_a_teacher_that_an_earlier_session_has_paid_for_is_not_saved_as_well(tmp_path, monkeypatch):

@@ -1,11 +1,16 @@
-"""What killed processes have left half-written goes away with the next write in the folder; what others are writing stays."""
+"""A killed process leaves nothing half-written; where a system has no nameless files, what it has left goes away with the next
+write in the folder, and what others are writing stays."""
 
 import errno
 import fcntl
+import itertools
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +20,12 @@ from llmft.runs.store import ASIDE, WEEK, whole_file, write_json
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
-import sys
+import os, sys
 from pathlib import Path
 from llmft.runs.store import whole_file
 
+if "nameless" not in sys.argv:
+    del os.O_TMPFILE
 with whole_file(Path(sys.argv[1])) as aside:
     aside.write_text("half")
     print(aside, flush=True)
@@ -28,14 +35,14 @@ with whole_file(Path(sys.argv[1])) as aside:
 
 
 @contextmanager
-def midst(path):
+def midst(path, *more):
     """Another process in the midst of writing `path`, and the file that it writes to; a line to it lets it end."""
-    words = [sys.executable, "-c", WRITER, str(path)]
+    words = [sys.executable, "-c", WRITER, str(path), *more]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(words, cwd=ROOT, text=True, **pipes) as process:
         try:
             aside = Path(process.stdout.readline().strip())
-            assert aside.read_text() == "half"
+            assert more or aside.read_text() == "half"
             yield process, aside
         finally:
             process.kill()
@@ -44,6 +51,57 @@ def midst(path):
 def kill(process):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("before", [None, "earlier"])
+def test_a_killed_process_leaves_nothing_where_files_need_no_name(tmp_path, before):
+    target = tmp_path / "a.json"
+    if before:
+        target.write_text(before)
+    with midst(target, "nameless") as (process, _):
+        kill(process)
+    assert [path.read_text() for path in tmp_path.iterdir()] == [before] * bool(before)
+    with midst(target, "nameless") as (process, _):
+        process.communicate("\n")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_whenever_a_process_is_killed_files_are_whole(tmp_path, replace):
+    draws = random.Random(0)
+    for kills in range(12):
+        process = os.fork()
+        if process == 0:
+            try:
+                for number in itertools.count():
+                    write_json(tmp_path / ("a.json" if replace else f"{kills}-{number}.json"), list(range(1000)))
+            finally:
+                os._exit(1)
+        time.sleep(0.02 + 0.05 * draws.random())
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    names = os.listdir(tmp_path)
+    assert not any(name.startswith(".") for name in names) or replace  # a name that is about to replace another
+    assert all(json.loads((tmp_path / name).read_text()) == list(range(1000)) for name in names)
+    write_json(tmp_path / "b.json", {})
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_a_disk_that_gives_no_names_to_nameless_files(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", refuse)
+    for text in ("old", "new"):
+        with whole_file(tmp_path / "a.json") as aside:
+            aside.write_text(text)
+        assert [path.read_text() for path in tmp_path.iterdir()] == [text]
+
+
+def test_an_error_names_the_file_that_is_written_and_not_what_it_is_written_to(tmp_path):
+    with pytest.raises(OSError, match=r"a\.json"), whole_file(tmp_path / "a.json") as aside:
+        raise OSError(errno.ENOSPC, "No space left on device", str(aside))
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["a.json", "b.json"])

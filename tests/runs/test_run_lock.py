@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from llmft.runs.run_lock import RunLock
+from llmft.runs.store import lock as locked
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -64,6 +65,45 @@ def test_it_ends_with_its_holder(tmp_path):
     assert lock.take()
     lock.release()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_holder_has_left_goes_away_when_another_run_begins_beside(tmp_path):
+    held = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert held.stdout.readline() == "taken\n"
+    one, two = RunLock(tmp_path / "one"), RunLock(tmp_path / "two")
+    assert one.take()
+    assert len(list(tmp_path.iterdir())) == 2
+    held.send_signal(signal.SIGKILL)
+    held.communicate()
+    assert two.take()
+    assert {path.name for path in tmp_path.iterdir()} == {".one.lock", ".two.lock"}
+    assert not RunLock(tmp_path / "one").take()
+    one.release()
+    two.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_rank_but_0_can_have_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RuntimeError, match="rank 0"):
+        RunLock(tmp_path / "run")
+
+
+def test_a_file_of_several_runs_is_one_processs_at_a_time_and_leaves_no_lock(tmp_path):
+    count, processes = tmp_path / "count", []
+    count.write_text("0")
+    for _ in range(6):
+        processes.append(os.fork())
+        if processes[-1] == 0:
+            try:
+                for _ in range(50):
+                    with locked(count):
+                        count.write_text(str(int(count.read_text()) + 1))
+            finally:
+                os._exit(0)
+    assert [os.waitpid(process, 0)[1] for process in processes] == [0] * 6
+    assert count.read_text() == "300"
+    assert os.listdir(tmp_path) == ["count"]
 
 
 def test_many_processes_take_turns(tmp_path):

@@ -1,0 +1,128 @@
+"""The processes of one launch, and which of them this one is. Launchers say so in variables, from a program's first line on;
+this is the one place that reads them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmft.errors import InputError
+
+RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+LOCAL_RANK = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
+WORLD_SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+LOCAL_WORLD_SIZE = (
+    "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE",
+)  # fmt: skip
+"""Variables of torchrun and deepspeed, then those of MPI's launchers that accelerate reads too; the first that is set counts."""
+MEETING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What ranks meet by."""
+PORT = "29500"
+"""Where ranks meet if no launcher says; torch's own default."""
+REMEDY = "start all processes by one launcher, torchrun or deepspeed"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process among those of its launch; the only one on a plain start."""
+
+    rank: int = 0
+    local_rank: int = 0
+    """Its rank on its machine."""
+    world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that decides, writes and speaks for all."""
+        return self.rank == 0
+
+
+def this_process() -> Process:
+    """This process, by its variables; a value that is no number, which `join_launch` refuses, counts as none."""
+    return Process(_number(RANK) or 0, _number(LOCAL_RANK) or 0, _number(WORLD_SIZE) or 1)
+
+
+def launched() -> bool:
+    """Whether a launcher has started this process, be it the only one."""
+    return _set(WORLD_SIZE) is not None
+
+
+def join_launch(*, alone: bool) -> None:
+    """Check what the launcher says, and say it in torchrun's variables, which accelerate and DeepSpeed read on every device.
+
+    Args:
+        alone: say so on a plain start, too: DeepSpeed looks for MPI otherwise.
+
+    Raises:
+        InputError: the variables do not fit together.
+    """
+    process = this_process()
+    _check(process)
+    if process.world_size == 1:
+        if alone and not all(name in os.environ for name in MEETING):
+            _say(process, "127.0.0.1", _free_port())
+        return
+    address = os.environ.get("MASTER_ADDR")
+    if address is None and _number(LOCAL_WORLD_SIZE) != process.world_size:
+        raise InputError(f"WORLD_SIZE {process.world_size}: MASTER_ADDR does not say where rank 0 is; set it, or {REMEDY}")
+    _say(process, address or "127.0.0.1", os.environ.get("MASTER_PORT", PORT))
+
+
+def _check(process: Process) -> None:
+    for names in (RANK, LOCAL_RANK, WORLD_SIZE):
+        name = _set(names)
+        if name is not None and _number(names) is None:
+            raise InputError(f"{name} {os.environ[name]}: is no rank or number of ranks; {REMEDY}")
+    if not 0 <= process.rank < process.world_size:
+        raise InputError(f"RANK {process.rank}: is no rank of WORLD_SIZE {process.world_size}; {REMEDY}")
+    for names in (RANK, LOCAL_RANK) if process.world_size > 1 else ():
+        if _set(names) is None:
+            raise InputError(f"WORLD_SIZE {process.world_size}: {names[0]} is not set; {REMEDY}, or unset {_set(WORLD_SIZE)}")
+
+
+def _say(process: Process, address: str, port: str) -> None:
+    values = {"RANK": process.rank, "LOCAL_RANK": process.local_rank, "WORLD_SIZE": process.world_size}
+    os.environ |= {**{name: str(value) for name, value in values.items()}, "MASTER_ADDR": address, "MASTER_PORT": port}
+
+
+def check_port() -> None:
+    """Check that rank 0 can be met where its launcher says. Torch would say in a traceback that another launch is met there.
+
+    Raises:
+        InputError: another program listens at the port.
+    """
+    if not this_process().is_first or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun itself listens there
+        return
+    port = os.environ["MASTER_PORT"]
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", int(port)))
+        except (OSError, OverflowError, ValueError) as error:
+            raise port_error(port, getattr(error, "strerror", None) or str(error)) from error
+
+
+def port_error(port: str, reason: str) -> InputError:
+    """What is said of a port at which ranks cannot meet."""
+    return InputError(
+        f"MASTER_PORT {port}: ranks cannot meet there ({reason}); give a free one, deepspeed --master_port <port>, or torchrun "
+        "--standalone, which finds one"
+    )
+
+
+def _free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def _set(names: Sequence[str]) -> str | None:
+    """The first of these variables that is set."""
+    return next((name for name in names if name in os.environ), None)
+
+
+def _number(names: Sequence[str]) -> int | None:
+    value = os.environ.get(_set(names) or "", "")
+    return int(value) if value.isdecimal() else None
