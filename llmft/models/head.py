@@ -7,8 +7,8 @@ everything else (padding, packed queries, wrappings) stays as it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING
@@ -141,16 +141,24 @@ def precise_output(model: torch.nn.Module) -> Iterator[None]:
     output = bare_model(model).get_output_embeddings()
     linear = [layer for layer in output.modules() if type(layer) is torch.nn.Linear]  # itself, as a rule
     half = [layer for layer in linear if layer.weight.dtype in (torch.float16, torch.bfloat16)]
-    before = {layer: vars(layer).get("forward") for layer in half if "forward" not in vars(layer) or adds_up_in_place(layer)}
-    for layer in before:
-        layer.forward = MethodType(_precise_linear, layer)
+    with ExitStack() as stack:
+        for layer in half:
+            if "forward" not in vars(layer) or adds_up_in_place(layer):
+                stack.enter_context(forward_of(layer, MethodType(_precise_linear, layer)))
+        yield
+
+
+@contextmanager
+def forward_of(layer: torch.nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Context: the layer computes by `forward`."""
+    before = vars(layer).get("forward")
+    layer.forward = forward
     try:
         yield
     finally:
-        for layer, forward in before.items():
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
+        del layer.forward
+        if before is not None:
+            layer.forward = before
 
 
 def _precise_linear(layer: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
