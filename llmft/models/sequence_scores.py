@@ -66,11 +66,6 @@ class Continued:
         return np.arange(counts.sum()) + np.repeat(starts - counts.cumsum() + counts, counts)
 
     @property
-    def branch_off(self) -> bool:
-        """Whether anything does."""
-        return any(self.branches)
-
-    @property
     def key(self) -> dict[str, Any]:
         """JSON-able, what identifies the texts; lengths are hashed with them, so that nothing moves across a border."""
         digest = hashlib.sha256()

@@ -22,7 +22,7 @@ import torch
 from llmft.batch_size import BatchSize
 from llmft.errors import InputError
 from llmft.models.gather import all_gather, rank_and_world, weights_when_needed
-from llmft.models.head import forward_of, precise_output
+from llmft.models.head import Projection, positions_at_once, precise_output, project_in_pieces
 from llmft.models.kv_cache import Room, encode, plain, read_only, reads_behind_a_cache
 from llmft.models.label_scores import (
     all_logits,
@@ -43,10 +43,6 @@ logger = logging.getLogger(__name__)
 
 LARGE = 2**20
 """Numbers kept of a batch that do not stay on the device until the end, where that saves a wait for every batch."""
-
-LOGITS = 2**26
-"""Logits that are made at once, at most (256 MiB): those of 256 positions, as many queries as a batch has unless it is told
-otherwise, over a vocabulary of 2^18."""
 
 Keep = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 """Logits (p, V) and which of all positions those are, (p,) int64 on their device -> what is kept of them, tensors (p, ...)."""
@@ -155,8 +151,7 @@ class PrefixReader:
         self.device = next(model.parameters()).device
         self.tokens = self.padding_tokens = 0
         self._room, self._in_front = Room(), False  # whether attention needs the prefix's keys in front of a row's, not beside
-        sharded = any(hasattr(weight, "ds_id") for weight in model.parameters())
-        self._in_pieces = not sharded  # all ranks must read equally often, and only some have a batch that is large
+        self._in_pieces = True
         self._cache: DynamicCache | None = None
         self._packs = _can_share(model)
         if self._packs and self.front:
@@ -198,7 +193,7 @@ class PrefixReader:
     def _side_by_side(self, prompts: Continued) -> bool:
         """Whether attention keeps these prompts apart by itself, without a mask."""
         able = can_pack(self.model, max(map(len, prompts.texts), default=0)) and (not self.front or can_share_keys(self.model))
-        return able and not prompts.branch_off
+        return able and not any(prompts.branches)
 
     def _read_packed(
         self, prompts: Continued, positions: torch.Tensor, keep: Keep
@@ -235,24 +230,14 @@ class PrefixReader:
             logits: reads the batch; logits as the model gives them.
             positions: (P,) which of all positions the batch's are.
         """
-        at_once = max(1, LOGITS // self.bare.config.get_text_config().vocab_size)
-        if len(positions) <= at_once or not self._in_pieces:
+        if len(positions) <= positions_at_once(self.bare) or not self._in_pieces:
             return keep(asked_of(batch, logits()), positions)
-        output, pieces = self.bare.get_output_embeddings(), []
-        project = output.forward
+        pieces: list[dict[str, torch.Tensor]] = []
 
-        ends: list[torch.Tensor] = []
+        def look(project: Projection, hidden: torch.Tensor, part: slice) -> None:
+            pieces.append(keep(project(hidden), positions[part]))
 
-        def look(hidden: torch.Tensor) -> torch.Tensor:
-            hidden = asked_of(batch, hidden)
-            for piece, which in zip(hidden.split(at_once), positions.split(at_once), strict=True):
-                pieces.append(keep(project(piece), which))
-            ends.append(project(hidden[None, :1]))
-            return ends[0].clone()
-
-        with forward_of(output, look):
-            first = logits()
-        if not torch.equal(first, ends[0].to(first.dtype)):  # the model does something to logits behind its output layer
+        if not project_in_pieces(self.bare, batch, logits, look):
             self._in_pieces = False
             return self._kept(batch, logits, positions, keep)
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}

@@ -9,7 +9,6 @@ import torch
 
 from llmft.cost.phases import Phase
 from llmft.models.sequence_scores import LabelSequences
-from llmft.models.supports import Targets
 from llmft.objective import Objective
 from llmft.training.divergences import distillation_loss
 from llmft.training.ft_trainer import WEIGHTS, FtTrainer
@@ -55,12 +54,15 @@ class ContextDistillationTrainer(FtTrainer):
         if self.teacher is not None:
             self.teacher.count_work(phase)
 
-    def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """Divergence from the teacher's answers, from what `answer_logits` gives."""
+    def add_targets(self, inputs: dict[str, Any]) -> None:
+        """Add an online teacher's answers."""
         if self.teacher is not None:
             targets = self.teacher.targets(inputs["query"])
-        else:
-            targets = Targets(inputs["teacher_logprobs"], inputs.get("teacher_tokens"))
-        tokens = self.label_columns if targets.tokens is None else targets.tokens
-        weights = inputs.get(WEIGHTS)
-        return distillation_loss(self.choices, logits, targets.logprobs, tokens, inputs.get("answer"), weights)
+            inputs["teacher_logprobs"] = targets.logprobs
+            if targets.tokens is not None:
+                inputs["teacher_tokens"] = targets.tokens
+
+    def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """Divergence from the teacher's answers, from what `answer_logits` gives."""
+        tokens, answers = inputs.get("teacher_tokens", self.label_columns), inputs.get("answer")
+        return distillation_loss(self.choices, logits, inputs["teacher_logprobs"], tokens, answers, inputs.get(WEIGHTS))

@@ -8,11 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import Trainer
 
 from llmft.cost.flops import training_flops
 from llmft.cost.phases import Phase
-from llmft.models.label_scores import answer_logits, encoded_virtual_tokens, on_device, virtual_tokens
+from llmft.models.head import Projection, positions_at_once, project_in_pieces
+from llmft.models.label_scores import all_logits, answer_logits, encoded_virtual_tokens, on_device, virtual_tokens
 from llmft.models.packed_attention import can_pack, packed_batch
 from llmft.models.sequence_scores import Continued, LabelSequences, padded_batch
 from llmft.training.checkpoints import ReadableCheckpoint
@@ -64,6 +66,7 @@ class FtTrainer(ReadableCheckpoint, Trainer):
             self.add_callback(finite)
         self.objective, self.loss_mean = objective, loss_mean
         self.evaluations = evaluations
+        self.in_pieces = True  # whether logits may be made so: not behind the back of a model that changes them
         self.examples_seen = 0
         self.tokens_seen: torch.Tensor | int = 0  # tensors, so that counting waits for no device
         self.positions_seen = 0
@@ -101,20 +104,36 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         real, of_all = inputs.pop(REAL, (None, None))
         size = inputs.pop(SIZE)
         self._count(model, inputs, size if real is None else real)
-        logits = self.answer_logits(model, inputs)
         if ASKED in inputs:
             inputs[WEIGHTS] = self._weights(inputs[ASKED], real, num_items_in_batch)
-            loss = self.answer_loss(logits, inputs)
-        elif real is None:
-            loss = self.answer_loss(logits, inputs)
+            self.add_targets(inputs)
+            loss, logits = self._loss_of_texts(model, inputs), None
         else:
-            some = max(real, 1)  # a rank without any takes part in what ranks do together
-            inputs = {name: value if isinstance(value, int) else value[:some] for name, value in inputs.items()}
-            loss = self.answer_loss(logits[:some], inputs) * (self.args.world_size * real / of_all)
+            logits, share = self.answer_logits(model, inputs), None
+            if real is not None:
+                some = max(real, 1)  # a rank without any takes part in what ranks do together
+                inputs = {name: value if isinstance(value, int) else value[:some] for name, value in inputs.items()}
+                logits, share = logits[:some], self.args.world_size * real / of_all
+            self.add_targets(inputs)
+            loss = self.answer_loss(logits, inputs)
+            loss = loss if share is None else loss * share
         if self.finite is not None:
             rows = inputs[POSITION] if real is None else inputs[POSITION][: max(real, 1)]
             self.finite.see(self.state.global_step + 1, loss, rows)
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _loss_of_texts(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """Loss of texts; where their logits are many, they are made in pieces, and made again for each piece's gradient."""
+        count, losses = len(inputs[WEIGHTS]), []
+        if count <= positions_at_once(model) or not self.in_pieces:
+            return self.answer_loss(self.answer_logits(model, inputs), inputs)
+
+        def look(project: Projection, hidden: torch.Tensor, part: slice) -> None:
+            own = {name: v[part] for name, v in inputs.items() if isinstance(v, torch.Tensor) and len(v) == count}
+            losses.append(checkpoint(lambda hidden: self.answer_loss(project(hidden), own), hidden, use_reentrant=False))
+
+        self.in_pieces = project_in_pieces(model, inputs, partial(all_logits, model, inputs), look)
+        return torch.stack(losses).sum() if self.in_pieces else self._loss_of_texts(model, inputs)
 
     def _weights(self, asked: Sequence[int], real: int | None, items: torch.Tensor | None) -> torch.Tensor:
         """What each position of a batch of texts counts: in the mean over ranks of their sums over a step's batches, equally (or
@@ -146,6 +165,9 @@ class FtTrainer(ReadableCheckpoint, Trainer):
     def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """Logits (P, V) at the positions that are asked."""
         return answer_logits(model, inputs)
+
+    def add_targets(self, inputs: dict[str, Any]) -> None:
+        """Add to a batch what its loss needs and its examples have not brought along: here nothing."""
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Loss from logits (P, V) at the positions that are asked."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmft.batch_size import BatchSize
-from llmft.models import shared_prefix
+from llmft.models import head
 from llmft.models.label_scores import answer_logits
 from llmft.models.packed_attention import packed_batch
 from llmft.models.sequence_scores import Continued, LabelSequences, masked_row, padded_batch
@@ -197,7 +197,7 @@ def test_answers_of_several_tokens_are_read_as_in_whole_texts(family, prefix):
 @pytest.mark.parametrize("sequences", [None, SEQUENCES])
 @torch.no_grad()
 def test_logits_are_made_in_pieces_where_they_are_many(family, sequences, monkeypatch):
-    monkeypatch.setattr(shared_prefix, "LOGITS", 4 * 600)
+    monkeypatch.setattr(head, "LOGITS", 4 * 600)
     model, found, made = tiny_model(family), prompts(), []
     (nll, _), (expected, _), original = nll_and_topk(model, found), one_by_one(model, found), model.lm_head.forward
     model.lm_head.forward = lambda hidden: made.append(hidden[..., 0].numel()) or original(hidden)

@@ -11,6 +11,7 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
+from llmft.models import head
 from llmft.models.adapt import adapt
 from llmft.models.packed_attention import can_pack
 from llmft.objective import Objective
@@ -250,3 +251,25 @@ def test_ranks_count_each_text_once(tmp_path, loss_mean):
         losses.append(trainer.compute_loss(model, {**collate(batch), REAL: (real, 6)}, num_items_in_batch=items))
         assert trainer.examples_seen == real
     assert torch.stack(losses).mean().item() == pytest.approx(by_hand(FtTrainer, model, rows, loss_mean).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), TEXT_KINDS)
+@pytest.mark.parametrize("how", COLLATORS)
+@pytest.mark.parametrize("family", ["opt", "llama"])  # with the output layer tied to the embeddings or not
+def test_logits_of_texts_are_made_in_pieces_where_they_are_many(tmp_path, monkeypatch, trainer_class, more, how, family):
+    model, made, gradients = adapt(tiny_model(family), None), [], []
+    assert can_pack(model, 12)
+    batch = COLLATORS[how](texts(6))
+    trainer = make_trainer(tmp_path, trainer_class, model, **more)
+    model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: made.append(logits.shape[-2]))
+    for most in (head.LOGITS, 4 * 600):
+        monkeypatch.setattr(head, "LOGITS", most)
+        model.zero_grad()
+        loss = trainer.compute_loss(model, dict(batch))
+        loss.backward()
+        gradients.append((loss, {name: p.grad for name, p in model.named_parameters()}))
+    assert made[1:] == [1]  # what the model itself gets of them
+    (loss, whole), (other, pieces) = gradients
+    torch.testing.assert_close(other, loss, rtol=1e-6, atol=0)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(pieces[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
