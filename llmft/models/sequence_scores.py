@@ -46,7 +46,9 @@ class Continued:
 
     @classmethod
     def by_answers(cls, prompts: TokenizedPrompts, answers: Sequence[Sequence[int]]) -> Continued:
-        """Each prompt by the answer of its own, of a token or more: a position predicts each token."""
+        """Each prompt by the answer of its own: a position predicts each token."""
+        if not all(map(len, answers)):
+            raise ValueError(f"answer {[*map(len, answers)].index(0)} has no tokens")
         texts = [[*suffix, *answer[:-1]] for suffix, answer in zip(prompts.suffixes, answers, strict=True)]
         return cls(prompts.prefix, texts, [*map(len, answers)], [()] * len(texts))
 

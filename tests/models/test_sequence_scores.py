@@ -128,6 +128,8 @@ def test_continuations_that_begin_others_are_read_off_them():
     assert LabelSequences.create([[2, 1], [2, 3, 4], [2, 3], [5, 3]]).continuations == [(2, 3), (5,)]
     with pytest.raises(ValueError, match="a label has no tokens"):
         LabelSequences.create([[1], []])
+    with pytest.raises(ValueError, match="answer 1 has no tokens"):
+        Continued.by_answers(TokenizedPrompts([], [[1], [2]]), [[3], []])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
