@@ -16,7 +16,7 @@ from benchmarks.world import World
 if TYPE_CHECKING:
     from llmft.distillation_arguments import DistillationArguments
     from llmft.evaluation.score import Asker, SplitScores
-    from llmft.models.supports import Target
+    from llmft.models.supports import Targets
     from llmft.pipelines.job import Job
     from llmft.prompts.tokens import TokenizedPrompts
     from llmft.run_arguments import RunArguments
@@ -119,11 +119,12 @@ class Distillation:
 
         return self.job.arguments(RunArguments)
 
-    def teacher_pass(self) -> Target:
+    def teacher_pass(self) -> Targets:
         """The teacher's answers to all queries."""
         from llmft.cost.phases import Phase
+        from llmft.pipelines.distill import teacher_of
 
-        return self.teachers.targets(self.queries, self.flags.objective, Phase("benchmark"))
+        return teacher_of(self.teachers, self.queries, self.flags).precompute(Phase("benchmark"))
 
     def prompts(self, who: str) -> TokenizedPrompts:
         """The queries' prompts, as `student` or `teacher` reads them."""
@@ -152,12 +153,12 @@ class Distillation:
         labels = self.student.label_ids
         self._train(FtTrainer, [{"answer": labels[row["label"]]} for row in self.queries], **more)
 
-    def distil(self, target: Target, **more: Any) -> None:
+    def distil(self, target: Targets, **more: Any) -> None:
         """One epoch on the teacher's answers."""
         self._learn([{"teacher_logprobs": logprobs} for logprobs in target.logprobs], teacher=None, **more)
 
     def distil_online(self, teacher: Any) -> None:
-        """One epoch with a teacher that reads along: its `targets(places of queries)` are a `Target`."""
+        """One epoch with a teacher that reads along: its `targets(places of queries)` are `Targets`."""
         self._learn([{"query": i} for i in range(len(self.queries))], teacher=teacher)
 
     def _learn(self, parts: list[dict[str, Any]], **more: Any) -> None:
@@ -175,11 +176,10 @@ class Distillation:
 
 
 def _encode(asker: Asker, prompts: TokenizedPrompts) -> Any:
-    from llmft.models.sequence_scores import LabelSequences
     from llmft.models.shared_prefix import PrefixReader, reading
 
     with torch.no_grad(), reading(asker.model):
-        return PrefixReader(asker.model, prompts.prefix, LabelSequences.create(asker.label_sequences), asker.batch_size)
+        return PrefixReader(asker.model, prompts.prefix, asker.batch_size)
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:

@@ -74,11 +74,11 @@ class RereadingTeacher:
     def targets(self, queries: Sequence[int]) -> Any:
         """Label log-probabilities, renormalised, of the queries at these places."""
         from benchmarks.ours import left_padded
-        from llmft.models.supports import Target
+        from llmft.models.supports import Targets
 
         batch = left_padded([self.prompts[i] for i in queries])
         logits = self.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1, self.labels]
-        return Target(logits.log_softmax(-1), None)
+        return Targets(logits.log_softmax(-1), None)
 
     def count_work(self, phase: Any) -> None:
         """Nothing is counted here."""

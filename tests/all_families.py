@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from llmft.batch_size import BatchSize
 from llmft.models.load import OTHER_PLACES
-from llmft.models.sequence_scores import LabelSequences
+from llmft.models.sequence_scores import Continued
 from llmft.models.shared_prefix import PrefixReader, reading
 
 LARGEST = 60_000_000
@@ -109,11 +109,11 @@ def make(kind: str, sizes: dict[str, object]) -> torch.nn.Module:
 def difference(model: torch.nn.Module) -> tuple[bool, float]:
     """Whether queries lie in one row behind an encoded context, and the greatest difference to prompts read alone, over the
     logits' spread."""
-    labels = LabelSequences.create([[5], [6]])
+    prompts = Continued(PREFIX, QUERIES, [1] * len(QUERIES), [()] * len(QUERIES))
     with reading(model):
-        reader = PrefixReader(model, PREFIX, labels, BatchSize(64))
-        found = reader.logits(QUERIES)
-        alone = torch.cat([model(input_ids=torch.tensor([PREFIX + query]), use_cache=False).logits[:, -1:] for query in QUERIES])
+        reader = PrefixReader(model, PREFIX, BatchSize(64))
+        found = reader.read(prompts, range(len(QUERIES)), lambda logits, _: {"logits": logits})["logits"]
+        alone = torch.cat([model(input_ids=torch.tensor([PREFIX + query]), use_cache=False).logits[:, -1] for query in QUERIES])
     return not reader.padding_tokens, float((found - alone).abs().max() / alone.std())
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from llmft.batch_size import BatchSize
-from llmft.models.sequence_scores import LabelSequences
-from llmft.models.shared_prefix import read_answers
-from llmft.models.supports import kept_of
+from llmft.models.sequence_scores import Continued, LabelSequences
+from llmft.models.shared_prefix import read
 from llmft.prompts.tokens import TokenizedPrompts
 
 
@@ -37,7 +36,14 @@ def score_sequences(
     model: torch.nn.Module, prompts: TokenizedPrompts, label_sequences: Sequence[Sequence[int]], *, queries_per_row: int
 ) -> AnswerScores:
     """Scores of labels of any number of tokens; exactly `queries_per_row` queries go through the model together."""
+    return score_labels(model, prompts, label_sequences, BatchSize(queries_per_row, 10**9))
+
+
+def score_labels(
+    model: torch.nn.Module, prompts: TokenizedPrompts, label_sequences: Sequence[Sequence[int]], size: BatchSize
+) -> AnswerScores:
+    """The same for batches of any size."""
     labels = LabelSequences.create(label_sequences)
-    size = BatchSize(queries_per_row, 10**9)
-    found = read_answers(model, prompts, labels, kept_of("scores", labels, None), size=size)
-    return AnswerScores(**found.arrays, scored=found.scored, tokens=found.tokens, padding_tokens=found.padding_tokens)
+    found = read(model, Continued.by_labels(prompts, labels), labels.keep, size=size)
+    answers = labels.answers(found.arrays)
+    return AnswerScores(**answers, scored=found.scored, tokens=found.tokens, padding_tokens=found.padding_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,7 @@ import numpy as np
 
 from llmft.cost.phases import Phase
 from llmft.models.gather import all_gather, from_rank_0, rank_and_world
-from llmft.prompts.tokens import TokenizedPrompts
-from llmft.runs.content_cache import ContentCache, target_key
+from llmft.runs.content_cache import ContentCache
 
 if TYPE_CHECKING:
     import torch
@@ -21,12 +20,18 @@ if TYPE_CHECKING:
 
     from llmft.batch_size import BatchSize
 
+TARGETS_VERSION = 1
+"""Part of every key; to be raised when the code changes so that the same key would give other answers."""
+
 
 @dataclass
 class AnswerCache:
     """The cache of one model and tokenizer.
 
     Attributes:
+        weights, tokenizer: fingerprints (token ids say what was read; the tokenizer's says what it meant).
+        dtype: in which the model computes.
+        numerics: what else can change the last bits (device type, attention, queries a row).
         saved: what the answers that were found had cost when they were made (`cpu_s`, `tokens`, `flops`, `examples` added
             up, `answers` their number), and in `phases` the same for each phase that asked: a run that takes them up must not
             look as if its teacher were free.
@@ -61,29 +66,16 @@ class AnswerCache:
             numerics["logits"] = "float32"  # before, they were rounded to the weights' precision
         return cls(store, fingerprint_weights(model), fingerprint_tokenizer(tokenizer), str(weight.dtype), numerics)
 
-    def get(
-        self,
-        ask: Callable[[], dict[str, np.ndarray]],
-        prompts: Sequence[TokenizedPrompts],
-        label_sequences: Sequence[Sequence[int]],
-        what: str,
-        topk: int | None,
-        phase: Phase,
-    ) -> dict[str, np.ndarray]:
-        """What was kept under this question (of one context, or several), else what `ask` answers, which is then kept.
+    def key(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """All that decides the answers to a question: its own key (what is asked about which tokens), and how the model is."""
+        model = {"weights": self.weights, "tokenizer": self.tokenizer, "dtype": self.dtype, "numerics": self.numerics}
+        return {"version": TARGETS_VERSION, **model, **question}
 
-        Costs of asking are on `phase`.
-        """
-        key = target_key(
-            weights=self.weights,
-            tokenizer=self.tokenizer,
-            prompts=[(one.prefix, one.suffixes) for one in prompts],
-            label_ids=label_sequences,
-            support=what,
-            topk=topk,
-            dtype=self.dtype,
-            numerics=self.numerics,
-        )
+    def get(
+        self, question: Mapping[str, Any], compute: Callable[[], dict[str, np.ndarray]], phase: Phase
+    ) -> dict[str, np.ndarray]:
+        """What was kept under this question's key; else what `compute` gives, which is then kept. Its costs are on `phase`."""
+        key = self.key(question)
         rank, _ = rank_and_world()
         found = from_rank_0(self.store.get(key) if rank == 0 else None)  # one rank looks: all must go the same way
         if found is not None:
@@ -91,7 +83,7 @@ class AnswerCache:
             self._count(costs, phase.name)
             return arrays
         before, started = (phase.examples, phase.tokens, phase.flops), time.process_time()
-        answers = ask()
+        answers = compute()
         names = ("examples", "tokens", "flops")
         done = {
             name: now - then for name, now, then in zip(names, (phase.examples, phase.tokens, phase.flops), before, strict=True)

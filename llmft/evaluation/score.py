@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from llmft.batch_size import BatchSize
     from llmft.evaluation.answer_cache import AnswerCache
+    from llmft.models.sequence_scores import Continued, LabelSequences
+    from llmft.models.supports import SupportQuestion
 
 
 BORDER = 3
@@ -153,6 +155,13 @@ class Asker:
         )
 
     @property
+    def labels(self) -> LabelSequences:
+        """The labels' tokens, as the question for their scores."""
+        from llmft.models.sequence_scores import LabelSequences
+
+        return LabelSequences.create(self.label_sequences)
+
+    @property
     def label_ids(self) -> list[int]:
         """The (first) token of each label."""
         return [tokens[0] for tokens in self.label_sequences]
@@ -249,10 +258,11 @@ class Asker:
             InputError: a prompt does not fit the model's window.
         """
         from llmft.models.label_scores import virtual_tokens
+        from llmft.models.sequence_scores import Continued
 
         blanks = self.prompt_format.content_free_rows() if self.calibrate else []
         prompts, n = self.prompts(rows, extra=blanks), len(rows)
-        found = self.read(prompts, "scores", None, phase, rows=n)
+        found = self.read(Continued.by_labels(prompts, self.labels), self.labels, phase, rows=n)
         self._check_numbers(rows, found["label_logprobs"][:n])
         prior = label_prior(found["label_logprobs"][n:]) if blanks else None
         tokens = [len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]]
@@ -279,30 +289,25 @@ class Asker:
                 f"{broken[0]}; its weights are damaged, or too large for the precision: try --torch_dtype float32"
             )
 
-    def read(self, prompts: TokenizedPrompts, what: str, topk: int | None, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:
-        """What the model says to some prompts, from the cache where it has it; costs are counted on `phase`.
+    def read(
+        self, prompts: Continued, question: LabelSequences | SupportQuestion, phase: Phase, *, rows: int
+    ) -> dict[str, np.ndarray]:
+        """What the model answers to a question about each of some prompts, from the cache where it has it; costs are counted on
+        `phase`.
 
         Args:
-            what: `scores`: `label_logprobs` (N, L) over the vocabulary and `best_token` (N,); or a support of distillation:
-                `logprobs` (N, K) and for `topk` `tokens` (N, k), as `llmft.models.supports` defines them.
-            topk: k of `topk`, else None.
             rows: how many of the prompts are examples; those behind them are content-free queries.
         """
-        from llmft.models.sequence_scores import LabelSequences
-        from llmft.models.shared_prefix import read_answers
-        from llmft.models.supports import kept_of
+        from llmft.models.shared_prefix import read
 
-        labels = LabelSequences.create(self.label_sequences)
-
-        def ask() -> dict[str, np.ndarray]:
-            keep = kept_of(what, labels, topk)
-            found = read_answers(self.model, prompts, labels, keep, size=self.batch_size)
+        def compute() -> dict[str, np.ndarray]:
+            found = read(self.model, prompts, question.keep, size=self.batch_size)
             phase.count(
                 examples=sum(i < rows for i in found.scored),
                 tokens=found.tokens,
                 padding_tokens=found.padding_tokens,
                 flops=inference_flops(self.model, found.tokens),
             )
-            return found.arrays
+            return question.answers(found.arrays)
 
-        return ask() if self.cache is None else self.cache.get(ask, [prompts], self.label_sequences, what, topk, phase)
+        return compute() if self.cache is None else self.cache.get(prompts.key | question.key, compute, phase)

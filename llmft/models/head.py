@@ -7,11 +7,12 @@ everything else (padding, packed queries, wrappings) stays as it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from llmft.errors import InputError
 from llmft.models.base import HEAD_SETTINGS
 from llmft.models.gather import whole_weights
-from llmft.models.label_scores import bare_model
+from llmft.models.label_scores import asked_of, bare_model
 from llmft.models.structure import named
 from llmft.models.tied import adds_up_in_place
 
@@ -31,6 +32,12 @@ DROPOUTS = ("dropout", "hidden_dropout", "resid_pdrop", "resid_dropout")
 """Names under which a config has the dropout between layers; families without any have none in the head either."""
 PIECE = 2**14
 """So many rows of a half-precision output layer's weights are held in float32 at once."""
+LOGITS = 2**26
+"""Logits that are made at once, at most (256 MiB): those of 256 positions, as many queries as a batch has unless it is told
+otherwise, over a vocabulary of 2^18."""
+
+Projection = Callable[[torch.Tensor], torch.Tensor]
+"""Hidden states (..., H) -> logits (..., V)."""
 
 
 class ClassificationHead(torch.nn.Module):
@@ -148,16 +155,64 @@ def precise_output(model: torch.nn.Module) -> Iterator[None]:
     output = bare_model(model).get_output_embeddings()
     linear = [layer for layer in output.modules() if type(layer) is torch.nn.Linear]  # itself, as a rule
     half = [layer for layer in linear if layer.weight.dtype in (torch.float16, torch.bfloat16)]
-    before = {layer: vars(layer).get("forward") for layer in half if "forward" not in vars(layer) or adds_up_in_place(layer)}
-    for layer in before:
-        layer.forward = MethodType(_precise_linear, layer)
+    with ExitStack() as stack:
+        for layer in half:
+            if "forward" not in vars(layer) or adds_up_in_place(layer):
+                stack.enter_context(forward_of(layer, MethodType(_precise_linear, layer)))
+        yield
+
+
+@contextmanager
+def forward_of(layer: torch.nn.Module, forward: Projection) -> Iterator[None]:
+    """Context: the layer computes by `forward`."""
+    before = vars(layer).get("forward")
+    layer.forward = forward
     try:
         yield
     finally:
-        for layer, forward in before.items():
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
+        del layer.forward
+        if before is not None:
+            layer.forward = before
+
+
+def positions_at_once(model: torch.nn.Module) -> int:
+    """How many positions' logits are made at once, at most. All, where ZeRO-3 has cut up the weights: ranks must go through the
+    same modules, and only some have a batch that is large."""
+    if any(hasattr(weight, "ds_id") for weight in model.parameters()):
+        return sys.maxsize
+    return max(1, LOGITS // bare_model(model).config.get_text_config().vocab_size)
+
+
+def project_in_pieces(
+    model: torch.nn.Module,
+    batch: dict[str, Any],
+    run: Callable[[], torch.Tensor],
+    look: Callable[[Projection, torch.Tensor, slice], None],
+) -> bool:
+    """Run a model on a batch of which more positions are asked than logits are made of at once.
+
+    Args:
+        batch: as of `answer_logits`.
+        run: runs the model; logits as it gives them, here of one position alone.
+        look: is shown the asked positions piece by piece: the output layer's `forward`, hidden states (p, H), and which they are.
+
+    Returns:
+        Whether those are the model's logits; False where it does something to them behind its output layer.
+    """
+    output, at_once = bare_model(model).get_output_embeddings(), positions_at_once(model)
+    project, ends = output.forward, []
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        hidden = asked_of(batch, hidden)
+        for start in range(0, len(hidden), at_once):
+            part = slice(start, start + at_once)
+            look(project, hidden[part], part)
+        ends.append(project(hidden[None, :1]))
+        return ends[0].clone()
+
+    with forward_of(output, forward):
+        end = run()
+    return torch.equal(end, ends[0].to(end.dtype))
 
 
 def _precise_linear(layer: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:

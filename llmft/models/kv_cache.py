@@ -34,10 +34,10 @@ class Room:
 class ReadOnlyLayer(DynamicLayer):
     """Keys and values of one layer that others are read behind, without gradients, and that do not grow by theirs."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: Room | None, *, last: bool) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: Room | None, asked: torch.Tensor | None) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values, self.room, self.last = keys, values, room, last
+        self.keys, self.values, self.room, self.asked = keys, values, room, asked
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -45,21 +45,23 @@ class ReadOnlyLayer(DynamicLayer):
         """What attention looks at: the new keys (1, G, T, d) with these (1, G, P, d) beside them, or, given a room, in front of
         them; values alike."""
         if self.room is None:
-            return with_shared(key_states, self.keys, last=self.last), with_shared(value_states, self.values, last=self.last)
+            return with_shared(key_states, self.keys, self.asked), with_shared(value_states, self.values, self.asked)
         return self.room.joined("keys", self.keys, key_states), self.room.joined("values", self.values, value_states)
 
 
-def read_only(cache: DynamicCache, layers: int, *, joined: bool) -> DynamicCache:
+def read_only(cache: DynamicCache, room: Room | None = None, *, asked: torch.Tensor | None = None) -> DynamicCache:
     """The same keys and values in a cache that keeps nothing of what is read behind it.
 
     Args:
-        layers: how many the model has: a cache of as many has the model's last (models that go through layers several times, or
-            share keys between them, have others).
-        joined: whether attention gets them in front of new ones, as any does; else beside them, as `packed_attention` does.
+        room: where they are laid out in front of new ones, as any attention takes them; None for beside them, as
+            `packed_attention` does.
+        asked: (A,) places in the row whose logits are asked for: in the last layer no other looks at these keys. None where that
+            layer is not known.
     """
-    made, room = DynamicCache(), Room() if joined else None
-    last = cache.layers[-1] if len(cache.layers) == layers else None
-    made.layers = [ReadOnlyLayer(layer.keys, layer.values, room, last=layer is last) for layer in cache.layers]
+    made = DynamicCache()
+    made.layers = [
+        ReadOnlyLayer(layer.keys, layer.values, room, asked if layer is cache.layers[-1] else None) for layer in cache.layers
+    ]
     return made
 
 

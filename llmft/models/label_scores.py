@@ -1,11 +1,11 @@
-"""Scores at the answer position: batches that put it last, its logits, and label log-probabilities from them."""
+"""Logits at the positions that are asked, seen through whatever wraps a model; batches and their numbers on its device."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,24 +28,33 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
-def answer_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits (B, V) at the last position of each of B prompts; no (B, T, V) tensor is made.
+def answer_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """Logits (P, V) at the positions that are asked; no (B, T, V) tensor is made.
 
     Args:
         model: a causal language model, possibly wrapped (PEFT, DDP, DeepSpeed).
-        batch: what `left_pad` or `packed_attention.packed_batch` returns, on the model's device; anything else is not read.
+        batch: what `packed_attention.packed_batch`, `sequence_scores.padded_batch`, or, for the last position of each of B = P
+            prompts, `left_pad` returns, on the model's device; anything else is not read.
     """
+    return asked_of(batch, all_logits(model, batch))
+
+
+def all_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """Logits of a batch (as of `answer_logits`) as the model gives them: of no fewer positions than are asked."""
+    names = ("input_ids", "position_ids", "attention_mask", "logits_to_keep")
     if "logits_to_keep" in batch:  # packed in one row
-        names = ("input_ids", "position_ids", "attention_mask", "logits_to_keep")
-        return model(**{name: batch[name] for name in names}, use_cache=False).logits[0]
-    return last_logits(model, batch, 1)[:, -1]
-
-
-def last_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], count: int) -> torch.Tensor:
-    """Logits (B, count, V) at the last `count` positions, otherwise as `answer_logits`."""
+        return model(**{name: batch[name] for name in names}, use_cache=False).logits
     accepted = forward_parameters(model)
-    arguments = {name: tensor for name, tensor in batch.items() if name in accepted}
-    return model(**arguments, use_cache=False, logits_to_keep=count).logits[:, -count:]
+    arguments = {name: batch[name] for name in names[:3] if name in accepted}
+    return model(**arguments, use_cache=False, logits_to_keep=batch.get("width", 1)).logits
+
+
+def asked_of(batch: dict[str, Any], values: torch.Tensor) -> torch.Tensor:
+    """(P, X) at the positions that are asked, from logits or hidden states as the model has them, (1, P, X) or (B, T, X)."""
+    if "logits_to_keep" in batch:
+        return values[0]
+    width = batch.get("width", 1)
+    return values[:, -1] if width == 1 else values[:, -width:].flatten(0, 1)[batch["places"]]
 
 
 def forward_parameters(model: torch.nn.Module) -> set[str]:
@@ -86,11 +95,15 @@ def has_cartridge(model: torch.nn.Module) -> bool:
     return virtual_tokens(model) > 0 and unwrapped(model).active_peft_config.peft_type == "CARTRIDGE"
 
 
-def on_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """The batch on the device; a GPU copies it while it still computes the batch before."""
-    if device.type == "cuda":
-        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch, its tensors on the device; a GPU copies them while it still computes the batch before."""
+
+    def copied(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
+
+    return {name: copied(value) for name, value in batch.items()}
 
 
 @lru_cache(maxsize=256)

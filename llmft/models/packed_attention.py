@@ -7,7 +7,7 @@ Juravsky et al. 2024, arXiv:2402.05099):
 
     out = w * out_shared + (1 - w) * out_own,    w = Z_shared / (Z_shared + Z_own)
 
-In the last layer only each text's last token looks at the shared keys (n * P): what the others find there is not read.
+In the last layer only the tokens whose logits are asked for look at the shared keys: what the others find there is not read.
 
 The model gets the texts' places as `attention_mask`, which transformers hands on to attention as it is if it has four dimensions.
 Shared keys reach attention beside the row's: to lay them out in front of it would copy them for every batch and layer.
@@ -47,31 +47,33 @@ class LostKeysError(Exception):
     """A model does something to the keys between its cache and attention, and shared ones did not come with them."""
 
 
-def with_shared(new: torch.Tensor, shared: torch.Tensor, *, last: bool = False) -> torch.Tensor:
+def with_shared(new: torch.Tensor, shared: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
     """A row's keys or values (1, G, T, d), which bring the shared ones (1, G, P, d) along to `packed_attention`.
 
     Only this very tensor brings them: whatever is made of it is without, so that attention never sees one of the two changed.
 
     Args:
-        last: whether they are those of the model's last layer.
+        asked: (A,) the only places in the row that need to look at the shared keys; None for all.
     """
     new = new.view_as(new)
-    new.llmft_shared, new.llmft_last = shared, last
+    new.llmft_shared, new.llmft_asked = shared, asked
     return new
 
 
-def packed_batch(texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool = False) -> dict[str, torch.Tensor]:
+def packed_batch(
+    texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool = False, asked: Sequence[int] | None = None
+) -> dict[str, torch.Tensor]:
     """Texts side by side, as arguments of a model whose attention is `NAME`.
 
     Args:
         texts: n token lists, none empty.
         start: position of each text's first token.
         shares: whether the model's cache brings shared keys along (`with_shared`); attention fails where they do not arrive.
+        asked: how many of each text's last tokens are asked for what follows; None for one of each.
 
     Returns:
         `input_ids` and `position_ids` (1, T), `attention_mask` (1, 1, n, t): each token's place in the row, -1 behind a text's
-        end (twice if it `shares`: (1, 2, n, t)); `logits_to_keep` (n,): the place of each text's last token. All int64.
-        Logits are right there and nowhere else if it `shares`: in the last layer other tokens do not look at the shared keys.
+        end (twice if it `shares`: (1, 2, n, t)); `logits_to_keep` (A,): the places that are asked, in order. All int64.
     """
     lengths = torch.tensor([len(text) for text in texts])
     ends = lengths.cumsum(0)
@@ -81,8 +83,14 @@ def packed_batch(texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool
         "input_ids": torch.tensor([[token for text in texts for token in text]]),
         "position_ids": torch.cat([torch.arange(start, start + len(text)) for text in texts])[None],
         "attention_mask": places.repeat(1, 2 if shares else 1, 1, 1),  # copied: what lies twice in one place cannot be pinned
-        "logits_to_keep": ends - 1,
+        "logits_to_keep": last_places(ends, torch.tensor(asked or [1] * len(texts))),
     }
+
+
+def last_places(ends: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """(A,) the last `counts` (n,) places of stretches that end in front of `ends` (n,), A = sum of the counts."""
+    starts = (ends - counts.cumsum(0)).repeat_interleave(counts)
+    return starts + torch.arange(len(starts))
 
 
 def can_pack(model: torch.nn.Module, longest: int) -> bool:
@@ -136,7 +144,7 @@ def packed_attention(
         attention_mask: what `packed_batch` returns, or any that `sdpa` takes.
 
     Returns:
-        (1, T, H, d), and None for the weights. Of the last layer's only the texts' last tokens have looked at shared keys.
+        (1, T, H, d), and None for the weights. Where the keys say which places are asked, only those have looked at shared keys.
 
     Raises:
         LostKeysError: the mask says that there are shared keys, and they are not there.
@@ -157,9 +165,9 @@ def packed_attention(
         return _row(own, parts, row)[None], None
     own, own_sum = zip(*(attend(*b, is_causal=True, scale=scaling) for b in blocks), strict=True)
     own, own_sum = _row(own, parts, row), _row([total[..., None] for total in own_sum], parts, row)
-    if not getattr(key, "llmft_last", False):
+    asked = getattr(key, "llmft_asked", None)
+    if asked is None:
         return _with_front(query, *shared, own, own_sum, scaling)[None], None
-    asked = attention_mask[0, 0].amax(1)  # (n,): each text's last token
     behind = _with_front(query.index_select(2, asked), *shared, own[asked], own_sum[asked], scaling)
     return own.index_copy(0, asked, behind)[None], None
 

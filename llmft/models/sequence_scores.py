@@ -1,26 +1,89 @@
-"""Labels of several tokens: a label's score is the log-probability of its whole token sequence behind the prompt.
+"""What prompts are continued by, and where in it logits are asked for: labels of any number of tokens, and texts.
 
-    score(y) = sum over t of log p(y_t | prompt, y_1 ... y_(t-1))
-
-Behind a prompt go the labels' *continuations*: a label's tokens but its last, which predicts nothing that is asked for. One
-that begins another is read off the longer, so labels of one token need none. There is a row of logits for the prompt's last
-token and for each token of a continuation, R rows in all, in that order; no other position is projected to the vocabulary
-(in a padded batch, up to the longest continuation's length).
+Logits are asked for at every position that predicts a token of an answer: a prompt's last token, and each token of the answer
+but its last, which predicts nothing that is asked for. An answer of a prompt's own stands right behind it; labels, which all
+prompts share, branch off behind each. The positions of all prompts, one after the other, are the rows of the flat logits (P, V).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
 
-from llmft.models.label_scores import index_on, last_logits, left_pad, on_device, precise
+from llmft.models.label_scores import index_on, left_pad, on_device, precise
+from llmft.models.packed_attention import last_places
+from llmft.prompts.tokens import TokenizedPrompts
+
+
+@dataclass(frozen=True)
+class Continued:
+    """N prompts and what they are continued by.
+
+    Attributes:
+        prefix: tokens that all begin with.
+        texts: (N) what each goes on with: its query, and of an answer of its own all tokens but the last.
+        asked: (N) how many of a text's last tokens are asked for what follows.
+        branches: (N) token sequences, none empty, that branch off behind each text; all their tokens are asked.
+    """
+
+    prefix: list[int]
+    texts: Sequence[Sequence[int]]
+    asked: Sequence[int]
+    branches: Sequence[Sequence[Sequence[int]]]
+
+    @classmethod
+    def by_labels(cls, prompts: TokenizedPrompts, labels: LabelSequences) -> Continued:
+        """Each prompt by all labels: its positions are the `labels.rows`."""
+        count = len(prompts.suffixes)
+        return cls(prompts.prefix, prompts.suffixes, [1] * count, [labels.continuations] * count)
+
+    @classmethod
+    def by_answers(cls, prompts: TokenizedPrompts, answers: Sequence[Sequence[int]]) -> Continued:
+        """Each prompt by the answer of its own: a position predicts each token."""
+        if not all(map(len, answers)):
+            raise ValueError(f"answer {[*map(len, answers)].index(0)} has no tokens")
+        texts = [[*suffix, *answer[:-1]] for suffix, answer in zip(prompts.suffixes, answers, strict=True)]
+        return cls(prompts.prefix, texts, [*map(len, answers)], [()] * len(texts))
+
+    def of(self, rows: Sequence[int]) -> Continued:
+        """These rows alone, in this order."""
+        return Continued(self.prefix, *([part[i] for i in rows] for part in (self.texts, self.asked, self.branches)))
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(N + 1,) row i's positions are those from offset i to offset i + 1."""
+        counts = [asked + sum(map(len, branches)) for asked, branches in zip(self.asked, self.branches, strict=True)]
+        return np.cumsum([0, *counts])
+
+    def positions(self, rows: Sequence[int]) -> np.ndarray:
+        """(P,) the positions of these rows, one after the other."""
+        starts, counts = self.offsets[rows], np.diff(self.offsets)[rows]
+        return np.arange(counts.sum()) + np.repeat(starts - counts.cumsum() + counts, counts)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """JSON-able, what identifies the texts; lengths are hashed with them, so that nothing moves across a border."""
+        digest = hashlib.sha256()
+        for tokens in (self.prefix, *self.texts):
+            digest.update(np.array([len(tokens), *tokens], dtype="<i8"))
+        asked = {"asked": list(map(int, self.asked))} if any(count != 1 for count in self.asked) else {}
+        return {"prompts": [digest.hexdigest()], **asked}
 
 
 @dataclass(frozen=True)
 class LabelSequences:
-    """The token sequences of L labels; each has at least one token."""
+    """The token sequences of L labels; each has at least one token.
+
+    A label's score is the log-probability of its whole sequence behind the prompt. A label that begins another is read off the
+    longer.
+    """
 
     sequences: tuple[tuple[int, ...], ...]
 
@@ -34,98 +97,114 @@ class LabelSequences:
             raise ValueError(f"a label has no tokens: {self.sequences}")
 
     @property
+    def key(self) -> dict[str, Any]:
+        """JSON-able, what the question for the labels' scores is identified by."""
+        return {"label_ids": [list(map(int, ids)) for ids in self.sequences], "support": "scores", "topk": None}
+
+    @cached_property
     def continuations(self) -> list[tuple[int, ...]]:
-        """C token sequences that every prompt is continued by; a single empty one where all labels are one token."""
-        needed = list(dict.fromkeys(sequence[:-1] for sequence in self.sequences))
+        """C token sequences that every prompt is continued by; none where all labels are one token."""
+        needed = [one for one in dict.fromkeys(sequence[:-1] for sequence in self.sequences) if one]
         return [one for one in needed if not any(other != one and other[: len(one)] == one for other in needed)]
 
     @property
     def rows(self) -> int:
-        """R, rows of logits a prompt."""
+        """R, positions of a prompt: its last token, and each token of the continuations."""
         return 1 + sum(map(len, self.continuations))
 
-    def logprobs(self, logits: torch.Tensor) -> torch.Tensor:
-        """Sequence log-probabilities (n, L), in float32 or better, from the rows' logits (n, R, V)."""
-        rows: list[int] = []
+    @cached_property
+    def _places(self) -> list[list[tuple[int, int]]]:
+        """(L) of each label's tokens the row it is read off, and the token."""
+        places = []
         for sequence in self.sequences:
             first = 1  # row of the first token of the continuation that the label is read off
             for continuation in self.continuations:
                 if continuation[: len(sequence) - 1] == sequence[:-1]:
                     break
                 first += len(continuation)
-            rows += [0, *range(first, first + len(sequence) - 1)]
-        tokens = [token for sequence in self.sequences for token in sequence]
-        rows_and_tokens = (index_on(logits.device, tuple(one)) for one in (rows, tokens))
-        logprobs = precise(logits).log_softmax(-1)[:, *rows_and_tokens]  # (n, tokens of all labels)
+            places.append(list(zip([0, *range(first, first + len(sequence) - 1)], sequence, strict=True)))
+        return places
+
+    @cached_property
+    def _tokens(self) -> list[tuple[int, ...]]:
+        """(R) the tokens that are looked up at each row."""
+        return [tuple(dict.fromkeys(t for r, t in chain(*self._places) if r == row)) for row in range(self.rows)]
+
+    def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is kept of logits (p, V) at these positions (p,) of all prompts': `token_logprobs` (p, m), in float32 or better,
+        of the tokens that are looked up at a row, and `best_token` (p,), the argmax."""
+        width = max(map(len, self._tokens))
+        tokens = index_on(logits.device, tuple(t for row in self._tokens for t in (*row, *[0] * (width - len(row)))))
+        looked_up = tokens.view(-1, width)[positions % self.rows]
+        return {"token_logprobs": precise(logits).log_softmax(-1).gather(1, looked_up), "best_token": logits.argmax(-1)}
+
+    def sums(self, token_logprobs: torch.Tensor) -> torch.Tensor:
+        """Sequence log-probabilities (n, L) from what was kept of all positions of n prompts, (n * R, m)."""
+        rows = [row for row, _ in chain(*self._places)]
+        columns = [self._tokens[row].index(token) for row, token in chain(*self._places)]
+        places = (index_on(token_logprobs.device, tuple(one)) for one in (rows, columns))
+        logprobs = token_logprobs.unflatten(0, (-1, self.rows))[:, *places]  # (n, tokens of all labels)
         return torch.stack([part.sum(-1) for part in logprobs.split([*map(len, self.sequences)], dim=1)], dim=1)
 
+    def logprobs(self, logits: torch.Tensor) -> torch.Tensor:
+        """Sequence log-probabilities (n, L), in float32 or better, from the logits (n * R, V) of n prompts."""
+        return self.sums(self.keep(logits, torch.arange(len(logits), device=logits.device))["token_logprobs"])
 
-def masked_row(
-    queries: Sequence[Sequence[int]],
-    continuations: Sequence[Sequence[int]],
-    prefix_length: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> dict[str, torch.Tensor]:
-    """Arguments of a model: n queries in one row of T tokens, each followed by the C continuations side by side, behind a prefix
-    of P tokens; each token gets the position it has in a text of its own. The mask is made on the device.
+    def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`label_logprobs` (N, L) float64 and `best_token` (N,), from what was kept of all positions of N prompts."""
+        logprobs = self.sums(torch.from_numpy(kept["token_logprobs"])).double().numpy()
+        return {"label_logprobs": logprobs, "best_token": kept["best_token"][:: self.rows]}
+
+
+def masked_row(prompts: Continued, front: int, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+    """Arguments of a model: the texts in one row of T tokens, each followed by its branches side by side, behind `front` tokens
+    that all share; each token gets the position it has in a text of its own. The mask is made on the device.
 
     Returns:
-        `input_ids` and `position_ids` (1, T) int64; `attention_mask` (1, 1, T, P + T) of `dtype`, 0 where a token may look: the
-        prefix, its own query, its own continuation; `logits_to_keep` (n * R,): the places whose logits are asked for.
+        `input_ids` and `position_ids` (1, T) int64; `attention_mask` (1, 1, T, front + T) of `dtype`, 0 where a token may look:
+        the front, its own text, its own branch; `logits_to_keep` (P,): the places that are asked.
     """
-    pieces = [piece for query in queries for piece in (query, *continuations)]
+    rows = list(zip(prompts.texts, prompts.asked, prompts.branches, strict=True))
+    pieces = [piece for text, _, branches in rows for piece in (text, *branches)]
     lengths = torch.tensor([len(piece) for piece in pieces])
+    counts = torch.tensor([count for _, asked, branches in rows for count in (asked, *map(len, branches))])
+    sizes = torch.tensor([1 + len(branches) for _, _, branches in rows])
+    text_of = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # piece -> the piece that is its text
     ids = torch.tensor([[token for piece in pieces for token in piece]])
     index = torch.arange(ids.shape[1])
-    piece = torch.repeat_interleave(torch.arange(len(pieces)), lengths)  # (T,) whose token
-    query = piece - piece % (1 + len(continuations))  # (T,) the query's piece that it belongs to
-    continues = piece != query
+    piece = torch.arange(len(pieces)).repeat_interleave(lengths)  # (T,) whose token
+    text = text_of[piece]
     place = index - (lengths.cumsum(0) - lengths)[piece]  # (T,) within the piece
     row = {
         "input_ids": ids,
-        "position_ids": (prefix_length + place + continues * lengths[query])[None],
-        "logits_to_keep": (continues | (place == lengths[query] - 1)).nonzero()[:, 0],
+        "position_ids": (front + place + (piece != text) * lengths[text])[None],
+        "logits_to_keep": last_places(lengths.cumsum(0), counts),
         "piece": piece,
-        "query": query,
+        "text": text,
     }
     row = on_device(row, device)
-    piece, query, index = row.pop("piece"), row.pop("query"), torch.arange(len(index), device=device)
-    seen = (piece[:, None] == piece[None, :]) | (query[:, None] == piece[None, :])
-    mask = torch.zeros(1, 1, len(index), prefix_length + len(index), dtype=dtype, device=device)
-    mask[..., prefix_length:].masked_fill_(~(seen & (index[:, None] >= index[None, :])), torch.finfo(dtype).min)
+    piece, text, index = row.pop("piece"), row.pop("text"), torch.arange(len(index), device=device)
+    seen = (piece[:, None] == piece[None, :]) | (text[:, None] == piece[None, :])
+    mask = torch.zeros(1, 1, len(index), front + len(index), dtype=dtype, device=device)
+    mask[..., front:].masked_fill_(~(seen & (index[:, None] >= index[None, :])), torch.finfo(dtype).min)
     return {**row, "attention_mask": mask}
 
 
-def sequence_batch(prompts: Sequence[Sequence[int]], labels: LabelSequences) -> dict[str, torch.Tensor]:
-    """Each of B prompts with each of the C continuations, padded on the left.
+def padded_batch(prompts: Continued) -> dict[str, Any]:
+    """Each text with each of its branches, from the prefix on, padded on the left.
 
     Returns:
-        `input_ids`, `attention_mask` and `position_ids`, each (B, C, T) int64.
+        `input_ids`, `attention_mask` and `position_ids`, each (B, T) int64, B one for each branch and each text that has none;
+        and where more is asked than last positions, `width`: in so many last columns; `places` (P,) int64: where in those
+        (B, width), flattened.
     """
-    texts = [[*prompt, *continuation] for prompt in prompts for continuation in labels.continuations]
-    return {name: tensor.unflatten(0, (len(prompts), -1)) for name, tensor in left_pad(texts).items()}
-
-
-def sequence_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], labels: LabelSequences) -> torch.Tensor:
-    """The rows' logits (B, R, V) of what `sequence_batch` returns, on the model's device."""
-    names = ("input_ids", "attention_mask", "position_ids")
-    lengths = [len(continuation) for continuation in labels.continuations]
-    width = 1 + max(lengths)
-    logits = last_logits(model, {name: batch[name].flatten(0, 1) for name in names}, width)  # (B * C, width, V)
-    logits = logits.unflatten(0, (-1, len(lengths))).flatten(1, 2)  # (B, C * width, V)
-    rows = [width - 1 - lengths[0]]
-    for i, length in enumerate(lengths):
-        rows += range((i + 1) * width - length, (i + 1) * width)
-    return logits[:, index_on(logits.device, tuple(rows))]
-
-
-def sequence_label_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], labels: LabelSequences) -> torch.Tensor:
-    """Sequence log-probabilities (B, L) of the labels, with gradients: what training on label sequences needs.
-
-    Args:
-        model: a causal language model, possibly wrapped (PEFT, DDP, DeepSpeed).
-        batch: what `sequence_batch` returns for `labels`, on the model's device; anything beside it is not read.
-        labels: the labels' sequences.
-    """
-    return labels.logprobs(sequence_logits(model, batch, labels))
+    texts, counts, width = [], [], 1
+    for text, asked, branches in zip(prompts.texts, prompts.asked, prompts.branches, strict=True):
+        for i, branch in enumerate(branches or [()]):
+            texts.append([*prompts.prefix, *text, *branch])
+            counts.append(len(branch) + (0 if i else asked))
+            width = max(width, asked + len(branch))
+    if width == 1:
+        return left_pad(texts)
+    places = last_places(width * torch.arange(1, len(texts) + 1), torch.tensor(counts))
+    return {**left_pad(texts), "width": width, "places": places}

@@ -13,7 +13,8 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,12 +22,19 @@ import torch
 from llmft.batch_size import BatchSize
 from llmft.errors import InputError
 from llmft.models.gather import all_gather, rank_and_world, weights_when_needed
-from llmft.models.head import precise_output
-from llmft.models.kv_cache import encode, plain, read_only, reads_behind_a_cache
-from llmft.models.label_scores import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
+from llmft.models.head import Projection, positions_at_once, precise_output, project_in_pieces
+from llmft.models.kv_cache import Room, encode, plain, read_only, reads_behind_a_cache
+from llmft.models.label_scores import (
+    all_logits,
+    asked_of,
+    bare_model,
+    encoded_virtual_tokens,
+    on_device,
+    unwrapped,
+    virtual_tokens,
+)
 from llmft.models.packed_attention import NAME, LostKeysError, can_pack, can_share_keys, depends_on_keys_alone, packed_batch
-from llmft.models.sequence_scores import LabelSequences, masked_row, sequence_batch, sequence_logits
-from llmft.prompts.tokens import TokenizedPrompts
+from llmft.models.sequence_scores import Continued, masked_row, padded_batch
 
 if TYPE_CHECKING:
     from transformers.cache_utils import DynamicCache
@@ -34,50 +42,44 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LARGE = 2**20
-"""Numbers of a batch's answers that do not stay on the device until the end, where that saves a wait for every batch."""
+"""Numbers kept of a batch that do not stay on the device until the end, where that saves a wait for every batch."""
+
+Keep = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+"""Logits (p, V) and which of all positions those are, (p,) int64 on their device -> what is kept of them, tensors (p, ...)."""
 
 
 @torch.no_grad()
-def read_answers(
-    model: torch.nn.Module,
-    prompts: TokenizedPrompts,
-    labels: LabelSequences,
-    keep: Callable[[torch.Tensor], dict[str, torch.Tensor]],
-    *,
-    size: BatchSize,
-) -> Answers:
-    """Read every prompt, and keep of its answers' logits what is asked for; no (N, V) tensor is made unless that is kept.
+def read(model: torch.nn.Module, prompts: Continued, keep: Keep, *, size: BatchSize) -> Answers:
+    """Read every prompt, and keep of the logits at its positions what is asked for; no (P, V) tensor is made unless it is kept.
 
     With several ranks each reads its share and all get everything.
 
     Args:
         model: a causal language model; its train/eval mode is put back afterwards.
-        labels: what the logits are read for (see `sequence_scores.py`).
-        keep: logits (n, R, V) of n prompts -> tensors (n, ...).
         size: how many queries go through the model together.
 
     Raises:
         InputError: the device's memory does not hold a batch of the size that was asked for.
     """
     rank, world = rank_and_world()
-    found: list[tuple[list[int], dict[str, torch.Tensor]]] = []
+    parts: list[tuple[list[int], dict[str, torch.Tensor]]] = []
     with reading(model):
         try:
-            reader = PrefixReader(model, prompts.prefix, labels, size)
+            reader = PrefixReader(model, prompts.prefix, size)
         except torch.OutOfMemoryError as error:
             tokens = size.tokens_on(next(model.parameters()).device.type)
             raise InputError(
                 f"--max_batch_tokens {tokens}: memory does not hold the context's {len(prompts.prefix)} tokens, that many at a "
                 "time; give less, or a smaller model"
             ) from error
-        batches = reader.batches(prompts.suffixes)
+        batches = reader.batches(prompts)
         turns = -(-len(batches) // world)  # as many forward passes on every rank, as sharded weights need; one twice is harmless
         waiting = [batches[min(turn, len(batches) - 1)] for turn in range(rank, turns * world, world)]
         while waiting:
             batch = waiting.pop(0)
             try:
-                kept = keep(reader.logits([prompts.suffixes[i] for i in batch]))
-                found.append((batch, {name: t if t.numel() < LARGE else t.cpu() for name, t in kept.items()}))
+                kept = reader.read(prompts, batch, keep)
+                parts.append((batch, {name: t if t.numel() < LARGE else t.cpu() for name, t in kept.items()}))
             except torch.OutOfMemoryError as error:
                 if size.tokens or world > 1 or len(batch) == 1:
                     tokens = size.tokens_on(reader.device.type)
@@ -87,11 +89,12 @@ def read_answers(
                     ) from error
                 waiting = [half for one in (batch, *waiting) for half in (one[: len(one) // 2], one[len(one) // 2 :]) if half]
     arrays: dict[str, np.ndarray] = {}
-    on_host = [(batch, {name: tensor.cpu().numpy() for name, tensor in kept.items()}) for batch, kept in found]
+    on_host = [(batch, {name: tensor.cpu().numpy() for name, tensor in kept.items()}) for batch, kept in parts]
     for share in all_gather(on_host):
         for batch, kept in share:
+            positions = prompts.positions(batch)
             for name, part in kept.items():
-                arrays.setdefault(name, np.empty((len(prompts.suffixes), *part.shape[1:]), part.dtype))[batch] = part
+                arrays.setdefault(name, np.empty((prompts.offsets[-1], *part.shape[1:]), part.dtype))[positions] = part
     return Answers(arrays, sorted(i for batch in batches[rank::world] for i in batch), reader.tokens, reader.padding_tokens)
 
 
@@ -100,7 +103,7 @@ class Answers:
     """What was kept of N prompts' answers.
 
     Attributes:
-        arrays: (N, ...) each, in the prompts' order.
+        arrays: (P, ...) each, the prompts' positions in order.
         scored: indices of the prompts that this rank read; all ranks together read each.
         tokens: tokens that went through the model on this rank, padding left out.
         padding_tokens: padding that went through it.
@@ -133,7 +136,7 @@ def reading(model: torch.nn.Module) -> Iterator[None]:
 
 
 class PrefixReader:
-    """Reads queries behind a prefix, which goes through the model once.
+    """Reads prompts behind a prefix, which goes through the model once.
 
     To be made and used within `reading` and without gradients. What is encoded stays good as long as the model's weights stay the
     same.
@@ -142,70 +145,102 @@ class PrefixReader:
         tokens, padding_tokens: what went through the model so far.
     """
 
-    def __init__(self, model: torch.nn.Module, prefix: list[int], labels: LabelSequences, size: BatchSize) -> None:
-        self.model, self.prefix, self.labels, self.size = model, prefix, labels, size
-        self.length = virtual_tokens(model) + len(prefix)
+    def __init__(self, model: torch.nn.Module, prefix: list[int], size: BatchSize) -> None:
+        self.model, self.bare, self.size = model, bare_model(model), size
+        self.front = virtual_tokens(model) + len(prefix)
         self.device = next(model.parameters()).device
         self.tokens = self.padding_tokens = 0
-        self._behind = sum(map(len, labels.continuations))  # tokens that every query is followed by
+        self._room, self._in_front = Room(), False  # whether attention needs the prefix's keys in front of a row's, not beside
+        self._in_pieces = True
         self._cache: DynamicCache | None = None
-        self._beside: DynamicCache | None = None
         self._packs = _can_share(model)
-        if self._packs and self.length:
+        if self._packs and self.front:
             virtual = plain(unwrapped(model).virtual_cache()) if virtual_tokens(model) else None
-            chunk = size.tokens_on(self.device.type)
-            encoded = encode(model, prefix, behind=virtual, chunk=chunk)
-            self._packs = encoded is not None
-            if encoded is not None:
-                layers = bare_model(model).config.get_text_config().num_hidden_layers
-                self._cache, self._beside = (read_only(encoded, layers, joined=joined) for joined in (True, False))
+            self._cache = encode(model, prefix, behind=virtual, chunk=size.tokens_on(self.device.type))
+            self._packs = self._cache is not None
             self.tokens += encoded_virtual_tokens(model) + len(prefix) if self._packs else 0
         if prefix and not self._packs:
-            name = type(bare_model(model)).__name__
+            name = type(self.bare).__name__
             logger.warning("%s: queries cannot share an encoded context, every prompt is encoded whole", name)
 
-    def batches(self, suffixes: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Indices of queries that are to be read together, by the reader's batch size."""
+    def batches(self, prompts: Continued) -> list[list[int]]:
+        """Indices of prompts that are to be read together, by the reader's batch size."""
+        rows = list(zip(prompts.texts, prompts.branches, strict=True))
         if self._packs:
-            masked = not self._side_by_side(max(map(len, suffixes), default=0))
-            lengths = [len(suffix) + self._behind for suffix in suffixes]
+            lengths = [len(text) + sum(map(len, branches)) for text, branches in rows]
+            masked = not self._side_by_side(prompts)
             return self.size.batches(lengths, self.device.type, padded=False, masked=masked)
-        each, front = len(self.labels.continuations), len(self.prefix) + encoded_virtual_tokens(self.model)
-        longest = max(map(len, self.labels.continuations))
-        lengths = [each * (front + len(suffix) + longest) for suffix in suffixes]
+        front = len(prompts.prefix) + encoded_virtual_tokens(self.model)
+        lengths = [(len(branches) or 1) * (front + len(text) + max(map(len, branches), default=0)) for text, branches in rows]
         return self.size.batches(lengths, self.device.type, padded=True)
 
-    def logits(self, suffixes: Sequence[list[int]]) -> torch.Tensor:
-        """Logits (n, R, V) of n queries, at the positions that `labels` asks for."""
+    def read(self, prompts: Continued, rows: Sequence[int], keep: Keep) -> dict[str, torch.Tensor]:
+        """What is kept of the positions of these rows, one row after the other."""
+        some = prompts.of(rows)
+        positions = on_device({"positions": torch.from_numpy(prompts.positions(rows))}, self.device)["positions"]
         if self._packs:
-            self.tokens += sum(len(suffix) + self._behind for suffix in suffixes)
-            return self._packed_logits(suffixes)
-        batch = sequence_batch([self.prefix + suffix for suffix in suffixes], self.labels)
-        read, real = batch["input_ids"].flatten(0, 1), int(batch["attention_mask"].sum())
-        self.tokens += real + encoded_virtual_tokens(self.model) * len(read)
-        self.padding_tokens += read.numel() - real
-        return sequence_logits(self.model, on_device(batch, self.device), self.labels)
+            batch, kept = self._read_packed(some, positions, keep)
+            self.tokens += batch["input_ids"].numel()
+            return kept
+        batch = padded_batch(some)
+        real, (texts, length) = int(batch["attention_mask"].sum()), batch["input_ids"].shape
+        batch = on_device(batch, self.device)
+        kept = self._kept(batch, partial(all_logits, self.model, batch), positions, keep)
+        self.tokens += real + encoded_virtual_tokens(self.model) * texts
+        self.padding_tokens += texts * length - real
+        return kept
 
-    def _side_by_side(self, longest: int) -> bool:
-        """Whether attention keeps queries of up to so many tokens apart by itself, without a mask."""
-        able = can_pack(self.model, longest) and (self._cache is None or can_share_keys(self.model))
-        return able and self.labels.rows == 1
+    def _side_by_side(self, prompts: Continued) -> bool:
+        """Whether attention keeps these prompts apart by itself, without a mask."""
+        able = can_pack(self.model, max(map(len, prompts.texts), default=0)) and (not self.front or can_share_keys(self.model))
+        return able and not any(prompts.branches)
 
-    def _packed_logits(self, suffixes: Sequence[list[int]]) -> torch.Tensor:
-        """Logits (n, R, V) behind n suffixes, and in the labels' continuations, that lie side by side in one row."""
-        bare, cache = bare_model(self.model), self._cache
-        if not self._side_by_side(max(map(len, suffixes))):
-            arguments = masked_row(suffixes, self.labels.continuations, self.length, bare.dtype, self.device)
+    def _read_packed(
+        self, prompts: Continued, positions: torch.Tensor, keep: Keep
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Prompts side by side in one row: the batch, and what is kept of it."""
+        masked = not self._side_by_side(prompts)
+        if masked:
+            batch = masked_row(prompts, self.front, self.bare.dtype, self.device)
         else:
-            shares = self._beside is not None
-            cache = self._beside if shares else cache
-            arguments = on_device(packed_batch(suffixes, self.length, shares=shares), self.device)
+            shares = self._cache is not None and not self._in_front
+            batch = on_device(packed_batch(prompts.texts, self.front, shares=shares, asked=prompts.asked), self.device)
+        cache = self._cache
+        if cache is not None:
+            last_known = len(cache.layers) == self.bare.config.get_text_config().num_hidden_layers
+            beside = not (masked or self._in_front)
+            asked = batch["logits_to_keep"] if beside and last_known else None
+            cache = read_only(cache, None if beside else self._room, asked=asked)
+
+        def logits() -> torch.Tensor:
+            return self.bare(**batch, past_key_values=cache, use_cache=cache is not None).logits
+
         try:
-            output = bare(**arguments, past_key_values=cache, use_cache=cache is not None)
+            return batch, self._kept(batch, logits, positions, keep)
         except LostKeysError:  # for this model they must stand in front of the row's
-            self._beside = None
-            return self._packed_logits(suffixes)
-        return output.logits[0].unflatten(0, (len(suffixes), self.labels.rows))
+            self._in_front = True
+            return self._read_packed(prompts, positions, keep)
+
+    def _kept(
+        self, batch: dict[str, Any], logits: Callable[[], torch.Tensor], positions: torch.Tensor, keep: Keep
+    ) -> dict[str, torch.Tensor]:
+        """What is kept of a batch's logits; where those are too many, they are made and looked at in pieces.
+
+        Args:
+            logits: reads the batch; logits as the model gives them.
+            positions: (P,) which of all positions the batch's are.
+        """
+        if len(positions) <= positions_at_once(self.bare) or not self._in_pieces:
+            return keep(asked_of(batch, logits()), positions)
+        pieces: list[dict[str, torch.Tensor]] = []
+
+        def look(project: Projection, hidden: torch.Tensor, part: slice) -> None:
+            pieces.append(keep(project(hidden), positions[part]))
+
+        if not project_in_pieces(self.bare, batch, logits, look):
+            self._in_pieces = False
+            return self._kept(batch, logits, positions, keep)
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def _can_share(model: torch.nn.Module) -> bool:

@@ -8,9 +8,11 @@ summed from those tokens, never taken as 1 minus the rest, and so keeps its digi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from llmft.errors import InputError
@@ -20,45 +22,64 @@ if TYPE_CHECKING:
     from llmft.models.sequence_scores import LabelSequences
 
 
-class Target(NamedTuple):
-    """The teacher's answers to N queries, as they are kept: good for any divergence and temperature.
+class Targets(NamedTuple):
+    """The teacher's answers to queries, as they are kept: good for any divergence and temperature.
 
     Attributes:
-        logprobs: (N, K) log-probabilities on the support.
-        tokens: (N, k) token ids that the first k classes of `topk` stand for, largest first; None for other supports.
+        logprobs: (P, K) log-probabilities on the support, at each position of each query's answer.
+        tokens: (P, k) token ids that the first k classes of `topk` stand for, largest first; None for other supports.
+        query_of: (P,) place of the query that a position belongs to, on the CPU, in order; None for a position a query.
     """
 
     logprobs: torch.Tensor
     tokens: torch.Tensor | None
+    query_of: torch.Tensor | None = None
+
+    def by_query(self) -> list[Targets]:
+        """Those of each query alone."""
+        counts = [1] * len(self.logprobs) if self.query_of is None else self.query_of.bincount().tolist()
+        tokens = [None] * len(counts) if self.tokens is None else self.tokens.split(counts)
+        return [Targets(*one) for one in zip(self.logprobs.split(counts), tokens, strict=True)]
 
 
-def kept_of(what: str, labels: LabelSequences, topk: int | None) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-    """What to keep of logits (n, R, V), as a function of them that `read_answers` takes.
+@dataclass(frozen=True)
+class SupportQuestion:
+    """The question for a model's distribution on a support, at every position.
 
-    Args:
-        what: `scores`: the labels' log-probabilities `label_logprobs` (n, L) over the vocabulary, float64, and `best_token`
-            (n,), the argmax at the first position; or a support: the fields of its `Target`.
+    Attributes:
+        support: one of `objective.SUPPORTS`.
+        topk: k of `topk`, else None.
+        labels: what `labels` and `labels_rest` are.
     """
 
-    def scores(logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"label_logprobs": labels.logprobs(logits).double(), "best_token": logits[:, 0].argmax(-1)}
+    support: str
+    topk: int | None
+    labels: LabelSequences
 
-    def target(logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        first = [sequence[0] for sequence in labels.sequences]
-        found = support_target(logits[:, 0], what, label_ids=first, topk=topk or 0)._asdict()
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+    @property
+    def key(self) -> dict[str, Any]:
+        """JSON-able, what the question is identified by."""
+        return {**self.labels.key, "support": self.support, "topk": self.topk}
 
-    return scores if what == "scores" else target
+    def keep(self, logits: torch.Tensor, _positions: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The fields of the `Targets` of logits (p, V)."""
+        first = [sequence[0] for sequence in self.labels.sequences]
+        targets = support_targets(logits, self.support, label_ids=first, topk=self.topk or 0)
+        return {name: tensor for name, tensor in targets._asdict().items() if tensor is not None}
+
+    def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Of what was kept of all positions: that."""
+        return dict(kept)
 
 
-def support_target(logits: torch.Tensor, support: str, *, label_ids: Sequence[int], topk: int) -> Target:
+def support_targets(logits: torch.Tensor, support: str, *, label_ids: Sequence[int], topk: int) -> Targets:
     """The teacher's distribution on the support.
 
     For several contexts give what `mean_logprobs` makes of their log-probabilities over the vocabulary: the k largest are
     then those of the mean.
 
     Args:
-        logits: (N, V) the teacher's logits (or log-probabilities), in any float type; computed in float32 or better.
+        logits: (P, V) the teacher's logits (or log-probabilities), in any float type; computed in float32 or better.
         support: one of `objective.SUPPORTS`.
         label_ids: the teacher's L label tokens, for `labels` and `labels_rest`.
         topk: k, for `topk`; 50 in Askell et al. 2021 (arXiv:2112.00861), appendix B.5.
@@ -70,8 +91,8 @@ def support_target(logits: torch.Tensor, support: str, *, label_ids: Sequence[in
         if topk > logits.shape[-1]:
             raise InputError(f"--topk {topk}: the vocabulary has {logits.shape[-1]} tokens; ask for no more than that")
         tokens = logits.topk(topk).indices
-        return Target(tempered(support_scores(logits, support, tokens), 1.0), tokens)
-    return Target(tempered(support_scores(logits, support, label_ids), 1.0), None)
+        return Targets(tempered(support_scores(logits, support, tokens), 1.0), tokens)
+    return Targets(tempered(support_scores(logits, support, label_ids), 1.0), None)
 
 
 def support_scores(logits: torch.Tensor, support: str, tokens: torch.Tensor | Sequence[int] | None) -> torch.Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     import torch
 
     from llmft.evaluation.score import Asker, SplitScores
-    from llmft.models.supports import Target
-    from llmft.training.teacher import Teachers
+    from llmft.models.supports import Targets
+    from llmft.pipelines.training import Trained
+    from llmft.training.teacher import Teacher, Teachers
 
 GROUPS = (
     ModelArguments,
@@ -84,7 +86,7 @@ def distil(job: Job) -> None:
     stages = stages_of(teachers, flags)
     with job.meter.phase("teacher") as phase:
         precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"
-        targets = [stage.targets(queries, flags.objective, phase) if precompute else None for stage in stages]
+        targets = [teacher_of(stage, queries, flags).precompute(phase) if precompute else None for stage in stages]
     scores = {"teacher": job.score("teacher", stages[-1]), "before": job.score("before", student)}
     job.keep("before", retention.score("before", model))
     cache = teachers.askers[0].cache
@@ -94,9 +96,9 @@ def distil(job: Job) -> None:
         teachers = teachers.with_model(model)
         stages = stages_of(teachers, flags)
     student = student.with_model(trainable(job, model, context_ids=context_ids))
-    trained, metrics, log = learn(job, student, queries, stages, targets, start, scores["teacher"])
+    trained = learn(job, student, queries, stages, targets, start, scores["teacher"])
     job.keep("after", retention.score("after", student.model))
-    metrics |= retention.change(job.record.stages)
+    metrics = trained.metrics | retention.change(job.record.stages)
     if flags.evaluate_with_context:
         metrics["after_with_context"] = with_context(job, stages[-1].with_model(student.model))
     metrics["contexts"] = {
@@ -105,8 +107,8 @@ def distil(job: Job) -> None:
         "schedule": flags.context_schedule,
         "demonstrations": sum(map(len, job.contexts)),
     }
-    compared = compare(job, scores | trained)
-    job.finish({**compared, **metrics}, log, cache.saved_but(job.paid_before) if cache else None)
+    compared = compare(job, scores | trained.scores)
+    job.finish({**compared, **metrics}, trained.log, cache.saved_but(job.paid_before) if cache else None)
     if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
         for name in job.data.in_domain:
             say_how_far(name, compared["kl"]["before"][name], compared["kl"]["after"][name])
@@ -195,6 +197,21 @@ def stages_of(teachers: Teachers, flags: DistillationArguments) -> list[Teachers
     return [teachers]
 
 
+def teacher_of(
+    teachers: Teachers,
+    queries: Sequence[Row],
+    flags: DistillationArguments,
+    frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
+) -> Teacher:
+    """Who answers the queries: all contexts each, or with `cycle` query i the context i mod m."""
+    import numpy as np
+
+    from llmft.training.teacher import Teacher
+
+    context_of = np.arange(len(queries)) % len(teachers.askers) if flags.context_schedule == "cycle" else None
+    return Teacher(teachers.askers, queries, flags.objective, context_of=context_of, frozen=frozen)
+
+
 def needs_copy(job: Job, flags: DistillationArguments) -> bool:
     """Whether a teacher that reads along must be kept beside a student that changes its weights."""
     from llmft.models.adapt import keeps_base
@@ -208,16 +225,15 @@ def learn(
     student: Asker,
     queries: Sequence[Row],
     stages: Sequence[Teachers],
-    targets: Sequence[Target | None],
+    targets: Sequence[Targets | None],
     start: torch.nn.Module | None,
     reference: dict[str, SplitScores],
-) -> tuple[dict[str, dict[str, SplitScores]], dict[str, Any], list[dict[str, Any]]]:
+) -> Trained:
     """Train the student on each stage's targets; what `train` returns, of the last stage."""
     from llmft.models.adapt import without_adapter
     from llmft.pipelines.training import train, train_stage
     from llmft.training.context_distillation_trainer import ContextDistillationTrainer
     from llmft.training.ft_trainer import FtTrainer
-    from llmft.training.teacher import OnlineTeacher
 
     flags, prompts = job.arguments(DistillationArguments), student.prompts(queries)
 
@@ -242,16 +258,17 @@ def learn(
             if target is None:
                 example["query"] = i
             else:
-                example |= {f"teacher_{name}": part[i] for name, part in target._asdict().items() if part is not None}
+                example["teacher_logprobs"] = target.logprobs[i]
+                if target.tokens is not None:
+                    example["teacher_tokens"] = target.tokens[i]
             if flags.ce_weight:
                 example["answer"] = student.label_ids[queries[i]["label"]]
-        teacher = None if target is not None else OnlineTeacher(stage, queries, flags.objective, frozen(stage))
+        teacher = None if target is not None else teacher_of(stage, queries, flags, frozen(stage))
         learning = {"choices": flags.objective, "label_sequences": student.label_sequences, "teacher": teacher}
         result = run_training(ContextDistillationTrainer, student, examples, **learning)
         if not last:
             earlier += [{"stage": number, **entry} for entry in result]
-    scores, metrics, log = result
-    return scores, metrics, [*earlier, *log]
+    return replace(result, log=[*earlier, *result.log])
 
 
 NEAR = 1e-3

@@ -75,8 +75,9 @@ def fine_tune(job: Job) -> None:
         say_prompts(job, {"": student}, () if on_demonstrations else rows)
     job.score("before", student)
     student = student.with_model(trainable(job, model))
-    scores, metrics, log = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))
-    job.finish({"tokens_per_query": {"student": scores["after"][job.task.name].tokens_per_query}, **metrics}, log)
+    trained = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))
+    tokens = {"student": trained.scores["after"][job.task.name].tokens_per_query}
+    job.finish({"tokens_per_query": tokens, **trained.metrics}, trained.log)
 
 
 def objective(flags: FineTuningArguments, label_ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

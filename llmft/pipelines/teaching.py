@@ -83,7 +83,7 @@ def ask_teachers(
         job.asker(*loaded, prompt_format, demonstrations=context, calibrate=calibrate)
         for prompt_format, context in zip(formats, contexts, strict=True)
     ]
-    return Teachers(tuple(askers), turns=job.arguments(DistillationArguments).context_schedule == "cycle")
+    return Teachers(tuple(askers))
 
 
 def check_sizes(job: Job, teacher: Asker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,21 @@ if TYPE_CHECKING:
     from llmft.evaluation.score import Asker, SplitScores
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What training gives.
+
+    Attributes:
+        scores: of stage `after`, and with `--eval_strategy` of the best ones, which are in the record already.
+        metrics: what `metrics.json` gets.
+        log: the training log.
+    """
+
+    scores: dict[str, dict[str, SplitScores]]
+    metrics: dict[str, Any]
+    log: list[dict[str, Any]]
+
+
 def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | None = None) -> torch.nn.Module:
     """The model with the part that the flags ask for made trainable; says which weights that are.
 
@@ -81,16 +97,12 @@ def train(
     *,
     reference: Mapping[str, SplitScores] | None = None,
     **trainer_arguments: Any,
-) -> tuple[dict[str, dict[str, SplitScores]], dict[str, Any], list[dict[str, Any]]]:
+) -> Trained:
     """Train the student's model (from the last checkpoint of an interrupted run, if there is one), evaluate it on the way if
     that is asked for and at the end, and save its weights.
 
     Args:
         reference: the teacher's scores of all evaluation sets, to log the divergence from; None where there is no teacher.
-
-    Returns:
-        The scores of stage `after`, and with `--eval_strategy` of the best ones, which are in the record already; what
-        `metrics.json` gets; the training log.
     """
     run, model = job.arguments(RunArguments), student.model
     run.output_dir = str(job.record.checkpoints)
@@ -130,7 +142,7 @@ def train(
     metrics: dict[str, Any] = {"weights": counts.as_dict()}
     if during:
         metrics |= {"evaluations": evaluations.history, "selection": evaluations.selection}
-    return stages, metrics, trainer.state.log_history
+    return Trained(stages, metrics, trainer.state.log_history)
 
 
 def train_stage(

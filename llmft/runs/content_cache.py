@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,6 @@ from llmft.errors import InputError
 from llmft.runs.store import whole_file
 
 logger = logging.getLogger(__name__)
-
-TARGETS_VERSION = 1
-"""Part of every key of teacher targets; to be raised when the code changes so that the same key would give other targets."""
 
 
 class ContentCache:
@@ -98,51 +95,6 @@ class ContentCache:
         return InputError(
             f"{self.flag} {self.folder}: cannot be written to ({reason}); name a folder of your own with room in it"
         )
-
-
-def target_key(
-    *,
-    weights: str,
-    tokenizer: str,
-    prompts: Iterable[tuple[Sequence[int], Iterable[Sequence[int]]]],
-    label_ids: Sequence[Sequence[int]],
-    support: str,
-    topk: int | None,
-    dtype: str,
-    numerics: Mapping[str, str | int],
-) -> dict[str, Any]:
-    """The key of a teacher's targets: everything that decides their values, small enough to read.
-
-    Args:
-        weights: fingerprint of the teacher's weights (`models/fingerprint.py`).
-        tokenizer: fingerprint of its tokenizer (token ids say what was read; this says what it meant).
-        prompts: for every context its token ids and those of each query behind it, in order; all are hashed.
-        label_ids: the labels' token sequences, in label order.
-        support: name of the support.
-        topk: k of support `topk`, else None.
-        dtype: in which the teacher computes.
-        numerics: what else can change the last bits (device type, attention, queries a row), for runs that must repeat to the
-            bit; empty to take up targets that differ by rounding errors.
-    """
-    return {
-        "version": TARGETS_VERSION,
-        "weights": weights,
-        "tokenizer": tokenizer,
-        "prompts": [_token_hash(context, queries) for context, queries in prompts],
-        "label_ids": [list(map(int, ids)) for ids in label_ids],
-        "support": support,
-        "topk": topk,
-        "dtype": dtype,
-        "numerics": dict(numerics),
-    }
-
-
-def _token_hash(context: Sequence[int], queries: Iterable[Sequence[int]]) -> str:
-    """Hash of a context and of every query, in order; lengths are hashed with them, so that nothing moves across a border."""
-    digest = hashlib.sha256()
-    for tokens in (context, *queries):
-        digest.update(np.array([len(tokens), *tokens], dtype="<i8"))
-    return digest.hexdigest()
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], text: str) -> str:

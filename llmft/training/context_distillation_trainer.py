@@ -9,21 +9,20 @@ from typing import Any
 import torch
 
 from llmft.cost.phases import Phase
-from llmft.models.sequence_scores import LabelSequences, sequence_label_logits
-from llmft.models.supports import Target
+from llmft.models.sequence_scores import LabelSequences
 from llmft.objective import Objective
 from llmft.training.divergences import distillation_loss
-from llmft.training.ft_trainer import FtTrainer
-from llmft.training.teacher import OnlineTeacher
+from llmft.training.ft_trainer import WEIGHTS, FtTrainer
+from llmft.training.teacher import Teacher
 
 
 class ContextDistillationTrainer(FtTrainer):
-    """Minimises T^2 * D(teacher, student) on a support, plus what is asked for of a cross-entropy with gold labels
+    """Minimises T^2 * D(teacher, student) on a support, plus what is asked for of a cross-entropy with gold answers
     (Askell et al. 2021, eq. 2.1; Snell et al. 2022, eq. 1).
 
     A training example holds the precomputed answer of the teacher, `teacher_logprobs` (K,) and for `topk` `teacher_tokens`
-    (k,); or with an online teacher the place `query` of its query. `answer`, the gold label's token, is only read by the
-    cross-entropy.
+    (k,), of a text at each of the A positions that it asks (A, K) and (A, k); or with an online teacher the place `query` of its
+    query. `answer`, the gold token (or tokens), is only read by the cross-entropy.
 
     Args:
         choices: divergence, support, temperature, weight of the cross-entropy.
@@ -36,7 +35,7 @@ class ContextDistillationTrainer(FtTrainer):
         *args: Any,
         choices: Objective,
         label_sequences: Sequence[Sequence[int]],
-        teacher: OnlineTeacher | None = None,
+        teacher: Teacher | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -45,11 +44,10 @@ class ContextDistillationTrainer(FtTrainer):
         self.label_columns = [i if self.labels.rows > 1 else ids[0] for i, ids in enumerate(label_sequences)]  # of the logits
         self.teacher = teacher
 
-    def answer_logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (B, V) at the answer position; of labels of several tokens their log-probabilities (B, L)."""
-        if self.labels.rows > 1:
-            return sequence_label_logits(model, inputs, self.labels)
-        return super().answer_logits(model, inputs)
+    def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """Logits (P, V) at the positions that are asked; of labels of several tokens their log-probabilities (B, L)."""
+        logits = super().answer_logits(model, inputs)
+        return self.labels.logprobs(logits) if self.labels.rows > 1 else logits
 
     def count_work(self, phase: Phase) -> None:
         """Count also what an online teacher has read."""
@@ -57,14 +55,18 @@ class ContextDistillationTrainer(FtTrainer):
         if self.teacher is not None:
             self.teacher.count_work(phase)
 
+    def add_targets(self, inputs: dict[str, Any]) -> None:
+        """Add an online teacher's answers."""
+        if self.teacher is not None:
+            targets = self.teacher.targets(inputs["query"])
+            inputs["teacher_logprobs"] = targets.logprobs
+            if targets.tokens is not None:
+                inputs["teacher_tokens"] = targets.tokens
+
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Divergence from the teacher's answers, from what `answer_logits` gives."""
-        if self.teacher is not None:
-            target = self.teacher.targets(inputs["query"])
-        else:
-            target = Target(inputs["teacher_logprobs"], inputs.get("teacher_tokens"))
-        tokens = self.label_columns if target.tokens is None else target.tokens
-        return distillation_loss(self.choices, logits, target.logprobs, tokens, inputs.get("answer"))
+        tokens, answers = inputs.get("teacher_tokens", self.label_columns), inputs.get("answer")
+        return distillation_loss(self.choices, logits, inputs["teacher_logprobs"], tokens, answers, inputs.get(WEIGHTS))
 
     def cause(self, loss: float, positions: Sequence[int]) -> str | None:
         """A divergence is infinite where one side has no probability at all and the other has some."""

@@ -1,9 +1,10 @@
 """Divergences between teacher and student on a support, and the loss of context distillation.
 
-Each takes normalised log-probabilities, (B, K) and (B, K), and gives (B,) nats. A class without mass (-inf) adds nothing
-where its probability is the weight. Gradients are with respect to the student alone, and right where its log-probabilities
-come out of `log_softmax`: a part proportional to the student's probabilities q has no effect there, so it is added or left
-out such that equal distributions get a gradient of exactly 0, not of rounding errors. Derivatives are first-order only.
+Each takes normalised log-probabilities, (P, K) and (P, K), a row a position, and gives (P,) nats. A class without mass (-inf)
+adds nothing where its probability is the weight. Gradients are with respect to the student alone, and right where its
+log-probabilities come out of `log_softmax`: a part proportional to the student's probabilities q has no effect there, so it is
+added or left out such that equal distributions get a gradient of exactly 0, not of rounding errors. Derivatives are first-order
+only.
 """
 
 from __future__ import annotations
@@ -49,15 +50,18 @@ def jensen_shannon(teacher: torch.Tensor, student: torch.Tensor, beta: float) ->
     return beta * (teacher.exp() * _log_ratio(teacher, mixture)).sum(-1) + (1 - beta) * own
 
 
-def divergence_loss(objective: Objective, teacher_logprobs: torch.Tensor, student_scores: torch.Tensor) -> torch.Tensor:
-    """T^2 times the divergence, mean over the batch.
+def divergence_loss(
+    objective: Objective, teacher_logprobs: torch.Tensor, student_scores: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """T^2 times the divergence, mean over the positions.
 
     T^2 keeps the size of the gradient as T changes (Hinton et al. 2015, arXiv:1503.02531, section 2).
 
     Args:
         objective: divergence, beta and T.
-        teacher_logprobs: (B, K) as kept in a `Target`.
-        student_scores: (B, K) the student's log-scores on the same support, normalised here.
+        teacher_logprobs: (P, K) as kept in `Targets`.
+        student_scores: (P, K) the student's log-scores on the same support, normalised here.
+        weights: (P,) what each position counts in a weighted sum, instead of the mean.
     """
     teacher = tempered(teacher_logprobs, objective.temperature)
     student = tempered(student_scores, objective.temperature)
@@ -67,7 +71,7 @@ def divergence_loss(objective: Objective, teacher_logprobs: torch.Tensor, studen
         found = reverse_kl(teacher, student)
     else:
         found = jensen_shannon(teacher, student, objective.jsd_beta)
-    return objective.temperature**2 * found.mean()
+    return objective.temperature**2 * (found.mean() if weights is None else found @ weights)
 
 
 def distillation_loss(
@@ -76,25 +80,27 @@ def distillation_loss(
     teacher_logprobs: torch.Tensor,
     tokens: torch.Tensor | Sequence[int] | None,
     answers: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """T^2 * D + ce_weight * CE, mean over the batch: the whole loss of context distillation.
+    """T^2 * D + ce_weight * CE, mean over the positions: the whole loss of context distillation.
 
     Args:
         objective: the choices.
-        logits: (B, V) the student's, at the answer position.
-        teacher_logprobs: (B, K) the teacher's on the support.
-        tokens: for `labels` and `labels_rest` the student's L label tokens, for `topk` the target's (B, k), for `vocab` None.
-        answers: (B,) gold label tokens; the cross-entropy is over the vocabulary, at temperature 1, as in fine-tuning.
+        logits: (P, V) the student's, at the positions of the answers.
+        teacher_logprobs: (P, K) the teacher's on the support.
+        tokens: for `labels` and `labels_rest` the student's L label tokens, for `topk` the target's (P, k), for `vocab` None.
+        answers: (P,) gold tokens; the cross-entropy is over the vocabulary, at temperature 1, as in fine-tuning.
+        weights: (P,) what each position counts in a weighted sum, instead of the mean.
 
     Raises:
         InputError: a cross-entropy is asked for, and there are no gold labels.
     """
-    loss = divergence_loss(objective, teacher_logprobs, support_scores(logits, objective.support, tokens))
+    loss = divergence_loss(objective, teacher_logprobs, support_scores(logits, objective.support, tokens), weights)
     if not objective.ce_weight:
         return loss
     if answers is None:
         raise InputError(f"--ce_weight {objective.ce_weight}: the queries have no gold labels; leave it at 0")
-    return loss + objective.ce_weight * answer_cross_entropy(logits, answers)
+    return loss + objective.ce_weight * answer_cross_entropy(logits, answers, weights)
 
 
 def _log_ratio(weighted: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Pattern-based fine-tuning: transformers' Trainer with the loss at the answer position. Hooks only, never the loop."""
+"""Pattern-based fine-tuning: transformers' Trainer with the loss at the positions of the answers. Hooks only, never the loop."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import Trainer
 
 from llmft.cost.flops import training_flops
 from llmft.cost.phases import Phase
-from llmft.models.label_scores import answer_logits, encoded_virtual_tokens, left_pad, virtual_tokens
+from llmft.models.head import Projection, positions_at_once, project_in_pieces
+from llmft.models.label_scores import all_logits, answer_logits, encoded_virtual_tokens, on_device, virtual_tokens
 from llmft.models.packed_attention import can_pack, packed_batch
-from llmft.models.sequence_scores import LabelSequences, sequence_batch
+from llmft.models.sequence_scores import Continued, LabelSequences, padded_batch
 from llmft.training.checkpoints import ReadableCheckpoint
 from llmft.training.evaluations import Evaluations
 from llmft.training.finite import POSITION, StopAtNonFinite
@@ -22,16 +24,26 @@ from llmft.training.losses import answer_cross_entropy
 
 REAL = "real"
 """Key of a batch: how many of its rows, from the first on, are no repeats, and how many there are on all ranks."""
+SIZE = "size"
+"""Key of a batch: how many examples it has."""
+ASKED = "asked"
+"""Key of an example that ends in a text: how many of its last tokens are asked for what follows. Of a batch: each example's."""
+WEIGHTS = "weights"
+"""Key of a batch of texts: what each position counts in the sum that is its loss (P,)."""
+LOSS_MEANS = ("tokens", "examples")
 
 
 class FtTrainer(ReadableCheckpoint, Trainer):
     """Trains on prompts so that the right label's token follows.
 
     A training example is `{"input_ids": tokens of the prompt, ...}` with what the loss needs beside it: here `answer`,
-    the token of the right label.
+    the token of the right label. Of a text `input_ids` goes on with all its tokens but the last, `asked` says how many it has,
+    and the loss needs something for each.
 
     Args:
-        objective: loss from logits (B, V) at the answer position and answers (B,).
+        objective: loss from logits (B, V) at the answer position and answers (B,); for texts both (P, ...), and weights (P,).
+        loss_mean: of texts, over the `tokens` of a step, or over its `examples`, each the mean over its tokens; whatever batches
+            and ranks a step is parted into. Of labels both are the mean over a batch.
         evaluations: how `evaluate` is done, and where its results go; None where nothing is evaluated.
         finite: is shown every loss, and stops training at one that is no finite number; None where nothing does. Examples
             then hold their `position` among all.
@@ -42,7 +54,8 @@ class FtTrainer(ReadableCheckpoint, Trainer):
     def __init__(
         self,
         *args: Any,
-        objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = answer_cross_entropy,
+        objective: Callable[..., torch.Tensor] = answer_cross_entropy,
+        loss_mean: str = "tokens",
         evaluations: Evaluations | None = None,
         finite: StopAtNonFinite | None = None,
         **kwargs: Any,
@@ -52,14 +65,16 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         if finite is not None:
             finite.cause = self.cause
             self.add_callback(finite)
-        self.objective = objective
+        self.objective, self.loss_mean = objective, loss_mean
         self.evaluations = evaluations
+        self.in_pieces = True  # whether logits may be made so: not behind the back of a model that changes them
         self.examples_seen = 0
         self.tokens_seen: torch.Tensor | int = 0  # tensors, so that counting waits for no device
         self.positions_seen = 0
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The batches of a step; in an epoch's last, accelerate repeats rows so that all ranks get as many, and that is noted."""
+        """The batches of a step, and of texts how many tokens (or examples) they have on all ranks. In an epoch's last step
+        accelerate repeats rows so that all ranks get as many, and that is noted."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         each, ranks = self.args.train_batch_size, self.args.world_size
         if self.accelerator.split_batches:
@@ -69,6 +84,10 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         if batches and repeats and self.accelerator.gradient_state.end_of_dataloader:
             before = each * self.args.process_index  # rows of the ranks in front
             batches[-1][REAL] = (max(0, min(left - before, each)), left)
+        if batches and ASKED in batches[0]:
+            counts = [count for batch in batches for count in batch[ASKED][: batch.get(REAL, (None,))[0]]]
+            count = torch.tensor(sum(counts) if self.loss_mean == "tokens" else len(counts), device=device)
+            items = self.accelerator.gather(count).sum()
         return batches, items
 
     def compute_loss(
@@ -84,38 +103,77 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         is weighted by how many remain.
         """
         real, of_all = inputs.pop(REAL, (None, None))
-        self._count(model, inputs)
-        logits = self.answer_logits(model, inputs)
-        if real is None:
-            loss = self.answer_loss(logits, inputs)
+        size = inputs.pop(SIZE)
+        self._count(model, inputs, size if real is None else real)
+        if ASKED in inputs:
+            inputs[WEIGHTS] = self._weights(inputs[ASKED], real, num_items_in_batch)
+            self.add_targets(inputs)
+            loss, logits = self._loss_of_texts(model, inputs), None
         else:
-            self.examples_seen -= len(logits) - real
-            some = max(real, 1)  # a rank without any takes part in what ranks do together
-            inputs = {name: value[:some] for name, value in inputs.items()}
-            loss = self.answer_loss(logits[:some], inputs) * (self.args.world_size * real / of_all)
+            logits, share = self.answer_logits(model, inputs), None
+            if real is not None:
+                some = max(real, 1)  # a rank without any takes part in what ranks do together
+                inputs = {name: value if isinstance(value, int) else value[:some] for name, value in inputs.items()}
+                logits, share = logits[:some], self.args.world_size * real / of_all
+            self.add_targets(inputs)
+            loss = self.answer_loss(logits, inputs)
+            loss = loss if share is None else loss * share
         if self.finite is not None:
-            self.finite.see(self.state.global_step + 1, loss, inputs[POSITION])
+            rows = inputs[POSITION] if real is None else inputs[POSITION][: max(real, 1)]
+            self.finite.see(self.state.global_step + 1, loss, rows)
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def _count(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> None:
+    def _loss_of_texts(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """Loss of texts; where their logits are many, they are made in pieces, and made again for each piece's gradient."""
+        count, losses = len(inputs[WEIGHTS]), []
+        if count <= positions_at_once(model) or not self.in_pieces:
+            return self.answer_loss(self.answer_logits(model, inputs), inputs)
+
+        def look(project: Projection, hidden: torch.Tensor, part: slice) -> None:
+            own = {name: v[part] for name, v in inputs.items() if isinstance(v, torch.Tensor) and len(v) == count}
+            losses.append(checkpoint(lambda hidden: self.answer_loss(project(hidden), own), hidden, use_reentrant=False))
+
+        self.in_pieces = project_in_pieces(model, inputs, partial(all_logits, model, inputs), look)
+        return torch.stack(losses).sum() if self.in_pieces else self._loss_of_texts(model, inputs)
+
+    def _weights(self, asked: Sequence[int], real: int | None, items: torch.Tensor | None) -> torch.Tensor:
+        """What each position of a batch of texts counts: in the mean over ranks of their sums over a step's batches, equally (or
+        equally within an example, and those as much as one another).
+
+        Args:
+            real: how many rows are no repeats; None for all.
+            items: how many tokens (or examples) the step has on all ranks; None for those of this batch alone.
+        """
+        counts = torch.tensor(asked)
+        each = torch.ones(len(counts)) if self.loss_mean == "tokens" else 1 / counts
+        each[len(counts) if real is None else real :] = 0
+        weights = on_device({WEIGHTS: each.repeat_interleave(counts)}, self.args.device)[WEIGHTS]
+        if items is None:
+            return weights / each.count_nonzero() if self.loss_mean == "examples" else weights / weights.sum()
+        return weights * (self.args.world_size * self.current_gradient_accumulation_steps / items)
+
+    def _count(self, model: torch.nn.Module, inputs: dict[str, Any], examples: int) -> None:
         positions = inputs["input_ids"].numel()
         if "logits_to_keep" in inputs:  # packed: no padding
-            self.examples_seen += len(inputs["logits_to_keep"])
             self.tokens_seen += positions
         else:
-            soft = encoded_virtual_tokens(model) * inputs["input_ids"][..., 0].numel()  # which the model itself puts in
+            soft = encoded_virtual_tokens(model) * len(inputs["input_ids"])  # which the model itself puts in
             positions += soft
-            self.examples_seen += len(inputs["input_ids"])
             self.tokens_seen = self.tokens_seen + inputs["attention_mask"].sum() + soft
+        self.examples_seen += examples
         self.positions_seen += positions
 
-    def answer_logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (B, V) at the answer position."""
+    def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """Logits (P, V) at the positions that are asked."""
         return answer_logits(model, inputs)
 
-    def answer_loss(self, logits: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Loss from logits (B, V) at the answer position."""
-        return self.objective(logits, inputs["answer"])
+    def add_targets(self, inputs: dict[str, Any]) -> None:
+        """Add to a batch what its loss needs and its examples have not brought along: here nothing."""
+
+    def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """Loss from logits (P, V) at the positions that are asked."""
+        weights = inputs.get(WEIGHTS)
+        return self.objective(logits, inputs["answer"], *([] if weights is None else [weights]))
 
     def cause(self, loss: float, positions: Sequence[int]) -> str | None:
         """Why a batch's loss is no finite number, flag first and remedy last, where that is the objective's nature.
@@ -161,7 +219,7 @@ class FtTrainer(ReadableCheckpoint, Trainer):
 
 
 def collate(examples: Sequence[dict[str, Any]], labels: LabelSequences | None = None, *, packed: bool = False) -> dict[str, Any]:
-    """Put the prompts together and stack the rest.
+    """Put the prompts together and what belongs to each, or of texts to each position of each.
 
     Args:
         examples: their places `query`, which only the host asks for, stay numbers.
@@ -170,16 +228,21 @@ def collate(examples: Sequence[dict[str, Any]], labels: LabelSequences | None = 
     """
     if torch.utils.data.get_worker_info() is not None:  # its main process ends it, and has a checkpoint to save first
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    prompts = [example["input_ids"] for example in examples]
+    prompts, texts = [example["input_ids"] for example in examples], ASKED in examples[0]
+    asked = [example.get(ASKED, 1) for example in examples]
     if packed:
-        batch = packed_batch(prompts)
+        batch = packed_batch(prompts, asked=asked)
     else:
-        batch = left_pad(prompts) if labels is None or labels.rows == 1 else sequence_batch(prompts, labels)
+        continuations = [] if labels is None else labels.continuations
+        batch = padded_batch(Continued([], prompts, asked, [continuations] * len(prompts)))
+    batch[SIZE] = len(examples)
     for name in examples[0]:
-        if name == "query":
-            batch[name] = [example[name] for example in examples]
+        values = [example[name] for example in examples]
+        if name in ("query", ASKED):
+            batch[name] = values
         elif name != "input_ids":
-            batch[name] = torch.stack([torch.as_tensor(example[name]) for example in examples])
+            join = torch.cat if texts and name != POSITION else torch.stack
+            batch[name] = join([torch.as_tensor(value) for value in values])
     return batch
 
 

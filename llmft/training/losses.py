@@ -10,14 +10,17 @@ import torch.nn.functional as F
 from llmft.models.label_scores import index_on, precise
 
 
-def answer_cross_entropy(logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+def answer_cross_entropy(logits: torch.Tensor, answers: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Mean cross-entropy over the whole vocabulary: pattern-based fine-tuning (Mosbach et al. 2023, section 3).
 
     Args:
-        logits: (B, V) at the answer position.
-        answers: (B,) token of the right label.
+        logits: (P, V) at the positions of the answers.
+        answers: (P,) the right token.
+        weights: (P,) what each position counts in a weighted sum, instead of the mean.
     """
-    return F.cross_entropy(precise(logits), answers)
+    if weights is None:
+        return F.cross_entropy(precise(logits), answers)
+    return F.cross_entropy(precise(logits), answers, reduction="none") @ weights
 
 
 def label_cross_entropy(logits: torch.Tensor, answers: torch.Tensor, label_ids: Sequence[int]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,28 +19,24 @@ from llmft.cost.phases import Phase
 from llmft.evaluation.labels import label_prior
 from llmft.evaluation.score import Asker, SplitScores
 from llmft.models.label_scores import on_device
-from llmft.models.sequence_scores import LabelSequences
+from llmft.models.sequence_scores import Continued
 from llmft.models.shared_prefix import PrefixReader, reading
-from llmft.models.supports import Target, kept_of, mean_logprobs, support_target
+from llmft.models.supports import SupportQuestion, Targets, mean_logprobs, support_targets
 from llmft.objective import Objective
 from llmft.tasks.table import Row
 
-T = TypeVar("T")
-
 CHUNK = 256
-"""Queries whose distributions over the vocabulary are held at once, where a mean has to be taken there."""
+"""Positions whose distributions over the vocabulary are held at once, where a mean has to be taken there."""
+
+Read = Callable[[int, Sequence[int], str], Targets]
+"""Context, places of queries, support -> the answers behind that context."""
 
 
 @dataclass(frozen=True)
 class Teachers:
-    """One way of asking for each of m contexts, taken together.
-
-    Attributes:
-        turns: query i gets the answer behind context i mod m; else the mean of all m answers.
-    """
+    """One way of asking for each of m contexts, taken together."""
 
     askers: tuple[Asker, ...]
-    turns: bool = False
 
     def with_model(self, model: torch.nn.Module) -> Teachers:
         """The same questions to another model."""
@@ -73,159 +69,157 @@ class Teachers:
             shortened=max(scores.shortened for scores in found),
         )
 
-    def targets(self, queries: Sequence[Row], objective: Objective, phase: Phase) -> Target:
-        """The teacher's answers to N queries on the objective's support.
 
-        Raises:
-            InputError: a prompt does not fit the teacher's window, or k is larger than the vocabulary.
-        """
-        if self.turns:
-
-            def read(i: int, mine: list[int]) -> Target:
-                return _targets_of(self.askers[i], pick(queries, mine), objective, phase)
-
-            return by_turns(range(len(queries)), len(self.askers), read)
-        if len(self.askers) > 1 and objective.support == "topk":
-            return self._mean_topk(queries, objective, phase)
-        return together([_targets_of(asker, queries, objective, phase) for asker in self.askers], objective)
-
-    def _mean_topk(self, queries: Sequence[Row], objective: Objective, phase: Phase) -> Target:
-        """The k largest of the mean: that has to be taken over the vocabulary, some queries at a time."""
-        whole, first = of_each(objective, len(self.askers)), self.askers[0]
-
-        def ask() -> dict[str, np.ndarray]:
-            chunks = []
-            for start in range(0, len(queries), CHUNK):
-                some = queries[start : start + CHUNK]
-                found = [_targets_of(replace(asker, cache=None), some, whole, phase) for asker in self.askers]
-                chunks.append(together(found, objective))
-            return {name: tensor.numpy() for name, tensor in _map(chunks, torch.cat)._asdict().items()}
-
-        if first.cache is None:
-            found = ask()
-        else:
-            prompts = [asker.prompts(queries) for asker in self.askers]
-            found = first.cache.get(ask, prompts, first.label_sequences, "topk", objective.topk, phase)
-        return Target(torch.from_numpy(found["logprobs"]), torch.from_numpy(found["tokens"]))
-
-
-class OnlineTeacher:
-    """Teachers that read the queries of every batch anew; each context is encoded once.
+class Teacher:
+    """Answers N queries on the objective's support: all beforehand (`precompute`), or some at every step (`targets`).
 
     Args:
-        queries: N queries; examples name theirs by its place among them.
-        frozen: gives the model to read with, for as long as it is read with; its weights are always the same.
+        askers: one way of asking for each of m contexts.
+        context_of: (N,) the context that a query is answered behind; None for the mean over all contexts.
+        answers: (N) token sequences, the support being taken at each position that predicts one of their tokens; None for the
+            position behind the query alone.
+        frozen: for `targets`, gives the model to read with, for as long as it is read with; its weights are always the same.
     """
 
     def __init__(
         self,
-        teachers: Teachers,
+        askers: Sequence[Asker],
         queries: Sequence[Row],
         objective: Objective,
-        frozen: Callable[[], AbstractContextManager[torch.nn.Module]],
+        *,
+        context_of: np.ndarray | None = None,
+        answers: Sequence[Sequence[int]] | None = None,
+        frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
     ) -> None:
-        self.teachers, self.objective, self.frozen = teachers, objective, frozen
-        self.labels = [LabelSequences.create(asker.label_sequences) for asker in teachers.askers]
-        self.prompts = []
-        for asker in teachers.askers:
-            blanks = asker.prompt_format.content_free_rows() if asker.calibrate else []
-            self.prompts.append((asker.prompts(queries, extra=blanks), len(blanks)))
-        self.readers: list[PrefixReader | None] = [None] * len(teachers.askers)
-        self.log_priors: list[torch.Tensor | float | None] = [None] * len(teachers.askers)
+        self.askers, self.queries, self.objective, self.context_of = askers, queries, objective, context_of
+        self.answers, self.frozen = answers, frozen
+        self.sizes = np.ones(len(queries), int) if answers is None else np.array([*map(len, answers)])  # positions of a query
+        self.online = [_Online(asker, queries, answers) for asker in askers] if frozen else []
         self.counted = (0, 0)
 
+    def precompute(self, phase: Phase) -> Targets:
+        """The answers to all queries, from the cache where it has them; costs are on `phase`.
+
+        Raises:
+            InputError: a prompt does not fit the teacher's window, or k is larger than the vocabulary.
+        """
+        everything, cache = range(len(self.queries)), self.askers[0].cache
+        if cache is None or not self._largest_of_mean:
+            return self._targets(everything, partial(self._ask, self.askers, phase))
+        askers = [replace(asker, cache=None) for asker in self.askers]  # the mean alone is kept
+
+        def compute() -> dict[str, np.ndarray]:
+            targets = self._targets(everything, partial(self._ask, askers, phase))
+            return {"logprobs": targets.logprobs.numpy(), "tokens": targets.tokens.numpy()}
+
+        keys = [_continued(asker, self.queries, self.answers).key for asker in askers]
+        question = SupportQuestion("topk", self.objective.topk, askers[0].labels)
+        kept = cache.get({**keys[0], "prompts": [one for key in keys for one in key["prompts"]], **question.key}, compute, phase)
+        return Targets(torch.from_numpy(kept["logprobs"]), torch.from_numpy(kept["tokens"]), self._query_of(everything))
+
     @torch.no_grad()
-    def targets(self, queries: Sequence[int]) -> Target:
-        """Answers to the queries at these places."""
-        m = len(self.readers)
+    def targets(self, places: Sequence[int]) -> Targets:
+        """The answers to the queries at these places, read anew; each context is encoded once."""
+
+        def read(i: int, places: Sequence[int], support: str) -> Targets:
+            return self.online[i].targets(model, places, support, self.objective.topk)
+
         with self.frozen() as model, reading(model):
-            if self.teachers.turns:
-                return by_turns(queries, m, lambda i, mine: self._read(model, i, pick(queries, mine), self.objective))
-            return together([self._read(model, i, queries, of_each(self.objective, m)) for i in range(m)], self.objective)
+            return self._targets(places, read)
 
     def count_work(self, phase: Phase) -> None:
-        """Count on `phase` what the teachers have read on this rank since the last call."""
-        tokens, padding = (sum(getattr(r, name) for r in self.readers if r) for name in ("tokens", "padding_tokens"))
-        done = tokens - self.counted[0]
-        model = self.teachers.askers[0].model
+        """Count on `phase` what `targets` has read on this rank since the last call."""
+        readers = [one.reader for one in self.online if one.reader is not None]
+        tokens, padding = (sum(getattr(reader, name) for reader in readers) for name in ("tokens", "padding_tokens"))
+        done, model = tokens - self.counted[0], self.askers[0].model
         phase.count(tokens=done, padding_tokens=padding - self.counted[1], flops=inference_flops(model, done))
         self.counted = (tokens, padding)
 
-    def _read(self, model: torch.nn.Module, i: int, queries: Sequence[int], objective: Objective) -> Target:
-        logits = self._logits(model, i, queries)
-        if objective.support == "labels":
-            return Target(self._label_logprobs(model, i, logits), None)
-        kept = kept_of(objective.support, self.labels[i], objective.topk)(logits)
-        return Target(kept["logprobs"], kept.get("tokens"))
+    @property
+    def _largest_of_mean(self) -> bool:
+        """Whether the largest of a mean are asked for: they have to be looked for in the whole vocabulary."""
+        return self.objective.support == "topk" and self.context_of is None and len(self.askers) > 1
 
-    def _label_logprobs(self, model: torch.nn.Module, i: int, logits: torch.Tensor) -> torch.Tensor:
-        if self.log_priors[i] is None:
-            self.log_priors[i] = self._log_prior(model, i)
-        logprobs = self.labels[i].logprobs(logits).double() - self.log_priors[i]
-        return logprobs.log_softmax(-1).float()  # as `renormalise`, without a wait for the device
+    def _query_of(self, places: Sequence[int]) -> torch.Tensor:
+        return torch.from_numpy(np.repeat(np.arange(len(places)), self.sizes[places]))
 
-    def _log_prior(self, model: torch.nn.Module, i: int) -> torch.Tensor | float:
-        prompts, blanks = self.prompts[i]
-        if not blanks:
-            return 0.0
-        count = len(prompts.suffixes)
-        found = self.labels[i].logprobs(self._logits(model, i, range(count - blanks, count))).double()
-        return torch.from_numpy(label_prior(found.cpu().numpy())).log().to(found.device)
+    def _targets(self, places: Sequence[int], read: Read) -> Targets:
+        """The answers behind all contexts, or each query's own, put together."""
+        contexts, support, query_of = range(len(self.askers)), self.objective.support, self._query_of(places)
+        if self._largest_of_mean:
+            numbers = (self.sizes[places].cumsum() - 1) // CHUNK
+            parts = []
+            for chunk in np.split(np.asarray(places), np.flatnonzero(np.diff(numbers)) + 1):
+                mean = _mean([read(i, chunk, "vocab") for i in contexts])
+                parts.append(support_targets(mean.logprobs, "topk", label_ids=(), topk=self.objective.topk))
+            return _joined(parts)._replace(query_of=query_of)
+        if self.context_of is None:
+            return _mean([read(i, places, support) for i in contexts])._replace(query_of=query_of)
+        own = [np.flatnonzero(self.context_of[places] == i) for i in contexts]
+        joined = _joined([read(i, [places[at] for at in mine], support) for i, mine in enumerate(own) if len(mine)])
+        grouped = np.concatenate(own)
+        order = np.argsort(np.repeat(grouped, self.sizes[places][grouped]), kind="stable")
+        order = on_device({"order": torch.from_numpy(order)}, joined.logprobs.device)["order"]
+        return Targets(joined.logprobs[order], None if joined.tokens is None else joined.tokens[order], query_of)
 
-    def _logits(self, model: torch.nn.Module, i: int, queries: Sequence[int]) -> torch.Tensor:
-        prompts = self.prompts[i][0]
-        reader = self.readers[i]
-        if reader is None:
-            reader = self.readers[i] = PrefixReader(model, prompts.prefix, self.labels[i], self.teachers.askers[i].batch_size)
-        return reader.logits([prompts.suffixes[query] for query in queries])
-
-
-def _targets_of(asker: Asker, queries: Sequence[Row], objective: Objective, phase: Phase) -> Target:
-    if objective.support == "labels":  # calibrated, if the asker calibrates
-        return Target(torch.from_numpy(asker.score(queries, phase).label_logprobs).float(), None)
-    topk = objective.topk if objective.support == "topk" else None
-    found = asker.read(asker.prompts(queries), objective.support, topk, phase, rows=len(queries))
-    tensors = {name: torch.from_numpy(array) for name, array in found.items()}
-    return Target(tensors["logprobs"], tensors.get("tokens"))
-
-
-def of_each(objective: Objective, contexts: int) -> Objective:
-    """What each of several contexts is asked for: the largest of a mean have to be looked for in the whole vocabulary."""
-    if contexts > 1 and objective.support == "topk":
-        return replace(objective, support="vocab", topk=Objective.topk)
-    return objective
+    def _ask(self, askers: Sequence[Asker], phase: Phase, i: int, places: Sequence[int], support: str) -> Targets:
+        """A context's answers, on the CPU."""
+        asker, queries = askers[i], [self.queries[place] for place in places]
+        if support == "labels":  # calibrated, if the asker calibrates
+            return Targets(torch.from_numpy(asker.score(queries, phase).label_logprobs).float(), None)
+        answers = self.answers and [self.answers[place] for place in places]
+        question = SupportQuestion(support, self.objective.topk if support == "topk" else None, asker.labels)
+        kept = asker.read(_continued(asker, queries, answers), question, phase, rows=len(queries))
+        tensors = {name: torch.from_numpy(array) for name, array in kept.items()}
+        return Targets(tensors["logprobs"], tensors.get("tokens"))
 
 
-def together(parts: Sequence[Target], objective: Objective) -> Target:
-    """The mean over contexts of what each said to `of_each`'s question; of one context, what it said."""
-    if len(parts) == 1:
-        return parts[0]
-    mean = mean_logprobs(torch.stack([part.logprobs for part in parts]))
-    if objective.support == "topk":
-        return support_target(mean, "topk", label_ids=(), topk=objective.topk)
-    return Target(mean, None)
+class _Online:
+    """One context's answers, read anew; the context is encoded at the first.
 
-
-def by_turns(queries: Sequence[int], contexts: int, read: Callable[[int, list[int]], Target]) -> Target:
-    """The answers to queries of which number q belongs to context q mod m, in their order.
-
-    Args:
-        queries: their numbers.
-        contexts: m.
-        read: context, places in `queries` -> answers.
+    Attributes:
+        reader: what the context is encoded in; None before.
     """
-    places = [[place for place, query in enumerate(queries) if query % contexts == i] for i in range(contexts)]
-    found = _map([read(i, mine) for i, mine in enumerate(places) if mine], torch.cat)
-    order = torch.from_numpy(np.argsort(np.concatenate([mine for mine in places if mine])))
-    order = on_device({"order": order}, found.logprobs.device)["order"]
-    return _map([found], lambda tensors: tensors[0][order])
+
+    def __init__(self, asker: Asker, queries: Sequence[Row], answers: Sequence[Sequence[int]] | None) -> None:
+        blanks = asker.prompt_format.content_free_rows() if asker.calibrate else []
+        self.asker, self.labels, self.prompts = asker, asker.labels, _continued(asker, queries, answers, blanks)
+        self.blanks = range(len(queries), len(queries) + len(blanks))
+        self.reader: PrefixReader | None = None
+        self.log_prior: torch.Tensor | float | None = None
+
+    def targets(self, model: torch.nn.Module, places: Sequence[int], support: str, topk: int) -> Targets:
+        """The answers to the queries at these places, on the model's device."""
+        if self.reader is None:
+            self.reader = PrefixReader(model, self.prompts.prefix, self.asker.batch_size)
+        if support != "labels":
+            kept = self.reader.read(self.prompts, places, SupportQuestion(support, topk, self.labels).keep)
+            return Targets(kept["logprobs"], kept.get("tokens"))
+        if self.log_prior is None:
+            self.log_prior = self._log_prior() if self.blanks else 0.0
+        return Targets((self._scores(places) - self.log_prior).log_softmax(-1).float(), None)  # `renormalise`, without a wait
+
+    def _scores(self, places: Sequence[int]) -> torch.Tensor:
+        return self.labels.sums(self.reader.read(self.prompts, places, self.labels.keep)["token_logprobs"]).double()
+
+    def _log_prior(self) -> torch.Tensor:
+        scores = self._scores(self.blanks)
+        return torch.from_numpy(label_prior(scores.cpu().numpy())).log().to(scores.device)
 
 
-def pick(queries: Sequence[T], places: Sequence[int]) -> list[T]:
-    """The queries at these places."""
-    return [queries[place] for place in places]
+def _continued(
+    asker: Asker, queries: Sequence[Row], answers: Sequence[Sequence[int]] | None, blanks: Sequence[Row] = ()
+) -> Continued:
+    """The queries' prompts, and those of content-free ones behind them, by their own answers or by the labels."""
+    prompts = asker.prompts(queries, extra=blanks)
+    return Continued.by_labels(prompts, asker.labels) if answers is None else Continued.by_answers(prompts, answers)
 
 
-def _map(parts: Sequence[Target], join: Callable[[list[torch.Tensor]], torch.Tensor]) -> Target:
+def _mean(parts: Sequence[Targets]) -> Targets:
+    """The mean over contexts of their distributions; of one context, its own."""
+    return parts[0] if len(parts) == 1 else Targets(mean_logprobs(torch.stack([part.logprobs for part in parts])), None)
+
+
+def _joined(parts: Sequence[Targets]) -> Targets:
     tokens = [part.tokens for part in parts]
-    return Target(join([part.logprobs for part in parts]), None if tokens[0] is None else join(tokens))
+    return Targets(torch.cat([part.logprobs for part in parts]), None if tokens[0] is None else torch.cat(tokens))

@@ -24,6 +24,7 @@ def test_a_row_by_hand():
     assert batch["position_ids"].tolist() == [[4, 5, 4, 4, 5, 6]]
     assert batch["attention_mask"].tolist() == [[[[0, 1, -1], [2, -1, -1], [3, 4, 5]]]]
     assert batch["logits_to_keep"].tolist() == [1, 2, 5]
+    assert packed_batch([[5, 6], [7], [8, 9, 10]], asked=[2, 1, 2])["logits_to_keep"].tolist() == [0, 1, 2, 4, 5]
 
 
 @pytest.mark.parametrize("shares", [False, True])
@@ -57,14 +58,16 @@ def test_in_the_last_layer_only_the_asked_tokens_look_at_the_shared_keys(family,
     monkeypatch.setattr(attention, "attend", lambda *args, **kwargs: looks.append(args) or attend(*args, **kwargs))
     encoded, heads = encode(model, [9, 8, 7, 6, 5]), model.config.num_attention_heads
     layers, tokens, found = model.config.num_hidden_layers, sum(map(len, TEXTS)), {}
-    for said in (layers, layers + 1):  # of a model that has more layers than keys the last is not known
+    asked = [min(len(text), 1 + i % 4) for i, text in enumerate(TEXTS)]
+    for told in (True, False):
         looks.clear()
-        cache = read_only(encoded, said, joined=False)
+        batch = packed_batch(TEXTS, 5, shares=True, asked=asked)
+        cache = read_only(encoded, asked=batch["logits_to_keep"] if told else None)
         with torch.no_grad():
-            found[said] = model(**packed_batch(TEXTS, 5, shares=True), past_key_values=cache, use_cache=True).logits
+            found[told] = model(**batch, past_key_values=cache, use_cache=True).logits
         front = [query.shape[1] * query.shape[2] // heads for query, keys, _ in looks if keys.shape[2] == 5]
-        assert front == [tokens] * (layers - 1) + [len(TEXTS) if said == layers else tokens]
-    torch.testing.assert_close(found[layers], found[layers + 1], atol=1e-5, rtol=1e-5)
+        assert front == [tokens] * (layers - 1) + [sum(asked) if told else tokens]
+    torch.testing.assert_close(found[True], found[False], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", CONFIGS)

@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmft.models.label_scores import left_pad
+from llmft.batch_size import BatchSize
+from llmft.models import head
+from llmft.models.label_scores import answer_logits
 from llmft.models.packed_attention import packed_batch
-from llmft.models.sequence_scores import LabelSequences, masked_row, sequence_batch, sequence_label_logits
+from llmft.models.sequence_scores import Continued, LabelSequences, masked_row, padded_batch
+from llmft.models.shared_prefix import read
 from llmft.prompts.tokens import TokenizedPrompts
-from tests.conftest import tiny_model
+from tests.conftest import CONFIGS, tiny_model
 from tests.models.test_shared_prefix import FAMILIES, prompts
 from tests.scoring import AnswerScores, score_answers, score_sequences
 
@@ -83,10 +86,11 @@ def test_each_token_goes_through_the_model_once_and_only_asked_rows_are_projecte
 
 
 def test_a_packed_row_by_hand():
-    row = masked_row([[1, 2], [3]], [[7], [8, 9]], 1, torch.float32, torch.device("cpu"))
+    prompts = Continued([4], [[1, 2], [3]], [2, 1], [[[7], [8, 9]], [[7], [8, 9]]])
+    row = masked_row(prompts, 1, torch.float32, torch.device("cpu"))
     assert row["input_ids"].tolist() == [[1, 2, 7, 8, 9, 3, 7, 8, 9]]
     assert row["position_ids"].tolist() == [[1, 2, 3, 3, 4, 1, 2, 2, 3]]
-    assert row["logits_to_keep"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert row["logits_to_keep"].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
     assert (row["attention_mask"][0, 0] == 0).int().tolist() == [
         [1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
@@ -110,7 +114,8 @@ def test_a_mask_is_made_on_the_device_it_is_for():
             return found
 
     with Seen():
-        row = masked_row([list(range(40))] * 5, [()], 100, torch.bfloat16, torch.device("meta"))
+        prompts = Continued([], [list(range(40))] * 5, [1] * 5, [()] * 5)
+        row = masked_row(prompts, 100, torch.bfloat16, torch.device("meta"))
     assert row["attention_mask"].shape == (1, 1, 200, 300)
     assert max(size for device, size in made if device == "meta") == 200 * 300
     assert max(size for device, size in made if device == "cpu") == 200
@@ -118,23 +123,20 @@ def test_a_mask_is_made_on_the_device_it_is_for():
 
 
 def test_continuations_that_begin_others_are_read_off_them():
-    assert LabelSequences.create([[1], [2]]).continuations == [()]
+    assert LabelSequences.create([[1], [2]]).continuations == []
     assert LabelSequences.create([[1], [2, 3]]).continuations == [(2,)]
     assert LabelSequences.create([[2, 1], [2, 3, 4], [2, 3], [5, 3]]).continuations == [(2, 3), (5,)]
     with pytest.raises(ValueError, match="a label has no tokens"):
         LabelSequences.create([[1], []])
+    with pytest.raises(ValueError, match="answer 1 has no tokens"):
+        Continued.by_answers(TokenizedPrompts([], [[1], [2]]), [[3], []])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_sees_the_same_scores_and_the_gradients_of_whole_texts(family):
     model, found = tiny_model(family), prompts(3)
     labels = LabelSequences.create(SEQUENCES)
-    whole = [found.whole(i) for i in range(len(found.suffixes))]
-    batch = sequence_batch(whole, labels)
-    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == dict.fromkeys(
-        ("input_ids", "attention_mask", "position_ids"), (7, 2, 3 + 12 + 2)
-    )
-    scores = sequence_label_logits(model, batch | {"teacher_logprobs": torch.zeros(7, 4)}, labels)
+    scores = labels.logprobs(answer_logits(model, padded_batch(Continued.by_labels(found, labels))))
     expected, _ = one_by_one(model, found)
     torch.testing.assert_close(scores.double(), expected, atol=2e-5, rtol=0)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -148,13 +150,73 @@ def test_training_sees_the_same_scores_and_the_gradients_of_whole_texts(family):
 def test_training_projects_the_last_rows_only():
     model, shapes = tiny_model("llama"), []
     model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
-    labels = LabelSequences.create(SEQUENCES)
-    sequence_label_logits(model, sequence_batch([[5, 6, 7], [5]], labels), labels)
+    prompts = Continued.by_labels(TokenizedPrompts([], [[5, 6, 7], [5]]), LabelSequences.create(SEQUENCES))
+    answer_logits(model, padded_batch(prompts))
     assert shapes == [(4, 3, 600)]  # 2 prompts x 2 continuations, at most 1 + 2 rows each
 
 
-def test_a_batch_of_labels_of_one_token_is_the_plain_batch():
-    whole = [[5, 6, 7], [5]]
-    batch, plain = sequence_batch(whole, LabelSequences.create([[1], [2]])), left_pad(whole)
-    assert batch.keys() == plain.keys()
-    assert all(torch.equal(batch[name][:, 0], plain[name]) for name in plain)
+ANSWERS = [[17, 99, 4], [8], [30, 4], [5, 5, 5, 5, 9], [99], [2, 3, 7], [17, 4]]  # of a token or more
+
+
+def nll_and_topk(model, found, answers=ANSWERS, k=3):
+    """(P,) and (P, k) by a plain forward pass over every prompt with its answer."""
+    rows, tokens = [], [token for answer in answers for token in answer]
+    for i, answer in enumerate(answers):
+        prompt = found.whole(i)
+        rows.append(model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1])
+    logprobs = torch.cat(rows).log_softmax(-1)
+    return -logprobs[range(len(tokens)), tokens], logprobs.topk(k)
+
+
+def read_answers(model, found, answers=ANSWERS, k=3, size=3):
+    tokens = torch.tensor([token for answer in answers for token in answer])
+
+    def keep(logits, positions):
+        logprobs = logits.log_softmax(-1)
+        (largest, where), nll = logprobs.topk(k), -logprobs.gather(1, tokens[positions][:, None])[:, 0]
+        return {"nll": nll, "largest": largest, "tokens": where}
+
+    prompts = Continued.by_answers(found, answers)
+    assert prompts.offsets.tolist() == np.cumsum([0, *map(len, answers)]).tolist()
+    return read(model, prompts, keep, size=BatchSize(size, 10**9))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("prefix", [0, 40])
+@torch.no_grad()
+def test_answers_of_several_tokens_are_read_as_in_whole_texts(family, prefix):
+    """Packed behind a shared prefix, or, by models that cannot share one, whole."""
+    model, found = tiny_model(family), prompts(prefix)
+    nll, largest = nll_and_topk(model, found)
+    for size in (1, 3, 100):
+        kept = read_answers(model, found, size=size).arrays
+        np.testing.assert_allclose(kept["nll"], nll, atol=1e-5)
+        np.testing.assert_allclose(kept["largest"], largest.values, atol=1e-5)
+        np.testing.assert_array_equal(kept["tokens"], largest.indices)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])  # packed, padded, and with something behind the output layer
+@pytest.mark.parametrize("sequences", [None, SEQUENCES])
+@torch.no_grad()
+def test_logits_are_made_in_pieces_where_they_are_many(family, sequences, monkeypatch):
+    monkeypatch.setattr(head, "LOGITS", 4 * 600)
+    model, found, made = tiny_model(family), prompts(), []
+    (nll, _), (expected, _), original = nll_and_topk(model, found), one_by_one(model, found), model.lm_head.forward
+    model.lm_head.forward = lambda hidden: made.append(hidden[..., 0].numel()) or original(hidden)
+    if sequences is None:
+        np.testing.assert_allclose(read_answers(model, found, size=100).arrays["nll"], nll, atol=1e-5)
+    else:
+        scores = score_sequences(model, found, sequences, queries_per_row=100)
+        np.testing.assert_allclose(scores.label_logprobs, expected, atol=2e-5)
+    assert (max(made) <= 4) == (family != "gemma2")
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.sampled_from(["opt", "falcon"]), st.integers(1, 7))
+@settings(max_examples=25, deadline=None)
+@torch.no_grad()
+def test_any_lengths_of_answers(lengths, family, size):
+    rng = np.random.default_rng(len(lengths))
+    found = TokenizedPrompts([8, 3], [rng.integers(2, 600, 1 + i % 3).tolist() for i in range(len(lengths))])
+    answers = [rng.integers(2, 600, length).tolist() for length in lengths]
+    nll, _ = nll_and_topk(the_model(family), found, answers)
+    np.testing.assert_allclose(read_answers(the_model(family), found, answers, size=size).arrays["nll"], nll, atol=1e-5)

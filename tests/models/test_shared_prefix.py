@@ -7,12 +7,9 @@ from llmft.errors import InputError
 from llmft.models import kv_cache, shared_prefix
 from llmft.models.adapt import adapt
 from llmft.models.label_scores import answer_logits, left_pad
-from llmft.models.sequence_scores import LabelSequences
-from llmft.models.shared_prefix import read_answers
-from llmft.models.supports import kept_of
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
-from tests.scoring import score_answers
+from tests.scoring import score_answers, score_labels
 
 LABELS = [17, 99, 5]
 FAMILIES = ["opt", "gpt2", "llama", "gpt_neox", "mistral", "gpt_neo", "falcon"]
@@ -89,38 +86,37 @@ def test_a_long_context_is_encoded_in_chunks(family):
     model, found = tiny_model(family), prompts()
     lengths = []
     model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
-    labels = LabelSequences.create([[label] for label in LABELS])
-    scores = read_answers(model, found, labels, kept_of("scores", labels, None), size=BatchSize(100, 15))
+    scores = score_labels(model, found, [[label] for label in LABELS], BatchSize(100, 15))
     assert lengths[:3] == [15, 15, 10]
     assert max(lengths) <= 15
     expected, _ = one_by_one(model, found)
-    np.testing.assert_allclose(scores.arrays["label_logprobs"], expected, atol=1e-5)
+    np.testing.assert_allclose(scores.label_logprobs, expected, atol=1e-5)
 
 
-def test_a_batch_that_memory_does_not_hold_is_halved(monkeypatch):
+def test_a_batch_that_memory_does_not_hold_is_halved():
     model, found = tiny_model("opt"), prompts()
-    labels, original, sizes = LabelSequences.create([[label] for label in LABELS]), shared_prefix.PrefixReader.logits, []
+    labels, sizes, room = [[label] for label in LABELS], [], [2]
 
-    def logits(self, suffixes):
-        sizes.append(len(suffixes))
-        if len(suffixes) > 2:
+    def project(module, inputs):
+        sizes.append(inputs[0].shape[1])
+        if sizes[-1] > room[0]:
             raise torch.OutOfMemoryError
-        return original(self, suffixes)
 
-    monkeypatch.setattr(shared_prefix.PrefixReader, "logits", logits)
-    keep = kept_of("scores", labels, None)
-    scores = read_answers(model, found, labels, keep, size=BatchSize(100))
-    assert sizes == [7, 3, 1, 2, 2, 2]
-    np.testing.assert_allclose(scores.arrays["label_logprobs"], one_by_one(model, found)[0], atol=1e-5)
+    expected, _ = one_by_one(model, found)
+    model.lm_head.register_forward_pre_hook(project)
+    scores = score_labels(model, found, labels, BatchSize(100))
+    assert sizes == [1, 7, 3, 1, 2, 2, 2]  # the context's, of which one position is projected, then the queries'
+    np.testing.assert_allclose(scores.label_logprobs, expected, atol=1e-5)
+    assert scores.tokens == len(found.prefix) + sum(map(len, found.suffixes))  # those that were read in the end
     with pytest.raises(InputError, match="--max_batch_tokens 999: memory of cpu does not hold a batch of 7 queries"):
-        read_answers(model, found, labels, keep, size=BatchSize(100, 999))
+        score_labels(model, found, labels, BatchSize(100, 999))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_batch_that_fails_within_the_layers_leaves_nothing_in_the_cache(attention):
     model, found = tiny_model("opt"), prompts()
     model.set_attn_implementation(attention)
-    labels, failures = LabelSequences.create([[label] for label in LABELS]), [1]
+    failures = [1]
 
     def fail(module, inputs, output):
         if len(failures) and output[0].shape[-2] > 40 - 1 and model.read_context:
@@ -131,9 +127,9 @@ def test_a_batch_that_fails_within_the_layers_leaves_nothing_in_the_cache(attent
     model.read_context = False  # the first pass is the context's
     found = TokenizedPrompts(found.prefix, found.suffixes * 2)
     model.model.decoder.layers[0].self_attn.register_forward_hook(fail)
-    scores = read_answers(model, found, labels, kept_of("scores", labels, None), size=BatchSize(100))
+    scores = score_labels(model, found, [[label] for label in LABELS], BatchSize(100))
     assert not failures
-    np.testing.assert_allclose(scores.arrays["label_logprobs"], one_by_one(model, found)[0], atol=1e-5)
+    np.testing.assert_allclose(scores.label_logprobs, one_by_one(model, found)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gpt_neo", "falcon"])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
 from llmft.errors import InputError
-from llmft.models.supports import mean_logprobs, support_scores, support_target, tempered
+from llmft.models.supports import mean_logprobs, support_scores, support_targets, tempered
 from llmft.objective import SUPPORTS
 
 VOCABULARY = 40
@@ -40,7 +40,7 @@ def expected_target(logits, support, k):
 @SETTINGS
 def test_mass_is_one_and_each_class_has_its_own(support, dtype, tolerance, size, k, temperature):
     logits = torch.tensor(draw(*size), dtype=dtype)
-    target = support_target(logits, support, label_ids=LABELS, topk=k)
+    target = support_targets(logits, support, label_ids=LABELS, topk=k)
     width = {"labels": 3, "labels_rest": 4, "topk": k + 1, "vocab": VOCABULARY}[support]
     assert target.logprobs.shape == (len(logits), width)
     assert target.logprobs.dtype == dtype
@@ -55,7 +55,7 @@ def test_mass_is_one_and_each_class_has_its_own(support, dtype, tolerance, size,
 def test_student_and_teacher_are_put_on_the_same_classes(size, k):
     logits = torch.tensor(draw(*size))
     for support in SUPPORTS:
-        target = support_target(logits, support, label_ids=LABELS, topk=k)
+        target = support_targets(logits, support, label_ids=LABELS, topk=k)
         tokens = LABELS if target.tokens is None else target.tokens
         scores = support_scores(logits + 11, support, tokens)  # a constant does not count
         torch.testing.assert_close(tempered(scores, 1.0), target.logprobs, atol=1e-9, rtol=1e-9)
@@ -63,7 +63,7 @@ def test_student_and_teacher_are_put_on_the_same_classes(size, k):
 
 def test_the_k_largest_come_in_order():
     logits = torch.tensor(draw(3, 0, 1.0))
-    target = support_target(logits, "topk", label_ids=[], topk=5)
+    target = support_targets(logits, "topk", label_ids=[], topk=5)
     assert target.tokens.tolist() == np.argsort(-logits.numpy(), axis=-1)[:, :5].tolist()
     assert (target.logprobs[:, :4] >= target.logprobs[:, 1:5]).all()
 
@@ -73,20 +73,20 @@ def test_a_tiny_bucket_keeps_its_digits(gap):
     """1 - sum would say 0 here, or some multiple of the rounding error."""
     logits = torch.full((1, VOCABULARY), -gap)
     logits[0, 5] = 0.0
-    logprobs = support_target(logits, "topk", label_ids=[], topk=1).logprobs
+    logprobs = support_targets(logits, "topk", label_ids=[], topk=1).logprobs
     assert logprobs[0, 1].item() == pytest.approx(np.log(VOCABULARY - 1) - gap, rel=1e-6)
 
 
 def test_a_huge_bucket_leaves_the_labels_their_digits():
     logits = torch.zeros(1, VOCABULARY)
     logits[0, LABELS] = -50.0
-    logprobs = support_target(logits, "labels_rest", label_ids=LABELS, topk=1).logprobs
+    logprobs = support_targets(logits, "labels_rest", label_ids=LABELS, topk=1).logprobs
     assert logprobs[0, :3].tolist() == pytest.approx([-50 - np.log(VOCABULARY - 3)] * 3)
 
 
 def test_an_empty_bucket_has_no_mass_and_no_gradient():
     logits = torch.tensor(draw(2, 0, 1.0), requires_grad=True)
-    target = support_target(logits.detach(), "topk", label_ids=[], topk=VOCABULARY)
+    target = support_targets(logits.detach(), "topk", label_ids=[], topk=VOCABULARY)
     assert (target.logprobs[:, -1] == -torch.inf).all()
     scores = support_scores(logits, "topk", target.tokens)
     tempered(scores, 2.0)[:, :-1].square().sum().backward()
@@ -105,13 +105,13 @@ def test_tokens_that_cannot_come_leave_the_bucket_empty():
 
 def test_more_tokens_than_there_are():
     with pytest.raises(InputError, match=f"--topk {VOCABULARY + 1}: the vocabulary has {VOCABULARY} tokens"):
-        support_target(torch.zeros(1, VOCABULARY), "topk", label_ids=[], topk=VOCABULARY + 1)
+        support_targets(torch.zeros(1, VOCABULARY), "topk", label_ids=[], topk=VOCABULARY + 1)
 
 
 def test_one_target_serves_every_temperature_where_the_support_has_no_bucket():
     logits = torch.tensor(draw(3, 0, 2.0))
     for support, chosen in (("labels", LABELS), ("vocab", list(range(VOCABULARY)))):
-        kept = support_target(logits, support, label_ids=LABELS, topk=1).logprobs
+        kept = support_targets(logits, support, label_ids=LABELS, topk=1).logprobs
         torch.testing.assert_close(tempered(kept, 3.0), (logits / 3.0)[:, chosen].log_softmax(-1))
 
 
@@ -131,6 +131,6 @@ def test_mean_where_some_or_all_leave_a_class_empty():
 def test_the_mean_may_be_taken_before_or_after_where_that_is_said():
     logprobs = torch.tensor(draw(4, 0, 2.0)).reshape(2, 2, VOCABULARY).log_softmax(-1)
     for support in ("labels_rest", "vocab"):
-        first = support_target(mean_logprobs(logprobs), support, label_ids=LABELS, topk=1).logprobs
-        each = torch.stack([support_target(x, support, label_ids=LABELS, topk=1).logprobs for x in logprobs])
+        first = support_targets(mean_logprobs(logprobs), support, label_ids=LABELS, topk=1).logprobs
+        each = torch.stack([support_targets(x, support, label_ids=LABELS, topk=1).logprobs for x in logprobs])
         torch.testing.assert_close(mean_logprobs(each), first)

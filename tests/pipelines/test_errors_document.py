@@ -109,7 +109,7 @@ def no_room(monkeypatch):
 
 
 def no_room_to_read(monkeypatch):
-    monkeypatch.setattr(shared_prefix.PrefixReader, "logits", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    monkeypatch.setattr(shared_prefix.PrefixReader, "read", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
 
 
 def no_room_for_the_context(monkeypatch):

@@ -92,10 +92,10 @@ def test_under_lora_the_models_own_weights_stay_bit_equal(tmp_path, monkeypatch,
 
 
 def test_the_teachers_pass_changes_no_weight_and_leaves_no_gradient(tmp_path, monkeypatch):
-    from llmft.training.teacher import Teachers
+    from llmft.training.teacher import Teacher
 
     seen = []
-    original = Teachers.targets
+    original = Teacher.precompute
 
     def watch(self, *args):
         model = self.askers[0].model
@@ -105,7 +105,7 @@ def test_the_teachers_pass_changes_no_weight_and_leaves_no_gradient(tmp_path, mo
         seen.append(all(p.grad is None for p in model.parameters()) and not targets.logprobs.requires_grad)
         return targets
 
-    monkeypatch.setattr(Teachers, "targets", watch)
+    monkeypatch.setattr(Teacher, "precompute", watch)
     run("distill.py", tmp_path, *SHORT)
     assert seen == [True, True]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from llmft.errors import InputError
-from llmft.runs.content_cache import ContentCache, target_key
+from llmft.runs.content_cache import ContentCache
 
 KEY = {"weights": "abc", "prompts": ["ä", 2], "topk": None}
 ARRAYS = {
@@ -133,41 +133,3 @@ def test_two_writers_at_once(tmp_path):
     assert failures.empty()
     assert os.listdir(tmp_path) == [ContentCache(tmp_path).path(KEY).name]
     assert_same(ContentCache(tmp_path).get(KEY))
-
-
-PARTS = {
-    "weights": "w", "tokenizer": "t", "prompts": [([1, 2], [[3], [4, 5]])], "label_ids": [[7], [8]], "support": "topk", "topk": 5,
-    "dtype": "float32", "numerics": {"device": "cpu"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"weights": "v"},
-        {"tokenizer": "T"},
-        {"prompts": [([1, 2], [[3], [4, 6]])]},
-        {"prompts": [([1, 3], [[3], [4, 5]])]},
-        {"prompts": [([1, 2], [[4, 5], [3]])]},
-        {"prompts": [([1, 2], [[3, 4], [5]])]},
-        {"prompts": [([1], [[2, 3], [4, 5]])]},
-        {"prompts": [([1, 2], [[3], [4, 5], []])]},
-        {"prompts": [([1, 2], [[3], [4, 5]])] * 2},
-        {"label_ids": [[8], [7]]},
-        {"label_ids": [[7, 8]]},
-        {"support": "labels"},
-        {"topk": 6},
-        {"dtype": "bfloat16"},
-        {"numerics": {"device": "cuda"}},
-    ],
-)
-def test_the_key_follows_everything(tmp_path, change):
-    cache = ContentCache(tmp_path)
-    cache.put(target_key(**PARTS), ARRAYS)
-    assert cache.get(target_key(**PARTS)) is not None
-    assert cache.get(target_key(**PARTS | change)) is None
-
-
-def test_the_key_takes_token_ids_of_any_integer_kind(tmp_path):
-    numpy = {"prompts": [(np.array([1, 2]), [np.array([3]), np.array([4, 5])])], "label_ids": list(np.array([[7], [8]]))}
-    assert target_key(**PARTS | numpy) == target_key(**PARTS)

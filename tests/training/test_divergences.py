@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp, rel_entr
 
 from llmft.errors import InputError
-from llmft.models.supports import support_scores, support_target, tempered
+from llmft.models.supports import support_scores, support_targets, tempered
 from llmft.objective import DIVERGENCES, SUPPORTS, Objective
 from llmft.training.divergences import distillation_loss, divergence_loss, forward_kl, jensen_shannon, reverse_kl
 from llmft.training.losses import answer_cross_entropy
@@ -131,7 +131,7 @@ def test_the_gradient_is_that_of_the_loss(name, support, temperature):
     choices = objective(
         name, 0.3, support=support, temperature=temperature, ce_weight=0.7, **({"topk": 2} if support == "topk" else {})
     )
-    target = support_target(teacher, support, label_ids=LABELS, topk=2)
+    target = support_targets(teacher, support, label_ids=LABELS, topk=2)
     tokens = LABELS if target.tokens is None else target.tokens
     answers = torch.tensor([4, 1, 4])
     assert torch.autograd.gradcheck(
@@ -187,7 +187,7 @@ def test_all_tokens_chosen_is_the_whole_vocabulary(name, size, temperature):
     gradients, losses = [], []
     for support in ("topk", "vocab"):
         own = {"topk": size[1]} if support == "topk" else {}
-        target = support_target(teacher, support, label_ids=[], topk=size[1])
+        target = support_targets(teacher, support, label_ids=[], topk=size[1])
         logits = student.clone().requires_grad_()
         loss = distillation_loss(
             objective(name, temperature=temperature, support=support, **own), logits, target.logprobs, target.tokens
@@ -201,7 +201,7 @@ def test_all_tokens_chosen_is_the_whole_vocabulary(name, size, temperature):
 
 def test_the_cross_entropy_joins_with_its_weight():
     teacher, student = draw(4, 6, 0, 1.0)
-    target = support_target(teacher, "labels", label_ids=LABELS, topk=1).logprobs
+    target = support_targets(teacher, "labels", label_ids=LABELS, topk=1).logprobs
     answers = torch.tensor([4, 1, 1, 4])
     alone = distillation_loss(Objective(), student, target, LABELS)
     both = distillation_loss(Objective(ce_weight=0.25), student, target, LABELS, answers)
@@ -214,7 +214,7 @@ def test_half_precision_is_computed_in_float32():
     teacher, student = draw(3, 20, 0, 3.0)
     for support in SUPPORTS:
         choices = Objective(support=support, **({"topk": 5} if support == "topk" else {}))
-        target = support_target(teacher.bfloat16(), support, label_ids=LABELS, topk=5)
+        target = support_targets(teacher.bfloat16(), support, label_ids=LABELS, topk=5)
         assert target.logprobs.dtype == torch.float32
         tokens = LABELS if target.tokens is None else target.tokens
         exact = distillation_loss(choices, student.bfloat16().double(), target.logprobs.double(), tokens)
@@ -240,3 +240,39 @@ def test_tempered_is_what_scipy_says():
     expected = scores.numpy() / 2.5 - logsumexp(scores.numpy() / 2.5, -1, keepdims=True)
     np.testing.assert_allclose(tempered(scores, 2.5), expected, atol=1e-12)
     assert support_scores(scores, "vocab", None) is scores
+
+
+TEXTS = torch.tensor([3, 1, 4])  # tokens of each example
+WEIGHTS = {"tokens": torch.full((8,), 1 / 8).double(), "examples": (1 / (3 * TEXTS.double())).repeat_interleave(TEXTS)}
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize("support", SUPPORTS)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("loss_mean", WEIGHTS)
+def test_positions_count_as_weighted(name, support, temperature, loss_mean):
+    teacher, student = draw(8, 6, 2, 2.0)
+    choices = objective(name, temperature=temperature, support=support, **({"topk": 2} if support == "topk" else {}))
+    target = support_targets(teacher, support, label_ids=LABELS, topk=2)
+    tokens = LABELS if target.tokens is None else target.tokens
+    weights = WEIGHTS[loss_mean]
+    classes = support_scores(student, support, tokens)
+    positions = temperature**2 * reference(name, target.logprobs / temperature, classes / temperature)
+    parts = [part.mean() for part in np.split(positions, TEXTS.cumsum(0)[:-1].tolist())]
+    expected = positions.mean() if loss_mean == "tokens" else np.mean(parts)
+    found = distillation_loss(choices, student, target.logprobs, tokens, weights=weights)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+
+    alike = teacher.clone().requires_grad_()
+    loss = distillation_loss(choices, alike, target.logprobs, tokens, weights=weights)
+    (gradient,) = torch.autograd.grad(loss, alike)
+    assert abs(loss.item()) < 1e-15
+    assert gradient.abs().max() < 1e-15
+
+
+def test_equal_weights_are_the_mean():
+    teacher, student = draw(8, 6, 2, 2.0)
+    choices, answers = Objective(ce_weight=0.5), torch.tensor([4, 1] * 4)
+    target = support_targets(teacher, "labels", label_ids=LABELS, topk=1).logprobs
+    found = [distillation_loss(choices, student, target, LABELS, answers, w) for w in (None, WEIGHTS["tokens"])]
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)

@@ -11,10 +11,12 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
+from llmft.models import head
 from llmft.models.adapt import adapt
+from llmft.models.packed_attention import can_pack
 from llmft.objective import Objective
 from llmft.training.context_distillation_trainer import ContextDistillationTrainer
-from llmft.training.ft_trainer import REAL, FtTrainer, collate
+from llmft.training.ft_trainer import LOSS_MEANS, REAL, FtTrainer, collate
 from llmft.training.losses import label_cross_entropy, t_few_loss
 from tests.conftest import tiny_model
 
@@ -67,7 +69,8 @@ def make_trainer(
         },
     )
     more = {name: value for name, value in more.items() if name not in known}
-    return trainer_class(model=model, args=arguments, train_dataset=examples(), data_collator=collate, **more)
+    more = {"train_dataset": examples(), "data_collator": collate, **more}
+    return trainer_class(model=model, args=arguments, **more)
 
 
 def train(*args, **kwargs):
@@ -135,7 +138,7 @@ def test_a_student_that_answers_as_the_teacher_has_nothing_to_learn(tmp_path):
 
 def test_labels_are_not_needed_for_distillation():
     rows = [{name: value for name, value in row.items() if name != "answer"} for row in examples()]
-    assert set(collate(rows)) == {"input_ids", "attention_mask", "position_ids", "teacher_logprobs"}
+    assert set(collate(rows)) == {"input_ids", "attention_mask", "position_ids", "size", "teacher_logprobs"}
 
 
 def test_places_of_queries_stay_on_the_host():
@@ -170,3 +173,103 @@ def test_work_is_counted(tmp_path):
     assert trainer.examples_seen == 2 * len(lengths)
     assert int(trainer.tokens_seen) == 2 * sum(lengths)
     assert trainer.positions_seen >= int(trainer.tokens_seen)
+
+
+def texts(n=16):
+    """Examples that end in texts of 1 to 6 tokens, and each token that is asked for in them."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for i in range(n):
+        asked = 1 + i * 5 % 6
+        ids, answer = (torch.randint(2, 600, (length,), generator=generator) for length in (3 + i % 5 + asked - 1, asked))
+        target = torch.randn(asked, 8, generator=generator).log_softmax(-1)
+        largest = torch.stack([torch.randperm(600, generator=generator)[:7] for _ in range(asked)])
+        rows.append(
+            {"input_ids": ids.tolist(), "asked": asked, "answer": answer, "teacher_logprobs": target, "teacher_tokens": largest}
+        )
+    return rows
+
+
+TEXT_KINDS = [
+    (FtTrainer, {}),
+    (ContextDistillationTrainer, {"label_sequences": [], "choices": Objective(support="topk", topk=7, ce_weight=0.5)}),
+]
+COLLATORS = {"padded": collate, "packed": partial(collate, packed=True)}
+
+
+def by_hand(trainer_class, model, rows, loss_mean):
+    """The loss of texts, each read alone, in float64."""
+    losses = []
+    for row in rows:
+        logits = model(torch.tensor([row["input_ids"]])).logits[0, -row["asked"] :].double()
+        logprobs = logits.log_softmax(-1)
+        loss = -logprobs.gather(1, row["answer"][:, None])[:, 0]
+        if trainer_class is ContextDistillationTrainer:
+            classes = logprobs.gather(1, row["teacher_tokens"])
+            classes = torch.cat([classes, (1 - classes.exp().sum(1, keepdim=True)).log()], 1)
+            target = row["teacher_logprobs"].double()
+            loss = 0.5 * loss + (target.exp() * (target - classes)).sum(1)
+        losses.append(loss)
+    return torch.cat(losses).mean() if loss_mean == "tokens" else torch.stack([loss.mean() for loss in losses]).mean()
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), TEXT_KINDS)
+@pytest.mark.parametrize("loss_mean", LOSS_MEANS)
+@pytest.mark.parametrize("how", COLLATORS)
+def test_texts_of_a_step_count_alike_however_it_is_parted(tmp_path, trainer_class, more, loss_mean, how):
+    rows, start = texts(), tiny_model("llama")
+    assert can_pack(start, 12)
+    with torch.no_grad():
+        expected = by_hand(trainer_class, start, rows, loss_mean)
+        reference = {"train_dataset": rows, "data_collator": COLLATORS[how], "loss_mean": loss_mean, **more}
+    students = []
+    for batch, accumulation in ((16, 1), (5, 4)):  # the last of four has one example
+        trainer = make_trainer(
+            tmp_path, trainer_class, copy.deepcopy(start), batch, accumulation, 1, optim="sgd", learning_rate=0.1, **reference
+        )
+        trainer.train()
+        (loss,) = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        assert loss == pytest.approx(expected.item(), rel=1e-4)  # as it is logged
+        assert trainer.examples_seen == len(rows)
+        assert int(trainer.tokens_seen) == sum(len(row["input_ids"]) for row in rows)
+        students.append(trainer.model)
+    for one, other, before in zip(*(model.parameters() for model in (*students, start)), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+        assert not torch.equal(one, before) or one.ndim == 1
+
+
+@pytest.mark.parametrize("loss_mean", LOSS_MEANS)
+def test_ranks_count_each_text_once(tmp_path, loss_mean):
+    """Two ranks with batches of four, of which the second's has two repeats; their mean is the loss of the six."""
+    rows, model = texts(6), tiny_model("opt")
+    losses = []
+    for real, batch in ((4, rows[:4]), (2, [*rows[4:], *rows[:2]])):
+        trainer = make_trainer(tmp_path, FtTrainer, model, loss_mean=loss_mean)
+        trainer.current_gradient_accumulation_steps = 1
+        items = torch.tensor(sum(row["asked"] for row in rows) if loss_mean == "tokens" else 6)
+        trainer.args = SimpleNamespace(world_size=2, device=torch.device("cpu"))
+        losses.append(trainer.compute_loss(model, {**collate(batch), REAL: (real, 6)}, num_items_in_batch=items))
+        assert trainer.examples_seen == real
+    assert torch.stack(losses).mean().item() == pytest.approx(by_hand(FtTrainer, model, rows, loss_mean).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), TEXT_KINDS)
+@pytest.mark.parametrize("how", COLLATORS)
+@pytest.mark.parametrize("family", ["opt", "llama"])  # with the output layer tied to the embeddings or not
+def test_logits_of_texts_are_made_in_pieces_where_they_are_many(tmp_path, monkeypatch, trainer_class, more, how, family):
+    model, made, gradients = adapt(tiny_model(family), None), [], []
+    assert can_pack(model, 12)
+    batch = COLLATORS[how](texts(6))
+    trainer = make_trainer(tmp_path, trainer_class, model, **more)
+    model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: made.append(logits.shape[-2]))
+    for most in (head.LOGITS, 4 * 600):
+        monkeypatch.setattr(head, "LOGITS", most)
+        model.zero_grad()
+        loss = trainer.compute_loss(model, dict(batch))
+        loss.backward()
+        gradients.append((loss, {name: p.grad for name, p in model.named_parameters()}))
+    assert made[1:] == [1]  # what the model itself gets of them
+    (loss, whole), (other, pieces) = gradients
+    torch.testing.assert_close(other, loss, rtol=1e-6, atol=0)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(pieces[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
