@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
 from llmft.pipelines.distill import say_how_far
 from llmft.pipelines.prepare import prepare
@@ -70,6 +71,15 @@ def test_a_default_that_is_given_makes_the_same_run_and_another_value_another(ow
     other = job_of(script, [*own_rows, "--learning_rate", rate * 2])
     assert (job.record.path, job.setting) == (same.record.path, same.setting)
     assert len({job.record.path, other.record.path, job_of(script, [*own_rows, "--num_train_epochs", 3]).record.path}) == 3
+
+
+def test_rows_listed_in_a_file_are_counted_and_a_file_that_is_not_there_is_said_first(tmp_path):
+    arguments = ["--task", "toy", "--output_dir", tmp_path, "--train_on", "demonstrations", "--sample_indices_file"]
+    (tmp_path / "shots.csv").write_text("idx\n" + "".join(f"{idx}\n" for idx in range(32)))
+    sentence = job_of("ft.py", [*arguments, tmp_path / "shots.csv"]).schedule
+    assert "48 epochs (defaults for all weights of the model toy on 32 rows; " in sentence
+    with pytest.raises(InputError, match=r"^--sample_indices_file nope\.csv: no such file; "):
+        job_of("ft.py", [*arguments, "nope.csv"])
 
 
 def test_in_context_learning_has_neither(own_rows):
