@@ -41,7 +41,7 @@ def in_force(job):
         ("ft.py", "--use_adapter", 2e-4, 80, "(defaults for LoRA; "),
         ("distill.py", "", 2e-5, 40, "(defaults for all weights on all 24 training rows; "),
         ("distill.py", "--use_adapter --max_train_samples 256", 5e-4, 6, "6 epochs (defaults for LoRA on 256 queries; "),
-        ("distill.py", "--use_adapter --adapter_type ia3 --max_train_samples 5000", 3e-3, 1, "rate 0.003, 1 epoch (defaults for"),
+        ("distill.py", "--use_adapter --adapter_type ia3 --max_train_samples 5000", 1e-2, 1, "rate 0.01, 1 epoch (defaults for"),
         ("distill.py", "--query_file rows.jsonl", 2e-5, 40, "on all 24 queries of the file; "),
         ("distill.py", "--num_train_epochs 3", 2e-5, 3, "3 epochs (as given), learning rate 2e-05 (default for all "),
         ("distill.py", "--learning_rate 1 --num_train_epochs 3", 1, 3, "learning rate 1, 3 epochs (as given)"),
