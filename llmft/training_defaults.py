@@ -65,7 +65,7 @@ DISTILLATION: Defaults = {
         "head_only": 1e-4,
         "bitfit": 5e-4,
         "lora": 5e-4,
-        "ia3": 3e-3,
+        "ia3": 1e-2,
         "parallel": 5e-4,
         "parallel-attn": 5e-4,
         "parallel-fc": 5e-4,

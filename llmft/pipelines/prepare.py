@@ -69,6 +69,11 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     query_file = distilling.query_file if distilling else None
     task = resolve_task(data, labels_needed=distilling is None, query_file=query_file)
     model_name = model.model_name_or_path or task.default_model
+    listed = by_type[DemonstrationArguments].sample_indices_file
+    if listed is not None and not Path(listed).is_file():
+        raise InputError(f"--sample_indices_file {listed}: no such file; name a csv with a column idx, or a .json list")
+    if listed is not None:
+        read_text(listed, "--sample_indices_file")  # says so if it is no text
     schedule = schedule_in_force(by_type, values, task, model_name) if AdapterArguments in by_type else None
     (run,) = make([run_group], values | (schedule.values if schedule else {}))  # transformers reads them at once
     if schedule:
@@ -82,11 +87,6 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
             "--gradient_checkpointing: layers then read no keys and values but their own; leave it or --use_cartridge out"
         )
     deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
-    listed = by_type[DemonstrationArguments].sample_indices_file
-    if listed is not None and not Path(listed).is_file():
-        raise InputError(f"--sample_indices_file {listed}: no such file; name a csv with a column idx, or a .json list")
-    if listed is not None:
-        read_text(listed, "--sample_indices_file")  # says so if it is no text
     settings = {
         "record_version": RECORD_VERSION,
         "method": name,

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
 from llmft.pipelines.distill import say_how_far
 from llmft.pipelines.prepare import prepare
@@ -40,7 +41,7 @@ def in_force(job):
         ("ft.py", "--use_adapter", 2e-4, 80, "(defaults for LoRA; "),
         ("distill.py", "", 2e-5, 40, "(defaults for all weights on all 24 training rows; "),
         ("distill.py", "--use_adapter --max_train_samples 256", 5e-4, 6, "6 epochs (defaults for LoRA on 256 queries; "),
-        ("distill.py", "--use_adapter --adapter_type ia3 --max_train_samples 5000", 3e-3, 1, "rate 0.003, 1 epoch (defaults for"),
+        ("distill.py", "--use_adapter --adapter_type ia3 --max_train_samples 5000", 1e-2, 1, "rate 0.01, 1 epoch (defaults for"),
         ("distill.py", "--query_file rows.jsonl", 2e-5, 40, "on all 24 queries of the file; "),
         ("distill.py", "--num_train_epochs 3", 2e-5, 3, "3 epochs (as given), learning rate 2e-05 (default for all "),
         ("distill.py", "--learning_rate 1 --num_train_epochs 3", 1, 3, "learning rate 1, 3 epochs (as given)"),
@@ -70,6 +71,15 @@ def test_a_default_that_is_given_makes_the_same_run_and_another_value_another(ow
     other = job_of(script, [*own_rows, "--learning_rate", rate * 2])
     assert (job.record.path, job.setting) == (same.record.path, same.setting)
     assert len({job.record.path, other.record.path, job_of(script, [*own_rows, "--num_train_epochs", 3]).record.path}) == 3
+
+
+def test_rows_listed_in_a_file_are_counted_and_a_file_that_is_not_there_is_said_first(tmp_path):
+    arguments = ["--task", "toy", "--output_dir", tmp_path, "--train_on", "demonstrations", "--sample_indices_file"]
+    (tmp_path / "shots.csv").write_text("idx\n" + "".join(f"{idx}\n" for idx in range(32)))
+    sentence = job_of("ft.py", [*arguments, tmp_path / "shots.csv"]).schedule
+    assert "48 epochs (defaults for all weights of the model toy on 32 rows; " in sentence
+    with pytest.raises(InputError, match=r"^--sample_indices_file nope\.csv: no such file; "):
+        job_of("ft.py", [*arguments, "nope.csv"])
 
 
 def test_in_context_learning_has_neither(own_rows):

@@ -160,7 +160,7 @@ def test_json_objects_may_differ_in_their_columns(tmp_path):
         ("a.tsv", b"text1,label\na,1\n", "tsv: a comma separates its columns .*; let its name end in .csv"),
         ("a.csv", b"PK\x03\x04 x", "csv: it is a zip archive; unpack it"),
         ("a.parquet", b"PK\x03\x04 x", "parquet: it is a zip archive; unpack it"),
-        ("a.csv", gzip.compress(b"text1"), "csv: it is packed by gzip; let its name end in .gz"),
+        ("a.csv", gzip.compress(b"text1", mtime=0), "csv: it is packed by gzip; let its name end in .gz"),
         ("a.csv.gz", b"text1,label\na,1\n", "cannot be read as csv.gz: Not a gzipped file"),
         (
             "a.parquet",
