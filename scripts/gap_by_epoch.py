@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from llmft.evaluation.metrics import gap_recovered
+from llmft.evaluation.labels import gap_recovered
 from llmft.runs.show import pooled
 
 

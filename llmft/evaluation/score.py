@@ -75,7 +75,7 @@ class SplitScores:
 
 @dataclass(frozen=True)
 class Asker:
-    """One way of asking a model: the format, the context in front (or ""), the label tokens, calibration.
+    """One way of asking a model: the format, the demonstrations in front, the label tokens, calibration.
 
     `max_length`, if given, is the longest prompt in tokens: rows that make longer ones lose the end of their longer text.
     `label_sequences` are each label's tokens, nearly always one; a classifier's are 0 to L - 1, its whole vocabulary.
@@ -87,7 +87,6 @@ class Asker:
     model: torch.nn.Module
     tokenizer: PreTrainedTokenizerBase
     prompt_format: PromptFormat
-    context: str
     label_sequences: list[list[int]]
     calibrate: bool
     batch_size: BatchSize
@@ -143,7 +142,6 @@ class Asker:
             model,
             tokenizer,
             prompt_format,
-            prompt_format.context(demonstrations),
             labels,
             calibrate,
             batch_size,
@@ -169,6 +167,11 @@ class Asker:
     def with_model(self, model: torch.nn.Module) -> Asker:
         """The same question to another model, whose weights may change."""
         return replace(self, model=model, cache=None)
+
+    @property
+    def context(self) -> str:
+        """The text in front of every query; "" for none."""
+        return self.prompt_format.context(self.demonstrations)
 
     @property
     def context_ids(self) -> list[int]:

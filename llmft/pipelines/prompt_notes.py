@@ -34,7 +34,7 @@ def label_lines(askers: Mapping[str, Asker]) -> Iterator[str]:
     if len(set(borders.values())) == 1:
         borders = {"": next(iter(borders.values()))}
     for who, border in borders.items():
-        yield f"label{f' of the {who}' if who else ''}: {border}"
+        yield f"note: label tokens{f' of the {who}' if who else ''}: {border}"
 
 
 def control_lines(job: Job, askers: Mapping[str, Asker], train_rows: Sequence[Row]) -> Iterator[str]:

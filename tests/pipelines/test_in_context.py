@@ -28,7 +28,7 @@ def test_a_run_says_what_is_scored_and_what_of_its_rows_is_not_what_it_seems(tmp
     words = ["--output_dir", tmp_path / "out", "--use_cpu", "--model_name_or_path", "toy", *files, "--num_shots", 8]
     MAIN["eval.py"]([*map(str, words)])
     assert capsys.readouterr().err.splitlines() == [
-        "label: ...'<unk>' '<unk>' '?' | 'No' / 'Yes'",
+        "note: label tokens: ...'<unk>' '<unk>' '?' | 'No' / 'Yes'",
         "note: text in 1 of 11 rows looks like control tokens ('</s>', '<pad>'); it is read as text",
         "warning: evaluation rows whose texts the model has been shown: 1 of 3 of custom stand answered in the context",
     ]

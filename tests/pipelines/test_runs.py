@@ -136,8 +136,8 @@ def test_fine_tuning_on_the_demonstrations_of_the_context(tmp_path):
 def test_teacher_and_student_may_be_asked_in_their_own_ways(tmp_path, capsys):
     own = ("--teacher_pattern", "{text2} {text1} ?", "--student_target_tokens", "No,Yes", "--calibrate")
     record = run("distill.py", tmp_path, *SHORT, *own)
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("label")]
-    assert [line.split(":")[0] for line in said] == ["label of the teacher", "label of the student"]
+    said = [line for line in capsys.readouterr().err.splitlines() if "label tokens of" in line]
+    assert [line.split(": ")[1] for line in said] == ["label tokens of the teacher", "label tokens of the student"]
     assert [line.split(" | ")[1] for line in said] == ["'Yes' / 'No'", "'No' / 'Yes'"]
     assert record.metrics["stages"].keys() == {"teacher", "before", "after"}
     plain = run("distill.py", tmp_path, *SHORT)

@@ -296,6 +296,6 @@ def test_a_logging_service_that_is_not_installed(tmp_path, monkeypatch):
 def test_nothing_is_printed_but_the_result_and_progress_bars(tmp_path, capfd, bars):
     run("ft.py", tmp_path, *SHORT, *EIGHT_STEPS, "--eval_strategy", "steps", "--eval_steps", 4, "--disable_tqdm", not bars)
     printed = capfd.readouterr()
-    assert re.match(r"trains all [\d,]+ weights\npbft on toy", printed.out)
+    assert re.match(r"learning rate .*\ntrains all [\d,]+ weights\npbft on toy", printed.out)
     assert ("8/8" in printed.err) == bars
     assert "loss" not in printed.out + printed.err

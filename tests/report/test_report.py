@@ -57,7 +57,8 @@ def make_run(folder, seed, method="distill", finished=True):
         metrics["gap_recovered"] = {"in_domain": 0.5 + seed / 10, "out_of_domain": None}
         metrics["kl"] = {stage: {"rte": 0.2, "hans-a": 0.4} for stage in ("before", "after")}
     record.write_results(metrics)
-    record.finish({"phases": phases, "total": total})
+    record.write_costs({"phases": phases, "total": total})
+    record.finish()
     return record
 
 

@@ -76,7 +76,8 @@ def test_a_record_is_finished_when_done_is_there(tmp_path):
     assert not record.finished
     record.add("icl", "toy", {"n": 2}, {"idx": [1, 2], "prediction": [0, 1]})
     record.write_results({"sets": {}}, log=[{"loss": 1.0}])
-    record.finish({"total": {}})
+    record.write_costs({"total": {}})
+    record.finish()
     again = RunRecord.locate(str(tmp_path), ["icl", "toy"], {"a": 1}, writes=True)
     assert again.path == record.path
     assert again.finished
@@ -102,7 +103,8 @@ def test_only_one_rank_writes(tmp_path):
     record = RunRecord.locate(str(tmp_path), ["icl"], {}, writes=False)
     record.write_config({})
     record.write_results({})
-    record.finish({})
+    record.write_costs({})
+    record.finish()
     assert os.listdir(tmp_path) == []
 
 
@@ -175,7 +177,8 @@ def test_an_earlier_run_goes_away_only_when_the_new_one_begins(tmp_path):
     record.write_config({"run": 1})
     record.add("icl", "toy", {"n": 2}, {"idx": [1, 2]})
     record.write_results({})
-    record.finish({})
+    record.write_costs({})
+    record.finish()
     again = RunRecord.locate(str(tmp_path), ["icl"], {}, writes=True)
     again.overwrite = True
     again.abandon()  # it was bad input

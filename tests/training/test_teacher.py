@@ -168,7 +168,8 @@ def test_kept_answers_are_taken_up_to_the_bit_and_without_a_forward_pass(askers,
     assert len(calls) == reads
     assert torch.equal(first.logprobs, second.logprobs)
     assert cache.saved["answers"] > 0 and cache.saved["tokens"] > 0
-    changed = askers[0].__class__(**{**vars(askers[0]), "context": askers[0].context.replace("mat", "map")})
+    shown = tuple({**row, "text1": row["text1"].replace("mat", "map")} for row in askers[0].demonstrations)
+    changed = askers[0].__class__(**{**vars(askers[0]), "demonstrations": shown})
     targets(cached((changed,))[0], objective)  # one character
     assert len(calls) > reads
     reads = len(calls)
