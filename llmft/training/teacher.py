@@ -91,6 +91,10 @@ class Teacher:
         answers: Sequence[Sequence[int]] | None = None,
         frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
     ) -> None:
+        if answers is None and objective.support != "labels" and any(asker.labels.rows > 1 for asker in askers):
+            raise ValueError(f"support {objective.support} is of one position a query, and labels of several tokens have more")
+        if answers is not None and any(asker.calibrate for asker in askers):
+            raise ValueError("the prior of labels says nothing of answers in words: calibrate no asker")
         self.askers, self.queries, self.objective, self.context_of = askers, queries, objective, context_of
         self.answers, self.frozen = answers, frozen
         self.sizes = np.ones(len(queries), int) if answers is None else np.array([*map(len, answers)])  # positions of a query
