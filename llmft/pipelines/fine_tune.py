@@ -76,7 +76,8 @@ def fine_tune(job: Job) -> None:
     job.score("before", student)
     student = student.with_model(trainable(job, model))
     scores, metrics, log = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))
-    job.finish({"tokens_per_query": {"student": scores["after"][job.task.name].tokens_per_query}, **metrics}, log)
+    tokens = {"student": scores["after"][job.task.name].tokens_per_query}
+    job.finish({"tokens_per_query": tokens, **metrics}, log, prompts={"student": [student.prompt_format]})
 
 
 def objective(flags: FineTuningArguments, label_ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
