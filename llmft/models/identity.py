@@ -138,8 +138,7 @@ def _fingerprint_of_hub(
         if base is None:
             return version
         above = (*above, Path(name))
-        start = fingerprint_model(
-            base.name, base.revision, flag, above, gguf_file=gguf_file or base.gguf_file, cache_dir=cache_dir
-        )
+        gguf_file = gguf_file or settings_of_student(name, revision, cache_dir).get("gguf_file")
+        start = fingerprint_model(base.name, base.revision, flag, above, gguf_file=gguf_file, cache_dir=cache_dir)
         return f"{version} on {start}"
     return f"{name}@{revision}"
