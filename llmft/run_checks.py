@@ -184,7 +184,7 @@ def _read_json(name: str, value: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--{name} {value}: is not JSON ({error}); mend it") from error
+        raise InputError(f"--{name} {value}: is not JSON ({error}); fix it") from error
     if not isinstance(found, dict):
         raise InputError(f"--{name} {value}: holds no JSON object; write {{...}}")
     return found
@@ -244,5 +244,5 @@ def _check_schedule(run: RunArguments) -> None:
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"--lr_scheduler_type {run.lr_scheduler_type.value}: --lr_scheduler_kwargs {run.lr_scheduler_kwargs} do not go with "
-            f"it ({error}); mend them"
+            f"it ({error}); fix them"
         ) from error

@@ -49,7 +49,7 @@ def base_named_in(folder: Path) -> Base | None:
             )
         base = Base(name, settings.get("revision") or "main", file, student_settings(folder).get("gguf_file"))
         beside = folder / START  # moves with the adapter, whatever path its settings name
-        return replace(base, name=str(beside), revision="main") if beside.is_dir() else base
+        return replace(base, name=str(beside), revision="main", gguf_file=None) if beside.is_dir() else base
     return None
 
 

@@ -122,8 +122,10 @@ def cut_logits(model: torch.nn.Module, width: int) -> None:
 
 
 def untie(model: PreTrainedModel) -> None:
-    """Give the language-modelling head weights of its own, equal at first; recorded in the model's config."""
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    """Give the language-modelling head weights of its own, equal at first; recorded in the model's config. Either may be a layer
+    of peft's around the model's own."""
+    ends = (model.get_output_embeddings(), model.get_input_embeddings())
+    head, embeddings = (getattr(layer, "base_layer", layer) for layer in ends)
     if getattr(head, "weight", None) is not embeddings.weight:
         return
     with whole_weights(embeddings.parameters()):

@@ -7,9 +7,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from llmft.errors import InputError
-from llmft.models.base import PEFT_SETTINGS, base_named_in, read_settings
+from llmft.models.base import PEFT_SETTINGS, STUDENT_SETTINGS, base_named_in, read_settings, student_settings
 from llmft.models.load import resolve
 from llmft.runs.file_hashes import hash_files
 
@@ -70,7 +71,7 @@ def _fingerprint(path: Path, flag: str, above: tuple[Path, ...], gguf_file: str 
             for key, value in read_settings(path / base.named_in).items()
         }
         settings["base_model_name_or_path"] = fingerprint_model(
-            base.name, base.revision, flag, above, gguf_file=gguf_file, cache_dir=cache_dir
+            base.name, base.revision, flag, above, gguf_file=gguf_file or base.gguf_file, cache_dir=cache_dir
         )
         content.append((base.named_in, settings))
     content += zip((file.relative_to(path).as_posix() for file in files), hash_files(files), strict=True)
@@ -87,6 +88,35 @@ def _files(folder: Path) -> Iterator[Path]:
             yield from (file for file in _files(path) if file.suffix in LOADED_BELOW)
 
 
+def file_on_hub(name: str, file: str, revision: str, cache_dir: str | None) -> Path | None:
+    """A file of a hub model, asked for as loading will; None where it has none, or neither hub nor cache can be asked.
+
+    Raises:
+        OSError, ValueError: there is no model of that name.
+    """
+    from transformers.utils.hub import cached_file
+
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    found = cached_file(name, file, revision=revision, cache_dir=cache_dir, **quiet)
+    return None if found is None else Path(found)
+
+
+def settings_of_student(name: str, revision: str, cache_dir: str | None) -> dict[str, Any]:
+    """What a run noted about the student that is the model `name`, a folder or on the hub; nothing where no run did.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = Path(resolve(name))
+    if path.is_dir():
+        return student_settings(path)
+    try:
+        file = file_on_hub(name, STUDENT_SETTINGS, revision, cache_dir)
+    except (OSError, ValueError):  # no such name: loading says so
+        return {}
+    return {} if file is None else read_settings(file)
+
+
 def _fingerprint_of_hub(
     name: str, revision: str, flag: str, above: tuple[Path, ...], gguf_file: str | None, cache_dir: str | None
 ) -> str:
@@ -94,21 +124,21 @@ def _fingerprint_of_hub(
 
     An adapter's base is one of two things that can move.
     """
-    from transformers.utils.hub import cached_file, extract_commit_hash
+    from transformers.utils.hub import extract_commit_hash
 
-    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     for file in filter(None, (PEFT_SETTINGS, "config.json", gguf_file, "tokenizer_config.json")):
         try:
-            found = cached_file(name, file, revision=revision, cache_dir=cache_dir, **quiet)
+            found = file_on_hub(name, file, revision, cache_dir)
         except (OSError, ValueError):  # no such name: loading says so
             break
         if found is None:
             continue
-        version = f"{name}@{extract_commit_hash(found, None) or revision}"
-        base = base_named_in(Path(found).parent) if file == PEFT_SETTINGS else None
+        version = f"{name}@{extract_commit_hash(str(found), None) or revision}"
+        base = base_named_in(found.parent) if file == PEFT_SETTINGS else None
         if base is None:
             return version
         above = (*above, Path(name))
+        gguf_file = gguf_file or settings_of_student(name, revision, cache_dir).get("gguf_file")
         start = fingerprint_model(base.name, base.revision, flag, above, gguf_file=gguf_file, cache_dir=cache_dir)
         return f"{version} on {start}"
     return f"{name}@{revision}"

@@ -97,7 +97,7 @@ def load_model(
 
 @contextmanager
 def _loading(flag: str, name: str, remedy: str) -> Iterator[None]:
-    """Within, foreign files are read by foreign code, which may raise anything: their bytes are the user's to mend, not a bug.
+    """Within, foreign files are read by foreign code, which may raise anything: their bytes are the user's to fix, not a bug.
 
     Raises:
         InputError: they cannot be loaded.

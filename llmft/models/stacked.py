@@ -5,7 +5,7 @@ become one, of both ranks together, on the base of the first:
 
     W + s1 B1 A1 + s2 B2 A2  =  W + [s1 B1, s2 B2] [A1; A2]
 
-In half precision merging has rounded W + s1 B1 A1, and other kinds of adapters do not add up: then the merged model is saved
+In half precision W + s1 B1 A1 has been rounded, and other kinds of adapters do not add up: then the merged model is saved
 beside the adapter, in the folder `start`.
 """
 
@@ -79,7 +79,8 @@ def save_stacked(bare: PreTrainedModel, folder: Path) -> None:
     if merged is None or settings is None:
         return
     config = json.loads(settings.read_text(encoding="utf-8"))
-    if merged.updates is not None and config.get("peft_type") == "LORA":
+    precise = bare.get_input_embeddings().weight.dtype == torch.float32  # DeepSpeed casts the merged weights under --bf16
+    if merged.updates is not None and precise and config.get("peft_type") == "LORA":
         config |= _join(merged.updates, folder / PEFT_WEIGHTS, config) | merged.base
     else:
         _save_start(bare, folder / START)

@@ -157,7 +157,11 @@ def start_of(model: torch.nn.Module, name: str) -> PreTrainedModel:
         raise InputError(f"--model_name_or_path {name}: is a {kind}, which only eval.py takes; train from what it was made from")
     if not hasattr(model, "peft_config"):
         return model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     updates, bare = lora_updates(model), bare_model(model)
+    if any(isinstance(layer, BaseTunerLayer) for layer in (bare.get_output_embeddings(), bare.get_input_embeddings())):
+        heads.untie(bare)  # merging into weights that both share would change the other layer too
     adapter = MergedAdapter(updates, base_of(bare), getattr(bare, "gguf_file", None))
     merged = model.merge_and_unload()
     heads.record_untied(merged)

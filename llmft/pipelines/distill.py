@@ -108,7 +108,9 @@ def distil(job: Job) -> None:
         "demonstrations": sum(map(len, job.contexts)),
     }
     compared = compare(job, scores | trained.scores)
-    job.finish({**compared, **metrics}, trained.log, cache.saved_but(job.paid_before) if cache else None)
+    prompts = {"teacher": [asker.prompt_format for asker in teachers.askers], "student": [student.prompt_format]}
+    saved = cache.saved_but(job.paid_before) if cache else None
+    job.finish({**compared, **metrics}, trained.log, prompts=prompts, saved=saved)
     if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
         for name in job.data.in_domain:
             say_how_far(name, compared["kl"]["before"][name], compared["kl"]["after"][name])

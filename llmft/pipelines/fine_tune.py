@@ -77,7 +77,7 @@ def fine_tune(job: Job) -> None:
     student = student.with_model(trainable(job, model))
     trained = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))
     tokens = {"student": trained.scores["after"][job.task.name].tokens_per_query}
-    job.finish({"tokens_per_query": tokens, **trained.metrics}, trained.log)
+    job.finish({"tokens_per_query": tokens, **trained.metrics}, trained.log, prompts={"student": [student.prompt_format]})
 
 
 def objective(flags: FineTuningArguments, label_ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments import (
@@ -148,7 +147,7 @@ class Job:
         model = self.arguments(ModelArguments)
         loaded, tokenizer = load_model(
             name,
-            dtype=model.torch_dtype or self._default_dtype(name, flag),
+            dtype=model.torch_dtype or self._default_dtype(name, revision, flag),
             attn_implementation=model.attn_implementation,
             revision=revision,
             cache_dir=model.cache_dir,
@@ -164,12 +163,12 @@ class Job:
         """Those of the first context; none where there is none."""
         return self.contexts[0] if self.contexts else []
 
-    def _default_dtype(self, name: str, flag: str) -> str:
+    def _default_dtype(self, name: str, revision: str, flag: str) -> str:
         """The precision where none is asked for: float32, in eval.py that of --fp16 or --bf16, or a student's own."""
-        from llmft.models.base import student_settings
-        from llmft.models.load import resolve
+        from llmft.models.identity import settings_of_student
 
-        run, trained_in = self.arguments(RunArguments), student_settings(Path(resolve(name))).get("dtype", "float32")
+        run, cache_dir = self.arguments(RunArguments), self.arguments(ModelArguments).cache_dir
+        trained_in = settings_of_student(name, revision, cache_dir).get("dtype", "float32")
         if self.method == "icl":
             return "float16" if run.fp16 else "bfloat16" if run.bf16 else trained_in
         if trained_in != "float32" and self.record.writes:
@@ -329,10 +328,18 @@ class Job:
             }
             self.record.add(stage, name, metrics[name], columns)
 
-    def finish(self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = (), saved: dict[str, float] | None = None) -> None:
+    def finish(
+        self,
+        metrics: dict[str, Any],
+        log: Sequence[dict[str, Any]] = (),
+        *,
+        prompts: Mapping[str, Sequence[PromptFormat]] | None = None,
+        saved: dict[str, float] | None = None,
+    ) -> None:
         """Write the record of all ranks and say where it is.
 
         Args:
+            prompts: who is asked (`teacher`, `student`) -> the prompt format in each context, for a student's card.
             saved: what answers found in the cache had cost when they were made, for `cost.json`.
         """
         from llmft.evaluation.labels import majority
@@ -353,7 +360,7 @@ class Job:
             "saved_by_teacher_cache": saved or {},
         }
         self.record.write_costs(costs)
-        limits = write_cards(self.record.path, self.model_name) if self.record.writes else []
+        limits = write_cards(self.record.path, self.model_name, prompts or {}) if self.record.writes else []
         self.record.finish()
         if self.record.writes:
             show_run(self.record.path)

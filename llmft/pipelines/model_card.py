@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmft.models.base import HEAD_SETTINGS, PARALLEL_SETTINGS, START, Base, base_named_in, student_settings
+from llmft.pipelines.schedule import counted
 from llmft.runs.secrets import without_secrets
 from llmft.runs.show import pooled
 from llmft.runs.store import whole_file
 
+if TYPE_CHECKING:
+    from llmft.prompts.render import PromptFormat
+
 CARD = "README.md"
 STAGES = {"model": "after", "model_best_in_domain": "best_in_domain", "model_best_out_of_domain": "best_out_of_domain"}
 """Folder of a run that holds a student, and the stage that has its scores."""
+SHOWN = 2000
+"""Characters of a context's files that a card holds at most."""
 
 
-def write_cards(run: Path, model_name: str) -> list[str]:
+def write_cards(run: Path, model_name: str, prompts: Mapping[str, Sequence[PromptFormat]]) -> list[str]:
     """Write a card into each student's folder of a run that has everything but `DONE`.
 
     Args:
         run: the run's folder.
         model_name: what it was started with as model.
+        prompts: as in `Job.finish`.
 
     Returns:
-        What others cannot load of the last student, a sentence each.
+        What others cannot load of the run's students, which are all of one kind; a sentence each.
     """
     limits: list[str] = []
     for name, stage in STAGES.items():
         folder = run / name
         if folder.is_dir():
-            limits = limits or limits_of(folder)
+            limits = limits_of(folder)
             with whole_file(folder / CARD) as aside:
-                aside.write_text(card(run, folder, stage, model_name), encoding="utf-8")
+                aside.write_text(card(run, folder, stage, model_name, prompts), encoding="utf-8")
     return limits
 
 
@@ -50,7 +59,10 @@ def limits_of(folder: Path) -> list[str]:
             "backbone alone."
         )
     if base is not None and base.gguf_file is not None:
-        limits.append(f"Its base is the file {base.gguf_file} of {base.name}, which peft's settings cannot name; see below.")
+        limits.append(
+            f"Its base is the file {base.gguf_file} of {base.name}, which peft's settings cannot name; the code in its {CARD} "
+            "names it."
+        )
     if base is not None and Path(base.name).name == START and (folder / START).is_dir():
         limits.append(f"It was trained on a model that is kept in {START}/ beside it: copy the folder as a whole.")
     return limits
@@ -61,7 +73,7 @@ def is_local(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or Path(name).exists()
 
 
-def card(run: Path, folder: Path, stage: str, model_name: str) -> str:
+def card(run: Path, folder: Path, stage: str, model_name: str, prompts: Mapping[str, Sequence[PromptFormat]]) -> str:
     """The whole text, secrets left out."""
     from huggingface_hub import ModelCardData
 
@@ -80,9 +92,10 @@ def card(run: Path, folder: Path, stage: str, model_name: str) -> str:
         f"{config['model']}: {config['method']} on {config['task']}": introduction(config, folder, origin, model_name),
         "How to load it": loading(folder, base, config),
         "What it was trained on": training_data(config),
+        "Prompts": prompt_texts(prompts, classifier=(folder / HEAD_SETTINGS).is_file()),
         "Scores": scores(metrics, stage),
         "Costs": costs(cost, metrics),
-        "Command": f"```bash\n{shlex.join(config['environment']['command'])}\n```",
+        "Command": command_line(config["environment"]["command"], len(cost["ranks"])),
     }
     text = "\n\n".join(f"{'#' if i == 0 else '##'} {title}\n\n{body}" for i, (title, body) in enumerate(sections.items()))
     return without_secrets(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
@@ -145,8 +158,41 @@ def training_data(config: dict[str, Any]) -> str:
         lines += [f"- context file: {', '.join(Path(file).name for file in arguments['context_file'].split(','))}"]
     shown = [context for context in draws["demonstrations"] if context]
     lines += [f"- demonstrations (idx of the training rows): {', '.join(map(str, context))}" for context in shown]
+    steps, epochs = arguments["max_steps"], arguments["num_train_epochs"]
+    length = counted(steps, "step") if steps > 0 else counted(epochs, "epoch")
+    lines += [f"- learning rate {arguments['learning_rate']:g}, {length}"]
     lines += [f"- seeds: {arguments['seed']} of training, {arguments['data_seed']} of the draws"]
     return "\n".join(lines)
+
+
+def prompt_texts(prompts: Mapping[str, Sequence[PromptFormat]], *, classifier: bool) -> str:
+    """How a query is written to each who is asked, and what the context's files say."""
+    names = ["description", "instruction", "pattern", "shown_labels", "prefix", "separator"]
+    names += [] if classifier else ["delimiter", "words"]
+    parts = ["As JSON; `words` are the label words, `delimiter` stands in front of them, `separator` between demonstrations."]
+    for who, formats in prompts.items():
+        texts = {name: getattr(formats[0], name) for name in names if name == "delimiter" or getattr(formats[0], name)}
+        parts += [f"The {who}'s:", fenced(json.dumps(texts, indent=2, ensure_ascii=False), "json")]
+        for document in filter(None, dict.fromkeys(prompt.document for prompt in formats)):
+            cut = f", of which these are the first {SHOWN}" if len(document) > SHOWN else ""
+            parts += [f"The text of files in the {who}'s context ({len(document)} characters{cut}):", fenced(document[:SHOWN])]
+    return "\n\n".join(parts)
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code in Markdown, whatever is in it."""
+    ticks = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+    return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+def command_line(words: Sequence[str], processes: int) -> str:
+    """The command, to be pasted where the scripts are."""
+    launcher = ["python"] if processes == 1 else ["torchrun", "--standalone", "--nproc_per_node", str(processes)]
+    flags = [word for word in words[1:] if not word.startswith("--local_rank")]  # which DeepSpeed's launcher adds
+    several = (
+        "" if processes == 1 else f"\n\nIt ran in {processes} processes; `deepspeed` and other launchers start them as well."
+    )
+    return fenced(shlex.join([*launcher, Path(words[0]).name, *flags]), "bash") + several
 
 
 def scores(metrics: dict[str, Any], stage: str) -> str:

@@ -61,7 +61,7 @@ def schedule_in_force(groups: Mapping[type, Any], values: Mapping[str, Any], tas
 
 def _sentence(values: Mapping[str, float], chosen: Mapping[str, float], about: str, steps: int | None) -> str:
     texts = {"learning_rate": f"learning rate {values['learning_rate']:g}"}
-    texts["num_train_epochs"] = _count(values["num_train_epochs"], "epoch") if steps is None else _count(steps, "step")
+    texts["num_train_epochs"] = counted(values["num_train_epochs"], "epoch") if steps is None else counted(steps, "step")
     asked = ", ".join(text for name, text in texts.items() if name not in chosen)
     default = ", ".join(text for name, text in texts.items() if name in chosen)
     flags = ", ".join(f"--{name}" for name in chosen)
@@ -71,7 +71,8 @@ def _sentence(values: Mapping[str, float], chosen: Mapping[str, float], about: s
     return ", ".join(parts)
 
 
-def _count(number: float, noun: str) -> str:
+def counted(number: float, noun: str) -> str:
+    """As `1 epoch`, `2.5 epochs`."""
     return f"{number:g} {noun}" + ("" if number == 1 else "s")
 
 

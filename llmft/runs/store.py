@@ -27,7 +27,7 @@ DISK = {
     getattr(errno, name)
     for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE ENOTDIR EISDIR EEXIST ENAMETOOLONG ELOOP EMFILE".split()
 }
-"""What the system says where it is the user's to mend that a file cannot be written: room, rights, names, the disk itself."""
+"""What the system says where it is the user's to fix that a file cannot be written: room, rights, names, the disk itself."""
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 """What a network disk says that takes no locks."""
 DISK_TEXTS = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)), "PytorchStreamWriter failed")

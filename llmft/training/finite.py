@@ -5,19 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmft.errors import InputError
-from llmft.models.gather import all_gather
+from llmft.models.gather import all_gather, rank_and_world
 from llmft.runs.record import last_checkpoint
 
 POSITION = "position"
 """Key of a training example: its place among them, from 0."""
 SHOWN = 64
 """Rows that a message names at most."""
+
+
+class Report(NamedTuple):
+    """What a rank has to report.
+
+    Attributes:
+        step: from 1.
+        what: what is no finite number, to be shown.
+        positions: places of the batch's rows among the training examples.
+        cause: why, where the trainer knows.
+        is_loss: whether it is a loss; weights otherwise.
+    """
+
+    step: int
+    what: str
+    positions: list[int]
+    cause: str | None
+    is_loss: bool
 
 
 class StopAtNonFinite(TrainerCallback):
@@ -86,25 +104,25 @@ class StopAtNonFinite(TrainerCallback):
         unread, self.unread = self.unread, []
         losses = torch.stack([loss.float() for _, loss, _ in unread]).tolist() if unread else []  # one wait for the device
         bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
-        found = None
+        report = None
         if bad is not None:
             step, _, positions = unread[bad]
             places = positions.tolist()
-            found = (step, f"the loss of step {step} is {losses[bad]}", places, self.cause(losses[bad], places))
+            report = Report(step, f"the loss of step {step} is {losses[bad]}", places, self.cause(losses[bad], places), True)
         elif model is not None and not weights_are_finite(model):
             step, batches = self.last_step
-            found = (step, f"step {step} has left weights that are no finite numbers", torch.cat(batches).tolist(), None)
-        reports = [report for report in all_gather(found) if report is not None]
+            what = f"step {step} has left weights that are no finite numbers"
+            report = Report(step, what, torch.cat(batches).tolist(), None, False)
+        reports = [report for report in all_gather(report) if report is not None]
         if not reports:
             return
-        first = min(step for step, *_ in reports)
-        what, cause = next((what, cause) for step, what, _, cause in reports if step == first)
-        rows = [str(self.rows[p]) for step, _, positions, _ in reports if step == first for p in positions]
+        first = min(reports, key=lambda report: report.step)  # the same on all ranks, whatever this one has seen
+        rows = [str(self.rows[p]) for report in reports if report.step == first.step for p in report.positions]
         more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
         kept = last_checkpoint(Path(args.output_dir))
         last = f"; {kept.name} is kept" if kept else ""
-        which = f"{what}, with the training rows idx {', '.join(rows[:SHOWN])}{more}"
-        raise InputError(self._line(args, which, cause, untrained=bad is not None and first == self.first_step) + last)
+        which = f"{first.what}, with the training rows idx {', '.join(rows[:SHOWN])}{more}"
+        raise InputError(self._line(args, which, first.cause, untrained=first.is_loss and first.step == self.first_step) + last)
 
     def _line(self, args: TrainingArguments, which: str, cause: str | None, *, untrained: bool) -> str:
         """Flag first, remedy last.
@@ -124,21 +142,33 @@ class StopAtNonFinite(TrainerCallback):
                 f"--model_name_or_path {self.model_name}: {which}, before this training has changed any weight; fix those "
                 "rows, or try --torch_dtype float32"
             )
-        return f"--learning_rate {args.learning_rate}: {which}; lower it, or mend those rows"
+        return f"--learning_rate {args.learning_rate}: {which}; lower it, or fix those rows"
+
+
+def share_of(weight: torch.Tensor) -> torch.Tensor:
+    """What of a weight this rank is to look at: all of it, or its share of one that ZeRO-3 has cut up.
+
+    Shares are of equal length; what fills the last ones up is memory that nothing has written to.
+    """
+    share = getattr(weight, "ds_tensor", None)
+    if share is None:
+        return weight.detach()
+    rank, _ = rank_and_world()
+    return share.detach()[: max(0, weight.ds_numel - rank * len(share))]
 
 
 def check_start(model_name: str, weights: Mapping[str, torch.Tensor]) -> None:
     """Check, on all ranks together, that weights are finite numbers before they are trained.
 
     Args:
-        weights: by name; of those that ZeRO-3 has cut up, this rank's share is looked at.
+        weights: by name.
 
     Raises:
         InputError: one is not.
     """
     bad = None
     for name, weight in weights.items():
-        share = getattr(weight, "ds_tensor", weight).detach()
+        share = share_of(weight)
         ends = torch.stack(share.aminmax()) if share.numel() else share
         if not ends.isfinite().all():
             bad = f"weight {name} is {'NaN' if ends.isnan().any() else 'infinite'}"
@@ -152,7 +182,7 @@ def check_start(model_name: str, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def weights_are_finite(model: torch.nn.Module) -> bool:
-    """Whether this rank's trained weights (its share of those that ZeRO-3 has cut up) are finite numbers."""
-    trained = [getattr(p, "ds_tensor", p).detach() for p in model.parameters() if p.requires_grad]
+    """Whether this rank's trained weights are finite numbers."""
+    trained = [share_of(weight) for weight in model.parameters() if weight.requires_grad]
     ends = [end for weight in trained if weight.numel() for end in weight.aminmax()]  # NaN is both ends; `isfinite` makes copies
     return all(torch.stack([end.isfinite() for end in ends]).tolist()) if ends else True

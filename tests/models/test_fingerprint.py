@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -48,3 +50,22 @@ def test_type_and_settings_count():
     model = tiny_model("llama")
     model.config.rms_norm_eps = 0.1
     assert len(found | {fingerprint_weights(model)}) == 3
+
+
+def test_code_that_comes_with_a_model_counts_and_not_where_it_lies(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    model = tiny_model("opt")
+    model.config.auto_map = {"AutoModelForCausalLM": "modeling_own.Own"}
+    model.save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "modeling_own.py").write_text("from transformers import OPTForCausalLM\nfrom .parts import SCALE\n\n\n")
+    with (tmp_path / "a" / "modeling_own.py").open("a") as file:
+        file.write("class Own(OPTForCausalLM):\n    scale = SCALE\n")
+    (tmp_path / "a" / "parts.py").write_text("SCALE = 1\n")
+    for name in ("copy", "changed"):
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+    (tmp_path / "changed" / "parts.py").write_text("SCALE = 2\n")
+    found = [
+        fingerprint_weights(AutoModelForCausalLM.from_pretrained(tmp_path / name, trust_remote_code=True))
+        for name in ("a", "copy", "changed")
+    ]
+    assert found[0] == found[1] != found[2]

@@ -91,6 +91,17 @@ def test_of_several_gguf_files_the_one_that_is_named_counts(saved):
     assert named(saved, gguf_file="a.gguf") == a != b != named(saved, gguf_file="b.gguf")
 
 
+def test_an_adapter_on_a_gguf_file_goes_by_that_file(saved, tmp_path):
+    (saved / "m.gguf").write_bytes(b"a setting, a token" * 100)
+    model = AutoModelForCausalLM.from_pretrained(saved)
+    model.gguf_file = "m.gguf"
+    save_student(adapt(model, "lora"), tmp_path / "a")
+    mark = named(tmp_path / "a")
+    assert named(tmp_path / "a", gguf_file="m.gguf") == mark
+    (saved / "m.gguf").write_bytes(b"another, and tokens" * 100)
+    assert named(tmp_path / "a") != mark
+
+
 def test_an_adapters_modules_are_a_set_and_its_other_lists_are_not(tmp_path):
     set_modules(tmp_path, ["q", "v"])
     mark = named(tmp_path)

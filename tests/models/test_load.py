@@ -158,6 +158,49 @@ def test_an_adapter_on_a_merged_adapter(saved, tmp_path, part):
     assert tokenizer("x Yes").input_ids[0] == tokenizer.bos_token_id  # with lora: from the base of the base
 
 
+@pytest.mark.parametrize(
+    ("how", "joined"),
+    [
+        ({"target_modules": ["q_proj", "lm_head"]}, True),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, False),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [5, 6]}}, False),
+    ],
+)
+def test_an_adapter_on_one_of_tied_layers_loads_by_plain_peft(tmp_path, tokenizers, how, joined):
+    from peft import PeftModel
+
+    config = tiny_model("llama").config
+    config.tie_word_embeddings = True
+    base = AutoModelForCausalLM.from_config(config)
+    assert base.lm_head.weight is base.model.embed_tokens.weight
+    base.save_pretrained(tmp_path / "base")
+    tokenizers["llama"].save_pretrained(tmp_path / "base")
+    first = of_a_resized_base(tmp_path / "first", tmp_path / "base", 600, **how)
+    loaded, _ = load_model(str(tmp_path / "first"), **HOW)
+    plain = start_of(loaded, str(tmp_path / "first"))
+    torch.testing.assert_close(logits(plain), logits(first), atol=1e-5, rtol=0)
+    second = adapt(plain, "lora")
+    torch.nn.init.ones_(next(p for name, p in second.named_parameters() if "lora_B" in name))
+    save_student(second, tmp_path / "second")
+    assert (tmp_path / "second" / "start").is_dir() != joined
+    start = AutoModelForCausalLM.from_pretrained(tmp_path / ("base" if joined else "second/start"))
+    torch.testing.assert_close(logits(PeftModel.from_pretrained(start, tmp_path / "second")), logits(second), atol=1e-5, rtol=0)
+
+
+def test_an_adapter_on_merged_weights_that_deepspeed_has_cast(saved, tmp_path):
+    student(saved, tmp_path / "first", "lora")
+    loaded, _ = load_model(str(tmp_path / "first"), **HOW)
+    second = adapt(start_of(loaded, str(tmp_path / "first")), "lora")
+    torch.nn.init.ones_(next(p for name, p in second.named_parameters() if "lora_B" in name))
+    for name, parameter in second.named_parameters():
+        parameter.data = parameter.data if "lora_" in name else parameter.data.bfloat16()
+    save_student(second, tmp_path / "second")
+    AutoTokenizer.from_pretrained(saved).save_pretrained(tmp_path / "second")
+    again, _ = load_model(str(tmp_path / "second"), **{**HOW, "dtype": "bfloat16"})
+    torch.testing.assert_close(logits(again), logits(second), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["classifier", "parallel adapters", "soft prompt"])
 def test_students_of_another_kind_are_nothing_to_train_from(kind):
     model = tiny_model("opt")
@@ -311,6 +354,13 @@ def test_gguf(tmp_path, tokenizers):
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-6, rtol=0)
     words = " the cat Yes"
     assert tokenizer(words, add_special_tokens=False).input_ids == tokenizers["gpt2"](words, add_special_tokens=False).input_ids
+    for name in ("first", "second"):
+        tokenizers["gpt2"].save_pretrained(tmp_path / name)
+    save_student(adapt(loaded, "ia3"), tmp_path / "first")
+    first, _ = load_model(str(tmp_path / "first"), **HOW)
+    save_student(adapt(start_of(first, str(tmp_path / "first")), "lora"), tmp_path / "second")
+    second, _ = load_model(str(tmp_path / "second"), **HOW)  # whose base is a folder beside it, and no .gguf file
+    torch.testing.assert_close(logits(second), logits(model), atol=1e-6, rtol=0)
     with pytest.raises(InputError, match=r"the folder has no n\.gguf"):
         load_model(str(tmp_path), **HOW, gguf_file="n.gguf")
     with pytest.raises(InputError, match=r"the folder has no config\.json"):

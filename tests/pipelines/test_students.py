@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from llmft.errors import InputError
 from llmft.models.load import load_model
+from llmft.tasks.toy import CHECKPOINT
 from llmft.tasks.toy.world import toy_splits
 from tests.conftest import tiny_model
 from tests.models.test_load import write_gguf
@@ -104,17 +105,44 @@ def test_a_student_is_evaluated_in_the_precision_of_its_training(student, tmp_pa
     assert "was trained in bfloat16 and is loaded in float32" in capsys.readouterr().err
 
 
+def test_a_student_on_the_hub_is_evaluated_in_the_precision_of_its_training(tmp_path):
+    snapshot = tmp_path / "hub" / "models--some--student" / "snapshots" / ("a" * 40)
+    shutil.copytree(CHECKPOINT, snapshot)
+    (snapshot / "student.json").write_text('{"dtype": "bfloat16"}')
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
+    arguments = ("--model_name_or_path", "some/student", "--cache_dir", tmp_path / "hub")
+    arguments += ("--num_shots", 0, "--max_eval_samples", 8)
+    scores = [
+        np.stack(run("eval.py", tmp_path / dtype, *arguments, *more).predictions.token_logprobs)
+        for dtype, more in (("own", ()), ("half", ("--torch_dtype", "bfloat16")), ("full", ("--torch_dtype", "float32")))
+    ]
+    assert np.array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
+
+
 def test_the_card_says_what_there_is_to_know(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MY_API_KEY", "a-secret-that-nobody-may-see")
     told = "Say Yes or No, a-secret-that-nobody-may-see"
-    arguments = (*SHORT, "--num_shots", 2, "--context", "demonstrations,instruction", "--instruction", told)
+    (tmp_path / "notes.txt").write_text(f"```Tourists{'s' * 3000}")
+    context = ("--context", "demonstrations,instruction,file", "--instruction", told, "--context_file", tmp_path / "notes.txt")
+    arguments = (*SHORT, "--num_shots", 2, *context, "--label_delimiter", "\\n")
+    monkeypatch.setattr("sys.argv", ["/somewhere/distill.py", "--local_rank=0", "--task", "toy one"])
     evaluated = ("--eval_strategy", "epoch", "--save_best_models")
     record = run("distill.py", tmp_path, *arguments, *evaluated, "--use_adapter", "--adapter_type", "parallel")
     card = ModelCard.load(record.path / "model" / "README.md")
     assert card.data.tags == ["llmft", "distill-parallel"]
     shown = record.json("config")["draws"]["demonstrations"][0]
-    for text in ("Say Yes or No, ***", ", ".join(map(str, shown)), "| teacher |", "after (these weights)", "CPU ", "## Command"):
+    for text in ("Say Yes or No, ***", ", ".join(map(str, shown)), "| teacher |", "after (these weights)", "CPU "):
         assert text in card.content
+    for text in (
+        '"pattern": "{text1} {text2} ?"',
+        '"delimiter": "\\n",\n  "words": [\n    "Yes",',
+        "- learning rate 0.01, 1 epoch\n",
+    ):
+        assert text in card.content
+    assert "(3011 characters, of which these are the first 2000):\n\n````\n```Touristsss" in card.content
+    assert "```bash\npython distill.py --task 'toy one'\n```" in card.content
     assert "best-in-domain (these weights)" in (record.path / "model_best_in_domain" / "README.md").read_text()
     assert "```python" not in card.content
     assert "note: Parallel adapters are a format of llmft's own" in capsys.readouterr().err

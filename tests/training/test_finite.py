@@ -7,7 +7,7 @@ import torch
 
 from llmft.errors import InputError
 from llmft.training import finite
-from llmft.training.finite import POSITION, StopAtNonFinite, weights_are_finite
+from llmft.training.finite import POSITION, Report, StopAtNonFinite, check_start, weights_are_finite
 from llmft.training.ft_trainer import FtTrainer
 from tests.conftest import tiny_model
 from tests.training.test_trainers import examples, make_trainer
@@ -113,7 +113,11 @@ def test_all_ranks_stop_with_the_first_of_what_they_found(monkeypatch):
 
     def gather(value):
         gathered.append(value)
-        return [value, (7, "the loss of step 7 is nan", [1], None), (6, "the loss of step 6 is inf", [2, 3], None)]
+        others = [
+            Report(7, "the loss of step 7 is nan", [1], None, True),
+            Report(6, "the loss of step 6 is inf", [2, 3], None, True),
+        ]
+        return [value, *others]
 
     monkeypatch.setattr(finite, "all_gather", gather)
     watch = StopAtNonFinite(ROWS)
@@ -121,6 +125,38 @@ def test_all_ranks_stop_with_the_first_of_what_they_found(monkeypatch):
     with pytest.raises(InputError, match="the loss of step 6 is inf, with the training rows idx row-2, row-3;"):
         watch.on_pre_optimizer_step(arguments("cpu"), None, None)
     assert gathered == [None]  # this rank's own is well
+
+
+def test_the_cause_is_that_of_the_first_step_on_any_rank(monkeypatch):
+    first = Report(1, "the loss of step 1 is nan", [2], None, is_loss=True)
+    monkeypatch.setattr(finite, "all_gather", lambda value: [value, first])
+    args = SimpleNamespace(**vars(arguments("cpu")), fp16=False)
+    for loss in (1.0, torch.nan):  # nothing to report from this rank, or something of a later step
+        watch = StopAtNonFinite(ROWS, "some/model")
+        watch.on_train_begin(args, SimpleNamespace(global_step=0), None)
+        watch.see(2, torch.tensor(loss), torch.tensor([9]))
+        with pytest.raises(
+            InputError, match=r"^--model_name_or_path some/model: the loss of step 1 is nan, .* row-2, before this"
+        ):
+            watch.on_pre_optimizer_step(args, None, None)
+    weights = Report(1, "step 1 has left weights that are no finite numbers", [2], None, is_loss=False)
+    monkeypatch.setattr(finite, "all_gather", lambda value: [value, weights])
+    watch.see(2, torch.tensor(torch.nan), torch.tensor([9]))
+    with pytest.raises(InputError, match=r"^--learning_rate 0.1: step 1 has left weights .* row-2; lower it, or fix those rows$"):
+        watch.on_pre_optimizer_step(args, None, None)
+
+
+def test_what_fills_up_the_last_shares_of_a_weight_is_not_looked_at(monkeypatch):
+    model = torch.nn.Linear(3, 1, bias=False)  # of each rank 2 numbers, of which the second's last is no weight
+    model.weight.ds_tensor, model.weight.ds_numel = torch.tensor([1.0, torch.nan]), 3
+    for rank in (1, 2):
+        monkeypatch.setattr(finite, "rank_and_world", lambda rank=rank: (rank, 3))
+        assert weights_are_finite(model)
+        check_start("m", {"weight": model.weight})
+    monkeypatch.setattr(finite, "rank_and_world", lambda: (0, 3))
+    assert not weights_are_finite(model)
+    with pytest.raises(InputError, match="m: weight weight is NaN before training"):
+        check_start("m", {"weight": model.weight})
 
 
 def test_it_names_the_checkpoint_that_is_kept_and_not_every_row_of_a_huge_batch(tmp_path):
@@ -131,5 +167,5 @@ def test_it_names_the_checkpoint_that_is_kept_and_not_every_row_of_a_huge_batch(
     watch = StopAtNonFinite(range(1000))
     watch.see(12, torch.tensor(torch.nan), torch.arange(1000))
     args = SimpleNamespace(**{**vars(arguments("cpu")), "output_dir": str(tmp_path)})
-    with pytest.raises(InputError, match=r"62, 63 and 936 more; lower it, or mend those rows; checkpoint-10 is kept$"):
+    with pytest.raises(InputError, match=r"62, 63 and 936 more; lower it, or fix those rows; checkpoint-10 is kept$"):
         watch.on_pre_optimizer_step(args, None, None)
