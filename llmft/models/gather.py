@@ -49,12 +49,11 @@ def in_group() -> bool:
 
 
 def leave_together() -> None:
-    """Wait for all ranks and end the process group.
+    """Wait for all ranks and end the process group, if there (still) is one.
 
     A rank that just exits leaves the group's threads running, which now and then aborts the process after its work is done.
     """
-    _, world = rank_and_world()
-    if world > 1:
+    if in_group():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 

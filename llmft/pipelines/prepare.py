@@ -107,7 +107,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     if distilling:
         settings |= distillation_settings(distilling, task, data.data_dir, model.cache_dir)
     if task.metrics:
-        settings["metrics"] = {name: describe_metric(name) for name in task.metrics}
+        settings["metrics"] = sorted((Path(name).stem, describe_metric(name)) for name in task.metrics)
+    load_metrics(task)
     if listed is not None:
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
@@ -157,16 +158,24 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
 
 
 def describe_metric(name: str) -> str:
-    """What a run's name holds of a metric of --metric: the text of its file, or its name on the hub.
+    """What a run's name holds of a metric of --metric: a hash of its module's text, or its name on the hub.
 
     Raises:
         InputError: it cannot be loaded.
     """
-    from llmft.evaluation.metrics import load_metric, metric_file
+    from llmft.evaluation.metrics import load_metric, metric_file, module_texts
 
     load_metric(name)
     file = metric_file(name)
-    return name if file is None else file.read_text(encoding="utf-8")
+    return name if file is None else short_hash(module_texts(file))
+
+
+def load_metrics(task: Task) -> None:
+    """Load the metrics of the task's sets: what is missing is to be said before the work is done."""
+    for name in {name for eval_set in task.row_sets for name in eval_set.metrics}:
+        from llmft.evaluation.metrics import load_metric
+
+        load_metric(name)
 
 
 def _content(name: str, value: Any) -> Any:

@@ -186,7 +186,12 @@ def test_a_finished_student_is_pushed(tmp_path, monkeypatch, capsys, offline):
         assert (calls["upload"]["repo_id"], calls["upload"]["folder_path"]) == ("me/toy-pbft-bitfit", str(record.path / "model"))
         assert "pushed: me/toy-pbft-bitfit" in out
     written = "".join(path.read_text() for path in record.path.rglob("*") if path.suffix in (".json", ".md", ".jsonl"))
-    assert "hub-token-1234" not in written + out + err
+    calls.clear()
+    assert run("ft.py", tmp_path, *SHORT, *PARTS["bitfit"], *hub).path == record.path
+    assert calls["create"][1] == "toy-pbft-bitfit"  # a finished run's student is pushed as well
+    again = capsys.readouterr()
+    assert "finished before" in again.out
+    assert "hub-token-1234" not in written + out + err + again.out + again.err
 
 
 def test_flags_of_the_hub_that_nothing_would_read(tmp_path):
