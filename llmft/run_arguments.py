@@ -71,8 +71,8 @@ class RunArguments(TrainingArguments):
     data_seed: int = flag(0, "Seed of the draws: demonstrations, training rows, order of training.")
     learning_rate: float | None = flag(
         None,
-        "Peak learning rate. Default: by what is trained (docs/defaults.md); ft.py, all weights, but of the embedded model: 1e-5, "
-        "as in the paper.",
+        "Peak learning rate. Default: by what is trained (docs/defaults.md); ft.py, all weights, but of the embedded model: "
+        "1e-5, as in the paper.",
     )
     lr_scheduler_type: str = flag("constant_with_warmup", "Shape of the learning rate.")
     warmup_steps: float = flag(0.1, "Warmup: a share of all steps if below 1, else steps.")

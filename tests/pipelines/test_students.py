@@ -16,7 +16,7 @@ from llmft.models.load import load_model
 from llmft.tasks.toy.world import toy_splits
 from tests.conftest import tiny_model
 from tests.models.test_load import write_gguf
-from tests.pipelines.conftest import Record, run
+from tests.pipelines.conftest import MAIN, Record, last_wins, run
 
 SHORT = ("--max_eval_samples", 8, "--max_train_samples", 8, "--num_train_epochs", 1, "--learning_rate", 1e-2)
 SHORT += ("--per_device_train_batch_size", 4)
@@ -187,7 +187,8 @@ def test_a_finished_student_is_pushed(tmp_path, monkeypatch, capsys, offline):
         assert "pushed: me/toy-pbft-bitfit" in out
     written = "".join(path.read_text() for path in record.path.rglob("*") if path.suffix in (".json", ".md", ".jsonl"))
     calls.clear()
-    assert run("ft.py", tmp_path, *SHORT, *PARTS["bitfit"], *hub).path == record.path
+    again = ("--task", "toy", "--output_dir", tmp_path, "--use_cpu", *SHORT, *PARTS["bitfit"], *hub)
+    assert MAIN["ft.py"](last_wins(again)) == [record.path]
     assert calls["create"][1] == "toy-pbft-bitfit"  # a finished run's student is pushed as well
     again = capsys.readouterr()
     assert "finished before" in again.out
