@@ -23,7 +23,7 @@ from llmft.errors import InputError
 from llmft.models.identity import fingerprint_model
 from llmft.models.load import resolve, run_of, short_name
 from llmft.pipelines.job import Job
-from llmft.pipelines.schedule import schedule_in_force
+from llmft.pipelines.schedule import learning_rate_in_force, schedule_in_force
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
 from llmft.run_checks import JSON, SEEDS
@@ -74,9 +74,12 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         raise InputError(f"--sample_indices_file {listed}: no such file; name a csv with a column idx, or a .json list")
     if listed is not None:
         read_text(listed, "--sample_indices_file")  # says so if it is no text
-    schedule = schedule_in_force(by_type, values, task, model_name) if AdapterArguments in by_type else None
-    (run,) = make([run_group], values | (schedule.values if schedule else {}))  # transformers reads them at once
+    trains = AdapterArguments in by_type
+    rate = {"learning_rate": learning_rate_in_force(by_type, values, task, model_name)} if trains else {}
+    (run,) = make([run_group], values | rate)  # DeepSpeed's config takes the rate at once
+    schedule = schedule_in_force(by_type, values, task, model_name) if trains else None  # may read rows: arguments are checked
     if schedule:
+        vars(run).update(schedule.values)
         given = {name: value for name, value in given.items() if name not in PAPER} | schedule.given
     method = by_type[FineTuningArguments].method if FineTuningArguments in by_type else method
     method = TARGETS_METHOD[distilling.targets] if distilling else method

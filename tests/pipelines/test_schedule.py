@@ -68,6 +68,14 @@ def test_calls_from_python_get_the_rates_of_all_weights(tmp_path):
         assert (run_arguments.learning_rate, run_arguments.num_train_epochs) == (rate, epochs)
 
 
+def test_the_runs_arguments_are_checked_before_rows_are_read(own_rows, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text1": "a", "label": 0}\n{"text1": 5, "label": 1}\n')
+    with pytest.raises(InputError, match="--eval_strategy never"):
+        job_of("distill.py", [*own_rows, "--eval_strategy", "never"])
+    with pytest.raises(InputError, match=r"--train_file .* is not text, 5"):
+        job_of("distill.py", own_rows)
+
+
 def test_rows_are_read_once_to_be_counted_and_loaded(own_rows, monkeypatch):
     reads = []
     monkeypatch.setattr(load, "read_file", lambda path, where, header: reads.append(where) or read_file(path, where, header))
