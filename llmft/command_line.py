@@ -46,19 +46,6 @@ class OneLineParser(HfArgumentParser):
         raise InputError(f"{message}; see --help")
 
 
-def parse(groups: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Parse the command line.
-
-    Returns:
-        One instance of each group, and the arguments whose value is not the default.
-
-    Raises:
-        InputError: an argument is unknown, given twice, of the wrong kind, or out of range.
-    """
-    values, given = read(groups, argv, description)
-    return make(groups, values), given
-
-
 def read(groups: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the command line.
 

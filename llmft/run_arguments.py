@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
@@ -18,7 +18,7 @@ from llmft.errors import InputError
 from llmft.run_checks import check_after, check_before, check_group, has_accelerator, meeting
 from llmft.runs.launch import join_launch, this_process
 from llmft.runs.secrets import HIDDEN, is_secret
-from llmft.training_defaults import PAPER
+from llmft.training_defaults import DISTILLATION, PAPER
 
 UNSUPPORTED = {
     "eval_on_start": False,
@@ -60,6 +60,8 @@ class RunArguments(TrainingArguments):
     """transformers' TrainingArguments with the paper's defaults (Mosbach et al. 2023, Table 7)."""
 
     _argument_group_name = "run and training (also those of transformers)"
+    unscheduled: ClassVar[dict[str, float]] = PAPER
+    """Learning rate and epochs of a call from Python that names none; command lines get theirs by what is trained."""
 
     output_dir: str = flag("logfiles", "Folder that holds all runs; each gets its own below it.")
     overwrite_output_dir: bool = flag(False, "Do a finished run again.")
@@ -68,7 +70,9 @@ class RunArguments(TrainingArguments):
     seed: int = flag(0, "Seed of training.")
     data_seed: int = flag(0, "Seed of the draws: demonstrations, training rows, order of training.")
     learning_rate: float | None = flag(
-        None, "Peak learning rate. Default: by what is trained (docs/defaults.md); ft.py, all weights: 1e-5, as in the paper."
+        None,
+        "Peak learning rate. Default: by what is trained (docs/defaults.md); ft.py, all weights, but of the embedded model: "
+        "1e-5, as in the paper.",
     )
     lr_scheduler_type: str = flag("constant_with_warmup", "Shape of the learning rate.")
     warmup_steps: float = flag(0.1, "Warmup: a share of all steps if below 1, else steps.")
@@ -76,7 +80,7 @@ class RunArguments(TrainingArguments):
     num_train_epochs: float | None = flag(
         None,
         "Passes over the training rows or queries. Default: by what is trained and on how many (docs/defaults.md); ft.py, all "
-        "weights: 40, as in the paper.",
+        "weights, but of the embedded model: 40, as in the paper.",
     )
     per_device_train_batch_size: int = flag(32, "Training rows a step and device.")
     per_device_eval_batch_size: int = flag(256, "At most so many queries go through the model together, outside of training.")
@@ -120,7 +124,7 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
-        for name, value in PAPER.items():
+        for name, value in self.unscheduled.items():
             if getattr(self, name) is None:  # eval.py, which reads neither, or a call from Python
                 setattr(self, name, value)
         for name, only in UNSUPPORTED.items():
@@ -199,6 +203,8 @@ class RunArguments(TrainingArguments):
 @dataclass
 class DistillationRunArguments(RunArguments):
     """Defaults of distill.py where they differ (Snell et al. 2022, B.3, for the batch)."""
+
+    unscheduled: ClassVar[dict[str, float]] = {"learning_rate": DISTILLATION[None].learning_rate, "num_train_epochs": 4.0}
 
     per_device_train_batch_size: int = flag(16, "Queries a step and device.")
 

@@ -1,7 +1,7 @@
 """`python scripts/gap_by_epoch.py FOLDER`: gap recovered behind each epoch of the distillations in FOLDER, as a markdown table.
 
-A cell is the mean over runs that differ in their seeds, in-domain / out-of-domain, and in brackets the least of them. Read are
-runs with `--eval_strategy epoch`.
+A row is a setting, and a cell the mean over its runs, which differ in their seeds alone: in-domain / out-of-domain, and in
+brackets the least of them. Read are runs with `--eval_strategy epoch`.
 """
 
 from __future__ import annotations
@@ -40,16 +40,18 @@ def cell(values: list[dict[str, float | None]]) -> str:
 
 def main(folder: str) -> None:
     """Print the table."""
-    runs: dict[tuple[str, float], list[list[dict[str, float | None]]]] = defaultdict(list)
+    runs: dict[tuple[str, float, str], list[list[dict[str, float | None]]]] = defaultdict(list)
     for done in sorted(Path(folder).rglob("DONE")):
         config, metrics = (json.loads((done.parent / f"{name}.json").read_text()) for name in ("config", "metrics"))
         if "evaluations" in metrics and "teacher" in metrics["stages"]:
             rate = config["arguments"]["DistillationRunArguments"]["learning_rate"]
-            runs[config["method"], rate].append(list(gaps(metrics)))
+            runs[config["method"], rate, config["setting"]].append(list(gaps(metrics)))
+    if not runs:
+        sys.exit(f"error: {folder}: there is no finished distillation with --eval_strategy epoch in it; name another folder")
     epochs = range(max(len(run) for group in runs.values() for run in group))
     print("| method | rate | runs |", " | ".join(f"epoch {epoch + 1}" for epoch in epochs), "|")
     print("|---" * (3 + len(epochs)) + "|")
-    for (method, rate), group in sorted(runs.items()):
+    for (method, rate, _), group in sorted(runs.items()):
         cells = [cell([run[epoch] for run in group if epoch < len(run)]) for epoch in epochs]
         print(f"| {method} | {rate:g} | {len(group)} |", " | ".join(cells), "|")
 

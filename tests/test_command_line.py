@@ -11,11 +11,12 @@ import pytest
 import transformers
 from transformers import TrainingArguments
 
-from llmft.command_line import modern, parse
+from llmft.command_line import modern
 from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
 from llmft.run_arguments import UNSUPPORTED, RunArguments
 from llmft.tasks.table import OUT_OF_DOMAIN
+from tests.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 COMMON = "--cache_dir c --dataset_cache_dir d --output_dir o --seed 0 --data_seed 3 --fp16 --report_to none --do_eval"
@@ -51,7 +52,7 @@ PARSERS = {"eval": in_context.GROUPS, "ft": fine_tune.GROUPS}
 @pytest.mark.parametrize("name", UPSTREAM)
 def test_upstreams_command_lines(name):
     script, words = name.split()[0], shlex.split(UPSTREAM[name])
-    groups, given = parse(PARSERS[script], words, "")
+    groups, given = parse(PARSERS[script], words)
     values = {key: value for group in groups for key, value in vars(group).items()}
     assert values["task_name"] == words[words.index("--task_name") + 1]
     assert values["data_seed"] == 3
@@ -69,9 +70,9 @@ def test_upstreams_command_lines(name):
 def test_the_deepspeed_stage_is_checked_against_the_config():
     """One that agrees is accepted where the configs are trained with, in tests/test_deepspeed_config.py."""
     with pytest.raises(InputError, match=r"--deepspeed_stage 2: deepspeed_configs/zero3\.json has stage 3"):
-        parse(fine_tune.GROUPS, ["--deepspeed", "deepspeed_configs/zero3.json", "--deepspeed_stage", "2", "--use_cpu"], "")
+        parse(fine_tune.GROUPS, ["--deepspeed", "deepspeed_configs/zero3.json", "--deepspeed_stage", "2", "--use_cpu"])
     with pytest.raises(InputError, match="--deepspeed_stage 2: goes with --deepspeed"):
-        parse(fine_tune.GROUPS, ["--deepspeed_stage", "2"], "")
+        parse(fine_tune.GROUPS, ["--deepspeed_stage", "2"])
 
 
 def test_old_names_and_needless_arguments(capsys):
@@ -95,16 +96,16 @@ def test_old_names_and_needless_arguments(capsys):
 )
 def test_an_argument_given_twice_is_an_error(words, says):
     with pytest.raises(InputError, match=re.escape(says)):
-        parse(in_context.GROUPS, words, "")
+        parse(in_context.GROUPS, words)
 
 
 @pytest.mark.parametrize("value", ["a\nb", "a\r\nb", "a\u2028b"])
 def test_a_value_of_several_lines_makes_no_error_of_several(value):
     with pytest.raises(InputError, match=r"^argument --num_shots/--num-shots: invalid int value: ") as caught:
-        parse(in_context.GROUPS, ["--num_shots", value], "")
+        parse(in_context.GROUPS, ["--num_shots", value])
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(InputError) as caught:
-        parse(in_context.GROUPS, [f"--{value}"], "")
+        parse(in_context.GROUPS, [f"--{value}"])
     assert str(caught.value).startswith("--a b: no such argument")
 
 
@@ -148,7 +149,7 @@ def test_what_nothing_would_read_is_refused(argument):
     if field.default is not True and field.default is not False:
         words.append("every_save" if argument == "hub_strategy" else "1")
     with pytest.raises(InputError, match=argument):
-        parse(fine_tune.GROUPS, words, "")
+        parse(fine_tune.GROUPS, words)
 
 
 def test_arguments_are_told_apart_by_their_help():

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llmft.command_line import parse
 from llmft.deepspeed_config import CONFIGS, find_config
 from llmft.errors import InputError
 from llmft.pipelines import fine_tune
+from tests.parsing import parse
 
 OWN = sorted(file.stem for file in CONFIGS.glob("zero*.json"))
 UPSTREAM = {
@@ -105,7 +105,7 @@ def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text, says):
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=says) as error:
-        parse(fine_tune.GROUPS, ["--deepspeed", str(path), "--use_cpu"], "")
+        parse(fine_tune.GROUPS, ["--deepspeed", str(path), "--use_cpu"])
     assert str(error.value).startswith(f"--deepspeed {path}: ")
     assert ("zero2" in str(error.value)) == (text is None)
     assert "\n" not in str(error.value)

@@ -1,5 +1,6 @@
 """Every command that a sweep or the README shows is one that the real parser accepts, with each value in its place."""
 
+import json
 import os
 import re
 import shlex
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from llmft.command_line import parse
 from llmft.deepspeed_config import find_config
 from llmft.pipelines import distill, fine_tune, in_context
+from tests.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {"eval.py": in_context.GROUPS, "ft.py": fine_tune.GROUPS, "distill.py": distill.GROUPS}
@@ -52,7 +53,7 @@ def listing(script, **given):
 def accepted(words):
     """Parse a command line from its script's name on."""
     place = next(i for i, word in enumerate(words) if word in GROUPS)
-    return parse(GROUPS[words[place]], words[place + 1 :], "")[0]
+    return parse(GROUPS[words[place]], words[place + 1 :])[0]
 
 
 def test_scripts_pass_shellcheck():
@@ -182,6 +183,30 @@ def without_deepspeed(command):
     place = command.index("--deepspeed")
     assert find_config(command[place + 1])
     return command[:place] + command[place + 2 :]
+
+
+def test_the_table_of_gaps_by_epoch(tmp_path):
+    def table():
+        words = [sys.executable, ROOT / "scripts/gap_by_epoch.py", tmp_path]
+        return subprocess.run(words, capture_output=True, text=True, check=False, env=environment(PYTHONPATH=str(ROOT)))
+
+    def sets(correct):
+        return {"toy": {"score_accuracy": correct, "n": 10}}
+
+    none = table()
+    assert (none.returncode, none.stdout) == (1, "")
+    assert none.stderr.startswith(f"error: {tmp_path}: there is no finished distillation") and none.stderr.count("\n") == 1
+    for number, (setting, after) in enumerate({"a": 0.7, "b": 0.8}.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        config = {"method": "distill", "setting": setting, "arguments": {"DistillationRunArguments": {"learning_rate": 1e-3}}}
+        stages = {"teacher": sets(0.9), "before": sets(0.5)}
+        metrics = {"stages": stages, "sets": {"in_domain": ["toy"]}, "evaluations": [{"sets": sets(after)}]}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        (folder / "DONE").touch()
+    rows = table().stdout.splitlines()[2:]
+    assert rows == ["| distill | 0.001 | 1 | 0.50 (0.50) |", "| distill | 0.001 | 1 | 0.75 (0.75) |"]  # two settings
 
 
 def test_the_first_screen_of_the_readme_runs_something():

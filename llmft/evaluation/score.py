@@ -250,8 +250,8 @@ class Asker:
         if not self.prompt_format.space and self.border:  # behind a space nothing merges
             shown_rows = [*rows, *self.demonstrations]
             control, written = self._written(shown_rows)
-            words = self.prompt_format.words
-            check_border(control, [*map(written.query, shown_rows)], words, self.label_sequences, space="")
+            words, flag = self.prompt_format.words, self.prompt_format.end_flag
+            check_border(control, [*map(written.query, shown_rows)], words, self.label_sequences, flag, space="")
         self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-8:])
 
     def score(self, rows: Sequence[Row], phase: Phase) -> SplitScores:

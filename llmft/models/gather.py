@@ -45,16 +45,15 @@ def lost_peer(error: RuntimeError) -> bool:
 
 def in_group() -> bool:
     """Whether this process is in a process group with others."""
-    return this_process().world_size > 1 and torch.distributed.is_initialized()
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def leave_together() -> None:
-    """Wait for all ranks and end the process group.
+    """Wait for all ranks and end the process group, if there (still) is one.
 
     A rank that just exits leaves the group's threads running, which now and then aborts the process after its work is done.
     """
-    _, world = rank_and_world()
-    if world > 1:
+    if in_group():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 

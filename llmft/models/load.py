@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.errors import InputError
+from llmft.errors import InputError, one_line
 from llmft.models.base import HEAD_SETTINGS, base_named_in
 from llmft.tasks.toy import CHECKPOINT as TOY_CHECKPOINT
 
@@ -108,7 +108,7 @@ def _loading(flag: str, name: str, remedy: str) -> Iterator[None]:
         raise InputError(str(error).replace("--model_name_or_path", flag)) from error
     except Exception as error:
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        reason = kind + " ".join(str(error).split())[:300]
+        reason = kind + one_line(error)
         if isinstance(error, pickle.UnpicklingError):
             reason = "its weights are a pickle that holds more than tensors, which could run any code"
         elif "ignore_mismatched_sizes" in reason:

@@ -108,12 +108,12 @@ def distil(job: Job) -> None:
         "demonstrations": sum(map(len, job.contexts)),
     }
     compared = compare(job, scores | trained.scores)
+    if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
+        for name in job.data.in_domain:  # in front of the table, the last that a sweep shows of a run
+            say_how_far(name, compared["kl"]["before"][name], compared["kl"]["after"][name])
     prompts = {"teacher": [asker.prompt_format for asker in teachers.askers], "student": [student.prompt_format]}
     saved = cache.saved_but(job.paid_before) if cache else None
     job.finish({**compared, **metrics}, trained.log, prompts=prompts, saved=saved)
-    if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
-        for name in job.data.in_domain:
-            say_how_far(name, compared["kl"]["before"][name], compared["kl"]["after"][name])
 
 
 def check_flags(job: Job, flags: DistillationArguments) -> None:
@@ -168,10 +168,13 @@ def draw_queries(job: Job) -> list[Row]:
     rows = job.data.train
     if flags.query_file is not None:
         rows = load_queries(flags.query_file, data, job.task, labels=needing is not None)
-    total = len(rows)
-    rows = leave_out(rows, shown)  # by text: data sets hold some rows twice
-    if flags.query_file is not None and len(rows) < total:
-        say_note(left_out(f"--query_file {flags.query_file}", total, {"shown as demonstrations": total - len(rows)}))
+    asked, shown_idx = rows, {row["idx"] for row in shown}
+    rows = leave_out(asked, shown, _source(job))  # by text: data sets hold some rows twice
+    alike = len(asked) - len(rows) - sum(row["idx"] in shown_idx for row in asked)  # beside the demonstrations themselves
+    where = "the training rows" if flags.query_file is None else _source(job)
+    note = left_out(where, len(asked), {"with the texts of a demonstration": alike})
+    if note:
+        say_note(note)
     seed = job.arguments(DistillationRunArguments).data_seed
     queries = draw_training_rows(rows, data.max_train_samples, data_seed=seed, exclude=shown)
     if {row["idx"] for row in queries} & {row["idx"] for row in shown}:
@@ -179,6 +182,16 @@ def draw_queries(job: Job) -> list[Row]:
     if needing and any(row["label"] is None for row in queries):
         raise InputError(f"{needing}: needs the queries' labels, and some have none; leave it out, or give queries with labels")
     return queries
+
+
+def _source(job: Job) -> str:
+    """The flag, and its value, that says which queries are asked or, of training rows, which of them are shown instead."""
+    files = {
+        "query_file": job.arguments(DistillationArguments).query_file,
+        "sample_indices_file": job.arguments(DemonstrationArguments).sample_indices_file,
+    }
+    shots = f"--num_shots {job.arguments(DemonstrationArguments).num_shots}"
+    return next((f"--{name} {file}" for name, file in files.items() if file is not None), shots)
 
 
 def with_context(job: Job, student: Teachers) -> dict[str, Any]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
+from llmft.errors import one_line
+from llmft.models.load import short_name
+from llmft.pipelines.job import Job
 from llmft.run_arguments import RunArguments
 from llmft.runs.record import folder_name
 
 
-def push(run: RunArguments, folder: Path, default_name: str) -> None:
-    """Upload a student. A push that fails costs nothing but a line: the run is finished.
-
-    Args:
-        folder: the student's.
-        default_name: of the repository, where `--hub_model_id` names none.
-    """
+def push(job: Job) -> None:
+    """Upload a finished run's student, from rank 0. A push that fails costs nothing but a line: the run is finished."""
     from huggingface_hub import HfApi
 
-    name = run.hub_model_id or folder_name(default_name).replace(" ", "-")
+    if not job.record.writes:
+        return
+    run, folder = job.arguments(RunArguments), job.record.path / "model"
+    name = run.hub_model_id or folder_name(f"{short_name(job.model_name)}-{job.method}").replace(" ", "-")
     try:
         api = HfApi(token=run.hub_token)
         repository = api.create_repo(name, private=run.hub_private_repo, exist_ok=True).repo_id
@@ -28,9 +28,7 @@ def push(run: RunArguments, folder: Path, default_name: str) -> None:
             repo_id=repository, folder_path=str(folder), revision=run.hub_revision, commit_message="Student trained by llmft"
         )
     except Exception as error:  # network, rights, names: each client raises its own
-        reason = " ".join(str(error).split())[:200]
-        if run.hub_token:
-            reason = reason.replace(run.hub_token, "***")
+        reason = one_line(str(error).replace(run.hub_token, "***") if run.hub_token else error)
         revision = f" --revision {run.hub_revision}" if run.hub_revision else ""
         sys.stderr.write(
             f"note: --push_to_hub: {name} could not be pushed ({type(error).__name__}: {reason}); the run is finished; push it "

@@ -344,7 +344,6 @@ class Job:
         """
         from llmft.evaluation.labels import majority
         from llmft.models.gather import all_gather
-        from llmft.pipelines.hub import push
         from llmft.pipelines.model_card import write_cards
         from llmft.runs.show import show_run
 
@@ -365,5 +364,3 @@ class Job:
         if self.record.writes:
             show_run(self.record.path)
             sys.stderr.writelines(f"note: {limit}\n" for limit in limits)
-            if self.arguments(RunArguments).push_to_hub:
-                push(self.arguments(RunArguments), self.record.path / "model", f"{short_name(self.model_name)}-{self.method}")

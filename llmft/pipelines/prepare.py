@@ -23,7 +23,7 @@ from llmft.errors import InputError
 from llmft.models.identity import fingerprint_model
 from llmft.models.load import resolve, run_of, short_name
 from llmft.pipelines.job import Job
-from llmft.pipelines.schedule import schedule_in_force
+from llmft.pipelines.schedule import learning_rate_in_force, schedule_in_force
 from llmft.prompts.render import read_text, text_or_file
 from llmft.run_arguments import IRRELEVANT, RunArguments
 from llmft.run_checks import JSON, SEEDS
@@ -74,9 +74,12 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         raise InputError(f"--sample_indices_file {listed}: no such file; name a csv with a column idx, or a .json list")
     if listed is not None:
         read_text(listed, "--sample_indices_file")  # says so if it is no text
-    schedule = schedule_in_force(by_type, values, task, model_name) if AdapterArguments in by_type else None
-    (run,) = make([run_group], values | (schedule.values if schedule else {}))  # transformers reads them at once
+    trains = AdapterArguments in by_type
+    rate = {"learning_rate": learning_rate_in_force(by_type, values, task, model_name)} if trains else {}
+    (run,) = make([run_group], values | rate)  # DeepSpeed's config takes the rate at once
+    schedule = schedule_in_force(by_type, values, task, model_name) if trains else None  # may read rows: arguments are checked
     if schedule:
+        vars(run).update(schedule.values)
         given = {name: value for name, value in given.items() if name not in PAPER} | schedule.given
     method = by_type[FineTuningArguments].method if FineTuningArguments in by_type else method
     method = TARGETS_METHOD[distilling.targets] if distilling else method
@@ -107,7 +110,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     if distilling:
         settings |= distillation_settings(distilling, task, data.data_dir, model.cache_dir)
     if task.metrics:
-        settings["metrics"] = {name: describe_metric(name) for name in task.metrics}
+        settings["metrics"] = sorted((Path(name).stem, describe_metric(name)) for name in task.metrics)
+    load_metrics(task)
     if listed is not None:
         settings["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
@@ -157,16 +161,24 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
 
 
 def describe_metric(name: str) -> str:
-    """What a run's name holds of a metric of --metric: the text of its file, or its name on the hub.
+    """What a run's name holds of a metric of --metric: a hash of its module's text, or its name on the hub.
 
     Raises:
         InputError: it cannot be loaded.
     """
-    from llmft.evaluation.metrics import load_metric, metric_file
+    from llmft.evaluation.metrics import load_metric, metric_file, module_texts
 
     load_metric(name)
     file = metric_file(name)
-    return name if file is None else file.read_text(encoding="utf-8")
+    return name if file is None else short_hash(module_texts(file))
+
+
+def load_metrics(task: Task) -> None:
+    """Load the metrics of the task's sets: what is missing is to be said before the work is done."""
+    for name in {name for eval_set in task.row_sets for name in eval_set.metrics}:
+        from llmft.evaluation.metrics import load_metric
+
+        load_metric(name)
 
 
 def _content(name: str, value: Any) -> Any:

@@ -13,7 +13,7 @@ from llmft.run_arguments import RunArguments
 from llmft.tasks.load import count_training_rows
 from llmft.tasks.queries import load_queries
 from llmft.tasks.table import Task
-from llmft.training_defaults import DISTILLATION, FINE_TUNING, PAPER, PART_NAMES
+from llmft.training_defaults import DISTILLATION, FINE_TUNING, PAPER, PART_NAMES, TrainingDefaults
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,13 @@ class Schedule:
         return {name: value for name, value in self.values.items() if value != PAPER[name]}
 
 
+def learning_rate_in_force(groups: Mapping[type, Any], values: Mapping[str, Any], task: Task, model_name: str) -> float:
+    """The learning rate of a run that trains, known before any row is read; arguments as in `schedule_in_force`."""
+    return (
+        values["learning_rate"] if values["learning_rate"] is not None else _defaults(groups, task, model_name)[0].learning_rate
+    )
+
+
 def schedule_in_force(groups: Mapping[type, Any], values: Mapping[str, Any], task: Task, model_name: str) -> Schedule:
     """The schedule of a run that trains.
 
@@ -44,10 +51,7 @@ def schedule_in_force(groups: Mapping[type, Any], values: Mapping[str, Any], tas
     Raises:
         InputError: rows must be counted, and cannot be read.
     """
-    part = groups[AdapterArguments].part
-    own = task.training if task.training is not None and model_name == task.default_model else None
-    defaults = (own or (DISTILLATION if DistillationArguments in groups else FINE_TUNING))[part]
-    about = f"{PART_NAMES[part]} of the model {model_name}" if own else PART_NAMES[part]
+    defaults, about = _defaults(groups, task, model_name)
     given = {name: values[name] for name in PAPER if values[name] is not None}
     chosen = {} if "learning_rate" in given else {"learning_rate": defaults.learning_rate}
     by_steps = values["max_steps"] != RunArguments.max_steps
@@ -57,6 +61,14 @@ def schedule_in_force(groups: Mapping[type, Any], values: Mapping[str, Any], tas
         about += f" on {kind}" if kind else ""
     in_force = {name: (given | chosen)[name] for name in ("learning_rate", *(() if by_steps else ("num_train_epochs",)))}
     return Schedule(in_force, _sentence(in_force, chosen, about, values["max_steps"] if by_steps else None))
+
+
+def _defaults(groups: Mapping[type, Any], task: Task, model_name: str) -> tuple[TrainingDefaults, str]:
+    """How the part that is trained is trained unless flags say otherwise, and how a sentence calls it."""
+    part = groups[AdapterArguments].part
+    own = task.training if task.training is not None and model_name == task.default_model else None
+    defaults = (own or (DISTILLATION if DistillationArguments in groups else FINE_TUNING))[part]
+    return defaults, f"{PART_NAMES[part]} of the model {model_name}" if own else PART_NAMES[part]
 
 
 def _sentence(values: Mapping[str, float], chosen: Mapping[str, float], about: str, steps: int | None) -> str:

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from llmft.cost.meter import Meter, process_meter
 from llmft.errors import InputError
+from llmft.pipelines.hub import push
 from llmft.pipelines.job import Job
 from llmft.run_arguments import RunArguments
 from llmft.runs.ended import Ended, end_at_once, on_sigterm
@@ -30,7 +31,7 @@ LOOK_EVERY_S = 1.0
 
 def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     """Do the work of every job that is not finished, by whatever process; input that one data seed alone cannot use does not keep
-    the others from their results.
+    the others from their results. Last, outside of any lock, students that are to be pushed are, those of earlier runs too.
 
     Returns:
         The folders of all runs.
@@ -38,6 +39,8 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     Raises:
         InputError: after all others are done, naming what failed.
     """
+    from llmft.models.gather import leave_together
+
     failed, first = [], None
     for job in jobs:
         try:
@@ -55,6 +58,11 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
             failed.append(f"--data_seed {job.arguments(RunArguments).data_seed}: {error}")
     if failed:
         raise InputError(f"{len(failed)} of {len(jobs)} data seeds failed: " + "; ".join(failed))
+    pushed = [job for job in jobs if job.arguments(RunArguments).push_to_hub]
+    if pushed:
+        leave_together()  # an upload may take longer than ranks wait for each other
+        for job in pushed:
+            push(job)
     return [job.record.path for job in jobs]
 
 

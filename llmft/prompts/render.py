@@ -100,6 +100,8 @@ class PromptFormat:
     """Words that a `{label}` in the pattern is replaced by, in label order: such a prompt shows its answer. Mostly none."""
     delimiter: str | None = None
     """What stands between query and label; None for what `settled` makes of the rest."""
+    default_delimiter: bool = False
+    """Whether `settled` has chosen it."""
 
     def __post_init__(self) -> None:
         found = PLACEHOLDER.findall(self.pattern)
@@ -142,7 +144,13 @@ class PromptFormat:
         end = (PLACEHOLDER.split(self.pattern)[-1] + self.prefix).rstrip(" ")
         bare = end[-1:].isspace() or end.endswith(tuple(control_tokens))
         unspaced = all(unicodedata.name(word[0], "").startswith(UNSPACED) for word in self.words)
-        return replace(self, delimiter="" if bare or unspaced else " ")
+        return replace(self, delimiter="" if bare or unspaced else " ", default_delimiter=True)
+
+    @property
+    def end_flag(self) -> str:
+        """The flag that a query ends as it does by, and its value, for messages."""
+        given = self.delimiter is not None and not self.default_delimiter
+        return f"--label_delimiter {quote(self.delimiter)}" if given else f"{self.pattern_flag} {quote(self.pattern)}"
 
     def written_as(self, mark: Callable[[str], str]) -> PromptFormat:
         """The same with all that the format writes itself, and no row's or file's text, put through `mark`."""

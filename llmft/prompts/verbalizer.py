@@ -87,13 +87,20 @@ def label_sequences(
 
 
 def check_border(
-    control: ControlTokens, queries: Sequence[str], words: tuple[str, ...], sequences: Sequence[Sequence[int]], *, space: str
+    control: ControlTokens,
+    queries: Sequence[str],
+    words: tuple[str, ...],
+    sequences: Sequence[Sequence[int]],
+    flag: str = "--label_delimiter",
+    *,
+    space: str,
 ) -> None:
     """Check that every label has the same tokens behind each query, and leaves the query its own.
 
     Args:
         queries: as marked by `control`.
         sequences: what `label_sequences` found behind one query.
+        flag: the flag that queries end as they do by, and its value, for messages.
         space: what stands in front of a label's word.
 
     Raises:
@@ -106,8 +113,9 @@ def check_border(
             if tokens != [*head, *sequence]:
                 alone, merged = (shown(control.tokenizer, some) for some in (sequence, tokens[-3:]))
                 raise InputError(
-                    f"--label_delimiter {space!r}: {word!r} is {alone} behind one query, and merges with the end of another, "
-                    f"{control.plain(query)[-20:]!r}, into {merged}; give another delimiter, or end the pattern in other text"
+                    f"{flag}: {quote(word)} is {alone} behind one query, and merges with the end of another, "
+                    f"{quote(control.plain(query)[-20:])}, into {merged}; give another --label_delimiter, or end the pattern in "
+                    "other text"
                 )
 
 

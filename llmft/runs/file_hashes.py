@@ -6,7 +6,6 @@ saying so. The kept hashes are a convenience alone: where the folder cannot be w
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,12 +13,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmft.errors import InputError
 from llmft.runs.launch import this_process
-from llmft.runs.store import whole_file
+from llmft.runs.store import lock, whole_file
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -76,6 +76,9 @@ def hash_files(files: Sequence[Path]) -> list[str]:
 
 
 def _hash_large(file: Path, entry: Path, bar: tqdm) -> str:
+    kept = _kept(entry, file.stat())
+    if kept is not None:
+        return kept
     with _alone(entry):  # the ranks of one launch ask at the same time: one reads, the others wait for it
         before = file.stat()
         kept = _kept(entry, before)
@@ -135,13 +138,8 @@ def _state(state: os.stat_result) -> list[int]:
 @contextmanager
 def _alone(entry: Path) -> Iterator[None]:
     """Within, no other process on this machine reads the same file; where there can be no lock, all do."""
-    handle = None
-    with suppress(OSError):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        handle = entry.with_suffix(".lock").open("w")
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
+    with ExitStack() as stack:
+        with suppress(OSError, InputError):
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(entry))
         yield
-    finally:
-        if handle is not None:
-            handle.close()

@@ -29,6 +29,10 @@ NOTES = ".finished"
 """Folder of the notes, in the output folder."""
 OUTPUT_DIR = "logfiles"
 """Default of --output_dir."""
+DEFAULT_MODEL = "facebook/opt-125m"
+"""What --model_name_or_path is of the tasks whose default is on the hub."""
+NEEDS_WORK = {"overwrite_output_dir", "push_to_hub"}
+"""Arguments for which there is something to do though the run is finished."""
 NOT_READ = {
     "output_dir", "cache_dir", "dataset_cache_dir", "teacher_cache_dir", "logging_dir", "wandb_output_dir",
 }  # fmt: skip
@@ -56,7 +60,7 @@ class Command:
 
     Args:
         note: the file that holds, or would hold, its runs; None where there can be none: ranks of one launch must all go the
-            same way, and a run that is to be done again goes the long one.
+            same way, and a run that is to be done again, or pushed, goes the long one.
         files: hash of what the files were that its words name. They are looked at before anything of them is read, so that a
             change in between is a difference from the note.
     """
@@ -72,7 +76,7 @@ class Command:
             if this_process().world_size > 1:
                 raise Doubt
             arguments = list(_arguments(words[1:]))
-            if any(name == "overwrite_output_dir" for name, _ in arguments):
+            if any(name in NEEDS_WORK for name, _ in arguments):
                 raise Doubt
             output_dirs = [value for name, value in arguments if name == "output_dir" and value is not None] or [OUTPUT_DIR]
             (output_dir,) = output_dirs
@@ -140,6 +144,9 @@ def _named(arguments: Sequence[tuple[str, str | None]]) -> list[Path]:
 
     values = [value for name, value in arguments if value and name not in NOT_READ and not name.endswith(TEXTS)]
     values.append(os.environ.get("LLMFT_DATA_DIR", ""))
+    if not any(name == "model_name_or_path" for name, _ in arguments):
+        values.append(DEFAULT_MODEL)
+    values += _modules_beside([value for name, value in arguments if name == "metric" and value])
     parts = dict.fromkeys(part for value in values for part in (value, *(word.strip() for word in value.split(","))) if part)
     waiting = [part for part in parts if _may_be_path(part)]
     caches = [HF_HUB_CACHE, *(value for name, value in arguments if value and name == "cache_dir")]
@@ -157,6 +164,12 @@ def _named(arguments: Sequence[tuple[str, str | None]]) -> list[Path]:
             if base is not None:
                 waiting.append(base.name)
     return list(found)
+
+
+def _modules_beside(metrics: Sequence[str]) -> list[str]:
+    """The modules that those of --metric may import from beside them."""
+    files = [Path(word.strip()) for value in metrics for word in value.split(",")]
+    return [str(module) for file in files if file.suffix == ".py" for module in sorted(file.parent.glob("*.py"))]
 
 
 def _may_be_path(text: str) -> bool:

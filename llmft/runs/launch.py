@@ -19,6 +19,8 @@ LOCAL_WORLD_SIZE = (
 """Variables of torchrun and deepspeed, then those of MPI's launchers that accelerate reads too; the first that is set counts."""
 MEETING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What ranks meet by."""
+NOT_DISTRIBUTED = "-1"
+"""A rank that says, on a plain start, that there are no others."""
 PORT = "29500"
 """Where ranks meet if no launcher says; torch's own default."""
 REMEDY = "start all processes by one launcher, torchrun or deepspeed"
@@ -66,20 +68,24 @@ def join_launch(*, alone: bool) -> None:
         return
     address = os.environ.get("MASTER_ADDR")
     if address is None and _number(LOCAL_WORLD_SIZE) != process.world_size:
-        raise InputError(f"WORLD_SIZE {process.world_size}: MASTER_ADDR does not say where rank 0 is; set it, or {REMEDY}")
+        raise InputError(
+            f"{_set(WORLD_SIZE)} {process.world_size}: MASTER_ADDR does not say where rank 0 is; set it, or {REMEDY}"
+        )
     _say(process, address or "127.0.0.1", os.environ.get("MASTER_PORT", PORT))
 
 
 def _check(process: Process) -> None:
+    world = _set(WORLD_SIZE) or WORLD_SIZE[0]
     for names in (RANK, LOCAL_RANK, WORLD_SIZE):
         name = _set(names)
-        if name is not None and _number(names) is None:
+        plain = process.world_size == 1 and names is not WORLD_SIZE
+        if name is not None and _number(names) is None and not (plain and os.environ[name] == NOT_DISTRIBUTED):
             raise InputError(f"{name} {os.environ[name]}: is no rank or number of ranks; {REMEDY}")
     if not 0 <= process.rank < process.world_size:
-        raise InputError(f"RANK {process.rank}: is no rank of WORLD_SIZE {process.world_size}; {REMEDY}")
+        raise InputError(f"{_set(RANK)} {process.rank}: is no rank of {world} {process.world_size}; {REMEDY}")
     for names in (RANK, LOCAL_RANK) if process.world_size > 1 else ():
         if _set(names) is None:
-            raise InputError(f"WORLD_SIZE {process.world_size}: {names[0]} is not set; {REMEDY}, or unset {_set(WORLD_SIZE)}")
+            raise InputError(f"{world} {process.world_size}: {names[0]} is not set; {REMEDY}, or unset {world}")
 
 
 def _say(process: Process, address: str, port: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from safetensors import SafetensorError
 
-from llmft.errors import InputError
+from llmft.errors import InputError, one_line
 
 DISK = {
     getattr(errno, name)
@@ -50,7 +50,7 @@ def writing(output_dir: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each library has its own for this
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error)
         of_system = isinstance(error, OSError) and error.errno in DISK
         in_words = isinstance(error, OSError | RuntimeError | SafetensorError) and any(text in said for text in DISK_TEXTS)
         if not (of_system or in_words):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_tas
 
 SUBSAMPLE_SEED = 123
 """Upstream's seed for the rows that QQP is cut to: the same for every data seed."""
+
+_COUNTED: dict[Hashable, tuple[list[Row], str]] = {}
+"""What a set and its files' states were read as to be counted -> its rows and note, until they are loaded."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,17 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
 
 
 def count_training_rows(task: Task, *, variant: str | None, data_seed: int, data_dir: str | None, cache_dir: str | None) -> int:
-    """How many training rows `load_task` gives for these arguments.
+    """How many training rows `load_task` gives for these arguments. What is read for that, `load_task` takes up.
 
     Raises:
         InputError: as in `load_task`, of the training rows.
     """
     if task.splits is not None:
         return len(task.splits(variant, data_seed)["train"])
-    rows = len(read_sets([task.train], task, data_dir, cache_dir, quiet=True)[task.train.name])
+    place = locate(task.train.source, data_dir)
+    found = make_rows(_read(place, cache_dir), replace(task.train, source=place.source), task, place.where)
+    _COUNTED[_state(task.train, place, task, cache_dir)] = found
+    rows = len(found[0])
     return min(rows, task.subsample_splits or rows)
 
 
@@ -129,10 +135,8 @@ def cut_splits(splits: Mapping[str, list[Row]], size: int) -> dict[str, list[Row
     }
 
 
-def read_sets(
-    sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_dir: str | None, *, quiet: bool = False
-) -> dict[str, list[Row]]:
-    """Set name -> rows, every source being read once; says which rows are left out, unless `quiet`.
+def read_sets(sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_dir: str | None) -> dict[str, list[Row]]:
+    """Set name -> rows, every source being read once; says which rows are left out.
 
     Raises:
         InputError: as in `load_task`.
@@ -142,11 +146,14 @@ def read_sets(
     notes = {}
     for eval_set in sets:
         place = locate(eval_set.source, data_dir)
-        if place not in tables:
-            tables[place] = _read_files(place) if place.paths else _read_hub(place.source, cache_dir)
-        rows[eval_set.name], note = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
+        found = _COUNTED.pop(_state(eval_set, place, task, cache_dir), None)
+        if found is None:
+            if place not in tables:
+                tables[place] = _read(place, cache_dir)
+            found = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
+        rows[eval_set.name], note = found
         notes[note] = None
-    for note in () if quiet else filter(None, notes):
+    for note in filter(None, notes):
         say_note(note)
     return rows
 
@@ -176,6 +183,17 @@ def _hash(paths: Iterable[Path]) -> str:
     for path in paths:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _state(eval_set: EvalSet, place: Place, task: Task, cache_dir: str | None) -> Hashable:
+    """What decides which rows a set is read as: all that is asked for, and size, time and inode of the files."""
+    states = [path.stat() for path in place.paths]
+    files = tuple((state.st_size, state.st_mtime_ns, state.st_ino) for state in states)
+    return eval_set, place, task.name, task.label_names, cache_dir, files
+
+
+def _read(place: Place, cache_dir: str | None) -> Table:
+    return _read_files(place) if place.paths else _read_hub(place.source, cache_dir)
 
 
 def _read_files(place: Place) -> Table:

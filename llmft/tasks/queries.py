@@ -59,8 +59,11 @@ def load_queries(file: str, data: DataArguments, task: Task, *, labels: bool = T
     return [{**row, "idx": f"query-{row['idx']}"} for row in rows]
 
 
-def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row]) -> list[Row]:
+def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) -> list[Row]:
     """The queries whose texts are not those of a demonstration: the answers to these would stand in the context.
+
+    Args:
+        flag: the flag that says what is asked or shown, and its value, for messages.
 
     Raises:
         InputError: there are none.
@@ -68,7 +71,9 @@ def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row]) -> list[Row
     shown = {(row["text1"], row["text2"]) for row in demonstrations}
     left = [row for row in queries if (row["text1"], row["text2"]) not in shown]
     if not left:
-        raise InputError(f"{FLAG}: every row of it is one of the demonstrations; give other queries")
+        raise InputError(
+            f"{flag}: each of the {len(queries)} queries is one of the demonstrations; show fewer, or give other queries ({FLAG})"
+        )
     return left
 
 

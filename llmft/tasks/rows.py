@@ -150,7 +150,7 @@ def _labels(table: Table, eval_set: EvalSet, task: Task, where: str, first: int)
         return [UNLABELLED] * len(table[eval_set.text_columns[0]])
     cells = table[eval_set.label_column]
     labels = read_labels(cells, source.label_words, where, optional=optional, first=first)
-    if kind_of_labels(labels, where, first) == "number" and source.numbers:
+    if source.numbers and kind_of_labels(labels, where, first) == "number":
         return [labels.get(row, UNLABELLED) for row in range(len(cells))]
     words = source.label_words
     if words:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from llmft.models.adapt import adapt
 from llmft.models.identity import fingerprint_model
 from llmft.models.student import save_student
+from llmft.runs.file_hashes import cache_dir
 from tests.conftest import tiny_model
 
 LARGE = 5_000_000
@@ -191,3 +192,4 @@ def test_many_processes_give_one_name(settled):
     code = f"from llmft.models.identity import fingerprint_model as f; print(f({str(settled)!r}, 'main'))"
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert {process.communicate()[0].strip() for process in running} == {named(settled)}
+    assert not list(cache_dir().rglob("*.lock"))

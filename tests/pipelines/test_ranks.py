@@ -65,6 +65,7 @@ def test_rank_0_alone_says_notes(monkeypatch, capsys):
 MPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}
 LAUNCHES = {
     "a plain start": ({}, Process(0, 0, 1)),
+    "a plain start that says so": ({"LOCAL_RANK": "-1"}, Process(0, 0, 1)),
     "torchrun": ({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, Process(1, 1, 2)),
     "Open MPI": (MPI, Process(3, 1, 4)),
     "Intel MPI": ({"PMI_RANK": "1", "MPI_LOCALRANKID": "1", "PMI_SIZE": "2"}, Process(1, 1, 2)),
@@ -82,6 +83,24 @@ def test_every_launcher_says_which_process_this_is(monkeypatch, launcher):
         monkeypatch.setenv(name, value)
     assert this_process() == process
     assert gather.rank_and_world() == (process.rank, process.world_size)
+    monkeypatch.setenv("MASTER_ADDR", "node-1")
+    join_launch(alone=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"PMI_SIZE": "2"}, "PMI_SIZE 2: RANK is not set; .*, or unset PMI_SIZE"),
+        ({"PMI_RANK": "2", "PMI_SIZE": "2"}, "PMI_RANK 2: is no rank of PMI_SIZE 2"),
+        ({**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE 4: MASTER_ADDR does not say"),
+        ({"RANK": "0", "LOCAL_RANK": "-1", "WORLD_SIZE": "2"}, "LOCAL_RANK -1: is no rank"),
+    ],
+)
+def test_errors_name_the_variable_that_is_set(monkeypatch, variables, says):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^{says}"):
+        join_launch(alone=False)
 
 
 def test_what_mpi_says_is_said_to_accelerate_and_deepspeed_too(monkeypatch):

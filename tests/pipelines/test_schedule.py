@@ -8,6 +8,9 @@ from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
 from llmft.pipelines.distill import say_how_far
 from llmft.pipelines.prepare import prepare
+from llmft.run_arguments import DistillationRunArguments, RunArguments
+from llmft.tasks import load
+from llmft.tasks.formats import read_file
 from tests.pipelines.conftest import run
 
 GROUPS = {"ft.py": fine_tune.GROUPS, "distill.py": distill.GROUPS, "eval.py": in_context.GROUPS}
@@ -45,7 +48,7 @@ def in_force(job):
         ("distill.py", "--query_file rows.jsonl", 2e-5, 40, "on all 24 queries of the file; "),
         ("distill.py", "--num_train_epochs 3", 2e-5, 3, "3 epochs (as given), learning rate 2e-05 (default for all "),
         ("distill.py", "--learning_rate 1 --num_train_epochs 3", 1, 3, "learning rate 1, 3 epochs (as given)"),
-        ("distill.py", "--max_steps 7", 2e-5, 40, "7 steps (as given), learning rate 2e-05 (default for all weights; "),
+        ("distill.py", "--max_steps 7", 2e-5, 4, "7 steps (as given), learning rate 2e-05 (default for all weights; "),
     ],
 )  # fmt: skip
 def test_what_is_trained_and_on_how_many_rows_decides(own_rows, tmp_path, monkeypatch, script, arguments, rate, epochs, says):
@@ -54,7 +57,32 @@ def test_what_is_trained_and_on_how_many_rows_decides(own_rows, tmp_path, monkey
     assert in_force(job) == (rate, epochs)
     assert says in job.schedule
     assert job.given.get("learning_rate", 1e-5) == rate
-    assert job.given.get("num_train_epochs", 40) == epochs
+    left_out = epochs if "steps" in says else 40
+    assert job.given.get("num_train_epochs", left_out) == epochs
+
+
+def test_calls_from_python_get_the_rates_of_all_weights(tmp_path):
+    """The epochs are those of upstream's recipe and, for distillation, of an earlier default."""
+    for group, rate, epochs in ((RunArguments, 1e-5, 40), (DistillationRunArguments, 2e-5, 4)):
+        run_arguments = group(output_dir=str(tmp_path), use_cpu=True)
+        assert (run_arguments.learning_rate, run_arguments.num_train_epochs) == (rate, epochs)
+
+
+def test_the_runs_arguments_are_checked_before_rows_are_read(own_rows, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text1": "a", "label": 0}\n{"text1": 5, "label": 1}\n')
+    with pytest.raises(InputError, match="--eval_strategy never"):
+        job_of("distill.py", [*own_rows, "--eval_strategy", "never"])
+    with pytest.raises(InputError, match=r"--train_file .* is not text, 5"):
+        job_of("distill.py", own_rows)
+
+
+def test_rows_are_read_once_to_be_counted_and_loaded(own_rows, monkeypatch):
+    reads = []
+    monkeypatch.setattr(load, "read_file", lambda path, where, header: reads.append(where) or read_file(path, where, header))
+    job = job_of("distill.py", own_rows)
+    job.load_data(num_contexts=1)
+    assert sorted(where.split()[0] for where in reads) == ["--train_file", "--validation_file"]
+    assert len(job.data.train) == 24
 
 
 def test_the_embedded_model_has_defaults_of_its_own_which_no_other_model_gets(tmp_path):
@@ -100,8 +128,9 @@ def test_a_run_says_what_it_uses_and_whether_the_student_has_hardly_moved(tmp_pa
     sentence = "1 epoch (as given), learning rate 0.003 (default for the biases of the model toy; --learning_rate changes it)"
     assert lines.count(sentence) == 1
     assert record.json("config")["arguments"]["DistillationRunArguments"]["learning_rate"] == 3e-3
-    assert lines[-1].startswith("the student has hardly moved: KL to the teacher on toy was ")
-    assert "--learning_rate" in lines[-1] and "--num_train_epochs" in lines[-1]
+    (moved,) = [line for line in lines if line.startswith("the student has hardly moved: KL to the teacher on toy was ")]
+    assert "--learning_rate" in moved and "--num_train_epochs" in moved
+    assert lines.index(moved) < len(lines) - 5  # in front of the table
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from llmft.tasks.toy import CHECKPOINT
 from llmft.tasks.toy.world import toy_splits
 from tests.conftest import tiny_model
 from tests.models.test_load import write_gguf
-from tests.pipelines.conftest import Record, run
+from tests.pipelines.conftest import MAIN, Record, last_wins, run
 
 SHORT = ("--max_eval_samples", 8, "--max_train_samples", 8, "--num_train_epochs", 1, "--learning_rate", 1e-2)
 SHORT += ("--per_device_train_batch_size", 4)
@@ -214,7 +214,13 @@ def test_a_finished_student_is_pushed(tmp_path, monkeypatch, capsys, offline):
         assert (calls["upload"]["repo_id"], calls["upload"]["folder_path"]) == ("me/toy-pbft-bitfit", str(record.path / "model"))
         assert "pushed: me/toy-pbft-bitfit" in out
     written = "".join(path.read_text() for path in record.path.rglob("*") if path.suffix in (".json", ".md", ".jsonl"))
-    assert "hub-token-1234" not in written + out + err
+    calls.clear()
+    again = ("--task", "toy", "--output_dir", tmp_path, "--use_cpu", *SHORT, *PARTS["bitfit"], *hub)
+    assert MAIN["ft.py"](last_wins(again)) == [record.path]
+    assert calls["create"][1] == "toy-pbft-bitfit"  # a finished run's student is pushed as well
+    again = capsys.readouterr()
+    assert "finished before" in again.out
+    assert "hub-token-1234" not in written + out + err + again.out + again.err
 
 
 def test_flags_of_the_hub_that_nothing_would_read(tmp_path):

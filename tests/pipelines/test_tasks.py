@@ -7,8 +7,10 @@ import json
 import pytest
 
 from llmft.errors import InputError
-from llmft.pipelines import distill
+from llmft.evaluation.metrics import load_metric
+from llmft.pipelines import distill, in_context
 from llmft.pipelines.prepare import prepare
+from tests.evaluation.test_labels import MODULE
 from tests.pipelines.conftest import MAIN, Record
 
 
@@ -77,6 +79,35 @@ def test_the_name_of_a_run_follows_the_content_of_own_files(tmp_path, own_files,
     assert f"finished before: {first.path}" in capsys.readouterr().out
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:5]))
     assert start("eval.py", tmp_path / "out", *moved, "--num_shots", 0).metrics["stages"]["icl"]["custom"]["n"] == 5
+
+
+def test_the_name_of_a_run_follows_the_code_of_a_metric(tmp_path, own_files):
+    def name(metric):
+        arguments = [*own_files, "--model_name_or_path", "toy", "--output_dir", tmp_path, "--use_cpu", "--metric", metric]
+        (job,) = prepare("icl", in_context.GROUPS, [str(argument) for argument in arguments], "")
+        return job.record.path.name
+
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ours.py").write_text("from .helper import count\n" + MODULE.replace("RESULT", "{'errors': count}"))
+        (tmp_path / folder / "helper.py").write_text("count = 1\n")
+    assert name(tmp_path / "here" / "ours.py") == name(tmp_path / "there" / "ours.py")
+    (tmp_path / "there" / "helper.py").write_text("count = 2\n")
+    load_metric.cache_clear()
+    assert name(tmp_path / "here" / "ours.py") != name(tmp_path / "there" / "ours.py")
+    with pytest.raises(InputError, match=r"^--metric \.\./labels: cannot be loaded"):
+        name("../labels")
+
+
+def test_rows_that_hold_the_texts_of_a_demonstration_are_left_out_with_a_note(tmp_path, capsys):
+    rows = [{"text1": f"row {number // 2}", "label": number // 2 % 2} for number in range(24)]  # each twice
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    file = tmp_path / "rows.jsonl"
+    arguments = ["--model_name_or_path", "toy", "--train_file", file, "--validation_file", file, "--num_shots", 2, "--use_cpu"]
+    (job,) = prepare("distill", distill.GROUPS, [*map(str, arguments), "--output_dir", str(tmp_path)], "")
+    job.load_data(num_contexts=1)
+    assert len(distill.draw_queries(job)) == 20
+    assert capsys.readouterr().err == "note: the training rows: 2 of 24 rows left out: 2 with the texts of a demonstration\n"
 
 
 def test_training_rows_without_labels_cannot_be_shown(tmp_path, own_files):

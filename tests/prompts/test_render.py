@@ -189,3 +189,8 @@ def test_what_is_no_text_file(tmp_path, content, says):
         read_text(str(file), "--context_file")
     assert says in str(caught.value)
     assert str(caught.value).startswith(f"--context_file {file}: ")
+
+
+def test_a_querys_end_goes_by_the_delimiter_that_is_given_or_else_by_the_pattern():
+    assert fmt(delimiter=": ").settled().end_flag == "--label_delimiter ': '"
+    assert fmt(r"{text1}\n", pattern_flag="--teacher_pattern").settled().end_flag == r"--teacher_pattern '{text1}\n'"

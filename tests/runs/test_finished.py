@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
+from llmft.models.load import BUNDLED
 from llmft.run_arguments import RunArguments
-from llmft.runs.finished import OUTPUT_DIR, Command
+from llmft.runs.finished import DEFAULT_MODEL, OUTPUT_DIR, Command
+from llmft.tasks.table import TASKS, get_task
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,6 +129,23 @@ def test_texts_are_no_paths(done):
 
 def test_the_default_folder_is_the_real_one():
     assert RunArguments.__dataclass_fields__["output_dir"].default == OUTPUT_DIR
+
+
+def test_a_default_model_that_has_moved_goes_the_long_way(done, tmp_path, monkeypatch):
+    assert {get_task(name).default_model for name in TASKS} - set(BUNDLED) == {DEFAULT_MODEL}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    words = ("--task", "rte", "--output_dir", "out")
+    command(*words).keep([Path("out/pbft/run")])
+    assert command(*words).finished()
+    refs = tmp_path / "hub" / f"models--{DEFAULT_MODEL}".replace("/", "--") / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("0" * 40)
+    assert not command(*words).finished()
+
+
+def test_a_command_that_pushes_is_not_recognised(done):
+    command(*WORDS, "--push_to_hub").keep([Path("out/pbft/run")])
+    assert not command(*WORDS, "--push_to_hub").finished()
 
 
 @pytest.mark.parametrize("script", ["eval.py", "ft.py", "distill.py"])

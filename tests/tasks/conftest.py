@@ -1,14 +1,14 @@
 """Tasks and rows from command lines, without a model."""
 
 from llmft.arguments import DataArguments
-from llmft.command_line import parse
 from llmft.tasks.load import load_task
 from llmft.tasks.resolve import resolve_task
+from tests.parsing import parse
 
 
 def resolve(*arguments, **more):
     """The task that the arguments ask for."""
-    ((data,), _) = parse((DataArguments,), list(map(str, arguments)), "")
+    ((data,), _) = parse((DataArguments,), list(map(str, arguments)))
     return resolve_task(data, **more)
 
 

@@ -87,6 +87,7 @@ def test_fingerprints_hold_every_file(files, tmp_path):
     [
         (rows(0, 1), rows("a"), [], "label 'a' is text where a number is expected (0, 1)"),
         (rows("a", "b"), rows(0), [], "row 1: label 0 is none of a, b; fix it, or list all with --label_names"),
+        (rows(1, 2, 3), rows(0, 1, 2), ["--label_names", "1,2,3,4,5"], "row 1: label 0 is none of 1, 2, 3, 4, 5"),
         (rows("a", "b"), rows("c"), [], "row 1: label 'c' is none of a, b; fix it, or list all with --label_names"),
         (rows("a", "b"), None, ["--label_names", "a,c"], "row 2: label 'b' is none of a, c"),
         (rows("Yes", "No"), rows("yes "), [], "row 1: label 'yes ' is none of No, Yes ('Yes' differs in case or spaces alone)"),

@@ -4,15 +4,15 @@ import pandas as pd
 import pytest
 
 from llmft.arguments import DataArguments
-from llmft.command_line import parse
 from llmft.errors import InputError
 from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import leave_out, load_queries, query_source
 from llmft.tasks.resolve import resolve_task
+from tests.parsing import parse
 
 
 def queries(file, *arguments, **more):
-    ((data,), _) = parse((DataArguments,), list(map(str, arguments)), "")
+    ((data,), _) = parse((DataArguments,), list(map(str, arguments)))
     return load_queries(str(file), data, resolve_task(data, labels_needed=False, query_file=str(file)), **more)
 
 
@@ -85,13 +85,13 @@ def test_queries_of_own_data(write):
 def test_queries_that_are_demonstrations_are_left_out():
     rows = [{"text1": text, "text2": None, "idx": f"query-{i}"} for i, text in enumerate("abca")]
     shown = [{"text1": "a", "text2": None, "label": 1, "idx": 1}, {"text1": "b", "text2": "c", "label": 0, "idx": 2}]
-    assert [row["text1"] for row in leave_out(rows, shown)] == ["b", "c"]
-    with pytest.raises(InputError, match="--query_file: every row of it is one of the demonstrations"):
-        leave_out(rows[:1], shown)
+    assert [row["text1"] for row in leave_out(rows, shown, "--query_file q")] == ["b", "c"]
+    with pytest.raises(InputError, match=r"^--num_shots 2: each of the 1 queries is one of the demonstrations"):
+        leave_out(rows[:1], shown, "--num_shots 2")
 
 
 def test_the_file_is_part_of_the_fingerprint(write):
-    ((data,), _) = parse((DataArguments,), ["--task", "toy"], "")
+    ((data,), _) = parse((DataArguments,), ["--task", "toy"])
     task, file = resolve_task(data), write([{"text1": "a", "text2": "b"}])
     before = fingerprint_data(task, None, query_source(str(file)))
     assert set(before) == {"toy", "query_file"}
@@ -136,10 +136,10 @@ def test_files_that_are_no_queries(write, rows, arguments, says):
 
 def test_columns_are_still_refused_where_nothing_reads_them():
     for argument in ("--text1_column", "--text2_column", "--label_column"):
-        ((data,), _) = parse((DataArguments,), ["--task", "rte", argument, "q"], "")
+        ((data,), _) = parse((DataArguments,), ["--task", "rte", argument, "q"])
         with pytest.raises(InputError, match=f"{argument} q: is read only with --train_file"):
             resolve_task(data)
         assert resolve_task(data, query_file="f.csv").name == "rte"
-    ((data,), _) = parse((DataArguments,), ["--task", "rte", "--label_names", "a,b"], "")
+    ((data,), _) = parse((DataArguments,), ["--task", "rte", "--label_names", "a,b"])
     with pytest.raises(InputError, match="--label_names a,b: is read only with --train_file"):
         resolve_task(data, query_file="f.csv")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmft.errors import InputError
+from llmft.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import evaluate
@@ -19,9 +22,24 @@ FOLDER = Path(__file__).parent
 
 def metric_file(name: str) -> Path | None:
     """The file of a metric that is shipped, or that a path names; None for a name that `evaluate` looks for on the hub."""
-    shipped = FOLDER / f"{name}.py"
-    given = Path(name) / f"{Path(name).name}.py" if Path(name).is_dir() else Path(name)
-    return next((file for file in (shipped, given) if file.is_file()), None)
+    if name in shipped_metrics():
+        return FOLDER / f"{name}.py"
+    file = Path(name) / f"{Path(name).name}.py" if Path(name).is_dir() else Path(name)
+    return file if file.is_file() else None
+
+
+def module_texts(file: Path) -> dict[str, str]:
+    """The text of a metric's module and of those that it imports from beside it: file name -> text."""
+    texts: dict[str, str] = {}
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        if path.name in texts or not path.is_file():
+            continue
+        texts[path.name] = path.read_text(encoding="utf-8")
+        imports = [node for node in ast.walk(ast.parse(texts[path.name])) if isinstance(node, ast.ImportFrom)]
+        waiting += [path.with_name(f"{node.module}.py") for node in imports if node.level == 1]
+    return texts
 
 
 @cache
@@ -33,15 +51,26 @@ def load_metric(name: str) -> evaluate.Metric:
     """
     import evaluate
 
-    file = metric_file(name)
+    if name in shipped_metrics():
+        return _load_shipped(name)
     try:
-        return evaluate.load(str(file or name), keep_in_memory=True)
+        return evaluate.load(str(metric_file(name) or name), keep_in_memory=True)
     except Exception as error:  # a module is the user's own code, which may raise anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
             f"--metric {name}: cannot be loaded ({reason}); give one of {', '.join(shipped_metrics())}, the file of a module of "
             "the library evaluate, or its name on the hub"
         ) from error
+
+
+def _load_shipped(name: str) -> evaluate.Metric:
+    """One of this folder, imported as it is: `evaluate.load` would need a cache of modules that can be written to."""
+    import evaluate
+
+    module = import_module(f"{__name__}.{name}")
+    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, evaluate.Metric)]
+    with TemporaryDirectory() as folder:  # it makes one, though it keeps everything in memory
+        return kinds[0](keep_in_memory=True, cache_dir=folder)
 
 
 def shipped_metrics() -> list[str]:
@@ -62,7 +91,7 @@ def compute_metric(
     except InputError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
             f"--metric {name}: fails on {len(predictions)} predictions ({reason}); fix it, or leave it out"
         ) from error
