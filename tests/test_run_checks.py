@@ -27,6 +27,6 @@ def test_a_process_uses_one_gpu_and_says_so(capsys):
     ],
 )
 def test_batches_are_copied_to_a_gpu_without_a_wait(monkeypatch, tmp_path, device, given, expected):
-    monkeypatch.setattr(RunArguments, "device", property(lambda _: torch.device(device)))
+    monkeypatch.setattr(RunArguments, "device", property(lambda run: run._setup_devices and torch.device(device)))
     run = RunArguments(output_dir=str(tmp_path), **given)
     assert (run.dataloader_pin_memory, run.accelerator_config.non_blocking) == expected
