@@ -1,4 +1,4 @@
-"""Logits at the positions that are asked, seen through whatever wraps a model; batches and their numbers on its device."""
+"""A model seen through whatever wraps it, and numbers on its device."""
 
 from __future__ import annotations
 
@@ -11,50 +11,6 @@ import torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-def left_pad(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-    """Pad on the left, so that every answer position is the last one.
-
-    Positions are explicit: a prompt gets the same ones whatever stands beside it, also where the pad token is a token
-    that occurs in prompts. The padding's id is 0 and never attended to.
-
-    Returns:
-        `input_ids`, `attention_mask` and `position_ids`, each (B, T) int64.
-    """
-    width = max(map(len, prompts))
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-
-
-def answer_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """Logits (P, V) at the positions that are asked; no (B, T, V) tensor is made.
-
-    Args:
-        model: a causal language model, possibly wrapped (PEFT, DDP, DeepSpeed).
-        batch: what `packed_attention.packed_batch`, `sequence_scores.padded_batch`, or, for the last position of each of B = P
-            prompts, `left_pad` returns, on the model's device; anything else is not read.
-    """
-    return asked_of(batch, all_logits(model, batch))
-
-
-def all_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """Logits of a batch (as of `answer_logits`) as the model gives them: of no fewer positions than are asked."""
-    names = ("input_ids", "position_ids", "attention_mask", "logits_to_keep")
-    if "logits_to_keep" in batch:  # packed in one row
-        return model(**{name: batch[name] for name in names}, use_cache=False).logits
-    accepted = forward_parameters(model)
-    arguments = {name: batch[name] for name in names[:3] if name in accepted}
-    return model(**arguments, use_cache=False, logits_to_keep=batch.get("width", 1)).logits
-
-
-def asked_of(batch: dict[str, Any], values: torch.Tensor) -> torch.Tensor:
-    """(P, X) at the positions that are asked, from logits or hidden states as the model has them, (1, P, X) or (B, T, X)."""
-    if "logits_to_keep" in batch:
-        return values[0]
-    width = batch.get("width", 1)
-    return values[:, -1] if width == 1 else values[:, -width:].flatten(0, 1)[batch["places"]]
 
 
 def forward_parameters(model: torch.nn.Module) -> set[str]:

@@ -1,0 +1,100 @@
+"""Batches of prompts: how many go through a model together, padded on the left, and the logits that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llmft.models.wrapping import bare_model
+
+DEFAULT_TOKENS = {"cpu": 2048}
+"""Tokens a batch where none are asked for, by kind of device: enough for matrix products to run at their full rate."""
+LARGE_MEMORY = 16384
+"""The same on accelerators; a single process halves a batch that memory does not hold."""
+MASKED = 4096
+"""At most so many where a mask holds each token against each: with more, most of the work is on what it hides."""
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """Limits of one batch.
+
+    Attributes:
+        queries: at most so many queries.
+        tokens: at most so many tokens, padding included, but always one query; None for what suits the device, where a
+            single process halves a batch that does not fit into memory.
+    """
+
+    queries: int
+    tokens: int | None = None
+
+    def tokens_on(self, device_type: str, *, masked: bool = False) -> int:
+        """The limit on tokens on a device of this kind."""
+        suits = DEFAULT_TOKENS.get(device_type, LARGE_MEMORY)
+        return self.tokens or (min(suits, MASKED) if masked else suits)
+
+    def batches(self, lengths: Sequence[int], device_type: str, *, padded: bool, masked: bool = False) -> list[list[int]]:
+        """Indices of queries of these lengths in tokens, shortest first, cut into batches.
+
+        Args:
+            padded: whether all texts of a batch count with the length of its longest.
+            masked: whether they lie side by side behind a mask.
+        """
+        limit, batches, tokens = self.tokens_on(device_type, masked=masked), [], 0
+        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+            grown = (len(batches[-1]) + 1) * lengths[i] if batches and padded else tokens + lengths[i]
+            if not batches or grown > limit or len(batches[-1]) == self.queries:
+                batches.append([])
+                grown = lengths[i]
+            batches[-1].append(i)
+            tokens = grown
+        return batches
+
+
+def left_pad(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Pad on the left, so that every answer position is the last one.
+
+    Positions are explicit: a prompt gets the same ones whatever stands beside it, also where the pad token is a token
+    that occurs in prompts. The padding's id is 0 and never attended to.
+
+    Returns:
+        `input_ids`, `attention_mask` and `position_ids`, each (B, T) int64.
+    """
+    width = max(map(len, prompts))
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+
+
+def answer_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """Logits (P, V) at the positions that are asked; no (B, T, V) tensor is made.
+
+    Args:
+        model: a causal language model, possibly wrapped (PEFT, DDP, DeepSpeed).
+        batch: what `packed_attention.packed_batch`, `sequence_scores.padded_batch`, or, for the last position of each of B = P
+            prompts, `left_pad` returns, on the model's device; anything else is not read.
+    """
+    return asked_of(batch, all_logits(model, batch))
+
+
+def all_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """Logits of a batch (as of `answer_logits`) as the model gives them: of no fewer positions than are asked."""
+    names = ("input_ids", "position_ids", "attention_mask", "logits_to_keep")
+    if "logits_to_keep" in batch:  # packed in one row
+        return model(**{name: batch[name] for name in names}, use_cache=False).logits
+    accepted = forward_parameters(model)
+    arguments = {name: batch[name] for name in names[:3] if name in accepted}
+    return model(**arguments, use_cache=False, logits_to_keep=batch.get("width", 1)).logits
+
+
+def asked_of(batch: dict[str, Any], values: torch.Tensor) -> torch.Tensor:
+    """(P, X) at the positions that are asked, from logits or hidden states as the model has them, (1, P, X) or (B, T, X)."""
+    if "logits_to_keep" in batch:
+        return values[0]
+    width = batch.get("width", 1)
+    return values[:, -1] if width == 1 else values[:, -width:].flatten(0, 1)[batch["places"]]
+
+
