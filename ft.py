@@ -8,6 +8,6 @@ if __name__ == "__main__" and not (command := Command.seen()).finished():
     process_meter().open()  # before what takes long to import
 
     from llmft.pipelines.fine_tune import main
-    from llmft.pipelines.session import run_main
+    from llmft.pipelines.process import run_main
 
     run_main(main, command)

@@ -14,14 +14,14 @@ import torch
 from benchmarks.world import World
 
 if TYPE_CHECKING:
-    from llmft.distillation_arguments import DistillationArguments
-    from llmft.evaluation.score import Asker, SplitScores
-    from llmft.models.supports import Targets
+    from llmft.arguments.distillation import DistillationArguments
+    from llmft.arguments.run import RunArguments
+    from llmft.distillation.targets import Targets
+    from llmft.distillation.teacher import Teachers
+    from llmft.evaluation.scorer import Asker, SplitScores
     from llmft.pipelines.job import Job
     from llmft.prompts.tokens import TokenizedPrompts
-    from llmft.run_arguments import RunArguments
     from llmft.tasks.table import Row
-    from llmft.training.teacher import Teachers
 
 
 def open_job(script: str, world: World, model_folder: Path, *arguments: Any) -> Job:
@@ -89,7 +89,7 @@ class Distillation:
         """distill.py's for one epoch over `queries` training rows."""
         from llmft.pipelines.distill import draw_queries
         from llmft.pipelines.prompting import prompt_format_of
-        from llmft.pipelines.teaching import ask_teachers
+        from llmft.pipelines.teachers import ask_teachers
         from llmft.pipelines.training import trainable
 
         job = open_job(
@@ -108,14 +108,14 @@ class Distillation:
     @property
     def flags(self) -> DistillationArguments:
         """distill.py's own arguments."""
-        from llmft.distillation_arguments import DistillationArguments
+        from llmft.arguments.distillation import DistillationArguments
 
         return self.job.arguments(DistillationArguments)
 
     @property
     def run(self) -> RunArguments:
         """Arguments of training."""
-        from llmft.run_arguments import RunArguments
+        from llmft.arguments.run import RunArguments
 
         return self.job.arguments(RunArguments)
 
@@ -142,9 +142,6 @@ class Distillation:
 
     def warm_up(self) -> None:
         """Import whatever is imported where it is used, so that it does not count as memory of what is measured."""
-        import llmft.models.shared_prefix
-        import llmft.pipelines.training
-        import llmft.training.context_distillation_trainer  # noqa: F401
 
     def fine_tune(self, **more: Any) -> None:
         """One epoch of pattern-based fine-tuning on the queries and their labels."""
@@ -162,7 +159,7 @@ class Distillation:
         self._learn([{"query": i} for i in range(len(self.queries))], teacher=teacher)
 
     def _learn(self, parts: list[dict[str, Any]], **more: Any) -> None:
-        from llmft.training.context_distillation_trainer import ContextDistillationTrainer
+        from llmft.distillation.trainer import ContextDistillationTrainer
 
         learning = {"choices": self.flags.objective, "label_sequences": self.student.label_sequences}
         self._train(ContextDistillationTrainer, parts, **learning, **more)
@@ -176,7 +173,7 @@ class Distillation:
 
 
 def _encode(asker: Asker, prompts: TokenizedPrompts) -> Any:
-    from llmft.models.shared_prefix import PrefixReader, reading
+    from llmft.models.reading.reader import PrefixReader, reading
 
     with torch.no_grad(), reading(asker.model):
         return PrefixReader(asker.model, prompts.prefix, asker.batch_size)
@@ -184,6 +181,6 @@ def _encode(asker: Asker, prompts: TokenizedPrompts) -> Any:
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     """A batch whose last column holds every prompt's last token."""
-    from llmft.models.label_scores import left_pad
+    from llmft.models.reading.batches import left_pad
 
     return left_pad(prompts)

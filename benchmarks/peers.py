@@ -74,7 +74,7 @@ class RereadingTeacher:
     def targets(self, queries: Sequence[int]) -> Any:
         """Label log-probabilities, renormalised, of the queries at these places."""
         from benchmarks.ours import left_padded
-        from llmft.models.supports import Targets
+        from llmft.distillation.targets import Targets
 
         batch = left_padded([self.prompts[i] for i in queries])
         logits = self.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1, self.labels]

@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 from llmft.evaluation.labels import gap_recovered
-from llmft.runs.show import pooled
+from llmft.runs.summary import pooled
 
 
 def gaps(metrics: dict[str, Any]) -> Iterator[dict[str, float | None]]:

@@ -20,10 +20,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from llmft.batch_size import BatchSize
 from llmft.models.load import OTHER_PLACES
-from llmft.models.sequence_scores import Continued
-from llmft.models.shared_prefix import PrefixReader, reading
+from llmft.models.reading.batches import BatchSize
+from llmft.models.reading.continuations import Continued
+from llmft.models.reading.reader import PrefixReader, reading
 
 LARGEST = 60_000_000
 """Kinds whose sizes have other names come out in full: those are left out."""

@@ -143,7 +143,7 @@ def sentencepiece_bpe():
 @pytest.fixture(scope="session")
 def tokenizers() -> dict:
     """Tokenizer families by name."""
-    from llmft.tasks.toy.tokenizer import build_tokenizer
+    from llmft.worlds.nli.tokenizer import build_tokenizer
 
     return {
         "gpt2": byte_level_bpe(None),

@@ -1,6 +1,6 @@
 """Argument groups of a command line, without the runs it asks for."""
 
-from llmft.command_line import make, read
+from llmft.arguments.command_line import make, read
 
 
 def parse(groups, argv):

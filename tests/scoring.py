@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llmft.batch_size import BatchSize
-from llmft.models.sequence_scores import Continued, LabelSequences
-from llmft.models.shared_prefix import read
+from llmft.models.reading.batches import BatchSize
+from llmft.models.reading.continuations import Continued, LabelSequences
+from llmft.models.reading.reader import read
 from llmft.prompts.tokens import TokenizedPrompts
 
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """`label_logprobs` (N, L) and `best_token` (N,); the rest as in `llmft.models.shared_prefix.Answers`."""
+    """`label_logprobs` (N, L) and `best_token` (N,); the rest as in `llmft.models.reading.reader.Answers`."""
 
     label_logprobs: np.ndarray
     best_token: np.ndarray

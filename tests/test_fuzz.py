@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from llmft.arguments import DataArguments
-from llmft.command_line import OneLineParser
+from llmft.arguments.command_line import OneLineParser
+from llmft.arguments.data import DataArguments
 from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
 from llmft.pipelines.job import Job

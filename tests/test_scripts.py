@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.deepspeed_config import find_config
+from llmft.arguments.deepspeed_config import find_config
 from llmft.pipelines import distill, fine_tune, in_context
 from tests.parsing import parse
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from llmft.arguments.flags import flag
 from llmft.errors import InputError, quote

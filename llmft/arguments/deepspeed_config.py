@@ -8,7 +8,7 @@ from typing import Any
 
 from llmft.errors import InputError
 
-CONFIGS = Path(__file__).parents[1] / "deepspeed_configs"
+CONFIGS = Path(__file__).parents[2] / "deepspeed_configs"
 
 
 def find_config(name: str) -> str:

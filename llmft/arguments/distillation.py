@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from llmft.arguments import flag
+from llmft.arguments.flags import flag
+from llmft.arguments.objective import DIVERGENCES, SUPPORTS, Objective
 from llmft.errors import InputError
-from llmft.objective import DIVERGENCES, SUPPORTS, Objective
 
 CONTEXTS = ("demonstrations", "instruction", "label", "file")
 

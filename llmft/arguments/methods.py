@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Any
 
 from llmft.arguments.flags import flag
-from llmft.errors import InputError, quote
-
+from llmft.errors import InputError
 
 PARTS = {
     "head_only": "head_only",
@@ -65,7 +62,7 @@ class AdapterArguments:
 
     @property
     def part(self) -> str | None:
-        """The trained part, as `llmft.models.adapt.adapt` and a run's method name it; None where all weights are trained."""
+        """The trained part, as `models.parts.adapt` and a run's method name it; None where all weights are trained."""
         part = next((part for flag, part in PARTS.items() if getattr(self, flag)), None)
         return self.adapter_type if part == "adapter" else part
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Any
 
 from llmft.arguments.flags import flag
-from llmft.errors import InputError, quote
+from llmft.errors import InputError
 
 
 @dataclass

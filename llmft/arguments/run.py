@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
-from llmft.arguments import flag
-from llmft.batch_size import BatchSize
-from llmft.deepspeed_config import find_config, keep_off_the_compiler, zero_stage
+from llmft.arguments.deepspeed_config import find_config, keep_off_the_compiler, zero_stage
+from llmft.arguments.flags import flag
+from llmft.arguments.run_checks import check_after, check_before, check_group, has_accelerator, meeting
+from llmft.arguments.training_defaults import DISTILLATION, PAPER
 from llmft.errors import InputError
-from llmft.run_checks import check_after, check_before, check_group, has_accelerator, meeting
+from llmft.models.reading.batches import BatchSize
 from llmft.runs.launch import join_launch, this_process
 from llmft.runs.secrets import HIDDEN, is_secret
-from llmft.training_defaults import DISTILLATION, PAPER
 
 UNSUPPORTED = {
     "eval_on_start": False,

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, quote
-from llmft.runs.ended import on_sigterm
 from llmft.runs.launch import REMEDY, check_port, launched, port_error, this_process
+from llmft.runs.signals import on_sigterm
 
 if TYPE_CHECKING:
-    from llmft.run_arguments import RunArguments
+    from llmft.arguments.run import RunArguments
 
 SEEDS = 2**32
 """Numpy's legacy streams take seeds below this."""

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import torch
 
+from llmft.arguments.objective import Objective
+from llmft.distillation.targets import support_scores, tempered
 from llmft.errors import InputError
-from llmft.models.supports import support_scores, tempered
-from llmft.objective import Objective
 from llmft.training.losses import answer_cross_entropy
 
 

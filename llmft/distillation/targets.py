@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from llmft.errors import InputError
-from llmft.models.label_scores import index_on, precise
+from llmft.models.wrapping import index_on, precise
 
 if TYPE_CHECKING:
-    from llmft.models.sequence_scores import LabelSequences
+    from llmft.models.reading.continuations import LabelSequences
 
 
 class Targets(NamedTuple):

@@ -14,15 +14,15 @@ from functools import partial
 import numpy as np
 import torch
 
+from llmft.arguments.objective import Objective
 from llmft.cost.flops import inference_flops
 from llmft.cost.phases import Phase
+from llmft.distillation.targets import SupportQuestion, Targets, mean_logprobs, support_targets
 from llmft.evaluation.labels import label_prior
-from llmft.evaluation.score import Asker, SplitScores
-from llmft.models.label_scores import on_device
-from llmft.models.sequence_scores import Continued
-from llmft.models.shared_prefix import PrefixReader, reading
-from llmft.models.supports import SupportQuestion, Targets, mean_logprobs, support_targets
-from llmft.objective import Objective
+from llmft.evaluation.scorer import Asker, SplitScores
+from llmft.models.reading.continuations import Continued
+from llmft.models.reading.reader import PrefixReader, reading
+from llmft.models.wrapping import on_device
 from llmft.tasks.table import Row
 
 CHUNK = 256

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from llmft.arguments.objective import Objective
 from llmft.cost.phases import Phase
-from llmft.models.sequence_scores import LabelSequences
-from llmft.objective import Objective
-from llmft.training.divergences import distillation_loss
+from llmft.distillation.divergences import distillation_loss
+from llmft.distillation.teacher import Teacher
+from llmft.models.reading.continuations import LabelSequences
 from llmft.training.ft_trainer import WEIGHTS, FtTrainer
-from llmft.training.teacher import Teacher
 
 
 class ContextDistillationTrainer(FtTrainer):

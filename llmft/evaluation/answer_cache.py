@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmft.cost.phases import Phase
-from llmft.models.gather import all_gather, from_rank_0, rank_and_world
+from llmft.models.distributed import all_gather, from_rank_0, rank_and_world
 from llmft.runs.content_cache import ContentCache
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from llmft.batch_size import BatchSize
+    from llmft.models.reading.batches import BatchSize
 
 TARGETS_VERSION = 1
 """Part of every key; to be raised when the code changes so that the same key would give other answers."""
@@ -50,8 +50,8 @@ class AnswerCache:
     ) -> AnswerCache:
         """The cache of a model as it now is; reads all its weights once."""
         from llmft.models.fingerprint import fingerprint_weights
-        from llmft.models.label_scores import bare_model
-        from llmft.models.packed_attention import NAME
+        from llmft.models.reading.packing import NAME
+        from llmft.models.wrapping import bare_model
 
         attention = bare_model(model).config._attn_implementation
         weight, (_, world) = next(model.parameters()), rank_and_world()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from llmft.evaluation.labels import mean_kl, split_metrics
-from llmft.evaluation.score import SplitScores
-from llmft.runs.show import pooled
+from llmft.evaluation.scorer import SplitScores
+from llmft.runs.summary import pooled
 
 LAST = "after"
 

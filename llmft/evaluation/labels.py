@@ -12,7 +12,7 @@ from llmft.evaluation.calibration import expected_calibration_error
 from llmft.evaluation.metrics import compute_metric
 
 if TYPE_CHECKING:
-    from llmft.evaluation.score import SplitScores
+    from llmft.evaluation.scorer import SplitScores
 
 
 def majority(labels: Sequence[int] | np.ndarray) -> float:

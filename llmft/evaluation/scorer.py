@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from llmft.batch_size import BatchSize
+    from llmft.distillation.targets import SupportQuestion
     from llmft.evaluation.answer_cache import AnswerCache
-    from llmft.models.sequence_scores import Continued, LabelSequences
-    from llmft.models.supports import SupportQuestion
+    from llmft.models.reading.batches import BatchSize
+    from llmft.models.reading.continuations import Continued, LabelSequences
 
 
 BORDER = 3
@@ -122,7 +122,7 @@ class Asker:
         Raises:
             InputError: a label word is not one token there, or the model is a classifier of another number of labels.
         """
-        from llmft.models.head import classification_head
+        from llmft.models.parts.head import classification_head
 
         head, border = classification_head(model), ""
         prompt_format = prompt_format.settled(control_tokens(tokenizer))
@@ -155,7 +155,7 @@ class Asker:
     @property
     def labels(self) -> LabelSequences:
         """The labels' tokens, as the question for their scores."""
-        from llmft.models.sequence_scores import LabelSequences
+        from llmft.models.reading.continuations import LabelSequences
 
         return LabelSequences.create(self.label_sequences)
 
@@ -185,7 +185,7 @@ class Asker:
         Raises:
             InputError: one does not fit the model's window.
         """
-        from llmft.models.label_scores import virtual_tokens
+        from llmft.models.wrapping import virtual_tokens
 
         prompts = self._tokenized([*rows, *extra])
         limit, place = window(self.model), "the model's window"
@@ -219,7 +219,7 @@ class Asker:
         return control, self.prompt_format.written_as(control.mark)
 
     def _tokenized(self, rows: Sequence[Row]) -> TokenizedPrompts:
-        from llmft.models.label_scores import has_cartridge
+        from llmft.models.wrapping import has_cartridge
 
         control, written = self._written(rows)
         context, opens = written.context(self.demonstrations), not has_cartridge(self.model)
@@ -260,8 +260,8 @@ class Asker:
         Raises:
             InputError: a prompt does not fit the model's window.
         """
-        from llmft.models.label_scores import virtual_tokens
-        from llmft.models.sequence_scores import Continued
+        from llmft.models.reading.continuations import Continued
+        from llmft.models.wrapping import virtual_tokens
 
         blanks = self.prompt_format.content_free_rows() if self.calibrate else []
         prompts, n = self.prompts(rows, extra=blanks), len(rows)
@@ -284,7 +284,7 @@ class Asker:
     def _check_numbers(self, rows: Sequence[Row], logprobs: np.ndarray) -> None:
         broken = [str(row["idx"]) for row, bad in zip(rows, np.isnan(logprobs).any(axis=1), strict=True) if bad]
         if broken:
-            from llmft.models.label_scores import bare_model
+            from llmft.models.wrapping import bare_model
 
             name = bare_model(self.model).name_or_path
             raise InputError(
@@ -301,7 +301,7 @@ class Asker:
         Args:
             rows: how many of the prompts are examples; those behind them are content-free queries.
         """
-        from llmft.models.shared_prefix import read
+        from llmft.models.reading.reader import read
 
         def compute() -> dict[str, np.ndarray]:
             found = read(self.model, prompts, question.keep, size=self.batch_size)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from llmft.models.gather import whole_weights
-from llmft.models.label_scores import bare_model, unwrapped
+from llmft.models.distributed import whole_weights
+from llmft.models.wrapping import bare_model, unwrapped
 
 CHUNK = 1 << 26
 """Bytes that are brought to the CPU and hashed at a time."""

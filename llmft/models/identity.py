@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llmft.errors import InputError
-from llmft.models.base import PEFT_SETTINGS, STUDENT_SETTINGS, base_named_in, read_settings, student_settings
 from llmft.models.load import resolve
 from llmft.runs.file_hashes import hash_files
+from llmft.runs.model_folder import PEFT_SETTINGS, STUDENT_SETTINGS, base_named_in, read_settings, student_settings
 
 NOT_LOADED = re.compile(r"\..*|.*\.md|(optimizer|scheduler|scaler|training_args)\.(pt|bin)|rng_state.*\.pth|trainer_state\.json")
 """Files and folders in a model's folder that no loader reads: its card, hidden ones, and what a training resumes from."""

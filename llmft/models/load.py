@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, one_line
-from llmft.models.base import HEAD_SETTINGS, base_named_in
-from llmft.tasks.toy import CHECKPOINT as TOY_CHECKPOINT
+from llmft.runs.model_folder import HEAD_SETTINGS, base_named_in
+from llmft.worlds.nli import CHECKPOINT as TOY_CHECKPOINT
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,7 @@ def load_model(
     """Load a causal language model, or a student of one that a run has saved, and its tokenizer.
 
     Args:
-        name: hub name, folder, or a bundled name; the folder may hold an adapter or a classifier (`llmft.models.student`).
+        name: hub name, folder, or a bundled name; the folder may hold an adapter or a classifier (`llmft.models.parts.saving`).
         dtype: `float32`, `bfloat16`, `float16` or `auto` (as stored); adapters are float32 whatever the model is.
         attn_implementation: what transformers calls it, or None for its choice.
         gguf_file: file within the folder or hub repository (an adapter's base, if it is one) that holds the weights.
@@ -120,7 +120,7 @@ def _loading(flag: str, name: str, remedy: str) -> Iterator[None]:
 
 
 def _check_kind(model: torch.nn.Module, name: str) -> None:
-    from llmft.models.label_scores import bare_model
+    from llmft.models.wrapping import bare_model
 
     kind = bare_model(model).config.model_type
     if kind in OTHER_PLACES:
@@ -138,7 +138,7 @@ def check_tokenizer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, 
     Raises:
         InputError: they are not, or there is no tokenizer worth the name.
     """
-    from llmft.models.label_scores import bare_model
+    from llmft.models.wrapping import bare_model
 
     if not tokenizer("a", add_special_tokens=False).input_ids:
         raise InputError(f"{flag}: has no tokenizer; name a folder or hub name that has with --tokenizer_name")
@@ -178,7 +178,7 @@ def _whole(loaded: tuple[torch.nn.Module, dict[str, Any]], name: str) -> torch.n
 def _read(name: str, path: str, how: dict[str, Any], gguf_file: str | None, headless: bool) -> torch.nn.Module:
     if not Path(path).is_dir():
         return _whole(_from_pretrained(path, how, gguf_file), name)
-    from llmft.models.student import restore_student, start_of
+    from llmft.models.parts.saving import restore_student, start_of
 
     folder = Path(path).resolve()  # adapters trained on it will name it by this
     base = base_named_in(folder)

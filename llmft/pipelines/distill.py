@@ -11,17 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments import AdapterArguments, CalibrationArguments, DataArguments, DemonstrationArguments, ModelArguments
-from llmft.deepspeed_config import zero_stage
-from llmft.distillation_arguments import DistillationArguments
+from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
+from llmft.arguments.deepspeed_config import zero_stage
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.methods import AdapterArguments
+from llmft.arguments.model import ModelArguments
+from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.process import each
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
-from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
-from llmft.run_arguments import DistillationRunArguments
 from llmft.tasks.load import say_note
 from llmft.tasks.queries import leave_out, load_queries
 from llmft.tasks.rows import left_out
@@ -30,10 +32,10 @@ from llmft.tasks.table import Row
 if TYPE_CHECKING:
     import torch
 
-    from llmft.evaluation.score import Asker, SplitScores
-    from llmft.models.supports import Targets
+    from llmft.distillation.targets import Targets
+    from llmft.distillation.teacher import Teacher, Teachers
+    from llmft.evaluation.scorer import Asker, SplitScores
     from llmft.pipelines.training import Trained
-    from llmft.training.teacher import Teacher, Teachers
 
 GROUPS = (
     ModelArguments,
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 def distil(job: Job) -> None:
     """One run."""
     from llmft.pipelines.retention import Retention, retention_tasks
-    from llmft.pipelines.teaching import ask_teachers, check_sizes, teacher_model, with_cache
+    from llmft.pipelines.teachers import ask_teachers, check_sizes, teacher_model, with_cache
     from llmft.pipelines.training import trainable
 
     flags = job.arguments(DistillationArguments)
@@ -205,7 +207,7 @@ def with_context(job: Job, student: Teachers) -> dict[str, Any]:
 
 def stages_of(teachers: Teachers, flags: DistillationArguments) -> list[Teachers]:
     """What is distilled one after the other: all contexts at once, or each by itself."""
-    from llmft.training.teacher import Teachers
+    from llmft.distillation.teacher import Teachers
 
     if flags.context_schedule == "sequential":
         return [Teachers((asker,)) for asker in teachers.askers]
@@ -221,7 +223,7 @@ def teacher_of(
     """Who answers the queries: all contexts each, or with `cycle` query i the context i mod m."""
     import numpy as np
 
-    from llmft.training.teacher import Teacher
+    from llmft.distillation.teacher import Teacher
 
     context_of = np.arange(len(queries)) % len(teachers.askers) if flags.context_schedule == "cycle" else None
     return Teacher(teachers.askers, queries, flags.objective, context_of=context_of, frozen=frozen)
@@ -229,7 +231,7 @@ def teacher_of(
 
 def needs_copy(job: Job, flags: DistillationArguments) -> bool:
     """Whether a teacher that reads along must be kept beside a student that changes its weights."""
-    from llmft.models.adapt import keeps_base
+    from llmft.models.parts.adapt import keeps_base
 
     own_start = flags.teacher_mode == "online" and flags.teacher_model_name_or_path is None
     return own_start and not keeps_base(job.trained.part)
@@ -245,9 +247,9 @@ def learn(
     reference: dict[str, SplitScores],
 ) -> Trained:
     """Train the student on each stage's targets; what `train` returns, of the last stage."""
-    from llmft.models.adapt import without_adapter
+    from llmft.distillation.trainer import ContextDistillationTrainer
+    from llmft.models.parts.adapt import without_adapter
     from llmft.pipelines.training import train, train_stage
-    from llmft.training.context_distillation_trainer import ContextDistillationTrainer
     from llmft.training.ft_trainer import FtTrainer
 
     flags, prompts = job.arguments(DistillationArguments), student.prompts(queries)
@@ -315,7 +317,7 @@ def say_how_far(name: str, before: float, after: float) -> None:
 def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, Any]:
     """What distillation is judged by beside accuracy: KL and agreement with the teacher, gap recovered, tokens a query."""
     from llmft.evaluation.labels import agreement, gap_recovered, mean_kl
-    from llmft.runs.show import pooled
+    from llmft.runs.summary import pooled
 
     teacher, stages = scores["teacher"], job.record.stages
     students = {stage: found for stage, found in scores.items() if stage != "teacher"}

@@ -9,15 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.arguments import AdapterArguments, DataArguments, DemonstrationArguments, FineTuningArguments, ModelArguments
+from llmft.arguments.data import DataArguments, DemonstrationArguments
+from llmft.arguments.methods import AdapterArguments, FineTuningArguments
+from llmft.arguments.model import ModelArguments
+from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.process import each
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
-from llmft.pipelines.session import each
 from llmft.prompts.demonstrations import draw_training_rows
-from llmft.run_arguments import RunArguments
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 def fine_tune(job: Job) -> None:
     """One run."""
-    from llmft.models.head import put_head
+    from llmft.models.parts.head import put_head
     from llmft.pipelines.training import train, trainable
     from llmft.training.ft_trainer import FtTrainer
 

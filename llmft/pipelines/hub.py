@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from llmft.arguments.run import RunArguments
 from llmft.errors import one_line
 from llmft.models.load import short_name
 from llmft.pipelines.job import Job
-from llmft.run_arguments import RunArguments
 from llmft.runs.record import folder_name
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmft.arguments import CalibrationArguments, DataArguments, DemonstrationArguments, InContextArguments, ModelArguments
+from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
+from llmft.arguments.methods import InContextArguments
+from llmft.arguments.model import ModelArguments
+from llmft.arguments.run import RunArguments
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.process import each
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
-from llmft.pipelines.session import each
 from llmft.pipelines.upstream_csv import append_row, upstream_row
-from llmft.run_arguments import RunArguments
 
 GROUPS = (ModelArguments, DataArguments, DemonstrationArguments, CalibrationArguments, InContextArguments, RunArguments)
 

@@ -7,19 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments import (
-    AdapterArguments,
-    DataArguments,
-    DemonstrationArguments,
-    ModelArguments,
-)
+from llmft.arguments.data import DataArguments, DemonstrationArguments
+from llmft.arguments.methods import AdapterArguments
+from llmft.arguments.model import ModelArguments
+from llmft.arguments.run import RunArguments, as_dict
 from llmft.cost.meter import Meter
 from llmft.cost.phases import combine_ranks
 from llmft.errors import InputError
 from llmft.models.load import load_model, short_name
 from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows, listed_demonstrations
 from llmft.prompts.render import PromptFormat
-from llmft.run_arguments import RunArguments, as_dict
 from llmft.runs.record import RunRecord
 from llmft.tasks.load import TaskData, load_task
 from llmft.tasks.table import Row, Task
@@ -28,8 +25,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmft.evaluation.score import Asker, SplitScores
-    from llmft.training.teacher import Teachers
+    from llmft.distillation.teacher import Teachers
+    from llmft.evaluation.scorer import Asker, SplitScores
 
 
 @dataclass
@@ -111,7 +108,7 @@ class Job:
         Raises:
             InputError: there is no such model, or it has not the part that is to be trained.
         """
-        from llmft.models.adapt import check_part, count_trainable
+        from llmft.models.parts.adapt import check_part, count_trainable
 
         if self.first is not None and self.first.loaded is not None:
             self.loaded = self.first.loaded
@@ -125,7 +122,7 @@ class Job:
                 tokenizer_name=model.tokenizer_name,
             )
             if self.trained is not None:
-                from llmft.models.student import start_of
+                from llmft.models.parts.saving import start_of
 
                 loaded = start_of(loaded, self.model_name)
                 check_part(loaded, self.trained.part, self.trained.lora_targets)
@@ -228,7 +225,7 @@ class Job:
         Raises:
             InputError: a label word is not one token.
         """
-        from llmft.evaluation.score import Asker
+        from llmft.evaluation.scorer import Asker
 
         return Asker.create(
             model,
@@ -260,8 +257,8 @@ class Job:
         Raises:
             InputError: one is not.
         """
-        from llmft.models.adapt import trained_weights
-        from llmft.training.finite import check_start
+        from llmft.models.parts.adapt import trained_weights
+        from llmft.training.stop_at_nan import check_start
 
         check_start(self.model_name, trained_weights(model, self.trained.part, freeze_embeddings=self.trained.freeze_embeddings))
 
@@ -343,9 +340,9 @@ class Job:
             saved: what answers found in the cache had cost when they were made, for `cost.json`.
         """
         from llmft.evaluation.labels import majority
-        from llmft.models.gather import all_gather
+        from llmft.models.distributed import all_gather
         from llmft.pipelines.model_card import write_cards
-        from llmft.runs.show import show_run
+        from llmft.runs.summary import show_run
 
         sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
         rows = self.eval_sets | {name: found for group in self.other_sets.values() for name, found in group.items()}

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.models.base import HEAD_SETTINGS, PARALLEL_SETTINGS, START, Base, base_named_in, student_settings
 from llmft.pipelines.schedule import counted
+from llmft.runs.model_folder import HEAD_SETTINGS, PARALLEL_SETTINGS, START, Base, base_named_in, student_settings
 from llmft.runs.secrets import without_secrets
-from llmft.runs.show import pooled
 from llmft.runs.store import whole_file
+from llmft.runs.summary import pooled
 
 if TYPE_CHECKING:
     from llmft.prompts.render import PromptFormat

@@ -9,24 +9,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from llmft.arguments import (
-    AdapterArguments,
-    DataArguments,
-    DemonstrationArguments,
-    FineTuningArguments,
-    InContextArguments,
-    ModelArguments,
-)
-from llmft.command_line import make, read
-from llmft.distillation_arguments import DistillationArguments
+from llmft.arguments.command_line import make, read
+from llmft.arguments.data import DataArguments, DemonstrationArguments
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.methods import AdapterArguments, FineTuningArguments, InContextArguments
+from llmft.arguments.model import ModelArguments
+from llmft.arguments.run import IRRELEVANT, RunArguments
+from llmft.arguments.run_checks import JSON, SEEDS
+from llmft.arguments.training_defaults import PAPER
 from llmft.errors import InputError
 from llmft.models.identity import fingerprint_model
 from llmft.models.load import resolve, run_of, short_name
 from llmft.pipelines.job import Job
 from llmft.pipelines.schedule import learning_rate_in_force, schedule_in_force
 from llmft.prompts.render import read_text, text_or_file
-from llmft.run_arguments import IRRELEVANT, RunArguments
-from llmft.run_checks import JSON, SEEDS
 from llmft.runs.launch import REMEDY, this_process
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
@@ -34,7 +30,6 @@ from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import query_source
 from llmft.tasks.resolve import resolve_task
 from llmft.tasks.table import Task
-from llmft.training_defaults import PAPER
 
 RECORD_VERSION = 4
 """Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
@@ -193,7 +188,7 @@ def _check_ranks(runs: list[str]) -> None:
     Raises:
         InputError: one is asked for others.
     """
-    from llmft.models.gather import all_gather
+    from llmft.models.distributed import all_gather
 
     for rank, others in enumerate(all_gather(runs)):
         if others != runs:

@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from llmft.arguments.run import RunArguments
 from llmft.cost.meter import Meter, process_meter
 from llmft.errors import InputError
 from llmft.pipelines.hub import push
 from llmft.pipelines.job import Job
-from llmft.run_arguments import RunArguments
-from llmft.runs.ended import Ended, end_at_once, on_sigterm
 from llmft.runs.finished import Command, say_finished
 from llmft.runs.launch import this_process
 from llmft.runs.run_lock import RunLock
 from llmft.runs.secrets import without_secrets
+from llmft.runs.signals import Ended, end_at_once, on_sigterm
 from llmft.runs.store import writing
 
 LOOK_EVERY_S = 1.0
@@ -39,7 +39,7 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     Raises:
         InputError: after all others are done, naming what failed.
     """
-    from llmft.models.gather import leave_together
+    from llmft.models.distributed import leave_together
 
     failed, first = [], None
     for job in jobs:
@@ -68,7 +68,7 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
 
 def unfinished(job: Job) -> bool:
     """Whether a run is still to be done; says where its record is if not."""
-    from llmft.models.gather import from_rank_0
+    from llmft.models.distributed import from_rank_0
 
     if job.record.overwrite or not from_rank_0(job.record.finished):  # rank 0's view counts: disks may lag
         return True
@@ -82,7 +82,7 @@ def unfinished(job: Job) -> bool:
 def turn(job: Job) -> Iterator[None]:
     """Within, no other process does this run. Ranks of one launch do it together: rank 0 has the right to. No rank is charged for
     the time in which another process has it."""
-    from llmft.models.gather import from_rank_0
+    from llmft.models.distributed import from_rank_0
 
     lock = RunLock(job.record.path) if job.record.writes else None
 
@@ -131,7 +131,7 @@ def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
         main: does the runs of the process's command line and gives their folders.
         command: where it is noted that they are finished.
     """
-    from llmft.models.gather import leave_together, lost_peer
+    from llmft.models.distributed import leave_together, lost_peer
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # raised by peft's calls, not by ours
     try:
@@ -159,7 +159,7 @@ def leave(ended: Ended) -> NoReturn:
 
 def end(line: str, code: int) -> NoReturn:
     """End a process with a last line on stderr."""
-    from llmft.models.gather import in_group
+    from llmft.models.distributed import in_group
 
     if line:
         sys.stderr.write(f"{line}\n")  # in one piece: other ranks may write at the same time

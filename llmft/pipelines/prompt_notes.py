@@ -11,7 +11,7 @@ from llmft.prompts.control import control_tokens, look_for
 from llmft.tasks.table import Row
 
 if TYPE_CHECKING:
-    from llmft.evaluation.score import Asker
+    from llmft.evaluation.scorer import Asker
 
 
 def say_prompts(job: Job, askers: Mapping[str, Asker], train_rows: Sequence[Row] = (), *, trained_as: str = "trained on") -> None:

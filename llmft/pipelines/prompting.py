@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments import DataArguments
-from llmft.distillation_arguments import DistillationArguments
+from llmft.arguments.data import DataArguments
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
 from llmft.prompts.placeholders import take_off_placeholders
 from llmft.prompts.render import (
@@ -18,7 +19,6 @@ from llmft.prompts.render import (
     text_or_file,
 )
 from llmft.prompts.verbalizer import parse_words
-from llmft.run_arguments import RunArguments
 
 if TYPE_CHECKING:
     from llmft.pipelines.job import Job

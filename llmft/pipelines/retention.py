@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments import DataArguments
+from llmft.arguments.data import DataArguments
+from llmft.arguments.run import RunArguments
 from llmft.errors import InputError, quote
 from llmft.prompts.demonstrations import draw_eval_rows
 from llmft.prompts.render import PromptFormat
-from llmft.run_arguments import RunArguments
 from llmft.tasks.load import fingerprint_data, in_domain_alone, load_in_domain
 from llmft.tasks.schema import Row, Task
 from llmft.tasks.table import TASKS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from llmft.cost.meter import Meter
-    from llmft.evaluation.score import Asker, SplitScores
+    from llmft.evaluation.scorer import Asker, SplitScores
     from llmft.pipelines.job import Job
 
 GROUP = "retention"
@@ -120,7 +120,7 @@ class Retention:
 
 
 def _asker(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Asker:
-    from llmft.evaluation.score import Asker
+    from llmft.evaluation.scorer import Asker
 
     named, data = task.patterns["minimal"], job.arguments(DataArguments)
     prompt_format = PromptFormat(

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmft.arguments import AdapterArguments, DataArguments, DemonstrationArguments, FineTuningArguments
-from llmft.distillation_arguments import DistillationArguments
+from llmft.arguments.data import DataArguments, DemonstrationArguments
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.methods import AdapterArguments, FineTuningArguments
+from llmft.arguments.run import RunArguments
+from llmft.arguments.training_defaults import DISTILLATION, FINE_TUNING, PAPER, PART_NAMES, TrainingDefaults
 from llmft.prompts.demonstrations import listed_idx
-from llmft.run_arguments import RunArguments
 from llmft.tasks.load import count_training_rows
 from llmft.tasks.queries import load_queries
 from llmft.tasks.table import Task
-from llmft.training_defaults import DISTILLATION, FINE_TUNING, PAPER, PART_NAMES, TrainingDefaults
 
 
 @dataclass(frozen=True)

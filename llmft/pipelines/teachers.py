@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llmft.arguments import AdapterArguments
-from llmft.distillation_arguments import DistillationArguments
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.methods import AdapterArguments
+from llmft.arguments.run import RunArguments
+from llmft.distillation.teacher import Teachers
 from llmft.errors import InputError
 from llmft.evaluation.answer_cache import AnswerCache
-from llmft.models.head import classification_head, cut_logits, logits_width
-from llmft.models.label_scores import bare_model
+from llmft.models.parts.head import classification_head, cut_logits, logits_width
+from llmft.models.wrapping import bare_model
 from llmft.pipelines.job import Job
 from llmft.prompts.render import PromptFormat
-from llmft.run_arguments import RunArguments
 from llmft.runs.content_cache import ContentCache
-from llmft.training.teacher import Teachers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmft.evaluation.score import Asker
+    from llmft.evaluation.scorer import Asker
 
 
 def teacher_model(
@@ -97,7 +97,7 @@ def check_sizes(job: Job, teacher: Asker) -> None:
     if flags.support == "topk" and flags.topk > size:
         raise InputError(f"--topk {flags.topk}: the vocabulary has {size} tokens; ask for no more than that")
     if part.use_cartridge:
-        from llmft.models.cartridge import context_start
+        from llmft.models.parts.cartridge import context_start
 
         context_start(teacher.context_ids, part.cartridge_tokens, part.cartridge_frozen_tokens)
 

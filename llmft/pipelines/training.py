@@ -14,15 +14,16 @@ import torch
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from llmft.arguments import AdapterArguments
-from llmft.models.adapt import adapt, count_trainable
-from llmft.models.gather import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
-from llmft.models.label_scores import bare_model
-from llmft.models.sequence_scores import LabelSequences
-from llmft.models.stacked import name_start
-from llmft.models.student import save_student
+from llmft.arguments.methods import AdapterArguments
+from llmft.arguments.run import RunArguments
+from llmft.evaluation.checkpoint_selection import Evaluations
+from llmft.models.distributed import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
+from llmft.models.parts.adapt import adapt, count_trainable
+from llmft.models.parts.saving import save_student
+from llmft.models.parts.stacked import name_start
+from llmft.models.reading.continuations import LabelSequences
+from llmft.models.wrapping import bare_model
 from llmft.pipelines.job import Job
-from llmft.run_arguments import RunArguments
 from llmft.runs.store import whole_folder
 from llmft.training.callbacks import (
     EvaluateThenSave,
@@ -33,17 +34,16 @@ from llmft.training.callbacks import (
     best_weights,
 )
 from llmft.training.checkpoints import read_progress
-from llmft.training.evaluations import Evaluations
-from llmft.training.finite import POSITION, StopAtNonFinite
 from llmft.training.ft_trainer import FtTrainer, collator
 from llmft.training.preemption import SaveAtSigterm
 from llmft.training.reporting import reporting
+from llmft.training.stop_at_nan import POSITION, StopAtNonFinite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from llmft.cost.phases import Phase
-    from llmft.evaluation.score import Asker, SplitScores
+    from llmft.evaluation.scorer import Asker, SplitScores
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,18 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments import DataArguments, DemonstrationArguments, InContextArguments
+from llmft.arguments.data import DataArguments, DemonstrationArguments
+from llmft.arguments.methods import InContextArguments
+from llmft.arguments.run import RunArguments
 from llmft.models.load import short_name
 from llmft.pipelines.job import Job
-from llmft.run_arguments import RunArguments
 from llmft.runs.record import LONGEST_NAME, folder_name
 from llmft.runs.store import lock, short_hash, whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from llmft.evaluation.score import Asker, SplitScores
+    from llmft.evaluation.scorer import Asker, SplitScores
 
 TIMES = ("_runtime", "_per_second")
 """What columns of measured times end in."""

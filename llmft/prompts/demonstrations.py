@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from llmft.arguments.encodings import decode
 from llmft.errors import InputError, one_line
 from llmft.prompts.render import PromptFormat
-from llmft.tasks.encodings import decode
 from llmft.tasks.formats import csv_table
 from llmft.tasks.rows import whole_number
 from llmft.tasks.table import Row

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmft.arguments.encodings import WrongFile, decode
 from llmft.errors import InputError, quote
 from llmft.prompts.control import ControlTokens
-from llmft.tasks.encodings import WrongFile, decode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,8 +17,8 @@ from llmft.report.one_run import Run, find_run, number, shortened, table_of, und
 from llmft.report.paired import exact_p
 from llmft.report.rows import COUNTS
 from llmft.runs.finished import OUTPUT_DIR
-from llmft.runs.show import plain_console
 from llmft.runs.store import whole_file
+from llmft.runs.summary import plain_console
 
 SHOWN = 20
 """Flips that are printed; `--out` gives all."""

@@ -13,7 +13,7 @@ from llmft.report.baselines import published as baselines
 from llmft.report.collect import Collection
 from llmft.report.names import DOMAINS, FINAL, GROUP, SELECTION_NAMES, method_name
 from llmft.report.tables import NOTHING, Column, Row, Table, number, records, spread
-from llmft.runs.show import SELECTED
+from llmft.runs.summary import SELECTED
 
 HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "retention": "other tasks"}
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from llmft.report.identities import identity
 from llmft.report.names import DOMAINS, SELECTIONS
-from llmft.runs.show import pooled
+from llmft.runs.summary import pooled
 
 SEEDS = ("seed", "data_seed")
 LABELLED = ("pbft", "vanilla", "gold-label")

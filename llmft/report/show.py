@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmft.report.one_run import Run, find_run, number, shortened, table_of, understood
 from llmft.report.rows import COUNTS
 from llmft.runs.finished import OUTPUT_DIR
-from llmft.runs.show import plain_console
+from llmft.runs.summary import plain_console
 
 if TYPE_CHECKING:
     from rich.table import Table

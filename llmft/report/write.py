@@ -26,8 +26,8 @@ from llmft.report.pool import Workers
 from llmft.report.records import shown
 from llmft.report.statistics import summarise, welch, welch_over_sizes, with_majority
 from llmft.report.tables import Table, markdown, terminal
-from llmft.runs.show import plain_console
 from llmft.runs.store import whole_file
+from llmft.runs.summary import plain_console
 
 PRINTED = ("results", "checkpoints", "distillation", "differences", "break_even", "unread", "left_out")
 """Tables that a terminal gets."""

@@ -21,8 +21,8 @@ from itertools import takewhile
 from pathlib import Path
 
 from llmft.errors import InputError
-from llmft.models.base import base_named_in
 from llmft.runs.launch import this_process
+from llmft.runs.model_folder import base_named_in
 from llmft.runs.names import DONE
 
 NOTES = ".finished"

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from llmft.arguments.encodings import OPENERS
 from llmft.errors import InputError
-from llmft.tasks.encodings import OPENERS
 from llmft.tasks.formats import ENDINGS, TEXT_ENDINGS, check_file
 from llmft.tasks.schema import Source
 

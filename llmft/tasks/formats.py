@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmft.arguments.encodings import OPENERS, WrongFile, decode, kind_of, read_bytes
 from llmft.errors import InputError, one_line, quote
-from llmft.tasks.encodings import OPENERS, WrongFile, decode, kind_of, read_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa

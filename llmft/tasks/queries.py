@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from llmft.errors import InputError, listed
 from llmft.tasks.formats import Table, read_file
 from llmft.tasks.load import say_note
-from llmft.tasks.own import check_column
 from llmft.tasks.rows import make_rows
 from llmft.tasks.schema import EvalSet, Row, Source, Task
+from llmft.tasks.user_files import check_column
 
 if TYPE_CHECKING:
-    from llmft.arguments import DataArguments
+    from llmft.arguments.data import DataArguments
 
 
 FLAG = "--query_file"

@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, quote
-from llmft.tasks.own import check_unread, own_task
 from llmft.tasks.schema import OutOfDomain, Row, Task
 from llmft.tasks.table import HANS_SUBCASES, LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_task
+from llmft.tasks.user_files import check_unread, own_task
 
 if TYPE_CHECKING:
-    from llmft.arguments import DataArguments
+    from llmft.arguments.data import DataArguments
 
 DEFAULT_TASK = "rte"
 FILE_FLAGS = {"paws-qqp": "paws_qqp_file", "cola-ood": "cola_ood_file"}

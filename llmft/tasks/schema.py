@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from llmft.training_defaults import Defaults
+from llmft.arguments.training_defaults import Defaults
 
 Row = dict[str, Any]
 """`text1`, `text2` (or None), `label` (None where labels are optional and it has none), `idx`, and the columns that its set is

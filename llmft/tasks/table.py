@@ -13,8 +13,8 @@ from typing import Any
 
 from llmft.errors import InputError
 from llmft.tasks.schema import EvalSet, NamedPattern, OutOfDomain, Part, Row, Source, Task
-from llmft.tasks.toy.training import TOY_TRAINING
-from llmft.tasks.toy.world import LABEL_PATTERN, toy_instruction, toy_splits
+from llmft.worlds.nli.training import TOY_TRAINING
+from llmft.worlds.nli.world import LABEL_PATTERN, toy_instruction, toy_splits
 
 __all__ = ["OUT_OF_DOMAIN", "TASKS", "Row", "Task", "eval_sets", "get_task", "task_to_keys"]
 

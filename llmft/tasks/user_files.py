@@ -14,7 +14,7 @@ from llmft.tasks.schema import EvalSet, NamedPattern, Source, Task
 from llmft.tasks.table import PAIR, SINGLE
 
 if TYPE_CHECKING:
-    from llmft.arguments import DataArguments
+    from llmft.arguments.data import DataArguments
 
 NAME = "custom"
 SETS = {

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmft.models.gather import rank_and_world, whole_weights
+from llmft.evaluation.checkpoint_selection import Evaluations
+from llmft.models.distributed import rank_and_world, whole_weights
 from llmft.runs.names import PROGRESS
 from llmft.runs.record import last_checkpoint, whole_checkpoints
 from llmft.training.checkpoints import write_progress
-from llmft.training.evaluations import Evaluations
 
 
 class ProgressBar(ProgressCallback):

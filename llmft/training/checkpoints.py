@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from transformers import Trainer
 
 from llmft.errors import InputError
-from llmft.models.gather import weights_beside, whole_weights
-from llmft.models.label_scores import bare_model
+from llmft.models.distributed import weights_beside, whole_weights
+from llmft.models.wrapping import bare_model
 from llmft.runs.names import PROGRESS
 from llmft.runs.store import sync_folder, write_json
 

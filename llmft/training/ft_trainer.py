@@ -13,14 +13,15 @@ from transformers import Trainer
 
 from llmft.cost.flops import training_flops
 from llmft.cost.phases import Phase
-from llmft.models.head import Projection, positions_at_once, project_in_pieces
-from llmft.models.label_scores import all_logits, answer_logits, encoded_virtual_tokens, on_device, virtual_tokens
-from llmft.models.packed_attention import can_pack, packed_batch
-from llmft.models.sequence_scores import Continued, LabelSequences, padded_batch
+from llmft.evaluation.checkpoint_selection import Evaluations
+from llmft.models.parts.head import Projection, positions_at_once, project_in_pieces
+from llmft.models.reading.batches import all_logits, answer_logits
+from llmft.models.reading.continuations import Continued, LabelSequences, padded_batch
+from llmft.models.reading.packing import can_pack, packed_batch
+from llmft.models.wrapping import encoded_virtual_tokens, on_device, virtual_tokens
 from llmft.training.checkpoints import ReadableCheckpoint
-from llmft.training.evaluations import Evaluations
-from llmft.training.finite import POSITION, StopAtNonFinite
 from llmft.training.losses import answer_cross_entropy
+from llmft.training.stop_at_nan import POSITION, StopAtNonFinite
 
 REAL = "real"
 """Key of a batch: how many of its rows, from the first on, are no repeats, and how many there are on all ranks."""

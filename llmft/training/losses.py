@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from llmft.models.label_scores import index_on, precise
+from llmft.models.wrapping import index_on, precise
 
 
 def answer_cross_entropy(logits: torch.Tensor, answers: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:

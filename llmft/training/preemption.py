@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmft.models.gather import all_gather, rank_and_world
-from llmft.runs.ended import Ended, end_at_once, on_sigterm
+from llmft.models.distributed import all_gather, rank_and_world
+from llmft.runs.signals import Ended, end_at_once, on_sigterm
 
 SAME_S = 5.0
 """Seconds in which another SIGTERM is the same one: a sweep sends it to all processes, and their launcher passes its own on."""

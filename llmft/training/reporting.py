@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmft.run_arguments import RunArguments
+from llmft.arguments.run import RunArguments
 
 
 @contextmanager

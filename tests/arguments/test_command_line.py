@@ -11,14 +11,14 @@ import pytest
 import transformers
 from transformers import TrainingArguments
 
-from llmft.command_line import modern
+from llmft.arguments.command_line import modern
+from llmft.arguments.run import UNSUPPORTED, RunArguments
 from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
-from llmft.run_arguments import UNSUPPORTED, RunArguments
 from llmft.tasks.table import OUT_OF_DOMAIN
 from tests.parsing import parse
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMON = "--cache_dir c --dataset_cache_dir d --output_dir o --seed 0 --data_seed 3 --fp16 --report_to none --do_eval"
 COMMON += " --per_device_eval_batch_size 10 --model_name_or_path facebook/opt-13b"
 IN_CONTEXT = rf"{COMMON} --num_shots 16 --balanced --shuffle --max_seq_length 2048 --separate_shots_by '\n\n'"
@@ -68,7 +68,7 @@ def test_upstreams_command_lines(name):
 
 
 def test_the_deepspeed_stage_is_checked_against_the_config():
-    """One that agrees is accepted where the configs are trained with, in tests/test_deepspeed_config.py."""
+    """One that agrees is accepted where the configs are trained with, in tests/arguments/test_deepspeed_config.py."""
     with pytest.raises(InputError, match=r"--deepspeed_stage 2: deepspeed_configs/zero3\.json has stage 3"):
         parse(fine_tune.GROUPS, ["--deepspeed", "deepspeed_configs/zero3.json", "--deepspeed_stage", "2", "--use_cpu"])
     with pytest.raises(InputError, match="--deepspeed_stage 2: goes with --deepspeed"):

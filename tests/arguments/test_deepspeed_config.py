@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmft.deepspeed_config import CONFIGS, find_config
+from llmft.arguments.deepspeed_config import CONFIGS, find_config
 from llmft.errors import InputError
 from llmft.pipelines import fine_tune
 from tests.parsing import parse
@@ -26,8 +26,8 @@ TRAIN = """
 import json, os, sys
 import torch
 from transformers import OPTConfig, OPTForCausalLM, Trainer
-from llmft.deepspeed_config import find_config, zero_stage
-from llmft.run_arguments import RunArguments
+from llmft.arguments.deepspeed_config import find_config, zero_stage
+from llmft.arguments.run import RunArguments
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 rows = [{"input_ids": torch.arange(6) + i, "labels": torch.arange(6) + i} for i in range(4)]

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from llmft.arguments.objective import SUPPORTS, Objective
 from llmft.errors import InputError
-from llmft.objective import SUPPORTS, Objective
 from llmft.prompts.render import PromptFormat
 
 
@@ -53,5 +53,5 @@ def test_only_labels_correspond_behind_different_prompts(support):
 
 
 def test_choices_are_checked_without_torch():
-    code = "import sys, llmft.objective; sys.exit('torch' in sys.modules)"
+    code = "import sys, llmft.arguments.objective; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from llmft.run_arguments import RunArguments
-from llmft.run_checks import check_after
+from llmft.arguments.run import RunArguments
+from llmft.arguments.run_checks import check_after
 
 
 def test_a_process_uses_one_gpu_and_says_so(capsys):

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp, rel_entr
 
+from llmft.arguments.objective import DIVERGENCES, SUPPORTS, Objective
+from llmft.distillation.divergences import distillation_loss, divergence_loss, forward_kl, jensen_shannon, reverse_kl
+from llmft.distillation.targets import support_scores, support_targets, tempered
 from llmft.errors import InputError
-from llmft.models.supports import support_scores, support_targets, tempered
-from llmft.objective import DIVERGENCES, SUPPORTS, Objective
-from llmft.training.divergences import distillation_loss, divergence_loss, forward_kl, jensen_shannon, reverse_kl
 from llmft.training.losses import answer_cross_entropy
 
 SIZES = st.tuples(st.integers(1, 4), st.integers(2, 7), st.integers(0, 10_000), st.sampled_from([0.3, 3.0, 30.0]))

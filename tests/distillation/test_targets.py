@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
+from llmft.arguments.objective import SUPPORTS
+from llmft.distillation.targets import mean_logprobs, support_scores, support_targets, tempered
 from llmft.errors import InputError
-from llmft.models.supports import mean_logprobs, support_scores, support_targets, tempered
-from llmft.objective import SUPPORTS
 
 VOCABULARY = 40
 LABELS = [7, 3, 21]

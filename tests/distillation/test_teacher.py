@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from llmft.batch_size import BatchSize
+from llmft.arguments.objective import Objective
 from llmft.cost.phases import Phase
+from llmft.distillation import teacher as teacher_module
+from llmft.distillation.targets import mean_logprobs, support_targets
+from llmft.distillation.teacher import Teacher, Teachers
 from llmft.evaluation.answer_cache import AnswerCache
-from llmft.evaluation.score import Asker
-from llmft.models.supports import mean_logprobs, support_targets
-from llmft.objective import Objective
+from llmft.evaluation.scorer import Asker
+from llmft.models.reading.batches import BatchSize
 from llmft.prompts.render import PromptFormat
 from llmft.runs.content_cache import ContentCache
-from llmft.training import teacher as teacher_module
-from llmft.training.teacher import Teacher, Teachers
 from tests.conftest import byte_level_bpe, tiny_model
 
 QUERIES = [{"text1": f"the cat sat on {word} .", "text2": None, "label": i % 2, "idx": i} for i, word in enumerate("abcdefg")]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from llmft.cost.phases import Phase
+from llmft.distillation.targets import SupportQuestion
 from llmft.evaluation.answer_cache import AnswerCache
-from llmft.models.sequence_scores import Continued, LabelSequences
-from llmft.models.supports import SupportQuestion
+from llmft.models.reading.continuations import Continued, LabelSequences
 from llmft.prompts.tokens import TokenizedPrompts
 from llmft.runs.content_cache import ContentCache
 

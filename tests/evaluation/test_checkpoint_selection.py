@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.evaluation.labels import split_metrics
-from llmft.evaluation.score import SplitScores
-from llmft.runs.show import pooled
-from llmft.training.evaluations import Evaluations
+from llmft.evaluation.scorer import SplitScores
+from llmft.runs.summary import pooled
 
 SETS = {"a": 4, "b": 2, "c": 6}
 DOMAINS = {"in_domain": ["a"], "out_of_domain": ["b", "c"]}

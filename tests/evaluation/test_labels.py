@@ -9,8 +9,8 @@ from scipy.special import log_softmax
 from llmft.errors import InputError
 from llmft.evaluation.labels import agreement, gap_recovered, label_prior, mean_kl, renormalise, split_metrics
 from llmft.evaluation.metrics import shipped_metrics
-from llmft.evaluation.score import SplitScores
-from llmft.runs.show import pooled
+from llmft.evaluation.scorer import SplitScores
+from llmft.runs.summary import pooled
 from llmft.tasks.table import TASKS, get_task
 
 

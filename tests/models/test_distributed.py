@@ -12,14 +12,14 @@ import deepspeed
 import numpy as np
 import torch
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-from llmft.deepspeed_config import keep_off_the_compiler
-from llmft.models.adapt import adapt
+from llmft.arguments.deepspeed_config import keep_off_the_compiler
+from llmft.models.parts.adapt import adapt
 from llmft.models.fingerprint import fingerprint_weights
-from llmft.models.gather import weights_on_rank_0
-from llmft.models.label_scores import bare_model
+from llmft.models.distributed import weights_on_rank_0
+from llmft.models.wrapping import bare_model
 from llmft.runs.launch import join_launch
 from tests.conftest import tiny_model
-from tests.models.test_shared_prefix import LABELS, prompts
+from tests.models.reading.test_reader import LABELS, prompts
 from tests.scoring import score_answers
 
 join_launch(alone=True)

@@ -9,12 +9,13 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
 
 from llmft.errors import InputError
-from llmft.models.adapt import adapt, check_part
-from llmft.models.head import classification_head, put_head
-from llmft.models.inert import key_biases
-from llmft.models.label_scores import answer_logits, bare_model, forward_parameters, left_pad, virtual_tokens
 from llmft.models.load import load_model
-from llmft.models.student import save_student
+from llmft.models.parts.adapt import adapt, check_part
+from llmft.models.parts.head import classification_head, put_head
+from llmft.models.parts.inert import key_biases
+from llmft.models.parts.saving import save_student
+from llmft.models.reading.batches import answer_logits, left_pad
+from llmft.models.wrapping import bare_model, forward_parameters, virtual_tokens
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
 from tests.scoring import score_answers

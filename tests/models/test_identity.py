@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from llmft.models.adapt import adapt
 from llmft.models.identity import fingerprint_model
-from llmft.models.student import save_student
+from llmft.models.parts.adapt import adapt
+from llmft.models.parts.saving import save_student
 from llmft.runs.file_hashes import cache_dir
 from tests.conftest import tiny_model
 

@@ -7,12 +7,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmft.errors import InputError
-from llmft.models.adapt import adapt, count_trainable
-from llmft.models.head import put_head
 from llmft.models.identity import fingerprint_model
-from llmft.models.label_scores import answer_logits, left_pad
 from llmft.models.load import load_model, short_name, window
-from llmft.models.student import save_student, start_of
+from llmft.models.parts.adapt import adapt, count_trainable
+from llmft.models.parts.head import put_head
+from llmft.models.parts.saving import save_student, start_of
+from llmft.models.reading.batches import answer_logits, left_pad
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
 from tests.scoring import score_answers
@@ -261,7 +261,7 @@ def test_an_adapter_whose_base_is_gone_says_so(saved, tmp_path, part):
 
 
 def test_an_adapter_may_name_a_bundled_model(tmp_path):
-    from llmft.tasks.toy import CHECKPOINT
+    from llmft.worlds.nli import CHECKPOINT
 
     model = student(CHECKPOINT, tmp_path / "a", "lora")
     settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())

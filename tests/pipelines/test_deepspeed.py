@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from llmft.tasks.toy import CHECKPOINT
+from llmft.worlds.nli import CHECKPOINT
 from tests.pipelines.conftest import Record, last_wins, run
 
 pytestmark = pytest.mark.deepspeed

@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmft.arguments import AdapterArguments, CalibrationArguments, DataArguments, DemonstrationArguments
-from llmft.distillation_arguments import DistillationArguments
+from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.methods import AdapterArguments
+from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
-from llmft.models import shared_prefix
-from llmft.models.kv_cache import encode
+from llmft.models.reading import reader
+from llmft.models.reading.kv_cache import encode
 from llmft.pipelines.distill import check_flags
 from llmft.prompts.render import PromptFormat
-from llmft.run_arguments import DistillationRunArguments
 from tests.pipelines.conftest import run
 
 SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 16, "--num_train_epochs", 1, "--learning_rate", 1e-3)
@@ -81,7 +82,7 @@ def test_without_a_context_there_is_nothing_to_learn(tmp_path, monkeypatch):
 
 def test_a_second_run_takes_up_the_teachers_answers(tmp_path, monkeypatch):
     encoded = []
-    monkeypatch.setattr(shared_prefix, "encode", lambda *args, **kwargs: encoded.append(1) or encode(*args, **kwargs))
+    monkeypatch.setattr(reader, "encode", lambda *args, **kwargs: encoded.append(1) or encode(*args, **kwargs))
     first = run("distill.py", tmp_path, *SHORT)
     assert encoded
     assert first.json("cost")["saved_by_teacher_cache"] == {}
@@ -179,7 +180,7 @@ def test_students_of_other_parts(tmp_path, part):
 
 
 def test_queries_without_labels_from_a_file(tmp_path):
-    from llmft.tasks.toy.world import toy_splits
+    from llmft.worlds.nli.world import toy_splits
 
     rows = toy_splits(None, 0)["train"][:40]
     pd.DataFrame([{"text1": row["text1"], "text2": row["text2"]} for row in rows]).to_parquet(tmp_path / "q.parquet")

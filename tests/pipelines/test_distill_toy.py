@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmft.runs.show import pooled
+from llmft.runs.summary import pooled
 from tests.pipelines.conftest import run
 
 SEEDS = (0, 1, 2)

@@ -17,14 +17,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartForCausalLM
 
-from llmft import run_checks
-from llmft.models import gather, shared_prefix
-from llmft.pipelines.session import run_main
+from llmft.arguments import run_checks
+from llmft.distillation.trainer import ContextDistillationTrainer
+from llmft.models import distributed
+from llmft.models.reading import reader
+from llmft.pipelines.process import run_main
 from llmft.runs.finished import Command
 from llmft.runs.launch import Process
-from llmft.tasks.toy import CHECKPOINT
 from llmft.training import ft_trainer
-from llmft.training.context_distillation_trainer import ContextDistillationTrainer
+from llmft.worlds.nli import CHECKPOINT
 from tests.evaluation.test_labels import MODULE
 from tests.models.test_load import of_a_resized_base
 from tests.pipelines.conftest import MAIN, last_wins
@@ -109,11 +110,11 @@ def no_room(monkeypatch):
 
 
 def no_room_to_read(monkeypatch):
-    monkeypatch.setattr(shared_prefix.PrefixReader, "read", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    monkeypatch.setattr(reader.PrefixReader, "read", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
 
 
 def no_room_for_the_context(monkeypatch):
-    monkeypatch.setattr(shared_prefix, "encode", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    monkeypatch.setattr(reader, "encode", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError))
 
 
 def full_disk(monkeypatch):
@@ -152,7 +153,7 @@ def port_in_use(monkeypatch):
 
 
 def other_runs(monkeypatch):
-    monkeypatch.setattr(gather, "all_gather", lambda runs: [runs, ["out/icl/toy/toy/0123456789ab"]])
+    monkeypatch.setattr(distributed, "all_gather", lambda runs: [runs, ["out/icl/toy/toy/0123456789ab"]])
 
 
 def another_rank(monkeypatch):

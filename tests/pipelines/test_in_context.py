@@ -78,7 +78,7 @@ def test_several_data_seeds_are_the_runs_of_each(tmp_path, monkeypatch):
 
 
 def test_a_data_seed_that_cannot_be_used_keeps_no_other_from_its_results(tmp_path, monkeypatch):
-    from llmft.evaluation.score import Asker
+    from llmft.evaluation.scorer import Asker
 
     original = Asker.check_window
     calls = []

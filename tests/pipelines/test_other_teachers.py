@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmft.errors import InputError
-from llmft.tasks.toy import CHECKPOINT
+from llmft.worlds.nli import CHECKPOINT
 from tests.pipelines.conftest import run
 from tests.pipelines.test_distill_modes import SHORT, SLOW, assert_same_training
 
@@ -57,22 +57,22 @@ def test_a_student_with_more_logits_than_its_teacher_learns_its_largest(tmp_path
 
 
 def test_another_teacher_is_out_of_memory_once_it_has_answered(tmp_path, monkeypatch):
-    from llmft.pipelines import teaching
+    from llmft.pipelines import teachers
     from llmft.training.ft_trainer import FtTrainer
 
-    teachers, original, compute_loss, alive = [], teaching.teacher_model, FtTrainer.compute_loss, []
+    models, original, compute_loss, alive = [], teachers.teacher_model, FtTrainer.compute_loss, []
 
     def watched(*args):
         loaded = original(*args)
-        teachers.append(weakref.ref(loaded[0]))
+        models.append(weakref.ref(loaded[0]))
         return loaded
 
     def looking(*args, **kwargs):
         gc.collect()
-        alive.append(teachers[0]() is not None)
+        alive.append(models[0]() is not None)
         return compute_loss(*args, **kwargs)
 
-    monkeypatch.setattr(teaching, "teacher_model", watched)
+    monkeypatch.setattr(teachers, "teacher_model", watched)
     monkeypatch.setattr(FtTrainer, "compute_loss", looking)
     for mode, stays in (("precompute", False), ("online", True)):
         teachers.clear(), alive.clear()

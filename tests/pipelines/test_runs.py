@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmft.tasks.toy import CHECKPOINT
+from llmft.worlds.nli import CHECKPOINT
 from tests.pipelines.conftest import MAIN, run
 
 SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 32, "--num_train_epochs", 1, "--learning_rate", 1e-3)
@@ -56,7 +56,7 @@ def test_students_reload_without_anything_of_ours(tmp_path, script, extra):
     model, tokenizer = loader.from_pretrained(record.path / "model").eval(), AutoTokenizer.from_pretrained(record.path / "model")
     assert not list(record.path.glob("model/*.bin"))
     after = record.predictions.query("stage == 'after' and set == 'toy'").set_index("idx")
-    from llmft.tasks.toy.world import toy_splits
+    from llmft.worlds.nli.world import toy_splits
 
     rows = {row["idx"]: row for row in toy_splits(None, 0)["validation"]}
     for idx, expected in after.head(5).iterrows():
@@ -69,7 +69,7 @@ def test_students_reload_without_anything_of_ours(tmp_path, script, extra):
 
 @pytest.mark.parametrize("script", ["distill.py", "ft.py"])
 def test_under_lora_the_models_own_weights_stay_bit_equal(tmp_path, monkeypatch, script):
-    from llmft.models.label_scores import bare_model
+    from llmft.models.wrapping import bare_model
     from llmft.training.ft_trainer import FtTrainer
 
     trained = {}
@@ -92,7 +92,7 @@ def test_under_lora_the_models_own_weights_stay_bit_equal(tmp_path, monkeypatch,
 
 
 def test_the_teachers_pass_changes_no_weight_and_leaves_no_gradient(tmp_path, monkeypatch):
-    from llmft.training.teacher import Teacher
+    from llmft.distillation.teacher import Teacher
 
     seen = []
     original = Teacher.precompute

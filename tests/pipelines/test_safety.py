@@ -11,7 +11,7 @@ import torch
 from llmft.errors import InputError
 from llmft.runs.record import RunRecord, folder_name
 from llmft.runs.secrets import HIDDEN, command_without_secrets, without_secrets
-from llmft.tasks.toy import CHECKPOINT
+from llmft.worlds.nli import CHECKPOINT
 from tests.pipelines.conftest import MAIN, run
 
 SMALL = ("--num_shots", 4, "--max_eval_samples", 8, "--max_train_samples", 8)

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from llmft.arguments.run import DistillationRunArguments, RunArguments
 from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
 from llmft.pipelines.distill import say_how_far
 from llmft.pipelines.prepare import prepare
-from llmft.run_arguments import DistillationRunArguments, RunArguments
 from llmft.tasks import load
 from llmft.tasks.formats import read_file
 from tests.pipelines.conftest import run

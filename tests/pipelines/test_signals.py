@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from llmft.pipelines import session
-from llmft.runs.ended import Ended
+from llmft.pipelines import process
 from llmft.runs.run_lock import RunLock
-from llmft.tasks.toy import CHECKPOINT
+from llmft.runs.signals import Ended
 from llmft.training import preemption
 from llmft.training.ft_trainer import FtTrainer
+from llmft.worlds.nli import CHECKPOINT
 from tests.pipelines.conftest import MAIN, run
 from tests.pipelines.test_in_context import read_csv
 
@@ -79,12 +79,12 @@ def test_sigterm_in_training_saves_a_checkpoint_to_go_on_from(tmp_path, monkeypa
 
 @pytest.mark.parametrize("call", [1, 2])
 def test_sigterm_outside_of_training_ends_at_once_and_leaves_nothing(tmp_path, monkeypatch, capsys, call):
-    from llmft.evaluation.score import Asker
+    from llmft.evaluation.scorer import Asker
 
     at_call(monkeypatch, Asker, "score", call, terminate)
     words = ["--task", "toy", "--output_dir", str(tmp_path / "out"), "--use_cpu", *map(str, SHORT)]
     with pytest.raises(SystemExit) as end:
-        session.run_main(lambda: MAIN["ft.py"](words), session.Command())
+        process.run_main(lambda: MAIN["ft.py"](words), process.Command())
     assert end.value.code == 143
     assert not (tmp_path / "out").exists()
     assert capsys.readouterr().err.splitlines()[-1] == "ended by SIGTERM: the same command goes on from what is saved"
@@ -107,7 +107,7 @@ def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
     at_call(monkeypatch, FtTrainer, "compute_loss", 3, lambda: signal.raise_signal(signal.SIGINT))
     words = ["--task", "toy", "--output_dir", str(tmp_path / "out"), "--use_cpu", *map(str, SHORT)]
     with pytest.raises(SystemExit) as end:
-        session.run_main(lambda: MAIN["ft.py"](words), session.Command())
+        process.run_main(lambda: MAIN["ft.py"](words), process.Command())
     assert end.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted: the same command goes on from what is saved"
 
@@ -140,7 +140,7 @@ def test_a_second_process_waits_and_finds_the_run_finished(tmp_path, monkeypatch
         (record.path / "DONE").touch()
         lock.release()
 
-    monkeypatch.setattr(session.time, "sleep", other_one_ends)
+    monkeypatch.setattr(process.time, "sleep", other_one_ends)
     capsys.readouterr()
     assert MAIN["eval.py"](words) == [record.path]
     out, err = capsys.readouterr()
@@ -176,7 +176,7 @@ def test_a_row_of_the_csv_is_not_written_twice_where_a_session_ended_behind_it(t
     with monkeypatch.context() as patch:
         at_call(patch, Job, "finish", 1, ends)
         with pytest.raises(SystemExit):
-            session.run_main(lambda: MAIN["eval.py"](words), session.Command())
+            process.run_main(lambda: MAIN["eval.py"](words), process.Command())
     assert len(read_csv(tmp_path)) == 1
     run("eval.py", tmp_path, *SHORT)
     assert len(read_csv(tmp_path)) == 1
@@ -186,8 +186,8 @@ def test_eight_processes_with_the_same_runs_do_each_once(tmp_path):
     words = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT), "--num_data_seeds", "3"]
     code = f"""
 import os
-from llmft.pipelines import in_context, session
-session.LOOK_EVERY_S = 0.1
+from llmft.pipelines import in_context, process
+process.LOOK_EVERY_S = 0.1
 children = []
 for _ in range(8):  # imports, which cost most of such a run, are done once
     child = os.fork()
@@ -208,7 +208,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
 
 def test_nothing_connects_where_all_is_local(tmp_path):
     """In a process of its own, from the first import on; the model is a folder, the data are files."""
-    from llmft.tasks.toy.world import toy_splits
+    from llmft.worlds.nli.world import toy_splits
 
     splits = toy_splits(None, 0)
     files = {}

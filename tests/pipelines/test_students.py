@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from llmft.errors import InputError
 from llmft.models.load import load_model
-from llmft.tasks.toy import CHECKPOINT
-from llmft.tasks.toy.world import toy_splits
+from llmft.worlds.nli import CHECKPOINT
+from llmft.worlds.nli.world import toy_splits
 from tests.conftest import tiny_model
 from tests.models.test_load import write_gguf
 from tests.pipelines.conftest import MAIN, Record, last_wins, run

@@ -25,7 +25,7 @@ def start(script, folder, *arguments):
 @pytest.fixture
 def own_files(tmp_path):
     """Three classes, in three formats, and the arguments that name the files."""
-    from llmft.tasks.toy.tokenizer import VOCABULARY
+    from llmft.worlds.nli.tokenizer import VOCABULARY
 
     words = [word for word in VOCABULARY if word.isalpha()]
     labels, texts = words[4:7], words[20:32]

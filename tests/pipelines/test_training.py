@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from llmft.errors import InputError
 from llmft.pipelines import training
-from llmft.runs.show import pooled
+from llmft.runs.summary import pooled
 from llmft.training.ft_trainer import FtTrainer
 from tests.pipelines.conftest import MAIN, run
 
@@ -98,9 +98,9 @@ def test_the_weights_of_the_best_are_those_that_were_evaluated(evaluated, script
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
-    from llmft.models.label_scores import answer_logits, left_pad
-    from llmft.tasks.toy.tokenizer import build_tokenizer
-    from llmft.tasks.toy.world import toy_splits
+    from llmft.models.reading.batches import answer_logits, left_pad
+    from llmft.worlds.nli.tokenizer import build_tokenizer
+    from llmft.worlds.nli.world import toy_splits
 
     record, _ = evaluated[script]
     loader, tokenizer = AutoModelForCausalLM if script == "ft.py" else AutoPeftModelForCausalLM, build_tokenizer()
@@ -127,7 +127,7 @@ def test_costs_of_evaluations_are_apart_from_training(evaluated):
 
 def test_selected_checkpoints_are_marked_for_readers(evaluated, tmp_path, capsys):
     from llmft.report.__main__ import main
-    from llmft.runs.show import show_run
+    from llmft.runs.summary import show_run
 
     record, plain = evaluated["ft.py"]
     show_run(record.path)

@@ -86,9 +86,11 @@ def write(folder: Path, made: Iterable[Made], *, hans_rows: int = 500) -> dict[s
 @cache
 def _defaults() -> dict[str, Any]:
     """All arguments at their defaults, for a config as long as a real one."""
-    from llmft.arguments import AdapterArguments, DataArguments, DemonstrationArguments, ModelArguments
-    from llmft.distillation_arguments import DistillationArguments
-    from llmft.run_arguments import RunArguments
+    from llmft.arguments.data import DataArguments, DemonstrationArguments
+    from llmft.arguments.distillation import DistillationArguments
+    from llmft.arguments.methods import AdapterArguments
+    from llmft.arguments.model import ModelArguments
+    from llmft.arguments.run import RunArguments
 
     groups = (ModelArguments, AdapterArguments, DataArguments, DemonstrationArguments, DistillationArguments, RunArguments)
     return {

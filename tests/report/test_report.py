@@ -15,7 +15,7 @@ from llmft.report.latex import escape, latex
 from llmft.report.statistics import summarise
 from llmft.report.tables import MOST_ROWS, Column, Table, terminal
 from llmft.runs.record import RunRecord
-from llmft.runs.show import SELECTED, show_run
+from llmft.runs.summary import SELECTED, show_run
 
 ACCURACY = {0: (0.5, 0.9, 0.8), 1: (0.5, 0.7, 0.6), 2: (0.5, 0.8, 0.4)}
 """Seed -> in-domain accuracy before, of the teacher, and after."""

@@ -18,7 +18,7 @@ from llmft.report.settings import name_differences
 from llmft.report.statistics import summarise, welch, welch_over_sizes, with_majority
 from llmft.report.tables import Column, Table, markdown, terminal
 from llmft.report.words import findings
-from llmft.runs.show import plain_console
+from llmft.runs.summary import plain_console
 from tests.report.changes import change
 from tests.report.synthetic import Made, write
 

@@ -6,7 +6,7 @@ import pytest
 from llmft.errors import InputError
 from llmft.report.__main__ import main
 from llmft.runs.record import RunRecord
-from llmft.runs.show import show_run
+from llmft.runs.summary import show_run
 from tests.report.changes import change
 
 PHASE = {

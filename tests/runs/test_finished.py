@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from llmft.arguments.run import RunArguments
 from llmft.models.load import BUNDLED
-from llmft.run_arguments import RunArguments
 from llmft.runs.finished import DEFAULT_MODEL, OUTPUT_DIR, Command
 from llmft.tasks.table import TASKS, get_task
 

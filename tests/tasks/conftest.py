@@ -1,6 +1,6 @@
 """Tasks and rows from command lines, without a model."""
 
-from llmft.arguments import DataArguments
+from llmft.arguments.data import DataArguments
 from llmft.tasks.load import load_task
 from llmft.tasks.resolve import resolve_task
 from tests.parsing import parse

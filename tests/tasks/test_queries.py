@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from llmft.arguments import DataArguments
+from llmft.arguments.data import DataArguments
 from llmft.errors import InputError
 from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import leave_out, load_queries, query_source

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from llmft.evaluation.score import SplitScores
-from llmft.models.adapt import adapt
+from llmft.distillation.trainer import ContextDistillationTrainer
+from llmft.evaluation.checkpoint_selection import Evaluations
+from llmft.evaluation.scorer import SplitScores
+from llmft.models.parts.adapt import adapt
 from llmft.prompts.tokens import TokenizedPrompts
 from llmft.training.callbacks import EvaluateThenSave, LogDistances
-from llmft.training.context_distillation_trainer import ContextDistillationTrainer
-from llmft.training.evaluations import Evaluations
 from llmft.training.ft_trainer import FtTrainer
 from tests.conftest import tiny_model
 from tests.scoring import score_answers

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from llmft.models.label_scores import index_on
+from llmft.models.wrapping import index_on
 from llmft.training.losses import answer_cross_entropy, label_cross_entropy, t_few_loss
 
 SIZES = st.tuples(st.integers(1, 5), st.integers(2, 6), st.integers(0, 10_000), st.sampled_from([0.5, 1.0, 2.0, 5.0]))

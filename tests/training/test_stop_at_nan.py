@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from llmft.errors import InputError
-from llmft.training import finite
-from llmft.training.finite import POSITION, Report, StopAtNonFinite, check_start, weights_are_finite
+from llmft.training import stop_at_nan
 from llmft.training.ft_trainer import FtTrainer
+from llmft.training.stop_at_nan import POSITION, Report, StopAtNonFinite, check_start, weights_are_finite
 from tests.conftest import tiny_model
 from tests.training.test_trainers import examples, make_trainer
 
@@ -119,7 +119,7 @@ def test_all_ranks_stop_with_the_first_of_what_they_found(monkeypatch):
         ]
         return [value, *others]
 
-    monkeypatch.setattr(finite, "all_gather", gather)
+    monkeypatch.setattr(stop_at_nan, "all_gather", gather)
     watch = StopAtNonFinite(ROWS)
     watch.see(7, torch.tensor(1.0), torch.tensor([9]))
     with pytest.raises(InputError, match="the loss of step 6 is inf, with the training rows idx row-2, row-3;"):
@@ -129,7 +129,7 @@ def test_all_ranks_stop_with_the_first_of_what_they_found(monkeypatch):
 
 def test_the_cause_is_that_of_the_first_step_on_any_rank(monkeypatch):
     first = Report(1, "the loss of step 1 is nan", [2], None, is_loss=True)
-    monkeypatch.setattr(finite, "all_gather", lambda value: [value, first])
+    monkeypatch.setattr(stop_at_nan, "all_gather", lambda value: [value, first])
     args = SimpleNamespace(**vars(arguments("cpu")), fp16=False)
     for loss in (1.0, torch.nan):  # nothing to report from this rank, or something of a later step
         watch = StopAtNonFinite(ROWS, "some/model")
@@ -140,7 +140,7 @@ def test_the_cause_is_that_of_the_first_step_on_any_rank(monkeypatch):
         ):
             watch.on_pre_optimizer_step(args, None, None)
     weights = Report(1, "step 1 has left weights that are no finite numbers", [2], None, is_loss=False)
-    monkeypatch.setattr(finite, "all_gather", lambda value: [value, weights])
+    monkeypatch.setattr(stop_at_nan, "all_gather", lambda value: [value, weights])
     watch.see(2, torch.tensor(torch.nan), torch.tensor([9]))
     with pytest.raises(InputError, match=r"^--learning_rate 0.1: step 1 has left weights .* row-2; lower it, or fix those rows$"):
         watch.on_pre_optimizer_step(args, None, None)
@@ -150,10 +150,10 @@ def test_what_fills_up_the_last_shares_of_a_weight_is_not_looked_at(monkeypatch)
     model = torch.nn.Linear(3, 1, bias=False)  # of each rank 2 numbers, of which the second's last is no weight
     model.weight.ds_tensor, model.weight.ds_numel = torch.tensor([1.0, torch.nan]), 3
     for rank in (1, 2):
-        monkeypatch.setattr(finite, "rank_and_world", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr(stop_at_nan, "rank_and_world", lambda rank=rank: (rank, 3))
         assert weights_are_finite(model)
         check_start("m", {"weight": model.weight})
-    monkeypatch.setattr(finite, "rank_and_world", lambda: (0, 3))
+    monkeypatch.setattr(stop_at_nan, "rank_and_world", lambda: (0, 3))
     assert not weights_are_finite(model)
     with pytest.raises(InputError, match="m: weight weight is NaN before training"):
         check_start("m", {"weight": model.weight})

@@ -11,11 +11,11 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from llmft.models import head
-from llmft.models.adapt import adapt
-from llmft.models.packed_attention import can_pack
-from llmft.objective import Objective
-from llmft.training.context_distillation_trainer import ContextDistillationTrainer
+from llmft.arguments.objective import Objective
+from llmft.distillation.trainer import ContextDistillationTrainer
+from llmft.models.parts import head
+from llmft.models.parts.adapt import adapt
+from llmft.models.reading.packing import can_pack
 from llmft.training.ft_trainer import LOSS_MEANS, REAL, FtTrainer, collate
 from llmft.training.losses import label_cross_entropy, t_few_loss
 from tests.conftest import tiny_model
@@ -121,7 +121,7 @@ def test_a_student_that_answers_as_the_teacher_has_nothing_to_learn(tmp_path):
     model = tiny_model("opt")
     rows = examples()
     batch = collate(rows)
-    from llmft.models.label_scores import answer_logits
+    from llmft.models.reading.batches import answer_logits
 
     with torch.no_grad():
         batch["teacher_logprobs"] = answer_logits(model, batch)[:, LABELS].log_softmax(-1)

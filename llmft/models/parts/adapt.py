@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmft.errors import InputError
-from llmft.models.head import classification_head, output_name, untie
-from llmft.models.inert import hold_key_biases
-from llmft.models.label_scores import bare_model, unwrapped
-from llmft.models.parallel import BLOCKS, add_parallel, parallel_modules, parallel_off
+from llmft.models.parts.gradients import add_up_in_place
+from llmft.models.parts.head import classification_head, output_name, untie
+from llmft.models.parts.inert import hold_key_biases
+from llmft.models.parts.parallel import BLOCKS, add_parallel, parallel_modules, parallel_off
 from llmft.models.structure import layers, named
-from llmft.models.tied import add_up_in_place
+from llmft.models.wrapping import bare_model, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,8 +87,8 @@ def adapt(
             `bitfit` all biases (Ben Zaken et al. 2022, arXiv:2106.10199); `lora` low-rank updates beside linear layers
             (Hu et al. 2021, arXiv:2106.09685), scaled by alpha / dim; `ia3` learnt scales of keys, values and the inner
             activation of the feed-forward (Liu et al. 2022, arXiv:2205.05638); `parallel`, `parallel-attn`,
-            `parallel-fc` (`llmft.models.parallel`); `soft_prompt` (`llmft.models.soft_prompt`); `cartridge`
-            (`llmft.models.cartridge`).
+            `parallel-fc` (`llmft.models.parts.parallel`); `soft_prompt` (`llmft.models.parts.soft_prompt`); `cartridge`
+            (`llmft.models.parts.cartridge`).
         dim: rank of LoRA, width of a parallel adapter.
         alpha: numerator of LoRA's scale; -1 for a scale of 1.
         dropout: on the input of LoRA's updates.
@@ -112,12 +112,12 @@ def adapt(
 
         return get_peft_model(model, _peft_config(model, part, dim, alpha, dropout, targets))
     if part == "soft_prompt":
-        from llmft.models.soft_prompt import add_soft_prompt
+        from llmft.models.parts.soft_prompt import add_soft_prompt
 
         return add_soft_prompt(model, prompt_tokens, seed, base_of(model))
     if part == "cartridge":
-        from llmft.models.cartridge import add_cartridge, context_start
-        from llmft.models.prompt_learning import random_tokens
+        from llmft.models.parts.cartridge import add_cartridge, context_start
+        from llmft.models.parts.prompt_learning import random_tokens
 
         if context_ids is None:
             context_ids = random_tokens(model.get_input_embeddings().num_embeddings, cartridge_tokens, seed).tolist()
@@ -165,7 +165,7 @@ def check_part(model: PreTrainedModel, part: str | None, targets: str) -> None:
     if part == "ia3" or part in BLOCKS or (part == "lora" and targets == "query-value"):
         layers(model)
     if part == "cartridge":
-        from llmft.models.cartridge import check_cartridge
+        from llmft.models.parts.cartridge import check_cartridge
 
         check_cartridge(model, "--use_cartridge")
 

@@ -14,9 +14,9 @@ import torch
 from peft import CartridgeConfig, TaskType, initialize_kv_prefix_from_past_key_values
 
 from llmft.errors import InputError
-from llmft.models.gather import weights_when_needed
-from llmft.models.kv_cache import encode, reads_behind_a_cache
-from llmft.models.prompt_learning import PromptLearningModel
+from llmft.models.distributed import weights_when_needed
+from llmft.models.parts.prompt_learning import PromptLearningModel
+from llmft.models.reading.kv_cache import encode, reads_behind_a_cache
 from llmft.models.structure import named
 
 if TYPE_CHECKING:

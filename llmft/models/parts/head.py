@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 
 from llmft.errors import InputError
-from llmft.models.base import HEAD_SETTINGS
-from llmft.models.gather import whole_weights
-from llmft.models.label_scores import asked_of, bare_model
+from llmft.models.distributed import whole_weights
+from llmft.models.parts.gradients import adds_up_in_place
+from llmft.models.reading.batches import asked_of
 from llmft.models.structure import named
-from llmft.models.tied import adds_up_in_place
+from llmft.models.wrapping import bare_model
+from llmft.runs.model_folder import HEAD_SETTINGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

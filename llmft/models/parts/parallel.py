@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmft.models.base import PARALLEL_SETTINGS
 from llmft.models.structure import layers, sizes
+from llmft.runs.model_folder import PARALLEL_SETTINGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

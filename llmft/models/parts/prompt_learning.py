@@ -13,7 +13,7 @@ import torch
 from peft import PeftConfig, PeftModelForCausalLM
 
 from llmft.errors import InputError
-from llmft.models.head import classification_head, output_name
+from llmft.models.parts.head import classification_head, output_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

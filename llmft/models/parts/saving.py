@@ -3,7 +3,7 @@
 A folder holds one of
 - a whole model in transformers' format (all weights, BitFit, output layer);
 - an adapter in peft's format (LoRA, IA3, soft prompt, cartridge), or parallel adapters in ours, either naming its base
-  (`llmft.models.stacked`: where the base was an adapter's student itself);
+  (`llmft.models.parts.stacked`: where the base was an adapter's student itself);
 and, for a classifier, its head. With a head, a whole model is the backbone alone, which AutoModel loads. `student.json` has the
 precision that the base was trained in.
 """
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
-from llmft.models import head as heads
-from llmft.models import parallel
-from llmft.models.adapt import base_of
-from llmft.models.base import HEAD_SETTINGS, PARALLEL_SETTINGS, PEFT_SETTINGS, STUDENT_SETTINGS, base_named_in
-from llmft.models.label_scores import bare_model, has_cartridge, unwrapped
-from llmft.models.stacked import MergedAdapter, lora_updates, save_stacked
+from llmft.models.parts import head as heads
+from llmft.models.parts import parallel
+from llmft.models.parts.adapt import base_of
+from llmft.models.parts.stacked import MergedAdapter, lora_updates, save_stacked
+from llmft.models.wrapping import bare_model, has_cartridge, unwrapped
+from llmft.runs.model_folder import HEAD_SETTINGS, PARALLEL_SETTINGS, PEFT_SETTINGS, STUDENT_SETTINGS, base_named_in
 
 if TYPE_CHECKING:
     import torch
@@ -75,8 +75,8 @@ def restore_student(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
 def _restore_peft(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     from peft import PeftConfig, PeftModel, PeftType
 
-    from llmft.models.cartridge import CartridgeModel, check_cartridge
-    from llmft.models.soft_prompt import SoftPromptModel
+    from llmft.models.parts.cartridge import CartridgeModel, check_cartridge
+    from llmft.models.parts.soft_prompt import SoftPromptModel
 
     config = PeftConfig.from_pretrained(str(folder))
     if config.peft_type == PeftType.PROMPT_TUNING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PromptTuningConfig, TaskType
 
-from llmft.models.gather import whole_weights
-from llmft.models.label_scores import forward_parameters
-from llmft.models.prompt_learning import PromptLearningModel, random_tokens
+from llmft.models.distributed import whole_weights
+from llmft.models.parts.prompt_learning import PromptLearningModel, random_tokens
+from llmft.models.wrapping import forward_parameters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from llmft.models.base import PARALLEL_SETTINGS, PEFT_SETTINGS, START
-from llmft.models.head import classification_head
-from llmft.models.label_scores import bare_model
+from llmft.models.parts.head import classification_head
+from llmft.models.wrapping import bare_model
+from llmft.runs.model_folder import PARALLEL_SETTINGS, PEFT_SETTINGS, START
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llmft.models.wrapping import bare_model
+from llmft.models.wrapping import forward_parameters
 
 DEFAULT_TOKENS = {"cpu": 2048}
 """Tokens a batch where none are asked for, by kind of device: enough for matrix products to run at their full rate."""
@@ -96,5 +96,3 @@ def asked_of(batch: dict[str, Any], values: torch.Tensor) -> torch.Tensor:
         return values[0]
     width = batch.get("width", 1)
     return values[:, -1] if width == 1 else values[:, -width:].flatten(0, 1)[batch["places"]]
-
-

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmft.models.label_scores import index_on, left_pad, on_device, precise
-from llmft.models.packed_attention import last_places
+from llmft.models.reading.batches import left_pad
+from llmft.models.reading.packing import last_places
+from llmft.models.wrapping import index_on, on_device, precise
 from llmft.prompts.tokens import TokenizedPrompts
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from llmft.models.label_scores import bare_model, forward_parameters
-from llmft.models.packed_attention import with_shared
+from llmft.models.reading.packing import with_shared
+from llmft.models.wrapping import bare_model, forward_parameters
 
 
 class Room:

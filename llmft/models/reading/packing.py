@@ -24,8 +24,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from llmft.models.attention_sums import attend
-from llmft.models.label_scores import bare_model, forward_parameters
+from llmft.models.reading.attention_sums import attend
+from llmft.models.wrapping import bare_model, forward_parameters
 
 NAME = "packed_sdpa"
 """Name among transformers' implementations of attention. For any other mask it is `sdpa`."""

@@ -19,22 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from llmft.batch_size import BatchSize
 from llmft.errors import InputError
-from llmft.models.gather import all_gather, rank_and_world, weights_when_needed
-from llmft.models.head import Projection, positions_at_once, precise_output, project_in_pieces
-from llmft.models.kv_cache import Room, encode, plain, read_only, reads_behind_a_cache
-from llmft.models.label_scores import (
-    all_logits,
-    asked_of,
-    bare_model,
-    encoded_virtual_tokens,
-    on_device,
-    unwrapped,
-    virtual_tokens,
-)
-from llmft.models.packed_attention import NAME, LostKeysError, can_pack, can_share_keys, depends_on_keys_alone, packed_batch
-from llmft.models.sequence_scores import Continued, masked_row, padded_batch
+from llmft.models.distributed import all_gather, rank_and_world, weights_when_needed
+from llmft.models.parts.head import Projection, positions_at_once, precise_output, project_in_pieces
+from llmft.models.reading.batches import BatchSize, all_logits, asked_of
+from llmft.models.reading.continuations import Continued, masked_row, padded_batch
+from llmft.models.reading.kv_cache import Room, encode, plain, read_only, reads_behind_a_cache
+from llmft.models.reading.packing import NAME, LostKeysError, can_pack, can_share_keys, depends_on_keys_alone, packed_batch
+from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
 
 if TYPE_CHECKING:
     from transformers.cache_utils import DynamicCache

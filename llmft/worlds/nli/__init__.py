@@ -1,5 +1,5 @@
 """The embedded toy task: a world of templated sentence pairs (`world`), a small model that learns in it from context
-(`checkpoint/`, an ordinary Hugging Face directory) and the command that made it (`python -m llmft.tasks.toy.pretrain`).
+(`checkpoint/`, an ordinary Hugging Face directory) and the command that made it (`python -m llmft.worlds.nli.pretrain`).
 """
 
 from pathlib import Path

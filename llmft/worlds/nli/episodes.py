@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmft.tasks.toy import grammar
-from llmft.tasks.toy.grammar import RULES
-from llmft.tasks.toy.tokenizer import BLANK_LINE, BOS, ID
-from llmft.tasks.toy.world import LABEL_WORDS, instruction
+from llmft.worlds.nli import grammar
+from llmft.worlds.nli.grammar import RULES
+from llmft.worlds.nli.tokenizer import BLANK_LINE, BOS, ID
+from llmft.worlds.nli.world import LABEL_WORDS, instruction
 
 Task = tuple[str, bool]  # a rule, and whether Yes and No are flipped
 TASKS: tuple[Task, ...] = tuple((rule, flipped) for rule in RULES for flipped in (False, True))

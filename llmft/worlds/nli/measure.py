@@ -1,6 +1,6 @@
 """Measures what a model does with the toy world in context, and prints a Markdown table:
 
-    python -m llmft.tasks.toy.measure --model_name_or_path my_toy --queries 100
+    python -m llmft.worlds.nli.measure --model_name_or_path my_toy --queries 100
 
 Every query gets demonstrations of its own, half of them "Yes": a number is a mean over contexts as well as queries.
 """
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmft.tasks.toy import CHECKPOINT, world
-from llmft.tasks.toy.grammar import OUT_OF_DOMAIN, RULES
-from llmft.tasks.toy.tokenizer import BLANK_LINE
-from llmft.tasks.toy.world import LABEL_PATTERN, LABEL_WORDS, PATTERN
+from llmft.worlds.nli import CHECKPOINT, world
+from llmft.worlds.nli.grammar import OUT_OF_DOMAIN, RULES
+from llmft.worlds.nli.tokenizer import BLANK_LINE
+from llmft.worlds.nli.world import LABEL_PATTERN, LABEL_WORDS, PATTERN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -103,7 +103,7 @@ def _integers(text: str) -> list[int]:
 
 def main(argv: list[str] | None = None) -> None:
     """The command: a table on standard output."""
-    parser = argparse.ArgumentParser(prog="python -m llmft.tasks.toy.measure", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m llmft.worlds.nli.measure", description=__doc__.split("\n")[0])
     parser.add_argument("--model_name_or_path", default=str(CHECKPOINT), help="default: the shipped checkpoint")
     parser.add_argument("--shots", type=_integers, default="0,2,4,8,16,32", help="how many (default: %(default)s)")
     parser.add_argument("--queries", type=int, default=100, help="per rule, flip and set (default: %(default)s)")

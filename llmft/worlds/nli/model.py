@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from transformers import OPTConfig, OPTForCausalLM
 
-from llmft.tasks.toy.grammar import KNOWN, UNSEEN
-from llmft.tasks.toy.tokenizer import BOS, ID, PAD, POSITIONS, VOCABULARY
+from llmft.worlds.nli.grammar import KNOWN, UNSEEN
+from llmft.worlds.nli.tokenizer import BOS, ID, PAD, POSITIONS, VOCABULARY
 
 
 @dataclass(frozen=True)

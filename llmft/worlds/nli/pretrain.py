@@ -1,6 +1,6 @@
 """Pretrains the toy checkpoint from nothing, on one CPU core:
 
-    python -m llmft.tasks.toy.pretrain --output_dir my_toy --seed 0
+    python -m llmft.worlds.nli.pretrain --output_dir my_toy --seed 0
 
 The result is an ordinary Hugging Face directory (OPTForCausalLM, float32). With `--num_pretraining_tasks` the model
 meets only some of the ten latent tasks (five rules, each with either meaning of Yes), to study what task diversity does
@@ -32,13 +32,13 @@ from transformers import OPTForCausalLM
 from transformers import logging as transformers_logging
 
 from llmft.errors import InputError
-from llmft.tasks.toy.episodes import TASKS, Batch, Pairs, Task, choose_tasks, draw_batch
-from llmft.tasks.toy.grammar import RULES
-from llmft.tasks.toy.model import SIZES, Size, build_model, redraw_placeholders
-from llmft.tasks.toy.muon import Muon
-from llmft.tasks.toy.scaffold import Scaffold, Weights
-from llmft.tasks.toy.tokenizer import ID, POSITIONS, build_tokenizer
-from llmft.tasks.toy.world import LABEL_WORDS, instruction
+from llmft.worlds.muon import Muon
+from llmft.worlds.nli.episodes import TASKS, Batch, Pairs, Task, choose_tasks, draw_batch
+from llmft.worlds.nli.grammar import RULES
+from llmft.worlds.nli.model import SIZES, Size, build_model, redraw_placeholders
+from llmft.worlds.nli.scaffold import Scaffold, Weights
+from llmft.worlds.nli.tokenizer import ID, POSITIONS, build_tokenizer
+from llmft.worlds.nli.world import LABEL_WORDS, instruction
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def save_checkpoint(model: OPTForCausalLM, output_dir: Path, record: dict) -> No
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Reads and checks the flags; raises InputError for a value that cannot work."""
-    parser = argparse.ArgumentParser(prog="python -m llmft.tasks.toy.pretrain", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m llmft.worlds.nli.pretrain", description=__doc__.split("\n")[0])
     parser.add_argument("--output_dir", type=Path, required=True, help="where the model directory goes; must not exist")
     parser.add_argument("--seed", type=int, default=0, help="decides data and initial weights (default: %(default)s)")
     parser.add_argument(

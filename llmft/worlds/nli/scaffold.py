@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from llmft.tasks.toy.episodes import TASKS, Batch
-from llmft.tasks.toy.grammar import RULES
-from llmft.tasks.toy.tokenizer import BLANK_LINE, BOS, ID, PAD
-from llmft.tasks.toy.world import LABEL_WORDS
+from llmft.worlds.nli.episodes import TASKS, Batch
+from llmft.worlds.nli.grammar import RULES
+from llmft.worlds.nli.tokenizer import BLANK_LINE, BOS, ID, PAD
+from llmft.worlds.nli.world import LABEL_WORDS
 
 MAX_OFFSET = 20  # offsets inside one demonstration are told apart up to here
 

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from llmft.tasks.toy import grammar
-from llmft.tasks.toy.world import LABEL_WORDS
+from llmft.worlds.nli import grammar
+from llmft.worlds.nli.world import LABEL_WORDS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -1,6 +1,6 @@
 """Learning rate and epochs for the shipped checkpoint: it is so small that it takes larger rates than a language model."""
 
-from llmft.training_defaults import QUERIES_SEEN, Defaults, TrainingDefaults
+from llmft.arguments.training_defaults import QUERIES_SEEN, Defaults, TrainingDefaults
 
 TOY_TRAINING: Defaults = {
     part: TrainingDefaults(learning_rate, QUERIES_SEEN, most_epochs=100)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from llmft.errors import InputError
-from llmft.tasks.toy.grammar import IN_DOMAIN, KNOWN, OUT_OF_DOMAIN, RULES, UNSEEN, Lexicon, Pair, is_held_out, stream_pairs
+from llmft.worlds.nli.grammar import IN_DOMAIN, KNOWN, OUT_OF_DOMAIN, RULES, UNSEEN, Lexicon, Pair, is_held_out, stream_pairs
 
 LABEL_WORDS = ("Yes", "No")  # label 0, label 1
 PATTERN = "{text1} {text2} ?"

@@ -9,11 +9,11 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPI
 from transformers import AutoModel, AutoModelForCausalLM, MixtralConfig
 
 from llmft.errors import InputError
-from llmft.models.adapt import adapt, check_part, count_trainable, ia3_targets, keeps_base, without_adapter
-from llmft.models.head import classification_head, put_head
-from llmft.models.label_scores import answer_logits, left_pad
-from llmft.models.parallel import parallel_modules
-from llmft.models.student import save_student
+from llmft.models.parts.adapt import adapt, check_part, count_trainable, ia3_targets, keeps_base, without_adapter
+from llmft.models.parts.head import classification_head, put_head
+from llmft.models.parts.parallel import parallel_modules
+from llmft.models.parts.saving import save_student
+from llmft.models.reading.batches import answer_logits, left_pad
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
 from tests.scoring import score_answers

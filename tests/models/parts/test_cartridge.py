@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, DeepseekV3Config, FalconConfig
 
 from llmft.errors import InputError
-from llmft.models.adapt import adapt, check_part, count_trainable
-from llmft.models.cartridge import CartridgeModel, context_start
-from llmft.models.label_scores import answer_logits, encoded_virtual_tokens, left_pad, virtual_tokens
 from llmft.models.load import load_model
-from llmft.models.student import save_student, start_of
+from llmft.models.parts.adapt import adapt, check_part, count_trainable
+from llmft.models.parts.cartridge import CartridgeModel, context_start
+from llmft.models.parts.saving import save_student, start_of
+from llmft.models.reading.batches import answer_logits, left_pad
+from llmft.models.wrapping import encoded_virtual_tokens, virtual_tokens
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
 from tests.scoring import score_answers

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmft.models.adapt import adapt
-from llmft.models.tied import add_up_in_place, adds_up_in_place
+from llmft.models.parts.adapt import adapt
+from llmft.models.parts.gradients import add_up_in_place, adds_up_in_place
 from tests.conftest import tiny_model
 
 IDS = torch.arange(5, 45).view(2, 20)

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from llmft.models import head
-from llmft.models.adapt import adapt
-from llmft.models.head import classification_head, precise_output, put_head
-from llmft.models.label_scores import bare_model
-from llmft.models.shared_prefix import reading
+from llmft.models.parts import head
+from llmft.models.parts.adapt import adapt
+from llmft.models.parts.head import classification_head, precise_output, put_head
+from llmft.models.reading.reader import reading
+from llmft.models.wrapping import bare_model
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
 from tests.scoring import score_answers

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from llmft.models.adapt import adapt
-from llmft.models.inert import key_biases
+from llmft.models.parts.adapt import adapt
+from llmft.models.parts.inert import key_biases
 from tests.conftest import tiny_model
 
 IDS = torch.arange(5, 45).view(2, 20)

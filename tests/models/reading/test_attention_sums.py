@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from llmft.models import attention_sums
-from llmft.models.attention_sums import attend
-from llmft.models.packed_attention import packed_attention, packed_batch
+from llmft.models.reading import attention_sums
+from llmft.models.reading.attention_sums import attend
+from llmft.models.reading.packing import packed_attention, packed_batch
 from tests.conftest import tiny_model
-from tests.models.test_shared_prefix import LABELS, one_by_one, prompts
+from tests.models.reading.test_reader import LABELS, one_by_one, prompts
 from tests.scoring import score_answers
 
 DTYPES = {"flash": torch.bfloat16, "efficient": torch.float32, "plain": torch.bfloat16}

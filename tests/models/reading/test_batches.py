@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmft.batch_size import DEFAULT_TOKENS, LARGE_MEMORY, MASKED, BatchSize
+from llmft.models.reading.batches import DEFAULT_TOKENS, LARGE_MEMORY, MASKED, BatchSize
 
 
 @given(

@@ -7,15 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmft.batch_size import BatchSize
-from llmft.models import head
-from llmft.models.label_scores import answer_logits
-from llmft.models.packed_attention import packed_batch
-from llmft.models.sequence_scores import Continued, LabelSequences, masked_row, padded_batch
-from llmft.models.shared_prefix import read
+from llmft.models.parts import head
+from llmft.models.reading.batches import BatchSize, answer_logits
+from llmft.models.reading.continuations import Continued, LabelSequences, masked_row, padded_batch
+from llmft.models.reading.packing import packed_batch
+from llmft.models.reading.reader import read
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import CONFIGS, tiny_model
-from tests.models.test_shared_prefix import FAMILIES, prompts
+from tests.models.reading.test_reader import FAMILIES, prompts
 from tests.scoring import AnswerScores, score_answers, score_sequences
 
 SEQUENCES = [[17, 99], [5], [17, 99, 8], [30, 4]]  # of several lengths; the first begins the third

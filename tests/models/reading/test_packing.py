@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from llmft.models import packed_attention as attention
-from llmft.models.adapt import adapt
-from llmft.models.kv_cache import encode, read_only
-from llmft.models.label_scores import answer_logits, left_pad
-from llmft.models.packed_attention import NAME, LostKeysError, can_pack, packed_attention, packed_batch, with_shared
+from llmft.models.parts.adapt import adapt
+from llmft.models.reading import packing as attention
+from llmft.models.reading.batches import answer_logits, left_pad
+from llmft.models.reading.kv_cache import encode, read_only
+from llmft.models.reading.packing import NAME, LostKeysError, can_pack, packed_attention, packed_batch, with_shared
 from tests.conftest import CONFIGS, tiny_model
 
 TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]] * 3

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from llmft.batch_size import BatchSize
 from llmft.errors import InputError
-from llmft.models import kv_cache, shared_prefix
-from llmft.models.adapt import adapt
-from llmft.models.label_scores import answer_logits, left_pad
+from llmft.models.parts.adapt import adapt
+from llmft.models.reading import kv_cache, reader
+from llmft.models.reading.batches import BatchSize, answer_logits, left_pad
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import tiny_model
 from tests.scoring import score_answers, score_labels
@@ -170,10 +169,10 @@ def test_ranks_share_the_prompts_with_equally_many_forward_passes(monkeypatch, w
     passes = []
     model.register_forward_hook(lambda module, inputs, output: passes.append(rank))
     gathered = []
-    monkeypatch.setattr(shared_prefix, "all_gather", lambda value: gathered.append(value) or gathered)
+    monkeypatch.setattr(reader, "all_gather", lambda value: gathered.append(value) or gathered)
     scored = []
     for rank in range(world):
-        monkeypatch.setattr(shared_prefix, "rank_and_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(reader, "rank_and_world", lambda rank=rank: (rank, world))
         scores = score_answers(model, found, LABELS, queries_per_row=2)
         scored += scores.scored
     assert sorted(scored) == list(range(len(found.suffixes)))

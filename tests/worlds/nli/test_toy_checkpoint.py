@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmft.tasks.toy import CHECKPOINT
-from llmft.tasks.toy.grammar import OUT_OF_DOMAIN, RULES
-from llmft.tasks.toy.measure import accuracy, draw_demonstrations, label_logits, main, prompt
-from llmft.tasks.toy.world import LABEL_PATTERN, LABEL_WORDS, instruction, toy_splits
+from llmft.worlds.nli import CHECKPOINT
+from llmft.worlds.nli.grammar import OUT_OF_DOMAIN, RULES
+from llmft.worlds.nli.measure import accuracy, draw_demonstrations, label_logits, main, prompt
+from llmft.worlds.nli.world import LABEL_PATTERN, LABEL_WORDS, instruction, toy_splits
 
 N = 24  # queries per rule and flip; accuracies below are means over all ten tasks, far enough from what was measured
 

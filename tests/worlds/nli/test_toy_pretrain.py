@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmft.tasks.toy import grammar, pretrain
-from llmft.tasks.toy.episodes import TASKS, Pairs, choose_tasks, draw_batch
-from llmft.tasks.toy.grammar import RULES
-from llmft.tasks.toy.model import SIZES, build_model, redraw_placeholders
-from llmft.tasks.toy.muon import Muon, orthogonalize
-from llmft.tasks.toy.scaffold import Weights, copying_targets
-from llmft.tasks.toy.tokenizer import BLANK_LINE, BOS, ID, VOCABULARY
-from llmft.tasks.toy.world import LABEL_WORDS
+from llmft.worlds.muon import Muon, orthogonalize
+from llmft.worlds.nli import grammar, pretrain
+from llmft.worlds.nli.episodes import TASKS, Pairs, choose_tasks, draw_batch
+from llmft.worlds.nli.grammar import RULES
+from llmft.worlds.nli.model import SIZES, build_model, redraw_placeholders
+from llmft.worlds.nli.scaffold import Weights, copying_targets
+from llmft.worlds.nli.tokenizer import BLANK_LINE, BOS, ID, VOCABULARY
+from llmft.worlds.nli.world import LABEL_WORDS
 
 TINY = pretrain.Recipe(
     phases=(pretrain.Phase(4, 24, 2), pretrain.Phase(2, 64, 2, Weights(copying=0.0, inference=0.0))), num_pairs=500

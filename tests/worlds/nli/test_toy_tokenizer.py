@@ -6,9 +6,9 @@ from itertools import islice
 import pytest
 from transformers import AutoTokenizer
 
-from llmft.tasks.toy import grammar
-from llmft.tasks.toy.tokenizer import BOS, ID, VOCABULARY, build_tokenizer
-from llmft.tasks.toy.world import LABEL_PATTERN, LABEL_WORDS, PATTERN, instruction
+from llmft.worlds.nli import grammar
+from llmft.worlds.nli.tokenizer import BOS, ID, VOCABULARY, build_tokenizer
+from llmft.worlds.nli.world import LABEL_PATTERN, LABEL_WORDS, PATTERN, instruction
 
 QUERY = PATTERN.format(text1="doctors near judges helped lawyers .", text2="judges helped lawyers")
 

@@ -6,9 +6,9 @@ from itertools import islice
 import pytest
 
 from llmft.errors import InputError
-from llmft.tasks.toy import grammar, world
-from llmft.tasks.toy.grammar import KNOWN, OUT_OF_DOMAIN, RULES, UNSEEN
-from llmft.tasks.toy.world import LABEL_WORDS, Variant, parse_variant, toy_splits
+from llmft.worlds.nli import grammar, world
+from llmft.worlds.nli.grammar import KNOWN, OUT_OF_DOMAIN, RULES, UNSEEN
+from llmft.worlds.nli.world import LABEL_WORDS, Variant, parse_variant, toy_splits
 
 NOUNS = {*KNOWN.nouns, *UNSEEN.nouns}
 SETS = ("train", "validation", *OUT_OF_DOMAIN, "unseen_words")
