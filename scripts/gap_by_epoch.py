@@ -20,11 +20,11 @@ from llmft.runs.summary import pooled
 
 def gaps(metrics: dict[str, Any]) -> Iterator[dict[str, float | None]]:
     """Domain -> gap recovered, behind each epoch."""
-    stages = metrics["stages"]
+    stages, headline = metrics["stages"], metrics.get("headline", {"name": "score_accuracy"})["name"]
     for evaluation in metrics["evaluations"]:
         yield {
             domain: gap_recovered(
-                pooled(stages["teacher"], sets), pooled(stages["before"], sets), pooled(evaluation["sets"], sets)
+                *(pooled(scores, sets, headline) for scores in (stages["teacher"], stages["before"], evaluation["sets"]))
             )
             for domain, sets in metrics["sets"].items()
             if sets

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llmft.evaluation.labels import mean_kl, split_metrics
+from llmft.evaluation.labels import HEADLINE, mean_kl, split_metrics
 from llmft.evaluation.scorer import SplitScores
 from llmft.runs.summary import pooled
 
@@ -46,11 +46,13 @@ class Evaluations:
 
     def evaluate(self, step: int, epoch: float, *, last: bool) -> dict[str, dict[str, Any]]:
         """Score all sets and keep what is to be kept; returns the metrics of each set."""
-        found = Evaluation(step, epoch, self.score(LAST if last else "during training"))
+        found = Evaluation(step, epoch, self.score(LAST if last else "during_training"))
         sets = {name: split_metrics(scores) for name, scores in found.scores.items()}
         for domain, names in self.domains.items():
-            accuracy = pooled(sets, names)
-            if all(accuracy > pooled(earlier["sets"], names) for earlier in self.history):  # the earliest of equals stays
+            accuracy = pooled(sets, names, HEADLINE.name)
+            if all(
+                accuracy > pooled(earlier["sets"], names, HEADLINE.name) for earlier in self.history
+            ):  # the earliest of equals stays
                 self.stages[f"best_{domain}"] = found
         self.stages = {LAST: found, **self.best}
         self.history.append({"step": step, "epoch": epoch, "sets": sets})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,16 @@ from llmft.evaluation.metrics import compute_metric
 
 if TYPE_CHECKING:
     from llmft.evaluation.scorer import SplitScores
+
+
+class Headline(NamedTuple):
+    """The metric that a kind of answer is judged by."""
+
+    name: str
+    higher_is_better: bool
+
+
+HEADLINE = Headline("score_accuracy", True)
 
 
 def majority(labels: Sequence[int] | np.ndarray) -> float:

@@ -102,7 +102,7 @@ def distil(job: Job) -> None:
     job.keep("after", retention.score("after", student.model))
     metrics = trained.metrics | retention.change(job.record.stages)
     if flags.evaluate_with_context:
-        metrics["after_with_context"] = with_context(job, stages[-1].with_model(student.model))
+        metrics |= with_context(job, stages[-1].with_model(student.model))
     metrics["contexts"] = {
         "kinds": list(flags.contexts),
         "number": len(stages) if flags.context_schedule == "sequential" else len(teachers.askers),
@@ -197,12 +197,13 @@ def _source(job: Job) -> str:
 
 
 def with_context(job: Job, student: Teachers) -> dict[str, Any]:
-    """Metrics of the student that reads the context all the same; why not, where both do not fit its window."""
+    """Score the student that reads the context all the same. Where both do not fit its window, `after_with_context` says so."""
     try:
         student.check_window([row for rows in job.eval_sets.values() for row in rows])
     except InputError as error:
-        return {"skipped": str(error)}
-    return job.metrics_of(job.score_sets("after with context", student))
+        return {"after_with_context": {"skipped": str(error)}}
+    job.score("after_with_context", student)
+    return {}
 
 
 def stages_of(teachers: Teachers, flags: DistillationArguments) -> list[Teachers]:
@@ -316,7 +317,7 @@ def say_how_far(name: str, before: float, after: float) -> None:
 
 def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, Any]:
     """What distillation is judged by beside accuracy: KL and agreement with the teacher, gap recovered, tokens a query."""
-    from llmft.evaluation.labels import agreement, gap_recovered, mean_kl
+    from llmft.evaluation.labels import HEADLINE, agreement, gap_recovered, mean_kl
     from llmft.runs.summary import pooled
 
     teacher, stages = scores["teacher"], job.record.stages
@@ -331,7 +332,9 @@ def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, An
     gaps = {}
     for name, sets in job.data.groups.items():
         if sets:
-            gaps[name] = gap_recovered(*(pooled(stages[stage], list(sets)) for stage in ("teacher", "before", "after")))
+            gaps[name] = gap_recovered(
+                *(pooled(stages[stage], list(sets), HEADLINE.name) for stage in ("teacher", "before", "after"))
+            )
     return {
         "kl": against(mean_kl),
         "agreement": against(agreement),

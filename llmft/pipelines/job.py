@@ -12,7 +12,7 @@ from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments, as_dict
 from llmft.cost.meter import Meter
-from llmft.cost.phases import combine_ranks
+from llmft.cost.phases import PhaseKey, combine_ranks
 from llmft.errors import InputError
 from llmft.models.load import load_model, short_name
 from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows, listed_demonstrations
@@ -64,7 +64,7 @@ class Job:
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     model_weights: int = 0
     """Number of the weights of the model as it was loaded."""
-    paid_before: set[str] = field(default_factory=set)
+    paid_before: set[PhaseKey] = field(default_factory=set)
     """Phases whose work an earlier session of this run has done, and the costs count."""
     resumed_from: str | None = None
     """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
@@ -298,10 +298,10 @@ class Job:
         return found
 
     def score_sets(self, stage: str, asker: Asker | Teachers) -> dict[str, SplitScores]:
-        """Score all evaluation sets; what each costs is the phase `eval <stage> <set>`."""
+        """Score all evaluation sets; what each costs is a phase of kind `evaluate`."""
         found = {}
         for name, rows in self.eval_sets.items():
-            with self.meter.phase(f"eval {stage} {name}") as phase:
+            with self.meter.phase("evaluate", stage, name) as phase:
                 scores = asker.score(rows, phase)
             found[name] = replace(scores, task_metrics=self.task.metrics_of(name))
         return found
@@ -318,8 +318,9 @@ class Job:
         for name, scores in found.items():
             columns = {
                 "idx": scores.idx,
-                "label": scores.labels,
+                "target": scores.labels,
                 "prediction": scores.predictions,
+                "score": (scores.predictions == scores.labels).astype(float),
                 "label_logprobs": list(scores.label_logprobs),
                 "token_logprobs": list(scores.token_logprobs),
             }
@@ -339,7 +340,7 @@ class Job:
             prompts: who is asked (`teacher`, `student`) -> the prompt format in each context, for a student's card.
             saved: what answers found in the cache had cost when they were made, for `cost.json`.
         """
-        from llmft.evaluation.labels import majority
+        from llmft.evaluation.labels import HEADLINE, majority
         from llmft.models.distributed import all_gather
         from llmft.pipelines.model_card import write_cards
         from llmft.runs.summary import show_run
@@ -349,7 +350,9 @@ class Job:
         rates = {name: majority([row["label"] for row in found]) for name, found in rows.items()}
         weights = {"model": self.model_weights, "trainable": 0, **metrics.get("weights", {})}
         with self.meter.phase("record"):
-            self.record.write_results({"sets": sets, "majority": rates, **metrics, "weights": weights}, log)
+            self.record.write_results(
+                {"headline": HEADLINE._asdict(), "sets": sets, "majority": rates, **metrics, "weights": weights}, log
+            )
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
             "resumed_from": self.resumed_from,
             "loaded_by": str(self.first.record.path) if self.first else None,

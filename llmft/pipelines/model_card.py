@@ -200,7 +200,7 @@ def scores(metrics: dict[str, Any], stage: str) -> str:
     groups = {name: sets for name, sets in metrics["sets"].items() if sets}
     rows = [["stage", *(name.replace("_", "-") for name in groups)], ["---"] * (len(groups) + 1)]
     for name, sets_of_stage in metrics["stages"].items():
-        values = [pooled(sets_of_stage, sets) for sets in groups.values()]
+        values = [pooled(sets_of_stage, sets, metrics["headline"]["name"]) for sets in groups.values()]
         mark = " (these weights)" if name == stage else ""
         rows.append([name.replace("_", "-") + mark, *("-" if value is None else f"{value:.3f}" for value in values)])
     return "Accuracy over the label words:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)

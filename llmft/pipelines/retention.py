@@ -75,7 +75,7 @@ class Retention:
         askers: set name -> how its task is asked.
         rows: set name -> the task's own evaluation rows, upstream's fixed draw of --max_eval_samples.
         metrics: set name -> what the task is measured by beside accuracy.
-        meter: counts what scoring a set costs as phase `eval <stage> <set>`.
+        meter: counts what scoring a set costs as a phase of kind `evaluate`.
     """
 
     askers: dict[str, Asker]
@@ -107,7 +107,7 @@ class Retention:
         """Ask the model, as it is, about all rows of all tasks."""
         found = {}
         for name, asker in self.askers.items():
-            with self.meter.phase(f"eval {stage} {name}") as phase:
+            with self.meter.phase("evaluate", stage, name) as phase:
                 scores = asker.with_model(model).score(self.rows[name], phase)
             found[name] = replace(scores, task_metrics=self.metrics[name])
         return found

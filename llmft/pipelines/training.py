@@ -16,6 +16,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.run import RunArguments
+from llmft.cost.phases import key_of
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.distributed import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
 from llmft.models.parts.adapt import adapt, count_trainable
@@ -212,7 +213,7 @@ def _restore(job: Job, evaluations: Evaluations) -> None:
     if reached is not None:
         rank, _ = rank_and_world()
         job.meter.add(reached["costs"][rank], reached["largest_process_bytes"][rank])
-        job.paid_before = {phase["name"] for costs in reached["costs"] for phase in costs if phase["tokens"]}
+        job.paid_before = {key_of(phase) for costs in reached["costs"] for phase in costs if phase["tokens"]}
         evaluations.restore(reached["evaluations"])
 
 

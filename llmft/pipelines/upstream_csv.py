@@ -30,11 +30,11 @@ def upstream_row(job: Job, asker: Asker, scores: dict[str, SplitScores]) -> dict
     from llmft.evaluation.labels import split_metrics
 
     data, shots, run = (job.arguments(group) for group in (DataArguments, DemonstrationArguments, RunArguments))
-    phases = {phase.name: phase for phase in job.meter.phases}
+    phases = {phase.set: phase for phase in job.meter.phases if phase.stage == "icl"}
     kept: dict[str, int] = {}
     row: dict[str, Any] = {}
     for name, found in scores.items():
-        seconds = phases[f"eval icl {name}"].wall_s
+        seconds = phases[name].wall_s
         own: dict[str, Any] = {}
         for part, chosen in _parts(name, found):
             metrics = split_metrics(chosen)

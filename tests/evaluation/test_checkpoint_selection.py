@@ -56,7 +56,7 @@ RESULTS = st.lists(st.fixed_dictionaries({name: st.integers(0, n) for name, n in
 @given(RESULTS)
 def test_the_best_is_the_earliest_with_the_highest_pooled_accuracy(results):
     evaluations, stages = go_through(results)
-    assert stages == ["during training"] * (len(results) - 1) + ["after"]
+    assert stages == ["during_training"] * (len(results) - 1) + ["after"]
     expected = {
         "after": len(results),
         "best_in_domain": 1 + int(np.argmax([result["a"] for result in results])),
@@ -72,7 +72,9 @@ def test_the_best_is_the_earliest_with_the_highest_pooled_accuracy(results):
         }
         found = {name: split_metrics(split) for name, split in evaluations.stages[stage].scores.items()}
         assert found == evaluations.history[step - 1]["sets"]
-    assert pooled(evaluations.history[0]["sets"], ["b", "c"]) == pytest.approx((results[0]["b"] + results[0]["c"]) / 8)
+    assert pooled(evaluations.history[0]["sets"], ["b", "c"], "score_accuracy") == pytest.approx(
+        (results[0]["b"] + results[0]["c"]) / 8
+    )
 
 
 @given(RESULTS, RESULTS)

@@ -124,6 +124,6 @@ def test_gap_recovered():
 
 def test_pooled_counts_rows_not_sets():
     metrics = {"a": {"score_accuracy": 1.0, "n": 1}, "b": {"score_accuracy": 0.5, "n": 3}}
-    assert pooled(metrics, ["a", "b"]) == pytest.approx(0.625)
-    assert pooled(metrics, []) is None
-    assert pooled(metrics, ["a", "c"]) is None  # a set that this stage did not score
+    assert pooled(metrics, ["a", "b"], "score_accuracy") == pytest.approx(0.625)
+    assert pooled(metrics, [], "score_accuracy") is None
+    assert pooled(metrics, ["a", "c"], "score_accuracy") is None  # a set that this stage did not score

@@ -90,11 +90,11 @@ def test_a_second_run_takes_up_the_teachers_answers(tmp_path, monkeypatch):
     second = run("distill.py", tmp_path, *SHORT, "--seed", 1)
     saved = second.json("cost")["saved_by_teacher_cache"]
     assert len(encoded) <= 2 * len(second.metrics["stages"]["before"])  # the student's queries share a token at most
-    assert saved["tokens"] == sum(p["tokens"] for p in first.json("cost")["phases"] if "teacher" in p["name"])
-    assert not any(p["tokens"] for p in second.json("cost")["phases"] if "teacher" in p["name"])
+    assert saved["tokens"] == sum(phase["tokens"] for name, phase in first.phases.items() if "teacher" in name)
+    assert not any(phase["tokens"] for name, phase in second.phases.items() if "teacher" in name)
     assert second.metrics["stages"]["teacher"] == first.metrics["stages"]["teacher"]
     other = run("distill.py", tmp_path, *SHORT, "--separate_shots_by", r"\n")  # another character in the context
-    assert any(p["tokens"] for p in other.json("cost")["phases"] if p["name"] == "teacher")
+    assert other.phases["teacher"]["tokens"]
     kept = sorted((tmp_path / "teacher_cache").iterdir())
     damaged = kept[0].read_bytes()
     kept[0].write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
@@ -145,7 +145,7 @@ def test_more_demonstrations_than_the_window_holds(tmp_path):
 @pytest.mark.parametrize("teacher", [(), ("--teacher_mode", "online"), ("--teacher_mode", "online", "--stage_teacher", "last")])
 def test_sequential_stages(tmp_path, teacher):
     record = run("distill.py", tmp_path, *SHORT, "--num_contexts", 2, "--context_schedule", "sequential", *teacher)
-    train = next(phase for phase in record.json("cost")["phases"] if phase["name"] == "train")
+    train = record.phases["train"]
     assert train["examples"] == 2 * 16
     assert record.metrics["contexts"]["number"] == 2
 
@@ -200,7 +200,8 @@ def test_labels_of_several_tokens(tmp_path):
 
 def test_the_student_with_the_context_still_there(tmp_path):
     record = run("distill.py", tmp_path, *SHORT[:-1])
-    assert record.metrics["after_with_context"].keys() == record.metrics["stages"]["after"].keys()
+    assert record.metrics["stages"]["after_with_context"].keys() == record.metrics["stages"]["after"].keys()
+    assert record.phases["evaluate after_with_context toy"]["tokens"] > record.phases["evaluate after toy"]["tokens"]
 
 
 def test_other_tasks_before_and_after(tmp_path):
@@ -233,8 +234,8 @@ def test_the_report_reads_runs_whose_teacher_came_from_the_cache(tmp_path):
 def test_an_online_teachers_work_is_counted(tmp_path):
     tokens = {}
     for mode in ("precompute", "online"):
-        phases = run("distill.py", tmp_path, *SHORT, "--teacher_mode", mode).json("cost")["phases"]
-        tokens[mode] = {phase["name"]: phase["tokens"] for phase in phases}
+        phases = run("distill.py", tmp_path, *SHORT, "--teacher_mode", mode).phases
+        tokens[mode] = {name: phase["tokens"] for name, phase in phases.items()}
     assert tokens["online"]["teacher"] == 0
     assert tokens["online"]["train"] == tokens["precompute"]["train"] + tokens["precompute"]["teacher"]
 

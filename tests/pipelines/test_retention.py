@@ -109,8 +109,7 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
         assert record.metrics["retention_change"][name] == after["score_accuracy"] - before["score_accuracy"]
     drawn = record.json("config")["draws"]["eval_rows"]
     assert len(drawn["retention-rte"]) == 6 and set(drawn["retention-rte"]) <= set(range(10, 19))
-    phases = {phase["name"]: phase for phase in record.json("cost")["phases"]}
-    assert phases["eval after retention-sst2"]["examples"] == 6
+    assert record.phases["evaluate after retention-sst2"]["examples"] == 6
     asked = record.predictions[record.predictions["set"] == "retention-rte"]
     assert asked.groupby("stage")["idx"].apply(list).to_dict() == {s: drawn["retention-rte"] for s in ("before", "after")}
     assert re.search(r"teacher .* -", capsys.readouterr().out)  # which the other tasks were not asked of
@@ -123,7 +122,7 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     change = table.loc[("after", "retention-rte", "retention_change"), "value"].item()
     assert change == record.metrics["retention_change"]["retention-rte"]
     assert "| other tasks before | other tasks after |" in markdown(distillation(groups(summarise(collection))))
-    own = phases["eval after toy"]["cpu_total_s"]
+    own = record.phases["evaluate after toy"]["cpu_total_s"]
     assert table.loc[("after", "in_domain", "score_accuracy"), "cpu_ms_per_query"].item() == pytest.approx(1000 * own / 6)
 
 

@@ -60,7 +60,7 @@ def test_own_data_of_three_classes(tmp_path, own_files, script, more, stage):
     assert record.metrics["sets"] == sets
     found = record.metrics["stages"][stage]
     assert {name: metrics["n"] for name, metrics in found.items()} == {"custom": 12, "custom-out_of_domain": 12, "custom-test": 9}
-    assert set(record.predictions["label"]) == {0, 1, 2}
+    assert set(record.predictions["target"]) == {0, 1, 2}
     config = record.json("config")
     assert (config["task"], config["task_version"]) == ("custom", 1)
     assert set(config["data_fingerprints"]) == {"train_file", "validation_file", "test_file", "out_of_domain_file"}
