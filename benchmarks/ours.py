@@ -108,16 +108,14 @@ class Distillation:
     @property
     def flags(self) -> DistillationArguments:
         """distill.py's own arguments."""
-        from llmft.arguments.distillation import DistillationArguments
 
-        return self.job.arguments(DistillationArguments)
+        return self.job.config.distillation
 
     @property
     def run(self) -> RunArguments:
         """Arguments of training."""
-        from llmft.arguments.run import RunArguments
 
-        return self.job.arguments(RunArguments)
+        return self.job.config.run
 
     def teacher_pass(self) -> Targets:
         """The teacher's answers to all queries."""
