@@ -115,11 +115,6 @@ CASES = [
     ("distill.py", ["--num_contexts", "0"], "--num_contexts 0"),
     ("distill.py", ["--num_contexts", "600", "--num_shots", "16"], "use up the rows"),
     ("distill.py", ["--context_schedule", "cycle"], "--context_schedule cycle: is read only with --num_contexts 2"),
-    (
-        "distill.py",
-        ["--num_contexts", "2", "--context_schedule", "sequential", "--stage_teacher", "last"],
-        "--stage_teacher last: the last student is not there beforehand",
-    ),
     ("distill.py", ["--targets", "hard", "--support", "vocab"], "--support vocab: is read only with --targets soft"),
     (
         "distill.py",
