@@ -32,8 +32,9 @@ OBSOLETE = {
 """Arguments of upstream's that ask for what is always so here; they are taken off the command line with a note."""
 
 ONE_AFTER_THE_OTHER = (
-    "one context after the other is two commands: distill.py --context_file A ..., then distill.py --context_file B --model_name_or_path "
-    "RUN/model --teacher_model_name_or_path ORIGINAL ..., or without that teacher if the first student teaches"
+    "one context after the other is two commands: distill.py --context_file A ..., then distill.py --context_file B "
+    "--model_name_or_path RUN/model --teacher_model_name_or_path ORIGINAL ..., or without that teacher if the first student "
+    "teaches"
 )
 REMOVED = {"--stage_teacher": ONE_AFTER_THE_OTHER, "--context_schedule sequential": ONE_AFTER_THE_OTHER}
 """Arguments, some with a value, that there are no longer, and what does the same."""
