@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,13 +135,10 @@ def check_flags(job: Job, flags: DistillationArguments) -> None:
         raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
     if job.trained.use_cartridge and flags.num_contexts > 1:
         raise InputError(f"--use_cartridge: starts as one context, there are --num_contexts {flags.num_contexts}; leave one out")
-    for name in ("num_shots", "balanced", "shuffle"):
-        if name in job.given and not flags.reads("demonstrations"):
-            raise InputError(
-                f"--{name} {job.given[name]}: is read only with --context demonstrations; add that, or leave this out"
-            )
-    if shots.sample_indices_file is not None and not flags.reads("demonstrations"):
-        raise InputError(f"--sample_indices_file {shots.sample_indices_file}: is read only with --context demonstrations")
+    for field in fields(shots):
+        value = getattr(shots, field.name)
+        if value != field.default and not flags.reads("demonstrations"):
+            raise InputError(f"--{field.name} {value}: is read only with --context demonstrations; add that, or leave this out")
     if job.arguments(CalibrationArguments).calibrate and flags.reads("label"):
         raise InputError("--calibrate: a content-free query has no label to show; leave it out with --context label")
     if run.deepspeed and needs_copy(job, flags):

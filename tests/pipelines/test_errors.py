@@ -108,6 +108,7 @@ CASES = [
     ("distill.py", ["--instruction", "x"], "--instruction x: is read only with --context instruction"),
     ("distill.py", ["--context", "instruction", "--instruction", "instrutcion.txt"], "looks like a file, and there is none"),
     ("distill.py", ["--context", "instruction", "--num_shots", "4"], "--num_shots 4: is read only with --context demonstrations"),
+    ("distill.py", ["--context", "label", "--sample_indices_file", __file__], f"--sample_indices_file {__file__}: is read only"),
     ("distill.py", ["--context", "label", "--calibrate"], "--calibrate: a content-free query has no label"),
     ("distill.py", ["--support", "topk", "--topk", "0"], "--topk 0: must be 1 or more"),
     ("distill.py", ["--topk", "9"], "--topk 9: is read only with --support topk"),

@@ -12,6 +12,7 @@ common=(--task toy --task_variant entailment --context instruction --use_cpu --m
 run distill.py "${common[@]}" --output_dir "$OUTPUT_DIR/first" --instruction 'entailment means Yes'
 finish
 first=("$OUTPUT_DIR"/first/distill/toy/toy/*)
+[ "${#first[@]}" = 1 ] || fail "OUTPUT_DIR=$OUTPUT_DIR: has several runs in first/; name another folder"
 commands=()
 run distill.py "${common[@]}" --output_dir "$OUTPUT_DIR/second" --instruction 'entailment means No' \
     --model_name_or_path "${first[0]}/model" --teacher_model_name_or_path toy
