@@ -133,7 +133,7 @@ def train(
     if run.save_best_models and job.record.writes:
         for stage in evaluations.best:
             _copy(best_weights(job.record.checkpoints, evaluations.stages[stage].step), job.record.path / f"model_{stage}")
-    stages = {stage: found.scores for stage, found in evaluations.stages.items()}
+    stages = {stage: evaluation.scores for stage, evaluation in evaluations.stages.items()}
     for stage, scores in stages.items():
         job.keep(stage, scores)
     metrics: dict[str, Any] = {"weights": counts.as_dict()}
