@@ -79,6 +79,23 @@ class Answers(Protocol):
     def positions(self, rows: Sequence[Row]) -> Sequence[int]:
         """(N) at how many positions a teacher answers about each row."""
 
+    @property
+    def branches(self) -> Sequence[Sequence[int]]:
+        """Token sequences that every training prompt comes with; mostly none."""
+
+    def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
+        """The rows as training examples (`FtTrainer`), if `gold` with their right answers."""
+
+    def answered(self, rows: Sequence[Row], logprobs: torch.Tensor) -> list[Row]:
+        """The rows with a teacher's answers in place of their own."""
+
+    def compared(self, logits: torch.Tensor) -> torch.Tensor:
+        """What of a student's logits (P, V) is compared with a teacher's answers."""
+
+    @property
+    def compared_ids(self) -> Sequence[int]:
+        """Where in that the `ids` are."""
+
     def mean(self, scores: Sequence[Scores]) -> dict[str, np.ndarray]:
         """Columns of the mean of what the same rows got behind several contexts."""
 
@@ -87,7 +104,6 @@ class Answers(Protocol):
 
     def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
         """`kl`, how far the student's answers are from the teacher's, in nats; `agreement`, the share of rows with the same."""
-
 
     def majority(self, scores: Scores) -> float | None:
         """What always giving the most frequent right answer would get; None where that means nothing."""

@@ -148,6 +148,33 @@ class Labels:
         """(N) at how many positions a teacher answers about each row: one, whatever the labels' tokens."""
         return [1] * len(rows)
 
+    @property
+    def branches(self) -> list[tuple[int, ...]]:
+        """Token sequences that every training prompt comes with: what labels of several tokens are read off."""
+        return self.sequences.continuations
+
+    def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
+        """The rows as training examples: tokens `input_ids`, and if `gold` the token `answer` of the right label."""
+        examples: list[dict[str, Any]] = [{"input_ids": prompts.whole(i)} for i in range(len(rows))]
+        if gold:
+            for example, row in zip(examples, rows, strict=True):
+                example["answer"] = self.ids[row["label"]]
+        return examples
+
+    def answered(self, rows: Sequence[Row], logprobs: torch.Tensor) -> list[Row]:
+        """The rows with a teacher's labels in place of their own, from its log-probabilities (N, L)."""
+        return [{**row, "label": label} for row, label in zip(rows, logprobs.argmax(1).tolist(), strict=True)]
+
+    def compared(self, logits: torch.Tensor) -> torch.Tensor:
+        """What of a student's logits (P, V) is compared with a teacher's answers: they, or of labels of several tokens their
+        log-probabilities (B, L)."""
+        return self.sequences.logprobs(logits) if self.behind else logits
+
+    @property
+    def compared_ids(self) -> list[int]:
+        """Where in that the labels are."""
+        return [*range(len(self.ids))] if self.behind else self.ids
+
     def mean(self, scores: Sequence[Scores]) -> dict[str, np.ndarray]:
         """Columns of the mean over contexts of the distributions behind each; `best_token` is the one that most put first (the
         smallest of several)."""
@@ -242,7 +269,7 @@ def label_prior(content_free_logprobs: Array) -> Array:
 
 
 def _library_of(values: Array) -> Any:
-    """numpy or torch, whose functions these are."""
+    """Numpy or torch, whose functions these are."""
     if isinstance(values, np.ndarray):
         return np
     import torch

@@ -19,6 +19,10 @@ class Headline(NamedTuple):
         """Whether a value is better than another."""
         return value > other if self.higher_is_better else value < other
 
+    def gap_recovered(self, teacher: float, before: float, after: float) -> float | None:
+        """Share of the gap between student and teacher that training closed; None where the teacher was no better."""
+        return (after - before) / (teacher - before) if self.better(teacher, before) else None
+
 
 @dataclass(frozen=True)
 class Scores:

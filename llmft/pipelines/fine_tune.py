@@ -68,18 +68,19 @@ def fine_tune(job: Job) -> None:
             rows = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed)
         if vanilla:
             put_head(model, flags.classifier_type, job.task.label_names, run.seed)
-        student = job.asker(model, tokenizer, prompt_format, trained=True)
-        prompts = student.prompts(rows)
-        examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
+        student = job.scorer(model, tokenizer, prompt_format, trained=True)
+        examples = student.answers.examples(student.prompter.prompts(rows), rows, gold=True)
         job.check_prompts(student, train_rows=rows)
         job.check_start(model)
         job.begin()
         say_prompts(job, {"": student}, () if on_demonstrations else rows)
     job.score("before", student)
     student = student.with_model(trainable(job, model))
-    trained = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))
+    trained = train(job, FtTrainer, student, examples, objective=objective(flags, student.answers.ids))
     tokens = {"student": trained.scores["after"][job.task.name].tokens_per_query}
-    job.finish({"tokens_per_query": tokens, **trained.metrics}, trained.log, prompts={"student": [student.prompt_format]})
+    job.finish(
+        {"tokens_per_query": tokens, **trained.metrics}, trained.log, prompts={"student": [student.prompter.prompt_format]}
+    )
 
 
 def objective(flags: FineTuningArguments, label_ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

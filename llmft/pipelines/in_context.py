@@ -37,12 +37,12 @@ def evaluate(job: Job) -> None:
     with job.meter.phase("load"):
         model, tokenizer = job.load()
         calibrate = job.config.calibration.calibrate
-        asker = job.asker(model, tokenizer, prompt_format, demonstrations=job.demonstrations, calibrate=calibrate)
-        job.check_prompts(asker)
+        scorer = job.scorer(model, tokenizer, prompt_format, demonstrations=job.demonstrations, calibrate=calibrate)
+        job.check_prompts(scorer)
         job.begin()
-        say_prompts(job, {"": asker})
-    scores = job.score("icl", asker)
+        say_prompts(job, {"": scorer})
+    scores = job.score("icl", scorer)
     if job.record.writes:
-        append_row(job, upstream_row(job, asker, scores))
+        append_row(job, upstream_row(job, scorer, scores))
     in_domain = scores[job.task.name]
     job.finish({"tokens_per_query": {"icl": in_domain.tokens_per_query}})

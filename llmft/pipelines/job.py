@@ -1,10 +1,10 @@
-"""One run under way: loading, draws, ways of asking, scoring a stage, the record."""
+"""One run under way: loading, draws, scorers, scoring a stage, the record."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments.config import Config
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmft.distillation.teacher import Teachers
-    from llmft.evaluation.scorer import Asker, SplitScores
+    from llmft.evaluation.answers import Answers
+    from llmft.evaluation.scorer import MeanScorer, Scorer
+    from llmft.evaluation.scores import Scores
 
 
 @dataclass
@@ -56,6 +57,10 @@ class Job:
     """The demonstrations of each context."""
     other_sets: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
     """Group -> set name -> rows that a pipeline scores beside the task's own sets, at the stages it chooses."""
+    other_metrics: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Set name -> what those sets are measured by beside what all are, as `Task.metrics_of` says it of the task's own."""
+    majority: dict[str, float] = field(default_factory=dict)
+    """Set name -> what always giving its most frequent right answer would get; of labels alone."""
     train_idx: list[Any] = field(default_factory=list)
     """Idx of the training rows or queries."""
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
@@ -195,7 +200,7 @@ class Job:
             num_labels=len(self.task.label_names),
         )
 
-    def asker(
+    def scorer(
         self,
         model: torch.nn.Module,
         tokenizer: PreTrainedTokenizerBase,
@@ -204,40 +209,40 @@ class Job:
         demonstrations: Sequence[Row] = (),
         calibrate: bool = False,
         trained: bool = False,
-    ) -> Asker:
-        """A way of asking `model`, with what the flags say about lengths, labels and batches.
+    ) -> Scorer:
+        """A way of asking `model` for the task's answers, with what the flags say about lengths, answers and batches.
 
         Args:
             trained: whether it is the one to be trained, so that room is left for a soft prompt.
 
         Raises:
-            InputError: a label word is not one token.
+            InputError: the prompts and the answers do not go together, such as a label word that is not one token.
         """
-        from llmft.evaluation.scorer import Asker
+        from llmft.evaluation.answers import ANSWERS
+        from llmft.evaluation.scorer import Scorer
+        from llmft.prompts.prompter import Prompter
 
-        return Asker.create(
-            model,
+        prompter = Prompter(
             tokenizer,
             prompt_format,
-            sample=next(iter(self.eval_sets.values()))[0],
-            demonstrations=demonstrations,
-            calibrate=calibrate,
-            batch_size=self.config.run.eval_batch,
-            soft_prompt_tokens=self.config.trained.virtual_tokens if trained else 0,
-            virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
+            tuple(demonstrations),
             max_length=self.config.data.max_seq_length,
-            several=self.config.data.multi_token_labels,
+            virtual=self.config.trained.virtual_tokens if trained else 0,
+            virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
         )
+        answers, sample = ANSWERS[self.task.answer], next(iter(self.eval_sets.values()))[0]
+        batch_size, flags = self.config.run.eval_batch, self.config.data
+        return Scorer.create(model, prompter, answers, sample, batch_size, flags=flags, calibrate=calibrate)
 
-    def check_prompts(self, *askers: Asker | Teachers, train_rows: Sequence[Row] = ()) -> None:
-        """Check that the askers' prompts fit the model; `train_rows` are the rows or queries that will be trained on.
+    def check_prompts(self, *scorers: Scorer | MeanScorer, train_rows: Sequence[Row] = ()) -> None:
+        """Check that the scorers' prompts fit the model; `train_rows` are the rows or queries that will be trained on.
 
         Raises:
             InputError: they do not fit.
         """
         self.train_idx = [row["idx"] for row in train_rows]
-        for asker in askers:
-            asker.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
+        for scorer in scorers:
+            scorer.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
 
     def check_start(self, model: PreTrainedModel) -> None:
         """Check that the model's own weights that will be trained are finite numbers.
@@ -280,40 +285,35 @@ class Job:
             }
         )
 
-    def score(self, stage: str, asker: Asker | Teachers) -> dict[str, SplitScores]:
+    def score(self, stage: str, scorer: Scorer | MeanScorer) -> dict[str, Scores]:
         """Score all evaluation sets and put metrics, predictions and costs in the record."""
-        found = self.score_sets(stage, asker)
-        self.keep(stage, found)
-        return found
+        scores = self.score_sets(stage, scorer)
+        self.keep(stage, scorer.answers, scores)
+        return scores
 
-    def score_sets(self, stage: str, asker: Asker | Teachers) -> dict[str, SplitScores]:
+    def score_sets(self, stage: str, scorer: Scorer | MeanScorer) -> dict[str, Scores]:
         """Score all evaluation sets; what each costs is a phase of kind `evaluate`."""
-        found = {}
-        for name, rows in self.eval_sets.items():
-            with self.meter.phase("evaluate", stage, name) as phase:
-                scores = asker.score(rows, phase)
-            found[name] = replace(scores, task_metrics=self.task.metrics_of(name))
-        return found
+        return {name: self.score_set(stage, name, scorer, rows) for name, rows in self.eval_sets.items()}
 
-    def metrics_of(self, found: dict[str, SplitScores]) -> dict[str, dict[str, Any]]:
+    def score_set(self, stage: str, name: str, scorer: Scorer | MeanScorer, rows: Sequence[Row]) -> Scores:
+        """Score the rows of one set."""
+        with self.meter.phase("evaluate", stage, name) as phase:
+            return scorer.score(rows, phase)
+
+    def metrics_of(self, answers: Answers, scores: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
         """The metrics of each set."""
-        from llmft.evaluation.labels import split_metrics
+        names = {name: self.other_metrics.get(name, self.task.metrics_of(name)) for name in scores}
+        return {name: answers.metrics(one, names[name]) for name, one in scores.items()}
 
-        return {name: split_metrics(scores) for name, scores in found.items()}
-
-    def keep(self, stage: str, found: dict[str, SplitScores]) -> None:
-        """Put metrics and predictions of all sets in the record."""
-        metrics = self.metrics_of(found)
-        for name, scores in found.items():
-            columns = {
-                "idx": scores.idx,
-                "target": scores.labels,
-                "prediction": scores.predictions,
-                "score": (scores.predictions == scores.labels).astype(float),
-                "label_logprobs": list(scores.label_logprobs),
-                "token_logprobs": list(scores.token_logprobs),
-            }
+    def keep(self, stage: str, answers: Answers, scores: Mapping[str, Scores]) -> None:
+        """Put metrics and predictions of sets in the record."""
+        metrics = self.metrics_of(answers, scores)
+        for name, one in scores.items():
+            columns = {column: list(values) if values.ndim > 1 else values for column, values in one.columns.items()}
             self.record.add(stage, name, metrics[name], columns)
+            rate = answers.majority(one)
+            if rate is not None:
+                self.majority[name] = rate
 
     def finish(
         self,
@@ -329,19 +329,16 @@ class Job:
             prompts: who is asked (`teacher`, `student`) -> the prompt format in each context, for a student's card.
             saved: what answers found in the cache had cost when they were made, for `cost.json`.
         """
-        from llmft.evaluation.labels import HEADLINE, majority
+        from llmft.evaluation.answers import ANSWERS
         from llmft.models.distributed import all_gather
         from llmft.pipelines.model_card import write_cards
         from llmft.runs.summary import show_run
 
         sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
-        rows = self.eval_sets | {name: found for group in self.other_sets.values() for name, found in group.items()}
-        rates = {name: majority([row["label"] for row in found]) for name, found in rows.items()}
         weights = {"model": self.model_weights, "trainable": 0, **metrics.get("weights", {})}
         with self.meter.phase("record"):
-            self.record.write_results(
-                {"headline": HEADLINE._asdict(), "sets": sets, "majority": rates, **metrics, "weights": weights}, log
-            )
+            shown = {"headline": ANSWERS[self.task.answer].headline._asdict(), "sets": sets, "majority": self.majority}
+            self.record.write_results({**shown, **metrics, "weights": weights}, log)
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
             "resumed_from": self.resumed_from,
             "loaded_by": str(self.first.record.path) if self.first else None,

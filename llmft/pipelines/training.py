@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import IntervalStrategy
 
 from llmft.cost.phases import key_of
 from llmft.evaluation.checkpoint_selection import Evaluations
@@ -20,7 +18,6 @@ from llmft.models.distributed import all_gather, from_rank_0, rank_and_world, we
 from llmft.models.parts.adapt import adapt, count_trainable
 from llmft.models.parts.saving import save_student
 from llmft.models.parts.stacked import name_start
-from llmft.models.reading.continuations import LabelSequences
 from llmft.models.wrapping import bare_model
 from llmft.pipelines.job import Job
 from llmft.runs.store import whole_folder
@@ -42,7 +39,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from llmft.cost.phases import Phase
-    from llmft.evaluation.scorer import Asker, SplitScores
+    from llmft.evaluation.scorer import Scorer
+    from llmft.evaluation.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Trained:
         log: the training log.
     """
 
-    scores: dict[str, dict[str, SplitScores]]
+    scores: dict[str, dict[str, Scores]]
     metrics: dict[str, Any]
     log: list[dict[str, Any]]
 
@@ -91,10 +89,10 @@ def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | 
 def train(
     job: Job,
     trainer_class: type[FtTrainer],
-    student: Asker,
+    student: Scorer,
     examples: Sequence[dict[str, Any]],
     *,
-    reference: Mapping[str, SplitScores] | None = None,
+    reference: Mapping[str, Scores] | None = None,
     **trainer_arguments: Any,
 ) -> Trained:
     """Train the student's model (from the last checkpoint of an interrupted run, if there is one), evaluate it on the way if
@@ -110,19 +108,22 @@ def train(
     during = run.eval_strategy != "no"
     domains = {"in_domain": list(job.data.in_domain), "out_of_domain": list(job.data.out_of_domain)}
     evaluations = Evaluations(
-        partial(job.score_sets, asker=student), {name: sets for name, sets in domains.items() if sets and during}, reference
+        partial(job.score_sets, scorer=student),
+        partial(job.metrics_of, student.answers),
+        student.answers,
+        {name: sets for name, sets in domains.items() if sets and during},
+        reference,
     )
     saving = SaveAtSigterm()
     with job.meter.phase("train") as phase, reporting(run, job.record.path):
-        trainer = trainer_class(
-            model=model,
-            args=run,
+        trainer = make_trainer(
+            job,
+            trainer_class,
+            student,
+            examples,
             callbacks=[saving, EvaluateThenSave()],  # in front of StopAtNonFinite, which must know what the step's end brings
-            train_dataset=_numbered(examples),
             eval_dataset=job.eval_sets,
-            data_collator=collator(model, LabelSequences.create(student.label_sequences), examples),
             evaluations=evaluations,
-            finite=StopAtNonFinite(job.train_idx, job.model_name),
             **trainer_arguments,
         )
         _add_callbacks(job, trainer, student, phase, kept)
@@ -131,51 +132,40 @@ def train(
             trainer.train(resume_from_checkpoint=job.resumed_from)
         trainer.count_work(phase)
     if run.save_final_model:
-        _save(job, trainer.model, student.tokenizer, job.record.path / "model")
+        _save(job, trainer.model, student.prompter.tokenizer, job.record.path / "model")
     if run.save_best_models and job.record.writes:
         for stage in evaluations.best:
             _copy(best_weights(job.record.checkpoints, evaluations.stages[stage].step), job.record.path / f"model_{stage}")
-    stages = {stage: found.scores for stage, found in evaluations.stages.items()}
+    stages = {stage: evaluation.scores for stage, evaluation in evaluations.stages.items()}
     for stage, scores in stages.items():
-        job.keep(stage, scores)
+        job.keep(stage, student.answers, scores)
     metrics: dict[str, Any] = {"weights": counts.as_dict()}
     if during:
         metrics |= {"evaluations": evaluations.history, "selection": evaluations.selection}
     return Trained(stages, metrics, trainer.state.log_history)
 
 
-def train_stage(
-    job: Job,
-    name: str,
-    trainer_class: type[FtTrainer],
-    student: Asker,
-    examples: Sequence[dict[str, Any]],
-    **trainer_arguments: Any,
-) -> list[dict[str, Any]]:
-    """Train as `train` does, for what is not the end: nothing is evaluated, nothing kept but the log, which is returned."""
-    run = copy.copy(job.config.run)
-    run.output_dir, run.eval_strategy = str(job.record.checkpoints / name), IntervalStrategy.NO
-    with job.meter.phase("train") as phase, reporting(run, job.record.path):
-        trainer = trainer_class(
-            model=student.model,
-            args=run,
-            train_dataset=_numbered(examples),
-            data_collator=collator(student.model, LabelSequences.create(student.label_sequences), examples),
-            finite=StopAtNonFinite(job.train_idx, job.model_name),
-            **trainer_arguments,
-        )
-        _show_progress(trainer)
-        trainer.train()
-        trainer.count_work(phase)
-    return trainer.state.log_history
+def make_trainer(
+    job: Job, trainer_class: type[FtTrainer], student: Scorer, examples: Sequence[dict[str, Any]], **trainer_arguments: Any
+) -> FtTrainer:
+    """The trainer of the student's model on the examples: a bar where the output is a terminal, and a stop at a loss that is no
+    number, which names the rows."""
+    trainer = trainer_class(
+        model=student.model,
+        args=job.config.run,
+        train_dataset=[{**example, POSITION: i} for i, example in enumerate(examples)],
+        data_collator=collator(student.model, student.answers.branches, examples),
+        finite=StopAtNonFinite(job.train_idx, job.model_name),
+        **trainer_arguments,
+    )
+    for printing in (PrinterCallback, ProgressCallback):  # the log goes to train_log.jsonl
+        trainer.remove_callback(printing)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(ProgressBar())
+    return trainer
 
 
-def _numbered(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The examples with their places, by which a message names their rows."""
-    return [{**example, POSITION: i} for i, example in enumerate(examples)]
-
-
-def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, kept: int) -> None:
+def _add_callbacks(job: Job, trainer: FtTrainer, student: Scorer, phase: Phase, kept: int) -> None:
     run, evaluations = job.config.run, trainer.evaluations
 
     def progress() -> dict[str, Any]:
@@ -187,20 +177,11 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, k
             "evaluations": evaluations.state(),
         }
 
-    _show_progress(trainer)
     trainer.add_callback(KeepProgress(progress, kept))
     if run.save_best_models:
-        trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.tokenizer)))
+        trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.prompter.tokenizer)))
     if run.log_l2_dist_per_weight:
         trainer.add_callback(LogDistances(student.model, trainer.log))
-
-
-def _show_progress(trainer: FtTrainer) -> None:
-    """A bar where the output is a terminal; the log goes to train_log.jsonl."""
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(ProgressBar())
 
 
 def _restore(job: Job, evaluations: Evaluations) -> None:

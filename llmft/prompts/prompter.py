@@ -29,7 +29,7 @@ class Prompter:
     Attributes:
         demonstrations: the rows that are shown in front of every query, in order.
         window: tokens that the model reads at most; None for any number.
-        max_length: tokens of the longest prompt, if that is limited: rows that make longer ones lose the end of their longer text.
+        max_length: tokens that a prompt may have, None for any number; rows of longer ones lose the end of their longer text.
         virtual: virtual tokens that stand in front of every prompt, or will when the model is trained.
         virtual_flag: the flag that says how many, for messages.
         behind: tokens of an answer that the model reads behind a prompt, at most.

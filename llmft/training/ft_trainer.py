@@ -16,7 +16,7 @@ from llmft.cost.phases import Phase
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.parts.head import Projection, positions_at_once, project_in_pieces
 from llmft.models.reading.batches import all_logits, answer_logits
-from llmft.models.reading.continuations import Continued, LabelSequences, padded_batch
+from llmft.models.reading.continuations import Continued, padded_batch
 from llmft.models.reading.packing import can_pack, packed_batch
 from llmft.models.wrapping import encoded_virtual_tokens, on_device, virtual_tokens
 from llmft.training.checkpoints import ReadableCheckpoint
@@ -219,39 +219,41 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         self.examples_seen = self.tokens_seen = self.positions_seen = 0
 
 
-def collate(examples: Sequence[dict[str, Any]], labels: LabelSequences | None = None, *, packed: bool = False) -> dict[str, Any]:
-    """Put the prompts together and what belongs to each, or of texts to each position of each.
+def collate(
+    examples: Sequence[dict[str, Any]], branches: Sequence[Sequence[int]] = (), *, packed: bool = False
+) -> dict[str, Any]:
+    """Put the prompts together and what belongs to each, or to each position that it asks.
 
     Args:
         examples: their places `query`, which only the host asks for, stay numbers.
-        labels: if they are of several tokens, each prompt comes with each of their continuations.
+        branches: token sequences that each prompt comes with, as labels of several tokens want it.
         packed: side by side in one row, for models that `can_pack`; else padded on the left.
     """
     if torch.utils.data.get_worker_info() is not None:  # its main process ends it, and has a checkpoint to save first
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    prompts, texts = [example["input_ids"] for example in examples], ASKED in examples[0]
+    prompts = [example["input_ids"] for example in examples]
     asked = [example.get(ASKED, 1) for example in examples]
     if packed:
         batch = packed_batch(prompts, asked=asked)
     else:
-        continuations = [] if labels is None else labels.continuations
-        batch = padded_batch(Continued([], prompts, asked, [continuations] * len(prompts)))
+        batch = padded_batch(Continued([], prompts, asked, [branches] * len(prompts)))
     batch[SIZE] = len(examples)
     for name in examples[0]:
         values = [example[name] for example in examples]
         if name in ("query", ASKED):
             batch[name] = values
         elif name != "input_ids":
-            join = torch.cat if texts and name != POSITION else torch.stack
-            batch[name] = join([torch.as_tensor(value) for value in values])
+            batch[name] = torch.cat([torch.atleast_1d(torch.as_tensor(value)) for value in values])
     return batch
 
 
-def collator(model: torch.nn.Module, labels: LabelSequences, examples: Sequence[dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def collator(
+    model: torch.nn.Module, branches: Sequence[Sequence[int]], examples: Sequence[dict[str, Any]]
+) -> Callable[..., dict[str, Any]]:
     """The way batches of these examples go through the model: packed if it can, so that none of its work is padding.
 
-    Virtual tokens stand in front of every prompt, and several continuations behind it: those batches are padded.
+    Virtual tokens stand in front of every prompt, and branches behind it: those batches are padded.
     """
     longest = max(len(example["input_ids"]) for example in examples)
-    packed = labels.rows == 1 and not virtual_tokens(model) and can_pack(model, longest)
-    return partial(collate, labels=labels, packed=packed)
+    packed = not branches and not virtual_tokens(model) and can_pack(model, longest)
+    return partial(collate, branches=branches, packed=packed)

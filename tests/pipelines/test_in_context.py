@@ -78,9 +78,9 @@ def test_several_data_seeds_are_the_runs_of_each(tmp_path, monkeypatch):
 
 
 def test_a_data_seed_that_cannot_be_used_keeps_no_other_from_its_results(tmp_path, monkeypatch):
-    from llmft.evaluation.scorer import Asker
+    from llmft.evaluation.scorer import Scorer
 
-    original = Asker.check_window
+    original = Scorer.check_window
     calls = []
 
     def fail_first(self, rows):
@@ -89,7 +89,7 @@ def test_a_data_seed_that_cannot_be_used_keeps_no_other_from_its_results(tmp_pat
             raise InputError("--num_shots 4: too long")
         original(self, rows)
 
-    monkeypatch.setattr(Asker, "check_window", fail_first)
+    monkeypatch.setattr(Scorer, "check_window", fail_first)
     command = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", "--num_data_seeds", "2", *map(str, FEW)]
     with pytest.raises(InputError, match="1 of 2 data seeds failed: --data_seed 0: --num_shots 4: too long"):
         MAIN["eval.py"](command)

@@ -83,15 +83,16 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     job = job_of(tmp_path, data_dir, "--use_soft_prompt")
     model, tokenizer = job.load()
     retention = Retention.create(retention_tasks(OTHERS, "toy"), job, model, tokenizer)
-    asker = job.asker(model, tokenizer, prompt_format_of(job, "student"))
-    assert {one.soft_prompt_tokens for one in retention.askers.values()} == {20}
-    assert retention.askers["retention-rte"].prompts(retention.rows["retention-rte"]).longest > 3
-    job.check_prompts(asker)
+    scorer = job.scorer(model, tokenizer, prompt_format_of(job, "student"))
+    prompters = {name: one.prompter for name, one in retention.scorers.items()}
+    assert {prompter.virtual for prompter in prompters.values()} == {20}
+    assert prompters["retention-rte"].prompts(retention.rows["retention-rte"]).longest > 3
+    job.check_prompts(scorer)
     job.begin()
-    job.score("teacher", asker)
+    job.score("teacher", scorer)
     for stage in ("before", "after"):
-        job.score(stage, asker)
-        job.keep(stage, retention.score(stage, model))
+        job.score(stage, scorer)
+        retention.score(stage, model)
         with torch.no_grad():
             model.get_output_embeddings().weight *= -1  # another model: every answer turns round
     change = retention.change(job.record.stages)
