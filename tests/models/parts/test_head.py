@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 
-from llmft.models.parts import head
 from llmft.models.parts.adapt import adapt
 from llmft.models.parts.head import classification_head, precise_output, put_head
 from llmft.models.reading.reader import reading
@@ -20,9 +19,8 @@ IDS = torch.arange(5, 45).view(2, 20)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["opt", "gptj", "gemma2"])
 @torch.no_grad()
-def test_logits_of_a_model_in_half_precision_are_exact(family, dtype, monkeypatch):
-    monkeypatch.setattr(head, "PIECE", 256)  # of 600 rows
-    model, hidden = tiny_model(family).to(dtype), []
+def test_logits_of_a_model_in_half_precision_are_exact(family, dtype):
+    model, hidden = tiny_model(family, 20_000).to(dtype), []  # more rows than are held in float32 at once
     layer = model.get_output_embeddings()
     handle = layer.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0].double()))
     rounded = model(IDS).logits
