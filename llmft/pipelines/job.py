@@ -125,7 +125,7 @@ class Job:
                 from llmft.models.parts.saving import start_of
 
                 loaded = start_of(loaded, self.model_name)
-                check_part(loaded, self.trained.part, self.trained.lora_targets)
+                check_part(loaded, self.trained)
             self.loaded = loaded, tokenizer
         self.model_weights = count_trainable(self.loaded[0]).total
         return self.loaded
@@ -260,7 +260,7 @@ class Job:
         from llmft.models.parts.adapt import trained_weights
         from llmft.training.stop_at_nan import check_start
 
-        check_start(self.model_name, trained_weights(model, self.trained.part, freeze_embeddings=self.trained.freeze_embeddings))
+        check_start(self.model_name, trained_weights(model, self.trained))
 
     def begin(self) -> None:
         """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past. Says what

@@ -67,23 +67,8 @@ def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | 
     Args:
         context_ids: tokens of the context, which a cartridge starts as; None where there is none.
     """
-    flags = job.arguments(AdapterArguments)
     with job.meter.phase("adapt"):
-        adapted = adapt(
-            model,
-            flags.part,
-            dim=flags.adapter_dim,
-            alpha=flags.lora_alpha,
-            dropout=flags.lora_dropout,
-            targets=flags.lora_targets,
-            prompt_tokens=flags.num_soft_prompt_tokens,
-            context_ids=context_ids,
-            cartridge_tokens=flags.cartridge_tokens,
-            frozen_tokens=flags.cartridge_frozen_tokens,
-            freeze_embeddings=flags.freeze_embeddings,
-            untie_embeddings=flags.untie_embeddings,
-            seed=job.arguments(RunArguments).seed,
-        )
+        adapted = adapt(model, job.arguments(AdapterArguments), context_ids, job.arguments(RunArguments).seed)
     if job.record.writes:
         print(count_trainable(adapted))
     return adapted

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmft.models.parts.adapt import adapt
 from llmft.models.reading.batches import answer_logits, left_pad
 from llmft.models.reading.kv_cache import encode, read_only
 from llmft.models.reading.packing import NAME, LostKeysError, can_pack, packed_attention, packed_batch, with_shared
-from tests.conftest import CONFIGS, tiny_model
+from tests.conftest import CONFIGS, adapted, tiny_model
 
 TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]] * 3
 OTHERS = {"gptj", "gpt_neo", "falcon"}  # attention of their own
@@ -105,7 +104,7 @@ def test_families_that_pack_learn_the_same_packed_as_padded(family):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_adapters_and_checkpointed_layers_pack_too(checkpointing):
-    model = adapt(tiny_model("llama"), "lora", dim=2)
+    model = adapted(tiny_model("llama"), "lora", adapter_dim=2)
     assert can_pack(model, 9)
     model.train()
     batch, gradients = packed_batch(TEXTS), []

@@ -4,11 +4,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmft.errors import InputError
-from llmft.models.parts.adapt import adapt
 from llmft.models.reading import reader
 from llmft.models.reading.batches import BatchSize, answer_logits, left_pad
 from llmft.prompts.tokens import TokenizedPrompts
-from tests.conftest import tiny_model
+from tests.conftest import adapted, tiny_model
 from tests.scoring import score_answers, score_labels
 
 LABELS = [17, 99, 5]
@@ -227,7 +226,7 @@ def test_a_model_in_mixed_precision_training_is_scored_in_its_weights_precision(
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    model, found = adapt(tiny_model(family), adapter), prompts()
+    model, found = adapted(tiny_model(family), adapter), prompts()
     expected = score_answers(model, found, LABELS, queries_per_row=4).label_logprobs
     AcceleratorState._reset_state(reset_partial_state=True)  # it is the process's, and other tests train in it
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
