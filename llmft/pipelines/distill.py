@@ -66,11 +66,11 @@ def distil(job: Job) -> None:
     from llmft.pipelines.teachers import ask_teachers, check_sizes, teacher_model, with_cache
     from llmft.pipelines.training import trainable
 
-    flags = job.arguments(DistillationArguments)
+    flags = job.config.distillation
     check_flags(job, flags)
     teacher_formats = [prompt_format_of(job, "teacher", number) for number in range(flags.num_contexts)]
     student_format = prompt_format_of(job, "student")
-    calibrate = job.arguments(CalibrationArguments).calibrate
+    calibrate = job.config.calibration.calibrate
     flags.objective.check_prompts(teacher_formats[0], student_format, calibrate=calibrate)
     with job.meter.phase("load"):
         job.load_data(num_contexts=flags.num_contexts if flags.reads("demonstrations") else 0)
@@ -124,10 +124,10 @@ def check_flags(job: Job, flags: DistillationArguments) -> None:
     Raises:
         InputError: arguments do not go together.
     """
-    shots, data, run = (job.arguments(g) for g in (DemonstrationArguments, DataArguments, DistillationRunArguments))
+    shots, data, run = job.config.shots, job.config.data, job.config.run
     if flags.reads("demonstrations") and shots.num_shots == 0 and shots.sample_indices_file is None:
         raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
-    if job.trained.use_cartridge and flags.num_contexts > 1:
+    if job.config.trained.use_cartridge and flags.num_contexts > 1:
         raise InputError(f"--use_cartridge: starts as one context, there are --num_contexts {flags.num_contexts}; leave one out")
     for name in ("num_shots", "balanced", "shuffle"):
         if name in job.given and not flags.reads("demonstrations"):
@@ -136,7 +136,7 @@ def check_flags(job: Job, flags: DistillationArguments) -> None:
             )
     if shots.sample_indices_file is not None and not flags.reads("demonstrations"):
         raise InputError(f"--sample_indices_file {shots.sample_indices_file}: is read only with --context demonstrations")
-    if job.arguments(CalibrationArguments).calibrate and flags.reads("label"):
+    if job.config.calibration.calibrate and flags.reads("label"):
         raise InputError("--calibrate: a content-free query has no label to show; leave it out with --context label")
     if flags.context_schedule == "sequential" and (run.deepspeed or run.save_strategy != "no"):
         name = "deepspeed" if run.deepspeed else "save_strategy"
@@ -163,7 +163,7 @@ def draw_queries(job: Job) -> list[Row]:
     Raises:
         InputError: there are fewer than asked for, or they lack the labels that are asked for.
     """
-    flags, data = job.arguments(DistillationArguments), job.arguments(DataArguments)
+    flags, data = job.config.distillation, job.config.data
     shown = [row for context in job.contexts for row in context]
     needs = {"--context label": flags.reads("label"), "--targets gold": flags.targets == "gold", "--ce_weight": flags.ce_weight}
     needing = next((name for name, needed in needs.items() if needed), None)
@@ -177,7 +177,7 @@ def draw_queries(job: Job) -> list[Row]:
     note = left_out(where, len(asked), {"with the texts of a demonstration": alike})
     if note:
         say_note(note)
-    seed = job.arguments(DistillationRunArguments).data_seed
+    seed = job.config.run.data_seed
     queries = draw_training_rows(rows, data.max_train_samples, data_seed=seed, exclude=shown)
     if {row["idx"] for row in queries} & {row["idx"] for row in shown}:
         raise AssertionError("a query is a demonstration")
@@ -189,10 +189,10 @@ def draw_queries(job: Job) -> list[Row]:
 def _source(job: Job) -> str:
     """The flag, and its value, that says which queries are asked or, of training rows, which of them are shown instead."""
     files = {
-        "query_file": job.arguments(DistillationArguments).query_file,
-        "sample_indices_file": job.arguments(DemonstrationArguments).sample_indices_file,
+        "query_file": job.config.distillation.query_file,
+        "sample_indices_file": job.config.shots.sample_indices_file,
     }
-    shots = f"--num_shots {job.arguments(DemonstrationArguments).num_shots}"
+    shots = f"--num_shots {job.config.shots.num_shots}"
     return next((f"--{name} {file}" for name, file in files.items() if file is not None), shots)
 
 
@@ -234,7 +234,7 @@ def needs_copy(job: Job, flags: DistillationArguments) -> bool:
     from llmft.models.parts.adapt import keeps_base
 
     own_start = flags.teacher_mode == "online" and flags.teacher_model_name_or_path is None
-    return own_start and not keeps_base(job.trained.part)
+    return own_start and not keeps_base(job.config.trained.part)
 
 
 def learn(
@@ -252,7 +252,7 @@ def learn(
     from llmft.pipelines.training import train, train_stage
     from llmft.training.ft_trainer import FtTrainer
 
-    flags, prompts = job.arguments(DistillationArguments), student.prompts(queries)
+    flags, prompts = job.config.distillation, student.prompts(queries)
 
     def frozen(stage: Teachers) -> Callable[[], AbstractContextManager[torch.nn.Module]]:
         if flags.stage_teacher == "last" and number > 0:

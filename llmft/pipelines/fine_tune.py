@@ -46,19 +46,19 @@ def fine_tune(job: Job) -> None:
     from llmft.training.ft_trainer import FtTrainer
 
     prompt_format = prompt_format_of(job)
-    run, flags = job.arguments(RunArguments), job.arguments(FineTuningArguments)
+    run, flags = job.config.run, job.config.fine_tuning
     on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
     for name in ("target_tokens", "target_prefix", "label_delimiter", "untie_embeddings"):
         if vanilla and name in job.given:
             raise InputError(f"--{name} {job.given[name]}: is read only with --method pbft; add that, or leave this out")
-    if on_demonstrations and job.arguments(DemonstrationArguments).num_shots == 0:
+    if on_demonstrations and job.config.shots.num_shots == 0:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
-    if job.arguments(DataArguments).multi_token_labels:
+    if job.config.data.multi_token_labels:
         raise InputError("--multi_token_labels: is read by eval.py and distill.py only; choose label words of one token")
-    maximum = job.arguments(DataArguments).max_train_samples
+    maximum = job.config.data.max_train_samples
     if on_demonstrations and maximum is not None:
         raise InputError(f"--max_train_samples {maximum}: goes with --train_on train; the demonstrations number --num_shots")
-    if job.trained.use_cartridge and not job.trained.cartridge_tokens:
+    if job.config.trained.use_cartridge and not job.config.trained.cartridge_tokens:
         raise InputError("--cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
     with job.meter.phase("load"):
         model, tokenizer = job.load(with_demonstrations=on_demonstrations)

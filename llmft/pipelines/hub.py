@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from llmft.arguments.run import RunArguments
 from llmft.errors import one_line
 from llmft.models.load import short_name
 from llmft.pipelines.job import Job
@@ -17,7 +16,7 @@ def push(job: Job) -> None:
 
     if not job.record.writes:
         return
-    run, folder = job.arguments(RunArguments), job.record.path / "model"
+    run, folder = job.config.run, job.record.path / "model"
     name = run.hub_model_id or folder_name(f"{short_name(job.model_name)}-{job.method}").replace(" ", "-")
     try:
         api = HfApi(token=run.hub_token)

@@ -36,7 +36,7 @@ def evaluate(job: Job) -> None:
     prompt_format = prompt_format_of(job)
     with job.meter.phase("load"):
         model, tokenizer = job.load()
-        calibrate = job.arguments(CalibrationArguments).calibrate
+        calibrate = job.config.calibration.calibrate
         asker = job.asker(model, tokenizer, prompt_format, demonstrations=job.demonstrations, calibrate=calibrate)
         job.check_prompts(asker)
         job.begin()

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments.data import DataArguments, DemonstrationArguments
-from llmft.arguments.methods import AdapterArguments
-from llmft.arguments.model import ModelArguments
-from llmft.arguments.run import RunArguments, as_dict
+from llmft.arguments.config import Config
+from llmft.arguments.run import as_dict
 from llmft.cost.meter import Meter
 from llmft.cost.phases import combine_ranks
 from llmft.errors import InputError
@@ -36,8 +34,7 @@ class Job:
     method: str
     task: Task
     model_name: str
-    groups: dict[str, Any]
-    """Argument group's class name -> instance."""
+    config: Config
     given: dict[str, Any]
     """Arguments that can change the result and are not at their default; learning rate and epochs are those in force."""
     schedule: str | None
@@ -69,10 +66,6 @@ class Job:
     resumed_from: str | None = None
     """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
 
-    def arguments(self, group: type) -> Any:
-        """The arguments of one group (or of the subclass of it that was parsed)."""
-        return next(value for value in self.groups.values() if isinstance(value, group))
-
     def load(self, *, with_demonstrations: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Load data and model, on the device that was asked for; draw evaluation rows and, if used, demonstrations.
 
@@ -88,7 +81,7 @@ class Job:
         Raises:
             InputError: rows are missing, or fewer than the draws need.
         """
-        data, run = self.arguments(DataArguments), self.arguments(RunArguments)
+        data, run = self.config.data, self.config.run
         if self.first is not None and self.first.data is not None and self.task.splits is None:
             self.data = self.first.data
         else:
@@ -113,7 +106,7 @@ class Job:
         if self.first is not None and self.first.loaded is not None:
             self.loaded = self.first.loaded
         else:
-            model = self.arguments(ModelArguments)
+            model = self.config.model
             loaded, tokenizer = self.load_other_model(
                 self.model_name,
                 "--model_name_or_path",
@@ -121,11 +114,11 @@ class Job:
                 gguf_file=model.gguf_file,
                 tokenizer_name=model.tokenizer_name,
             )
-            if self.trained is not None:
+            if self.config.trained is not None:
                 from llmft.models.parts.saving import start_of
 
                 loaded = start_of(loaded, self.model_name)
-                check_part(loaded, self.trained)
+                check_part(loaded, self.config.trained)
             self.loaded = loaded, tokenizer
         self.model_weights = count_trainable(self.loaded[0]).total
         return self.loaded
@@ -141,7 +134,7 @@ class Job:
         Raises:
             InputError: there is no such model.
         """
-        model = self.arguments(ModelArguments)
+        model = self.config.model
         loaded, tokenizer = load_model(
             name,
             dtype=model.torch_dtype or self._default_dtype(name, revision, flag),
@@ -153,7 +146,7 @@ class Job:
             trust_remote_code=model.trust_remote_code,
             flag=flag,
         )
-        return loaded.to(self.arguments(RunArguments).device), tokenizer
+        return loaded.to(self.config.run.device), tokenizer
 
     @property
     def demonstrations(self) -> list[Row]:
@@ -164,7 +157,7 @@ class Job:
         """The precision where none is asked for: float32, in eval.py that of --fp16 or --bf16, or a student's own."""
         from llmft.models.identity import settings_of_student
 
-        run, cache_dir = self.arguments(RunArguments), self.arguments(ModelArguments).cache_dir
+        run, cache_dir = self.config.run, self.config.model.cache_dir
         trained_in = settings_of_student(name, revision, cache_dir).get("dtype", "float32")
         if self.method == "icl":
             return "float16" if run.fp16 else "bfloat16" if run.bf16 else trained_in
@@ -176,9 +169,9 @@ class Job:
         return "float32"  # training under --fp16 or --bf16 keeps full-precision weights to update
 
     def _draw_contexts(self, num_contexts: int) -> list[list[Row]]:
-        shots = self.arguments(DemonstrationArguments)
+        shots = self.config.shots
         if not self.data.demonstrations:
-            data = self.arguments(DataArguments)
+            data = self.config.data
             raise InputError(
                 f"--train_file {data.train_file}: no row has a label in column {data.label_column}; demonstrations need labels, "
                 "write some there, or name the column with --label_column"
@@ -196,16 +189,11 @@ class Job:
             self.data.demonstrations,
             num_contexts,
             shots.num_shots,
-            data_seed=self.arguments(RunArguments).data_seed,
+            data_seed=self.config.run.data_seed,
             balanced=shots.balanced,
             shuffle=shots.shuffle,
             num_labels=len(self.task.label_names),
         )
-
-    @property
-    def trained(self) -> AdapterArguments | None:
-        """Which part of the model is trained; None where nothing is."""
-        return next((group for group in self.groups.values() if isinstance(group, AdapterArguments)), None)
 
     def asker(
         self,
@@ -234,11 +222,11 @@ class Job:
             sample=next(iter(self.eval_sets.values()))[0],
             demonstrations=demonstrations,
             calibrate=calibrate,
-            batch_size=self.arguments(RunArguments).eval_batch,
-            soft_prompt_tokens=self.trained.virtual_tokens if trained else 0,
-            virtual_flag="--cartridge_tokens" if trained and self.trained.use_cartridge else "--num_soft_prompt_tokens",
-            max_length=self.arguments(DataArguments).max_seq_length,
-            several=self.arguments(DataArguments).multi_token_labels,
+            batch_size=self.config.run.eval_batch,
+            soft_prompt_tokens=self.config.trained.virtual_tokens if trained else 0,
+            virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
+            max_length=self.config.data.max_seq_length,
+            several=self.config.data.multi_token_labels,
         )
 
     def check_prompts(self, *askers: Asker | Teachers, train_rows: Sequence[Row] = ()) -> None:
@@ -260,7 +248,7 @@ class Job:
         from llmft.models.parts.adapt import trained_weights
         from llmft.training.stop_at_nan import check_start
 
-        check_start(self.model_name, trained_weights(model, self.trained))
+        check_start(self.model_name, trained_weights(model, self.config.trained))
 
     def begin(self) -> None:
         """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past. Says what
@@ -284,7 +272,7 @@ class Job:
                 "model": short_name(self.model_name),
                 "setting": self.setting,
                 "given": {**self.given, **self.described},
-                "arguments": {name: as_dict(group) for name, group in self.groups.items()},
+                "arguments": {name: as_dict(group) for name, group in self.config.groups.items()},
                 "data_fingerprints": self.data_fingerprints,
                 **self.identity,
                 "draws": draws,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from llmft.arguments.command_line import make, read
-from llmft.arguments.data import DataArguments, DemonstrationArguments
+from llmft.arguments.config import Config
+from llmft.arguments.data import DemonstrationArguments
 from llmft.arguments.distillation import DistillationArguments
-from llmft.arguments.methods import AdapterArguments, FineTuningArguments, InContextArguments
-from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import IRRELEVANT, RunArguments
 from llmft.arguments.run_checks import JSON, SEEDS
 from llmft.arguments.training_defaults import PAPER
@@ -56,29 +55,29 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     values, given = read(groups, argv, description)
     *others, run_group = groups
     instances = make(others, values)
-    by_type: dict[type, Any] = {type(group): group for group in instances}
-    data, model = by_type[DataArguments], by_type[ModelArguments]
+    config = Config.of(instances)
+    data, model = config.data, config.model
     if data.data_dir is not None and not Path(data.data_dir).is_dir():
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
-    distilling = by_type.get(DistillationArguments)
+    distilling = config.distillation
     query_file = distilling.query_file if distilling else None
     task = resolve_task(data, labels_needed=distilling is None, query_file=query_file)
     model_name = model.model_name_or_path or task.default_model
-    listed = by_type[DemonstrationArguments].sample_indices_file
+    listed = config.shots.sample_indices_file
     if listed is not None and not Path(listed).is_file():
         raise InputError(f"--sample_indices_file {listed}: no such file; name a csv with a column idx, or a .json list")
     if listed is not None:
         read_text(listed, "--sample_indices_file")  # says so if it is no text
-    trains = AdapterArguments in by_type
-    rate = {"learning_rate": learning_rate_in_force(by_type, values, task, model_name)} if trains else {}
+    trains = config.trained is not None
+    rate = {"learning_rate": learning_rate_in_force(config, values, task, model_name)} if trains else {}
     (run,) = make([run_group], values | rate)  # DeepSpeed's config takes the rate at once
-    schedule = schedule_in_force(by_type, values, task, model_name) if trains else None  # may read rows: arguments are checked
+    schedule = schedule_in_force(config, values, task, model_name) if trains else None  # may read rows: arguments are checked
     if schedule:
         vars(run).update(schedule.values)
         given = {name: value for name, value in given.items() if name not in PAPER} | schedule.given
-    method = by_type[FineTuningArguments].method if FineTuningArguments in by_type else method
+    method = config.fine_tuning.method if config.fine_tuning else method
     method = TARGETS_METHOD[distilling.targets] if distilling else method
-    part = by_type[AdapterArguments].part if AdapterArguments in by_type else None
+    part = config.trained.part if config.trained else None
     name = f"{method}-{part}" if part else method
     if part == "cartridge" and run.gradient_checkpointing:
         raise InputError(
@@ -95,7 +94,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": {name: _content(name, value) for name, value in given.items() if name not in IRRELEVANT},
     }
-    if FineTuningArguments in by_type and by_type[FineTuningArguments].train_on == "train":
+    if config.fine_tuning and config.fine_tuning.train_on == "train":
         unused = {f.name for f in fields(DemonstrationArguments)}
         settings["given"] = {name: value for name, value in settings["given"].items() if name not in unused}
         listed = None
@@ -117,7 +116,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         disable_progress_bar()
     set_seed(run.seed)
     parts = (name, task.name, short_name(model_name))
-    data_seeds = by_type[InContextArguments].num_data_seeds if InContextArguments in by_type else 1
+    data_seeds = config.in_context.num_data_seeds if config.in_context else 1
     if run.data_seed + data_seeds > SEEDS:
         raise InputError(f"--num_data_seeds {data_seeds}: the last data seed would not be below {SEEDS}; start from a lower one")
     described = describe(distilling) if distilling else {}
@@ -141,7 +140,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
                 method=name,
                 task=task,
                 model_name=model_name,
-                groups={type(group).__name__: group for group in (*instances, seeded)},
+                config=replace(config, run=seeded),
                 given=own["given"],
                 schedule=schedule.sentence if schedule else None,
                 described=described,

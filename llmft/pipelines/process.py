@@ -44,7 +44,7 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     failed, first = [], None
     for job in jobs:
         try:
-            run = job.arguments(RunArguments)
+            run = job.config.run
             with writing(run.output_dir), fitting(run), turn(job):
                 if unfinished(job):
                     begun = process_meter()
@@ -55,10 +55,10 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
         except InputError as error:
             if len(jobs) == 1 or this_process().world_size > 1:  # other ranks may not have failed: they cannot go on together
                 raise
-            failed.append(f"--data_seed {job.arguments(RunArguments).data_seed}: {error}")
+            failed.append(f"--data_seed {job.config.run.data_seed}: {error}")
     if failed:
         raise InputError(f"{len(failed)} of {len(jobs)} data seeds failed: " + "; ".join(failed))
-    pushed = [job for job in jobs if job.arguments(RunArguments).push_to_hub]
+    pushed = [job for job in jobs if job.config.run.push_to_hub]
     if pushed:
         leave_together()  # an upload may take longer than ranks wait for each other
         for job in pushed:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments.data import DataArguments
 from llmft.arguments.distillation import DistillationArguments
-from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
 from llmft.prompts.placeholders import take_off_placeholders
 from llmft.prompts.render import (
@@ -35,8 +33,8 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
     Raises:
         InputError: the flags do not make a prompt.
     """
-    data = job.arguments(DataArguments)
-    own = job.arguments(DistillationArguments) if who else None
+    data = job.config.data
+    own = job.config.distillation if who else None
 
     def choose(name: str, default: str | None) -> tuple[Any, str]:
         for flag, group in ((f"{who}_{name}", own), (name, data)):
@@ -56,8 +54,8 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
     if who == "teacher" and own.reads("label"):
         pattern, pattern_flag = own.label_pattern or job.task.label_pattern, "--label_pattern"
         shown = labels if own.label_words is None else parse_words(own.label_words, len(labels), "--label_words")
-    if pattern is not None and job.trained is not None and job.trained.use_soft_prompt:
-        pattern = take_off_placeholders(pattern, job.trained.num_soft_prompt_tokens, pattern_flag)
+    if pattern is not None and job.config.trained is not None and job.config.trained.use_soft_prompt:
+        pattern = take_off_placeholders(pattern, job.config.trained.num_soft_prompt_tokens, pattern_flag)
     prefix = named.prefix if pattern is None else ""
     if data.upstream_prompts:
         prefix = escaped(prefix)
@@ -79,7 +77,7 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
 
 def _in_front(job: Job, flags: DistillationArguments, number: int) -> dict[str, str]:
     """Instruction and text of files, as far as the teacher reads them; what a file holds is text whatever flag names it."""
-    data, instruction, texts = job.arguments(DataArguments), "", []
+    data, instruction, texts = job.config.data, "", []
     if flags.reads("instruction") and flags.instruction is not None:
         instruction = text_or_file(flags.instruction, "--instruction")
         if names_file(flags.instruction):
@@ -87,7 +85,7 @@ def _in_front(job: Job, flags: DistillationArguments, number: int) -> dict[str, 
     elif flags.reads("instruction"):
         if job.task.instruction is None:
             raise InputError(f"--context instruction: {job.task.name} has no instruction of its own; give --instruction")
-        instruction = job.task.instruction(data.task_variant, job.arguments(RunArguments).data_seed)
+        instruction = job.task.instruction(data.task_variant, job.config.run.data_seed)
     if flags.reads("file"):
         files = flags.context_files
         texts.append(read_text(files[number if len(files) > 1 else 0], "--context_file"))

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments.data import DataArguments
-from llmft.arguments.run import RunArguments
 from llmft.errors import InputError, quote
 from llmft.prompts.demonstrations import draw_eval_rows
 from llmft.prompts.render import PromptFormat
@@ -90,7 +88,7 @@ class Retention:
         Raises:
             InputError: rows are missing, a label word is not one token, or a prompt does not fit the model's window.
         """
-        data, run = job.arguments(DataArguments), job.arguments(RunArguments)
+        data, run = job.config.data, job.config.run
         askers: dict[str, Asker] = {}
         rows: dict[str, list[Row]] = {}
         for task in tasks:
@@ -122,7 +120,7 @@ class Retention:
 def _asker(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Asker:
     from llmft.evaluation.scorer import Asker
 
-    named, data = task.patterns["minimal"], job.arguments(DataArguments)
+    named, data = task.patterns["minimal"], job.config.data
     prompt_format = PromptFormat(
         named.pattern, named.prefix, data.separate_shots_by, named.target_tokens, words_flag="label words"
     )
@@ -131,9 +129,9 @@ def _asker(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, tokeni
         tokenizer,
         prompt_format,
         sample=rows[0],
-        batch_size=job.arguments(RunArguments).eval_batch,
+        batch_size=job.config.run.eval_batch,
         max_length=data.max_seq_length,
-        soft_prompt_tokens=job.trained.virtual_tokens if job.trained is not None else 0,
+        soft_prompt_tokens=job.config.trained.virtual_tokens if job.config.trained is not None else 0,
     )
     asker.check_window(rows)
     return asker

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmft.arguments.data import DataArguments, DemonstrationArguments
-from llmft.arguments.distillation import DistillationArguments
-from llmft.arguments.methods import AdapterArguments, FineTuningArguments
+from llmft.arguments.config import Config
 from llmft.arguments.run import RunArguments
 from llmft.arguments.training_defaults import DISTILLATION, FINE_TUNING, PAPER, PART_NAMES, TrainingDefaults
 from llmft.prompts.demonstrations import listed_idx
@@ -35,40 +33,40 @@ class Schedule:
         return {name: value for name, value in self.values.items() if value != PAPER[name]}
 
 
-def learning_rate_in_force(groups: Mapping[type, Any], values: Mapping[str, Any], task: Task, model_name: str) -> float:
+def learning_rate_in_force(config: Config, values: Mapping[str, Any], task: Task, model_name: str) -> float:
     """The learning rate of a run that trains, known before any row is read; arguments as in `schedule_in_force`."""
     return (
-        values["learning_rate"] if values["learning_rate"] is not None else _defaults(groups, task, model_name)[0].learning_rate
+        values["learning_rate"] if values["learning_rate"] is not None else _defaults(config, task, model_name)[0].learning_rate
     )
 
 
-def schedule_in_force(groups: Mapping[type, Any], values: Mapping[str, Any], task: Task, model_name: str) -> Schedule:
+def schedule_in_force(config: Config, values: Mapping[str, Any], task: Task, model_name: str) -> Schedule:
     """The schedule of a run that trains.
 
     Args:
-        groups: the groups of arguments but for that of the run itself, by their types.
+        config: all arguments but for those of the run itself.
         values: the value of each argument, None for a learning rate or epochs that are not given.
 
     Raises:
         InputError: rows must be counted, and cannot be read.
     """
-    defaults, about = _defaults(groups, task, model_name)
+    defaults, about = _defaults(config, task, model_name)
     given = {name: values[name] for name in PAPER if values[name] is not None}
     chosen = {} if "learning_rate" in given else {"learning_rate": defaults.learning_rate}
     by_steps = values["max_steps"] != RunArguments.max_steps
     if not by_steps and "num_train_epochs" not in given:
-        rows, kind = _rows(groups, values, task) if defaults.by_rows else (1, "")
+        rows, kind = _rows(config, values, task) if defaults.by_rows else (1, "")
         chosen["num_train_epochs"] = float(defaults.epochs(rows))
         about += f" on {kind}" if kind else ""
     in_force = {name: (given | chosen)[name] for name in ("learning_rate", *(() if by_steps else ("num_train_epochs",)))}
     return Schedule(in_force, _sentence(in_force, chosen, about, values["max_steps"] if by_steps else None))
 
 
-def _defaults(groups: Mapping[type, Any], task: Task, model_name: str) -> tuple[TrainingDefaults, str]:
+def _defaults(config: Config, task: Task, model_name: str) -> tuple[TrainingDefaults, str]:
     """How the part that is trained is trained unless flags say otherwise, and how a sentence calls it."""
-    part = groups[AdapterArguments].part
+    part = config.trained.part
     own = task.training if task.training is not None and model_name == task.default_model else None
-    defaults = (own or (DISTILLATION if DistillationArguments in groups else FINE_TUNING))[part]
+    defaults = (own or (DISTILLATION if config.distillation else FINE_TUNING))[part]
     return defaults, f"{PART_NAMES[part]} of the model {model_name}" if own else PART_NAMES[part]
 
 
@@ -89,13 +87,13 @@ def counted(number: float, noun: str) -> str:
     return f"{number:g} {noun}" + ("" if number == 1 else "s")
 
 
-def _rows(groups: Mapping[type, Any], values: Mapping[str, Any], task: Task) -> tuple[int, str]:
+def _rows(config: Config, values: Mapping[str, Any], task: Task) -> tuple[int, str]:
     """How many rows are trained on, and how a sentence calls them."""
-    data, distilling = groups[DataArguments], groups.get(DistillationArguments)
+    data, distilling = config.data, config.distillation
     noun = "queries" if distilling else "rows"
-    if distilling is None and groups[FineTuningArguments].train_on == "demonstrations":
-        listed = groups[DemonstrationArguments].sample_indices_file
-        count = groups[DemonstrationArguments].num_shots if listed is None else len(listed_idx(listed))
+    if distilling is None and config.fine_tuning.train_on == "demonstrations":
+        listed = config.shots.sample_indices_file
+        count = config.shots.num_shots if listed is None else len(listed_idx(listed))
         return count, f"{count} rows"
     if data.max_train_samples is not None:
         return data.max_train_samples, f"{data.max_train_samples} {noun}"

@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmft.arguments.distillation import DistillationArguments
-from llmft.arguments.methods import AdapterArguments
-from llmft.arguments.run import RunArguments
 from llmft.distillation.teacher import Teachers
 from llmft.errors import InputError
 from llmft.evaluation.answer_cache import AnswerCache
@@ -92,7 +90,7 @@ def check_sizes(job: Job, teacher: Asker) -> None:
     Raises:
         InputError: k is larger than the vocabulary, or a cartridge as long as the context has nothing to train.
     """
-    flags, part = job.arguments(DistillationArguments), job.arguments(AdapterArguments)
+    flags, part = job.config.distillation, job.config.trained
     size = bare_model(teacher.model).config.get_text_config().vocab_size
     if flags.support == "topk" and flags.topk > size:
         raise InputError(f"--topk {flags.topk}: the vocabulary has {size} tokens; ask for no more than that")
@@ -108,7 +106,7 @@ def with_cache(job: Job, teachers: Teachers) -> Teachers:
     Raises:
         InputError: the cache's folder cannot be written to.
     """
-    flags, run = job.arguments(DistillationArguments), job.arguments(RunArguments)
+    flags, run = job.config.distillation, job.config.run
     if flags.teacher_cache_dir == "none":
         return teachers
     store = ContentCache(flags.teacher_cache_dir or f"{run.output_dir}/teacher_cache")

@@ -14,8 +14,6 @@ import torch
 from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from llmft.arguments.methods import AdapterArguments
-from llmft.arguments.run import RunArguments
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.distributed import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
 from llmft.models.parts.adapt import adapt, count_trainable
@@ -68,7 +66,7 @@ def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | 
         context_ids: tokens of the context, which a cartridge starts as; None where there is none.
     """
     with job.meter.phase("adapt"):
-        adapted = adapt(model, job.arguments(AdapterArguments), context_ids, job.arguments(RunArguments).seed)
+        adapted = adapt(model, job.config.trained, context_ids, job.config.run.seed)
     if job.record.writes:
         print(count_trainable(adapted))
     return adapted
@@ -89,7 +87,7 @@ def train(
     Args:
         reference: the teacher's scores of all evaluation sets, to log the divergence from; None where there is no teacher.
     """
-    run, model = job.arguments(RunArguments), student.model
+    run, model = job.config.run, student.model
     run.output_dir = str(job.record.checkpoints)
     kept, run.save_total_limit = run.save_total_limit, None  # KeepProgress removes earlier checkpoints
     counts = count_trainable(model)
@@ -139,7 +137,7 @@ def train_stage(
     **trainer_arguments: Any,
 ) -> list[dict[str, Any]]:
     """Train as `train` does, for what is not the end: nothing is evaluated, nothing kept but the log, which is returned."""
-    run = copy.copy(job.arguments(RunArguments))
+    run = copy.copy(job.config.run)
     run.output_dir, run.eval_strategy = str(job.record.checkpoints / name), IntervalStrategy.NO
     with job.meter.phase("train") as phase, reporting(run, job.record.path):
         trainer = trainer_class(
@@ -162,7 +160,7 @@ def _numbered(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, kept: int) -> None:
-    run, evaluations = job.arguments(RunArguments), trainer.evaluations
+    run, evaluations = job.config.run, trainer.evaluations
 
     def progress() -> dict[str, Any]:
         trainer.count_work(phase)

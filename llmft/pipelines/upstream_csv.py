@@ -6,9 +6,6 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments.data import DataArguments, DemonstrationArguments
-from llmft.arguments.methods import InContextArguments
-from llmft.arguments.run import RunArguments
 from llmft.models.load import short_name
 from llmft.pipelines.job import Job
 from llmft.runs.record import LONGEST_NAME, folder_name
@@ -29,7 +26,7 @@ def upstream_row(job: Job, asker: Asker, scores: dict[str, SplitScores]) -> dict
     """One row: metrics of every set (those of the in-domain set last, as upstream orders them), then the settings."""
     from llmft.evaluation.labels import split_metrics
 
-    data, shots, run = (job.arguments(group) for group in (DataArguments, DemonstrationArguments, RunArguments))
+    data, shots, run = job.config.data, job.config.shots, job.config.run
     phases = {phase.name: phase for phase in job.meter.phases}
     kept: dict[str, int] = {}
     row: dict[str, Any] = {}
@@ -55,7 +52,7 @@ def upstream_row(job: Job, asker: Asker, scores: dict[str, SplitScores]) -> dict
         "balanced": shots.balanced,
         "shuffle": shots.shuffle,
         "target_prefix": prompt.prefix if data.target_prefix is None else data.target_prefix,
-        "group": job.arguments(InContextArguments).group or data.pattern_name,
+        "group": job.config.in_context.group or data.pattern_name,
         "indices": [demonstration["idx"] for demonstration in job.demonstrations],
         "context": asker.context,
         "data_seed": run.data_seed,
@@ -70,8 +67,8 @@ def append_row(job: Job, row: dict[str, Any]) -> Path:
     """
     import pandas as pd
 
-    output_dir = Path(job.arguments(RunArguments).output_dir)
-    evaluation = job.arguments(DataArguments).eval_task_name or next(iter(job.task.partners), None)
+    output_dir = Path(job.config.run.output_dir)
+    evaluation = job.config.data.eval_task_name or next(iter(job.task.partners), None)
     model = job.model_name.replace("/", "-")
     if len(model.encode()) > LONGEST_NAME:
         model = f"{folder_name(short_name(job.model_name)[:80])}-{short_hash(job.model_name)}"

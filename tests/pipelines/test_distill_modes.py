@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llmft.arguments.config import Config
 from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.methods import AdapterArguments
-from llmft.arguments.run import DistillationRunArguments
+from llmft.arguments.model import ModelArguments
 from llmft.errors import InputError
 from llmft.models.reading import reader
 from llmft.models.reading.kv_cache import encode
@@ -249,12 +250,14 @@ def test_the_context_is_left_out_where_it_does_not_fit_behind_a_cartridge(tmp_pa
 ])  # fmt: skip
 def test_ranks_that_share_weights_read_equally_often(stage, mode, schedule, wrong):
     flags = DistillationArguments(num_contexts=2, teacher_mode=mode, context_schedule=schedule)
-    groups = {
-        DemonstrationArguments: DemonstrationArguments(),
-        DataArguments: DataArguments(task_name="toy"),
-        CalibrationArguments: CalibrationArguments(),
-        DistillationRunArguments: SimpleNamespace(deepspeed={"zero_optimization": {"stage": stage}}, save_strategy="no"),
-    }
-    job = SimpleNamespace(arguments=groups.get, given={}, trained=AdapterArguments(use_adapter=True))
+    config = Config(
+        ModelArguments(),
+        DataArguments(task_name="toy"),
+        DemonstrationArguments(),
+        calibration=CalibrationArguments(),
+        trained=AdapterArguments(use_adapter=True),
+        run=SimpleNamespace(deepspeed={"zero_optimization": {"stage": stage}}, save_strategy="no"),
+    )
+    job = SimpleNamespace(config=config, given={})
     with pytest.raises(InputError, match="--context_schedule cycle: with --teacher_mode online") if wrong else nullcontext():
         check_flags(job, flags)

@@ -33,7 +33,7 @@ def job_of(script, arguments):
 
 
 def in_force(job):
-    (group,) = (group for name, group in job.groups.items() if name.endswith("RunArguments"))
+    group = job.config.run
     return group.learning_rate, group.num_train_epochs
 
 
@@ -119,7 +119,7 @@ def test_deepspeed_gets_the_rate_in_force(own_rows, tmp_path):
     config = {"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}, "zero_optimization": {"stage": 1}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     job = job_of("distill.py", [*own_rows, "--use_adapter", "--deepspeed", tmp_path / "config.json"])
-    assert job.groups["DistillationRunArguments"].hf_deepspeed_config.get_value("optimizer.params.lr") == 5e-4
+    assert job.config.run.hf_deepspeed_config.get_value("optimizer.params.lr") == 5e-4
 
 
 def test_a_run_says_what_it_uses_and_whether_the_student_has_hardly_moved(tmp_path, capsys):
