@@ -50,10 +50,11 @@ class Evaluation:
         Args:
             changes: sizes of the model that are not the world's.
         """
+        from llmft.pipelines.loading import load_data
         from llmft.pipelines.prompting import prompt_format_of
 
         job = open_job("eval.py", world, world.model_folder(**changes), "--num_shots", shots)
-        job.load_data(num_contexts=1 if shots else 0)
+        load_data(job, num_contexts=1 if shots else 0)
         model, tokenizer = world.load(**changes)
         scorer = job.scorer(model, tokenizer, prompt_format_of(job), demonstrations=job.demonstrations)
         all_rows = job.eval_sets["rte"]
@@ -88,6 +89,7 @@ class Distillation:
     def create(cls, world: World, shots: int, queries: int, batch: int, *arguments: Any) -> Distillation:
         """distill.py's for one epoch over `queries` training rows."""
         from llmft.pipelines.distill import draw_queries
+        from llmft.pipelines.loading import load_data
         from llmft.pipelines.prompting import prompt_format_of
         from llmft.pipelines.teachers import scorer_of_teacher
         from llmft.pipelines.training import trainable
@@ -96,7 +98,7 @@ class Distillation:
             "distill.py", world, world.model_folder(), "--num_shots", shots, "--max_train_samples", queries,
             "--num_train_epochs", 1, "--per_device_train_batch_size", batch, "--teacher_cache_dir", "none", *arguments,
         )  # fmt: skip
-        job.load_data(num_contexts=1)
+        load_data(job, num_contexts=1)
         model, tokenizer = world.load()
         job.loaded = model, tokenizer
         teacher = scorer_of_teacher(job, job.loaded, [prompt_format_of(job, "teacher")], calibrate=False)

@@ -51,15 +51,15 @@ class _Seldom:
     look: Callable[[], Any]
     every: float
     next: float = 0.0
-    found: Any = None
+    seen: Any = None
 
     def __call__(self, *, at_once: bool = False) -> Any:
         now = time.monotonic()
         if at_once or now >= self.next:
-            self.found = self.look()
+            self.seen = self.look()
             took = time.monotonic() - now
             self.next = now + max(self.every, took / MOST_OF_TIME)
-        return self.found
+        return self.seen
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Meter:
 
     @contextmanager
     def measuring(self, *, count_flops: bool = False) -> Iterator[None]:
-        """Open (if it is not) within, and closed behind.
+        """Context: the meter is open, and closed behind.
 
         Args:
             count_flops: whether the operators' FLOPs are counted, which slows them down.
@@ -127,7 +127,7 @@ class Meter:
 
     @contextmanager
     def phase(self, kind: str, stage: str | None = None, set: str | None = None) -> Iterator[Phase]:
-        """Measure what happens within; the arguments are as in `Phase`."""
+        """Context: what happens is measured; the arguments are as in `Phase`."""
         phase, outer = self._entry(kind, stage, set), self._running
         between = outer is not None and outer.kind == OTHER
         self._switch(phase)
@@ -142,7 +142,7 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Leave out the time within, in which the process waits for another one: no wall time, no memory."""
+        """Context: the process waits for another one, which is left out: no wall time, no memory."""
         since = time.monotonic()
         with self._lock:
             self._waits = True

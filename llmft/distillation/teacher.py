@@ -113,8 +113,9 @@ class Teacher:
     def _by_context(self, places: Sequence[int], read: Read) -> Targets:
         """Each query's answer behind its own context, in the order of the places."""
         groups = [np.flatnonzero(self.context_of[places] == i) for i in range(len(self.scorers))]
-        asked = [(i, [places[at] for at in group]) for i, group in enumerate(groups) if len(group)]
-        joined, grouped = _joined([read(i, group, self.objective.support) for i, group in asked]), np.concatenate(groups)
+        by_context = [(i, [places[at] for at in group]) for i, group in enumerate(groups) if len(group)]
+        joined = _joined([read(i, group, self.objective.support) for i, group in by_context])
+        grouped = np.concatenate(groups)
         order = np.argsort(np.repeat(grouped, self.sizes[places][grouped]), kind="stable")
         order = on_device({"order": torch.from_numpy(order)}, joined.logprobs.device)["order"]
         return Targets(joined.logprobs[order], None if joined.tokens is None else joined.tokens[order])

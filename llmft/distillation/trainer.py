@@ -58,7 +58,7 @@ class ContextDistillationTrainer(FtTrainer):
         self.choices, self.answers, self.teacher = choices, answers, teacher
 
     def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """What of the student's logits at the positions that are asked is compared with the teacher's answers."""
+        """What of the student's logits is compared with the teacher's answers."""
         return self.answers.compared(super().answer_logits(model, inputs))
 
     def count_work(self, phase: Phase) -> None:
@@ -89,10 +89,10 @@ class ContextDistillationTrainer(FtTrainer):
             targets = [self.train_dataset[position]["teacher_logprobs"] for position in positions]
             if not any((target == -torch.inf).any() for target in targets):
                 return None
-        without, some = ("teacher", "student") if reverse else ("student", "teacher")
+        without, other_side = ("teacher", "student") if reverse else ("student", "teacher")
         other = "forward" if reverse else "reverse"
         divergence, support = self.choices.divergence, self.choices.support
         return (
-            f"--divergence {divergence}: the {without} gives no probability at all to what the {some} gives some, "
+            f"--divergence {divergence}: the {without} gives no probability at all to what the {other_side} gives some, "
             f"where this divergence is infinite; use --divergence {other} or jsd, or a --support other than {support}"
         )

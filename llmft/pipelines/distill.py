@@ -18,6 +18,7 @@ from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
 from llmft.pipelines.distillation_checks import check_flags, check_prompts, needs_copy
 from llmft.pipelines.job import Job
+from llmft.pipelines.loading import load_data, load_model
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import each
 from llmft.pipelines.prompt_notes import say_prompts
@@ -115,9 +116,9 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     teacher_formats = [prompt_format_of(job, "teacher", number) for number in range(flags.num_contexts)]
     student_format = prompt_format_of(job, "student")
     check_prompts(flags.objective, teacher_formats[0], student_format, calibrate=calibrate)
-    job.load_data(num_contexts=flags.num_contexts if flags.reads("demonstrations") else 0)
+    load_data(job, num_contexts=flags.num_contexts if flags.reads("demonstrations") else 0)
     queries = draw_queries(job)
-    model, tokenizer = job.load_model()
+    model, tokenizer = load_model(job)
     teacher = scorer_of_teacher(job, teacher_model(job, flags, tokenizer), teacher_formats, calibrate=calibrate)
     student = job.scorer(model, tokenizer, student_format, trained=True)
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)

@@ -15,6 +15,7 @@ from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
+from llmft.pipelines.loading import load
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import each
 from llmft.pipelines.prompt_notes import say_prompts
@@ -61,7 +62,7 @@ def fine_tune(job: Job) -> None:
     if job.config.trained.use_cartridge and not job.config.trained.cartridge_tokens:
         raise InputError("--cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
     with job.meter.phase("load"):
-        model, tokenizer = job.load(with_demonstrations=on_demonstrations)
+        model, tokenizer = load(job, with_demonstrations=on_demonstrations)
         if on_demonstrations:
             rows = job.demonstrations
         else:

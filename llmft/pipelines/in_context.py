@@ -10,6 +10,7 @@ from llmft.arguments.methods import InContextArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
 from llmft.pipelines.job import Job
+from llmft.pipelines.loading import load
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import each
 from llmft.pipelines.prompt_notes import say_prompts
@@ -35,7 +36,7 @@ def evaluate(job: Job) -> None:
     """One run: one draw of demonstrations."""
     prompt_format = prompt_format_of(job)
     with job.meter.phase("load"):
-        model, tokenizer = job.load()
+        model, tokenizer = load(job)
         calibrate = job.config.calibration.calibrate
         scorer = job.scorer(model, tokenizer, prompt_format, demonstrations=job.demonstrations, calibrate=calibrate)
         job.check_prompts(scorer)

@@ -1,4 +1,4 @@
-"""One run under way: loading, draws, scorers, scoring a stage, the record."""
+"""One run under way: scorers, scoring a stage, the record."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from llmft.arguments.config import Config
 from llmft.arguments.run import as_dict
 from llmft.cost.meter import Meter
 from llmft.cost.phases import PhaseKey, combine_ranks
-from llmft.errors import InputError
-from llmft.models.load import load_model, short_name
-from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows, listed_demonstrations
+from llmft.models.load import short_name
 from llmft.prompts.render import PromptFormat
 from llmft.runs.record import RunRecord
-from llmft.tasks.load import TaskData, load_task
-from llmft.tasks.table import Row, Task
+from llmft.tasks.load import TaskData
+from llmft.tasks.schema import Row, Task
 
 if TYPE_CHECKING:
     import torch
@@ -71,134 +69,10 @@ class Job:
     resumed_from: str | None = None
     """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
 
-    def load(self, *, with_demonstrations: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load data and model, on the device that was asked for; draw evaluation rows and, if used, demonstrations.
-
-        Raises:
-            InputError: something is missing or does not fit together.
-        """
-        self.load_data(num_contexts=1 if with_demonstrations else 0)
-        return self.load_model()
-
-    def load_data(self, *, num_contexts: int) -> None:
-        """Load all rows; draw evaluation rows and the demonstrations of each context.
-
-        Raises:
-            InputError: rows are missing, or fewer than the draws need.
-        """
-        data, run = self.config.data, self.config.run
-        if self.first is not None and self.first.data is not None and self.task.splits is None:
-            self.data = self.first.data
-        else:
-            self.data = load_task(
-                self.task,
-                variant=data.task_variant,
-                data_seed=run.data_seed,
-                data_dir=data.data_dir,
-                cache_dir=data.dataset_cache_dir,
-            )
-        self.eval_sets = {name: draw_eval_rows(rows, data.max_eval_samples) for name, rows in self.data.eval_sets.items()}
-        self.contexts = self._draw_contexts(num_contexts) if num_contexts else []
-
-    def load_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load model and tokenizer, on the device that was asked for.
-
-        Raises:
-            InputError: there is no such model, or it has not the part that is to be trained.
-        """
-        from llmft.models.parts.adapt import check_part, count_trainable
-
-        if self.first is not None and self.first.loaded is not None:
-            self.loaded = self.first.loaded
-        else:
-            model = self.config.model
-            loaded, tokenizer = self.load_other_model(
-                self.model_name,
-                "--model_name_or_path",
-                revision=model.model_revision,
-                gguf_file=model.gguf_file,
-                tokenizer_name=model.tokenizer_name,
-            )
-            if self.config.trained is not None:
-                from llmft.models.parts.saving import start_of
-
-                loaded = start_of(loaded, self.model_name)
-                check_part(loaded, self.config.trained.part, self.config.trained.lora_targets)
-            self.loaded = loaded, tokenizer
-        self.model_weights = count_trainable(self.loaded[0]).total
-        return self.loaded
-
-    def load_other_model(
-        self, name: str, flag: str, *, revision: str, gguf_file: str | None = None, tokenizer_name: str | None = None
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """A model as it is, by the flags that say how models are held.
-
-        Args:
-            flag: the flag that names it, for messages.
-
-        Raises:
-            InputError: there is no such model.
-        """
-        model = self.config.model
-        loaded, tokenizer = load_model(
-            name,
-            dtype=model.torch_dtype or self._default_dtype(name, revision, flag),
-            attn_implementation=model.attn_implementation,
-            revision=revision,
-            cache_dir=model.cache_dir,
-            gguf_file=gguf_file,
-            tokenizer_name=tokenizer_name,
-            trust_remote_code=model.trust_remote_code,
-            flag=flag,
-        )
-        return loaded.to(self.config.run.device), tokenizer
-
     @property
     def demonstrations(self) -> list[Row]:
         """Those of the first context; none where there is none."""
         return self.contexts[0] if self.contexts else []
-
-    def _default_dtype(self, name: str, revision: str, flag: str) -> str:
-        """The precision where none is asked for: float32, in eval.py that of --fp16 or --bf16, or a student's own."""
-        from llmft.models.identity import settings_of_student
-
-        run, cache_dir = self.config.run, self.config.model.cache_dir
-        trained_in = settings_of_student(name, revision, cache_dir).get("dtype", "float32")
-        if self.method == "icl":
-            return "float16" if run.fp16 else "bfloat16" if run.bf16 else trained_in
-        if trained_in != "float32" and self.record.writes:
-            sys.stderr.write(
-                f"note: {flag} {name}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
-                f"--torch_dtype {trained_in} gives its own\n"
-            )
-        return "float32"  # training under --fp16 or --bf16 keeps full-precision weights to update
-
-    def _draw_contexts(self, num_contexts: int) -> list[list[Row]]:
-        shots = self.config.shots
-        if not self.data.demonstrations:
-            data = self.config.data
-            raise InputError(
-                f"--train_file {data.train_file}: no row has a label in column {data.label_column}; demonstrations need labels, "
-                "write some there, or name the column with --label_column"
-            )
-        if shots.sample_indices_file is not None:
-            listed = listed_demonstrations(self.data.demonstrations, shots.sample_indices_file)
-            if "num_shots" in self.given and shots.num_shots != len(listed):
-                raise InputError(
-                    f"--num_shots {shots.num_shots}: --sample_indices_file names {len(listed)} rows; leave --num_shots out"
-                )
-            if num_contexts > 1:
-                raise InputError(f"--num_contexts {num_contexts}: --sample_indices_file names one context; leave one of them out")
-            return [listed]
-        return draw_contexts(
-            self.data.demonstrations,
-            num_contexts,
-            shots.num_shots,
-            data_seed=self.config.run.data_seed,
-            balanced=shots.balanced,
-            shuffle=shots.shuffle,
-            num_labels=len(self.task.label_names),
-        )
 
     def scorer(
         self,
@@ -253,8 +127,7 @@ class Job:
         from llmft.models.parts.adapt import trained_weights
         from llmft.training.stop_at_nan import check_start
 
-        trained = self.config.trained
-        check_start(self.model_name, trained_weights(model, trained.part, freeze_embeddings=trained.freeze_embeddings))
+        check_start(self.model_name, trained_weights(model, self.config.trained))
 
     def begin(self) -> None:
         """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past. Says what

@@ -13,6 +13,7 @@ from llmft.evaluation.scorer import MeanScorer
 from llmft.models.parts.head import classification_head, cut_logits, logits_width
 from llmft.models.wrapping import bare_model
 from llmft.pipelines.job import Job
+from llmft.pipelines.loading import load_other_model
 from llmft.prompts.render import PromptFormat
 from llmft.runs.content_cache import ContentCache
 
@@ -32,10 +33,10 @@ def teacher_model(
     """
     if flags.teacher_model_name_or_path is None:
         return job.loaded
-    model, own = job.load_other_model(
-        flags.teacher_model_name_or_path, "--teacher_model_name_or_path", revision=flags.teacher_model_revision
+    model, its_tokenizer = load_other_model(
+        job, flags.teacher_model_name_or_path, "--teacher_model_name_or_path", revision=flags.teacher_model_revision
     )
-    check_vocabularies(own, tokenizer, f"--teacher_model_name_or_path {flags.teacher_model_name_or_path}")
+    check_vocabularies(its_tokenizer, tokenizer, f"--teacher_model_name_or_path {flags.teacher_model_name_or_path}")
     if flags.support != "labels" and classification_head(model) is not None:
         raise InputError(f"--support {flags.support}: the teacher is a classifier and gives labels alone; use --support labels")
     if flags.support in ("topk", "vocab"):
@@ -46,7 +47,7 @@ def teacher_model(
             raise InputError(
                 f"--support vocab: teacher and student give {widths[0]} and {widths[1]} logits; use labels, labels_rest or topk"
             )
-    return model.eval().requires_grad_(False), own
+    return model.eval().requires_grad_(False), its_tokenizer
 
 
 def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, flag: str) -> None:

@@ -64,23 +64,8 @@ def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | 
     Args:
         context_ids: tokens of the context, which a cartridge starts as; None where there is none.
     """
-    flags = job.config.trained
     with job.meter.phase("adapt"):
-        adapted = adapt(
-            model,
-            flags.part,
-            dim=flags.adapter_dim,
-            alpha=flags.lora_alpha,
-            dropout=flags.lora_dropout,
-            targets=flags.lora_targets,
-            prompt_tokens=flags.num_soft_prompt_tokens,
-            context_ids=context_ids,
-            cartridge_tokens=flags.cartridge_tokens,
-            frozen_tokens=flags.cartridge_frozen_tokens,
-            freeze_embeddings=flags.freeze_embeddings,
-            untie_embeddings=flags.untie_embeddings,
-            seed=job.config.run.seed,
-        )
+        adapted = adapt(model, job.config.trained, context_ids, job.config.run.seed)
     if job.record.writes:
         print(count_trainable(adapted))
     return adapted

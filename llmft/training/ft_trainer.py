@@ -28,7 +28,7 @@ REAL = "real"
 SIZE = "size"
 """Key of a batch: how many examples it has."""
 ASKED = "asked"
-"""Key of an example that ends in a text: how many of its last tokens are asked for what follows. Of a batch: each example's."""
+"""Key of an example that ends in a text: at how many of its last tokens the next one is predicted. Of a batch: each example's."""
 WEIGHTS = "weights"
 """Key of a batch of texts: what each position counts in the sum that is its loss (P,)."""
 LOSS_MEANS = ("tokens", "examples")
@@ -113,9 +113,9 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         else:
             logits, share = self.answer_logits(model, inputs), None
             if real is not None:
-                some = max(real, 1)  # a rank without any takes part in what ranks do together
-                inputs = {name: value if isinstance(value, int) else value[:some] for name, value in inputs.items()}
-                logits, share = logits[:some], self.args.world_size * real / of_all
+                count = max(real, 1)  # a rank without any takes part in what ranks do together
+                inputs = {name: value if isinstance(value, int) else value[:count] for name, value in inputs.items()}
+                logits, share = logits[:count], self.args.world_size * real / of_all
             self.add_targets(inputs)
             loss = self.answer_loss(logits, inputs)
             loss = loss if share is None else loss * share
@@ -131,21 +131,22 @@ class FtTrainer(ReadableCheckpoint, Trainer):
             return self.answer_loss(self.answer_logits(model, inputs), inputs)
 
         def look(project: Projection, hidden: torch.Tensor, part: slice) -> None:
-            own = {name: v[part] for name, v in inputs.items() if isinstance(v, torch.Tensor) and len(v) == count}
-            losses.append(checkpoint(lambda hidden: self.answer_loss(project(hidden), own), hidden, use_reentrant=False))
+            piece = {name: v[part] for name, v in inputs.items() if isinstance(v, torch.Tensor) and len(v) == count}
+            losses.append(checkpoint(lambda hidden: self.answer_loss(project(hidden), piece), hidden, use_reentrant=False))
 
         self.in_pieces = project_in_pieces(model, inputs, partial(all_logits, model, inputs), look)
         return torch.stack(losses).sum() if self.in_pieces else self._loss_of_texts(model, inputs)
 
-    def _weights(self, asked: Sequence[int], real: int | None, items: torch.Tensor | None) -> torch.Tensor:
+    def _weights(self, positions: Sequence[int], real: int | None, items: torch.Tensor | None) -> torch.Tensor:
         """What each position of a batch of texts counts: in the mean over ranks of their sums over a step's batches, equally (or
         equally within an example, and those as much as one another).
 
         Args:
+            positions: how many each row has.
             real: how many rows are no repeats; None for all.
             items: how many tokens (or examples) the step has on all ranks; None for those of this batch alone.
         """
-        counts = torch.tensor(asked)
+        counts = torch.tensor(positions)
         each = torch.ones(len(counts)) if self.loss_mean == "tokens" else 1 / counts
         each[len(counts) if real is None else real :] = 0
         weights = on_device({WEIGHTS: each.repeat_interleave(counts)}, self.args.device)[WEIGHTS]
@@ -165,14 +166,14 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         self.positions_seen += positions
 
     def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """Logits (P, V) at the positions that are asked."""
+        """Logits (P, V) at the positions that predict an answer."""
         return answer_logits(model, inputs)
 
     def add_targets(self, inputs: dict[str, Any]) -> None:
-        """Add to a batch what its loss needs and its examples have not brought along: here nothing."""
+        """Add to a batch what its loss needs and its examples lack: here nothing."""
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """Loss from logits (P, V) at the positions that are asked."""
+        """Loss from logits (P, V) at those positions."""
         weights = inputs.get(WEIGHTS)
         return self.objective(logits, inputs["answer"], *([] if weights is None else [weights]))
 
@@ -199,8 +200,8 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         sets = self.evaluations.evaluate(self.state.global_step, self.state.epoch, last=last)
         metrics = {
             f"{metric_key_prefix}_{name}_{metric}": value
-            for name, found in sets.items()
-            for metric, value in found.items()
+            for name, metrics_of_set in sets.items()
+            for metric, value in metrics_of_set.items()
             if isinstance(value, float)  # numbers of rows stay the same all along
         }
         self.log(dict(metrics))
@@ -232,11 +233,11 @@ def collate(
     if torch.utils.data.get_worker_info() is not None:  # its main process ends it, and has a checkpoint to save first
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prompts = [example["input_ids"] for example in examples]
-    asked = [example.get(ASKED, 1) for example in examples]
+    positions = [example.get(ASKED, 1) for example in examples]
     if packed:
-        batch = packed_batch(prompts, asked=asked)
+        batch = packed_batch(prompts, asked=positions)
     else:
-        batch = padded_batch(Continued([], prompts, asked, [branches] * len(prompts)))
+        batch = padded_batch(Continued([], prompts, positions, [branches] * len(prompts)))
     batch[SIZE] = len(examples)
     for name in examples[0]:
         values = [example[name] for example in examples]

@@ -53,11 +53,11 @@ def test_the_delimiter_is_in_the_name_and_in_demonstrations_too(tmp_path):
 
 
 def test_several_data_seeds_are_the_runs_of_each(tmp_path, monkeypatch):
-    from llmft.pipelines import job
+    from llmft.pipelines import loading
 
     loads = []
-    original = job.load_model
-    monkeypatch.setattr(job, "load_model", lambda *args, **kwargs: loads.append(1) or original(*args, **kwargs))
+    original = loading.load_other_model
+    monkeypatch.setattr(loading, "load_other_model", lambda *args, **kwargs: loads.append(1) or original(*args, **kwargs))
     alone = [run("eval.py", tmp_path / "alone", *FEW, "--data_seed", seed) for seed in (1, 2)]
     loads.clear()
     together = ["--task", "toy", "--output_dir", str(tmp_path / "all"), "--use_cpu", *map(str, FEW)]

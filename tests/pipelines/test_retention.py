@@ -8,6 +8,7 @@ import torch
 
 from llmft.errors import InputError
 from llmft.pipelines import distill
+from llmft.pipelines.loading import load
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.retention import Retention, retention_fingerprints, retention_tasks
@@ -81,7 +82,7 @@ def test_fingerprints_hold_versions_and_evaluation_rows(data_dir):
 
 def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     job = job_of(tmp_path, data_dir, "--use_soft_prompt")
-    model, tokenizer = job.load()
+    model, tokenizer = load(job)
     retention = Retention.create(retention_tasks(OTHERS, "toy"), job, model, tokenizer)
     scorer = job.scorer(model, tokenizer, prompt_format_of(job, "student"))
     prompters = {name: one.prompter for name, one in retention.scorers.items()}
@@ -129,7 +130,7 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
 
 def test_the_scores_are_those_of_zero_shot(tmp_path, data_dir):
     job = job_of(tmp_path, data_dir)
-    model, tokenizer = job.load()
+    model, tokenizer = load(job)
     retention = Retention.create(retention_tasks("sst2", "toy"), job, model, tokenizer)
     job.keep("before", retention.score("before", model))
     (data_dir / "glue" / "sst2" / "train.parquet").write_bytes((data_dir / "glue" / "sst2" / "validation.parquet").read_bytes())
@@ -142,7 +143,7 @@ def test_the_scores_are_those_of_zero_shot(tmp_path, data_dir):
 
 def test_without_other_tasks_there_is_nothing(tmp_path, data_dir):
     job = job_of(tmp_path, data_dir)
-    model, tokenizer = job.load()
+    model, tokenizer = load(job)
     retention = Retention.create([], job, model, tokenizer)
     assert retention.score("before", model) == {} == retention.change(job.record.stages) == job.other_sets
 
@@ -152,7 +153,7 @@ def test_tasks_that_the_model_cannot_be_asked(tmp_path, data_dir):
     folder.mkdir()
     pd.DataFrame({"text": ["news"], "label": [3]}).to_parquet(folder / "test.parquet")
     job = job_of(tmp_path, data_dir)
-    model, tokenizer = job.load()
+    model, tokenizer = load(job)
     with pytest.raises(
         InputError, match=r"^--retention_tasks ag_news: label words .*: 'World' is not one token .*; or leave ag_news out$"
     ):
