@@ -292,7 +292,7 @@ class Asker:
                 f"{broken[0]}; its weights are damaged, or too large for the precision: try --torch_dtype float32"
             )
 
-    def read(
+    def read_logits(
         self, prompts: Continued, question: LabelSequences | SupportQuestion, phase: Phase, *, rows: int
     ) -> dict[str, np.ndarray]:
         """What the model answers to a question about each of some prompts, from the cache where it has it; costs are counted on
@@ -301,10 +301,10 @@ class Asker:
         Args:
             rows: how many of the prompts are examples; those behind them are content-free queries.
         """
-        from llmft.models.reading.reader import read
+        from llmft.models.reading.reader import read_logits
 
         def compute() -> dict[str, np.ndarray]:
-            found = read(self.model, prompts, question.keep, size=self.batch_size)
+            found = read_logits(self.model, prompts, question.keep, size=self.batch_size)
             phase.count(
                 examples=sum(i < rows for i in found.scored),
                 tokens=found.tokens,
