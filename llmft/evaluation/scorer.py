@@ -292,7 +292,7 @@ class Asker:
                 f"{broken[0]}; its weights are damaged, or too large for the precision: try --torch_dtype float32"
             )
 
-    def read_logits(
+    def read(
         self, prompts: Continued, question: LabelSequences | SupportQuestion, phase: Phase, *, rows: int
     ) -> dict[str, np.ndarray]:
         """What the model answers to a question about each of some prompts, from the cache where it has it; costs are counted on
