@@ -34,14 +34,8 @@ class DistillationArguments:
     )
     context_schedule: str = flag(
         "mean",
-        "Several contexts: `mean` of the teachers' distributions; `cycle`: query i gets context i mod m; `sequential`: one after "
-        "the other, each from the last one's result.",
-        choices=["mean", "cycle", "sequential"],
-    )
-    stage_teacher: str = flag(
-        "original",
-        "Teacher of each stage of `sequential`: the original model, or the last student (with --teacher_mode online).",
-        choices=["original", "last"],
+        "Several contexts: `mean` of the teachers' distributions; `cycle`: query i gets context i mod m.",
+        choices=["mean", "cycle"],
     )
     teacher_model_name_or_path: str | None = flag(
         None, "Another teacher of the same vocabulary; default: the student's own start."
@@ -140,16 +134,3 @@ class DistillationArguments:
             )
         if self.num_contexts == 1 and self.context_schedule != "mean":
             raise InputError(f"--context_schedule {self.context_schedule}: is read only with --num_contexts 2 or more")
-        if self.stage_teacher == "last" and self.context_schedule != "sequential":
-            raise InputError("--stage_teacher last: is read only with --context_schedule sequential; add that, or leave this out")
-        if self.stage_teacher == "last" and self.teacher_model_name_or_path is not None:
-            raise InputError(
-                f"--teacher_model_name_or_path {self.teacher_model_name_or_path}: with --stage_teacher last the student teaches "
-                "itself; leave one of them out"
-            )
-        if self.stage_teacher == "last" and self.teacher_mode == "precompute":
-            raise InputError("--stage_teacher last: the last student is not there beforehand; add --teacher_mode online")
-        if self.context_schedule == "sequential" and self.targets != "soft":
-            raise InputError(
-                f"--targets {self.targets}: goes with one context, or several by mean or cycle; leave one of them out"
-            )
