@@ -36,6 +36,8 @@ class Answers(Protocol):
     """Answers of one kind, as one way of asking gets them."""
 
     headline: ClassVar[Headline]
+    border: str
+    """The tokens around the place where a query meets its answer, for people; "" where there is nothing to show."""
 
     @classmethod
     def create(cls, model: torch.nn.Module, prompter: Prompter, sample: Row, **options: Any) -> Self:

@@ -96,10 +96,10 @@ class Scorer:
         Args:
             rows: how many of the prompts are examples; those behind them are content-free queries.
         """
-        from llmft.models.reading.reader import read
+        from llmft.models.reading.reader import read_logits
 
         def compute() -> dict[str, np.ndarray]:
-            kept = read(self.model, prompts, question.keep, size=self.batch_size)
+            kept = read_logits(self.model, prompts, question.keep, size=self.batch_size)
             phase.count(
                 examples=sum(i < rows for i in kept.scored),
                 tokens=kept.tokens,

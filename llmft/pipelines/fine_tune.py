@@ -49,24 +49,13 @@ def fine_tune(job: Job) -> None:
     prompt_format = prompt_format_of(job)
     run, flags = job.config.run, job.config.fine_tuning
     on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
-    for name in ("target_tokens", "target_prefix", "label_delimiter", "untie_embeddings"):
-        if vanilla and name in job.given:
-            raise InputError(f"--{name} {job.given[name]}: is read only with --method pbft; add that, or leave this out")
-    if on_demonstrations and job.config.shots.num_shots == 0:
-        raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
-    if job.config.data.multi_token_labels:
-        raise InputError("--multi_token_labels: is read by eval.py and distill.py only; choose label words of one token")
-    maximum = job.config.data.max_train_samples
-    if on_demonstrations and maximum is not None:
-        raise InputError(f"--max_train_samples {maximum}: goes with --train_on train; the demonstrations number --num_shots")
-    if job.config.trained.use_cartridge and not job.config.trained.cartridge_tokens:
-        raise InputError("--cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
+    check_flags(job)
     with job.meter.phase("load"):
         model, tokenizer = load(job, with_demonstrations=on_demonstrations)
         if on_demonstrations:
             rows = job.demonstrations
         else:
-            rows = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed)
+            rows = draw_training_rows(job.data.train, job.config.data.max_train_samples, data_seed=run.data_seed)
         if vanilla:
             put_head(model, flags.classifier_type, job.task.label_names, run.seed)
         student = job.scorer(model, tokenizer, prompt_format, trained=True)
@@ -82,6 +71,28 @@ def fine_tune(job: Job) -> None:
     job.finish(
         {"tokens_per_query": tokens, **trained.metrics}, trained.log, prompts={"student": [student.prompter.prompt_format]}
     )
+
+
+def check_flags(job: Job) -> None:
+    """What concerns several groups of arguments, before anything is loaded.
+
+    Raises:
+        InputError: arguments do not go together.
+    """
+    flags = job.config.fine_tuning
+    on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
+    for name in ("target_tokens", "target_prefix", "label_delimiter", "untie_embeddings"):
+        if vanilla and name in job.given:
+            raise InputError(f"--{name} {job.given[name]}: is read only with --method pbft; add that, or leave this out")
+    if on_demonstrations and job.config.shots.num_shots == 0:
+        raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
+    if job.config.data.multi_token_labels:
+        raise InputError("--multi_token_labels: is read by eval.py and distill.py only; choose label words of one token")
+    maximum = job.config.data.max_train_samples
+    if on_demonstrations and maximum is not None:
+        raise InputError(f"--max_train_samples {maximum}: goes with --train_on train; the demonstrations number --num_shots")
+    if job.config.trained.use_cartridge and not job.config.trained.cartridge_tokens:
+        raise InputError("--cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
 
 
 def objective(flags: FineTuningArguments, label_ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -200,7 +200,7 @@ class Job:
 
         Args:
             prompts: who is asked (`teacher`, `student`) -> the prompt format in each context, for a student's card.
-            saved: what answers found in the cache had cost when they were made, for `cost.json`.
+            saved: what the cache's answers had cost when they were made, for `cost.json`.
         """
         from llmft.evaluation.answers import ANSWERS
         from llmft.models.distributed import all_gather

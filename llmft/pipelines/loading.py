@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
 from llmft.models.load import load_model as load_from_name
-from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows, listed_demonstrations
+from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows
+from llmft.tasks.listed import listed_demonstrations
 from llmft.tasks.load import load_task
 
 if TYPE_CHECKING:

@@ -86,20 +86,10 @@ def train(
     Args:
         reference: the teacher's scores of all evaluation sets, to log the divergence from; None where there is no teacher.
     """
-    run, model = job.config.run, student.model
+    run, counts = job.config.run, count_trainable(student.model)
     run.output_dir = str(job.record.checkpoints)
     kept, run.save_total_limit = run.save_total_limit, None  # KeepProgress removes earlier checkpoints
-    counts = count_trainable(model)
-    during = run.eval_strategy != "no"
-    domains = {"in_domain": list(job.data.in_domain), "out_of_domain": list(job.data.out_of_domain)}
-    evaluations = Evaluations(
-        partial(job.score_sets, scorer=student),
-        partial(job.metrics_of, student.answers),
-        student.answers,
-        {name: sets for name, sets in domains.items() if sets and during},
-        reference,
-    )
-    saving = SaveAtSigterm()
+    evaluations, saving = _evaluations(job, student, reference), SaveAtSigterm()
     with job.meter.phase("train") as phase, reporting(run, job.record.path):
         trainer = make_trainer(
             job,
@@ -119,15 +109,24 @@ def train(
     if run.save_final_model:
         _save(job, trainer.model, student.prompter.tokenizer, job.record.path / "model")
     if run.save_best_models and job.record.writes:
-        for stage in evaluations.best:
-            _copy(best_weights(job.record.checkpoints, evaluations.stages[stage].step), job.record.path / f"model_{stage}")
+        for stage, best in evaluations.best.items():
+            _copy(best_weights(job.record.checkpoints, best.step), job.record.path / f"model_{stage}")
     stages = {stage: evaluation.scores for stage, evaluation in evaluations.stages.items()}
     for stage, scores in stages.items():
         job.keep(stage, student.answers, scores)
     metrics: dict[str, Any] = {"weights": counts.as_dict()}
-    if during:
+    if run.eval_strategy != "no":
         metrics |= {"evaluations": evaluations.history, "selection": evaluations.selection}
     return Trained(stages, metrics, trainer.state.log_history)
+
+
+def _evaluations(job: Job, student: Scorer, teacher: Mapping[str, Scores] | None) -> Evaluations:
+    """Where evaluations go; with --eval_strategy the best of each domain are kept."""
+    domains = {"in_domain": list(job.data.in_domain), "out_of_domain": list(job.data.out_of_domain)}
+    picks = job.config.run.eval_strategy != "no"
+    domains = {name: sets for name, sets in domains.items() if sets and picks}
+    score, measure = partial(job.score_sets, scorer=student), partial(job.metrics_of, student.answers)
+    return Evaluations(score, measure, student.answers, domains, teacher)
 
 
 def make_trainer(

@@ -27,7 +27,7 @@ def upstream_row(job: Job, scorer: Scorer, scores: dict[str, Scores]) -> dict[st
     """One row: metrics of every set (those of the in-domain set last, as upstream orders them), then the settings."""
     data, shots, run = job.config.data, job.config.shots, job.config.run
     phases = {phase.set: phase for phase in job.meter.phases if phase.stage == "icl"}
-    kept: dict[str, int] = {}
+    counts: dict[str, int] = {}
     row: dict[str, Any] = {}
     for name, of_set in scores.items():
         seconds = phases[name].wall_s
@@ -39,7 +39,7 @@ def upstream_row(job: Job, scorer: Scorer, scores: dict[str, Scores]) -> dict[st
             columns[f"{part}_runtime"] = wall
             columns[f"{part}_samples_per_second"] = n / wall
             columns[f"{part}_steps_per_second"] = -(-n // run.per_device_eval_batch_size) / wall
-            kept["in-domain" if name in job.data.in_domain else part] = n
+            counts["in-domain" if name in job.data.in_domain else part] = n
         row = columns | row
     prompt = scorer.prompter.prompt_format
     return row | {
@@ -55,7 +55,7 @@ def upstream_row(job: Job, scorer: Scorer, scores: dict[str, Scores]) -> dict[st
         "indices": [demonstration["idx"] for demonstration in job.demonstrations],
         "context": scorer.prompter.context,
         "data_seed": run.data_seed,
-        **{f"keep_samples_{part}": count for part, count in kept.items()},
+        **{f"keep_samples_{part}": count for part, count in counts.items()},
     }
 
 
