@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -26,9 +25,11 @@ from llmft.evaluation.labels import Labels
 from llmft.evaluation.scorer import Scorer
 from llmft.models.parts.adapt import adapt
 from llmft.models.reading.batches import BatchSize
+from llmft.pipelines.training import make_trainer
 from llmft.prompts.prompter import Prompter
 from llmft.prompts.render import PromptFormat
-from llmft.training.ft_trainer import FtTrainer, collator
+from llmft.training.ft_trainer import FtTrainer
+from llmft.training.stop_at_nan import StopAtNonFinite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -156,14 +157,12 @@ def _student(
     """A copy of the model with the part made trainable, and how it is trained."""
     usual = {"learning_rate": defaults.learning_rate, "num_train_epochs": defaults.epochs(rows)}
     run = RunArguments(**{"output_dir": tempfile.gettempdir(), **usual, **training})
-    torch.manual_seed(run.seed)
     return adapt(copy.deepcopy(model), part, context_ids, run.seed), run
 
 
 def _train(
     trainer_class: type[FtTrainer], scorer: Scorer, examples: Sequence[dict[str, Any]], run: RunArguments, **more: Any
 ) -> torch.nn.Module:
-    collate = collator(scorer.model, scorer.answers.branches, examples)
-    trainer = trainer_class(model=scorer.model, args=run, train_dataset=examples, data_collator=collate, **more)
-    trainer.train()
+    finite = StopAtNonFinite(range(len(examples)), scorer.model.name_or_path)
+    make_trainer(trainer_class, scorer, examples, run, finite=finite, **more).train()
     return scorer.model.eval()
