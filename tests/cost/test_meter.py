@@ -241,7 +241,7 @@ def test_what_a_process_waited_for_is_no_cost():
             time.sleep(0.3)
         total = meter.as_dict()["total"]
         assert total["wall_s"] < 0.2
-        samples = meter._memory["other"]["rss"]
+        samples = meter._memory["other", None, None]["rss"]
         assert samples.seconds == pytest.approx(total["wall_s"], abs=0.05)
 
 
