@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from llmft.errors import InputError
 from llmft.models.load import load_model, short_name
 from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows
 from llmft.prompts.render import PromptFormat
+from llmft.runs.notes import say_note
 from llmft.runs.record import RunRecord
 from llmft.tasks.listed import listed_demonstrations
 from llmft.tasks.load import TaskData, load_task
@@ -162,10 +162,10 @@ class Job:
         trained_in = settings_of_student(name, revision, cache_dir).get("dtype", "float32")
         if self.method == "icl":
             return "float16" if run.fp16 else "bfloat16" if run.bf16 else trained_in
-        if trained_in != "float32" and self.record.writes:
-            sys.stderr.write(
-                f"note: {flag} {name}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
-                f"--torch_dtype {trained_in} gives its own\n"
+        if trained_in != "float32":
+            say_note(
+                f"{flag} {name}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
+                f"--torch_dtype {trained_in} gives its own"
             )
         return "float32"  # training under --fp16 or --bf16 keeps full-precision weights to update
 
@@ -349,4 +349,5 @@ class Job:
         self.record.finish()
         if self.record.writes:
             show_run(self.record.path)
-            sys.stderr.writelines(f"note: {limit}\n" for limit in limits)
+            for limit in limits:
+                say_note(limit)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmft.pipelines.job import Job
 from llmft.prompts.control import control_tokens, look_for
+from llmft.runs.notes import say_note
 from llmft.tasks.table import Row
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def say_prompts(job: Job, askers: Mapping[str, Asker], train_rows: Sequence[Row]
     if not job.record.writes:
         return
     lines = [*label_lines(askers), *control_lines(job, askers, train_rows), *repetition_lines(job, train_rows, trained_as)]
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    for line in lines:
+        say_note(line)
 
 
 def label_lines(askers: Mapping[str, Asker]) -> Iterator[str]:
@@ -34,7 +35,7 @@ def label_lines(askers: Mapping[str, Asker]) -> Iterator[str]:
     if len(set(borders.values())) == 1:
         borders = {"": next(iter(borders.values()))}
     for who, border in borders.items():
-        yield f"note: label tokens{f' of the {who}' if who else ''}: {border}"
+        yield f"label tokens{f' of the {who}' if who else ''}: {border}"
 
 
 def control_lines(job: Job, askers: Mapping[str, Asker], train_rows: Sequence[Row]) -> Iterator[str]:
@@ -53,9 +54,9 @@ def control_lines(job: Job, askers: Mapping[str, Asker], train_rows: Sequence[Ro
     if names:
         examples = ", ".join(map(repr, [*names][:3]))
         count = f"{sum(map(bool, found))} of {len(found)} rows"
-        yield f"note: text in {count} looks like control tokens ({examples}); it is read as {read_as}"
+        yield f"text in {count} looks like control tokens ({examples}); it is read as {read_as}"
     if any(control.search(asker.prompt_format.document) for asker in askers.values()):
-        yield "note: text of a file in the context looks like control tokens; it is read as text"
+        yield "text of a file in the context looks like control tokens; it is read as text"
 
 
 def repetition_lines(job: Job, train_rows: Sequence[Row], trained_as: str) -> Iterator[str]:

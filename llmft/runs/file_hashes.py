@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
 from llmft.runs.launch import this_process
+from llmft.runs.notes import say_note
 from llmft.runs.store import lock, whole_file
 
 if TYPE_CHECKING:
@@ -58,20 +59,18 @@ def hash_files(files: Sequence[Path]) -> list[str]:
     unread = sum(
         state.st_size for state, entry in zip(states, entries, strict=True) if entry is not None and _kept(entry, state) is None
     )
-    tells = this_process().is_first
     started, hashes = time.monotonic(), []
-    silent = not (tells and unread and sys.stderr.isatty())
+    shown = this_process().is_first and unread and sys.stderr.isatty()
     with tqdm(
-        total=unread, desc="hashing model files", unit="B", unit_scale=True, delay=TOLD_S, leave=False, disable=silent
+        total=unread, desc="hashing model files", unit="B", unit_scale=True, delay=TOLD_S, leave=False, disable=not shown
     ) as bar:
         for file, entry in zip(files, entries, strict=True):
             hashes.append(_read(file, bar) if entry is None else _hash_large(file, entry, bar))
     seconds = time.monotonic() - started
-    if tells and unread and seconds >= TOLD_S:
-        again = (
-            "" if os.access(cache_dir(), os.W_OK) else f"; {cache_dir()} cannot be written to, so the next run reads them again"
-        )
-        sys.stderr.write(f"note: hashed {unread / 1e6:,.0f} MB of model files in {seconds:.1f} s to name the run{again}\n")
+    if unread and seconds >= TOLD_S:
+        again = f"; {cache_dir()} cannot be written to, so the next run reads them again"
+        kept = os.access(cache_dir(), os.W_OK)
+        say_note(f"hashed {unread / 1e6:,.0f} MB of model files in {seconds:.1f} s to name the run{'' if kept else again}")
     return hashes
 
 

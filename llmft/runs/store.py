@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any, TextIO
 from safetensors import SafetensorError
 
 from llmft.errors import InputError, one_line
+from llmft.runs.notes import say_note
 
 DISK = {
     getattr(errno, name)
@@ -254,7 +254,7 @@ def flock(handle: TextIO, how: int, folder: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        print(f"note: {folder} takes no locks ({error.strerror}); start no run twice at a time", file=sys.stderr)
+        say_note(f"{folder} takes no locks ({error.strerror}); start no run twice at a time")
 
 
 def write_json(path: Path, value: Any) -> None:

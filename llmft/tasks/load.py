@@ -6,7 +6,6 @@ Local files under `--data_dir` win over the hub; compute nodes are often offline
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from llmft.errors import InputError, one_line
-from llmft.runs.launch import this_process
+from llmft.runs.notes import say_note
 from llmft.tasks.files import Place, locate
 from llmft.tasks.formats import Table, read_file
 from llmft.tasks.rows import make_rows
@@ -170,12 +169,6 @@ def fingerprint_data(task: Task, data_dir: str | None, *more: Source) -> dict[st
     made = {task.name: f"version {task.version}"} if task.splits is not None else {}
     places = dict.fromkeys(locate(source, data_dir) for source in (*(s.source for s in task.row_sets), *more))
     return made | dict(sorted((place.name, _hash(place.paths) if place.paths else "hub") for place in places))
-
-
-def say_note(line: str) -> None:
-    """Say what the user should know and need not fix, once for all ranks."""
-    if this_process().is_first:
-        print(f"note: {line}", file=sys.stderr)
 
 
 def _hash(paths: Iterable[Path]) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, listed
+from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
-from llmft.tasks.load import say_note
 from llmft.tasks.rows import make_rows
 from llmft.tasks.schema import EvalSet, Row, Source, Task
 from llmft.tasks.user_files import check_column
