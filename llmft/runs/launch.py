@@ -111,7 +111,7 @@ def check_port() -> None:
 
 
 def port_error(port: str, reason: str) -> InputError:
-    """What is said of a port at which ranks cannot meet."""
+    """The error of a port at which ranks cannot meet."""
     return InputError(
         f"MASTER_PORT {port}: ranks cannot meet there ({reason}); give a free one, deepspeed --master_port <port>, or torchrun "
         "--standalone, which finds one"

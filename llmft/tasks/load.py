@@ -76,11 +76,11 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
         demonstrations = splits.pop("demonstrations", train)
         out_of_domain = {f"{task.name}-{name}": rows for name, rows in splits.items()}
         return TaskData(train, demonstrations, {"in_domain": {task.name: validation}, "out_of_domain": out_of_domain})
-    found = read_sets(task.row_sets, task, data_dir, cache_dir)
-    splits = cut_splits({s.name: found[s.name] for s in (task.train, task.in_domain, *task.test)}, task.subsample_splits)
+    rows = read_sets(task.row_sets, task, data_dir, cache_dir)
+    splits = cut_splits({s.name: rows[s.name] for s in (task.train, task.in_domain, *task.test)}, task.subsample_splits)
     groups = {
         "in_domain": {task.in_domain.name: splits[task.in_domain.name]},
-        "out_of_domain": {s.name: found[s.name] for s in task.out_of_domain},
+        "out_of_domain": {s.name: rows[s.name] for s in task.out_of_domain},
         **({"test": {s.name: splits[s.name] for s in task.test}} if task.test else {}),
     }
     train = splits[task.train.name]
@@ -96,10 +96,9 @@ def count_training_rows(task: Task, *, variant: str | None, data_seed: int, data
     if task.splits is not None:
         return len(task.splits(variant, data_seed)["train"])
     place = locate(task.train.source, data_dir)
-    found = make_rows(_read(place, cache_dir), replace(task.train, source=place.source), task, place.where)
-    _COUNTED[_state(task.train, place, task, cache_dir)] = found
-    rows = len(found[0])
-    return min(rows, task.subsample_splits or rows)
+    rows, note = make_rows(_read(place, cache_dir), replace(task.train, source=place.source), task, place.where)
+    _COUNTED[_state(task.train, place, task, cache_dir)] = rows, note
+    return min(len(rows), task.subsample_splits or len(rows))
 
 
 def in_domain_alone(task: Task) -> Task:
@@ -145,12 +144,12 @@ def read_sets(sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_d
     notes = {}
     for eval_set in sets:
         place = locate(eval_set.source, data_dir)
-        found = _COUNTED.pop(_state(eval_set, place, task, cache_dir), None)
-        if found is None:
+        counted = _COUNTED.pop(_state(eval_set, place, task, cache_dir), None)
+        if counted is None:
             if place not in tables:
                 tables[place] = _read(place, cache_dir)
-            found = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
-        rows[eval_set.name], note = found
+            counted = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
+        rows[eval_set.name], note = counted
         notes[note] = None
     for note in filter(None, notes):
         say_note(note)

@@ -232,7 +232,7 @@ def collate(examples: Sequence[dict[str, Any]], labels: LabelSequences | None = 
     prompts, texts = [example["input_ids"] for example in examples], ASKED in examples[0]
     asked = [example.get(ASKED, 1) for example in examples]
     if packed:
-        batch = packed_batch(prompts, asked=asked)
+        batch = packed_batch(prompts, counts=asked)
     else:
         continuations = [] if labels is None else labels.continuations
         batch = padded_batch(Continued([], prompts, asked, [continuations] * len(prompts)))

@@ -179,8 +179,8 @@ def step_metrics(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict
     """
     labels = [ID[word] for word in LABEL_WORDS]
     query = batch.answer >= 0
-    said = np.array(labels)[logits.detach()[:, labels].argmax(dim=1).numpy()]
-    right = said == batch.answer[query]
+    answers = np.array(labels)[logits.detach()[:, labels].argmax(dim=1).numpy()]
+    right = answers == batch.answer[query]
     shot, plain = batch.shot[query], batch.plain[query]
     instructed = np.broadcast_to(batch.instructed[:, None], query.shape)[query]
     rule = np.broadcast_to(batch.task[:, None], query.shape)[query] // 2
