@@ -169,7 +169,7 @@ class Distillation:
     def _train(self, trainer_class: type, examples: list[dict[str, Any]], **more: Any) -> None:
         from llmft.pipelines.training import make_trainer
 
-        make_trainer(self.job, trainer_class, self.student, examples, **more).train()
+        make_trainer(trainer_class, self.student, examples, self.job.config.run, **more).train()
 
 
 def _encode(scorer: Scorer, prompts: TokenizedPrompts) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from llmft.errors import InputError, quote
-from llmft.runs.launch import this_process
+from llmft.runs.notes import say_note
 
 RENAMED = {
     "--evaluation_strategy": "--eval_strategy",
@@ -147,8 +147,7 @@ def modern(argv: Sequence[str]) -> list[str]:
         if name in OBSOLETE:
             if not equals and rest and not rest[0].startswith("--"):
                 rest.pop(0)
-            if this_process().is_first:
-                print(f"note: {name} is not needed: {OBSOLETE[name]}", file=sys.stderr)
+            say_note(f"{name} is not needed: {OBSOLETE[name]}")
         else:
             words.append(RENAMED.get(name, name) + equals + value)
     return words

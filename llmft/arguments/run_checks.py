@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, quote
 from llmft.runs.launch import REMEDY, check_port, launched, port_error, this_process
+from llmft.runs.notes import say_note
 from llmft.runs.signals import on_sigterm
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def check_after(run: RunArguments) -> None:
         InputError: they do not fit together, or a package is missing.
     """
     if run.n_gpu > 1:
-        print(f"note: one of {run.n_gpu} GPUs is used; start with torchrun or deepspeed to use more", file=sys.stderr)
+        say_note(f"one of {run.n_gpu} GPUs is used; start with torchrun or deepspeed to use more")
         run._n_gpu = 1  # else transformers would split every batch between threads, and read more rows a step than asked for
     if run.deepspeed and run.hf_deepspeed_config.mismatches:
         found = "; ".join(mismatch.lstrip("- ") for mismatch in run.hf_deepspeed_config.mismatches)

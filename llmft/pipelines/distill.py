@@ -24,7 +24,7 @@ from llmft.pipelines.process import each
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
-from llmft.tasks.load import say_note
+from llmft.runs.notes import say_note
 from llmft.tasks.queries import leave_out, load_queries
 from llmft.tasks.rows import left_out
 from llmft.tasks.schema import Row

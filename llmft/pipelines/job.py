@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from llmft.cost.meter import Meter
 from llmft.cost.phases import PhaseKey, combine_ranks
 from llmft.models.load import short_name
 from llmft.prompts.render import PromptFormat
+from llmft.runs.notes import say_note
 from llmft.runs.record import RunRecord
 from llmft.tasks.load import TaskData
 from llmft.tasks.schema import Row, Task
@@ -222,4 +222,5 @@ class Job:
         self.record.finish()
         if self.record.writes:
             show_run(self.record.path)
-            sys.stderr.writelines(f"note: {limit}\n" for limit in limits)
+            for limit in limits:
+                say_note(limit)

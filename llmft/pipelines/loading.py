@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
 from llmft.models.load import load_model as load_from_name
 from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows
+from llmft.runs.notes import say_note
 from llmft.tasks.listed import listed_demonstrations
 from llmft.tasks.load import load_task
 
@@ -113,10 +113,10 @@ def _default_dtype(job: Job, name: str, revision: str, flag: str) -> str:
     trained_in = settings_of_student(name, revision, cache_dir).get("dtype", "float32")
     if job.method == "icl":
         return "float16" if run.fp16 else "bfloat16" if run.bf16 else trained_in
-    if trained_in != "float32" and job.record.writes:
-        sys.stderr.write(
-            f"note: {flag} {name}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
-            f"--torch_dtype {trained_in} gives its own\n"
+    if trained_in != "float32":
+        say_note(
+            f"{flag} {name}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
+            f"--torch_dtype {trained_in} gives its own"
         )
     return "float32"  # training under --fp16 or --bf16 keeps full-precision weights to update
 

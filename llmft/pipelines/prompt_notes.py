@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmft.pipelines.job import Job
 from llmft.prompts.control import control_tokens, look_for
+from llmft.runs.notes import say_note
 from llmft.tasks.table import Row
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def say_prompts(
     if not job.record.writes:
         return
     lines = [*label_lines(scorers), *control_lines(job, scorers, train_rows), *repetition_lines(job, train_rows, trained_as)]
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    for line in lines:
+        say_note(line)
 
 
 def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:
@@ -36,7 +37,7 @@ def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:
     if len(set(borders.values())) == 1:
         borders = {"": next(iter(borders.values()))}
     for who, border in borders.items():
-        yield f"note: label tokens{f' of the {who}' if who else ''}: {border}"
+        yield f"label tokens{f' of the {who}' if who else ''}: {border}"
 
 
 def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[Row]) -> Iterator[str]:
@@ -56,9 +57,9 @@ def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[
     if names:
         examples = ", ".join(map(repr, [*names][:3]))
         count = f"{sum(map(bool, matches))} of {len(matches)} rows"
-        yield f"note: text in {count} looks like control tokens ({examples}); it is read as {read_as}"
+        yield f"text in {count} looks like control tokens ({examples}); it is read as {read_as}"
     if any(control.search(one.prompt_format.document) for one in prompters):
-        yield "note: text of a file in the context looks like control tokens; it is read as text"
+        yield "text of a file in the context looks like control tokens; it is read as text"
 
 
 def repetition_lines(job: Job, train_rows: Sequence[Row], trained_as: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
+from llmft.arguments.run import RunArguments
 from llmft.cost.phases import key_of
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.distributed import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
@@ -92,10 +93,11 @@ def train(
     evaluations, saving = _evaluations(job, student, reference), SaveAtSigterm()
     with job.meter.phase("train") as phase, reporting(run, job.record.path):
         trainer = make_trainer(
-            job,
             trainer_class,
             student,
             examples,
+            run,
+            finite=StopAtNonFinite(job.train_idx, job.model_name),
             callbacks=[saving, EvaluateThenSave()],  # in front of StopAtNonFinite, which must know what the step's end brings
             eval_dataset=job.eval_sets,
             evaluations=evaluations,
@@ -130,16 +132,18 @@ def _evaluations(job: Job, student: Scorer, teacher: Mapping[str, Scores] | None
 
 
 def make_trainer(
-    job: Job, trainer_class: type[FtTrainer], student: Scorer, examples: Sequence[dict[str, Any]], **trainer_arguments: Any
+    trainer_class: type[FtTrainer],
+    student: Scorer,
+    examples: Sequence[dict[str, Any]],
+    run: RunArguments,
+    **trainer_arguments: Any,
 ) -> FtTrainer:
-    """The trainer of the student's model on the examples: a bar where the output is a terminal, and a stop at a loss that is no
-    number, which names the rows."""
+    """The trainer of the student's model on the examples, with a progress bar if the output is a terminal."""
     trainer = trainer_class(
         model=student.model,
-        args=job.config.run,
+        args=run,
         train_dataset=[{**example, POSITION: i} for i, example in enumerate(examples)],
         data_collator=collator(student.model, student.answers.branches, examples),
-        finite=StopAtNonFinite(job.train_idx, job.model_name),
         **trainer_arguments,
     )
     for printing in (PrinterCallback, ProgressCallback):  # the log goes to train_log.jsonl

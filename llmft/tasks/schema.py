@@ -73,7 +73,7 @@ class EvalSet:
     Attributes:
         text_columns: the columns that become `text1` and `text2`.
         label_column: the column of the labels, or None where none are to be read.
-        label_optional: whether rows without a label (see `rows.has_label`) are rows too, their label None.
+        label_optional: whether rows without a label (see `rows.label_of`) are rows too, their label None.
         label_map: the task's label for each label of the source, None for rows that are left out; None: they are the same.
         label: the only label, after mapping, whose rows are taken.
         where: (column, value) that rows must have.

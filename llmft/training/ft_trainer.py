@@ -235,7 +235,7 @@ def collate(
     prompts = [example["input_ids"] for example in examples]
     positions = [example.get(ASKED, 1) for example in examples]
     if packed:
-        batch = packed_batch(prompts, asked=positions)
+        batch = packed_batch(prompts, counts=positions)
     else:
         batch = padded_batch(Continued([], prompts, positions, [branches] * len(prompts)))
     batch[SIZE] = len(examples)
