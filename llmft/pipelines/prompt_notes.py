@@ -1,4 +1,4 @@
-"""What a run says about its prompts on stderr, once: the tokens that are scored, and rows that are not what they seem."""
+"""Notes about a run's prompts on stderr: the label tokens, text that looks like control tokens, repeated rows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def say_prompts(
     job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[Row] = (), *, trained_as: str = "trained on"
 ) -> None:
-    """Say what is scored, whose text looks like control tokens, and which evaluation rows the model has seen before it is asked.
+    """Write notes on label tokens, on text that looks like control tokens, and on evaluation rows that the model has been shown.
 
     Args:
-        scorers: who is asked -> how.
+        scorers: role (`teacher`, `student`, or "") -> its scorer.
         train_rows: the rows or queries that are trained on.
         trained_as: what they are, for the message.
     """
