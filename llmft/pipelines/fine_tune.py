@@ -48,9 +48,6 @@ def fine_tune(job: Job) -> None:
     prompt_format = prompt_format_of(job)
     run, flags = job.config.run, job.config.fine_tuning
     on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
-    for name in ("target_tokens", "target_prefix", "label_delimiter", "untie_embeddings"):
-        if vanilla and name in job.given:
-            raise InputError(f"--{name} {job.given[name]}: is read only with --method pbft; add that, or leave this out")
     if on_demonstrations and job.config.shots.num_shots == 0:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
     if job.config.data.multi_token_labels:

@@ -13,8 +13,8 @@ from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
 from llmft.arguments.data import DemonstrationArguments
 from llmft.arguments.distillation import DistillationArguments
-from llmft.arguments.run import IRRELEVANT, RunArguments
-from llmft.arguments.run_checks import JSON, SEEDS
+from llmft.arguments.flags import Rules, flags_of
+from llmft.arguments.run import SEEDS, RunArguments
 from llmft.arguments.training_defaults import PAPER
 from llmft.errors import InputError
 from llmft.models.identity import fingerprint_model
@@ -57,11 +57,11 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     instances = make(others, values)
     config = Config.of(instances)
     data, model = config.data, config.model
+    rules = {name: rules for group in groups for name, (_, rules) in flags_of(group).items()}
     if data.data_dir is not None and not Path(data.data_dir).is_dir():
         raise InputError(f"--data_dir {data.data_dir}: no such folder; name the one that holds glue/, hans/, ...")
     distilling = config.distillation
-    query_file = distilling.query_file if distilling else None
-    task = resolve_task(data, labels_needed=distilling is None, query_file=query_file)
+    task = resolve_task(data, labels_needed=distilling is None)
     model_name = model.model_name_or_path or task.default_model
     listed = config.shots.sample_indices_file
     if listed is not None and not Path(listed).is_file():
@@ -79,10 +79,6 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     method = TARGETS_METHOD[distilling.targets] if distilling else method
     part = config.trained.part if config.trained else None
     name = f"{method}-{part}" if part else method
-    if part == "cartridge" and run.gradient_checkpointing:
-        raise InputError(
-            "--gradient_checkpointing: layers then read no keys and values but their own; leave it or --use_cartridge out"
-        )
     deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
     settings = {
         "record_version": RECORD_VERSION,
@@ -92,15 +88,17 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         "data": fingerprint_data(task, data.data_dir),
         "deepspeed": Path(deepspeed).read_text(encoding="utf-8") if isinstance(deepspeed, str) else deepspeed,
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
-        "given": {name: _content(name, value) for name, value in given.items() if name not in IRRELEVANT},
+        "given": {name: _content(rules[name], given[name]) for name in given if rules[name].in_name},
     }
     if config.fine_tuning and config.fine_tuning.train_on == "train":
         unused = {f.name for f in fields(DemonstrationArguments)}
         settings["given"] = {name: value for name, value in settings["given"].items() if name not in unused}
         listed = None
     if method == "icl":
-        refuse_training(given)
-        settings["given"] = {name: value for name, value in settings["given"].items() if name not in TRAINING}
+        for argument, value in given.items():
+            if rules[argument].evaluation == "refused":
+                raise InputError(f"--{argument} {value}: eval.py does not train; leave it out")
+        settings["given"] = {name: value for name, value in settings["given"].items() if rules[name].evaluation == "read"}
     if distilling:
         settings |= distillation_settings(distilling, task, data.data_dir, model.cache_dir)
     if task.metrics:
@@ -175,9 +173,9 @@ def load_metrics(task: Task) -> None:
         load_metric(name)
 
 
-def _content(name: str, value: Any) -> Any:
+def _content(rules: Rules, value: Any) -> Any:
     """The value of an argument; of one that takes JSON or a file with it, the text of that file."""
-    names_file = name in JSON and isinstance(value, str) and not value.startswith("{")
+    names_file = rules.kind == "json" and isinstance(value, str) and not value.startswith("{")
     return Path(value).read_text(encoding="utf-8-sig") if names_file else value
 
 
@@ -195,22 +193,6 @@ def _check_ranks(runs: list[str]) -> None:
                 f"RANK {rank}: is to do {others[0]}, and rank {this_process().rank} {runs[0]}; give all ranks the same command "
                 f"line and files, or {REMEDY}"
             )
-
-
-EVALUATION = {"seed", "data_seed", "per_device_eval_batch_size", "max_batch_tokens", "fp16", "bf16", "tf32", "full_determinism"}
-TRAINING = {f.name for f in fields(RunArguments)} - EVALUATION | {"max_train_samples"}
-"""Arguments that upstream's sweeps may pass to eval.py, where they change nothing."""
-
-
-def refuse_training(given: dict[str, Any]) -> None:
-    """What upstream never passed to eval.py, and nothing reads there, is a mistake.
-
-    Raises:
-        InputError: it is given.
-    """
-    for name in ("eval_strategy", "save_best_models", "log_l2_dist_per_weight", "push_to_hub"):
-        if name in given:
-            raise InputError(f"--{name} {given[name]}: eval.py does not train; leave it out")
 
 
 def describe(flags: DistillationArguments) -> dict[str, str]:

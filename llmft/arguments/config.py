@@ -1,0 +1,53 @@
+"""All arguments of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.methods import AdapterArguments, FineTuningArguments, InContextArguments
+from llmft.arguments.model import ModelArguments
+from llmft.arguments.run import DistillationRunArguments, RunArguments
+
+FIELDS = {
+    ModelArguments: "model",
+    DataArguments: "data",
+    DemonstrationArguments: "shots",
+    CalibrationArguments: "calibration",
+    AdapterArguments: "trained",
+    InContextArguments: "in_context",
+    FineTuningArguments: "fine_tuning",
+    DistillationArguments: "distillation",
+    RunArguments: "run",
+    DistillationRunArguments: "run",
+}
+
+
+@dataclass
+class Config:
+    """The arguments of a run by group; a script leaves the groups that it does not have None."""
+
+    model: ModelArguments
+    data: DataArguments
+    shots: DemonstrationArguments
+    calibration: CalibrationArguments | None = None
+    trained: AdapterArguments | None = None
+    in_context: InContextArguments | None = None
+    fine_tuning: FineTuningArguments | None = None
+    distillation: DistillationArguments | None = None
+    run: RunArguments | None = None
+    """None only until `prepare` knows the learning rate."""
+
+    @classmethod
+    def of(cls, groups: Iterable[Any]) -> Config:
+        """The config that holds these groups."""
+        return cls(**{FIELDS[type(group)]: group for group in groups})
+
+    @property
+    def groups(self) -> dict[str, Any]:
+        """Name of the dataclass -> group, as records list them."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return {type(group).__name__: group for group in values if group is not None}
