@@ -108,16 +108,14 @@ class Distillation:
     @property
     def flags(self) -> DistillationArguments:
         """distill.py's own arguments."""
-        from llmft.arguments.distillation import DistillationArguments
 
-        return self.job.arguments(DistillationArguments)
+        return self.job.config.distillation
 
     @property
     def run(self) -> RunArguments:
         """Arguments of training."""
-        from llmft.arguments.run import RunArguments
 
-        return self.job.arguments(RunArguments)
+        return self.job.config.run
 
     def teacher_pass(self) -> Targets:
         """The teacher's answers to all queries."""
@@ -165,11 +163,11 @@ class Distillation:
         self._train(ContextDistillationTrainer, parts, **learning, **more)
 
     def _train(self, trainer_class: type, parts: list[dict[str, Any]], **more: Any) -> None:
-        from llmft.pipelines.training import train_stage
+        from llmft.pipelines.training import make_trainer
 
         prompts = self.student.prompts(self.queries)
         examples = [{"input_ids": prompts.whole(i), **part} for i, part in enumerate(parts)]
-        train_stage(self.job, "benchmark", trainer_class, self.student, examples, **more)
+        make_trainer(self.job, trainer_class, self.student, examples, **more).train()
 
 
 def _encode(asker: Asker, prompts: TokenizedPrompts) -> Any:

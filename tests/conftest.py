@@ -202,3 +202,21 @@ def tiny_model(family: str, vocabulary: int = 600):
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return model
+
+
+def adapted(model, part: str | None = None, *, context_ids=None, seed: int = 0, **flags):
+    """The model with a part to train, by its name; `flags` as in `AdapterArguments`."""
+    from llmft.models.parts.adapt import adapt
+
+    return adapt(model, part_flags(part, **flags), context_ids, seed)
+
+
+def part_flags(part: str | None = None, **flags):
+    """`AdapterArguments` that choose a part by its name."""
+    from llmft.arguments.methods import PARTS, AdapterArguments
+
+    switches = {name: flag for flag, name in PARTS.items()}
+    if part is not None and part not in switches:
+        flags |= {"adapter_type": part}
+        part = "adapter"
+    return AdapterArguments(**flags, **({switches[part]: True} if part else {}))

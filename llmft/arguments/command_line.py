@@ -33,6 +33,13 @@ OBSOLETE = {
 }
 """Arguments of upstream's that ask for what is always so here; they are taken off the command line with a note."""
 
+ONE_AFTER_THE_OTHER = (
+    "one context after the other is two commands: distill.py --context_file A ..., then distill.py --context_file B "
+    "--model_name_or_path RUN/model --teacher_model_name_or_path ORIGINAL ..., or without that teacher if the first student "
+    "teaches"
+)
+REMOVED = {"--stage_teacher": ONE_AFTER_THE_OTHER, "--context_schedule sequential": ONE_AFTER_THE_OTHER}
+"""Arguments, some with a value, that there are no longer, and what does the same."""
 
 class OneLineParser(HfArgumentParser):
     """An argument parser whose errors are `InputError`s: one line, no usage text."""
@@ -111,11 +118,19 @@ def _is_utf8(word: str) -> bool:
 
 
 def modern(argv: Sequence[str]) -> list[str]:
-    """The command line with old names replaced and obsolete arguments (and their value, if any) taken off, with a note."""
+    """The command line with old names replaced and obsolete arguments (and their value, if any) taken off, with a note.
+
+    Raises:
+        InputError: an argument is one of `REMOVED`.
+    """
     words: list[str] = []
     rest = list(argv)
     while rest:
         name, equals, value = rest.pop(0).partition("=")
+        argument = f"{name} {value if equals else ''.join(rest[:1])}".strip()
+        remedy = REMOVED.get(name) or REMOVED.get(argument)
+        if remedy is not None:
+            raise InputError(f"{argument}: {remedy}")
         if name in OBSOLETE:
             if not equals and rest and not rest[0].startswith("--"):
                 rest.pop(0)

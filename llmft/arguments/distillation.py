@@ -49,16 +49,9 @@ class DistillationArguments(Objective):
     )
     context_schedule: str = flag(
         "mean",
-        "Several contexts: `mean` of the teachers' distributions; `cycle`: query i gets context i mod m; `sequential`: one after "
-        "the other, each from the last one's result.",
-        choices=("mean", "cycle", "sequential"),
+        "Several contexts: `mean` of the teachers' distributions; `cycle`: query i gets context i mod m.",
+        choices=("mean", "cycle"),
         needs="--num_contexts 2+",
-    )
-    stage_teacher: str = flag(
-        "original",
-        "Teacher of each stage of `sequential`: the original model, or the last student (with --teacher_mode online).",
-        choices=("original", "last"),
-        needs="--context_schedule sequential",
     )
     teacher_model_name_or_path: str | None = flag(
         None, "Another teacher of the same vocabulary; default: the student's own start.", kind="path"
@@ -133,15 +126,4 @@ class DistillationArguments(Objective):
         if self.num_contexts > 1 and not self.reads("demonstrations") and files < 2:
             raise InputError(
                 f"--num_contexts {self.num_contexts}: contexts differ in their demonstrations or files; add them to --context"
-            )
-        if self.stage_teacher == "last" and self.teacher_model_name_or_path is not None:
-            raise InputError(
-                f"--teacher_model_name_or_path {self.teacher_model_name_or_path}: with --stage_teacher last the student teaches "
-                "itself; leave one of them out"
-            )
-        if self.stage_teacher == "last" and self.teacher_mode == "precompute":
-            raise InputError("--stage_teacher last: the last student is not there beforehand; add --teacher_mode online")
-        if self.context_schedule == "sequential" and self.targets != "soft":
-            raise InputError(
-                f"--targets {self.targets}: goes with one context, or several by mean or cycle; leave one of them out"
             )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llmft.distillation.targets import Targets
     from llmft.distillation.teacher import Teacher, Teachers
     from llmft.evaluation.scorer import Asker, SplitScores
+    from llmft.pipelines.retention import Retention
     from llmft.pipelines.training import Trained
 
 GROUPS = (
@@ -62,60 +63,67 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 def distil(job: Job) -> None:
     """One run."""
-    from llmft.pipelines.retention import Retention, retention_tasks
-    from llmft.pipelines.teachers import ask_teachers, check_sizes, teacher_model, with_cache
     from llmft.pipelines.training import trainable
 
     flags = job.config.distillation
     check_flags(job, flags)
+    with job.meter.phase("load"):
+        teachers, student, queries, retention = load(job, flags)
+    with job.meter.phase("teacher") as phase:
+        precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"
+        targets = teacher_of(teachers, queries, flags).precompute(phase) if precompute else None
+    scores = {"teacher": job.score("teacher", teachers), "before": job.score("before", student)}
+    job.keep("before", retention.score("before", student.model))
+    cache = teachers.askers[0].cache
+    if flags.teacher_mode == "precompute":  # its answers are all that training needs: another model goes out of memory
+        teachers = teachers.with_model(student.model)
+    elif needs_copy(job, flags):
+        teachers = teachers.with_model(copy.deepcopy(student.model))
+    student = student.with_model(trainable(job, student.model, context_ids=teachers.askers[0].context_ids))
+    trained = learn(job, student, queries, teachers, targets, scores["teacher"])
+    job.keep("after", retention.score("after", student.model))
+    metrics = compare(job, scores | trained.scores) | trained.metrics | retention.change(job.record.stages)
+    if flags.evaluate_with_context:
+        metrics["after_with_context"] = with_context(job, teachers.with_model(student.model))
+    metrics["contexts"] = {
+        "kinds": list(flags.contexts),
+        "number": len(teachers.askers),
+        "schedule": flags.context_schedule,
+        "demonstrations": sum(map(len, job.contexts)),
+    }
+    if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
+        for name in job.data.in_domain:  # in front of the table, the last that a sweep shows of a run
+            say_how_far(name, metrics["kl"]["before"][name], metrics["kl"]["after"][name])
+    prompts = {"teacher": [asker.prompt_format for asker in teachers.askers], "student": [student.prompt_format]}
+    job.finish(metrics, trained.log, prompts=prompts, saved=cache.saved_but(job.paid_before) if cache else None)
+
+
+def load(job: Job, flags: DistillationArguments) -> tuple[Teachers, Asker, list[Row], Retention]:
+    """Who teaches, who learns (its model not made trainable yet), from which queries, and what else the student is asked.
+
+    Raises:
+        InputError: something is missing or does not fit together; past this, the run has a folder.
+    """
+    from llmft.pipelines.retention import Retention, retention_tasks
+    from llmft.pipelines.teachers import ask_teachers, check_sizes, teacher_model, with_cache
+
     teacher_formats = [prompt_format_of(job, "teacher", number) for number in range(flags.num_contexts)]
     student_format = prompt_format_of(job, "student")
     calibrate = job.config.calibration.calibrate
     flags.objective.check_prompts(teacher_formats[0], student_format, calibrate=calibrate)
-    with job.meter.phase("load"):
-        job.load_data(num_contexts=flags.num_contexts if flags.reads("demonstrations") else 0)
-        queries = draw_queries(job)
-        model, tokenizer = job.load_model()
-        teachers = ask_teachers(job, teacher_model(job, flags, tokenizer), teacher_formats, calibrate=calibrate)
-        student = job.asker(model, tokenizer, student_format, trained=True)
-        retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
-        job.check_prompts(teachers, student, train_rows=queries)
-        check_sizes(job, teachers.askers[0])
-        job.check_start(model)
-        teachers = with_cache(job, teachers)
-        job.begin()
-        say_prompts(job, {"teacher": teachers.askers[0], "student": student}, queries, trained_as="queries that are learnt from")
-    stages = stages_of(teachers, flags)
-    with job.meter.phase("teacher") as phase:
-        precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"
-        targets = [teacher_of(stage, queries, flags).precompute(phase) if precompute else None for stage in stages]
-    scores = {"teacher": job.score("teacher", stages[-1]), "before": job.score("before", student)}
-    job.keep("before", retention.score("before", model))
-    cache = teachers.askers[0].cache
-    start = copy.deepcopy(model) if needs_copy(job, flags) else None
-    context_ids = teachers.askers[0].context_ids
-    if flags.teacher_mode == "precompute":  # its answers are all that training needs: another model goes out of memory
-        teachers = teachers.with_model(model)
-        stages = stages_of(teachers, flags)
-    student = student.with_model(trainable(job, model, context_ids=context_ids))
-    trained = learn(job, student, queries, stages, targets, start, scores["teacher"])
-    job.keep("after", retention.score("after", student.model))
-    metrics = trained.metrics | retention.change(job.record.stages)
-    if flags.evaluate_with_context:
-        metrics["after_with_context"] = with_context(job, stages[-1].with_model(student.model))
-    metrics["contexts"] = {
-        "kinds": list(flags.contexts),
-        "number": len(stages) if flags.context_schedule == "sequential" else len(teachers.askers),
-        "schedule": flags.context_schedule,
-        "demonstrations": sum(map(len, job.contexts)),
-    }
-    compared = compare(job, scores | trained.scores)
-    if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
-        for name in job.data.in_domain:  # in front of the table, the last that a sweep shows of a run
-            say_how_far(name, compared["kl"]["before"][name], compared["kl"]["after"][name])
-    prompts = {"teacher": [asker.prompt_format for asker in teachers.askers], "student": [student.prompt_format]}
-    saved = cache.saved_but(job.paid_before) if cache else None
-    job.finish({**compared, **metrics}, trained.log, prompts=prompts, saved=saved)
+    job.load_data(num_contexts=flags.num_contexts if flags.reads("demonstrations") else 0)
+    queries = draw_queries(job)
+    model, tokenizer = job.load_model()
+    teachers = ask_teachers(job, teacher_model(job, flags, tokenizer), teacher_formats, calibrate=calibrate)
+    student = job.asker(model, tokenizer, student_format, trained=True)
+    retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
+    job.check_prompts(teachers, student, train_rows=queries)
+    check_sizes(job, teachers.askers[0])
+    job.check_start(model)
+    teachers = with_cache(job, teachers)
+    job.begin()
+    say_prompts(job, {"teacher": teachers.askers[0], "student": student}, queries, trained_as="queries that are learnt from")
+    return teachers, student, queries, retention
 
 
 def check_flags(job: Job, flags: DistillationArguments) -> None:
@@ -129,20 +137,12 @@ def check_flags(job: Job, flags: DistillationArguments) -> None:
         raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
     if job.config.trained.use_cartridge and flags.num_contexts > 1:
         raise InputError(f"--use_cartridge: starts as one context, there are --num_contexts {flags.num_contexts}; leave one out")
-    for name in ("num_shots", "balanced", "shuffle"):
-        if name in job.given and not flags.reads("demonstrations"):
-            raise InputError(
-                f"--{name} {job.given[name]}: is read only with --context demonstrations; add that, or leave this out"
-            )
-    if shots.sample_indices_file is not None and not flags.reads("demonstrations"):
-        raise InputError(f"--sample_indices_file {shots.sample_indices_file}: is read only with --context demonstrations")
+    for field in fields(shots):
+        value = getattr(shots, field.name)
+        if value != field.default and not flags.reads("demonstrations"):
+            raise InputError(f"--{field.name} {value}: is read only with --context demonstrations; add that, or leave this out")
     if job.config.calibration.calibrate and flags.reads("label"):
         raise InputError("--calibrate: a content-free query has no label to show; leave it out with --context label")
-    if flags.context_schedule == "sequential" and (run.deepspeed or run.save_strategy != "no"):
-        name = "deepspeed" if run.deepspeed else "save_strategy"
-        raise InputError(f"--{name} {getattr(run, name)}: does not go with --context_schedule sequential; leave one of them out")
-    if flags.context_schedule == "sequential" and run.log_l2_dist_per_weight:
-        raise InputError("--log_l2_dist_per_weight: goes with one stage, not with --context_schedule sequential; leave one out")
     if run.deepspeed and needs_copy(job, flags):
         raise InputError(
             "--teacher_mode online: under DeepSpeed a student that changes its weights cannot also be its teacher; "
@@ -170,11 +170,11 @@ def draw_queries(job: Job) -> list[Row]:
     rows = job.data.train
     if flags.query_file is not None:
         rows = load_queries(flags.query_file, data, job.task, labels=needing is not None)
-    asked, shown_idx = rows, {row["idx"] for row in shown}
-    rows = leave_out(asked, shown, _source(job))  # by text: data sets hold some rows twice
-    alike = len(asked) - len(rows) - sum(row["idx"] in shown_idx for row in asked)  # beside the demonstrations themselves
+    candidates, shown_idx = rows, {row["idx"] for row in shown}
+    rows = leave_out(candidates, shown, _source(job))  # by text: data sets hold some rows twice
+    alike = len(candidates) - len(rows) - sum(row["idx"] in shown_idx for row in candidates)  # beside the demonstrations
     where = "the training rows" if flags.query_file is None else _source(job)
-    note = left_out(where, len(asked), {"with the texts of a demonstration": alike})
+    note = left_out(where, len(candidates), {"with the texts of a demonstration": alike})
     if note:
         say_note(note)
     seed = job.config.run.data_seed
@@ -205,15 +205,6 @@ def with_context(job: Job, student: Teachers) -> dict[str, Any]:
     return job.metrics_of(job.score_sets("after with context", student))
 
 
-def stages_of(teachers: Teachers, flags: DistillationArguments) -> list[Teachers]:
-    """What is distilled one after the other: all contexts at once, or each by itself."""
-    from llmft.distillation.teacher import Teachers
-
-    if flags.context_schedule == "sequential":
-        return [Teachers((asker,)) for asker in teachers.askers]
-    return [teachers]
-
-
 def teacher_of(
     teachers: Teachers,
     queries: Sequence[Row],
@@ -233,59 +224,51 @@ def needs_copy(job: Job, flags: DistillationArguments) -> bool:
     """Whether a teacher that reads along must be kept beside a student that changes its weights."""
     from llmft.models.parts.adapt import keeps_base
 
-    own_start = flags.teacher_mode == "online" and flags.teacher_model_name_or_path is None
-    return own_start and not keeps_base(job.config.trained.part)
+    reads_along = flags.teacher_mode == "online" and flags.teacher_model_name_or_path is None
+    return reads_along and not keeps_base(job.config.trained.part)
 
 
 def learn(
     job: Job,
     student: Asker,
     queries: Sequence[Row],
-    stages: Sequence[Teachers],
-    targets: Sequence[Targets | None],
-    start: torch.nn.Module | None,
+    teachers: Teachers,
+    targets: Targets | None,
     reference: dict[str, SplitScores],
 ) -> Trained:
-    """Train the student on each stage's targets; what `train` returns, of the last stage."""
+    """Train the student on the teacher's answers to the queries, or on their gold labels.
+
+    Args:
+        teachers: who reads along; with `targets`, or for gold labels, nobody does.
+        targets: the precomputed answers.
+        reference: the teacher's scores of all evaluation sets, to log the divergence from.
+    """
     from llmft.distillation.trainer import ContextDistillationTrainer
     from llmft.models.parts.adapt import without_adapter
-    from llmft.pipelines.training import train, train_stage
+    from llmft.pipelines.training import train
     from llmft.training.ft_trainer import FtTrainer
 
     flags, prompts = job.config.distillation, student.prompts(queries)
-
-    def frozen(stage: Teachers) -> Callable[[], AbstractContextManager[torch.nn.Module]]:
-        if flags.stage_teacher == "last" and number > 0:
-            return partial(nullcontext, copy.deepcopy(student.model))
-        if flags.teacher_model_name_or_path is not None:
-            return partial(nullcontext, stage.askers[0].model)
-        return partial(without_adapter, student.model) if start is None else partial(nullcontext, start)
-
-    earlier: list[dict[str, Any]] = []  # log of the stages before the last
-    for number, (stage, target) in enumerate(zip(stages, targets, strict=True)):
-        examples: list[dict[str, Any]] = [{"input_ids": prompts.whole(i)} for i in range(len(queries))]
-        last = number == len(stages) - 1
-        run_training = partial(train, job, reference=reference) if last else partial(train_stage, job, f"stage-{number}")
-        if flags.targets != "soft":
-            answers = [row["label"] for row in queries] if target is None else target.logprobs.argmax(1).tolist()
-            for example, answer in zip(examples, answers, strict=True):
-                example["answer"] = student.label_ids[answer]
-            return run_training(FtTrainer, student, examples)
-        for i, example in enumerate(examples):
-            if target is None:
-                example["query"] = i
-            else:
-                example["teacher_logprobs"] = target.logprobs[i]
-                if target.tokens is not None:
-                    example["teacher_tokens"] = target.tokens[i]
-            if flags.ce_weight:
-                example["answer"] = student.label_ids[queries[i]["label"]]
-        teacher = None if target is not None else teacher_of(stage, queries, flags, frozen(stage))
+    columns: dict[str, Any] = {"input_ids": [prompts.whole(i) for i in range(len(queries))]}
+    if flags.targets != "soft" or flags.ce_weight:
+        labels = targets.logprobs.argmax(1).tolist() if flags.targets == "hard" else [row["label"] for row in queries]
+        columns["answer"] = [student.label_ids[label] for label in labels]
+    trainer_class, learning = FtTrainer, {}
+    if flags.targets == "soft":
+        teacher = None
+        if targets is None:
+            keeps_start = flags.teacher_model_name_or_path is None and not needs_copy(job, flags)
+            frozen = partial(without_adapter, student.model) if keeps_start else partial(nullcontext, teachers.askers[0].model)
+            teacher = teacher_of(teachers, queries, flags, frozen)
+            columns["query"] = range(len(queries))
+        else:
+            columns["teacher_logprobs"] = targets.logprobs
+            if targets.tokens is not None:
+                columns["teacher_tokens"] = targets.tokens
+        trainer_class = ContextDistillationTrainer
         learning = {"choices": flags.objective, "label_sequences": student.label_sequences, "teacher": teacher}
-        result = run_training(ContextDistillationTrainer, student, examples, **learning)
-        if not last:
-            earlier += [{"stage": number, **entry} for entry in result]
-    return replace(result, log=[*earlier, *result.log])
+    examples = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return train(job, trainer_class, student, examples, reference=reference, **learning)
 
 
 NEAR = 1e-3
@@ -320,22 +303,22 @@ def compare(job: Job, scores: dict[str, dict[str, SplitScores]]) -> dict[str, An
     from llmft.runs.summary import pooled
 
     teacher, stages = scores["teacher"], job.record.stages
-    students = {stage: found for stage, found in scores.items() if stage != "teacher"}
 
     def against(measure: Any) -> dict[str, dict[str, float]]:
         return {
-            stage: {name: measure(teacher[name].label_logprobs, found[name].label_logprobs) for name in found}
-            for stage, found in students.items()
+            stage: {name: measure(teacher[name].label_logprobs, student.label_logprobs) for name, student in sets.items()}
+            for stage, sets in scores.items()
+            if stage != "teacher"
         }
 
-    gaps = {}
-    for name, sets in job.data.groups.items():
-        if sets:
-            gaps[name] = gap_recovered(*(pooled(stages[stage], list(sets)) for stage in ("teacher", "before", "after")))
     return {
         "kl": against(mean_kl),
         "agreement": against(agreement),
-        "gap_recovered": gaps,
+        "gap_recovered": {
+            group: gap_recovered(*(pooled(stages[stage], list(sets)) for stage in ("teacher", "before", "after")))
+            for group, sets in job.data.groups.items()
+            if sets
+        },
         "tokens_per_query": {
             "teacher": teacher[job.task.name].tokens_per_query,
             "student": scores["after"][job.task.name].tokens_per_query,

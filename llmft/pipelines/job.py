@@ -118,7 +118,7 @@ class Job:
                 from llmft.models.parts.saving import start_of
 
                 loaded = start_of(loaded, self.model_name)
-                check_part(loaded, self.config.trained.part, self.config.trained.lora_targets)
+                check_part(loaded, self.config.trained)
             self.loaded = loaded, tokenizer
         self.model_weights = count_trainable(self.loaded[0]).total
         return self.loaded
@@ -248,8 +248,7 @@ class Job:
         from llmft.models.parts.adapt import trained_weights
         from llmft.training.stop_at_nan import check_start
 
-        trained = self.config.trained
-        check_start(self.model_name, trained_weights(model, trained.part, freeze_embeddings=trained.freeze_embeddings))
+        check_start(self.model_name, trained_weights(model, self.config.trained))
 
     def begin(self) -> None:
         """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past. Says what

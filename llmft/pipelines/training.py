@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import IntervalStrategy
 
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.distributed import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
@@ -65,23 +63,8 @@ def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | 
     Args:
         context_ids: tokens of the context, which a cartridge starts as; None where there is none.
     """
-    flags = job.config.trained
     with job.meter.phase("adapt"):
-        adapted = adapt(
-            model,
-            flags.part,
-            dim=flags.adapter_dim,
-            alpha=flags.lora_alpha,
-            dropout=flags.lora_dropout,
-            targets=flags.lora_targets,
-            prompt_tokens=flags.num_soft_prompt_tokens,
-            context_ids=context_ids,
-            cartridge_tokens=flags.cartridge_tokens,
-            frozen_tokens=flags.cartridge_frozen_tokens,
-            freeze_embeddings=flags.freeze_embeddings,
-            untie_embeddings=flags.untie_embeddings,
-            seed=job.config.run.seed,
-        )
+        adapted = adapt(model, job.config.trained, context_ids, job.config.run.seed)
     if job.record.writes:
         print(count_trainable(adapted))
     return adapted
@@ -113,15 +96,14 @@ def train(
     )
     saving = SaveAtSigterm()
     with job.meter.phase("train") as phase, reporting(run, job.record.path):
-        trainer = trainer_class(
-            model=model,
-            args=run,
+        trainer = make_trainer(
+            job,
+            trainer_class,
+            student,
+            examples,
             callbacks=[saving, EvaluateThenSave()],  # in front of StopAtNonFinite, which must know what the step's end brings
-            train_dataset=_numbered(examples),
             eval_dataset=job.eval_sets,
-            data_collator=collator(model, LabelSequences.create(student.label_sequences), examples),
             evaluations=evaluations,
-            finite=StopAtNonFinite(job.train_idx, job.model_name),
             **trainer_arguments,
         )
         _add_callbacks(job, trainer, student, phase, kept)
@@ -134,7 +116,7 @@ def train(
     if run.save_best_models and job.record.writes:
         for stage in evaluations.best:
             _copy(best_weights(job.record.checkpoints, evaluations.stages[stage].step), job.record.path / f"model_{stage}")
-    stages = {stage: found.scores for stage, found in evaluations.stages.items()}
+    stages = {stage: evaluation.scores for stage, evaluation in evaluations.stages.items()}
     for stage, scores in stages.items():
         job.keep(stage, scores)
     metrics: dict[str, Any] = {"weights": counts.as_dict()}
@@ -143,35 +125,24 @@ def train(
     return Trained(stages, metrics, trainer.state.log_history)
 
 
-def train_stage(
-    job: Job,
-    name: str,
-    trainer_class: type[FtTrainer],
-    student: Asker,
-    examples: Sequence[dict[str, Any]],
-    **trainer_arguments: Any,
-) -> list[dict[str, Any]]:
-    """Train as `train` does, for what is not the end: nothing is evaluated, nothing kept but the log, which is returned."""
-    run = copy.copy(job.config.run)
-    run.output_dir, run.eval_strategy = str(job.record.checkpoints / name), IntervalStrategy.NO
-    with job.meter.phase("train") as phase, reporting(run, job.record.path):
-        trainer = trainer_class(
-            model=student.model,
-            args=run,
-            train_dataset=_numbered(examples),
-            data_collator=collator(student.model, LabelSequences.create(student.label_sequences), examples),
-            finite=StopAtNonFinite(job.train_idx, job.model_name),
-            **trainer_arguments,
-        )
-        _show_progress(trainer)
-        trainer.train()
-        trainer.count_work(phase)
-    return trainer.state.log_history
-
-
-def _numbered(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The examples with their places, by which a message names their rows."""
-    return [{**example, POSITION: i} for i, example in enumerate(examples)]
+def make_trainer(
+    job: Job, trainer_class: type[FtTrainer], student: Asker, examples: Sequence[dict[str, Any]], **trainer_arguments: Any
+) -> FtTrainer:
+    """The trainer of the student's model on the examples: a bar where the output is a terminal, and a stop at a loss that is no
+    number, which names the rows."""
+    trainer = trainer_class(
+        model=student.model,
+        args=job.config.run,
+        train_dataset=[{**example, POSITION: i} for i, example in enumerate(examples)],
+        data_collator=collator(student.model, LabelSequences.create(student.label_sequences), examples),
+        finite=StopAtNonFinite(job.train_idx, job.model_name),
+        **trainer_arguments,
+    )
+    for printing in (PrinterCallback, ProgressCallback):  # the log goes to train_log.jsonl
+        trainer.remove_callback(printing)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(ProgressBar())
+    return trainer
 
 
 def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, kept: int) -> None:
@@ -186,20 +157,11 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, k
             "evaluations": evaluations.state(),
         }
 
-    _show_progress(trainer)
     trainer.add_callback(KeepProgress(progress, kept))
     if run.save_best_models:
         trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.tokenizer)))
     if run.log_l2_dist_per_weight:
         trainer.add_callback(LogDistances(student.model, trainer.log))
-
-
-def _show_progress(trainer: FtTrainer) -> None:
-    """A bar where the output is a terminal; the log goes to train_log.jsonl."""
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(ProgressBar())
 
 
 def _restore(job: Job, evaluations: Evaluations) -> None:

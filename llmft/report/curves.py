@@ -62,17 +62,12 @@ def training_curves(collection: Collection, judged: pd.DataFrame) -> tuple[pd.Da
 def logged(log: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[tuple[int, float]]:
     """Step and value of each entry of a training log that has finite ones of these names; of several names their mean.
 
-    Every stage of a distillation counts its steps from 1 (`stage` is in all entries but
-    the last one's); here they go on where the stage before ended.
+    Old logs may hold several trainings, each with steps from 1; entries of all but the last one have a `stage`, and are left out.
     """
-    stage, before, last = None, 0, 0
-    for number, entry in enumerate(log):
-        if number == 0 or entry.get("stage") != stage:
-            stage, before, last = entry.get("stage"), before + last, 0
-        last = max(last, entry.get("step", 0))
+    for entry in log:
         values = [entry[name] for name in names if isinstance(entry.get(name), int | float)]
-        if values and len(values) == len(names) and all(map(math.isfinite, values)):
-            yield before + entry["step"], sum(values) / len(values)
+        if "stage" not in entry and values and len(values) == len(names) and all(map(math.isfinite, values)):
+            yield entry["step"], sum(values) / len(values)
 
 
 def draw_training(collection: Collection, judged: pd.DataFrame) -> Iterator[Sheet]:

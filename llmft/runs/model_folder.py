@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +27,34 @@ class Base:
     gguf_file: str | None = None
 
 
+def adapter_settings(folder: Path) -> Path | None:
+    """The file by which `folder` is known to hold an adapter; None where it holds none."""
+    return next((folder / name for name in (PEFT_SETTINGS, PARALLEL_SETTINGS) if (folder / name).is_file()), None)
+
+
 def base_named_in(folder: Path) -> Base | None:
     """The base of the adapter in `folder`; None where it holds no adapter.
 
     Raises:
         InputError: it does not say which.
     """
-    for file in (PEFT_SETTINGS, PARALLEL_SETTINGS):
-        if not (folder / file).is_file():
-            continue
-        settings = read_settings(folder / file)
-        if not settings.get("base_model_name_or_path"):
-            raise InputError(
-                f"--model_name_or_path {folder}: {file} names no base model; write its folder or hub name there, under "
-                "base_model_name_or_path"
-            )
-        name = settings["base_model_name_or_path"]
-        if not isinstance(name, str) or Path(name).resolve() == folder.resolve():
-            raise InputError(
-                f"--model_name_or_path {folder}: {file} names as base {quote(name)}; write the base's folder or hub name there"
-            )
-        base = Base(name, settings.get("revision") or "main", file, student_settings(folder).get("gguf_file"))
-        beside = folder / START  # moves with the adapter, whatever path its settings name
-        return replace(base, name=str(beside), revision="main", gguf_file=None) if beside.is_dir() else base
-    return None
+    file = adapter_settings(folder)
+    if file is None:
+        return None
+    settings = read_settings(file)
+    name = settings.get("base_model_name_or_path")
+    if not name:
+        raise InputError(
+            f"--model_name_or_path {folder}: {file.name} names no base model; write its folder or hub name there, under "
+            "base_model_name_or_path"
+        )
+    if not isinstance(name, str) or Path(name).resolve() == folder.resolve():
+        raise InputError(
+            f"--model_name_or_path {folder}: {file.name} names as base {quote(name)}; write the base's folder or hub name there"
+        )
+    if (folder / START).is_dir():  # moves with the adapter, whatever path its settings name
+        return Base(str(folder / START), "main", file.name)
+    return Base(name, settings.get("revision") or "main", file.name, student_settings(folder).get("gguf_file"))
 
 
 def student_settings(folder: Path) -> dict[str, Any]:

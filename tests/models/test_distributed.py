@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from llmft.arguments.deepspeed_config import keep_off_the_compiler
-from llmft.models.parts.adapt import adapt
 from llmft.models.fingerprint import fingerprint_weights
 from llmft.models.distributed import weights_on_rank_0
 from llmft.models.wrapping import bare_model
 from llmft.runs.launch import join_launch
-from tests.conftest import tiny_model
+from tests.conftest import adapted, tiny_model
 from tests.models.reading.test_reader import LABELS, prompts
 from tests.scoring import score_answers
 
@@ -26,9 +25,9 @@ join_launch(alone=True)
 keep_off_the_compiler()
 deepspeed.init_distributed("gloo")
 settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
-for part in (None, "lora", "ia3", "soft_prompt"):
+for part, flags in ((None, {}), ("lora", {}), ("ia3", {}), ("soft_prompt", {"num_soft_prompt_tokens": 4})):
     torch.manual_seed(0)
-    whole, cut = (adapt(tiny_model("opt"), part, prompt_tokens=4, seed=1) for _ in range(2))
+    whole, cut = (adapted(tiny_model("opt"), part, seed=1, **flags) for _ in range(2))
     cut.load_state_dict(whole.state_dict())
     deepspeed.zero.Init(module=cut, config_dict_or_path=settings)
     present = []

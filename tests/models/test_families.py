@@ -10,14 +10,14 @@ from transformers import AutoModelForCausalLM
 
 from llmft.errors import InputError
 from llmft.models.load import load_model
-from llmft.models.parts.adapt import adapt, check_part
+from llmft.models.parts.adapt import check_part
+from llmft.models.parts.gradients import key_biases
 from llmft.models.parts.head import classification_head, put_head
-from llmft.models.parts.inert import key_biases
 from llmft.models.parts.saving import save_student
 from llmft.models.reading.batches import answer_logits, left_pad
 from llmft.models.wrapping import bare_model, forward_parameters, virtual_tokens
 from llmft.prompts.tokens import TokenizedPrompts
-from tests.conftest import tiny_model
+from tests.conftest import adapted, part_flags, tiny_model
 from tests.scoring import score_answers
 
 FAMILIES = ["opt", "opt_post_norm", "gpt_neox", "llama", "gptj", "gpt2", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]
@@ -27,11 +27,11 @@ METHODS = {
     "freeze_embeddings": (None, {"freeze_embeddings": True, "untie_embeddings": True}),
     "head_only": ("head_only", {}),
     "bitfit": ("bitfit", {}),
-    "lora": ("lora", {"dim": 4, "alpha": -1}),
-    "query-value": ("lora", {"dim": 4, "targets": "query-value"}),
+    "lora": ("lora", {"adapter_dim": 4, "lora_alpha": -1}),
+    "query-value": ("lora", {"adapter_dim": 4, "lora_targets": "query-value"}),
     "ia3": ("ia3", {}),
-    "parallel": ("parallel", {"dim": 4}),
-    "soft_prompt": ("soft_prompt", {"prompt_tokens": 3}),
+    "parallel": ("parallel", {"adapter_dim": 4}),
+    "soft_prompt": ("soft_prompt", {"num_soft_prompt_tokens": 3}),
     "cartridge": ("cartridge", {"context_ids": [1, 30, 40, 50], "cartridge_tokens": 3}),
 }
 VANILLA = ["full", "head_only", "bitfit", "lora", "ia3", "parallel", "soft_prompt", "cartridge"]
@@ -76,7 +76,7 @@ def start(model, case):
         put_head(model, "linear" if method == "full" else "fully-connected", NAMES, seed=0)
         labels = [0, 1, 2]
     part, settings = METHODS[method]
-    return adapt(model, part, **settings), labels
+    return adapted(model, part, **settings), labels
 
 
 def train(model, labels):
@@ -121,11 +121,11 @@ def test_a_student_scores_alike_however_it_is_asked_and_when_loaded_again(bases,
     base = copy.deepcopy(bases[family])
     if case.endswith("bitfit") and family in WITHOUT_BIASES:
         with pytest.raises(InputError, match=f"--bitfit: {base.name_or_path} has no bias terms"):
-            check_part(base, "bitfit", "all-linear")
+            check_part(base, part_flags("bitfit"))
         return
     if case.endswith("cartridge") and family in WITH_WINDOWS:
         with pytest.raises(InputError, match=f"--use_cartridge: {base.name_or_path} cannot read behind keys and values"):
-            check_part(base, "cartridge", "all-linear")
+            check_part(base, part_flags("cartridge"))
         return
     model, labels = start(base, case)
     train(model, labels)

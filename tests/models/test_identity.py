@@ -13,10 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmft.models.identity import fingerprint_model
-from llmft.models.parts.adapt import adapt
 from llmft.models.parts.saving import save_student
 from llmft.runs.file_hashes import cache_dir
-from tests.conftest import tiny_model
+from tests.conftest import adapted, tiny_model
 
 LARGE = 5_000_000
 
@@ -46,7 +45,7 @@ def train(model, name, seed):
 def test_students_of_which_little_was_trained_are_two(saved, tmp_path, what):
     part = what if what in ("lora", "ia3") else None
     for seed in range(2):
-        model = adapt(AutoModelForCausalLM.from_pretrained(saved), part)
+        model = adapted(AutoModelForCausalLM.from_pretrained(saved), part)
         train(model, f"{what}_" if part else what, seed)
         save_student(model, tmp_path / str(seed))
     files = [sorted((file.name, file.stat().st_size) for file in (tmp_path / str(seed)).iterdir()) for seed in range(2)]
@@ -96,7 +95,7 @@ def test_an_adapter_on_a_gguf_file_goes_by_that_file(saved, tmp_path):
     (saved / "m.gguf").write_bytes(b"a setting, a token" * 100)
     model = AutoModelForCausalLM.from_pretrained(saved)
     model.gguf_file = "m.gguf"
-    save_student(adapt(model, "lora"), tmp_path / "a")
+    save_student(adapted(model, "lora"), tmp_path / "a")
     mark = named(tmp_path / "a")
     assert named(tmp_path / "a", gguf_file="m.gguf") == mark
     (saved / "m.gguf").write_bytes(b"another, and tokens" * 100)

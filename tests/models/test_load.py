@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmft.errors import InputError
 from llmft.models.identity import fingerprint_model
 from llmft.models.load import load_model, short_name, window
-from llmft.models.parts.adapt import adapt, count_trainable
+from llmft.models.parts.adapt import count_trainable
 from llmft.models.parts.head import put_head
 from llmft.models.parts.saving import save_student, start_of
 from llmft.models.reading.batches import answer_logits, left_pad
 from llmft.prompts.tokens import TokenizedPrompts
-from tests.conftest import tiny_model
+from tests.conftest import adapted, tiny_model
 from tests.scoring import score_answers
 
 HOW = {"dtype": "float32", "attn_implementation": None, "revision": "main", "cache_dir": None}
@@ -74,7 +74,7 @@ def test_short_names():
 
 
 def test_full_fine_tuning_trains_everything():
-    model = adapt(tiny_model("llama"), None, dim=4, alpha=8, dropout=0.0)
+    model = adapted(tiny_model("llama"))
     assert count_trainable(model).share == 1
 
 
@@ -83,7 +83,7 @@ def test_lora_trains_its_updates_only_and_starts_as_the_identity(family):
     ids = torch.arange(2, 12)[None]
     with torch.no_grad():
         before = tiny_model(family)(ids).logits
-        model = adapt(tiny_model(family), "lora", dim=4, alpha=8, dropout=0.0)
+        model = adapted(tiny_model(family), "lora", adapter_dim=4, lora_alpha=8, lora_dropout=0.0)
         torch.testing.assert_close(model(ids).logits, before, atol=0, rtol=0)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert trained
@@ -102,7 +102,7 @@ def logits(model):
 def student(base, folder, part):
     """A student with an adapter on the model saved at `base`, away from its start, saved in `folder`."""
     torch.manual_seed(0)
-    model = adapt(AutoModelForCausalLM.from_pretrained(base), part)
+    model = adapted(AutoModelForCausalLM.from_pretrained(base), part)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -148,7 +148,7 @@ def test_an_adapter_on_a_merged_adapter(saved, tmp_path, part):
     torch.testing.assert_close(logits(loaded), logits(first), atol=0, rtol=0)
     plain = start_of(loaded, str(tmp_path / "first"))
     torch.testing.assert_close(logits(plain), logits(first), atol=1e-6, rtol=0)
-    second = adapt(plain, "lora")
+    second = adapted(plain, "lora")
     torch.nn.init.ones_(next(p for name, p in second.named_parameters() if "lora_B" in name))
     save_student(second, tmp_path / "second")
     if part == "ia3":  # its base is the merged model beside it, which has none
@@ -180,7 +180,7 @@ def test_an_adapter_on_one_of_tied_layers_loads_by_plain_peft(tmp_path, tokenize
     loaded, _ = load_model(str(tmp_path / "first"), **HOW)
     plain = start_of(loaded, str(tmp_path / "first"))
     torch.testing.assert_close(logits(plain), logits(first), atol=1e-5, rtol=0)
-    second = adapt(plain, "lora")
+    second = adapted(plain, "lora")
     torch.nn.init.ones_(next(p for name, p in second.named_parameters() if "lora_B" in name))
     save_student(second, tmp_path / "second")
     assert (tmp_path / "second" / "start").is_dir() != joined
@@ -191,7 +191,7 @@ def test_an_adapter_on_one_of_tied_layers_loads_by_plain_peft(tmp_path, tokenize
 def test_an_adapter_on_merged_weights_that_deepspeed_has_cast(saved, tmp_path):
     student(saved, tmp_path / "first", "lora")
     loaded, _ = load_model(str(tmp_path / "first"), **HOW)
-    second = adapt(start_of(loaded, str(tmp_path / "first")), "lora")
+    second = adapted(start_of(loaded, str(tmp_path / "first")), "lora")
     torch.nn.init.ones_(next(p for name, p in second.named_parameters() if "lora_B" in name))
     for name, parameter in second.named_parameters():
         parameter.data = parameter.data if "lora_" in name else parameter.data.bfloat16()
@@ -207,7 +207,7 @@ def test_students_of_another_kind_are_nothing_to_train_from(kind):
     if kind == "classifier":
         put_head(model, "linear", ["a", "b"], 0)
     else:
-        model = adapt(model, "parallel" if kind == "parallel adapters" else "soft_prompt")
+        model = adapted(model, "parallel" if kind == "parallel adapters" else "soft_prompt")
     with pytest.raises(InputError, match=f"--model_name_or_path there: is a (model with )?(a )?{kind}, which only eval.py takes"):
         start_of(model, "there")
 
@@ -236,7 +236,7 @@ def test_an_adapter_of_a_resized_base(tmp_path, tokenizers, family, rows):
     trained = of_a_resized_base(tmp_path / "a", tmp_path / "base", rows, **how)
     loaded, _ = load_model(str(tmp_path / "a"), **HOW)
     torch.testing.assert_close(logits(loaded), logits(trained), atol=1e-6, rtol=0)
-    second = adapt(start_of(loaded, str(tmp_path / "a")), "lora")
+    second = adapted(start_of(loaded, str(tmp_path / "a")), "lora")
     torch.nn.init.ones_(next(p for name, p in second.named_parameters() if "lora_B" in name))
     save_student(second, tmp_path / "second")
     tokenizers[family].save_pretrained(tmp_path / "second")
@@ -356,9 +356,9 @@ def test_gguf(tmp_path, tokenizers):
     assert tokenizer(words, add_special_tokens=False).input_ids == tokenizers["gpt2"](words, add_special_tokens=False).input_ids
     for name in ("first", "second"):
         tokenizers["gpt2"].save_pretrained(tmp_path / name)
-    save_student(adapt(loaded, "ia3"), tmp_path / "first")
+    save_student(adapted(loaded, "ia3"), tmp_path / "first")
     first, _ = load_model(str(tmp_path / "first"), **HOW)
-    save_student(adapt(start_of(first, str(tmp_path / "first")), "lora"), tmp_path / "second")
+    save_student(adapted(start_of(first, str(tmp_path / "first")), "lora"), tmp_path / "second")
     second, _ = load_model(str(tmp_path / "second"), **HOW)  # whose base is a folder beside it, and no .gguf file
     torch.testing.assert_close(logits(second), logits(model), atol=1e-6, rtol=0)
     with pytest.raises(InputError, match=r"the folder has no n\.gguf"):

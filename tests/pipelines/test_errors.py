@@ -109,17 +109,13 @@ CASES = [
     ("distill.py", ["--context", "instruction", "--instruction", "instrutcion.txt"], "looks like a file, and there is none"),
     ("distill.py", ["--context", "instruction", "--num_shots", "4"], "--num_shots 4: is read only with --context demonstrations"),
     ("distill.py", ["--context", "label", "--calibrate"], "--context label (a content-free query has no label to show)"),
+    ("distill.py", ["--context", "label", "--sample_indices_file", __file__], f"--sample_indices_file {__file__}: is read only"),
     ("distill.py", ["--support", "topk", "--topk", "0"], "--topk 0: must be 1 or more"),
     ("distill.py", ["--topk", "9"], "--topk 9: is read only with --support topk"),
     ("distill.py", ["--jsd_beta", "2", "--divergence", "jsd"], "--jsd_beta 2.0: must be above 0 and below 1"),
     ("distill.py", ["--num_contexts", "0"], "--num_contexts 0"),
     ("distill.py", ["--num_contexts", "600", "--num_shots", "16"], "use up the rows"),
     ("distill.py", ["--context_schedule", "cycle"], "--context_schedule cycle: is read only with --num_contexts 2"),
-    (
-        "distill.py",
-        ["--num_contexts", "2", "--context_schedule", "sequential", "--stage_teacher", "last"],
-        "--stage_teacher last: the last student is not there beforehand",
-    ),
     ("distill.py", ["--targets", "hard", "--support", "vocab"], "--support vocab: is read only with --targets soft"),
     (
         "distill.py",

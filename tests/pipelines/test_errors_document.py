@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartForCausalLM
 
-from llmft.arguments import run_checks
+from llmft.arguments.methods import run_checks
 from llmft.distillation.trainer import ContextDistillationTrainer
 from llmft.models import distributed
 from llmft.models.reading import reader
@@ -255,6 +255,8 @@ CASES = {
     ),
     "a cartridge with nothing to train": Case("distill.py", "--use_cartridge --cartridge_frozen_tokens 999"),
     "no context": Case("distill.py", "--num_shots 0"),
+    "one context after the other in one run": Case("distill.py", "--num_contexts 2 --context_schedule sequential"),
+    "a teacher for each of them": Case("distill.py", "--stage_teacher=last"),
     "a cache that cannot be written to": Case("distill.py", "--teacher_cache_dir {good}"),
     "a GPU that is not there": Case("eval.py", "", gpu_asked_for, cpu=False),
     "a GPU's precision without GPU": Case("ft.py", "--bf16", cpu=False),

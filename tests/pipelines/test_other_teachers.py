@@ -75,7 +75,7 @@ def test_another_teacher_is_out_of_memory_once_it_has_answered(tmp_path, monkeyp
     monkeypatch.setattr(teachers, "teacher_model", watched)
     monkeypatch.setattr(FtTrainer, "compute_loss", looking)
     for mode, stays in (("precompute", False), ("online", True)):
-        teachers.clear(), alive.clear()
+        models.clear(), alive.clear()
         run("distill.py", tmp_path, *SHORT, "--teacher_model_name_or_path", CHECKPOINT, "--teacher_mode", mode)
         assert alive == [stays, stays]
 

@@ -91,7 +91,7 @@ def test_the_cards_code_gives_the_records_scores(student, tmp_path, monkeypatch,
         np.testing.assert_allclose(plain_scores(merged, tokenizer, record), want, atol=1e-5, rtol=1e-5)
     if len(stack) > 1 and set(stack) <= {"lora", "wide lora"}:  # one adapter, on the model that is no student
         settings = json.loads((moved / "adapter_config.json").read_text())
-        assert settings["base_model_name_or_path"].endswith("toy/checkpoint")
+        assert settings["base_model_name_or_path"].endswith("nli/checkpoint")
         assert not (moved / "start").exists()
 
 

@@ -9,11 +9,10 @@ import torch
 from llmft.distillation.trainer import ContextDistillationTrainer
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.evaluation.scorer import SplitScores
-from llmft.models.parts.adapt import adapt
 from llmft.prompts.tokens import TokenizedPrompts
 from llmft.training.callbacks import EvaluateThenSave, LogDistances
 from llmft.training.ft_trainer import FtTrainer
-from tests.conftest import tiny_model
+from tests.conftest import adapted, tiny_model
 from tests.scoring import score_answers
 from tests.training.test_trainers import KINDS, make_trainer
 
@@ -22,9 +21,9 @@ def log(trainer, key):
     return [entry for entry in trainer.state.log_history if any(name.startswith(key) for name in entry)]
 
 
-@pytest.mark.parametrize("adapter", [None, "lora"])
-def test_distances_of_all_trained_weights_from_their_start(tmp_path, adapter):
-    model = adapt(tiny_model("llama"), adapter, dim=4, alpha=8, dropout=0.0)
+@pytest.mark.parametrize(("adapter", "flags"), [(None, {}), ("lora", {"adapter_dim": 4, "lora_alpha": 8})])
+def test_distances_of_all_trained_weights_from_their_start(tmp_path, adapter, flags):
+    model = adapted(tiny_model("llama"), adapter, **flags)
     start = copy.deepcopy({name: p for name, p in model.named_parameters() if p.requires_grad})
     trainer = make_trainer(tmp_path, FtTrainer, model)
     trainer.add_callback(LogDistances(model, trainer.log))

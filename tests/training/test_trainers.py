@@ -14,11 +14,10 @@ from transformers import Trainer, TrainingArguments
 from llmft.arguments.objective import Objective
 from llmft.distillation.trainer import ContextDistillationTrainer
 from llmft.models.parts import head
-from llmft.models.parts.adapt import adapt
 from llmft.models.reading.packing import can_pack
 from llmft.training.ft_trainer import LOSS_MEANS, REAL, FtTrainer, collate
 from llmft.training.losses import label_cross_entropy, t_few_loss
-from tests.conftest import tiny_model
+from tests.conftest import adapted, tiny_model
 
 LABELS = [17, 99]
 
@@ -109,7 +108,7 @@ def test_eight_at_once_equals_one_by_one_accumulated(tmp_path, trainer_class, mo
 
 @pytest.mark.parametrize(("trainer_class", "more"), KINDS)
 def test_frozen_weights_are_bit_equal_under_lora(tmp_path, trainer_class, more):
-    model = adapt(tiny_model("llama"), "lora", dim=4, alpha=8, dropout=0.0)
+    model = adapted(tiny_model("llama"), "lora", adapter_dim=4, lora_alpha=8, lora_dropout=0.0)
     before = copy.deepcopy(dict(model.named_parameters()))
     train(tmp_path, trainer_class, model, **more)
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
@@ -257,7 +256,7 @@ def test_ranks_count_each_text_once(tmp_path, loss_mean):
 @pytest.mark.parametrize("how", COLLATORS)
 @pytest.mark.parametrize("family", ["opt", "llama"])  # with the output layer tied to the embeddings or not
 def test_logits_of_texts_are_made_in_pieces_where_they_are_many(tmp_path, monkeypatch, trainer_class, more, how, family):
-    model, made, gradients = adapt(tiny_model(family), None), [], []
+    model, made, gradients = adapted(tiny_model(family), None), [], []
     assert can_pack(model, 12)
     batch = COLLATORS[how](texts(6))
     trainer = make_trainer(tmp_path, trainer_class, model, **more)

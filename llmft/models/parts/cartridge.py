@@ -8,52 +8,68 @@ put in as it is. Reading them costs no pass through the layers, but attention to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from peft import CartridgeConfig, TaskType, initialize_kv_prefix_from_past_key_values
 
 from llmft.errors import InputError
 from llmft.models.distributed import weights_when_needed
-from llmft.models.parts.prompt_learning import PromptLearningModel
+from llmft.models.parts.part import Part, base_of
+from llmft.models.parts.prompt_learning import PromptLearningModel, random_tokens, virtual_tokens_adapter
 from llmft.models.reading.kv_cache import encode, reads_behind_a_cache
 from llmft.models.structure import named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from llmft.arguments.methods import AdapterArguments
+
 
 class CartridgeModel(PromptLearningModel):
     """Virtual tokens are keys and values of every layer; prompts get the positions behind them."""
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """The base model's output on (B, T) tokens behind a cache that holds the n virtual ones.
-
-        Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 0 on padding; None for no padding.
-            position_ids: not read: positions follow from the mask and the virtual tokens.
-            kwargs: passed on.
-        """
+    def inputs_behind(self, virtual: Any, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+        """Tokens (B, T) behind a cache that holds the n virtual ones."""
         batch, count = len(input_ids), self.active_peft_config.num_virtual_tokens
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return self.base_model(
-            input_ids=input_ids,
-            attention_mask=torch.cat([mask.new_ones(batch, count), mask], dim=1),
-            position_ids=count + (mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=self.get_prompt(batch),
-            **kwargs,
-        )
+        return {
+            "input_ids": input_ids,
+            "attention_mask": torch.cat([mask.new_ones(batch, count), mask], dim=1),
+            "position_ids": count + (mask.cumsum(1) - 1).clamp(min=0),
+            "past_key_values": virtual,
+        }
+
+    @classmethod
+    def restore(cls, model: PreTrainedModel, folder: Path) -> Self:
+        """As `PromptLearningModel.restore`, on a base that reads behind keys and values."""
+        check_cartridge(model, f"--model_name_or_path {folder}")
+        return super().restore(model, folder)
 
     def virtual_cache(self) -> Any:
         """The virtual tokens as they are."""
         return self.get_prompt(1)
+
+
+def _add(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None, seed: int) -> CartridgeModel:
+    if context_ids is None:
+        context_ids = random_tokens(model.get_input_embeddings().num_embeddings, flags.cartridge_tokens, seed).tolist()
+    start = context_start(context_ids, flags.cartridge_tokens, flags.cartridge_frozen_tokens)
+    with weights_when_needed(model, model):
+        cache = encode(model, start)
+    _, heads, count, width = cache.layers[0].keys.shape
+    config = CartridgeConfig(
+        task_type=TaskType.CAUSAL_LM,
+        num_virtual_tokens=count,
+        num_frozen_tokens=flags.cartridge_frozen_tokens,
+        num_layers=len(cache.layers),
+        num_attention_heads=heads,  # of keys and values: peft's name for them; fewer than those of queries where these share
+        token_dim=heads * width,
+        **base_of(model),
+    )
+    wrapped = CartridgeModel.wrap(model, config)
+    initialize_kv_prefix_from_past_key_values(wrapped, past_key_values=cache)
+    return wrapped
 
 
 def context_start(context_ids: Sequence[int], tokens: int, frozen: int) -> list[int]:
@@ -75,36 +91,6 @@ def context_start(context_ids: Sequence[int], tokens: int, frozen: int) -> list[
     return start
 
 
-def add_cartridge(model: PreTrainedModel, tokens: Sequence[int], frozen: int, base: dict[str, Any]) -> CartridgeModel:
-    """The model with a cartridge to train that starts as keys and values of n `tokens`: it answers as if it had read them.
-
-    Args:
-        tokens: the n tokens.
-        frozen: how many of them, from the first on, are not trained. The first is an attention sink, which training is
-            steadier without.
-        base: `base_model_name_or_path` and `revision`, for the saved adapter.
-
-    Raises:
-        InputError: as `check_cartridge`.
-    """
-    check_cartridge(model, "--use_cartridge")
-    with weights_when_needed(model, model):
-        cache = encode(model, tokens)
-    _, heads, count, width = cache.layers[0].keys.shape
-    config = CartridgeConfig(
-        task_type=TaskType.CAUSAL_LM,
-        num_virtual_tokens=count,
-        num_frozen_tokens=frozen,
-        num_layers=len(cache.layers),
-        num_attention_heads=heads,  # of keys and values: peft's name for them; fewer than those of queries where these share
-        token_dim=heads * width,
-        **base,
-    )
-    wrapped = CartridgeModel.wrap(model, config)
-    initialize_kv_prefix_from_past_key_values(wrapped, past_key_values=cache)
-    return wrapped
-
-
 def check_cartridge(model: PreTrainedModel, flag: str) -> None:
     """Check, on one token, that the model reads behind keys and values that stand for any text, in one shape for all layers.
 
@@ -118,3 +104,12 @@ def check_cartridge(model: PreTrainedModel, flag: str) -> None:
         raise InputError(
             f"{flag}: {named(model)} cannot read behind keys and values that stand for any text; use --use_soft_prompt"
         )
+
+
+CARTRIDGE = Part(
+    _add,
+    lambda model, flags: check_cartridge(model, "--use_cartridge"),
+    adapter=virtual_tokens_adapter("a cartridge", "CARTRIDGE", CartridgeModel),
+)
+"""It starts as keys and values of the context's first tokens, or of random tokens where there is no context: the student answers
+as if it had read them. The first need not be trained: it is an attention sink, which training is steadier without."""

@@ -1,9 +1,15 @@
-"""Output layers whose weights are the input embeddings: two tensors (V, H) less at the peak of a training step.
+"""Gradients that optimizers see otherwise than autograd would make them.
 
-Such weights get a gradient from both uses. Autograd keeps the output layer's, which comes first, until that of the embeddings is
-there, and adds the two up in place if nobody else holds the first one. That of torch's own linear layer is a view of another
+Tied output layers: two tensors (V, H) less at the peak of a training step, and the same bits. Weights that are output layer and
+input embeddings get a gradient from both uses. Autograd keeps the output layer's, which comes first, until that of the embeddings
+is there, and adds the two up in place if nobody else holds the first one. That of torch's own linear layer is a view of another
 tensor, so the sum becomes a third of the same size, at the very moment when all gradients are there. The embeddings' is a second:
-nearly all of its rows are zero, so here (on a CPU) only the others are made, and added to the sum where it lies.
+nearly all of its rows are zero, so (on a CPU) only the others are made, and added to the sum where it lies. (Autograd would add a
+sparse one out of place.) benchmarks/README.md holds the memory of training to a bound that needs both.
+
+Biases of keys, which with learnt positions change nothing: they add the same to all of a query's attention scores. Their gradient
+is 0 but for rounding, and Adam, which divides a gradient by its own size, would make whole steps of that: weights that differ
+from run to run with the order of a sum, for no effect. So it is made 0.
 """
 
 from __future__ import annotations
@@ -15,13 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from llmft.models.structure import is_linear, role_of, sizes
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+POSITIONS = {"embed_positions", "wpe"}
+"""What the field calls a table of learnt positions."""
+
 
 def add_up_in_place(model: PreTrainedModel) -> None:
-    """Let the two gradients of tied weights be added up in place, where they are trained; answers and gradients stay what they
-    are, bit for bit."""
+    """Let the two gradients of tied weights be added up in place, where they are trained."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     plain = type(head) is torch.nn.Linear and head.bias is None
     if plain and head.weight.requires_grad and head.weight is embeddings.weight:
@@ -37,8 +47,8 @@ def adds_up_in_place(head: torch.nn.Linear) -> bool:
 
 def _forward(head: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
     # half-precision copies of autocast and the pieces of DeepSpeed ZeRO-3 have gradients of their own, which are no views
-    own = torch.is_autocast_enabled(hidden.device.type) or hasattr(head.weight, "ds_id")
-    return F.linear(hidden, head.weight) if own else _Linear.apply(hidden, head.weight)
+    separate = torch.is_autocast_enabled(hidden.device.type) or hasattr(head.weight, "ds_id")
+    return F.linear(hidden, head.weight) if separate else _Linear.apply(hidden, head.weight)
 
 
 class _Linear(torch.autograd.Function):
@@ -80,10 +90,10 @@ class _Embedding(torch.autograd.Function):
         if not context.needs_input_grad[1]:
             return None, None, None
         (ids,), weight = context.saved_tensors, context.weight
-        found, places = ids.unique(return_inverse=True)  # (U,), and each token's place among them
-        rows = torch.ops.aten.embedding_dense_backward(gradient, places, len(found), -1, False)  # (U, H)
+        tokens, places = ids.unique(return_inverse=True)  # (U,), and each token's place among them
+        rows = torch.ops.aten.embedding_dense_backward(gradient, places, len(tokens), -1, False)  # (U, H)
         if context.padding_idx is not None:
-            rows[found == context.padding_idx] = 0
+            rows[tokens == context.padding_idx] = 0
         this_pass = torch._C._current_graph_task_id()
 
         def add(whole: torch.Tensor) -> torch.Tensor:
@@ -92,7 +102,32 @@ class _Embedding(torch.autograd.Function):
                 return whole
             if 0 in whole.stride():  # there was no other use: these are the zeros from below, all in one place of memory
                 whole = whole.clone()
-            return whole.index_add_(0, found, rows)
+            return whole.index_add_(0, tokens, rows)
 
         once = weight.register_hook(add)
         return None, weight.new_zeros(()).expand_as(weight), None
+
+
+def hold_key_biases(model: PreTrainedModel) -> None:
+    """Let optimizers see a gradient of exactly 0 for biases that change nothing, where they are trained."""
+    for bias, keys in key_biases(model):
+        if bias.requires_grad:
+            bias.register_hook(lambda gradient, keys=keys: gradient.index_fill(0, keys.to(gradient.device), 0))
+
+
+def key_biases(model: PreTrainedModel) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
+    """Each bias (n,) with the places in it that belong to keys; none for models that turn keys by their position (RoPE), where
+    a bias does change attention."""
+    embeddings = (name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding))
+    if POSITIONS.isdisjoint(embeddings):
+        return []
+    biases = []
+    for name, module in model.named_modules():
+        if not is_linear(module) or getattr(module, "bias", None) is None:
+            continue
+        role, (width, out) = role_of(name.rsplit(".", 1)[-1]), sizes(module)
+        if role == "key":
+            biases.append((module.bias, torch.arange(out)))
+        elif role == "fused" and not isinstance(module, torch.nn.Linear):  # GPT-2's: query, key, value one behind the other
+            biases.append((module.bias, torch.arange(width, 2 * width)))
+    return biases

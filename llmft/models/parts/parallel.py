@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from llmft.models.parts.part import Adapter, Part, base_of, train_only
 from llmft.models.structure import layers, sizes
+from llmft.models.wrapping import bare_model
 from llmft.runs.model_folder import PARALLEL_SETTINGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from llmft.arguments.methods import AdapterArguments
 
 WEIGHTS = "parallel_adapter.safetensors"
 BLOCKS = {"parallel": ("attention", "feed_forward"), "parallel-attn": ("attention",), "parallel-fc": ("feed_forward",)}
@@ -61,17 +65,12 @@ class ParallelAdapter(torch.nn.Module):
         return output + self(hidden.to(self.down.weight.dtype)).to(output.dtype)
 
 
-def add_parallel(model: PreTrainedModel, kind: str, dim: int, seed: int) -> None:
-    """Put an adapter beside the blocks of every layer that `kind` names.
-
-    Raises:
-        InputError: the model's blocks cannot be told apart.
-    """
+def _put(model: PreTrainedModel, kind: str, dim: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    for found in layers(model):
-        layer = model.get_submodule(found.path)
+    for paths in layers(model):
+        layer = model.get_submodule(paths.path)
         for block in BLOCKS[kind]:
-            first, last = (layer.get_submodule(path) for path in getattr(found, block))
+            first, last = (layer.get_submodule(path) for path in getattr(paths, block))
             adapter = ParallelAdapter(sizes(first)[0], dim, sizes(last)[1], generator).to(last.weight.device)
             layer.add_module(f"parallel_{block}", adapter)
             first.register_forward_pre_hook(adapter.read)  # bound methods: a deep copy of the model hooks its own adapters
@@ -81,12 +80,12 @@ def add_parallel(model: PreTrainedModel, kind: str, dim: int, seed: int) -> None
 
 def parallel_modules(model: torch.nn.Module) -> dict[str, ParallelAdapter]:
     """The model's parallel adapters by name; none in most models."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, ParallelAdapter)}
+    modules = bare_model(model).named_modules()
+    return {name: module for name, module in modules if isinstance(module, ParallelAdapter)}
 
 
 @contextmanager
-def parallel_off(model: PreTrainedModel) -> Iterator[None]:
-    """Within, the model computes as if it had no parallel adapters."""
+def _left_out(model: torch.nn.Module) -> Iterator[None]:
     adapters = parallel_modules(model).values()
     for adapter in adapters:
         adapter.on = False
@@ -97,22 +96,42 @@ def parallel_off(model: PreTrainedModel) -> Iterator[None]:
             adapter.on = True
 
 
-def save_parallel(model: PreTrainedModel, folder: Path, base: dict[str, Any]) -> None:
-    """Write the adapters' weights, their settings and the `base` they go with."""
+def _save(model: torch.nn.Module, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    adapters = parallel_modules(model)
+    bare, adapters = bare_model(model), parallel_modules(model)
     weights = {f"{name}.{key}": tensor for name, module in adapters.items() for key, tensor in module.state_dict().items()}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
-    (folder / PARALLEL_SETTINGS).write_text(json.dumps({**base, **model.parallel_adapter}, indent=2) + "\n")
+    (folder / PARALLEL_SETTINGS).write_text(json.dumps({**base_of(bare), **bare.parallel_adapter}, indent=2) + "\n")
 
 
-def restore_parallel(model: PreTrainedModel, folder: Path) -> None:
-    """Put the adapters that `save_parallel` wrote into their base model."""
+def _restore(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     from safetensors.torch import load_file
 
     settings = json.loads((folder / PARALLEL_SETTINGS).read_text())
-    add_parallel(model, settings["adapter_type"], settings["adapter_dim"], seed=0)
+    _put(model, settings["adapter_type"], settings["adapter_dim"], seed=0)
     weights = load_file(folder / WEIGHTS)
     for name, module in parallel_modules(model).items():
         module.load_state_dict({key.removeprefix(f"{name}."): t for key, t in weights.items() if key.startswith(f"{name}.")})
+    return model
+
+
+def _add(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None, seed: int) -> PreTrainedModel:
+    train_only(model, {})
+    _put(model, flags.adapter_type, flags.adapter_dim, seed)
+    return model
+
+
+PARALLEL = Part(
+    _add,
+    lambda model, flags: layers(model),
+    adapter=Adapter(
+        is_in=lambda model: bool(parallel_modules(model)),
+        left_out=_left_out,
+        save=_save,
+        is_saved_in=lambda folder: (folder / PARALLEL_SETTINGS).is_file(),
+        restore=_restore,
+        noun="parallel adapters",
+    ),
+)
+"""`--adapter_type` says which blocks get one; their weights are drawn by the seed."""

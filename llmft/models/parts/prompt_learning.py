@@ -6,6 +6,7 @@ batch is padded.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +15,8 @@ from peft import PeftConfig, PeftModelForCausalLM
 
 from llmft.errors import InputError
 from llmft.models.parts.head import classification_head, output_name
+from llmft.models.parts.layers import peft_config_in, peft_config_of, save_peft
+from llmft.models.parts.part import Adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,6 +50,28 @@ class PromptLearningModel(PeftModelForCausalLM):
             raise InputError(f"--model_name_or_path {folder}: its weights lack {missing[0]}; give a folder that peft saved")
         return wrapped
 
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The base model's output on prompts behind the n virtual tokens.
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 0 on padding, which stands on the left; None for no padding.
+            position_ids: not read: positions follow from the mask and the virtual tokens.
+            kwargs: passed on.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.base_model(**self.inputs_behind(self.get_prompt(len(input_ids)), input_ids, mask), **kwargs)
+
+    def inputs_behind(self, virtual: Any, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+        """Arguments of the base model that have it read the prompts behind the virtual tokens, as `get_prompt` gives those."""
+        raise NotImplementedError
+
     def get_prompt_embedding_to_save(self, adapter_name: str) -> torch.Tensor:
         """The virtual tokens, as peft saves them. peft's own would run their module for it, on the rank that saves alone, and
         DeepSpeed ZeRO-3 would then wait for the others."""
@@ -56,6 +81,23 @@ class PromptLearningModel(PeftModelForCausalLM):
         """The base model's cache of the virtual tokens (a batch of one)."""
         none = torch.empty(1, 0, dtype=torch.long, device=self.word_embeddings.weight.device)
         return self(none, use_cache=True, logits_to_keep=1).past_key_values
+
+
+def virtual_tokens_adapter(noun: str, peft_type: str, model_class: type[PromptLearningModel]) -> Adapter:
+    """Virtual tokens in front of every prompt.
+
+    Args:
+        peft_type: how peft's settings name this kind.
+        model_class: how the model reads them.
+    """
+    return Adapter(
+        is_in=lambda model: getattr(peft_config_of(model), "peft_type", None) == peft_type,
+        left_out=lambda model: nullcontext(),  # they are not part of the bare model
+        save=save_peft,
+        is_saved_in=lambda folder: getattr(peft_config_in(folder), "peft_type", None) == peft_type,
+        restore=model_class.restore,
+        noun=noun,
+    )
 
 
 def random_tokens(vocabulary: int, count: int, seed: int) -> torch.Tensor:

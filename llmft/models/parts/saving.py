@@ -11,21 +11,19 @@ precision that the base was trained in.
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 from llmft.models.parts import head as heads
-from llmft.models.parts import parallel
-from llmft.models.parts.adapt import base_of
+from llmft.models.parts.adapt import ADAPTERS, adapter_in
+from llmft.models.parts.part import base_of
 from llmft.models.parts.stacked import MergedAdapter, lora_updates, save_stacked
-from llmft.models.wrapping import bare_model, has_cartridge, unwrapped
-from llmft.runs.model_folder import HEAD_SETTINGS, PARALLEL_SETTINGS, PEFT_SETTINGS, STUDENT_SETTINGS, base_named_in
+from llmft.models.wrapping import bare_model
+from llmft.runs.model_folder import HEAD_SETTINGS, STUDENT_SETTINGS, adapter_settings, base_named_in, read_settings
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftConfig
     from transformers import PreTrainedModel
 
 
@@ -37,13 +35,9 @@ def save_student(model: torch.nn.Module, folder: Path) -> None:
         folder: an empty folder, or none yet.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    bare, head = bare_model(model), heads.classification_head(model)
-    if hasattr(unwrapped(model), "peft_config"):
-        # the embeddings are the base's own; to learn that peft would else look for the base on the hub
-        unwrapped(model).save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # peft's empty form; the run's card takes its place
-    elif parallel.parallel_modules(bare):
-        parallel.save_parallel(bare, folder, base_of(bare))
+    bare, head, adapter = bare_model(model), heads.classification_head(model), adapter_in(model)
+    if adapter is not None:
+        adapter.save(model, folder)
     else:
         (bare if head is None else bare.base_model).save_pretrained(str(folder))
     if head is not None:
@@ -65,76 +59,15 @@ def restore_student(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     """
     if (folder / HEAD_SETTINGS).is_file():
         heads.restore_head(model, folder)
-    if (folder / PARALLEL_SETTINGS).is_file():
-        parallel.restore_parallel(model, folder)
-    if (folder / PEFT_SETTINGS).is_file():
-        return _restore_peft(model, folder).eval()
+    adapter = next((adapter for adapter in ADAPTERS if adapter.is_saved_in(folder)), None)
+    if adapter is not None:
+        return adapter.restore(model, folder).eval()
+    file = adapter_settings(folder)
+    if file is not None:
+        settings = read_settings(file)
+        kind = settings.get("peft_type", settings.get("adapter_type"))
+        raise InputError(f"--model_name_or_path {folder}: {file.name} is of the kind {quote(kind)}, which is not supported")
     return model.eval()
-
-
-def _restore_peft(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
-    from peft import PeftConfig, PeftModel, PeftType
-
-    from llmft.models.parts.cartridge import CartridgeModel, check_cartridge
-    from llmft.models.parts.soft_prompt import SoftPromptModel
-
-    config = PeftConfig.from_pretrained(str(folder))
-    if config.peft_type == PeftType.PROMPT_TUNING:
-        return SoftPromptModel.restore(model, folder)
-    if config.peft_type == PeftType.CARTRIDGE:
-        check_cartridge(model, f"--model_name_or_path {folder}")
-        return CartridgeModel.restore(model, folder)
-    if config.is_prompt_learning:
-        raise InputError(
-            f"--model_name_or_path {folder}: peft's {config.peft_type.value} is not supported, PROMPT_TUNING and CARTRIDGE are"
-        )
-    _fit_vocabulary(model, folder, config)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Found missing adapter keys")  # they would stay at their start
-        return PeftModel.from_pretrained(model, str(folder))
-
-
-def _fit_vocabulary(model: PreTrainedModel, folder: Path, config: PeftConfig) -> None:
-    """Give the base as many embeddings as the adapter was trained with, if it brings their values.
-
-    Raises:
-        InputError: the adapter was trained on another number, and does not bring all values.
-    """
-    from peft.utils import load_peft_weights
-
-    layers = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
-    if not hasattr(layers["output"], "weight"):  # there is none, or a classification head
-        del layers["output"]
-    names = {name: part for name, module in model.named_modules() for part, layer in layers.items() if module is layer}
-    have = {part: getattr(layer, "num_embeddings", None) or layer.out_features for part, layer in layers.items()}
-    rows, whole = set(), set()
-    for key, tensor in load_peft_weights(str(folder), device="cpu").items():
-        path = key.removeprefix("base_model.model.")
-        part = next((part for name, part in names.items() if path.startswith(f"{name}.")), None)
-        if part is not None and path.endswith("weight") and ".lora_" not in path:
-            whole.add(part)
-            trained = len(tensor)
-        elif part == "input" and path.endswith("lora_embedding_A"):
-            trained = tensor.shape[1]
-        elif part == "output" and path.endswith("lora_B.weight"):
-            trained = len(tensor)
-        else:
-            continue
-        rows |= {trained} - {have[part]}
-    indices = getattr(config, "trainable_token_indices", None) or []
-    highest = max((i for listed in ([indices] if isinstance(indices, list) else indices.values()) for i in listed), default=-1)
-    if not rows and highest < have["input"]:
-        return
-    different = len({layer.weight for layer in layers.values()})  # 1 where they are tied: either brings both
-    if len(rows) != 1 or len(whole) < different:
-        trained = max(rows, default=highest + 1)
-        raise InputError(
-            f"--model_name_or_path {folder}: its base has {have['input']} embeddings, and the adapter was trained with {trained} "
-            "and does not bring all their values; resize the base as it was then (resize_token_embeddings), save it, and "
-            f"name it in {PEFT_SETTINGS}"
-        )
-    model.resize_token_embeddings(rows.pop(), mean_resizing=False)
-    model.resized = True
 
 
 def start_of(model: torch.nn.Module, name: str) -> PreTrainedModel:
@@ -146,16 +79,13 @@ def start_of(model: torch.nn.Module, name: str) -> PreTrainedModel:
     Raises:
         InputError: it is a student of another kind.
     """
-    kind = None
-    if heads.classification_head(model) is not None:
-        kind = "classifier"
-    elif parallel.parallel_modules(model):
-        kind = "model with parallel adapters"
-    elif hasattr(model, "peft_config") and model.active_peft_config.is_prompt_learning:
-        kind = f"model with a {'cartridge' if has_cartridge(model) else 'soft prompt'}"
-    if kind:
-        raise InputError(f"--model_name_or_path {name}: is a {kind}, which only eval.py takes; train from what it was made from")
-    if not hasattr(model, "peft_config"):
+    adapter = adapter_in(model)
+    noun = "classifier" if heads.classification_head(model) is not None else None
+    if noun is None and adapter is not None and adapter.noun:
+        noun = f"model with {adapter.noun}"
+    if noun:
+        raise InputError(f"--model_name_or_path {name}: is a {noun}, which only eval.py takes; train from what it was made from")
+    if adapter is None:
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from llmft.models.parts.head import classification_head
 from llmft.models.wrapping import bare_model
-from llmft.runs.model_folder import PARALLEL_SETTINGS, PEFT_SETTINGS, START
+from llmft.runs.model_folder import START, adapter_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +37,7 @@ class MergedAdapter:
 
     Attributes:
         updates: of a plain LoRA adapter in float32; None where the adapter is more than those.
-        base: what the model it was merged into is named by (`adapt.base_of`).
+        base: what the model it was merged into is named by (`part.base_of`).
         gguf_file: that model's file, if it is one.
     """
 
@@ -75,7 +75,7 @@ def save_stacked(bare: PreTrainedModel, folder: Path) -> None:
         bare: the model it was trained on; nothing is to be done where no adapter was merged into that.
     """
     merged: MergedAdapter | None = getattr(bare, "merged_adapter", None)
-    settings = next((folder / file for file in (PEFT_SETTINGS, PARALLEL_SETTINGS) if (folder / file).is_file()), None)
+    settings = adapter_settings(folder)
     if merged is None or settings is None:
         return
     config = json.loads(settings.read_text(encoding="utf-8"))
@@ -95,11 +95,11 @@ def name_start(folder: Path, place: Path) -> None:
         folder: the adapter's.
         place: where that will be.
     """
-    for file in (PEFT_SETTINGS, PARALLEL_SETTINGS):
-        if (folder / START).is_dir() and (folder / file).is_file():
-            config = json.loads((folder / file).read_text(encoding="utf-8"))
-            config["base_model_name_or_path"] = str(place.resolve() / START)
-            (folder / file).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    settings = adapter_settings(folder)
+    if (folder / START).is_dir() and settings is not None:
+        config = json.loads(settings.read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = str(place.resolve() / START)
+        settings.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _join(first: Updates, file: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPI
 from transformers import AutoModel, AutoModelForCausalLM, MixtralConfig
 
 from llmft.errors import InputError
-from llmft.models.parts.adapt import adapt, check_part, count_trainable, ia3_targets, keeps_base, without_adapter
+from llmft.models.parts.adapt import check_part, count_trainable, keeps_base, without_adapter
 from llmft.models.parts.head import classification_head, put_head
+from llmft.models.parts.layers import ia3_targets
 from llmft.models.parts.parallel import parallel_modules
 from llmft.models.parts.saving import save_student
 from llmft.models.reading.batches import answer_logits, left_pad
 from llmft.prompts.tokens import TokenizedPrompts
-from tests.conftest import tiny_model
+from tests.conftest import adapted, part_flags, tiny_model
 from tests.scoring import score_answers
 
 BATCH = left_pad([[5, 6, 7, 8, 9], [9, 3]])
@@ -35,11 +36,11 @@ def trained(model):
 @pytest.mark.parametrize("family", ["opt", "opt_post_norm", "gptj", "gpt2", "gemma2"])
 def test_adapters_start_as_the_model_itself(family, part):
     before = logits(tiny_model(family))
-    torch.testing.assert_close(logits(adapt(tiny_model(family), part)), before, atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits(adapted(tiny_model(family), part)), before, atol=1e-6, rtol=0)
 
 
 def test_what_is_trained_is_listed():
-    count = count_trainable(adapt(tiny_model("opt"), "bitfit"))
+    count = count_trainable(adapted(tiny_model("opt"), "bitfit"))
     groups = {group.name: (group.shape, group.tensors, group.weights) for group in count.trained}
     assert groups["model.decoder.layers.*.fc1.bias"] == ((64,), 2, 128)
     assert groups["model.decoder.final_layer_norm.bias"] == ((32,), 1, 32)
@@ -51,7 +52,7 @@ def test_what_is_trained_is_listed():
 
 
 def test_weights_that_zero_3_has_cut_up_count_whole():
-    model = adapt(tiny_model("gpt2"), None)
+    model = adapted(tiny_model("gpt2"), None)
     whole = count_trainable(model)
     for parameter in model.parameters():
         parameter.ds_shape, parameter.ds_numel = parameter.shape, parameter.numel()
@@ -68,7 +69,7 @@ def test_weights_that_zero_3_has_cut_up_count_whole():
     ],
 )
 def test_embeddings_and_a_tied_output_layer(settings, embeddings, head):
-    model = adapt(tiny_model("opt"), None, **settings)
+    model = adapted(tiny_model("opt"), None, **settings)
     decoder = model.model.decoder
     assert decoder.embed_tokens.weight.requires_grad == decoder.embed_positions.weight.requires_grad == embeddings
     assert model.lm_head.weight.requires_grad == head
@@ -78,7 +79,7 @@ def test_embeddings_and_a_tied_output_layer(settings, embeddings, head):
 
 
 def test_an_output_layer_of_its_own_is_trained_where_only_that_is(tmp_path):
-    model = adapt(tiny_model("gpt2"), "head_only")
+    model = adapted(tiny_model("gpt2"), "head_only")
     assert trained(model) == {"lm_head.weight"}
     with torch.no_grad():
         model.lm_head.weight += 1
@@ -89,7 +90,7 @@ def test_an_output_layer_of_its_own_is_trained_where_only_that_is(tmp_path):
 
 
 def test_neox_head_is_no_embedding():
-    model = adapt(tiny_model("gpt_neox"), None, freeze_embeddings=True)
+    model = adapted(tiny_model("gpt_neox"), None, freeze_embeddings=True)
     assert model.get_output_embeddings().weight.requires_grad
     assert not model.get_input_embeddings().weight.requires_grad
 
@@ -106,7 +107,7 @@ def test_ia3_scales_keys_and_values_where_peft_takes_queries_for_them(family):
     scaled, inner = ia3_targets(tiny_model(family))
     assert {name.split(".")[-1] for name in scaled} == {"k_proj", "v_proj", inner[0].split(".")[-1]}
     assert "q_proj" in PEFTS_IA3[tiny_model(family).config.model_type]
-    model = adapt(tiny_model(family), "ia3")
+    model = adapted(tiny_model(family), "ia3")
     feed = {name for name, module in model.named_modules() if getattr(module, "is_feedforward", False)}
     assert len(feed) == 2
     assert all(name.endswith(inner[0]) for name in feed)
@@ -114,14 +115,14 @@ def test_ia3_scales_keys_and_values_where_peft_takes_queries_for_them(family):
 
 @pytest.mark.parametrize("family", ["opt", "gpt2"])
 def test_lora_on_queries_and_values_alone(family):
-    names = trained(adapt(tiny_model(family), "lora", targets="query-value"))
+    names = trained(adapted(tiny_model(family), "lora", lora_targets="query-value"))
     layers = {name.split(".lora_")[0].rsplit(".", 1)[1] for name in names}
     assert layers == ({"q_proj", "v_proj"} if family == "opt" else {"c_attn"})
 
 
 @pytest.mark.parametrize(("alpha", "scale"), [(16, 4.0), (-1, 1.0)])
 def test_loras_scale(alpha, scale):
-    model = adapt(tiny_model("llama"), "lora", dim=4, alpha=alpha)
+    model = adapted(tiny_model("llama"), "lora", adapter_dim=4, lora_alpha=alpha)
     assert {m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A")} == {scale}
 
 
@@ -131,7 +132,7 @@ PARALLEL = [("parallel", {"attention", "feed_forward"}), ("parallel-attn", {"att
 @pytest.mark.parametrize(("kind", "blocks"), PARALLEL)
 def test_parallel_adapters_stand_beside_the_blocks_asked_for(kind, blocks):
     names = {f"model.layers.{layer}.parallel_{block}" for layer in (0, 1) for block in blocks}
-    assert parallel_modules(adapt(tiny_model("llama"), kind)).keys() == names
+    assert parallel_modules(adapted(tiny_model("llama"), kind)).keys() == names
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_parallel_adapters_stand_beside_the_blocks_asked_for(kind, blocks):
     [("attention", "self_attn_layer_norm", "self_attn.out_proj"), ("feed_forward", "final_layer_norm", "fc2")],
 )
 def test_a_parallel_adapter_adds_its_network_of_the_blocks_input(block, norm, output):
-    layer, seen = (model := adapt(tiny_model("opt"), "parallel", dim=3)).model.decoder.layers[0], {}
+    layer, seen = (model := adapted(tiny_model("opt"), "parallel", adapter_dim=3)).model.decoder.layers[0], {}
     adapter = layer.get_submodule(f"parallel_{block}")
     torch.nn.init.normal_(adapter.up.weight)
     adapter.scale.data.fill_(0.5)
@@ -152,7 +153,7 @@ def test_a_parallel_adapter_adds_its_network_of_the_blocks_input(block, norm, ou
 
 
 def test_a_copy_of_a_model_has_parallel_adapters_of_its_own():
-    model = adapt(tiny_model("llama"), "parallel")
+    model = adapted(tiny_model("llama"), "parallel")
     before = logits(model)
     other = copy.deepcopy(model)
     for module in parallel_modules(other).values():
@@ -162,7 +163,7 @@ def test_a_copy_of_a_model_has_parallel_adapters_of_its_own():
 
 
 KEPT = {
-    "lora": {"dropout": 0.5},
+    "lora": {"lora_dropout": 0.5},
     "ia3": {},
     "parallel": {},
     "parallel-attn": {},
@@ -177,7 +178,7 @@ KEPT = {
 @pytest.mark.parametrize("training", [True, False])
 def test_without_its_adapter_a_student_is_the_untouched_model(family, part, training):
     before = logits(tiny_model(family))
-    model = adapt(tiny_model(family), part, **KEPT[part])
+    model = adapted(tiny_model(family), part, **KEPT[part])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -206,14 +207,14 @@ def test_parts_that_keep_the_base():
     assert not any(keeps_base(part) for part in (None, "bitfit", "head_only"))
     with pytest.raises(ValueError, match="OPTForCausalLM has no adapter to leave out"), without_adapter(tiny_model("opt")):
         pass
-    merged = adapt(tiny_model("opt"), "lora")
+    merged = adapted(tiny_model("opt"), "lora")
     merged.merge_adapter()
     with pytest.raises(ValueError, match="merged"), without_adapter(merged):
         pass
 
 
 def test_a_frozen_adapter_stays_frozen():
-    model = adapt(tiny_model("opt"), "lora").requires_grad_(False)
+    model = adapted(tiny_model("opt"), "lora").requires_grad_(False)
     with without_adapter(model):
         pass
     assert not trained(model)
@@ -224,7 +225,7 @@ def test_new_weights_follow_the_seed_and_nothing_global(part):
     draws = []
     for seed in (1, 1, 2):
         torch.rand(len(draws))
-        model = adapt(tiny_model("gpt2"), part, seed=seed)
+        model = adapted(tiny_model("gpt2"), part, seed=seed)
         draws.append(torch.cat([p.flatten() for p in model.parameters() if p.requires_grad]))
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
@@ -232,7 +233,7 @@ def test_new_weights_follow_the_seed_and_nothing_global(part):
 
 @pytest.mark.parametrize("family", ["opt_post_norm", "gemma"])
 def test_virtual_tokens_start_as_embeddings_as_the_model_reads_them(family):
-    model = adapt(tiny_model(family), "soft_prompt", prompt_tokens=7)
+    model = adapted(tiny_model(family), "soft_prompt", num_soft_prompt_tokens=7)
     start, embeddings = model.prompt_encoder["default"].embedding.weight, model.get_base_model().get_input_embeddings()
     assert start.shape == (7, embeddings.embedding_dim)
     with torch.no_grad():
@@ -242,7 +243,7 @@ def test_virtual_tokens_start_as_embeddings_as_the_model_reads_them(family):
 
 @pytest.mark.parametrize("family", ["opt_post_norm", "gpt2", "llama"])
 def test_a_soft_prompt_of_token_embeddings_reads_like_those_tokens(family):
-    plain, model = tiny_model(family), adapt(tiny_model(family), "soft_prompt", prompt_tokens=2)
+    plain, model = tiny_model(family), adapted(tiny_model(family), "soft_prompt", num_soft_prompt_tokens=2)
     with torch.no_grad():
         model.prompt_encoder["default"].embedding.weight.copy_(plain.get_input_embeddings()(torch.tensor([11, 12])))
     whole = logits(plain, left_pad([[11, 12, 5, 6, 7, 8, 9], [11, 12, 9, 3]]))
@@ -251,7 +252,7 @@ def test_a_soft_prompt_of_token_embeddings_reads_like_those_tokens(family):
 
 def test_plain_peft_reads_a_soft_prompt_the_same_where_there_is_no_padding(tmp_path):
     tiny_model("gpt2").save_pretrained(tmp_path / "base")
-    model = adapt(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), "soft_prompt", prompt_tokens=4)
+    model = adapted(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), "soft_prompt", num_soft_prompt_tokens=4)
     save_student(model, tmp_path / "student")
     plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "student").eval()
     ids = torch.tensor([[5, 6, 7, 8, 9], [9, 3, 2, 4, 4]])
@@ -260,9 +261,12 @@ def test_plain_peft_reads_a_soft_prompt_the_same_where_there_is_no_padding(tmp_p
 
 
 def test_virtual_tokens_go_through_the_model_once_and_are_counted():
-    model, prompts = adapt(tiny_model("opt"), "soft_prompt", prompt_tokens=6), TokenizedPrompts([5, 6], [[7], [8, 9], [3]])
+    model, prompts = (
+        adapted(tiny_model("opt"), "soft_prompt", num_soft_prompt_tokens=6),
+        TokenizedPrompts([5, 6], [[7], [8, 9], [3]]),
+    )
     assert score_answers(model, prompts, [17, 99], queries_per_row=2).tokens == 6 + 2 + 4
-    whole = adapt(tiny_model("falcon"), "soft_prompt", prompt_tokens=6)  # which cannot share a prefix
+    whole = adapted(tiny_model("falcon"), "soft_prompt", num_soft_prompt_tokens=6)  # which cannot share a prefix
     assert score_answers(whole, prompts, [17, 99], queries_per_row=2).tokens == 3 * (6 + 2) + 4
 
 
@@ -289,7 +293,7 @@ def test_a_classification_head(kind, names, tmp_path):
 def test_a_classification_head_is_trained_with_any_part(part):
     model = tiny_model("opt")
     put_head(model, "fully-connected", ["a", "b"], seed=0)
-    model = adapt(model, part)
+    model = adapted(model, part)
     assert all(parameter.requires_grad for parameter in classification_head(model).parameters())
     rest = {name for name in trained(model) if "lm_head" not in name}
     assert bool(rest) == (part != "head_only")
@@ -304,7 +308,7 @@ def test_parts_that_a_model_has_not_are_refused():
     )  # fmt: skip
     for part in ("parallel", "ia3"):
         with pytest.raises(InputError, match="--model_name_or_path mixtral: no layers of one attention"):
-            check_part(experts, part, "all-linear")
-    check_part(experts, "lora", "all-linear")
+            check_part(experts, part_flags(part))
+    check_part(experts, part_flags("lora"))
     with pytest.raises(InputError, match="--bitfit: mixtral has no bias terms"):
-        check_part(experts, "bitfit", "all-linear")
+        check_part(experts, part_flags("bitfit"))

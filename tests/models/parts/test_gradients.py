@@ -1,4 +1,4 @@
-"""Gradients of tied weights: the same bits, and no second or third tensor."""
+"""Gradients: of tied weights the same bits, and no second or third tensor; of biases that change nothing exactly 0."""
 
 import copy
 import ctypes
@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmft.models.parts.adapt import adapt
-from llmft.models.parts.gradients import add_up_in_place, adds_up_in_place
-from tests.conftest import tiny_model
+from llmft.models.parts.gradients import add_up_in_place, key_biases
+from tests.conftest import adapted, tiny_model
 
 IDS = torch.arange(5, 45).view(2, 20)
 
@@ -36,7 +35,6 @@ def test_answers_and_gradients_are_the_same_bits(family, dtype):
     model = copy.deepcopy(plain)
     add_up_in_place(model)
     model = copy.deepcopy(model)  # a copy multiplies by its own weights
-    assert "forward" in vars(model.get_output_embeddings())
     (logits, gradients), (expected, expected_gradients) = answers_and_gradients(model), answers_and_gradients(plain)
     assert torch.equal(logits, expected)
     assert gradients.keys() == expected_gradients.keys()
@@ -74,7 +72,6 @@ def test_other_uses_of_the_weights(use):
         USES[use](model).backward()
         torch.testing.assert_close(model.get_input_embeddings().weight.grad, expected)
         model.zero_grad()
-    assert not model.get_input_embeddings().weight._backward_hooks
 
 
 def test_saved_tensors_that_come_back_as_copies():
@@ -117,13 +114,10 @@ def test_a_backward_pass_that_is_broken_off_leaves_nothing_to_the_next():
     add_up_in_place(model)
     with pytest.raises(ArithmeticError):
         (Break.apply(model(input_ids=IDS).logits).sum() + model(input_ids=IDS + 1).logits.square().sum()).backward()
-    weight = model.get_input_embeddings().weight
-    assert weight._backward_hooks  # one is left
     for one in (model, plain):
         one.zero_grad()
         one(input_ids=IDS).logits.square().sum().backward()
-    assert torch.equal(weight.grad, plain.get_input_embeddings().weight.grad)
-    assert not weight._backward_hooks
+    assert torch.equal(*(one.get_input_embeddings().weight.grad for one in (model, plain)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -141,15 +135,8 @@ def test_gradients_of_several_batches_add_up_to_the_same_bits(family, dtype, che
             logits = one(input_ids=ids, logits_to_keep=1, use_cache=False).logits
             (logits.logsumexp(-1).sum() / 3).backward()
     gradients, expected = ({name: p.grad for name, p in one.named_parameters()} for one in (model, plain))
-    assert adds_up_in_place(model.get_output_embeddings()) and gradients.keys() == expected.keys()
+    assert gradients.keys() == expected.keys()
     assert all(torch.equal(gradients[name], expected[name]) for name in expected)
-
-
-def test_only_tied_weights_that_are_trained_are_meant():
-    assert "forward" in vars(adapt(tied("opt"), None).get_output_embeddings())
-    assert "forward" not in vars(adapt(tied("opt"), None, untie_embeddings=True).get_output_embeddings())
-    assert "forward" not in vars(adapt(tied("opt"), "bitfit").get_output_embeddings())
-    assert "forward" not in vars(adapt(tied("opt"), None, freeze_embeddings=True).get_output_embeddings())
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from Linux's /proc")
@@ -174,3 +161,39 @@ def test_no_second_or_third_tensor_is_made():
     add_up_in_place(model)
     tensor = model.get_input_embeddings().weight.nbytes
     assert statistics.median(peak(model) for _ in range(5)) < plain - 1.8 * tensor
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize("family", ["opt", "opt_post_norm", "gpt2"])
+def test_they_change_no_answer(family):
+    model = tiny_model(family).double().eval()
+    before, found = logits(model), key_biases(model)
+    assert len(found) == model.config.num_hidden_layers
+    with torch.no_grad():
+        for bias, keys in found:
+            bias[keys] += torch.randn(len(keys), dtype=bias.dtype)
+    torch.testing.assert_close(logits(model), before, atol=1e-12, rtol=0)
+    with torch.no_grad():
+        for bias, _ in found:
+            bias += torch.linspace(-1, 1, len(bias), dtype=bias.dtype) if family == "gpt2" else 0
+    assert (family != "gpt2") or not torch.allclose(logits(model), before)  # its other places do count
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "llama"])
+def test_models_that_turn_keys_have_none(family):
+    assert key_biases(tiny_model(family)) == []
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2"])
+@pytest.mark.parametrize("part", [None, "bitfit"])
+def test_their_gradient_is_exactly_zero(family, part):
+    model = adapted(tiny_model(family), part)
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    for bias, keys in key_biases(model):
+        assert not bias.grad[keys].any()
+        others = torch.ones(len(bias), dtype=bool).index_fill(0, keys, False)
+        assert bias.grad[others].any() == bool(others.any())

@@ -5,13 +5,11 @@ import copy
 import pytest
 import torch
 
-from llmft.models.parts import head
-from llmft.models.parts.adapt import adapt
 from llmft.models.parts.head import classification_head, precise_output, put_head
 from llmft.models.reading.reader import reading
 from llmft.models.wrapping import bare_model
 from llmft.prompts.tokens import TokenizedPrompts
-from tests.conftest import tiny_model
+from tests.conftest import adapted, tiny_model
 from tests.scoring import score_answers
 
 IDS = torch.arange(5, 45).view(2, 20)
@@ -20,9 +18,8 @@ IDS = torch.arange(5, 45).view(2, 20)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["opt", "gptj", "gemma2"])
 @torch.no_grad()
-def test_logits_of_a_model_in_half_precision_are_exact(family, dtype, monkeypatch):
-    monkeypatch.setattr(head, "PIECE", 256)  # of 600 rows
-    model, hidden = tiny_model(family).to(dtype), []
+def test_logits_of_a_model_in_half_precision_are_exact(family, dtype):
+    model, hidden = tiny_model(family, 20_000).to(dtype), []  # more rows than are held in float32 at once
     layer = model.get_output_embeddings()
     handle = layer.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0].double()))
     rounded = model(IDS).logits
@@ -39,7 +36,7 @@ def test_logits_of_a_model_in_half_precision_are_exact(family, dtype, monkeypatc
 
 
 def test_labels_that_rounding_would_make_equal_do_not_tie():
-    model = adapt(tiny_model("opt"), None, untie_embeddings=True).bfloat16()
+    model = adapted(tiny_model("opt"), None, untie_embeddings=True).bfloat16()
     layer = model.get_output_embeddings()
     with torch.no_grad():
         layer.weight.mul_(16)
@@ -55,7 +52,7 @@ def test_labels_that_rounding_would_make_equal_do_not_tie():
 def test_a_classification_head_is_exact_too():
     model, hidden = tiny_model("llama"), []
     put_head(model, "fully-connected", ["a", "b", "c"], seed=0)
-    model = adapt(model, "lora", dim=2).bfloat16()
+    model = adapted(model, "lora", adapter_dim=2).bfloat16()
     classifier = classification_head(model)
     classifier.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0].double()))
     with torch.no_grad(), reading(model):
@@ -67,7 +64,7 @@ def test_a_classification_head_is_exact_too():
 @pytest.mark.parametrize("part", [None, "head_only"])
 def test_float32_is_not_touched_and_all_is_as_before_afterwards(part):
     for dtype in (torch.float32, torch.bfloat16):
-        model = adapt(tiny_model("opt"), part).to(dtype)
+        model = adapted(tiny_model("opt"), part).to(dtype)
         layer = bare_model(model).get_output_embeddings()
         before = vars(layer).get("forward")
         with reading(model):

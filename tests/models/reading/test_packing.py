@@ -4,13 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmft.models.parts.adapt import adapt
-from llmft.models.reading import packing as attention
 from llmft.models.reading.batches import answer_logits, left_pad
 from llmft.models.reading.kv_cache import encode, read_only
 from llmft.models.reading.packing import NAME, LostKeysError, can_pack, packed_attention, packed_batch, with_shared
-from tests.conftest import CONFIGS, tiny_model
+from tests.conftest import CONFIGS, adapted, tiny_model
 
 TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]] * 3
 OTHERS = {"gptj", "gpt_neo", "falcon"}  # attention of their own
@@ -39,7 +38,6 @@ def test_shared_keys_beside_the_rows_or_in_front_of_them_are_the_same():
     query, (keys, values) = torch.randn(1, 4, 10, 8), torch.randn(2, 1, 2, 10, 8)
     front_keys, front_values = torch.randn(2, 1, 2, 7, 8)
     places = [packed_batch([[1] * 6, [2], [3] * 3], shares=shares)["attention_mask"] for shares in (False, True)]
-    assert torch.equal(places[1], places[0].repeat(1, 2, 1, 1))
     joined = [torch.cat([front, new], dim=2) for front, new in ((front_keys, keys), (front_values, values))]
     expected, _ = packed_attention(torch.nn.Module(), query, *joined, places[0])
     beside = with_shared(keys, front_keys), with_shared(values, front_values)
@@ -50,24 +48,36 @@ def test_shared_keys_beside_the_rows_or_in_front_of_them_are_the_same():
             packed_attention(torch.nn.Module(), query, one, other, places[1])
 
 
+class Attended(TorchDispatchMode):
+    """Notes how many queries torch's attention compares with how many keys."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries = []  # (of all heads, keys)
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if "scaled_dot_product" in operator.name():
+            query, key, *_ = args
+            self.queries.append((query[..., 0].numel(), key.shape[2]))
+        return operator(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("family", sorted(CONFIGS.keys() - OTHERS - SOFTCAP - WINDOWS))
-def test_in_the_last_layer_only_the_asked_tokens_look_at_the_shared_keys(family, monkeypatch):
-    model, looks = tiny_model(family), []
+@torch.no_grad()
+def test_in_the_last_layer_only_the_asked_tokens_look_at_the_shared_keys(family):
+    model, logits = tiny_model(family), {}
     assert can_pack(model, 9)
-    attend = attention.attend
-    monkeypatch.setattr(attention, "attend", lambda *args, **kwargs: looks.append(args) or attend(*args, **kwargs))
     encoded, heads = encode(model, [9, 8, 7, 6, 5]), model.config.num_attention_heads
-    layers, tokens, found = model.config.num_hidden_layers, sum(map(len, TEXTS)), {}
-    asked = [min(len(text), 1 + i % 4) for i, text in enumerate(TEXTS)]
-    for told in (True, False):
-        looks.clear()
-        batch = packed_batch(TEXTS, 5, shares=True, asked=asked)
-        cache = read_only(encoded, asked=batch["logits_to_keep"] if told else None)
-        with torch.no_grad():
-            found[told] = model(**batch, past_key_values=cache, use_cache=True).logits
-        front = [query.shape[1] * query.shape[2] // heads for query, keys, _ in looks if keys.shape[2] == 5]
-        assert front == [tokens] * (layers - 1) + [sum(asked) if told else tokens]
-    torch.testing.assert_close(found[True], found[False], atol=1e-5, rtol=1e-5)
+    layers, tokens = model.config.num_hidden_layers, sum(map(len, TEXTS))
+    counts = [min(len(text), 1 + i % 4) for i, text in enumerate(TEXTS)]
+    for last_only in (True, False):
+        batch = packed_batch(TEXTS, 5, shares=True, asked=counts)
+        cache = read_only(encoded, asked=batch["logits_to_keep"] if last_only else None)
+        with Attended() as attended:
+            logits[last_only] = model(**batch, past_key_values=cache, use_cache=True).logits
+        shared = [queries // heads for queries, keys in attended.queries if keys == 5]
+        assert shared == [tokens] * (layers - 1) + [sum(counts) if last_only else tokens]
+    torch.testing.assert_close(logits[True], logits[False], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -94,7 +104,7 @@ def test_families_that_pack_learn_the_same_packed_as_padded(family):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_adapters_and_checkpointed_layers_pack_too(checkpointing):
-    model = adapt(tiny_model("llama"), "lora", dim=2)
+    model = adapted(tiny_model("llama"), "lora", adapter_dim=2)
     assert can_pack(model, 9)
     model.train()
     batch, gradients = packed_batch(TEXTS), []

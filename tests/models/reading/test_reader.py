@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmft.errors import InputError
-from llmft.models.parts.adapt import adapt
-from llmft.models.reading import kv_cache, reader
+from llmft.models.reading import reader
 from llmft.models.reading.batches import BatchSize, answer_logits, left_pad
 from llmft.prompts.tokens import TokenizedPrompts
-from tests.conftest import tiny_model
+from tests.conftest import adapted, tiny_model
 from tests.scoring import score_answers, score_labels
 
 LABELS = [17, 99, 5]
@@ -45,30 +45,62 @@ def test_attention_implementations_agree(attention):
     np.testing.assert_allclose(score_answers(model, found, LABELS, queries_per_row=4).label_logprobs, expected, atol=1e-5)
 
 
+class TokensOfTensors(TorchDispatchMode):
+    """Notes how many tokens tensors hold that are shaped like keys or values, (1, heads, tokens, width)."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = set()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.ndim == 4 and len(result) == 1:
+            self.tokens.add(result.shape[2])
+        return result
+
+
 @pytest.mark.parametrize("family", ["opt", "gpt2", "llama", "gpt_neox", "qwen3"])
-def test_the_contexts_keys_reach_attention_without_a_copy(family, monkeypatch):
-    model, found = tiny_model(family), prompts()
-    monkeypatch.setattr(kv_cache.Room, "joined", lambda *_: pytest.fail("keys were laid out anew"))
+def test_the_contexts_keys_reach_attention_without_a_copy(family):
+    model, found, lengths = tiny_model(family), prompts(), []
     expected, _ = one_by_one(model, found)
-    np.testing.assert_allclose(score_answers(model, found, LABELS, queries_per_row=4).label_logprobs, expected, atol=1e-5)
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    with TokensOfTensors() as tensors:
+        scores = score_answers(model, found, LABELS, queries_per_row=4)
+    np.testing.assert_allclose(scores.label_logprobs, expected, atol=1e-5)
+    context, *rows = lengths
+    assert context in tensors.tokens
+    assert tensors.tokens.isdisjoint(context + row for row in rows)
+
+
+class Changing:
+    """A cache whose keys, or values, a layer changes on their way to attention."""
+
+    def __init__(self, cache, name):
+        self.cache, self.name = cache, name
+
+    def __getattr__(self, name):
+        return getattr(self.cache, name)
+
+    def update(self, *args):
+        keys, values = self.cache.update(*args)
+        return (keys * 1, values) if self.name == "keys" else (keys, values * 1)
 
 
 @pytest.mark.parametrize("name", ["keys", "values"])
-def test_a_model_that_changes_keys_behind_its_cache_gets_them_in_front_of_the_rows(name, monkeypatch):
-    model, found, lost = tiny_model("llama"), prompts(), []
-
-    def update(self, keys, values, *args):
-        keys, values = beside(self, keys, values)
-        if self.room is None:
-            lost.append(name)
-            keys, values = (keys * 1, values) if name == "keys" else (keys, values * 1)
-        return keys, values
-
-    beside = kv_cache.ReadOnlyLayer.update
-    monkeypatch.setattr(kv_cache.ReadOnlyLayer, "update", update)
+def test_a_model_that_changes_keys_behind_its_cache_gets_them_in_front_of_the_rows(name):
+    model, found, lengths = tiny_model("llama"), prompts(), []
     expected, _ = one_by_one(model, found)
-    np.testing.assert_allclose(score_answers(model, found, LABELS, queries_per_row=4).label_logprobs, expected, atol=1e-5)
-    assert lost == [name]  # seen at the first layer of the first batch, not tried again
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, {**kwargs, "past_key_values": Changing(kwargs["past_key_values"], name)}),
+            with_kwargs=True,
+        )
+    model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[1]))
+    scores = score_answers(model, found, LABELS, queries_per_row=4)
+    np.testing.assert_allclose(scores.label_logprobs, expected, atol=1e-5)
+    first, again, *rest = lengths[1:]
+    assert first == again  # seen at the first batch, not tried again at the second
+    assert lengths[0] + again + sum(rest) == scores.tokens == len(found.prefix) + sum(map(len, found.suffixes))
 
 
 def test_the_prefix_goes_through_the_model_once():
@@ -194,7 +226,7 @@ def test_a_model_in_mixed_precision_training_is_scored_in_its_weights_precision(
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    model, found = adapt(tiny_model(family), adapter), prompts()
+    model, found = adapted(tiny_model(family), adapter), prompts()
     expected = score_answers(model, found, LABELS, queries_per_row=4).label_logprobs
     AcceleratorState._reset_state(reset_partial_state=True)  # it is the process's, and other tests train in it
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)

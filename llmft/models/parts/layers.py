@@ -1,0 +1,166 @@
+"""Adapters of peft's in a model's layers, which can be merged into its weights.
+
+LoRA (Hu et al. 2021, arXiv:2106.09685) adds low-rank updates to linear layers, scaled by alpha / rank. IA3 (Liu et al. 2022,
+arXiv:2205.05638) learns scales of keys, values and the inner activation of the feed-forward.
+Adapters of peft's other kinds are only restored.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft.utils import load_peft_weights
+from transformers.pytorch_utils import Conv1D
+
+from llmft.errors import InputError
+from llmft.models.parts.head import classification_head, output_name
+from llmft.models.parts.part import Adapter, Part, base_of
+from llmft.models.structure import layers
+from llmft.models.wrapping import unwrapped
+from llmft.runs.model_folder import PEFT_SETTINGS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from llmft.arguments.methods import AdapterArguments
+
+
+def _put(model: PreTrainedModel, config_class: type[PeftConfig], **settings: Any) -> torch.nn.Module:
+    if classification_head(model) is not None:
+        settings["modules_to_save"] = [output_name(model)]
+    transposed = any(isinstance(module, Conv1D) for module in model.modules())
+    base = base_of(model)["revision"]
+    return get_peft_model(model, config_class(task_type=TaskType.CAUSAL_LM, fan_in_fan_out=transposed, revision=base, **settings))
+
+
+def _add_lora(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None, seed: int) -> torch.nn.Module:
+    targets: str | list[str] = flags.lora_targets
+    if targets == "query-value":
+        projections = [layer.projections for layer in layers(model)]
+        targets = sorted({p[role] for p in projections for role in ("query", "value", "fused") if role in p})
+    rank = flags.adapter_dim
+    alpha = rank if flags.lora_alpha == -1 else flags.lora_alpha
+    return _put(model, LoraConfig, r=rank, lora_alpha=alpha, lora_dropout=flags.lora_dropout, target_modules=targets)
+
+
+def _check_lora(model: PreTrainedModel, flags: AdapterArguments) -> None:
+    if flags.lora_targets == "query-value":
+        layers(model)
+
+
+def _add_ia3(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None, seed: int) -> torch.nn.Module:
+    scaled, inner = ia3_targets(model)
+    return _put(model, IA3Config, target_modules=scaled, feedforward_modules=inner)
+
+
+def ia3_targets(model: PreTrainedModel) -> tuple[list[str], list[str]]:
+    """The layers that IA3 scales, as paths within a decoder layer: all, and those of them that it scales at their input.
+
+    Keys and values are scaled behind their projections, the feed-forward's inner activation in front of its second layer.
+    Where one layer makes queries, keys and values, all of its output is scaled, queries included: peft scales a layer's
+    output as a whole. The layers come from the model's structure: peft's own table takes queries for values in OPT, and for keys
+    in GPT-J, GPT-Neo, Gemma and Qwen (peft 0.21).
+
+    Raises:
+        InputError: they cannot be told apart.
+    """
+    scaled: set[str] = set()
+    inner: set[str] = set()
+    for layer in layers(model):
+        fused = layer.projections.get("fused")
+        scaled |= {fused} if fused else {layer.projections["key"], layer.projections["value"]}
+        inner.add(layer.feed_forward[1])
+    return sorted(scaled | inner), sorted(inner)
+
+
+def peft_config_of(model: torch.nn.Module) -> PeftConfig | None:
+    """Settings of the adapter of peft's that a model, in any wrapping, has."""
+    return getattr(unwrapped(model), "active_peft_config", None)
+
+
+def peft_config_in(folder: Path) -> PeftConfig | None:
+    """Settings of the adapter that peft saved in a folder."""
+    return PeftConfig.from_pretrained(str(folder)) if (folder / PEFT_SETTINGS).is_file() else None
+
+
+def save_peft(model: torch.nn.Module, folder: Path) -> None:
+    """Write what peft has added to the model, in its format."""
+    # the embeddings are the base's own; to learn that peft would else look for the base on the hub
+    unwrapped(model).save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty form; the run's card takes its place
+
+
+def _left_out(model: torch.nn.Module) -> AbstractContextManager[None]:
+    if any(getattr(module, "merged", False) for module in model.modules()):
+        raise ValueError("the adapter's weights have been merged into the model's, which cannot be had back bit for bit")
+    return unwrapped(model).disable_adapter()
+
+
+def _restore(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
+    _fit_vocabulary(model, folder, peft_config_in(folder))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")  # they would stay at their start
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+def _fit_vocabulary(model: PreTrainedModel, folder: Path, config: PeftConfig) -> None:
+    """Give the base as many embeddings as the adapter was trained with, if it brings their values.
+
+    Raises:
+        InputError: the adapter was trained on another number, and does not bring all values.
+    """
+    layers = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
+    if not hasattr(layers["output"], "weight"):  # there is none, or a classification head
+        del layers["output"]
+    names = {name: end for name, module in model.named_modules() for end, layer in layers.items() if module is layer}
+    have = {end: getattr(layer, "num_embeddings", None) or layer.out_features for end, layer in layers.items()}
+    rows, whole = set(), set()
+    for key, tensor in load_peft_weights(str(folder), device="cpu").items():
+        path = key.removeprefix("base_model.model.")
+        end = next((end for name, end in names.items() if path.startswith(f"{name}.")), None)
+        if end is not None and path.endswith("weight") and ".lora_" not in path:
+            whole.add(end)
+            trained = len(tensor)
+        elif end == "input" and path.endswith("lora_embedding_A"):
+            trained = tensor.shape[1]
+        elif end == "output" and path.endswith("lora_B.weight"):
+            trained = len(tensor)
+        else:
+            continue
+        rows |= {trained} - {have[end]}
+    indices = getattr(config, "trainable_token_indices", None) or []
+    highest = max((i for listed in ([indices] if isinstance(indices, list) else indices.values()) for i in listed), default=-1)
+    if not rows and highest < have["input"]:
+        return
+    different = len({layer.weight for layer in layers.values()})  # 1 where they are tied: either brings both
+    if len(rows) != 1 or len(whole) < different:
+        trained = max(rows, default=highest + 1)
+        raise InputError(
+            f"--model_name_or_path {folder}: its base has {have['input']} embeddings, and the adapter was trained with {trained} "
+            "and does not bring all their values; resize the base as it was then (resize_token_embeddings), save it, and "
+            f"name it in {PEFT_SETTINGS}"
+        )
+    model.resize_token_embeddings(rows.pop(), mean_resizing=False)
+    model.resized = True
+
+
+def _in_layers(config: PeftConfig | None) -> bool:
+    return config is not None and not config.is_prompt_learning
+
+
+IN_LAYERS = Adapter(
+    is_in=lambda model: _in_layers(peft_config_of(model)),
+    left_out=_left_out,
+    save=save_peft,
+    is_saved_in=lambda folder: _in_layers(peft_config_in(folder)),
+    restore=_restore,
+)
+LORA = Part(_add_lora, _check_lora, adapter=IN_LAYERS)
+"""peft draws its weights from torch's global stream. At `--lora_alpha -1` its scale is 1."""
+IA3 = Part(_add_ia3, lambda model, flags: layers(model), adapter=IN_LAYERS)

@@ -1,0 +1,61 @@
+"""Weights of the model's own: all of them, the biases, or the output layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmft.errors import InputError
+from llmft.models.parts.gradients import add_up_in_place, hold_key_biases
+from llmft.models.parts.head import untie
+from llmft.models.parts.part import Part, Weights, train_only
+from llmft.models.structure import named
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from llmft.arguments.methods import AdapterArguments
+
+
+def _all(model: PreTrainedModel, flags: AdapterArguments) -> Weights:
+    frozen: set[torch.nn.Parameter] = set()
+    if flags.freeze_embeddings:
+        embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+        frozen = {weight for module in embeddings for weight in module.parameters()}
+    return {name: weight for name, weight in model.named_parameters() if weight not in frozen}
+
+
+def _biases(model: PreTrainedModel, flags: AdapterArguments) -> Weights:
+    return {name: weight for name, weight in model.named_parameters() if name.rsplit(".", 1)[-1] == "bias"}
+
+
+def _check_biases(model: PreTrainedModel, flags: AdapterArguments) -> None:
+    if not _biases(model, flags):
+        raise InputError(f"--bitfit: {named(model)} has no bias terms; use --use_adapter, or train all weights")
+
+
+def _output_layer(model: PreTrainedModel, flags: AdapterArguments) -> Weights:
+    chosen = set(model.get_output_embeddings().parameters())
+    return {name: weight for name, weight in model.named_parameters() if weight in chosen}
+
+
+def _train(weights: Callable[[PreTrainedModel, AdapterArguments], Weights], *, always_untied: bool = False) -> Callable:
+    def add(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None, seed: int) -> PreTrainedModel:
+        if flags.untie_embeddings or always_untied:
+            untie(model)
+        train_only(model, weights(model, flags))
+        hold_key_biases(model)
+        add_up_in_place(model)
+        return model
+
+    return add
+
+
+ALL_WEIGHTS = Part(_train(_all), weights=_all)
+"""With `--freeze_embeddings` all but input and position embeddings, and an output layer tied to them."""
+BIASES = Part(_train(_biases), _check_biases, _biases)
+"""BitFit (Ben Zaken et al. 2022, arXiv:2106.10199)."""
+OUTPUT_LAYER = Part(_train(_output_layer, always_untied=True), weights=_output_layer)
+"""It gets weights of its own where it is the input embeddings."""
