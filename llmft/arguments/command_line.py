@@ -41,6 +41,7 @@ ONE_AFTER_THE_OTHER = (
 REMOVED = {"--stage_teacher": ONE_AFTER_THE_OTHER, "--context_schedule sequential": ONE_AFTER_THE_OTHER}
 """Arguments, some with a value, that there are no longer, and what does the same."""
 
+
 class OneLineParser(HfArgumentParser):
     """An argument parser whose errors are `InputError`s: one line, no usage text."""
 

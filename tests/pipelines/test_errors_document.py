@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartForCausalLM
 
-from llmft.arguments.methods import run_checks
+from llmft.arguments import run_checks
 from llmft.distillation.trainer import ContextDistillationTrainer
 from llmft.models import distributed
 from llmft.models.reading import reader
