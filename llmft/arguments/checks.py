@@ -10,11 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.arguments.flags import Rules, default_of, flags_of
+from llmft.arguments.flags import Rules, default_of, flags_of, may_be_path
 from llmft.errors import InputError, quote
 
-LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""Bytes of a file's or folder's name, and of a path, that systems take."""
 CONDITION = re.compile(r"--(\w+)(?: ([^-\s]\S*))?")
 
 
@@ -65,10 +63,8 @@ def _check_value(name: str, value: Any, shown: str, field: dataclasses.Field[Any
 def _check_text(name: str, value: str, shown: str, rules: Rules) -> None:
     if not value.strip() and not rules.may_be_empty:
         raise InputError(f"{shown}: is empty; give a value, or leave it out")
-    if rules.kind in ("path", "folder", "json") and not value.startswith("{"):
-        parts = value.replace(",", "/").split("/")
-        if max(len(part.encode()) for part in parts) > LONGEST_NAME or len(value.encode()) > LONGEST_PATH:
-            raise InputError(f"--{name} {value[:60]}...: is longer than a path can be; give a shorter one")
+    if rules.kind in ("path", "folder", "json") and not value.startswith("{") and not may_be_path(value.replace(",", "/")):
+        raise InputError(f"--{name} {value[:60]}...: is longer than a path can be; give a shorter one")
     if rules.kind == "json":
         read_json(name, value)
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 UPSTREAM = "upstream's names (for flags above)"
 """Group of `--help` for flags that only say what others say, too."""
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes of a file's or folder's name, and of a path, that systems take."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,23 @@ def flags_of(group: type) -> dict[str, tuple[dataclasses.Field[Any], Rules]]:
         for f in dataclasses.fields(group)
         if f.init
     }
+
+
+def paths_named(groups: Sequence[type], values: Mapping[str, Any]) -> list[str]:
+    """Whatever the values of flags name as files or folders whose content matters, or as models on the hub."""
+    names: dict[str, None] = {}
+    for group in groups:
+        for name, (_, rules) in flags_of(group).items():
+            value = values.get(name)
+            if rules.kind in ("path", "text or path", "json") and isinstance(value, str):
+                names |= dict.fromkeys(part for part in (value, *map(str.strip, value.split(","))) if may_be_path(part))
+    return list(names)
+
+
+def may_be_path(text: str) -> bool:
+    """Whether a system takes a text as a path; it would refuse to look at a long one."""
+    sizes = [len(os.fsencode(part)) for part in text.split("/")]
+    return bool(text) and "\0" not in text and max(sizes) <= LONGEST_NAME and sum(sizes) + len(sizes) <= LONGEST_PATH
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
