@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from llmft.arguments.checks import check
+from llmft.arguments.flags import UPSTREAM
 from llmft.errors import InputError
 from llmft.runs.launch import this_process
 
@@ -45,16 +46,20 @@ REMOVED = {"--stage_teacher": ONE_AFTER_THE_OTHER, "--context_schedule sequentia
 class OneLineParser(HfArgumentParser):
     """An argument parser whose errors are `InputError`s: one line, no usage text."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._action_groups.sort(key=lambda group: group.title == UPSTREAM)  # the last to be shown
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing usage and exiting."""
         raise InputError(f"{message}; see --help")
 
     def _parse_dataclass_field(self, parser: ArgumentParser, field: Field[Any]) -> None:
         """Add a flag to the group of its dataclass, or to that which its own metadata names."""
-        own = field.metadata.get("group")
-        if own is not None:
+        title = field.metadata.get("group")
+        if title is not None:
             groups = {group.title: group for group in self._action_groups}
-            parser = groups.get(own) or self.add_argument_group(own)
+            parser = groups.get(title) or self.add_argument_group(title)
         flag = copy.copy(field)
         flag.metadata = {name: value for name, value in field.metadata.items() if name not in ("rules", "group")}
         super()._parse_dataclass_field(parser, flag)

@@ -84,7 +84,8 @@ class DistillationArguments(Objective):
     teacher_pattern: str | None = flag(
         None,
         "The teacher's pattern; default: --pattern.",
-        excludes="--context label",  # which has --label_pattern
+        excludes="--context label",
+        because="give --label_pattern there",
     )
     student_pattern: str | None = flag(None, "The student's pattern; default: --pattern.")
     teacher_target_prefix: str | None = flag(None, "The teacher's prefix; default: --target_prefix.")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-UPSTREAM = "upstream's names (for flags above)"
+UPSTREAM = "upstream's names"
 """Group of `--help` for flags that only say what others say, too."""
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
