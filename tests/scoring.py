@@ -10,13 +10,13 @@ import torch
 
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.continuations import Continued, LabelSequences
-from llmft.models.reading.reader import read
+from llmft.models.reading.reader import read_logits
 from llmft.prompts.tokens import TokenizedPrompts
 
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """`label_logprobs` (N, L) and `best_token` (N,); the rest as in `llmft.models.reading.reader.Answers`."""
+    """`label_logprobs` (N, L) and `best_token` (N,); the rest as in `llmft.models.reading.reader.Kept`."""
 
     label_logprobs: np.ndarray
     best_token: np.ndarray
@@ -44,6 +44,6 @@ def score_labels(
 ) -> AnswerScores:
     """The same for batches of any size."""
     labels = LabelSequences.create(label_sequences)
-    found = read(model, Continued.by_labels(prompts, labels), labels.keep, size=size)
-    answers = labels.answers(found.arrays)
-    return AnswerScores(**answers, scored=found.scored, tokens=found.tokens, padding_tokens=found.padding_tokens)
+    kept = read_logits(model, Continued.by_labels(prompts, labels), labels.keep, size=size)
+    scores = labels.answers(kept.arrays)
+    return AnswerScores(**scores, scored=kept.scored, tokens=kept.tokens, padding_tokens=kept.padding_tokens)

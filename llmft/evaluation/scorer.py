@@ -301,10 +301,10 @@ class Asker:
         Args:
             rows: how many of the prompts are examples; those behind them are content-free queries.
         """
-        from llmft.models.reading.reader import read
+        from llmft.models.reading.reader import read_logits
 
         def compute() -> dict[str, np.ndarray]:
-            found = read(self.model, prompts, question.keep, size=self.batch_size)
+            found = read_logits(self.model, prompts, question.keep, size=self.batch_size)
             phase.count(
                 examples=sum(i < rows for i in found.scored),
                 tokens=found.tokens,

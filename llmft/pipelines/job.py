@@ -13,9 +13,10 @@ from llmft.cost.meter import Meter
 from llmft.cost.phases import combine_ranks
 from llmft.errors import InputError
 from llmft.models.load import load_model, short_name
-from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows, listed_demonstrations
+from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows
 from llmft.prompts.render import PromptFormat
 from llmft.runs.record import RunRecord
+from llmft.tasks.listed import listed_demonstrations
 from llmft.tasks.load import TaskData, load_task
 from llmft.tasks.table import Row, Task
 

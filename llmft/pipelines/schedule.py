@@ -9,7 +9,7 @@ from typing import Any
 from llmft.arguments.config import Config
 from llmft.arguments.run import RunArguments
 from llmft.arguments.training_defaults import DISTILLATION, FINE_TUNING, PAPER, PART_NAMES, TrainingDefaults
-from llmft.prompts.demonstrations import listed_idx
+from llmft.tasks.listed import listed_idx
 from llmft.tasks.load import count_training_rows
 from llmft.tasks.queries import load_queries
 from llmft.tasks.table import Task

@@ -6,20 +6,16 @@ The same data seed gives the rows that uds-lsv/llmft draws (demonstrations in pr
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from llmft.arguments.encodings import decode
-from llmft.errors import InputError, one_line
+from llmft.errors import InputError
 from llmft.prompts.render import PromptFormat
-from llmft.tasks.formats import csv_table
-from llmft.tasks.rows import whole_number
-from llmft.tasks.table import Row
 
+Row = Mapping[str, Any]
+"""A row of a task, by the names of its columns: `text1`, `text2`, `label`, `idx`."""
 EVAL_SUBSET_SEED = 123
 """Upstream's seed for the evaluation subset: the same rows for every data seed."""
 
@@ -86,44 +82,6 @@ def draw_contexts(
         taken = {row["idx"] for row in drawn}
         left = [row for row in left if row["idx"] not in taken]
     return contexts
-
-
-def listed_demonstrations(rows: Sequence[Row], file: str) -> list[Row]:
-    """The rows that a file names by their idx, in the file's order.
-
-    Args:
-        file: as `listed_idx` takes it.
-
-    Raises:
-        InputError: the file cannot be read, or names what is not among the rows, or names it twice.
-    """
-    flag, wanted = f"--sample_indices_file {file}", listed_idx(file)
-    by_idx = {row["idx"]: row for row in rows}
-    missing = [idx for idx in wanted if idx not in by_idx]
-    if missing:
-        raise InputError(f"{flag}: no training row has idx {missing[0]}; name rows of the data in use")
-    if len(set(wanted)) < len(wanted):
-        raise InputError(f"{flag}: an idx stands there twice; name each row once")
-    return [by_idx[idx] for idx in wanted]
-
-
-def listed_idx(file: str) -> list[int]:
-    """The numbers in a file: a csv with a column `idx` (what upstream saves), or a JSON list.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    flag, remedy = f"--sample_indices_file {file}", "give a csv with a column idx, or a .json list of idx"
-    try:
-        text = decode(Path(file).read_bytes())
-        cells = json.loads(text) if file.endswith(".json") else csv_table(text)["idx"]
-        if not isinstance(cells, list):
-            raise TypeError(f"{type(cells).__name__} in place of a list")
-        return [whole_number(cell) for cell in cells]
-    except KeyError as error:
-        raise InputError(f"{flag}: cannot be read (there is no column 'idx'); {remedy}") from error
-    except (OSError, ValueError, TypeError, csv.Error, RecursionError, OverflowError) as error:
-        raise InputError(f"{flag}: cannot be read ({one_line(error)}); {remedy}") from error
 
 
 def draw_training_rows(rows: Sequence[Row], max_samples: int | None, *, data_seed: int, exclude: Sequence[Row] = ()) -> list[Row]:

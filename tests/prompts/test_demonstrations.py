@@ -9,7 +9,6 @@ from llmft.prompts.demonstrations import (
     draw_demonstrations,
     draw_eval_rows,
     draw_training_rows,
-    listed_demonstrations,
 )
 from llmft.prompts.render import PromptFormat
 from llmft.tasks.load import load_glue_datasets
@@ -113,37 +112,3 @@ def test_few_shot_context_under_upstreams_name():
     prompt_format = PromptFormat("{text1} ?", "", "|", ("No", "Yes"))
     context, idx = create_few_shot_context(POOL, 2, prompt_format, data_seed=0, balanced=True, shuffle=False)
     assert context == "".join(f"t{i // 10} ? {('No', 'Yes')[i // 10 % 2]}|" for i in idx)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.csv", ",idx,label\n0,30,1\n1,10,1\n2,200,0\n"),
-        ("a.csv", f"\ufeffidx,text1\r\n30.0,{'cat ' * 10**5}\r\n10.0,b\r\n200.0,c\r\n"),
-        ("a.json", "[30, 10, 200]"),
-    ],
-)
-def test_listed_demonstrations_stand_in_the_files_order(tmp_path, name, text):
-    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
-    assert [row["idx"] for row in listed_demonstrations(POOL, str(tmp_path / name))] == [30, 10, 200]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "says"),
-    [
-        ("a.json", "[30, 5]", "no training row has idx 5"),
-        ("a.json", "[30, 30]", "stands there twice"),
-        ("a.json", "{", "cannot be read"),
-        ("a.json", "{}", "cannot be read .*dict in place of a list"),
-        ("a.csv", "number\n30\n", "cannot be read .*'idx'"),
-        ("a.csv", "idx\nthirty\n", "cannot be read .'thirty' is no whole number."),
-        ("a.json", "[30, 10.5]", "cannot be read .10.5 is no whole number."),
-        ("a.csv", f"idx\n{'x' * 10**5}\n", "cannot be read .'xxx"),
-    ],
-)
-def test_unusable_lists(tmp_path, name, text, says):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=says) as caught:
-        listed_demonstrations(POOL, str(tmp_path / name))
-    assert str(caught.value).startswith(f"--sample_indices_file {tmp_path / name}")
-    assert len(str(caught.value)) < 500

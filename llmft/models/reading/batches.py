@@ -74,7 +74,7 @@ def answer_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor
 
     Args:
         model: a causal language model, possibly wrapped (PEFT, DDP, DeepSpeed).
-        batch: what `packed_attention.packed_batch`, `sequence_scores.padded_batch`, or, for the last position of each of B = P
+        batch: what `packing.packed_batch`, `continuations.padded_batch`, or, for the last position of each of B = P
             prompts, `left_pad` returns, on the model's device; anything else is not read.
     """
     return asked_of(batch, all_logits(model, batch))

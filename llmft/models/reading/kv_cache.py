@@ -13,8 +13,8 @@ from llmft.models.reading.packing import with_shared
 from llmft.models.wrapping import bare_model, forward_parameters
 
 
-class Room:
-    """Memory in which each layer in turn lays out its keys and values: to give it back and ask for it anew costs time."""
+class JoinBuffer:
+    """Memory in which each layer in turn joins its keys and values: allocating it anew for every layer takes time."""
 
     def __init__(self) -> None:
         self._held: dict[str, torch.Tensor] = {}
@@ -34,35 +34,35 @@ class Room:
 class ReadOnlyLayer(DynamicLayer):
     """Keys and values of one layer that others are read behind, without gradients, and that do not grow by theirs."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, room: Room | None, asked: torch.Tensor | None) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, buffer: JoinBuffer | None, asked: torch.Tensor | None) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values, self.room, self.asked = keys, values, room, asked
+        self.keys, self.values, self.buffer, self.asked = keys, values, buffer, asked
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What attention looks at: the new keys (1, G, T, d) with these (1, G, P, d) beside them, or, given a room, in front of
+        """What attention looks at: the new keys (1, G, T, d) with these (1, G, P, d) beside them, or, given a buffer, in front of
         them; values alike."""
-        if self.room is None:
+        if self.buffer is None:
             return with_shared(key_states, self.keys, self.asked), with_shared(value_states, self.values, self.asked)
-        return self.room.joined("keys", self.keys, key_states), self.room.joined("values", self.values, value_states)
+        return self.buffer.joined("keys", self.keys, key_states), self.buffer.joined("values", self.values, value_states)
 
 
-def read_only(cache: DynamicCache, room: Room | None = None, *, asked: torch.Tensor | None = None) -> DynamicCache:
+def read_only(cache: DynamicCache, buffer: JoinBuffer | None = None, *, asked: torch.Tensor | None = None) -> DynamicCache:
     """The same keys and values in a cache that keeps nothing of what is read behind it.
 
     Args:
-        room: where they are laid out in front of new ones, as any attention takes them; None for beside them, as
+        buffer: where they are joined with new ones behind them, as any attention takes them; None for beside them, as
             `packed_attention` does.
         asked: (A,) places in the row whose logits are asked for: in the last layer no other looks at these keys. None where that
             layer is not known.
     """
-    made = DynamicCache()
-    made.layers = [
-        ReadOnlyLayer(layer.keys, layer.values, room, asked if layer is cache.layers[-1] else None) for layer in cache.layers
+    copy = DynamicCache()
+    copy.layers = [
+        ReadOnlyLayer(layer.keys, layer.values, buffer, asked if layer is cache.layers[-1] else None) for layer in cache.layers
     ]
-    return made
+    return copy
 
 
 @torch.no_grad()
@@ -85,8 +85,8 @@ def encode(
     try:
         for part in ids.split(chunk or len(tokens), dim=1):
             positions = torch.arange(start, start + part.shape[1], device=ids.device)[None] if cache is not None else None
-            found = bare(input_ids=part, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, start = plain(found.past_key_values), start + part.shape[1]
+            output = bare(input_ids=part, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, start = plain(output.past_key_values), start + part.shape[1]
             if cache is None:
                 break
     finally:

@@ -5,8 +5,9 @@ keys and values in front of the row, if there are any, which all share. That tak
 where a mask over the row would take T * (T + P). Behind shared keys the two parts are put together by their softmax sums (as in
 Juravsky et al. 2024, arXiv:2402.05099):
 
-    out = w * out_shared + (1 - w) * out_own,    w = Z_shared / (Z_shared + Z_own)
+    out = w * out_shared + (1 - w) * out_text,    w = Z_shared / (Z_shared + Z_text)
 
+The sums come from the fused kernels behind torch's `scaled_dot_product_attention`, which keeps them to itself.
 In the last layer only the tokens whose logits are asked for look at the shared keys: what the others find there is not read.
 
 The model gets the texts' places as `attention_mask`, which transformers hands on to attention as it is if it has four dimensions.
@@ -19,12 +20,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from llmft.models.reading.attention_sums import attend
 from llmft.models.wrapping import bare_model, forward_parameters
 
 NAME = "packed_sdpa"
@@ -34,10 +35,13 @@ MASK_READERS = ("output_router_logits", "keep_window_size")
 """Settings of models that read the mask outside of attention: for the balance of experts, for masks that depend on the text."""
 
 UNKNOWN = ("softcap", "position_bias", "s_aux")
-"""Changes of attention that packed rows would need to be taught."""
+"""Changes of attention that packed rows do not know."""
 
-GROUPS = 4
+LENGTHS = 4
 """Texts of unequal lengths look at themselves in so many groups, each padded to its longest."""
+
+FLASH_WIDTH = 8
+"""Flash attention on GPUs reads heads by so many numbers."""
 
 ORDINARY = {"full_attention", "sliding_attention"}
 """Kinds of layers in which a text that fits the window depends on nothing in front of it but keys and values."""
@@ -153,34 +157,34 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     if any(kwargs.get(name) is not None for name in UNKNOWN):
         raise ValueError(f"{type(module).__name__} asks for one of {', '.join(UNKNOWN)}: use --attn_implementation eager")
-    groups, row = query.shape[1] // key.shape[1], query.shape[2]
+    heads_per_key, row = query.shape[1] // key.shape[1], query.shape[2]
     shared = [_shared(tensor, row) for tensor in (key, value)]
     if attention_mask.shape[1] == 2 and any(front is None for front in shared):
         raise LostKeysError(type(module).__name__)
     parts = _alike(attention_mask[0, 0])
     blocks = [[_blocks(tensor[:, :, -row:], places) for tensor in (query, key, value)] for places in parts]  # (n, heads, t, d)
-    blocks = [(q, repeat_kv(k, groups), repeat_kv(v, groups)) for q, k, v in blocks]
+    blocks = [(q, repeat_kv(k, heads_per_key), repeat_kv(v, heads_per_key)) for q, k, v in blocks]
     if shared[0] is None:
-        own = [scaled_dot_product_attention(*b, dropout_p=dropout, is_causal=True, scale=scaling) for b in blocks]
-        return _row(own, parts, row)[None], None
-    own, own_sum = zip(*(attend(*b, is_causal=True, scale=scaling) for b in blocks), strict=True)
-    own, own_sum = _row(own, parts, row), _row([total[..., None] for total in own_sum], parts, row)
+        texts = [scaled_dot_product_attention(*b, dropout_p=dropout, is_causal=True, scale=scaling) for b in blocks]
+        return _row(texts, parts, row)[None], None
+    texts, sums = zip(*(attend(*b, is_causal=True, scale=scaling) for b in blocks), strict=True)
+    text, text_sum = _row(texts, parts, row), _row([total[..., None] for total in sums], parts, row)
     asked = getattr(key, "llmft_asked", None)
     if asked is None:
-        return _with_front(query, *shared, own, own_sum, scaling)[None], None
-    behind = _with_front(query.index_select(2, asked), *shared, own[asked], own_sum[asked], scaling)
-    return own.index_copy(0, asked, behind)[None], None
+        return _with_front(query, *shared, text, text_sum, scaling)[None], None
+    behind = _with_front(query.index_select(2, asked), *shared, text[asked], text_sum[asked], scaling)
+    return text.index_copy(0, asked, behind)[None], None
 
 
 def _with_front(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, own: torch.Tensor, own_sum: torch.Tensor, scaling: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, text: torch.Tensor, text_sum: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
-    """Put together what tokens find in their own texts and in what stands in front of all.
+    """Put together attention of tokens to their own texts and to what stands in front of all.
 
     Args:
         query: (1, H, T, d).
         key, value: the shared ones, (1, G, P, d).
-        own, own_sum: attention to their own texts (T, H, d), and the logarithms of its softmax sums (T, H, 1).
+        text, text_sum: attention to their own texts (T, H, d), and the logarithms of its softmax sums (T, H, 1).
 
     Returns:
         (T, H, d).
@@ -189,8 +193,8 @@ def _with_front(
     folded = query.reshape(1, key.shape[1], -1, width)  # query heads that share keys lie behind one another
     front, front_sum = attend(folded, key, value, scale=scaling)
     front, front_sum = front.reshape(heads, row, width).transpose(0, 1), front_sum.reshape(heads, row, 1).transpose(0, 1)
-    weight = torch.sigmoid(front_sum - own_sum)
-    return torch.lerp(own.to(weight.dtype), front.to(weight.dtype), weight).to(query.dtype)
+    weight = torch.sigmoid(front_sum - text_sum)
+    return torch.lerp(text.to(weight.dtype), front.to(weight.dtype), weight).to(query.dtype)
 
 
 def _shared(tensor: torch.Tensor, row: int) -> torch.Tensor | None:
@@ -203,10 +207,10 @@ def _alike(places: torch.Tensor) -> list[torch.Tensor]:
 
     Only on a CPU, where lengths can be looked at without a wait and many small products are as fast as a large one.
     """
-    if places.device.type != "cpu" or len(places) < 2 * GROUPS:
+    if places.device.type != "cpu" or len(places) < 2 * LENGTHS:
         return [places]
     lengths, order = (places >= 0).sum(1).sort()
-    cut = [(which, int(length[-1])) for which, length in zip(order.chunk(GROUPS), lengths.chunk(GROUPS), strict=True)]
+    cut = [(which, int(length[-1])) for which, length in zip(order.chunk(LENGTHS), lengths.chunk(LENGTHS), strict=True)]
     if sum(len(which) * longest**2 for which, longest in cut) > 0.8 * places.shape[0] * places.shape[1] ** 2:
         return [places]
     return [places[which, :longest] for which, longest in cut]
@@ -224,6 +228,56 @@ def _row(blocks: Sequence[torch.Tensor], places: Sequence[torch.Tensor], row: in
     inverse = torch.empty(row + 1, dtype=torch.int64, device=where.device)
     inverse[torch.where(where < 0, row, where)] = torch.arange(len(where), device=where.device)
     return torch.cat([block.transpose(1, 2).flatten(0, 1) for block in blocks]).index_select(0, inverse[:row])
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, is_causal: bool = False, scale: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention and its softmax sums, without dropout, by torch's fused kernels where one fits.
+
+    Args:
+        query: (n, H, t, d).
+        key, value: (n, H, s, d).
+        is_causal: whether token i looks at the first i + 1 keys alone; s is t then.
+        scale: of the products; None for 1 / sqrt(d).
+
+    Returns:
+        (n, H, t, d), and (n, H, t) in float32 or better: log of the sum over keys of exp(scale * product).
+    """
+    kernel = kernel_for(query, key, value, is_causal)
+    if kernel == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, is_causal=is_causal, scale=scale)
+    if kernel == "flash":
+        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, is_causal=is_causal, scale=scale)[:2]
+    if kernel == "efficient":
+        attended, sums, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            query, key, value, None, compute_log_sumexp=True, is_causal=is_causal, scale=scale
+        )
+        return attended, sums[..., : query.shape[2]]  # filled up to a multiple of 32
+    return _plain(query, key, value, is_causal, scale)
+
+
+def kernel_for(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool) -> str:
+    """`cpu`, `flash` (half precision), `efficient` (float32 as well), or `plain`, as device, type and widths allow."""
+    if query.device.type != "cuda":
+        return "cpu" if query.device.type == "cpu" else "plain"
+    parameters = SDPAParams(query, key, value, None, 0.0, is_causal, False)
+    if can_use_flash_attention(parameters) and query.shape[-1] % FLASH_WIDTH == 0:
+        return "flash"
+    return "efficient" if can_use_efficient_attention(parameters) else "plain"
+
+
+def _plain(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool, scale: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same by products that are kept whole (n, H, t, s)."""
+    products = (query @ key.transpose(-2, -1)).to(torch.promote_types(query.dtype, torch.float32))
+    products *= query.shape[-1] ** -0.5 if scale is None else scale
+    if is_causal:
+        hidden = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
+        products.masked_fill_(hidden, -torch.inf)
+    sums = products.logsumexp(-1)
+    return (products - sums[..., None]).exp().to(value.dtype) @ value, sums
 
 
 AttentionInterface.register(NAME, packed_attention)

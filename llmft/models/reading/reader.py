@@ -1,10 +1,10 @@
 """One encoding of what all prompts share, many queries behind it.
 
 The shared prefix (a soft prompt is part of it) goes through the model once; the queries are packed side by side into rows that
-continue from its keys and values. Attention keeps the queries apart (`packed_attention.py`; where that cannot, a block-diagonal
-mask) and explicit positions give each the place it would have alone, so scores equal those of whole prompts, without padding and
-without a copy of the cache for every query.
-Models this is not right for (sliding windows, recurrent states, no explicit positions) read whole prompts instead.
+continue from its keys and values. Attention keeps the queries apart (`packing.py`; where that cannot, a block-diagonal mask), and
+explicit positions give each the place it would have alone. So scores equal those of whole prompts, without padding and without a
+copy of the cache for every query. Models this is not right for (sliding windows, recurrent states, no explicit positions) read
+whole prompts instead.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from llmft.models.distributed import all_gather, rank_and_world, weights_when_ne
 from llmft.models.parts.head import Projection, positions_at_once, precise_output, project_in_pieces
 from llmft.models.reading.batches import BatchSize, all_logits, asked_of
 from llmft.models.reading.continuations import Continued, masked_row, padded_batch
-from llmft.models.reading.kv_cache import Room, encode, plain, read_only, reads_behind_a_cache
+from llmft.models.reading.kv_cache import JoinBuffer, encode, plain, read_only, reads_behind_a_cache
 from llmft.models.reading.packing import NAME, LostKeysError, can_pack, can_share_keys, depends_on_keys_alone, packed_batch
 from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
 
@@ -40,59 +41,9 @@ Keep = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 """Logits (p, V) and which of all positions those are, (p,) int64 on their device -> what is kept of them, tensors (p, ...)."""
 
 
-@torch.no_grad()
-def read(model: torch.nn.Module, prompts: Continued, keep: Keep, *, size: BatchSize) -> Answers:
-    """Read every prompt, and keep of the logits at its positions what is asked for; no (P, V) tensor is made unless it is kept.
-
-    With several ranks each reads its share and all get everything.
-
-    Args:
-        model: a causal language model; its train/eval mode is put back afterwards.
-        size: how many queries go through the model together.
-
-    Raises:
-        InputError: the device's memory does not hold a batch of the size that was asked for.
-    """
-    rank, world = rank_and_world()
-    parts: list[tuple[list[int], dict[str, torch.Tensor]]] = []
-    with reading(model):
-        try:
-            reader = PrefixReader(model, prompts.prefix, size)
-        except torch.OutOfMemoryError as error:
-            tokens = size.tokens_on(next(model.parameters()).device.type)
-            raise InputError(
-                f"--max_batch_tokens {tokens}: memory does not hold the context's {len(prompts.prefix)} tokens, that many at a "
-                "time; give less, or a smaller model"
-            ) from error
-        batches = reader.batches(prompts)
-        turns = -(-len(batches) // world)  # as many forward passes on every rank, as sharded weights need; one twice is harmless
-        waiting = [batches[min(turn, len(batches) - 1)] for turn in range(rank, turns * world, world)]
-        while waiting:
-            batch = waiting.pop(0)
-            try:
-                kept = reader.read(prompts, batch, keep)
-                parts.append((batch, {name: t if t.numel() < LARGE else t.cpu() for name, t in kept.items()}))
-            except torch.OutOfMemoryError as error:
-                if size.tokens or world > 1 or len(batch) == 1:
-                    tokens = size.tokens_on(reader.device.type)
-                    raise InputError(
-                        f"--max_batch_tokens {tokens}: memory of {reader.device} does not hold a batch of {len(batch)} queries; "
-                        "give less, or a smaller model"
-                    ) from error
-                waiting = [half for one in (batch, *waiting) for half in (one[: len(one) // 2], one[len(one) // 2 :]) if half]
-    arrays: dict[str, np.ndarray] = {}
-    on_host = [(batch, {name: tensor.cpu().numpy() for name, tensor in kept.items()}) for batch, kept in parts]
-    for share in all_gather(on_host):
-        for batch, kept in share:
-            positions = prompts.positions(batch)
-            for name, part in kept.items():
-                arrays.setdefault(name, np.empty((prompts.offsets[-1], *part.shape[1:]), part.dtype))[positions] = part
-    return Answers(arrays, sorted(i for batch in batches[rank::world] for i in batch), reader.tokens, reader.padding_tokens)
-
-
 @dataclass(frozen=True)
-class Answers:
-    """What was kept of N prompts' answers.
+class Kept:
+    """What was kept of the logits of N prompts.
 
     Attributes:
         arrays: (P, ...) each, the prompts' positions in order.
@@ -107,10 +58,67 @@ class Answers:
     padding_tokens: int
 
 
+@torch.no_grad()
+def read_logits(model: torch.nn.Module, prompts: Continued, keep: Keep, *, size: BatchSize) -> Kept:
+    """Read every prompt, and keep what `keep` makes of the logits at its positions; no (P, V) tensor is made unless it is kept.
+
+    With several ranks each reads its share and all get everything.
+
+    Args:
+        model: a causal language model; its train/eval mode is put back afterwards.
+        size: how many queries go through the model together.
+
+    Raises:
+        InputError: the device's memory does not hold a batch of the size that the flags give.
+    """
+    rank, world = rank_and_world()
+    with reading(model):
+        try:
+            reader = PrefixReader(model, prompts.prefix, size)
+        except torch.OutOfMemoryError as error:
+            tokens = size.tokens_on(next(model.parameters()).device.type)
+            raise InputError(
+                f"--max_batch_tokens {tokens}: memory does not hold the context's {len(prompts.prefix)} tokens, that many at a "
+                "time; give less, or a smaller model"
+            ) from error
+        batches = reader.batches(prompts)
+        passes = -(-len(batches) // world)  # as many on every rank, as sharded weights need; to read a batch twice is harmless
+        share = [batches[min(place, len(batches) - 1)] for place in range(rank, passes * world, world)]
+        parts = _read_batches(reader, prompts, share, keep, halve=not size.tokens and world == 1)
+    arrays: dict[str, np.ndarray] = {}
+    on_host = [(batch, {name: tensor.cpu().numpy() for name, tensor in kept.items()}) for batch, kept in parts]
+    for batch, kept in chain.from_iterable(all_gather(on_host)):
+        positions = prompts.positions(batch)
+        for name, part in kept.items():
+            arrays.setdefault(name, np.empty((prompts.offsets[-1], *part.shape[1:]), part.dtype))[positions] = part
+    return Kept(arrays, sorted(chain.from_iterable(batches[rank::world])), reader.tokens, reader.padding_tokens)
+
+
+def _read_batches(
+    reader: PrefixReader, prompts: Continued, batches: list[list[int]], keep: Keep, *, halve: bool
+) -> list[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Each batch, or with `halve` the halves of one that memory does not hold, and what is kept of it."""
+    parts, waiting = [], batches
+    while waiting:
+        batch, *waiting = waiting
+        try:
+            kept = reader.read(prompts, batch, keep)
+            parts.append((batch, {name: t if t.numel() < LARGE else t.cpu() for name, t in kept.items()}))
+        except torch.OutOfMemoryError as error:
+            if not halve or len(batch) == 1:
+                raise InputError(
+                    f"--max_batch_tokens {reader.size.tokens_on(reader.device.type)}: memory of {reader.device} does not hold a "
+                    f"batch of {len(batch)} queries; give less, or a smaller model"
+                ) from error
+            # the others would not fit either
+            waiting = [half for one in (batch, *waiting) for half in (one[: len(one) // 2], one[len(one) // 2 :]) if half]
+    return parts
+
+
 @contextmanager
 def reading(model: torch.nn.Module) -> Iterator[None]:
-    """Within, the model has no dropout, computes in its weights' precision with logits in float32 or better, and has its weights
-    when it needs them; then as it was."""
+    """Context: the model has no dropout, computes in its weights' precision with logits in float32 or better, and has its weights
+    when it needs them; then it is as it was."""
     was_training, bare = model.training, bare_model(model)
     model.eval()
     # accelerate's for mixed-precision training, on the model or on peft's around it; every stage is scored alike
@@ -142,7 +150,10 @@ class PrefixReader:
         self.front = virtual_tokens(model) + len(prefix)
         self.device = next(model.parameters()).device
         self.tokens = self.padding_tokens = 0
-        self._room, self._in_front = Room(), False  # whether attention needs the prefix's keys in front of a row's, not beside
+        self._buffer, self._in_front = (
+            JoinBuffer(),
+            False,
+        )  # whether attention needs the prefix's keys in front of a row's, not beside
         self._in_pieces = True
         self._cache: DynamicCache | None = None
         self._packs = _can_share(model)
@@ -168,13 +179,13 @@ class PrefixReader:
 
     def read(self, prompts: Continued, rows: Sequence[int], keep: Keep) -> dict[str, torch.Tensor]:
         """What is kept of the positions of these rows, one row after the other."""
-        some = prompts.of(rows)
+        chosen = prompts.of(rows)
         positions = on_device({"positions": torch.from_numpy(prompts.positions(rows))}, self.device)["positions"]
         if self._packs:
-            batch, kept = self._read_packed(some, positions, keep)
+            batch, kept = self._read_packed(chosen, positions, keep)
             self.tokens += batch["input_ids"].numel()
             return kept
-        batch = padded_batch(some)
+        batch = padded_batch(chosen)
         real, (texts, length) = int(batch["attention_mask"].sum()), batch["input_ids"].shape
         batch = on_device(batch, self.device)
         kept = self._kept(batch, partial(all_logits, self.model, batch), positions, keep)
@@ -202,7 +213,7 @@ class PrefixReader:
             last_known = len(cache.layers) == self.bare.config.get_text_config().num_hidden_layers
             beside = not (masked or self._in_front)
             asked = batch["logits_to_keep"] if beside and last_known else None
-            cache = read_only(cache, None if beside else self._room, asked=asked)
+            cache = read_only(cache, None if beside else self._buffer, asked=asked)
 
         def logits() -> torch.Tensor:
             return self.bare(**batch, past_key_values=cache, use_cache=cache is not None).logits
@@ -238,7 +249,7 @@ class PrefixReader:
 def _can_share(model: torch.nn.Module) -> bool:
     """Whether packed queries behind a cache mean the same as whole prompts for this model."""
     bare = bare_model(model)
-    if bare.config._attn_implementation not in ("sdpa", NAME, "eager"):  # others take no mask of our own
+    if bare.config._attn_implementation not in ("sdpa", NAME, "eager"):  # others do not take our mask
         return False
     has_window = getattr(bare.config.get_text_config(), "sliding_window", None) is not None  # counted along the row
     return not has_window and depends_on_keys_alone(model) and reads_behind_a_cache(model)

@@ -11,7 +11,7 @@ from llmft.models.parts import head
 from llmft.models.reading.batches import BatchSize, answer_logits
 from llmft.models.reading.continuations import Continued, LabelSequences, masked_row, padded_batch
 from llmft.models.reading.packing import packed_batch
-from llmft.models.reading.reader import read
+from llmft.models.reading.reader import read_logits
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import CONFIGS, tiny_model
 from tests.models.reading.test_reader import FAMILIES, prompts
@@ -177,7 +177,7 @@ def read_answers(model, found, answers=ANSWERS, k=3, size=3):
 
     prompts = Continued.by_answers(found, answers)
     assert prompts.offsets.tolist() == np.cumsum([0, *map(len, answers)]).tolist()
-    return read(model, prompts, keep, size=BatchSize(size, 10**9))
+    return read_logits(model, prompts, keep, size=BatchSize(size, 10**9))
 
 
 @pytest.mark.parametrize("family", CONFIGS)
