@@ -14,9 +14,7 @@ LOOSE = ("__init__", "errors")
 REPORT = {"report", "runs", "cost", "errors"}
 """All that the report imports: it reads records and stands apart."""
 NOT_YET = {
-    ("llmft.arguments.objective", "llmft.prompts.render"),
     ("llmft.arguments.run", "llmft.models.reading.batches"),
-    ("llmft.arguments.run_checks", "llmft.arguments.run"),
     ("llmft.evaluation.labels", "llmft.evaluation.scorer"),
     ("llmft.evaluation.scorer", "llmft.distillation.targets"),
     ("llmft.prompts.shorten", "llmft.tasks.table"),

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from llmft.arguments.checks import check
 from llmft.arguments.flags import flag
 from llmft.errors import InputError
-
-if TYPE_CHECKING:
-    from llmft.prompts.render import PromptFormat
 
 SUPPORTS = ("labels", "labels_rest", "topk", "vocab")
 DIVERGENCES = ("forward", "reverse", "jsd")
@@ -58,7 +55,7 @@ class Objective:
     def __post_init__(self) -> None:
         check([type(self)], vars(self))
 
-    def check_prompts(self, teacher: PromptFormat, student: PromptFormat, *, calibrate: bool) -> None:
+    def check_prompts(self, teacher: Any, student: Any, *, calibrate: bool) -> None:
         """Check that the support means the same to teacher and student.
 
         Behind another pattern, prefix or set of label words only the labels correspond, one to one; other tokens do not. A
