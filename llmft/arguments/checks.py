@@ -40,6 +40,13 @@ def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool
             _check_others(name, shown, rules, values, all_groups=all_groups)
 
 
+class Checked:
+    """A dataclass of flags whose values are checked when it is made."""
+
+    def __post_init__(self) -> None:
+        check([type(self)], vars(self))
+
+
 def _shown(value: Any, rules: Rules) -> str:
     if rules.kind == "secret":
         return "***"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from llmft.arguments.checks import check
+from llmft.arguments.checks import Checked
 from llmft.arguments.flags import UPSTREAM, flag
 
 OWN_FILES = ("--train_file", "--query_file")
@@ -15,7 +15,7 @@ SHOWN = "--context demonstrations"
 
 
 @dataclass
-class DataArguments:
+class DataArguments(Checked):
     """Which task, where its rows lie, and how a row is shown."""
 
     _argument_group_name = "task and prompt"
@@ -28,8 +28,7 @@ class DataArguments:
         names_run=False,
     )
     task_variant: str | None = flag(
-        None,
-        "Variant of a task that has several; toy: a rule, `flipped`, `confounded`, comma between. Default: by --data_seed.",
+        None, "Variant of a task that has several; toy: a rule, `flipped`, `confounded`, comma between. Default: by --data_seed."
     )
     data_dir: str | None = flag(
         os.environ.get("LLMFT_DATA_DIR"),
@@ -75,9 +74,7 @@ class DataArguments:
     )
     label_column: str = flag("label", "Column of the labels in your own files: numbers from 0, or text.", needs=OWN_FILES)
     label_names: str | None = flag(
-        None,
-        "Labels of your own files in order, comma between; default: sorted, as in --train_file.",
-        needs="--train_file",
+        None, "Labels of your own files in order, comma between; default: sorted, as in --train_file.", needs="--train_file"
     )
     max_train_samples: int | None = flag(
         None, "Training rows (ft.py) or queries (distill.py), drawn by --data_seed; default: all.", evaluation="ignored"
@@ -132,12 +129,9 @@ class DataArguments:
         """The metrics of --metric, each once."""
         return tuple(dict.fromkeys(name.strip() for name in (self.metric or "").split(",") if name.strip()))
 
-    def __post_init__(self) -> None:
-        check([type(self)], vars(self))
-
 
 @dataclass
-class DemonstrationArguments:
+class DemonstrationArguments(Checked):
     """Which rows are the demonstrations."""
 
     _argument_group_name = "demonstrations"
@@ -152,12 +146,9 @@ class DemonstrationArguments:
         needs=SHOWN,
     )
 
-    def __post_init__(self) -> None:
-        check([type(self)], vars(self))
-
 
 @dataclass
-class CalibrationArguments:
+class CalibrationArguments(Checked):
     """What is done about a model's bias towards one label."""
 
     _argument_group_name = "calibration"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from llmft.arguments.checks import check
 from llmft.arguments.flags import flag
 from llmft.arguments.objective import SOFT, Objective
 from llmft.errors import InputError
@@ -43,9 +42,7 @@ class DistillationArguments(Objective):
         None, "What {label} shows for each label, comma between; default: the target tokens.", needs="--context label"
     )
     num_contexts: int = flag(
-        1,
-        "Contexts of --num_shots demonstrations each, no row in two of them; or with a --context_file each.",
-        at_least=1,
+        1, "Contexts of --num_shots demonstrations each, no row in two of them; or with a --context_file each.", at_least=1
     )
     context_schedule: str = flag(
         "mean",
@@ -82,10 +79,7 @@ class DistillationArguments(Objective):
     retention_tasks: str | None = flag(None, "Other tasks, comma between, that the student is asked about before and after.")
     evaluate_with_context: bool = flag(True, "Evaluate the student once more with the context still in front.")
     teacher_pattern: str | None = flag(
-        None,
-        "The teacher's pattern; default: --pattern.",
-        excludes="--context label",
-        because="give --label_pattern there",
+        None, "The teacher's pattern; default: --pattern.", excludes="--context label", because="give --label_pattern there"
     )
     student_pattern: str | None = flag(None, "The student's pattern; default: --pattern.")
     teacher_target_prefix: str | None = flag(None, "The teacher's prefix; default: --target_prefix.")
@@ -113,7 +107,7 @@ class DistillationArguments(Objective):
         return kind in self.contexts
 
     def __post_init__(self) -> None:
-        check([type(self)], vars(self))
+        super().__post_init__()
         unknown = [name for name in self.contexts if name not in CONTEXTS]
         if unknown or len(set(self.contexts)) < len(self.contexts):
             raise InputError(f"--context {self.context}: give one or more of {', '.join(CONTEXTS)}, comma between, each once")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmft.arguments.checks import check
+from llmft.arguments.checks import Checked
 from llmft.arguments.flags import UPSTREAM, flag
 from llmft.errors import InputError
 
@@ -21,7 +21,7 @@ LORA = "--use_adapter --adapter_type lora"
 
 
 @dataclass
-class AdapterArguments:
+class AdapterArguments(Checked):
     """Which part of the model is trained."""
 
     _argument_group_name = "trained part (default: all weights)"
@@ -116,7 +116,7 @@ class AdapterArguments:
         return self.num_soft_prompt_tokens if self.use_soft_prompt else 0
 
     def __post_init__(self) -> None:
-        check([type(self)], vars(self))
+        super().__post_init__()
         if self.cartridge_tokens and self.cartridge_frozen_tokens >= self.cartridge_tokens:
             raise InputError(
                 f"--cartridge_frozen_tokens {self.cartridge_frozen_tokens}: the cartridge has {self.cartridge_tokens} tokens; "
@@ -125,7 +125,7 @@ class AdapterArguments:
 
 
 @dataclass
-class InContextArguments:
+class InContextArguments(Checked):
     """What only eval.py reads."""
 
     _argument_group_name = "in-context learning"
@@ -138,12 +138,9 @@ class InContextArguments:
     )
     group: str | None = flag(None, "A name for a set of runs; a column of the csv.", names_run=False, group=UPSTREAM)
 
-    def __post_init__(self) -> None:
-        check([type(self)], vars(self))
-
 
 @dataclass
-class FineTuningArguments:
+class FineTuningArguments(Checked):
     """How ft.py asks, and what it trains on."""
 
     _argument_group_name = "fine-tuning"
@@ -178,6 +175,3 @@ class FineTuningArguments:
         "Cross-entropy over the label tokens alone, else over the whole vocabulary.",
         needs="--method pbft --loss cross-entropy",
     )
-
-    def __post_init__(self) -> None:
-        check([type(self)], vars(self))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmft.arguments.checks import check
+from llmft.arguments.checks import Checked
 from llmft.arguments.flags import flag
 from llmft.errors import InputError
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(Checked):
     """Which model, and how it is held."""
 
     _argument_group_name = "model"
@@ -35,7 +35,7 @@ class ModelArguments:
     trust_remote_code: bool = flag(False, "Run code that comes with the model.")
 
     def __post_init__(self) -> None:
-        check([type(self)], vars(self))
+        super().__post_init__()
         if "/" in (self.attn_implementation or "") and not self.trust_remote_code:
             raise InputError(
                 f"--attn_implementation {self.attn_implementation}: is code from the hub; add --trust_remote_code if you trust it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmft.arguments.checks import check
+from llmft.arguments.checks import Checked
 from llmft.arguments.flags import flag
 from llmft.errors import InputError
 
@@ -15,7 +15,7 @@ SOFT = "--targets soft"
 
 
 @dataclass
-class Objective:
+class Objective(Checked):
     """Loss = temperature^2 * divergence + ce_weight * cross-entropy with the gold label; every field is a flag.
 
     Support `topk` is the teacher's k largest tokens and one bucket (Askell et al. 2021, arXiv:2112.00861, B.5); `temperature`
@@ -46,14 +46,8 @@ class Objective:
         1.0, "Temperature of teacher and student in the loss, which is multiplied by its square.", above=0, needs=SOFT
     )
     ce_weight: float = flag(
-        0.0,
-        "Weight of the cross-entropy with gold labels that is added; the queries must have them.",
-        at_least=0,
-        needs=SOFT,
+        0.0, "Weight of the cross-entropy with gold labels that is added; the queries must have them.", at_least=0, needs=SOFT
     )
-
-    def __post_init__(self) -> None:
-        check([type(self)], vars(self))
 
     def check_prompts(self, teacher: Any, student: Any, *, calibrate: bool) -> None:
         """Check that the support means the same to teacher and student.

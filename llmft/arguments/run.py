@@ -122,10 +122,7 @@ class RunArguments(TrainingArguments):
         "no", "When an unfinished run keeps a checkpoint to resume from.", choices=("no", "epoch", "steps"), names_run=False
     )
     save_total_limit: int = flag(
-        1,
-        "Checkpoints that an unfinished run keeps, the newest; they go away when it is finished.",
-        at_least=1,
-        names_run=False,
+        1, "Checkpoints that an unfinished run keeps, the newest; they go away when it is finished.", at_least=1, names_run=False
     )
     logging_steps: float = flag(10, "Steps between two entries of train_log.jsonl.", kind="steps", names_run=False)
     logging_nan_inf_filter: bool = flag(

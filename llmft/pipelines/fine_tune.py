@@ -16,7 +16,7 @@ from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
-from llmft.pipelines.process import each
+from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     Raises:
         InputError: the arguments are unusable.
     """
-    return each(prepare("pbft", GROUPS, argv, description=__doc__), fine_tune)
+    return run_jobs(prepare("pbft", GROUPS, argv, description=__doc__), fine_tune)
 
 
 def fine_tune(job: Job) -> None:
