@@ -105,7 +105,7 @@ def make(groups: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...]:
 
 @contextmanager
 def _in_one_line() -> Iterator[None]:
-    """Within, what transformers' own checks of TrainingArguments raise becomes an `InputError`."""
+    """Context: what transformers' own checks of TrainingArguments raise becomes an `InputError`."""
     try:
         yield
     except InputError:

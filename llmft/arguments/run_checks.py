@@ -44,8 +44,8 @@ def check_after(run: TrainingArguments) -> None:
         print(f"note: one of {run.n_gpu} GPUs is used; start with torchrun or deepspeed to use more", file=sys.stderr)
         run._n_gpu = 1  # else transformers would split every batch between threads, and read more rows a step than asked for
     if run.deepspeed and run.hf_deepspeed_config.mismatches:
-        found = "; ".join(mismatch.lstrip("- ") for mismatch in run.hf_deepspeed_config.mismatches)
-        raise InputError(f"--deepspeed {run.deepspeed}: does not agree with the arguments ({found}); write auto there")
+        names = "; ".join(mismatch.lstrip("- ") for mismatch in run.hf_deepspeed_config.mismatches)
+        raise InputError(f"--deepspeed {run.deepspeed}: does not agree with the arguments ({names}); write auto there")
     if run.optim_args is not None or run.optim.value not in PLAIN_OPTIMIZERS:
         _check_optimizer(run)
     if run.lr_scheduler_kwargs or run.lr_scheduler_type.value.endswith(("min_lr", "decay")):
@@ -61,7 +61,7 @@ def has_accelerator() -> bool:
 
 @contextmanager
 def meeting() -> Iterator[None]:
-    """Within, the ranks of a launch make their process group. SIGTERM ends them at once: there is nothing to save, and Python
+    """Context: the ranks of a launch make their process group. SIGTERM ends them at once: there is nothing to save, and Python
     would hear of it only when they have met.
 
     Raises:
