@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,24 +93,23 @@ def limits(rules: Rules) -> str:
 
 
 def _check_others(name: str, shown: str, rules: Rules, values: Mapping[str, Any], *, all_groups: bool) -> None:
-    needed = (rules.needs,) if isinstance(rules.needs, str) else rules.needs
-    states = {condition: holds(condition, values) for condition in needed}
-    known = {condition: state for condition, state in states.items() if state is not None}
-    if known and not any(known.values()) and (all_groups or len(known) == len(states)):
-        raise InputError(f"{shown}: is read only with {in_words(known)}; add that, or leave this out")
-    excluded = (rules.excludes,) if isinstance(rules.excludes, str) else rules.excludes
-    for condition in excluded:
+    needs = known(rules.needs, values)
+    if needs and not any(holds(condition, values) for condition in needs) and (all_groups or len(needs) == len(rules.needs)):
+        raise InputError(f"{shown}: is read only with {in_words(needs)}; add that, or leave this out")
+    for condition in known(rules.excludes, values):
         if condition != f"--{name}" and holds(condition, values):
             reason = rules.because and f" ({rules.because})"
             raise InputError(f"{shown}: does not go with {in_words([condition])}{reason}; leave one of them out")
 
 
-def holds(condition: str, values: Mapping[str, Any]) -> bool | None:
-    """Whether a condition of `Rules` is met; None where there is no such flag."""
-    flags = CONDITION.findall(condition)
-    if not all(name in values for name, _ in flags):
-        return None
-    return all(_is(values[name], wanted) for name, wanted in flags)
+def known(conditions: Iterable[str], flags: Container[str]) -> list[str]:
+    """Those conditions of `Rules` that are on flags which there are."""
+    return [condition for condition in conditions if all(name in flags for name, _ in CONDITION.findall(condition))]
+
+
+def holds(condition: str, values: Mapping[str, Any]) -> bool:
+    """Whether a condition of `Rules` is met."""
+    return all(_is(values[name], wanted) for name, wanted in CONDITION.findall(condition))
 
 
 def _is(value: Any, wanted: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
-from llmft.arguments.checks import check
+from llmft.arguments.checks import check, in_words, known
 from llmft.arguments.flags import UPSTREAM
 from llmft.errors import InputError
 from llmft.runs.launch import this_process
@@ -55,13 +55,17 @@ class OneLineParser(HfArgumentParser):
         raise InputError(f"{message}; see --help")
 
     def _parse_dataclass_field(self, parser: ArgumentParser, field: Field[Any]) -> None:
-        """Add a flag to the group of its dataclass, or to that which its own metadata names."""
-        title = field.metadata.get("group")
+        """Add a flag to the group of its dataclass, or to that which its own metadata names. Its help says what it needs."""
+        metadata = dict(field.metadata)
+        rules, title = metadata.pop("rules", None), metadata.pop("group", None)
         if title is not None:
             groups = {group.title: group for group in self._action_groups}
             parser = groups.get(title) or self.add_argument_group(title)
+        needs = known(rules.needs, {f.name for group in self.dataclass_types for f in fields(group)}) if rules else []
+        if needs:
+            metadata["help"] += f" Only with {in_words(needs)}."
         flag = copy.copy(field)
-        flag.metadata = {name: value for name, value in field.metadata.items() if name not in ("rules", "group")}
+        flag.metadata = metadata
         super()._parse_dataclass_field(parser, flag)
 
 

@@ -61,13 +61,11 @@ class DataArguments(Checked):
         "Training rows of your own, in place of a task: parquet, jsonl, json, csv or tsv. Needs --validation_file.",
         kind="path",
     )
-    validation_file: str | None = flag(None, "In-domain evaluation rows, with --train_file.", kind="path", needs="--train_file")
+    validation_file: str | None = flag(None, "In-domain evaluation rows.", kind="path", needs="--train_file")
     test_file: str | None = flag(
-        None, "One more evaluation set, in a group `test` of its own, with --train_file.", kind="path", needs="--train_file"
+        None, "One more evaluation set, in a group `test` of its own.", kind="path", needs="--train_file"
     )
-    out_of_domain_file: str | None = flag(
-        None, "Out-of-domain evaluation rows, with --train_file.", kind="path", needs="--train_file"
-    )
+    out_of_domain_file: str | None = flag(None, "Out-of-domain evaluation rows.", kind="path", needs="--train_file")
     text1_column: str = flag("text1", "Column of {text1} in your own files.", needs=OWN_FILES)
     text2_column: str | None = flag(
         None, "Column of {text2} in your own files; default: text2, if there is one.", needs=OWN_FILES

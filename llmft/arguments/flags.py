@@ -41,8 +41,8 @@ class Rules:
         evaluation: what eval.py does with it: `read`, `ignored` (upstream's sweeps pass it), or `refused`.
     """
 
-    needs: str | tuple[str, ...] = ()
-    excludes: str | tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
     because: str = ""
     at_least: float | None = None
     above: float | None = None
@@ -70,8 +70,9 @@ def flag(
         choices: all values that it may have.
         aliases: other names of the flag.
         group: its group in `--help`, where that is not its dataclass's.
-        rules: fields of `Rules`.
+        rules: fields of `Rules`; a single condition may be given as text.
     """
+    rules |= {name: (rules[name],) for name in ("needs", "excludes") if isinstance(rules.get(name), str)}
     parser = {"help": text} | ({"choices": list(choices)} if choices else {}) | ({"aliases": list(aliases)} if aliases else {})
     metadata = {**parser, "group": group, "rules": Rules(**rules)}
     if isinstance(default, list):

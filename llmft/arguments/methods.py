@@ -50,7 +50,7 @@ class AdapterArguments(Checked):
     )
     adapter_type: str = flag(
         "lora",
-        "Kind of adapter, with --use_adapter; parallel: beside attention and feed-forward, -attn or -fc: beside one of them.",
+        "Kind of adapter; parallel: beside attention and feed-forward, -attn or -fc: beside one of them.",
         choices=("lora", "ia3", "parallel", "parallel-attn", "parallel-fc"),
         needs="--use_adapter",
     )
@@ -153,7 +153,7 @@ class FineTuningArguments(Checked):
     )
     classifier_type: str = flag(
         "fully-connected",
-        "Head of --method vanilla: one `linear` layer, or `fully-connected`: a hidden layer and an output layer.",
+        "Classification head: one `linear` layer, or `fully-connected`: a hidden layer and an output layer.",
         choices=("fully-connected", "linear"),
         needs="--method vanilla",
     )

@@ -32,16 +32,14 @@ class Objective(Checked):
         choices=SUPPORTS,
         needs=SOFT,
     )
-    topk: int = flag(50, "k of --support topk.", at_least=1, needs="--support topk")
+    topk: int = flag(50, "How many tokens of the teacher's.", at_least=1, needs="--support topk")
     divergence: str = flag(
         "forward",
         "`forward` KL(teacher || student), `reverse` KL(student || teacher), or `jsd`.",
         choices=DIVERGENCES,
         needs=SOFT,
     )
-    jsd_beta: float = flag(
-        0.5, "Weight of the teacher in the mixture of --divergence jsd.", above=0, below=1, needs="--divergence jsd"
-    )
+    jsd_beta: float = flag(0.5, "Weight of the teacher in the mixture.", above=0, below=1, needs="--divergence jsd")
     temperature: float = flag(
         1.0, "Temperature of teacher and student in the loss, which is multiplied by its square.", above=0, needs=SOFT
     )

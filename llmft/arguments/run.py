@@ -46,15 +46,17 @@ INHERITED = {
     **_rules("max_grad_norm adam_epsilon neftune_noise_alpha", at_least=0),
     **_rules("adam_beta1 adam_beta2", at_least=0, below=1),
     **_rules("max_steps", at_least=1, or_value=-1),
-    **_rules("eval_delay", at_least=0, needs="--eval_strategy epoch|steps"),
-    **_rules("fp16", excludes="--bf16", evaluation="read"),
+    **_rules("eval_delay", at_least=0, needs=("--eval_strategy epoch|steps",)),
+    **_rules("fp16", excludes=("--bf16",), evaluation="read"),
     **_rules("bf16 tf32 full_determinism", evaluation="read"),
-    **_rules("gradient_checkpointing", excludes="--use_cartridge", because="layers then read no keys and values but their own"),
+    **_rules(
+        "gradient_checkpointing", excludes=("--use_cartridge",), because="layers then read no keys and values but their own"
+    ),
     **_rules("accelerator_config lr_scheduler_kwargs gradient_checkpointing_kwargs activation_checkpointing_kwargs", kind="json"),
     **_rules("deepspeed", kind="path"),
     **_rules("save_steps", kind="steps", names_run=False),
     **_rules("dataloader_num_workers", at_least=0, names_run=False),
-    **_rules("dataloader_prefetch_factor", needs="--dataloader_num_workers 1+", names_run=False),
+    **_rules("dataloader_prefetch_factor", needs=("--dataloader_num_workers 1+",), names_run=False),
     **_rules(
         """
         use_cpu local_rank run_name project log_level log_level_replica log_on_each_node logging_strategy logging_first_step

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from llmft.arguments.checks import CONDITION, check, in_words, limits
+from llmft.arguments.checks import CONDITION, check, in_words, known, limits
 from llmft.arguments.flags import default_of, flags_of
 from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
@@ -54,15 +54,11 @@ def such(script, condition, *, met):
 
 
 def conditions(rules_of):
-    return [(script, name, c) for (script, name), (_, rules) in ALL.items() for c in listed(rules_of(rules)) if known(script, c)]
+    return [(script, name, c) for (script, name), (_, rules) in ALL.items() for c in there(script, rules_of(rules))]
 
 
-def listed(rule):
-    return (rule,) if isinstance(rule, str) else rule
-
-
-def known(script, condition):
-    return all(name in FLAGS[script] for name, _ in CONDITION.findall(condition))
+def there(script, rule):
+    return known(rule, FLAGS[script])
 
 
 def test_a_flag_has_one_meaning():
@@ -74,8 +70,8 @@ def test_a_flag_has_one_meaning():
         assert rules.kind in KINDS and rules.evaluation in ("read", "ignored", "refused"), name
         if re.search(r"_(file|dir|path)$", name) and name != "overwrite_output_dir":
             assert rules.kind in ("path", "folder"), name
-        for condition in (*listed(rules.needs), *listed(rules.excludes)):
-            assert any(known(script, condition) for script in SCRIPTS), (name, condition)
+        for condition in (*rules.needs, *rules.excludes):
+            assert any(there(script, [condition]) for script in SCRIPTS), (name, condition)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -97,14 +93,14 @@ def test_limits_are_kept(script):
 @pytest.mark.parametrize(("script", "name", "condition"), conditions(lambda rules: rules.needs))
 def test_what_nothing_would_read_is_refused_and_what_is_read_is_not(script, name, condition):
     field, rules = FLAGS[script][name]
-    value, together = other_value(field), [c for c in listed(rules.needs) if known(script, c)]
+    value, together = other_value(field), there(script, rules.needs)
     without = {n: v for c in together for n, v in such(script, c, met=False).items()}
     message = refusal(script, **without, **{name: value})
     shown = "***" if rules.kind == "secret" else value
     assert message == f"--{name} {shown}: is read only with {in_words(together)}; add that, or leave this out"
     assert is_line("a flag that nothing would read", message)
     needed = such(script, condition, met=True)
-    outer = [c for n in needed for c in listed(FLAGS[script][n][1].needs) if known(script, c)]
+    outer = [c for n in needed for c in there(script, FLAGS[script][n][1].needs)]
     for met in outer:
         needed |= such(script, met, met=True)
     check(SCRIPTS[script], DEFAULTS[script] | {name: value} | needed, all_groups=True)
