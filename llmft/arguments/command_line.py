@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 from llmft.arguments.checks import check, in_words, known
 from llmft.arguments.flags import UPSTREAM
 from llmft.errors import InputError
-from llmft.runs.launch import this_process
+from llmft.runs.notes import say_note
 
 RENAMED = {
     "--evaluation_strategy": "--eval_strategy",
@@ -144,8 +144,7 @@ def modern(argv: Sequence[str]) -> list[str]:
         if name in OBSOLETE:
             if not equals and rest and not rest[0].startswith("--"):
                 rest.pop(0)
-            if this_process().is_first:
-                print(f"note: {name} is not needed: {OBSOLETE[name]}", file=sys.stderr)
+            say_note(f"{name} is not needed: {OBSOLETE[name]}")
         else:
             words.append(RENAMED.get(name, name) + equals + value)
     return words

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from llmft.arguments.checks import Checked
 from llmft.arguments.flags import flag
-from llmft.errors import InputError
 
 SUPPORTS = ("labels", "labels_rest", "topk", "vocab")
 DIVERGENCES = ("forward", "reverse", "jsd")
@@ -46,23 +44,3 @@ class Objective(Checked):
     ce_weight: float = flag(
         0.0, "Weight of the cross-entropy with gold labels that is added; the queries must have them.", at_least=0, needs=SOFT
     )
-
-    def check_prompts(self, teacher: Any, student: Any, *, calibrate: bool) -> None:
-        """Check that the support means the same to teacher and student.
-
-        Behind another pattern, prefix or set of label words only the labels correspond, one to one; other tokens do not. A
-        calibrated teacher (`calibrate`) is defined over the labels alone, too. A description is context, not pattern.
-
-        Raises:
-            InputError: they differ (or the teacher is calibrated) and the support is not `labels`.
-        """
-        if self.support == "labels":
-            return
-        for name, text in (("pattern", "patterns"), ("prefix", "target prefixes"), ("words", "target tokens")):
-            if getattr(teacher, name) != getattr(student, name):
-                raise InputError(
-                    f"--support {self.support}: teacher and student have different {text}, so only their labels correspond; "
-                    "use --support labels, or the same for both"
-                )
-        if calibrate:
-            raise InputError(f"--support {self.support}: --calibrate is defined over the labels; use --support labels with it")

@@ -227,13 +227,6 @@ class RunArguments(TrainingArguments):
         elif self.device.type == "cuda" and free:
             self.accelerator_config.non_blocking = self.dataloader_pin_memory  # a batch is copied while the last one is computed
 
-    @property
-    def eval_batch(self) -> Any:
-        """How many queries go through the model together in evaluation and teacher pass."""
-        from llmft.models.reading.batches import BatchSize
-
-        return BatchSize(self.per_device_eval_batch_size, self.max_batch_tokens)
-
     def _check_deepspeed_stage(self) -> None:
         if self.deepspeed_stage is None:
             return

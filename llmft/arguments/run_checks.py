@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmft.arguments.checks import read_json
 from llmft.errors import InputError, quote
 from llmft.runs.launch import REMEDY, check_port, launched, port_error, this_process
+from llmft.runs.notes import say_note
 from llmft.runs.signals import on_sigterm
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check_after(run: TrainingArguments) -> None:
         InputError: they do not fit together, or a package is missing.
     """
     if run.n_gpu > 1:
-        print(f"note: one of {run.n_gpu} GPUs is used; start with torchrun or deepspeed to use more", file=sys.stderr)
+        say_note(f"one of {run.n_gpu} GPUs is used; start with torchrun or deepspeed to use more")
         run._n_gpu = 1  # else transformers would split every batch between threads, and read more rows a step than asked for
     if run.deepspeed and run.hf_deepspeed_config.mismatches:
         names = "; ".join(mismatch.lstrip("- ") for mismatch in run.hf_deepspeed_config.mismatches)

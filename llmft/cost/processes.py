@@ -35,13 +35,13 @@ def living_children() -> list[psutil.Process]:
         pids = list(_descendants(os.getpid()))
     except OSError:  # no such files here, or a process has ended while it was looked at: a scan of all processes finds them
         return psutil.Process().children(recursive=True)
-    found = []
+    children = []
     for pid in pids:
         try:
-            found.append(psutil.Process(pid))
+            children.append(psutil.Process(pid))
         except psutil.Error:
             continue
-    return found
+    return children
 
 
 def children_of_main_thread() -> bytes:
@@ -70,15 +70,15 @@ def cpu_seconds(children: Sequence[psutil.Process]) -> tuple[float, float]:
         before, ended = ended, resource.getrusage(resource.RUSAGE_CHILDREN)
         if ended == before:  # else one has ended meanwhile
             break
-        own = resource.getrusage(resource.RUSAGE_SELF)
-        user, system = own.ru_utime + ended.ru_utime, own.ru_stime + ended.ru_stime
+        this = resource.getrusage(resource.RUSAGE_SELF)
+        user, system = this.ru_utime + ended.ru_utime, this.ru_stime + ended.ru_stime
         for child in children:
             try:
-                found = child.cpu_times()
+                times = child.cpu_times()
             except psutil.Error:
                 continue
-            user += found.user + getattr(found, "children_user", 0.0)
-            system += found.system + getattr(found, "children_system", 0.0)
+            user += times.user + getattr(times, "children_user", 0.0)
+            system += times.system + getattr(times, "children_system", 0.0)
     return user, system
 
 
@@ -98,14 +98,14 @@ def shared_bytes(processes: Sequence[psutil.Process]) -> tuple[int, int, int] | 
     rss = pss = uss = 0
     for process in processes:
         try:
-            found = process.memory_full_info()
+            memory = process.memory_full_info()
         except psutil.AccessDenied:
             return None
         except psutil.Error:
             continue
-        if not hasattr(found, "pss"):  # not on this system
+        if not hasattr(memory, "pss"):  # not on this system
             return None
-        rss, pss, uss = rss + found.rss, pss + found.pss, uss + found.uss
+        rss, pss, uss = rss + memory.rss, pss + memory.pss, uss + memory.uss
     return (rss, pss, uss) if rss else None
 
 

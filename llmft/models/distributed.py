@@ -60,7 +60,7 @@ def leave_together() -> None:
 
 @contextmanager
 def whole_weights(weights: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Within, every rank holds the whole of those weights that DeepSpeed ZeRO-3 has cut up; nothing to do for others."""
+    """Context: every rank holds the whole of those weights that DeepSpeed ZeRO-3 has cut up; nothing to do for others."""
     parts = [weight for weight in weights if hasattr(weight, "ds_id")]
     if not parts:
         yield
@@ -73,7 +73,7 @@ def whole_weights(weights: Iterable[torch.Tensor]) -> Iterator[None]:
 
 @contextmanager
 def weights_when_needed(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator[None]:
-    """Within, a module holds the whole of its own weights while it computes, where DeepSpeed ZeRO-3 has cut them up: no rank ever
+    """Context: a module holds the whole of its weights while it computes, where DeepSpeed ZeRO-3 has cut them up: no rank ever
     holds the whole model. All ranks must go through the same modules. What DeepSpeed's engine has gathered is left to it.
 
     Args:
@@ -92,8 +92,8 @@ def weights_when_needed(model: torch.nn.Module, bare: torch.nn.Module) -> Iterat
     under_way: dict[torch.nn.Module, list[Any]] = {module: [] for module in modules}
 
     def gather(module: torch.nn.Module, _inputs: Any) -> None:
-        own = module.parameters(recurse=False)
-        absent = [weight for weight in own if getattr(weight, "ds_status", None) == ZeroParamStatus.NOT_AVAILABLE]
+        weights = module.parameters(recurse=False)
+        absent = [weight for weight in weights if getattr(weight, "ds_status", None) == ZeroParamStatus.NOT_AVAILABLE]
         gathered = deepspeed.zero.GatheredParameters(absent, enabled=bool(absent))
         gathered.__enter__()
         under_way[module].append(gathered)
@@ -117,7 +117,7 @@ def weights_beside(model: torch.nn.Module, bare: torch.nn.Module) -> list[torch.
 
 @contextmanager
 def weights_on_rank_0(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator[None]:
-    """Within, rank 0 holds all weights of the model, to save them; those that DeepSpeed ZeRO-3 has cut up are on the CPU.
+    """Context: rank 0 holds all weights of the model, to save them; those that DeepSpeed ZeRO-3 has cut up are on the CPU.
     All ranks gather them, one after the other.
 
     Args:

@@ -89,7 +89,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def file_on_hub(name: str, file: str, revision: str, cache_dir: str | None) -> Path | None:
-    """A file of a hub model, asked for as loading will; None where it has none, or neither hub nor cache can be asked.
+    """A file of a hub model, looked up as loading will; None where it has none, or neither hub nor cache can be reached.
 
     Raises:
         OSError, ValueError: there is no model of that name.
@@ -97,8 +97,8 @@ def file_on_hub(name: str, file: str, revision: str, cache_dir: str | None) -> P
     from transformers.utils.hub import cached_file
 
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
-    found = cached_file(name, file, revision=revision, cache_dir=cache_dir, **quiet)
-    return None if found is None else Path(found)
+    file_path = cached_file(name, file, revision=revision, cache_dir=cache_dir, **quiet)
+    return None if file_path is None else Path(file_path)
 
 
 def settings_of_student(name: str, revision: str, cache_dir: str | None) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def settings_of_student(name: str, revision: str, cache_dir: str | None) -> dict
 def _fingerprint_of_hub(
     name: str, revision: str, flag: str, above: tuple[Path, ...], gguf_file: str | None, cache_dir: str | None
 ) -> str:
-    """Name and commit, which is asked for as loading will: a branch moves. The revision, where neither hub nor cache knows it.
+    """Name and commit, which is looked up as loading will: a branch moves. The revision, where neither hub nor cache knows it.
 
     An adapter's base is one of two things that can move.
     """
@@ -128,13 +128,13 @@ def _fingerprint_of_hub(
 
     for file in filter(None, (PEFT_SETTINGS, "config.json", gguf_file, "tokenizer_config.json")):
         try:
-            found = file_on_hub(name, file, revision, cache_dir)
+            path = file_on_hub(name, file, revision, cache_dir)
         except (OSError, ValueError):  # no such name: loading says so
             break
-        if found is None:
+        if path is None:
             continue
-        version = f"{name}@{extract_commit_hash(str(found), None) or revision}"
-        base = base_named_in(found.parent) if file == PEFT_SETTINGS else None
+        version = f"{name}@{extract_commit_hash(str(path), None) or revision}"
+        base = base_named_in(path.parent) if file == PEFT_SETTINGS else None
         if base is None:
             return version
         above = (*above, Path(name))

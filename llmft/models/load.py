@@ -54,10 +54,10 @@ def run_of(name: str) -> dict[str, Any] | None:
 def load_model(
     name: str,
     *,
-    dtype: str,
-    attn_implementation: str | None,
-    revision: str,
-    cache_dir: str | None,
+    dtype: str = "float32",
+    attn_implementation: str | None = None,
+    revision: str = "main",
+    cache_dir: str | None = None,
     gguf_file: str | None = None,
     tokenizer_name: str | None = None,
     trust_remote_code: bool = False,
@@ -97,7 +97,7 @@ def load_model(
 
 @contextmanager
 def _loading(flag: str, name: str, remedy: str) -> Iterator[None]:
-    """Within, foreign files are read by foreign code, which may raise anything: their bytes are the user's to fix, not a bug.
+    """Context: libraries read the user's files and may raise anything; whatever they raise is the files' fault, not a bug.
 
     Raises:
         InputError: they cannot be loaded.
@@ -201,11 +201,11 @@ def _read(name: str, path: str, how: dict[str, Any], gguf_file: str | None, head
 
 
 def _from_pretrained(path: str, how: dict[str, Any], gguf_file: str | None) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """The model and what was found missing. Weights of a .gguf file become ordinary ones, which can be trained and saved."""
+    """The model, and what transformers noted while loading it. Weights of a .gguf file become ordinary ones."""
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    own = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)} if gguf_file else {}
-    model, info = AutoModelForCausalLM.from_pretrained(path, **how, **own, output_loading_info=True)
+    gguf = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)} if gguf_file else {}
+    model, info = AutoModelForCausalLM.from_pretrained(path, **how, **gguf, output_loading_info=True)
     model.gguf_file = gguf_file
     return model, info
 
@@ -217,13 +217,13 @@ def _tokenizer(name: str, how: dict[str, Any], gguf_file: str | None) -> PreTrai
     base = base_named_in(Path(path))
     if base is not None and not (Path(path) / "tokenizer_config.json").is_file():
         return _tokenizer(base.name, {**how, "revision": base.revision}, gguf_file)
-    own = {"gguf_file": gguf_file} if gguf_file and base is None else {}
-    return AutoTokenizer.from_pretrained(path, **how, **own)
+    gguf = {"gguf_file": gguf_file} if gguf_file and base is None else {}
+    return AutoTokenizer.from_pretrained(path, **how, **gguf)
 
 
 @contextmanager
 def _no_report() -> Iterator[None]:
-    """Within, transformers prints no table of weights that did not fit: what matters of it is an error of one line here."""
+    """Context: transformers prints no table of weights that did not fit; what matters of it becomes an error of one line."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def keep(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Where attention and feed-forward of a decoder are, found by structure: no list of model types.
+"""Where attention and feed-forward of a decoder are, by its structure: no list of model types.
 
 A layer's attention is what lies in its module of an attention class; its other linear layers, in the order they are
 defined, are the feed-forward. Within attention the field's names of the projections tell them apart.
@@ -66,9 +66,9 @@ def layers(model: PreTrainedModel) -> list[Layer]:
     depth = model.config.get_text_config().num_hidden_layers
     stacks = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth}
     for name, stack in stacks.items():
-        found = [_layer(f"{name}.{i}", layer) for i, layer in enumerate(stack)]
-        if all(found):
-            return found
+        paths = [_layer(f"{name}.{i}", layer) for i, layer in enumerate(stack)]
+        if all(paths):
+            return paths
     raise InputError(
         f"--model_name_or_path {named(model)}: no layers of one attention and one dense feed-forward are found in it; "
         "train with --use_adapter --adapter_type lora --lora_targets all-linear, which needs none"

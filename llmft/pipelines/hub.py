@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from llmft.errors import one_line
 from llmft.models.load import short_name
 from llmft.pipelines.job import Job
+from llmft.runs.notes import say_note
 from llmft.runs.record import folder_name
 
 
@@ -29,9 +28,9 @@ def push(job: Job) -> None:
     except Exception as error:  # network, rights, names: each client raises its own
         reason = one_line(str(error).replace(run.hub_token, "***") if run.hub_token else error)
         revision = f" --revision {run.hub_revision}" if run.hub_revision else ""
-        sys.stderr.write(
-            f"note: --push_to_hub: {name} could not be pushed ({type(error).__name__}: {reason}); the run is finished; push it "
-            f"with: hf upload {name} {folder}{revision}\n"
+        say_note(
+            f"--push_to_hub: {name} could not be pushed ({type(error).__name__}: {reason}); the run is finished; push it "
+            f"with: hf upload {name} {folder}{revision}"
         )
     else:
         print(f"pushed: {repository}")

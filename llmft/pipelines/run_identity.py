@@ -20,7 +20,7 @@ from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import query_source
 from llmft.tasks.table import Task
 
-RECORD_VERSION = 4
+RECORD_VERSION = 5
 """Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
 TARGETS_METHOD = {"soft": "distill", "hard": "pseudo-label", "gold": "gold-label"}
 """What distill.py's --targets make of the method."""

@@ -85,13 +85,13 @@ class ControlTokens:
     def _encode_as_text(self, marked: str) -> list[int]:
         reader = respelled(self.tokenizer, self.fence)
         if reader is not None:
-            copy, ids = reader
-            return [ids.get(number, number) for number in copy.encode(marked, add_special_tokens=False).ids]
-        found: list[int] = []
+            copy, true_ids = reader
+            return [true_ids.get(number, number) for number in copy.encode(marked, add_special_tokens=False).ids]
+        ids: list[int] = []
         for place, part in enumerate(self._marks.split(marked)):  # texts and marks in turns
             text = {"add_special_tokens": False, "split_special_tokens": True}
-            found += [int(part)] if place % 2 else self.tokenizer(part, **text).input_ids
-        return found
+            ids += [int(part)] if place % 2 else self.tokenizer(part, **text).input_ids
+        return ids
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

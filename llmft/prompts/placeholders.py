@@ -26,10 +26,10 @@ def take_off_placeholders(pattern: str, tokens: int, flag: str = "--pattern") ->
         return pattern
     if len(runs) > 1 or runs[0].start() > 0:
         raise InputError(f"{flag} {quote(pattern)}: the soft prompt stands in front of the pattern; write its placeholders there")
-    found = len(re.findall("<", runs[0][0]))
-    if found != tokens:
+    written = len(re.findall("<", runs[0][0]))
+    if written != tokens:
         raise InputError(
-            f"{flag} {quote(pattern)}: {found} placeholders for --num_soft_prompt_tokens {tokens}; "
+            f"{flag} {quote(pattern)}: {written} placeholders for --num_soft_prompt_tokens {tokens}; "
             "write as many, or leave them out"
         )
     return pattern[runs[0].end() :].removeprefix(" ")

@@ -104,17 +104,17 @@ class PromptFormat:
     """Whether `settled` has chosen it."""
 
     def __post_init__(self) -> None:
-        found = PLACEHOLDER.findall(self.pattern)
-        unknown = [name for name in found if name not in FIELDS and not (name == "label" and self.shown_labels)]
+        names = PLACEHOLDER.findall(self.pattern)
+        unknown = [name for name in names if name not in FIELDS and not (name == "label" and self.shown_labels)]
         if unknown:
             raise InputError(
                 f"{self.pattern_flag} {quote(self.pattern)}: unknown placeholder {{{unknown[0]}}}; use {{text1}} and {{text2}}"
             )
-        if self.shown_labels and "label" not in found:
+        if self.shown_labels and "label" not in names:
             raise InputError(
                 f"{self.pattern_flag} {quote(self.pattern)}: there is no {{label}} in it; put it where the label is shown"
             )
-        if "text1" not in found:
+        if "text1" not in names:
             raise InputError(
                 f"{self.pattern_flag} {quote(self.pattern)}: there is no {{text1}} in it; put it where the text goes"
             )

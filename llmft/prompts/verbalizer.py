@@ -52,38 +52,38 @@ def label_sequences(
         control: what the query is marked by; None for one whose control tokens are meant.
 
     Raises:
-        InputError: a label's tokens cannot be told from the query's or are unknown, one is several tokens and may not be, or
+        InputError: a label's tokens cannot be separated from the query's or are unknown, one is several tokens and may not be, or
             the tokens of one begin those of another: its sequence could never be the less probable one.
     """
     head = token_ids(tokenizer, query, control)
     mark = control.mark if control else str
-    found: list[list[int]] = []
+    sequences: list[list[int]] = []
     for word in words:
         tokens = token_ids(tokenizer, query + space + mark(word), control)
-        own = tokens[len(head) :]
-        if tokens[: len(head)] != head or not own:
+        sequence = tokens[len(head) :]
+        if tokens[: len(head)] != head or not sequence:
             raise InputError(
                 f"{flag} {quote(','.join(words))}: {quote(word)} merges with the end of the query into "
                 f"{shown(tokenizer, tokens[-2:])} for the tokenizer of {tokenizer.name_or_path}; "
                 "give another --label_delimiter (' ' is a space), or end the pattern otherwise"
             )
-        known = tokenizer.unk_token_id not in own
-        if not known or (len(own) > 1 and not several):
-            pieces = shown(tokenizer, own)
+        known = tokenizer.unk_token_id not in sequence
+        if not known or (len(sequence) > 1 and not several):
+            pieces = shown(tokenizer, sequence)
             remedy = "choose another word, or add --multi_token_labels" if known else "choose another word"
             raise InputError(
                 f"{flag} {quote(','.join(words))}: {quote(word)} is not one token behind a query but {pieces} "
                 f"for the tokenizer of {tokenizer.name_or_path}; {remedy}"
             )
-        found.append(own)
-    for i, ids in enumerate(found):
-        for other in found[:i] + found[i + 1 :]:
+        sequences.append(sequence)
+    for i, ids in enumerate(sequences):
+        for other in sequences[:i] + sequences[i + 1 :]:
             if other[: len(ids)] == ids:
                 raise InputError(
                     f"{flag} {quote(','.join(words))}: the tokens {ids} of {quote(words[i])} are, or begin, those of "
                     f"another word for the tokenizer of {tokenizer.name_or_path}; choose words that differ"
                 )
-    return found
+    return sequences
 
 
 def check_border(
@@ -99,7 +99,7 @@ def check_border(
 
     Args:
         queries: as marked by `control`.
-        sequences: what `label_sequences` found behind one query.
+        sequences: what `label_sequences` gives behind one query.
         flag: the flag that queries end as they do by, and its value, for messages.
         space: what stands in front of a label's word.
 
@@ -111,7 +111,7 @@ def check_border(
         whole = control.encode([query + space + control.mark(word) for query in queries])
         for head, tokens, query in zip(heads, whole, queries, strict=True):
             if tokens != [*head, *sequence]:
-                alone, merged = (shown(control.tokenizer, some) for some in (sequence, tokens[-3:]))
+                alone, merged = (shown(control.tokenizer, ids) for ids in (sequence, tokens[-3:]))
                 raise InputError(
                     f"{flag}: {quote(word)} is {alone} behind one query, and merges with the end of another, "
                     f"{quote(control.plain(query)[-20:])}, into {merged}; give another --label_delimiter, or end the pattern in "

@@ -78,12 +78,12 @@ class ContentCache:
         Raises:
             InputError: the file cannot be written.
         """
-        found = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
+        contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
         text = _canonical(metadata or {})
-        notes = {"key": _canonical(key), "metadata": text, "sha256": _checksum(found, text)}
+        notes = {"key": _canonical(key), "metadata": text, "sha256": _checksum(contiguous, text)}
         try:
             with whole_file(self.path(key)) as aside:
-                aside.write_bytes(save(found, notes))  # `save_file` would first write a file of its own beside it
+                aside.write_bytes(save(contiguous, notes))  # `save_file` would first write a file of its own beside it
         except (OSError, SafetensorError) as error:
             raise self._unwritable(error) from error
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
 from llmft.runs.launch import this_process
+from llmft.runs.notes import say_note
 from llmft.runs.store import lock, whole_file
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ CHUNK = 1 << 25
 BLOCK = 1 << 20
 SETTLED_S = 2.0
 """Age of a change from which file systems give a later one another time."""
-TOLD_S = 1.0
-"""Seconds of reading from which it is told."""
+NOTED_S = 1.0
+"""Seconds of reading from which a note says so."""
 VERSION = "file-hashes-1"
 
 
@@ -46,7 +47,7 @@ def cache_dir() -> Path:
 def hash_files(files: Sequence[Path]) -> list[str]:
     """The hash (64 hex digits) of the content of each file, all of it.
 
-    What takes longer than a moment is told on stderr by rank 0: a bar on a terminal, and a line with size and seconds.
+    Where that takes longer than a moment, rank 0 shows a bar on a terminal, and a note with size and seconds.
 
     Raises:
         OSError: a file cannot be read.
@@ -58,20 +59,18 @@ def hash_files(files: Sequence[Path]) -> list[str]:
     unread = sum(
         state.st_size for state, entry in zip(states, entries, strict=True) if entry is not None and _kept(entry, state) is None
     )
-    tells = this_process().is_first
     started, hashes = time.monotonic(), []
-    silent = not (tells and unread and sys.stderr.isatty())
+    shown = this_process().is_first and unread and sys.stderr.isatty()
     with tqdm(
-        total=unread, desc="hashing model files", unit="B", unit_scale=True, delay=TOLD_S, leave=False, disable=silent
+        total=unread, desc="hashing model files", unit="B", unit_scale=True, delay=NOTED_S, leave=False, disable=not shown
     ) as bar:
         for file, entry in zip(files, entries, strict=True):
             hashes.append(_read(file, bar) if entry is None else _hash_large(file, entry, bar))
     seconds = time.monotonic() - started
-    if tells and unread and seconds >= TOLD_S:
-        again = (
-            "" if os.access(cache_dir(), os.W_OK) else f"; {cache_dir()} cannot be written to, so the next run reads them again"
-        )
-        sys.stderr.write(f"note: hashed {unread / 1e6:,.0f} MB of model files in {seconds:.1f} s to name the run{again}\n")
+    if unread and seconds >= NOTED_S:
+        again = f"; {cache_dir()} cannot be written to, so the next run reads them again"
+        kept = os.access(cache_dir(), os.W_OK)
+        say_note(f"hashed {unread / 1e6:,.0f} MB of model files in {seconds:.1f} s to name the run{'' if kept else again}")
     return hashes
 
 
@@ -85,12 +84,12 @@ def _hash_large(file: Path, entry: Path, bar: tqdm) -> str:
         if kept is not None:
             return kept
         started = time.time()
-        found = _read(file, bar)
+        digest = _read(file, bar)
         changed = max(before.st_mtime, before.st_ctime)
         if _state(file.stat()) == _state(before) and changed < started - SETTLED_S:
             with suppress(OSError), whole_file(entry) as aside:
-                aside.write_text(json.dumps({"file": os.path.realpath(file), "state": _state(before), "hash": found}))
-        return found
+                aside.write_text(json.dumps({"file": os.path.realpath(file), "state": _state(before), "hash": digest}))
+        return digest
 
 
 def _read(file: Path, bar: tqdm) -> str:
@@ -137,7 +136,7 @@ def _state(state: os.stat_result) -> list[int]:
 
 @contextmanager
 def _alone(entry: Path) -> Iterator[None]:
-    """Within, no other process on this machine reads the same file; where there can be no lock, all do."""
+    """Context: no other process on this machine reads the same file; where there can be no lock, all do."""
     with ExitStack() as stack:
         with suppress(OSError, InputError):
             entry.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from llmft.errors import InputError
 from llmft.runs.launch import this_process
 from llmft.runs.model_folder import base_named_in
 from llmft.runs.names import DONE
+from llmft.runs.notes import say_note
 
 NOTES = ".finished"
 """Folder of the notes, in the output folder."""
@@ -103,7 +104,7 @@ class Command:
                 self.note.parent.mkdir(exist_ok=True)
                 write_json(self.note, {"records": list(map(str, records)), "files": self.files})
             except OSError as error:  # the runs are finished all the same
-                sys.stderr.write(f"note: {self.note} cannot be written ({error.strerror}); the command is not recognised early\n")
+                say_note(f"{self.note} cannot be written ({error.strerror}); the command is not recognised early")
 
 
 @cache

@@ -80,9 +80,9 @@ def _check(process: Process) -> None:
         name = _set(names)
         plain = process.world_size == 1 and names is not WORLD_SIZE
         if name is not None and _number(names) is None and not (plain and os.environ[name] == NOT_DISTRIBUTED):
-            raise InputError(f"{name} {os.environ[name]}: is no rank or number of ranks; {REMEDY}")
+            raise InputError(f"{name} {os.environ[name]}: is not a rank or number of ranks; {REMEDY}")
     if not 0 <= process.rank < process.world_size:
-        raise InputError(f"{_set(RANK)} {process.rank}: is no rank of {world} {process.world_size}; {REMEDY}")
+        raise InputError(f"{_set(RANK)} {process.rank}: is not a rank of {world} {process.world_size}; {REMEDY}")
     for names in (RANK, LOCAL_RANK) if process.world_size > 1 else ():
         if _set(names) is None:
             raise InputError(f"{world} {process.world_size}: {names[0]} is not set; {REMEDY}, or unset {world}")
@@ -111,7 +111,7 @@ def check_port() -> None:
 
 
 def port_error(port: str, reason: str) -> InputError:
-    """What is said of a port at which ranks cannot meet."""
+    """The error of a port at which ranks cannot meet."""
     return InputError(
         f"MASTER_PORT {port}: ranks cannot meet there ({reason}); give a free one, deepspeed --master_port <port>, or torchrun "
         "--standalone, which finds one"

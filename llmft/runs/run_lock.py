@@ -1,4 +1,4 @@
-"""One process at a time does a run: another that is asked for the same one says who is at it, and waits for that to end."""
+"""One process at a time does a run; another with the same command says which, and waits for it to end."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class RunLock:
     def holder(self) -> str:
         """Who has it, for people."""
         try:
-            found = json.loads(self.file.read_text(encoding="utf-8"))
-            return f"process {found['pid']} on {found['host']}, since {found['since']}"
+            holder = json.loads(self.file.read_text(encoding="utf-8"))
+            return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
         except (OSError, ValueError, KeyError, TypeError):  # it is being written, or gone
             return "another process"
 

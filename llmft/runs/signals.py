@@ -1,4 +1,4 @@
-"""How a process that is told to end does so: one line, exit status 128 + the signal's number, nothing half-written."""
+"""How SIGTERM ends a process: one line, exit status 128 + the signal's number, nothing half-written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Ended(SystemExit):
-    """The process was told to end; `line` says what is left of its work."""
+    """A signal has ended the process; `line` says what is left of its work."""
 
     def __init__(self, line: str, number: int = signal.SIGTERM) -> None:
         super().__init__(128 + number)
@@ -28,7 +28,7 @@ def end_at_once(*_: Any) -> None:
 
 @contextmanager
 def on_sigterm(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
-    """Within, SIGTERM calls `handler`, or does what the system has it do. Only a process's main thread may say so; others leave
+    """Context: SIGTERM calls `handler`, or does what the system has it do. Only a process's main thread may say so; others leave
     things as they are."""
     if threading.current_thread() is not threading.main_thread():
         yield

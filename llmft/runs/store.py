@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import Any, TextIO
 from safetensors import SafetensorError
 
 from llmft.errors import InputError, one_line
+from llmft.runs.notes import say_note
 
 DISK = {
     getattr(errno, name)
@@ -42,7 +42,7 @@ WEEK = 7 * 24 * 60 * 60
 
 @contextmanager
 def writing(output_dir: str) -> Iterator[None]:
-    """Within, files are written below `output_dir`.
+    """Context: files are written below `output_dir`.
 
     Raises:
         InputError: the system would not let that be; files that were whole before still are.
@@ -50,12 +50,12 @@ def writing(output_dir: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each library has its own for this
-        said = one_line(error)
+        text = one_line(error)
         of_system = isinstance(error, OSError) and error.errno in DISK
-        in_words = isinstance(error, OSError | RuntimeError | SafetensorError) and any(text in said for text in DISK_TEXTS)
+        in_words = isinstance(error, OSError | RuntimeError | SafetensorError) and any(words in text for words in DISK_TEXTS)
         if not (of_system or in_words):
             raise
-        reason, where = (error.strerror or said, error.filename) if isinstance(error, OSError) else (said, None)
+        reason, where = (error.strerror or text, error.filename) if isinstance(error, OSError) else (text, None)
         place = f" at {where}" if where else ""
         raise InputError(
             f"--output_dir {output_dir}: cannot be written to ({reason}{place}); make room or choose another folder, "
@@ -78,11 +78,11 @@ def whole_file(path: Path) -> Iterator[Path]:
                 yield aside
                 sync(aside)
         else:
-            here = Path(f"/proc/self/fd/{handle}")
+            nameless = Path(f"/proc/self/fd/{handle}")
             try:
-                yield here
+                yield nameless
             except OSError as error:
-                if error.filename is not None and Path(error.filename) == here:
+                if error.filename is not None and Path(error.filename) == nameless:
                     error.filename = str(path)  # a name that says something to people
                 raise
             os.fsync(handle)
@@ -106,8 +106,8 @@ def _nameless(folder: int) -> Iterator[int | None]:
 
 def _give_name(handle: int, folder: int, path: Path) -> None:
     """Give a nameless file in an open folder the name `path`."""
-    here = f"/proc/self/fd/{handle}"
-    link = partial(os.link, here, dst_dir_fd=folder)  # with a folder it is linkat, which follows the link that `here` is
+    nameless = f"/proc/self/fd/{handle}"
+    link = partial(os.link, nameless, dst_dir_fd=folder)  # with a folder it is linkat, which follows the link that this is
     try:
         link(path.name)
         return
@@ -119,7 +119,7 @@ def _give_name(handle: int, folder: int, path: Path) -> None:
         if can_link:
             link(aside.name)
         else:
-            shutil.copyfile(here, aside)
+            shutil.copyfile(nameless, aside)
             sync(aside)
 
 
@@ -137,7 +137,7 @@ def _named_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _writing_in(folder: Path) -> Iterator[int]:
-    """Within, the folder is open, and others know that a file is being written aside in it. Where nobody else is at it, what was
+    """Context: the folder is open, and others know that a file is being written aside in it. Where nobody else is at it, what was
     left goes first.
 
     Writers share a lock of the folder itself: it leaves no file, and the system lets go of it when its holder dies. On network
@@ -254,7 +254,7 @@ def flock(handle: TextIO, how: int, folder: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        print(f"note: {folder} takes no locks ({error.strerror}); start no run twice at a time", file=sys.stderr)
+        say_note(f"{folder} takes no locks ({error.strerror}); start no run twice at a time")
 
 
 def write_json(path: Path, value: Any) -> None:

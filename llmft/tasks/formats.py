@@ -217,7 +217,7 @@ def _records(records: Iterable[tuple[str, int, Any]]) -> Table:
     rows = []
     for kind, number, record in records:
         if not isinstance(record, dict):
-            raise ValueError(f"{kind} {number} is no object with a value for each column")
+            raise ValueError(f"{kind} {number} is not an object with a value for each column")
         rows.append(record)
     if len(rows) == 1 and rows[0] and all(isinstance(value, dict | list) for value in rows[0].values()):
         raise WrongFile("it is one object of columns; write a list of rows (pandas: orient='records')")

@@ -6,7 +6,6 @@ Local files under `--data_dir` win over the hub; compute nodes are often offline
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from llmft.errors import InputError, one_line
-from llmft.runs.launch import this_process
+from llmft.runs.notes import say_note
 from llmft.tasks.files import Place, locate
 from llmft.tasks.formats import Table, read_file
 from llmft.tasks.rows import make_rows
@@ -77,11 +76,11 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
         demonstrations = splits.pop("demonstrations", train)
         out_of_domain = {f"{task.name}-{name}": rows for name, rows in splits.items()}
         return TaskData(train, demonstrations, {"in_domain": {task.name: validation}, "out_of_domain": out_of_domain})
-    found = read_sets(task.row_sets, task, data_dir, cache_dir)
-    splits = cut_splits({s.name: found[s.name] for s in (task.train, task.in_domain, *task.test)}, task.subsample_splits)
+    rows = read_sets(task.row_sets, task, data_dir, cache_dir)
+    splits = cut_splits({s.name: rows[s.name] for s in (task.train, task.in_domain, *task.test)}, task.subsample_splits)
     groups = {
         "in_domain": {task.in_domain.name: splits[task.in_domain.name]},
-        "out_of_domain": {s.name: found[s.name] for s in task.out_of_domain},
+        "out_of_domain": {s.name: rows[s.name] for s in task.out_of_domain},
         **({"test": {s.name: splits[s.name] for s in task.test}} if task.test else {}),
     }
     train = splits[task.train.name]
@@ -97,10 +96,9 @@ def count_training_rows(task: Task, *, variant: str | None, data_seed: int, data
     if task.splits is not None:
         return len(task.splits(variant, data_seed)["train"])
     place = locate(task.train.source, data_dir)
-    found = make_rows(_read(place, cache_dir), replace(task.train, source=place.source), task, place.where)
-    _COUNTED[_state(task.train, place, task, cache_dir)] = found
-    rows = len(found[0])
-    return min(rows, task.subsample_splits or rows)
+    rows, note = make_rows(_read(place, cache_dir), replace(task.train, source=place.source), task, place.where)
+    _COUNTED[_state(task.train, place, task, cache_dir)] = rows, note
+    return min(len(rows), task.subsample_splits or len(rows))
 
 
 def in_domain_alone(task: Task) -> Task:
@@ -146,12 +144,12 @@ def read_sets(sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_d
     notes = {}
     for eval_set in sets:
         place = locate(eval_set.source, data_dir)
-        found = _COUNTED.pop(_state(eval_set, place, task, cache_dir), None)
-        if found is None:
+        counted = _COUNTED.pop(_state(eval_set, place, task, cache_dir), None)
+        if counted is None:
             if place not in tables:
                 tables[place] = _read(place, cache_dir)
-            found = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
-        rows[eval_set.name], note = found
+            counted = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
+        rows[eval_set.name], note = counted
         notes[note] = None
     for note in filter(None, notes):
         say_note(note)
@@ -170,12 +168,6 @@ def fingerprint_data(task: Task, data_dir: str | None, *more: Source) -> dict[st
     made = {task.name: f"version {task.version}"} if task.splits is not None else {}
     places = dict.fromkeys(locate(source, data_dir) for source in (*(s.source for s in task.row_sets), *more))
     return made | dict(sorted((place.name, _hash(place.paths) if place.paths else "hub") for place in places))
-
-
-def say_note(line: str) -> None:
-    """Say what the user should know and need not fix, once for all ranks."""
-    if this_process().is_first:
-        print(f"note: {line}", file=sys.stderr)
 
 
 def _hash(paths: Iterable[Path]) -> str:

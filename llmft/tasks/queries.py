@@ -1,4 +1,4 @@
-"""Queries of the user's own for distillation, which needs no labels of them."""
+"""Queries of a user's file for distillation, which needs no labels of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, listed
+from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
-from llmft.tasks.load import say_note
 from llmft.tasks.rows import make_rows
 from llmft.tasks.schema import EvalSet, Row, Source, Task
 from llmft.tasks.user_files import check_column
@@ -37,19 +37,19 @@ def load_queries(file: str, data: DataArguments, task: Task, *, labels: bool = T
         labels: whether labels are read, numbered as in the task's training rows: `label` is None for a row that has none,
             and for all where there is no such column; rows of a class that the task leaves out are left out. If not,
             every label is None, whatever the file holds.
-        quiet: whether nothing is said of rows that are left out.
+        quiet: whether no note says which rows are left out.
 
     Raises:
         InputError: a column is missing or holds what it must not hold, or there is no row.
     """
     where = f"{FLAG} {file}"
     table = read_file(Path(file), where)
-    own = task.train or EvalSet("train", Source(), ("text1", "text2"))  # the embedded world's rows come from no file
+    training = task.train or EvalSet("train", Source(), ("text1", "text2"))  # the embedded world's rows come from no file
     queries = replace(
-        own,
+        training,
         name="queries",
-        source=replace(own.source, file=file, flag=FLAG),
-        text_columns=own.text_columns if data.train_file is not None else _text_columns(table, own, data, where),
+        source=replace(training.source, file=file, flag=FLAG),
+        text_columns=training.text_columns if data.train_file else _text_columns(table, training.text_columns, data, where),
         label_column=_label_column(table, data, where) if labels else None,
         label_optional=True,
     )
@@ -77,11 +77,11 @@ def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) 
     return left
 
 
-def _text_columns(table: Table, own: EvalSet, data: DataArguments, where: str) -> tuple[str, str | None]:
+def _text_columns(table: Table, trained: tuple[str, str | None], data: DataArguments, where: str) -> tuple[str, str | None]:
     """Columns of the texts of a task of the table."""
-    pair = own.text_columns[1] is not None
+    pair = trained[1] is not None
     named = (data.text1_column, data.text2_column or ("text2" if pair else None))
-    choices = [named] if _given(data, "text1_column", "text2_column") else [own.text_columns, named]
+    choices = [named] if _given(data, "text1_column", "text2_column") else [trained, named]
     for columns in choices:
         if all(column in table for column in columns if column):
             return columns

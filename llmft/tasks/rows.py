@@ -40,45 +40,56 @@ def make_rows(table: Table, eval_set: EvalSet, task: Task, where: str) -> tuple[
     Raises:
         InputError: a column is missing or holds what it must not hold, a label is out of range, or no row is left.
     """
-    source = eval_set.source
-    table = _renamed(table, source)
-    text1, text2 = eval_set.text_columns
-    selecting = [column for column, _ in eval_set.where]
-    needed = () if eval_set.label_optional else (eval_set.label_column,)
-    missing = [c for c in (text1, text2, *needed, *selecting) if c and c not in table]
-    if missing:
-        raise InputError(f"{where}: no column {', '.join(missing)}; the columns are {listed(table)}")
-    table, first = _part(table, source, where)
-    texts = {column: _texts(table[column], column, source.bytes_literals, where, first) for column in (text1, text2) if column}
+    table, first = _part(_columns(table, eval_set, where), eval_set.source, where)
+    rows = _unlabelled_rows(table, eval_set, where, first)
     labels = _labels(table, eval_set, task, where, first)
-    idx = _idx(table["idx"], where, first) if "idx" in table else range(len(labels))
     label_map = eval_set.label_map or tuple(range(len(task.label_names)))
     odd = next((row for row, label in enumerate(labels) if not UNLABELLED <= label < len(label_map)), None)
     if odd is not None:
         raise InputError(
             f"{where}: row {odd + first}: label {quote(labels[odd])} is out of range; {task.name} has 0 to {len(label_map) - 1}"
         )
-    rows = [
-        {
-            "text1": texts[text1][i],
-            "text2": texts[text2][i] if text2 else None,
-            "label": None if label == UNLABELLED else label_map[label],
-            "idx": idx[i],
-            **{column: table[column][i] for column in selecting},
-        }
-        for i, label in enumerate(labels)
-        if (eval_set.label_optional if label == UNLABELLED else label_map[label] is not None)
-    ]
+    meanings = {UNLABELLED: None, **dict(enumerate(label_map))}
     note = left_out(where, len(labels), _reasons(labels, eval_set, label_map))
+    for row, label in zip(rows, labels, strict=True):
+        row["label"] = meanings[label]
     rows = [
         row
-        for row in rows
-        if eval_set.label in (None, row["label"]) and all(row[column] == value for column, value in eval_set.where)
+        for row, label in zip(rows, labels, strict=True)
+        if (eval_set.label_optional if label == UNLABELLED else row["label"] is not None)
+        and eval_set.label in (None, row["label"])
+        and all(row[column] == value for column, value in eval_set.where)
     ]
     if not rows:
         kind = "row" if eval_set.label_optional else "labelled row"
         raise InputError(f"{where}: there is no {kind} of {eval_set.name} in it; give another file")
     return rows, note
+
+
+def _columns(table: Table, eval_set: EvalSet, where: str) -> Table:
+    """The table under the names that the set uses, which must all be there."""
+    names = dict(eval_set.source.rename)
+    table = {names[name] if name in names and names[name] not in table else name: table[name] for name in table}
+    labels = () if eval_set.label_optional else (eval_set.label_column,)
+    missing = [c for c in (*eval_set.text_columns, *labels, *dict(eval_set.where)) if c and c not in table]
+    if missing:
+        raise InputError(f"{where}: no column {', '.join(missing)}; the columns are {listed(table)}")
+    return table
+
+
+def _unlabelled_rows(table: Table, eval_set: EvalSet, where: str, first: int) -> list[Row]:
+    """Every row of the table, its label still to come."""
+    text1, text2 = eval_set.text_columns
+    texts = {c: _texts(table[c], c, eval_set.source.bytes_literals, where, first) for c in (text1, text2) if c}
+    count = len(texts[text1])
+    cells = {
+        "text1": texts[text1],
+        "text2": texts[text2] if text2 else [None] * count,
+        "label": [None] * count,
+        "idx": _idx(table["idx"], where, first) if "idx" in table else range(count),
+        **{column: table[column] for column, _ in eval_set.where},
+    }
+    return [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
 
 
 def left_out(where: str, total: int, reasons: Mapping[str, int]) -> str:
@@ -95,16 +106,6 @@ def _reasons(labels: Sequence[int], eval_set: EvalSet, label_map: Sequence[int |
         "without a label": unlabelled,
         **{f"of class {label}, which is none of the task's": n for label, n in classes.items()},
     }
-
-
-def _renamed(table: Table, source: Source) -> Table:
-    names = dict(source.rename)
-    return {names[name] if name in names and names[name] not in table else name: table[name] for name in table}
-
-
-def has_label(cell: Any, words: Sequence[str] = ()) -> bool:
-    """Whether a cell of a label column holds a label; what is among `words` is one."""
-    return label_of(cell, words) not in (None, UNLABELLED)
 
 
 def label_of(cell: Any, words: Sequence[str] = ()) -> int | str | None:
@@ -127,7 +128,7 @@ def label_of(cell: Any, words: Sequence[str] = ()) -> int | str | None:
     elif isinstance(cell, int | float | Decimal) and cell % 1 == 0:
         label = int(cell)
     else:
-        raise ValueError(f"{quote(cell)} is no whole number")
+        raise ValueError(f"{quote(cell)} is not a whole number")
     return str(label) if str(label) in words else label
 
 
@@ -139,7 +140,7 @@ def whole_number(cell: Any) -> int:
     """
     number = label_of(cell.strip() if isinstance(cell, str) else cell)
     if not isinstance(number, int):
-        raise ValueError(f"{quote(cell)} is no whole number")
+        raise ValueError(f"{quote(cell)} is not a whole number")
     return number
 
 

@@ -73,7 +73,7 @@ class EvalSet:
     Attributes:
         text_columns: the columns that become `text1` and `text2`.
         label_column: the column of the labels, or None where none are to be read.
-        label_optional: whether rows without a label (see `rows.has_label`) are rows too, their label None.
+        label_optional: whether rows without a label (see `rows.label_of`) are rows too, their label None.
         label_map: the task's label for each label of the source, None for rows that are left out; None: they are the same.
         label: the only label, after mapping, whose rows are taken.
         where: (column, value) that rows must have.
@@ -126,6 +126,7 @@ class Task:
         training: how parts of the default model are trained, where the general defaults do not fit it; None where they do.
         instruction: of variant and data seed, the text that tells a model what to do, for `--context instruction`.
         metrics: metrics, as those of a set, that all sets are measured by.
+        answer: the kind of its answers, a key of `llmft.evaluation.answers.ANSWERS`.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Task:
     label_pattern: str = "{text1} Label: {label} ?"
     instruction: Callable[[str | None, int], str] | None = field(default=None, compare=False)
     metrics: tuple[str, ...] = ()
+    answer: str = "label"
 
     @property
     def pattern(self) -> str:

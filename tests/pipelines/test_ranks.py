@@ -91,9 +91,9 @@ def test_every_launcher_says_which_process_this_is(monkeypatch, launcher):
     ("variables", "says"),
     [
         ({"PMI_SIZE": "2"}, "PMI_SIZE 2: RANK is not set; .*, or unset PMI_SIZE"),
-        ({"PMI_RANK": "2", "PMI_SIZE": "2"}, "PMI_RANK 2: is no rank of PMI_SIZE 2"),
+        ({"PMI_RANK": "2", "PMI_SIZE": "2"}, "PMI_RANK 2: is not a rank of PMI_SIZE 2"),
         ({**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE 4: MASTER_ADDR does not say"),
-        ({"RANK": "0", "LOCAL_RANK": "-1", "WORLD_SIZE": "2"}, "LOCAL_RANK -1: is no rank"),
+        ({"RANK": "0", "LOCAL_RANK": "-1", "WORLD_SIZE": "2"}, "LOCAL_RANK -1: is not a rank"),
     ],
 )
 def test_errors_name_the_variable_that_is_set(monkeypatch, variables, says):

@@ -27,8 +27,8 @@ def test_listed_demonstrations_stand_in_the_files_order(tmp_path, name, text):
         ("a.json", "{", "cannot be read"),
         ("a.json", "{}", "cannot be read .*dict in place of a list"),
         ("a.csv", "number\n30\n", "cannot be read .*'idx'"),
-        ("a.csv", "idx\nthirty\n", "cannot be read .'thirty' is no whole number."),
-        ("a.json", "[30, 10.5]", "cannot be read .10.5 is no whole number."),
+        ("a.csv", "idx\nthirty\n", "cannot be read .'thirty' is not a whole number."),
+        ("a.json", "[30, 10.5]", "cannot be read .10.5 is not a whole number."),
         ("a.csv", f"idx\n{'x' * 10**5}\n", "cannot be read .'xxx"),
     ],
 )

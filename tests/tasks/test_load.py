@@ -284,7 +284,7 @@ def test_unlabelled_rows_are_left_out_and_text_is_kept_as_it_is(small):
         (lambda rows: rows.assign(sentence=1.5), "column sentence holds a value that is not text, 1.5 in row 1"),
         (lambda rows: rows.assign(label=-1), "no labelled row of train"),
         (lambda rows: rows.head(0), "no labelled row of train"),
-        (lambda rows: rows.assign(idx=["a", "b", "c"]), "idx, row 1: 'a' is no whole number"),
+        (lambda rows: rows.assign(idx=["a", "b", "c"]), "idx, row 1: 'a' is not a whole number"),
         (lambda rows: rows.assign(idx=1), "idx holds the same number twice, 1 in rows 1 and 2"),
     ],
 )

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from llmft.errors import InputError
 from llmft.models.distributed import whole_weights
 from llmft.models.parts.gradients import adds_up_in_place
-from llmft.models.reading.batches import asked_of
+from llmft.models.reading.batches import at_positions
 from llmft.models.structure import named
 from llmft.models.wrapping import bare_model
 from llmft.runs.model_folder import HEAD_SETTINGS
@@ -34,8 +34,8 @@ DROPOUTS = ("dropout", "hidden_dropout", "resid_pdrop", "resid_dropout")
 PIECE = 2**14
 """So many rows of a half-precision output layer's weights are held in float32 at once."""
 LOGITS = 2**26
-"""Logits that are made at once, at most (256 MiB): those of 256 positions, as many queries as a batch has unless it is told
-otherwise, over a vocabulary of 2^18."""
+"""Logits that are made at once, at most (256 MiB): those of 256 positions, as many queries as a batch has by
+default, over a vocabulary of 2^18."""
 
 Projection = Callable[[torch.Tensor], torch.Tensor]
 """Hidden states (..., H) -> logits (..., V)."""
@@ -150,7 +150,7 @@ def _no_longer_tied(model: PreTrainedModel) -> None:
 
 @contextmanager
 def precise_output(model: torch.nn.Module) -> Iterator[None]:
-    """Within, an output layer in half precision gives its logits in float32.
+    """Context: an output layer in half precision gives its logits in float32.
 
     Rounded to bfloat16, logits of 16 to 32 lie 1/8 apart, and labels that are closer to one another tie. Float32 stays as it is;
     so do layers that are not torch's own, or that something else (accelerate, on several devices) has changed.
@@ -192,12 +192,12 @@ def project_in_pieces(
     run: Callable[[], torch.Tensor],
     look: Callable[[Projection, torch.Tensor, slice], None],
 ) -> bool:
-    """Run a model on a batch of which more positions are asked than logits are made of at once.
+    """Run a model on a batch in which logits are read at more positions than they are made of at once.
 
     Args:
         batch: as of `answer_logits`.
-        run: runs the model; logits as it gives them, here of one position alone.
-        look: is shown the asked positions piece by piece: the output layer's `forward`, hidden states (p, H), and which they are.
+        run: runs the model; logits as it gives them, in this case of one position alone.
+        look: is shown the positions piece by piece: the output layer's `forward`, hidden states (p, H), and which they are.
 
     Returns:
         Whether those are the model's logits; False where it does something to them behind its output layer.
@@ -206,7 +206,7 @@ def project_in_pieces(
     project, ends = output.forward, []
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
-        hidden = asked_of(batch, hidden)
+        hidden = at_positions(batch, hidden)
         for start in range(0, len(hidden), at_once):
             part = slice(start, start + at_once)
             look(project, hidden[part], part)

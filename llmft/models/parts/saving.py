@@ -55,7 +55,7 @@ def restore_student(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     """Put head and adapter of `folder`, if it has any, on their base; in eval mode.
 
     Raises:
-        InputError: the adapter is of a kind that cannot be scored here.
+        InputError: the adapter is of a kind that is not supported.
     """
     if (folder / HEAD_SETTINGS).is_file():
         heads.restore_head(model, folder)

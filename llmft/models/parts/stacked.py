@@ -58,8 +58,8 @@ def lora_updates(model: torch.nn.Module) -> Updates | None:
     plain = all(type(m) is Linear and not m.lora_variant and not m.lora_bias[adapter] for m in tuned.values())
     more = any(isinstance(module, AuxiliaryTrainingWrapper) for module in modules.values())  # modules_to_save and the like
     whole = not any(hasattr(parameter, "ds_id") for parameter in model.parameters())
-    own = getattr(bare, "resized", False) or bare.get_input_embeddings().weight.dtype != torch.float32
-    if not plain or more or own or not whole or model.active_peft_config.bias != "none":
+    other = getattr(bare, "resized", False) or bare.get_input_embeddings().weight.dtype != torch.float32
+    if not plain or more or other or not whole or model.active_peft_config.bias != "none":
         return None
 
     def kept(weight: torch.Tensor, scale: float = 1.0) -> torch.Tensor:

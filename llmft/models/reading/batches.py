@@ -1,17 +1,20 @@
-"""Batches of prompts: how many go through a model together, padded on the left, and the logits that are asked for."""
+"""Batches of prompts: how many go through a model together, padded on the left, and the logits that are read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from llmft.models.wrapping import forward_parameters
 
+if TYPE_CHECKING:
+    from llmft.arguments.run import RunArguments
+
 DEFAULT_TOKENS = {"cpu": 2048}
-"""Tokens a batch where none are asked for, by kind of device: enough for matrix products to run at their full rate."""
+"""Tokens a batch where no flag says, by kind of device: enough for matrix products to run at their full rate."""
 LARGE_MEMORY = 16384
 """The same on accelerators; a single process halves a batch that memory does not hold."""
 MASKED = 4096
@@ -30,6 +33,11 @@ class BatchSize:
 
     queries: int
     tokens: int | None = None
+
+    @classmethod
+    def of(cls, run: RunArguments) -> BatchSize:
+        """The limits in evaluation and teacher pass that a run's flags set."""
+        return cls(run.per_device_eval_batch_size, run.max_batch_tokens)
 
     def tokens_on(self, device_type: str, *, masked: bool = False) -> int:
         """The limit on tokens on a device of this kind."""
@@ -70,18 +78,18 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 
 
 def answer_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """Logits (P, V) at the positions that are asked; no (B, T, V) tensor is made.
+    """Logits (P, V) at the positions that are read; no (B, T, V) tensor is made.
 
     Args:
         model: a causal language model, possibly wrapped (PEFT, DDP, DeepSpeed).
         batch: what `packing.packed_batch`, `continuations.padded_batch`, or, for the last position of each of B = P
             prompts, `left_pad` returns, on the model's device; anything else is not read.
     """
-    return asked_of(batch, all_logits(model, batch))
+    return at_positions(batch, all_logits(model, batch))
 
 
 def all_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """Logits of a batch (as of `answer_logits`) as the model gives them: of no fewer positions than are asked."""
+    """Logits of a batch (as of `answer_logits`) as the model gives them: of no fewer positions than are read."""
     names = ("input_ids", "position_ids", "attention_mask", "logits_to_keep")
     if "logits_to_keep" in batch:  # packed in one row
         return model(**{name: batch[name] for name in names}, use_cache=False).logits
@@ -90,8 +98,8 @@ def all_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     return model(**arguments, use_cache=False, logits_to_keep=batch.get("width", 1)).logits
 
 
-def asked_of(batch: dict[str, Any], values: torch.Tensor) -> torch.Tensor:
-    """(P, X) at the positions that are asked, from logits or hidden states as the model has them, (1, P, X) or (B, T, X)."""
+def at_positions(batch: dict[str, Any], values: torch.Tensor) -> torch.Tensor:
+    """(P, X) at the positions that are read, from logits or hidden states as the model has them, (1, P, X) or (B, T, X)."""
     if "logits_to_keep" in batch:
         return values[0]
     width = batch.get("width", 1)

@@ -1,8 +1,8 @@
-"""What prompts are continued by, and where in it logits are asked for: labels of any number of tokens, and texts.
+"""What prompts are continued by, and where logits are read: labels of any number of tokens, and texts.
 
-Logits are asked for at every position that predicts a token of an answer: a prompt's last token, and each token of the answer
-but its last, which predicts nothing that is asked for. An answer of a prompt's own stands right behind it; labels, which all
-prompts share, branch off behind each. The positions of all prompts, one after the other, are the rows of the flat logits (P, V).
+Logits are read at every position that predicts a token of an answer: a prompt's last token, and each token of the answer but its
+last. An answer that belongs to one prompt stands right behind it; labels, which all prompts share, branch off behind each. The
+positions of all prompts, one after the other, are the rows of the flat logits (P, V).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Continued:
 
     Attributes:
         prefix: tokens that all begin with.
-        texts: (N) what each goes on with: its query, and of an answer of its own all tokens but the last.
-        asked: (N) how many of a text's last tokens are asked for what follows.
-        branches: (N) token sequences, none empty, that branch off behind each text; all their tokens are asked.
+        texts: (N) what each goes on with: its query, and of an answer that stands behind it all tokens but the last.
+        counts: (N) at how many last tokens of a text logits are read.
+        branches: (N) token sequences, none empty, that branch off behind each text; logits are read at all their tokens.
     """
 
     prefix: list[int]
     texts: Sequence[Sequence[int]]
-    asked: Sequence[int]
+    counts: Sequence[int]
     branches: Sequence[Sequence[Sequence[int]]]
 
     @classmethod
@@ -47,7 +47,7 @@ class Continued:
 
     @classmethod
     def by_answers(cls, prompts: TokenizedPrompts, answers: Sequence[Sequence[int]]) -> Continued:
-        """Each prompt by the answer of its own: a position predicts each token."""
+        """Each prompt by its answer: a position predicts each token."""
         if not all(map(len, answers)):
             raise ValueError(f"answer {[*map(len, answers)].index(0)} has no tokens")
         texts = [[*suffix, *answer[:-1]] for suffix, answer in zip(prompts.suffixes, answers, strict=True)]
@@ -55,12 +55,12 @@ class Continued:
 
     def of(self, rows: Sequence[int]) -> Continued:
         """These rows alone, in this order."""
-        return Continued(self.prefix, *([part[i] for i in rows] for part in (self.texts, self.asked, self.branches)))
+        return Continued(self.prefix, *([part[i] for i in rows] for part in (self.texts, self.counts, self.branches)))
 
     @cached_property
     def offsets(self) -> np.ndarray:
         """(N + 1,) row i's positions are those from offset i to offset i + 1."""
-        counts = [asked + sum(map(len, branches)) for asked, branches in zip(self.asked, self.branches, strict=True)]
+        counts = [count + sum(map(len, branches)) for count, branches in zip(self.counts, self.branches, strict=True)]
         return np.cumsum([0, *counts])
 
     def positions(self, rows: Sequence[int]) -> np.ndarray:
@@ -74,8 +74,8 @@ class Continued:
         digest = hashlib.sha256()
         for tokens in (self.prefix, *self.texts):
             digest.update(np.array([len(tokens), *tokens], dtype="<i8"))
-        asked = {"asked": list(map(int, self.asked))} if any(count != 1 for count in self.asked) else {}
-        return {"prompts": [digest.hexdigest()], **asked}
+        counts = {"counts": list(map(int, self.counts))} if any(count != 1 for count in self.counts) else {}
+        return {"prompts": [digest.hexdigest()], **counts}
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class LabelSequences:
     @cached_property
     def continuations(self) -> list[tuple[int, ...]]:
         """C token sequences that every prompt is continued by; none where all labels are one token."""
-        needed = [one for one in dict.fromkeys(sequence[:-1] for sequence in self.sequences) if one]
-        return [one for one in needed if not any(other != one and other[: len(one)] == one for other in needed)]
+        beginnings = [start for start in dict.fromkeys(sequence[:-1] for sequence in self.sequences) if start]
+        return [start for start in beginnings if not any(b != start and b[: len(start)] == start for b in beginnings)]
 
     @property
     def rows(self) -> int:
@@ -159,16 +159,16 @@ class LabelSequences:
 
 def masked_row(prompts: Continued, front: int, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
     """Arguments of a model: the texts in one row of T tokens, each followed by its branches side by side, behind `front` tokens
-    that all share; each token gets the position it has in a text of its own. The mask is made on the device.
+    that all share; each token gets the position it has in a text by itself. The mask is made on the device.
 
     Returns:
         `input_ids` and `position_ids` (1, T) int64; `attention_mask` (1, 1, T, front + T) of `dtype`, 0 where a token may look:
-        the front, its own text, its own branch; `logits_to_keep` (P,): the places that are asked.
+        the front, its own text, its own branch; `logits_to_keep` (P,): the places whose logits are read.
     """
-    rows = list(zip(prompts.texts, prompts.asked, prompts.branches, strict=True))
+    rows = list(zip(prompts.texts, prompts.counts, prompts.branches, strict=True))
     pieces = [piece for text, _, branches in rows for piece in (text, *branches)]
     lengths = torch.tensor([len(piece) for piece in pieces])
-    counts = torch.tensor([count for _, asked, branches in rows for count in (asked, *map(len, branches))])
+    counts = torch.tensor([count for _, last, branches in rows for count in (last, *map(len, branches))])
     sizes = torch.tensor([1 + len(branches) for _, _, branches in rows])
     text_of = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # piece -> the piece that is its text
     ids = torch.tensor([[token for piece in pieces for token in piece]])
@@ -196,15 +196,15 @@ def padded_batch(prompts: Continued) -> dict[str, Any]:
 
     Returns:
         `input_ids`, `attention_mask` and `position_ids`, each (B, T) int64, B one for each branch and each text that has none;
-        and where more is asked than last positions, `width`: in so many last columns; `places` (P,) int64: where in those
-        (B, width), flattened.
+        and where logits are read at more than last positions, `width`: in so many last columns; `places` (P,) int64: which of
+        those (B, width), flattened.
     """
     texts, counts, width = [], [], 1
-    for text, asked, branches in zip(prompts.texts, prompts.asked, prompts.branches, strict=True):
+    for text, last, branches in zip(prompts.texts, prompts.counts, prompts.branches, strict=True):
         for i, branch in enumerate(branches or [()]):
             texts.append([*prompts.prefix, *text, *branch])
-            counts.append(len(branch) + (0 if i else asked))
-            width = max(width, asked + len(branch))
+            counts.append(len(branch) + (0 if i else last))
+            width = max(width, last + len(branch))
     if width == 1:
         return left_pad(texts)
     places = last_places(width * torch.arange(1, len(texts) + 1), torch.tensor(counts))

@@ -34,10 +34,10 @@ class JoinBuffer:
 class ReadOnlyLayer(DynamicLayer):
     """Keys and values of one layer that others are read behind, without gradients, and that do not grow by theirs."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, buffer: JoinBuffer | None, asked: torch.Tensor | None) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, buffer: JoinBuffer | None, readers: torch.Tensor | None) -> None:
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values, self.buffer, self.asked = keys, values, buffer, asked
+        self.keys, self.values, self.buffer, self.readers = keys, values, buffer, readers
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -45,22 +45,22 @@ class ReadOnlyLayer(DynamicLayer):
         """What attention looks at: the new keys (1, G, T, d) with these (1, G, P, d) beside them, or, given a buffer, in front of
         them; values alike."""
         if self.buffer is None:
-            return with_shared(key_states, self.keys, self.asked), with_shared(value_states, self.values, self.asked)
+            return with_shared(key_states, self.keys, self.readers), with_shared(value_states, self.values, self.readers)
         return self.buffer.joined("keys", self.keys, key_states), self.buffer.joined("values", self.values, value_states)
 
 
-def read_only(cache: DynamicCache, buffer: JoinBuffer | None = None, *, asked: torch.Tensor | None = None) -> DynamicCache:
+def read_only(cache: DynamicCache, buffer: JoinBuffer | None = None, *, readers: torch.Tensor | None = None) -> DynamicCache:
     """The same keys and values in a cache that keeps nothing of what is read behind it.
 
     Args:
         buffer: where they are joined with new ones behind them, as any attention takes them; None for beside them, as
             `packed_attention` does.
-        asked: (A,) places in the row whose logits are asked for: in the last layer no other looks at these keys. None where that
+        readers: (A,) places in the row whose logits are read: in the last layer no other looks at these keys. None where that
             layer is not known.
     """
     copy = DynamicCache()
     copy.layers = [
-        ReadOnlyLayer(layer.keys, layer.values, buffer, asked if layer is cache.layers[-1] else None) for layer in cache.layers
+        ReadOnlyLayer(layer.keys, layer.values, buffer, readers if layer is cache.layers[-1] else None) for layer in cache.layers
     ]
     return copy
 

@@ -8,7 +8,7 @@ Juravsky et al. 2024, arXiv:2402.05099):
     out = w * out_shared + (1 - w) * out_text,    w = Z_shared / (Z_shared + Z_text)
 
 The sums come from the fused kernels behind torch's `scaled_dot_product_attention`, which keeps them to itself.
-In the last layer only the tokens whose logits are asked for look at the shared keys: what the others find there is not read.
+In the last layer only the tokens whose logits are read look at the shared keys: what the others would get there goes nowhere.
 
 The model gets the texts' places as `attention_mask`, which transformers hands on to attention as it is if it has four dimensions.
 Shared keys reach attention beside the row's: to lay them out in front of it would copy them for every batch and layer.
@@ -51,21 +51,21 @@ class LostKeysError(Exception):
     """A model does something to the keys between its cache and attention, and shared ones did not come with them."""
 
 
-def with_shared(new: torch.Tensor, shared: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+def with_shared(new: torch.Tensor, shared: torch.Tensor, readers: torch.Tensor | None = None) -> torch.Tensor:
     """A row's keys or values (1, G, T, d), which bring the shared ones (1, G, P, d) along to `packed_attention`.
 
     Only this very tensor brings them: whatever is made of it is without, so that attention never sees one of the two changed.
 
     Args:
-        asked: (A,) the only places in the row that need to look at the shared keys; None for all.
+        readers: (A,) the only places in the row that need to look at the shared keys; None for all.
     """
     new = new.view_as(new)
-    new.llmft_shared, new.llmft_asked = shared, asked
+    new.llmft_shared, new.llmft_readers = shared, readers
     return new
 
 
 def packed_batch(
-    texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool = False, asked: Sequence[int] | None = None
+    texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool = False, counts: Sequence[int] | None = None
 ) -> dict[str, torch.Tensor]:
     """Texts side by side, as arguments of a model whose attention is `NAME`.
 
@@ -73,11 +73,11 @@ def packed_batch(
         texts: n token lists, none empty.
         start: position of each text's first token.
         shares: whether the model's cache brings shared keys along (`with_shared`); attention fails where they do not arrive.
-        asked: how many of each text's last tokens are asked for what follows; None for one of each.
+        counts: at how many of each text's last tokens logits are read; None for one of each.
 
     Returns:
         `input_ids` and `position_ids` (1, T), `attention_mask` (1, 1, n, t): each token's place in the row, -1 behind a text's
-        end (twice if it `shares`: (1, 2, n, t)); `logits_to_keep` (A,): the places that are asked, in order. All int64.
+        end (twice if it `shares`: (1, 2, n, t)); `logits_to_keep` (A,): the places whose logits are read, in order. All int64.
     """
     lengths = torch.tensor([len(text) for text in texts])
     ends = lengths.cumsum(0)
@@ -87,7 +87,7 @@ def packed_batch(
         "input_ids": torch.tensor([[token for text in texts for token in text]]),
         "position_ids": torch.cat([torch.arange(start, start + len(text)) for text in texts])[None],
         "attention_mask": places.repeat(1, 2 if shares else 1, 1, 1),  # copied: what lies twice in one place cannot be pinned
-        "logits_to_keep": last_places(ends, torch.tensor(asked or [1] * len(texts))),
+        "logits_to_keep": last_places(ends, torch.tensor(counts or [1] * len(texts))),
     }
 
 
@@ -148,7 +148,7 @@ def packed_attention(
         attention_mask: what `packed_batch` returns, or any that `sdpa` takes.
 
     Returns:
-        (1, T, H, d), and None for the weights. Where the keys say which places are asked, only those have looked at shared keys.
+        (1, T, H, d), and None for the weights. Where the keys name `readers`, only those have looked at shared keys.
 
     Raises:
         LostKeysError: the mask says that there are shared keys, and they are not there.
@@ -169,11 +169,11 @@ def packed_attention(
         return _row(texts, parts, row)[None], None
     texts, sums = zip(*(attend(*b, is_causal=True, scale=scaling) for b in blocks), strict=True)
     text, text_sum = _row(texts, parts, row), _row([total[..., None] for total in sums], parts, row)
-    asked = getattr(key, "llmft_asked", None)
-    if asked is None:
+    readers = getattr(key, "llmft_readers", None)
+    if readers is None:
         return _with_front(query, *shared, text, text_sum, scaling)[None], None
-    behind = _with_front(query.index_select(2, asked), *shared, text[asked], text_sum[asked], scaling)
-    return text.index_copy(0, asked, behind)[None], None
+    behind = _with_front(query.index_select(2, readers), *shared, text[readers], text_sum[readers], scaling)
+    return text.index_copy(0, readers, behind)[None], None
 
 
 def _with_front(

@@ -23,7 +23,7 @@ import torch
 from llmft.errors import InputError
 from llmft.models.distributed import all_gather, rank_and_world, weights_when_needed
 from llmft.models.parts.head import Projection, positions_at_once, precise_output, project_in_pieces
-from llmft.models.reading.batches import BatchSize, all_logits, asked_of
+from llmft.models.reading.batches import BatchSize, all_logits, at_positions
 from llmft.models.reading.continuations import Continued, masked_row, padded_batch
 from llmft.models.reading.kv_cache import JoinBuffer, encode, plain, read_only, reads_behind_a_cache
 from llmft.models.reading.packing import NAME, LostKeysError, can_pack, can_share_keys, depends_on_keys_alone, packed_batch
@@ -207,13 +207,13 @@ class PrefixReader:
             batch = masked_row(prompts, self.front, self.bare.dtype, self.device)
         else:
             shares = self._cache is not None and not self._in_front
-            batch = on_device(packed_batch(prompts.texts, self.front, shares=shares, asked=prompts.asked), self.device)
+            batch = on_device(packed_batch(prompts.texts, self.front, shares=shares, counts=prompts.counts), self.device)
         cache = self._cache
         if cache is not None:
             last_known = len(cache.layers) == self.bare.config.get_text_config().num_hidden_layers
             beside = not (masked or self._in_front)
-            asked = batch["logits_to_keep"] if beside and last_known else None
-            cache = read_only(cache, None if beside else self._buffer, asked=asked)
+            readers = batch["logits_to_keep"] if beside and last_known else None
+            cache = read_only(cache, None if beside else self._buffer, readers=readers)
 
         def logits() -> torch.Tensor:
             return self.bare(**batch, past_key_values=cache, use_cache=cache is not None).logits
@@ -234,7 +234,7 @@ class PrefixReader:
             positions: (P,) which of all positions the batch's are.
         """
         if len(positions) <= positions_at_once(self.bare) or not self._in_pieces:
-            return keep(asked_of(batch, logits()), positions)
+            return keep(at_positions(batch, logits()), positions)
         pieces: list[dict[str, torch.Tensor]] = []
 
         def look(project: Projection, hidden: torch.Tensor, part: slice) -> None:

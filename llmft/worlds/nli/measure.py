@@ -60,8 +60,8 @@ def label_logits(
 
 def accuracy(model, tokenizer, queries: Rows, prompts: list[str]) -> float:
     """The share of queries whose own label scores higher than the other."""
-    said = label_logits(model, tokenizer, prompts).argmax(axis=1)
-    return float((said == [row["label"] for row in queries]).mean())
+    answers = label_logits(model, tokenizer, prompts).argmax(axis=1)
+    return float((answers == [row["label"] for row in queries]).mean())
 
 
 def measure(model, tokenizer, shots: list[int], n: int, rng: random.Random) -> Iterator[tuple[str, str, list[float]]]:
@@ -82,12 +82,12 @@ def measure(model, tokenizer, shots: list[int], n: int, rng: random.Random) -> I
             for name, rows in sets.items():
                 queries = draw_demonstrations(rows, n, rng)
                 shown = [{**query, "label": rng.randrange(2)} for query in queries]
-                asked = [
+                prompts = [
                     *((queries, _with_shots(queries, splits["train"], k, rng)) for k in shots),
                     (queries, [prompt(query, opening=world.instruction(rule, flipped)) for query in queries]),
                     (shown, [prompt(row, pattern=LABEL_PATTERN, shown=LABEL_WORDS[row["label"]]) for row in shown]),
                 ]
-                scores = np.array([accuracy(model, tokenizer, *pair) for pair in asked])
+                scores = np.array([accuracy(model, tokenizer, *pair) for pair in prompts])
                 totals[name] = totals.get(name, 0) + scores / 2
         for name, scores in totals.items():
             yield rule, name, scores.tolist()

@@ -13,11 +13,8 @@ mostly gone at the end. Matrices inside the layers are trained by Muon, everythi
 import argparse
 import json
 import logging
-import os
 import random
-import shutil
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -32,6 +29,7 @@ from transformers import OPTForCausalLM
 from transformers import logging as transformers_logging
 
 from llmft.errors import InputError
+from llmft.runs.store import whole_folder
 from llmft.worlds.muon import Muon
 from llmft.worlds.nli.episodes import TASKS, Batch, Pairs, Task, choose_tasks, draw_batch
 from llmft.worlds.nli.grammar import RULES
@@ -179,8 +177,8 @@ def step_metrics(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict
     """
     labels = [ID[word] for word in LABEL_WORDS]
     query = batch.answer >= 0
-    said = np.array(labels)[logits.detach()[:, labels].argmax(dim=1).numpy()]
-    right = said == batch.answer[query]
+    answers = np.array(labels)[logits.detach()[:, labels].argmax(dim=1).numpy()]
+    right = answers == batch.answer[query]
     shot, plain = batch.shot[query], batch.plain[query]
     instructed = np.broadcast_to(batch.instructed[:, None], query.shape)[query]
     rule = np.broadcast_to(batch.task[:, None], query.shape)[query] // 2
@@ -205,20 +203,12 @@ def mean_metrics(recent: list[dict[str, float]]) -> dict[str, float]:
 
 
 def save_checkpoint(model: OPTForCausalLM, output_dir: Path, record: dict) -> None:
-    """Writes model, tokenizer and `pretraining.json` aside, then renames: the directory appears whole or not at all."""
+    """Writes model, tokenizer and `pretraining.json`: the directory appears whole or not at all."""
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
-    try:
+    with whole_folder(output_dir) as aside:
         model.save_pretrained(aside)
         build_tokenizer().save_pretrained(aside)
         (aside / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
-        aside.chmod(0o755)  # as any other directory and file: they were made for this user alone
-        for file in aside.iterdir():
-            file.chmod(0o644)
-        os.rename(aside, output_dir)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -246,7 +236,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         arguments = parse_arguments(argv)
     except InputError as error:
-        sys.exit(_fail(error))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)  # matrices this small gain nothing from more, and one thread gives the same bits again
@@ -266,11 +257,6 @@ def main(argv: list[str] | None = None) -> None:
     record = {"seed": arguments.seed, "tasks": [instruction(*task) for task in tasks], "recipe": asdict(recipe)}
     save_checkpoint(model, arguments.output_dir, record)
     log.info("wrote %s after %.0f s", arguments.output_dir, time.monotonic() - started)
-
-
-def _fail(error: InputError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Auxiliary targets for pretraining: each lets one layer be told what the next one needs. The heads are thrown away.
+"""Auxiliary targets for pretraining: each teaches one layer what the next one needs. The heads are thrown away.
 
 Learning in context comes suddenly, after a long plateau (Reddy 2023, arXiv:2312.03002), because nothing rewards its
 parts alone. In a world of ours every part has a known right value, so the parts are taught one by one and the wait is
@@ -54,8 +54,8 @@ class Scaffold(nn.Module):
             copying = copying + 2 * F.cross_entropy(self.previous(hidden[3][text]), previous[text], weight=absent)
             loss = loss + weights.copying * copying
         if weights.rules:
-            told = F.binary_cross_entropy_with_logits(self.rules(hidden[5][query]), holds[query].float())
-            loss = loss + weights.rules * len(RULES) * told
+            rules = F.binary_cross_entropy_with_logits(self.rules(hidden[5][query]), holds[query].float())
+            loss = loss + weights.rules * len(RULES) * rules
         if weights.inference:
             inferred = query & torch.from_numpy(batch.plain)
             inferred[:, -1] = False  # its label fell off the end

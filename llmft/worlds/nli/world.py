@@ -54,7 +54,7 @@ def parse_variant(variant: str | None, data_seed: int) -> Variant:
     rules = [word for word in words if word in RULES]
     if len(rules) != 1 or not {*words} <= {*RULES, "flipped", "confounded"}:
         raise InputError(
-            f"--task_variant {variant!r} is no task of the toy world: name one of {', '.join(RULES)}, "
+            f"--task_variant {variant!r} is not a task of the toy world: name one of {', '.join(RULES)}, "
             "then optionally flipped and confounded, separated by commas"
         )
     return Variant(rules[0], "flipped" in words, CONFOUNDERS[rules[0]] if "confounded" in words else None)

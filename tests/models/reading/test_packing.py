@@ -29,7 +29,7 @@ def test_a_row_by_hand():
     assert batch["position_ids"].tolist() == [[4, 5, 4, 4, 5, 6]]
     assert batch["attention_mask"].tolist() == [[[[0, 1, -1], [2, -1, -1], [3, 4, 5]]]]
     assert batch["logits_to_keep"].tolist() == [1, 2, 5]
-    assert packed_batch([[5, 6], [7], [8, 9, 10]], asked=[2, 1, 2])["logits_to_keep"].tolist() == [0, 1, 2, 4, 5]
+    assert packed_batch([[5, 6], [7], [8, 9, 10]], counts=[2, 1, 2])["logits_to_keep"].tolist() == [0, 1, 2, 4, 5]
 
 
 @pytest.mark.parametrize("shares", [False, True])
@@ -77,8 +77,8 @@ def test_in_the_last_layer_only_the_asked_tokens_look_at_the_shared_keys(family)
     layers, tokens = model.config.num_hidden_layers, sum(map(len, TEXTS))
     counts = [min(len(text), 1 + i % 4) for i, text in enumerate(TEXTS)]
     for last_only in (True, False):
-        batch = packed_batch(TEXTS, 5, shares=True, asked=counts)
-        cache = read_only(encoded, asked=batch["logits_to_keep"] if last_only else None)
+        batch = packed_batch(TEXTS, 5, shares=True, counts=counts)
+        cache = read_only(encoded, readers=batch["logits_to_keep"] if last_only else None)
         with Attended() as attended:
             logits[last_only] = model(**batch, past_key_values=cache, use_cache=True).logits
         shared = [queries // heads for queries, keys in attended.queries if keys == 5]
