@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,6 @@ from functools import cache
 from itertools import pairwise, takewhile
 from pathlib import Path
 
-from llmft.errors import InputError
 from llmft.runs.launch import this_process
 from llmft.runs.model_folder import base_named_in
 from llmft.runs.names import DONE
@@ -130,7 +128,7 @@ def _environment() -> list[object]:
     hidden = ("", "-1", "NoDevFiles")
     shown = visible and len(list(takewhile(lambda device: device.strip() not in hidden, visible.split(","))))
     devices = sorted(name for name in os.listdir("/dev") if DEVICES.fullmatch(name)) if os.path.isdir("/dev") else []
-    return [sorted(variables.items()), shown, devices, platform.system(), platform.machine(), "SLURM_JOB_ID" in os.environ]
+    return [sorted(variables.items()), shown, devices, sys.platform, "SLURM_JOB_ID" in os.environ]
 
 
 def _with_bases(names: Iterable[str], caches: Iterable[str]) -> Iterator[Path]:
@@ -144,41 +142,38 @@ def _with_bases(names: Iterable[str], caches: Iterable[str]) -> Iterator[Path]:
             yield from (Path(folder, f"models--{name}".replace("/", "--"), "refs") for folder in (HF_HUB_CACHE, *caches))
         if path.is_dir():
             yield path.parent / "config.json"  # a run's model is called by it
-            try:
-                base = base_named_in(path)
-            except InputError as error:
-                raise ValueError(str(error)) from error
+            base = base_named_in(path)
             yield from _with_bases([base.name] if base else [], caches)
 
 
 def _state(path: Path) -> str:
-    """What changes with the content of a file, of all files in a folder, or of a module and those beside it.
+    """A hash that changes with the content of a file, of all files in a folder, or of a module and those beside it.
 
     Raises:
         OSError: something cannot be looked at.
         ValueError: it is too much to look at.
     """
+    digest = hashlib.sha256(b"folder" if path.is_dir() else b"")
+    for file in _files(path):
+        status = file.stat() if file.exists() else None
+        state = status and (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        digest.update(f"{str(file)!r} {state}\n".encode(errors="surrogatepass"))
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
     if path.suffix == ".py":
-        return " ".join(map(_state_of_file, sorted(path.parent.glob("*.py"))))
+        return sorted(path.parent.glob("*.py"))
     if not path.is_dir():
-        return _state_of_file(path)
+        return [path]
 
     def failed(error: OSError) -> None:
         raise error
 
-    digest, count = hashlib.sha256(), 0
-    for folder, below, files in os.walk(path, onerror=failed, followlinks=True):
+    files: list[Path] = []
+    for number, (folder, below, names) in enumerate(os.walk(path, onerror=failed, followlinks=True)):
         below[:] = sorted(name for name in below if name != "__pycache__")
-        count += len(files) + 1
-        if count > MOST_FILES:
+        files += [Path(folder, name) for name in sorted(names)]
+        if number + len(files) > MOST_FILES:
             raise ValueError(f"{path} holds too many files")
-        for name in sorted(files):
-            digest.update(f"{folder!r} {name!r} {_state_of_file(Path(folder, name))}\n".encode(errors="surrogatepass"))
-    return digest.hexdigest()
-
-
-def _state_of_file(path: Path) -> str:
-    if not path.exists():
-        return "absent"
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+    return files
