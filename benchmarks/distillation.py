@@ -93,7 +93,7 @@ def rereading_teacher(distillation: Distillation) -> RereadingTeacher:
     """The peer's teacher: a frozen copy of the model as it is now, kept beside the student."""
     prompts = distillation.prompts("teacher")
     whole = [prompts.whole(i) for i in range(len(prompts.suffixes))]
-    return RereadingTeacher(copy.deepcopy(distillation.student.model).eval(), whole, distillation.student.label_ids)
+    return RereadingTeacher(copy.deepcopy(distillation.student.model).eval(), whole, distillation.student.answers.ids)
 
 
 def loop_clock(seconds: list[float]) -> Any:

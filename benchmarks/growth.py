@@ -34,7 +34,7 @@ def measure(world: World) -> dict[str, Any]:
     for k in shots:
         for name, work in {"score": asked[k].score, "encode": asked[k].encode}.items():
             if k or name == "score":
-                arms[f"{name} {k}"], attention[f"{name} {k}"] = with_attention_clock(asked[k].asker.model, work)
+                arms[f"{name} {k}"], attention[f"{name} {k}"] = with_attention_clock(asked[k].scorer.model, work)
     times = alternate(arms, world.turns)
     rates = rates_of(times["matrix"], flops)
     by_shots, rows = {}, []
@@ -89,7 +89,7 @@ def _queries(world: World, rates: dict[str, float]) -> tuple[dict[int, float], l
     times |= alternate({str(counts[-1]): asked.score}, 1)
     rows = []
     for n in counts:
-        prompts = asked.asker.prompts(asked.rows[:n])
+        prompts = asked.scorer.prompter.prompts(asked.rows[:n])
         lengths, prefix = list(map(len, prompts.suffixes)), len(prompts.prefix)
         floor = floors.encoding(shape, prefix) + floors.forward(shape, lengths, prefix)
         rows.append(timed_row("growth", f"{n} queries, {FEW_SHOTS} shots, one layer", times[str(n)], n, floor, n, rates))

@@ -23,10 +23,10 @@ def measure(world: World) -> dict[str, Any]:
     """Time of all ways of scoring the same prompts, per example, and whether their scores agree."""
     ours = Evaluation.create(world, SHOTS, world.size(192, 8))
     zero = Evaluation.create(world, 0, len(ours.rows))
-    asker, prompts = ours.asker, ours.prompts
+    scorer, prompts = ours.scorer, ours.prompts
     few, fewer = world.size(6, 4), 2
     whole = [prompts.whole(i) for i in range(few)]
-    texts = [asker.context + asker.prompt_format.query(row) for row in ours.rows[:few]]
+    texts = [scorer.prompter.context + scorer.prompter.prompt_format.query(row) for row in ours.rows[:few]]
     scores: dict[str, np.ndarray] = {}
 
     def keep(name: str, work: Any) -> Any:
@@ -38,16 +38,16 @@ def measure(world: World) -> dict[str, Any]:
     arms = {
         "matrix": products,
         "encode": ours.encode,
-        "ours": keep("ours", lambda: ours.score().token_logprobs),
+        "ours": keep("ours", lambda: ours.score()["token_logprobs"]),
         "zero": zero.score,
-        "naive": keep("naive", lambda: whole_prompts(theirs, whole, asker.label_ids)),
-        "upstream": keep("upstream", lambda: upstream_style(older, whole[:fewer], asker.label_ids, width)),
-        "upstream_sdpa": keep("upstream_sdpa", lambda: upstream_style(theirs, whole[:fewer], asker.label_ids, width)),
+        "naive": keep("naive", lambda: whole_prompts(theirs, whole, scorer.answers.ids)),
+        "upstream": keep("upstream", lambda: upstream_style(older, whole[:fewer], scorer.answers.ids, width)),
+        "upstream_sdpa": keep("upstream_sdpa", lambda: upstream_style(theirs, whole[:fewer], scorer.answers.ids, width)),
     }
     counts = {"ours": len(ours.rows), "zero": len(ours.rows), "naive": few, "upstream": fewer, "upstream_sdpa": fewer}
     if find_spec("lm_eval"):
         harness = Harness(theirs, tokenizer)
-        arms["harness"] = keep("harness", lambda: harness.scores(texts, asker.prompt_format.words))
+        arms["harness"] = keep("harness", lambda: harness.scores(texts, scorer.prompter.prompt_format.words))
         counts["harness"] = few
     alternate({name: arms[name] for name in ("encode", "matrix")}, 1)  # nothing is measured cold
     times = alternate(arms, world.turns)

@@ -52,19 +52,19 @@ def measure(world: World, item: str) -> dict[str, Any]:
 
 def _evaluation(world: World, item: str) -> tuple[Callable[[], Any], int]:
     ours = Evaluation.create(world, 0 if item == "zero" else SHOTS, world.size(96, 8))
-    asker, prompts = ours.asker, ours.prompts
-    model = ours.asker.model if item != "upstream" else world.load("eager")[0]
+    scorer, prompts = ours.scorer, ours.prompts
+    model = scorer.model if item != "upstream" else world.load("eager")[0]
     few = [prompts.whole(i) for i in range(4)]
     works: dict[str, Callable[[], Any]] = {
         "zero": ours.score,
         "ours": ours.score,
-        "naive": lambda: whole_prompts(model, few, asker.label_ids),
-        "upstream": lambda: upstream_style(model, few[:2], asker.label_ids, world.shape.positions),
+        "naive": lambda: whole_prompts(model, few, scorer.answers.ids),
+        "upstream": lambda: upstream_style(model, few[:2], scorer.answers.ids, world.shape.positions),
     }
     if item == "harness":
-        harness = Harness(model, asker.tokenizer)
-        texts = [asker.context + asker.prompt_format.query(row) for row in ours.rows[:4]]
-        works[item] = lambda: harness.scores(texts, asker.prompt_format.words)
+        harness = Harness(model, scorer.prompter.tokenizer)
+        texts = [scorer.prompter.context + scorer.prompter.prompt_format.query(row) for row in ours.rows[:4]]
+        works[item] = lambda: harness.scores(texts, scorer.prompter.prompt_format.words)
     return works[item], prompts.longest
 
 

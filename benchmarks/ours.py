@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from llmft.arguments.distillation import DistillationArguments
     from llmft.arguments.run import RunArguments
     from llmft.distillation.targets import Targets
-    from llmft.distillation.teacher import Teachers
-    from llmft.evaluation.scorer import Asker, SplitScores
+    from llmft.evaluation.scorer import MeanScorer, Scorer
+    from llmft.evaluation.scores import Scores
     from llmft.pipelines.job import Job
     from llmft.prompts.tokens import TokenizedPrompts
     from llmft.tasks.table import Row
@@ -40,7 +40,7 @@ def open_job(script: str, world: World, model_folder: Path, *arguments: Any) -> 
 class Evaluation:
     """One way of asking, and the rows to ask about."""
 
-    asker: Asker
+    scorer: Scorer
     rows: list[Row]
 
     @classmethod
@@ -50,29 +50,30 @@ class Evaluation:
         Args:
             changes: sizes of the model that are not the world's.
         """
+        from llmft.pipelines.loading import load_data
         from llmft.pipelines.prompting import prompt_format_of
 
         job = open_job("eval.py", world, world.model_folder(**changes), "--num_shots", shots)
-        job.load_data(num_contexts=1 if shots else 0)
+        load_data(job, num_contexts=1 if shots else 0)
         model, tokenizer = world.load(**changes)
-        asker = job.asker(model, tokenizer, prompt_format_of(job), demonstrations=job.demonstrations)
+        scorer = job.scorer(model, tokenizer, prompt_format_of(job), demonstrations=job.demonstrations)
         all_rows = job.eval_sets["rte"]
-        return cls(asker, [all_rows[i % len(all_rows)] for i in range(rows)])
+        return cls(scorer, [all_rows[i % len(all_rows)] for i in range(rows)])
 
-    def score(self, rows: Sequence[Row] | None = None) -> SplitScores:
+    def score(self, rows: Sequence[Row] | None = None) -> Scores:
         """Scores of all rows; the context is encoded anew."""
         from llmft.cost.phases import Phase
 
-        return self.asker.score(self.rows if rows is None else rows, Phase("benchmark"))
+        return self.scorer.score(self.rows if rows is None else rows, Phase("benchmark"))
 
     def encode(self) -> Any:
         """Encode the context alone, as `score` does before the first query."""
-        return _encode(self.asker, self.prompts)
+        return _encode(self.scorer, self.prompts)
 
     @property
     def prompts(self) -> TokenizedPrompts:
         """The rows' prompts: the tokens that all share, and each one's own."""
-        return self.asker.prompts(self.rows)
+        return self.scorer.prompter.prompts(self.rows)
 
 
 @dataclass(frozen=True)
@@ -80,30 +81,31 @@ class Distillation:
     """What distill.py prepares before it trains, and its trainers."""
 
     job: Job
-    teachers: Teachers
-    student: Asker
+    teacher: MeanScorer
+    student: Scorer
     queries: list[Row]
 
     @classmethod
     def create(cls, world: World, shots: int, queries: int, batch: int, *arguments: Any) -> Distillation:
         """distill.py's for one epoch over `queries` training rows."""
         from llmft.pipelines.distill import draw_queries
+        from llmft.pipelines.loading import load_data
         from llmft.pipelines.prompting import prompt_format_of
-        from llmft.pipelines.teachers import ask_teachers
+        from llmft.pipelines.teachers import scorer_of_teacher
         from llmft.pipelines.training import trainable
 
         job = open_job(
             "distill.py", world, world.model_folder(), "--num_shots", shots, "--max_train_samples", queries,
             "--num_train_epochs", 1, "--per_device_train_batch_size", batch, "--teacher_cache_dir", "none", *arguments,
         )  # fmt: skip
-        job.load_data(num_contexts=1)
+        load_data(job, num_contexts=1)
         model, tokenizer = world.load()
         job.loaded = model, tokenizer
-        teachers = ask_teachers(job, job.loaded, [prompt_format_of(job, "teacher")], calibrate=False)
+        teacher = scorer_of_teacher(job, job.loaded, [prompt_format_of(job, "teacher")], calibrate=False)
         with contextlib.redirect_stdout(io.StringIO()):  # how many weights are trained
             model = trainable(job, model)
-        student = job.asker(model, tokenizer, prompt_format_of(job, "student"), trained=True)
-        return cls(job, teachers, student, draw_queries(job))
+        student = job.scorer(model, tokenizer, prompt_format_of(job, "student"), trained=True)
+        return cls(job, teacher, student, draw_queries(job))
 
     @property
     def flags(self) -> DistillationArguments:
@@ -122,13 +124,13 @@ class Distillation:
         from llmft.cost.phases import Phase
         from llmft.pipelines.distill import teacher_of
 
-        return teacher_of(self.teachers, self.queries, self.flags).precompute(Phase("benchmark"))
+        return teacher_of(self.teacher, self.queries, self.flags).precompute(Phase("benchmark"))
 
     def prompts(self, who: str) -> TokenizedPrompts:
         """The queries' prompts, as `student` or `teacher` reads them."""
-        return (self.student if who == "student" else self.teachers.askers[0]).prompts(self.queries)
+        return (self.student if who == "student" else self.teacher.scorers[0]).prompter.prompts(self.queries)
 
-    def read_queries(self) -> SplitScores:
+    def read_queries(self) -> Scores:
         """One forward pass over the queries alone."""
         from llmft.cost.phases import Phase
 
@@ -136,7 +138,7 @@ class Distillation:
 
     def encode(self) -> Any:
         """Encode the context alone."""
-        return _encode(self.teachers.askers[0], self.prompts("teacher"))
+        return _encode(self.teacher.scorers[0], self.prompts("teacher"))
 
     def warm_up(self) -> None:
         """Import whatever is imported where it is used, so that it does not count as memory of what is measured."""
@@ -145,36 +147,36 @@ class Distillation:
         """One epoch of pattern-based fine-tuning on the queries and their labels."""
         from llmft.training.ft_trainer import FtTrainer
 
-        labels = self.student.label_ids
-        self._train(FtTrainer, [{"answer": labels[row["label"]]} for row in self.queries], **more)
+        self._train(FtTrainer, self._examples(gold=True), **more)
 
     def distil(self, target: Targets, **more: Any) -> None:
         """One epoch on the teacher's answers."""
-        self._learn([{"teacher_logprobs": logprobs} for logprobs in target.logprobs], teacher=None, **more)
+        self._learn(target, None, **more)
 
     def distil_online(self, teacher: Any) -> None:
         """One epoch with a teacher that reads along: its `targets(places of queries)` are `Targets`."""
-        self._learn([{"query": i} for i in range(len(self.queries))], teacher=teacher)
+        self._learn(None, teacher)
 
-    def _learn(self, parts: list[dict[str, Any]], **more: Any) -> None:
-        from llmft.distillation.trainer import ContextDistillationTrainer
+    def _learn(self, targets: Targets | None, teacher: Any, **more: Any) -> None:
+        from llmft.distillation.trainer import ContextDistillationTrainer, with_targets
 
-        learning = {"choices": self.flags.objective, "label_sequences": self.student.label_sequences}
-        self._train(ContextDistillationTrainer, parts, **learning, **more)
+        learning = {"choices": self.flags.objective, "answers": self.student.answers, "teacher": teacher}
+        self._train(ContextDistillationTrainer, with_targets(self._examples(gold=False), targets), **learning, **more)
 
-    def _train(self, trainer_class: type, parts: list[dict[str, Any]], **more: Any) -> None:
+    def _examples(self, *, gold: bool) -> list[dict[str, Any]]:
+        return self.student.answers.examples(self.student.prompter.prompts(self.queries), self.queries, gold=gold)
+
+    def _train(self, trainer_class: type, examples: list[dict[str, Any]], **more: Any) -> None:
         from llmft.pipelines.training import make_trainer
 
-        prompts = self.student.prompts(self.queries)
-        examples = [{"input_ids": prompts.whole(i), **part} for i, part in enumerate(parts)]
-        make_trainer(self.job, trainer_class, self.student, examples, **more).train()
+        make_trainer(trainer_class, self.student, examples, self.job.config.run, **more).train()
 
 
-def _encode(asker: Asker, prompts: TokenizedPrompts) -> Any:
+def _encode(scorer: Scorer, prompts: TokenizedPrompts) -> Any:
     from llmft.models.reading.reader import PrefixReader, reading
 
-    with torch.no_grad(), reading(asker.model):
-        return PrefixReader(asker.model, prompts.prefix, asker.batch_size)
+    with torch.no_grad(), reading(scorer.model):
+        return PrefixReader(scorer.model, prompts.prefix, scorer.batch_size)
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:

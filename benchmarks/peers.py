@@ -92,9 +92,9 @@ def sdft(distillation: Distillation, folder: Path, *, checkpointing: bool = Fals
     from transformers import PrinterCallback
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-    run, asker = distillation.run, distillation.teachers.askers[0]
-    queries = [asker.prompt_format.query(row) for row in distillation.queries]
-    rows = Dataset.from_list([{"prompt": query, "privileged_context": asker.context} for query in queries])
+    run, scorer = distillation.run, distillation.teacher.scorers[0]
+    queries = [scorer.prompter.prompt_format.query(row) for row in distillation.queries]
+    rows = Dataset.from_list([{"prompt": query, "privileged_context": scorer.prompter.context} for query in queries])
     config = SDFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=run.per_device_train_batch_size,
@@ -113,7 +113,7 @@ def sdft(distillation: Distillation, folder: Path, *, checkpointing: bool = Fals
     )
 
     def train() -> None:
-        trainer = SDFTTrainer(model=asker.model, args=config, train_dataset=rows, processing_class=asker.tokenizer)
+        trainer = SDFTTrainer(model=scorer.model, args=config, train_dataset=rows, processing_class=scorer.prompter.tokenizer)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
 

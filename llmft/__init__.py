@@ -1,3 +1,27 @@
-"""llmft: few-shot fine-tuning, in-context learning and context distillation of decoder language models, side by side."""
+"""llmft: few-shot fine-tuning, in-context learning and context distillation of decoder language models, side by side.
+
+`in_context`, `fine_tune` and `distill` are the three methods as functions (`llmft.pipelines.functions`); `PromptFormat`,
+`AdapterArguments` and `Objective` are what they take, `load_model` loads a model and its tokenizer.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+PLACES = {
+    "in_context": "llmft.pipelines.functions",
+    "fine_tune": "llmft.pipelines.functions",
+    "distill": "llmft.pipelines.functions",
+    "PromptFormat": "llmft.prompts.render",
+    "AdapterArguments": "llmft.arguments.methods",
+    "Objective": "llmft.arguments.objective",
+    "load_model": "llmft.models.load",
+}
+"""Name -> its module, imported when the name is first used: torch takes seconds to import."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(PLACES[name]), name)

@@ -1,12 +1,12 @@
-# Sourced by every sweep: its settings, the list of its runs, and how they are started, watched and ended. README.md beside this
-# file has the variables. Nothing here evaluates text: a value stays one word, whatever it holds.
+# Sourced by every sweep: settings, the list of runs, and how runs are started, watched and stopped. README.md in this folder
+# lists the variables. Nothing here evaluates text: a value stays one word, whatever it contains.
 # shellcheck shell=bash
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 sweep=${0##*scripts/}
 sweep=${sweep%.sh}
-commands=() # each a line that `split` parts into its words
+commands=() # each a line that `split` splits into words
 declare -A shown=() extra_names=() running=() slots=()
 failures=()
 finished=0 skipped=0 failed=0
@@ -16,7 +16,7 @@ fail() {
     exit 2
 }
 
-# setting NAME DEFAULT: the variable keeps what the environment gave it (nothing, too), else gets the default; the value is printed.
+# setting NAME DEFAULT: the variable keeps its value from the environment (even an empty one), else gets the default; print it.
 setting() {
     printf -v "$1" '%s' "${!1-$2}"
     if [ -n "${shown[$1]:-}" ]; then return; fi
@@ -25,7 +25,7 @@ setting() {
     shown[$1]=1
 }
 
-# whole_numbers NAME VALUE...: no value is anything else; bash would run what it found in arithmetic.
+# whole_numbers NAME VALUE...: fail unless all values are whole numbers; bash would execute other text in arithmetic.
 whole_numbers() {
     local value
     for value in "${@:2}"; do
@@ -33,7 +33,7 @@ whole_numbers() {
     done
 }
 
-# quote NAME WORD...: a line that a shell, or `split`, reads as these very words, into the variable NAME.
+# quote NAME WORD...: set the variable NAME to a line that a shell, or `split`, reads as exactly these words.
 quote() {
     local word all='' mark="'\\''"
     for word in "${@:2}"; do
@@ -44,16 +44,16 @@ quote() {
     printf -v "$1" '%s' "${all:1}"
 }
 
-# split TEXT ARRAY: the words of TEXT go into ARRAY; blanks part words, quotation marks hold one together.
+# split TEXT ARRAY: put the words of TEXT into ARRAY; blanks separate words, quotation marks keep one together.
 split() {
     local found
     local -n words=$2
-    found=$(xargs -r printf '%s\n' <<<"$1" 2>/dev/null && echo .) || fail "$1: cannot be parted into words; is a quotation mark missing?"
+    found=$(xargs -r printf '%s\n' <<<"$1" 2>/dev/null && echo .) || fail "$1: cannot be split into words; is a quotation mark missing?"
     mapfile -t words <<<"$found"
-    unset "words[-1]" # the dot, which keeps an empty last word from going
+    unset "words[-1]" # the dot, which keeps an empty last word
 }
 
-# begin: the settings that all sweeps have; a sweep gives its own values for them before.
+# begin: the settings that all sweeps share; a sweep sets its own defaults before it calls this.
 begin() {
     local word
     ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || fail "bash $BASH_VERSION: sweeps need 5.1 or later"
@@ -74,20 +74,20 @@ begin() {
         *) fail "LAUNCHER=$LAUNCHER: give python, torchrun or deepspeed" ;;
     esac
     [ "$NUM_GPUS" = 1 ] || [ "$LAUNCHER" != python ] || fail "NUM_GPUS=$NUM_GPUS: LAUNCHER=python starts one process; give torchrun"
-    [ "$NUM_GPUS" = 1 ] || [ "$JOBS" = 1 ] || fail "JOBS=$JOBS: runs with NUM_GPUS=$NUM_GPUS go one after the other; give JOBS=1"
+    [ "$NUM_GPUS" = 1 ] || [ "$JOBS" = 1 ] || fail "JOBS=$JOBS: with NUM_GPUS=$NUM_GPUS only one run at a time is possible; give JOBS=1"
     split "$EXTRA_ARGS" extra
     for word in "${extra[@]}"; do
         if [[ $word = --* ]]; then name_of "$word"; extra_names[$name]=1; fi
     done
 }
 
-# name_of WORD: the argument that WORD sets, into `name`; --no_shuffle sets --shuffle.
+# name_of WORD: set `name` to the argument that WORD sets; --no_shuffle sets --shuffle.
 name_of() {
     name=${1%%=*}
     name=${name/#--no_/--}
 }
 
-# run SCRIPT ARGUMENT...: one more run of an entry script. EXTRA_ARGS go behind, in place of arguments of the same names.
+# run SCRIPT ARGUMENT...: add a run of an entry script. EXTRA_ARGS go last and replace arguments of the same names.
 run() {
     local word keep=1 own=()
     for word in "${@:2}"; do
@@ -98,8 +98,8 @@ run() {
     commands+=("$line")
 }
 
-# finish: do all runs, JOBS at a time, or with DRY_RUN=1 print them. What fails keeps nothing else from being done; it is listed
-# at the end, and the sweep's exit status is 1.
+# finish: do all runs, JOBS at a time, or with DRY_RUN=1 print them. If a run fails, the others continue; it is listed at the
+# end, and the sweep's exit status is 1.
 finish() {
     local number total=${#commands[@]}
     if [ "${DRY_RUN:-0}" = 1 ]; then
@@ -121,14 +121,14 @@ finish() {
     [ "$failed" = 0 ] || exit 1
 }
 
-# start NUMBER: start a command in a process group of its own, with a log of its own.
+# start NUMBER: start a command in its own process group, with its own log.
 start() {
     local slot=0
     printf '[%s/%s] %s\n' "$1" "$total" "${commands[$1 - 1]}"
     split "${commands[$1 - 1]}" command
-    case ${command[2]-} in # what is not known before the start
-        torch.distributed.run) command=("${command[@]:0:3}" --shutdown_timeout "$GRACE" "${command[@]:3}") ;; # else 30 s
-        deepspeed.launcher.runner) command=("${command[@]:0:3}" --master_port "$(free_port)" "${command[@]:3}") ;; # else a fixed one
+    case ${command[2]-} in # arguments that are only known now
+        torch.distributed.run) command=("${command[@]:0:3}" --shutdown_timeout "$GRACE" "${command[@]:3}") ;; # default: 30 s
+        deepspeed.launcher.runner) command=("${command[@]:0:3}" --master_port "$(free_port)" "${command[@]:3}") ;; # default: a fixed one
     esac
     while [[ " ${slots[*]} " = *" $slot "* ]]; do slot=$((slot + 1)); done
     if [ "$JOBS" -gt 1 ] && [ "${#gpus[@]}" -gt 0 ]; then
@@ -144,14 +144,14 @@ free_port() {
     "$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
 }
 
-# collect: wait until a run ends, and say how.
+# collect: wait until a run ends, and print how it ended.
 collect() {
     local pid='' status=0 number how=finished
     wait -n -p pid "${!running[@]}" || status=$?
     number=${running[$pid]}
     unset "running[$pid]" "slots[$pid]"
     if [ "$status" != 0 ]; then
-        kill -s KILL -- "-$pid" 2>/dev/null || true # what it may have left behind
+        kill -s KILL -- "-$pid" 2>/dev/null || true # processes that it may have left behind
         how="failed (status $status)"
         failed=$((failed + 1))
         failures+=("$number $status")
@@ -168,7 +168,7 @@ counts() {
     printf '%s finished, %s skipped, %s failed of %s' "$finished" "$skipped" "$failed" "$total"
 }
 
-# summary: the counts, and what failed with its log's last line.
+# summary: print the counts, and each failed run with the last line of its log.
 summary() {
     local entry number
     printf '%s; logs: %s\n' "$(counts)" "$logs"
@@ -179,10 +179,10 @@ summary() {
     done
 }
 
-# stop STATUS: end the sweep and the runs under way. They have GRACE seconds to save what they have; a second signal ends them now.
+# stop STATUS: stop the sweep and its running commands. They have GRACE seconds to save; a second signal kills them at once.
 stop() {
     local pid pids tenths
-    mapfile -t pids < <(jobs -p) # not `running`: the signal may have come between a start and its entry there
+    mapfile -t pids < <(jobs -p) # not `running`: the signal may have come before a new run was added to it
     trap 'signal KILL "${pids[@]}" || true' INT TERM HUP
     signal TERM "${pids[@]}" || true
     for ((tenths = 0; tenths < GRACE * 10; tenths++)); do
@@ -190,12 +190,12 @@ stop() {
         sleep 0.1
     done
     signal KILL "${pids[@]}" || true
-    printf 'stopped; the same command goes on from here\n' >&2
+    printf 'stopped; run the same command again to continue\n' >&2
     summary
     exit "$1"
 }
 
-# signal NAME PID...: to the process groups of these runs; whether any is there.
+# signal NAME PID...: signal the process groups of these runs; succeed if any of them exists.
 signal() {
     local pid there=1
     for pid in "${@:2}"; do
@@ -204,7 +204,7 @@ signal() {
     return "$there"
 }
 
-# report: tables, figures and page of all runs in OUTPUT_DIR, unless this is a dry run.
+# report: write tables, figures and page for all runs in OUTPUT_DIR, unless this is a dry run.
 report() {
     [ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The whole question on the embedded world, in minutes on any machine: a model that needs 16 demonstrations to answer, the same
-# model fine-tuned on them, and the same model after distillation, answering without them. Three seeds, each another latent rule.
-# Then the same on a task whose demonstrations are confounded: two rules explain them equally well. The last line says where the
-# report is.
+# The whole comparison on the embedded world, in minutes on any machine: a model that needs 16 demonstrations to answer, the same
+# model fine-tuned on them, and the same model after distillation, answering without them. Three seeds, each with its own latent
+# rule. Then the same on a task with confounded demonstrations, which two rules explain equally well. The last line names the
+# report.
 source "$(dirname "$0")/common.sh"
 
 setting OUTPUT_DIR logfiles/demo

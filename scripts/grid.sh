@@ -1,12 +1,12 @@
-# Sourced by the sweeps over tasks: models x patterns x shots x methods x draws, the grid of Mosbach et al. 2023 unless the
-# environment narrows it.
+# Sourced by the sweeps over tasks: models x patterns x shots x methods x draws. The default is the grid of Mosbach et al. 2023;
+# environment variables narrow it.
 # shellcheck shell=bash
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 OPT='facebook/opt-125m facebook/opt-350m facebook/opt-1.3b facebook/opt-2.7b facebook/opt-6.7b facebook/opt-13b facebook/opt-30b'
 PYTHIA='EleutherAI/pythia-410m EleutherAI/pythia-1.4b EleutherAI/pythia-2.8b EleutherAI/pythia-6.9b EleutherAI/pythia-12b'
 
-# grid TASK...: do all runs. METHODS, which each sweep has its own of, are named as in the records.
+# grid TASK...: do all runs. Each sweep sets its own METHODS, named as in the records.
 grid() {
     local task model method pattern shots
     setting MODELS "$OPT $PYTHIA"
@@ -44,7 +44,7 @@ grid() {
     finish
 }
 
-# add_runs: the runs of one method, one for each draw, by the variables of `grid`.
+# add_runs: add the runs of one method, one for each draw; reads the variables of `grid`.
 add_runs() {
     local common=(--task "$task" --model_name_or_path "$model" --output_dir "$OUTPUT_DIR" --seed "$SEED") seed
     case $pattern in
@@ -72,7 +72,7 @@ add_runs() {
     done
 }
 
-# in_context: draws whose seeds follow on each other are one command, which loads model and data once.
+# in_context: draws with consecutive seeds share one command, which loads model and data once.
 in_context() {
     local first='' count=0
     for seed in "${data_seeds[@]}" ''; do
@@ -85,7 +85,7 @@ in_context() {
     done
 }
 
-# fine_tune ARGUMENT...: upstream's draw of training rows, or with TRAIN_ON=demonstrations the rows of the context.
+# fine_tune ARGUMENT...: on upstream's draw of training rows, or with TRAIN_ON=demonstrations on the rows of the context.
 fine_tune() {
     local own=("$@" --eval_strategy epoch --no_save_final_model)
     case $TRAIN_ON in
@@ -103,7 +103,7 @@ fine_tune() {
     train ft.py 32 "${own[@]}"
 }
 
-# distill: the demonstrations of in-context learning with the same shots, pattern and draw, into a student that reads queries alone.
+# distill: the same demonstrations as in-context learning (shots, pattern, draw), into a student that reads only queries.
 distill() {
     local own=(--num_shots "$shots" --num_contexts "$NUM_CONTEXTS" --max_train_samples "$QUERIES" --no_save_final_model)
     case ${method#*-} in
@@ -115,12 +115,12 @@ distill() {
     train distill.py 16 "${own[@]}"
 }
 
-# train SCRIPT BATCH_SIZE ARGUMENT...: the batch is shared out over the processes, so that their number changes no result's meaning.
+# train SCRIPT BATCH_SIZE ARGUMENT...: divide the batch among the processes, so that it does not depend on their number.
 train() {
     local batch=${BATCH_SIZE:-$2} device saving=()
     device=${DEVICE_BATCH_SIZE:-$((batch / NUM_GPUS))}
     ((device > 0 && batch % (device * NUM_GPUS) == 0)) ||
-        fail "BATCH_SIZE=$batch: is no multiple of NUM_GPUS=$NUM_GPUS x DEVICE_BATCH_SIZE=$device"
+        fail "BATCH_SIZE=$batch: is not a multiple of NUM_GPUS=$NUM_GPUS x DEVICE_BATCH_SIZE=$device"
     [ "$SAVE_STEPS" = 0 ] || saving=(--save_strategy steps --save_steps "$SAVE_STEPS" --save_total_limit 1)
     run "$1" "${common[@]}" "${saving[@]}" --data_seed "$seed" --per_device_train_batch_size "$device" \
         --gradient_accumulation_steps $((batch / device / NUM_GPUS)) "${@:3}"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Lines of a sweep's listing, as a sweep of their own:
+# Run lines of a sweep's list of commands as a sweep:
 #
 #   DRY_RUN=1 bash scripts/pattern_verbalizer_ft/rte/run.sh > commands.txt
-#   bash scripts/run_lines.sh commands.txt [FIRST [COUNT]]         lines count from 1, blank ones not; default: all
+#   bash scripts/run_lines.sh commands.txt [FIRST [COUNT]]         the first line is 1, blank lines do not count; default: all
 file=$(realpath "${1:?name the file with the commands}")
 source "$(dirname "$0")/common.sh"
 begin

@@ -1,6 +1,6 @@
 """kill -9 at random moments of a sweep of `scripts/context_distillation` on the embedded world, and what must come of it.
 
-    python tests/kill_nine.py [--kills 20] [--seed 0] [--work FOLDER]
+    python -m tests.kill_nine [--kills 20] [--seed 0] [--work FOLDER]
 
 One sweep runs undisturbed. Another is killed, with all its processes, and started again, as often as asked for; if it ends before
 that, it begins anew in another folder. Each kill comes a random time behind a random event: the start, the run's folder, its k-th
@@ -31,6 +31,8 @@ import pandas as pd
 import psutil
 from safetensors import safe_open
 
+from llmft.cost.phases import key_of
+
 ROOT = Path(__file__).parents[1]
 SMALL = (
     "--max_train_samples 64 --max_eval_samples 20 --num_train_epochs 4 --per_device_train_batch_size 8 --save_strategy steps "
@@ -60,7 +62,7 @@ DOING = {  # functions on the stack -> what it is, the first that fits
     "training": ("_inner_training_loop",),
     "resuming, or starting to train": ("train", "_restore"),
     "evaluating before training": ("score",),
-    "reading the teacher": ("targets", "ask_teachers"),
+    "reading the teacher": ("targets", "scorer_of_teacher"),
     "loading": ("distil", "prepare"),
 }
 
@@ -190,12 +192,13 @@ def compare(expected: Path, found: Path, done_at: dict[str, int]) -> int:
         for file in (f for f in files if f.endswith((".safetensors", "metrics.json", "predictions.parquet"))):
             assert (run / file).read_bytes() == (wanted[name] / file).read_bytes(), (name, file)
         costs, undisturbed = (json.loads((folder / "cost.json").read_text()) for folder in (run, wanted[name]))
-        phases, others = ({phase["name"]: phase for phase in cost["phases"]} for cost in (costs, undisturbed))
+        phases, others = ({key_of(phase): phase for phase in cost["phases"]} for cost in (costs, undisturbed))
         assert phases.keys() == others.keys()
-        for phase in (name for name in phases if name == "train" or name.startswith("eval during")):
+        train = ("train", None, None)
+        for phase in (key for key in phases if key == train or key[1] == "during_training"):
             assert all(phases[phase][count] == others[phase][count] for count in COUNTS), (name, phase)
         if costs["resumed_from"] is not None:  # what earlier sessions spent is in it
-            assert phases["train"]["cpu_total_s"] >= LEAST_SHARE * others["train"]["cpu_total_s"], name
+            assert phases[train]["cpu_total_s"] >= LEAST_SHARE * others[train]["cpu_total_s"], name
         assert done_at.get(name, (run / "DONE").stat().st_mtime_ns) == (run / "DONE").stat().st_mtime_ns, f"{name}: done twice"
         resumed += costs["resumed_from"] is not None
     hidden = [file for file in found.rglob(".*") if file.name != ".finished" and not file.name.endswith(".lock")]

@@ -1,9 +1,11 @@
-"""Label scores of plain prompts, as tests ask for them."""
+"""Label scores of plain prompts, as tests ask for them, and answers that are texts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,5 +47,24 @@ def score_labels(
     """The same for batches of any size."""
     labels = LabelSequences.create(label_sequences)
     kept = read_logits(model, Continued.by_labels(prompts, labels), labels.keep, size=size)
-    scores = labels.answers(kept.arrays)
-    return AnswerScores(**scores, scored=kept.scored, tokens=kept.tokens, padding_tokens=kept.padding_tokens)
+    answers = labels.answers(kept.arrays)
+    return AnswerScores(**answers, scored=kept.scored, tokens=kept.tokens, padding_tokens=kept.padding_tokens)
+
+
+class Texts:
+    """What distillation needs of `llmft.evaluation.answers.Answers`, for answers that are the rows' own tokens `answer`."""
+
+    ids = compared_ids = branches = ()
+    question = SimpleNamespace(key={})
+
+    def content_free(self, prompter: Any) -> list[Any]:
+        return []
+
+    def positions(self, rows: Sequence[Any]) -> list[int]:
+        return [len(row["answer"]) for row in rows]
+
+    def continued(self, prompts: TokenizedPrompts, rows: Sequence[Any]) -> Continued:
+        return Continued.by_answers(prompts, [row["answer"] for row in rows])
+
+    def compared(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits

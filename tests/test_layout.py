@@ -14,12 +14,8 @@ LOOSE = ("__init__", "errors")
 REPORT = {"report", "runs", "cost", "errors"}
 """All that the report imports: it reads records and stands apart."""
 NOT_YET = {
-    ("llmft.arguments.objective", "llmft.prompts.render"),
     ("llmft.arguments.run", "llmft.models.reading.batches"),
     ("llmft.arguments.run_checks", "llmft.arguments.run"),
-    ("llmft.evaluation.labels", "llmft.evaluation.scorer"),
-    ("llmft.evaluation.scorer", "llmft.distillation.targets"),
-    ("llmft.prompts.shorten", "llmft.tasks.table"),
     ("llmft.report.baselines", "llmft.tasks.table"),
     ("llmft.report.identities", "llmft.tasks.formats"),
 }

@@ -130,7 +130,7 @@ def test_values_stay_one_word_whatever_they_hold(tmp_path):
         ({"NUM_GPUS": "2", "JOBS": "2"}, "give JOBS=1"),
         ({"NUM_GPUS": "2", "LAUNCHER": "python"}, "give torchrun"),
         ({"LAUNCHER": "mpirun"}, "LAUNCHER=mpirun: give python, torchrun or deepspeed"),
-        ({"NUM_GPUS": "5"}, "BATCH_SIZE=32: is no multiple of NUM_GPUS=5"),
+        ({"NUM_GPUS": "5"}, "BATCH_SIZE=32: is not a multiple of NUM_GPUS=5"),
         ({"METHODS": "pbft-magic"}, "METHODS: no method pbft-magic"),
         ({"METHODS": "magic"}, "METHODS: no method magic"),
         ({"PRECISION": "int8"}, "PRECISION=int8: give fp16, bf16 or fp32"),

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
-
-if TYPE_CHECKING:
-    from llmft.prompts.render import PromptFormat
 
 SUPPORTS = ("labels", "labels_rest", "topk", "vocab")
 DIVERGENCES = ("forward", "reverse", "jsd")
@@ -59,23 +55,3 @@ class Objective:
             raise InputError(f"--temperature {self.temperature}: must be above 0")
         if not 0 <= self.ce_weight < math.inf:
             raise InputError(f"--ce_weight {self.ce_weight}: must be 0 or more")
-
-    def check_prompts(self, teacher: PromptFormat, student: PromptFormat, *, calibrate: bool) -> None:
-        """Check that the support means the same to teacher and student.
-
-        Behind another pattern, prefix or set of label words only the labels correspond, one to one; other tokens do not. A
-        calibrated teacher (`calibrate`) is defined over the labels alone, too. A description is context, not pattern.
-
-        Raises:
-            InputError: they differ (or the teacher is calibrated) and the support is not `labels`.
-        """
-        if self.support == "labels":
-            return
-        for name, text in (("pattern", "patterns"), ("prefix", "target prefixes"), ("words", "target tokens")):
-            if getattr(teacher, name) != getattr(student, name):
-                raise InputError(
-                    f"--support {self.support}: teacher and student have different {text}, so only their labels correspond; "
-                    "use --support labels, or the same for both"
-                )
-        if calibrate:
-            raise InputError(f"--support {self.support}: --calibrate is defined over the labels; use --support labels with it")

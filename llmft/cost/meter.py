@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from llmft.cost.phases import MEMORY, SUMMED, Phase, Samples, total
+from llmft.cost.phases import MEMORY, SUMMED, Phase, PhaseKey, Samples, key_of, total
 from llmft.cost.processes import (
     children_of_main_thread,
     cpu_seconds,
@@ -41,7 +41,7 @@ SHARED_EVERY_S = 1.0
 MOST_OF_TIME = 1 / 500
 """Share of the time that either of them may take; what takes long is done less often."""
 OTHER = "other"
-"""Name of the phase of what is spent between the others."""
+"""Kind of the phase of what is spent between the others."""
 
 
 @dataclass
@@ -51,22 +51,22 @@ class _Seldom:
     look: Callable[[], Any]
     every: float
     next: float = 0.0
-    found: Any = None
+    seen: Any = None
 
     def __call__(self, *, at_once: bool = False) -> Any:
         now = time.monotonic()
         if at_once or now >= self.next:
-            self.found = self.look()
+            self.seen = self.look()
             took = time.monotonic() - now
             self.next = now + max(self.every, took / MOST_OF_TIME)
-        return self.found
+        return self.seen
 
 
 @dataclass
 class Meter:
     """Measures phases. The first one is taken to begin with the process itself, imports included.
 
-    Phases may nest: while the inner one runs the outer one stands still, so that what is spent is counted once. A name that
+    Phases may nest: while the inner one runs the outer one stands still, so that what is spent is counted once. A phase that
     comes again adds to its entry. Between `open` and `close`, what is spent between phases counts for the phase `other`.
 
     Args:
@@ -83,9 +83,9 @@ class Meter:
         self._children, self._listed = _Seldom(living_children, CHILDREN_EVERY_S), b""
         self._known = {self._process.pid}  # of the last sample
         self._shared = _Seldom(lambda: shared_bytes(self._family()), SHARED_EVERY_S)
-        self._memory: dict[str, dict[str, Samples]] = {}  # by phase and kind
+        self._memory: dict[PhaseKey, dict[str, Samples]] = {}  # by phase and kind of memory
         self._running: Phase | None = None
-        self._at_start = self.from_start  # whether no phase has been named that begins with the process
+        self._at_start = self.from_start  # whether there has been no phase that begins with the process
         self._waits = False
         self._largest_before = 0  # process of an earlier session
         self._largest = 0 if self.from_start else own_peak_bytes()  # resident set of this process, at its peak so far
@@ -110,7 +110,7 @@ class Meter:
 
     @contextmanager
     def measuring(self, *, count_flops: bool = False) -> Iterator[None]:
-        """Open (if it is not) within, and closed behind.
+        """Context: the meter is open, and closed behind.
 
         Args:
             count_flops: whether the operators' FLOPs are counted, which slows them down.
@@ -126,10 +126,10 @@ class Meter:
             yield
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[Phase]:
-        """Measure what happens within."""
-        phase, outer = self._entry(name), self._running
-        between = outer is not None and outer.name == OTHER
+    def phase(self, kind: str, stage: str | None = None, set: str | None = None) -> Iterator[Phase]:
+        """Context: what happens is measured; the arguments are as in `Phase`."""
+        phase, outer = self._entry(kind, stage, set), self._running
+        between = outer is not None and outer.kind == OTHER
         self._switch(phase)
         if outer is None:
             self._start_sampling()
@@ -142,7 +142,7 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Leave out the time within, in which the process waits for another one: no wall time, no memory."""
+        """Context: the process waits for another one, which is left out: no wall time, no memory."""
         since = time.monotonic()
         with self._lock:
             self._waits = True
@@ -152,20 +152,20 @@ class Meter:
             with self._lock:
                 self._waits = False
                 self._mark = (*self._mark[:2], self._mark[2] + time.monotonic() - since, self._mark[3])
-                for samples in self._memory[self._running.name].values() if self._running is not None else ():
+                for samples in self._memory[self._running.key].values() if self._running is not None else ():
                     samples.last = None
 
     def add(self, phases: Sequence[dict[str, Any]], largest: int = 0) -> None:
-        """Add the phases of an earlier session's `as_dict()` to the entries of the same names; `largest`: its largest process."""
+        """Add the phases of an earlier session's `as_dict()` to the same entries; `largest`: its largest process."""
         self._largest_before = max(self._largest_before, largest)
         for earlier in phases:
-            phase = self._entry(earlier["name"])
+            phase = self._entry(*key_of(earlier))
             for name in (*SUMMED, "wall_s"):
                 setattr(phase, name, getattr(phase, name) + earlier[name])
             if earlier.get("flops_counted") is not None:
                 phase.flops_counted = (phase.flops_counted or 0) + earlier["flops_counted"]
             with self._lock:
-                for kind, samples in self._memory[phase.name].items():
+                for kind, samples in self._memory[phase.key].items():
                     if earlier.get(f"{kind}_peak_bytes") is not None:
                         samples.raise_peak(earlier[f"{kind}_peak_bytes"])
                         samples.area += earlier[f"{kind}_mean_bytes"] * earlier["wall_s"]
@@ -183,12 +183,13 @@ class Meter:
             "sampling": sampling,
         }
 
-    def _entry(self, name: str) -> Phase:
-        """The phase of this name, made at the end of the list if there is none."""
-        if name not in self._memory:
-            self.phases.append(Phase(name))
-            self._memory[name] = {kind: Samples() for kind in MEMORY}
-        return next(phase for phase in self.phases if phase.name == name)
+    def _entry(self, *key: str | None) -> Phase:
+        """The phase of this kind, stage and set, made at the end of the list if there is none."""
+        phase = Phase(*key)
+        if phase.key not in self._memory:
+            self.phases.append(phase)
+            self._memory[phase.key] = {kind: Samples() for kind in MEMORY}
+        return next(one for one in self.phases if one.key == phase.key)
 
     def _family(self) -> list[psutil.Process]:
         listed, before = children_of_main_thread(), self._listed
@@ -218,19 +219,19 @@ class Meter:
                 cuda.reset_peak_memory_stats()
             self._running, self._mark = to, now
             if to is not None:
-                for samples in self._memory[to.name].values():
+                for samples in self._memory[to.key].values():
                     samples.last = None
                 self._sample()
 
     def _begin(self, first: Phase) -> None:
-        """Let a phase run that has begun with the process. What `open` has let run takes the name of the first that is named."""
+        """Let a phase run that has begun with the process. What `open` has let run becomes part of it."""
         ran, self._running = self._running, first
         if ran is not None:
-            self._memory[first.name] = self._memory.pop(ran.name)
+            self._memory[first.key] = self._memory.pop(ran.key)
             self.phases.remove(ran)
         elif self.is_open:  # early on: until now the process has grown from nothing
-            self._memory[first.name]["rss"].last = (self._mark[2], 0)
-        self._at_start = first.name == OTHER
+            self._memory[first.key]["rss"].last = (self._mark[2], 0)
+        self._at_start = first.kind == OTHER
         self._sample()
 
     def _charge(self, ran: Phase, now: tuple[float, float, float, int]) -> None:
@@ -240,7 +241,7 @@ class Meter:
         ran.wall_s += wall
         if self._flops is not None:
             ran.flops_counted = (ran.flops_counted or 0) + flops
-        memory, cuda, largest = self._memory[ran.name], used_cuda(), own_peak_bytes()
+        memory, cuda, largest = self._memory[ran.key], used_cuda(), own_peak_bytes()
         if largest > self._largest:  # the process was never larger before: its peak lies in this phase
             memory["rss"].raise_peak(largest)
             self._largest = largest
@@ -250,7 +251,7 @@ class Meter:
         self._summarise(ran)
 
     def _summarise(self, phase: Phase) -> None:
-        for kind, samples in self._memory[phase.name].items():
+        for kind, samples in self._memory[phase.key].items():
             setattr(phase, f"{kind}_peak_bytes", samples.peak)
             setattr(phase, f"{kind}_mean_bytes", samples.mean)
 
@@ -275,7 +276,7 @@ class Meter:
         """
         if self._running is None or self._waits:
             return
-        memory, cuda, shared = self._memory[self._running.name], used_cuda(), self._shared()
+        memory, cuda, shared = self._memory[self._running.key], used_cuda(), self._shared()
         family = self._family()
         now, rss = time.monotonic(), resident_bytes(family)
         # a child that is about to run another program has all of its parent's memory for a moment: no peak of a new one

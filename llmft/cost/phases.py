@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,29 @@ SUMMED = ("cpu_user_s", "cpu_system_s", "cpu_total_s", "examples", "tokens", "pa
 MEMORY = ("rss", "pss", "uss", "gpu", "gpu_reserved")
 """Kinds of memory; a phase has `<kind>_peak_bytes` and `<kind>_mean_bytes`, None where a kind cannot be measured."""
 
+PhaseKey = tuple[str, str | None, str | None]
+"""Kind, stage and set of a phase."""
+
+
+def key_of(phase: Mapping[str, Any]) -> PhaseKey:
+    """`Phase.key` of a phase as the record has it."""
+    return phase["kind"], phase["stage"], phase["set"]
+
 
 @dataclass
 class Phase:
     """Costs of one phase; `examples`, `tokens`, `padding_tokens` and `flops` are counted by whoever does the work.
 
-    `flops` follow a rule; `flops_counted` are those of the operators that ran, None where they were not counted.
+    Attributes:
+        kind: what is done: `load`, `teacher`, `adapt`, `train`, `evaluate`, `save`, `record`, `other`.
+        stage, set: of an evaluation, which stage of the run and which set of rows; else None.
+        flops: by a rule.
+        flops_counted: those of the operators that ran; None where they were not counted.
     """
 
-    name: str
+    kind: str
+    stage: str | None = None
+    set: str | None = None
     cpu_user_s: float = 0.0
     cpu_system_s: float = 0.0
     cpu_total_s: float = 0.0
@@ -39,6 +53,11 @@ class Phase:
     padding_tokens: int = 0
     flops: int = 0
     flops_counted: int | None = None
+
+    @property
+    def key(self) -> PhaseKey:
+        """What identifies the phase in its run."""
+        return self.kind, self.stage, self.set
 
     def count(self, *, examples: int = 0, tokens: int = 0, padding_tokens: int = 0, flops: int = 0) -> None:
         """Add work done in this phase."""

@@ -46,8 +46,8 @@ def jensen_shannon(teacher: torch.Tensor, student: torch.Tensor, beta: float) ->
     at both ends of beta: divided by beta it tends to forward KL as beta -> 0, divided by 1 - beta to reverse KL as beta -> 1.
     """
     mixture = _log_mixture(teacher, student.detach(), beta)  # its own gradient is one through the mass of m, always 1
-    own = (student.exp() * _log_ratio(student, mixture).detach()).sum(-1)
-    return beta * (teacher.exp() * _log_ratio(teacher, mixture)).sum(-1) + (1 - beta) * own
+    from_student = (student.exp() * _log_ratio(student, mixture).detach()).sum(-1)
+    return beta * (teacher.exp() * _log_ratio(teacher, mixture)).sum(-1) + (1 - beta) * from_student
 
 
 def divergence_loss(
@@ -66,12 +66,12 @@ def divergence_loss(
     teacher = tempered(teacher_logprobs, objective.temperature)
     student = tempered(student_scores, objective.temperature)
     if objective.divergence == "forward":
-        found = forward_kl(teacher, student)
+        divergences = forward_kl(teacher, student)
     elif objective.divergence == "reverse":
-        found = reverse_kl(teacher, student)
+        divergences = reverse_kl(teacher, student)
     else:
-        found = jensen_shannon(teacher, student, objective.jsd_beta)
-    return objective.temperature**2 * (found.mean() if weights is None else found @ weights)
+        divergences = jensen_shannon(teacher, student, objective.jsd_beta)
+    return objective.temperature**2 * (divergences.mean() if weights is None else divergences @ weights)
 
 
 def distillation_loss(

@@ -19,7 +19,8 @@ from llmft.errors import InputError
 from llmft.models.wrapping import index_on, precise
 
 if TYPE_CHECKING:
-    from llmft.models.reading.continuations import LabelSequences
+    from llmft.arguments.objective import Objective
+    from llmft.evaluation.answers import Answers
 
 
 class Targets(NamedTuple):
@@ -49,22 +50,27 @@ class SupportQuestion:
     Attributes:
         support: one of `objective.SUPPORTS`.
         topk: k of `topk`, else None.
-        labels: what `labels` and `labels_rest` are.
+        asked_for: the answers that predicted positions belong to; `labels` and `labels_rest` are about its `ids`.
     """
 
     support: str
     topk: int | None
-    labels: LabelSequences
+    asked_for: Answers
+
+    @classmethod
+    def of(cls, objective: Objective, asked_for: Answers, support: str | None = None) -> SupportQuestion:
+        """The question that the objective has a teacher asked; or the one about another support."""
+        support = support or objective.support
+        return cls(support, objective.topk if support == "topk" else None, asked_for)
 
     @property
     def key(self) -> dict[str, Any]:
         """JSON-able, what the question is identified by."""
-        return {**self.labels.key, "support": self.support, "topk": self.topk}
+        return {**self.asked_for.question.key, "support": self.support, "topk": self.topk}
 
     def keep(self, logits: torch.Tensor, _positions: torch.Tensor) -> dict[str, torch.Tensor]:
         """The fields of the `Targets` of logits (p, V)."""
-        first = [sequence[0] for sequence in self.labels.sequences]
-        targets = support_targets(logits, self.support, label_ids=first, topk=self.topk or 0)
+        targets = support_targets(logits, self.support, label_ids=self.asked_for.ids, topk=self.topk or 0)
         return {name: tensor for name, tensor in targets._asdict().items() if tensor is not None}
 
     def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

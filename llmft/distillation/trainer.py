@@ -11,22 +11,38 @@ import torch
 from llmft.arguments.objective import Objective
 from llmft.cost.phases import Phase
 from llmft.distillation.divergences import distillation_loss
+from llmft.distillation.targets import Targets
 from llmft.distillation.teacher import Teacher
-from llmft.models.reading.continuations import LabelSequences
+from llmft.evaluation.answers import Answers
 from llmft.training.ft_trainer import WEIGHTS, FtTrainer
+
+
+def with_targets(examples: Sequence[dict[str, Any]], targets: Targets | None) -> list[dict[str, Any]]:
+    """The examples with what they are to be answered like: `teacher_logprobs` (A, K) at the A positions that each asks, and for
+    `topk` `teacher_tokens` (A, k); or, for an online teacher, the place `query` of their query.
+
+    Args:
+        targets: precomputed, in the order of the examples; None for those of an online teacher.
+    """
+    if targets is None:
+        return [{**example, "query": i} for i, example in enumerate(examples)]
+    parts = []
+    for target in targets.by_query():
+        parts.append({"teacher_logprobs": target.logprobs})
+        if target.tokens is not None:
+            parts[-1]["teacher_tokens"] = target.tokens
+    return [{**example, **part} for example, part in zip(examples, parts, strict=True)]
 
 
 class ContextDistillationTrainer(FtTrainer):
     """Minimises T^2 * D(teacher, student) on a support, plus what is asked for of a cross-entropy with gold answers
     (Askell et al. 2021, eq. 2.1; Snell et al. 2022, eq. 1).
 
-    A training example holds the precomputed answer of the teacher, `teacher_logprobs` (K,) and for `topk` `teacher_tokens`
-    (k,), of a text at each of the A positions that it asks (A, K) and (A, k); or with an online teacher the place `query` of its
-    query. `answer`, the gold token (or tokens), is only read by the cross-entropy.
+    A training example holds what `with_targets` gives it; `answer`, the gold token (or tokens), is read by the cross-entropy.
 
     Args:
         choices: divergence, support, temperature, weight of the cross-entropy.
-        label_sequences: L token sequences that stand for the labels in the student's prompts.
+        answers: the student's, and how they are compared with the teacher's.
         teacher: the teacher that reads along, or None for precomputed answers.
     """
 
@@ -34,20 +50,16 @@ class ContextDistillationTrainer(FtTrainer):
         self,
         *args: Any,
         choices: Objective,
-        label_sequences: Sequence[Sequence[int]],
+        answers: Answers,
         teacher: Teacher | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.choices = choices
-        self.labels = LabelSequences.create(label_sequences)
-        self.label_columns = [i if self.labels.rows > 1 else ids[0] for i, ids in enumerate(label_sequences)]  # of the logits
-        self.teacher = teacher
+        self.choices, self.answers, self.teacher = choices, answers, teacher
 
     def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """Logits (P, V) at the positions that are asked; of labels of several tokens their log-probabilities (B, L)."""
-        logits = super().answer_logits(model, inputs)
-        return self.labels.logprobs(logits) if self.labels.rows > 1 else logits
+        """What of the student's logits is compared with the teacher's answers."""
+        return self.answers.compared(super().answer_logits(model, inputs))
 
     def count_work(self, phase: Phase) -> None:
         """Count also what an online teacher has read."""
@@ -65,8 +77,8 @@ class ContextDistillationTrainer(FtTrainer):
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Divergence from the teacher's answers, from what `answer_logits` gives."""
-        tokens, answers = inputs.get("teacher_tokens", self.label_columns), inputs.get("answer")
-        return distillation_loss(self.choices, logits, inputs["teacher_logprobs"], tokens, answers, inputs.get(WEIGHTS))
+        tokens, gold = inputs.get("teacher_tokens", self.answers.compared_ids), inputs.get("answer")
+        return distillation_loss(self.choices, logits, inputs["teacher_logprobs"], tokens, gold, inputs.get(WEIGHTS))
 
     def cause(self, loss: float, positions: Sequence[int]) -> str | None:
         """A divergence is infinite where one side has no probability at all and the other has some."""
@@ -77,10 +89,10 @@ class ContextDistillationTrainer(FtTrainer):
             targets = [self.train_dataset[position]["teacher_logprobs"] for position in positions]
             if not any((target == -torch.inf).any() for target in targets):
                 return None
-        without, some = ("teacher", "student") if reverse else ("student", "teacher")
+        without, other_side = ("teacher", "student") if reverse else ("student", "teacher")
         other = "forward" if reverse else "reverse"
         divergence, support = self.choices.divergence, self.choices.support
         return (
-            f"--divergence {divergence}: the {without} gives no probability at all to what the {some} gives some, "
+            f"--divergence {divergence}: the {without} gives no probability at all to what the {other_side} gives some, "
             f"where this divergence is infinite; use --divergence {other} or jsd, or a --support other than {support}"
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmft.cost.phases import Phase
+from llmft.cost.phases import Phase, PhaseKey
 from llmft.models.distributed import all_gather, from_rank_0, rank_and_world
 from llmft.runs.content_cache import ContentCache
 
@@ -32,9 +32,9 @@ class AnswerCache:
         weights, tokenizer: fingerprints (token ids say what was read; the tokenizer's says what it meant).
         dtype: in which the model computes.
         numerics: what else can change the last bits (device type, attention, queries a row).
-        saved: what the answers that were found had cost when they were made (`cpu_s`, `tokens`, `flops`, `examples` added
-            up, `answers` their number), and in `phases` the same for each phase that asked: a run that takes them up must not
-            look as if its teacher were free.
+        saved: for each phase that asked, what the answers that were in the cache had cost when they were made: `cpu_s`,
+            `tokens`, `flops` and `examples` added up, `answers` their number. A run that takes them up must not look as if its
+            teacher were free.
     """
 
     store: ContentCache
@@ -42,7 +42,7 @@ class AnswerCache:
     tokenizer: str
     dtype: str
     numerics: dict[str, str | int]
-    saved: dict[str, Any] = field(default_factory=dict)
+    saved: dict[PhaseKey, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -77,10 +77,12 @@ class AnswerCache:
         """What was kept under this question's key; else what `compute` gives, which is then kept. Its costs are on `phase`."""
         key = self.key(question)
         rank, _ = rank_and_world()
-        found = from_rank_0(self.store.get(key) if rank == 0 else None)  # one rank looks: all must go the same way
-        if found is not None:
-            arrays, costs = found
-            self._count(costs, phase.name)
+        kept = from_rank_0(self.store.get(key) if rank == 0 else None)  # one rank looks: all must go the same way
+        if kept is not None:
+            arrays, costs = kept
+            sums = self.saved.setdefault(phase.key, {})
+            for name, value in {**costs, "answers": 1}.items():
+                sums[name] = sums.get(name, 0) + value
             return arrays
         before, started = (phase.examples, phase.tokens, phase.flops), time.process_time()
         answers = compute()
@@ -94,18 +96,14 @@ class AnswerCache:
             self.store.put(key, answers, {name: sum(share[name] for share in shares) for name in shares[0]})
         return answers
 
-    def saved_but(self, paid: Collection[str]) -> dict[str, Any]:
-        """What was saved in other phases than these: there, answers of an earlier session of the same run were found."""
-        phases = {name: costs for name, costs in self.saved.get("phases", {}).items() if name not in paid}
-        names = {name for costs in phases.values() for name in costs}
-        sums = {name: sum(costs.get(name, 0) for costs in phases.values()) for name in sorted(names)}
+    def saved_but(self, paid: Collection[PhaseKey]) -> dict[str, Any]:
+        """`saved_by_teacher_cache` of the record: what was saved in other phases than these, whose answers an earlier session of
+        the same run has made: the sums, and in `phases` those of each; {} where nothing was."""
+        saved = {key: costs for key, costs in self.saved.items() if key not in paid}
+        names = sorted({name for costs in saved.values() for name in costs})
+        sums = {name: sum(costs.get(name, 0) for costs in saved.values()) for name in names}
+        phases = [{"kind": kind, "stage": stage, "set": name, **costs} for (kind, stage, name), costs in saved.items()]
         return {**sums, "phases": phases} if phases else {}
-
-    def _count(self, costs: dict[str, float], phase: str) -> None:
-        of_phase = self.saved.setdefault("phases", {}).setdefault(phase, {})
-        for name, value in {**costs, "answers": 1}.items():
-            for sums in (self.saved, of_phase):
-                sums[name] = sums.get(name, 0) + value
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

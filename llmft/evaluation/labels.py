@@ -1,18 +1,247 @@
-"""Labels as answers: what a model's label probabilities say, and how they are judged. Pure functions on arrays."""
+"""Answers that are labels: what is asked of a model about them, and what its answers are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from llmft.evaluation.calibration import expected_calibration_error
+from llmft.errors import InputError
 from llmft.evaluation.metrics import compute_metric
+from llmft.evaluation.scores import Headline, Scores
+from llmft.prompts.verbalizer import check_border, label_sequences, shown
 
 if TYPE_CHECKING:
-    from llmft.evaluation.scorer import SplitScores
+    import torch
+
+    from llmft.arguments.data import DataArguments
+    from llmft.models.reading.continuations import Continued, LabelSequences
+    from llmft.prompts.prompter import Prompter
+    from llmft.prompts.tokens import TokenizedPrompts
+    from llmft.tasks.schema import Row
+
+    Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+BORDER = 3
+"""Tokens of a query's end that are shown."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One of L labels, the same for all rows. A label's score is the log-probability of its tokens behind the query.
+
+    Columns beside those that all `Scores` have: `label_logprobs` (N, L), log-probabilities over the labels alone, calibrated if
+    that is asked for; `token_logprobs` (N, L), those of the labels' tokens over the vocabulary; `best_token` (N,), the most
+    probable token of the vocabulary. `target` and `prediction` are numbers of labels.
+
+    Attributes:
+        sequences: each label's tokens, nearly always one; a classifier's are 0 to L - 1, its whole vocabulary.
+        calibrate: whether the labels' prior behind the same context is divided out.
+        border: the tokens around the place where a query meets its label, for people; "" for a classifier.
+    """
+
+    headline: ClassVar[Headline] = Headline("score_accuracy", higher_is_better=True)
+
+    sequences: LabelSequences
+    calibrate: bool = False
+    border: str = ""
+
+    @classmethod
+    def create(
+        cls,
+        model: torch.nn.Module,
+        prompter: Prompter,
+        sample: Row,
+        *,
+        flags: DataArguments | None = None,
+        calibrate: bool = False,
+    ) -> Labels:
+        """The labels' tokens behind the query of `sample`.
+
+        Args:
+            flags: say whether a label may be more than one token; None for no.
+
+        Raises:
+            InputError: a label word is not one token there, or the model is a classifier of another number of labels.
+        """
+        from llmft.models.parts.head import classification_head
+        from llmft.models.reading.continuations import LabelSequences
+
+        head, prompt_format = classification_head(model), prompter.prompt_format
+        words = prompt_format.words
+        if head is not None:
+            if len(head.label_names) != len(words):
+                names = ", ".join(head.label_names)
+                raise InputError(f"--model_name_or_path: a classifier of the labels {names}, the task has {len(words)}")
+            return cls(LabelSequences.create([[i] for i in range(len(words))]), calibrate)
+        control, written = prompter.written([sample])
+        query, tokenizer = written.query(sample).rstrip(" "), prompter.tokenizer  # upstream's own may end in a space
+        flag, space, several = prompt_format.words_flag, prompt_format.space, flags is not None and flags.multi_token_labels
+        sequences = label_sequences(tokenizer, query, words, flag, several=several, space=space, control=control)
+        labels = " / ".join(shown(tokenizer, tokens) for tokens in sequences)
+        border = f"...{shown(tokenizer, control.encode([query])[0][-BORDER:])} | {labels}"
+        return cls(LabelSequences.create(sequences), calibrate, border)
+
+    @property
+    def ids(self) -> list[int]:
+        """The (first) token of each label."""
+        return [tokens[0] for tokens in self.sequences.sequences]
+
+    @property
+    def behind(self) -> int:
+        """Tokens of an answer that the model reads behind the query."""
+        return max(map(len, self.sequences.sequences)) - 1
+
+    def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
+        """Check that labels without a space stand behind all rows' queries as tokens of their own.
+
+        Raises:
+            InputError: one merges with a query's end.
+        """
+        prompt_format = prompter.prompt_format
+        if prompt_format.space or not self.border:  # behind a space nothing merges, a classifier writes no labels
+            return
+        rows = [*rows, *prompter.demonstrations]
+        control, written = prompter.written(rows)
+        sequences = [*map(list, self.sequences.sequences)]
+        queries = [*map(written.query, rows)]
+        check_border(control, queries, prompt_format.words, sequences, prompt_format.end_flag, space="")
+
+    def content_free(self, prompter: Prompter) -> list[Row]:
+        """Rows that are asked about behind all others, to calibrate by; none where nothing is calibrated."""
+        return prompter.prompt_format.content_free_rows() if self.calibrate else []
+
+    def continued(self, prompts: TokenizedPrompts, rows: Sequence[Row]) -> Continued:
+        """The rows' prompts by all labels."""
+        from llmft.models.reading.continuations import Continued
+
+        return Continued.by_labels(prompts, self.sequences)
+
+    @property
+    def question(self) -> LabelSequences:
+        """The question for a model's scores of the labels."""
+        return self.sequences
+
+    def columns(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns of `Scores` from the answers to the question about N rows, and behind them about the content-free ones."""
+        n, logprobs = len(rows), arrays["label_logprobs"]
+        prior = label_prior(logprobs[n:]) if len(logprobs) > n else None
+        idx, targets = (np.array([row[name] for row in rows]) for name in ("idx", "label"))
+        return _columns(idx, targets, renormalise(logprobs[:n], prior), logprobs[:n], arrays["best_token"][:n])
+
+    def logprobs(self, kept: Mapping[str, torch.Tensor], prior: torch.Tensor | None = None) -> torch.Tensor:
+        """The column `label_logprobs` (n, L) of n prompts, on the device, from what the question has kept of them.
+
+        Args:
+            prior: as `prior` gives it, if the labels are calibrated.
+        """
+        return renormalise(self.sequences.sums(kept["token_logprobs"]).double(), prior)
+
+    def prior(self, kept: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The labels' prior (L,), from what the question has kept of the content-free prompts."""
+        return label_prior(self.sequences.sums(kept["token_logprobs"]).double())
+
+    def positions(self, rows: Sequence[Row]) -> list[int]:
+        """(N) at how many positions a teacher answers about each row: one, whatever the labels' tokens."""
+        return [1] * len(rows)
+
+    @property
+    def branches(self) -> list[tuple[int, ...]]:
+        """Token sequences that every training prompt comes with: what labels of several tokens are read off."""
+        return self.sequences.continuations
+
+    def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
+        """The rows as training examples: tokens `input_ids`, and if `gold` the token `answer` of the right label."""
+        examples: list[dict[str, Any]] = [{"input_ids": prompts.whole(i)} for i in range(len(rows))]
+        if gold:
+            for example, row in zip(examples, rows, strict=True):
+                example["answer"] = self.ids[row["label"]]
+        return examples
+
+    def answered(self, rows: Sequence[Row], logprobs: torch.Tensor) -> list[Row]:
+        """The rows with a teacher's labels in place of their own, from its log-probabilities (N, L)."""
+        return [{**row, "label": label} for row, label in zip(rows, logprobs.argmax(1).tolist(), strict=True)]
+
+    def compared(self, logits: torch.Tensor) -> torch.Tensor:
+        """What of a student's logits (P, V) is compared with a teacher's answers: they, or of labels of several tokens their
+        log-probabilities (B, L)."""
+        return self.sequences.logprobs(logits) if self.behind else logits
+
+    @property
+    def compared_ids(self) -> list[int]:
+        """Where in that the labels are."""
+        return [*range(len(self.ids))] if self.behind else self.ids
+
+    def mean(self, scores: Sequence[Scores]) -> dict[str, np.ndarray]:
+        """Columns of the mean over contexts of the distributions behind each; `best_token` is the one that most put first (the
+        smallest of several)."""
+
+        def mean(name: str) -> np.ndarray:
+            return np.logaddexp.reduce([one[name] for one in scores]) - np.log(len(scores))
+
+        votes = np.stack([one["best_token"] for one in scores])
+        best = np.array([np.bincount(column).argmax() for column in votes.T])
+        return _columns(scores[0]["idx"], scores[0]["target"], mean("label_logprobs"), mean("token_logprobs"), best)
+
+    def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
+        """`accuracy`, `score_accuracy`, `loss`, `ece`, `n`, `n_asked`, `n_shortened`, and those of `names`.
+
+        `score_accuracy` takes the argmax over the labels (Mosbach et al. 2023, section 3); `accuracy` counts an answer only
+        where the label's token is the argmax over the whole vocabulary, None for labels of several tokens; `loss` is the mean
+        negative log-probability (nats) of the right label's token over the vocabulary; `ece` is the expected calibration error
+        of the label probabilities (15 bins).
+
+        Args:
+            names: metrics of `llmft.evaluation.metrics`, by name or file, of the argmax over the labels; where one gives a
+                number under a name that is taken, the metric's name goes in front.
+
+        Raises:
+            InputError: a metric fails.
+        """
+        n, targets = len(scores), scores["target"]
+        metrics = {
+            "accuracy": None if self.behind else float(np.mean(scores["best_token"] == np.array(self.ids)[targets])),
+            "score_accuracy": float(np.mean(scores["score"])),
+            "loss": float(-np.mean(scores["token_logprobs"][np.arange(n), targets])),
+            "ece": expected_calibration_error(np.exp(scores["label_logprobs"]), targets),
+            "n": n,
+            "n_asked": n,
+            "n_shortened": scores.shortened,
+        }
+        for metric in names:
+            for name, value in compute_metric(metric, scores["prediction"], targets).items():
+                metrics[f"{Path(metric).stem}_{name}" if name in metrics else name] = value
+        return metrics
+
+    def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
+        """`kl`, mean KL(teacher || student) over the labels in nats; `agreement`, share of the rows that both answer alike."""
+        p, q = teacher["label_logprobs"], student["label_logprobs"]
+        return {
+            "kl": float(np.mean(np.sum(np.exp(p) * (p - q), axis=1))),
+            "agreement": float(np.mean(teacher["prediction"] == student["prediction"])),
+        }
+
+    def majority(self, scores: Scores) -> float:
+        """Rate of the most frequent right answer."""
+        return majority(scores["target"])
+
+
+def _columns(
+    idx: np.ndarray, targets: np.ndarray, label_logprobs: np.ndarray, token_logprobs: np.ndarray, best_token: np.ndarray
+) -> dict[str, np.ndarray]:
+    predictions = label_logprobs.argmax(axis=1)
+    return {
+        "idx": idx,
+        "target": targets,
+        "prediction": predictions,
+        "score": (predictions == targets).astype(float),
+        "label_logprobs": label_logprobs,
+        "token_logprobs": token_logprobs,
+        "best_token": best_token,
+    }
 
 
 def majority(labels: Sequence[int] | np.ndarray) -> float:
@@ -20,63 +249,48 @@ def majority(labels: Sequence[int] | np.ndarray) -> float:
     return float(np.unique(np.asarray(labels), return_counts=True)[1].max() / len(labels))
 
 
-def split_metrics(scores: SplitScores) -> dict[str, float | int]:
-    """`accuracy`, `score_accuracy`, `loss`, `ece`, `n`, `n_asked`, `n_shortened` and the task's own metrics of a labelled split.
-
-    `score_accuracy` takes the argmax over the labels (Mosbach et al. 2023, section 3); `accuracy` counts an answer only
-    where the label's token is the argmax over the whole vocabulary; `loss` is the mean negative log-probability (nats) of
-    the right label's token over the vocabulary; `ece` is the expected calibration error of the label probabilities (15 bins).
-    The task's own (`scores.task_metrics`, by `llmft.evaluation.metrics`) are of the argmax over the labels; where one gives a
-    number under a name that is taken, the metric's name goes in front.
-
-    Raises:
-        InputError: a metric fails.
-    """
-    rows = np.arange(len(scores.labels))
-    answers = np.asarray(scores.label_ids)[scores.labels]
-    metrics = {
-        "accuracy": None if scores.several_tokens else float(np.mean(scores.best_token == answers)),
-        "score_accuracy": float(np.mean(scores.predictions == scores.labels)),
-        "loss": float(-np.mean(scores.token_logprobs[rows, scores.labels])),
-        "ece": expected_calibration_error(np.exp(scores.label_logprobs), scores.labels),
-        "n": len(rows),
-        "n_asked": len(rows),
-        "n_shortened": scores.shortened,
-    }
-    for metric in scores.task_metrics:
-        for name, value in compute_metric(metric, scores.predictions, scores.labels).items():
-            metrics[f"{Path(metric).stem}_{name}" if name in metrics else name] = value
-    return metrics
-
-
-def renormalise(logprobs: np.ndarray, prior: np.ndarray | None = None) -> np.ndarray:
-    """Log-probabilities (N, L) over the labels alone.
+def renormalise(logprobs: Array, prior: Array | None = None) -> Array:
+    """Log-probabilities (N, L) over the labels alone; of an array, or of a tensor without a wait for its device.
 
     Args:
         logprobs: (N, L) log-probabilities of the label tokens.
         prior: (L,) label probabilities that content-free queries get behind the same context; divided out where given
             (contextual calibration with a diagonal matrix, Zhao et al. 2021, arXiv:2102.09690, section 5).
     """
-    scores = logprobs if prior is None else logprobs - np.log(prior)
-    scores = scores - scores.max(axis=1, keepdims=True)
-    return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    xp = _library_of(logprobs)
+    scores = logprobs if prior is None else logprobs - xp.log(prior)
+    scores = scores - xp.amax(scores, axis=1, keepdims=True)
+    return scores - xp.log(xp.exp(scores).sum(axis=1, keepdims=True))
 
 
-def label_prior(content_free_logprobs: np.ndarray) -> np.ndarray:
+def label_prior(content_free_logprobs: Array) -> Array:
     """Mean label probabilities (L,) over content-free queries (M, L), each normalised over the labels."""
-    return np.exp(renormalise(content_free_logprobs)).mean(axis=0)
+    return _library_of(content_free_logprobs).exp(renormalise(content_free_logprobs)).mean(axis=0)
 
 
-def mean_kl(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Mean KL(teacher || student) in nats between label log-probabilities (N, L) and (N, L)."""
-    return float(np.mean(np.sum(np.exp(teacher) * (teacher - student), axis=1)))
+def _library_of(values: Array) -> Any:
+    """Numpy or torch, whose functions these are."""
+    if isinstance(values, np.ndarray):
+        return np
+    import torch
+
+    return torch
 
 
-def agreement(teacher: np.ndarray, student: np.ndarray) -> float:
-    """Share of queries that teacher and student, both (N, L), answer alike."""
-    return float(np.mean(teacher.argmax(axis=1) == student.argmax(axis=1)))
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy, 0 to 1 (Guo et al. 2017, arXiv:1706.04599, eq. 3; 15 bins as there).
 
+    Confidence is the largest label probability, the prediction its label (the first of equals). Bin m of M equal-width bins
+    holds confidences in ((m - 1) / M, m / M]; a bin counts by its share of the N examples, an empty one not at all.
 
-def gap_recovered(teacher: float, before: float, after: float) -> float | None:
-    """Share of the accuracy gap between student and teacher that training closed; None where there was no gap to close."""
-    return (after - before) / (teacher - before) if teacher > before else None
+    Args:
+        probabilities: (N, L) of the labels, N at least 1; each row adds up to 1.
+        labels: (N,) the right ones.
+        bins: M, 1 or more.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    borders = np.arange(1, bins) / bins  # between the bins; rounding errors above 1 stay in the last one
+    which = np.digitize(confidence, borders, right=True)
+    gaps = np.bincount(which, weights=right - confidence)  # (used bins,) |B_m| (acc(B_m) - conf(B_m))
+    return float(np.abs(gaps).sum() / len(labels))

@@ -15,6 +15,7 @@ from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
+from llmft.pipelines.loading import load
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import each
 from llmft.pipelines.prompt_notes import say_prompts
@@ -48,6 +49,38 @@ def fine_tune(job: Job) -> None:
     prompt_format = prompt_format_of(job)
     run, flags = job.config.run, job.config.fine_tuning
     on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
+    check_flags(job)
+    with job.meter.phase("load"):
+        model, tokenizer = load(job, with_demonstrations=on_demonstrations)
+        if on_demonstrations:
+            rows = job.demonstrations
+        else:
+            rows = draw_training_rows(job.data.train, job.config.data.max_train_samples, data_seed=run.data_seed)
+        if vanilla:
+            put_head(model, flags.classifier_type, job.task.label_names, run.seed)
+        student = job.scorer(model, tokenizer, prompt_format, trained=True)
+        examples = student.answers.examples(student.prompter.prompts(rows), rows, gold=True)
+        job.check_prompts(student, train_rows=rows)
+        job.check_start(model)
+        job.begin()
+        say_prompts(job, {"": student}, () if on_demonstrations else rows)
+    job.score("before", student)
+    student = student.with_model(trainable(job, model))
+    trained = train(job, FtTrainer, student, examples, objective=objective(flags, student.answers.ids))
+    tokens = {"student": trained.scores["after"][job.task.name].tokens_per_query}
+    job.finish(
+        {"tokens_per_query": tokens, **trained.metrics}, trained.log, prompts={"student": [student.prompter.prompt_format]}
+    )
+
+
+def check_flags(job: Job) -> None:
+    """What concerns several groups of arguments, before anything is loaded.
+
+    Raises:
+        InputError: arguments do not go together.
+    """
+    flags = job.config.fine_tuning
+    on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
     for name in ("target_tokens", "target_prefix", "label_delimiter", "untie_embeddings"):
         if vanilla and name in job.given:
             raise InputError(f"--{name} {job.given[name]}: is read only with --method pbft; add that, or leave this out")
@@ -60,26 +93,6 @@ def fine_tune(job: Job) -> None:
         raise InputError(f"--max_train_samples {maximum}: goes with --train_on train; the demonstrations number --num_shots")
     if job.config.trained.use_cartridge and not job.config.trained.cartridge_tokens:
         raise InputError("--cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
-    with job.meter.phase("load"):
-        model, tokenizer = job.load(with_demonstrations=on_demonstrations)
-        if on_demonstrations:
-            rows = job.demonstrations
-        else:
-            rows = draw_training_rows(job.data.train, maximum, data_seed=run.data_seed)
-        if vanilla:
-            put_head(model, flags.classifier_type, job.task.label_names, run.seed)
-        student = job.asker(model, tokenizer, prompt_format, trained=True)
-        prompts = student.prompts(rows)
-        examples = [{"input_ids": prompts.whole(i), "answer": student.label_ids[row["label"]]} for i, row in enumerate(rows)]
-        job.check_prompts(student, train_rows=rows)
-        job.check_start(model)
-        job.begin()
-        say_prompts(job, {"": student}, () if on_demonstrations else rows)
-    job.score("before", student)
-    student = student.with_model(trainable(job, model))
-    trained = train(job, FtTrainer, student, examples, objective=objective(flags, student.label_ids))
-    tokens = {"student": trained.scores["after"][job.task.name].tokens_per_query}
-    job.finish({"tokens_per_query": tokens, **trained.metrics}, trained.log, prompts={"student": [student.prompt_format]})
 
 
 def objective(flags: FineTuningArguments, label_ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

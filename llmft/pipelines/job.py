@@ -1,31 +1,29 @@
-"""One run under way: loading, draws, ways of asking, scoring a stage, the record."""
+"""One run under way: scorers, scoring a stage, the record."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments.config import Config
 from llmft.arguments.run import as_dict
 from llmft.cost.meter import Meter
-from llmft.cost.phases import combine_ranks
-from llmft.errors import InputError
-from llmft.models.load import load_model, short_name
-from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows
+from llmft.cost.phases import PhaseKey, combine_ranks
+from llmft.models.load import short_name
 from llmft.prompts.render import PromptFormat
 from llmft.runs.notes import say_note
 from llmft.runs.record import RunRecord
-from llmft.tasks.listed import listed_demonstrations
-from llmft.tasks.load import TaskData, load_task
-from llmft.tasks.table import Row, Task
+from llmft.tasks.load import TaskData
+from llmft.tasks.schema import Row, Task
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmft.distillation.teacher import Teachers
-    from llmft.evaluation.scorer import Asker, SplitScores
+    from llmft.evaluation.answers import Answers
+    from llmft.evaluation.scorer import MeanScorer, Scorer
+    from llmft.evaluation.scores import Scores
 
 
 @dataclass
@@ -57,146 +55,26 @@ class Job:
     """The demonstrations of each context."""
     other_sets: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
     """Group -> set name -> rows that a pipeline scores beside the task's own sets, at the stages it chooses."""
+    other_metrics: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Set name -> what those sets are measured by beside what all are, as `Task.metrics_of` says it of the task's own."""
+    majority: dict[str, float] = field(default_factory=dict)
+    """Set name -> what always giving its most frequent right answer would get; of labels alone."""
     train_idx: list[Any] = field(default_factory=list)
     """Idx of the training rows or queries."""
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     model_weights: int = 0
     """Number of the weights of the model as it was loaded."""
-    paid_before: set[str] = field(default_factory=set)
+    paid_before: set[PhaseKey] = field(default_factory=set)
     """Phases whose work an earlier session of this run has done, and the costs count."""
     resumed_from: str | None = None
     """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
-
-    def load(self, *, with_demonstrations: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load data and model, on the device that was asked for; draw evaluation rows and, if used, demonstrations.
-
-        Raises:
-            InputError: something is missing or does not fit together.
-        """
-        self.load_data(num_contexts=1 if with_demonstrations else 0)
-        return self.load_model()
-
-    def load_data(self, *, num_contexts: int) -> None:
-        """Load all rows; draw evaluation rows and the demonstrations of each context.
-
-        Raises:
-            InputError: rows are missing, or fewer than the draws need.
-        """
-        data, run = self.config.data, self.config.run
-        if self.first is not None and self.first.data is not None and self.task.splits is None:
-            self.data = self.first.data
-        else:
-            self.data = load_task(
-                self.task,
-                variant=data.task_variant,
-                data_seed=run.data_seed,
-                data_dir=data.data_dir,
-                cache_dir=data.dataset_cache_dir,
-            )
-        self.eval_sets = {name: draw_eval_rows(rows, data.max_eval_samples) for name, rows in self.data.eval_sets.items()}
-        self.contexts = self._draw_contexts(num_contexts) if num_contexts else []
-
-    def load_model(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Load model and tokenizer, on the device that was asked for.
-
-        Raises:
-            InputError: there is no such model, or it has not the part that is to be trained.
-        """
-        from llmft.models.parts.adapt import check_part, count_trainable
-
-        if self.first is not None and self.first.loaded is not None:
-            self.loaded = self.first.loaded
-        else:
-            model = self.config.model
-            loaded, tokenizer = self.load_other_model(
-                self.model_name,
-                "--model_name_or_path",
-                revision=model.model_revision,
-                gguf_file=model.gguf_file,
-                tokenizer_name=model.tokenizer_name,
-            )
-            if self.config.trained is not None:
-                from llmft.models.parts.saving import start_of
-
-                loaded = start_of(loaded, self.model_name)
-                check_part(loaded, self.config.trained)
-            self.loaded = loaded, tokenizer
-        self.model_weights = count_trainable(self.loaded[0]).total
-        return self.loaded
-
-    def load_other_model(
-        self, name: str, flag: str, *, revision: str, gguf_file: str | None = None, tokenizer_name: str | None = None
-    ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """A model as it is, by the flags that say how models are held.
-
-        Args:
-            flag: the flag that names it, for messages.
-
-        Raises:
-            InputError: there is no such model.
-        """
-        model = self.config.model
-        loaded, tokenizer = load_model(
-            name,
-            dtype=model.torch_dtype or self._default_dtype(name, revision, flag),
-            attn_implementation=model.attn_implementation,
-            revision=revision,
-            cache_dir=model.cache_dir,
-            gguf_file=gguf_file,
-            tokenizer_name=tokenizer_name,
-            trust_remote_code=model.trust_remote_code,
-            flag=flag,
-        )
-        return loaded.to(self.config.run.device), tokenizer
 
     @property
     def demonstrations(self) -> list[Row]:
         """Those of the first context; none where there is none."""
         return self.contexts[0] if self.contexts else []
 
-    def _default_dtype(self, name: str, revision: str, flag: str) -> str:
-        """The precision where none is asked for: float32, in eval.py that of --fp16 or --bf16, or a student's own."""
-        from llmft.models.identity import settings_of_student
-
-        run, cache_dir = self.config.run, self.config.model.cache_dir
-        trained_in = settings_of_student(name, revision, cache_dir).get("dtype", "float32")
-        if self.method == "icl":
-            return "float16" if run.fp16 else "bfloat16" if run.bf16 else trained_in
-        if trained_in != "float32":
-            say_note(
-                f"{flag} {name}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
-                f"--torch_dtype {trained_in} gives its own"
-            )
-        return "float32"  # training under --fp16 or --bf16 keeps full-precision weights to update
-
-    def _draw_contexts(self, num_contexts: int) -> list[list[Row]]:
-        shots = self.config.shots
-        if not self.data.demonstrations:
-            data = self.config.data
-            raise InputError(
-                f"--train_file {data.train_file}: no row has a label in column {data.label_column}; demonstrations need labels, "
-                "write some there, or name the column with --label_column"
-            )
-        if shots.sample_indices_file is not None:
-            listed = listed_demonstrations(self.data.demonstrations, shots.sample_indices_file)
-            if "num_shots" in self.given and shots.num_shots != len(listed):
-                raise InputError(
-                    f"--num_shots {shots.num_shots}: --sample_indices_file names {len(listed)} rows; leave --num_shots out"
-                )
-            if num_contexts > 1:
-                raise InputError(f"--num_contexts {num_contexts}: --sample_indices_file names one context; leave one of them out")
-            return [listed]
-        return draw_contexts(
-            self.data.demonstrations,
-            num_contexts,
-            shots.num_shots,
-            data_seed=self.config.run.data_seed,
-            balanced=shots.balanced,
-            shuffle=shots.shuffle,
-            num_labels=len(self.task.label_names),
-        )
-
-    def asker(
+    def scorer(
         self,
         model: torch.nn.Module,
         tokenizer: PreTrainedTokenizerBase,
@@ -205,40 +83,40 @@ class Job:
         demonstrations: Sequence[Row] = (),
         calibrate: bool = False,
         trained: bool = False,
-    ) -> Asker:
-        """A way of asking `model`, with what the flags say about lengths, labels and batches.
+    ) -> Scorer:
+        """A way of asking `model` for the task's answers, with what the flags say about lengths, answers and batches.
 
         Args:
             trained: whether it is the one to be trained, so that room is left for a soft prompt.
 
         Raises:
-            InputError: a label word is not one token.
+            InputError: the prompts and the answers do not go together, such as a label word that is not one token.
         """
-        from llmft.evaluation.scorer import Asker
+        from llmft.evaluation.answers import ANSWERS
+        from llmft.evaluation.scorer import Scorer
+        from llmft.prompts.prompter import Prompter
 
-        return Asker.create(
-            model,
+        prompter = Prompter(
             tokenizer,
             prompt_format,
-            sample=next(iter(self.eval_sets.values()))[0],
-            demonstrations=demonstrations,
-            calibrate=calibrate,
-            batch_size=self.config.run.eval_batch,
-            soft_prompt_tokens=self.config.trained.virtual_tokens if trained else 0,
-            virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
+            tuple(demonstrations),
             max_length=self.config.data.max_seq_length,
-            several=self.config.data.multi_token_labels,
+            virtual=self.config.trained.virtual_tokens if trained else 0,
+            virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
         )
+        answers, sample = ANSWERS[self.task.answer], next(iter(self.eval_sets.values()))[0]
+        batch_size, flags = self.config.run.eval_batch, self.config.data
+        return Scorer.create(model, prompter, answers, sample, batch_size, flags=flags, calibrate=calibrate)
 
-    def check_prompts(self, *askers: Asker | Teachers, train_rows: Sequence[Row] = ()) -> None:
-        """Check that the askers' prompts fit the model; `train_rows` are the rows or queries that will be trained on.
+    def check_prompts(self, *scorers: Scorer | MeanScorer, train_rows: Sequence[Row] = ()) -> None:
+        """Check that the scorers' prompts fit the model; `train_rows` are the rows or queries that will be trained on.
 
         Raises:
             InputError: they do not fit.
         """
         self.train_idx = [row["idx"] for row in train_rows]
-        for asker in askers:
-            asker.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
+        for scorer in scorers:
+            scorer.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
 
     def check_start(self, model: PreTrainedModel) -> None:
         """Check that the model's own weights that will be trained are finite numbers.
@@ -280,39 +158,35 @@ class Job:
             }
         )
 
-    def score(self, stage: str, asker: Asker | Teachers) -> dict[str, SplitScores]:
+    def score(self, stage: str, scorer: Scorer | MeanScorer) -> dict[str, Scores]:
         """Score all evaluation sets and put metrics, predictions and costs in the record."""
-        found = self.score_sets(stage, asker)
-        self.keep(stage, found)
-        return found
+        scores = self.score_sets(stage, scorer)
+        self.keep(stage, scorer.answers, scores)
+        return scores
 
-    def score_sets(self, stage: str, asker: Asker | Teachers) -> dict[str, SplitScores]:
-        """Score all evaluation sets; what each costs is the phase `eval <stage> <set>`."""
-        found = {}
-        for name, rows in self.eval_sets.items():
-            with self.meter.phase(f"eval {stage} {name}") as phase:
-                scores = asker.score(rows, phase)
-            found[name] = replace(scores, task_metrics=self.task.metrics_of(name))
-        return found
+    def score_sets(self, stage: str, scorer: Scorer | MeanScorer) -> dict[str, Scores]:
+        """Score all evaluation sets; what each costs is a phase of kind `evaluate`."""
+        return {name: self.score_set(stage, name, scorer, rows) for name, rows in self.eval_sets.items()}
 
-    def metrics_of(self, found: dict[str, SplitScores]) -> dict[str, dict[str, Any]]:
+    def score_set(self, stage: str, name: str, scorer: Scorer | MeanScorer, rows: Sequence[Row]) -> Scores:
+        """Score the rows of one set."""
+        with self.meter.phase("evaluate", stage, name) as phase:
+            return scorer.score(rows, phase)
+
+    def metrics_of(self, answers: Answers, scores: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
         """The metrics of each set."""
-        from llmft.evaluation.labels import split_metrics
+        names = {name: self.other_metrics.get(name, self.task.metrics_of(name)) for name in scores}
+        return {name: answers.metrics(one, names[name]) for name, one in scores.items()}
 
-        return {name: split_metrics(scores) for name, scores in found.items()}
-
-    def keep(self, stage: str, found: dict[str, SplitScores]) -> None:
-        """Put metrics and predictions of all sets in the record."""
-        metrics = self.metrics_of(found)
-        for name, scores in found.items():
-            columns = {
-                "idx": scores.idx,
-                "label": scores.labels,
-                "prediction": scores.predictions,
-                "label_logprobs": list(scores.label_logprobs),
-                "token_logprobs": list(scores.token_logprobs),
-            }
+    def keep(self, stage: str, answers: Answers, scores: Mapping[str, Scores]) -> None:
+        """Put metrics and predictions of sets in the record."""
+        metrics = self.metrics_of(answers, scores)
+        for name, one in scores.items():
+            columns = {column: list(values) if values.ndim > 1 else values for column, values in one.columns.items()}
             self.record.add(stage, name, metrics[name], columns)
+            rate = answers.majority(one)
+            if rate is not None:
+                self.majority[name] = rate
 
     def finish(
         self,
@@ -326,19 +200,18 @@ class Job:
 
         Args:
             prompts: who is asked (`teacher`, `student`) -> the prompt format in each context, for a student's card.
-            saved: what answers found in the cache had cost when they were made, for `cost.json`.
+            saved: what the cache's answers had cost when they were made, for `cost.json`.
         """
-        from llmft.evaluation.labels import majority
+        from llmft.evaluation.answers import ANSWERS
         from llmft.models.distributed import all_gather
         from llmft.pipelines.model_card import write_cards
         from llmft.runs.summary import show_run
 
         sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
-        rows = self.eval_sets | {name: found for group in self.other_sets.values() for name, found in group.items()}
-        rates = {name: majority([row["label"] for row in found]) for name, found in rows.items()}
         weights = {"model": self.model_weights, "trainable": 0, **metrics.get("weights", {})}
         with self.meter.phase("record"):
-            self.record.write_results({"sets": sets, "majority": rates, **metrics, "weights": weights}, log)
+            shown = {"headline": ANSWERS[self.task.answer].headline._asdict(), "sets": sets, "majority": self.majority}
+            self.record.write_results({**shown, **metrics, "weights": weights}, log)
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
             "resumed_from": self.resumed_from,
             "loaded_by": str(self.first.record.path) if self.first else None,

@@ -196,14 +196,15 @@ def command_line(words: Sequence[str], processes: int) -> str:
 
 
 def scores(metrics: dict[str, Any], stage: str) -> str:
-    """Accuracy over the label words, of each stage on each group of sets."""
+    """The headline of each stage on each group of sets."""
+    headline = metrics["headline"]["name"]
     groups = {name: sets for name, sets in metrics["sets"].items() if sets}
     rows = [["stage", *(name.replace("_", "-") for name in groups)], ["---"] * (len(groups) + 1)]
     for name, sets_of_stage in metrics["stages"].items():
-        values = [pooled(sets_of_stage, sets) for sets in groups.values()]
+        values = [pooled(sets_of_stage, sets, headline) for sets in groups.values()]
         mark = " (these weights)" if name == stage else ""
         rows.append([name.replace("_", "-") + mark, *("-" if value is None else f"{value:.3f}" for value in values)])
-    return "Accuracy over the label words:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"`{headline}`:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def costs(cost: dict[str, Any], metrics: dict[str, Any]) -> str:

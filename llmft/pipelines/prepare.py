@@ -30,7 +30,7 @@ from llmft.tasks.queries import query_source
 from llmft.tasks.resolve import resolve_task
 from llmft.tasks.table import Task
 
-RECORD_VERSION = 4
+RECORD_VERSION = 5
 """Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
 
 

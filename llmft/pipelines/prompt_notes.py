@@ -11,51 +11,54 @@ from llmft.runs.notes import say_note
 from llmft.tasks.table import Row
 
 if TYPE_CHECKING:
-    from llmft.evaluation.scorer import Asker
+    from llmft.evaluation.scorer import Scorer
 
 
-def say_prompts(job: Job, askers: Mapping[str, Asker], train_rows: Sequence[Row] = (), *, trained_as: str = "trained on") -> None:
+def say_prompts(
+    job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[Row] = (), *, trained_as: str = "trained on"
+) -> None:
     """Say what is scored, whose text looks like control tokens, and which evaluation rows the model has seen before it is asked.
 
     Args:
-        askers: who is asked -> how.
+        scorers: who is asked -> how.
         train_rows: the rows or queries that are trained on.
         trained_as: what they are, for the message.
     """
     if not job.record.writes:
         return
-    lines = [*label_lines(askers), *control_lines(job, askers, train_rows), *repetition_lines(job, train_rows, trained_as)]
+    lines = [*label_lines(scorers), *control_lines(job, scorers, train_rows), *repetition_lines(job, train_rows, trained_as)]
     for line in lines:
         say_note(line)
 
 
-def label_lines(askers: Mapping[str, Asker]) -> Iterator[str]:
+def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:
     """The last tokens of one query, then each label's; one line where all are asked alike, none for a classifier."""
-    borders = {who: asker.border for who, asker in askers.items() if asker.border}
+    borders = {who: scorer.answers.border for who, scorer in scorers.items() if scorer.answers.border}
     if len(set(borders.values())) == 1:
         borders = {"": next(iter(borders.values()))}
     for who, border in borders.items():
         yield f"label tokens{f' of the {who}' if who else ''}: {border}"
 
 
-def control_lines(job: Job, askers: Mapping[str, Asker], train_rows: Sequence[Row]) -> Iterator[str]:
+def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[Row]) -> Iterator[str]:
     """The number of rows whose text holds what would be a control token in a pattern."""
-    asker = next(iter(askers.values()))
-    control = look_for(control_tokens(asker.tokenizer))
+    prompters = [scorer.prompter for scorer in scorers.values()]
+    prompter = prompters[0]
+    control = look_for(control_tokens(prompter.tokenizer))
     sets = [
         *job.contexts,
         train_rows,
         *job.eval_sets.values(),
         *(rows for group in job.other_sets.values() for rows in group.values()),
     ]
-    found = [control.findall(f"{row['text1'] or ''}\n{row['text2'] or ''}") for rows in sets for row in rows]
-    names = dict.fromkeys(name for names in found for name in names)
-    read_as = "text" if asker.prompt_format.control(asker.tokenizer, ()).ids else "these, as upstream does"
+    matches = [control.findall(f"{row['text1'] or ''}\n{row['text2'] or ''}") for rows in sets for row in rows]
+    names = dict.fromkeys(name for names in matches for name in names)
+    read_as = "text" if prompter.prompt_format.control(prompter.tokenizer, ()).ids else "these, as upstream does"
     if names:
         examples = ", ".join(map(repr, [*names][:3]))
-        count = f"{sum(map(bool, found))} of {len(found)} rows"
+        count = f"{sum(map(bool, matches))} of {len(matches)} rows"
         yield f"text in {count} looks like control tokens ({examples}); it is read as {read_as}"
-    if any(control.search(asker.prompt_format.document) for asker in askers.values()):
+    if any(control.search(one.prompt_format.document) for one in prompters):
         yield "text of a file in the context looks like control tokens; it is read as text"
 
 
@@ -68,9 +71,9 @@ def repetition_lines(job: Job, train_rows: Sequence[Row], trained_as: str) -> It
     parts = []
     for how, rows in seen.items():
         texts = {(row["text1"], row["text2"]) for row in rows}
-        for name, asked in job.eval_sets.items():
-            count = sum((row["text1"], row["text2"]) in texts for row in asked)
+        for name, evaluated in job.eval_sets.items():
+            count = sum((row["text1"], row["text2"]) in texts for row in evaluated)
             if count:
-                parts.append(f"{count} of {len(asked)} of {name} {how}")
+                parts.append(f"{count} of {len(evaluated)} of {name} {how}")
     if parts:
         yield f"warning: evaluation rows whose texts the model has been shown: {', '.join(parts)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, quote
@@ -18,33 +18,32 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from llmft.cost.meter import Meter
-    from llmft.evaluation.scorer import Asker, SplitScores
+    from llmft.evaluation.scorer import Scorer
     from llmft.pipelines.job import Job
 
 GROUP = "retention"
 """The group of these sets in the record, and what their names begin with."""
 
 
-def retention_tasks(names: str | None, own: str) -> list[Task]:
+def retention_tasks(names: str | None, run_task: str) -> list[Task]:
     """The tasks that `--retention_tasks` names; none for None.
 
     Args:
-        own: the run's own task.
+        run_task: name of the run's own task.
 
     Raises:
         InputError: one is not in the table, the run's own, or named twice.
     """
-    found = [] if names is None else [name.strip() for name in names.split(",")]
-    others = ", ".join(name for name in TASKS if name != own)
-    for place, name in enumerate(found):
-        if name == own:
-            raise InputError(f"--retention_tasks {names}: {own} is the run's own task; choose of {others}")
+    chosen = [] if names is None else [name.strip() for name in names.split(",")]
+    others = ", ".join(name for name in TASKS if name != run_task)
+    for place, name in enumerate(chosen):
+        if name == run_task:
+            raise InputError(f"--retention_tasks {names}: {name} is the run's own task; choose of {others}")
         if name not in TASKS:
             raise InputError(f"--retention_tasks {names}: no task {quote(name)}; choose of {others}, comma between")
-        if name in found[:place]:
+        if name in chosen[:place]:
             raise InputError(f"--retention_tasks {names}: {name} stands there twice; name it once")
-    return [in_domain_alone(TASKS[name]) for name in found]
+    return [in_domain_alone(TASKS[name]) for name in chosen]
 
 
 def retention_fingerprints(tasks: list[Task], data_dir: str | None) -> dict[str, str]:
@@ -53,11 +52,11 @@ def retention_fingerprints(tasks: list[Task], data_dir: str | None) -> dict[str,
     Raises:
         InputError: a local file is missing.
     """
-    found: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     for task in tasks:
         with _naming(task):
-            found |= {set_name(task): f"version {task.version}", **fingerprint_data(task, data_dir)}
-    return found
+            fingerprints |= {set_name(task): f"version {task.version}", **fingerprint_data(task, data_dir)}
+    return fingerprints
 
 
 def set_name(task: Task) -> str:
@@ -70,16 +69,13 @@ class Retention:
     """The other tasks of a run; there may be none.
 
     Attributes:
-        askers: set name -> how its task is asked.
+        scorers: set name -> how its task is asked.
         rows: set name -> the task's own evaluation rows, upstream's fixed draw of --max_eval_samples.
-        metrics: set name -> what the task is measured by beside accuracy.
-        meter: counts what scoring a set costs as phase `eval <stage> <set>`.
     """
 
-    askers: dict[str, Asker]
+    job: Job
+    scorers: dict[str, Scorer]
     rows: dict[str, list[Row]]
-    metrics: dict[str, tuple[str, ...]]
-    meter: Meter
 
     @classmethod
     def create(cls, tasks: list[Task], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Retention:
@@ -89,52 +85,48 @@ class Retention:
             InputError: rows are missing, a label word is not one token, or a prompt does not fit the model's window.
         """
         data, run = job.config.data, job.config.run
-        askers: dict[str, Asker] = {}
+        scorers: dict[str, Scorer] = {}
         rows: dict[str, list[Row]] = {}
         for task in tasks:
             with _naming(task):
-                found = load_in_domain(task, data_seed=run.data_seed, data_dir=data.data_dir, cache_dir=data.dataset_cache_dir)
+                all_rows = load_in_domain(task, data_seed=run.data_seed, data_dir=data.data_dir, cache_dir=data.dataset_cache_dir)
                 name = set_name(task)
-                rows[name] = draw_eval_rows(found, data.max_eval_samples)
-                askers[name] = _asker(task, rows[name], job, model, tokenizer)
+                rows[name] = draw_eval_rows(all_rows, data.max_eval_samples)
+                scorers[name] = _scorer(task, rows[name], job, model, tokenizer)
+                job.other_metrics[name] = task.metrics_of(task.name)
         if rows:
             job.other_sets[GROUP] = rows
-        return cls(askers, rows, {set_name(task): task.metrics_of(task.name) for task in tasks}, job.meter)
+        return cls(job, scorers, rows)
 
-    def score(self, stage: str, model: torch.nn.Module) -> dict[str, SplitScores]:
-        """Ask the model, as it is, about all rows of all tasks."""
-        found = {}
-        for name, asker in self.askers.items():
-            with self.meter.phase(f"eval {stage} {name}") as phase:
-                scores = asker.with_model(model).score(self.rows[name], phase)
-            found[name] = replace(scores, task_metrics=self.metrics[name])
-        return found
+    def score(self, stage: str, model: torch.nn.Module) -> None:
+        """Ask the model, as it is, about all rows of all tasks, for the record."""
+        for name, scorer in self.scorers.items():
+            scores = self.job.score_set(stage, name, scorer.with_model(model), self.rows[name])
+            self.job.keep(stage, scorer.answers, {name: scores})
 
     def change(self, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """`retention_change` for `metrics.json`: every set's `score_accuracy` at stage `after` less that at `before`."""
-        measure = "score_accuracy"
-        changes = {name: stages["after"][name][measure] - stages["before"][name][measure] for name in self.askers}
+        """`retention_change` for `metrics.json`: every set's headline at stage `after` less that at `before`."""
+        changes = {}
+        for name, scorer in self.scorers.items():
+            before, after = (stages[stage][name][scorer.answers.headline.name] for stage in ("before", "after"))
+            changes[name] = after - before
         return {"retention_change": changes} if changes else {}
 
 
-def _asker(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Asker:
-    from llmft.evaluation.scorer import Asker
+def _scorer(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Scorer:
+    from llmft.evaluation.answers import ANSWERS
+    from llmft.evaluation.scorer import Scorer
+    from llmft.prompts.prompter import Prompter
 
-    named, data = task.patterns["minimal"], job.config.data
+    named, config = task.patterns["minimal"], job.config
     prompt_format = PromptFormat(
-        named.pattern, named.prefix, data.separate_shots_by, named.target_tokens, words_flag="label words"
+        named.pattern, named.prefix, config.data.separate_shots_by, named.target_tokens, words_flag="label words"
     )
-    asker = Asker.create(
-        model,
-        tokenizer,
-        prompt_format,
-        sample=rows[0],
-        batch_size=job.config.run.eval_batch,
-        max_length=data.max_seq_length,
-        soft_prompt_tokens=job.config.trained.virtual_tokens if job.config.trained is not None else 0,
-    )
-    asker.check_window(rows)
-    return asker
+    virtual = 0 if config.trained is None else config.trained.virtual_tokens
+    prompter = Prompter(tokenizer, prompt_format, max_length=config.data.max_seq_length, virtual=virtual)
+    scorer = Scorer.create(model, prompter, ANSWERS[task.answer], rows[0], config.run.eval_batch)
+    scorer.check_window(rows)
+    return scorer
 
 
 @contextmanager

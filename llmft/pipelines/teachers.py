@@ -7,19 +7,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmft.arguments.distillation import DistillationArguments
-from llmft.distillation.teacher import Teachers
 from llmft.errors import InputError
 from llmft.evaluation.answer_cache import AnswerCache
+from llmft.evaluation.scorer import MeanScorer
 from llmft.models.parts.head import classification_head, cut_logits, logits_width
 from llmft.models.wrapping import bare_model
 from llmft.pipelines.job import Job
+from llmft.pipelines.loading import load_other_model
 from llmft.prompts.render import PromptFormat
 from llmft.runs.content_cache import ContentCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmft.evaluation.scorer import Asker
+    from llmft.evaluation.scorer import Scorer
 
 
 def teacher_model(
@@ -32,10 +33,10 @@ def teacher_model(
     """
     if flags.teacher_model_name_or_path is None:
         return job.loaded
-    model, own = job.load_other_model(
-        flags.teacher_model_name_or_path, "--teacher_model_name_or_path", revision=flags.teacher_model_revision
+    model, its_tokenizer = load_other_model(
+        job, flags.teacher_model_name_or_path, "--teacher_model_name_or_path", revision=flags.teacher_model_revision
     )
-    check_vocabularies(own, tokenizer, f"--teacher_model_name_or_path {flags.teacher_model_name_or_path}")
+    check_vocabularies(its_tokenizer, tokenizer, f"--teacher_model_name_or_path {flags.teacher_model_name_or_path}")
     if flags.support != "labels" and classification_head(model) is not None:
         raise InputError(f"--support {flags.support}: the teacher is a classifier and gives labels alone; use --support labels")
     if flags.support in ("topk", "vocab"):
@@ -46,7 +47,7 @@ def teacher_model(
             raise InputError(
                 f"--support vocab: teacher and student give {widths[0]} and {widths[1]} logits; use labels, labels_rest or topk"
             )
-    return model.eval().requires_grad_(False), own
+    return model.eval().requires_grad_(False), its_tokenizer
 
 
 def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, flag: str) -> None:
@@ -65,10 +66,10 @@ def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedToke
         )
 
 
-def ask_teachers(
+def scorer_of_teacher(
     job: Job, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], formats: Sequence[PromptFormat], *, calibrate: bool
-) -> Teachers:
-    """One asker for each context.
+) -> MeanScorer:
+    """How the teacher is asked: behind each context.
 
     Args:
         formats: the teacher's prompt format in each context.
@@ -77,14 +78,14 @@ def ask_teachers(
         InputError: a label word is not what it must be.
     """
     contexts = job.contexts or [[]] * len(formats)
-    askers = [
-        job.asker(*loaded, prompt_format, demonstrations=context, calibrate=calibrate)
+    scorers = [
+        job.scorer(*loaded, prompt_format, demonstrations=context, calibrate=calibrate)
         for prompt_format, context in zip(formats, contexts, strict=True)
     ]
-    return Teachers(tuple(askers))
+    return MeanScorer(tuple(scorers))
 
 
-def check_sizes(job: Job, teacher: Asker) -> None:
+def check_sizes(job: Job, teacher: Scorer) -> None:
     """What flags say of sizes that only the teacher's vocabulary and context tell.
 
     Raises:
@@ -97,19 +98,19 @@ def check_sizes(job: Job, teacher: Asker) -> None:
     if part.use_cartridge:
         from llmft.models.parts.cartridge import context_start
 
-        context_start(teacher.context_ids, part.cartridge_tokens, part.cartridge_frozen_tokens)
+        context_start(teacher.prompter.context_ids, part.cartridge_tokens, part.cartridge_frozen_tokens)
 
 
-def with_cache(job: Job, teachers: Teachers) -> Teachers:
-    """The same teachers, their answers taken from and kept in the cache that the flags ask for.
+def with_cache(job: Job, teacher: MeanScorer) -> MeanScorer:
+    """The same teacher, its answers taken from and kept in the cache that the flags ask for.
 
     Raises:
         InputError: the cache's folder cannot be written to.
     """
     flags, run = job.config.distillation, job.config.run
     if flags.teacher_cache_dir == "none":
-        return teachers
+        return teacher
     store = ContentCache(flags.teacher_cache_dir or f"{run.output_dir}/teacher_cache")
-    first = teachers.askers[0]
-    cache = AnswerCache.create(store, first.model, first.tokenizer, run.eval_batch)
-    return replace(teachers, askers=tuple(replace(asker, cache=cache) for asker in teachers.askers))
+    first = teacher.scorers[0]
+    cache = AnswerCache.create(store, first.model, first.prompter.tokenizer, run.eval_batch)
+    return MeanScorer(tuple(replace(scorer, cache=cache) for scorer in teacher.scorers))

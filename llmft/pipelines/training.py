@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
+from llmft.arguments.run import RunArguments
+from llmft.cost.phases import key_of
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.distributed import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
 from llmft.models.parts.adapt import adapt, count_trainable
 from llmft.models.parts.saving import save_student
 from llmft.models.parts.stacked import name_start
-from llmft.models.reading.continuations import LabelSequences
 from llmft.models.wrapping import bare_model
 from llmft.pipelines.job import Job
 from llmft.runs.store import whole_folder
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from llmft.cost.phases import Phase
-    from llmft.evaluation.scorer import Asker, SplitScores
+    from llmft.evaluation.scorer import Scorer
+    from llmft.evaluation.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Trained:
         log: the training log.
     """
 
-    scores: dict[str, dict[str, SplitScores]]
+    scores: dict[str, dict[str, Scores]]
     metrics: dict[str, Any]
     log: list[dict[str, Any]]
 
@@ -73,10 +75,10 @@ def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | 
 def train(
     job: Job,
     trainer_class: type[FtTrainer],
-    student: Asker,
+    student: Scorer,
     examples: Sequence[dict[str, Any]],
     *,
-    reference: Mapping[str, SplitScores] | None = None,
+    reference: Mapping[str, Scores] | None = None,
     **trainer_arguments: Any,
 ) -> Trained:
     """Train the student's model (from the last checkpoint of an interrupted run, if there is one), evaluate it on the way if
@@ -85,22 +87,17 @@ def train(
     Args:
         reference: the teacher's scores of all evaluation sets, to log the divergence from; None where there is no teacher.
     """
-    run, model = job.config.run, student.model
+    run, counts = job.config.run, count_trainable(student.model)
     run.output_dir = str(job.record.checkpoints)
     kept, run.save_total_limit = run.save_total_limit, None  # KeepProgress removes earlier checkpoints
-    counts = count_trainable(model)
-    during = run.eval_strategy != "no"
-    domains = {"in_domain": list(job.data.in_domain), "out_of_domain": list(job.data.out_of_domain)}
-    evaluations = Evaluations(
-        partial(job.score_sets, asker=student), {name: sets for name, sets in domains.items() if sets and during}, reference
-    )
-    saving = SaveAtSigterm()
+    evaluations, saving = _evaluations(job, student, reference), SaveAtSigterm()
     with job.meter.phase("train") as phase, reporting(run, job.record.path):
         trainer = make_trainer(
-            job,
             trainer_class,
             student,
             examples,
+            run,
+            finite=StopAtNonFinite(job.train_idx, job.model_name),
             callbacks=[saving, EvaluateThenSave()],  # in front of StopAtNonFinite, which must know what the step's end brings
             eval_dataset=job.eval_sets,
             evaluations=evaluations,
@@ -112,30 +109,41 @@ def train(
             trainer.train(resume_from_checkpoint=job.resumed_from)
         trainer.count_work(phase)
     if run.save_final_model:
-        _save(job, trainer.model, student.tokenizer, job.record.path / "model")
+        _save(job, trainer.model, student.prompter.tokenizer, job.record.path / "model")
     if run.save_best_models and job.record.writes:
-        for stage in evaluations.best:
-            _copy(best_weights(job.record.checkpoints, evaluations.stages[stage].step), job.record.path / f"model_{stage}")
+        for stage, best in evaluations.best.items():
+            _copy(best_weights(job.record.checkpoints, best.step), job.record.path / f"model_{stage}")
     stages = {stage: evaluation.scores for stage, evaluation in evaluations.stages.items()}
     for stage, scores in stages.items():
-        job.keep(stage, scores)
+        job.keep(stage, student.answers, scores)
     metrics: dict[str, Any] = {"weights": counts.as_dict()}
-    if during:
+    if run.eval_strategy != "no":
         metrics |= {"evaluations": evaluations.history, "selection": evaluations.selection}
     return Trained(stages, metrics, trainer.state.log_history)
 
 
+def _evaluations(job: Job, student: Scorer, teacher: Mapping[str, Scores] | None) -> Evaluations:
+    """Where evaluations go; with --eval_strategy the best of each domain are kept."""
+    domains = {"in_domain": list(job.data.in_domain), "out_of_domain": list(job.data.out_of_domain)}
+    picks = job.config.run.eval_strategy != "no"
+    domains = {name: sets for name, sets in domains.items() if sets and picks}
+    score, measure = partial(job.score_sets, scorer=student), partial(job.metrics_of, student.answers)
+    return Evaluations(score, measure, student.answers, domains, teacher)
+
+
 def make_trainer(
-    job: Job, trainer_class: type[FtTrainer], student: Asker, examples: Sequence[dict[str, Any]], **trainer_arguments: Any
+    trainer_class: type[FtTrainer],
+    student: Scorer,
+    examples: Sequence[dict[str, Any]],
+    run: RunArguments,
+    **trainer_arguments: Any,
 ) -> FtTrainer:
-    """The trainer of the student's model on the examples: a bar where the output is a terminal, and a stop at a loss that is no
-    number, which names the rows."""
+    """The trainer of the student's model on the examples, with a progress bar if the output is a terminal."""
     trainer = trainer_class(
         model=student.model,
-        args=job.config.run,
+        args=run,
         train_dataset=[{**example, POSITION: i} for i, example in enumerate(examples)],
-        data_collator=collator(student.model, LabelSequences.create(student.label_sequences), examples),
-        finite=StopAtNonFinite(job.train_idx, job.model_name),
+        data_collator=collator(student.model, student.answers.branches, examples),
         **trainer_arguments,
     )
     for printing in (PrinterCallback, ProgressCallback):  # the log goes to train_log.jsonl
@@ -145,7 +153,7 @@ def make_trainer(
     return trainer
 
 
-def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, kept: int) -> None:
+def _add_callbacks(job: Job, trainer: FtTrainer, student: Scorer, phase: Phase, kept: int) -> None:
     run, evaluations = job.config.run, trainer.evaluations
 
     def progress() -> dict[str, Any]:
@@ -159,7 +167,7 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Asker, phase: Phase, k
 
     trainer.add_callback(KeepProgress(progress, kept))
     if run.save_best_models:
-        trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.tokenizer)))
+        trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.prompter.tokenizer)))
     if run.log_l2_dist_per_weight:
         trainer.add_callback(LogDistances(student.model, trainer.log))
 
@@ -172,7 +180,7 @@ def _restore(job: Job, evaluations: Evaluations) -> None:
     if reached is not None:
         rank, _ = rank_and_world()
         job.meter.add(reached["costs"][rank], reached["largest_process_bytes"][rank])
-        job.paid_before = {phase["name"] for costs in reached["costs"] for phase in costs if phase["tokens"]}
+        job.paid_before = {key_of(phase) for costs in reached["costs"] for phase in costs if phase["tokens"]}
         evaluations.restore(reached["evaluations"])
 
 

@@ -14,7 +14,8 @@ from llmft.runs.store import lock, short_hash, whole_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from llmft.evaluation.scorer import Asker, SplitScores
+    from llmft.evaluation.scorer import Scorer
+    from llmft.evaluation.scores import Scores
 
 TIMES = ("_runtime", "_per_second")
 """What columns of measured times end in."""
@@ -22,27 +23,25 @@ BY_LABEL = {"paws-qqp": ("not-paraphrase", "paraphrase"), "cola-ood": ("unaccept
 """Sets that upstream's eval.py scores label by label, and the names of the parts."""
 
 
-def upstream_row(job: Job, asker: Asker, scores: dict[str, SplitScores]) -> dict[str, Any]:
+def upstream_row(job: Job, scorer: Scorer, scores: dict[str, Scores]) -> dict[str, Any]:
     """One row: metrics of every set (those of the in-domain set last, as upstream orders them), then the settings."""
-    from llmft.evaluation.labels import split_metrics
-
     data, shots, run = job.config.data, job.config.shots, job.config.run
-    phases = {phase.name: phase for phase in job.meter.phases}
-    kept: dict[str, int] = {}
+    phases = {phase.set: phase for phase in job.meter.phases if phase.stage == "icl"}
+    counts: dict[str, int] = {}
     row: dict[str, Any] = {}
-    for name, found in scores.items():
-        seconds = phases[f"eval icl {name}"].wall_s
-        own: dict[str, Any] = {}
-        for part, chosen in _parts(name, found):
-            metrics = split_metrics(chosen)
-            wall = seconds * metrics["n"] / len(found.labels)
-            own |= {f"{part}_{measure}": metrics[measure] for measure in ("loss", "accuracy", "score_accuracy")}
-            own[f"{part}_runtime"] = wall
-            own[f"{part}_samples_per_second"] = metrics["n"] / wall
-            own[f"{part}_steps_per_second"] = -(-metrics["n"] // run.per_device_eval_batch_size) / wall
-            kept["in-domain" if name in job.data.in_domain else part] = metrics["n"]
-        row = own | row
-    prompt = asker.prompt_format
+    for name, of_set in scores.items():
+        seconds = phases[name].wall_s
+        columns: dict[str, Any] = {}
+        for part, chosen in _parts(name, of_set):
+            metrics, n = scorer.answers.metrics(chosen), len(chosen)
+            wall = seconds * n / len(of_set)
+            columns |= {f"{part}_{measure}": metrics[measure] for measure in ("loss", "accuracy", "score_accuracy")}
+            columns[f"{part}_runtime"] = wall
+            columns[f"{part}_samples_per_second"] = n / wall
+            columns[f"{part}_steps_per_second"] = -(-n // run.per_device_eval_batch_size) / wall
+            counts["in-domain" if name in job.data.in_domain else part] = n
+        row = columns | row
+    prompt = scorer.prompter.prompt_format
     return row | {
         "task_description": data.task_description or " ",
         "pattern": data.pattern or prompt.pattern,
@@ -54,9 +53,9 @@ def upstream_row(job: Job, asker: Asker, scores: dict[str, SplitScores]) -> dict
         "target_prefix": prompt.prefix if data.target_prefix is None else data.target_prefix,
         "group": job.config.in_context.group or data.pattern_name,
         "indices": [demonstration["idx"] for demonstration in job.demonstrations],
-        "context": asker.context,
+        "context": scorer.prompter.context,
         "data_seed": run.data_seed,
-        **{f"keep_samples_{part}": count for part, count in kept.items()},
+        **{f"keep_samples_{part}": count for part, count in counts.items()},
     }
 
 
@@ -93,8 +92,8 @@ def _holds(rows: pd.DataFrame, new: pd.DataFrame) -> bool:
     return set(settled) <= set(rows) and bool((rows[settled] == written[settled].iloc[0]).all(axis=1).any())
 
 
-def _parts(name: str, scores: SplitScores) -> list[tuple[str, SplitScores]]:
+def _parts(name: str, scores: Scores) -> list[tuple[str, Scores]]:
     if name not in BY_LABEL:
         return [(name, scores)]
-    parts = [(f"{name}-{label}", scores.where(scores.labels == value)) for value, label in enumerate(BY_LABEL[name])]
-    return [(part, chosen) for part, chosen in parts if len(chosen.labels)]
+    parts = [(f"{name}-{label}", scores.where(scores["target"] == value)) for value, label in enumerate(BY_LABEL[name])]
+    return [(part, chosen) for part, chosen in parts if len(chosen)]

@@ -72,8 +72,8 @@ class RunRecord:
     @property
     def last_checkpoint(self) -> str | None:
         """The newest checkpoint that was written whole."""
-        found = last_checkpoint(self.checkpoints)
-        return None if found is None else str(found)
+        checkpoint = last_checkpoint(self.checkpoints)
+        return None if checkpoint is None else str(checkpoint)
 
     @property
     def checkpoints(self) -> Path:

@@ -11,7 +11,7 @@ from rich.console import Console  # not when the run is shown: its record has be
 from rich.table import Table
 
 
-def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str = "score_accuracy") -> float | None:
+def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str) -> float | None:
     """A metric of one stage over several sets taken together, every row counting the same.
 
     None for no sets, and where the stage did not score one of them.
@@ -23,11 +23,11 @@ def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name
 
 
 SELECTED = "* checkpoint selected on this evaluation set"
-"""Legend of the star behind accuracies for which `selected_on` holds."""
+"""Legend of the star behind values for which `selected_on` holds."""
 
 
 def selected_on(stage: str, domain: str) -> bool:
-    """Whether the stage's checkpoint was picked for the accuracy on the sets of this domain."""
+    """Whether the stage's checkpoint was picked for the headline on the sets of this domain."""
     return stage == f"best_{domain}"
 
 
@@ -37,18 +37,19 @@ def plain_console() -> Console:
 
 
 def show_run(path: Path) -> None:
-    """Print accuracies (over the label words), costs and place of the run at `path`."""
+    """Print the headline of each stage, costs and place of the run at `path`."""
     config, metrics, cost = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "metrics", "cost"))
-    table = Table(title=f"{config['method']} on {config['task']} with {config['model']}", title_justify="left")
+    headline = metrics["headline"]["name"]
+    table = Table(title=f"{config['method']} on {config['task']} with {config['model']}: {headline}", title_justify="left")
     table.add_column("stage")
     groups = {name: sets for name, sets in metrics["sets"].items() if sets}
     for name in groups:
         table.add_column(name.replace("_", "-"), justify="right")
     selection = metrics.get("selection", {})
-    for stage, found in metrics["stages"].items():
+    for stage, scores in metrics["stages"].items():
         name = f"{stage} (step {selection[stage]['step']})" if stage in selection else stage
         stars = {domain: "*" if selected_on(stage, domain) else "" for domain in groups}
-        values = {domain: pooled(found, sets) for domain, sets in groups.items()}
+        values = {domain: pooled(scores, sets, headline) for domain, sets in groups.items()}
         table.add_row(name, *("-" if value is None else f"{value:.3f}{stars[domain]}" for domain, value in values.items()))
     console = plain_console()
     console.print(table)

@@ -1,5 +1,5 @@
-"""What is done at certain points of training, beside the Trainer's own: progress bar, order of evaluation and saving, best
-weights, what an unfinished run resumes from, distances from the start."""
+"""Callbacks of training: progress bar, evaluation before saving, best weights, what an unfinished run resumes from, distances
+from the start."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class KeepBestWeights(TrainerCallback):
         self.evaluations, self.save = evaluations, save
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Drop what an interrupted run found after its last checkpoint."""
+        """Drop what an interrupted run kept after its last checkpoint."""
         self._drop_others(args)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save the weights if they are the best for some domain."""
-        if state.global_step in {found.step for found in self.evaluations.best.values()}:
+        if state.global_step in {best.step for best in self.evaluations.best.values()}:
             self.save(best_weights(Path(args.output_dir), state.global_step))
         if last_checkpoint(Path(args.output_dir)) is None:
             self._drop_others(args)
@@ -78,7 +78,7 @@ class KeepBestWeights(TrainerCallback):
 
     def _drop_others(self, args: TrainingArguments) -> None:
         if rank_and_world()[0] == 0:
-            needed = {best_weights(Path(args.output_dir), found.step) for found in self.evaluations.best.values()}
+            needed = {best_weights(Path(args.output_dir), best.step) for best in self.evaluations.best.values()}
             for folder in set(Path(args.output_dir).glob("best-*")) - needed:
                 shutil.rmtree(folder)
 

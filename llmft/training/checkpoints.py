@@ -59,7 +59,7 @@ class ReadableCheckpoint(Trainer):
 
 @contextmanager
 def readable(checkpoint: str | None) -> Iterator[None]:
-    """Within, files of the checkpoint are read.
+    """Context: files of the checkpoint are read.
 
     Raises:
         InputError: one of them is missing or not what it must be.

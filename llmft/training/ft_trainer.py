@@ -16,7 +16,7 @@ from llmft.cost.phases import Phase
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.parts.head import Projection, positions_at_once, project_in_pieces
 from llmft.models.reading.batches import all_logits, answer_logits
-from llmft.models.reading.continuations import Continued, LabelSequences, padded_batch
+from llmft.models.reading.continuations import Continued, padded_batch
 from llmft.models.reading.packing import can_pack, packed_batch
 from llmft.models.wrapping import encoded_virtual_tokens, on_device, virtual_tokens
 from llmft.training.checkpoints import ReadableCheckpoint
@@ -28,7 +28,7 @@ REAL = "real"
 SIZE = "size"
 """Key of a batch: how many examples it has."""
 ASKED = "asked"
-"""Key of an example that ends in a text: how many of its last tokens are asked for what follows. Of a batch: each example's."""
+"""Key of an example that ends in a text: at how many of its last tokens the next one is predicted. Of a batch: each example's."""
 WEIGHTS = "weights"
 """Key of a batch of texts: what each position counts in the sum that is its loss (P,)."""
 LOSS_MEANS = ("tokens", "examples")
@@ -113,9 +113,9 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         else:
             logits, share = self.answer_logits(model, inputs), None
             if real is not None:
-                some = max(real, 1)  # a rank without any takes part in what ranks do together
-                inputs = {name: value if isinstance(value, int) else value[:some] for name, value in inputs.items()}
-                logits, share = logits[:some], self.args.world_size * real / of_all
+                count = max(real, 1)  # a rank without any takes part in what ranks do together
+                inputs = {name: value if isinstance(value, int) else value[:count] for name, value in inputs.items()}
+                logits, share = logits[:count], self.args.world_size * real / of_all
             self.add_targets(inputs)
             loss = self.answer_loss(logits, inputs)
             loss = loss if share is None else loss * share
@@ -131,21 +131,22 @@ class FtTrainer(ReadableCheckpoint, Trainer):
             return self.answer_loss(self.answer_logits(model, inputs), inputs)
 
         def look(project: Projection, hidden: torch.Tensor, part: slice) -> None:
-            own = {name: v[part] for name, v in inputs.items() if isinstance(v, torch.Tensor) and len(v) == count}
-            losses.append(checkpoint(lambda hidden: self.answer_loss(project(hidden), own), hidden, use_reentrant=False))
+            piece = {name: v[part] for name, v in inputs.items() if isinstance(v, torch.Tensor) and len(v) == count}
+            losses.append(checkpoint(lambda hidden: self.answer_loss(project(hidden), piece), hidden, use_reentrant=False))
 
         self.in_pieces = project_in_pieces(model, inputs, partial(all_logits, model, inputs), look)
         return torch.stack(losses).sum() if self.in_pieces else self._loss_of_texts(model, inputs)
 
-    def _weights(self, asked: Sequence[int], real: int | None, items: torch.Tensor | None) -> torch.Tensor:
+    def _weights(self, positions: Sequence[int], real: int | None, items: torch.Tensor | None) -> torch.Tensor:
         """What each position of a batch of texts counts: in the mean over ranks of their sums over a step's batches, equally (or
         equally within an example, and those as much as one another).
 
         Args:
+            positions: how many each row has.
             real: how many rows are no repeats; None for all.
             items: how many tokens (or examples) the step has on all ranks; None for those of this batch alone.
         """
-        counts = torch.tensor(asked)
+        counts = torch.tensor(positions)
         each = torch.ones(len(counts)) if self.loss_mean == "tokens" else 1 / counts
         each[len(counts) if real is None else real :] = 0
         weights = on_device({WEIGHTS: each.repeat_interleave(counts)}, self.args.device)[WEIGHTS]
@@ -165,14 +166,14 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         self.positions_seen += positions
 
     def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """Logits (P, V) at the positions that are asked."""
+        """Logits (P, V) at the positions that predict an answer."""
         return answer_logits(model, inputs)
 
     def add_targets(self, inputs: dict[str, Any]) -> None:
-        """Add to a batch what its loss needs and its examples have not brought along: here nothing."""
+        """Add to a batch what its loss needs and its examples lack: here nothing."""
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """Loss from logits (P, V) at the positions that are asked."""
+        """Loss from logits (P, V) at those positions."""
         weights = inputs.get(WEIGHTS)
         return self.objective(logits, inputs["answer"], *([] if weights is None else [weights]))
 
@@ -199,8 +200,8 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         sets = self.evaluations.evaluate(self.state.global_step, self.state.epoch, last=last)
         metrics = {
             f"{metric_key_prefix}_{name}_{metric}": value
-            for name, found in sets.items()
-            for metric, value in found.items()
+            for name, metrics_of_set in sets.items()
+            for metric, value in metrics_of_set.items()
             if isinstance(value, float)  # numbers of rows stay the same all along
         }
         self.log(dict(metrics))
@@ -219,39 +220,41 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         self.examples_seen = self.tokens_seen = self.positions_seen = 0
 
 
-def collate(examples: Sequence[dict[str, Any]], labels: LabelSequences | None = None, *, packed: bool = False) -> dict[str, Any]:
-    """Put the prompts together and what belongs to each, or of texts to each position of each.
+def collate(
+    examples: Sequence[dict[str, Any]], branches: Sequence[Sequence[int]] = (), *, packed: bool = False
+) -> dict[str, Any]:
+    """Put the prompts together and what belongs to each, or to each position that it asks.
 
     Args:
         examples: their places `query`, which only the host asks for, stay numbers.
-        labels: if they are of several tokens, each prompt comes with each of their continuations.
+        branches: token sequences that each prompt comes with, as labels of several tokens want it.
         packed: side by side in one row, for models that `can_pack`; else padded on the left.
     """
     if torch.utils.data.get_worker_info() is not None:  # its main process ends it, and has a checkpoint to save first
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    prompts, texts = [example["input_ids"] for example in examples], ASKED in examples[0]
-    asked = [example.get(ASKED, 1) for example in examples]
+    prompts = [example["input_ids"] for example in examples]
+    positions = [example.get(ASKED, 1) for example in examples]
     if packed:
-        batch = packed_batch(prompts, counts=asked)
+        batch = packed_batch(prompts, counts=positions)
     else:
-        continuations = [] if labels is None else labels.continuations
-        batch = padded_batch(Continued([], prompts, asked, [continuations] * len(prompts)))
+        batch = padded_batch(Continued([], prompts, positions, [branches] * len(prompts)))
     batch[SIZE] = len(examples)
     for name in examples[0]:
         values = [example[name] for example in examples]
         if name in ("query", ASKED):
             batch[name] = values
         elif name != "input_ids":
-            join = torch.cat if texts and name != POSITION else torch.stack
-            batch[name] = join([torch.as_tensor(value) for value in values])
+            batch[name] = torch.cat([torch.atleast_1d(torch.as_tensor(value)) for value in values])
     return batch
 
 
-def collator(model: torch.nn.Module, labels: LabelSequences, examples: Sequence[dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+def collator(
+    model: torch.nn.Module, branches: Sequence[Sequence[int]], examples: Sequence[dict[str, Any]]
+) -> Callable[..., dict[str, Any]]:
     """The way batches of these examples go through the model: packed if it can, so that none of its work is padding.
 
-    Virtual tokens stand in front of every prompt, and several continuations behind it: those batches are padded.
+    Virtual tokens stand in front of every prompt, and branches behind it: those batches are padded.
     """
     longest = max(len(example["input_ids"]) for example in examples)
-    packed = labels.rows == 1 and not virtual_tokens(model) and can_pack(model, longest)
-    return partial(collate, labels=labels, packed=packed)
+    packed = not branches and not virtual_tokens(model) and can_pack(model, longest)
+    return partial(collate, branches=branches, packed=packed)

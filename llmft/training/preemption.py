@@ -33,7 +33,7 @@ class SaveAtSigterm(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, which is around training, SIGTERM is taken note of."""
+        """Context: SIGTERM during training asks for a checkpoint."""
         with on_sigterm(self._ask):
             yield
 
@@ -57,9 +57,9 @@ class SaveAtSigterm(TrainerCallback):
         if rank_and_world()[1] == 1:
             return self.asked_at is not None
         known = self._any is not None and bool(self._any())
-        asked = torch.full((), float(self.asked_at is not None), device=device)
-        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
-        self._any = later(asked)
+        any_rank = torch.full((), float(self.asked_at is not None), device=device)
+        torch.distributed.all_reduce(any_rank, torch.distributed.ReduceOp.MAX)
+        self._any = later(any_rank)
         return known
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

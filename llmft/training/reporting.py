@@ -12,7 +12,7 @@ from llmft.arguments.run import RunArguments
 
 @contextmanager
 def reporting(run: RunArguments, folder: Path) -> Iterator[None]:
-    """Within, the environment is set from which the Trainer's callbacks for the services learn their settings.
+    """Context: the environment from which the Trainer's callbacks for the services read their settings.
 
     TensorBoard's files go to `<folder>/tensorboard`, unless $TENSORBOARD_LOGGING_DIR says otherwise: its default is the
     folder of checkpoints, which is removed at the end.

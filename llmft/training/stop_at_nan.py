@@ -1,4 +1,4 @@
-"""A loss that is no finite number ends training at once: what follows it cannot be used, and a checkpoint must not hold it."""
+"""Stop training at the first NaN or infinite loss: what follows cannot be used, and no checkpoint may hold it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class StopAtNonFinite(TrainerCallback):
         """Look at the losses since the last time, and at the trained weights if they are given.
 
         Raises:
-            InputError: on every rank, if one of them has found something.
+            InputError: on every rank, if one of them has something to report.
         """
         unread, self.unread = self.unread, []
         losses = torch.stack([loss.float() for _, loss, _ in unread]).tolist() if unread else []  # one wait for the device

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# In-context learning, distillation of that very context, and fine-tuning on its demonstrations: the same rows, shots and patterns.
+# In-context learning, distillation of the same context, and fine-tuning on its demonstrations: same rows, shots and patterns.
 source "$(dirname "$0")/../grid.sh"
 setting TASKS 'rte mnli qqp cola'
 setting METHODS 'icl distill distill-lora pbft'

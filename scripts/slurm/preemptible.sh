@@ -1,5 +1,5 @@
-# Sourced by the job scripts: a command that Slurm may cut short. SIGTERM reaches it in time to save a checkpoint, and the job
-# goes back into the queue.
+# Sourced by the job scripts: a command that Slurm may preempt. SIGTERM reaches it in time to save a checkpoint, and the job
+# returns to the queue.
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -10,7 +10,7 @@ preemptible() {
     pid=$!
     trap 'cut_short=1; kill -TERM "$pid" 2>/dev/null || true' TERM
     wait "$pid" || status=$?
-    while kill -0 "$pid" 2>/dev/null; do # a signal ends `wait`, not the command
+    while kill -0 "$pid" 2>/dev/null; do # a signal interrupts `wait`, not the command
         status=0
         wait "$pid" || status=$?
     done

@@ -3,9 +3,8 @@ import sys
 
 import pytest
 
-from llmft.arguments.objective import SUPPORTS, Objective
+from llmft.arguments.objective import Objective
 from llmft.errors import InputError
-from llmft.prompts.render import PromptFormat
 
 
 @pytest.mark.parametrize(
@@ -30,26 +29,6 @@ def test_wrong_choices_are_one_line_with_the_flag(choices, message):
         Objective(**choices)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
-
-
-def prompt_format(**changes):
-    return PromptFormat(**{"pattern": "{text1} ?", "prefix": "", "separator": "\n", "words": ("Yes", "No")} | changes)
-
-
-@pytest.mark.parametrize("support", SUPPORTS)
-def test_only_labels_correspond_behind_different_prompts(support):
-    objective, same = Objective(support=support), prompt_format()
-    objective.check_prompts(prompt_format(description="Say yes or no."), same, calibrate=False)
-    others = [{"pattern": "{text1} !"}, {"prefix": " Answer:"}, {"words": ("True", "False")}]
-    for changes, text in zip(others, ("patterns", "target prefixes", "target tokens"), strict=True):
-        if support == "labels":
-            objective.check_prompts(same, prompt_format(**changes), calibrate=True)
-        else:
-            with pytest.raises(InputError, match=f"--support {support}: teacher and student have different {text}"):
-                objective.check_prompts(same, prompt_format(**changes), calibrate=False)
-    if support != "labels":
-        with pytest.raises(InputError, match=f"--support {support}: --calibrate"):
-            objective.check_prompts(same, same, calibrate=True)
 
 
 def test_choices_are_checked_without_torch():

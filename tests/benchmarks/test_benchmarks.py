@@ -73,12 +73,12 @@ def test_training_needs_three_forward_passes() -> None:
 
 def test_others_give_the_same_scores(world: World) -> None:
     ours = Evaluation.create(world, 4, 10)
-    asker, prompts = ours.asker, ours.prompts
-    scores, whole = ours.score().token_logprobs, [prompts.whole(i) for i in range(10)]
+    scorer, prompts = ours.scorer, ours.prompts
+    scores, whole = ours.score()["token_logprobs"], [prompts.whole(i) for i in range(10)]
     assert len(prompts.prefix) > 20
     for found in (
-        whole_prompts(asker.model, whole, asker.label_ids),
-        upstream_style(asker.model, whole, asker.label_ids, SHAPE.positions),
+        whole_prompts(scorer.model, whole, scorer.answers.ids),
+        upstream_style(scorer.model, whole, scorer.answers.ids, SHAPE.positions),
     ):
         assert abs(found - scores).max() < 1e-5
     assert scores.std(axis=0).min() > 1e-3  # or agreeing would say nothing
@@ -120,12 +120,12 @@ def test_peak_is_seen_though_it_is_gone() -> None:
 
 def test_attention_is_clocked_and_the_clock_taken_off(world: World) -> None:
     ours = Evaluation.create(world, 4, 2)
-    clocked, seconds = with_attention_clock(ours.asker.model, ours.score)
+    clocked, seconds = with_attention_clock(ours.scorer.model, ours.score)
     clocked()
     ours.score()
     assert len(seconds) == 1
     assert seconds[0] > 0
-    assert not any(module._forward_hooks for module in ours.asker.model.modules())
+    assert not any(module._forward_hooks for module in ours.scorer.model.modules())
 
 
 def test_bounds_say_pass_fail_and_not_measured() -> None:

@@ -83,7 +83,7 @@ def test_a_phase_that_fails_is_kept_and_the_error_goes_on():
     meter = Meter()
     with pytest.raises(KeyError), meter.phase("work"):
         raise KeyError
-    assert [phase.name for phase in meter.phases] == ["work"]
+    assert [phase.kind for phase in meter.phases] == ["work"]
 
 
 def test_totals_and_ranks_by_hand():
@@ -128,7 +128,7 @@ def test_an_inner_phase_pauses_the_outer_one():
         burn(0.1)
         assert threading.active_count() == threads + 1  # one sampler for all
     assert threading.active_count() == threads
-    assert [phase.name for phase in meter.phases] == ["start", "outer", "inner"]
+    assert [phase.kind for phase in meter.phases] == ["start", "outer", "inner"]
     assert outer.cpu_total_s == pytest.approx(0.2, abs=0.1)
     assert inner.cpu_total_s >= 0.4
     assert sum(phase.cpu_total_s for phase in meter.phases) == pytest.approx(
@@ -190,7 +190,7 @@ def test_a_session_goes_on_from_the_costs_of_an_earlier_one():
     earlier = Meter()
     with earlier.phase("train") as phase:
         phase.count(examples=8, tokens=30)
-    with earlier.phase("eval"):
+    with earlier.phase("evaluate", "before", "toy"):
         pass
     before = earlier.as_dict()["phases"]
     before[0] |= {"cpu_total_s": 100.0, "wall_s": 1000.0, "rss_peak_bytes": 2**50, "rss_mean_bytes": 2**40}
@@ -202,7 +202,11 @@ def test_a_session_goes_on_from_the_costs_of_an_earlier_one():
         meter.add(before)
         phase.count(examples=4, tokens=10)
         burn(0.1)
-    assert [phase.name for phase in meter.phases] == ["load", "train", "eval"]
+    assert [phase.key for phase in meter.phases] == [
+        ("load", None, None),
+        ("train", None, None),
+        ("evaluate", "before", "toy"),
+    ]
     assert (phase.examples, phase.tokens) == (12, 40)
     assert phase.cpu_total_s == pytest.approx(phase.cpu_user_s + phase.cpu_system_s)
     assert phase.wall_s == pytest.approx(1000, abs=2)
@@ -224,7 +228,7 @@ def test_between_open_and_close_nothing_is_left_out():
             pass
         used = sum(cpu_seconds([]))
         found = meter.as_dict()
-    assert [phase["name"] for phase in found["phases"]] == ["load", "other", "work"]
+    assert [phase["kind"] for phase in found["phases"]] == ["load", "other", "work"]
     assert found["phases"][1]["cpu_total_s"] == pytest.approx(0.2, abs=0.1)
     assert found["total"]["cpu_total_s"] == pytest.approx(used, abs=0.05)
     assert not meter.is_open
@@ -237,7 +241,7 @@ def test_what_a_process_waited_for_is_no_cost():
             time.sleep(0.3)
         total = meter.as_dict()["total"]
         assert total["wall_s"] < 0.2
-        samples = meter._memory["other"]["rss"]
+        samples = meter._memory["other", None, None]["rss"]
         assert samples.seconds == pytest.approx(total["wall_s"], abs=0.05)
 
 

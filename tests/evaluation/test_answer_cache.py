@@ -8,18 +8,25 @@ import pytest
 from llmft.cost.phases import Phase
 from llmft.distillation.targets import SupportQuestion
 from llmft.evaluation.answer_cache import AnswerCache
+from llmft.evaluation.labels import Labels
 from llmft.models.reading.continuations import Continued, LabelSequences
 from llmft.prompts.tokens import TokenizedPrompts
 from llmft.runs.content_cache import ContentCache
 
 PROMPTS = TokenizedPrompts([1, 2], [[3], [4, 5]])
 LABELS = LabelSequences.create([[7], [8]])
-QUESTION = SupportQuestion("topk", 5, LABELS)
+
+
+def labels(*sequences):
+    return Labels(LabelSequences.create(sequences))
+
+
+QUESTION = SupportQuestion("topk", 5, labels([7], [8]))
 MODEL = {"weights": "w", "tokenizer": "t", "dtype": "float32", "numerics": {"device": "cpu"}}
 
 
 def question(prompts=PROMPTS, question=QUESTION):
-    return Continued.by_labels(prompts, question.labels).key | question.key
+    return Continued.by_labels(prompts, LABELS).key | question.key
 
 
 @pytest.mark.parametrize(
@@ -41,8 +48,8 @@ def question(prompts=PROMPTS, question=QUESTION):
             ]
         ],
         ({}, question() | {"prompts": question()["prompts"] * 2}),
-        ({}, question(question=replace(QUESTION, labels=LabelSequences.create([[8], [7]])))),
-        ({}, question(question=replace(QUESTION, labels=LabelSequences.create([[7, 8]])))),
+        ({}, question(question=replace(QUESTION, asked_for=labels([8], [7])))),
+        ({}, question(question=replace(QUESTION, asked_for=labels([7, 8])))),
         ({}, question(question=replace(QUESTION, support="labels"))),
         ({}, question(question=replace(QUESTION, topk=6))),
         ({}, Continued.by_labels(PROMPTS, LABELS).key | LABELS.key),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from llmft.cost.phases import key_of
 from llmft.pipelines import distill, fine_tune, in_context
 
 MAIN = {"eval.py": in_context.main, "ft.py": fine_tune.main, "distill.py": distill.main}
@@ -27,6 +28,14 @@ class Record:
     @property
     def metrics(self) -> Any:
         return self.json("metrics")
+
+    @property
+    def phases(self) -> dict[str, Any]:
+        """The phases of its costs, by kind, or of evaluations by `<kind> <stage> <set>`."""
+        phases = self.json("cost")["phases"]
+        by_key = {" ".join(filter(None, key_of(phase))): phase for phase in phases}
+        assert len(by_key) == len(phases)
+        return by_key
 
     @property
     def predictions(self) -> pd.DataFrame:

@@ -140,8 +140,8 @@ def test_what_all_ranks_cost_is_in_the_record(launched, script, config):
     cost = launched[script, config].json("cost")
     assert len(cost["ranks"]) == 2
     assert cost["total"]["cpu_total_s"] == pytest.approx(sum(rank["cpu_total_s"] for rank in cost["ranks"]))
-    phases = {phase["name"]: phase for phase in cost["phases"]}
-    assert phases[f"eval {'icl' if script == 'eval.py' else 'after'} toy"]["examples"] == ASKED
+    phases = launched[script, config].phases
+    assert phases[f"evaluate {'icl' if script == 'eval.py' else 'after'} toy"]["examples"] == ASKED
     if script != "eval.py":
         assert phases["train"]["examples"] == EPOCHS * ROWS
         assert phases["train"]["tokens"] > 0
@@ -152,9 +152,9 @@ def test_two_ranks_evaluate_during_training_and_keep_the_best(launched, tmp_path
     evaluations = both.metrics["evaluations"]
     assert [found["step"] for found in evaluations] == [found["step"] for found in alone.metrics["evaluations"]] == [2, 4, 6]
     assert both.metrics["stages"]["after"] == evaluations[-1]["sets"]
-    phases = {phase["name"]: phase for phase in both.json("cost")["phases"]}
+    phases = both.phases
     assert phases["train"]["examples"] == 3 * 32
-    assert phases["eval during training toy"]["examples"] == 2 * ASKED
+    assert phases["evaluate during_training toy"]["examples"] == 2 * ASKED
     logs = [log(record) for record in (alone, both)]
     for one, two in zip(*logs, strict=True):
         assert one.keys() == two.keys()
@@ -182,8 +182,7 @@ def test_rows_that_ranks_repeat_to_have_as_many_count_once(launched, tmp_path):
     for left, right in zip(*([entry for entry in log(record) if "grad_norm" in entry] for record in (one, two)), strict=True):
         assert right["grad_norm"] == pytest.approx(left["grad_norm"], rel=1e-3)
     assert numbers(two.metrics["stages"]) == pytest.approx(numbers(one.metrics["stages"]), abs=1e-4)
-    (train,) = (phase for phase in two.json("cost")["phases"] if phase["name"] == "train")
-    assert train["examples"] == 2 * 42
+    assert two.phases["train"]["examples"] == 2 * 42
 
 
 def test_a_checkpoint_of_zero_is_resumed_from_to_the_same_weights(launched):

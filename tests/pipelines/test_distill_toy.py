@@ -17,7 +17,9 @@ def distilled(tmp_path_factory):
 
 
 def mean_accuracy(records, stage, domain):
-    return np.mean([pooled(record.metrics["stages"][stage], record.metrics["sets"][domain]) for record in records])
+    return np.mean(
+        [pooled(record.metrics["stages"][stage], record.metrics["sets"][domain], "score_accuracy") for record in records]
+    )
 
 
 @pytest.mark.parametrize("domain", ["in_domain", "out_of_domain"])
@@ -66,7 +68,7 @@ def test_the_record_is_complete(distilled):
     sets = metrics["sets"]["in_domain"] + metrics["sets"]["out_of_domain"]
     assert sets[0] == "toy"
     assert {"toy-passive", "toy-unseen_words"} <= set(sets)
-    assert set(metrics["stages"]) == {"teacher", "before", "after"}
+    assert set(metrics["stages"]) == {"teacher", "before", "after", "after_with_context"}
     for stage in metrics["stages"].values():
         assert set(stage) == set(sets)
         assert all(
@@ -75,19 +77,19 @@ def test_the_record_is_complete(distilled):
         assert all(found["n"] == found["n_asked"] == 150 for found in stage.values())
     assert config["arguments"]["DistillationRunArguments"]["data_seed"] == 0
     assert set(config["draws"]["eval_rows"]) == set(sets)
-    phases = [phase["name"] for phase in cost["phases"]]
-    assert [name for name in phases if name != "other"][:2] == ["load", "teacher"]  # called from Python, not by the script
-    assert {"train", "eval teacher toy", "eval before toy", "eval after toy"} <= set(phases)
+    assert [name for name in record.phases if name != "other"][:2] == ["load", "teacher"]  # called from Python, not by the script
+    assert {"train", "evaluate teacher toy", "evaluate before toy", "evaluate after toy"} <= set(record.phases)
     for phase in [*cost["phases"], cost["total"]]:
         assert phase["cpu_total_s"] == pytest.approx(phase["cpu_user_s"] + phase["cpu_system_s"])
         assert phase["rss_peak_bytes"] >= phase["rss_mean_bytes"] > 2**20
-    train = next(phase for phase in cost["phases"] if phase["name"] == "train")
+    train = record.phases["train"]
     assert train["examples"] == 6 * 256
     assert train["flops"] > 0
     predictions = record.predictions
-    assert len(predictions) == 3 * 150 * len(sets)
+    assert len(predictions) == 4 * 150 * len(sets)
     after = predictions[(predictions.stage == "after") & (predictions.set == "toy")]
-    assert (after.label == after.prediction).mean() == pytest.approx(metrics["stages"]["after"]["toy"]["score_accuracy"])
+    assert (after.score == (after.target == after.prediction)).all()
+    assert after.score.mean() == pytest.approx(metrics["stages"]["after"]["toy"]["score_accuracy"])
     np.testing.assert_allclose(np.exp(np.stack(after.label_logprobs)).sum(axis=1), 1, atol=1e-9)
     assert (record.path / "train_log.jsonl").read_text().count("loss") >= 8
 

@@ -53,11 +53,11 @@ def test_the_delimiter_is_in_the_name_and_in_demonstrations_too(tmp_path):
 
 
 def test_several_data_seeds_are_the_runs_of_each(tmp_path, monkeypatch):
-    from llmft.pipelines import job
+    from llmft.pipelines import loading
 
     loads = []
-    original = job.load_model
-    monkeypatch.setattr(job, "load_model", lambda *args, **kwargs: loads.append(1) or original(*args, **kwargs))
+    original = loading.load_other_model
+    monkeypatch.setattr(loading, "load_other_model", lambda *args, **kwargs: loads.append(1) or original(*args, **kwargs))
     alone = [run("eval.py", tmp_path / "alone", *FEW, "--data_seed", seed) for seed in (1, 2)]
     loads.clear()
     together = ["--task", "toy", "--output_dir", str(tmp_path / "all"), "--use_cpu", *map(str, FEW)]
@@ -70,7 +70,7 @@ def test_several_data_seeds_are_the_runs_of_each(tmp_path, monkeypatch):
     costs = [json.loads((tmp_path / "all" / r.path.relative_to(tmp_path / "alone") / "cost.json").read_text()) for r in alone]
     assert costs[0]["loaded_by"] is None
     assert costs[1]["loaded_by"].endswith(alone[0].path.name)
-    loading = [next(phase for phase in cost["phases"] if phase["name"] == "load") for cost in costs]
+    loading = [next(phase for phase in cost["phases"] if phase["kind"] == "load") for cost in costs]
     assert loading[1]["cpu_total_s"] < loading[0]["cpu_total_s"]  # the model is there
     assert len(read_csv(tmp_path / "all")) == 2
     MAIN["eval.py"]([*together, "--data_seed", "1", "--num_data_seeds", "2"])  # both are finished
@@ -78,9 +78,9 @@ def test_several_data_seeds_are_the_runs_of_each(tmp_path, monkeypatch):
 
 
 def test_a_data_seed_that_cannot_be_used_keeps_no_other_from_its_results(tmp_path, monkeypatch):
-    from llmft.evaluation.scorer import Asker
+    from llmft.evaluation.scorer import Scorer
 
-    original = Asker.check_window
+    original = Scorer.check_window
     calls = []
 
     def fail_first(self, rows):
@@ -89,7 +89,7 @@ def test_a_data_seed_that_cannot_be_used_keeps_no_other_from_its_results(tmp_pat
             raise InputError("--num_shots 4: too long")
         original(self, rows)
 
-    monkeypatch.setattr(Asker, "check_window", fail_first)
+    monkeypatch.setattr(Scorer, "check_window", fail_first)
     command = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", "--num_data_seeds", "2", *map(str, FEW)]
     with pytest.raises(InputError, match="1 of 2 data seeds failed: --data_seed 0: --num_shots 4: too long"):
         MAIN["eval.py"](command)

@@ -3,11 +3,12 @@
 import pytest
 from safetensors.torch import load_file, save_file
 
+from llmft.cost.phases import key_of
 from llmft.errors import InputError
 from llmft.pipelines import training
 from llmft.training.ft_trainer import FtTrainer
 from tests.pipelines.conftest import run
-from tests.pipelines.test_training import EIGHT_STEPS, SHORT, Cut, cut, phase
+from tests.pipelines.test_training import EIGHT_STEPS, SHORT, Cut, cut
 
 SAVING = (*SHORT, *EIGHT_STEPS, "--save_strategy", "steps", "--save_steps", 4)
 
@@ -21,7 +22,7 @@ def test_costs_of_a_resumed_run_begin_with_those_of_its_checkpoint(tmp_path, mon
             run("ft.py", tmp_path, *SAVING)
     (progress,) = tmp_path.rglob("progress.json")
     (costs,) = read_progress(progress.parent)["costs"]
-    earlier = {phase["name"]: phase for phase in costs}
+    earlier = {phase["kind"]: phase for phase in costs if phase["set"] is None}
     assert earlier["train"]["examples"] == 16
     assert earlier["train"]["cpu_total_s"] > 0
     earlier["train"]["cpu_user_s"] += 1e6  # so that nothing but a sum can be as large
@@ -29,8 +30,8 @@ def test_costs_of_a_resumed_run_begin_with_those_of_its_checkpoint(tmp_path, mon
     changed = {"costs": [costs], "largest_process_bytes": [2**50]}
     monkeypatch.setattr(training, "read_progress", lambda checkpoint: {**read_progress(checkpoint), **changed})
     resumed = run("ft.py", tmp_path, *SAVING)
-    assert phase(resumed, "train")["cpu_total_s"] > 1e6
-    assert phase(resumed, "load")["rss_peak_bytes"] == 2**50
+    assert resumed.phases["train"]["cpu_total_s"] > 1e6
+    assert resumed.phases["load"]["rss_peak_bytes"] == 2**50
     assert resumed.json("cost")["total"]["cpu_total_s"] > 1e6
     assert resumed.json("cost")["total"]["largest_process_bytes"] == 2**50
 
@@ -63,8 +64,8 @@ def test_a_teacher_that_an_earlier_session_has_paid_for_is_not_saved_as_well(tmp
     resumed = run("distill.py", tmp_path / "cut", *SAVING)
     assert resumed.json("cost")["resumed_from"]
     assert resumed.json("cost")["saved_by_teacher_cache"] == {}
-    for name in ("teacher", "eval teacher toy"):
-        assert phase(resumed, name)["tokens"] == phase(whole, name)["tokens"] > 0
+    for name in ("teacher", "evaluate teacher toy"):
+        assert resumed.phases[name]["tokens"] == whole.phases[name]["tokens"] > 0
 
 
 def test_a_teacher_that_another_run_has_paid_for_stays_saved_in_a_resumed_one(tmp_path, monkeypatch):
@@ -74,5 +75,5 @@ def test_a_teacher_that_another_run_has_paid_for_stays_saved_in_a_resumed_one(tm
         with pytest.raises(Cut):
             run("distill.py", tmp_path, *SAVING)
     saved = run("distill.py", tmp_path, *SAVING).json("cost")["saved_by_teacher_cache"]
-    assert saved["phases"].keys() >= {"teacher", "eval teacher toy"}
-    assert saved["tokens"] == sum(costs["tokens"] for costs in saved["phases"].values()) > 0
+    assert {key_of(phase) for phase in saved["phases"]} >= {("teacher", None, None), ("evaluate", "teacher", "toy")}
+    assert saved["tokens"] == sum(phase["tokens"] for phase in saved["phases"]) > 0

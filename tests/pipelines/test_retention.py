@@ -8,6 +8,7 @@ import torch
 
 from llmft.errors import InputError
 from llmft.pipelines import distill
+from llmft.pipelines.loading import load
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.retention import Retention, retention_fingerprints, retention_tasks
@@ -81,17 +82,18 @@ def test_fingerprints_hold_versions_and_evaluation_rows(data_dir):
 
 def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     job = job_of(tmp_path, data_dir, "--use_soft_prompt")
-    model, tokenizer = job.load()
+    model, tokenizer = load(job)
     retention = Retention.create(retention_tasks(OTHERS, "toy"), job, model, tokenizer)
-    asker = job.asker(model, tokenizer, prompt_format_of(job, "student"))
-    assert {one.soft_prompt_tokens for one in retention.askers.values()} == {20}
-    assert retention.askers["retention-rte"].prompts(retention.rows["retention-rte"]).longest > 3
-    job.check_prompts(asker)
+    scorer = job.scorer(model, tokenizer, prompt_format_of(job, "student"))
+    prompters = {name: one.prompter for name, one in retention.scorers.items()}
+    assert {prompter.virtual for prompter in prompters.values()} == {20}
+    assert prompters["retention-rte"].prompts(retention.rows["retention-rte"]).longest > 3
+    job.check_prompts(scorer)
     job.begin()
-    job.score("teacher", asker)
+    job.score("teacher", scorer)
     for stage in ("before", "after"):
-        job.score(stage, asker)
-        job.keep(stage, retention.score(stage, model))
+        job.score(stage, scorer)
+        retention.score(stage, model)
         with torch.no_grad():
             model.get_output_embeddings().weight *= -1  # another model: every answer turns round
     change = retention.change(job.record.stages)
@@ -109,8 +111,7 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
         assert record.metrics["retention_change"][name] == after["score_accuracy"] - before["score_accuracy"]
     drawn = record.json("config")["draws"]["eval_rows"]
     assert len(drawn["retention-rte"]) == 6 and set(drawn["retention-rte"]) <= set(range(10, 19))
-    phases = {phase["name"]: phase for phase in record.json("cost")["phases"]}
-    assert phases["eval after retention-sst2"]["examples"] == 6
+    assert record.phases["evaluate after retention-sst2"]["examples"] == 6
     asked = record.predictions[record.predictions["set"] == "retention-rte"]
     assert asked.groupby("stage")["idx"].apply(list).to_dict() == {s: drawn["retention-rte"] for s in ("before", "after")}
     assert re.search(r"teacher .* -", capsys.readouterr().out)  # which the other tasks were not asked of
@@ -123,15 +124,15 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     change = table.loc[("after", "retention-rte", "retention_change"), "value"].item()
     assert change == record.metrics["retention_change"]["retention-rte"]
     assert "| other tasks before | other tasks after |" in markdown(distillation(groups(summarise(collection))))
-    own = phases["eval after toy"]["cpu_total_s"]
+    own = record.phases["evaluate after toy"]["cpu_total_s"]
     assert table.loc[("after", "in_domain", "score_accuracy"), "cpu_ms_per_query"].item() == pytest.approx(1000 * own / 6)
 
 
 def test_the_scores_are_those_of_zero_shot(tmp_path, data_dir):
     job = job_of(tmp_path, data_dir)
-    model, tokenizer = job.load()
+    model, tokenizer = load(job)
     retention = Retention.create(retention_tasks("sst2", "toy"), job, model, tokenizer)
-    job.keep("before", retention.score("before", model))
+    retention.score("before", model)
     (data_dir / "glue" / "sst2" / "train.parquet").write_bytes((data_dir / "glue" / "sst2" / "validation.parquet").read_bytes())
     data = ("--task", "sst2", "--data_dir", str(data_dir), "--max_eval_samples", "6", "--num_shots", "0")
     MAIN["eval.py"]([*data, "--model_name_or_path", "toy", "--use_cpu", "--output_dir", str(tmp_path / "icl")])
@@ -142,9 +143,10 @@ def test_the_scores_are_those_of_zero_shot(tmp_path, data_dir):
 
 def test_without_other_tasks_there_is_nothing(tmp_path, data_dir):
     job = job_of(tmp_path, data_dir)
-    model, tokenizer = job.load()
+    model, tokenizer = load(job)
     retention = Retention.create([], job, model, tokenizer)
-    assert retention.score("before", model) == {} == retention.change(job.record.stages) == job.other_sets
+    retention.score("before", model)
+    assert job.record.stages == {} == retention.change(job.record.stages) == job.other_sets
 
 
 def test_tasks_that_the_model_cannot_be_asked(tmp_path, data_dir):
@@ -152,7 +154,7 @@ def test_tasks_that_the_model_cannot_be_asked(tmp_path, data_dir):
     folder.mkdir()
     pd.DataFrame({"text": ["news"], "label": [3]}).to_parquet(folder / "test.parquet")
     job = job_of(tmp_path, data_dir)
-    model, tokenizer = job.load()
+    model, tokenizer = load(job)
     with pytest.raises(
         InputError, match=r"^--retention_tasks ag_news: label words .*: 'World' is not one token .*; or leave ag_news out$"
     ):

@@ -98,7 +98,7 @@ def test_the_teachers_pass_changes_no_weight_and_leaves_no_gradient(tmp_path, mo
     original = Teacher.precompute
 
     def watch(self, *args):
-        model = self.askers[0].model
+        model = self.scorers[0].model
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         targets = original(self, *args)
         seen.append(all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()))

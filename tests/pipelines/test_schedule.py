@@ -8,6 +8,7 @@ from llmft.arguments.run import DistillationRunArguments, RunArguments
 from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
 from llmft.pipelines.distill import say_how_far
+from llmft.pipelines.loading import load_data
 from llmft.pipelines.prepare import prepare
 from llmft.tasks import load
 from llmft.tasks.formats import read_file
@@ -80,7 +81,7 @@ def test_rows_are_read_once_to_be_counted_and_loaded(own_rows, monkeypatch):
     reads = []
     monkeypatch.setattr(load, "read_file", lambda path, where, header: reads.append(where) or read_file(path, where, header))
     job = job_of("distill.py", own_rows)
-    job.load_data(num_contexts=1)
+    load_data(job, num_contexts=1)
     assert sorted(where.split()[0] for where in reads) == ["--train_file", "--validation_file"]
     assert len(job.data.train) == 24
 

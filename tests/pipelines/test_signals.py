@@ -79,9 +79,9 @@ def test_sigterm_in_training_saves_a_checkpoint_to_go_on_from(tmp_path, monkeypa
 
 @pytest.mark.parametrize("call", [1, 2])
 def test_sigterm_outside_of_training_ends_at_once_and_leaves_nothing(tmp_path, monkeypatch, capsys, call):
-    from llmft.evaluation.scorer import Asker
+    from llmft.evaluation.scorer import Scorer
 
-    at_call(monkeypatch, Asker, "score", call, terminate)
+    at_call(monkeypatch, Scorer, "score", call, terminate)
     words = ["--task", "toy", "--output_dir", str(tmp_path / "out"), "--use_cpu", *map(str, SHORT)]
     with pytest.raises(SystemExit) as end:
         process.run_main(lambda: MAIN["ft.py"](words), process.Command())

@@ -9,6 +9,7 @@ import pytest
 from llmft.errors import InputError
 from llmft.evaluation.metrics import load_metric
 from llmft.pipelines import distill, in_context
+from llmft.pipelines.loading import load, load_data
 from llmft.pipelines.prepare import prepare
 from tests.evaluation.test_labels import MODULE
 from tests.pipelines.conftest import MAIN, Record
@@ -60,7 +61,7 @@ def test_own_data_of_three_classes(tmp_path, own_files, script, more, stage):
     assert record.metrics["sets"] == sets
     found = record.metrics["stages"][stage]
     assert {name: metrics["n"] for name, metrics in found.items()} == {"custom": 12, "custom-out_of_domain": 12, "custom-test": 9}
-    assert set(record.predictions["label"]) == {0, 1, 2}
+    assert set(record.predictions["target"]) == {0, 1, 2}
     config = record.json("config")
     assert (config["task"], config["task_version"]) == ("custom", 1)
     assert set(config["data_fingerprints"]) == {"train_file", "validation_file", "test_file", "out_of_domain_file"}
@@ -105,7 +106,7 @@ def test_rows_that_hold_the_texts_of_a_demonstration_are_left_out_with_a_note(tm
     file = tmp_path / "rows.jsonl"
     arguments = ["--model_name_or_path", "toy", "--train_file", file, "--validation_file", file, "--num_shots", 2, "--use_cpu"]
     (job,) = prepare("distill", distill.GROUPS, [*map(str, arguments), "--output_dir", str(tmp_path)], "")
-    job.load_data(num_contexts=1)
+    load_data(job, num_contexts=1)
     assert len(distill.draw_queries(job)) == 20
     assert capsys.readouterr().err == "note: the training rows: 2 of 24 rows left out: 2 with the texts of a demonstration\n"
 
@@ -122,7 +123,7 @@ def test_training_rows_without_labels_cannot_be_shown(tmp_path, own_files):
             MAIN[script](arguments)
     assert not (tmp_path / "out").exists()
     (job,) = prepare("distill", distill.GROUPS, arguments, "")
-    job.load(with_demonstrations=False)
+    load(job, with_demonstrations=False)
     assert [row["label"] for row in job.data.train] == [None] * 60
     assert {row["label"] for row in job.eval_sets["custom"]} == {0, 1, 2}
 
@@ -133,7 +134,7 @@ def test_demonstrations_are_drawn_from_labelled_rows(tmp_path, own_files):
     file.write_text("\n".join([*lines[:13], *(line.rpartition(",")[0] + "," for line in lines[13:])]) + "\n")
     arguments = ["--model_name_or_path", "toy", "--use_cpu", "--output_dir", tmp_path / "out", "--num_shots", 6, *own_files]
     (job,) = prepare("distill", distill.GROUPS, list(map(str, arguments)), "")
-    job.load()
+    load(job)
     assert len(job.demonstrations) == 6
     assert {row["idx"] for row in job.demonstrations} < set(range(12))
     assert {row["label"] for row in job.demonstrations} == {0, 1, 2}

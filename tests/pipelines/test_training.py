@@ -40,11 +40,6 @@ def weights(record):
     }
 
 
-def phase(record, name):
-    (found,) = (phase for phase in record.json("cost")["phases"] if phase["name"] == name)
-    return found
-
-
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """Runs with evaluations, and the same without."""
@@ -66,7 +61,7 @@ def test_every_evaluation_is_in_the_record_and_the_best_are_stages(evaluated, sc
     assert stages["after"] == evaluations[-1]["sets"]
     assert selection["after"] == {"step": 12, "epoch": 3.0, "selected_on_evaluation_set": False}
     for domain in ("in_domain", "out_of_domain"):
-        accuracies = [pooled(found["sets"], metrics["sets"][domain]) for found in evaluations]
+        accuracies = [pooled(found["sets"], metrics["sets"][domain], "score_accuracy") for found in evaluations]
         best = evaluations[int(np.argmax(accuracies))]
         stage = f"best_{domain}"
         assert stages[stage] == best["sets"]
@@ -75,7 +70,7 @@ def test_every_evaluation_is_in_the_record_and_the_best_are_stages(evaluated, sc
     for stage in ("after", *BESTS):
         for name, found in stages[stage].items():
             rows = predictions[(predictions.stage == stage) & (predictions.set == name)]
-            assert (rows.label == rows.prediction).mean() == pytest.approx(found["score_accuracy"])
+            assert rows.score.mean() == pytest.approx(found["score_accuracy"])
     assert [entry["eval_toy_loss"] for entry in log(record, "eval_")] == [e["sets"]["toy"]["loss"] for e in evaluations]
     if script == "distill.py":
         assert metrics["kl"].keys() == {"before", "after", *BESTS}
@@ -117,12 +112,10 @@ def test_the_weights_of_the_best_are_those_that_were_evaluated(evaluated, script
 
 def test_costs_of_evaluations_are_apart_from_training(evaluated):
     record, plain = evaluated["ft.py"]
-    assert phase(record, "eval during training toy")["examples"] == 2 * 20
-    assert phase(record, "eval after toy")["examples"] == phase(plain, "eval after toy")["examples"] == 20
+    assert record.phases["evaluate during_training toy"]["examples"] == 2 * 20
+    assert record.phases["evaluate after toy"]["examples"] == plain.phases["evaluate after toy"]["examples"] == 20
     for name in ("examples", "tokens", "flops"):
-        assert phase(record, "train")[name] == phase(plain, "train")[name] > 0
-    names = [phase["name"] for phase in record.json("cost")["phases"]]
-    assert len(names) == len(set(names))
+        assert record.phases["train"][name] == plain.phases["train"][name] > 0
 
 
 def test_selected_checkpoints_are_marked_for_readers(evaluated, tmp_path, capsys):
@@ -140,7 +133,7 @@ def test_selected_checkpoints_are_marked_for_readers(evaluated, tmp_path, capsys
     assert "*" not in capsys.readouterr().out
     main([str(record.path.parents[3]), "--out", str(tmp_path)])
     text = (tmp_path / "report.md").read_text()
-    accuracy = pooled(record.metrics["stages"]["best_in_domain"], ["toy"])
+    accuracy = pooled(record.metrics["stages"]["best_in_domain"], ["toy"], "score_accuracy")
     assert f" {accuracy:.3f}* |" in text
     assert "\\* checkpoint selected on this evaluation set" in text
 
@@ -193,11 +186,14 @@ def test_an_interrupted_run_resumes_with_its_evaluations_and_costs(tmp_path, mon
     for key in ("loss", "eval_", "l2-dist/"):
         assert log(resumed, key) == log(whole, key)
     assert {file.name for file in resumed.path.iterdir()} == {file.name for file in whole.path.iterdir()}
-    for part in ("train", "eval during training toy"):  # as if never interrupted: what came behind the checkpoint is not known
+    for part in (
+        "train",
+        "evaluate during_training toy",
+    ):  # as if never interrupted: what came behind the checkpoint is not known
         for count in ("examples", "tokens", "padding_tokens", "flops"):
-            assert phase(resumed, part)[count] == phase(whole, part)[count]
-    for part in ("load", "eval before toy"):  # done by both sessions
-        assert phase(resumed, part)["examples"] == 2 * phase(whole, part)["examples"]
+            assert resumed.phases[part][count] == whole.phases[part][count]
+    for part in ("load", "evaluate before toy"):  # done by both sessions
+        assert resumed.phases[part]["examples"] == 2 * whole.phases[part]["examples"]
 
 
 def test_every_loss_makes_another_run_that_learns(tmp_path):

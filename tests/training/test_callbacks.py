@@ -8,7 +8,9 @@ import torch
 
 from llmft.distillation.trainer import ContextDistillationTrainer
 from llmft.evaluation.checkpoint_selection import Evaluations
-from llmft.evaluation.scorer import SplitScores
+from llmft.evaluation.labels import Labels
+from llmft.evaluation.scores import Scores
+from llmft.models.reading.continuations import LabelSequences
 from llmft.prompts.tokens import TokenizedPrompts
 from llmft.training.callbacks import EvaluateThenSave, LogDistances
 from llmft.training.ft_trainer import FtTrainer
@@ -76,12 +78,13 @@ def test_evaluation_leaves_weights_and_random_numbers_alone(tmp_path, trainer_cl
     def score(stage):
         states.append(generators())
         modes.append(model.training)
-        found = score_answers(model, prompts, [17, 99], queries_per_row=2)
+        scores = score_answers(model, prompts, [17, 99], queries_per_row=2)
         states.append(generators())
-        labels = np.array([0, 1, 0])
-        return {"some": SplitScores(labels, labels, [17, 99], found.label_logprobs, found.label_logprobs, found.best_token, 4.0)}
+        arrays = {"label_logprobs": scores.label_logprobs, "best_token": scores.best_token}
+        return {"some": Scores(labels.columns([{"idx": i, "label": i % 2} for i in range(3)], arrays), 4.0)}
 
-    evaluations = Evaluations(score, {"in_domain": ["some"]})
+    labels = Labels(LabelSequences.create([[17], [99]]))
+    evaluations = Evaluations(score, lambda sets: {"some": labels.metrics(sets["some"])}, labels, {"in_domain": ["some"]})
     evaluated = make_trainer(
         tmp_path, trainer_class, model, evaluations=evaluations, eval_dataset={}, eval_strategy="steps", eval_steps=1, **more
     )

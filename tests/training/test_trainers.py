@@ -13,13 +13,17 @@ from transformers import Trainer, TrainingArguments
 
 from llmft.arguments.objective import Objective
 from llmft.distillation.trainer import ContextDistillationTrainer
+from llmft.evaluation.labels import Labels
 from llmft.models.parts import head
+from llmft.models.reading.continuations import LabelSequences
 from llmft.models.reading.packing import can_pack
 from llmft.training.ft_trainer import LOSS_MEANS, REAL, FtTrainer, collate
 from llmft.training.losses import label_cross_entropy, t_few_loss
 from tests.conftest import adapted, tiny_model
+from tests.scoring import Texts
 
 LABELS = [17, 99]
+ANSWERS = Labels(LabelSequences.create([[token] for token in LABELS]))
 
 
 def test_workers_leave_sigterm_to_their_main_process(monkeypatch):
@@ -40,7 +44,11 @@ def examples(n=16):
     for i in range(n):
         ids = torch.randint(2, 600, (4 + i % 5,), generator=generator).tolist()
         rows.append(
-            {"input_ids": ids, "answer": LABELS[i % 2], "teacher_logprobs": torch.randn(2, generator=generator).log_softmax(-1)}
+            {
+                "input_ids": ids,
+                "answer": LABELS[i % 2],
+                "teacher_logprobs": torch.randn(1, 2, generator=generator).log_softmax(-1),
+            }
         )
     return rows
 
@@ -80,7 +88,10 @@ def train(*args, **kwargs):
 
 KINDS = [
     (FtTrainer, {}),
-    (ContextDistillationTrainer, {"label_sequences": [[i] for i in LABELS], "choices": Objective(temperature=2.0)}),
+    (
+        ContextDistillationTrainer,
+        {"answers": ANSWERS, "choices": Objective(temperature=2.0)},
+    ),
 ]
 
 
@@ -191,7 +202,7 @@ def texts(n=16):
 
 TEXT_KINDS = [
     (FtTrainer, {}),
-    (ContextDistillationTrainer, {"label_sequences": [], "choices": Objective(support="topk", topk=7, ce_weight=0.5)}),
+    (ContextDistillationTrainer, {"answers": Texts(), "choices": Objective(support="topk", topk=7, ce_weight=0.5)}),
 ]
 COLLATORS = {"padded": collate, "packed": partial(collate, packed=True)}
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SST-2: which context is worth distilling? An instruction, 8 demonstrations (calibrated or not), or the mean of several
-# contexts of 8 demonstrations, each into the same LoRA student that reads "{text1} ?" alone.
+# contexts of 8 demonstrations. The LoRA student is the same for all and reads only "{text1} ?".
 #
 #   DATA_DIR=... MODEL=... bash scripts/context_distillation/sst2/contexts.sh       (empty DATA_DIR: from the hub)
 source "$(dirname "$0")/../../common.sh"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SST-2: can a small model that needs eight demonstrations and an informative prompt answer behind the bare text?
+# SST-2: can a small model that needs eight demonstrations and an informative prompt learn to answer from the bare text?
 # Teacher: 8 demonstrations, "Review: ... Sentiment:", calibrated. Student: "{text1} ?", Yes or No, no context.
 #
 #   DATA_DIR=... MODEL=... bash scripts/context_distillation/sst2/run.sh       (empty DATA_DIR: from the hub)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The embedded world: each kind of context, several contexts, and more demonstrations than the window holds, three seeds.
+# The embedded world: each kind of context, several contexts, and more demonstrations than fit in the window; three seeds.
 source "$(dirname "$0")/../../common.sh"
 
 setting OUTPUT_DIR logfiles/toy-contexts

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The embedded world: how much of the gap each trained part recovers, by learning rate and epoch. docs/defaults.md has the table.
+# The embedded world: how much of the gap each trained part recovers, by learning rate and epoch (table in docs/defaults.md).
 source "$(dirname "$0")/../../common.sh"
 
 setting OUTPUT_DIR logfiles/toy-defaults

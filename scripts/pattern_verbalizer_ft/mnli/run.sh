@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pattern-based fine-tuning on MNLI without its neutral rows, of all weights, LoRA and biases: 2 to 128 rows, ten draws.
+# Pattern-based fine-tuning of all weights, LoRA and biases on MNLI without its neutral rows: 2 to 128 rows, ten draws.
 source "$(dirname "$0")/../../grid.sh"
 setting METHODS 'pbft pbft-lora pbft-bitfit'
 grid mnli

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmft.prompts.shorten import shorten
+from llmft.prompts.prompter import shorten
 
 TEXT = st.text(alphabet="ab \n{}☃", max_size=40)
 

@@ -1,0 +1,115 @@
+"""Kinds of answers: what the rest asks of one, and which there are. Nothing else knows what an answer is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from llmft.evaluation.labels import Labels
+from llmft.evaluation.scores import Headline, Scores
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from llmft.models.reading.continuations import Continued
+    from llmft.prompts.prompter import Prompter
+    from llmft.prompts.tokens import TokenizedPrompts
+    from llmft.tasks.schema import Row
+
+
+class Question(Protocol):
+    """What is asked of a model at the positions of its answers, and kept of what it gives there."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """JSON-able, what the question is identified by."""
+
+    def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is kept of logits (p, V) at these positions (p,) of all."""
+
+    def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The answers, from what was kept of all positions."""
+
+
+class Answers(Protocol):
+    """Answers of one kind, as one way of asking gets them."""
+
+    headline: ClassVar[Headline]
+    border: str
+    """The tokens around the place where a query meets its answer, for people; "" where there is nothing to show."""
+
+    @classmethod
+    def create(cls, model: torch.nn.Module, prompter: Prompter, sample: Row, **options: Any) -> Self:
+        """Such answers behind this model's prompts.
+
+        Args:
+            sample: a row of them.
+
+        Raises:
+            InputError: the prompts and these answers do not go together.
+        """
+
+    @property
+    def behind(self) -> int:
+        """Tokens of an answer that the model reads behind the query, at most."""
+
+    @property
+    def question(self) -> Question:
+        """The question whose answers, a row for each prompt, `columns` takes."""
+
+    def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
+        """Check that answers can stand behind the rows' queries.
+
+        Raises:
+            InputError: they cannot.
+        """
+
+    def content_free(self, prompter: Prompter) -> list[Row]:
+        """Rows that are asked about behind all others, because `columns` wants to know; mostly none."""
+
+    def continued(self, prompts: TokenizedPrompts, rows: Sequence[Row]) -> Continued:
+        """The rows' prompts, and what the model reads behind each."""
+
+    def columns(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns of `Scores` from the answers to the question about the rows."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """The tokens that classes of the supports `labels` and `labels_rest` stand for; none of other kinds."""
+
+    def positions(self, rows: Sequence[Row]) -> Sequence[int]:
+        """(N) at how many positions a teacher answers about each row."""
+
+    @property
+    def branches(self) -> Sequence[Sequence[int]]:
+        """Token sequences that every training prompt comes with; mostly none."""
+
+    def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
+        """The rows as training examples (`FtTrainer`), if `gold` with their right answers."""
+
+    def answered(self, rows: Sequence[Row], logprobs: torch.Tensor) -> list[Row]:
+        """The rows with a teacher's answers in place of their own."""
+
+    def compared(self, logits: torch.Tensor) -> torch.Tensor:
+        """What of a student's logits (P, V) is compared with a teacher's answers."""
+
+    @property
+    def compared_ids(self) -> Sequence[int]:
+        """Where in that the `ids` are."""
+
+    def mean(self, scores: Sequence[Scores]) -> dict[str, np.ndarray]:
+        """Columns of the mean of what the same rows got behind several contexts."""
+
+    def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
+        """The headline, what else this kind is measured by, and the metrics of these names or files."""
+
+    def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
+        """`kl`, how far the student's answers are from the teacher's, in nats; `agreement`, the share of rows with the same."""
+
+    def majority(self, scores: Scores) -> float | None:
+        """What always giving the most frequent right answer would get; None where that means nothing."""
+
+
+ANSWERS: dict[str, type[Answers]] = {"label": Labels}
+"""`answer` of a task -> the kind of its answers."""

@@ -1,0 +1,61 @@
+"""What a model answered to a set of rows, as columns; which columns there are is the kind of answer's business."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Headline(NamedTuple):
+    """The metric that a kind of answer is judged by; the mean of the column `score` is its value."""
+
+    name: str
+    higher_is_better: bool
+
+    def better(self, value: float, other: float) -> bool:
+        """Whether a value is better than another."""
+        return value > other if self.higher_is_better else value < other
+
+    def gap_recovered(self, teacher: float, before: float, after: float) -> float | None:
+        """Share of the gap between student and teacher that training closed; None where the teacher was no better."""
+        return (after - before) / (teacher - before) if self.better(teacher, before) else None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model answered to N rows.
+
+    Attributes:
+        columns: name -> (N, ...). Always `idx`, `target` (the right answer), `prediction`, and `score` (the row's headline, 0 to
+            1); the others are the kind of answer's own.
+        tokens_per_query: mean tokens of a whole prompt, context and the model's virtual tokens included.
+        shortened: rows whose text was cut to fit --max_seq_length.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    tokens_per_query: float
+    shortened: int = 0
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        return self.columns[column]
+
+    def __len__(self) -> int:
+        return len(self.columns["idx"])
+
+    def where(self, chosen: np.ndarray) -> Scores:
+        """The same for the rows that the mask (N,) chooses."""
+        return replace(self, columns={name: column[chosen] for name, column in self.columns.items()})
+
+    def state(self) -> dict[str, Any]:
+        """All of it, JSON-able: columns as their type and their values, which JSON keeps exactly."""
+        columns = {name: {"dtype": c.dtype.str, "values": c.tolist()} for name, c in self.columns.items()}
+        return {**vars(self), "columns": columns}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Scores:
+        """The scores whose `state` that was, bit for bit."""
+        columns = {name: np.array(column["values"], column["dtype"]) for name, column in state["columns"].items()}
+        return cls(**{**state, "columns": columns})

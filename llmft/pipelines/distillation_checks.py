@@ -1,0 +1,75 @@
+"""What arguments of several groups must have in common for distillation, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from llmft.arguments.deepspeed_config import zero_stage
+from llmft.errors import InputError
+
+if TYPE_CHECKING:
+    from llmft.arguments.objective import Objective
+    from llmft.pipelines.job import Job
+    from llmft.prompts.render import PromptFormat
+
+
+def check_flags(job: Job) -> None:
+    """What concerns several groups of arguments, before anything is loaded.
+
+    Raises:
+        InputError: arguments do not go together.
+    """
+    flags, shots, data, run = job.config.distillation, job.config.shots, job.config.data, job.config.run
+    if flags.reads("demonstrations") and shots.num_shots == 0 and shots.sample_indices_file is None:
+        raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
+    if job.config.trained.use_cartridge and flags.num_contexts > 1:
+        raise InputError(f"--use_cartridge: starts as one context, there are --num_contexts {flags.num_contexts}; leave one out")
+    for field in fields(shots):
+        value = getattr(shots, field.name)
+        if value != field.default and not flags.reads("demonstrations"):
+            raise InputError(f"--{field.name} {value}: is read only with --context demonstrations; add that, or leave this out")
+    if job.config.calibration.calibrate and flags.reads("label"):
+        raise InputError("--calibrate: a content-free query has no label to show; leave it out with --context label")
+    if run.deepspeed and needs_copy(job):
+        raise InputError(
+            "--teacher_mode online: under DeepSpeed a student that changes its weights cannot also be its teacher; "
+            "use precompute, an adapter, or --teacher_model_name_or_path"
+        )
+    if run.deepspeed and flags.teacher_mode == "online" and flags.context_schedule == "cycle" and zero_stage(run.deepspeed) == 3:
+        raise InputError(
+            "--context_schedule cycle: with --teacher_mode online under ZeRO-3 one process would wait for another's weights; "
+            "use precompute, mean or zero2"
+        )
+    if data.multi_token_labels and (flags.support != "labels" or flags.ce_weight or flags.targets != "soft"):
+        raise InputError("--multi_token_labels: goes with --support labels and --targets soft, without --ce_weight")
+
+
+def check_prompts(objective: Objective, teacher: PromptFormat, student: PromptFormat, *, calibrate: bool) -> None:
+    """Check that the support means the same to teacher and student.
+
+    Behind another pattern, prefix or set of label words only the labels correspond, one to one; other tokens do not. A
+    calibrated teacher (`calibrate`) is defined over the labels alone, too. A description is context, not pattern.
+
+    Raises:
+        InputError: they differ (or the teacher is calibrated) and the support is not `labels`.
+    """
+    if objective.support == "labels":
+        return
+    for name, text in (("pattern", "patterns"), ("prefix", "target prefixes"), ("words", "target tokens")):
+        if getattr(teacher, name) != getattr(student, name):
+            raise InputError(
+                f"--support {objective.support}: teacher and student have different {text}, so only their labels correspond; "
+                "use --support labels, or the same for both"
+            )
+    if calibrate:
+        raise InputError(f"--support {objective.support}: --calibrate is defined over the labels; use --support labels with it")
+
+
+def needs_copy(job: Job) -> bool:
+    """Whether a teacher that reads along must be kept beside a student that changes its weights."""
+    from llmft.models.parts.adapt import keeps_base
+
+    flags = job.config.distillation
+    reads_along = flags.teacher_mode == "online" and flags.teacher_model_name_or_path is None
+    return reads_along and not keeps_base(job.config.trained.part)

@@ -1,0 +1,149 @@
+"""What a run loads: rows, the draws from them, and models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmft.errors import InputError
+from llmft.models.load import load_model as load_from_name
+from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows
+from llmft.runs.notes import say_note
+from llmft.tasks.listed import listed_demonstrations
+from llmft.tasks.load import load_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llmft.pipelines.job import Job
+    from llmft.tasks.schema import Row
+
+
+def load(job: Job, *, with_demonstrations: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load data and model, on the device that was asked for; draw evaluation rows and, if used, demonstrations.
+
+    Raises:
+        InputError: something is missing or does not fit together.
+    """
+    load_data(job, num_contexts=1 if with_demonstrations else 0)
+    return load_model(job)
+
+
+def load_data(job: Job, *, num_contexts: int) -> None:
+    """Load all rows; draw evaluation rows and the demonstrations of each context.
+
+    Raises:
+        InputError: rows are missing, or fewer than the draws need.
+    """
+    data, run = job.config.data, job.config.run
+    if job.first is not None and job.first.data is not None and job.task.splits is None:
+        job.data = job.first.data
+    else:
+        job.data = load_task(
+            job.task,
+            variant=data.task_variant,
+            data_seed=run.data_seed,
+            data_dir=data.data_dir,
+            cache_dir=data.dataset_cache_dir,
+        )
+    job.eval_sets = {name: draw_eval_rows(rows, data.max_eval_samples) for name, rows in job.data.eval_sets.items()}
+    job.contexts = _draw_contexts(job, num_contexts) if num_contexts else []
+
+
+def load_model(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load model and tokenizer, on the device that was asked for.
+
+    Raises:
+        InputError: there is no such model, or it has not the part that is to be trained.
+    """
+    from llmft.models.parts.adapt import check_part, count_trainable
+
+    if job.first is not None and job.first.loaded is not None:
+        job.loaded = job.first.loaded
+    else:
+        model = job.config.model
+        loaded, tokenizer = load_other_model(
+            job,
+            job.model_name,
+            "--model_name_or_path",
+            revision=model.model_revision,
+            gguf_file=model.gguf_file,
+            tokenizer_name=model.tokenizer_name,
+        )
+        if job.config.trained is not None:
+            from llmft.models.parts.saving import start_of
+
+            loaded = start_of(loaded, job.model_name)
+            check_part(loaded, job.config.trained)
+        job.loaded = loaded, tokenizer
+    job.model_weights = count_trainable(job.loaded[0]).total
+    return job.loaded
+
+
+def load_other_model(
+    job: Job, name: str, flag: str, *, revision: str, gguf_file: str | None = None, tokenizer_name: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model as it is, by the flags that say how models are held.
+
+    Args:
+        flag: the flag that names it, for messages.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    model = job.config.model
+    loaded, tokenizer = load_from_name(
+        name,
+        dtype=model.torch_dtype or _default_dtype(job, name, revision, flag),
+        attn_implementation=model.attn_implementation,
+        revision=revision,
+        cache_dir=model.cache_dir,
+        gguf_file=gguf_file,
+        tokenizer_name=tokenizer_name,
+        trust_remote_code=model.trust_remote_code,
+        flag=flag,
+    )
+    return loaded.to(job.config.run.device), tokenizer
+
+
+def _default_dtype(job: Job, name: str, revision: str, flag: str) -> str:
+    """The precision where none is asked for: float32, in eval.py that of --fp16 or --bf16, or a student's own."""
+    from llmft.models.identity import settings_of_student
+
+    run, cache_dir = job.config.run, job.config.model.cache_dir
+    trained_in = settings_of_student(name, revision, cache_dir).get("dtype", "float32")
+    if job.method == "icl":
+        return "float16" if run.fp16 else "bfloat16" if run.bf16 else trained_in
+    if trained_in != "float32":
+        say_note(
+            f"{flag} {name}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
+            f"--torch_dtype {trained_in} gives its own"
+        )
+    return "float32"  # training under --fp16 or --bf16 keeps full-precision weights to update
+
+
+def _draw_contexts(job: Job, num_contexts: int) -> list[list[Row]]:
+    shots = job.config.shots
+    if not job.data.demonstrations:
+        data = job.config.data
+        raise InputError(
+            f"--train_file {data.train_file}: no row has a label in column {data.label_column}; demonstrations need labels, "
+            "write some there, or name the column with --label_column"
+        )
+    if shots.sample_indices_file is not None:
+        listed = listed_demonstrations(job.data.demonstrations, shots.sample_indices_file)
+        if "num_shots" in job.given and shots.num_shots != len(listed):
+            raise InputError(
+                f"--num_shots {shots.num_shots}: --sample_indices_file names {len(listed)} rows; leave --num_shots out"
+            )
+        if num_contexts > 1:
+            raise InputError(f"--num_contexts {num_contexts}: --sample_indices_file names one context; leave one of them out")
+        return [listed]
+    return draw_contexts(
+        job.data.demonstrations,
+        num_contexts,
+        shots.num_shots,
+        data_seed=job.config.run.data_seed,
+        balanced=shots.balanced,
+        shuffle=shots.shuffle,
+        num_labels=len(job.task.label_names),
+    )

@@ -1,0 +1,147 @@
+"""Prompts as tokens: the context, then the query, within the room that a model leaves. Of the model it is told numbers alone."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llmft.errors import InputError
+from llmft.prompts.control import ControlTokens, control_tokens
+from llmft.prompts.render import PromptFormat
+from llmft.prompts.tokens import TokenizedPrompts, check_window, token_ids, tokenize_prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    Row = Mapping[str, Any]
+
+LONGEST = 8
+"""Rows, the longest in characters, that are tokenized to see early whether all fit."""
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """One way of making prompts.
+
+    Attributes:
+        demonstrations: the rows that are shown in front of every query, in order.
+        window: tokens that the model reads at most; None for any number.
+        max_length: tokens that a prompt may have, None for any number; rows of longer ones lose the end of their longer text.
+        virtual: virtual tokens that stand in front of every prompt, or will when the model is trained.
+        virtual_flag: the flag that says how many, for messages.
+        behind: tokens of an answer that the model reads behind a prompt, at most.
+        opens: whether prompts stand at a text's start; behind a cartridge, which holds that start, they do not.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    prompt_format: PromptFormat
+    demonstrations: tuple[Row, ...] = ()
+    window: int | None = None
+    max_length: int | None = None
+    virtual: int = 0
+    virtual_flag: str = "--num_soft_prompt_tokens"
+    behind: int = 0
+    opens: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt_format", self.prompt_format.settled(control_tokens(self.tokenizer)))
+
+    @property
+    def context(self) -> str:
+        """The text in front of every query; "" for none."""
+        return self.prompt_format.context(self.demonstrations)
+
+    @property
+    def context_ids(self) -> list[int]:
+        """Tokens of the context alone, as a text that the model reads from its start."""
+        control, written = self.written(())
+        return token_ids(self.tokenizer, written.context(self.demonstrations), control)
+
+    def written(self, rows: Sequence[Row]) -> tuple[ControlTokens, PromptFormat]:
+        """What prompts of these rows are read by, and the format that renders them for it."""
+        control = self.prompt_format.control(self.tokenizer, [*rows, *self.demonstrations])
+        return control, self.prompt_format.written_as(control.mark)
+
+    def prompts(self, rows: Sequence[Row], extra: Sequence[Row] = ()) -> TokenizedPrompts:
+        """Prompts of the rows, and of the `extra` rows behind them, which are never shortened.
+
+        Raises:
+            InputError: one does not fit.
+        """
+        prompts = self._tokenized([*rows, *extra])
+        limit, place = self.window, "the model's window"
+        if self.max_length is not None and (limit is None or self.max_length <= limit):
+            limit, place = self.max_length, "--max_seq_length"
+        if limit is None:
+            return prompts
+        room = limit - self.virtual - self.behind
+        if self.max_length is not None and prompts.longest > room:
+            prompts = self._shortened(rows, extra, prompts, room)
+        if self.virtual and limit - self.virtual < prompts.longest <= limit:
+            raise InputError(
+                f"{self.virtual_flag} {self.virtual}: with them the longest prompt has {prompts.longest + self.virtual} tokens, "
+                f"more than {place} of {limit}; ask for fewer, or shorten --pattern"
+            )
+        if self.behind:
+            limit, place = limit - self.behind, f"{place} leaves beside {self.behind} tokens of a label"
+        fitting_shots = partial(self._fitting_shots, [*rows, *extra], limit)
+        check_window(prompts, limit, place, len(self.demonstrations), fitting_shots, self.prompt_format.front_flag)
+        return prompts
+
+    def check_window(self, rows: Sequence[Row]) -> None:
+        """Check early that prompts fit, on the rows that are longest in characters.
+
+        Raises:
+            InputError: one does not.
+        """
+        self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-LONGEST:])
+
+    def _fitting_shots(self, rows: Sequence[Row], limit: int, index: int) -> int:
+        """How many demonstrations, from the first on, fit in front of a row; as many of each label, if all are."""
+        shots, labels = len(self.demonstrations), len(self.prompt_format.words)
+        lengths = partial(self._length, row=rows[index])
+        count = bisect.bisect_right(range(shots), limit, key=lambda k: lengths(self.demonstrations[:k])) - 1
+        return max(0, count - count % labels if shots % labels == 0 else count)
+
+    def _tokenized(self, rows: Sequence[Row]) -> TokenizedPrompts:
+        control, written = self.written(rows)
+        context = written.context(self.demonstrations)
+        return tokenize_prompts(self.tokenizer, context, [*map(written.query, rows)], opens=self.opens, control=control)
+
+    def _length(self, demonstrations: Sequence[Row], row: Row) -> int:
+        control, written = self.written([row])
+        return len(token_ids(self.tokenizer, written.context(demonstrations) + written.query(row), control))
+
+    def _shortened(self, rows: Sequence[Row], extra: Sequence[Row], prompts: TokenizedPrompts, limit: int) -> TokenizedPrompts:
+        """Prompts of which those over the limit have their texts cut; what cannot fit so stays as it is."""
+        length = partial(self._length, self.demonstrations)
+        long = [i for i in range(len(rows)) if len(prompts.whole(i)) > limit]
+        cut = {i: row for i in long if (row := shorten(rows[i], length, limit)) is not None}
+        fitted = self._tokenized([*(cut.get(i, row) for i, row in enumerate(rows)), *extra])
+        return replace(fitted, shortened=len(cut))
+
+
+def shorten(row: Row, length: Callable[[Row], int], limit: int) -> Row | None:
+    """The row with its longer text cut at the end, just so far that `length(row) <= limit`; None where that cannot be.
+
+    Args:
+        length: tokens of the whole prompt made of a row.
+        limit: tokens there is room for.
+    """
+    while length(row) > limit:
+        field = max(("text1", "text2"), key=lambda name: len(row[name] or ""))
+        text = row[field] or ""
+        if not text:
+            return None
+        kept, too_long = 0, len(text)  # characters; what is kept fits or is nothing
+        while too_long - kept > 1:
+            middle = (kept + too_long) // 2
+            if length({**row, field: text[:middle].rstrip()}) <= limit:
+                kept = middle
+            else:
+                too_long = middle
+        row = {**row, field: text[:kept].rstrip()}
+    return row

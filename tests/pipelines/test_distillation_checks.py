@@ -1,0 +1,54 @@
+"""What arguments of several groups must have in common for distillation."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from llmft.arguments.config import Config
+from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.methods import AdapterArguments
+from llmft.arguments.model import ModelArguments
+from llmft.arguments.objective import SUPPORTS, Objective
+from llmft.errors import InputError
+from llmft.pipelines.distillation_checks import check_flags, check_prompts
+from llmft.prompts.render import PromptFormat
+
+
+def prompt_format(**changes):
+    return PromptFormat(**{"pattern": "{text1} ?", "prefix": "", "separator": "\n", "words": ("Yes", "No")} | changes)
+
+
+@pytest.mark.parametrize("support", SUPPORTS)
+def test_only_labels_correspond_behind_different_prompts(support):
+    objective, same = Objective(support=support), prompt_format()
+    check_prompts(objective, prompt_format(description="Say yes or no."), same, calibrate=False)
+    others = [{"pattern": "{text1} !"}, {"prefix": " Answer:"}, {"words": ("True", "False")}]
+    for changes, text in zip(others, ("patterns", "target prefixes", "target tokens"), strict=True):
+        if support == "labels":
+            check_prompts(objective, same, prompt_format(**changes), calibrate=True)
+        else:
+            with pytest.raises(InputError, match=f"--support {support}: teacher and student have different {text}"):
+                check_prompts(objective, same, prompt_format(**changes), calibrate=False)
+    if support != "labels":
+        with pytest.raises(InputError, match=f"--support {support}: --calibrate"):
+            check_prompts(objective, same, same, calibrate=True)
+
+
+@pytest.mark.parametrize(("stage", "mode", "schedule", "wrong"), [
+    (3, "online", "cycle", True), (2, "online", "cycle", False), (3, "precompute", "cycle", False), (3, "online", "mean", False),
+])  # fmt: skip
+def test_ranks_that_share_weights_read_equally_often(stage, mode, schedule, wrong):
+    config = Config(
+        ModelArguments(),
+        DataArguments(task_name="toy"),
+        DemonstrationArguments(),
+        calibration=CalibrationArguments(),
+        trained=AdapterArguments(use_adapter=True),
+        distillation=DistillationArguments(num_contexts=2, teacher_mode=mode, context_schedule=schedule),
+        run=SimpleNamespace(deepspeed={"zero_optimization": {"stage": stage}}, save_strategy="no"),
+    )
+    job = SimpleNamespace(config=config, given={})
+    with pytest.raises(InputError, match="--context_schedule cycle: with --teacher_mode online") if wrong else nullcontext():
+        check_flags(job)

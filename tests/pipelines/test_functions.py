@@ -1,0 +1,75 @@
+"""llmft from Python: the README's example, and the three functions on the embedded world."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import llmft
+from llmft.errors import InputError
+from llmft.worlds.nli.world import toy_splits
+
+README = Path(__file__).parents[2] / "README.md"
+PROMPT = llmft.PromptFormat("{text1} {text2} ?", prefix="", separator="\n\n", words=("Yes", "No"))
+
+
+@pytest.fixture(scope="module")
+def toy():
+    model, tokenizer = llmft.load_model("toy")
+    rows = toy_splits(None, 0)
+    return model, tokenizer, rows["train"][:16], rows["train"][16:272], rows["validation"][:60]
+
+
+def accuracy(model, tokenizer, rows, **more):
+    return llmft.in_context(model, tokenizer, rows, prompt=PROMPT, **more)[0]["score_accuracy"]
+
+
+def test_the_readme_shows_a_program_that_runs(capsys):
+    (program,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    assert len(program.strip().splitlines()) <= 15
+    exec(compile(program, str(README), "exec"), {})
+    without, teacher, student = map(float, re.findall(r"[01]\.\d+", capsys.readouterr().out))
+    assert without < 0.7 < 0.95 < teacher
+    assert student > 0.95
+
+
+@pytest.mark.parametrize("flags", [{}, {"use_adapter": True}, {"use_cartridge": True}])
+def test_a_student_knows_what_the_demonstrations_showed(toy, flags):
+    model, tokenizer, shots, queries, test = toy
+    before = [weight.clone() for weight in model.parameters()]
+    unlabelled = [{"text1": row["text1"], "text2": row["text2"]} for row in queries]
+    rates = {"": 3e-4, "use_adapter": 3e-3, "use_cartridge": 1e-3}
+    student = llmft.distill(
+        model,
+        tokenizer,
+        unlabelled,
+        prompt=PROMPT,
+        demonstrations=shots,
+        part=llmft.AdapterArguments(**flags),
+        learning_rate=rates["".join(flags)],
+        num_train_epochs=4,
+        use_cpu=True,
+    )
+    assert accuracy(model, tokenizer, test) < 0.7
+    assert accuracy(student, tokenizer, test) > 0.9
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_fine_tuning_fits_its_rows_and_predictions_are_a_frame(toy):
+    model, tokenizer, shots, _, _ = toy
+    tuned = llmft.fine_tune(model, tokenizer, shots, prompt=PROMPT, learning_rate=1e-3, num_train_epochs=10, use_cpu=True)
+    metrics, predictions = llmft.in_context(tuned, tokenizer, shots, prompt=PROMPT)
+    assert metrics["score_accuracy"] == predictions["score"].mean() > 0.9
+    assert list(predictions) == ["idx", "target", "prediction", "score"]
+    assert predictions["idx"].tolist() == [row["idx"] for row in shots]
+
+
+def test_what_cannot_be_used_is_an_input_error(toy):
+    model, tokenizer, shots, _, test = toy
+    with pytest.raises(InputError, match="--num_train_epochs"):
+        llmft.fine_tune(model, tokenizer, shots, prompt=PROMPT, num_train_epochs=-1.0, use_cpu=True)
+    with pytest.raises(AttributeError, match="no attribute 'destil'"):
+        _ = llmft.destil
+    with pytest.raises(InputError, match="window"):
+        accuracy(model, tokenizer, test, demonstrations=shots * 40)
