@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,10 @@ def say_prompts(
     """
     if not job.record.writes:
         return
-    lines = [*label_lines(scorers), *control_lines(job, scorers, train_rows), *repetition_lines(job, train_rows, trained_as)]
-    for line in lines:
+    for line in (*label_lines(scorers), *control_lines(job, scorers, train_rows)):
         say_note(line)
+    for line in repetition_lines(job, train_rows, trained_as):
+        print(line, file=sys.stderr)
 
 
 def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:
