@@ -20,7 +20,7 @@ from llmft.pipelines.distillation_checks import check_flags, check_prompts, need
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_data, load_model
 from llmft.pipelines.prepare import prepare
-from llmft.pipelines.process import each
+from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     Raises:
         InputError: the arguments are unusable.
     """
-    return each(prepare("distill", GROUPS, argv, description=__doc__), distil)
+    return run_jobs(prepare("distill", GROUPS, argv, description=__doc__), distil)
 
 
 def distil(job: Job) -> None:

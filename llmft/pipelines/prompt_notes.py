@@ -26,9 +26,10 @@ def say_prompts(
     """
     if not job.record.writes:
         return
-    lines = [*label_lines(scorers), *control_lines(job, scorers, train_rows), *repetition_lines(job, train_rows, trained_as)]
-    for line in lines:
+    for line in (*label_lines(scorers), *control_lines(job, scorers, train_rows)):
         say_note(line)
+    for line in repetition_lines(job, train_rows, trained_as):
+        say_note(line, "warning")
 
 
 def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:
@@ -76,4 +77,4 @@ def repetition_lines(job: Job, train_rows: Sequence[Row], trained_as: str) -> It
             if count:
                 parts.append(f"{count} of {len(evaluated)} of {name} {how}")
     if parts:
-        yield f"warning: evaluation rows whose texts the model has been shown: {', '.join(parts)}"
+        yield f"evaluation rows whose texts the model has been shown: {', '.join(parts)}"

@@ -116,6 +116,7 @@ class Retention:
 def _scorer(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Scorer:
     from llmft.evaluation.answers import ANSWERS
     from llmft.evaluation.scorer import Scorer
+    from llmft.models.reading.batches import BatchSize
     from llmft.prompts.prompter import Prompter
 
     named, config = task.patterns["minimal"], job.config
@@ -124,7 +125,7 @@ def _scorer(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, token
     )
     virtual = 0 if config.trained is None else config.trained.virtual_tokens
     prompter = Prompter(tokenizer, prompt_format, max_length=config.data.max_seq_length, virtual=virtual)
-    scorer = Scorer.create(model, prompter, ANSWERS[task.answer], rows[0], config.run.eval_batch)
+    scorer = Scorer.create(model, prompter, ANSWERS[task.answer], rows[0], BatchSize.of(config.run))
     scorer.check_window(rows)
     return scorer
 
