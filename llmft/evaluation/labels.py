@@ -106,8 +106,7 @@ class Labels:
             return
         rows = [*rows, *prompter.demonstrations]
         control, written = prompter.written(rows)
-        sequences = [*map(list, self.sequences.sequences)]
-        queries = [*map(written.query, rows)]
+        queries, sequences = [*map(written.query, rows)], self.sequences.sequences
         check_border(control, queries, prompt_format.words, sequences, prompt_format.end_flag, space="")
 
     def content_free(self, prompter: Prompter) -> list[Row]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmft.errors import InputError
 from llmft.prompts.control import ControlTokens, control_tokens
 from llmft.prompts.render import PromptFormat
-from llmft.prompts.tokens import TokenizedPrompts, check_window, token_ids, tokenize_prompts
+from llmft.prompts.tokens import TokenizedPrompts, token_ids, tokenize_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,8 +87,7 @@ class Prompter:
             )
         if self.behind:
             limit, place = limit - self.behind, f"{place} leaves beside {self.behind} tokens of a label"
-        fitting_shots = partial(self._fitting_shots, [*rows, *extra], limit)
-        check_window(prompts, limit, place, len(self.demonstrations), fitting_shots, self.prompt_format.front_flag)
+        self._check(prompts, [*rows, *extra], limit, place)
         return prompts
 
     def check_window(self, rows: Sequence[Row]) -> None:
@@ -99,11 +98,28 @@ class Prompter:
         """
         self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-LONGEST:])
 
-    def _fitting_shots(self, rows: Sequence[Row], limit: int, index: int) -> int:
+    def _check(self, prompts: TokenizedPrompts, rows: Sequence[Row], limit: int, place: str) -> None:
+        """Check that the rows' prompts are within the limit, which `place` sets.
+
+        Raises:
+            InputError: one is not; the message says by how many tokens, and what would fit.
+        """
+        if prompts.longest <= limit:
+            return
+        flag, remedy = self.prompt_format.front_flag, "shorten that, leave long rows out, or cut them with --max_seq_length"
+        if self.demonstrations:
+            flag = f"--num_shots {len(self.demonstrations)}"
+            fit = self._fitting_shots(rows[max(range(len(rows)), key=lambda i: len(prompts.suffixes[i]))], limit)
+            remedy = f"--num_shots {fit} would fit (the first {fit} of these)" if fit else "not even one of these would fit"
+        raise InputError(
+            f"{flag}: the longest prompt has {prompts.longest} tokens, {prompts.longest - limit} more than {place} of {limit}; "
+            f"{remedy}"
+        )
+
+    def _fitting_shots(self, row: Row, limit: int) -> int:
         """How many demonstrations, from the first on, fit in front of a row; as many of each label, if all are."""
         shots, labels = len(self.demonstrations), len(self.prompt_format.words)
-        lengths = partial(self._length, row=rows[index])
-        count = bisect.bisect_right(range(shots), limit, key=lambda k: lengths(self.demonstrations[:k])) - 1
+        count = bisect.bisect_right(range(shots), limit, key=lambda k: self._length(self.demonstrations[:k], row)) - 1
         return max(0, count - count % labels if shots % labels == 0 else count)
 
     def _tokenized(self, rows: Sequence[Row]) -> TokenizedPrompts:

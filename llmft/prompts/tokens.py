@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -134,39 +134,6 @@ def _parted_context(control: ControlTokens, context: str, query: str) -> tuple[l
             if begin + end == whole and len(alone) > 1:
                 return begin, rest, alone[: len(alone) // 2]
     return [], context, []
-
-
-def check_window(
-    prompts: TokenizedPrompts,
-    limit: int | None,
-    place: str,
-    shots: int,
-    fitting_shots: Callable[[int], int],
-    front: str = "--pattern",
-) -> None:
-    """Every prompt must fit.
-
-    Args:
-        limit: in tokens; None where there is none.
-        place: what sets the limit, for the message.
-        shots: demonstrations in front of each query.
-        fitting_shots: index of a prompt -> how many of its demonstrations, from the first on, would fit.
-        front: the flag that puts most in front of a query where there are no demonstrations.
-
-    Raises:
-        InputError: one does not fit; the message says by how many tokens, and what would fit.
-    """
-    if limit is None or prompts.longest <= limit:
-        return
-    flag, remedy = front, "shorten that, leave long rows out, or cut them with --max_seq_length"
-    if shots:
-        flag = f"--num_shots {shots}"
-        fit = fitting_shots(max(range(len(prompts.suffixes)), key=lambda i: len(prompts.suffixes[i])))
-        remedy = f"--num_shots {fit} would fit (the first {fit} of these)" if fit else "not even one of these would fit"
-    raise InputError(
-        f"{flag}: the longest prompt has {prompts.longest} tokens, {prompts.longest - limit} more than {place} "
-        f"of {limit}; {remedy}"
-    )
 
 
 def _common_prefix_length(prompts: list[list[int]]) -> int:

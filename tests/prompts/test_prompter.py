@@ -1,7 +1,12 @@
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmft.prompts.prompter import shorten
+from llmft.errors import InputError
+from llmft.prompts.prompter import Prompter, shorten
+from llmft.prompts.render import PromptFormat
 
 TEXT = st.text(alphabet="ab \n{}☃", max_size=40)
 
@@ -36,3 +41,22 @@ def test_the_longer_text_is_cut():
 
 def test_what_cannot_fit_is_none():
     assert shorten({"text1": "abc", "text2": "b"}, words, 2) is None
+
+
+def test_a_prompt_over_the_window_is_an_error(tokenizers):
+    shown = tuple({"text1": "the cat sat", "text2": None, "label": i % 2, "idx": i} for i in range(20))
+    prompter = Prompter(tokenizers["opt"], PromptFormat("{text1} ?", "", r"\n", ("Yes", "No")), shown)
+    rows = [{"text1": text, "text2": None} for text in ("a mat", "a cat on a mat")]
+    longest = prompter.prompts(rows).longest
+    assert replace(prompter, window=longest).prompts(rows).longest == longest
+    with pytest.raises(InputError) as caught:
+        replace(prompter, window=longest - 3).prompts(rows)
+    says = f"--num_shots 20: the longest prompt has {longest} tokens, 3 more than the model's window of {longest - 3}; "
+    assert str(caught.value) == says + "--num_shots 18 would fit (the first 18 of these)"
+    with pytest.raises(InputError, match="not even one of these would fit"):
+        replace(prompter, window=3).prompts(rows)
+    with pytest.raises(InputError, match="cut them with --max_seq_length"):
+        replace(prompter, window=3, demonstrations=()).prompts(rows)
+    with pytest.raises(InputError, match="than the model's window leaves beside 1 tokens of a label of"):
+        replace(prompter, window=longest, behind=1).prompts(rows)
+    assert replace(prompter, max_length=longest - 2).prompts(rows).shortened == 1

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from llmft.errors import InputError
 from llmft.prompts.render import PromptFormat
-from llmft.prompts.tokens import TAIL, check_window, leading_ids, token_ids, tokenize_prompts
+from llmft.prompts.tokens import TAIL, leading_ids, token_ids, tokenize_prompts
 from llmft.prompts.verbalizer import check_border, label_sequences, parse_words
 from tests.conftest import byte_level_bpe, sentencepiece_bpe
 
@@ -170,22 +170,6 @@ def test_a_query_of_spaces_that_has_no_tokens_of_its_own():
     words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     prompts = tokenize_prompts(PreTrainedTokenizerFast(tokenizer_object=words), "", ["a b", " "])
     assert (prompts.prefix, prompts.suffixes) == ([], [[0, 2, 3], [0]])
-
-
-def test_a_prompt_over_the_window_is_an_error(tokenizers):
-    prompts = tokenize_prompts(tokenizers["opt"], "x " * 20, ["a ?", "b ?"])
-    place = "the model's window"
-    check_window(prompts, prompts.longest, place, 20, lambda i: 18)
-    check_window(prompts, None, place, 20, lambda i: 18)
-    limit = prompts.longest - 3
-    with pytest.raises(InputError) as caught:
-        check_window(prompts, limit, place, 20, lambda i: 18)
-    says = f"--num_shots 20: the longest prompt has {limit + 3} tokens, 3 more than the model's window of {limit}; "
-    assert str(caught.value) == says + "--num_shots 18 would fit (the first 18 of these)"
-    with pytest.raises(InputError, match="not even one of these would fit"):
-        check_window(prompts, 3, place, 20, lambda i: 0)
-    with pytest.raises(InputError, match="cut them with --max_seq_length"):
-        check_window(prompts, 3, place, 0, lambda i: 0)
 
 
 @pytest.mark.parametrize("written", ["Yes,No", "ĠYes,ĠNo", "▁Yes,▁No", " Yes, No"])
