@@ -1,13 +1,6 @@
 """Entry script of `llmft.pipelines.in_context`; `python eval.py --help` lists the arguments."""
 
-from llmft.runs.finished import Command
+from llmft.pipelines.entry import run_script
 
-if __name__ == "__main__" and not (command := Command.seen()).finished():
-    from llmft.cost.meter import process_meter
-
-    process_meter().open()  # before what takes long to import
-
-    from llmft.pipelines.in_context import main
-    from llmft.pipelines.process import run_main
-
-    run_main(main, command)
+if __name__ == "__main__":
+    run_script("in_context")

@@ -14,8 +14,6 @@ LOOSE = ("__init__", "errors")
 REPORT = {"report", "runs", "cost", "errors"}
 """All that the report imports: it reads records and stands apart."""
 NOT_YET = {
-    ("llmft.arguments.run", "llmft.models.reading.batches"),
-    ("llmft.arguments.run_checks", "llmft.arguments.run"),
     ("llmft.report.baselines", "llmft.tasks.table"),
     ("llmft.report.identities", "llmft.tasks.formats"),
 }

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-import math
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
-from llmft.errors import InputError, quote
+from llmft.arguments.checks import check, in_words, known
+from llmft.arguments.flags import UPSTREAM
+from llmft.errors import InputError
 from llmft.runs.notes import say_note
 
 RENAMED = {
@@ -39,18 +42,31 @@ ONE_AFTER_THE_OTHER = (
 REMOVED = {"--stage_teacher": ONE_AFTER_THE_OTHER, "--context_schedule sequential": ONE_AFTER_THE_OTHER}
 """Arguments, some with a value, that there are no longer, and what does the same."""
 
-MAY_BE_EMPTY = {"separate_shots_by", "label_delimiter", "target_prefix", "task_description"}
-"""Arguments whose text may be nothing."""
-LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""Bytes of a file's or folder's name, and of a path, that systems take."""
-
 
 class OneLineParser(HfArgumentParser):
     """An argument parser whose errors are `InputError`s: one line, no usage text."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._action_groups.sort(key=lambda group: group.title == UPSTREAM)  # the last to be shown
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing usage and exiting."""
         raise InputError(f"{message}; see --help")
+
+    def _parse_dataclass_field(self, parser: ArgumentParser, field: Field[Any]) -> None:
+        """Add a flag to the group of its dataclass, or to that which its own metadata names. Its help says what it needs."""
+        metadata = dict(field.metadata)
+        rules, title = metadata.pop("rules", None), metadata.pop("group", None)
+        if title is not None:
+            groups = {group.title: group for group in self._action_groups}
+            parser = groups.get(title) or self.add_argument_group(title)
+        needs = known(rules.needs, {f.name for group in self.dataclass_types for f in fields(group)}) if rules else []
+        if needs:
+            metadata["help"] += f" Only with {in_words(needs)}."
+        flag = copy.copy(field)
+        flag.metadata = metadata
+        super()._parse_dataclass_field(parser, flag)
 
 
 def read(groups: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -77,8 +93,7 @@ def read(groups: Sequence[type], argv: Sequence[str] | None, description: str) -
     refuse_repeated(parser, words)
     values = vars(namespace)
     given = {name: value for name, value in values.items() if value != parser.get_default(name)}
-    for name, value in given.items():
-        refuse_unusable(name, value)
+    check(groups, values, all_groups=True)
     return values, given
 
 
@@ -94,31 +109,13 @@ def make(groups: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...]:
 
 @contextmanager
 def _in_one_line() -> Iterator[None]:
-    """Within, what transformers' own checks of TrainingArguments raise becomes an `InputError`."""
+    """Context: what transformers' own checks of TrainingArguments raise becomes an `InputError`."""
     try:
         yield
     except InputError:
         raise
     except (ValueError, ImportError) as error:
         raise InputError(f"the arguments do not go together: {' '.join(str(error).split())}; see --help") from error
-
-
-def refuse_unusable(name: str, value: Any) -> None:
-    """What no argument can mean.
-
-    Raises:
-        InputError: a number is not finite, a text is empty, a path is longer than any system takes.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"--{name} {value}: must be a finite number")
-    if not isinstance(value, str):
-        return
-    if not value.strip() and name not in MAY_BE_EMPTY:
-        raise InputError(f"--{name} {quote(value)}: is empty; give a value, or leave it out")
-    if name.endswith(("_file", "_dir", "_path", "_name")) or name == "deepspeed":
-        parts = value.replace(",", "/").split("/")
-        if max(len(part.encode()) for part in parts) > LONGEST_NAME or len(value.encode()) > LONGEST_PATH:
-            raise InputError(f"--{name} {value[:60]}...: is longer than a path can be; give a shorter one")
 
 
 def _is_utf8(word: str) -> bool:

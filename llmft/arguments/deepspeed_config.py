@@ -20,8 +20,8 @@ def find_config(name: str) -> str:
     """
     if name.startswith("{"):
         return name
-    own = CONFIGS / f"{name.removesuffix('.json')}.json"
-    path = Path(name) if Path(name).is_file() or Path(name).name != name else own
+    shipped = CONFIGS / f"{name.removesuffix('.json')}.json"
+    path = Path(name) if Path(name).is_file() or Path(name).name != name else shipped
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in CONFIGS.glob("zero*.json")))
         raise InputError(f"--deepspeed {name}: no such file; give the path of a DeepSpeed config, or one of {known}")

@@ -9,47 +9,64 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
+from llmft.arguments.checks import check
 from llmft.arguments.deepspeed_config import find_config, keep_off_the_compiler, zero_stage
-from llmft.arguments.flags import flag
+from llmft.arguments.flags import UPSTREAM, Rules, flag, flags_of
 from llmft.arguments.run_checks import check_after, check_before, check_group, has_accelerator, meeting
 from llmft.arguments.training_defaults import DISTILLATION, PAPER
 from llmft.errors import InputError
-from llmft.models.reading.batches import BatchSize
 from llmft.runs.launch import join_launch, this_process
-from llmft.runs.secrets import HIDDEN, is_secret
 
-UNSUPPORTED = {
-    "eval_on_start": False,
-    "load_best_model_at_end": False,
-    "label_smoothing_factor": 0.0,
-    "do_predict": False,
-    "remove_unused_columns": False,
-    "resume_from_checkpoint": None,
-    "save_only_model": False,
-    "prediction_loss_only": False,
-    "eval_do_concat_batches": True,
-    "eval_use_gather_object": False,
-    "eval_accumulation_steps": None,
-    "batch_eval_metrics": False,
-    "include_for_metrics": [],
-    "fp16_full_eval": False,
-    "bf16_full_eval": False,
-    "metric_for_best_model": None,
-    "greater_is_better": None,
-    "hub_always_push": False,
-    "hub_strategy": "end",
-    "fsdp": None,
-    "fsdp_config": None,
-    "parallelism_config": None,
-    "torch_compile": False,
-    "torch_compile_backend": None,
-    "torch_compile_mode": None,
-    "use_liger_kernel": False,
-    "liger_kernel_config": None,
+SEEDS = 2**32
+"""Numpy's legacy streams take seeds below this."""
+SCHEDULES = tuple(kind.value for kind in SchedulerType if kind.value not in ("reduce_lr_on_plateau", "greedy"))
+"""All but those that go by an evaluation loss, which is not read."""
+TRAINS = "ignored"
+"""What eval.py does with flags of training: upstream's sweeps pass it some of them."""
+
+
+def _rules(names: str, **rules: Any) -> dict[str, Rules]:
+    return {name: Rules(**{"evaluation": TRAINS} | rules) for name in names.split()}
+
+
+INHERITED = {
+    "": Rules(evaluation=TRAINS),
+    **_rules(
+        """
+        eval_on_start load_best_model_at_end label_smoothing_factor do_predict resume_from_checkpoint save_only_model
+        prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps batch_eval_metrics
+        include_for_metrics fp16_full_eval bf16_full_eval metric_for_best_model greater_is_better hub_always_push fsdp fsdp_config
+        parallelism_config torch_compile torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config
+        """,
+        supported=False,  # it would go unread or break here
+    ),
+    **_rules("gradient_accumulation_steps ddp_timeout torch_empty_cache_steps", at_least=1),
+    **_rules("max_grad_norm adam_epsilon neftune_noise_alpha", at_least=0),
+    **_rules("adam_beta1 adam_beta2", at_least=0, below=1),
+    **_rules("max_steps", at_least=1, or_value=-1),
+    **_rules("eval_delay", at_least=0, needs=("--eval_strategy epoch|steps",)),
+    **_rules("fp16", excludes=("--bf16",), evaluation="read"),
+    **_rules("bf16 tf32 full_determinism", evaluation="read"),
+    **_rules(
+        "gradient_checkpointing", excludes=("--use_cartridge",), because="layers then read no keys and values but their own"
+    ),
+    **_rules("accelerator_config lr_scheduler_kwargs gradient_checkpointing_kwargs activation_checkpointing_kwargs", kind="json"),
+    **_rules("deepspeed", kind="path"),
+    **_rules("save_steps", kind="steps", names_run=False),
+    **_rules("dataloader_num_workers", at_least=0, names_run=False),
+    **_rules("dataloader_prefetch_factor", needs=("--dataloader_num_workers 1+",), names_run=False),
+    **_rules(
+        """
+        use_cpu local_rank run_name project log_level log_level_replica log_on_each_node logging_strategy logging_first_step
+        dataloader_pin_memory dataloader_persistent_workers save_on_each_node do_train do_eval debug skip_memory_metrics
+        include_num_input_tokens_seen trackio_space_id trackio_bucket_id trackio_static_space_id
+        """,
+        names_run=False,
+    ),
 }
-"""Arguments of TrainingArguments that would go unread or break here, and the value they must keep."""
+"""Rules of the fields of TrainingArguments that are not written anew below; '' of all others."""
 
 SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], "trackio": ["trackio"]}
 """Logging services, and the packages of which each needs one."""
@@ -63,63 +80,121 @@ class RunArguments(TrainingArguments):
     unscheduled: ClassVar[dict[str, float]] = PAPER
     """Learning rate and epochs of a call from Python that names none; command lines get theirs by what is trained."""
 
-    output_dir: str = flag("logfiles", "Folder that holds all runs; each gets its own below it.")
-    overwrite_output_dir: bool = flag(False, "Do a finished run again.")
-    count_flops: bool = flag(False, "Count the FLOPs of the operators as well (slow); those of T-Few's rule always are.")
-    save_final_model: bool = flag(True, "Keep the trained weights (or adapter) in the run's folder.")
-    seed: int = flag(0, "Seed of training.")
-    data_seed: int = flag(0, "Seed of the draws: demonstrations, training rows, order of training.")
+    INHERITED: ClassVar[dict[str, Rules]] = INHERITED
+
+    output_dir: str = flag("logfiles", "Folder that holds all runs; each gets its own below it.", kind="folder")
+    overwrite_output_dir: bool = flag(False, "Do a finished run again.", names_run=False)
+    count_flops: bool = flag(
+        False, "Count the FLOPs of the operators as well (slow); those of T-Few's rule always are.", names_run=False
+    )
+    save_final_model: bool = flag(True, "Keep the trained weights (or adapter) in the run's folder.", evaluation=TRAINS)
+    seed: int = flag(0, "Seed of training.", at_least=0, below=SEEDS)
+    data_seed: int = flag(0, "Seed of the draws: demonstrations, training rows, order of training.", at_least=0, below=SEEDS)
     learning_rate: float | None = flag(
         None,
         "Peak learning rate. Default: by what is trained (docs/defaults.md); ft.py, all weights, but of the embedded model: "
         "1e-5, as in the paper.",
+        at_least=0,
+        evaluation=TRAINS,
     )
-    lr_scheduler_type: str = flag("constant_with_warmup", "Shape of the learning rate.")
-    warmup_steps: float = flag(0.1, "Warmup: a share of all steps if below 1, else steps.")
-    weight_decay: float = flag(0.0, "AdamW's weight decay.")
+    lr_scheduler_type: str = flag("constant_with_warmup", "Shape of the learning rate.", choices=SCHEDULES, evaluation=TRAINS)
+    warmup_steps: float = flag(0.1, "Warmup: a share of all steps if below 1, else steps.", at_least=0, evaluation=TRAINS)
+    weight_decay: float = flag(0.0, "AdamW's weight decay.", at_least=0, evaluation=TRAINS)
     num_train_epochs: float | None = flag(
         None,
         "Passes over the training rows or queries. Default: by what is trained and on how many (docs/defaults.md); ft.py, all "
         "weights, but of the embedded model: 40, as in the paper.",
+        above=0,
+        evaluation=TRAINS,
     )
-    per_device_train_batch_size: int = flag(32, "Training rows a step and device.")
-    per_device_eval_batch_size: int = flag(256, "At most so many queries go through the model together, outside of training.")
+    per_device_train_batch_size: int = flag(32, "Training rows a step and device.", at_least=1, evaluation=TRAINS)
+    per_device_eval_batch_size: int = flag(
+        256, "At most so many queries go through the model together, outside of training.", at_least=1
+    )
     max_batch_tokens: int | None = flag(
-        None, "At most so many tokens go through the model together, outside of training; default: 2048 on a CPU, else what fits."
+        None,
+        "At most so many tokens go through the model together, outside of training; default: 2048 on a CPU, else what fits.",
+        at_least=1,
     )
     label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are the labels of own data
-    remove_unused_columns: bool = flag(False, "Must stay off: a training row has columns of our own.")
-    save_strategy: str = flag("no", "When an unfinished run keeps a checkpoint to resume from.")
-    save_total_limit: int = flag(1, "Checkpoints that an unfinished run keeps, the newest; they go away when it is finished.")
-    logging_steps: float = flag(10, "Steps between two entries of train_log.jsonl.")
-    logging_nan_inf_filter: bool = flag(False, "Leave NaN and infinite losses out of the log; they stop training all the same.")
-    deepspeed_stage: int | None = flag(None, "ZeRO stage of the --deepspeed config; only checked against it.")
-    eval_strategy: str = flag("no", "When all evaluation sets are scored during training: no, epoch or steps (--eval_steps).")
-    eval_steps: float | None = flag(None, "Steps between two evaluations, or a share of all if below 1.")
+    remove_unused_columns: bool = flag(
+        False, "Must stay off: a training row has columns of our own.", supported=False, evaluation=TRAINS
+    )
+    save_strategy: str = flag(
+        "no", "When an unfinished run keeps a checkpoint to resume from.", choices=("no", "epoch", "steps"), names_run=False
+    )
+    save_total_limit: int = flag(
+        1, "Checkpoints that an unfinished run keeps, the newest; they go away when it is finished.", at_least=1, names_run=False
+    )
+    logging_steps: float = flag(10, "Steps between two entries of train_log.jsonl.", kind="steps", names_run=False)
+    logging_nan_inf_filter: bool = flag(
+        False, "Leave NaN and infinite losses out of the log; they stop training all the same.", names_run=False
+    )
+    deepspeed_stage: int | None = flag(
+        None,
+        "ZeRO stage of the --deepspeed config; only checked against it.",
+        needs="--deepspeed",
+        names_run=False,
+        group=UPSTREAM,
+    )
+    eval_strategy: str = flag(
+        "no",
+        "When all evaluation sets are scored during training: no, epoch or steps (--eval_steps).",
+        choices=("no", "epoch", "steps"),
+        evaluation="refused",
+    )
+    eval_steps: float | None = flag(
+        None,
+        "Steps between two evaluations, or a share of all if below 1.",
+        kind="steps",
+        needs="--eval_strategy steps",
+        evaluation=TRAINS,
+    )
     save_best_models: bool = flag(
-        False, "Keep the weights of the best evaluations too, in model_best_in_domain and model_best_out_of_domain."
+        False,
+        "Keep the weights of the best evaluations too, in model_best_in_domain and model_best_out_of_domain.",
+        needs="--eval_strategy epoch|steps",
+        evaluation="refused",
     )
-    log_l2_dist_per_weight: bool = flag(False, "Log how far each trained weight is from its start (L2), with every loss.")
-    report_to: list[str] = field(
-        default_factory=lambda: ["none"], metadata={"help": "Logging services (wandb, tensorboard, trackio), or none."}
+    log_l2_dist_per_weight: bool = flag(
+        False, "Log how far each trained weight is from its start (L2), with every loss.", evaluation="refused"
     )
-    push_to_hub: bool = flag(False, "Upload the trained student's folder to the hub when the run is finished.")
+    report_to: list[str] = flag(["none"], "Logging services (wandb, tensorboard, trackio), or none.", names_run=False)  # noqa: RUF009
+    push_to_hub: bool = flag(
+        False,
+        "Upload the trained student's folder to the hub when the run is finished.",
+        needs="--save_final_model",
+        names_run=False,
+        evaluation="refused",
+    )
     hub_model_id: str | None = flag(
-        None, "Name of its repository there (user/name), read with --push_to_hub; default: of model and method, your own."
+        None,
+        "Name of its repository there (user/name); default: of model and method, your own.",
+        needs="--push_to_hub",
+        names_run=False,
     )
-    hub_token: str | None = flag(None, "Token to push with, read with --push_to_hub; default: that of `hf auth login`.")
-    hub_private_repo: bool | None = flag(None, "Whether a new repository is private, read with --push_to_hub.")
-    hub_revision: str | None = flag(None, "Branch to push to, read with --push_to_hub; made if need be.")
-    hub_strategy: str = flag("end", "Must stay: what is pushed is the finished student.")
+    hub_token: str | None = flag(
+        None, "Token to push with; default: that of `hf auth login`.", kind="secret", needs="--push_to_hub"
+    )
+    hub_private_repo: bool | None = flag(None, "Whether a new repository is private.", needs="--push_to_hub", names_run=False)
+    hub_revision: str | None = flag(None, "Branch to push to; made if need be.", needs="--push_to_hub", names_run=False)
+    hub_strategy: str = flag("end", "Must stay: what is pushed is the finished student.", supported=False, names_run=False)
     wandb_project_name: str = flag(
         os.environ.get("WANDB_PROJECT", "llmft-experiments"),
         "wandb's project, read with --report_to wandb; default: $WANDB_PROJECT.",
+        names_run=False,
     )
-    wandb_group_name: str | None = flag(None, "wandb's group of runs, read with --report_to wandb.")
-    wandb_run_name: str | None = flag(None, "wandb's name of the run, read with --report_to wandb; default: wandb's choice.")
-    wandb_output_dir: str | None = flag(None, "Where wandb keeps its files, read with --report_to wandb; default: ./wandb.")
-    ddp_find_unused_parameters: bool | None = flag(False, "Whether data-parallel training looks for weights without a gradient.")
-    disable_tqdm: bool | None = flag(None, "No progress bars; default: none where the output is not a terminal.")
+    wandb_group_name: str | None = flag(None, "wandb's group of runs, read with --report_to wandb.", names_run=False)
+    wandb_run_name: str | None = flag(
+        None, "wandb's name of the run, read with --report_to wandb; default: wandb's choice.", names_run=False
+    )
+    wandb_output_dir: str | None = flag(
+        None, "Where wandb keeps its files, read with --report_to wandb; default: ./wandb.", kind="folder"
+    )
+    ddp_find_unused_parameters: bool | None = flag(
+        False, "Whether data-parallel training looks for weights without a gradient.", evaluation=TRAINS
+    )
+    disable_tqdm: bool | None = flag(None, "No progress bars; default: none where the output is not a terminal.", names_run=False)
 
     def __post_init__(self) -> None:
         if self.disable_tqdm is None:
@@ -127,18 +202,15 @@ class RunArguments(TrainingArguments):
         for name, value in self.unscheduled.items():
             if getattr(self, name) is None:  # eval.py, which reads neither, or a call from Python
                 setattr(self, name, value)
-        for name, only in UNSUPPORTED.items():
-            if getattr(self, name) != only:
-                shown = HIDDEN if is_secret(name) else getattr(self, name)
-                raise InputError(f"--{name} {shown}: not supported; leave it at {only}")
+        check([type(self)], vars(self))
         if isinstance(self.deepspeed, str):
             self.deepspeed = find_config(self.deepspeed)
         if self.use_cpu or not has_accelerator():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
         check_before(self)
-        self._check_evaluation()
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            raise InputError("--eval_strategy steps: needs --eval_steps; add that")
         self._check_services()
-        self._check_hub()
         self._check_deepspeed_stage()
         join_launch(alone=bool(self.deepspeed))
         if self.deepspeed and os.environ.get("DS_ACCELERATOR") == "cpu":
@@ -155,40 +227,12 @@ class RunArguments(TrainingArguments):
         elif self.device.type == "cuda" and free:
             self.accelerator_config.non_blocking = self.dataloader_pin_memory  # a batch is copied while the last one is computed
 
-    @property
-    def eval_batch(self) -> BatchSize:
-        """How many queries go through the model together in evaluation and teacher pass."""
-        return BatchSize(self.per_device_eval_batch_size, self.max_batch_tokens)
-
     def _check_deepspeed_stage(self) -> None:
         if self.deepspeed_stage is None:
             return
-        if not self.deepspeed:
-            raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: goes with --deepspeed; name a config, or leave this out")
         stage = zero_stage(self.deepspeed)
         if stage != self.deepspeed_stage:
             raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: {self.deepspeed} has stage {stage}; make them agree")
-
-    def _check_evaluation(self) -> None:
-        if self.eval_strategy not in ("no", "epoch", "steps"):
-            raise InputError(f"--eval_strategy {self.eval_strategy}: no such strategy; give no, epoch or steps")
-        if self.eval_strategy == "steps" and not (self.eval_steps or 0) > 0:
-            raise InputError(f"--eval_strategy steps: needs --eval_steps above 0, not {self.eval_steps}")
-        if self.eval_strategy != "steps" and self.eval_steps is not None:
-            raise InputError(
-                f"--eval_steps {self.eval_steps}: is read only with --eval_strategy steps; add that, or leave this out"
-            )
-        for name in ("save_best_models", "eval_delay"):
-            if self.eval_strategy == "no" and getattr(self, name):
-                raise InputError(f"--{name} {getattr(self, name)}: is read only with --eval_strategy epoch or steps; add that")
-
-    def _check_hub(self) -> None:
-        for name in ("hub_model_id", "hub_token", "hub_private_repo", "hub_revision"):
-            if getattr(self, name) is not None and not self.push_to_hub:
-                shown = HIDDEN if is_secret(name) else getattr(self, name)
-                raise InputError(f"--{name} {shown}: is read only with --push_to_hub; add that, or leave this out")
-        if self.push_to_hub and not self.save_final_model:
-            raise InputError("--push_to_hub: needs the trained weights, which --no_save_final_model drops; leave one of them out")
 
     def _check_services(self) -> None:
         for service in self.report_to:
@@ -206,28 +250,11 @@ class DistillationRunArguments(RunArguments):
 
     unscheduled: ClassVar[dict[str, float]] = {"learning_rate": DISTILLATION[None].learning_rate, "num_train_epochs": 4.0}
 
-    per_device_train_batch_size: int = flag(16, "Queries a step and device.")
-
-
-IRRELEVANT = frozenset(
-    """
-    model_name_or_path teacher_model_name_or_path teacher_cache_dir context_file instruction query_file metric
-    cache_dir data_dir
-    dataset_cache_dir train_file validation_file test_file out_of_domain_file
-    eval_task_path paws_qqp_file cola_ood_file task_name output_dir overwrite_output_dir deepspeed use_cpu deepspeed_stage
-    count_flops sample_indices_file group num_data_seeds local_rank report_to run_name project
-    disable_tqdm log_level log_level_replica log_on_each_node logging_dir
-    logging_strategy logging_first_step logging_steps logging_nan_inf_filter dataloader_num_workers dataloader_pin_memory
-    dataloader_persistent_workers dataloader_prefetch_factor save_strategy save_steps save_total_limit save_on_each_node
-    do_train do_eval debug skip_memory_metrics include_num_input_tokens_seen trackio_space_id trackio_bucket_id
-    trackio_static_space_id push_to_hub hub_model_id hub_token hub_private_repo
-    hub_revision hub_strategy wandb_project_name wandb_group_name wandb_run_name wandb_output_dir
-    """.split()
-)
-"""Arguments that cannot change a result, or whose content a run's name holds in another way."""
+    per_device_train_batch_size: int = flag(16, "Queries a step and device.", at_least=1, evaluation=TRAINS)
 
 
 def as_dict(group: Any) -> dict[str, Any]:
     """An argument group as JSON-able values, secrets left out."""
     values = group.to_dict() if isinstance(group, TrainingArguments) else dataclasses.asdict(group)
-    return {name: value for name, value in values.items() if not name.endswith("_token")}
+    secrets = [name for name, (_, rules) in flags_of(type(group)).items() if rules.kind == "secret"]
+    return {name: value for name, value in values.items() if name not in secrets}

@@ -2,85 +2,39 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmft.arguments.checks import read_json
 from llmft.errors import InputError, quote
 from llmft.runs.launch import REMEDY, check_port, launched, port_error, this_process
 from llmft.runs.notes import say_note
 from llmft.runs.signals import on_sigterm
 
 if TYPE_CHECKING:
-    from llmft.arguments.run import RunArguments
+    from transformers import TrainingArguments
 
-SEEDS = 2**32
-"""Numpy's legacy streams take seeds below this."""
-AT_LEAST = {
-    "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "max_batch_tokens": 1,
-    "gradient_accumulation_steps": 1, "learning_rate": 0,
-    "weight_decay": 0, "warmup_steps": 0, "max_grad_norm": 0, "adam_beta1": 0, "adam_beta2": 0, "adam_epsilon": 0,
-    "eval_delay": 0, "save_total_limit": 1, "dataloader_num_workers": 0, "neftune_noise_alpha": 0, "ddp_timeout": 1,
-    "torch_empty_cache_steps": 1, "seed": 0, "data_seed": 0,
-}  # fmt: skip
-BELOW = {"adam_beta1": 1, "adam_beta2": 1, "seed": SEEDS, "data_seed": SEEDS}
-STEPS = ("logging_steps", "save_steps", "eval_steps")
-"""Numbers of steps, or shares of all steps if below 1."""
-JSON = ("accelerator_config", "lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
 SECTIONS = ("zero_optimization", "fp16", "bf16", "optimizer", "scheduler", "activation_checkpointing", "aio")
 PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
 NO_GPUS = ("", "-1", "NoDevFiles")
 """Values of $CUDA_VISIBLE_DEVICES that ask for none; the last is Slurm's."""
 
 
-def check_before(run: RunArguments) -> None:
+def check_before(run: TrainingArguments) -> None:
     """Check arguments as they were given, before transformers takes them up.
 
     Raises:
         InputError: one cannot be used.
     """
-    for name, least in AT_LEAST.items():
-        value = getattr(run, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name} {value}: must be {least} or more")
-        if value is not None and value >= BELOW.get(name, math.inf):
-            raise InputError(f"--{name} {value}: must be below {BELOW[name]}")
-    if run.num_train_epochs <= 0:
-        raise InputError(f"--num_train_epochs {run.num_train_epochs}: must be above 0")
-    if run.max_steps != -1 and run.max_steps < 1:
-        raise InputError(f"--max_steps {run.max_steps}: must be 1 or more, or -1 to go by --num_train_epochs")
-    for name in STEPS:
-        value = getattr(run, name)
-        if value is not None and (value <= 0 or (value > 1 and value != int(value))):
-            raise InputError(f"--{name} {value}: must be a whole number of steps, or a share of all between 0 and 1")
-    if run.save_strategy not in ("no", "epoch", "steps"):
-        raise InputError(f"--save_strategy {run.save_strategy}: no such strategy; give no, epoch or steps")
-    if run.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
-        raise InputError(
-            f"--lr_scheduler_type {run.lr_scheduler_type}: goes by an evaluation loss, which is not read; take another"
-        )
-    if run.fp16 and run.bf16:
-        raise InputError("--fp16 True: --bf16 is given as well; leave one of them out")
-    if run.dataloader_prefetch_factor is not None and run.dataloader_num_workers == 0:
-        raise InputError(
-            f"--dataloader_prefetch_factor {run.dataloader_prefetch_factor}: is read only with --dataloader_num_workers 1 or "
-            "more; add that, or leave this out"
-        )
-    for name in JSON:
-        value = getattr(run, name)
-        if isinstance(value, str):
-            _read_json(name, value)
     if isinstance(run.deepspeed, str):
         check_deepspeed(run.deepspeed)
     _check_devices(run)
 
 
-def check_after(run: RunArguments) -> None:
+def check_after(run: TrainingArguments) -> None:
     """Check what transformers has made of the arguments; a process uses one GPU.
 
     Raises:
@@ -90,8 +44,8 @@ def check_after(run: RunArguments) -> None:
         say_note(f"one of {run.n_gpu} GPUs is used; start with torchrun or deepspeed to use more")
         run._n_gpu = 1  # else transformers would split every batch between threads, and read more rows a step than asked for
     if run.deepspeed and run.hf_deepspeed_config.mismatches:
-        found = "; ".join(mismatch.lstrip("- ") for mismatch in run.hf_deepspeed_config.mismatches)
-        raise InputError(f"--deepspeed {run.deepspeed}: does not agree with the arguments ({found}); write auto there")
+        names = "; ".join(mismatch.lstrip("- ") for mismatch in run.hf_deepspeed_config.mismatches)
+        raise InputError(f"--deepspeed {run.deepspeed}: does not agree with the arguments ({names}); write auto there")
     if run.optim_args is not None or run.optim.value not in PLAIN_OPTIMIZERS:
         _check_optimizer(run)
     if run.lr_scheduler_kwargs or run.lr_scheduler_type.value.endswith(("min_lr", "decay")):
@@ -107,7 +61,7 @@ def has_accelerator() -> bool:
 
 @contextmanager
 def meeting() -> Iterator[None]:
-    """Within, the ranks of a launch make their process group. SIGTERM ends them at once: there is nothing to save, and Python
+    """Context: the ranks of a launch make their process group. SIGTERM ends them at once: there is nothing to save, and Python
     would hear of it only when they have met.
 
     Raises:
@@ -126,7 +80,7 @@ def meeting() -> Iterator[None]:
         raise port_error(os.environ.get("MASTER_PORT", ""), str(error).splitlines()[0]) from error
 
 
-def check_group(run: RunArguments) -> None:
+def check_group(run: TrainingArguments) -> None:
     """Check that accelerate takes this process for what its launcher says it is: the one decides what ranks compute together, the
     other who writes.
 
@@ -154,7 +108,7 @@ def check_deepspeed(file: str) -> None:
     Raises:
         InputError: it cannot be read, or is no config.
     """
-    config = _read_json("deepspeed", file)
+    config = read_json("deepspeed", file)
     for name in SECTIONS:
         if not isinstance(config.get(name, {}), dict):
             raise InputError(f"--deepspeed {file}: {name} is {quote(config[name])}; write an object with its settings")
@@ -171,32 +125,13 @@ def check_deepspeed(file: str) -> None:
         ) from error
 
 
-def _read_json(name: str, value: str) -> dict[str, Any]:
-    """The object in a file, or that the value is."""
-    text = value
-    if not value.startswith("{"):
-        if not Path(value).is_file():
-            raise InputError(f"--{name} {value}: no such file; name a JSON file")
-        try:
-            text = Path(value).read_bytes().decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--{name} {value}: cannot be read ({error}); name a JSON file") from error
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"--{name} {value}: is not JSON ({error}); fix it") from error
-    if not isinstance(found, dict):
-        raise InputError(f"--{name} {value}: holds no JSON object; write {{...}}")
-    return found
-
-
 def _without_auto(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_auto(part) for name, part in value.items() if part != "auto"}
     return value
 
 
-def _check_devices(run: RunArguments) -> None:
+def _check_devices(run: TrainingArguments) -> None:
     """A GPU that is asked for must be there: a run that goes on without it takes days where hours were meant."""
     import torch
 
@@ -215,7 +150,7 @@ def _check_devices(run: RunArguments) -> None:
         raise InputError(f"--ddp_backend {run.ddp_backend}: is read only with several processes; start them, or leave it out")
 
 
-def _check_optimizer(run: RunArguments) -> None:
+def _check_optimizer(run: TrainingArguments) -> None:
     from transformers import Trainer
 
     try:
@@ -229,7 +164,7 @@ def _check_optimizer(run: RunArguments) -> None:
             ) from error
 
 
-def _check_schedule(run: RunArguments) -> None:
+def _check_schedule(run: TrainingArguments) -> None:
     import torch
     from transformers import get_scheduler
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from llmft.arguments.deepspeed_config import zero_stage
@@ -23,14 +22,6 @@ def check_flags(job: Job) -> None:
     flags, shots, data, run = job.config.distillation, job.config.shots, job.config.data, job.config.run
     if flags.reads("demonstrations") and shots.num_shots == 0 and shots.sample_indices_file is None:
         raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
-    if job.config.trained.use_cartridge and flags.num_contexts > 1:
-        raise InputError(f"--use_cartridge: starts as one context, there are --num_contexts {flags.num_contexts}; leave one out")
-    for field in fields(shots):
-        value = getattr(shots, field.name)
-        if value != field.default and not flags.reads("demonstrations"):
-            raise InputError(f"--{field.name} {value}: is read only with --context demonstrations; add that, or leave this out")
-    if job.config.calibration.calibrate and flags.reads("label"):
-        raise InputError("--calibrate: a content-free query has no label to show; leave it out with --context label")
     if run.deepspeed and needs_copy(job):
         raise InputError(
             "--teacher_mode online: under DeepSpeed a student that changes its weights cannot also be its teacher; "

@@ -17,7 +17,7 @@ from llmft.errors import InputError
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load
 from llmft.pipelines.prepare import prepare
-from llmft.pipelines.process import each
+from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     Raises:
         InputError: the arguments are unusable.
     """
-    return each(prepare("pbft", GROUPS, argv, description=__doc__), fine_tune)
+    return run_jobs(prepare("pbft", GROUPS, argv, description=__doc__), fine_tune)
 
 
 def fine_tune(job: Job) -> None:
@@ -80,10 +80,7 @@ def check_flags(job: Job) -> None:
         InputError: arguments do not go together.
     """
     flags = job.config.fine_tuning
-    on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
-    for name in ("target_tokens", "target_prefix", "label_delimiter", "untie_embeddings"):
-        if vanilla and name in job.given:
-            raise InputError(f"--{name} {job.given[name]}: is read only with --method pbft; add that, or leave this out")
+    on_demonstrations = flags.train_on == "demonstrations"
     if on_demonstrations and job.config.shots.num_shots == 0:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
     if job.config.data.multi_token_labels:

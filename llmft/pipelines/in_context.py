@@ -12,7 +12,7 @@ from llmft.arguments.run import RunArguments
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load
 from llmft.pipelines.prepare import prepare
-from llmft.pipelines.process import each
+from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.upstream_csv import append_row, upstream_row
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     Raises:
         InputError: the arguments are unusable.
     """
-    return each(prepare("icl", GROUPS, argv, description=__doc__), evaluate)
+    return run_jobs(prepare("icl", GROUPS, argv, description=__doc__), evaluate)
 
 
 def evaluate(job: Job) -> None:

@@ -94,6 +94,7 @@ class Job:
         """
         from llmft.evaluation.answers import ANSWERS
         from llmft.evaluation.scorer import Scorer
+        from llmft.models.reading.batches import BatchSize
         from llmft.prompts.prompter import Prompter
 
         prompter = Prompter(
@@ -105,7 +106,7 @@ class Job:
             virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
         )
         answers, sample = ANSWERS[self.task.answer], next(iter(self.eval_sets.values()))[0]
-        batch_size, flags = self.config.run.eval_batch, self.config.data
+        batch_size, flags = BatchSize.of(self.config.run), self.config.data
         return Scorer.create(model, prompter, answers, sample, batch_size, flags=flags, calibrate=calibrate)
 
     def check_prompts(self, *scorers: Scorer | MeanScorer, train_rows: Sequence[Row] = ()) -> None:

@@ -116,7 +116,7 @@ def introduction(config: dict[str, Any], folder: Path, origin: str, model_name: 
 def loading(folder: Path, base: Base | None, config: dict[str, Any]) -> str:
     """Code for plain transformers and peft, the precision, and what they cannot load."""
     limits = limits_of(folder)
-    own = (folder / PARALLEL_SETTINGS).is_file() or (folder / HEAD_SETTINGS).is_file()
+    needs_llmft = (folder / PARALLEL_SETTINGS).is_file() or (folder / HEAD_SETTINGS).is_file()
     dtype = student_settings(folder).get("dtype", "float32")
     trust = ", trust_remote_code=True" if config["arguments"]["ModelArguments"].get("trust_remote_code") else ""
     how = f'dtype="{dtype}"{trust}'
@@ -132,7 +132,7 @@ def loading(folder: Path, base: Base | None, config: dict[str, Any]) -> str:
         lines += [f"base = AutoModelForCausalLM.from_pretrained({place}{revision}{gguf}, {how})"]
         lines += ["model = PeftModel.from_pretrained(base, folder).eval()"]
     lines += ["tokenizer = AutoTokenizer.from_pretrained(folder)"]
-    parts = [] if own else ["```python\n" + "\n".join(lines) + "\n```"]
+    parts = [] if needs_llmft else ["```python\n" + "\n".join(lines) + "\n```"]
     gguf_flag = f" (`--gguf_file {base.gguf_file}` is known from `student.json`)" if base is not None and base.gguf_file else ""
     parts += [f"With llmft: `python eval.py --model_name_or_path FOLDER --num_shots 0 ...`{gguf_flag}."]
     if dtype != "float32":

@@ -1,4 +1,4 @@
-"""What a process does with the runs it was asked for: each once, by one process at a time; and how the process ends."""
+"""Run each job once, whatever other processes do; turn errors and signals into exit codes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ LOOK_EVERY_S = 1.0
 """Seconds between two looks whether another process has ended its run."""
 
 
-def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
-    """Do the work of every job that is not finished, by whatever process; input that one data seed alone cannot use does not keep
-    the others from their results. Last, outside of any lock, students that are to be pushed are, those of earlier runs too.
+def run_jobs(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
+    """Do the work of every job that no process has finished. Input that one data seed alone cannot use does not keep the others
+    from their results. Last, outside of any lock, students are pushed that are to be, those of earlier runs too.
 
     Returns:
         The folders of all runs.
@@ -45,7 +45,7 @@ def each(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     for job in jobs:
         try:
             run = job.config.run
-            with writing(run.output_dir), fitting(run), turn(job):
+            with writing(run.output_dir), oom_as_input_error(run), exclusively(job):
                 if unfinished(job):
                     begun = process_meter()
                     job.first, job.meter = first, begun if begun.is_open else Meter(from_start=False)
@@ -79,9 +79,9 @@ def unfinished(job: Job) -> bool:
 
 
 @contextmanager
-def turn(job: Job) -> Iterator[None]:
-    """Within, no other process does this run. Ranks of one launch do it together: rank 0 has the right to. No rank is charged for
-    the time in which another process has it."""
+def exclusively(job: Job) -> Iterator[None]:
+    """Context: no other process does this run. Ranks of one launch do it together: rank 0 holds the lock. No rank is charged for
+    the time in which another process holds it."""
     from llmft.models.distributed import from_rank_0
 
     lock = RunLock(job.record.path) if job.record.writes else None
@@ -106,11 +106,11 @@ def turn(job: Job) -> Iterator[None]:
 
 
 @contextmanager
-def fitting(run: RunArguments) -> Iterator[None]:
-    """Within, batches go through the device.
+def oom_as_input_error(run: RunArguments) -> Iterator[None]:
+    """Context: a device without room for a batch is bad input.
 
     Raises:
-        InputError: it has no room for them.
+        InputError: it has none.
     """
     import torch
 
@@ -140,7 +140,7 @@ def run_main(main: Callable[[], Sequence[Path]], command: Command) -> None:
             leave_together()
             gc.freeze()  # else the interpreter looks once more through all that torch and transformers have made, over a second
     except InputError as error:
-        wait_turn()
+        let_rank_0_report()
         end(f"error: {without_secrets(str(error))}", 2)
     except RuntimeError as error:
         if lost_peer(error):
@@ -169,10 +169,10 @@ def end(line: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def wait_turn() -> None:
-    """All ranks find most errors alike: rank 0 says them at once, and its launcher ends the others before it is their turn."""
+def let_rank_0_report() -> None:
+    """Most errors occur on all ranks: rank 0 reports them at once, and its launcher ends the others before they do."""
     process = this_process()
-    if not process.is_first:  # on another machine, where rank 0's launcher is not, its first rank says them
+    if not process.is_first:  # on another machine, where rank 0's launcher is not, its first rank reports
         wait_for_end(10 if process.local_rank == 0 else 20)
 
 

@@ -20,6 +20,7 @@ from llmft.prompts.verbalizer import parse_words
 
 if TYPE_CHECKING:
     from llmft.pipelines.job import Job
+    from llmft.tasks.schema import NamedPattern
 
 
 def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> PromptFormat:
@@ -33,46 +34,68 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
     Raises:
         InputError: the flags do not make a prompt.
     """
-    data = job.config.data
-    own = job.config.distillation if who else None
-
-    def choose(name: str, default: str | None) -> tuple[Any, str]:
-        for flag, group in ((f"{who}_{name}", own), (name, data)):
-            value = getattr(group, flag, None)
-            if value is not None:
-                return value, f"--{flag}"
-        return default, f"--{name}"
-
-    named = job.task.patterns.get(data.pattern_name)
-    if named is None:
-        known = ", ".join(job.task.patterns)
-        raise InputError(f"--pattern_name {data.pattern_name}: {job.task.name} has the patterns {known}; or give --pattern")
-    pattern, pattern_flag = choose("pattern", None)
-    shown: tuple[str, ...] = ()
-    words, words_flag = choose("target_tokens", ",".join(named.target_tokens))
+    data, upstream = job.config.data, job.config.data.upstream_prompts
+    named = _named_pattern(job)
+    words, words_flag = _choose(job, who, "target_tokens", ",".join(named.target_tokens))
     labels = parse_words(words, len(job.task.label_names), words_flag)
-    if who == "teacher" and own.reads("label"):
-        pattern, pattern_flag = own.label_pattern or job.task.label_pattern, "--label_pattern"
-        shown = labels if own.label_words is None else parse_words(own.label_words, len(labels), "--label_words")
-    if pattern is not None and job.config.trained is not None and job.config.trained.use_soft_prompt:
-        pattern = take_off_placeholders(pattern, job.config.trained.num_soft_prompt_tokens, pattern_flag)
-    prefix = named.prefix if pattern is None else ""
-    if data.upstream_prompts:
-        prefix = escaped(prefix)
-        if pattern is None and job.method == "icl":
-            prefix += " "  # what upstream's own sweeps of in-context learning pass
-    return (UpstreamPromptFormat if data.upstream_prompts else PromptFormat)(
-        pattern=pattern or (escaped(named.pattern) if data.upstream_prompts else named.pattern),
-        prefix=choose("target_prefix", prefix)[0],
+    pattern, pattern_flag = _pattern(job, who)
+    prefix, _ = _choose(job, who, "target_prefix", _default_prefix(job, named.prefix) if pattern is None else "")
+    return (UpstreamPromptFormat if upstream else PromptFormat)(
+        pattern=pattern or (escaped(named.pattern) if upstream else named.pattern),
+        prefix=prefix,
         separator=data.separate_shots_by,
         words=labels,
         description="" if who == "student" else data.task_description,
         pattern_flag=pattern_flag,
         words_flag=words_flag,
-        **(_in_front(job, own, number) if who == "teacher" else {}),
-        shown_labels=shown,
+        **(_in_front(job, job.config.distillation, number) if who == "teacher" else {}),
+        shown_labels=_shown_labels(job, labels) if who == "teacher" else (),
         delimiter=data.label_delimiter,
     )
+
+
+def _choose(job: Job, who: str | None, name: str, default: str | None) -> tuple[Any, str]:
+    """The value of a flag, and the flag: the teacher's or the student's of that name where it is given, else everyone's."""
+    for flag, group in ((f"{who}_{name}", job.config.distillation if who else None), (name, job.config.data)):
+        value = getattr(group, flag, None)
+        if value is not None:
+            return value, f"--{flag}"
+    return default, f"--{name}"
+
+
+def _named_pattern(job: Job) -> NamedPattern:
+    name = job.config.data.pattern_name
+    if name not in job.task.patterns:
+        raise InputError(
+            f"--pattern_name {name}: {job.task.name} has the patterns {', '.join(job.task.patterns)}; or give --pattern"
+        )
+    return job.task.patterns[name]
+
+
+def _pattern(job: Job, who: str | None) -> tuple[str | None, str]:
+    """The pattern that flags give in place of a named one, and the flag."""
+    pattern, flag = _choose(job, who, "pattern", None)
+    trained = job.config.trained
+    if who == "teacher" and job.config.distillation.reads("label"):
+        pattern, flag = job.config.distillation.label_pattern or job.task.label_pattern, "--label_pattern"
+    if pattern is not None and trained is not None and trained.use_soft_prompt:
+        pattern = take_off_placeholders(pattern, trained.num_soft_prompt_tokens, flag)
+    return pattern, flag
+
+
+def _default_prefix(job: Job, prefix: str) -> str:
+    """A named pattern's prefix; of upstream's prompts, with the space that its sweeps of in-context learning pass."""
+    if not job.config.data.upstream_prompts:
+        return prefix
+    return escaped(prefix) + (" " if job.method == "icl" else "")
+
+
+def _shown_labels(job: Job, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """What a teacher that reads the gold label is shown for each; nothing to any other."""
+    flags = job.config.distillation
+    if not flags.reads("label"):
+        return ()
+    return labels if flags.label_words is None else parse_words(flags.label_words, len(labels), "--label_words")
 
 
 def _in_front(job: Job, flags: DistillationArguments, number: int) -> dict[str, str]:

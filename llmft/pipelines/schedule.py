@@ -65,19 +65,19 @@ def schedule_in_force(config: Config, values: Mapping[str, Any], task: Task, mod
 def _defaults(config: Config, task: Task, model_name: str) -> tuple[TrainingDefaults, str]:
     """How the part that is trained is trained unless flags say otherwise, and how a sentence calls it."""
     part = config.trained.part
-    own = task.training if task.training is not None and model_name == task.default_model else None
-    defaults = (own or (DISTILLATION if config.distillation else FINE_TUNING))[part]
-    return defaults, f"{PART_NAMES[part]} of the model {model_name}" if own else PART_NAMES[part]
+    if task.training is not None and model_name == task.default_model:
+        return task.training[part], f"{PART_NAMES[part]} of the model {model_name}"
+    return (DISTILLATION if config.distillation else FINE_TUNING)[part], PART_NAMES[part]
 
 
 def _sentence(values: Mapping[str, float], chosen: Mapping[str, float], about: str, steps: int | None) -> str:
     texts = {"learning_rate": f"learning rate {values['learning_rate']:g}"}
     texts["num_train_epochs"] = counted(values["num_train_epochs"], "epoch") if steps is None else counted(steps, "step")
-    asked = ", ".join(text for name, text in texts.items() if name not in chosen)
+    given = ", ".join(text for name, text in texts.items() if name not in chosen)
     default = ", ".join(text for name, text in texts.items() if name in chosen)
     flags = ", ".join(f"--{name}" for name in chosen)
     noun, verb = ("default", "changes it") if len(chosen) == 1 else ("defaults", "change them")
-    parts = [f"{asked} (as given)"] if asked else []
+    parts = [f"{given} (as given)"] if given else []
     parts += [f"{default} ({noun} for {about}; {flags} {verb})"] if default else []
     return ", ".join(parts)
 

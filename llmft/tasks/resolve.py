@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmft.errors import InputError, quote
 from llmft.tasks.schema import OutOfDomain, Row, Task
 from llmft.tasks.table import HANS_SUBCASES, LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_task
-from llmft.tasks.user_files import check_unread, own_task
+from llmft.tasks.user_files import own_task
 
 if TYPE_CHECKING:
     from llmft.arguments.data import DataArguments
@@ -19,18 +19,16 @@ FILE_FLAGS = {"paws-qqp": "paws_qqp_file", "cola-ood": "cola_ood_file"}
 """Out-of-domain set -> the argument that names its file."""
 
 
-def resolve_task(data: DataArguments, *, labels_needed: bool = True, query_file: str | None = None) -> Task:
+def resolve_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
     """The task that the arguments ask for.
 
     Args:
         labels_needed: whether training rows of the user's own must have labels.
-        query_file: a file of queries whose columns the arguments may name.
 
     Raises:
         InputError: there is no such task or set, they do not fit together, or the user's own files are not usable.
     """
     if data.train_file is None:
-        check_unread(data, query_file)
         task = get_task(DEFAULT_TASK if data.task_name is None else data.task_name)
     else:
         task = own_task(data, labels_needed=labels_needed)
@@ -40,8 +38,6 @@ def resolve_task(data: DataArguments, *, labels_needed: bool = True, query_file:
 def _subsampled(task: Task, size: int | None) -> Task:
     if size is None:
         return task
-    if size < 0:
-        raise InputError(f"--subsample_splits {size}: must be 0 (whole splits) or more")
     if task.splits is not None:
         raise InputError(f"--subsample_splits {size}: {task.name} makes its rows; leave it out, or take --max_eval_samples")
     return replace(task, subsample_splits=size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ SETS = {
     "test_file": f"{NAME}-test",
 }
 """Argument -> the name of the set that its file holds."""
-COLUMNS = ("text1_column", "text2_column", "label_column")
 
 
 def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
@@ -40,8 +38,6 @@ def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
     Raises:
         InputError: a file or column is missing, the labels are no classes, or the arguments contradict each other.
     """
-    if data.task_name is not None:
-        raise InputError(f"--task_name {data.task_name}: is not read with --train_file; leave one of them out")
     if data.validation_file is None:
         raise InputError(f"--train_file {data.train_file}: needs --validation_file, the rows to evaluate on; add that")
     table = read_file(Path(data.train_file), f"--train_file {data.train_file}")
@@ -74,19 +70,6 @@ def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
         out_of_domain=tuple(s for argument, s in sets.items() if argument == "out_of_domain_file"),
         test=tuple(s for argument, s in sets.items() if argument == "test_file"),
     )
-
-
-def check_unread(data: DataArguments, query_file: str | None = None) -> None:
-    """Refuse arguments that are read only with `--train_file`, or to read `query_file`.
-
-    Raises:
-        InputError: one is given.
-    """
-    defaults = {field.name: field.default for field in fields(data)}
-    for argument in (*SETS, "label_names", *(COLUMNS if query_file is None else ())):
-        value = getattr(data, argument)
-        if value != defaults[argument]:
-            raise InputError(f"--{argument} {value}: is read only with --train_file; add that, or leave this out")
 
 
 def check_column(table: Table, argument: str, column: str, where: str) -> None:

@@ -48,7 +48,7 @@ def test_no_rank_is_charged_for_another_process_that_does_the_run(tmp_path, monk
     monkeypatch.setattr(distributed, "from_rank_0", lambda _: answers.pop(0))  # what rank 0 finds
     job = SimpleNamespace(record=RunRecord(tmp_path / "run", writes=rank == 0))
     with meter.measuring():
-        with process.turn(job):
+        with process.exclusively(job):
             pass
         assert meter.as_dict()["total"]["wall_s"] < 0.2
     assert answers == []

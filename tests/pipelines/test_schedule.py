@@ -71,8 +71,8 @@ def test_calls_from_python_get_the_rates_of_all_weights(tmp_path):
 
 def test_the_runs_arguments_are_checked_before_rows_are_read(own_rows, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text1": "a", "label": 0}\n{"text1": 5, "label": 1}\n')
-    with pytest.raises(InputError, match="--eval_strategy never"):
-        job_of("distill.py", [*own_rows, "--eval_strategy", "never"])
+    with pytest.raises(InputError, match="--report_to pigeon"):
+        job_of("distill.py", [*own_rows, "--report_to", "pigeon"])
     with pytest.raises(InputError, match=r"--train_file .* is not text, 5"):
         job_of("distill.py", own_rows)
 

@@ -6,15 +6,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from huggingface_hub import constants
 
+from llmft.arguments.command_line import read
+from llmft.arguments.flags import paths_named
 from llmft.arguments.run import RunArguments
-from llmft.models.load import BUNDLED
-from llmft.runs.finished import DEFAULT_MODEL, OUTPUT_DIR, Command
-from llmft.tasks.table import TASKS, get_task
+from llmft.pipelines import distill, fine_tune
+from llmft.runs.finished import OUTPUT_DIR, Command, process_command
+from tests.pipelines.conftest import MAIN
 
+GROUPS = {"distill.py": distill.GROUPS, "ft.py": fine_tune.GROUPS}
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,6 +36,7 @@ def place(tmp_path, monkeypatch):
         "one.txt",
         "two.txt",
         "ds.json",
+        "metric.py",
     ):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text("{}")
@@ -40,13 +45,21 @@ def place(tmp_path, monkeypatch):
 
 
 WORDS = (
-    "--task rte --data_dir data --model_name_or_path=model --sample_indices_file shots.csv --context_file one.txt,two.txt "
-    "--deepspeed ds.json --output_dir out --seed 1 --no_shuffle"
+    "--task rte --data_dir data --model_name_or_path=model --sample_indices_file shots.csv --context demonstrations,file "
+    "--context_file one.txt,two.txt --num_contexts 2 --metric metric.py --deepspeed ds.json --output_dir out --no_shuffle"
 ).split()
 
 
-def command(*words, script="ft.py"):
-    return Command.seen([script, *words])
+def command(*words, script="distill.py"):
+    return Command.of([script, *words])
+
+
+def reading(*words, script="distill.py"):
+    """The command on its way: it has noted what it is about to read."""
+    started, groups = command(*words, script=script), GROUPS[script]
+    values, _ = read(groups, words, "")
+    started.reads(paths_named(groups, values))
+    return started
 
 
 @pytest.fixture
@@ -54,7 +67,7 @@ def done(place):
     record = place / "out" / "pbft" / "run"
     record.mkdir(parents=True)
     (record / "DONE").touch()
-    command(*WORDS).keep([Path("out/pbft/run")])
+    reading(*WORDS).keep([Path("out/pbft/run")])
     return record
 
 
@@ -76,7 +89,7 @@ CHANGES = {
     "a file in a list": lambda: Path("two.txt").write_text("[]"),
     "demonstrations": lambda: Path("shots.csv").unlink(),
     "DeepSpeed's config": lambda: Path("ds.json").write_text("[]"),
-    "a word that is a file now": lambda: Path("rte").write_text("x"),
+    "a module that a metric imports": lambda: Path("other.py").write_text("1"),
     "a run that is not finished": lambda: Path("out/pbft/run/DONE").unlink(),
     "a run that is gone": lambda: shutil.rmtree("out/pbft"),
     "a broken note": lambda: next(Path("out/.finished").iterdir()).write_text("[]"),
@@ -97,7 +110,7 @@ def test_any_doubt_goes_the_long_way(done, monkeypatch, change):
 
 
 def test_another_script_or_code_goes_the_long_way(done, monkeypatch):
-    assert not command(*WORDS, script="distill.py").finished()
+    assert not command(*WORDS, script="ft.py").finished()
     original = Path.stat
     monkeypatch.setattr(Path, "stat", lambda p, **k: original(ROOT / "ft.py", **k) if p.name == "losses.py" else original(p, **k))
     assert not command(*WORDS).finished()
@@ -107,7 +120,7 @@ def test_another_script_or_code_goes_the_long_way(done, monkeypatch):
 def test_what_changes_no_result_changes_nothing(done, monkeypatch, change):
     if change == "gpu":
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-        command(*WORDS).keep([Path("out/pbft/run")])
+        reading(*WORDS).keep([Path("out/pbft/run")])
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     else:
         (done.parent / "other run").mkdir()
@@ -115,15 +128,15 @@ def test_what_changes_no_result_changes_nothing(done, monkeypatch, change):
 
 
 def test_a_change_while_the_command_runs_is_not_taken_for_what_it_read(done):
-    running = command(*WORDS)
+    running = reading(*WORDS)
     Path("data/glue/rte/train.csv").write_text("[1]")
     running.keep([Path("out/pbft/run")])
     assert not command(*WORDS).finished()
 
 
 def test_texts_are_no_paths(done):
-    words = [*WORDS, "--pattern", "{text1} . , / ?", "--instruction", "x" * 5000]
-    command(*words).keep([Path("out/pbft/run")])
+    words = [*WORDS, "--pattern", "{text1} . , / ?", "--task_description", "x" * 5000]
+    reading(*words).keep([Path("out/pbft/run")])
     assert command(*words).finished()
 
 
@@ -131,27 +144,36 @@ def test_the_default_folder_is_the_real_one():
     assert RunArguments.__dataclass_fields__["output_dir"].default == OUTPUT_DIR
 
 
-def test_a_default_model_that_has_moved_goes_the_long_way(done, tmp_path, monkeypatch):
-    assert {get_task(name).default_model for name in TASKS} - set(BUNDLED) == {DEFAULT_MODEL}
+def test_a_model_that_has_moved_on_the_hub_goes_the_long_way(done, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     words = ("--task", "rte", "--output_dir", "out")
-    command(*words).keep([Path("out/pbft/run")])
+    started = command(*words)
+    started.reads(["facebook/opt-125m"])  # the task's default, which no word names
+    started.keep([Path("out/pbft/run")])
     assert command(*words).finished()
-    refs = tmp_path / "hub" / f"models--{DEFAULT_MODEL}".replace("/", "--") / "refs"
+    refs = tmp_path / "hub" / "models--facebook--opt-125m" / "refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text("0" * 40)
     assert not command(*words).finished()
 
 
-def test_a_command_that_pushes_is_not_recognised(done):
-    command(*WORDS, "--push_to_hub").keep([Path("out/pbft/run")])
-    assert not command(*WORDS, "--push_to_hub").finished()
+@pytest.mark.parametrize("more", ["", "--overwrite_output_dir", "--overwrite_output_dir false"])
+def test_a_run_notes_what_it_reads_unless_there_is_work_left(place, monkeypatch, more):
+    words = f"--task toy --num_shots 4 --max_eval_samples 4 --use_cpu --output_dir out {more}".split()
+    monkeypatch.setattr(sys, "argv", ["eval.py", *words])
+    process_command.cache_clear()
+    with patch.dict(os.environ):  # a start sets variables that another one does not begin with
+        process_command().keep(MAIN["eval.py"](None))
+    process_command.cache_clear()
+    assert process_command().finished() == (more != "--overwrite_output_dir")
+    process_command.cache_clear()
 
 
 @pytest.mark.parametrize("script", ["eval.py", "ft.py", "distill.py"])
 def test_nothing_heavy_is_imported_for_it(done, tmp_path, script):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    code = "from llmft.runs.finished import Command; from pathlib import Path; Command.seen().keep([Path('out/pbft/run')])"
+    code = "from llmft.runs.finished import process_command; from pathlib import Path"
+    code += "; process_command().keep([Path('out/pbft/run')])"
     noting = f"import sys; sys.argv = {[str(ROOT / script), *WORDS]!r}; {code}"
     subprocess.run([sys.executable, "-c", noting], check=True, env=environment)
     started = [sys.executable, "-X", "importtime", str(ROOT / script), *WORDS]

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from llmft.arguments.data import DataArguments
+from llmft.arguments.distillation import DistillationArguments
 from llmft.errors import InputError
 from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import leave_out, load_queries, query_source
@@ -12,8 +13,8 @@ from tests.parsing import parse
 
 
 def queries(file, *arguments, **more):
-    ((data,), _) = parse((DataArguments,), list(map(str, arguments)))
-    return load_queries(str(file), data, resolve_task(data, labels_needed=False, query_file=str(file)), **more)
+    ((data, _), _) = parse((DataArguments, DistillationArguments), ["--query_file", str(file), *map(str, arguments)])
+    return load_queries(str(file), data, resolve_task(data, labels_needed=False), **more)
 
 
 @pytest.fixture
@@ -136,10 +137,9 @@ def test_files_that_are_no_queries(write, rows, arguments, says):
 
 def test_columns_are_still_refused_where_nothing_reads_them():
     for argument in ("--text1_column", "--text2_column", "--label_column"):
-        ((data,), _) = parse((DataArguments,), ["--task", "rte", argument, "q"])
+        words = ["--task", "rte", argument, "q"]
         with pytest.raises(InputError, match=f"{argument} q: is read only with --train_file"):
-            resolve_task(data)
-        assert resolve_task(data, query_file="f.csv").name == "rte"
-    ((data,), _) = parse((DataArguments,), ["--task", "rte", "--label_names", "a,b"])
+            parse((DataArguments,), words)
+        assert parse((DataArguments, DistillationArguments), [*words, "--query_file", "f.csv"])
     with pytest.raises(InputError, match="--label_names a,b: is read only with --train_file"):
-        resolve_task(data, query_file="f.csv")
+        parse((DataArguments, DistillationArguments), ["--task", "rte", "--label_names", "a,b", "--query_file", "f.csv"])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from llmft.models.wrapping import forward_parameters
+
+if TYPE_CHECKING:
+    from llmft.arguments.run import RunArguments
 
 DEFAULT_TOKENS = {"cpu": 2048}
 """Tokens a batch where no flag says, by kind of device: enough for matrix products to run at their full rate."""
@@ -30,6 +33,11 @@ class BatchSize:
 
     queries: int
     tokens: int | None = None
+
+    @classmethod
+    def of(cls, run: RunArguments) -> BatchSize:
+        """The limits in evaluation and teacher pass that a run's flags set."""
+        return cls(run.per_device_eval_batch_size, run.max_batch_tokens)
 
     def tokens_on(self, device_type: str, *, masked: bool = False) -> int:
         """The limit on tokens on a device of this kind."""

@@ -1,0 +1,149 @@
+"""The one checker of flags: it reads the rules that stand with each flag (`llmft.arguments.flags`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmft.arguments.flags import Rules, default_of, flags_of, may_be_path
+from llmft.errors import InputError, quote
+
+CONDITION = re.compile(r"--(\w+)(?: ([^-\s]\S*))?")
+
+
+def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool = False) -> None:
+    """Check all values that are not the default.
+
+    Args:
+        groups: dataclasses of flags.
+        values: the value of each flag.
+        all_groups: whether these are all the flags there are. If not, a flag that may be read because of one in another group
+            is let pass.
+
+    Raises:
+        InputError: a value is out of range, or would not be read, or flags do not go together.
+    """
+    for group in groups:
+        for name, (field, rules) in flags_of(group).items():
+            value = values.get(name)
+            if value is None or value == default_of(field):
+                continue
+            shown = f"--{name} {_shown(value, rules)}"
+            if not rules.supported:
+                raise InputError(f"{shown}: not supported; leave it at {default_of(field)}")
+            _check_value(name, value, shown, field, rules)
+            _check_others(name, shown, rules, values, all_groups=all_groups)
+
+
+class Checked:
+    """A dataclass of flags whose values are checked when it is made."""
+
+    def __post_init__(self) -> None:
+        check([type(self)], vars(self))
+
+
+def _shown(value: Any, rules: Rules) -> str:
+    if rules.kind == "secret":
+        return "***"
+    return quote(value) if isinstance(value, str) and (not value.strip() or len(value) > 100) else str(value)
+
+
+def _check_value(name: str, value: Any, shown: str, field: dataclasses.Field[Any], rules: Rules) -> None:
+    if isinstance(value, str):
+        _check_text(name, value, shown, rules)
+    choices = field.metadata.get("choices", ())
+    if choices and value not in choices:
+        raise InputError(f"{shown}: unknown; choose one of {', '.join(map(str, choices))}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{shown}: must be a finite number")
+    if isinstance(value, int | float) and value != rules.or_value and not _in_range(value, rules):
+        raise InputError(f"{shown}: must be {limits(rules)}")
+    if rules.kind == "steps" and (value <= 0 or (value > 1 and value != int(value))):
+        raise InputError(f"{shown}: must be a whole number of steps, or a share of all between 0 and 1")
+
+
+def _check_text(name: str, value: str, shown: str, rules: Rules) -> None:
+    if not value.strip() and not rules.may_be_empty:
+        raise InputError(f"{shown}: is empty; give a value, or leave it out")
+    if rules.kind in ("path", "folder", "json") and not value.startswith("{") and not may_be_path(value.replace(",", "/")):
+        raise InputError(f"--{name} {value[:60]}...: is longer than a path can be; give a shorter one")
+    if rules.kind == "json":
+        read_json(name, value)
+
+
+def _in_range(value: float, rules: Rules) -> bool:
+    return (
+        (rules.at_least is None or value >= rules.at_least)
+        and (rules.above is None or value > rules.above)
+        and (rules.at_most is None or value <= rules.at_most)
+        and (rules.below is None or value < rules.below)
+    )
+
+
+def limits(rules: Rules) -> str:
+    """The limits of a number as messages say them."""
+    phrases = {"{} or more": rules.at_least, "above {}": rules.above, "{} or less": rules.at_most, "below {}": rules.below}
+    text = " and ".join(phrase.format(limit) for phrase, limit in phrases.items() if limit is not None)
+    return text if rules.or_value is None else f"{text}, or {rules.or_value}"
+
+
+def _check_others(name: str, shown: str, rules: Rules, values: Mapping[str, Any], *, all_groups: bool) -> None:
+    needs = known(rules.needs, values)
+    if needs and not any(holds(condition, values) for condition in needs) and (all_groups or len(needs) == len(rules.needs)):
+        raise InputError(f"{shown}: is read only with {in_words(needs)}; add that, or leave this out")
+    for condition in known(rules.excludes, values):
+        if condition != f"--{name}" and holds(condition, values):
+            reason = rules.because and f" ({rules.because})"
+            raise InputError(f"{shown}: does not go with {in_words([condition])}{reason}; leave one of them out")
+
+
+def known(conditions: Iterable[str], flags: Container[str]) -> list[str]:
+    """Those conditions of `Rules` that are on flags which there are."""
+    return [condition for condition in conditions if all(name in flags for name, _ in CONDITION.findall(condition))]
+
+
+def holds(condition: str, values: Mapping[str, Any]) -> bool:
+    """Whether a condition of `Rules` is met."""
+    return all(_is(values[name], wanted) for name, wanted in CONDITION.findall(condition))
+
+
+def _is(value: Any, wanted: str) -> bool:
+    if not wanted:
+        return bool(value)
+    if wanted.endswith("+"):
+        return value >= int(wanted[:-1])
+    return any(part.strip() in wanted.split("|") for part in str(getattr(value, "value", value)).split(","))
+
+
+def in_words(conditions: Iterable[str]) -> str:
+    """Conditions, of which one is enough, as messages say them."""
+    text = " or ".join(conditions).replace("+", " or more")
+    return re.sub(r"\|(?=[^ ]*\|)", ", ", text).replace("|", " or ")
+
+
+def read_json(name: str, value: str) -> dict[str, Any]:
+    """The JSON object that a flag's value is, or that is in the file it names.
+
+    Raises:
+        InputError: there is none.
+    """
+    text = value
+    if not value.startswith("{"):
+        if not Path(value).is_file():
+            raise InputError(f"--{name} {value}: no such file; name a JSON file")
+        try:
+            text = Path(value).read_bytes().decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--{name} {value}: cannot be read ({error}); name a JSON file") from error
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--{name} {value}: is not JSON ({error}); fix it") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"--{name} {value}: holds no JSON object; write {{...}}")
+    return settings

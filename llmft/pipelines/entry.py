@@ -1,0 +1,24 @@
+"""How a script starts. Nothing heavy is imported before it is known that there is something to do."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from llmft.runs.finished import process_command
+
+
+def run_script(pipeline: str) -> None:
+    """Do what the process's command line asks of a pipeline, unless it is finished, and end the process.
+
+    Args:
+        pipeline: name of its module.
+    """
+    command = process_command()
+    if command.finished():
+        return
+    from llmft.cost.meter import process_meter
+
+    process_meter().open()  # before what takes long to import
+    from llmft.pipelines.process import run_main
+
+    run_main(import_module(f"llmft.pipelines.{pipeline}").main, command)

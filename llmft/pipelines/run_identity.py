@@ -1,0 +1,179 @@
+"""What makes a run the run it is: all that can change its result, whose hash is its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from llmft.arguments.config import Config
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.flags import Rules, flags_of
+from llmft.arguments.run import RunArguments
+from llmft.models.identity import fingerprint_model
+from llmft.models.load import resolve, run_of, short_name
+from llmft.prompts.render import read_text, text_or_file
+from llmft.runs.store import short_hash
+from llmft.tasks.load import fingerprint_data
+from llmft.tasks.queries import query_source
+from llmft.tasks.table import Task
+
+RECORD_VERSION = 5
+"""Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
+TARGETS_METHOD = {"soft": "distill", "hard": "pseudo-label", "gold": "gold-label"}
+"""What distill.py's --targets make of the method."""
+
+
+def method_name(method: str, config: Config) -> str:
+    """Name of a run's method, with the part that is trained, as records have it.
+
+    Args:
+        method: the pipeline's own.
+    """
+    if config.fine_tuning is not None:
+        method = config.fine_tuning.method
+    if config.distillation is not None:
+        method = TARGETS_METHOD[config.distillation.targets]
+    part = config.trained.part if config.trained is not None else None
+    return f"{method}-{part}" if part else method
+
+
+def settings(
+    config: Config, task: Task, *, method: str, model_name: str, given: Mapping[str, Any], schedule: Mapping[str, float]
+) -> dict[str, Any]:
+    """All that can change the result of a run. Files count by their content, wherever they lie; defaults do not count.
+
+    Args:
+        method: as `method_name` gives it.
+        given: the flags that are not at their default, and their values.
+        schedule: learning rate and epochs in force, where they are not the paper's.
+
+    Raises:
+        InputError: a file or model cannot be read.
+    """
+    data, model, run, listed = config.data, config.model, config.run, config.shots.sample_indices_file
+    deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
+    values: dict[str, Any] = {
+        "record_version": RECORD_VERSION,
+        "method": method,
+        "task": (task.name, task.version),
+        "model": fingerprint_model(model_name, model.model_revision, gguf_file=model.gguf_file, cache_dir=model.cache_dir),
+        "data": fingerprint_data(task, data.data_dir),
+        "deepspeed": Path(deepspeed).read_text(encoding="utf-8") if isinstance(deepspeed, str) else deepspeed,
+        "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
+        "given": named_flags(config, given) | schedule,
+    }
+    if config.distillation is not None:
+        values |= distillation_settings(config.distillation, task, data.data_dir, model.cache_dir)
+    if task.metrics:
+        values["metrics"] = sorted((Path(name).stem, describe_metric(name)) for name in task.metrics)
+    if listed is not None and _reads_demonstrations(config):
+        values["listed"] = Path(listed).read_text(encoding="utf-8")
+    if model.tokenizer_name:
+        flag = "--tokenizer_name"
+        values["tokenizer"] = fingerprint_model(model.tokenizer_name, model.model_revision, flag, cache_dir=model.cache_dir)
+    return values
+
+
+def named_flags(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given flags that name the run: what it does not read, or what changes no result, does not."""
+    unread = () if _reads_demonstrations(config) else {field.name for field in fields(config.shots)}
+    rules = {name: rules for group in config.groups.values() for name, (_, rules) in flags_of(type(group)).items()}
+    return {
+        name: _content(rules[name], value)
+        for name, value in given.items()
+        if rules[name].in_name and name not in unread and (config.trained is not None or rules[name].evaluation == "read")
+    }
+
+
+def _reads_demonstrations(config: Config) -> bool:
+    return config.fine_tuning is None or config.fine_tuning.train_on == "demonstrations"
+
+
+def _content(rules: Rules, value: Any) -> Any:
+    """The value of an argument; of one that takes JSON or a file with it, the text of that file."""
+    names_file = rules.kind == "json" and isinstance(value, str) and not value.startswith("{")
+    return Path(value).read_text(encoding="utf-8-sig") if names_file else value
+
+
+def describe_metric(name: str) -> str:
+    """What a run's name holds of a metric of --metric: a hash of its module's text, or its name on the hub.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    from llmft.evaluation.metrics import load_metric, metric_file, module_texts
+
+    load_metric(name)
+    file = metric_file(name)
+    return name if file is None else short_hash(module_texts(file))
+
+
+def distillation_settings(
+    flags: DistillationArguments, task: Task, data_dir: str | None, cache_dir: str | None
+) -> dict[str, Any]:
+    """What distillation reads from files: their content is part of the run's name, their paths are not."""
+    from llmft.pipelines.retention import retention_fingerprints, retention_tasks
+
+    values: dict[str, Any] = {}
+    if flags.context_file is not None:
+        values["context"] = [read_text(file, "--context_file") for file in flags.context_files]
+    if flags.instruction is not None:
+        values["instruction"] = text_or_file(flags.instruction, "--instruction")
+    if flags.teacher_model_name_or_path is not None:
+        values["teacher"] = fingerprint_model(
+            flags.teacher_model_name_or_path,
+            flags.teacher_model_revision,
+            "--teacher_model_name_or_path",
+            cache_dir=cache_dir,
+        )
+    if flags.query_file is not None:
+        values["data"] = fingerprint_data(task, data_dir, query_source(flags.query_file))
+    if flags.retention_tasks is not None:
+        values["retention"] = retention_fingerprints(retention_tasks(flags.retention_tasks, task.name), data_dir)
+    return values
+
+
+def describe(flags: DistillationArguments | None) -> dict[str, str]:
+    """Short names of what distillation reads from files or other models."""
+    if flags is None:
+        return {}
+    names = {"instruction": flags.instruction, "teacher": flags.teacher_model_name_or_path}
+    names |= {"context_file": flags.context_file, "query_file": flags.query_file}
+    return {kind: short_name(name)[:60] for kind, name in names.items() if name is not None}
+
+
+def model_fingerprints(config: Config, model_name: str, settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Where the models of a run lie (or their names on the hub), and what identifies their content."""
+    names = {"model": model_name}
+    if config.distillation is not None and config.distillation.teacher_model_name_or_path is not None:
+        names["teacher_model"] = config.distillation.teacher_model_name_or_path
+    return {
+        which: {"path": os.path.abspath(resolve(name)) if os.path.isdir(resolve(name)) else name, "content": content}
+        for which, name in names.items()
+        if (content := settings[which.removesuffix("_model")])
+    }
+
+
+def student_of(model_name: str) -> dict[str, Any] | None:
+    """Setting and seeds of the run whose student the model is: what evaluations of it are repeated over."""
+    run = run_of(model_name)
+    if run is None or "setting" not in run:
+        return None
+    arguments = {name: value for group in run.get("arguments", {}).values() for name, value in group.items()}
+    return {"setting": run["setting"], **{name: arguments.get(name) for name in ("seed", "data_seed")}}
+
+
+def with_data_seed(settings: Mapping[str, Any], data_seed: int) -> dict[str, Any]:
+    """The settings of the run with that data seed."""
+    given = {name: value for name, value in settings["given"].items() if name != "data_seed"}
+    if data_seed != RunArguments.data_seed:
+        given["data_seed"] = data_seed
+    return {**settings, "given": given}
+
+
+def without_seeds(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings but for the seeds of draws and training."""
+    return {**settings, "given": {k: v for k, v in settings["given"].items() if k not in ("seed", "data_seed")}}

@@ -1,0 +1,122 @@
+"""Every flag has its rules beside it, and they are kept: one checker reads them, and docs/errors.md has its messages."""
+
+import re
+
+import pytest
+
+from llmft.arguments.checks import CONDITION, check, in_words, known, limits
+from llmft.arguments.flags import default_of, flags_of
+from llmft.errors import InputError
+from llmft.pipelines import distill, fine_tune, in_context
+from tests.pipelines.test_errors_document import ROWS, pattern
+
+SCRIPTS = {"ft.py": fine_tune.GROUPS, "eval.py": in_context.GROUPS, "distill.py": distill.GROUPS}
+FLAGS = {script: {n: f for group in groups for n, f in flags_of(group).items()} for script, groups in SCRIPTS.items()}
+ALL = {(script, name): FLAGS[script][name] for script in SCRIPTS for name in FLAGS[script]}
+DEFAULTS = {script: {name: default_of(field) for name, (field, _) in flags.items()} for script, flags in FLAGS.items()}
+KINDS = {"value", "path", "folder", "text or path", "json", "steps", "secret"}
+
+
+def refusal(script, **values):
+    """The message for values of flags beside defaults, which must be one of docs/errors.md."""
+    with pytest.raises(InputError) as caught:
+        check(SCRIPTS[script], DEFAULTS[script] | values, all_groups=True)
+    return str(caught.value)
+
+
+def is_line(what, message):
+    return re.fullmatch(pattern(ROWS[what]), message)
+
+
+def other_value(field):
+    """A value of a flag's kind that is not the default."""
+    default, choices = default_of(field), field.metadata.get("choices")
+    if choices:
+        return next(choice for choice in choices if choice != default)
+    if isinstance(default, bool):
+        return not default
+    kind, limit = str(field.type), field.metadata["rules"].below if "rules" in field.metadata else None
+    if "float" in kind and limit is not None:
+        return (default + limit) / 2
+    return (default or 0) + 1 if "int" in kind or "float" in kind else True if "bool" in kind else "a"
+
+
+def such(script, condition, *, met):
+    """Values with which a condition holds, or its first flag's part does not."""
+    values = {}
+    for name, wanted in CONDITION.findall(condition):
+        default = DEFAULTS[script][name]
+        met_value = int(wanted[:-1]) if wanted.endswith("+") else wanted.split("|")[0] if wanted else default or True
+        values[name] = (
+            met_value if met else False if isinstance(default, bool) else int(wanted[:-1]) - 1 if wanted.endswith("+") else None
+        )
+    return values
+
+
+def conditions(rules_of):
+    return [(script, name, c) for (script, name), (_, rules) in ALL.items() for c in there(script, rules_of(rules))]
+
+
+def there(script, rule):
+    return known(rule, FLAGS[script])
+
+
+def test_a_flag_has_one_meaning():
+    """Groups of one script share no name, and a kind is one of those that the checker and the run's name know."""
+    for script, groups in SCRIPTS.items():
+        assert len(FLAGS[script]) == sum(len(flags_of(group)) for group in groups)
+    for (_, name), (field, rules) in ALL.items():
+        assert len(field.metadata.get("help", "of transformers")) > 10, name
+        assert rules.kind in KINDS and rules.evaluation in ("read", "ignored", "refused"), name
+        if re.search(r"_(file|dir|path)$", name) and name != "overwrite_output_dir":
+            assert rules.kind in ("path", "folder"), name
+        for condition in (*rules.needs, *rules.excludes):
+            assert any(there(script, [condition]) for script in SCRIPTS), (name, condition)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_limits_are_kept(script):
+    counted = 0
+    for name, (_, rules) in FLAGS[script].items():
+        for bound, step in ((rules.at_least, -1), (rules.above, 0), (rules.below, 0), (rules.at_most, 1)):
+            if bound is None:
+                continue
+            value, counted = bound + step * (1 if rules.or_value is None else 3), counted + 1
+            message = refusal(script, **{name: value})
+            assert message == f"--{name} {value}: must be {limits(rules)}"
+            assert is_line("out of its range", message)
+        if rules.or_value is not None:
+            assert f", or {rules.or_value}" in limits(rules)
+    assert counted > 25
+
+
+@pytest.mark.parametrize(("script", "name", "condition"), conditions(lambda rules: rules.needs))
+def test_what_nothing_would_read_is_refused_and_what_is_read_is_not(script, name, condition):
+    field, rules = FLAGS[script][name]
+    value, together = other_value(field), there(script, rules.needs)
+    without = {n: v for c in together for n, v in such(script, c, met=False).items()}
+    message = refusal(script, **without, **{name: value})
+    shown = "***" if rules.kind == "secret" else value
+    assert message == f"--{name} {shown}: is read only with {in_words(together)}; add that, or leave this out"
+    assert is_line("a flag that nothing would read", message)
+    needed = such(script, condition, met=True)
+    outer = [c for n in needed for c in there(script, FLAGS[script][n][1].needs)]
+    for met in outer:
+        needed |= such(script, met, met=True)
+    check(SCRIPTS[script], DEFAULTS[script] | {name: value} | needed, all_groups=True)
+
+
+@pytest.mark.parametrize(("script", "name", "condition"), conditions(lambda rules: rules.excludes))
+def test_what_excludes_each_other_is_refused(script, name, condition):
+    if condition == f"--{name}":
+        return
+    field, _ = FLAGS[script][name]
+    message = refusal(script, **such(script, condition, met=True), **{name: other_value(field)})
+    assert "does not go with" in message and is_line("two flags that exclude each other", message)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_a_run_is_named_by(script):
+    named = {name for name, (_, rules) in FLAGS[script].items() if rules.in_name and rules.supported}
+    assert {"pattern", "seed", "data_seed", "max_eval_samples"} <= named
+    assert not named & {"output_dir", "cache_dir", "hub_token", "report_to", "train_file", "save_steps", "use_cpu"}

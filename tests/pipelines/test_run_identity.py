@@ -1,0 +1,81 @@
+"""What a run is named by: all that can change its result, by content, and nothing else."""
+
+import json
+
+import pytest
+
+from llmft.arguments.command_line import make, read
+from llmft.arguments.config import Config
+from llmft.pipelines import distill, fine_tune, in_context
+from llmft.pipelines.run_identity import method_name, named_flags, settings
+from llmft.tasks.resolve import resolve_task
+
+GROUPS = {"ft.py": fine_tune.GROUPS, "distill.py": distill.GROUPS, "eval.py": in_context.GROUPS}
+
+
+def parsed(script, words):
+    groups = GROUPS[script]
+    values, given = read(groups, [*map(str, words), "--use_cpu"], "")
+    return Config.of(make(groups, values)), given
+
+
+def identity(script, *words):
+    config, given = parsed(script, words)
+    task = resolve_task(config.data)
+    method = method_name("icl", config)
+    return settings(config, task, method=method, model_name="toy", given=given, schedule={})
+
+
+@pytest.fixture
+def rows(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text1": f"a {i}", "label": "ny"[i % 2]}) + "\n" for i in range(4)))
+    return ["--train_file", tmp_path / "rows.jsonl", "--validation_file", tmp_path / "rows.jsonl", "--target_tokens", "Yes,No"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "named"),
+    [
+        ("eval.py", "--output_dir o --cache_dir c --report_to none --group g --num_data_seeds 3 --task toy --count_flops", {}),
+        ("eval.py", "--learning_rate 3 --num_train_epochs 2 --max_train_samples 16 --logging_steps 5 --warmup_steps 0.5", {}),
+        ("eval.py", "--seed 2 --fp16 --max_batch_tokens 9", {"seed": 2, "fp16": True, "max_batch_tokens": 9}),
+        ("ft.py", "--num_shots 4 --no_shuffle --save_strategy epoch --push_to_hub --hub_token t --bitfit", {"bitfit": True}),
+        ("ft.py", "--num_shots 4 --train_on demonstrations", {"num_shots": 4, "train_on": "demonstrations"}),
+        ("ft.py", "--warmup_steps 3 --adam_beta1 0.5", {"warmup_steps": 3.0, "adam_beta1": 0.5}),
+        ("distill.py", "--teacher_cache_dir none --topk 9 --support topk", {"topk": 9, "support": "topk"}),
+    ],
+)  # fmt: skip
+def test_a_run_is_named_by_what_can_change_its_result(script, words, named):
+    assert named_flags(*parsed(script, words.split())) == named
+
+
+def test_files_count_by_content_wherever_they_lie(rows, tmp_path):
+    one = identity("eval.py", *rows)
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes((tmp_path / "rows.jsonl").read_bytes())
+    assert identity("eval.py", *[moved if word == tmp_path / "rows.jsonl" else word for word in rows]) == one
+    moved.write_text((tmp_path / "rows.jsonl").read_text().replace("a 0", "b 0"))
+    assert identity("eval.py", *[moved if word == tmp_path / "rows.jsonl" else word for word in rows]) != one
+    (tmp_path / "scheduler.json").write_text('{"split_batches": false}')
+    config = identity("ft.py", *rows, "--accelerator_config", tmp_path / "scheduler.json")
+    assert config["given"]["accelerator_config"] == '{"split_batches": false}'
+
+
+@pytest.mark.parametrize("script", ["eval.py", "ft.py"])
+def test_the_order_of_labels_makes_another_run(rows, script):
+    """A field of TrainingArguments is called label_names as well; it is no flag, and of training."""
+    one, other = (identity(script, *rows, "--label_names", names) for names in ("n,y", "y,n"))
+    assert one != other and one["given"]["label_names"] == "n,y"
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "name"),
+    [
+        ("eval.py", "", "icl"),
+        ("ft.py", "--method vanilla", "vanilla"),
+        ("ft.py", "--use_adapter --adapter_type ia3", "pbft-ia3"),
+        ("distill.py", "--targets hard --bitfit", "pseudo-label-bitfit"),
+        ("distill.py", "", "distill"),
+    ],
+)
+def test_a_method_is_named_by_what_is_learnt_and_what_is_trained(script, words, name):
+    assert method_name("icl", parsed(script, words.split())[0]) == name
