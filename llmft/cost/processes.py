@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 MOST_LOOKS = 100
-"""How often times are looked at anew because a child has ended meanwhile."""
+"""How often times are read again because a child has ended in the meantime."""
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes of one unit of `ru_maxrss`."""
 
@@ -94,7 +94,7 @@ def resident_bytes(processes: Sequence[psutil.Process]) -> int:
 
 
 def shared_bytes(processes: Sequence[psutil.Process]) -> tuple[int, int, int] | None:
-    """Resident, proportional and unique set size of some processes together, in bytes; None where there is no telling."""
+    """Resident, proportional and unique set size of some processes together, in bytes; None where the system does not say."""
     rss = pss = uss = 0
     for process in processes:
         try:

@@ -1,4 +1,4 @@
-"""Several processes: who we are among them, and their results and weights put together."""
+"""Several processes: this one's rank, and gathering results and weights from all."""
 
 from __future__ import annotations
 

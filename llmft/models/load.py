@@ -25,7 +25,7 @@ OTHER_PLACES = frozenset(
     """bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart rwkv trocr whisper xlstm
     camembert data2vec-text roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod""".split()
 )
-"""Kinds that count places, or carry a state, from the padding on, or begin elsewhere than at 0 (`tests/all_families.py`)."""
+"""Model types whose positions or states run through padding, or whose positions do not start at 0 (`tests/all_families.py`)."""
 
 
 def resolve(name: str) -> str:
@@ -136,7 +136,7 @@ def check_tokenizer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, 
     Tokens that were added behind the vocabulary (a pad token, as a rule) do not occur in text and may have none.
 
     Raises:
-        InputError: they are not, or there is no tokenizer worth the name.
+        InputError: they are not, or the tokenizer is empty.
     """
     from llmft.models.wrapping import bare_model
 

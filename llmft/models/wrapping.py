@@ -1,4 +1,4 @@
-"""A model seen through whatever wraps it, and numbers on its device."""
+"""The model inside its wrappers (DDP, DeepSpeed, peft), and tensors on its device."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NONCHARACTER = "\ufdd0"
-"""Unicode keeps it for use within a program: hardly a text holds it."""
+"""Unicode reserves it for use within programs: hardly any text holds it."""
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """A byte of an unknown letter, as SentencePiece spells it: plain text leads to it even where it is declared special."""
 
@@ -116,7 +116,7 @@ def _look_for(tokens: tuple[str, ...]) -> re.Pattern[str]:
 @lru_cache(maxsize=4)
 def respelled(tokenizer: PreTrainedTokenizerBase, fence: str) -> tuple[Tokenizer, dict[int, int]] | None:
     """A copy of a fast tokenizer that knows its control tokens by their marks alone, and the true ids of its added tokens, which
-    the copy may number otherwise; None where there is no copy to be had (a tokenizer in Python)."""
+    the copy may number otherwise; None for a tokenizer in Python, which has no such copy."""
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", None)

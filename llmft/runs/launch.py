@@ -18,9 +18,9 @@ LOCAL_WORLD_SIZE = (
 )  # fmt: skip
 """Variables of torchrun and deepspeed, then those of MPI's launchers that accelerate reads too; the first that is set counts."""
 MEETING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What ranks meet by."""
+"""Variables by which ranks find each other."""
 NOT_DISTRIBUTED = "-1"
-"""A rank that says, on a plain start, that there are no others."""
+"""A rank of this value means a plain start without others."""
 PORT = "29500"
 """Where ranks meet if no launcher says; torch's own default."""
 REMEDY = "start all processes by one launcher, torchrun or deepspeed"
@@ -37,7 +37,7 @@ class Process:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the one that decides, writes and speaks for all."""
+        """Whether it is the rank that decides, writes and prints for all."""
         return self.rank == 0
 
 

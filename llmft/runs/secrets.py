@@ -11,7 +11,7 @@ NAME = re.compile(r"(token|api_?key|secret|password|credentials?)$", re.IGNORECA
 """What names of secrets end in; `target_tokens` and the like are none."""
 HIDDEN = "***"
 SHORTEST = 8
-"""A shorter value of the environment is no secret worth the name, and may occur in any text."""
+"""Shorter values of the environment are left alone: they may occur in any text."""
 
 
 def is_secret(name: str) -> bool:

@@ -27,17 +27,17 @@ DISK = {
     getattr(errno, name)
     for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE ENOTDIR EISDIR EEXIST ENAMETOOLONG ELOOP EMFILE".split()
 }
-"""What the system says where it is the user's to fix that a file cannot be written: room, rights, names, the disk itself."""
+"""Errors of writing a file that are the user's to fix: room, rights, names, the disk itself."""
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""What a network disk says that takes no locks."""
+"""Errors of a network disk that takes no locks."""
 DISK_TEXTS = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)), "PytorchStreamWriter failed")
 """The same from libraries that write by themselves and say why in words alone (safetensors), or not at all (torch)."""
 ASIDE = ".llmft-aside"
 """What names of files end in that are being written."""
 TRIES = 1000
-"""How often a folder is made again that other processes remove meanwhile, or a lock taken whose file they do."""
+"""How often making a folder, or taking a lock, is tried again when other processes remove it in the meantime."""
 WEEK = 7 * 24 * 60 * 60
-"""Seconds behind which a file that another machine has left aside is no longer being written."""
+"""Seconds after which a file that another machine has left aside counts as abandoned."""
 
 
 @contextmanager

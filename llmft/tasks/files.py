@@ -31,7 +31,7 @@ def locate(source: Source, data_dir: str | None) -> Place:
         data_dir: folder with local files, or None for the hub.
 
     Raises:
-        InputError: nowhere, or what is there is no file with something in it, or not all of its files.
+        InputError: there is no file, it is empty, or some of its shards are missing.
     """
     if source.file is not None:
         place = Place(source, (Path(source.file),), source.flag.lstrip("-"), f"{source.flag} {source.file}")

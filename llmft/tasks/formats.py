@@ -24,7 +24,7 @@ Table = dict[str, list[Any]]
 """Column -> its values, all columns equally long. csv and tsv hold text alone."""
 LINE_END = re.compile(r"\r*\n")
 LARGEST = 2**31 - 1
-"""What limits that guard against damaged files are raised to: a file may well hold a document, or very many columns."""
+"""Limits that guard against damaged files are raised to this: a cell may hold a document, and a file very many columns."""
 DIGITS = 4000
 """Python refuses to read an integer of more than 4300."""
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
@@ -58,7 +58,7 @@ def read_file(path: Path, where: str, header: tuple[str, ...] = ()) -> Table:
 
 
 def check_file(path: Path, where: str) -> None:
-    """What can be said about a file before it is read.
+    """Check what can be checked of a file before it is read.
 
     Raises:
         InputError: as `read_file`.
@@ -107,7 +107,7 @@ def csv_table(text: str) -> Table:
 
 @contextmanager
 def _wide_cells() -> Iterator[None]:
-    """No limit to the length of a cell: Python's is of the whole process, and as it was afterwards."""
+    """Context: cells may be of any length. Python's limit is of the whole process, and is put back."""
     limit = csv.field_size_limit(LARGEST)
     try:
         yield
@@ -144,7 +144,7 @@ def _parquet(path: Path) -> Table:
 
 
 def _cells(column: pa.ChunkedArray) -> list[Any]:
-    """A column's values; of times that Python's cannot hold, their text: mostly nobody asks for them."""
+    """A column's values; times that Python cannot hold become text: hardly anybody reads them."""
     import pyarrow as pa
 
     try:
@@ -228,7 +228,7 @@ def _records(records: Iterable[tuple[str, int, Any]]) -> Table:
 
 
 def _check_separator(names: list[str], separator: str) -> None:
-    """A header of one column that holds a separator of other formats is no header of one column."""
+    """Refuse a header of one column that holds the separator of another format."""
     if len(names) != 1:
         return
     other = next((mark for mark in SEPARATORS if mark in names[0] and mark != separator), None)
@@ -242,10 +242,7 @@ def _check_separator(names: list[str], separator: str) -> None:
 
 
 def _columns(names: list[str], rows: list[tuple[int, list[str]]]) -> Table:
-    """Columns of cells; those without a name, as an index of pandas or Excel's empty ones, are none that could be asked for.
-
-    Rows of nothing but empty cells at the end are none, as Excel writes them.
-    """
+    """Columns of cells. Columns without a name (pandas' index, Excel's empty ones) and empty rows at the end are dropped."""
     _check_names(names)
     while rows and len(rows[-1][1]) > 1 and not any(rows[-1][1]):
         rows.pop()

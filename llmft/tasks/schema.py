@@ -21,8 +21,8 @@ class NamedPattern(NamedTuple):
     target_tokens: tuple[str, ...]
 
 
-class Part(NamedTuple):
-    """Rows `start` to `stop` of a split that has `of` rows; they are numbered anew. A split of another size is no such split."""
+class RowRange(NamedTuple):
+    """Rows `start` to `stop`, numbered anew, of a split that must have `of` rows."""
 
     of: int
     start: int
@@ -61,7 +61,7 @@ class Source:
     label_words: tuple[str, ...] = ()
     numbers: bool = True
     bytes_literals: bool = False
-    part: Part | None = None
+    part: RowRange | None = None
     otherwise: Source | None = None
     hint: str = "put it there, or leave --data_dir out to load from the hub"
 

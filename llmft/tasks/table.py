@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmft.errors import InputError
-from llmft.tasks.schema import EvalSet, NamedPattern, OutOfDomain, Part, Row, Source, Task
+from llmft.tasks.schema import EvalSet, NamedPattern, OutOfDomain, Row, RowRange, Source, Task
 from llmft.worlds.nli.training import TOY_TRAINING
 from llmft.worlds.nli.world import LABEL_PATTERN, toy_instruction, toy_splits
 
@@ -42,7 +42,7 @@ def _sets(task: str, train: Source, in_domain: Source, columns: tuple[str, str |
 # The hub's validation split is the in-domain dev set and behind it the out-of-domain one. Upstream evaluates in-domain on
 # all of it, CoLA-OOD included; here each row is in one of the two.
 COLA_ROWS, COLA_IN_DOMAIN = 1043, 527
-COLA_VALIDATION = _glue("cola", "validation", part=Part(COLA_ROWS, 0, COLA_IN_DOMAIN))
+COLA_VALIDATION = _glue("cola", "validation", part=RowRange(COLA_ROWS, 0, COLA_IN_DOMAIN))
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -219,7 +219,7 @@ OUT_OF_DOMAIN: dict[str, OutOfDomain] = {
                 otherwise=_glue(
                     "cola",
                     "validation",
-                    part=Part(COLA_ROWS, COLA_IN_DOMAIN, COLA_ROWS),
+                    part=RowRange(COLA_ROWS, COLA_IN_DOMAIN, COLA_ROWS),
                     hint="give CoLA-OOD's dev.tsv with --cola_ood_file, or do without by --eval_task_name none",
                 ),
             ),

@@ -1,4 +1,4 @@
-"""Which weights are trained: the table of parts, and what is done by it."""
+"""Which weights are trained: the table of parts, and what follows from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from llmft.models.parts.cartridge import CARTRIDGE
 from llmft.models.parts.layers import IA3, LORA
 from llmft.models.parts.parallel import PARALLEL
-from llmft.models.parts.part import Adapter, Weights
+from llmft.models.parts.part import Adapter, NamedWeights
 from llmft.models.parts.soft_prompt import SOFT_PROMPT
 from llmft.models.parts.weights import ALL_WEIGHTS, BIASES, OUTPUT_LAYER
 from llmft.models.wrapping import bare_model, unwrapped
@@ -67,7 +67,7 @@ def check_part(model: PreTrainedModel, flags: AdapterArguments) -> None:
     PARTS[flags.part].check(model, flags)
 
 
-def trained_weights(model: PreTrainedModel, flags: AdapterArguments) -> Weights:
+def trained_weights(model: PreTrainedModel, flags: AdapterArguments) -> NamedWeights:
     """The model's own weights that are trained; none for what is put beside them."""
     weights = PARTS[flags.part].weights
     return {} if weights is None else weights(model, flags)

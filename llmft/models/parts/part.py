@@ -1,4 +1,4 @@
-"""What a part that can be trained says of itself, and an adapter of how it lies in models and folders.
+"""What is known of each part that can be trained, and of adapters in models and folders.
 
 A new part is one file that makes a `Part`, one row in `adapt.PARTS`, and one flag (or a value of `--adapter_type`) in
 `llmft.arguments.methods`.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from llmft.arguments.methods import AdapterArguments
 
-Weights = dict[str, torch.nn.Parameter]
+NamedWeights = dict[str, torch.nn.Parameter]
 """Some of a model's weights by name."""
 
 
@@ -60,11 +60,11 @@ class Part:
 
     add: Callable[[PreTrainedModel, AdapterArguments, Sequence[int] | None, int], torch.nn.Module]
     check: Callable[[PreTrainedModel, AdapterArguments], object] = lambda model, flags: None
-    weights: Callable[[PreTrainedModel, AdapterArguments], Weights] | None = None
+    weights: Callable[[PreTrainedModel, AdapterArguments], NamedWeights] | None = None
     adapter: Adapter | None = None
 
 
-def train_only(model: PreTrainedModel, weights: Weights) -> None:
+def train_only(model: PreTrainedModel, weights: NamedWeights) -> None:
     """Freeze all of the model but these weights and a classification head."""
     model.requires_grad_(False)
     for weight in weights.values():

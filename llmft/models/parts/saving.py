@@ -1,4 +1,4 @@
-"""Trained students on disk: what a run saves, and how it is put together again.
+"""Trained students on disk: what a run saves, and how it is loaded again.
 
 A folder holds one of
 - a whole model in transformers' format (all weights, BitFit, output layer);

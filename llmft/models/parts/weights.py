@@ -10,7 +10,7 @@ import torch
 from llmft.errors import InputError
 from llmft.models.parts.gradients import add_up_in_place, hold_key_biases
 from llmft.models.parts.head import untie
-from llmft.models.parts.part import Part, Weights, train_only
+from llmft.models.parts.part import NamedWeights, Part, train_only
 from llmft.models.structure import named
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llmft.arguments.methods import AdapterArguments
 
 
-def _all(model: PreTrainedModel, flags: AdapterArguments) -> Weights:
+def _all(model: PreTrainedModel, flags: AdapterArguments) -> NamedWeights:
     frozen: set[torch.nn.Parameter] = set()
     if flags.freeze_embeddings:
         embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
@@ -27,7 +27,7 @@ def _all(model: PreTrainedModel, flags: AdapterArguments) -> Weights:
     return {name: weight for name, weight in model.named_parameters() if weight not in frozen}
 
 
-def _biases(model: PreTrainedModel, flags: AdapterArguments) -> Weights:
+def _biases(model: PreTrainedModel, flags: AdapterArguments) -> NamedWeights:
     return {name: weight for name, weight in model.named_parameters() if name.rsplit(".", 1)[-1] == "bias"}
 
 
@@ -36,12 +36,12 @@ def _check_biases(model: PreTrainedModel, flags: AdapterArguments) -> None:
         raise InputError(f"--bitfit: {named(model)} has no bias terms; use --use_adapter, or train all weights")
 
 
-def _output_layer(model: PreTrainedModel, flags: AdapterArguments) -> Weights:
+def _output_layer(model: PreTrainedModel, flags: AdapterArguments) -> NamedWeights:
     chosen = set(model.get_output_embeddings().parameters())
     return {name: weight for name, weight in model.named_parameters() if weight in chosen}
 
 
-def _train(weights: Callable[[PreTrainedModel, AdapterArguments], Weights], *, always_untied: bool = False) -> Callable:
+def _train(weights: Callable[[PreTrainedModel, AdapterArguments], NamedWeights], *, always_untied: bool = False) -> Callable:
     def add(model: PreTrainedModel, flags: AdapterArguments, *_: Any) -> PreTrainedModel:
         if flags.untie_embeddings or always_untied:
             untie(model)

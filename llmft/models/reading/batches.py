@@ -18,7 +18,7 @@ DEFAULT_TOKENS = {"cpu": 2048}
 LARGE_MEMORY = 16384
 """The same on accelerators; a single process halves a batch that memory does not hold."""
 MASKED = 4096
-"""At most so many where a mask holds each token against each: with more, most of the work is on what it hides."""
+"""The limit where a mask over all tokens is needed: with more, most of the work would be on what it hides."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Keys and values of a text that has been read, for others to be read behind it."""
+"""Keys and values of a text, to read others behind it."""
 
 from __future__ import annotations
 

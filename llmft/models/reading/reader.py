@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LARGE = 2**20
-"""Numbers kept of a batch that do not stay on the device until the end, where that saves a wait for every batch."""
+"""What is kept of a batch goes to the CPU at once if it has this many numbers; less stays on the device until the end, which
+saves a wait for every batch."""
 
 Keep = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 """Logits (p, V) and which of all positions those are, (p,) int64 on their device -> what is kept of them, tensors (p, ...)."""

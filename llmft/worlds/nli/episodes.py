@@ -10,8 +10,8 @@ from llmft.worlds.nli.grammar import RULES
 from llmft.worlds.nli.tokenizer import BLANK_LINE, BOS, ID
 from llmft.worlds.nli.world import LABEL_WORDS, instruction
 
-Task = tuple[str, bool]  # a rule, and whether Yes and No are flipped
-TASKS: tuple[Task, ...] = tuple((rule, flipped) for rule in RULES for flipped in (False, True))
+LatentTask = tuple[str, bool]  # a rule, and whether Yes and No are flipped
+LATENT_TASKS: tuple[LatentTask, ...] = tuple((rule, flipped) for rule in RULES for flipped in (False, True))
 
 # The prior over rules. Entailment leads, so that a context which leaves two rules possible is read as entailment.
 RULE_WEIGHTS = {"entailment": 0.35, "overlap": 0.2, "negation": 0.15, "same_subject": 0.15, "passive": 0.15}
@@ -32,7 +32,7 @@ class Batch:
     plain: np.ndarray  # (B, T) query positions that do not show their answer
     shot: np.ndarray  # (B, T) at query positions, how many queries came before in the episode
     holds: np.ndarray  # (B, T, 5) at query positions, which rules hold of the pair
-    task: np.ndarray  # (B,) index into TASKS
+    task: np.ndarray  # (B,) index into LATENT_TASKS
     instructed: np.ndarray  # (B,) whether the episode opens with an instruction
 
 
@@ -58,12 +58,12 @@ class Pairs:
         return rng.choice(self._where[rule, value])
 
 
-def choose_tasks(n: int, rng: random.Random) -> tuple[Task, ...]:
-    """Draws n of the latent tasks, given in their order in TASKS."""
-    return tuple(sorted(rng.sample(TASKS, n), key=TASKS.index))
+def choose_tasks(n: int, rng: random.Random) -> tuple[LatentTask, ...]:
+    """Draws n of the latent tasks, given in their order in LATENT_TASKS."""
+    return tuple(sorted(rng.sample(LATENT_TASKS, n), key=LATENT_TASKS.index))
 
 
-def draw_batch(rng: random.Random, pairs: Pairs, tasks: tuple[Task, ...], size: int, length: int) -> Batch:
+def draw_batch(rng: random.Random, pairs: Pairs, tasks: tuple[LatentTask, ...], size: int, length: int) -> Batch:
     """`size` episodes of exactly `length` tokens each; the last query may be cut off."""
     batch = Batch(
         ids=np.zeros((size, length), np.int64),
@@ -77,12 +77,12 @@ def draw_batch(rng: random.Random, pairs: Pairs, tasks: tuple[Task, ...], size: 
     weights = [RULE_WEIGHTS[rule] for rule, _ in tasks]
     for row in range(size):
         task = rng.choices(tasks, weights)[0]
-        batch.task[row] = TASKS.index(task)
+        batch.task[row] = LATENT_TASKS.index(task)
         _write_episode(batch, row, rng, pairs, task)
     return batch
 
 
-def _write_episode(batch: Batch, row: int, rng: random.Random, pairs: Pairs, task: Task) -> None:
+def _write_episode(batch: Batch, row: int, rng: random.Random, pairs: Pairs, task: LatentTask) -> None:
     rule, flipped = task
     length = batch.ids.shape[1]
     ids = [BOS]

@@ -31,37 +31,37 @@ from transformers import logging as transformers_logging
 from llmft.errors import InputError
 from llmft.runs.store import whole_folder
 from llmft.worlds.muon import Muon
-from llmft.worlds.nli.episodes import TASKS, Batch, Pairs, Task, choose_tasks, draw_batch
+from llmft.worlds.nli.episodes import LATENT_TASKS, Batch, LatentTask, Pairs, choose_tasks, draw_batch
 from llmft.worlds.nli.grammar import RULES
 from llmft.worlds.nli.model import SIZES, Size, build_model, redraw_placeholders
-from llmft.worlds.nli.scaffold import Scaffold, Weights
+from llmft.worlds.nli.scaffold import Scaffold, TargetWeights
 from llmft.worlds.nli.tokenizer import ID, POSITIONS, build_tokenizer
 from llmft.worlds.nli.world import LABEL_WORDS, instruction
 
 log = logging.getLogger(__name__)
 
-FULL = Weights()
-FADING = Weights(copying=0.0, rules=0.5, inference=0.25)
-FADED = Weights(copying=0.0, rules=0.5, inference=0.0)
+FULL = TargetWeights()
+FADING = TargetWeights(copying=0.0, rules=0.5, inference=0.25)
+FADED = TargetWeights(copying=0.0, rules=0.5, inference=0.0)
 
 
 @dataclass(frozen=True)
-class Phase:
+class Lesson:
     """`steps` steps on `rows` episodes of `length` tokens each."""
 
     rows: int
     length: int
     steps: int
-    scaffold: Weights = FULL
+    scaffold: TargetWeights = FULL
     rate: float = 1.0  # factor on both learning rates
 
 
-PHASES = (
-    Phase(96, 24, 800),
-    Phase(20, 64, 1200),
-    Phase(14, 128, 2500),
-    Phase(8, 208, 2500, FADING, rate=0.5),
-    Phase(4, POSITIONS, 800, FADED, rate=0.5),
+SCHEDULE = (
+    Lesson(96, 24, 800),
+    Lesson(20, 64, 1200),
+    Lesson(14, 128, 2500),
+    Lesson(8, 208, 2500, FADING, rate=0.5),
+    Lesson(4, POSITIONS, 800, FADED, rate=0.5),
 )
 
 
@@ -70,8 +70,8 @@ class Recipe:
     """Everything but the seed that decides the weights."""
 
     size: Size = SIZES["small"]
-    phases: tuple[Phase, ...] = PHASES
-    num_tasks: int = len(TASKS)
+    phases: tuple[Lesson, ...] = SCHEDULE
+    num_tasks: int = len(LATENT_TASKS)
     num_pairs: int = 120_000
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
@@ -85,7 +85,7 @@ class Recipe:
 
 def pretrain(
     recipe: Recipe, seed: int, report: Callable[[int, dict[str, float]], None]
-) -> tuple[OPTForCausalLM, tuple[Task, ...]]:
+) -> tuple[OPTForCausalLM, tuple[LatentTask, ...]]:
     """Trains a model; the same recipe and seed give the same bits on one thread. Also returns the latent tasks it met.
 
     `report(step, means)` is called after every step with the means of `step_metrics` over the last 100 steps or fewer.
@@ -153,7 +153,7 @@ def losses(
     model: OPTForCausalLM,
     scaffold: Scaffold,
     batch: Batch,
-    weights: Weights,
+    weights: TargetWeights,
     language_weight: float,
     starts: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -219,13 +219,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--num_pretraining_tasks",
         type=int,
-        default=len(TASKS),
-        help=f"number of latent tasks, drawn by the seed (default: all {len(TASKS)})",
+        default=len(LATENT_TASKS),
+        help=f"number of latent tasks, drawn by the seed (default: all {len(LATENT_TASKS)})",
     )
     parser.add_argument("--size", choices=SIZES, default="small", help="dimensions of the model (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    if not 1 <= arguments.num_pretraining_tasks <= len(TASKS):
-        raise InputError(f"--num_pretraining_tasks {arguments.num_pretraining_tasks}: choose 1 to {len(TASKS)}")
+    if not 1 <= arguments.num_pretraining_tasks <= len(LATENT_TASKS):
+        raise InputError(f"--num_pretraining_tasks {arguments.num_pretraining_tasks}: choose 1 to {len(LATENT_TASKS)}")
     if arguments.output_dir.exists():
         raise InputError(f"--output_dir {arguments.output_dir} exists: remove it or choose another")
     return arguments

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from llmft.worlds.nli.episodes import TASKS, Batch
+from llmft.worlds.nli.episodes import LATENT_TASKS, Batch
 from llmft.worlds.nli.grammar import RULES
 from llmft.worlds.nli.tokenizer import BLANK_LINE, BOS, ID, PAD
 from llmft.worlds.nli.world import LABEL_WORDS
@@ -20,7 +20,7 @@ MAX_OFFSET = 20  # offsets inside one demonstration are told apart up to here
 
 
 @dataclass(frozen=True)
-class Weights:
+class TargetWeights:
     """How much each group of targets counts beside the answers themselves."""
 
     copying: float = 1.0  # layers 2 and 3: where am I in this demonstration, where did my word occur before
@@ -37,9 +37,9 @@ class Scaffold(nn.Module):
         self.previous = nn.Linear(width, MAX_OFFSET)
         self.rules = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(RULES)))
         self.agreement = nn.Linear(width, len(RULES))
-        self.task = nn.Linear(width, len(TASKS))
+        self.task = nn.Linear(width, len(LATENT_TASKS))
 
-    def forward(self, hidden: tuple[torch.Tensor, ...], batch: Batch, weights: Weights) -> torch.Tensor:
+    def forward(self, hidden: tuple[torch.Tensor, ...], batch: Batch, weights: TargetWeights) -> torch.Tensor:
         """The weighted sum of all auxiliary losses; `hidden[l]`, (B, T, width), is what layer l puts out, from 1."""
         loss = hidden[0].new_zeros(())
         query = torch.from_numpy(batch.answer) >= 0  # (B, T)

@@ -10,15 +10,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmft.worlds.muon import Muon, orthogonalize
 from llmft.worlds.nli import grammar, pretrain
-from llmft.worlds.nli.episodes import TASKS, Pairs, choose_tasks, draw_batch
+from llmft.worlds.nli.episodes import LATENT_TASKS, Pairs, choose_tasks, draw_batch
 from llmft.worlds.nli.grammar import RULES
 from llmft.worlds.nli.model import SIZES, build_model, redraw_placeholders
-from llmft.worlds.nli.scaffold import Weights, copying_targets
+from llmft.worlds.nli.scaffold import TargetWeights, copying_targets
 from llmft.worlds.nli.tokenizer import BLANK_LINE, BOS, ID, VOCABULARY
 from llmft.worlds.nli.world import LABEL_WORDS
 
 TINY = pretrain.Recipe(
-    phases=(pretrain.Phase(4, 24, 2), pretrain.Phase(2, 64, 2, Weights(copying=0.0, inference=0.0))), num_pairs=500
+    phases=(pretrain.Lesson(4, 24, 2), pretrain.Lesson(2, 64, 2, TargetWeights(copying=0.0, inference=0.0))), num_pairs=500
 )
 
 
@@ -32,10 +32,10 @@ def words(ids) -> list[str]:
 
 
 def test_episodes_follow_their_task(pairs):
-    batch = draw_batch(random.Random(0), pairs, TASKS, 64, 128)
+    batch = draw_batch(random.Random(0), pairs, LATENT_TASKS, 64, 128)
     assert (batch.ids[:, 0] == BOS).all()
     for row in range(64):
-        rule, flipped = TASKS[batch.task[row]]
+        rule, flipped = LATENT_TASKS[batch.task[row]]
         text = words(batch.ids[row])
         assert (text[1:4] == [rule, "means", LABEL_WORDS[flipped]]) == batch.instructed[row]
         queries = np.flatnonzero(batch.answer[row] >= 0)
@@ -60,9 +60,9 @@ def test_no_pretraining_premise_is_held_out(pairs):
 @pytest.mark.parametrize("n", [1, 4, 10])
 def test_task_diversity_restricts_the_tasks(pairs, n):
     tasks = choose_tasks(n, random.Random(0))
-    assert len(set(tasks)) == n and choose_tasks(10, random.Random(1)) == TASKS
+    assert len(set(tasks)) == n and choose_tasks(10, random.Random(1)) == LATENT_TASKS
     batch = draw_batch(random.Random(0), pairs, tasks, 100, 24)
-    assert {TASKS[task] for task in batch.task} <= set(tasks)
+    assert {LATENT_TASKS[task] for task in batch.task} <= set(tasks)
 
 
 def test_copying_targets_by_hand():
@@ -103,7 +103,7 @@ def test_placeholders_alone_are_redrawn():
 def test_pretraining_runs_and_repeats_to_the_bit():
     seen = []
     (first, tasks), (second, _) = (pretrain.pretrain(TINY, 3, lambda *report: seen.append(report)) for _ in range(2))
-    assert tasks == TASKS
+    assert tasks == LATENT_TASKS
     assert [step for step, _ in seen] == [1, 2, 3, 4] * 2 and seen[:4] == seen[4:]
     assert all(np.isfinite(means["loss"]) for _, means in seen)
     start, other = build_model(TINY.size, 3).state_dict(), second.state_dict()
