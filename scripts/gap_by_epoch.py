@@ -14,13 +14,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from llmft.evaluation.labels import Labels
 from llmft.evaluation.scores import Headline
 from llmft.runs.summary import pooled
 
 
 def gaps(metrics: dict[str, Any]) -> Iterator[dict[str, float | None]]:
     """Domain -> gap recovered, behind each epoch."""
-    stages, headline = metrics["stages"], Headline(**metrics["headline"])
+    stages, headline = metrics["stages"], Labels.headline  # before version 5 all records were of labels
+    if "headline" in metrics:
+        headline = Headline(**metrics["headline"])
     for evaluation in metrics["evaluations"]:
         yield {
             domain: headline.gap_recovered(

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("llmft", deadline=None)  # no test asserts a time
+hypothesis.settings.load_profile("llmft")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
@@ -21,9 +24,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell leaves it fo
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 LONG = """
-    pipelines/test_deepspeed pipelines/test_distill_modes pipelines/test_training pipelines/test_ended pipelines/test_distill_toy
-    pipelines/test_in_context pipelines/test_real_model test_deepspeed_config pipelines/test_methods pipelines/test_errors
-    pipelines/test_runs benchmarks/test_benchmarks
+    pipelines/test_deepspeed pipelines/test_distill_modes pipelines/test_training pipelines/test_signals
+    pipelines/test_distill_toy pipelines/test_in_context pipelines/test_real_model arguments/test_deepspeed_config
+    pipelines/test_methods pipelines/test_errors pipelines/test_runs benchmarks/test_benchmarks
 """
 """Files that take longest, in that order."""
 

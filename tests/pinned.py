@@ -56,7 +56,7 @@ COMMANDS = {
     "--learning_rate 1e-5",
 }
 LABEL_COLUMN = "label"
-"""Name of the column of right answers in records of version 3; later ones call it `target`."""
+"""Name of the column of right answers in records before version 5; later ones call it `target`."""
 
 
 def run(checkout: Path, names: Sequence[str]) -> dict[str, Any]:

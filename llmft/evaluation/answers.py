@@ -33,7 +33,7 @@ class Question(Protocol):
 
 
 class Answers(Protocol):
-    """Answers of one kind, as one way of asking gets them."""
+    """Answers of one kind, for one way of making prompts. `Labels` is one; what it says of a method holds for all."""
 
     headline: ClassVar[Headline]
     border: str
@@ -41,14 +41,7 @@ class Answers(Protocol):
 
     @classmethod
     def create(cls, model: torch.nn.Module, prompter: Prompter, sample: Row, **options: Any) -> Self:
-        """Such answers behind this model's prompts.
-
-        Args:
-            sample: a row of them.
-
-        Raises:
-            InputError: the prompts and these answers do not go together.
-        """
+        """Such answers behind this model's prompts, by the prompt of a sample; an InputError if they do not go together."""
 
     @property
     def behind(self) -> int:
@@ -59,14 +52,10 @@ class Answers(Protocol):
         """The question whose answers, a row for each prompt, `columns` takes."""
 
     def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
-        """Check that answers can stand behind the rows' queries.
-
-        Raises:
-            InputError: they cannot.
-        """
+        """Check that answers can stand behind the rows' queries; an InputError if not."""
 
     def content_free(self, prompter: Prompter) -> list[Row]:
-        """Rows that are asked about behind all others, because `columns` wants to know; mostly none."""
+        """Rows that are read behind all others, for `columns` to calibrate by; mostly none."""
 
     def continued(self, prompts: TokenizedPrompts, rows: Sequence[Row]) -> Continued:
         """The rows' prompts, and what the model reads behind each."""

@@ -150,15 +150,6 @@ def check_tokenizer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, 
         )
 
 
-def _load(name: str, how: dict[str, Any], gguf_file: str | None, *, headless: bool = False) -> torch.nn.Module:
-    """The model; with `headless`, it may lack its output layer: a classification head takes its place."""
-    path = resolve(name)
-    if _missing(name):
-        raise InputError(f"--model_name_or_path {name}: there is no such folder; give one saved by transformers, or a hub name")
-    with _no_report():
-        return _read(name, path, how, gguf_file, headless)
-
-
 def _whole(loaded: tuple[torch.nn.Module, dict[str, Any]], name: str) -> torch.nn.Module:
     """The model that was loaded, with every weight it needs: transformers would draw those that are missing at random.
 
@@ -175,7 +166,11 @@ def _whole(loaded: tuple[torch.nn.Module, dict[str, Any]], name: str) -> torch.n
     return model
 
 
-def _read(name: str, path: str, how: dict[str, Any], gguf_file: str | None, headless: bool) -> torch.nn.Module:
+def _load(name: str, how: dict[str, Any], gguf_file: str | None, *, headless: bool = False) -> torch.nn.Module:
+    """The model; with `headless`, it may lack its output layer: a classification head takes its place."""
+    path = resolve(name)
+    if _missing(name):
+        raise InputError(f"--model_name_or_path {name}: there is no such folder; give one saved by transformers, or a hub name")
     if not Path(path).is_dir():
         return _whole(_from_pretrained(path, how, gguf_file), name)
     from llmft.models.parts.saving import restore_student, start_of
@@ -200,6 +195,22 @@ def _read(name: str, path: str, how: dict[str, Any], gguf_file: str | None, head
     return restore_student(model, folder)
 
 
+@contextmanager
+def _no_report() -> Iterator[None]:
+    """Context: transformers prints no table of weights that did not fit; what matters of it becomes an error of one line."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
+@_no_report()
 def _from_pretrained(path: str, how: dict[str, Any], gguf_file: str | None) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The model, and what transformers noted while loading it. Weights of a .gguf file become ordinary ones."""
     from transformers import AutoModelForCausalLM, GgufConfig
@@ -219,21 +230,6 @@ def _tokenizer(name: str, how: dict[str, Any], gguf_file: str | None) -> PreTrai
         return _tokenizer(base.name, {**how, "revision": base.revision}, gguf_file)
     gguf = {"gguf_file": gguf_file} if gguf_file and base is None else {}
     return AutoTokenizer.from_pretrained(path, **how, **gguf)
-
-
-@contextmanager
-def _no_report() -> Iterator[None]:
-    """Context: transformers prints no table of weights that did not fit; what matters of it becomes an error of one line."""
-    logger = logging.getLogger("transformers.modeling_utils")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
 
 
 def _missing(name: str) -> bool:

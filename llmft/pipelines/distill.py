@@ -104,7 +104,7 @@ def distil(job: Job) -> None:
 
 
 def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
-    """Who teaches, who learns (its model not made trainable yet), from which queries, and what else the student is asked.
+    """Teacher, student (its model not yet made trainable), queries and the retention tasks.
 
     Raises:
         InputError: something is missing or does not fit together; past this, the run has a folder.
@@ -161,7 +161,7 @@ def draw_queries(job: Job) -> list[Row]:
 
 
 def _source(job: Job) -> str:
-    """The flag, and its value, that says which queries are asked or, of training rows, which of them are shown instead."""
+    """The flag and value that choose the queries, or, of training rows, the demonstrations that are left out of them."""
     files = {
         "query_file": job.config.distillation.query_file,
         "sample_indices_file": job.config.shots.sample_indices_file,
@@ -171,7 +171,7 @@ def _source(job: Job) -> str:
 
 
 def with_context(job: Job, student: MeanScorer) -> dict[str, Any]:
-    """Score the student that reads the context all the same. Where both do not fit its window, `after_with_context` says so."""
+    """Score the student with the context in front; if both do not fit its window, say why in `after_with_context`."""
     try:
         student.check_window([row for rows in job.eval_sets.values() for row in rows])
     except InputError as error:
@@ -186,7 +186,7 @@ def teacher_of(
     flags: DistillationArguments,
     frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
 ) -> Teacher:
-    """Who answers the queries: all contexts each, or with `cycle` query i the context i mod m."""
+    """The teacher of these queries: the mean over all contexts, or with `cycle` for query i context i mod m."""
     import numpy as np
 
     from llmft.distillation.teacher import Teacher
@@ -203,10 +203,10 @@ def learn(
     targets: Targets | None,
     reference: dict[str, Scores],
 ) -> Trained:
-    """Train the student on the teacher's answers to the queries, or on their gold answers.
+    """Train the student on the teacher's answers to the queries, or on the gold answers.
 
     Args:
-        teacher: who reads along; with `targets`, or for gold answers, nobody does.
+        teacher: reads along if there are no `targets` and no gold answers are learnt.
         targets: the precomputed answers.
         reference: the teacher's scores of all evaluation sets, to log the divergence from.
     """
@@ -237,12 +237,12 @@ HARDLY_MOVED, MOVED_AWAY = 0.8, 1.25
 
 
 def say_how_far(name: str, before: float, after: float) -> None:
-    """Say so where training has not brought the student nearer to its teacher.
+    """Print a hint if training has not brought the student nearer to its teacher.
 
     Args:
         name: the evaluation set.
-        before: KL of the student from its teacher in front of training, in nats.
-        after: the same behind training.
+        before: KL of the student from its teacher before training, in nats.
+        after: the same after training.
     """
     if before < NEAR or after <= HARDLY_MOVED * before:
         return

@@ -1,4 +1,4 @@
-"""What a run says about its prompts on stderr, once: the tokens that are scored, and rows that are not what they seem."""
+"""Notes about a run's prompts on stderr: the label tokens, text that looks like control tokens, repeated rows."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 def say_prompts(
     job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[Row] = (), *, trained_as: str = "trained on"
 ) -> None:
-    """Say what is scored, whose text looks like control tokens, and which evaluation rows the model has seen before it is asked.
+    """Write notes on label tokens, on text that looks like control tokens, and on evaluation rows that the model has been shown.
 
     Args:
-        scorers: who is asked -> how.
+        scorers: role (`teacher`, `student`, or "") -> its scorer.
         train_rows: the rows or queries that are trained on.
         trained_as: what they are, for the message.
     """
     if not job.record.writes:
         return
-    lines = [*label_lines(scorers), *control_lines(job, scorers, train_rows), *repetition_lines(job, train_rows, trained_as)]
-    for line in lines:
+    for line in (*label_lines(scorers), *control_lines(job, scorers, train_rows)):
         say_note(line)
+    for line in repetition_lines(job, train_rows, trained_as):
+        say_note(line, "warning")
 
 
 def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:
@@ -76,4 +77,4 @@ def repetition_lines(job: Job, train_rows: Sequence[Row], trained_as: str) -> It
             if count:
                 parts.append(f"{count} of {len(evaluated)} of {name} {how}")
     if parts:
-        yield f"warning: evaluation rows whose texts the model has been shown: {', '.join(parts)}"
+        yield f"evaluation rows whose texts the model has been shown: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""Retention: what training on one task does to others. Each is asked zero-shot in its minimal pattern, before and after."""
+"""Retention: how training on one task changes others, each scored zero-shot in its minimal pattern before and after."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Retention:
     """The other tasks of a run; there may be none.
 
     Attributes:
-        scorers: set name -> how its task is asked.
+        scorers: set name -> the scorer of its task.
         rows: set name -> the task's own evaluation rows, upstream's fixed draw of --max_eval_samples.
     """
 
@@ -79,7 +79,7 @@ class Retention:
 
     @classmethod
     def create(cls, tasks: list[Task], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Retention:
-        """Load the tasks' rows, see that `model` can be asked about them, and put them among the job's other sets.
+        """Load the tasks' rows, check that their prompts fit `model`, and put them among the job's other sets.
 
         Raises:
             InputError: rows are missing, a label word is not one token, or a prompt does not fit the model's window.
@@ -99,7 +99,7 @@ class Retention:
         return cls(job, scorers, rows)
 
     def score(self, stage: str, model: torch.nn.Module) -> None:
-        """Ask the model, as it is, about all rows of all tasks, for the record."""
+        """Score all rows of all tasks with the model as it is, and put them in the record."""
         for name, scorer in self.scorers.items():
             scores = self.job.score_set(stage, name, scorer.with_model(model), self.rows[name])
             self.job.keep(stage, scorer.answers, {name: scores})
@@ -132,7 +132,7 @@ def _scorer(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, token
 
 @contextmanager
 def _naming(task: Task) -> Iterator[None]:
-    """Errors say which of the tasks they are about."""
+    """Context: errors name the task they are about."""
     try:
         yield
     except InputError as error:

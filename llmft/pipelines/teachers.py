@@ -1,4 +1,4 @@
-"""Which model teaches, and how it is asked."""
+"""The teacher of distillation: its model, its scorer, its cache of answers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedToke
 def scorer_of_teacher(
     job: Job, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], formats: Sequence[PromptFormat], *, calibrate: bool
 ) -> MeanScorer:
-    """How the teacher is asked: behind each context.
+    """The scorer of the teacher, one for each context.
 
     Args:
         formats: the teacher's prompt format in each context.
@@ -87,7 +87,7 @@ def scorer_of_teacher(
 
 
 def check_sizes(job: Job, teacher: Scorer) -> None:
-    """What flags say of sizes that only the teacher's vocabulary and context tell.
+    """Check flags against the sizes of the teacher's vocabulary and context.
 
     Raises:
         InputError: k is larger than the vocabulary, or a cartridge as long as the context has nothing to train.
@@ -103,7 +103,7 @@ def check_sizes(job: Job, teacher: Scorer) -> None:
 
 
 def with_cache(job: Job, teacher: MeanScorer) -> MeanScorer:
-    """The same teacher, its answers taken from and kept in the cache that the flags ask for.
+    """The same teacher with the cache of answers that the flags ask for.
 
     Raises:
         InputError: the cache's folder cannot be written to.

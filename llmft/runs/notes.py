@@ -7,7 +7,7 @@ import sys
 from llmft.runs.launch import this_process
 
 
-def say_note(line: str) -> None:
-    """Write a note to stderr, once for all ranks."""
+def say_note(line: str, kind: str = "note") -> None:
+    """Write a note, or another `kind` of line (`warning`), to stderr, once for all ranks."""
     if this_process().is_first:
-        print(f"note: {line}", file=sys.stderr)
+        print(f"{kind}: {line}", file=sys.stderr)

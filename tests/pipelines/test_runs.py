@@ -139,7 +139,7 @@ def test_teacher_and_student_may_be_asked_in_their_own_ways(tmp_path, capsys):
     said = [line for line in capsys.readouterr().err.splitlines() if "label tokens of" in line]
     assert [line.split(": ")[1] for line in said] == ["label tokens of the teacher", "label tokens of the student"]
     assert [line.split(" | ")[1] for line in said] == ["'Yes' / 'No'", "'No' / 'Yes'"]
-    assert record.metrics["stages"].keys() == {"teacher", "before", "after"}
+    assert record.metrics["stages"].keys() == {"teacher", "before", "after", "after_with_context"}
     plain = run("distill.py", tmp_path, *SHORT)
     flipped, straight = (r.predictions.query("stage == 'before'").token_logprobs for r in (record, plain))
     np.testing.assert_allclose(np.stack(flipped), np.stack(straight)[:, ::-1], atol=1e-6)  # label 0 is now "No"

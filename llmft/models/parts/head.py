@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from llmft.errors import InputError
 from llmft.models.distributed import whole_weights
@@ -230,15 +231,11 @@ def _precise_linear(layer: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tenso
 
 def save_head(head: ClassificationHead, folder: Path) -> None:
     """Write the head's weights and settings."""
-    from safetensors.torch import save_file
-
     save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / WEIGHTS)
     (folder / HEAD_SETTINGS).write_text(json.dumps({"type": head.kind, "label_names": head.label_names}, indent=2) + "\n")
 
 
 def restore_head(model: PreTrainedModel, folder: Path) -> None:
     """Put the head that `save_head` wrote into the model."""
-    from safetensors.torch import load_file
-
     settings = json.loads((folder / HEAD_SETTINGS).read_text())
     _replace(model, settings["type"], settings["label_names"]).load_state_dict(load_file(folder / WEIGHTS))

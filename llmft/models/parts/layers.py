@@ -8,7 +8,6 @@ Adapters of peft's other kinds are only restored.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,7 @@ def _put(model: PreTrainedModel, config_class: type[PeftConfig], **settings: Any
     return get_peft_model(model, config_class(task_type=TaskType.CAUSAL_LM, fan_in_fan_out=transposed, revision=base, **settings))
 
 
-def _add_lora(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None, seed: int) -> torch.nn.Module:
+def _add_lora(model: PreTrainedModel, flags: AdapterArguments, *_: Any) -> torch.nn.Module:
     targets: str | list[str] = flags.lora_targets
     if targets == "query-value":
         projections = [layer.projections for layer in layers(model)]
@@ -54,7 +53,7 @@ def _check_lora(model: PreTrainedModel, flags: AdapterArguments) -> None:
         layers(model)
 
 
-def _add_ia3(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None, seed: int) -> torch.nn.Module:
+def _add_ia3(model: PreTrainedModel, flags: AdapterArguments, *_: Any) -> torch.nn.Module:
     scaled, inner = ia3_targets(model)
     return _put(model, IA3Config, target_modules=scaled, feedforward_modules=inner)
 

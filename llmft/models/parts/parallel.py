@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from llmft.models.parts.part import Adapter, Part, base_of, train_only
 from llmft.models.structure import layers, sizes
@@ -97,8 +98,6 @@ def _left_out(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _save(model: torch.nn.Module, folder: Path) -> None:
-    from safetensors.torch import save_file
-
     bare, adapters = bare_model(model), parallel_modules(model)
     weights = {f"{name}.{key}": tensor for name, module in adapters.items() for key, tensor in module.state_dict().items()}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
@@ -106,8 +105,6 @@ def _save(model: torch.nn.Module, folder: Path) -> None:
 
 
 def _restore(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    from safetensors.torch import load_file
-
     settings = json.loads((folder / PARALLEL_SETTINGS).read_text())
     _put(model, settings["adapter_type"], settings["adapter_dim"], seed=0)
     weights = load_file(folder / WEIGHTS)
@@ -116,7 +113,7 @@ def _restore(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return model
 
 
-def _add(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None, seed: int) -> PreTrainedModel:
+def _add(model: PreTrainedModel, flags: AdapterArguments, _: Any, seed: int) -> PreTrainedModel:
     train_only(model, {})
     _put(model, flags.adapter_type, flags.adapter_dim, seed)
     return model

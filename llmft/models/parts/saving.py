@@ -14,6 +14,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft.tuners.tuners_utils import BaseTunerLayer
+
 from llmft.errors import InputError, quote
 from llmft.models.parts import head as heads
 from llmft.models.parts.adapt import ADAPTERS, adapter_in
@@ -87,8 +89,6 @@ def start_of(model: torch.nn.Module, name: str) -> PreTrainedModel:
         raise InputError(f"--model_name_or_path {name}: is a {noun}, which only eval.py takes; train from what it was made from")
     if adapter is None:
         return model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     updates, bare = lora_updates(model), bare_model(model)
     if any(isinstance(layer, BaseTunerLayer) for layer in (bare.get_output_embeddings(), bare.get_input_embeddings())):
         heads.untie(bare)  # merging into weights that both share would change the other layer too

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,7 +38,7 @@ class SoftPromptModel(PromptLearningModel):
         return inputs
 
 
-def _add(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None, seed: int) -> SoftPromptModel:
+def _add(model: PreTrainedModel, flags: AdapterArguments, _: Any, seed: int) -> SoftPromptModel:
     embeddings, tokens = model.get_input_embeddings(), flags.num_soft_prompt_tokens
     config = PromptTuningConfig(
         task_type=TaskType.CAUSAL_LM,

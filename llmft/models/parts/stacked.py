@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from peft.tuners.lora import Linear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from safetensors.torch import load_file, save_file
 
 from llmft.models.parts.head import classification_head
 from llmft.models.wrapping import bare_model
@@ -48,10 +52,6 @@ class MergedAdapter:
 
 def lora_updates(model: torch.nn.Module) -> Updates | None:
     """The updates of peft's model `model`, if they are all that its adapter does, and merging them is exact up to float32."""
-    from peft.tuners.lora import Linear
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import AuxiliaryTrainingWrapper
-
     bare, adapter = bare_model(model), model.active_adapter
     modules = dict(bare.named_modules())
     tuned = {path: module for path, module in modules.items() if isinstance(module, BaseTunerLayer)}
@@ -104,8 +104,6 @@ def name_start(folder: Path, place: Path) -> None:
 
 def _join(first: Updates, file: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Put the first adapter's updates into the file of the second's; returns what its settings then are."""
-    from safetensors.torch import load_file, save_file
-
     weights, second = load_file(file), config["r"]
     rank = max((len(a) for a, _ in first.values()), default=0)
     scale = config["lora_alpha"] / second

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -42,7 +42,7 @@ def _output_layer(model: PreTrainedModel, flags: AdapterArguments) -> Weights:
 
 
 def _train(weights: Callable[[PreTrainedModel, AdapterArguments], Weights], *, always_untied: bool = False) -> Callable:
-    def add(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None, seed: int) -> PreTrainedModel:
+    def add(model: PreTrainedModel, flags: AdapterArguments, *_: Any) -> PreTrainedModel:
         if flags.untie_embeddings or always_untied:
             untie(model)
         train_only(model, weights(model, flags))
