@@ -75,7 +75,10 @@ class DataArguments(Checked):
         None, "Labels of your own files in order, comma between; default: sorted, as in --train_file.", needs="--train_file"
     )
     max_train_samples: int | None = flag(
-        None, "Training rows (ft.py) or queries (distill.py), drawn by --data_seed; default: all.", evaluation="ignored"
+        None,
+        "Training rows (ft.py) or queries (distill.py), drawn by --data_seed; default: all.",
+        needs="--train_on train",
+        evaluation="ignored",
     )
     max_eval_samples: int | None = flag(None, "Rows of each evaluation set, upstream's fixed draw; default: all.", at_least=1)
     metric: str | None = flag(

@@ -79,15 +79,10 @@ def check_flags(job: Job) -> None:
     Raises:
         InputError: arguments do not go together.
     """
-    flags = job.config.fine_tuning
-    on_demonstrations = flags.train_on == "demonstrations"
-    if on_demonstrations and job.config.shots.num_shots == 0:
+    if job.config.fine_tuning.train_on == "demonstrations" and job.config.shots.num_shots == 0:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
     if job.config.data.multi_token_labels:
         raise InputError("--multi_token_labels: is read by eval.py and distill.py only; choose label words of one token")
-    maximum = job.config.data.max_train_samples
-    if on_demonstrations and maximum is not None:
-        raise InputError(f"--max_train_samples {maximum}: goes with --train_on train; the demonstrations number --num_shots")
     if job.config.trained.use_cartridge and not job.config.trained.cartridge_tokens:
         raise InputError("--cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
 

@@ -73,7 +73,7 @@ CASES = [
     ("ft.py", ["--method", "vanilla", "--target_tokens", "No,Yes"], "--target_tokens No,Yes: is read only with --method pbft"),
     ("ft.py", ["--method", "vanilla", "--untie_embeddings"], "--untie_embeddings True: is read only with --method pbft"),
     ("eval.py", ["--gguf_file", "none.gguf"], "--model_name_or_path toy: the folder has no none.gguf"),
-    ("ft.py", ["--train_on", "demonstrations", "--max_train_samples", "4"], "--max_train_samples 4: goes with --train_on train"),
+    ("ft.py", ["--train_on", "demonstrations", "--max_train_samples", "4"], "4: is read only with --train_on train"),
     ("ft.py", ["--use_adapter", "--adapter_dim", "0"], "--adapter_dim 0"),
     ("ft.py", ["--eval_on_start"], "--eval_on_start True: not supported"),
     ("ft.py", ["--eval_strategy", "often"], "invalid choice: 'often' (choose from 'no', 'epoch', 'steps')"),
