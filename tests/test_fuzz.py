@@ -13,8 +13,7 @@ from pyarrow import parquet
 from llmft.arguments.command_line import OneLineParser
 from llmft.arguments.data import DataArguments
 from llmft.errors import InputError
-from llmft.pipelines import distill, fine_tune, in_context
-from llmft.pipelines.job import Job
+from llmft.pipelines import distill, fine_tune, in_context, loading
 from llmft.prompts.demonstrations import draw_demonstrations, draw_training_rows
 from llmft.tasks import load
 from llmft.tasks.load import fingerprint_data
@@ -115,7 +114,7 @@ def world(tmp_path_factory):
     before = os.getcwd()
     os.chdir(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Job, "load_model", stop)
+        patch.setattr(loading, "load_from_name", stop)
         patch.setattr(load, "_read_hub", stop)
         yield folder
     os.chdir(before)
