@@ -1,4 +1,4 @@
-"""`python scripts/clean_baselines.py RAW.csv > llmft/report/published.csv`: published numbers in one schema, the report's.
+"""`python scripts/clean_baselines.py RAW.csv > llmft/report/tables/published.csv`: published numbers in one schema, the report's.
 
 Kept are scores on tasks of the task table, by Mosbach et al. 2023 (arXiv:2305.16938) and works after or beside it. Left out are
 

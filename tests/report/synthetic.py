@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmft.report.bootstrap import TABLE_METRICS
+from llmft.report.statistics.bootstrap import TABLE_METRICS
 from llmft.runs.store import short_hash
 
 SIZES = {"125m": 125e6, "350m": 331e6, "1.3b": 1.3e9, "2.7b": 2.7e9, "6.7b": 6.7e9, "13b": 13e9, "30b": 30e9}

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from llmft.errors import InputError
-from llmft.report.collect import collect
-from llmft.report.statistics import GROUP, summarise
+from llmft.report.records.collect import collect
+from llmft.report.statistics.summary import GROUP, summarise
 from tests.report.changes import change
 from tests.report.synthetic import MODELS, QUERY, SHOT, Made, write
 

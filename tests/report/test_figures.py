@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from llmft.report.bars import draw_results
-from llmft.report.collect import collect
-from llmft.report.curves import DISTILLED, HELD_OUT, draw_training, logged, training_curves
-from llmft.report.figures import LINES, draw_all, draw_domains, draw_size
-from llmft.report.paired import read_answers
-from llmft.report.panels import PANELS, ROWS, counted, sheets_of_panels, sheets_of_rows, shortened
-from llmft.report.points import FURTHER, LOOKS, family, front, groups, looks_of, majority, majority_of_runs, points
-from llmft.report.svg import inline, say
-from llmft.report.tips import NAMED, with_tips
+from llmft.report.figures.bars import draw_results
+from llmft.report.figures.curves import DISTILLED, HELD_OUT, draw_training, logged, training_curves
+from llmft.report.figures.figures import LINES, draw_all, draw_domains, draw_size
+from llmft.report.figures.panels import PANELS, ROWS, counted, sheets_of_panels, sheets_of_rows, shortened
+from llmft.report.figures.points import FURTHER, LOOKS, family, front, groups, looks_of, majority, majority_of_runs, points
+from llmft.report.figures.svg import inline, say
+from llmft.report.figures.tips import NAMED, with_tips
+from llmft.report.records.collect import collect
+from llmft.report.statistics.paired import read_answers
 from tests.report.synthetic import Made, write
 
 
@@ -108,7 +108,7 @@ def test_all_figures_are_drawn_as_png_and_pdf(collection, tmp_path):
 
 
 def test_further_sheets_are_pages_of_the_pdf_and_pngs_with_a_number(collection, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmft.report.panels.ROWS", 3)
+    monkeypatch.setattr("llmft.report.figures.panels.ROWS", 3)
     drawn = draw_all(collection, pd.DataFrame(columns=["task", "in_domain", "out_of_domain"]), tmp_path, ("memory",))
     names = ["memory.png", "memory-2.png", "memory-3.png", "memory-4.png"]
     assert [sheet.files for sheet in drawn] == [[tmp_path / name, tmp_path / "memory.pdf"] for name in names]

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from llmft.report import contents
-from llmft.report.latex import latex
-from llmft.report.tables import NOTHING, Column, Table, markdown
+from llmft.report.tables import contents
+from llmft.report.tables.latex import latex
+from llmft.report.tables.table import NOTHING, Column, Table, markdown
 
 
 def table(heading, texts, notes=()):

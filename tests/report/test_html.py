@@ -2,7 +2,7 @@ import json
 import re
 from urllib.parse import unquote, urlparse
 
-from llmft.report.html import page
+from llmft.report.page.html import page
 from tests.report.conftest import EVIL
 
 

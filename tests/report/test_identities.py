@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
-from llmft.report.break_even import break_evens
-from llmft.report.collect import collect
-from llmft.report.identities import shortest_names
-from llmft.report.paired import mcnemar, read_answers
-from llmft.report.statistics import summarise, welch
+from llmft.report.records.collect import collect
+from llmft.report.records.identities import shortest_names
+from llmft.report.statistics.break_even import break_evens
+from llmft.report.statistics.paired import mcnemar, read_answers
+from llmft.report.statistics.summary import summarise, welch
 from tests.report.changes import change
 from tests.report.synthetic import Made, write
 

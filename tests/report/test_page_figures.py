@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmft.report.collect import collect
-from llmft.report.figures import PICTURES, draw_all
-from llmft.report.html import page
-from llmft.report.points import LOOKS
+from llmft.report.figures.figures import PICTURES, draw_all
+from llmft.report.figures.points import LOOKS
+from llmft.report.page.html import page
+from llmft.report.records.collect import collect
 from tests.report.conftest import EVIL
 from tests.report.synthetic import Made, write
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from llmft.errors import InputError
-from llmft.report import pool
 from llmft.report.__main__ import main
-from llmft.report.pool import Workers
+from llmft.report.records import pool
+from llmft.report.records.pool import Workers
 from tests.report.synthetic import Made, write
 
 ROOT = Path(__file__).parents[2]
@@ -18,9 +18,9 @@ BOTH = """
 import sys
 from pathlib import Path
 from pandas.testing import assert_frame_equal
-from llmft.report import pool
-from llmft.report.collect import collect
-from llmft.report.paired import read_answers
+from llmft.report.records import pool
+from llmft.report.records.collect import collect
+from llmft.report.statistics.paired import read_answers
 
 folder = Path(sys.argv[1])
 alone = collect(folder)
@@ -69,7 +69,7 @@ def test_a_process_that_is_killed_is_one_line(monkeypatch):
 def test_another_process_tells_of_a_log_that_is_not_whole(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(pool, "MANY", 2)
     monkeypatch.setattr(pool.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr("llmft.report.write.PICTURES", ("training",))
+    monkeypatch.setattr("llmft.report.commands.write.PICTURES", ("training",))
     made = write(tmp_path, [Made(method="pbft", seed=seed) for seed in range(2)], hans_rows=4)
     record = next(iter(made))
     (tmp_path / record / "train_log.jsonl").write_text('{"loss": 1.0, "step": 1}\n{"loss": ')

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmft.report import records
 from llmft.report.__main__ import main
-from llmft.report.collect import collect
-from llmft.report.paired import mcnemar, read_answers
-from llmft.report.statistics import summarise, welch
+from llmft.report.records import find
+from llmft.report.records.collect import collect
+from llmft.report.statistics.paired import mcnemar, read_answers
+from llmft.report.statistics.summary import summarise, welch
 from tests.report.changes import change
 from tests.report.synthetic import Made, write
 
@@ -61,7 +61,7 @@ def test_folders_that_cannot_be_read_are_listed(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(records.os, "scandir", guarded)
+    monkeypatch.setattr(find.os, "scandir", guarded)
     collection = collect(tmp_path)
     assert collection.runs["record"].tolist() == [record]
     assert collection.left_out == [("closed", "cannot be looked into (Permission denied)")]

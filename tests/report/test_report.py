@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from llmft.errors import InputError
-from llmft.report import contents
 from llmft.report.__main__ import main
-from llmft.report.collect import collect
-from llmft.report.latex import escape, latex
-from llmft.report.statistics import summarise
-from llmft.report.tables import MOST_ROWS, Column, Table, terminal
+from llmft.report.records.collect import collect
+from llmft.report.statistics.summary import summarise
+from llmft.report.tables import contents
+from llmft.report.tables.latex import escape, latex
+from llmft.report.tables.table import MOST_ROWS, Column, Table, terminal
 from llmft.runs.record import RunRecord
 from llmft.runs.show import SELECTED, show_run
 

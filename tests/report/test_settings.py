@@ -6,18 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmft.report import baselines, comparisons, contents
 from llmft.report.__main__ import main
-from llmft.report.baselines import beside
-from llmft.report.break_even import break_evens
-from llmft.report.collect import collect
-from llmft.report.names import OTHER_ROWS, OTHER_ROWS_NOTE
-from llmft.report.paired import asked_unlike, read_answers, with_other_rows
-from llmft.report.points import groups, majority, majority_of_runs, points
-from llmft.report.settings import name_differences
-from llmft.report.statistics import summarise, welch, welch_over_sizes, with_majority
-from llmft.report.tables import Column, Table, markdown, terminal
-from llmft.report.words import findings
+from llmft.report.figures.points import groups, majority, majority_of_runs, points
+from llmft.report.page.findings import findings
+from llmft.report.records.collect import collect
+from llmft.report.records.names import OTHER_ROWS, OTHER_ROWS_NOTE
+from llmft.report.records.settings import name_differences
+from llmft.report.statistics.break_even import break_evens
+from llmft.report.statistics.paired import asked_unlike, read_answers, with_other_rows
+from llmft.report.statistics.summary import summarise, welch, welch_over_sizes, with_majority
+from llmft.report.tables import comparisons, contents, published
+from llmft.report.tables.published import beside
+from llmft.report.tables.table import Column, Table, markdown, terminal
 from llmft.runs.show import plain_console
 from tests.report.changes import change
 from tests.report.synthetic import Made, write
@@ -98,7 +98,7 @@ def test_other_evaluation_rows_are_marked_wherever_two_are_compared(unlike):
 @pytest.fixture(params=["idx", "label"])
 def as_many(request, tmp_path, monkeypatch):
     """Prompting and training of two models; prompting on other in-domain rows (by idx, or by label), though as many."""
-    monkeypatch.setattr("llmft.report.write.draw_all", lambda *_: [])
+    monkeypatch.setattr("llmft.report.commands.write.draw_all", lambda *_: [])
     models, methods = ("opt-125m", "opt-350m"), ("icl", "pbft", "distill")
     made = [Made(model=model, method=method, seed=seed) for model in models for method in methods for seed in range(2)]
     for record in write(tmp_path, made, hans_rows=4):
@@ -259,8 +259,8 @@ def test_published_f1_and_what_was_given_stand_beside_ours():
 def test_an_unknown_number_of_rows_is_said_where_ours_are_a_part():
     row = {"selection": "icl", "n": 100}
     one = {"selection": "icl", "subset": "all", "n_eval": float("nan"), "eval_set": "rte"}
-    assert baselines._differences(row, one)[0] == ["rows there: number not given, here: 100 of 277"]
-    assert baselines._differences({**row, "n": 277}, one)[0] == []
+    assert published._differences(row, one)[0] == ["rows there: number not given, here: 100 of 277"]
+    assert published._differences({**row, "n": 277}, one)[0] == []
 
 
 def test_pictures_and_tables_of_an_earlier_report_do_not_stay(tmp_path):

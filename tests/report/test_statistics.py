@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmft.evaluation.metrics import compute_metric
-from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_intervals
-from llmft.report.paired import exact_p, mcnemar, read_answers
-from llmft.report.statistics import welch_over_sizes
+from llmft.report.statistics.bootstrap import TABLE_METRICS, share_intervals, table_intervals
+from llmft.report.statistics.paired import exact_p, mcnemar, read_answers
+from llmft.report.statistics.summary import welch_over_sizes
 
 
 def values(collection, ids, selection, name):

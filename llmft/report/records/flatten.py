@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmft.report.identities import identity
-from llmft.report.names import DOMAINS, SELECTIONS
+from llmft.report.records.identities import identity
+from llmft.report.records.names import DOMAINS, SELECTIONS
 from llmft.runs.show import pooled
 
 SEEDS = ("seed", "data_seed")

@@ -11,21 +11,21 @@ from pathlib import Path
 import pandas as pd
 
 from llmft.errors import InputError
-from llmft.report import comparisons, contents
-from llmft.report.baselines import beside
-from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_intervals
-from llmft.report.break_even import break_evens
-from llmft.report.collect import Collection, collect
-from llmft.report.figures import PICTURES, Drawn, draw_all
-from llmft.report.html import write_page
-from llmft.report.latex import latex
-from llmft.report.names import DOMAINS, FINAL
-from llmft.report.paired import Answers, asked_unlike, mcnemar, read_answers, with_other_rows
-from llmft.report.points import majority, majority_of_runs
-from llmft.report.pool import Workers
-from llmft.report.records import shown
-from llmft.report.statistics import summarise, welch, welch_over_sizes, with_majority
-from llmft.report.tables import Table, markdown, terminal
+from llmft.report.figures.figures import PICTURES, Drawn, draw_all
+from llmft.report.figures.points import majority, majority_of_runs
+from llmft.report.page.html import write_page
+from llmft.report.records.collect import Collection, collect
+from llmft.report.records.find import shown
+from llmft.report.records.names import DOMAINS, FINAL
+from llmft.report.records.pool import Workers
+from llmft.report.statistics.bootstrap import TABLE_METRICS, share_intervals, table_intervals
+from llmft.report.statistics.break_even import break_evens
+from llmft.report.statistics.paired import Answers, asked_unlike, mcnemar, read_answers, with_other_rows
+from llmft.report.statistics.summary import summarise, welch, welch_over_sizes, with_majority
+from llmft.report.tables import comparisons, contents
+from llmft.report.tables.latex import latex
+from llmft.report.tables.published import beside
+from llmft.report.tables.table import Table, markdown, terminal
 from llmft.runs.show import plain_console
 from llmft.runs.store import whole_file
 

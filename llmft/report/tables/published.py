@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmft.report.names import GROUP
-from llmft.report.tables import Row, records
+from llmft.report.records.frames import records
+from llmft.report.records.names import GROUP
+from llmft.report.tables.table import Row
 from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, TASKS, eval_sets
 
 METRICS = {"score_accuracy": "accuracy", "f1": "f1", "matthews_correlation": "matthews_correlation"}
@@ -38,7 +39,7 @@ def beside(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary with the published number that belongs beside each row.
 
     Args:
-        summary: of `llmft.report.statistics.summarise`.
+        summary: of `llmft.report.statistics.summary.summarise`.
 
     Returns:
         The same rows and `published_mean`, `published_sd`, `published_provenance`, `published_source` (with the place in it),

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from llmft.errors import InputError
-from llmft.report.identities import TRAINED_ON, data_of, differing
-from llmft.report.names import FINAL, SELECTIONS
-from llmft.report.one_run import Run, find_run, number, shortened, table_of, understood
-from llmft.report.paired import exact_p
-from llmft.report.rows import COUNTS
+from llmft.report.commands.one_run import Run, find_run, number, shortened, table_of, understood
+from llmft.report.records.flatten import COUNTS
+from llmft.report.records.identities import TRAINED_ON, data_of, differing
+from llmft.report.records.names import FINAL, SELECTIONS
+from llmft.report.statistics.paired import exact_p
 from llmft.runs.finished import OUTPUT_DIR
 from llmft.runs.show import plain_console
 from llmft.runs.store import whole_file

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
-from llmft.report.records import Unreadable, find_runs, read_record
+from llmft.report.records.find import Unreadable, find_runs, read_record
 
 if TYPE_CHECKING:
     from rich.table import Table

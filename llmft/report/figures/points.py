@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from llmft.report.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, in_order_of, method_name, rows_text
+from llmft.report.records.frames import in_order_of
+from llmft.report.records.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, method_name, rows_text
 
 if TYPE_CHECKING:
-    from llmft.report.collect import Collection
-    from llmft.report.paired import Answers
+    from llmft.report.records.collect import Collection
+    from llmft.report.statistics.paired import Answers
 
 METRIC = "score_accuracy"
 PER_RUN = (

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from llmft.report.collect import ANSWERS, Collection, read_predictions
-from llmft.report.names import DOMAINS, FINAL, GROUP, SELECTIONS
-from llmft.report.pool import Workers
+from llmft.report.records.collect import ANSWERS, Collection, read_predictions
+from llmft.report.records.names import DOMAINS, FINAL, GROUP, SELECTIONS
+from llmft.report.records.pool import Workers
 
 STAGES = {selection: stage for stage, selection in SELECTIONS.items() if selection in FINAL}
 

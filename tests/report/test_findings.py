@@ -2,7 +2,7 @@ import math
 
 import pandas as pd
 
-from llmft.report.words import METHODS, MOST, findings
+from llmft.report.page.findings import METHODS, MOST, findings
 
 
 def means(tasks, models=("opt-125m",)):

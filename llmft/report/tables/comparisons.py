@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from llmft.report.break_even import MEASURES
-from llmft.report.contents import HEADINGS, WHO
-from llmft.report.names import DOMAINS, OTHER_ROWS, OTHER_ROWS_NOTE, SELECTION_NAMES, method_name
-from llmft.report.tables import NOTHING, Column, Row, Table, number, records
+from llmft.report.records.frames import records
+from llmft.report.records.names import DOMAINS, OTHER_ROWS, OTHER_ROWS_NOTE, SELECTION_NAMES, method_name
+from llmft.report.statistics.break_even import MEASURES
+from llmft.report.tables.contents import HEADINGS, WHO
+from llmft.report.tables.table import NOTHING, Column, Row, Table, number
 
 ALPHA = 0.05
 WELCH = "Difference of mean accuracies, Welch's t-test over runs."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from llmft.report.tables import Table
+from llmft.report.tables.table import Table
 
 PAGE = 40
 """Rows of which more do not fit one page."""

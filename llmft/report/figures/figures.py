@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from llmft.report.bars import draw_gap, draw_memory, draw_results
-from llmft.report.curves import draw_training
-from llmft.report.panels import (
+from llmft.report.figures.bars import draw_gap, draw_memory, draw_results
+from llmft.report.figures.curves import draw_training
+from llmft.report.figures.panels import (
     PANELS,
     STYLE,
     WIDTH,
@@ -28,15 +28,15 @@ from llmft.report.panels import (
     shortened,
     square_panels,
 )
-from llmft.report.points import DOMAINS, Look, family, front, groups, looks_of, points
-from llmft.report.svg import say
-from llmft.report.tips import domain_name, with_tips
+from llmft.report.figures.points import DOMAINS, Look, family, front, groups, looks_of, points
+from llmft.report.figures.svg import say
+from llmft.report.figures.tips import domain_name, with_tips
 from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from llmft.report.collect import Collection
+    from llmft.report.records.collect import Collection
 
 
 FEW = 12

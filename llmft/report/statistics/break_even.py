@@ -10,8 +10,8 @@ import math
 
 import pandas as pd
 
-from llmft.report.names import GROUP
-from llmft.report.tables import records
+from llmft.report.records.frames import records
+from llmft.report.records.names import GROUP
 
 OWN = (*GROUP, "weights")
 MEASURES = {

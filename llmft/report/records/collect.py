@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from llmft.errors import InputError
-from llmft.report.identities import told_apart
-from llmft.report.names import METHOD_NAMES, in_order_of
-from llmft.report.pool import Workers
-from llmft.report.records import Unreadable, find_runs, read_record, shown
-from llmft.report.rows import Scores, run_row, score_rows
-from llmft.report.settings import name_differences, repetitions
+from llmft.report.records.find import Unreadable, find_runs, read_record, shown
+from llmft.report.records.flatten import Scores, run_row, score_rows
+from llmft.report.records.frames import in_order_of
+from llmft.report.records.identities import told_apart
+from llmft.report.records.names import METHOD_NAMES
+from llmft.report.records.pool import Workers
+from llmft.report.records.settings import name_differences, repetitions
 
 if TYPE_CHECKING:
     import pyarrow as pa

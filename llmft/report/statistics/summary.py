@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from llmft.report.collect import Collection
-from llmft.report.names import DOMAINS, GROUP, METHOD_NAMES, SELECTION_NAMES, in_order_of, rows_text
+from llmft.report.records.collect import Collection
+from llmft.report.records.frames import in_order_of
+from llmft.report.records.names import DOMAINS, GROUP, METHOD_NAMES, SELECTION_NAMES, rows_text
 
 CELL = ["selection", "stage", "set", "metric"]
 PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")

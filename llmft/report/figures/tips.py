@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from llmft.report.names import DOMAINS, SELECTION_NAMES
+from llmft.report.records.names import DOMAINS, SELECTION_NAMES
 
 NAMED = 500
 """Of more runs than these no single one says what it is: the page would be as large as all their records."""

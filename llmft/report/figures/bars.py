@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from llmft.report.panels import IN, OUT, WIDTH, Rows, Sheet, log_ticks, name_rows, note, sheets_of_rows
-from llmft.report.points import DOMAINS, looks_of
-from llmft.report.svg import say
-from llmft.report.tips import domain_name
+from llmft.report.figures.panels import IN, OUT, WIDTH, Rows, Sheet, log_ticks, name_rows, note, sheets_of_rows
+from llmft.report.figures.points import DOMAINS, looks_of
+from llmft.report.figures.svg import say
+from llmft.report.figures.tips import domain_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from llmft.evaluation.labels import majority
-from llmft.report.baselines import beside, published
+from llmft.report.tables.published import beside, published
 from llmft.tasks.load import load_task
 from llmft.tasks.table import TASKS, get_task
 from tests.conftest import SHARED
@@ -32,7 +32,7 @@ def test_the_file_is_what_the_script_makes_of_the_raw_table():
         pytest.skip("needs the raw table, which lies beside the project in shared/baselines")
     script = PROJECT / "scripts" / "clean_baselines.py"
     made = subprocess.run([sys.executable, str(script), str(raw)], capture_output=True, text=True, check=True).stdout
-    assert (PROJECT / "llmft" / "report" / "published.csv").read_text(encoding="utf-8") == made
+    assert (PROJECT / "llmft" / "report" / "tables" / "published.csv").read_text(encoding="utf-8") == made
 
 
 def test_every_value_is_in_our_words():

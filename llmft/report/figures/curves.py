@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from llmft.report.names import GROUP
-from llmft.report.panels import WIDTH, Sheet, legend, log_ticks, note, panel_title, sheet_name, sheets_of_panels
-from llmft.report.points import Look, group_name, looks_of
-from llmft.report.svg import say
+from llmft.report.figures.panels import WIDTH, Sheet, legend, log_ticks, note, panel_title, sheet_name, sheets_of_panels
+from llmft.report.figures.points import Look, group_name, looks_of
+from llmft.report.figures.svg import say
+from llmft.report.records.names import GROUP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from llmft.report.collect import Collection
+    from llmft.report.records.collect import Collection
 
 SEEDS, GROUPS, PANELS = 10, 6, 5
 """The most lines of one group, groups in a panel, and rows of panels on a sheet."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-
-import pandas as pd
+from collections.abc import Iterable, Mapping
 
 METHOD_NAMES = {
     "icl": "in-context",
@@ -60,18 +58,3 @@ def method_name(row: Mapping[str, object]) -> str:
     if row["method"] == "icl" and not row["shots"]:
         name = "zero-shot"
     return f"{name} ({row['differs']})" if row["differs"] else name
-
-
-def in_order_of(
-    frame: pd.DataFrame, names: Iterable[str], column: str, before: Sequence[str], behind: Sequence[str]
-) -> pd.DataFrame:
-    """Rows sorted by the columns `before`, then `column` in the order of `names`, then the columns `behind`; a new index.
-
-    Of `weights` that sort models the least of each model counts: with an adapter loaded it is still that model.
-    """
-    places = {name: place for place, name in enumerate(names)}
-    order = frame[column].astype(str).map(places).fillna(len(places))
-    keys = frame.assign(_order=order)[[*before, "_order", *behind]]
-    if "weights" in before:
-        keys["weights"] = frame.groupby("model", sort=False)["weights"].transform("min")
-    return frame.loc[keys.sort_values(list(keys.columns), kind="stable").index].reset_index(drop=True)

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from llmft.report.contents import IDS
-from llmft.report.figures import PICTURES, Drawn
-from llmft.report.names import DOMAINS, SELECTION_NAMES, method_name
-from llmft.report.points import groups, look_name, looks_of, points
-from llmft.report.svg import inline
-from llmft.report.tables import Table
-from llmft.report.words import findings, summary
+from llmft.report.figures.figures import PICTURES, Drawn
+from llmft.report.figures.points import groups, look_name, looks_of, points
+from llmft.report.figures.svg import inline
+from llmft.report.page.findings import findings, summary
+from llmft.report.records.names import DOMAINS, SELECTION_NAMES, method_name
+from llmft.report.tables.contents import IDS
+from llmft.report.tables.table import Table
 from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
-    from llmft.report.collect import Collection
+    from llmft.report.records.collect import Collection
 
 SCRIPTS = ("table.js", "page.js")
 ROWS = 2000
@@ -92,7 +92,7 @@ def write_page(
 
 def page(data: Mapping[str, Any], drawn: Iterable[Drawn] = ()) -> str:
     """The page with `data` and figures in it. No text in them can end the element that holds it."""
-    package = files("llmft.report")
+    package = files("llmft.report.page")
     styles: dict[str, str] = {}
     figures = _figures(drawn, styles)
     rules = "".join(f".{name} {{ {style} }}\n" for style, name in styles.items())

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from llmft.report.names import DOMAINS, method_name
-from llmft.report.points import look_name, looks_of
+from llmft.report.figures.points import look_name, looks_of
+from llmft.report.records.names import DOMAINS, method_name
 
 if TYPE_CHECKING:
-    from llmft.report.collect import Collection
+    from llmft.report.records.collect import Collection
 
 MOST, METHODS = 8, 4
 """The most tasks that are told in words, and methods of each."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from llmft.report.baselines import METRICS, NONE, SELECTIONS
-from llmft.report.baselines import published as baselines
-from llmft.report.collect import Collection
-from llmft.report.names import DOMAINS, FINAL, GROUP, SELECTION_NAMES, method_name
-from llmft.report.tables import NOTHING, Column, Row, Table, number, records, spread
+from llmft.report.records.collect import Collection
+from llmft.report.records.frames import records
+from llmft.report.records.names import DOMAINS, FINAL, GROUP, SELECTION_NAMES, method_name
+from llmft.report.tables.published import METRICS, NONE, SELECTIONS
+from llmft.report.tables.published import published as baselines
+from llmft.report.tables.table import NOTHING, Column, Row, Table, number, spread
 from llmft.runs.show import SELECTED
 
 HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "retention": "other tasks"}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.report.one_run import Run, find_run, number, shortened, table_of, understood
-from llmft.report.rows import COUNTS
+from llmft.report.commands.one_run import Run, find_run, number, shortened, table_of, understood
+from llmft.report.records.flatten import COUNTS
 from llmft.runs.finished import OUTPUT_DIR
 from llmft.runs.show import plain_console
 

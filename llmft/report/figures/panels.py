@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from llmft.report.points import Look, look_name
+from llmft.report.figures.points import Look, look_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
