@@ -53,7 +53,6 @@ def folder(tmp_path_factory):
     models = ("opt-125m", "opt-1.3b")
     made = [Made(model=model, method=method, seed=seed) for model in models for method in METHODS for seed in range(3)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.report.synthetic._defaults", dict)  # nothing here reads them
         patch.setitem(SKILL, "distill", 0.9)  # a difference that is marked
         found = write(folder, [*made, Made(seed=7, done=False)], hans_rows=20)
     for record in found:

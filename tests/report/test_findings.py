@@ -5,7 +5,7 @@ import pandas as pd
 from llmft.report.page.findings import METHODS, MOST, findings
 
 
-def means(tasks, models=("opt-125m",)):
+def means(tasks, models=("opt-125m",), headline="score_accuracy", higher_is_better=True):
     rows = [
         {
             "task": task,
@@ -18,8 +18,13 @@ def means(tasks, models=("opt-125m",)):
         for model in models
         for shots in (2, 16)
     ]
-    asked = {"rows_in_domain": "277 of rte", "rows_out_of_domain": None}
-    return pd.DataFrame(rows).assign(in_domain_sd=0.01, out_of_domain=math.nan, out_of_domain_sd=math.nan, **asked)
+    same = {
+        "rows_in_domain": "277 of rte",
+        "rows_out_of_domain": None,
+        "headline": headline,
+        "higher_is_better": higher_is_better,
+    }
+    return pd.DataFrame(rows).assign(in_domain_sd=0.01, out_of_domain=math.nan, out_of_domain_sd=math.nan, **same)
 
 
 def even(task="rte", method="pbft", shots=16, queries=100.0, pattern="minimal", model="opt-125m"):
@@ -29,7 +34,7 @@ def even(task="rte", method="pbft", shots=16, queries=100.0, pattern="minimal", 
 
 def test_a_sentence_a_task_and_how_many_tasks_more():
     lines = findings(means(f"task {n}" for n in range(MOST + 3)), pd.DataFrame())
-    assert lines[0] == "task 0: most accurate in-domain fine-tuning, 16 shots with 0.660 ± 0.010."
+    assert lines[0] == "task 0: highest score accuracy in-domain fine-tuning, 16 shots with 0.660 ± 0.010."
     assert len(lines) == MOST + 1
     assert lines[-1] == "And 3 more tasks below."
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from pandas.testing import assert_frame_equal
 from llmft.report.records import pool
 from llmft.report.records.collect import collect
-from llmft.report.statistics.paired import read_answers
+from llmft.report.statistics.paired import read_row_scores
 
 folder = Path(sys.argv[1])
 alone = collect(folder)
-answers, missing = read_answers(alone, alone.runs["id"])()
+answers, missing = read_row_scores(alone, alone.runs["id"])()
 pool.MANY, pool.PART, pool.os.sched_getaffinity = 2, 3, lambda _: {0, 1}
 with pool.Workers() as workers:
     several = collect(folder, workers)
@@ -32,11 +32,11 @@ with pool.Workers() as workers:
     text = ["id", "selection", "stage", "set", "metric"]
     assert_frame_equal(several.scores.astype(dict.fromkeys(text, str)), alone.scores.astype(dict.fromkeys(text, str)))
     assert (several.left_out, several.sets) == (alone.left_out, alone.sets)
-    theirs, not_theirs = read_answers(several, several.runs["id"], workers)()
+    theirs, not_theirs = read_row_scores(several, several.runs["id"], workers)()
     assert theirs.keys() == answers.keys() and not_theirs == missing
     for key, own in answers.items():
         assert theirs[key].rows == own.rows
-        assert (theirs[key].right == own.right).all() and (theirs[key].confusion == own.confusion).all()
+        assert (theirs[key].scores == own.scores).all() and (theirs[key].confusion == own.confusion).all()
     try:
         workers.begin(int, "no number")()
     except ValueError:

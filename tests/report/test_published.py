@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from llmft.evaluation.labels import majority
-from llmft.report.tables.published import beside, published
+from llmft.report.tables.published import add_published, published_numbers
 from llmft.tasks.load import load_task
 from llmft.tasks.table import TASKS, get_task
 from tests.conftest import SHARED
@@ -17,13 +17,14 @@ PROJECT = Path(__file__).parents[2]
 
 def summary(method="icl", selection="icl", sets=("in_domain", "out_of_domain", "rte", *HANS), n=None, **other):
     row = {"task": "rte", "model": "opt-30b", "shots": 16, "pattern": "gpt-3", "method": method, "setting": "abc"}
+    row["headline"] = "score_accuracy"
     sizes = {"in_domain": 277, "rte": 277, "out_of_domain": 10000, HANS[0]: 5000, HANS[1]: 5000} | (n or {})
     rows = [{**row, "differs": "", "selection": selection, "set": name, "metric": "score_accuracy", "mean": 0.5} for name in sets]
     return pd.DataFrame([{**r, "n": sizes.get(r["set"], 100), **other} for r in rows])
 
 
 def shown(table):
-    return {row["set"]: row for _, row in beside(table).iterrows()}
+    return {row["set"]: row for _, row in add_published(table).iterrows()}
 
 
 def test_the_file_is_what_the_script_makes_of_the_raw_table():
@@ -36,7 +37,7 @@ def test_the_file_is_what_the_script_makes_of_the_raw_table():
 
 
 def test_every_value_is_in_our_words():
-    table = published()
+    table = published_numbers()
     assert set(table["task"]) <= set(TASKS)
     assert set(table["provenance"]) == {"printed", "digitised", "log"}
     assert set(table["selection"]) == {"icl", "last", "best_in_domain", "best_out_of_domain", "not stated"}
@@ -67,12 +68,12 @@ def test_fine_tuning_read_off_a_figure_is_marked():
 
 
 def test_another_selection_or_other_rows_are_said():
-    (row,) = beside(summary("pbft-lora", "last", ("in_domain",), pattern="minimal")).to_dict("records")
+    (row,) = add_published(summary("pbft-lora", "last", ("in_domain",), pattern="minimal")).to_dict("records")
     assert row["published_note"] == "selection there: best out of domain" and row["published_note"] in row["published"]
-    (row,) = beside(summary(sets=("in_domain",), n={"in_domain": 100})).to_dict("records")
+    (row,) = add_published(summary(sets=("in_domain",), n={"in_domain": 100})).to_dict("records")
     assert "rows there: 277, here: 100" in row["published_note"]
     model = {"model": "opt-1.3b", "pattern": "student pattern"}
-    (row,) = beside(summary("distill-lora", "last", ("in_domain",), **model)).to_dict("records")
+    (row,) = add_published(summary("distill-lora", "last", ("in_domain",), **model)).to_dict("records")
     assert row["published_note"] == "selection there: not stated; rows there: 100 random"
 
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmft.evaluation.metrics import compute_metric
-from llmft.report.statistics.bootstrap import TABLE_METRICS, share_intervals, table_intervals
-from llmft.report.statistics.paired import exact_p, mcnemar, read_answers
+from llmft.report.records.collect import read_predictions
+from llmft.report.statistics.bootstrap import OF_TABLES, share_intervals, table_intervals
+from llmft.report.statistics.paired import mcnemar_p, paired_tests, read_row_scores
 from llmft.report.statistics.summary import welch_over_sizes
 
 
@@ -67,9 +68,9 @@ def test_no_spread_gives_no_p(summary):
 
 
 def test_mcnemar_is_scipys_on_rows_counted_by_hand(collection, tests):
-    answers, missing = read_answers(collection, collection.runs["id"])()
+    answers, missing = read_row_scores(collection, collection.runs["id"])()
     assert not missing
-    found = mcnemar(tests, collection, answers)
+    found = paired_tests(tests, collection, answers)
     assert len(found) > 40
     runs = collection.runs.set_index("id")
     for row in found.itertuples():
@@ -77,27 +78,27 @@ def test_mcnemar_is_scipys_on_rows_counted_by_hand(collection, tests):
     row = found[found["set"] == "out_of_domain"].iloc[3]
     sides = []
     for run in (row["id_a"], row["id_b"]):
-        frame = collection.predictions(run).to_pandas()
+        frame = read_predictions(collection.places[run])[0].to_pandas()
         frame = frame[frame["stage"].isin(["icl", "after"]) & frame["set"].str.startswith("hans")]
-        sides.append((frame["label"] == frame["prediction"]).to_numpy())
+        sides.append((frame["target"] == frame["prediction"]).to_numpy())
     assert row["only_a"] == (sides[0] & ~sides[1]).sum() and row["only_b"] == (sides[1] & ~sides[0]).sum()
     assert row["n"] == len(sides[0]) == 80
     assert row["p"] == pytest.approx(stats.binomtest(int(row["only_a"]), int(row["only_a"] + row["only_b"])).pvalue)
 
 
 def test_runs_on_other_rows_are_no_pair(collection, tests):
-    answers, _ = read_answers(collection, collection.runs["id"])()
+    answers, _ = read_row_scores(collection, collection.runs["id"])()
     first = tests["ids_b"].iloc[0][0]
     other = {key: replace(own, rows=0) if key[0] == first else own for key, own in answers.items()}
-    fewer = mcnemar(tests, collection, other)
+    fewer = paired_tests(tests, collection, other)
     assert first not in set(fewer["id_a"]) | set(fewer["id_b"])
-    assert 0 < len(fewer) < len(mcnemar(tests, collection, answers))
+    assert 0 < len(fewer) < len(paired_tests(tests, collection, answers))
 
 
 @settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemars_p_is_exact_and_symmetric(b, c):
-    p = exact_p(np.array([b, c]), np.array([c, b]))
+    p = mcnemar_p(np.array([b, c]), np.array([c, b]))
     assert p[0] == p[1]
     assert p[0] == pytest.approx(stats.binomtest(b, b + c).pvalue if b + c else 1.0)
 
@@ -120,12 +121,12 @@ def measure(metric):
     return lambda labels, predictions: compute_metric(metric, predictions, labels)[metric]
 
 
-@pytest.mark.parametrize("metric", TABLE_METRICS)
+@pytest.mark.parametrize("metric", OF_TABLES)
 def test_the_interval_of_a_table_is_the_bootstraps(metric):
     table = np.array([[40, 15], [10, 35]])
     labels = np.repeat([0, 0, 1, 1], table.ravel())
     predictions = np.repeat([0, 1, 0, 1], table.ravel())
-    assert TABLE_METRICS[metric](table) == pytest.approx(measure(metric)(labels, predictions))
+    assert OF_TABLES[metric](table) == pytest.approx(measure(metric)(labels, predictions))
     (low,), (high,) = table_intervals(metric, [table], ["a run"])
     resampled = stats.bootstrap(
         (labels, predictions), measure(metric), paired=True, vectorized=False, method="percentile", n_resamples=200,
@@ -139,7 +140,7 @@ def test_the_interval_of_a_table_is_the_bootstraps(metric):
 @given(st.lists(st.integers(0, 30), min_size=4, max_size=4).filter(sum))
 def test_metrics_of_tables_are_scikit_learns(cells):
     labels, predictions = np.repeat([0, 0, 1, 1], cells), np.repeat([0, 1, 0, 1], cells)
-    for metric, of_table in TABLE_METRICS.items():
+    for metric, of_table in OF_TABLES.items():
         assert of_table(np.array(cells).reshape(2, 2)) == pytest.approx(measure(metric)(labels, predictions))
 
 

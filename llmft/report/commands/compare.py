@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from llmft.errors import InputError
-from llmft.report.commands.one_run import Run, find_run, number, shortened, table_of, understood
+from llmft.report.commands.one_run import Run, find_run, first_values, four_digits, table_of, understood
+from llmft.report.records.collect import read_predictions
 from llmft.report.records.flatten import COUNTS
 from llmft.report.records.identities import TRAINED_ON, data_of, differing
-from llmft.report.records.names import FINAL, SELECTIONS
-from llmft.report.statistics.paired import exact_p
+from llmft.report.records.names import FINAL_STAGES
+from llmft.report.statistics.paired import MCNEMAR, WILCOXON, compact, mcnemar_p, only_better, wilcoxon_p
 from llmft.runs.finished import OUTPUT_DIR
 from llmft.runs.show import plain_console
 from llmft.runs.store import whole_file
@@ -42,23 +43,23 @@ def main(argv: Sequence[str]) -> None:
     one, other = (find_run(name, arguments.folder) for name in arguments.runs)
 
     with understood(one, other):
-        differing, metrics = list(differences(one, other)), list(metric_rows(one, other))
-        counts, flipped, unlike = flips(one, other)
+        changes, metrics = list(differences(one, other)), list(metric_rows(one, other))
+        counts, flipped, remarks = flips(one, other)
     console = plain_console()
     console.print(f"a: {one.title}\nb: {other.title}")
-    if differing:
-        console.print(table_of("What differs", ("", "a", "b"), differing, left=3))
+    if changes:
+        console.print(table_of("What differs", ("", "a", "b"), changes, left=3))
     else:
         console.print("arguments, versions, commit, data and draws are the same")
     console.print(table_of("Metrics", ("stage", "set", "metric", "a", "b", "b - a"), metrics, left=3))
     if counts:
         console.print(
-            table_of("McNemar's test (exact)", ("stages", "set", "n", "only a right", "only b right", "p"), counts, left=2)
+            table_of("Row by row", ("stages", "set", "test", "n", "only a better", "only b better", "p"), counts, left=3)
         )
-    for line in unlike:
+    for line in remarks:
         console.print(line)
     for (name, change), rows in flipped.groupby(["set", "change"], sort=False):
-        console.print(f"{name}, {change}: idx {shortened(list(rows['idx']), SHOWN)}", soft_wrap=True)
+        console.print(f"{name}, {change}: idx {first_values(list(rows['idx']), SHOWN)}", soft_wrap=True)
     if arguments.out is not None:
         with whole_file(arguments.out) as aside:
             flipped.to_csv(aside, index=False)
@@ -75,8 +76,8 @@ def differences(one: Run, other: Run) -> Iterator[tuple[str, str, str]]:
 
     known = ("method", "task", "task_version", "model")
     yield from pairs("", *({name: run.config[name] for name in known} for run in (one, other)))
-    given = [{**run.arguments, **run.config["given"]} for run in (one, other)]
-    yield from pairs("--", *({k: v for k, v in values.items() if k not in PLACES} for values in given))
+    arguments = [{**run.arguments, **run.config["given"]} for run in (one, other)]
+    yield from pairs("--", *({k: v for k, v in values.items() if k not in PLACES} for values in arguments))
     environments = [run.config.get("environment", {}) for run in (one, other)]
     yield from pairs("", *({"python": e.get("python"), **e.get("packages", {})} for e in environments))
     yield from pairs("", *({name: e.get(name) for name in ("git_commit", "git_dirty")} for e in environments))
@@ -89,7 +90,7 @@ def differences(one: Run, other: Run) -> Iterator[tuple[str, str, str]]:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         inner = value[0] if len(value) == 1 and isinstance(value[0], list) else value
-        return shortened(inner, 6) or "none"
+        return first_values(inner, 6) or "none"
     return "-" if value is None else str(value)[:60]
 
 
@@ -99,20 +100,23 @@ def metric_rows(one: Run, other: Run) -> Iterator[tuple[str, ...]]:
         for name, values in one.metrics["stages"][a].items():
             others = other.metrics["stages"][b].get(name, {})
             for metric, value in values.items():
-                if metric in COUNTS or metric not in others or value is None or others[metric] is None:
+                if metric in COUNTS or value is None or others.get(metric) is None:
                     continue
                 change = f"{others[metric] - value:+.4g}"
-                yield _both(a, b), name, metric, number(value), number(others[metric]), change
+                yield _both(a, b), name, metric, four_digits(value), four_digits(others[metric]), change
 
 
 def stage_pairs(one: Run, other: Run) -> list[tuple[str, str]]:
     """Stages that both runs have; where their final ones are called otherwise, these together as well."""
-    mine, theirs = one.metrics["stages"], other.metrics["stages"]
-    pairs = [(stage, stage) for stage in mine if stage in theirs]
-    finals = [next((s for s in stages if SELECTIONS.get(s) in FINAL), None) for stages in (mine, theirs)]
-    if None not in finals and finals[0] != finals[1]:
-        pairs.append((finals[0], finals[1]))
-    return pairs
+    pairs = [(stage, stage) for stage in one.metrics["stages"] if stage in other.metrics["stages"]]
+    finals = final_stages(one, other)
+    return pairs if finals is None or finals in pairs else [*pairs, finals]
+
+
+def final_stages(one: Run, other: Run) -> tuple[str, str] | None:
+    """The stage that each run is judged by."""
+    first, second = (next((s for s in FINAL_STAGES if s in run.metrics["stages"]), None) for run in (one, other))
+    return None if first is None or second is None else (first, second)
 
 
 def _both(a: str, b: str) -> str:
@@ -120,40 +124,46 @@ def _both(a: str, b: str) -> str:
 
 
 def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, list[str]]:
-    """Answers of the final stages, row by row.
+    """Scores of the final stages, row by row.
 
     Returns:
-        McNemar's counts and p of every set; the rows of which one run alone is right; what cannot be compared.
+        The test of every set, with the counts and p; the rows on which one run alone did better; what cannot be compared.
     """
-    counts, found, unlike = [], [], []
-    pair = next((p for p in reversed(stage_pairs(one, other)) if all(SELECTIONS.get(s) in FINAL for s in p)), None)
-    columns = ["set", "idx", "label", "prediction_a", "prediction_b", "change"]
-    if pair is None:
-        return counts, pd.DataFrame(columns=columns), ["the runs have no final stages to compare"]
+    counts, flipped, remarks = [], [], []
+    columns = ["set", "idx", "target", "prediction_a", "prediction_b", "change"]
+    stages, headline = final_stages(one, other), one.metrics["headline"]
     other_data = sorted(differing([data_of(run.config, run.arguments) for run in (one, other)]) - TRAINED_ON)
-    if other_data:
-        return counts, pd.DataFrame(columns=columns), [f"{', '.join(other_data)}: the data differ; not compared"]
-    tables = [_predictions(run, stage) for run, stage in zip((one, other), pair, strict=True)]
+    if stages is None:
+        remarks = ["the runs have no final stages to compare"]
+    elif headline != other.metrics["headline"]:
+        remarks = ["the runs are judged by different metrics; their rows are not compared"]
+    elif other_data:
+        remarks = [f"{', '.join(other_data)}: the data differ; not compared"]
+    if stages is None or remarks:
+        return counts, pd.DataFrame(columns=columns), remarks
+    tables = [_predictions(run, stage) for run, stage in zip((one, other), stages, strict=True)]
     for name in dict.fromkeys([*tables[0]["set"], *tables[1]["set"]]):
         a, b = (table[table["set"] == name].reset_index(drop=True) for table in tables)
         if a.empty or b.empty:
-            unlike.append(f"{name}: {'b' if a.empty else 'a'} alone was evaluated on it; not compared")
-        elif not (a[["idx", "label"]].equals(b[["idx", "label"]])):
-            unlike.append(f"{name}: the evaluation rows differ ({len(a)} and {len(b)}); not compared")
+            remarks.append(f"{name}: {'b' if a.empty else 'a'} alone was evaluated on it; not compared")
+        elif not a[["idx", "target"]].equals(b[["idx", "target"]]):
+            remarks.append(f"{name}: the evaluation rows differ ({len(a)} and {len(b)}); not compared")
         else:
-            right = [table["prediction"] == table["label"] for table in (a, b)]
-            only = [(right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum()]
-            p = exact_p(*(np.array([count]) for count in only))[0]
-            counts.append((_both(*pair), name, str(len(a)), *map(str, only), f"{p:.3g}"))
-            a = a.rename(columns={"prediction": "prediction_a"}).assign(prediction_b=b["prediction"])
-            found += [a[right[0] & ~right[1]].assign(change="from right to wrong")]
-            found += [a[right[1] & ~right[0]].assign(change="from wrong to right")]
-    return counts, pd.concat(found)[columns] if found else pd.DataFrame(columns=columns), unlike
+            scores = [compact(table["score"].to_numpy()) for table in (a, b)]
+            binary = scores[0].dtype == scores[1].dtype == bool
+            only = only_better(*scores, headline["higher_is_better"])
+            p = mcnemar_p(*map(np.array, only)) if binary else wilcoxon_p(*scores)
+            counts.append((_both(*stages), name, MCNEMAR if binary else WILCOXON, str(len(a)), *map(str, only), f"{p:.3g}"))
+            rows = a.rename(columns={"prediction": "prediction_a"}).assign(prediction_b=b["prediction"])
+            gains = (scores[1] * 1.0 - scores[0]) * (1 if headline["higher_is_better"] else -1)
+            words = ("from right to wrong", "from wrong to right") if binary else ("worse", "better")
+            flipped += [rows[gains * sign > 0].assign(change=word) for sign, word in zip((-1, 1), words, strict=True)]
+    return counts, pd.concat(flipped)[columns] if flipped else pd.DataFrame(columns=columns), remarks
 
 
 def _predictions(run: Run, stage: str) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(run.path / "predictions.parquet", columns=["stage", "set", "idx", "label", "prediction"])
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run.path}: predictions.parquet cannot be read ({error})") from error
+        table = read_predictions(run.path)[0].to_pandas()
+    except OSError as error:
+        raise InputError(f"{run.path}: predictions.parquet cannot be read ({error.strerror or error})") from error
     return table[table["stage"] == stage].drop(columns="stage")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
-from llmft.report.records.find import Unreadable, find_runs, read_record
+from llmft.report.records.find import UNUSABLE, Unreadable, find_runs, read_record, unusable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,19 +48,19 @@ def find_run(name: str, folder: Path) -> Run:
     """
     path = Path(name)
     if not path.is_dir():
-        found = [run for run in find_runs(folder)[0] if _is_called(run.relative_to(folder), path)] if folder.is_dir() else []
-        if not found:
+        runs = [run for run in find_runs(folder)[0] if _is_called(run.relative_to(folder), path)] if folder.is_dir() else []
+        if not runs:
             raise InputError(f"{name}: is no folder, and no run below {folder} is called so; name a run's folder, or --folder")
-        if len(found) > 1:
-            some = ", ".join(str(run.relative_to(folder)) for run in found[:3])
-            raise InputError(f"{name}: {len(found)} runs below {folder} are called so ({some}); give more of its name")
-        (path,) = found
+        if len(runs) > 1:
+            first = ", ".join(str(run.relative_to(folder)) for run in runs[:3])
+            raise InputError(f"{name}: {len(runs)} runs below {folder} are called so ({first}); give more of its name")
+        (path,) = runs
     try:
         record = read_record(path) if (path / "config.json").is_file() else None
-        if record is None:
-            raise InputError(f"{name}: is no run's folder: it holds no config.json of a run; name one that does")
     except Unreadable as error:
         raise InputError(f"{name}: {error}") from error
+    if record is None:
+        raise InputError(f"{name}: is no run's folder: it holds no config.json of a run; name one that does")
     config, metrics, cost = record
     whole = json.loads((path / "config.json").read_text(encoding="utf-8"))  # with the evaluation rows
     return Run(path, config | {"draws": whole["draws"]}, metrics, cost)
@@ -77,16 +77,15 @@ def understood(*runs: Run) -> Iterator[None]:
     """Turn what a record that is not as it should be leads to into an error that names the run.
 
     Raises:
-        InputError: what is done with the runs found something else than it needs.
+        InputError: what is done with the runs needs something else than they have.
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        names = " or ".join(str(run.path) for run in runs)
-        raise InputError(f"{names}: its record cannot be understood ({type(error).__name__}: {error})") from error
+    except UNUSABLE as error:
+        raise InputError(f"{' or '.join(str(run.path) for run in runs)}: {unusable(error)}") from error
 
 
-def shortened(values: list[Any], most: int = 12) -> str:
+def first_values(values: list[Any], most: int = 12) -> str:
     """A list's first values, and how many there are."""
     shown = " ".join(map(str, values[:most]))
     return shown if len(values) <= most else f"{shown} ... ({len(values)})"
@@ -104,8 +103,8 @@ def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], 
     return table
 
 
-def number(value: float | None) -> str:
-    """Four digits; whole numbers whole."""
+def four_digits(value: float | None) -> str:
+    """A number with four digits; whole numbers whole."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,13 +1,13 @@
-"""`python -m llmft.report show RUN [--folder FOLDER]`: all that the record of one run says, for a terminal."""
+"""`python -m llmft.report show RUN [--folder FOLDER]`: the whole record of one run, for a terminal."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llmft.report.commands.one_run import Run, find_run, number, shortened, table_of, understood
+from llmft.report.commands.one_run import Run, find_run, first_values, four_digits, table_of, understood
 from llmft.report.records.flatten import COUNTS
 from llmft.runs.finished import OUTPUT_DIR
 from llmft.runs.show import plain_console
@@ -50,10 +50,9 @@ def arguments_table(run: Run) -> Table:
 def draws_table(run: Run) -> Table:
     """Idx of the rows that were drawn."""
     draws = run.config["draws"]
-    rows = [(f"demonstrations {place}", shortened(rows)) for place, rows in enumerate(draws["demonstrations"]) if rows]
-    rows.append(("training rows", shortened(draws["train_rows"])))
-    rows += [(name, shortened(rows)) for name, rows in draws["eval_rows"].items()]
-    return table_of("Draws (idx)", ("of", "rows"), [row for row in rows if row[1]], left=2)
+    rows = {f"demonstrations {place}": rows for place, rows in enumerate(draws["demonstrations"])}
+    rows |= {"training rows": draws["train_rows"], **draws["eval_rows"]}
+    return table_of("Draws (idx)", ("of", "rows"), [(name, first_values(idx)) for name, idx in rows.items() if idx], left=2)
 
 
 def metrics_table(run: Run) -> Table:
@@ -62,42 +61,43 @@ def metrics_table(run: Run) -> Table:
     names = list(dict.fromkeys(name for sets in stages.values() for values in sets.values() for name in values))
     names = [name for name in names if name not in COUNTS[1:]]
     rows = [
-        (stage, name, *(number(values.get(metric)) for metric in names), number(majority.get(name)))
+        (
+            stage,
+            name,
+            *(four_digits(values.get(metric)) for metric in names),
+            *([four_digits(majority.get(name))] if majority else []),
+        )
         for stage, sets in stages.items()
         for name, values in sets.items()
     ]
-    return table_of("Metrics", ("stage", "set", *names, "majority"), rows, left=2)
+    return table_of("Metrics", ("stage", "set", *names, *(["majority"] if majority else [])), rows, left=2)
+
+
+COSTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "CPU s": lambda phase: f"{phase['cpu_total_s']:.2f}",
+    "user": lambda phase: f"{phase['cpu_user_s']:.2f}",
+    "system": lambda phase: f"{phase['cpu_system_s']:.2f}",
+    "wall s": lambda phase: f"{phase['wall_s']:.2f}",
+    "RSS MiB peak": lambda phase: _mib(phase.get("rss_peak_bytes")),
+    "mean": lambda phase: _mib(phase.get("rss_mean_bytes")),
+    "PSS mean": lambda phase: _mib(phase.get("pss_mean_bytes")),
+    "GPU MiB peak": lambda phase: _mib(phase.get("gpu_peak_bytes")),
+    "reserved": lambda phase: _mib(phase.get("gpu_reserved_peak_bytes")),
+    "examples": lambda phase: f"{phase['examples']:,}",
+    "tokens": lambda phase: f"{phase['tokens']:,}",
+    "padding": lambda phase: f"{phase['padding_tokens']:,}",
+    "GFLOP": lambda phase: f"{phase['flops'] / 1e9:,.1f}",
+    "counted": lambda phase: "-" if phase.get("flops_counted") is None else f"{phase['flops_counted'] / 1e9:,.1f}",
+}
 
 
 def costs_table(run: Run) -> Table:
-    """What every phase cost, and all together."""
-    phases = [*run.cost["phases"], {"name": "total", **run.cost["total"]}]
-    columns = ["phase", "CPU s", "user", "system", "wall s", "RSS MiB peak", "mean", "PSS mean"]
-    rows = [
-        [
-            phase["name"],
-            *(f"{phase[name]:.2f}" for name in ("cpu_total_s", "cpu_user_s", "cpu_system_s", "wall_s")),
-            *(_mib(phase.get(name)) for name in ("rss_peak_bytes", "rss_mean_bytes", "pss_mean_bytes")),
-        ]
-        for phase in phases
-    ]
-    more = {
-        "GPU MiB peak": lambda phase: _mib(phase.get("gpu_peak_bytes")),
-        "reserved": lambda phase: _mib(phase.get("gpu_reserved_peak_bytes")),
-        "examples": lambda phase: f"{phase['examples']:,}",
-        "tokens": lambda phase: f"{phase['tokens']:,}",
-        "padding": lambda phase: f"{phase['padding_tokens']:,}",
-        "GFLOP": lambda phase: f"{phase['flops'] / 1e9:,.1f}",
-        "counted": lambda phase: "-" if phase.get("flops_counted") is None else f"{phase['flops_counted'] / 1e9:,.1f}",
-    }
-    for name, cell in more.items():
-        cells = [cell(phase) for phase in phases]
-        if set(cells) <= {"-", "0"}:
-            continue
-        columns.append(name)
-        for row, text in zip(rows, cells, strict=True):
-            row.append(text)
-    return table_of("Costs", columns, rows)
+    """What every phase cost, and all together; columns that say something of one of them."""
+    phases = [*run.cost["phases"], {"kind": "total", **run.cost["total"]}]
+    columns = {"phase": [" ".join(filter(None, (phase.get(key) for key in ("kind", "stage", "set")))) for phase in phases]}
+    columns |= {name: [cell(phase) for phase in phases] for name, cell in COSTS.items()}
+    columns = {name: cells for name, cells in columns.items() if not set(cells) <= {"-", "0"}}
+    return table_of("Costs", list(columns), list(zip(*columns.values(), strict=True)))
 
 
 def remarks(run: Run) -> list[str]:
@@ -113,10 +113,9 @@ def remarks(run: Run) -> list[str]:
     weights = run.metrics.get("weights", {})
     if "model" in weights:
         lines.append(f"weights: {weights['model']:,}, trained: {weights['trainable']:,}")
-    saved = run.cost.get("saved_by_teacher_cache") or {}
+    saved = {name: value for name, value in run.cost["saved_by_teacher_cache"].items() if isinstance(value, int | float)}
     if saved:
-        named = {name: value for name, value in saved.items() if isinstance(value, int | float)}
-        lines.append("saved by the teacher cache: " + ", ".join(f"{name} {number(value)}" for name, value in named.items()))
+        lines.append("saved by the teacher cache: " + ", ".join(f"{name} {four_digits(value)}" for name, value in saved.items()))
     ranks = run.cost.get("ranks", ())
     for place, rank in enumerate(ranks if len(ranks) > 1 else ()):
         lines.append(f"rank {place}: CPU {rank['cpu_total_s']:.2f} s, RSS {_mib(rank['rss_peak_bytes'])} MiB peak")

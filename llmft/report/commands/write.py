@@ -1,4 +1,4 @@
-"""The whole report: read the records, count, write the files, print the short form."""
+"""The whole report: read the records, compute, write the files, print the short form."""
 
 from __future__ import annotations
 
@@ -8,33 +8,30 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from llmft.errors import InputError
 from llmft.report.figures.figures import PICTURES, Drawn, draw_all
-from llmft.report.figures.points import majority, majority_of_runs
 from llmft.report.page.html import write_page
 from llmft.report.records.collect import Collection, collect
-from llmft.report.records.find import shown
+from llmft.report.records.find import path_text
 from llmft.report.records.names import DOMAINS, FINAL
 from llmft.report.records.pool import Workers
-from llmft.report.statistics.bootstrap import TABLE_METRICS, share_intervals, table_intervals
+from llmft.report.statistics.bootstrap import OF_TABLES, mean_interval, share_intervals, table_intervals
 from llmft.report.statistics.break_even import break_evens
-from llmft.report.statistics.paired import Answers, asked_unlike, mcnemar, read_answers, with_other_rows
-from llmft.report.statistics.summary import summarise, welch, welch_over_sizes, with_majority
+from llmft.report.statistics.paired import RunScores, paired_tests, read_row_scores, tasks_with_other_rows, with_other_rows
+from llmft.report.statistics.summary import majority_of_runs, majority_of_tasks, summarise, welch, welch_over_sizes, with_majority
 from llmft.report.tables import comparisons, contents
 from llmft.report.tables.latex import latex
-from llmft.report.tables.published import beside
-from llmft.report.tables.table import Table, markdown, terminal
+from llmft.report.tables.published import add_published
+from llmft.report.tables.table import ReportTable, markdown, terminal
 from llmft.runs.show import plain_console
 from llmft.runs.store import whole_file
 
 PRINTED = ("results", "checkpoints", "distillation", "differences", "break_even", "unread", "left_out")
 """Tables that a terminal gets."""
-TABLES = (
-    "results", "checkpoints", "distillation", "published", "differences", "sizes", "paired", "unread", "break_even", "costs",
-    "left_out",
-)  # fmt: skip
+TABLES = (*PRINTED, "published", "sizes", "paired", "costs")
 """Kinds of all tables."""
 
 
@@ -46,54 +43,52 @@ def report(folder: Path, out: Path) -> None:
     """
     with Workers() as workers:
         collection = collect(folder, workers)
-        reading = read_answers(collection, collection.runs["id"], workers)
+        row_scores = read_row_scores(collection, collection.runs["id"], workers)
         summary = summarise(collection)
-        tests, sizes = welch(summary), welch_over_sizes(summary)
-        evens = break_evens(summary)
-        answers, missing = reading()
-        unlike = asked_unlike(collection.runs, answers)
-        tests, sizes = (with_other_rows(pairs, answers, unlike) for pairs in (tests, sizes))
-        evens = with_other_rows(evens, answers, unlike, sides=("ids", "ids_prompting"), domain="in_domain")
-        runs = majority_of_runs(collection, answers)
-        rates = majority(runs)
+        tests, sizes, evens = welch(summary), welch_over_sizes(summary), break_evens(summary)
+        scores, missing = row_scores()
+        other_rows = tasks_with_other_rows(collection.runs, scores)
+        tests, sizes = (with_other_rows(pairs, scores, other_rows) for pairs in (tests, sizes))
+        evens = with_other_rows(evens, scores, other_rows, sides=("ids", "ids_prompting"), domain="in_domain")
+        runs = majority_of_runs(collection, scores)
         with _writing(out):
             (out / "tables").mkdir(parents=True, exist_ok=True)
-        run_rows = workers.begin(run_table, collection, runs, answers)
-        with _writing(out):
+            run_rows = workers.begin(run_table, collection, runs, scores)
+            rates = majority_of_tasks(runs)
             figures = [workers.begin(_draw, collection, rates, out, list(PICTURES)[place::2]) for place in range(2)]
-        summary = beside(with_majority(summary, runs))
-        pairs = mcnemar(tests, collection, answers)
-        tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
-        frames = {
-            "report": summary,
-            "differences": tests,
-            "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
-            "mcnemar": pairs,
-            "break_even": evens,
-            "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
-        }
-        with _writing(out):
+            summary = add_published(with_majority(summary, runs))
+            pairs = paired_tests(tests, collection, scores)
+            tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
+            frames = {
+                "report": summary,
+                "differences": tests,
+                "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
+                "paired": pairs,
+                "break_even": evens,
+                "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
+            }
             for name, frame in frames.items():
                 _write_csv(frame, out / f"{name}.csv")
             _write(out / "report.md", "# Report\n\n" + "\n".join(markdown(table) for table in tables))
-            kinds = {name: list(group) for name, group in groupby(tables, key=lambda table: table.name.split("-")[0])}
-            for name, group in kinds.items():
-                _write(out / "tables" / f"{name}.tex", "\n".join(map(latex, group)))
-            own = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
+            written = []
+            for name, group in groupby(tables, key=lambda table: table.name.split("-")[0]):
+                written.append(out / "tables" / f"{name}.tex")
+                _write(written[-1], "\n".join(map(latex, group)))
             drawn = []
             for figure in figures:
-                sheets, spoilt_logs = figure()
+                sheets, unreadable_logs = figure()
                 drawn += sheets
-                collection.spoilt_logs.update(spoilt_logs)
-            write_page(collection, own, evens, unlike, drawn, out)
+                collection.unreadable_logs.update(unreadable_logs)
+            others = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
+            write_page(collection, others, evens, other_rows, drawn, out)
             _write_csv(run_rows(), out / "runs.csv")
-            _tidy(out, [*(path for sheet in drawn for path in sheet.files), *(out / "tables" / f"{name}.tex" for name in kinds)])
-    show(tables, out, collection.spoilt_logs)
+            _tidy(out, [*written, *(path for sheet in drawn for path in sheet.files)])
+    show(tables, out, collection.unreadable_logs)
 
 
 def _draw(collection: Collection, rates: pd.DataFrame, out: Path, names: Sequence[str]) -> tuple[list[Drawn], dict[str, str]]:
-    """`draw_all`, and the logs that it found spoilt, which another process has to tell this one."""
-    return draw_all(collection, rates, out, names), collection.spoilt_logs
+    """`draw_all`, and the logs that it could not read, which another process has to hand back to this one."""
+    return draw_all(collection, rates, out, names), collection.unreadable_logs
 
 
 @contextmanager
@@ -120,10 +115,10 @@ def all_tables(
     pairs: pd.DataFrame,
     evens: pd.DataFrame,
     missing: Sequence[tuple[str, str]] = (),
-) -> list[Table]:
+) -> list[ReportTable]:
     """The tables that have rows, in the order of the report."""
     groups = contents.groups(summary)
-    found = [
+    tables = [
         contents.results(groups, collection.shared),
         contents.checkpoints(groups),
         contents.distillation(groups),
@@ -131,45 +126,51 @@ def all_tables(
         comparisons.differences(tests),
         *comparisons.over_sizes(sizes),
         comparisons.paired(pairs),
-        contents.unread(missing),
+        contents.with_reasons("unread", "Runs without predictions", "not compared row by row because", missing),
         comparisons.break_even_table(evens),
         contents.costs(groups),
-        contents.left_out(collection),
+        contents.with_reasons("left_out", "Runs that are not counted", "not counted because", collection.left_out),
     ]
-    return [table for table in found if table.rows]
+    return [table for table in tables if table.rows]
 
 
-def show(tables: Sequence[Table], out: Path, spoilt_logs: Mapping[str, str]) -> None:
+def show(tables: Sequence[ReportTable], out: Path, unreadable_logs: Mapping[str, str]) -> None:
     """Print the tables in short, where the whole is, and which training logs are not whole in the curves."""
     console = plain_console()
     for table in tables:
         if table.name in PRINTED:
-            lines, below = terminal(table, shown(out / "report.md"))
+            lines, below = terminal(table, path_text(out / "report.md"))
             console.print(lines)
             for line in below:
                 console.print(line, soft_wrap=True)
-    for run, reason in spoilt_logs.items():
+    for run, reason in unreadable_logs.items():
         console.print(f"train_log.jsonl of {run}: {reason}", soft_wrap=True)
     console.print("beside it: report.md, *.csv, tables/*.tex, figures as *.png and *.pdf", soft_wrap=True)
-    console.print(f"report: {shown(out)}/report.html", soft_wrap=True)
+    console.print(f"report: {path_text(out)}/report.html", soft_wrap=True)
 
 
-def run_table(collection: Collection, runs: pd.DataFrame, answers: Mapping[tuple[str, str], Answers]) -> pd.DataFrame:
-    """A row for each run: the columns of `runs`, those of `Collection.runs`; its pooled accuracies, as `<selection>_<set>`, each
-    with the ends of its 95 % bootstrap interval as `..._low` and `..._high`; and F1 and Matthews' correlation of the final
-    selection likewise."""
-    scores = collection.scores[collection.scores["set"].isin(DOMAINS)]
-    scores = scores.assign(**{name: scores[name].astype(object) for name in ("id", "selection", "set", "metric")})
-    chosen = scores[scores["metric"] == "score_accuracy"]
-    low, high = share_intervals(chosen["value"].clip(0, 1).to_numpy(), chosen["n"].to_numpy())
-    parts = [chosen.assign(low=low, high=high, column=chosen["selection"] + "_" + chosen["set"])]
-    for metric in TABLE_METRICS:
-        of = scores[(scores["metric"] == metric) & scores["selection"].isin(FINAL)]
-        of = of[[key in answers for key in zip(of["id"], of["set"], strict=True)]]
-        if len(of):
-            tables = [answers[key].confusion for key in zip(of["id"], of["set"], strict=True)]
-            low, high = table_intervals(metric, tables, list(of["id"] + of["set"]))
-            parts.append(of.assign(low=low, high=high, column=of["selection"] + "_" + of["set"] + "_" + metric))
+def run_table(collection: Collection, runs: pd.DataFrame, scores: RunScores) -> pd.DataFrame:
+    """A row for each run: the columns of `runs`, those of `Collection.runs`; its pooled headlines, as `<selection>_<set>`, and
+    its F1 and Matthews' correlation of the final selection, as `<selection>_<set>_<metric>`. Each has the ends of its 95 %
+    bootstrap interval as `..._low` and `..._high`; headlines whose scores are not all 0 or 1 have them for the final selection
+    alone, of which the rows are read."""
+    headlines = collection.headline_scores()
+    headlines = headlines[headlines["set"].isin(DOMAINS)]
+    low, high = share_intervals(headlines["value"].to_numpy(), headlines["n"].to_numpy())
+    for place in np.flatnonzero(np.isnan(low) & headlines["selection"].isin(FINAL)):
+        run, domain = headlines["id"].iloc[place], headlines["set"].iloc[place]
+        if (run, domain) in scores:
+            low[place], high[place] = mean_interval(scores[run, domain].scores, run + domain)
+    parts = [headlines.assign(low=low, high=high, column=headlines["selection"] + "_" + headlines["set"])]
+    others = collection.scores
+    others = others[others["set"].isin(DOMAINS) & others["selection"].isin(FINAL) & others["metric"].isin(OF_TABLES)]
+    others = others.astype(dict.fromkeys(("id", "selection", "set", "metric"), str))
+    for metric, rows in others.groupby("metric"):
+        tables = [of.confusion if (of := scores.get(key)) else None for key in zip(rows["id"], rows["set"], strict=True)]
+        rows = rows[[table is not None for table in tables]]
+        if len(rows):
+            low, high = table_intervals(metric, [table for table in tables if table is not None], list(rows["id"] + rows["set"]))
+            parts.append(rows.assign(low=low, high=high, column=rows["selection"] + "_" + rows["set"] + "_" + metric))
     wide = pd.concat(parts).pivot(index="id", columns="column", values=["value", "low", "high"])
     names = sorted({column for _, column in wide.columns})
     wide = wide[[(part, name) for name in names for part in ("value", "low", "high")]]

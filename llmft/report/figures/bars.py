@@ -8,28 +8,35 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from llmft.report.figures.panels import IN, OUT, WIDTH, Rows, Sheet, log_ticks, name_rows, note, sheets_of_rows
-from llmft.report.figures.points import DOMAINS, looks_of
+from llmft.report.figures.looks import looks_of
+from llmft.report.figures.panels import (
+    GREY,
+    Rows,
+    Sheet,
+    are_shares,
+    log_ticks,
+    name_rows,
+    note,
+    sheets_of_rows,
+    subplots,
+    without_rows,
+)
 from llmft.report.figures.svg import say
-from llmft.report.figures.tips import domain_name
+from llmft.report.records.names import DOMAINS, HEADINGS, headline_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKS = dict(zip(DOMAINS, ((IN, "o", 5, -0.15), (OUT, "D", 4, 0.15)), strict=True))
-"""Colour, marker, its size and place within a row."""
+MARKS = dict(zip(DOMAINS, (("#1b6ca8", "o", 5, -0.15), ("#d1603d", "D", 4, 0.15)), strict=True))
+"""Colour, marker, its size and place within a row; the colours are told apart also without colour vision."""
 GAPS = {domain: f"gap_recovered_{domain}" for domain in DOMAINS}
 
 
 def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
-    """All methods at a glance: accuracy beside the tokens that a query costs."""
-    import matplotlib.pyplot as plt
-
-    lowest, most = judged[list(DOMAINS)].min(axis=None), np.fmax(judged["tokens_per_query"].max(), 2)
+    """All methods at a glance: their scores beside the tokens that a query costs."""
+    scores, most = judged[list(DOMAINS)], np.fmax(judged["tokens_per_query"].max(), 2)
     for rows, name in sheets_of_rows(means):
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(WIDTH, 0.9 + 0.3 * len(rows)), sharey=True, width_ratios=(3, 1.2), layout="constrained"
-        )
+        figure, ((left, right),) = subplots(1, 2, 0.9 + 0.3 * len(rows), sharey=True, width_ratios=(3, 1.2))
         for domain in DOMAINS:
             _dots(left, rows, judged[domain], domain, judged["tip"], means["tip"])
         tokens = {y: group["tokens_per_query"] for y, group in _groups(rows).items()}
@@ -38,9 +45,10 @@ def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
             if count == count:
                 right.text(count, y, f" {count:.0f}", va="center")
         name_rows(left, rows)
-        right.tick_params(axis="y", length=0)
-        right.grid(axis="y", visible=False)
-        left.set(xlabel="accuracy", xlim=(min(0.45, lowest - 0.03), 1.02))
+        without_rows(right)
+        left.set_xlabel(headline_name(means.iloc[0]))
+        if are_shares(scores):
+            left.set_xlim(min(0.45, scores.min(axis=None) - 0.03), 1.02)
         right.set(xlabel="tokens per query (log)", xscale="log", xlim=(1, 5 * most))
         log_ticks(right.xaxis, 1, most)
         _domains(left, judged, {domain: domain for domain in DOMAINS})
@@ -50,8 +58,6 @@ def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
 
 def draw_memory(means: pd.DataFrame) -> Iterator[Sheet]:
     """Peak and time-weighted mean of memory; on the GPU as well where there was one."""
-    import matplotlib.pyplot as plt
-
     kinds = {"rss": "memory of the processes", "gpu": "GPU memory"}
     shown = {kind: title for kind, title in kinds.items() if (means[f"{kind}_peak_bytes"] > 0).any()}
     if not shown:
@@ -59,9 +65,7 @@ def draw_memory(means: pd.DataFrame) -> Iterator[Sheet]:
     unit, scale, digits = ("GiB", 2**30, 1) if means["rss_peak_bytes"].max() > 4 * 2**30 else ("MiB", 2**20, 0)
     looks = looks_of(means["look"])
     for rows, name in sheets_of_rows(means):
-        figure, (table,) = plt.subplots(
-            1, len(shown), figsize=(WIDTH, 0.8 + 0.27 * len(rows)), sharey=True, squeeze=False, layout="constrained"
-        )
+        figure, (table,) = subplots(1, len(shown), 0.8 + 0.27 * len(rows), sharey=True)
         for axes, (kind, title) in zip(table, shown.items(), strict=True):
             for y, group in _groups(rows).items():
                 peak, mean = (group[f"{kind}_{how}_bytes"] / scale for how in ("peak", "mean"))
@@ -75,32 +79,28 @@ def draw_memory(means: pd.DataFrame) -> Iterator[Sheet]:
             axes.margins(x=0.1)
         name_rows(table[0], rows)
         for axes in table[1:]:
-            axes.tick_params(axis="y", length=0)
-            axes.grid(axis="y", visible=False)
+            without_rows(axes)
         note(figure, "Wide and pale: peak, with its value; narrow: mean over time; of whole runs, means of seeds.")
         yield Sheet(figure, name)
 
 
 def draw_gap(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
     """The share of the gap between the model without context and its teacher that training closed."""
-    import matplotlib.pyplot as plt
-
     gaps = judged[list(GAPS.values())]
-    beyond = ((gaps < -1) | (gaps > 2)).any(axis=None)
-    cut = " Values beyond -100 and 200 % are drawn there." if beyond else ""
+    cut = " Values beyond -100 and 200 % are drawn there." if ((gaps < -1) | (gaps > 2)).any(axis=None) else ""
     for rows, name in sheets_of_rows(means.dropna(subset=list(GAPS.values()), how="all")):
-        figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.3 * len(rows)), layout="constrained")
+        figure, ((axes,),) = subplots(1, 1, 0.9 + 0.3 * len(rows))
         for domain, column in GAPS.items():
             tips, group_tips = (
-                found["tip"] + f"\n{domain_name(domain)} gap recovered " + (100 * found[column]).map("{:.1f} %".format)
-                for found in (judged, means)
+                frame["tip"] + f"\n{HEADINGS[domain]} gap recovered " + (100 * frame[column]).map("{:.1f} %".format)
+                for frame in (judged, means)
             )
             tips = tips.where(judged["tip"] != "", "")
             _dots(axes, rows, 100 * judged[column].clip(-1, 2), domain, tips, group_tips)
         name_rows(axes, rows)
         axes.set_xlabel("gap recovered, %")
         for place in (0, 100):
-            axes.axvline(place, color="#777777", linewidth=0.8, linestyle="--", zorder=0.5)
+            axes.axvline(place, color=GREY, linewidth=0.8, linestyle="--", zorder=0.5)
         _domains(axes, judged, GAPS)
         note(figure, f"0: as before training, 100: as the teacher with its context. A marker a run, a bar their mean.{cut}")
         yield Sheet(figure, name)
@@ -123,23 +123,24 @@ def _dots(axes: Axes, rows: Rows, values: pd.Series, domain: str, tips: pd.Serie
         group_tips: of the groups, by their labels in `means`.
     """
     colour, marker, size, shift = MARKS[domain]
-    found = {y: (group, values.loc[group["members"]].dropna()) for y, group in _groups(rows).items()}
-    found = {y: (group, own) for y, (group, own) in found.items() if len(own)}
-    if found:
-        runs = pd.concat([own for _, own in found.values()])
-        middles = np.array([*found]) + shift
-        places = np.repeat(middles, [len(own) for _, own in found.values()])
-        (markers,) = axes.plot(runs, places, marker, color=colour, alpha=0.5, markersize=size, mew=0)
+    shown = [(y, group.name, values.loc[group["members"]].dropna()) for y, group in _groups(rows).items()]
+    shown = [(y, label, runs) for y, label, runs in shown if len(runs)]
+    if shown:
+        runs = pd.concat([runs for *_, runs in shown])
+        middles = np.array([y for y, *_ in shown]) + shift
+        (markers,) = axes.plot(
+            runs, np.repeat(middles, [len(runs) for *_, runs in shown]), marker, color=colour, alpha=0.5, markersize=size, mew=0
+        )
         say(markers, tips.loc[runs.index])
-        means = [own.mean() for _, own in found.values()]
+        means = [runs.mean() for *_, runs in shown]
         bars = axes.vlines(means, middles - 0.13, middles + 0.13, color=colour, linewidth=2)
-        say(bars, [group_tips[group.name] for group, _ in found.values()])
+        say(bars, [group_tips[label] for _, label, _ in shown])
 
 
-def _domains(axes: Axes, found: pd.DataFrame, columns: dict[str, str]) -> None:
+def _domains(axes: Axes, runs: pd.DataFrame, columns: dict[str, str]) -> None:
     """The legend of the two domains, as far as there are values."""
     for domain, column in columns.items():
         colour, marker, size, _ = MARKS[domain]
-        if found[column].notna().any():
-            axes.plot([], [], marker, color=colour, markersize=size, label=domain_name(domain))
+        if runs[column].notna().any():
+            axes.plot([], [], marker, color=colour, markersize=size, label=HEADINGS[domain])
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from llmft.report.figures.panels import WIDTH, Sheet, legend, log_ticks, note, panel_title, sheet_name, sheets_of_panels
-from llmft.report.figures.points import Look, group_name, looks_of
+from llmft.report.figures.looks import Look, looks_of
+from llmft.report.figures.panels import Sheet, legend, log_ticks, note, panel_title, sheet_name, sheets_of_panels, subplots
+from llmft.report.figures.points import group_name
 from llmft.report.figures.svg import say
 from llmft.report.records.names import GROUP
 
@@ -44,26 +45,25 @@ def training_curves(collection: Collection, judged: pd.DataFrame) -> tuple[pd.Da
     """
     trained = judged[judged["method"] != "icl"]
     chosen: list[pd.DataFrame] = []
-    for _, runs in trained.groupby(["task", "model"], sort=False):
-        for _, part in runs.groupby(runs["method"].map(kind_of), sort=False):
-            chosen += [group.head(SEEDS) for _, group in list(part.groupby(list(GROUP), sort=False, dropna=False))[:GROUPS]]
+    for _, part in trained.groupby(["task", "model", trained["method"].map(kind_of)], sort=False):
+        chosen += [group.head(SEEDS) for _, group in list(part.groupby(list(GROUP), sort=False, dropna=False))[:GROUPS]]
     logs = collection.logs([run for group in chosen for run in group["id"]])
     rows: list[tuple[Any, ...]] = []
     for number, group in enumerate(chosen):
         first = group.iloc[0]
-        said = (*first[["task", "model", "look", "pattern"]], group_name(first), number)
+        who = (*first[["task", "model", "look", "pattern"]], group_name(first), number)
         for run in group["id"]:
             log, sets = logs.get(run, []), collection.sets[run].get("in_domain", [])
             for kind, names in ((kind_of(first["method"]), ["loss"]), (HELD_OUT, [f"eval_{name}_kl" for name in sets])):
-                rows += [(*said, kind, run, *entry) for entry in logged(log, names)]
+                rows += [(*who, kind, run, *entry) for entry in logged(log, names)]
     return pd.DataFrame(rows, columns=COLUMNS), len(trained) - sum(map(len, chosen))
 
 
 def logged(log: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[tuple[int, float]]:
     """Step and value of each entry of a training log that has finite ones of these names; of several names their mean.
 
-    Every stage of a distillation counts its steps from 1 (`stage` is in all entries but
-    the last one's); here they go on where the stage before ended.
+    Older records may be of a distillation in stages, each of which counts its steps from 1 (`stage` is in all entries but the
+    last one's); here they go on where the stage before ended.
     """
     stage, before, last = None, 0, 0
     for number, entry in enumerate(log):
@@ -77,17 +77,13 @@ def logged(log: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[t
 
 def draw_training(collection: Collection, judged: pd.DataFrame) -> Iterator[Sheet]:
     """Losses by step: a thin line a run, a thick one the mean of seeds; a row of panels a task and model."""
-    import matplotlib.pyplot as plt
-
-    found, left_out = training_curves(collection, judged)
+    curves, left_out = training_curves(collection, judged)
     looks = looks_of(judged["look"])
     rest = f" {left_out} further runs have theirs in train_log.jsonl." if left_out else ""
-    for parts in sheets_of_panels(found, ["task", "model"], PANELS):
+    for parts in sheets_of_panels(curves, ["task", "model"], PANELS):
         here = pd.concat([rows for _, rows in parts])
         kinds = [kind for kind in TITLES if (here["kind"] == kind).any()]
-        figure, table = plt.subplots(
-            len(parts), len(kinds), figsize=(WIDTH, 1.0 + 2.1 * len(parts)), squeeze=False, layout="constrained"
-        )
+        figure, table = subplots(len(parts), len(kinds), 1.0 + 2.1 * len(parts))
         for ((task, model), rows), panels in zip(parts, table, strict=True):
             for axes, kind in zip(panels, kinds, strict=True):
                 _draw_panel(axes, looks, rows[rows["kind"] == kind], kind)
@@ -115,9 +111,9 @@ def _draw_panel(axes: Axes, looks: Mapping[str, Look], rows: pd.DataFrame, kind:
 
 
 def _draw_group(axes: Axes, look: Look, group: pd.DataFrame, who: str, unit: str) -> None:
-    for run, own in group.groupby("id", sort=False):
-        (line,) = axes.plot(own["step"], own["loss"], color=look.colour, linewidth=0.6, alpha=0.5)
-        last = own.iloc[-1]
+    for run, curve in group.groupby("id", sort=False):
+        (line,) = axes.plot(curve["step"], curve["loss"], color=look.colour, linewidth=0.6, alpha=0.5)
+        last = curve.iloc[-1]
         say(line, [f"{who}\nrun {run}\nlast {unit} {last['loss']:.3g} at step {last['step']}"])
     mean = group.groupby("step")["loss"].mean()
     axes.plot(mean.index, mean, color=look.colour, linewidth=1.8)

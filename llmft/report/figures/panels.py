@@ -6,11 +6,12 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from llmft.report.figures.points import Look, look_name
+from llmft.report.figures.looks import Look, look_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,8 +22,7 @@ WIDTH = 7.0
 """Inches: the width of a page's text."""
 PANELS, ROWS = 6, 40
 """The most panels, and rows, on one sheet."""
-IN, OUT = "#1b6ca8", "#d1603d"
-"""Colours of in-domain and out-of-domain where a picture has both, told apart also without colour vision."""
+GREY = "#777777"
 STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -50,11 +50,11 @@ class Sheet(NamedTuple):
     name: str
 
 
-def sheets_of_panels(found: pd.DataFrame, by: list[str], most: int) -> Iterator[list[tuple[tuple[str, ...], pd.DataFrame]]]:
+def sheets_of_panels(frame: pd.DataFrame, by: list[str], most: int) -> Iterator[list[tuple[tuple[str, ...], pd.DataFrame]]]:
     """(key, rows) of each group, at most so many on a sheet; groups with the same first key stay together where they can."""
     sheet: list[tuple[tuple[str, ...], pd.DataFrame]] = []
-    for _, parts in groupby(found.groupby(by, sort=False), key=lambda part: part[0][0]):
-        parts = list(parts)
+    for _, group in groupby(frame.groupby(by, sort=False), key=lambda part: part[0][0]):
+        parts = list(group)
         if sheet and len(sheet) + len(parts) > most:
             yield sheet
             sheet = []
@@ -74,10 +74,10 @@ def sheets_of_rows(means: pd.DataFrame) -> Iterator[tuple[Rows, str]]:
     """
     rows: Rows = []
     headings: list[str] = []
-    for (task, model), own in means.groupby(["task", "model"], sort=False):
-        several = own["pattern"].nunique() > 1
-        for start in range(0, len(own), ROWS - 1):
-            part = own.iloc[start : start + ROWS - 1]
+    for (task, model), groups in means.groupby(["task", "model"], sort=False):
+        several = groups["pattern"].nunique() > 1
+        for start in range(0, len(groups), ROWS - 1):
+            part = groups.iloc[start : start + ROWS - 1]
             if rows and len(rows) + 1 + len(part) > ROWS:
                 yield rows, sheet_name(headings)
                 rows, headings = [], []
@@ -95,16 +95,20 @@ def sheet_name(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{parts[0]} to {parts[-1]}"
 
 
-def square_panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with so many square panels."""
+def subplots(lines: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of a page's width and its axes, (lines, columns)."""
     import matplotlib.pyplot as plt
 
+    options = {"figsize": (WIDTH, height), "squeeze": False, "layout": "constrained", **options}
+    return plt.subplots(lines, columns, **options)
+
+
+def square_panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with so many square panels."""
     columns = min(count, 2 if count in (2, 4) else 3)
     lines = math.ceil(count / columns)
     side = min(3.3, WIDTH / columns)
-    figure, table = plt.subplots(
-        lines, columns, figsize=(max(side * columns, 4.0), 0.7 + (side + 0.3) * lines), squeeze=False, layout="constrained"
-    )
+    figure, table = subplots(lines, columns, 0, figsize=(max(side * columns, 4.0), 0.7 + (side + 0.3) * lines))
     flat = list(table.flat)
     for axes in flat[count:]:
         axes.remove()
@@ -113,12 +117,17 @@ def square_panels(count: int) -> tuple[Figure, list[Axes]]:
 
 def name_rows(axes: Axes, rows: Rows) -> None:
     """The rows' names on the left, headings bold; the first row is at the top."""
-    axes.set_yticks(range(len(rows)), [shortened(name, 46) for name, _ in rows])
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
+    axes.set_yticks(range(len(rows)), [abbreviated(name, 46) for name, _ in rows])
+    without_rows(axes)
     for (_, group), tick in zip(rows, axes.yaxis.get_major_ticks(), strict=True):
         tick.label1.set_fontweight("bold" if group is None else "normal")
     axes.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def without_rows(axes: Axes) -> None:
+    """Neither ticks nor lines at the rows, whose names are on the left of the figure."""
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
 
 
 def legend(figure: Figure, looks: Mapping[str, Look], shown: Iterable[str]) -> None:
@@ -142,22 +151,27 @@ def note(figure: Figure, text: str) -> None:
     figure.supxlabel("\n".join(textwrap.wrap(text, wide)), fontsize=7, color="#555555")
 
 
-def panel_title(found: pd.DataFrame, task: str, model: str) -> str:
+def panel_title(runs: pd.DataFrame, task: str, model: str) -> str:
     """The task, and the model below it where there are several."""
-    return shortened(task, 36) + (f"\n{shortened(model, 36)}" if found["model"].nunique() > 1 else "")
+    return abbreviated(task, 36) + (f"\n{abbreviated(model, 36)}" if runs["model"].nunique() > 1 else "")
 
 
-def shortened(text: str, most: int) -> str:
+def abbreviated(text: str, most: int) -> str:
     """The text, its middle left out where it is longer than `most` characters."""
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
-def counted(value: float) -> str:
+def short_number(value: float) -> str:
     """A large number in a short form: 1.3B, 125M, 470k."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def are_shares(scores: pd.DataFrame) -> bool:
+    """Whether all scores lie between 0 and 1."""
+    return scores.min(axis=None) >= 0 and scores.max(axis=None) <= 1
 
 
 def scale_of_costs(axes: Axes, costs: pd.Series) -> None:
@@ -172,7 +186,7 @@ def scale_of_costs(axes: Axes, costs: pd.Series) -> None:
         axes.set_xscale("symlog", linthresh=nothing, linscale=0.4)
         axes.set_xlim(-nothing / 4, positive.max() * 2)
         axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=nothing, subs=(1, 3)))
-        axes.xaxis.set_major_formatter(lambda value, _: counted(value))
+        axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xscale("log")
@@ -186,7 +200,7 @@ def log_ticks(axis: Axis, low: float, high: float) -> None:
 
     dense = high < 30 * low
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if dense else (1,)))
-    axis.set_major_formatter(lambda value, _: counted(value))
+    axis.set_major_formatter(lambda value, _: short_number(value))
     axis.set_minor_formatter(NullFormatter())
     if dense:
         axis.set_minor_locator(NullLocator())

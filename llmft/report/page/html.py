@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from llmft.report.figures.figures import PICTURES, Drawn
-from llmft.report.figures.points import groups, look_name, looks_of, points
+from llmft.report.figures.looks import look_name, looks_of
+from llmft.report.figures.points import groups, points
 from llmft.report.figures.svg import inline
 from llmft.report.page.findings import findings, summary
-from llmft.report.records.names import DOMAINS, SELECTION_NAMES, method_name
+from llmft.report.records.names import DOMAINS, HEADINGS, headline_name, method_name, selection_name
 from llmft.report.tables.contents import IDS
-from llmft.report.tables.table import Table
+from llmft.report.tables.table import ReportTable
 from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ ROWS = 2000
 """The most rows of a table that are in the page."""
 MIB = 2**20
 COLUMNS = (
-    {"key": "in_domain", "name": "in-domain", "digits": 3, "spread": True},
-    {"key": "out_of_domain", "name": "out-of-domain", "digits": 3, "spread": True},
+    *({"key": domain, "name": HEADINGS[domain], "digits": 3, "spread": True} for domain in DOMAINS),
     {"key": "tokens_per_query", "name": "tokens per query", "digits": 1},
     {"key": "cpu_ms_per_query", "name": "CPU ms per query", "digits": 2},
     {"key": "training_cpu_s", "name": "CPU s training", "digits": 1},
@@ -56,38 +56,33 @@ OF_RUNS = ("seed", "data_seed", "training_cpu_s", "cpu_total_s", "rss_peak_bytes
 
 def write_page(
     collection: Collection,
-    tables: Sequence[Table],
+    tables: Sequence[ReportTable],
     evens: pd.DataFrame,
-    unlike: Container[tuple[str, str]],
+    other_rows: Container[tuple[str, str]],
     drawn: Iterable[Drawn],
     out: Path,
-) -> Path:
+) -> None:
     """Write `report.html`.
 
     Args:
         collection: the runs.
         tables: the tables beside the results, which the page makes itself.
         evens: of `break_even.break_evens`.
-        unlike: of `paired.asked_unlike`.
+        other_rows: of `paired.tasks_with_other_rows`.
         drawn: of `figures.draw_all`.
         out: an existing folder; the page names the runs' files by their way from there.
-
-    Returns:
-        The page's path.
     """
-    found = points(collection)
+    runs = points(collection)
     data = {
-        "summary": summary(collection, found),
-        "findings": findings(groups(found[found["judged"]]), evens, unlike),
+        "summary": summary(collection, runs),
+        "findings": findings(groups(runs[runs["judged"]]), evens, other_rows),
         "shared": collection.shared,
         "columns": COLUMNS,
-        **_measured(found, collection.folder, out),
+        **_measured(runs, collection.folder, out),
         "sections": _sections(tables),
     }
-    path = out / "report.html"
-    with whole_file(path) as aside:
+    with whole_file(out / "report.html") as aside:
         aside.write_text(page(data, drawn), encoding="utf-8")
-    return path
 
 
 def page(data: Mapping[str, Any], drawn: Iterable[Drawn] = ()) -> str:
@@ -125,14 +120,13 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _measured(found: pd.DataFrame, folder: Path, out: Path) -> dict[str, Any]:
+def _measured(points: pd.DataFrame, folder: Path, out: Path) -> dict[str, Any]:
     """`runs` and `points` (of a run and selection) column by column, `groups` row by row, and `looks`."""
-    runs = found.drop_duplicates("id").reset_index(drop=True)
+    runs = points.drop_duplicates("id").reset_index(drop=True)
     number = {run: place for place, run in enumerate(runs["id"])}
     way = Path(os.path.relpath(folder, out)).as_posix()
-    means = groups(found)
     return {
-        "looks": {key: {"name": look_name(key), "colour": look.colour} for key, look in looks_of(found["look"]).items()},
+        "looks": {key: {"name": look_name(key), "colour": look.colour} for key, look in looks_of(points["look"]).items()},
         "runs": {
             "id": list(runs["id"]),
             "link": [f"{way}/{Path(record).as_posix()}" for record in runs["record"]],
@@ -140,42 +134,42 @@ def _measured(found: pd.DataFrame, folder: Path, out: Path) -> dict[str, Any]:
             **{name: [_plain(value) for value in runs[name]] for name in OF_RUNS},
         },
         "points": {
-            "run": [number[run] for run in found["id"]],
-            **{name: [_plain(value) for value in found[name]] for name in DOMAINS},
+            "run": [number[run] for run in points["id"]],
+            **{name: [_plain(value) for value in points[name]] for name in DOMAINS},
         },
-        "groups": [_group(row) for row in means.to_dict("records")],
+        "groups": [_group(row) for row in groups(points).to_dict("records")],
     }
 
 
 def _group(row: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: [_plain(row[name]), _plain(row[f"{name}_sd"])] for name in (column["key"] for column in COLUMNS)}
     return {
-        **{name: row[name] for name in ("task", "model", "look", "name")},
+        **{name: row[name] for name in ("task", "model", "look", "name", "members")},
         "method": method_name(row),
+        "metric": headline_name(row),
         "pattern": row["pattern"] if isinstance(row["pattern"], str) else None,
         "shots": int(row["shots"]),
-        "selection_name": SELECTION_NAMES[row["selection"]],
+        "selection_name": selection_name(row["selection"]),
         "judged": bool(row["judged"]),
         "selected": {domain: 1 for domain in DOMAINS if row[f"selected_{domain}"]},
         "values": {name: pair for name, pair in values.items() if pair[0] is not None},
-        "members": row["members"],
     }
 
 
-def _sections(tables: Sequence[Table]) -> list[dict[str, Any]]:
+def _sections(tables: Sequence[ReportTable]) -> list[dict[str, Any]]:
     """Sections of the page in the order of the tables, those of one kind in one."""
-    kinds: dict[str, list[Table]] = {}
+    kinds: dict[str, list[ReportTable]] = {}
     for table in tables:
         kinds.setdefault(table.name.split("-")[0], []).append(table)
     return [
-        {"name": kind, "title": KINDS.get(kind, own[0].title), "tables": [_table(table) for table in own]}
-        for kind, own in kinds.items()
+        {"name": kind, "title": KINDS.get(kind, tables[0].title), "tables": [_table(table) for table in tables]}
+        for kind, tables in kinds.items()
     ]
 
 
-def _table(table: Table) -> dict[str, Any]:
+def _table(table: ReportTable) -> dict[str, Any]:
     """A table's cells as text, or with what they are sorted by and their mark: better or worse."""
-    shown = table.telling()
+    shown = table.without_constant_columns()
     columns = [pair for pair in zip(shown.columns, shown.texts, strict=True) if pair[0].name != IDS.name]
     rows = []
     for place, row in enumerate(table.rows[:ROWS]):

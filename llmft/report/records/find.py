@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from llmft.report.records.versions import cost_of, metrics_of
 from llmft.runs.names import DONE
 
 FILES = ("config", "metrics", "cost")
@@ -18,6 +19,15 @@ class Unreadable(Exception):
     """A record that is not as it should be; says which file and why."""
 
 
+UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What comes of a record whose entries are not as they should be."""
+
+
+def unusable(error: Exception) -> str:
+    """What is wrong with a record that led to one of `UNUSABLE`."""
+    return f"its record cannot be understood ({type(error).__name__}: {error})"
+
+
 def find_runs(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Folders that hold a run's record, or a part of one; what lies within a run (models, checkpoints) is not looked at.
 
@@ -26,36 +36,36 @@ def find_runs(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     Returns:
         The folders, sorted; and those that could not be looked into, with the reason.
     """
-    found: list[Path] = []
+    runs: list[Path] = []
     closed: list[tuple[Path, str]] = []
     seen: set[tuple[int, int]] = set()
     waiting, links = [folder], []
     while waiting or links:
         if not waiting:  # links last, so that a run is found at its own place
             waiting, links = sorted(links, reverse=True), []
-        here = waiting.pop()
+        path = waiting.pop()
         try:
-            status = os.stat(here)
+            status = os.stat(path)
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            with os.scandir(here) as listed:
+            with os.scandir(path) as listed:
                 entries = {entry.name: entry for entry in listed}
             if DONE in entries or any(f"{name}.json" in entries for name in FILES):
-                found.append(here)
-            if DONE in entries or ("config.json" in entries and _ends_the_search(here)):
+                runs.append(path)
+            if DONE in entries or ("config.json" in entries and _ends_the_search(path)):
                 continue
         except OSError as error:
-            closed.append((here, f"cannot be looked into ({error.strerror or error})"))
+            closed.append((path, f"cannot be looked into ({error.strerror or error})"))
             continue
         for name, entry in entries.items():
             if name.startswith("."):
                 continue
             if entry.is_symlink():
-                links += [here / name] if os.path.isdir(entry.path) else []
+                links += [path / name] if os.path.isdir(entry.path) else []
             elif entry.is_dir():
-                waiting.append(here / name)
-    return sorted(found), closed
+                waiting.append(path / name)
+    return sorted(runs), closed
 
 
 def _ends_the_search(folder: Path) -> bool:
@@ -66,16 +76,17 @@ def _ends_the_search(folder: Path) -> bool:
     return any(name in config for name in OF_RUNS_AND_MODELS)
 
 
-def shown(path: Path) -> str:
+def path_text(path: Path) -> str:
     r"""A path as text; bytes that are no UTF-8 as `\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_record(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
-    """`config.json`, `metrics.json` and `cost.json` of a finished run; None where the folder is no run's but a model's.
+    """`config.json`, `metrics.json` and `cost.json` of a finished run, in today's form; None where the folder is no run's but a
+    model's.
 
     Raises:
-        Unreadable: the run is not finished, or a file is missing or broken.
+        Unreadable: the run is not finished, or a file is missing, broken or holds something else.
     """
     config = _read(path / "config.json")
     if "draws" not in config:
@@ -84,7 +95,10 @@ def read_record(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, A
         return None
     if not (path / DONE).is_file():
         raise Unreadable("unfinished: there is no DONE; the same command goes on with it")
-    return config, _read(path / "metrics.json"), _read(path / "cost.json")
+    try:
+        return config, metrics_of(_read(path / "metrics.json")), cost_of(_read(path / "cost.json"))
+    except UNUSABLE as error:
+        raise Unreadable(unusable(error)) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -108,7 +122,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _without_eval_rows(text: bytes) -> bytes:
     """A config without the idx of evaluation rows: most of its text, and nothing here reads them.
 
-    A quote within a JSON string has a backslash, so the words found are the key. Where a set's name holds a brace what is left
+    A quote within a JSON string has a backslash, so these words are the key. Where a set's name holds a brace what is left
     is no JSON, and the whole is read.
     """
     start = text.find(b'"eval_rows": {')

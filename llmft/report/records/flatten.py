@@ -1,36 +1,35 @@
-"""What one run's record says, as rows of tables: the run and its costs, and every score with what a query cost."""
+"""A run's record as rows of tables: the run and its costs, and every score with what a query cost."""
 
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import numpy as np
-import pandas as pd
 
 from llmft.report.records.identities import identity
 from llmft.report.records.names import DOMAINS, SELECTIONS
-from llmft.runs.show import pooled
 
 SEEDS = ("seed", "data_seed")
 LABELLED = ("pbft", "vanilla", "gold-label")
 """What methods' names begin with whose training rows have labels: these rows are their shots."""
 COUNTS = ("n", "n_asked", "n_shortened")
 """What the record has beside the metrics of a set."""
-OF_ROWS = ("score_accuracy", "accuracy", "loss", "kl", "agreement", "retention_change")
-"""Metrics that are means over rows, and so can be taken over several sets together."""
+MEANS_OVER_ROWS = ("score_accuracy", "accuracy", "loss", "kl", "agreement", "retention_change")
+"""Metrics that, like every headline, are means over rows, and so can be taken over several sets together. No record says it of
+them; one that is not in this list is given for single sets."""
 PATTERNS = ("pattern_name", "pattern", "student_pattern")
-"""Arguments of which the column `pattern` tells one, the last that there is."""
-CATEGORIES = ("id", "selection", "stage", "set", "metric")
-NUMBERS = (
-    "value", "n", "gap_recovered", "tokens_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone",
+"""Arguments of which the column `pattern` has one, the last that there is."""
+WORK = ("examples", "tokens", "flops", "cpu_s")
+TEXTS = ("record", "selection", "stage", "set", "metric")
+SCORE_COLUMNS = (
+    *TEXTS, "value", "n", "gap_recovered", "tokens_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone",
+    "selected_on_evaluation_set",
 )  # fmt: skip
+"""Columns of the rows of `score_rows`, behind the record's path."""
 
 
 def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `Collection.runs` but for id and record, with `given` as a dict, with `identity` and without `differs`."""
+    """A row of `Collection.runs` but for id and record, with `non_default` as a dict, with `identity` and without `differs`."""
     arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
     draws, method = config["draws"], config["method"]
     labelled = method.startswith(LABELLED)
@@ -39,7 +38,7 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
     student = config.get("student")
     if student and method == "icl":  # in-context learning draws nothing by its seed, and without shots by neither
         seeds |= {name: student[name] for name in (SEEDS if not arguments.get("num_shots") else ("seed",))}
-    told = (*SEEDS, pattern, *(("max_train_samples",) if labelled else ()))
+    in_columns = (*SEEDS, pattern, *(("max_train_samples",) if labelled else ()))
     return {
         "task": config["task"] + (f" {arguments['task_variant']}" if arguments.get("task_variant") else ""),
         "method": method,
@@ -48,8 +47,10 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
         "shots": len(draws["train_rows"]) if labelled else sum(map(len, draws["demonstrations"])),
         "queries": 0 if labelled else len(draws["train_rows"]),
         "pattern": arguments.get(pattern),
+        "headline": metrics["headline"]["name"],
+        "higher_is_better": bool(metrics["headline"]["higher_is_better"]),
         "setting": config["setting"],
-        "given": {k: v for k, v in config["given"].items() if k not in told},
+        "non_default": {k: v for k, v in config["given"].items() if k not in in_columns},
         **seeds,
         "identity": identity(config, arguments),
         **{
@@ -75,8 +76,9 @@ def _weights(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> float:
     """Weights of the model as it was loaded: of the record, or what one of its forward passes had been counted with."""
     if "model" in metrics.get("weights", {}):
         return metrics["weights"]["model"]
-    asked = [p for p in cost["phases"] if p["name"].startswith(("eval icl ", "eval before ")) and p["tokens"]]
-    return _weights_of(asked[0]) if asked else math.nan
+    return next(
+        (_weights_of(phase) for phase in cost["phases"] if phase["stage"] in ("icl", "before") and phase["tokens"]), math.nan
+    )
 
 
 def _weights_of(work: Mapping[str, Any]) -> float:
@@ -86,64 +88,67 @@ def _weights_of(work: Mapping[str, Any]) -> float:
 
 def _training_costs(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, float]:
     """What there was to pay before the first query: the teacher's answers, those found in the cache included, and training."""
-    phases = {p["name"]: p for p in cost["phases"]}
-    teacher, train = phases.get("teacher", {}), phases.get("train", {})
-    saved = cost.get("saved_by_teacher_cache", {})
-    saved = saved.get("phases", {"teacher": saved}).get("teacher", {})  # older records tell the sum alone, teacher's scores in it
-    flops = teacher.get("flops", 0) + saved.get("flops", 0)
-    asked, tokens = (teacher.get(name, 0) + saved.get(name, 0) for name in ("examples", "tokens"))
-    alone = metrics.get("tokens_per_query", {}).get("teacher", 0) * asked
+
+    def total(kind: str, key: str, phases: Sequence[Mapping[str, Any]] = cost["phases"]) -> float:
+        return sum(phase.get(key, 0) for phase in phases if phase["kind"] == kind)
+
+    saved = cost["saved_by_teacher_cache"]["phases"]
+    flops, examples, tokens = (total("teacher", key) + total("teacher", key, saved) for key in ("flops", "examples", "tokens"))
+    alone = metrics.get("tokens_per_query", {}).get("teacher", 0) * examples
+    train, teacher, from_cache = total("train", "cpu_total_s"), total("teacher", "cpu_total_s"), total("teacher", "cpu_s", saved)
     return {
-        "load_cpu_s": phases.get("load", {}).get("cpu_total_s", 0.0),
-        "train_cpu_s": train.get("cpu_total_s", 0.0),
-        "teacher_cpu_s": teacher.get("cpu_total_s", 0.0),
-        "teacher_saved_cpu_s": saved.get("cpu_s", 0.0),
-        "training_cpu_s": train.get("cpu_total_s", 0.0) + teacher.get("cpu_total_s", 0.0) + saved.get("cpu_s", 0.0),
-        "evaluation_cpu_s": sum(p["cpu_total_s"] for name, p in phases.items() if name.startswith("eval ")),
-        "training_flops": train.get("flops", 0) + flops,
-        "training_flops_alone": train.get("flops", 0) + (flops * alone / tokens if tokens else 0),
+        "load_cpu_s": total("load", "cpu_total_s"),
+        "train_cpu_s": train,
+        "teacher_cpu_s": teacher,
+        "teacher_saved_cpu_s": from_cache,
+        "training_cpu_s": train + teacher + from_cache,
+        "evaluation_cpu_s": sum(phase["cpu_total_s"] for phase in cost["phases"] if phase["set"] is not None),
+        "training_flops": total("train", "flops") + flops,
+        "training_flops_alone": total("train", "flops") + (flops * alone / tokens if tokens else 0),
     }
 
 
 def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """Rows of `Collection.scores` but for the id."""
-    stages = dict(metrics["stages"])
-    if isinstance(with_context := metrics.get("after_with_context"), dict) and "skipped" not in with_context:
-        stages["after_with_context"] = with_context
-    work = _evaluation_work(cost)
-    for stage, sets in stages.items():
-        selection = SELECTIONS[stage]
-        tokens = _tokens_per_query(metrics, stage)
-        beside = {name: metrics[name][stage] for name in ("kl", "agreement") if stage in metrics.get(name, {})}
-        if stage == "after" and "retention_change" in metrics:
-            beside["retention_change"] = metrics["retention_change"]
-        found = {
-            name: {**values, **{metric: own[name] for metric, own in beside.items() if name in own}}
-            for name, values in sets.items()
-        }
-        groups = {group: [name for name in names if name in found] for group, names in metrics["sets"].items()}
-        groups = {group: names for group, names in groups.items() if names and len(names) == len(metrics["sets"][group])}
+    """Rows of `Collection.scores` but for the run: `SCORE_COLUMNS` without the first.
+
+    Raises:
+        ValueError: a value of the headline is not finite: a mean that leaves it out would not be of the runs that it names.
+    """
+    headline, work = metrics["headline"]["name"], _evaluation_work(cost)
+    for stage, sets in metrics["stages"].items():
+        scores = {name: {**values, **_beside(metrics, stage, name)} for name, values in sets.items()}
+        groups = {group: names for group, names in metrics["sets"].items() if names and scores.keys() >= set(names)}
+        tokens = float(_tokens_per_query(metrics, stage))
         gaps = metrics.get("gap_recovered", {}) if stage == "after" else {}
-        for name, members in [*groups.items(), *((name, [name]) for name in found)]:
-            n = sum(found[member]["n"] for member in members)
+        for name, members in [*groups.items(), *((name, [name]) for name in scores)]:
+            n = sum(scores[member]["n"] for member in members)
             costs = _query_costs([work.get((stage, member), {}) for member in members], tokens)
-            selected = stage == f"best_{name}" or any(stage == f"best_{g}" and name in names for g, names in groups.items())
-            for metric in found[members[0]]:
-                if metric in COUNTS or (len(members) > 1 and metric not in OF_ROWS):
-                    continue
-                value = found[members[0]][metric] if len(members) == 1 else _pooled(found, members, metric)
-                if value is None:
-                    continue
-                if not math.isfinite(value):  # a mean that leaves it out would not be of the runs that it names
-                    if metric == "score_accuracy":
-                        raise ValueError(f"{metric} of {name} at stage {stage} is {value}")
-                    continue
-                gap = gaps.get(name) if metric == "score_accuracy" else None
-                yield selection, stage, name, metric, value, n, math.nan if gap is None else gap, tokens, *costs, selected
+            selected = any(stage == f"best_{group}" and name in (group, *names) for group, names in groups.items())
+            for metric, value in _pooled([scores[member] for member in members], headline).items():
+                if math.isfinite(value):
+                    gap = gaps.get(name) if metric == headline else None
+                    gap = math.nan if gap is None else float(gap)
+                    yield SELECTIONS.get(stage, stage), stage, name, metric, float(value), float(n), gap, tokens, *costs, selected
+                elif metric == headline:
+                    raise ValueError(f"{metric} of {name} at stage {stage} is {value}")
 
 
-def _pooled(found: Mapping[str, Mapping[str, Any]], members: Sequence[str], metric: str) -> float | None:
-    return None if any(found[member].get(metric) is None for member in members) else pooled(found, members, metric)
+def _beside(metrics: Mapping[str, Any], stage: str, name: str) -> dict[str, Any]:
+    """Metrics of a set that the record has beside its stages: {metric: {stage: {set: value}}}, and the change of other tasks."""
+    by_metric = {metric: of.get(stage) for metric, of in metrics.items() if isinstance(of, dict) and metric != "stages"}
+    if stage == "after":
+        by_metric["retention_change"] = metrics.get("retention_change")
+    return {metric: of[name] for metric, of in by_metric.items() if isinstance(of, dict) and name in of}
+
+
+def _pooled(sets: Sequence[Mapping[str, Any]], headline: str) -> dict[str, float]:
+    """The metrics of some sets taken together, every row counting the same; of several those that are means over rows."""
+    metrics = [name for name in sets[0] if name not in COUNTS and all(values.get(name) is not None for values in sets)]
+    if len(sets) == 1:
+        return {name: sets[0][name] for name in metrics}
+    n = sum(values["n"] for values in sets)
+    metrics = [name for name in metrics if n and name in (headline, *MEANS_OVER_ROWS)]
+    return {name: sum(values[name] * values["n"] for values in sets) / n for name in metrics}
 
 
 def _tokens_per_query(metrics: Mapping[str, Any], stage: str) -> float:
@@ -154,76 +159,23 @@ def _tokens_per_query(metrics: Mapping[str, Any], stage: str) -> float:
 
 
 def _evaluation_work(cost: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
-    """Stage and set -> what asking took, answers found in the cache at what they had cost when they were made."""
+    """Stage and set -> what evaluation took, answers found in the cache at what they had cost when they were made."""
     work: dict[tuple[str, str], dict[str, float]] = {}
-    saved = cost.get("saved_by_teacher_cache", {}).get("phases", {})
-    names = {"after with context": "after_with_context"}
-
-    def add(stage: str, name: str, phase: Mapping[str, Any], cpu: str) -> None:
-        own = work.setdefault((stage, name), dict.fromkeys(("examples", "tokens", "flops", "cpu_s"), 0))
-        for key in ("examples", "tokens", "flops"):
-            own[key] += phase[key]
-        own["cpu_s"] += phase[cpu]
-
-    found = [(p["name"], p, "cpu_total_s") for p in cost["phases"]] + [(name, p, "cpu_s") for name, p in saved.items()]
-    for phase_name, phase, cpu in found:
-        for begin in ("icl", "before", "teacher", "after with context", "after", "during training"):
-            start = f"eval {begin} "
-            if phase_name.startswith(start):
-                stage, name = names.get(begin, begin), phase_name[len(start) :]
-                best = ("best_in_domain", "best_out_of_domain") if begin in ("after", "during training") else ()
-                for one in (stage, *best):  # a best checkpoint was asked during training, or is the last
-                    add(one, name, phase, cpu)
-                break
+    for phase in (*cost["phases"], *cost["saved_by_teacher_cache"]["phases"]):
+        stage, name = phase["stage"], phase["set"]
+        if name is not None:  # a best checkpoint was evaluated during training, or is the last
+            best = ("best_in_domain", "best_out_of_domain") if stage in ("after", "during_training") else ()
+            for one in (stage, *best):
+                total = work.setdefault((one, name), dict.fromkeys(WORK, 0))
+                for key in WORK:
+                    total[key] += phase["cpu_total_s"] if key == "cpu_s" and key not in phase else phase[key]
     return work
 
 
 def _query_costs(work: Sequence[Mapping[str, float]], tokens: float) -> tuple[float, float, float]:
-    """CPU milliseconds, FLOPs as run, and FLOPs with the whole prompt read, of a query; NaN where nothing was asked."""
-    total = {key: sum(one.get(key, 0) for one in work) for key in ("examples", "tokens", "flops", "cpu_s")}
-    asked = total["examples"]
-    if not asked:
+    """CPU milliseconds, FLOPs as run, and FLOPs with the whole prompt read, of a query; NaN where nothing was evaluated."""
+    total = {key: sum(one.get(key, 0) for one in work) for key in WORK}
+    examples = total["examples"]
+    if not examples:
         return math.nan, math.nan, math.nan
-    return 1000 * total["cpu_s"] / asked, total["flops"] / asked, 2 * _weights_of(total) * tokens
-
-
-class Scores:
-    """Columns of `Collection.scores` as they grow, a few bytes a cell: there may be millions."""
-
-    def __init__(self) -> None:
-        self.codes = {name: array("i") for name in CATEGORIES}
-        self.names: dict[str, dict[str, int]] = {name: {} for name in CATEGORIES}
-        self.numbers = {name: array("d") for name in NUMBERS}
-        self.selected = array("b")
-
-    def add(self, run: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Put down the `score_rows` of one run: all of them, or none where a value is no number."""
-        *columns, selected = zip(*rows, strict=True)
-        numbers = [array("d", values) for values in columns[len(CATEGORIES) - 1 :]]
-        for name, values in zip(CATEGORIES, ([run] * len(selected), *columns), strict=False):
-            known = self.names[name]
-            self.codes[name].extend([known.setdefault(value, len(known)) for value in values])
-        for name, values in zip(NUMBERS, numbers, strict=True):
-            self.numbers[name].extend(values)
-        self.selected.extend(selected)
-
-    def extend(self, other: Scores) -> None:
-        """Put down all that another one holds."""
-        for name, codes in self.codes.items():
-            known = self.names[name]
-            here = [known.setdefault(value, len(known)) for value in other.names[name]]
-            codes.extend([here[code] for code in other.codes[name]])
-        for name, values in self.numbers.items():
-            values.extend(other.numbers[name])
-        self.selected.extend(other.selected)
-
-    def frame(self, ids: Mapping[str, str]) -> pd.DataFrame:
-        """Those of the runs in `ids` as one table, the runs called by these."""
-        names = {column: list(known) for column, known in self.names.items()}
-        place = {run: number for number, run in enumerate(ids)}
-        runs = np.array([place.get(run, -1) for run in names["id"]])[np.frombuffer(self.codes["id"], dtype=np.intc)]
-        codes, names["id"] = {**self.codes, "id": runs}, list(ids.values())
-        text = {name: pd.Categorical.from_codes(codes[name], names[name]) for name in CATEGORIES}
-        numbers = {name: pd.Series(values, dtype=float) for name, values in self.numbers.items()}
-        found = pd.DataFrame({**text, **numbers, "selected_on_evaluation_set": pd.Series(self.selected, dtype=bool)})
-        return found if (runs >= 0).all() else found[runs >= 0].reset_index(drop=True)
+    return 1000 * total["cpu_s"] / examples, float(total["flops"] / examples), 2 * _weights_of(total) * tokens

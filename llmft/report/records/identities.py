@@ -1,7 +1,8 @@
-"""Which models and data sets of several records are the same, and names by which a reader tells those apart that are not.
+"""Which models and data sets of several records are the same, and names by which a reader tells apart those that are not.
 
 Everything in a report that is a mean, a test, a line or a break-even is of one `task` and one `model`; so these columns must not
-call two things by one name. Of a path the last part is told where that is enough, else as many folders as it takes, else a hash.
+call two things by one name. A path is called by its last part where that is enough, else with as many folders as it takes, else
+by a hash.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ HUB = "hub"
 
 
 class Known(NamedTuple):
-    """A model or file as one record tells it.
+    """A model or file as one record describes it.
 
     Args:
         short: what it is called where that is enough.
         path: its whole name or path.
-        given: what the command line called it.
+        argument: what the command line called it.
         content: hash of what it holds; None in older records.
     """
 
     short: str
     path: str
-    given: str
+    argument: str
     content: str | None = None
 
 
 class Identity(NamedTuple):
-    """What one record tells of its model, teacher (None: its own start) and data (`data_fingerprints`' keys)."""
+    """What one record says of its model, teacher (None: its own start) and data (`data_fingerprints`' keys)."""
 
     model: Known
     teacher: Known | None
@@ -63,28 +64,25 @@ def identity(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Identit
 
 def data_of(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Known]:
     """The files that a run's data were read from, by their flags, or their places below `--data_dir` without endings."""
-    found = {}
+    files = {}
     for key, content in config.get("data_fingerprints", {}).items():
         if content != HUB:
             made = content.startswith("version ")  # rows that are in no file
-            path = content if made else _whole_path(config, arguments.get(key) or arguments.get("data_dir") or "")
+            path = arguments.get(key) or arguments.get("data_dir") or ""
+            path = content if made else os.path.normpath(os.path.join(config.get("folder", ""), path))
             name = key.removesuffix(next((ending for ending in ENDINGS if key.endswith(ending)), ""))
-            found[name] = Known(Path(path).name or path, path, path, content)
-    return found
+            files[name] = Known(Path(path).name or path, path, path, content)
+    return files
 
 
 def _model(config: Mapping[str, Any], arguments: Mapping[str, Any], which: str, short: str) -> Known:
     """The model of `--<which>_name_or_path`."""
-    given = os.path.normpath(arguments.get(f"{which}_name_or_path") or short)
-    own = config.get("fingerprints", {}).get(which, {})
+    argument = os.path.normpath(arguments.get(f"{which}_name_or_path") or short)
+    fingerprint = config.get("fingerprints", {}).get(which, {})
     tail = f"/{arguments['gguf_file']}" if which == "model" and arguments.get("gguf_file") else ""
     revision = arguments.get(f"{which}_revision") or "main"
     tail += "" if revision == "main" else f"@{revision}"
-    return Known(short, own.get("path", given) + tail, given + tail, own.get("content"))
-
-
-def _whole_path(config: Mapping[str, Any], path: str) -> str:
-    return os.path.normpath(os.path.join(config.get("folder", ""), path))
+    return Known(short, fingerprint.get("path", argument) + tail, argument + tail, fingerprint.get("content"))
 
 
 def shortest_names(things: Mapping[str, tuple[str, str]]) -> dict[str, str]:
@@ -114,8 +112,8 @@ def _longer(short: str, path: str, depth: int) -> str:
     return f"{short} ({'/'.join(parts[-depth:])})".replace("//", "/")
 
 
-def told_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of runs with names of tasks, models, teachers and training files by which they can be told apart.
+def with_distinct_names(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of runs in which no two tasks, models, teachers or training files that differ have one name.
 
     Args:
         rows: with `identity`.
@@ -129,56 +127,59 @@ def told_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     data_names = {task: _data_names(data, apart[task]) for task, data in of_task.items()}
     named = []
     for row in rows:
-        own, task = row["identity"], row["task"]
-        given, sets = dict(row["given"]), []
-        for _, contents in _by_path(own.data, apart[task]):
+        task, thing = row["task"], row["identity"]
+        non_default, sets = dict(row["non_default"]), []
+        for _, contents in _by_path(thing.data, apart[task]):
             name = data_names[task][repr(contents)]
             if contents.keys() <= TRAINED_ON:
-                given |= dict.fromkeys(contents, name)
+                non_default |= dict.fromkeys(contents, name)
             else:
                 sets.append(name)
-        if own.teacher:
-            given["teacher"] = teachers[own.teacher]
-        told = f"{task} ({', '.join(dict.fromkeys(sets))})" if sets else task
-        named.append({**row, "task": told, "model": models[own.model], "given": given})
+        if thing.teacher:
+            non_default["teacher"] = teachers[thing.teacher]
+        title = f"{task} ({', '.join(dict.fromkeys(sets))})" if sets else task
+        named.append({**row, "task": title, "model": models[thing.model], "non_default": non_default})
     return named
 
 
-def _names(found: Iterable[Known]) -> dict[Known, str]:
+def _names(things: Iterable[Known]) -> dict[Known, str]:
     """The name of each; one of unknown content is taken for the only known one that is called by its path."""
-    found = sorted(found, key=lambda one: one.content is None)
+    things = sorted(things, key=lambda one: one.content is None)
     contents: dict[str, set[str]] = defaultdict(set)
-    for one in found:
+    for one in things:
         if one.content is not None:
-            contents[one.given].add(one.content)
-    keys = {one: one.content or (min(contents[one.given]) if len(contents[one.given]) == 1 else one.given) for one in found}
-    things: dict[str, tuple[str, str]] = {}
+            contents[one.argument].add(one.content)
+    keys = {}
+    for one in things:
+        same = contents[one.argument]
+        keys[one] = one.content or (min(same) if len(same) == 1 else one.argument)
+    places: dict[str, tuple[str, str]] = {}
     for one, key in keys.items():
-        things.setdefault(key, (one.short, one.path))
-    names = shortest_names(things)
+        places.setdefault(key, (one.short, one.path))
+    names = shortest_names(places)
     return {one: names[key] for one, key in keys.items()}
 
 
 def differing(data: Sequence[Mapping[str, Known]]) -> set[str]:
     """The data that records have under one name with different contents."""
     contents: dict[str, set[str | None]] = defaultdict(set)
-    for own in data:
-        for name, file in own.items():
+    for files in data:
+        for name, file in files.items():
             contents[name].add(file.content)
-    return {name for name, found in contents.items() if len(found) > 1}
+    return {name for name, several in contents.items() if len(several) > 1}
 
 
 def _data_names(data: Sequence[Mapping[str, Known]], apart: Container[str]) -> dict[str, str]:
-    """What the data that differ are called; those of one folder are one thing."""
+    """Names of the data that differ; those of one folder are one thing."""
     things: dict[str, tuple[str, str]] = {}
-    for own in data:
-        for path, contents in _by_path(own, apart):
+    for files in data:
+        for path, contents in _by_path(files, apart):
             things.setdefault(repr(contents), (Path(path).name or path, path))
     return shortest_names(things)
 
 
-def _by_path(own: Mapping[str, Known], apart: Container[str]) -> Iterator[tuple[str, dict[str, str | None]]]:
+def _by_path(files: Mapping[str, Known], apart: Container[str]) -> Iterator[tuple[str, dict[str, str | None]]]:
     """Path and contents of one record's data, of those that are in `apart`."""
-    chosen = {name: file for name, file in sorted(own.items()) if name in apart}
+    chosen = {name: file for name, file in sorted(files.items()) if name in apart}
     for path in dict.fromkeys(file.path for file in chosen.values()):
         yield path, {name: file.content for name, file in chosen.items() if file.path == path}

@@ -1,4 +1,4 @@
-"""What methods and selections are called, and the order in which tables list them."""
+"""Names of methods, selections, metrics and domains, and the order in which tables list them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,8 @@ METHOD_NAMES = {
     "gold-label-lora": "gold labels, LoRA",
 }
 """Methods as people say them, in the order of tables; others go by the record's name, behind these."""
-SELECTIONS = {
-    "icl": "icl",
-    "before": "before",
-    "teacher": "teacher",
-    "after": "last",
-    "best_in_domain": "best_in_domain",
-    "best_out_of_domain": "best_out_of_domain",
-    "after_with_context": "last_with_context",
-}
-"""Stage in the record -> which weights were asked, and how they were chosen."""
+SELECTIONS = {"after": "last", "after_with_context": "last_with_context"}
+"""Stage in the record -> which weights were evaluated, and how they were chosen; others are called as the stage."""
 SELECTION_NAMES = {
     "icl": "in-context",
     "before": "before",
@@ -40,8 +32,11 @@ SELECTION_NAMES = {
 """Selections as people say them, in the order of tables."""
 FINAL = ("icl", "last")
 """The selections that a method is judged by: nothing was chosen on the evaluation sets."""
+FINAL_STAGES = ("icl", "after")
 DOMAINS = ("in_domain", "out_of_domain")
-GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting")
+HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "retention": "other tasks"}
+"""Groups of sets that are taken together, as people say them."""
+GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting", "headline")
 """What runs share that are repetitions of each other: everything but their seeds."""
 OTHER_ROWS = "≠"
 OTHER_ROWS_NOTE = "≠ the two were evaluated on other rows: no like comparison."
@@ -58,3 +53,19 @@ def method_name(row: Mapping[str, object]) -> str:
     if row["method"] == "icl" and not row["shots"]:
         name = "zero-shot"
     return f"{name} ({row['differs']})" if row["differs"] else name
+
+
+def selection_name(selection: object) -> str:
+    """A selection as people say it."""
+    return SELECTION_NAMES.get(str(selection), str(selection))
+
+
+def metric_name(metric: object) -> str:
+    """A metric as people write it; names of up to three letters are short forms, such as KL or MSE."""
+    name = str(metric).replace("_", " ")
+    return name if len(name) > 3 else name.upper()
+
+
+def headline_name(row: Mapping[str, object]) -> str:
+    """The metric of a row with `headline` and `higher_is_better`, as tables and axes name it."""
+    return metric_name(row["headline"]) + ("" if row["higher_is_better"] else " (lower is better)")

@@ -51,5 +51,5 @@ class Workers:
         """Begin `work(*args)`, by another process if there are any; what is returned waits for it and gives its result."""
         if self._pool is not None:
             return self._pool.submit(work, *args).result
-        found = work(*args)
-        return lambda: found
+        result = work(*args)
+        return lambda: result

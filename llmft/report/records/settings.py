@@ -1,4 +1,4 @@
-"""What tells settings of runs apart, and which runs are repetitions of each other."""
+"""Which arguments tell settings apart, and which runs are repetitions of each other."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-OWN_COLUMNS = ("num_shots", "task_name", "task_variant", "model_name_or_path", "seed", "data_seed")
-"""Arguments that a column of the tables tells."""
+IN_COLUMNS = ("num_shots", "task_name", "task_variant", "model_name_or_path", "seed", "data_seed")
+"""Arguments whose values a column of the tables has."""
 LETTERS = 6
 """How many letters of a setting's hash name it where nothing else does."""
-Rows = Sequence[Mapping[str, Any]]
+RunRows = Sequence[Mapping[str, Any]]
 
 
-def repetitions(rows: Rows) -> tuple[list[Mapping[str, Any]], list[tuple[str, str]]]:
-    """The runs that count, and those that say what another one says, with the reason.
+def repetitions(rows: RunRows) -> tuple[list[Mapping[str, Any]], list[tuple[str, str]]]:
+    """The runs that count, and those that repeat another one's numbers, with the reason.
 
     Runs of one setting differ in their seeds, or are of students that do. In-context learning draws nothing by `--seed`: there
     its data seed alone counts.
@@ -34,50 +34,44 @@ def repetitions(rows: Rows) -> tuple[list[Mapping[str, Any]], list[tuple[str, st
     return kept, again
 
 
-def name_differences(rows: Rows) -> tuple[list[dict[str, Any]], list[str]]:
-    """Name what settings differ in that their columns do not tell.
+def name_differences(rows: RunRows) -> tuple[list[dict[str, Any]], list[str]]:
+    """Name what settings differ in beside their columns.
 
     Returns:
-        The rows, with `given` as text, and with `differs`: the arguments that not all settings of the task and method share, so
-        that rows of one name are alike over models, shots and patterns too. Where settings differ in what is no argument
-        (devices, files), the beginning of their hash is told. And a sentence for each set of arguments that all settings of a
-        method share. A kind of context that was asked for is always named: no number of shots tells an instruction from a label.
+        The rows, with `non_default` as text, and with `differs`: the arguments that not all settings of the task and method
+        share, so that rows of one name are alike over models, shots and patterns too. Where settings differ in what is no
+        argument (devices, files), it is the beginning of their hash. And a sentence for each set of arguments that all settings
+        of a method share. A kind of context is always named: no number of shots tells an instruction from a label.
     """
     settings: dict[tuple[str, str], dict[str, dict[str, str]]] = defaultdict(dict)
     for row in rows:
-        own = settings[row["task"], row["method"]]
-        if row["setting"] not in own:
-            own[row["setting"]] = {k: f"{k}={v}" for k, v in row["given"].items() if k not in OWN_COLUMNS}
-    shared = {key: set.intersection(*(set(given.values()) for given in own.values())) for key, own in settings.items()}
-    texts = {
-        (key, setting): ", ".join(text for name, text in given.items() if name == "context" or text not in shared[key])
-        for key, own in settings.items()
-        for setting, given in own.items()
-    }
-    named = [
-        {
-            **row,
-            "given": ", ".join(settings[row["task"], row["method"]][row["setting"]].values()),
-            "differs": texts[(row["task"], row["method"]), row["setting"]],
-        }
-        for row in rows
-    ]
-    return _told_apart(named), _shared(shared)
+        of_method = settings[row["task"], row["method"]]
+        if row["setting"] not in of_method:
+            of_method[row["setting"]] = {k: f"{k}={v}" for k, v in row["non_default"].items() if k not in IN_COLUMNS}
+    shared = {key: set.intersection(*(set(texts.values()) for texts in of.values())) for key, of in settings.items()}
+    named = []
+    for row in rows:
+        key = (row["task"], row["method"])
+        texts = settings[key][row["setting"]]
+        differs = ", ".join(text for name, text in texts.items() if name == "context" or text not in shared[key])
+        named.append({**row, "non_default": ", ".join(texts.values()), "differs": differs})
+    return _with_hashes(named), _sentences(shared)
 
 
-def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_hashes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with the hash of their setting in `differs` where several settings have one name."""
     columns = ("task", "method", "model", "shots", "pattern", "differs")
     names = [tuple(row[name] for name in columns) for row in rows]
-    several = Counter(name for name, _ in {(name, row["setting"]) for name, row in zip(names, rows, strict=True)})
+    count = Counter(name for name, _ in {(name, row["setting"]) for name, row in zip(names, rows, strict=True)})
     for name, row in zip(names, rows, strict=True):
-        if several[name] > 1:
+        if count[name] > 1:
             row["differs"] = ", ".join(filter(None, (row["differs"], f"setting {row['setting'][:LETTERS]}")))
     return rows
 
 
-def _shared(shared: Mapping[tuple[str, str], set[str]]) -> list[str]:
+def _sentences(shared: Mapping[tuple[str, str], set[str]]) -> list[str]:
     tasks: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for (task, method), texts in shared.items():
-        if told := tuple(sorted(text for text in texts if not text.startswith("context="))):
-            tasks[method, told].append(task)
-    return [f"All runs of {method} on {', '.join(own)}: {', '.join(told)}." for (method, told), own in tasks.items()]
+        if arguments := tuple(sorted(text for text in texts if not text.startswith("context="))):
+            tasks[method, arguments].append(task)
+    return [f"All runs of {method} on {', '.join(names)}: {', '.join(texts)}." for (method, texts), names in tasks.items()]

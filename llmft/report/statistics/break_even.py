@@ -7,13 +7,16 @@ arXiv:2205.05638, section 4.2) count floating-point operations so; CPU seconds a
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 from llmft.report.records.frames import records
 from llmft.report.records.names import GROUP
 
-OWN = (*GROUP, "weights")
+TRAINED = (*GROUP, "weights")
 MEASURES = {
     "cpu_s": ("training_cpu_s_mean", "cpu_ms_per_query_mean", 1 / 1000),
     "flops": ("training_flops_mean", "flops_per_query_mean", 1),
@@ -25,24 +28,24 @@ MEASURES = {
 T-Few's count: the context is read again for every query."""
 
 
-def break_even(first: float, prompting: float, own: float) -> float:
+def break_even(first: float, prompting: float, trained: float) -> float:
     """The least whole number of queries after which training has cost less than prompting; infinity for never.
 
     Args:
         first: what was to pay before the first query.
         prompting: what a query costs with the context in front.
-        own: what a query costs the trained model, in the same unit.
+        trained: what a query costs the trained model, in the same unit.
 
     Returns:
         NaN where a cost is not known.
     """
-    if any(math.isnan(cost) for cost in (first, prompting, own)):
+    if any(math.isnan(cost) for cost in (first, prompting, trained)):
         return math.nan
-    return math.floor(first / (prompting - own)) + 1.0 if prompting > own else math.inf
+    return math.floor(first / (prompting - trained)) + 1.0 if prompting > trained else math.inf
 
 
 def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
-    """Every trained group of runs beside each way of prompting with as many shots of the same task and model.
+    """Every trained group of runs beside each way of prompting with as many shots of the same task, model and headline.
 
     A distilled model stands beside its own teacher, others beside in-context learning. Queries are those of the in-domain set.
 
@@ -52,30 +55,30 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
         (`paired.with_other_rows` looks at the rows themselves); and for each measure `<measure>_first`, `<measure>_prompting`,
         `<measure>_own` (means over runs) and `<measure>_queries` (`break_even` of these).
     """
-    chosen = summary[(summary["metric"] == "score_accuracy") & (summary["set"] == "in_domain")]
+    chosen = summary[(summary["metric"] == summary["headline"]) & (summary["set"] == "in_domain")]
     by_selection = {name: records(rows) for name, rows in chosen.groupby("selection", observed=True)}
-    prompting: dict[tuple[object, ...], list[dict[str, object]]] = {}
+    prompting = defaultdict(list)
     for row in by_selection.get("icl", []):
         if row["shots"]:
-            prompting.setdefault(_cell(row), []).append({**row, "against": row["setting"]})
+            prompting[_cell(row)].append({**row, "against": row["setting"]})
     teachers = {(row["method"], row["setting"]): {**row, "against": "teacher"} for row in by_selection.get("teacher", [])}
-    found = []
+    rows = []
     for row in by_selection.get("last", []):
-        own_teacher = teachers.get((row["method"], row["setting"]))
-        for other in [own_teacher] if own_teacher else prompting.get(_cell(row), []):
-            found.append({**{name: row[name] for name in OWN}, **_compare(row, other)})
-    return pd.DataFrame(found, columns=None if found else [*OWN, "against", "ids", "ids_prompting", "other_rows"])
+        teacher = teachers.get((row["method"], row["setting"]))
+        for other in [teacher] if teacher else prompting[_cell(row)]:
+            rows.append({**{name: row[name] for name in TRAINED}, **_compare(row, other)})
+    return pd.DataFrame(rows, columns=None if rows else [*TRAINED, "against", "ids", "ids_prompting", "other_rows"])
 
 
-def _cell(row: dict[str, object]) -> tuple[object, ...]:
-    return row["task"], row["model"], row["shots"]
+def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["task"], row["model"], row["shots"], row["headline"]
 
 
-def _compare(own: dict, prompting: dict) -> dict[str, object]:
+def _compare(trained: Mapping[str, Any], prompting: Mapping[str, Any]) -> dict[str, Any]:
     out = {"against": prompting["against"], "pattern_prompting": prompting["pattern"], "differs_prompting": prompting["differs"]}
-    out |= {"ids": own["ids"], "ids_prompting": prompting["ids"], "other_rows": own["rows"] != prompting["rows"]}
+    out |= {"ids": trained["ids"], "ids_prompting": prompting["ids"], "other_rows": trained["rows"] != prompting["rows"]}
     for measure, (first, each, unit) in MEASURES.items():
-        costs = own[first], unit * prompting[each], unit * own[each]
+        costs = trained[first], unit * prompting[each], unit * trained[each]
         out |= {f"{measure}_{name}": cost for name, cost in zip(("first", "prompting", "own"), costs, strict=True)}
         out[f"{measure}_queries"] = break_even(*costs)
     return out

@@ -1,4 +1,4 @@
-"""What the runs say together: means and spreads over seeds, and tests of differences. scipy does the work."""
+"""Statistics over runs: means and spreads over seeds, and tests of differences. scipy does the work."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 from llmft.report.records.collect import Collection
 from llmft.report.records.frames import in_order_of
 from llmft.report.records.names import DOMAINS, GROUP, METHOD_NAMES, SELECTION_NAMES, rows_text
+from llmft.report.statistics.paired import RunScores
 
 CELL = ["selection", "stage", "set", "metric"]
 PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")
@@ -17,10 +18,12 @@ COMPARED = ("icl", "last", "best_in_domain", "best_out_of_domain")
 """Selections that are tested against each other."""
 MOST = 40
 """Groups of runs of one task, model and number of shots of which every pair is tested."""
-MAJORITY = tuple(f"majority_{domain}" for domain in DOMAINS)
-BESIDE = ("weights", "queries", "given")
+MAJORITY = {domain: f"majority_{domain}" for domain in DOMAINS}
+OF_SETTINGS = ("weights", "queries", "non_default", "higher_is_better")
 """What a setting has beside its name."""
-NO_COSTS = {"id", "record", "seed", "data_seed", *MAJORITY, *BESIDE, *GROUP}
+NO_COSTS = {"id", "record", "seed", "data_seed", *MAJORITY.values(), *OF_SETTINGS, *GROUP}
+SAME = 1e-9
+"""Shares closer than this are one."""
 
 
 def summarise(collection: Collection) -> pd.DataFrame:
@@ -28,50 +31,35 @@ def summarise(collection: Collection) -> pd.DataFrame:
 
     Returns:
         A row for each group of runs, selection, set and metric: `mean`, `sd` (n - 1), `min`, `max`, number of `runs`, their
-        `ids`; mean and sd of what a run cost and of what a query cost (`<cost>_mean`, `<cost>_sd`); mean `gap_recovered`,
-        `weights`, `queries`, `given`, `selected_on_evaluation_set`; `n`, and `rows`: `n` and the sets that these rows are of.
+        `ids`; mean and sd of what a run cost and of what a query cost (`<cost>_mean`, `<cost>_sd`); mean `gap_recovered`;
+        `OF_SETTINGS`, `selected_on_evaluation_set`; `n`, and `rows`: `n` and the sets that these rows are of.
     """
     runs = collection.runs
     group = runs.groupby(list(GROUP), sort=False, dropna=False, observed=True).ngroup()
-    groups = runs.assign(group=group).drop_duplicates("group").set_index("group")[[*GROUP, *BESIDE]]
-    costs = _mean_and_sd(runs.groupby(group), [c for c in runs.columns if c not in NO_COSTS])
+    groups = runs.assign(group=group).drop_duplicates("group").set_index("group")[[*GROUP, *OF_SETTINGS]]
+    costs = _mean_and_sd(runs.groupby(group), [name for name in runs.columns if name not in NO_COSTS])
     scores = collection.scores
     scores = scores.assign(group=scores["id"].map(dict(zip(runs["id"], group, strict=True))).astype(int))
     cells = scores.groupby(["group", *CELL], sort=False, observed=True)
-    values = cells["value"]
-    found = pd.DataFrame({"mean": values.mean(), "sd": values.std(), "min": values.min(), "max": values.max()})
-    found["runs"] = cells.size()
-    found["selected_on_evaluation_set"] = cells["selected_on_evaluation_set"].first()
-    found["n"] = cells["n"].mean()
-    found["gap_recovered"] = cells["gap_recovered"].mean()
-    found["ids"] = _members(cells.ngroup().to_numpy(), scores["id"].astype(str).to_numpy(), len(found))
-    found = found.join(_mean_and_sd(cells, PER_QUERY)).reset_index()
-    found = found.merge(groups.join(costs), left_on="group", right_index=True, how="left")
-    found["rows"] = [
+    summary = cells["value"].agg(["mean", "std", "min", "max", "size"]).rename(columns={"std": "sd", "size": "runs"})
+    summary["selected_on_evaluation_set"] = cells["selected_on_evaluation_set"].first()
+    summary[["n", "gap_recovered"]] = cells[["n", "gap_recovered"]].mean()
+    summary["ids"] = _members(cells.ngroup().to_numpy(), scores["id"].astype(str).to_numpy(), len(summary))
+    summary = summary.join(_mean_and_sd(cells, PER_QUERY)).reset_index()
+    summary = summary.merge(groups.join(costs), left_on="group", right_index=True, how="left")
+    summary["rows"] = [
         rows_text(n, collection.sets[ids[0]].get(name, (name,)))
-        for n, ids, name in zip(found["n"], found["ids"], found["set"], strict=True)
+        for n, ids, name in zip(summary["n"], summary["ids"], summary["set"], strict=True)
     ]
-    first = [*GROUP, *BESIDE, *CELL]
-    found = found[[*first, *(c for c in found.columns if c not in (*first, "group"))]]
-    found = in_order_of(found, SELECTION_NAMES, "selection", [], [])
-    return in_order_of(found, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots", "pattern", "differs", "setting"])
-
-
-def with_majority(summary: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """The summary with `majority`: what always answering the largest class would get, mean over the runs of the group.
-
-    Args:
-        runs: a row for each run, with `majority_<domain>` (`points.majority_of_runs`).
-    """
-    means = runs.groupby(list(GROUP), dropna=False, sort=False)[list(MAJORITY)].transform("mean")
-    rates = {domain: dict(zip(runs["id"], means[f"majority_{domain}"], strict=True)) for domain in DOMAINS}
-    found = [rates.get(name, {}).get(ids[0], np.nan) for name, ids in zip(summary["set"], summary["ids"], strict=True)]
-    return summary.assign(majority=found)
+    first = [*GROUP, *OF_SETTINGS, *CELL]
+    summary = summary[[*first, *(name for name in summary.columns if name not in (*first, "group"))]]
+    summary = in_order_of(summary, SELECTION_NAMES, "selection", [], [])
+    return in_order_of(summary, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots", "pattern", "differs", "setting"])
 
 
 def _mean_and_sd(grouped: pd.api.typing.DataFrameGroupBy, columns: Sequence[str]) -> pd.DataFrame:
     means, sds = grouped[list(columns)].mean(), grouped[list(columns)].std()
-    return pd.DataFrame({f"{c}_{how}": frame[c] for c in columns for how, frame in (("mean", means), ("sd", sds))})
+    return pd.DataFrame({f"{name}_{how}": frame[name] for name in columns for how, frame in (("mean", means), ("sd", sds))})
 
 
 def _members(group: np.ndarray, ids: np.ndarray, number: int) -> list[list[str]]:
@@ -81,6 +69,47 @@ def _members(group: np.ndarray, ids: np.ndarray, number: int) -> list[list[str]]
     return [part.tolist() for part in np.split(ids[order], bounds)]
 
 
+def majority_of_runs(collection: Collection, scores: RunScores) -> pd.DataFrame:
+    """The runs with `majority_<domain>`: the accuracy of always answering the largest class of a run's own rows.
+
+    Of a domain with one set it is in the record; of several taken together, and in older records, it follows from the targets
+    beside the predictions. NaN where targets are no labels.
+    """
+    runs = collection.runs.copy()
+    for domain, name in MAJORITY.items():
+        for place in np.flatnonzero(runs[name].isna()):
+            row_scores = scores.get((runs["id"].iloc[place], domain))
+            if row_scores is not None and (table := row_scores.confusion) is not None:
+                runs.iloc[place, runs.columns.get_loc(name)] = table.sum(axis=1).max() / table.sum()
+    return runs
+
+
+def majority_of_tasks(runs: pd.DataFrame) -> pd.DataFrame:
+    """The accuracy of always answering the largest class, where that is one number for all runs of a task and headline.
+
+    Args:
+        runs: of `majority_of_runs`.
+
+    Returns:
+        `task`, `headline`, and the accuracy for each domain, NaN where the runs were evaluated on rows with other shares.
+    """
+    rates = runs.groupby(["task", "headline"], sort=False)[list(MAJORITY.values())]
+    one = rates.mean().where(rates.max() - rates.min() < SAME)
+    return one.set_axis(list(MAJORITY), axis=1).dropna(how="all").reset_index()
+
+
+def with_majority(summary: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The summary with `majority`: the accuracy of always answering the largest class, mean over the runs of the group.
+
+    Args:
+        runs: of `majority_of_runs`.
+    """
+    means = runs.groupby(list(GROUP), dropna=False, sort=False)[list(MAJORITY.values())].transform("mean")
+    rates = {domain: dict(zip(runs["id"], means[name], strict=True)) for domain, name in MAJORITY.items()}
+    majority = [rates.get(name, {}).get(ids[0], np.nan) for name, ids in zip(summary["set"], summary["ids"], strict=True)]
+    return summary.assign(majority=majority)
+
+
 def welch(summary: pd.DataFrame) -> pd.DataFrame:
     """Differences between methods on one task, model and number of shots, by Welch's t-test over seeds (Mosbach et al. 2023).
 
@@ -88,48 +117,46 @@ def welch(summary: pd.DataFrame) -> pd.DataFrame:
     last), and each with prompting. Where there are more than `MOST` groups of runs they are compared with prompting alone.
 
     Returns:
-        A row for each pair: `task`, `shots`, `selection` (of the trained one), `set`; `<column>_a` and `<column>_b` of the groups
-        in the order of tables; `other_rows`: whether they were evaluated on other sets or numbers of rows
-        (`paired.with_other_rows` looks at the rows themselves); `difference` (of means, b - a), `t`, `p` (two-sided, not
-        corrected for their number; NaN where a group has one run, or no run differs from the others of its group).
+        A row for each pair: `task`, `headline`, `higher_is_better`, `shots`, `selection` (of the trained one), `set`;
+        `<column>_a` and `<column>_b` of the groups in the order of tables; `other_rows`: whether they were evaluated on other
+        sets or numbers of rows (`paired.with_other_rows` looks at the rows themselves); `difference` (of means, b - a), `t`, and
+        `p` (two-sided, not corrected for their number; NaN where a group has one run, or no run differs from the others of its
+        group).
     """
-    table = _comparable(summary)
-    shots = _with_zero_shot(table, ["task", "model", "set"])
-    return _test(table, [pair for places in shots for pair in _pairs(table, places)])
+    table, pairs = _comparable(summary), []
+    for places in _groups(table, ["task", "model", "set", "headline"]):
+        shots = table["shots"].to_numpy()[places]  # zero-shot runs count for each number; alone where there are no others
+        for number in sorted({*shots.tolist()} - {0}) or [0]:
+            pairs += _pairs(table, places[(shots == number) | (shots == 0)])
+    return _test(table, pairs)
 
 
 def welch_over_sizes(summary: pd.DataFrame) -> pd.DataFrame:
     """The same test between prompting with one model and training another (Mosbach et al. 2023, tables 1 and 2): all pairs of
     models, for each task and number of shots; columns as `welch`."""
-    table = _comparable(summary)
+    table, pairs = _comparable(summary), []
     prompting = (table["selection"] == "icl").to_numpy()
-    pairs = []
-    for places in table.groupby(["task", "shots", "set"], sort=False).indices.values():
+    for places in _groups(table, ["task", "shots", "set", "headline"]):
         if table["model"].iloc[places].nunique() > 1:
             pairs += [(a, b) for a in places[prompting[places]] for b in places[~prompting[places]]]
     return _test(table, pairs)
 
 
 def _comparable(summary: pd.DataFrame) -> pd.DataFrame:
-    chosen = (summary["metric"] == "score_accuracy") & summary["set"].isin(DOMAINS) & summary["selection"].isin(COMPARED)
-    return summary[chosen].reset_index(drop=True)
+    headline = summary["metric"] == summary["headline"]
+    return summary[headline & summary["set"].isin(DOMAINS) & summary["selection"].isin(COMPARED)].reset_index(drop=True)
 
 
-def _with_zero_shot(table: pd.DataFrame, cell: Sequence[str]) -> list[np.ndarray]:
-    """Places of the rows of each cell and number of shots, those without shots added; these alone where there are no others."""
-    found = []
-    for places in table.groupby(list(cell), sort=False, dropna=False, observed=True).indices.values():
-        shots = table["shots"].to_numpy()[places]
-        numbers = sorted({*shots.tolist()} - {0}) or [0]
-        found += [places[(shots == number) | (shots == 0)] for number in numbers]
-    return found
+def _groups(table: pd.DataFrame, keys: list[str]) -> list[np.ndarray]:
+    """Places of the rows of each group."""
+    return list(table.groupby(keys, sort=False, dropna=False, observed=True).indices.values())
 
 
 def _pairs(table: pd.DataFrame, places: np.ndarray) -> list[tuple[int, int]]:
     selection, setting, shots = (table[name].to_numpy() for name in ("selection", "setting", "shots"))
     prompting = [place for place in places if selection[place] == "icl"]
     few = len({setting[place] for place in places}) <= MOST
-    known = shots[places].max()
+    most = shots[places].max()
     return [
         (a, b)
         for a in (places if few else prompting)
@@ -137,7 +164,7 @@ def _pairs(table: pd.DataFrame, places: np.ndarray) -> list[tuple[int, int]]:
         if a < b
         and setting[a] != setting[b]
         and (selection[a] == selection[b] or selection[a] == "icl")
-        and (known == 0 or shots[a] or shots[b])  # two zero-shot ones belong to no number of shots
+        and (most == 0 or shots[a] or shots[b])  # two zero-shot ones belong to no number of shots
     ]
 
 
@@ -150,13 +177,10 @@ def _test(table: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame
     spread = (numbers[1] > 0) | (numbers[4] > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         t, p = ttest_ind_from_stats(*numbers, equal_var=False)
-    out = pd.DataFrame(
-        {
-            "task": left["task"],
-            "shots": np.maximum(left["shots"], right["shots"]),
-            "selection": np.where(right["selection"] == "icl", left["selection"], right["selection"]),
-            "set": left["set"].astype(str),
-        }
+    out = left[["task", "headline", "higher_is_better"]].assign(
+        shots=np.maximum(left["shots"], right["shots"]),
+        selection=np.where(right["selection"] == "icl", left["selection"], right["selection"]),
+        set=left["set"].astype(str),
     )
     names = ("model", "weights", "method", "shots", "pattern", "differs", "setting", "rows", "mean", "sd", "runs", "ids")
     out = out.assign(**{f"{name}_{side}": frame[name] for side, frame in (("a", left), ("b", right)) for name in names})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from llmft.report.tables.table import Table
+from llmft.report.tables.table import ReportTable
 
 PAGE = 40
 """Rows of which more do not fit one page."""
@@ -43,18 +43,18 @@ def escape(text: str) -> str:
     return re.sub(r"[^\x00-\x7f]", _of_ascii, plain.translate(ESCAPED)).replace("\0", "{}")
 
 
-def _of_ascii(found: re.Match[str]) -> str:
+def _of_ascii(character: re.Match[str]) -> str:
     """A character that pdflatex may not know: the letter with its accent, what is like it, or its number."""
-    base, *accents = decomposed = unicodedata.normalize("NFKD", found.group())
+    base, *accents = decomposed = unicodedata.normalize("NFKD", character[0])
     if len(accents) == 1 and base.isascii() and accents[0] in ACCENTS:
         return rf"\{ACCENTS[accents[0]]}{{{base}}}"
     like = "".join(decomposed)
-    return escape(like) if like.isascii() else f"U+{ord(found.group()):04X}"
+    return escape(like) if like.isascii() else f"U+{ord(character[0]):04X}"
 
 
-def latex(table: Table) -> str:
+def latex(table: ReportTable) -> str:
     r"""The table with title and notes, to be `\input`; it needs the packages named in its first line."""
-    shown = table.narrow().telling()
+    shown = table.narrow().without_constant_columns()
     long = len(shown.rows) > PAGE
     layout = "".join("l" if column.left else "r" for column in shown.columns)
     head = _line([escape(column.name) for column in shown.columns])

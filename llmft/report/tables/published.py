@@ -2,7 +2,7 @@
 
 `published.csv` is made by `scripts/clean_baselines.py`. A number stands beside one of ours where task, evaluation set, model,
 method, shots, pattern and metric are the same. Where the checkpoints were selected by another rule, or other rows evaluated, the
-note says so; it also tells the arguments of ours that are not at their default, since sources rarely say as much.
+note says so; it also has the arguments of ours that are not at their default, since sources rarely give as many.
 """
 
 from __future__ import annotations
@@ -15,47 +15,50 @@ import numpy as np
 import pandas as pd
 
 from llmft.report.records.frames import records
-from llmft.report.records.names import GROUP
-from llmft.report.tables.table import Row
+from llmft.report.records.names import GROUP, HEADINGS
+from llmft.report.tables.table import TableRow
 from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, TASKS, eval_sets
 
-METRICS = {"score_accuracy": "accuracy", "f1": "f1", "matthews_correlation": "matthews_correlation"}
-"""Our metric -> the published one. Accuracy of the paper compares the labels with each other alone, as `score_accuracy` does."""
 SELECTIONS = ("icl", "last", "best_in_domain", "best_out_of_domain")
 """Selections of ours that published numbers can be of; the first of those that there are is shown where ours is not."""
 WHOLE = ("all", "1000 random")
 """Subsets that are all rows that the task takes; the latter is its own draw."""
 NONE = "none"
+COLUMNS = ["published_mean", "published_sd", "published_provenance", "published_source", "published_note", "published"]
+NOTHING = dict(zip(COLUMNS, (float("nan"), float("nan"), NONE, NONE, NONE, NONE), strict=True))
 
 
 @cache
-def published() -> pd.DataFrame:
+def published_numbers() -> pd.DataFrame:
     """All published numbers: a row for each task, evaluation set (and which of its rows), model, method, shots, pattern,
-    selection and metric of a source; `provenance` is printed, digitised (read off a figure by its markers) or log."""
+    selection and metric of a source (`our_metric`: its name in our records); `provenance` is printed, digitised (read off a
+    figure by its markers) or log."""
     return pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=True, na_values=[""])
 
 
-def beside(summary: pd.DataFrame) -> pd.DataFrame:
+@cache
+def our_metrics() -> dict[str, str]:
+    """Metrics of our records that there are published numbers of, and what these are called there."""
+    table = published_numbers()
+    return dict(zip(table["our_metric"], table["metric"], strict=True))
+
+
+def add_published(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary with the published number that belongs beside each row.
 
     Args:
-        summary: of `llmft.report.statistics.summary.summarise`.
+        summary: of `statistics.summary.summarise`.
 
     Returns:
         The same rows and `published_mean`, `published_sd`, `published_provenance`, `published_source` (with the place in it),
         `published_note` (what differs; `none` where nothing is published) and `published` (all of that as short text).
     """
-    can_have = [row.isin(names) for row, names in ((summary["metric"], METRICS), (summary["selection"], SELECTIONS))]
-    can_have = (can_have[0] & can_have[1] & summary["task"].isin(published()["task"])).to_numpy()
-    rows, sets = records(summary[can_have]), _published_sets(summary)
-    found = [NOTHING] * len(summary)
-    for place, row in zip(np.flatnonzero(can_have), rows, strict=True):
-        found[place] = _match(row, sets[place])
-    return pd.concat([summary, pd.DataFrame(found, index=summary.index, columns=COLUMNS)], axis=1)
-
-
-COLUMNS = ["published_mean", "published_sd", "published_provenance", "published_source", "published_note", "published"]
-NOTHING = dict(zip(COLUMNS, (float("nan"), float("nan"), NONE, NONE, NONE, NONE), strict=True))
+    chosen = summary["metric"].isin(our_metrics()) & summary["selection"].isin(SELECTIONS)
+    chosen &= summary["task"].isin(published_numbers()["task"])
+    sets, numbers = _published_sets(summary), [NOTHING] * len(summary)
+    for place, row in zip(np.flatnonzero(chosen), records(summary[chosen]), strict=True):
+        numbers[place] = _match(row, sets[place])
+    return pd.concat([summary, pd.DataFrame(numbers, index=summary.index, columns=COLUMNS)], axis=1)
 
 
 def _published_sets(summary: pd.DataFrame) -> list[str | None]:
@@ -73,18 +76,14 @@ def _published_sets(summary: pd.DataFrame) -> list[str | None]:
     ]
 
 
-POOLS = ("in_domain", "out_of_domain", "retention")
-
-
-def _published_set(task: str, name: str, found: frozenset[str]) -> str | None:
+def _published_set(task: str, name: str, members: frozenset[str]) -> str | None:
     if task not in TASKS:
         return None
     if name in ("in_domain", task):
         return task
-    outside = frozenset(s for s in found if s not in (*POOLS, task) and not s.startswith("retention"))
-    if name == "out_of_domain":
-        return next((pooled for pooled, parts in _parts(task).items() if parts == outside), None)
-    return next((pooled for pooled, parts in _parts(task).items() if parts == {name}), None)
+    sets = frozenset(s for s in members if s not in (*HEADINGS, task) and not s.startswith("retention"))
+    sets = sets if name == "out_of_domain" else {name}
+    return next((pooled for pooled, parts in _parts(task).items() if parts == sets), None)
 
 
 @cache
@@ -98,12 +97,11 @@ def _parts(task: str) -> dict[str, frozenset[str]]:
     return made
 
 
-def _match(row: Row, eval_set: str | None) -> dict[str, Any]:
+def _match(row: TableRow, eval_set: str | None) -> dict[str, Any]:
     if eval_set is None:
         return NOTHING
-    metric = METRICS[row["metric"]]
     pattern = "none" if row["method"].startswith("vanilla") else row["pattern"]
-    key = (row["task"], eval_set, _last(row["model"]), row["method"], float(row["shots"]), pattern, metric)
+    key = (row["task"], eval_set, _last(row["model"]), row["method"], float(row["shots"]), pattern, row["metric"])
     candidates = [_differences(row, one) for one in _index().get(key, ())]
     if not candidates:
         return NOTHING
@@ -123,9 +121,9 @@ def _last(model: object) -> str:
 @cache
 def _index() -> dict[tuple[Any, ...], list[dict[str, Any]]]:
     index: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for one in published().to_dict("records"):
+    for one in published_numbers().to_dict("records"):
         key = (one["task"], one["eval_set"], _last(one["model"]), one["method"])
-        index.setdefault((*key, float(one["shots"]), one["pattern"], one["metric"]), []).append(one)
+        index.setdefault((*key, float(one["shots"]), one["pattern"], one["our_metric"]), []).append(one)
     return index
 
 
@@ -138,11 +136,11 @@ def _rank(one: dict[str, Any]) -> tuple[int, int]:
 @cache
 def _whole(eval_set: str) -> float:
     """How many rows an evaluation set has where all that the task takes are evaluated; NaN where no source says it."""
-    table = published()
+    table = published_numbers()
     return table.loc[(table["eval_set"] == eval_set) & table["subset"].isin(WHOLE), "n_eval"].max()
 
 
-def _differences(row: Row, one: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+def _differences(row: TableRow, one: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """What a published number must not be compared without saying."""
     notes = []
     if one["selection"] != row["selection"]:
@@ -156,6 +154,6 @@ def _differences(row: Row, one: dict[str, Any]) -> tuple[list[str], dict[str, An
             notes.append(f"rows there: number not given, here: {n:.0f} of {whole:.0f}")
         elif not pd.isna(there) and n != there:
             notes.append(f"rows there: {there:.0f}, here: {n:.0f}")
-    if row.get("given"):
-        notes.append(f"here: {row['given']}")
+    if row.get("non_default"):
+        notes.append(f"here: {row['non_default']}")
     return notes, one

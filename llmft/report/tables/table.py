@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 import pandas as pd
-from rich.table import Table as TerminalTable
+from rich.table import Table
 
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 NOTHING = "-"
 """What stands in a cell without a value."""
 MOST_ROWS = 24
@@ -35,16 +35,16 @@ class Column:
     """
 
     name: str
-    text: Callable[[Row], str]
-    value: Callable[[Row], Any] | None = None
-    mark: Callable[[Row], str] | None = None
+    text: Callable[[TableRow], str]
+    value: Callable[[TableRow], Any] | None = None
+    mark: Callable[[TableRow], str] | None = None
     left: bool = False
     wide: bool = False
     stays: bool = False
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A titled table: rows hold raw values, columns say what is shown of them.
 
     Attributes:
@@ -55,7 +55,7 @@ class Table:
     name: str
     title: str
     columns: tuple[Column, ...]
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -67,53 +67,53 @@ class Table:
         """What people read, row by row."""
         return [list(row) for row in zip(*self.texts, strict=True)]
 
-    def narrow(self) -> Table:
+    def narrow(self) -> ReportTable:
         """Without the columns that are for pages."""
         return self._only([place for place, column in enumerate(self.columns) if not column.wide], self.notes)
 
-    def telling(self) -> Table:
+    def without_constant_columns(self) -> ReportTable:
         """Without the columns that have no value in any row, or that say the same of all rows and are there to tell them
-        apart (`left` ones, unless they stay); a note says what these say. One such column always stays."""
+        apart (`left` ones, unless they stay); a note has their values. One such column always stays."""
 
-        def same(column: Column, cells: Sequence[str]) -> bool:
+        def constant(column: Column, cells: Sequence[str]) -> bool:
             return column.left and not column.stays and len(cells) > 1 and len({*cells}) == 1
 
-        known = [place for place, cells in enumerate(self.texts) if {*cells} - {NOTHING, ""}]
-        kept = [place for place in known if not same(self.columns[place], self.texts[place])]
+        filled = [place for place, cells in enumerate(self.texts) if {*cells} - {NOTHING, ""}]
+        kept = [place for place in filled if not constant(self.columns[place], self.texts[place])]
         if not any(self.columns[place].left for place in kept):
             kept = [*[place for place, column in enumerate(self.columns) if column.left][-1:], *kept]
-        told = [f"{self.columns[place].name} {self.texts[place][0]}" for place in known if place not in kept]
-        notes = (f"All rows: {', '.join(told)}.", *self.notes) if told else self.notes
+        values = [f"{self.columns[place].name} {self.texts[place][0]}" for place in filled if place not in kept]
+        notes = (f"All rows: {', '.join(values)}.", *self.notes) if values else self.notes
         return self._only(kept, notes) if kept else self
 
-    def _only(self, places: Sequence[int], notes: tuple[str, ...]) -> Table:
+    def _only(self, places: Sequence[int], notes: tuple[str, ...]) -> ReportTable:
         """With some of the columns, whose texts are there already, and with these notes."""
         made = replace(self, columns=tuple(self.columns[place] for place in places), notes=notes)
         vars(made)["texts"] = [self.texts[place] for place in places]
         return made
 
 
-def markdown(table: Table) -> str:
+def markdown(table: ReportTable) -> str:
     """The table with title and notes as Markdown."""
-    shown = table.telling()
-    lines = [f"## {_as_it_is(table.title)}", ""]
-    lines.append("| " + " | ".join(_as_it_is(column.name) for column in shown.columns) + " |")
+    shown = table.without_constant_columns()
+    lines = [f"## {_literal(table.title)}", ""]
+    lines.append("| " + " | ".join(_literal(column.name) for column in shown.columns) + " |")
     lines.append("|" + "|".join("---" if column.left else "---:" for column in shown.columns) + "|")
-    lines += ["| " + " | ".join(map(_as_it_is, row)) + " |" for row in shown.cells()]
-    notes = [line for note in shown.notes for line in ("", re.sub(r"^\*", r"\\*", _as_it_is(note)))]  # else it is a list's item
+    lines += ["| " + " | ".join(map(_literal, row)) + " |" for row in shown.cells()]
+    notes = [line for note in shown.notes for line in ("", re.sub(r"^\*", r"\\*", _literal(note)))]  # else it is a list's item
     return "\n".join([*lines, *notes]) + "\n"
 
 
-def _as_it_is(text: str) -> str:
+def _literal(text: str) -> str:
     """Text of a line that Markdown prints as it is."""
     return MARKUP.sub(r"\\\g<0>", re.sub(r"[\r\n\t]+", " ", text))
 
 
-def terminal(table: Table, where: str) -> tuple[TerminalTable, list[str]]:
+def terminal(table: ReportTable, where: str) -> tuple[Table, list[str]]:
     """The table for a terminal (one that takes no text for markup), and the lines below it: its notes, and how many rows there
     are more of in the file `where`."""
-    shown = table.narrow().telling()
-    out = TerminalTable(title=table.title, title_justify="left")
+    shown = table.narrow().without_constant_columns()
+    out = Table(title=table.title, title_justify="left")
     for column in shown.columns:
         out.add_column(column.name, justify="left" if column.left else "right")
     for row in shown.cells()[:MOST_ROWS]:
@@ -122,11 +122,11 @@ def terminal(table: Table, where: str) -> tuple[TerminalTable, list[str]]:
     return out, [*([f"{more} more rows: {where}"] if more > 0 else []), *shown.notes]
 
 
-def number(value: Any, digits: int) -> str:
+def rounded(value: Any, digits: int) -> str:
     """A rounded number; nothing where there is none."""
     return NOTHING if value is None or pd.isna(value) else f"{value:.{digits}f}"
 
 
 def spread(mean: Any, sd: Any, digits: int) -> str:
     """Mean and, where there are several runs, standard deviation."""
-    return number(mean, digits) + ("" if mean is None or pd.isna(mean) or pd.isna(sd) else f" ± {sd:.{digits}f}")
+    return rounded(mean, digits) + ("" if mean is None or pd.isna(mean) or pd.isna(sd) else f" ± {sd:.{digits}f}")
