@@ -46,7 +46,7 @@ def test_pooled_scores_weigh_every_row_alike(collection, made):
 
 
 def test_what_a_query_costs_is_that_of_its_stage(collection, made):
-    run = run_of(collection, method="distill")
+    run = run_of(collection, method="distill", seed=0)
     cost = json.loads((made[0] / run["record"] / "cost.json").read_text())
     phases = {(phase["kind"], phase["stage"], phase["set"]): phase for phase in cost["phases"]}
     row = score(collection, run["id"], "teacher")

@@ -14,15 +14,13 @@ from matplotlib.image import imread
 from llmft.report.figures.bars import draw_results
 from llmft.report.figures.curves import DISTILLED, HELD_OUT, draw_training, logged, training_curves
 from llmft.report.figures.figures import draw_all
-from llmft.report.figures.looks import FURTHER, LOOKS, looks_of
 from llmft.report.figures.panels import PANELS, ROWS, abbreviated, sheets_of_panels, sheets_of_rows, short_number
-from llmft.report.figures.points import family, front, groups, points
+from llmft.report.figures.points import FURTHER, LOOKS, NAMED, family, front, groups, looks_of, points, with_tips
 from llmft.report.figures.scatters import LINES, draw_domains, draw_size
 from llmft.report.figures.svg import inline, say
-from llmft.report.figures.tips import NAMED, with_tips
-from llmft.report.records.collect import collect, read_predictions
-from llmft.report.statistics.paired import read_row_scores
-from llmft.report.statistics.summary import majority_of_runs, majority_of_tasks
+from llmft.report.records.collect import collect
+from llmft.report.records.predictions import read_predictions
+from llmft.report.statistics.summary import majority_of_tasks
 from tests.report.synthetic import Made, write
 
 HEADLINE = {"headline": "score_accuracy", "higher_is_better": True}
@@ -81,8 +79,7 @@ def test_the_front_is_what_nothing_cheaper_beats():
 
 
 def test_majority_is_the_largest_class_of_the_rows(collection):
-    answers, _ = read_row_scores(collection, collection.runs["id"])()
-    rates = majority_of_tasks(majority_of_runs(collection, answers)).iloc[0]
+    rates = majority_of_tasks(collection.runs).iloc[0]
     run = collection.runs["id"].iloc[0]
     table = read_predictions(collection.places[run])[0].to_pandas()
     labels = table[table["set"] == "rte"].drop_duplicates("idx")["target"]

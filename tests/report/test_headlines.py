@@ -10,11 +10,11 @@ from scipy import stats
 
 from llmft.report.__main__ import main
 from llmft.report.figures.bars import draw_results
-from llmft.report.figures.points import front, groups, points
+from llmft.report.figures.points import front, groups, points, with_tips
 from llmft.report.figures.scatters import draw_cost, draw_domains
-from llmft.report.figures.tips import with_tips
 from llmft.report.page.findings import findings
-from llmft.report.records.collect import collect, read_predictions
+from llmft.report.records.collect import collect
+from llmft.report.records.predictions import read_predictions
 from llmft.report.statistics.bootstrap import mean_interval
 from tests.report.synthetic import SKILL, Made, write
 

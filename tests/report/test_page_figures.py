@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from llmft.report.figures.figures import PICTURES, draw_all
-from llmft.report.figures.looks import LOOKS
+from llmft.report.figures.points import LOOKS
 from llmft.report.page.html import page
 from llmft.report.records.collect import collect
 from tests.report.conftest import EVIL

@@ -10,7 +10,7 @@ import pytest
 from llmft.report.__main__ import main
 from llmft.report.records import find
 from llmft.report.records.collect import collect
-from llmft.report.statistics.paired import paired_tests, read_row_scores
+from llmft.report.statistics.paired import paired_tests
 from llmft.report.statistics.summary import summarise, welch
 from tests.report.changes import change
 from tests.report.synthetic import Made, write
@@ -153,7 +153,7 @@ def test_predictions_that_make_no_sense_are_listed(tmp_path, spoil):
     path = tmp_path / bad / "predictions.parquet"
     spoil(pd.read_parquet(path)).to_parquet(path)
     collection = collect(tmp_path)
-    answers, missing = read_row_scores(collection, collection.runs["id"])()
+    answers, missing = collection.row_scores, collection.unread
     ids = dict(zip(collection.runs["record"], collection.runs["id"], strict=True))
     assert [run for run, _ in missing] == [ids[bad]] and {run for run, _ in answers} == {ids[good]}
 
@@ -164,8 +164,7 @@ def test_a_set_that_the_last_stage_was_not_asked_has_no_answers(tmp_path):
     table = pd.read_parquet(path)
     table[(table["set"] == "rte") | (table["stage"] == "before")].to_parquet(path)
     collection = collect(tmp_path)
-    answers, missing = read_row_scores(collection, collection.runs["id"])()
-    assert [domain for _, domain in answers] == ["in_domain"] and not missing
+    assert [domain for _, domain in collection.row_scores] == ["in_domain"] and not collection.unread
 
 
 def test_the_order_of_sets_in_a_file_makes_no_other_rows(tmp_path):
@@ -177,7 +176,6 @@ def test_the_order_of_sets_in_a_file_makes_no_other_rows(tmp_path):
     pd.concat([extra, table]).to_parquet(path)
     collection = collect(tmp_path)
     tests = welch(summarise(collection))
-    answers, _ = read_row_scores(collection, collection.runs["id"])()
-    found = paired_tests(tests, collection, answers)
+    found = paired_tests(tests, collection)
     assert set(found["id_a"]) == set(collection.runs.query("method == 'icl'")["id"])
     assert found["set"].value_counts().to_dict() == {"in_domain": 2, "out_of_domain": 2}

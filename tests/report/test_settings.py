@@ -1,6 +1,7 @@
 """Names of settings, and comparisons of what is not alike."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,7 @@ from llmft.report.records.collect import collect
 from llmft.report.records.names import OTHER_ROWS, OTHER_ROWS_NOTE
 from llmft.report.records.settings import name_differences
 from llmft.report.statistics.break_even import break_evens
-from llmft.report.statistics.paired import read_row_scores, tasks_with_other_rows, with_other_rows
-from llmft.report.statistics.summary import majority_of_runs, majority_of_tasks, summarise, welch, welch_over_sizes, with_majority
+from llmft.report.statistics.summary import majority_of_tasks, summarise, tasks_with_other_rows, welch, welch_over_sizes
 from llmft.report.tables import comparisons, contents, published
 from llmft.report.tables.published import add_published
 from llmft.report.tables.table import Column, ReportTable, markdown, terminal
@@ -145,15 +145,14 @@ def test_rows_of_a_data_seed_are_no_other_rows(tmp_path):
         table = pd.read_parquet(path)
         table.assign(idx=table["idx"] + 1000 * run.seed).to_parquet(path)
     collection = collect(tmp_path)
-    answers, _ = read_row_scores(collection, collection.runs["id"])()
-    tests = welch(summarise(collection))
-    domains = {("rte", "in_domain"), ("rte", "out_of_domain")}
-    assert tasks_with_other_rows(collection.runs, answers) == set()
-    assert len(tests) and not with_other_rows(tests, answers, domains)["other_rows"].any()
+    summary = summarise(collection)
+    assert tasks_with_other_rows(summary) == set()
+    assert len(welch(summary)) and not welch(summary)["other_rows"].any()
     apart = set(collection.runs.query("seed == (method == 'pbft')")["id"])  # the first seed of the one, the second of the other
-    of_these = {key: own for key, own in answers.items() if key[0] in apart}
-    assert tasks_with_other_rows(collection.runs, of_these) == domains
-    assert with_other_rows(tests, of_these, domains)["other_rows"].all()
+    of_these = {key: scores for key, scores in collection.row_scores.items() if key[0] in apart}
+    summary = summarise(replace(collection, row_scores=of_these))
+    assert tasks_with_other_rows(summary) == {("rte", "in_domain"), ("rte", "out_of_domain")}
+    assert welch(summary)["other_rows"].all()
 
 
 def test_rows_that_cannot_be_read_are_told_by_their_number(as_many):
@@ -165,9 +164,9 @@ def test_rows_that_cannot_be_read_are_told_by_their_number(as_many):
 
 
 def test_other_sets_stay_marked_though_their_rows_are_not_read(unlike):
-    tests = with_other_rows(welch(summarise(unlike)), {}, ())
+    tests = welch(summarise(replace(unlike, row_scores={})))
     assert tests.groupby("set")["other_rows"].unique().map(list).to_dict() == {"in_domain": [False], "out_of_domain": [True]}
-    assert with_other_rows(tests.iloc[:0], {}, ())["other_rows"].tolist() == []
+    assert welch(summarise(unlike).iloc[:0]).empty
 
 
 def test_what_else_was_loaded_keeps_no_two_from_being_compared(tmp_path):
@@ -195,15 +194,14 @@ def test_what_always_the_largest_class_would_get_is_of_a_runs_own_rows(tmp_path)
         if run.method == "icl":
             change(tmp_path / record / "metrics.json", majority={"rte": 0.5 + run.seed / 10})
     collection = collect(tmp_path)
-    answers, _ = read_row_scores(collection, collection.runs["id"])()
-    runs = majority_of_runs(collection, answers)
+    runs = collection.runs
     rates = runs.set_index(["method", "seed"])["majority_in_domain"]
     assert rates["icl", 0] == 0.5 and rates["icl", 1] == 0.6
     assert rates["pbft", 0] == pytest.approx(139 / 277)  # its record says nothing; the labels do
     assert runs["majority_out_of_domain"].tolist() == [0.5] * 3  # of both labels together, not of each set
     (lines,) = majority_of_tasks(runs).to_dict("records")
     assert np.isnan(lines["in_domain"]) and lines["out_of_domain"] == 0.5  # one line for all runs, or none
-    summary = with_majority(summarise(collection), runs)
+    summary = summarise(collection)
     chosen = summary[(summary["method"] == "icl") & (summary["metric"] == "score_accuracy")].set_index("set")["majority"]
     assert chosen["in_domain"] == pytest.approx(0.55) and np.isnan(chosen["rte"])
     assert "largest class in-domain" in markdown(contents.results(contents.groups(summary)))

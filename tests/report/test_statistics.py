@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmft.evaluation.metrics import compute_metric
-from llmft.report.records.collect import read_predictions
+from llmft.report.records.predictions import read_predictions
 from llmft.report.statistics.bootstrap import OF_TABLES, share_intervals, table_intervals
-from llmft.report.statistics.paired import mcnemar_p, paired_tests, read_row_scores
+from llmft.report.statistics.paired import mcnemar_p, paired_tests
 from llmft.report.statistics.summary import welch_over_sizes
 
 
@@ -68,9 +68,8 @@ def test_no_spread_gives_no_p(summary):
 
 
 def test_mcnemar_is_scipys_on_rows_counted_by_hand(collection, tests):
-    answers, missing = read_row_scores(collection, collection.runs["id"])()
-    assert not missing
-    found = paired_tests(tests, collection, answers)
+    assert not collection.unread
+    found = paired_tests(tests, collection)
     assert len(found) > 40
     runs = collection.runs.set_index("id")
     for row in found.itertuples():
@@ -87,12 +86,11 @@ def test_mcnemar_is_scipys_on_rows_counted_by_hand(collection, tests):
 
 
 def test_runs_on_other_rows_are_no_pair(collection, tests):
-    answers, _ = read_row_scores(collection, collection.runs["id"])()
     first = tests["ids_b"].iloc[0][0]
-    other = {key: replace(own, rows=0) if key[0] == first else own for key, own in answers.items()}
-    fewer = paired_tests(tests, collection, other)
+    other = {key: replace(scores, rows=0) if key[0] == first else scores for key, scores in collection.row_scores.items()}
+    fewer = paired_tests(tests, replace(collection, row_scores=other))
     assert first not in set(fewer["id_a"]) | set(fewer["id_b"])
-    assert 0 < len(fewer) < len(paired_tests(tests, collection, answers))
+    assert 0 < len(fewer) < len(paired_tests(tests, collection))
 
 
 @settings(deadline=None)

@@ -12,11 +12,11 @@ import pandas as pd
 
 from llmft.errors import InputError
 from llmft.report.commands.one_run import Run, find_run, first_values, four_digits, table_of, understood
-from llmft.report.records.collect import read_predictions
 from llmft.report.records.flatten import COUNTS
 from llmft.report.records.identities import TRAINED_ON, data_of, differing
 from llmft.report.records.names import FINAL_STAGES
-from llmft.report.statistics.paired import MCNEMAR, WILCOXON, compact, mcnemar_p, only_better, wilcoxon_p
+from llmft.report.records.predictions import compact, read_predictions
+from llmft.report.statistics.paired import MCNEMAR, WILCOXON, mcnemar_p, only_better, wilcoxon_p
 from llmft.runs.finished import OUTPUT_DIR
 from llmft.runs.show import plain_console
 from llmft.runs.store import whole_file

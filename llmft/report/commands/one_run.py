@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,9 +60,7 @@ def find_run(name: str, folder: Path) -> Run:
         raise InputError(f"{name}: {error}") from error
     if record is None:
         raise InputError(f"{name}: is no run's folder: it holds no config.json of a run; name one that does")
-    config, metrics, cost = record
-    whole = json.loads((path / "config.json").read_text(encoding="utf-8"))  # with the evaluation rows
-    return Run(path, config | {"draws": whole["draws"]}, metrics, cost)
+    return Run(path, *record)
 
 
 def _is_called(run: Path, name: Path) -> bool:

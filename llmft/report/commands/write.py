@@ -12,16 +12,15 @@ import numpy as np
 import pandas as pd
 
 from llmft.errors import InputError
-from llmft.report.figures.figures import PICTURES, Drawn, draw_all
+from llmft.report.figures.figures import PICTURES, draw_all
 from llmft.report.page.html import write_page
 from llmft.report.records.collect import Collection, collect
 from llmft.report.records.find import path_text
 from llmft.report.records.names import DOMAINS, FINAL
-from llmft.report.records.pool import Workers
 from llmft.report.statistics.bootstrap import OF_TABLES, mean_interval, share_intervals, table_intervals
 from llmft.report.statistics.break_even import break_evens
-from llmft.report.statistics.paired import RunScores, paired_tests, read_row_scores, tasks_with_other_rows, with_other_rows
-from llmft.report.statistics.summary import majority_of_runs, majority_of_tasks, summarise, welch, welch_over_sizes, with_majority
+from llmft.report.statistics.paired import paired_tests
+from llmft.report.statistics.summary import majority_of_tasks, summarise, tasks_with_other_rows, welch, welch_over_sizes
 from llmft.report.tables import comparisons, contents
 from llmft.report.tables.latex import latex
 from llmft.report.tables.published import add_published
@@ -41,54 +40,36 @@ def report(folder: Path, out: Path) -> None:
     Raises:
         InputError: there is nothing to report on, or `out` cannot be written to.
     """
-    with Workers() as workers:
-        collection = collect(folder, workers)
-        row_scores = read_row_scores(collection, collection.runs["id"], workers)
-        summary = summarise(collection)
-        tests, sizes, evens = welch(summary), welch_over_sizes(summary), break_evens(summary)
-        scores, missing = row_scores()
-        other_rows = tasks_with_other_rows(collection.runs, scores)
-        tests, sizes = (with_other_rows(pairs, scores, other_rows) for pairs in (tests, sizes))
-        evens = with_other_rows(evens, scores, other_rows, sides=("ids", "ids_prompting"), domain="in_domain")
-        runs = majority_of_runs(collection, scores)
-        with _writing(out):
-            (out / "tables").mkdir(parents=True, exist_ok=True)
-            run_rows = workers.begin(run_table, collection, runs, scores)
-            rates = majority_of_tasks(runs)
-            figures = [workers.begin(_draw, collection, rates, out, list(PICTURES)[place::2]) for place in range(2)]
-            summary = add_published(with_majority(summary, runs))
-            pairs = paired_tests(tests, collection, scores)
-            tables = all_tables(collection, summary, tests, sizes, pairs, evens, missing)
-            frames = {
-                "report": summary,
-                "differences": tests,
-                "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
-                "paired": pairs,
-                "break_even": evens,
-                "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
-            }
-            for name, frame in frames.items():
-                _write_csv(frame, out / f"{name}.csv")
-            _write(out / "report.md", "# Report\n\n" + "\n".join(markdown(table) for table in tables))
-            written = []
-            for name, group in groupby(tables, key=lambda table: table.name.split("-")[0]):
-                written.append(out / "tables" / f"{name}.tex")
-                _write(written[-1], "\n".join(map(latex, group)))
-            drawn = []
-            for figure in figures:
-                sheets, unreadable_logs = figure()
-                drawn += sheets
-                collection.unreadable_logs.update(unreadable_logs)
-            others = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
-            write_page(collection, others, evens, other_rows, drawn, out)
-            _write_csv(run_rows(), out / "runs.csv")
-            _tidy(out, [*written, *(path for sheet in drawn for path in sheet.files)])
+    collection = collect(folder)
+    summary = summarise(collection)
+    tests, sizes, evens = welch(summary), welch_over_sizes(summary), break_evens(summary)
+    other_rows = tasks_with_other_rows(summary)
+    summary = add_published(summary.drop(columns="row_digests"))
+    pairs = paired_tests(tests, collection)
+    tables = all_tables(collection, summary, tests, sizes, pairs, evens)
+    frames = {
+        "report": summary,
+        "runs": run_table(collection),
+        "differences": tests,
+        "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
+        "paired": pairs,
+        "break_even": evens,
+        "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
+    }
+    with _writing(out):
+        (out / "tables").mkdir(parents=True, exist_ok=True)
+        for name, frame in frames.items():
+            _write_csv(frame, out / f"{name}.csv")
+        _write(out / "report.md", "# Report\n\n" + "\n".join(markdown(table) for table in tables))
+        by_kind = groupby(tables, key=lambda table: table.name.split("-")[0])
+        texts = {out / "tables" / f"{name}.tex": "\n".join(map(latex, group)) for name, group in by_kind}
+        for path, text in texts.items():
+            _write(path, text)
+        drawn = draw_all(collection, majority_of_tasks(collection.runs), out, PICTURES)
+        others = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
+        write_page(collection, others, evens, other_rows, drawn, out)
+        _tidy(out, [*texts, *(path for sheet in drawn for path in sheet.files)])
     show(tables, out, collection.unreadable_logs)
-
-
-def _draw(collection: Collection, rates: pd.DataFrame, out: Path, names: Sequence[str]) -> tuple[list[Drawn], dict[str, str]]:
-    """`draw_all`, and the logs that it could not read, which another process has to hand back to this one."""
-    return draw_all(collection, rates, out, names), collection.unreadable_logs
 
 
 @contextmanager
@@ -114,7 +95,6 @@ def all_tables(
     sizes: pd.DataFrame,
     pairs: pd.DataFrame,
     evens: pd.DataFrame,
-    missing: Sequence[tuple[str, str]] = (),
 ) -> list[ReportTable]:
     """The tables that have rows, in the order of the report."""
     groups = contents.groups(summary)
@@ -126,7 +106,7 @@ def all_tables(
         comparisons.differences(tests),
         *comparisons.over_sizes(sizes),
         comparisons.paired(pairs),
-        contents.with_reasons("unread", "Runs without predictions", "not compared row by row because", missing),
+        contents.with_reasons("unread", "Runs without predictions", "not compared row by row because", collection.unread),
         comparisons.break_even_table(evens),
         contents.costs(groups),
         contents.with_reasons("left_out", "Runs that are not counted", "not counted because", collection.left_out),
@@ -149,24 +129,24 @@ def show(tables: Sequence[ReportTable], out: Path, unreadable_logs: Mapping[str,
     console.print(f"report: {path_text(out)}/report.html", soft_wrap=True)
 
 
-def run_table(collection: Collection, runs: pd.DataFrame, scores: RunScores) -> pd.DataFrame:
-    """A row for each run: the columns of `runs`, those of `Collection.runs`; its pooled headlines, as `<selection>_<set>`, and
+def run_table(collection: Collection) -> pd.DataFrame:
+    """A row for each run: the columns of `Collection.runs`; its pooled headlines, as `<selection>_<set>`, and
     its F1 and Matthews' correlation of the final selection, as `<selection>_<set>_<metric>`. Each has the ends of its 95 %
     bootstrap interval as `..._low` and `..._high`; headlines whose scores are not all 0 or 1 have them for the final selection
     alone, of which the rows are read."""
-    headlines = collection.headline_scores()
+    row_scores, headlines = collection.row_scores, collection.headline_scores()
     headlines = headlines[headlines["set"].isin(DOMAINS)]
     low, high = share_intervals(headlines["value"].to_numpy(), headlines["n"].to_numpy())
     for place in np.flatnonzero(np.isnan(low) & headlines["selection"].isin(FINAL)):
         run, domain = headlines["id"].iloc[place], headlines["set"].iloc[place]
-        if (run, domain) in scores:
-            low[place], high[place] = mean_interval(scores[run, domain].scores, run + domain)
+        if (run, domain) in row_scores:
+            low[place], high[place] = mean_interval(row_scores[run, domain].scores, run + domain)
     parts = [headlines.assign(low=low, high=high, column=headlines["selection"] + "_" + headlines["set"])]
     others = collection.scores
     others = others[others["set"].isin(DOMAINS) & others["selection"].isin(FINAL) & others["metric"].isin(OF_TABLES)]
     others = others.astype(dict.fromkeys(("id", "selection", "set", "metric"), str))
     for metric, rows in others.groupby("metric"):
-        tables = [of.confusion if (of := scores.get(key)) else None for key in zip(rows["id"], rows["set"], strict=True)]
+        tables = [of.confusion if (of := row_scores.get(key)) else None for key in zip(rows["id"], rows["set"], strict=True)]
         rows = rows[[table is not None for table in tables]]
         if len(rows):
             low, high = table_intervals(metric, [table for table in tables if table is not None], list(rows["id"] + rows["set"]))
@@ -175,7 +155,7 @@ def run_table(collection: Collection, runs: pd.DataFrame, scores: RunScores) -> 
     names = sorted({column for _, column in wide.columns})
     wide = wide[[(part, name) for name in names for part in ("value", "low", "high")]]
     wide.columns = [name if part == "value" else f"{name}_{part}" for part, name in wide.columns]
-    return runs.merge(wide, left_on="id", right_index=True, how="left")
+    return collection.runs.merge(wide, left_on="id", right_index=True, how="left")
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:

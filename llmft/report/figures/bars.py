@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from llmft.report.figures.looks import looks_of
-from llmft.report.figures.panels import (
-    GREY,
-    Rows,
-    Sheet,
-    are_shares,
-    log_ticks,
-    name_rows,
-    note,
-    sheets_of_rows,
-    subplots,
-    without_rows,
-)
+from llmft.report.figures import panels
+from llmft.report.figures.panels import GREY, Rows, Sheet, are_shares, name_rows, sheets_of_rows, without_rows
+from llmft.report.figures.points import looks_of
 from llmft.report.figures.svg import say
 from llmft.report.records.names import DOMAINS, HEADINGS, headline_name
 
@@ -36,7 +26,7 @@ def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
     """All methods at a glance: their scores beside the tokens that a query costs."""
     scores, most = judged[list(DOMAINS)], np.fmax(judged["tokens_per_query"].max(), 2)
     for rows, name in sheets_of_rows(means):
-        figure, ((left, right),) = subplots(1, 2, 0.9 + 0.3 * len(rows), sharey=True, width_ratios=(3, 1.2))
+        figure, ((left, right),) = panels.subplots(1, 2, 0.9 + 0.3 * len(rows), sharey=True, width_ratios=(3, 1.2))
         for domain in DOMAINS:
             _dots(left, rows, judged[domain], domain, judged["tip"], means["tip"])
         tokens = {y: group["tokens_per_query"] for y, group in _groups(rows).items()}
@@ -50,9 +40,9 @@ def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
         if are_shares(scores):
             left.set_xlim(min(0.45, scores.min(axis=None) - 0.03), 1.02)
         right.set(xlabel="tokens per query (log)", xscale="log", xlim=(1, 5 * most))
-        log_ticks(right.xaxis, 1, most)
+        panels.log_ticks(right.xaxis, 1, most)
         _domains(left, judged, {domain: domain for domain in DOMAINS})
-        note(figure, "A marker a run, a bar their mean; trained models after the last step.")
+        panels.note(figure, "A marker a run, a bar their mean; trained models after the last step.")
         yield Sheet(figure, name)
 
 
@@ -65,7 +55,7 @@ def draw_memory(means: pd.DataFrame) -> Iterator[Sheet]:
     unit, scale, digits = ("GiB", 2**30, 1) if means["rss_peak_bytes"].max() > 4 * 2**30 else ("MiB", 2**20, 0)
     looks = looks_of(means["look"])
     for rows, name in sheets_of_rows(means):
-        figure, (table,) = subplots(1, len(shown), 0.8 + 0.27 * len(rows), sharey=True)
+        figure, (table,) = panels.subplots(1, len(shown), 0.8 + 0.27 * len(rows), sharey=True)
         for axes, (kind, title) in zip(table, shown.items(), strict=True):
             for y, group in _groups(rows).items():
                 peak, mean = (group[f"{kind}_{how}_bytes"] / scale for how in ("peak", "mean"))
@@ -80,7 +70,7 @@ def draw_memory(means: pd.DataFrame) -> Iterator[Sheet]:
         name_rows(table[0], rows)
         for axes in table[1:]:
             without_rows(axes)
-        note(figure, "Wide and pale: peak, with its value; narrow: mean over time; of whole runs, means of seeds.")
+        panels.note(figure, "Wide and pale: peak, with its value; narrow: mean over time; of whole runs, means of seeds.")
         yield Sheet(figure, name)
 
 
@@ -89,7 +79,7 @@ def draw_gap(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
     gaps = judged[list(GAPS.values())]
     cut = " Values beyond -100 and 200 % are drawn there." if ((gaps < -1) | (gaps > 2)).any(axis=None) else ""
     for rows, name in sheets_of_rows(means.dropna(subset=list(GAPS.values()), how="all")):
-        figure, ((axes,),) = subplots(1, 1, 0.9 + 0.3 * len(rows))
+        figure, ((axes,),) = panels.subplots(1, 1, 0.9 + 0.3 * len(rows))
         for domain, column in GAPS.items():
             tips, group_tips = (
                 frame["tip"] + f"\n{HEADINGS[domain]} gap recovered " + (100 * frame[column]).map("{:.1f} %".format)
@@ -102,7 +92,7 @@ def draw_gap(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
         for place in (0, 100):
             axes.axvline(place, color=GREY, linewidth=0.8, linestyle="--", zorder=0.5)
         _domains(axes, judged, GAPS)
-        note(figure, f"0: as before training, 100: as the teacher with its context. A marker a run, a bar their mean.{cut}")
+        panels.note(figure, f"0: as before training, 100: as the teacher with its context. A marker a run, a bar the mean.{cut}")
         yield Sheet(figure, name)
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from llmft.report.figures.looks import Look, looks_of
 from llmft.report.figures.panels import Sheet, legend, log_ticks, note, panel_title, sheet_name, sheets_of_panels, subplots
-from llmft.report.figures.points import group_name
+from llmft.report.figures.points import Look, group_name, looks_of
 from llmft.report.figures.svg import say
 from llmft.report.records.names import GROUP
 

@@ -13,9 +13,8 @@ import pandas as pd
 from llmft.report.figures.bars import draw_gap, draw_memory, draw_results
 from llmft.report.figures.curves import draw_training
 from llmft.report.figures.panels import STYLE, Sheet
-from llmft.report.figures.points import groups, points
+from llmft.report.figures.points import groups, points, with_tips
 from llmft.report.figures.scatters import draw_cost, draw_domains, draw_size
-from llmft.report.figures.tips import with_tips
 from llmft.report.records.names import metric_name
 from llmft.runs.store import whole_file
 

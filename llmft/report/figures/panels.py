@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from llmft.report.figures.looks import Look, look_name
+from llmft.report.figures.points import Look, look_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,16 +1,26 @@
-"""What figures and page are drawn from: a row a run and selection, and a row a group of runs that differ in seeds."""
+"""What figures and page are drawn from: a row a run and selection, and a row a group of runs that differ in seeds. How their
+marks look, and what these say when one points at them or reaches them by keyboard."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from llmft.report.figures.looks import look_key, looks_of
-from llmft.report.records.frames import in_order_of
-from llmft.report.records.names import DOMAINS, FINAL, GROUP, method_name, rows_text
+from llmft.report.records.names import (
+    DOMAINS,
+    FINAL,
+    GROUP,
+    HEADINGS,
+    METHOD_NAMES,
+    in_order_of,
+    method_name,
+    rows_text,
+    selection_name,
+)
 
 if TYPE_CHECKING:
     from llmft.report.records.collect import Collection
@@ -19,6 +29,50 @@ PER_RUN = ("training_cpu_s", "cpu_total_s", "rss_peak_bytes", "rss_mean_bytes", 
 PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query")
 SIZE = re.compile(r"[-_.]?(?<![a-z0-9])(\d+(\.\d+)?[kmbt]|tiny|mini|small|base|medium|large|xl|xxl)(?![a-z0-9])", re.IGNORECASE)
 """A model's size, as a part of its name."""
+NAMED = 500
+"""Of more runs than these no single one says what it is: the page would be as large as all their records."""
+
+
+class Look(NamedTuple):
+    """A colour (hex) and matplotlib's name of a marker."""
+
+    colour: str
+    marker: str
+
+
+ZERO_SHOT = "zero-shot"
+LOOKS = {
+    ZERO_SHOT: Look("#7a7f87", "X"),
+    "icl": Look("#0072b2", "o"),
+    "pbft": Look("#d55e00", "s"),
+    "pbft-lora": Look("#e69f00", "D"),
+    "distill": Look("#009e73", "^"),
+    "distill-lora": Look("#cc79a7", "v"),
+}
+"""Okabe and Ito's palette, told apart with all kinds of colour vision; markers differ as well."""
+FURTHER = (
+    *(Look(colour, "P") for colour in ("#56b4e9", "#332288", "#882255", "#999933")),
+    *(Look(colour, "*") for colour in ("#44aa99", "#aa4499", "#661100", "#6699cc")),
+)
+"""For all other methods, in the order of their names."""
+
+
+def look_key(method: str, shots: float) -> str:
+    """What has a look of its own: the method, and in-context learning without demonstrations."""
+    return ZERO_SHOT if method == "icl" and not shots else method
+
+
+def looks_of(keys: Iterable[str]) -> dict[str, Look]:
+    """The look of each, known ones first in the order of tables."""
+    present = set(keys)
+    others = sorted(present - LOOKS.keys())
+    further = {key: FURTHER[place % len(FURTHER)] for place, key in enumerate(others)}
+    return {key: look for key, look in LOOKS.items() if key in present} | further
+
+
+def look_name(key: str) -> str:
+    """A method as people say it."""
+    return METHOD_NAMES.get(key, key)
 
 
 def family(model: str) -> str:
@@ -89,3 +143,41 @@ def front(costs: pd.Series, scores: pd.Series, *, higher_is_better: bool = True)
     both = both.sort_values(["cost", "score"], ascending=[True, False], kind="stable")
     best = both["score"].cummax().shift(fill_value=-math.inf)
     return list(both.index[both["score"] > best])
+
+
+def with_tips(judged: pd.DataFrame, means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both with a column `tip`.
+
+    Args:
+        judged: rows of `points.points`, a run each.
+        means: `points.groups` of them.
+
+    Returns:
+        The runs, whose tip is their group, id, seeds and scores, or "" where there are more than `NAMED`; and the groups,
+        whose tip is their name, task and selection, scores and how many runs they are of.
+    """
+    several = [name for name in ("pattern", "model") if means[name].nunique() > 1]
+    groups, runs = [], {}
+    for group in means.to_dict("records"):
+        name = ", ".join([group["name"], *(group[key] for key in several if isinstance(group[key], str))])
+        who = f"{name}\n{group['task']}, {selection_name(group['selection'])}"
+        count = len(group["members"])
+        groups.append(f"{who}{_scores(group)}\n{count} run{'s' if count > 1 else ''}")
+        runs |= dict.fromkeys(group["members"], who)
+    if len(judged) > NAMED:
+        return judged.assign(tip=""), means.assign(tip=groups)
+    tips = [
+        f"{runs[place]}\nrun {run['id']}, seed {run['seed']}, data seed {run['data_seed']}{_scores(run)}"
+        for place, run in zip(judged.index, judged.to_dict("records"), strict=True)
+    ]
+    return judged.assign(tip=tips), means.assign(tip=groups)
+
+
+def _scores(row: Mapping[str, Any]) -> str:
+    """A line for each domain with a score, and its deviation if there is one."""
+    lines = []
+    for domain in DOMAINS:
+        if pd.notna(row[domain]):
+            spread = row.get(f"{domain}_sd")
+            lines.append(f"\n{HEADINGS[domain]} {row[domain]:.3f}" + (f" ± {spread:.3f}" if pd.notna(spread) else ""))
+    return "".join(lines)

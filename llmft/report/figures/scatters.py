@@ -8,24 +8,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from llmft.report.figures.looks import Look, looks_of
-from llmft.report.figures.panels import (
-    GREY,
-    PANELS,
-    Sheet,
-    abbreviated,
-    are_shares,
-    legend,
-    log_ticks,
-    note,
-    panel_title,
-    scale_of_costs,
-    sheet_name,
-    sheets_of_panels,
-    square_panels,
-    subplots,
-)
-from llmft.report.figures.points import family, front
+from llmft.report.figures import panels
+from llmft.report.figures.panels import GREY, PANELS, Sheet, abbreviated, are_shares, sheet_name, sheets_of_panels
+from llmft.report.figures.points import Look, family, front, looks_of
 from llmft.report.figures.svg import say
 from llmft.report.records.names import DOMAINS, HEADINGS, headline_name
 
@@ -50,18 +35,18 @@ def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFra
     looks = looks_of(judged["look"])
     dashes = " Dashed: the largest class." if len(majority) else ""
     for parts in sheets_of_panels(judged.dropna(subset=list(DOMAINS)), ["task", "model"], PANELS):
-        figure, panels = square_panels(len(parts))
-        for axes, ((task, model), runs) in zip(panels, parts, strict=True):
+        figure, squares = panels.square_panels(len(parts))
+        for axes, ((task, model), runs) in zip(squares, parts, strict=True):
             here = means[(means["task"] == task) & (means["model"] == model)].dropna(subset=list(DOMAINS))
             _draw_domains(axes, looks, runs, here, majority.loc[majority["task"] == task, list(DOMAINS)])
             spec, name = axes.get_subplotspec(), headline_name(here.iloc[0])
             axes.set(
-                title=panel_title(judged, task, model),
+                title=panels.panel_title(judged, task, model),
                 xlabel=f"in-domain {name}" if spec.is_last_row() else "",
                 ylabel=f"out-of-domain {name}" if spec.is_first_col() else "",
             )
-        legend(figure, looks, pd.concat([runs["look"] for _, runs in parts]))
-        note(figure, f"A small marker a run, a large one the mean of seeds; the last step of training.{dashes}")
+        panels.legend(figure, looks, pd.concat([runs["look"] for _, runs in parts]))
+        panels.note(figure, f"A small marker a run, a large one the mean of seeds; the last step of training.{dashes}")
         yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
 
 
@@ -98,7 +83,7 @@ def draw_size(means: pd.DataFrame) -> Iterator[Sheet]:
     sized = sized.sort_values(["place", "panel"], kind="stable")
     looks, families = looks_of(means["look"]), sized["family"].nunique() > 1
     for parts in sheets_of_panels(sized, ["task", "panel"], PANELS // 2):
-        figure, table = subplots(len(parts), 2, 0.9 + 2.2 * len(parts), sharex=True)
+        figure, table = panels.subplots(len(parts), 2, 0.9 + 2.2 * len(parts), sharex=True)
         names = [abbreviated(task, 26) + (f", {shots:.0f} shots" if shots >= 0 else "") for (task, shots), _ in parts]
         for (_, here), name, row in zip(parts, names, table, strict=True):
             for axes, domain in zip(row, DOMAINS, strict=True):
@@ -107,9 +92,9 @@ def draw_size(means: pd.DataFrame) -> Iterator[Sheet]:
             row[0].set_ylabel(headline_name(here.iloc[0]))
         for axes in table[-1]:
             axes.set_xlabel("weights")
-        legend(figure, looks, pd.concat([here["look"] for _, here in parts]))
+        panels.legend(figure, looks, pd.concat([here["look"] for _, here in parts]))
         text = "Means and standard deviations over seeds" + ("." if many.all() else "; small numbers are shots.")
-        note(figure, text + (" Small words are families of models." if families else ""))
+        panels.note(figure, text + (" Small words are families of models." if families else ""))
         yield Sheet(figure, sheet_name(names))
 
 
@@ -131,7 +116,7 @@ def _draw_lines(axes: Axes, looks: Mapping[str, Look], here: pd.DataFrame, domai
             ends.append((line["weights"].iloc[-1], line[domain].iloc[-1], " ".join(words), look.colour))
     _write_ends(axes, ends)
     axes.set_xscale("log")
-    log_ticks(axes.xaxis, here["weights"].min(), here["weights"].max())
+    panels.log_ticks(axes.xaxis, here["weights"].min(), here["weights"].max())
 
 
 def _write_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
@@ -151,16 +136,18 @@ def draw_cost(means: pd.DataFrame) -> Iterator[Sheet]:
         return
     looks = looks_of(means["look"])
     for parts in sheets_of_panels(means, ["task", "model"], PANELS // 2):
-        figure, table = subplots(len(parts), len(shown), 0.9 + 2.3 * len(parts), sharey="row")
+        figure, table = panels.subplots(len(parts), len(shown), 0.9 + 2.3 * len(parts), sharey="row")
         for ((task, model), here), row in zip(parts, table, strict=True):
             for axes, cost in zip(row, shown, strict=True):
                 _draw_costs(axes, looks, here, cost)
             row[0].set_ylabel(headline_name(here.iloc[0]))
-            row[0].set_title(panel_title(means, task, model), loc="left")
+            row[0].set_title(panels.panel_title(means, task, model), loc="left")
         for axes, cost in zip(table[-1], shown, strict=True):
             axes.set_xlabel(COSTS[cost])
-        legend(figure, looks, pd.concat([here["look"] for _, here in parts]))
-        note(figure, "Filled: in-domain, hollow: out-of-domain; lines (dotted: out-of-domain) are what nothing cheaper beats.")
+        panels.legend(figure, looks, pd.concat([here["look"] for _, here in parts]))
+        panels.note(
+            figure, "Filled: in-domain, hollow: out-of-domain; lines (dotted: out-of-domain): what nothing cheaper beats."
+        )
         yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
 
 
@@ -175,4 +162,4 @@ def _draw_costs(axes: Axes, looks: Mapping[str, Look], here: pd.DataFrame, cost:
         best = here.loc[front(here[cost], here[domain], higher_is_better=bool(here["higher_is_better"].iloc[0]))]
         style = {"color": "#444444", "linewidth": 0.9, "linestyle": "-" if filled else ":"}
         axes.step(best[cost], best[domain], where="post", zorder=1, **style)
-    scale_of_costs(axes, here[cost])
+    panels.scale_of_costs(axes, here[cost])

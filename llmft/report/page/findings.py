@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from llmft.report.figures.looks import look_name, looks_of
+from llmft.report.figures.points import look_name, looks_of
 from llmft.report.records.names import DOMAINS, HEADINGS, method_name, metric_name
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def findings(means: pd.DataFrame, evens: pd.DataFrame, other_rows: Container[tup
     Args:
         means: groups of runs (`points.groups`) at the selection that methods are judged by.
         evens: of `break_even.break_evens`.
-        other_rows: of `paired.tasks_with_other_rows`.
+        other_rows: of `summary.tasks_with_other_rows`.
     """
     lines = []
     for task, groups in means.groupby("task", sort=False):

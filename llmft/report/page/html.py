@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from llmft.report.figures.figures import PICTURES, Drawn
-from llmft.report.figures.looks import look_name, looks_of
-from llmft.report.figures.points import groups, points
+from llmft.report.figures.points import groups, look_name, looks_of, points
 from llmft.report.figures.svg import inline
 from llmft.report.page.findings import findings, summary
 from llmft.report.records.names import DOMAINS, HEADINGS, headline_name, method_name, selection_name
@@ -68,7 +67,7 @@ def write_page(
         collection: the runs.
         tables: the tables beside the results, which the page makes itself.
         evens: of `break_even.break_evens`.
-        other_rows: of `paired.tasks_with_other_rows`.
+        other_rows: of `summary.tasks_with_other_rows`.
         drawn: of `figures.draw_all`.
         out: an existing folder; the page names the runs' files by their way from there.
     """

@@ -1,17 +1,17 @@
 """Run records -> one table of runs and one of their scores. Runs that are not whole are listed with the reason, never averaged.
 
-`config.json`, `metrics.json` and `cost.json` of every run are read: a folder of thousands takes seconds. Predictions and training
-logs are read when they are asked for.
+All files of every run are read but the training logs, which are when they are asked for.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,18 +19,10 @@ import pandas as pd
 from llmft.errors import InputError
 from llmft.report.records.find import UNUSABLE, Unreadable, find_runs, path_text, read_record, unusable
 from llmft.report.records.flatten import SCORE_COLUMNS, TEXTS, run_row, score_rows
-from llmft.report.records.frames import in_order_of
 from llmft.report.records.identities import with_distinct_names
-from llmft.report.records.names import METHOD_NAMES
-from llmft.report.records.pool import Workers
+from llmft.report.records.names import METHOD_NAMES, in_order_of
+from llmft.report.records.predictions import RowScores, row_scores
 from llmft.report.records.settings import name_differences, repetitions
-from llmft.report.records.versions import OLD_ROW_COLUMNS, predictions_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-ROW_COLUMNS = ("stage", "set", "idx", "target", "prediction", "score")
-"""Columns of the predictions that every run has."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +48,8 @@ class Collection:
             there: `tokens_per_query` (prompt, of the task's own set), `cpu_ms_per_query`, `flops_per_query` (as run: a context
             is read once) and `flops_per_query_alone` (T-Few's count: the context is read for every query).
         left_out: record and reason of every run that is not in the tables.
+        unread: id and reason of every run whose predictions could not be read.
+        row_scores: id and domain -> scores of the final stage row by row.
         sets: id -> group (`in_domain`, ...) -> names of its sets.
         places: id -> the run's folder.
         shared: sentences about arguments that all settings of a method share, which `differs` leaves out.
@@ -66,6 +60,8 @@ class Collection:
     runs: pd.DataFrame
     scores: pd.DataFrame
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    unread: list[tuple[str, str]] = field(default_factory=list)
+    row_scores: dict[tuple[str, str], RowScores] = field(default_factory=dict)
     sets: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     places: dict[str, Path] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
@@ -91,21 +87,8 @@ class Collection:
         return logs
 
 
-@dataclass
-class _Part:
-    """Some of the runs; they are called by their paths below the folder."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    scores: list[pd.DataFrame] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    sets: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-
-
-def collect(folder: Path, workers: Workers | None = None) -> Collection:
+def collect(folder: Path) -> Collection:
     """Read all run records below `folder`.
-
-    Args:
-        workers: who read them; None for this process.
 
     Raises:
         InputError: there is no such folder, or no finished run in it.
@@ -114,10 +97,21 @@ def collect(folder: Path, workers: Workers | None = None) -> Collection:
         raise InputError(f"{folder}: no such folder; name the --output_dir of some runs")
     paths, closed = find_runs(folder)
     at = {path_text(path.relative_to(folder)): path for path in paths}
-    parts = list((workers or Workers()).in_parts(_read_part, list(at.items())))
-    rows, again = repetitions(with_distinct_names([row for part in parts for row in part.rows]))
-    left_out = [*again, *(pair for part in parts for pair in part.left_out)]
-    left_out = sorted([*left_out, *((path_text(path.relative_to(folder)), reason) for path, reason in closed)])
+    left_out = [(path_text(path.relative_to(folder)), reason) for path, reason in closed]
+    read, scores = _Read(), _Scores()
+    for name, path in at.items():
+        try:
+            if (record := read_record(path)) is not None:
+                row = run_row(*record)
+                scores.add(name, score_rows(*record[1:]))
+                read.sets[name] = record[1]["sets"]
+                read.rows.append({"record": name, **row, **read.predictions(name, path, row)})
+        except Unreadable as error:
+            left_out.append((name, str(error)))
+        except UNUSABLE as error:
+            left_out.append((name, unusable(error)))
+    rows, again = repetitions(with_distinct_names(read.rows))
+    left_out = sorted([*left_out, *again])
     if not rows:
         others = f" ({len(left_out)} that are not: {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
         raise InputError(f"{folder}: there is no finished run below this folder{others}; name the --output_dir of some runs")
@@ -126,31 +120,63 @@ def collect(folder: Path, workers: Workers | None = None) -> Collection:
     named, shared = name_differences(rows)
     runs = pd.DataFrame([{"id": ids[row["record"]], **row} for row in named]).drop(columns="identity")
     runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
-    scores = pd.concat([scores for part in parts for scores in part.scores], ignore_index=True)
-    scores.insert(0, "id", scores.pop("record").astype(object).map(ids))
-    scores = scores.dropna(subset="id").reset_index(drop=True)
-    scores = scores.astype(dict.fromkeys(("id", *TEXTS[1:]), "category"))
-    sets = {ids[name]: names for part in parts for name, names in part.sets.items() if name in ids}
-    return Collection(folder, runs, scores, left_out, sets, {ids[name]: at[name] for name in records}, shared)
+    unread = [(run, read.unread[name]) for run, name in zip(runs["id"], runs["record"], strict=True) if name in read.unread]
+    by_row = {(ids[name], domain): of for (name, domain), of in read.row_scores.items() if name in ids}
+    sets, places = ({run: of[name] for name, run in ids.items()} for of in (read.sets, at))
+    return Collection(folder, runs, scores.frame(ids), left_out, unread, by_row, sets, places, shared)
 
 
-def _read_part(records: Sequence[tuple[str, Path]]) -> _Part:
-    part, scores = _Part(), []
-    for name, path in records:
+@dataclass
+class _Read:
+    """What was read of the runs, which are called by their paths below the folder."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)
+    row_scores: dict[tuple[str, str], RowScores] = field(default_factory=dict)
+    sets: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+
+    def predictions(self, name: str, path: Path, row: Mapping[str, Any]) -> dict[str, float]:
+        """Read the predictions of a run.
+
+        Returns:
+            The accuracy of always answering the largest class of its own rows, which follows from targets that are labels, where
+            the record does not have it: of several sets taken together, and in older records.
+        """
         try:
-            record = read_record(path)
-            if record is not None:
-                row, rows = run_row(*record), list(score_rows(*record[1:]))
-                part.rows.append({"record": name, **row})
-                part.sets[name] = record[1]["sets"]
-                scores += [(name, *values) for values in rows]
-        except Unreadable as error:
-            part.left_out.append((name, str(error)))
-        except UNUSABLE as error:
-            part.left_out.append((name, unusable(error)))
-    frame = pd.DataFrame(scores, columns=SCORE_COLUMNS)
-    part.scores.append(frame.astype(dict.fromkeys(TEXTS, "category")))  # a few bytes a cell: there may be millions
-    return part
+            scores = row_scores(path, self.sets[name])
+        except (OSError, *UNUSABLE) as error:
+            reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self.unread[name] = f"predictions.parquet cannot be read ({reason})"
+            return {}
+        self.row_scores |= {(name, domain): of_domain for domain, of_domain in scores.items()}
+        tables = {f"majority_{domain}": of_domain.confusion for domain, of_domain in scores.items()}
+        return {key: of.sum(axis=1).max() / of.sum() for key, of in tables.items() if of is not None and math.isnan(row[key])}
+
+
+class _Scores:
+    """Rows of `Collection.scores`, a few bytes a cell: there may be millions."""
+
+    def __init__(self) -> None:
+        self.frames: list[pd.DataFrame] = []
+        self.rows: list[tuple[Any, ...]] = []
+
+    def add(self, name: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Put down those of one run: all of them, or none where one cannot be read."""
+        self.rows += [(name, *row) for row in rows]
+        if len(self.rows) > 10_000:
+            self._pack()
+
+    def _pack(self) -> None:
+        frame = pd.DataFrame(self.rows, columns=SCORE_COLUMNS)
+        self.frames.append(frame.astype(dict.fromkeys(TEXTS, "category")))
+        self.rows = []
+
+    def frame(self, ids: Mapping[str, str]) -> pd.DataFrame:
+        """Those of the runs in `ids`, which are called by these."""
+        self._pack()
+        scores = pd.concat(self.frames, ignore_index=True)
+        scores.insert(0, "id", scores.pop("record").astype(object).map(ids))
+        return scores.dropna(subset="id").reset_index(drop=True).astype(dict.fromkeys(("id", *TEXTS[1:]), "category"))
 
 
 def _log(path: Path) -> tuple[list[dict[str, Any]], str]:
@@ -170,31 +196,6 @@ def _log(path: Path) -> tuple[list[dict[str, Any]], str]:
         elif isinstance(entry.get("step"), int | float):
             entries.append(entry)
     return entries, f"{broken} lines cannot be understood" if broken else ""
-
-
-def read_predictions(record: Path) -> tuple[pa.Table, bool]:
-    """`ROW_COLUMNS` of the predictions of the run in a folder, `stage` and `set` as dictionaries; and whether targets are labels.
-
-    Raises:
-        OSError: they are not there, are no such file, or have empty cells.
-    """
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
-
-    path = record / "predictions.parquet"
-    try:
-        source = path if path_text(path) == str(path) else pa.BufferReader(path.read_bytes())  # arrow takes UTF-8 names alone
-        with ParquetFile(source, read_dictionary=["stage", "set"]) as file:
-            stored = file.schema_arrow.names
-            columns = OLD_ROW_COLUMNS if "label" in stored else ROW_COLUMNS
-            if lacking := set(columns) - set(stored):
-                raise OSError(f"it has no column {', '.join(sorted(lacking))}")
-            table = predictions_of(file.read(columns=list(columns), use_threads=False))  # small files: handing over costs more
-    except pa.ArrowException as error:
-        raise OSError(str(error)) from error
-    if empty := [name for name in table.column_names if table[name].null_count]:
-        raise OSError(f"it has empty cells in {', '.join(empty)}")
-    return table.select(ROW_COLUMNS), not {"label", "label_logprobs"}.isdisjoint(stored)
 
 
 def _ids(records: Sequence[str]) -> list[str]:

@@ -103,11 +103,7 @@ def read_record(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, A
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_bytes()
-        try:
-            value = json.loads(_without_eval_rows(text))
-        except ValueError:
-            value = json.loads(text)
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise Unreadable(f"{path.name} is missing") from None
     except OSError as error:
@@ -117,14 +113,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Unreadable(f"{path.name} is broken (it holds no object)")
     return value
-
-
-def _without_eval_rows(text: bytes) -> bytes:
-    """A config without the idx of evaluation rows: most of its text, and nothing here reads them.
-
-    A quote within a JSON string has a backslash, so these words are the key. Where a set's name holds a brace what is left
-    is no JSON, and the whole is read.
-    """
-    start = text.find(b'"eval_rows": {')
-    end = text.find(b"}", start)
-    return text if start < 0 or end < 0 else text[:start] + b'"eval_rows": {' + text[end:]

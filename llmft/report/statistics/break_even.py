@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from llmft.report.records.frames import records
-from llmft.report.records.names import GROUP
+from llmft.report.records.names import GROUP, records
+from llmft.report.statistics.summary import apart
 
 TRAINED = (*GROUP, "weights")
 MEASURES = {
@@ -51,9 +51,8 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each pair: the columns of the trained group; `against` (`teacher`, or the setting of the prompting runs),
-        `ids`, `ids_prompting`; `other_rows`: whether the queries of both were of other sets or other in number
-        (`paired.with_other_rows` looks at the rows themselves); and for each measure `<measure>_first`, `<measure>_prompting`,
-        `<measure>_own` (means over runs) and `<measure>_queries` (`break_even` of these).
+        `ids`, `ids_prompting`; `other_rows`: whether the queries of both were other rows; and for each measure
+        `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs), `<measure>_queries` (`break_even` of these).
     """
     chosen = summary[(summary["metric"] == summary["headline"]) & (summary["set"] == "in_domain")]
     by_selection = {name: records(rows) for name, rows in chosen.groupby("selection", observed=True)}
@@ -76,7 +75,8 @@ def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _compare(trained: Mapping[str, Any], prompting: Mapping[str, Any]) -> dict[str, Any]:
     out = {"against": prompting["against"], "pattern_prompting": prompting["pattern"], "differs_prompting": prompting["differs"]}
-    out |= {"ids": trained["ids"], "ids_prompting": prompting["ids"], "other_rows": trained["rows"] != prompting["rows"]}
+    other_rows = trained["rows"] != prompting["rows"] or apart(trained["row_digests"], prompting["row_digests"])
+    out |= {"ids": trained["ids"], "ids_prompting": prompting["ids"], "other_rows": other_rows}
     for measure, (first, each, unit) in MEASURES.items():
         costs = trained[first], unit * prompting[each], unit * trained[each]
         out |= {f"{measure}_{name}": cost for name, cost in zip(("first", "prompting", "own"), costs, strict=True)}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from llmft.report.records.collect import Collection
-from llmft.report.records.frames import in_order_of
-from llmft.report.records.names import DOMAINS, GROUP, METHOD_NAMES, SELECTION_NAMES, rows_text
-from llmft.report.statistics.paired import RunScores
+from llmft.report.records.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, SELECTION_NAMES, in_order_of, rows_text
 
 CELL = ["selection", "stage", "set", "metric"]
 PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")
@@ -21,7 +20,7 @@ MOST = 40
 MAJORITY = {domain: f"majority_{domain}" for domain in DOMAINS}
 OF_SETTINGS = ("weights", "queries", "non_default", "higher_is_better")
 """What a setting has beside its name."""
-NO_COSTS = {"id", "record", "seed", "data_seed", *MAJORITY.values(), *OF_SETTINGS, *GROUP}
+NO_COSTS = {"id", "record", "seed", "data_seed", *OF_SETTINGS, *GROUP}
 SAME = 1e-9
 """Shares closer than this are one."""
 
@@ -32,7 +31,8 @@ def summarise(collection: Collection) -> pd.DataFrame:
     Returns:
         A row for each group of runs, selection, set and metric: `mean`, `sd` (n - 1), `min`, `max`, number of `runs`, their
         `ids`; mean and sd of what a run cost and of what a query cost (`<cost>_mean`, `<cost>_sd`); mean `gap_recovered`;
-        `OF_SETTINGS`, `selected_on_evaluation_set`; `n`, and `rows`: `n` and the sets that these rows are of.
+        `OF_SETTINGS`, `selected_on_evaluation_set`; `n`, and `rows`: `n` and the sets that these rows are of; `row_digests`
+        of the rows themselves; `majority`: the accuracy of always answering the largest class, in the pooled domains.
     """
     runs = collection.runs
     group = runs.groupby(list(GROUP), sort=False, dropna=False, observed=True).ngroup()
@@ -51,6 +51,13 @@ def summarise(collection: Collection) -> pd.DataFrame:
         rows_text(n, collection.sets[ids[0]].get(name, (name,)))
         for n, ids, name in zip(summary["n"], summary["ids"], summary["set"], strict=True)
     ]
+    summary["row_digests"] = [
+        frozenset(collection.row_scores[run, name].rows for run in ids if (run, name) in collection.row_scores)
+        for ids, name in zip(summary["ids"], summary["set"], strict=True)
+    ]
+    rates = [summary[f"{name}_mean"] for name in MAJORITY.values()]
+    summary["majority"] = np.select([summary["set"] == domain for domain in MAJORITY], rates, np.nan)
+    summary = summary.drop(columns=[f"{name}_{how}" for name in MAJORITY.values() for how in ("mean", "sd")])
     first = [*GROUP, *OF_SETTINGS, *CELL]
     summary = summary[[*first, *(name for name in summary.columns if name not in (*first, "group"))]]
     summary = in_order_of(summary, SELECTION_NAMES, "selection", [], [])
@@ -69,26 +76,8 @@ def _members(group: np.ndarray, ids: np.ndarray, number: int) -> list[list[str]]
     return [part.tolist() for part in np.split(ids[order], bounds)]
 
 
-def majority_of_runs(collection: Collection, scores: RunScores) -> pd.DataFrame:
-    """The runs with `majority_<domain>`: the accuracy of always answering the largest class of a run's own rows.
-
-    Of a domain with one set it is in the record; of several taken together, and in older records, it follows from the targets
-    beside the predictions. NaN where targets are no labels.
-    """
-    runs = collection.runs.copy()
-    for domain, name in MAJORITY.items():
-        for place in np.flatnonzero(runs[name].isna()):
-            row_scores = scores.get((runs["id"].iloc[place], domain))
-            if row_scores is not None and (table := row_scores.confusion) is not None:
-                runs.iloc[place, runs.columns.get_loc(name)] = table.sum(axis=1).max() / table.sum()
-    return runs
-
-
 def majority_of_tasks(runs: pd.DataFrame) -> pd.DataFrame:
     """The accuracy of always answering the largest class, where that is one number for all runs of a task and headline.
-
-    Args:
-        runs: of `majority_of_runs`.
 
     Returns:
         `task`, `headline`, and the accuracy for each domain, NaN where the runs were evaluated on rows with other shares.
@@ -98,16 +87,17 @@ def majority_of_tasks(runs: pd.DataFrame) -> pd.DataFrame:
     return one.set_axis(list(MAJORITY), axis=1).dropna(how="all").reset_index()
 
 
-def with_majority(summary: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """The summary with `majority`: the accuracy of always answering the largest class, mean over the runs of the group.
+def apart(one: frozenset[bytes], other: frozenset[bytes]) -> bool:
+    """Whether no run of the one group was evaluated on the same rows as a run of the other. Runs of a group may each have rows of
+    their own: some tasks draw them by the data seed. Rows that cannot be read are taken for the same."""
+    return bool(one and other) and one.isdisjoint(other)
 
-    Args:
-        runs: of `majority_of_runs`.
-    """
-    means = runs.groupby(list(GROUP), dropna=False, sort=False)[list(MAJORITY.values())].transform("mean")
-    rates = {domain: dict(zip(runs["id"], means[name], strict=True)) for domain, name in MAJORITY.items()}
-    majority = [rates.get(name, {}).get(ids[0], np.nan) for name, ids in zip(summary["set"], summary["ids"], strict=True)]
-    return summary.assign(majority=majority)
+
+def tasks_with_other_rows(summary: pd.DataFrame) -> set[tuple[str, str]]:
+    """The tasks and domains with two groups of runs that are `apart`."""
+    judged = summary["set"].isin(DOMAINS) & summary["selection"].isin(FINAL) & (summary["metric"] == summary["headline"])
+    groups = summary[judged].astype({"set": str}).groupby(["task", "set"])["row_digests"]
+    return {key for key, digests in groups if any(apart(*pair) for pair in combinations(set(digests), 2))}
 
 
 def welch(summary: pd.DataFrame) -> pd.DataFrame:
@@ -119,9 +109,8 @@ def welch(summary: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row for each pair: `task`, `headline`, `higher_is_better`, `shots`, `selection` (of the trained one), `set`;
         `<column>_a` and `<column>_b` of the groups in the order of tables; `other_rows`: whether they were evaluated on other
-        sets or numbers of rows (`paired.with_other_rows` looks at the rows themselves); `difference` (of means, b - a), `t`, and
-        `p` (two-sided, not corrected for their number; NaN where a group has one run, or no run differs from the others of its
-        group).
+        rows; `difference` (of means, b - a), `t`, and `p` (two-sided, not corrected for their number; NaN where a group has one
+        run, or no run differs from the others of its group).
     """
     table, pairs = _comparable(summary), []
     for places in _groups(table, ["task", "model", "set", "headline"]):
@@ -184,5 +173,6 @@ def _test(table: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame
     )
     names = ("model", "weights", "method", "shots", "pattern", "differs", "setting", "rows", "mean", "sd", "runs", "ids")
     out = out.assign(**{f"{name}_{side}": frame[name] for side, frame in (("a", left), ("b", right)) for name in names})
-    out["other_rows"] = left["rows"] != right["rows"]
+    unlike = [apart(*pair) for pair in zip(left["row_digests"], right["row_digests"], strict=True)]
+    out["other_rows"] = (left["rows"] != right["rows"]) | np.array(unlike, bool)
     return out.assign(difference=numbers[0] - numbers[3], t=np.where(spread, t, np.nan), p=np.where(spread, p, np.nan))

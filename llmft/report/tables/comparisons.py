@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from llmft.report.records.frames import records
 from llmft.report.records.names import (
     DOMAINS,
     HEADINGS,
@@ -17,6 +16,7 @@ from llmft.report.records.names import (
     headline_name,
     method_name,
     metric_name,
+    records,
     selection_name,
 )
 from llmft.report.statistics.break_even import MEASURES

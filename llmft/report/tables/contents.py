@@ -8,8 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from llmft.report.records.frames import records
-from llmft.report.records.names import DOMAINS, FINAL, GROUP, HEADINGS, headline_name, method_name, metric_name, selection_name
+from llmft.report.records.names import (
+    DOMAINS,
+    FINAL,
+    GROUP,
+    HEADINGS,
+    headline_name,
+    method_name,
+    metric_name,
+    records,
+    selection_name,
+)
 from llmft.report.tables.published import NONE, SELECTIONS, our_metrics, published_numbers
 from llmft.report.tables.table import NOTHING, Column, ReportTable, TableRow, rounded, spread
 from llmft.runs.show import SELECTED

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmft.report.records.frames import records
-from llmft.report.records.names import GROUP, HEADINGS
+from llmft.report.records.names import GROUP, HEADINGS, records
 from llmft.report.tables.table import TableRow
 from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, TASKS, eval_sets
 
