@@ -25,6 +25,7 @@ from tests.report.synthetic import Made, write
 
 def row(setting, given, model="m", method="pbft", task="rte", shots=16, pattern="minimal"):
     columns = {"task": task, "method": method, "model": model, "shots": shots, "pattern": pattern}
+    columns["headline"] = "score_accuracy"
     return {**columns, "setting": setting, "non_default": given}
 
 
@@ -151,7 +152,7 @@ def test_rows_of_a_data_seed_are_no_other_rows(tmp_path):
     apart = set(collection.runs.query("seed == (method == 'pbft')")["id"])  # the first seed of the one, the second of the other
     of_these = {key: scores for key, scores in collection.row_scores.items() if key[0] in apart}
     summary = summarise(replace(collection, row_scores=of_these))
-    assert tasks_with_other_rows(summary) == {("rte", "in_domain"), ("rte", "out_of_domain")}
+    assert tasks_with_other_rows(summary) == {("rte", "score_accuracy", domain) for domain in ("in_domain", "out_of_domain")}
     assert welch(summary)["other_rows"].all()
 
 

@@ -37,7 +37,7 @@ def summary(collection: Collection, points: pd.DataFrame) -> list[str]:
     return lines
 
 
-def findings(means: pd.DataFrame, evens: pd.DataFrame, other_rows: Container[tuple[str, str]] = ()) -> list[str]:
+def findings(means: pd.DataFrame, evens: pd.DataFrame, other_rows: Container[tuple[str, str, str]] = ()) -> list[str]:
     """What came out, a sentence a task: its best group by each headline, and the soonest break-even of each method.
 
     Args:
@@ -47,21 +47,21 @@ def findings(means: pd.DataFrame, evens: pd.DataFrame, other_rows: Container[tup
     """
     lines = []
     for task, groups in means.groupby("task", sort=False):
-        best = [_best(group, str(task), other_rows) for _, group in groups.groupby("headline", sort=False)]
+        best = [_best(group, other_rows) for _, group in groups.groupby("headline", sort=False)]
         if parts := [part for part in (*best, *_cheaper(evens, str(task))) if part]:
             lines.append(f"{task}: {'; '.join(parts)}.")
     rest = len(lines) - MOST
     return lines[:MOST] + ([f"And {_count(rest, 'more task')} below."] if rest > 0 else [])
 
 
-def _best(groups: pd.DataFrame, task: str, other_rows: Container[tuple[str, str]]) -> str:
+def _best(groups: pd.DataFrame, other_rows: Container[tuple[str, str, str]]) -> str:
     """The best of the groups, which have one headline, in each domain."""
     best, higher = [], bool(groups["higher_is_better"].iloc[0])
     for domain in DOMAINS if len(groups) > 1 else ():
         scores = groups[domain]
         if scores.notna().any():
             row = groups.loc[scores.idxmax() if higher else scores.idxmin()]
-            same = groups[f"rows_{domain}"].dropna().nunique() == 1 and (task, domain) not in other_rows
+            same = groups[f"rows_{domain}"].dropna().nunique() == 1 and (row["task"], row["headline"], domain) not in other_rows
             score = f"{row[domain]:.3f}" + ("" if pd.isna(row[f"{domain}_sd"]) else f" ± {row[f'{domain}_sd']:.3f}")
             other = "" if same else " (not all on the same rows)"
             best.append(f"{HEADINGS[domain]} {_named(row['name'], row, groups)} with {score}{other}")

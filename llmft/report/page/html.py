@@ -57,7 +57,7 @@ def write_page(
     collection: Collection,
     tables: Sequence[ReportTable],
     evens: pd.DataFrame,
-    other_rows: Container[tuple[str, str]],
+    other_rows: Container[tuple[str, str, str]],
     drawn: Iterable[Drawn],
     out: Path,
 ) -> None:

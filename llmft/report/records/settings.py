@@ -60,7 +60,7 @@ def name_differences(rows: RunRows) -> tuple[list[dict[str, Any]], list[str]]:
 
 def _with_hashes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, with the hash of their setting in `differs` where several settings have one name."""
-    columns = ("task", "method", "model", "shots", "pattern", "differs")
+    columns = ("task", "method", "model", "shots", "pattern", "headline", "differs")
     names = [tuple(row[name] for name in columns) for row in rows]
     count = Counter(name for name, _ in {(name, row["setting"]) for name, row in zip(names, rows, strict=True)})
     for name, row in zip(names, rows, strict=True):

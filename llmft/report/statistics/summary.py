@@ -93,10 +93,10 @@ def apart(one: frozenset[bytes], other: frozenset[bytes]) -> bool:
     return bool(one and other) and one.isdisjoint(other)
 
 
-def tasks_with_other_rows(summary: pd.DataFrame) -> set[tuple[str, str]]:
-    """The tasks and domains with two groups of runs that are `apart`."""
+def tasks_with_other_rows(summary: pd.DataFrame) -> set[tuple[str, str, str]]:
+    """The tasks, headlines and domains with two groups of runs that are `apart`."""
     judged = summary["set"].isin(DOMAINS) & summary["selection"].isin(FINAL) & (summary["metric"] == summary["headline"])
-    groups = summary[judged].astype({"set": str}).groupby(["task", "set"])["row_digests"]
+    groups = summary[judged].astype({"set": str}).groupby(["task", "headline", "set"])["row_digests"]
     return {key for key, digests in groups if any(apart(*pair) for pair in combinations(set(digests), 2))}
 
 
