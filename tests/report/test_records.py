@@ -58,7 +58,7 @@ def test_folders_that_cannot_be_read_are_listed(tmp_path, monkeypatch):
 
     def guarded(path):
         if str(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
     monkeypatch.setattr(find.os, "scandir", guarded)

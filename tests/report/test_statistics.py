@@ -8,7 +8,7 @@ from scipy import stats
 
 from llmft.evaluation.metrics import compute_metric
 from llmft.report.records.predictions import read_predictions
-from llmft.report.statistics.bootstrap import OF_TABLES, share_intervals, table_intervals
+from llmft.report.statistics.bootstrap import OF_TABLES, share_interval, table_interval
 from llmft.report.statistics.paired import mcnemar_p, paired_tests
 from llmft.report.statistics.summary import welch_over_sizes
 
@@ -103,15 +103,16 @@ def test_mcnemars_p_is_exact_and_symmetric(b, c):
 
 @pytest.mark.parametrize(("right", "n"), [(170, 277), (5, 50), (40, 40), (0, 40)])
 def test_the_interval_of_an_accuracy_is_the_bootstraps(right, n):
-    low, high = share_intervals(np.array([right / n]), np.array([n]))
+    low, high = share_interval(right / n, n)
     answers = np.arange(n) < right
     if right in (0, n):
-        assert low[0] == high[0] == right / n
+        assert low == high == right / n
         return
     resampled = stats.bootstrap(
         (answers,), np.mean, method="percentile", n_resamples=20000, vectorized=True, batch=1000, rng=np.random.default_rng(0)
     ).confidence_interval
-    assert low[0] == pytest.approx(resampled.low, abs=1.01 / n) and high[0] == pytest.approx(resampled.high, abs=1.01 / n)
+    assert low == pytest.approx(resampled.low, abs=1.01 / n) and high == pytest.approx(resampled.high, abs=1.01 / n)
+    assert np.isnan(share_interval((right + 0.5) / n, n)).all()
 
 
 def measure(metric):
@@ -125,13 +126,13 @@ def test_the_interval_of_a_table_is_the_bootstraps(metric):
     labels = np.repeat([0, 0, 1, 1], table.ravel())
     predictions = np.repeat([0, 1, 0, 1], table.ravel())
     assert OF_TABLES[metric](table) == pytest.approx(measure(metric)(labels, predictions))
-    (low,), (high,) = table_intervals(metric, [table], ["a run"])
+    low, high = table_interval(metric, table, "a run")
     resampled = stats.bootstrap(
         (labels, predictions), measure(metric), paired=True, vectorized=False, method="percentile", n_resamples=200,
         rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     assert low == pytest.approx(resampled.low, abs=0.05) and high == pytest.approx(resampled.high, abs=0.05)
-    assert table_intervals(metric, [table], ["a run"])[0] == low
+    assert table_interval(metric, table, "a run")[0] == low
 
 
 @settings(deadline=None)  # the first case imports scikit-learn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +68,21 @@ def main(argv: Sequence[str]) -> None:
 
 def differences(one: Run, other: Run) -> Iterator[tuple[str, str, str]]:
     """Name and both values of each argument, version, commit, piece of data and draw that differs."""
+    a, b = _described(one), _described(other)
+    return ((name, _text(a.get(name)), _text(b.get(name))) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name))
 
-    def pairs(kind: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-        for name in dict.fromkeys([*a, *b]):
-            if a.get(name) != b.get(name):
-                yield f"{kind}{name}", _text(a.get(name)), _text(b.get(name))
 
-    known = ("method", "task", "task_version", "model")
-    yield from pairs("", *({name: run.config[name] for name in known} for run in (one, other)))
-    arguments = [{**run.arguments, **run.config["given"]} for run in (one, other)]
-    yield from pairs("--", *({k: v for k, v in values.items() if k not in PLACES} for values in arguments))
-    environments = [run.config.get("environment", {}) for run in (one, other)]
-    yield from pairs("", *({"python": e.get("python"), **e.get("packages", {})} for e in environments))
-    yield from pairs("", *({name: e.get(name) for name in ("git_commit", "git_dirty")} for e in environments))
-    yield from pairs("data: ", *(run.config.get("data_fingerprints", {}) for run in (one, other)))
-    draws = [run.config["draws"] for run in (one, other)]
-    yield from pairs("draws: ", *({k: d[k] for k in ("demonstrations", "train_rows")} for d in draws))
-    yield from pairs("draws: ", *(d["eval_rows"] for d in draws))
+def _described(run: Run) -> dict[str, Any]:
+    config, environment = run.config, run.config.get("environment", {})
+    draws = {name: config["draws"][name] for name in ("demonstrations", "train_rows")} | config["draws"]["eval_rows"]
+    return {
+        **{name: config[name] for name in ("method", "task", "task_version", "model")},
+        **{f"--{name}": value for name, value in {**run.arguments, **config["given"]}.items() if name not in PLACES},
+        **{"python": environment.get("python"), **environment.get("packages", {})},
+        **{name: environment.get(name) for name in ("git_commit", "git_dirty")},
+        **{f"data: {name}": content for name, content in config.get("data_fingerprints", {}).items()},
+        **{f"draws: {name}": rows for name, rows in draws.items()},
+    }
 
 
 def _text(value: Any) -> str:
@@ -96,31 +94,22 @@ def _text(value: Any) -> str:
 
 def metric_rows(one: Run, other: Run) -> Iterator[tuple[str, ...]]:
     """Stage, set, metric, both values and their difference, of stages and sets that both have; then each run's last stages."""
-    for a, b in stage_pairs(one, other):
-        for name, values in one.metrics["stages"][a].items():
-            others = other.metrics["stages"][b].get(name, {})
+    first, second = one.metrics["stages"], other.metrics["stages"]
+    pairs = {stage: (stage, stage) for stage in first if stage in second}
+    if (final := final_stages(one, other)) is not None:
+        pairs.setdefault(" / ".join(dict.fromkeys(final)), final)
+    for title, (a, b) in pairs.items():
+        for name, values in first[a].items():
             for metric, value in values.items():
-                if metric in COUNTS or value is None or others.get(metric) is None:
-                    continue
-                change = f"{others[metric] - value:+.4g}"
-                yield _both(a, b), name, metric, four_digits(value), four_digits(others[metric]), change
-
-
-def stage_pairs(one: Run, other: Run) -> list[tuple[str, str]]:
-    """Stages that both runs have; where their final ones are called otherwise, these together as well."""
-    pairs = [(stage, stage) for stage in one.metrics["stages"] if stage in other.metrics["stages"]]
-    finals = final_stages(one, other)
-    return pairs if finals is None or finals in pairs else [*pairs, finals]
+                changed = second[b].get(name, {}).get(metric)
+                if metric not in COUNTS and value is not None and changed is not None:
+                    yield title, name, metric, four_digits(value), four_digits(changed), f"{changed - value:+.4g}"
 
 
 def final_stages(one: Run, other: Run) -> tuple[str, str] | None:
     """The stage that each run is judged by."""
     first, second = (next((s for s in FINAL_STAGES if s in run.metrics["stages"]), None) for run in (one, other))
     return None if first is None or second is None else (first, second)
-
-
-def _both(a: str, b: str) -> str:
-    return a if a == b else f"{a} / {b}"
 
 
 def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, list[str]]:
@@ -150,10 +139,10 @@ def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, li
             remarks.append(f"{name}: the evaluation rows differ ({len(a)} and {len(b)}); not compared")
         else:
             scores = [compact(table["score"].to_numpy()) for table in (a, b)]
-            binary = scores[0].dtype == scores[1].dtype == bool
             only = only_better(*scores, headline["higher_is_better"])
-            p = mcnemar_p(*map(np.array, only)) if binary else wilcoxon_p(*scores)
-            counts.append((_both(*stages), name, MCNEMAR if binary else WILCOXON, str(len(a)), *map(str, only), f"{p:.3g}"))
+            binary = scores[0].dtype == scores[1].dtype == bool
+            test, p = (MCNEMAR, mcnemar_p(*map(np.array, only))) if binary else (WILCOXON, wilcoxon_p(*scores))
+            counts.append((" / ".join(dict.fromkeys(stages)), name, test, str(len(a)), *map(str, only), f"{p:.3g}"))
             rows = a.rename(columns={"prediction": "prediction_a"}).assign(prediction_b=b["prediction"])
             gains = (scores[1] * 1.0 - scores[0]) * (1 if headline["higher_is_better"] else -1)
             words = ("from right to wrong", "from wrong to right") if binary else ("worse", "better")

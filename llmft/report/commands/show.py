@@ -59,18 +59,13 @@ def metrics_table(run: Run) -> Table:
     """Every metric of every stage and set."""
     stages, majority = run.metrics["stages"], run.metrics.get("majority", {})
     names = list(dict.fromkeys(name for sets in stages.values() for values in sets.values() for name in values))
-    names = [name for name in names if name not in COUNTS[1:]]
+    names = [name for name in (*names, *(["majority"] if majority else [])) if name not in COUNTS[1:]]
     rows = [
-        (
-            stage,
-            name,
-            *(four_digits(values.get(metric)) for metric in names),
-            *([four_digits(majority.get(name))] if majority else []),
-        )
+        (stage, name, *(four_digits({**values, "majority": majority.get(name)}.get(metric)) for metric in names))
         for stage, sets in stages.items()
         for name, values in sets.items()
     ]
-    return table_of("Metrics", ("stage", "set", *names, *(["majority"] if majority else [])), rows, left=2)
+    return table_of("Metrics", ("stage", "set", *names), rows, left=2)
 
 
 COSTS: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -17,7 +17,7 @@ from llmft.report.page.html import write_page
 from llmft.report.records.collect import Collection, collect
 from llmft.report.records.find import path_text
 from llmft.report.records.names import DOMAINS, FINAL
-from llmft.report.statistics.bootstrap import OF_TABLES, mean_interval, share_intervals, table_intervals
+from llmft.report.statistics.bootstrap import OF_TABLES, mean_interval, share_interval, table_interval
 from llmft.report.statistics.break_even import break_evens
 from llmft.report.statistics.paired import paired_tests
 from llmft.report.statistics.summary import majority_of_tasks, summarise, tasks_with_other_rows, welch, welch_over_sizes
@@ -130,32 +130,26 @@ def show(tables: Sequence[ReportTable], out: Path, unreadable_logs: Mapping[str,
 
 
 def run_table(collection: Collection) -> pd.DataFrame:
-    """A row for each run: the columns of `Collection.runs`; its pooled headlines, as `<selection>_<set>`, and
-    its F1 and Matthews' correlation of the final selection, as `<selection>_<set>_<metric>`. Each has the ends of its 95 %
-    bootstrap interval as `..._low` and `..._high`; headlines whose scores are not all 0 or 1 have them for the final selection
-    alone, of which the rows are read."""
-    row_scores, headlines = collection.row_scores, collection.headline_scores()
-    headlines = headlines[headlines["set"].isin(DOMAINS)]
-    low, high = share_intervals(headlines["value"].to_numpy(), headlines["n"].to_numpy())
-    for place in np.flatnonzero(np.isnan(low) & headlines["selection"].isin(FINAL)):
-        run, domain = headlines["id"].iloc[place], headlines["set"].iloc[place]
-        if (run, domain) in row_scores:
-            low[place], high[place] = mean_interval(row_scores[run, domain].scores, run + domain)
-    parts = [headlines.assign(low=low, high=high, column=headlines["selection"] + "_" + headlines["set"])]
-    others = collection.scores
-    others = others[others["set"].isin(DOMAINS) & others["selection"].isin(FINAL) & others["metric"].isin(OF_TABLES)]
-    others = others.astype(dict.fromkeys(("id", "selection", "set", "metric"), str))
-    for metric, rows in others.groupby("metric"):
-        tables = [of.confusion if (of := row_scores.get(key)) else None for key in zip(rows["id"], rows["set"], strict=True)]
-        rows = rows[[table is not None for table in tables]]
-        if len(rows):
-            low, high = table_intervals(metric, [table for table in tables if table is not None], list(rows["id"] + rows["set"]))
-            parts.append(rows.assign(low=low, high=high, column=rows["selection"] + "_" + rows["set"] + "_" + metric))
-    wide = pd.concat(parts).pivot(index="id", columns="column", values=["value", "low", "high"])
-    names = sorted({column for _, column in wide.columns})
-    wide = wide[[(part, name) for name in names for part in ("value", "low", "high")]]
-    wide.columns = [name if part == "value" else f"{name}_{part}" for part, name in wide.columns]
-    return collection.runs.merge(wide, left_on="id", right_index=True, how="left")
+    """A row for each run: the columns of `Collection.runs`; its pooled headlines, as `<selection>_<set>`, and F1 and Matthews'
+    correlation of the final selection, as `<selection>_<set>_<metric>`. Each has the ends of its 95 % bootstrap interval as
+    `..._low` and `..._high`, where its scores are all 0 or 1, or its rows were read: those of the final selection are."""
+    runs, scores = collection.runs, collection.scores[collection.scores["set"].isin(DOMAINS)]
+    headline = dict(zip(runs["id"], runs["headline"], strict=True))
+    cells: dict[str, dict[str, tuple[float, ...]]] = {}
+    for score in scores.itertuples(index=False):
+        name, key = f"{score.selection}_{score.set}", (score.id, score.set)
+        rows, ends = collection.row_scores.get(key) if score.selection in FINAL else None, None
+        if score.metric == headline[score.id]:
+            ends = share_interval(score.value, score.n)
+            if np.isnan(ends).any() and rows is not None:
+                ends = mean_interval(rows.scores, "".join(key))
+        elif score.metric in OF_TABLES and rows is not None and rows.confusion is not None:
+            name, ends = f"{name}_{score.metric}", table_interval(score.metric, rows.confusion, "".join(key))
+        if ends is not None:
+            cells.setdefault(name, {})[score.id] = (score.value, *ends)
+    tails = enumerate(("", "_low", "_high"))
+    columns = {(name, tail): {run: ends[place] for run, ends in cells[name].items()} for place, tail in tails for name in cells}
+    return runs.assign(**{"".join(name): runs["id"].map(columns[name]) for name in sorted(columns, key=lambda name: name[0])})
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:

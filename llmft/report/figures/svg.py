@@ -47,7 +47,8 @@ def inline(svg: str, name: str, title: str, styles: MutableMapping[str, str]) ->
         root.remove(child)
     for group in list(root.iter(_tag("g"))):
         if group.get("id", "").startswith(MARKS):
-            for mark, tip in zip(_drawn(group), json.loads(group.attrib["id"][len(MARKS) :]), strict=True):
+            drawn = list(group.iter(_tag("use"))) or list(group.iter(_tag("path")))  # uses of a marker, else lines or shapes
+            for mark, tip in zip(drawn, json.loads(group.attrib["id"][len(MARKS) :]), strict=True):
                 if tip:
                     mark.attrib.update(role="img", tabindex="0")
                     ElementTree.SubElement(mark, _tag("title")).text = tip
@@ -62,11 +63,6 @@ def inline(svg: str, name: str, title: str, styles: MutableMapping[str, str]) ->
 
 def _tag(name: str) -> str:
     return f"{{{SVG}}}{name}"
-
-
-def _drawn(group: ElementTree.Element) -> list[ElementTree.Element]:
-    """The marks of an artist: uses of its marker, else its lines or shapes."""
-    return list(group.iter(_tag("use"))) or list(group.iter(_tag("path")))
 
 
 def _rename(root: ElementTree.Element, name: str) -> None:

@@ -93,7 +93,10 @@ def page(data: Mapping[str, Any], drawn: Iterable[Drawn] = ()) -> str:
     style = (package / "page.css").read_text(encoding="utf-8") + rules
     script = "\n".join((package / name).read_text(encoding="utf-8").replace('"use strict";\n', "", 1) for name in SCRIPTS)
     script = f'"use strict";\n{script}'
-    policy = f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
+    hashes = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (script, style)]
+    policy = "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'".format(
+        *hashes
+    )
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -113,10 +116,6 @@ def _figures(drawn: Iterable[Drawn], styles: dict[str, str]) -> str:
             made.append(f'<div class="sheet" data-name="{html.escape(sheet.sheet)}">{svg}</div>\n')
         made.append("</figure>\n")
     return "".join(made) or '<p class="note">No figure has anything to show.</p>'
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _measured(points: pd.DataFrame, folder: Path, out: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from llmft.errors import InputError
 from llmft.report.records.find import UNUSABLE, Unreadable, find_runs, path_text, read_record, unusable
-from llmft.report.records.flatten import SCORE_COLUMNS, TEXTS, run_row, score_rows
+from llmft.report.records.flatten import SCORE_COLUMNS, run_row, score_rows
 from llmft.report.records.identities import with_distinct_names
 from llmft.report.records.names import METHOD_NAMES, in_order_of
 from llmft.report.records.predictions import RowScores, row_scores
@@ -96,21 +96,18 @@ def collect(folder: Path) -> Collection:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the --output_dir of some runs")
     paths, closed = find_runs(folder)
-    at = {path_text(path.relative_to(folder)): path for path in paths}
     left_out = [(path_text(path.relative_to(folder)), reason) for path, reason in closed]
-    read, scores = _Read(), _Scores()
-    for name, path in at.items():
+    read: dict[str, _Read] = {}
+    for path in paths:
+        name = path_text(path.relative_to(folder))
         try:
             if (record := read_record(path)) is not None:
-                row = run_row(*record)
-                scores.add(name, score_rows(*record[1:]))
-                read.sets[name] = record[1]["sets"]
-                read.rows.append({"record": name, **row, **read.predictions(name, path, row)})
+                read[name] = _Read(path, name, *record)
         except Unreadable as error:
             left_out.append((name, str(error)))
         except UNUSABLE as error:
             left_out.append((name, unusable(error)))
-    rows, again = repetitions(with_distinct_names(read.rows))
+    rows, again = repetitions(with_distinct_names([one.row for one in read.values()]))
     left_out = sorted([*left_out, *again])
     if not rows:
         others = f" ({len(left_out)} that are not: {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
@@ -120,63 +117,46 @@ def collect(folder: Path) -> Collection:
     named, shared = name_differences(rows)
     runs = pd.DataFrame([{"id": ids[row["record"]], **row} for row in named]).drop(columns="identity")
     runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
-    unread = [(run, read.unread[name]) for run, name in zip(runs["id"], runs["record"], strict=True) if name in read.unread]
-    by_row = {(ids[name], domain): of for (name, domain), of in read.row_scores.items() if name in ids}
-    sets, places = ({run: of[name] for name, run in ids.items()} for of in (read.sets, at))
-    return Collection(folder, runs, scores.frame(ids), left_out, unread, by_row, sets, places, shared)
+    counted = {run: read[record] for run, record in zip(runs["id"], runs["record"], strict=True)}
+    scores = [(ids[name], *row) for name, one in read.items() if name in ids for row in one.scores]
+    texts = dict.fromkeys(("id", "selection", "stage", "set", "metric"), "category")
+    return Collection(
+        folder,
+        runs,
+        pd.DataFrame(scores, columns=["id", *SCORE_COLUMNS]).astype(texts),
+        left_out,
+        [(run, one.unread) for run, one in counted.items() if one.unread],
+        {(run, domain): of_domain for run, one in counted.items() for domain, of_domain in one.row_scores.items()},
+        {run: one.sets for run, one in counted.items()},
+        {run: one.path for run, one in counted.items()},
+        shared,
+    )
 
 
-@dataclass
 class _Read:
-    """What was read of the runs, which are called by their paths below the folder."""
+    """What was read of one run.
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    unread: dict[str, str] = field(default_factory=dict)
-    row_scores: dict[tuple[str, str], RowScores] = field(default_factory=dict)
-    sets: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    Attributes:
+        row: of `Collection.runs`, its `record` being `name`. The record may lack the accuracy of always answering the largest
+            class: of several sets taken together, or where it is old. It follows from targets that are labels.
+        unread: why there are no `row_scores`.
+    """
 
-    def predictions(self, name: str, path: Path, row: Mapping[str, Any]) -> dict[str, float]:
-        """Read the predictions of a run.
-
-        Returns:
-            The accuracy of always answering the largest class of its own rows, which follows from targets that are labels, where
-            the record does not have it: of several sets taken together, and in older records.
-        """
+    def __init__(
+        self, path: Path, name: str, config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]
+    ) -> None:
+        self.path, self.sets, self.unread = path, metrics["sets"], ""
+        self.row = {"record": name, **run_row(config, metrics, cost)}
+        self.scores = list(score_rows(metrics, cost))
+        self.row_scores: dict[str, RowScores] = {}
         try:
-            scores = row_scores(path, self.sets[name])
+            self.row_scores = row_scores(path, self.sets)
         except (OSError, *UNUSABLE) as error:
             reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            self.unread[name] = f"predictions.parquet cannot be read ({reason})"
-            return {}
-        self.row_scores |= {(name, domain): of_domain for domain, of_domain in scores.items()}
-        tables = {f"majority_{domain}": of_domain.confusion for domain, of_domain in scores.items()}
-        return {key: of.sum(axis=1).max() / of.sum() for key, of in tables.items() if of is not None and math.isnan(row[key])}
-
-
-class _Scores:
-    """Rows of `Collection.scores`, a few bytes a cell: there may be millions."""
-
-    def __init__(self) -> None:
-        self.frames: list[pd.DataFrame] = []
-        self.rows: list[tuple[Any, ...]] = []
-
-    def add(self, name: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Put down those of one run: all of them, or none where one cannot be read."""
-        self.rows += [(name, *row) for row in rows]
-        if len(self.rows) > 10_000:
-            self._pack()
-
-    def _pack(self) -> None:
-        frame = pd.DataFrame(self.rows, columns=SCORE_COLUMNS)
-        self.frames.append(frame.astype(dict.fromkeys(TEXTS, "category")))
-        self.rows = []
-
-    def frame(self, ids: Mapping[str, str]) -> pd.DataFrame:
-        """Those of the runs in `ids`, which are called by these."""
-        self._pack()
-        scores = pd.concat(self.frames, ignore_index=True)
-        scores.insert(0, "id", scores.pop("record").astype(object).map(ids))
-        return scores.dropna(subset="id").reset_index(drop=True).astype(dict.fromkeys(("id", *TEXTS[1:]), "category"))
+            self.unread = f"predictions.parquet cannot be read ({reason})"
+        for domain, of_domain in self.row_scores.items():
+            if of_domain.confusion is not None and math.isnan(self.row[f"majority_{domain}"]):
+                self.row[f"majority_{domain}"] = of_domain.confusion.sum(axis=1).max() / of_domain.confusion.sum()
 
 
 def _log(path: Path) -> tuple[list[dict[str, Any]], str]:

@@ -39,32 +39,26 @@ def find_runs(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     runs: list[Path] = []
     closed: list[tuple[Path, str]] = []
     seen: set[tuple[int, int]] = set()
-    waiting, links = [folder], []
-    while waiting or links:
-        if not waiting:  # links last, so that a run is found at its own place
-            waiting, links = sorted(links, reverse=True), []
-        path = waiting.pop()
-        try:
-            status = os.stat(path)
+
+    def cannot(error: OSError) -> None:
+        closed.append((Path(error.filename), f"cannot be looked into ({error.strerror or error})"))
+
+    starts, links = [folder], []
+    while starts:
+        for name, folders, files in os.walk(starts.pop(), onerror=cannot):
+            path, status = Path(name), os.stat(name)
+            folders[:] = [one for one in folders if not one.startswith(".")]
             if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            with os.scandir(path) as listed:
-                entries = {entry.name: entry for entry in listed}
-            if DONE in entries or any(f"{name}.json" in entries for name in FILES):
+            if DONE in files or any(f"{one}.json" in files for one in FILES):
                 runs.append(path)
-            if DONE in entries or ("config.json" in entries and _ends_the_search(path)):
-                continue
-        except OSError as error:
-            closed.append((path, f"cannot be looked into ({error.strerror or error})"))
-            continue
-        for name, entry in entries.items():
-            if name.startswith("."):
-                continue
-            if entry.is_symlink():
-                links += [path / name] if os.path.isdir(entry.path) else []
-            elif entry.is_dir():
-                waiting.append(path / name)
+            if DONE in files or ("config.json" in files and _ends_the_search(path)):
+                folders.clear()
+            links += [path / one for one in folders if (path / one).is_symlink()]
+        if not starts:  # links last, so that a run is found at its own place
+            starts, links = sorted(links, reverse=True), []
     return sorted(runs), closed
 
 

@@ -20,12 +20,10 @@ them; one that is not in this list is given for single sets."""
 PATTERNS = ("pattern_name", "pattern", "student_pattern")
 """Arguments of which the column `pattern` has one, the last that there is."""
 WORK = ("examples", "tokens", "flops", "cpu_s")
-TEXTS = ("record", "selection", "stage", "set", "metric")
 SCORE_COLUMNS = (
-    *TEXTS, "value", "n", "gap_recovered", "tokens_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone",
-    "selected_on_evaluation_set",
+    "selection", "stage", "set", "metric", "value", "n", "gap_recovered", "tokens_per_query", "cpu_ms_per_query",
+    "flops_per_query", "flops_per_query_alone", "selected_on_evaluation_set",
 )  # fmt: skip
-"""Columns of the rows of `score_rows`, behind the record's path."""
 
 
 def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def _training_costs(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict
 
 
 def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
-    """Rows of `Collection.scores` but for the run: `SCORE_COLUMNS` without the first.
+    """Rows of `Collection.scores` but for the run: `SCORE_COLUMNS`.
 
     Raises:
         ValueError: a value of the headline is not finite: a mean that leaves it out would not be of the runs that it names.

@@ -5,7 +5,7 @@ Rows fall into a few kinds, and how many of each kind are drawn with replacement
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,24 +14,16 @@ TAILS = (0.025, 0.975)
 """Ends of an interval of 95 %."""
 
 
-def share_intervals(values: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Percentile-bootstrap intervals of means of scores that are 0 or 1, without resampling.
+def share_interval(value: float, n: float) -> np.ndarray:
+    """The interval of a mean of n scores that are 0 or 1, (2,), without resampling.
 
     The sum of n rows drawn with replacement from n right and wrong answers is binomial with the observed share, so the limit of
-    the percentile bootstrap is that distribution's quantiles.
-
-    Args:
-        values: (N,) means.
-        n: (N,) numbers of rows they are of.
-
-    Returns:
-        Lower and upper ends, (2, N); NaN for what is no share of n rows: its scores are not all 0 or 1.
+    the percentile bootstrap is that distribution's quantiles. NaN for what is no share of n rows: its scores are not all 0 or 1.
     """
     from scipy.stats import binom
 
-    right = np.round(values * n)
-    shares = np.where((np.abs(values * n - right) < 1e-6) & (right >= 0) & (right <= n), values.clip(0, 1), np.nan)
-    return np.array([binom.ppf(tail, n, shares) / n for tail in TAILS])
+    share = 0 <= value <= 1 and abs(value * n - round(value * n)) < 1e-6
+    return binom.ppf(TAILS, n, value) / n if share else np.full(2, np.nan)
 
 
 def _resampled(counts: np.ndarray, seed: str) -> np.ndarray:
@@ -46,7 +38,7 @@ def _resampled(counts: np.ndarray, seed: str) -> np.ndarray:
 
 
 def mean_interval(scores: np.ndarray, seed: str) -> np.ndarray:
-    """Lower and upper end, (2,), of the mean of scores (N,)."""
+    """The interval, (2,), of the mean of scores (N,)."""
     kinds, counts = np.unique(scores, return_counts=True)
     return np.quantile(_resampled(counts, seed) @ kinds / len(scores), TAILS)
 
@@ -70,11 +62,6 @@ OF_TABLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"f1": f1_of_table, "
 """Metrics that a confusion table is enough for: these have intervals though they are no means over rows."""
 
 
-def table_intervals(metric: str, tables: Sequence[np.ndarray], seeds: Sequence[str]) -> np.ndarray:
-    """Lower and upper ends, (2, N), of a metric of N confusion tables, each (L, L).
-
-    Args:
-        seeds: a text for each table, from which its stream of random numbers starts.
-    """
-    values = [OF_TABLES[metric](_resampled(table, seed)) for table, seed in zip(tables, seeds, strict=True)]
-    return np.quantile(values, TAILS, axis=1)
+def table_interval(metric: str, confusion: np.ndarray, seed: str) -> np.ndarray:
+    """The interval, (2,), of a metric of a confusion table (L, L)."""
+    return np.quantile(OF_TABLES[metric](_resampled(confusion, seed)), TAILS)

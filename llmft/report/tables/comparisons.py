@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -54,7 +54,8 @@ def _difference(name: str, key: str) -> Column:
         difference, p = of(row, "difference"), of(row, "p")
         if pd.isna(difference):
             return NOTHING
-        tail = "" if pd.isna(p) else f" (p {_p(p)})" + ("°" if p < ALPHA else "")
+        shown = "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".", 1)
+        tail = "" if pd.isna(p) else f" (p {shown})" + ("°" if p < ALPHA else "")
         other = f" {OTHER_ROWS}" if row["tests"][key]["other_rows"] else ""
         return f"{difference:+.3f}{tail}{other}"
 
@@ -69,10 +70,6 @@ def _difference(name: str, key: str) -> Column:
 def _better(test: TableRow) -> bool:
     """Whether the second of two did better than the first."""
     return (test["difference"] > 0) == test["higher_is_better"]
-
-
-def _p(p: float) -> str:
-    return "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".", 1)
 
 
 def differences(tests: pd.DataFrame) -> ReportTable:
@@ -130,41 +127,44 @@ def paired(tests: pd.DataFrame) -> ReportTable:
         if test["p"] < ALPHA:
             counts["better" if _better(test) else "worse"] += 1
 
-    def count(domain: str) -> dict[str, Callable[[TableRow], Any]]:
+    def count(domain: str) -> Column:
         def text(row: TableRow) -> str:
             counts = row["tests"].get(domain)
             return NOTHING if counts is None else "{better} better, {worse} worse of {pairs}".format(**counts)
 
-        return {"text": text, "value": lambda row: row["tests"].get(domain, {}).get("better", math.nan)}
+        return Column(HEADINGS[domain], text, lambda row: row["tests"].get(domain, {}).get("better", math.nan))
 
-    columns = (*WHAT, *_sides("than"), *(Column(HEADINGS[domain], **count(domain)) for domain in DOMAINS))
+    columns = (*WHAT, *_sides("than"), *map(count, DOMAINS))
     names = {"McNemar": "McNemar's exact test", "Wilcoxon": "Wilcoxon's signed-rank test"}
     used = " and, where scores lie between 0 and 1, ".join(names[name] for name in names if (tests["test"] == name).any())
     note = f"Pairs of runs of one data seed and the same rows with p < {ALPHA} ({used}, two-sided); all are in paired.csv."
     return ReportTable("paired", "Row by row: paired tests", columns, list(rows.values()), (note,))
 
 
-def queries(value: float) -> str:
-    """A number of queries until the break-even."""
-    if pd.isna(value):
-        return NOTHING
-    return "never" if math.isinf(value) else f"{value:,.0f}"
-
-
 def break_even_table(pairs: pd.DataFrame) -> ReportTable:
     """Queries after which training has cost less than prompting."""
+
+    def queries(name: str, key: str) -> Column:
+        def text(row: TableRow) -> str:
+            return NOTHING if pd.isna(row[key]) else "never" if math.isinf(row[key]) else f"{row[key]:,.0f}"
+
+        return Column(name, text, lambda row: row[key])
+
     names = {"cpu_s": "CPU time", "flops": "FLOPs", "flops_alone": "FLOPs, context read again"}
 
     def cost(name: str, key: str, unit: float, digits: int, wide: bool = True) -> Column:
         return Column(name, lambda row: rounded(unit * row[key], digits), lambda row: row[key], wide=wide)
 
+    def against(row: TableRow) -> str:
+        if row["against"] == "teacher":
+            return "its teacher"
+        differs = f" ({row['differs_prompting']})" if row["differs_prompting"] else ""
+        return f"in-context, {row['pattern_prompting']}{differs}" + (f" {OTHER_ROWS}" if row["other_rows"] else "")
+
     columns = (
         *WHO,
-        Column("prompting by", _against, left=True, stays=True),
-        *(
-            Column(names[m], lambda row, m=m: queries(row[f"{m}_queries"]), lambda row, m=m: row[f"{m}_queries"])
-            for m in MEASURES
-        ),
+        Column("prompting by", against, left=True, stays=True),
+        *(queries(names[measure], f"{measure}_queries") for measure in MEASURES),
         cost("CPU s first", "cpu_s_first", 1, 1, wide=False),
         cost("CPU ms/query prompting", "cpu_s_prompting", 1000, 2),
         cost("CPU ms/query own", "cpu_s_own", 1000, 2),
@@ -175,10 +175,3 @@ def break_even_table(pairs: pd.DataFrame) -> ReportTable:
         *_legend(pairs["other_rows"]),
     )
     return ReportTable("break_even", "Break-even", columns, records(pairs), notes)
-
-
-def _against(row: TableRow) -> str:
-    if row["against"] == "teacher":
-        return "its teacher"
-    differs = f" ({row['differs_prompting']})" if row["differs_prompting"] else ""
-    return f"in-context, {row['pattern_prompting']}{differs}" + (f" {OTHER_ROWS}" if row["other_rows"] else "")

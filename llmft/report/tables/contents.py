@@ -51,13 +51,13 @@ def cell(selection: str | None = None, domain: str = "in_domain", metric: str | 
     return find
 
 
-def whole(row: TableRow) -> Mapping[str, Any]:
-    """What a run costs is in the row itself."""
-    return row
+def measured(name: str, of: Cell | None, what: str = "", digits: int = 3, unit: float = 1.0, wide: bool = False) -> Column:
+    """A column of means and deviations: of scores, or of a cost `what`, `unit` being that of the record.
 
-
-def measured(name: str, of: Cell, what: str = "", digits: int = 3, unit: float = 1.0, wide: bool = False) -> Column:
-    """A column of means and deviations: of scores, or of a cost `what`, `unit` being that of the record."""
+    Args:
+        of: None for what a run costs, which is in the row itself.
+    """
+    of = of or (lambda row: row)
     mean, sd = (f"{what}_{how}" if what else how for how in ("mean", "sd"))
 
     def text(row: TableRow) -> str:
@@ -67,19 +67,19 @@ def measured(name: str, of: Cell, what: str = "", digits: int = 3, unit: float =
     return Column(name, text, lambda row: of(row).get(mean, math.nan), wide=wide)
 
 
-def extremes(domain: str) -> Column:
-    """Lowest and highest score of the final selection."""
-
-    def text(row: TableRow) -> str:
-        scores = cell(domain=domain)(row)
-        return f"{scores['min']:.3f} to {scores['max']:.3f}" if scores.get("runs", 0) > 1 else NOTHING
-
-    return Column("min to max", text, wide=True)
-
-
 def plain(name: str, of: Cell, key: str, wide: bool = False) -> Column:
     """A column of single numbers."""
     return Column(name, lambda row: rounded(of(row).get(key), 3), lambda row: of(row).get(key, math.nan), wide=wide)
+
+
+def of_domain(domain: str) -> tuple[Column, Column]:
+    """Final scores, and the lowest and highest of them."""
+    of = cell(domain=domain)
+
+    def extremes(row: TableRow) -> str:
+        return f"{of(row)['min']:.3f} to {of(row)['max']:.3f}" if of(row).get("runs", 0) > 1 else NOTHING
+
+    return measured(HEADINGS[domain], of), Column("min to max", extremes, wide=True)
 
 
 def rows_of(domain: str) -> Column:
@@ -100,19 +100,19 @@ SCORED = (*WHO[:-1], Column("metric", headline_name, left=True), WHO[-1])
 """What a row of scores is of."""
 RUNS = Column("runs", lambda row: str(row["runs"]), lambda row: row["runs"])
 IDS = Column("ids of runs", lambda row: "; ".join(row["ids"]), left=True, wide=True)
-MEMORY = tuple(measured(f"{how} MiB", whole, f"rss_{how}_bytes", 0, MIB) for how in ("peak", "mean"))
+MEMORY = tuple(measured(f"{how} MiB", None, f"rss_{how}_bytes", 0, MIB) for how in ("peak", "mean"))
 
 
 def results(found: list[dict[str, Any]], shared: Sequence[str] = ()) -> ReportTable:
     """Every method's final score and what it cost. `shared` are sentences about what all settings have in common."""
     columns = (
         *SCORED,
-        *(column for d in DOMAINS for column in (measured(HEADINGS[d], cell(domain=d)), extremes(d))),
+        *(column for domain in DOMAINS for column in of_domain(domain)),
         measured("tokens/query", cell(), "tokens_per_query", 1),
         measured("CPU ms/query", cell(), "cpu_ms_per_query", 1),
-        measured("CPU s training", whole, "training_cpu_s", 1),
-        measured("CPU s run", whole, "cpu_total_s", 1),
-        *(measured(name, whole, f"cpu_{name}_s", 1, wide=True) for name in ("user", "system")),
+        measured("CPU s training", None, "training_cpu_s", 1),
+        measured("CPU s run", None, "cpu_total_s", 1),
+        *(measured(name, None, f"cpu_{name}_s", 1, wide=True) for name in ("user", "system")),
         *MEMORY,
         *(plain(f"largest class {HEADINGS[domain]}", cell(domain=domain), "majority", wide=True) for domain in DOMAINS),
         *map(rows_of, DOMAINS),
@@ -139,6 +139,9 @@ def checkpoints(found: list[dict[str, Any]]) -> ReportTable:
 def distillation(found: list[dict[str, Any]]) -> ReportTable:
     """Teacher, student before, student after."""
     rows = [row for row in found if any(selection == "teacher" for selection, *_ in row["cells"])]
+    cells = [key for row in rows for key in row["cells"] if key[1] == "in_domain"]
+    of_teachers = {metric for selection, _, metric in cells if selection == "teacher"}  # the others compare a student with it
+    against = dict.fromkeys(metric for selection, _, metric in cells if selection == "last" and metric not in of_teachers)
     columns = (
         *SCORED,
         *(
@@ -147,7 +150,7 @@ def distillation(found: list[dict[str, Any]]) -> ReportTable:
             for selection, name in (("teacher", "teacher"), ("before", "before"), ("last", "after"))
         ),
         *(plain(f"gap{tail}", cell("last", domain), "gap_recovered") for domain, tail in zip(DOMAINS, ("", " out"), strict=True)),
-        *(measured(metric_name(metric), cell("last", metric=metric)) for metric in _against_teacher(rows)),
+        *(measured(metric_name(metric), cell("last", metric=metric)) for metric in against),
         measured("other tasks before", cell("before", "retention")),
         measured("other tasks after", cell("last", "retention")),
         measured("after, context in front", cell("last_with_context"), wide=True),
@@ -163,20 +166,13 @@ def distillation(found: list[dict[str, Any]]) -> ReportTable:
     return ReportTable("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
 
 
-def _against_teacher(rows: list[dict[str, Any]]) -> list[str]:
-    """Metrics that students have and their teacher has not: these compare the two."""
-    cells = [key for row in rows for key in row["cells"] if key[1] == "in_domain"]
-    of_teachers = {metric for selection, _, metric in cells if selection == "teacher"}
-    return list(dict.fromkeys(metric for selection, _, metric in cells if selection == "last" and metric not in of_teachers))
-
-
 def costs(found: list[dict[str, Any]]) -> ReportTable:
     """Where the CPU time of a run went."""
     names = {
         "load": "load_cpu_s", "teacher": "teacher_cpu_s", "found in cache": "teacher_saved_cpu_s", "training": "train_cpu_s",
         "evaluation": "evaluation_cpu_s", "run": "cpu_total_s", "user": "cpu_user_s", "system": "cpu_system_s", "wall": "wall_s",
     }  # fmt: skip
-    columns = (*WHO, *(measured(name, whole, what, 1) for name, what in names.items()), *MEMORY, RUNS, IDS)
+    columns = (*WHO, *(measured(name, None, what, 1) for name, what in names.items()), *MEMORY, RUNS, IDS)
     note = "CPU seconds of all processes; found in cache: what a teacher's answers had cost that were there, no part of the run."
     return ReportTable("costs", "Costs by phase", columns, found, (note,))
 
@@ -189,8 +185,12 @@ def published(summary: pd.DataFrame) -> ReportTable:
             is judged by, where there are published numbers of the task.
     """
 
+    def number(row: TableRow) -> str:
+        digitised = "†" if row["published_provenance"] == "digitised" else ""
+        return spread(row["published_mean"], row["published_sd"], 3) + digitised if row["published_note"] != NONE else NONE
+
     def noted(what: str) -> Callable[[TableRow], str]:
-        return lambda row: NOTHING if row["published_provenance"] == NONE else row[f"published_{what}"] or NOTHING
+        return lambda row: NOTHING if row["published_note"] == NONE else row[f"published_{what}"] or NOTHING
 
     columns = (
         *WHO,
@@ -198,7 +198,7 @@ def published(summary: pd.DataFrame) -> ReportTable:
         Column("set", lambda row: HEADINGS[row["set"]], left=True, stays=True),
         Column("metric", lambda row: our_metrics()[row["metric"]], left=True),
         Column("ours", lambda row: spread(row["mean"], row["sd"], 3), lambda row: row["mean"]),
-        Column("published", _published, lambda row: row["published_mean"]),
+        Column("published", number, lambda row: row["published_mean"]),
         Column("how it was read", noted("provenance"), left=True, stays=True),
         Column("what differs", noted("note"), left=True, stays=True),
         Column("source", noted("source"), left=True, wide=True),
@@ -215,12 +215,6 @@ def published(summary: pd.DataFrame) -> ReportTable:
     rows = records(ours[ours["published_mean"].notna() | judged])
     digitised = "† digitised: read off the markers of a published figure; printed: as printed in a table or text."
     return ReportTable("published", "Published numbers beside ours", columns, rows, (digitised,))
-
-
-def _published(row: TableRow) -> str:
-    if row["published_provenance"] == NONE:
-        return NONE
-    return spread(row["published_mean"], row["published_sd"], 3) + ("†" if row["published_provenance"] == "digitised" else "")
 
 
 def with_reasons(name: str, title: str, heading: str, runs: Sequence[tuple[str, str]]) -> ReportTable:

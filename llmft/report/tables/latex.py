@@ -12,27 +12,12 @@ PAGE = 40
 ESCAPED = str.maketrans(
     {
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "±": r"$\pm$",
-        "°": r"$^\circ$",
-        "×": r"$\times$",
-        "·": r"$\cdot$",
-        "–": "--",
-        "—": "---",
-        "‘": "`",
-        "’": "'",
-        "“": "``",
-        "”": "''",
-        "†": r"\dag{}",
-        "ß": r"\ss{}",
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+        ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "°": r"$^\circ$", "×": r"$\times$", "·": r"$\cdot$",
+        "–": "--", "—": "---", "‘": "`", "’": "'", "“": "``", "”": "''", "†": r"\dag{}", "ß": r"\ss{}",
         "▁": r"\_",  # a space, in the words of many tokenizers
     }
-)
+)  # fmt: skip
 ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=True))
 """Combining accents and LaTeX's names of them."""
 

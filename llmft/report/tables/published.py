@@ -104,7 +104,11 @@ def _match(row: TableRow, eval_set: str | None) -> dict[str, Any]:
     candidates = [_differences(row, one) for one in _index().get(key, ())]
     if not candidates:
         return NOTHING
-    notes, one = min(candidates, key=lambda pair: (len(pair[0]), _rank(pair[1])))
+    selections, printed_first = [*SELECTIONS, "not stated"], ("printed", "digitised", "log")
+    notes, one = min(
+        candidates,
+        key=lambda pair: (len(pair[0]), selections.index(pair[1]["selection"]), printed_first.index(pair[1]["provenance"])),
+    )
     notes = [*notes, *([one["note"]] if isinstance(one["note"], str) else [])]
     spread = "" if pd.isna(one["sd"]) else f" ± {one['sd']:.3f}"
     text = f"{one['mean']:.3f}{spread} ({one['provenance']}{'; ' if notes else ''}{'; '.join(notes)})"
@@ -124,12 +128,6 @@ def _index() -> dict[tuple[Any, ...], list[dict[str, Any]]]:
         key = (one["task"], one["eval_set"], _last(one["model"]), one["method"])
         index.setdefault((*key, float(one["shots"]), one["pattern"], one["our_metric"]), []).append(one)
     return index
-
-
-def _rank(one: dict[str, Any]) -> tuple[int, int]:
-    """Order in which published numbers that say the same are preferred: printed ones first."""
-    selection = SELECTIONS.index(one["selection"]) if one["selection"] in SELECTIONS else len(SELECTIONS)
-    return selection, ("printed", "digitised", "log").index(one["provenance"])
 
 
 @cache
