@@ -80,8 +80,8 @@ def draw_training(collection: Collection, judged: pd.DataFrame) -> Iterator[Shee
     looks = looks_of(judged["look"])
     rest = f" {left_out} further runs have theirs in train_log.jsonl." if left_out else ""
     for parts in sheets_of_panels(curves, ["task", "model"], PANELS):
-        here = pd.concat([rows for _, rows in parts])
-        kinds = [kind for kind in TITLES if (here["kind"] == kind).any()]
+        shown = pd.concat([rows for _, rows in parts])
+        kinds = [kind for kind in TITLES if (shown["kind"] == kind).any()]
         figure, table = subplots(len(parts), len(kinds), 1.0 + 2.1 * len(parts))
         for ((task, model), rows), panels in zip(parts, table, strict=True):
             for axes, kind in zip(panels, kinds, strict=True):
@@ -89,7 +89,7 @@ def draw_training(collection: Collection, judged: pd.DataFrame) -> Iterator[Shee
                 axes.set_title(panel_title(judged, task, model))
         for axes in table[-1]:
             axes.set_xlabel("step")
-        legend(figure, looks, here["look"])
+        legend(figure, looks, shown["look"])
         note(figure, f"A thin line a run, a thick one the mean of seeds.{rest}")
         yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
 

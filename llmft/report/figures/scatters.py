@@ -37,9 +37,9 @@ def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFra
     for parts in sheets_of_panels(judged.dropna(subset=list(DOMAINS)), ["task", "model"], PANELS):
         figure, squares = panels.square_panels(len(parts))
         for axes, ((task, model), runs) in zip(squares, parts, strict=True):
-            here = means[(means["task"] == task) & (means["model"] == model)].dropna(subset=list(DOMAINS))
-            _draw_domains(axes, looks, runs, here, majority.loc[majority["task"] == task, list(DOMAINS)])
-            spec, name = axes.get_subplotspec(), headline_name(here.iloc[0])
+            panel = means[(means["task"] == task) & (means["model"] == model)].dropna(subset=list(DOMAINS))
+            _draw_domains(axes, looks, runs, panel, majority.loc[majority["task"] == task, list(DOMAINS)])
+            spec, name = axes.get_subplotspec(), headline_name(panel.iloc[0])
             axes.set(
                 title=panels.panel_title(judged, task, model),
                 xlabel=f"in-domain {name}" if spec.is_last_row() else "",
@@ -85,24 +85,24 @@ def draw_size(means: pd.DataFrame) -> Iterator[Sheet]:
     for parts in sheets_of_panels(sized, ["task", "panel"], PANELS // 2):
         figure, table = panels.subplots(len(parts), 2, 0.9 + 2.2 * len(parts), sharex=True)
         names = [abbreviated(task, 26) + (f", {shots:.0f} shots" if shots >= 0 else "") for (task, shots), _ in parts]
-        for (_, here), name, row in zip(parts, names, table, strict=True):
+        for (_, panel), name, row in zip(parts, names, table, strict=True):
             for axes, domain in zip(row, DOMAINS, strict=True):
-                _draw_lines(axes, looks, here, domain)
+                _draw_lines(axes, looks, panel, domain)
                 axes.set_title(f"{name}, {HEADINGS[domain]}")
-            row[0].set_ylabel(headline_name(here.iloc[0]))
+            row[0].set_ylabel(headline_name(panel.iloc[0]))
         for axes in table[-1]:
             axes.set_xlabel("weights")
-        panels.legend(figure, looks, pd.concat([here["look"] for _, here in parts]))
+        panels.legend(figure, looks, pd.concat([panel["look"] for _, panel in parts]))
         text = "Means and standard deviations over seeds" + ("." if many.all() else "; small numbers are shots.")
         panels.note(figure, text + (" Small words are families of models." if families else ""))
         yield Sheet(figure, sheet_name(names))
 
 
-def _draw_lines(axes: Axes, looks: Mapping[str, Look], here: pd.DataFrame, domain: str) -> None:
+def _draw_lines(axes: Axes, looks: Mapping[str, Look], panel: pd.DataFrame, domain: str) -> None:
     """The lines of one panel, what tells those of one method apart beside their ends."""
     ends = []
-    for _, line in here.dropna(subset=[domain]).groupby("line", sort=False):
-        first, same_look = line.iloc[0], here[here["look"] == line["look"].iloc[0]]
+    for _, line in panel.dropna(subset=[domain]).groupby("line", sort=False):
+        first, same_look = line.iloc[0], panel[panel["look"] == line["look"].iloc[0]]
         line = line.sort_values("weights")
         look = looks[first["look"]]
         bars = axes.errorbar(
@@ -116,7 +116,7 @@ def _draw_lines(axes: Axes, looks: Mapping[str, Look], here: pd.DataFrame, domai
             ends.append((line["weights"].iloc[-1], line[domain].iloc[-1], " ".join(words), look.colour))
     _write_ends(axes, ends)
     axes.set_xscale("log")
-    panels.log_ticks(axes.xaxis, here["weights"].min(), here["weights"].max())
+    panels.log_ticks(axes.xaxis, panel["weights"].min(), panel["weights"].max())
 
 
 def _write_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
@@ -137,29 +137,29 @@ def draw_cost(means: pd.DataFrame) -> Iterator[Sheet]:
     looks = looks_of(means["look"])
     for parts in sheets_of_panels(means, ["task", "model"], PANELS // 2):
         figure, table = panels.subplots(len(parts), len(shown), 0.9 + 2.3 * len(parts), sharey="row")
-        for ((task, model), here), row in zip(parts, table, strict=True):
+        for ((task, model), panel), row in zip(parts, table, strict=True):
             for axes, cost in zip(row, shown, strict=True):
-                _draw_costs(axes, looks, here, cost)
-            row[0].set_ylabel(headline_name(here.iloc[0]))
+                _draw_costs(axes, looks, panel, cost)
+            row[0].set_ylabel(headline_name(panel.iloc[0]))
             row[0].set_title(panels.panel_title(means, task, model), loc="left")
         for axes, cost in zip(table[-1], shown, strict=True):
             axes.set_xlabel(COSTS[cost])
-        panels.legend(figure, looks, pd.concat([here["look"] for _, here in parts]))
+        panels.legend(figure, looks, pd.concat([panel["look"] for _, panel in parts]))
         panels.note(
             figure, "Filled: in-domain, hollow: out-of-domain; lines (dotted: out-of-domain): what nothing cheaper beats."
         )
         yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
 
 
-def _draw_costs(axes: Axes, looks: Mapping[str, Look], here: pd.DataFrame, cost: str) -> None:
+def _draw_costs(axes: Axes, looks: Mapping[str, Look], panel: pd.DataFrame, cost: str) -> None:
     for domain, filled in zip(DOMAINS, (True, False), strict=True):
-        for key, points in here.dropna(subset=[cost, domain]).groupby("look", sort=False):
+        for key, points in panel.dropna(subset=[cost, domain]).groupby("look", sort=False):
             colour, marker = looks[key]
             style = {"mfc": colour if filled else "white", "markersize": 7 if filled else 4, "zorder": 3 if filled else 4}
             (markers,) = axes.plot(points[cost], points[domain], marker, color=colour, **style)
             costs = points[cost].map("{:,.2f}".format)
             say(markers, points["tip"] + f"\n{HEADINGS[domain]} marker; {COSTS[cost]}: " + costs)
-        best = here.loc[front(here[cost], here[domain], higher_is_better=bool(here["higher_is_better"].iloc[0]))]
+        best = panel.loc[front(panel[cost], panel[domain], higher_is_better=bool(panel["higher_is_better"].iloc[0]))]
         style = {"color": "#444444", "linewidth": 0.9, "linestyle": "-" if filled else ":"}
         axes.step(best[cost], best[domain], where="post", zorder=1, **style)
-    panels.scale_of_costs(axes, here[cost])
+    panels.scale_of_costs(axes, panel[cost])

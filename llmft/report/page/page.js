@@ -95,17 +95,17 @@ function results() {
   const words = new Map(DATA.groups.map((group) => [group, [group.task, group.model, group.name, group.shots, group.pattern, group.metric, group.selection_name,
     ...group.members.map((member) => DATA.runs.id[DATA.points.run[member]])].join(" ").toLowerCase()]));
   const apply = () => {
-    const asked = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wantedWords = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
     const wanted = [["by-task", "task"], ["by-method", "look"], ["by-model", "model"], ["by-selection", "selection_name"]];
     const fits = (group) => wanted.every(([id, key]) => {
       const value = byId(id).value;
       return value === "" || (value === "judged" ? group.judged : value === `=${group[key]}`);
     });
-    const found = DATA.groups.filter((group) => fits(group) && asked.every((word) => words.get(group).includes(word)));
-    const runs = new Set(found.flatMap((group) => group.members.map((member) => DATA.points.run[member]))).size;
-    byId("count").textContent = `${found.length} of ${DATA.groups.length} rows, ${runs} of ${DATA.runs.id.length} runs`;
+    const shown = DATA.groups.filter((group) => fits(group) && wantedWords.every((word) => words.get(group).includes(word)));
+    const runs = new Set(shown.flatMap((group) => group.members.map((member) => DATA.points.run[member]))).size;
+    byId("count").textContent = `${shown.length} of ${DATA.groups.length} rows, ${runs} of ${DATA.runs.id.length} runs`;
     byId("results-table").classList.toggle("final", byId("by-selection").value === "judged");
-    table.show(found);
+    table.show(shown);
   };
   let waiting = 0;
   const soon = () => {
@@ -136,8 +136,8 @@ function plainTable(place, { title, notes, columns, rows }) {
   if (rows.length > 12) {
     const words = rows.map((row) => row.map((cell) => (Array.isArray(cell) ? cell[0] : cell)).join("\n").toLowerCase());
     const search = element("input", { type: "search", placeholder: "words in a row", oninput: () => {
-      const asked = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-      table.show(rows.filter((_, number) => asked.every((word) => words[number].includes(word))));
+      const wantedWords = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      table.show(rows.filter((_, number) => wantedWords.every((word) => words[number].includes(word))));
     } });
     below.before(element("form", { onsubmit: (event) => event.preventDefault() }, element("label", { class: "wide" }, "Search ", search)));
   }
@@ -157,9 +157,9 @@ function chosenTable(place, tables) {
     select.parentElement.hidden = values.length < 2;
   };
   const choose = () => {
-    const here = tables.filter((table) => parts(table)[0] === where.value);
-    options(what, here.map((table) => parts(table)[1]));
-    const table = here.find((one) => parts(one)[1] === what.value);
+    const ofTask = tables.filter((table) => parts(table)[0] === where.value);
+    options(what, ofTask.map((table) => parts(table)[1]));
+    const table = ofTask.find((one) => parts(one)[1] === what.value);
     heading.textContent = table.title;
     plainTable(below, table);
   };
