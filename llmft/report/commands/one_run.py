@@ -36,11 +36,7 @@ class Run:
 
 
 def find_run(name: str, folder: Path) -> Run:
-    """The run whose folder is given, or the beginning of whose folder's name, with folders around it or without.
-
-    Args:
-        name: a run's folder, or its id.
-        folder: where it is looked for by its id.
+    """The run whose folder is given, or the beginning of whose folder's name, with folders around it or without, below `folder`.
 
     Raises:
         InputError: there is none, more than one, or it is not finished.

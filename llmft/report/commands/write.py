@@ -13,6 +13,8 @@ import pandas as pd
 
 from llmft.errors import InputError
 from llmft.report.figures.figures import PICTURES, draw_all
+from llmft.report.figures.points import groups, points
+from llmft.report.page.findings import findings
 from llmft.report.page.html import write_page
 from llmft.report.records.collect import Collection, collect
 from llmft.report.records.find import path_text
@@ -43,7 +45,8 @@ def report(folder: Path, out: Path) -> None:
     collection = collect(folder)
     summary = summarise(collection)
     tests, sizes, evens = welch(summary), welch_over_sizes(summary), break_evens(summary)
-    other_rows = tasks_with_other_rows(summary)
+    runs = points(collection)
+    lines = findings(groups(runs[runs["judged"]]), evens, tasks_with_other_rows(summary))
     summary = add_published(summary.drop(columns="row_digests"))
     pairs = paired_tests(tests, collection)
     tables = all_tables(collection, summary, tests, sizes, pairs, evens)
@@ -67,7 +70,7 @@ def report(folder: Path, out: Path) -> None:
             _write(path, text)
         drawn = draw_all(collection, majority_of_tasks(collection.runs), out, PICTURES)
         others = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
-        write_page(collection, others, evens, other_rows, drawn, out)
+        write_page(collection, lines, others, drawn, out)
         _tidy(out, [*texts, *(path for sheet in drawn for path in sheet.files)])
     show(tables, out, collection.unreadable_logs)
 
@@ -97,18 +100,18 @@ def all_tables(
     evens: pd.DataFrame,
 ) -> list[ReportTable]:
     """The tables that have rows, in the order of the report."""
-    groups = contents.groups(summary)
+    by_group = contents.groups(summary)
     tables = [
-        contents.results(groups, collection.shared),
-        contents.checkpoints(groups),
-        contents.distillation(groups),
+        contents.results(by_group, collection.shared),
+        contents.checkpoints(by_group),
+        contents.distillation(by_group),
         contents.published(summary),
         comparisons.differences(tests),
         *comparisons.over_sizes(sizes),
         comparisons.paired(pairs),
         contents.with_reasons("unread", "Runs without predictions", "not compared row by row because", collection.unread),
         comparisons.break_even_table(evens),
-        contents.costs(groups),
+        contents.costs(by_group),
         contents.with_reasons("left_out", "Runs that are not counted", "not counted because", collection.left_out),
     ]
     return [table for table in tables if table.rows]

@@ -106,12 +106,7 @@ def _groups(rows: Rows) -> dict[int, pd.Series]:
 
 
 def _dots(axes: Axes, rows: Rows, values: pd.Series, domain: str, tips: pd.Series, group_tips: pd.Series) -> None:
-    """A marker for each run, and a bar at the mean of each group.
-
-    Args:
-        values, tips: of the runs.
-        group_tips: of the groups, by their labels in `means`.
-    """
+    """A marker for each run, and a bar at the mean of each group; `group_tips` are by the groups' labels in `means`."""
     colour, marker, size, shift = MARKS[domain]
     shown = [(y, group.name, values.loc[group["members"]].dropna()) for y, group in _groups(rows).items()]
     shown = [(y, label, runs) for y, label, runs in shown if len(runs)]

@@ -53,10 +53,8 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: I
     """Draw the pictures that have something to show; runs of different headlines are on different sheets.
 
     Args:
-        collection: the runs.
-        majority: `task`, `headline`, and for each domain the share of the largest class, as accuracy of a constant answer.
+        majority: of `summary.majority_of_tasks`.
         out: an existing folder, for `<name>.pdf` of all sheets, `<name>.png` of the first, `<name>-2.png` of the next, and so on.
-        names: of the pictures to draw.
     """
     import matplotlib
 

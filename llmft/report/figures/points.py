@@ -117,10 +117,7 @@ def points(collection: Collection) -> pd.DataFrame:
 
 
 def groups(runs: pd.DataFrame) -> pd.DataFrame:
-    """Means over the runs that differ in seeds alone.
-
-    Args:
-        runs: rows of `points`.
+    """Means over the runs, rows of `points`, that differ in seeds alone.
 
     Returns:
         `GROUP`, `higher_is_better`, `selection`, `rows_<domain>`, `look`, `judged`, `name`; for each number its mean and
@@ -146,16 +143,8 @@ def front(costs: pd.Series, scores: pd.Series, *, higher_is_better: bool = True)
 
 
 def with_tips(judged: pd.DataFrame, means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both with a column `tip`.
-
-    Args:
-        judged: rows of `points.points`, a run each.
-        means: `points.groups` of them.
-
-    Returns:
-        The runs, whose tip is their group, id, seeds and scores, or "" where there are more than `NAMED`; and the groups,
-        whose tip is their name, task and selection, scores and how many runs they are of.
-    """
+    """Rows of `points` and the `groups` of them, both with a column `tip`: of runs their group, id, seeds and scores, or "" where
+    there are more than `NAMED`; of groups their name, task and selection, scores and how many runs they are of."""
     several = [name for name in ("pattern", "model") if means[name].nunique() > 1]
     groups, runs = [], {}
     for group in means.to_dict("records"):

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +25,7 @@ import pandas as pd
 from llmft.report.figures.figures import PICTURES, Drawn
 from llmft.report.figures.points import groups, look_name, looks_of, points
 from llmft.report.figures.svg import inline
-from llmft.report.page.findings import findings, summary
+from llmft.report.page.findings import summary
 from llmft.report.records.names import DOMAINS, HEADINGS, headline_name, method_name, selection_name
 from llmft.report.tables.contents import IDS
 from llmft.report.tables.table import ReportTable
@@ -54,27 +54,14 @@ OF_RUNS = ("seed", "data_seed", "training_cpu_s", "cpu_total_s", "rss_peak_bytes
 
 
 def write_page(
-    collection: Collection,
-    tables: Sequence[ReportTable],
-    evens: pd.DataFrame,
-    other_rows: Container[tuple[str, str, str]],
-    drawn: Iterable[Drawn],
-    out: Path,
+    collection: Collection, lines: Sequence[str], tables: Sequence[ReportTable], drawn: Iterable[Drawn], out: Path
 ) -> None:
-    """Write `report.html`.
-
-    Args:
-        collection: the runs.
-        tables: the tables beside the results, which the page makes itself.
-        evens: of `break_even.break_evens`.
-        other_rows: of `summary.tasks_with_other_rows`.
-        drawn: of `figures.draw_all`.
-        out: an existing folder; the page names the runs' files by their way from there.
-    """
+    """Write `report.html` to the existing folder `out`, from which it names the runs' files: `lines` in front, the results, which
+    it makes a table of itself, the figures of `draw_all`, and the other tables."""
     runs = points(collection)
     data = {
         "summary": summary(collection, runs),
-        "findings": findings(groups(runs[runs["judged"]]), evens, other_rows),
+        "findings": lines,
         "shared": collection.shared,
         "columns": COLUMNS,
         **_measured(runs, collection.folder, out),

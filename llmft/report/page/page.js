@@ -244,7 +244,7 @@ function showTips() {
   document.addEventListener("focusin", (event) => show(tipped(event.target)));
   document.addEventListener("focusout", () => (tip.hidden = true));
   // what is reached by keyboard may scroll into view; its tip goes along
-  document.addEventListener("scroll", () => show(tipped(document.activeElement)), { passive: true, capture: true });
+  document.addEventListener("scroll", () => tip.hidden || show(tipped(document.activeElement)), { passive: true, capture: true });
   document.addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
 }
 

@@ -57,17 +57,12 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
             if v is None or isinstance(v, int | float)
         },
         **{name: float(value) for name, value in _training_costs(metrics, cost).items()},
-        **{f"majority_{domain}": _majority(metrics, domain) for domain in DOMAINS},
+        **{
+            f"majority_{domain}": float(metrics.get("majority", {}).get(names[0], math.nan)) if len(names) == 1 else math.nan
+            for domain in DOMAINS  # accuracy of always answering the largest class, which several sets need not share
+            for names in [metrics["sets"].get(domain, ())]
+        },
     }
-
-
-def _majority(metrics: Mapping[str, Any], domain: str) -> float:
-    """Accuracy of always answering the largest class of a domain's only set.
-
-    NaN for several sets: the record has the largest class of each, and they need not be the same.
-    """
-    sets, rates = metrics["sets"].get(domain, ()), metrics.get("majority", {})
-    return float(rates.get(sets[0], math.nan)) if len(sets) == 1 else math.nan
 
 
 def _weights(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> float:
@@ -113,10 +108,13 @@ def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> Iterator[
         ValueError: a value of the headline is not finite: a mean that leaves it out would not be of the runs that it names.
     """
     headline, work = metrics["headline"]["name"], _evaluation_work(cost)
+    counts = metrics.get("tokens_per_query", {})
     for stage, sets in metrics["stages"].items():
         scores = {name: {**values, **_beside(metrics, stage, name)} for name, values in sets.items()}
         groups = {group: names for group, names in metrics["sets"].items() if names and scores.keys() >= set(names)}
-        tokens = float(_tokens_per_query(metrics, stage))
+        like_teacher = stage == "after_with_context"  # which reads what the teacher does
+        of_student = math.nan if like_teacher else counts.get("student", math.nan)
+        tokens = float(counts.get("teacher" if like_teacher else stage, of_student))
         gaps = metrics.get("gap_recovered", {}) if stage == "after" else {}
         for name, members in [*groups.items(), *((name, [name]) for name in scores)]:
             n = sum(scores[member]["n"] for member in members)
@@ -147,13 +145,6 @@ def _pooled(sets: Sequence[Mapping[str, Any]], headline: str) -> dict[str, float
     n = sum(values["n"] for values in sets)
     metrics = [name for name in metrics if n and name in (headline, *MEANS_OVER_ROWS)]
     return {name: sum(values[name] * values["n"] for values in sets) / n for name in metrics}
-
-
-def _tokens_per_query(metrics: Mapping[str, Any], stage: str) -> float:
-    counts = metrics.get("tokens_per_query", {})
-    if stage == "after_with_context":  # what the teacher reads, by a model that may have virtual tokens of its own
-        return counts.get("teacher", math.nan)
-    return counts.get(stage, counts.get("student", math.nan))
 
 
 def _evaluation_work(cost: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:

@@ -86,12 +86,8 @@ def _model(config: Mapping[str, Any], arguments: Mapping[str, Any], which: str, 
 
 
 def shortest_names(things: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """Names of things, no two alike: what is short where that will do, then with as many folders of its path as it takes, then
-    with a hash.
-
-    Args:
-        things: what tells a thing from all others -> its short name and its path.
-    """
+    """Names of `things` (what tells each from all others -> its short name and its path), no two alike: the short one where that
+    will do, then with as many folders of its path as it takes, then with a hash."""
     names = {place: place[0] for place in things.values()}
     for depth in range(1, 1 + max((len(Path(path).parts) for _, path in names), default=0)):
         count = Counter(names.values())
@@ -113,11 +109,7 @@ def _longer(short: str, path: str, depth: int) -> str:
 
 
 def with_distinct_names(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of runs in which no two tasks, models, teachers or training files that differ have one name.
-
-    Args:
-        rows: with `identity`.
-    """
+    """Rows of runs, with `identity`, in which no two tasks, models, teachers or training files that differ have one name."""
     models = _names([row["identity"].model for row in rows])
     teachers = _names([row["identity"].teacher for row in rows if row["identity"].teacher])
     of_task: dict[str, list[dict[str, Known]]] = defaultdict(list)

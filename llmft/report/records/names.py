@@ -8,30 +8,20 @@ from typing import Any
 import pandas as pd
 
 METHOD_NAMES = {
-    "icl": "in-context",
-    "pbft": "fine-tuning",
-    "pbft-lora": "fine-tuning, LoRA",
-    "vanilla": "fine-tuning, new head",
-    "vanilla-lora": "fine-tuning, new head, LoRA",
-    "distill": "distillation",
-    "distill-lora": "distillation, LoRA",
-    "pseudo-label": "pseudo-labels",
-    "pseudo-label-lora": "pseudo-labels, LoRA",
-    "gold-label": "gold labels",
-    "gold-label-lora": "gold labels, LoRA",
-}
+    name + tail: text + more
+    for name, text in (
+        ("icl", "in-context"), ("pbft", "fine-tuning"), ("vanilla", "fine-tuning, new head"), ("distill", "distillation"),
+        ("pseudo-label", "pseudo-labels"), ("gold-label", "gold labels"),
+    )
+    for tail, more in (("", ""), ("-lora", ", LoRA"))
+}  # fmt: skip
 """Methods as people say them, in the order of tables; others go by the record's name, behind these."""
 SELECTIONS = {"after": "last", "after_with_context": "last_with_context"}
 """Stage in the record -> which weights were evaluated, and how they were chosen; others are called as the stage."""
 SELECTION_NAMES = {
-    "icl": "in-context",
-    "before": "before",
-    "teacher": "teacher",
-    "last": "last",
-    "best_in_domain": "best in-domain",
-    "best_out_of_domain": "best out-of-domain",
-    "last_with_context": "last, context in front",
-}
+    "icl": "in-context", "before": "before", "teacher": "teacher", "last": "last", "best_in_domain": "best in-domain",
+    "best_out_of_domain": "best out-of-domain", "last_with_context": "last, context in front",
+}  # fmt: skip
 """Selections as people say them, in the order of tables."""
 FINAL = ("icl", "last")
 """The selections that a method is judged by: nothing was chosen on the evaluation sets."""

@@ -27,12 +27,8 @@ def share_interval(value: float, n: float) -> np.ndarray:
 
 
 def _resampled(counts: np.ndarray, seed: str) -> np.ndarray:
-    """`RESAMPLES` draws of as many rows as there are, (RESAMPLES, *counts.shape): how many of each kind.
-
-    Args:
-        counts: how many rows of each kind there are.
-        seed: a text from which the stream of random numbers starts.
-    """
+    """`RESAMPLES` draws of as many rows as there are, (RESAMPLES, *counts.shape): how many of each kind, of which there are
+    `counts`. The stream of random numbers starts from the text `seed`."""
     n, stream = counts.sum(), np.random.default_rng(list(seed.encode()))
     return stream.multinomial(n, counts.ravel() / n, size=RESAMPLES).reshape(-1, *counts.shape)
 

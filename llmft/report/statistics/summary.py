@@ -77,11 +77,8 @@ def _members(group: np.ndarray, ids: np.ndarray, number: int) -> list[list[str]]
 
 
 def majority_of_tasks(runs: pd.DataFrame) -> pd.DataFrame:
-    """The accuracy of always answering the largest class, where that is one number for all runs of a task and headline.
-
-    Returns:
-        `task`, `headline`, and the accuracy for each domain, NaN where the runs were evaluated on rows with other shares.
-    """
+    """`task`, `headline`, and for each domain the accuracy of always answering the largest class, where that is one number: NaN
+    where the runs were evaluated on rows with other shares."""
     rates = runs.groupby(["task", "headline"], sort=False)[list(MAJORITY.values())]
     one = rates.mean().where(rates.max() - rates.min() < SAME)
     return one.set_axis(list(MAJORITY), axis=1).dropna(how="all").reset_index()

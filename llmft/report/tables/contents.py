@@ -52,11 +52,8 @@ def cell(selection: str | None = None, domain: str = "in_domain", metric: str | 
 
 
 def measured(name: str, of: Cell | None, what: str = "", digits: int = 3, unit: float = 1.0, wide: bool = False) -> Column:
-    """A column of means and deviations: of scores, or of a cost `what`, `unit` being that of the record.
-
-    Args:
-        of: None for what a run costs, which is in the row itself.
-    """
+    """A column of means and deviations: of scores, or of a cost `what`, `unit` being that of the record. `of` is None for what a
+    run costs, which is in the row itself."""
     of = of or (lambda row: row)
     mean, sd = (f"{what}_{how}" if what else how for how in ("mean", "sd"))
 
@@ -178,12 +175,8 @@ def costs(found: list[dict[str, Any]]) -> ReportTable:
 
 
 def published(summary: pd.DataFrame) -> ReportTable:
-    """Our scores beside the numbers published for the same task, model, method, shots and pattern.
-
-    Args:
-        summary: with the columns of `published.add_published`. Of rows without a published number those are shown that a method
-            is judged by, where there are published numbers of the task.
-    """
+    """Our scores beside those published for the same task, model, method, shots and pattern: the summary of `add_published`. Of
+    rows without such a number those are shown that a method is judged by, where the task has some."""
 
     def number(row: TableRow) -> str:
         digitised = "†" if row["published_provenance"] == "digitised" else ""
