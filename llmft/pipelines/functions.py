@@ -1,8 +1,8 @@
 """The three methods as functions on a model in memory, without a command line or a record.
 
-Rows are dicts: `text1`, `text2` if the pattern has it, `label` (from 0 to L - 1, in the order of the prompt's label words; queries of
-`distill` need none), and `idx` if they have a number of their own. The weights of the caller's model stay as they are, but it is put
-in eval mode; what is trained is a copy.
+Rows are dicts: `text1`, `text2` if the pattern has it, `label` (from 0, in the order of the prompt's label words; queries of
+`distill` need none), and `idx` if they have a number of their own. The weights of the caller's model stay as they are, but it
+is put in eval mode; what is trained is a copy.
 """
 
 from __future__ import annotations
