@@ -87,7 +87,8 @@ def _tidy(out: Path, written: Sequence[Path]) -> None:
     """Remove what an earlier report wrote to the folder and this one has nothing to say in: it would look like a part of it."""
     sheet = re.compile(rf"({'|'.join(PICTURES)})(-\d+)?\.(png|pdf)")
     pictures = (path for path in out.iterdir() if sheet.fullmatch(path.name))
-    for path in {*pictures, *(out / "tables" / f"{name}.tex" for name in TABLES)} - {*written}:
+    tests = out / "mcnemar.csv"  # as paired.csv was called
+    for path in {*pictures, tests, *(out / "tables" / f"{name}.tex" for name in TABLES)} - {*written}:
         path.unlink(missing_ok=True)
 
 

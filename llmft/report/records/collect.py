@@ -95,18 +95,7 @@ def collect(folder: Path) -> Collection:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the --output_dir of some runs")
-    paths, closed = find_runs(folder)
-    left_out = [(path_text(path.relative_to(folder)), reason) for path, reason in closed]
-    read: dict[str, _Read] = {}
-    for path in paths:
-        name = path_text(path.relative_to(folder))
-        try:
-            if (record := read_record(path)) is not None:
-                read[name] = _Read(path, name, *record)
-        except Unreadable as error:
-            left_out.append((name, str(error)))
-        except UNUSABLE as error:
-            left_out.append((name, unusable(error)))
+    read, left_out = _read_below(folder)
     rows, again = repetitions(with_distinct_names([one.row for one in read.values()]))
     left_out = sorted([*left_out, *again])
     if not rows:
@@ -131,6 +120,23 @@ def collect(folder: Path) -> Collection:
         {run: one.path for run, one in counted.items()},
         shared,
     )
+
+
+def _read_below(folder: Path) -> tuple[dict[str, _Read], list[tuple[str, str]]]:
+    """The runs by their paths below the folder, and those that cannot be read, with the reason."""
+    paths, closed = find_runs(folder)
+    left_out = [(path_text(path.relative_to(folder)), reason) for path, reason in closed]
+    read: dict[str, _Read] = {}
+    for path in paths:
+        name = path_text(path.relative_to(folder))
+        try:
+            if (record := read_record(path)) is not None:
+                read[name] = _Read(path, name, *record)
+        except Unreadable as error:
+            left_out.append((name, str(error)))
+        except UNUSABLE as error:
+            left_out.append((name, unusable(error)))
+    return read, left_out
 
 
 class _Read:

@@ -100,7 +100,7 @@ IDS = Column("ids of runs", lambda row: "; ".join(row["ids"]), left=True, wide=T
 MEMORY = tuple(measured(f"{how} MiB", None, f"rss_{how}_bytes", 0, MIB) for how in ("peak", "mean"))
 
 
-def results(found: list[dict[str, Any]], shared: Sequence[str] = ()) -> ReportTable:
+def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> ReportTable:
     """Every method's final score and what it cost. `shared` are sentences about what all settings have in common."""
     columns = (
         *SCORED,
@@ -116,26 +116,26 @@ def results(found: list[dict[str, Any]], shared: Sequence[str] = ()) -> ReportTa
         RUNS,
         IDS,
     )
-    rows = [row for row in found if cell()(row)]
+    rows = [row for row in by_group if cell()(row)]
     note = "Of trained models the last checkpoint. CPU s training holds the teacher's answers, those found in a cache included."
     return ReportTable("results", "Results (mean ± standard deviation over runs)", columns, rows, (note, *shared))
 
 
-def checkpoints(found: list[dict[str, Any]]) -> ReportTable:
+def checkpoints(by_group: list[dict[str, Any]]) -> ReportTable:
     """The last and the best checkpoints side by side."""
     columns = (
         measured(f"{selection_name(selection)}: {HEADINGS[domain]}", cell(selection, domain))
         for selection in ("last", "best_in_domain", "best_out_of_domain")
         for domain in DOMAINS
     )
-    rows = [row for row in found if any(selection.startswith("best_") for selection, *_ in row["cells"])]
+    rows = [row for row in by_group if any(selection.startswith("best_") for selection, *_ in row["cells"])]
     title = "Last checkpoint, and the best on the evaluation sets"
     return ReportTable("checkpoints", title, (*SCORED, *columns, RUNS, IDS), rows, (SELECTED,))
 
 
-def distillation(found: list[dict[str, Any]]) -> ReportTable:
+def distillation(by_group: list[dict[str, Any]]) -> ReportTable:
     """Teacher, student before, student after."""
-    rows = [row for row in found if any(selection == "teacher" for selection, *_ in row["cells"])]
+    rows = [row for row in by_group if any(selection == "teacher" for selection, *_ in row["cells"])]
     cells = [key for row in rows for key in row["cells"] if key[1] == "in_domain"]
     of_teachers = {metric for selection, _, metric in cells if selection == "teacher"}  # the others compare a student with it
     against = dict.fromkeys(metric for selection, _, metric in cells if selection == "last" and metric not in of_teachers)
@@ -163,7 +163,7 @@ def distillation(found: list[dict[str, Any]]) -> ReportTable:
     return ReportTable("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
 
 
-def costs(found: list[dict[str, Any]]) -> ReportTable:
+def costs(by_group: list[dict[str, Any]]) -> ReportTable:
     """Where the CPU time of a run went."""
     names = {
         "load": "load_cpu_s", "teacher": "teacher_cpu_s", "found in cache": "teacher_saved_cpu_s", "training": "train_cpu_s",
@@ -171,7 +171,7 @@ def costs(found: list[dict[str, Any]]) -> ReportTable:
     }  # fmt: skip
     columns = (*WHO, *(measured(name, None, what, 1) for name, what in names.items()), *MEMORY, RUNS, IDS)
     note = "CPU seconds of all processes; found in cache: what a teacher's answers had cost that were there, no part of the run."
-    return ReportTable("costs", "Costs by phase", columns, found, (note,))
+    return ReportTable("costs", "Costs by phase", columns, by_group, (note,))
 
 
 def published(summary: pd.DataFrame) -> ReportTable:
