@@ -122,10 +122,12 @@ def test_two_ranks_end_like_one_process(alone, launched, script, config):
     one, two = alone[script], launched[script, config]
     assert numbers(two.metrics) == pytest.approx(numbers(one.metrics), abs=1e-4)
     left, right = one.predictions, two.predictions
-    columns = ["stage", "set", "idx", "label", "prediction"]
+    columns = ["stage", "set", "idx", "target", "prediction"]
     assert right[columns].equals(left[columns])  # in the order of the rows, each once
-    for column in ("label_logprobs", "token_logprobs"):
-        np.testing.assert_allclose(np.stack(right[column]), np.stack(left[column]), atol=1e-4, rtol=0)
+    for stage in left["stage"].unique():
+        rows, bound = left["stage"] == stage, 3e-4 if stage == "after_with_context" else 1e-4  # 200 tokens add up what differs
+        for column in ("label_logprobs", "token_logprobs"):
+            np.testing.assert_allclose(np.stack(right[column][rows]), np.stack(left[column][rows]), atol=bound, rtol=0)
     if script != "eval.py":
         logs = [numbers(log(record)) for record in (one, two)]
         ours = [{place: value for place, value in found.items() if place.endswith(("loss", "rate", "epoch"))} for found in logs]
