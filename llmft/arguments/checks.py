@@ -16,7 +16,7 @@ from llmft.errors import InputError, quote
 CONDITION = re.compile(r"--(\w+)(?: ([^-\s]\S*))?")
 
 
-def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool = False) -> None:
+def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool = False, trains: bool = True) -> None:
     """Check all values that are not the default.
 
     Args:
@@ -24,6 +24,7 @@ def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool
         values: the value of each flag.
         all_groups: whether these are all the flags there are. If not, a flag that may be read because of one in another group
             is let pass.
+        trains: whether the script trains; flags that eval.py refuses are for those that do.
 
     Raises:
         InputError: a value is out of range, or would not be read, or flags do not go together.
@@ -36,6 +37,8 @@ def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool
             shown = f"--{name} {_shown(value, rules)}"
             if not rules.supported:
                 raise InputError(f"{shown}: not supported; leave it at {default_of(field)}")
+            if rules.evaluation == "refused" and not trains:
+                raise InputError(f"{shown}: eval.py does not train; leave it out")
             _check_value(name, value, shown, field, rules)
             _check_others(name, shown, rules, values, all_groups=all_groups)
 
@@ -89,7 +92,7 @@ def limits(rules: Rules) -> str:
     """The limits of a number as messages say them."""
     phrases = {"{} or more": rules.at_least, "above {}": rules.above, "{} or less": rules.at_most, "below {}": rules.below}
     text = " and ".join(phrase.format(limit) for phrase, limit in phrases.items() if limit is not None)
-    return text if rules.or_value is None else f"{text}, or {rules.or_value}"
+    return text + rules.hint
 
 
 def _check_others(name: str, shown: str, rules: Rules, values: Mapping[str, Any], *, all_groups: bool) -> None:
@@ -98,7 +101,7 @@ def _check_others(name: str, shown: str, rules: Rules, values: Mapping[str, Any]
         raise InputError(f"{shown}: is read only with {in_words(needs)}; add that, or leave this out")
     for condition in known(rules.excludes, values):
         if condition != f"--{name}" and holds(condition, values):
-            reason = rules.because and f" ({rules.because})"
+            reason = rules.excludes[condition] and f" ({rules.excludes[condition]})"
             raise InputError(f"{shown}: does not go with {in_words([condition])}{reason}; leave one of them out")
 
 

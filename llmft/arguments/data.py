@@ -157,6 +157,5 @@ class CalibrationArguments(Checked):
     calibrate: bool = flag(
         False,
         "Divide out the label prior of content-free queries behind the same context (Zhao et al. 2021), in ICL and teacher.",
-        excludes="--context label",
-        because="a content-free query has no label to show",
+        excludes={"--context label": "a content-free query has no label to show"},
     )

@@ -79,7 +79,7 @@ class DistillationArguments(Objective):
     retention_tasks: str | None = flag(None, "Other tasks, comma between, that the student is asked about before and after.")
     evaluate_with_context: bool = flag(True, "Evaluate the student once more with the context still in front.")
     teacher_pattern: str | None = flag(
-        None, "The teacher's pattern; default: --pattern.", excludes="--context label", because="give --label_pattern there"
+        None, "The teacher's pattern; default: --pattern.", excludes={"--context label": "give --label_pattern there"}
     )
     student_pattern: str | None = flag(None, "The student's pattern; default: --pattern.")
     teacher_target_prefix: str | None = flag(None, "The teacher's prefix; default: --target_prefix.")

@@ -16,7 +16,7 @@ PARTS = {
     "use_cartridge": "cartridge",
 }
 """Flags that choose the trained part, one at most, and its name; an adapter is named by its type."""
-ONE_PART = tuple(f"--{name}" for name in PARTS)
+ONE_PART = {f"--{name}": "only one part can be trained" for name in PARTS}
 LORA = "--use_adapter --adapter_type lora"
 
 
@@ -30,23 +30,24 @@ class AdapterArguments(Checked):
         False,
         "Train the output layer only; where it is the input embeddings, it gets its own weights first.",
         excludes=ONE_PART,
-        because="only one part can be trained",
     )
-    bitfit: bool = flag(False, "Train the biases only.", excludes=ONE_PART, because="only one part can be trained")
+    bitfit: bool = flag(False, "Train the biases only.", excludes=ONE_PART)
     freeze_embeddings: bool = flag(False, "Leave input and position embeddings, and an output layer tied to them, as they are.")
     untie_embeddings: bool = flag(
         False,
         "Give the output layer weights of its own where it is the input embeddings.",
         needs="--method pbft",
-        excludes=tuple(part for part in ONE_PART if part != "--head_only"),  # which unties them itself
-        because="it is read only where all weights are trained",
+        excludes={
+            part: "it is read only where all weights are trained"
+            for part in ONE_PART
+            if part != "--head_only"  # which unties them itself
+        },
     )
     use_adapter: bool = flag(
         False,
         "Train an adapter and freeze the model.",
         aliases=("--use_adapters",),
         excludes=ONE_PART,
-        because="only one part can be trained",
     )
     adapter_type: str = flag(
         "lora",
@@ -66,6 +67,7 @@ class AdapterArguments(Checked):
         "matrix takes any scale up.",
         at_least=1,
         or_value=-1,
+        hint=", or -1 for a scale of 1",
         needs=LORA,
     )
     lora_dropout: float = flag(0.0, "Dropout on LoRA's input.", at_least=0, below=1, needs=LORA)
@@ -79,15 +81,13 @@ class AdapterArguments(Checked):
         False,
         "Train embeddings in front of every prompt (they start as embeddings of random tokens) and freeze the model.",
         excludes=ONE_PART,
-        because="only one part can be trained",
     )
     num_soft_prompt_tokens: int = flag(20, "Length of the soft prompt.", at_least=1, needs="--use_soft_prompt")
     use_cartridge: bool = flag(
         False,
         "Train keys and values in front of every prompt and freeze the model; they start as those of the context (distill.py) or "
         "of random tokens (ft.py).",
-        excludes=(*ONE_PART, "--num_contexts 2+"),
-        because="only one part can be trained, from one context",
+        excludes=ONE_PART | {"--num_contexts 2+": "it starts as the keys and values of one context"},
     )
     cartridge_tokens: int = flag(
         0,

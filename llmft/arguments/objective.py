@@ -37,7 +37,14 @@ class Objective(Checked):
         choices=DIVERGENCES,
         needs=SOFT,
     )
-    jsd_beta: float = flag(0.5, "Weight of the teacher in the mixture.", above=0, below=1, needs="--divergence jsd")
+    jsd_beta: float = flag(
+        0.5,
+        "Weight of the teacher in the mixture.",
+        above=0,
+        below=1,
+        hint="; the ends are --divergence forward and reverse",
+        needs="--divergence jsd",
+    )
     temperature: float = flag(
         1.0, "Temperature of teacher and student in the loss, which is multiplied by its square.", above=0, needs=SOFT
     )

@@ -21,10 +21,9 @@ from llmft.runs.launch import join_launch, this_process
 
 SEEDS = 2**32
 """Numpy's legacy streams take seeds below this."""
-SCHEDULES = tuple(kind.value for kind in SchedulerType if kind.value not in ("reduce_lr_on_plateau", "greedy"))
-"""All but those that go by an evaluation loss, which is not read."""
 TRAINS = "ignored"
 """What eval.py does with flags of training: upstream's sweeps pass it some of them."""
+PUSH: dict[str, Any] = {"needs": "--push_to_hub", "names_run": False, "evaluation": "refused"}
 
 
 def _rules(names: str, **rules: Any) -> dict[str, Rules]:
@@ -45,13 +44,11 @@ INHERITED = {
     **_rules("gradient_accumulation_steps ddp_timeout torch_empty_cache_steps", at_least=1),
     **_rules("max_grad_norm adam_epsilon neftune_noise_alpha", at_least=0),
     **_rules("adam_beta1 adam_beta2", at_least=0, below=1),
-    **_rules("max_steps", at_least=1, or_value=-1),
-    **_rules("eval_delay", at_least=0, needs=("--eval_strategy epoch|steps",)),
-    **_rules("fp16", excludes=("--bf16",), evaluation="read"),
+    **_rules("max_steps", at_least=1, or_value=-1, hint=", or -1 to go by --num_train_epochs"),
+    **_rules("eval_delay", at_least=0, needs=("--eval_strategy epoch|steps",), evaluation="refused"),
+    **_rules("fp16", excludes={"--bf16": ""}, evaluation="read"),
     **_rules("bf16 tf32 full_determinism", evaluation="read"),
-    **_rules(
-        "gradient_checkpointing", excludes=("--use_cartridge",), because="layers then read no keys and values but their own"
-    ),
+    **_rules("gradient_checkpointing", excludes={"--use_cartridge": "layers then read no keys and values but their own"}),
     **_rules("accelerator_config lr_scheduler_kwargs gradient_checkpointing_kwargs activation_checkpointing_kwargs", kind="json"),
     **_rules("deepspeed", kind="path"),
     **_rules("save_steps", kind="steps", names_run=False),
@@ -97,7 +94,12 @@ class RunArguments(TrainingArguments):
         at_least=0,
         evaluation=TRAINS,
     )
-    lr_scheduler_type: str = flag("constant_with_warmup", "Shape of the learning rate.", choices=SCHEDULES, evaluation=TRAINS)
+    lr_scheduler_type: str = flag(
+        "constant_with_warmup",
+        "Shape of the learning rate.",
+        choices=[kind.value for kind in SchedulerType],
+        evaluation=TRAINS,
+    )
     warmup_steps: float = flag(0.1, "Warmup: a share of all steps if below 1, else steps.", at_least=0, evaluation=TRAINS)
     weight_decay: float = flag(0.0, "AdamW's weight decay.", at_least=0, evaluation=TRAINS)
     num_train_epochs: float | None = flag(
@@ -148,7 +150,7 @@ class RunArguments(TrainingArguments):
         "Steps between two evaluations, or a share of all if below 1.",
         kind="steps",
         needs="--eval_strategy steps",
-        evaluation=TRAINS,
+        evaluation="refused",
     )
     save_best_models: bool = flag(
         False,
@@ -163,21 +165,17 @@ class RunArguments(TrainingArguments):
     push_to_hub: bool = flag(
         False,
         "Upload the trained student's folder to the hub when the run is finished.",
-        needs="--save_final_model",
         names_run=False,
         evaluation="refused",
     )
     hub_model_id: str | None = flag(
         None,
         "Name of its repository there (user/name); default: of model and method, your own.",
-        needs="--push_to_hub",
-        names_run=False,
+        **PUSH,
     )
-    hub_token: str | None = flag(
-        None, "Token to push with; default: that of `hf auth login`.", kind="secret", needs="--push_to_hub"
-    )
-    hub_private_repo: bool | None = flag(None, "Whether a new repository is private.", needs="--push_to_hub", names_run=False)
-    hub_revision: str | None = flag(None, "Branch to push to; made if need be.", needs="--push_to_hub", names_run=False)
+    hub_token: str | None = flag(None, "Token to push with; default: that of `hf auth login`.", kind="secret", **PUSH)
+    hub_private_repo: bool | None = flag(None, "Whether a new repository is private.", **PUSH)
+    hub_revision: str | None = flag(None, "Branch to push to; made if need be.", **PUSH)
     hub_strategy: str = flag("end", "Must stay: what is pushed is the finished student.", supported=False, names_run=False)
     wandb_project_name: str = flag(
         os.environ.get("WANDB_PROJECT", "llmft-experiments"),
@@ -210,6 +208,12 @@ class RunArguments(TrainingArguments):
         check_before(self)
         if self.eval_strategy == "steps" and self.eval_steps is None:
             raise InputError("--eval_strategy steps: needs --eval_steps; add that")
+        if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+            raise InputError(
+                f"--lr_scheduler_type {self.lr_scheduler_type}: goes by an evaluation loss, which is not read; take another"
+            )
+        if self.push_to_hub and not self.save_final_model:
+            raise InputError("--push_to_hub: needs the trained weights, which --no_save_final_model drops; leave one of them out")
         self._check_services()
         self._check_deepspeed_stage()
         join_launch(alone=bool(self.deepspeed))

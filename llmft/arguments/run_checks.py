@@ -1,4 +1,4 @@
-"""What transformers would find out late, in other words, or never: ranges, JSON, DeepSpeed's config, devices, packages."""
+"""What transformers would find out late, in other words, or never: DeepSpeed's config, devices, ranks, optimizers, schedules."""
 
 from __future__ import annotations
 

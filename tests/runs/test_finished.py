@@ -16,6 +16,7 @@ from llmft.arguments.flags import paths_named
 from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune
+from llmft.pipelines.prepare import prepare
 from llmft.runs.finished import OUTPUT_DIR, Command, process_command
 from tests.pipelines.conftest import MAIN
 
@@ -168,6 +169,16 @@ def test_adapters_that_are_each_others_base_are_an_error_of_one_line(place, monk
     process_command.cache_clear()
     with pytest.raises(InputError, match="^--model_name_or_path one: is an adapter whose base is itself"):
         MAIN["eval.py"](None)
+    process_command.cache_clear()
+
+
+@pytest.mark.parametrize("more", ["", "--push_to_hub"])
+def test_a_command_that_pushes_leaves_no_note(place, monkeypatch, more):
+    monkeypatch.setattr(sys, "argv", f"ft.py --task toy --use_cpu {more}".split())
+    process_command.cache_clear()
+    with patch.dict(os.environ):
+        prepare("pbft", fine_tune.GROUPS, None, "")
+    assert (process_command().note is None) == bool(more)
     process_command.cache_clear()
 
 
