@@ -122,7 +122,7 @@ def test_eval_py_names_no_remedy_that_it_refuses():
         needed = {flag for condition in there("eval.py", rules.needs) for flag, _ in CONDITION.findall(condition)}
         if any(FLAGS["eval.py"][flag][1].evaluation == "refused" for flag in needed):
             assert rules.evaluation == "refused", name
-    with pytest.raises(InputError, match="^--hub_token [*]{3}: eval.py does not train; leave it out"):
+    with pytest.raises(InputError, match=r"^--hub_token [*]{3}: eval.py does not train; leave it out"):
         check(SCRIPTS["eval.py"], DEFAULTS["eval.py"] | {"hub_token": "secret"}, all_groups=True, trains=False)
 
 

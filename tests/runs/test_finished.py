@@ -167,7 +167,7 @@ def test_adapters_that_are_each_others_base_are_an_error_of_one_line(place, monk
         Path(name, "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
     monkeypatch.setattr(sys, "argv", "eval.py --task toy --model_name_or_path one --use_cpu".split())
     process_command.cache_clear()
-    with pytest.raises(InputError, match="^--model_name_or_path one: is an adapter whose base is itself"):
+    with pytest.raises(InputError, match=r"^--model_name_or_path one: is an adapter whose base is itself"):
         MAIN["eval.py"](None)
     process_command.cache_clear()
 
