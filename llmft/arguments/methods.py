@@ -27,9 +27,7 @@ class AdapterArguments(Checked):
     _argument_group_name = "trained part (default: all weights)"
 
     head_only: bool = flag(
-        False,
-        "Train the output layer only; where it is the input embeddings, it gets its own weights first.",
-        excludes=ONE_PART,
+        False, "Train the output layer only; where it is the input embeddings, it gets its own weights first.", excludes=ONE_PART
     )
     bitfit: bool = flag(False, "Train the biases only.", excludes=ONE_PART)
     freeze_embeddings: bool = flag(False, "Leave input and position embeddings, and an output layer tied to them, as they are.")
@@ -43,12 +41,7 @@ class AdapterArguments(Checked):
             if part != "--head_only"  # which unties them itself
         },
     )
-    use_adapter: bool = flag(
-        False,
-        "Train an adapter and freeze the model.",
-        aliases=("--use_adapters",),
-        excludes=ONE_PART,
-    )
+    use_adapter: bool = flag(False, "Train an adapter and freeze the model.", aliases=("--use_adapters",), excludes=ONE_PART)
     adapter_type: str = flag(
         "lora",
         "Kind of adapter; parallel: beside attention and feed-forward, -attn or -fc: beside one of them.",

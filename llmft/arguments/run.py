@@ -95,10 +95,7 @@ class RunArguments(TrainingArguments):
         evaluation=TRAINS,
     )
     lr_scheduler_type: str = flag(
-        "constant_with_warmup",
-        "Shape of the learning rate.",
-        choices=[kind.value for kind in SchedulerType],
-        evaluation=TRAINS,
+        "constant_with_warmup", "Shape of the learning rate.", choices=[kind.value for kind in SchedulerType], evaluation=TRAINS
     )
     warmup_steps: float = flag(0.1, "Warmup: a share of all steps if below 1, else steps.", at_least=0, evaluation=TRAINS)
     weight_decay: float = flag(0.0, "AdamW's weight decay.", at_least=0, evaluation=TRAINS)
@@ -163,15 +160,10 @@ class RunArguments(TrainingArguments):
     )
     report_to: list[str] = flag(["none"], "Logging services (wandb, tensorboard, trackio), or none.", names_run=False)  # noqa: RUF009
     push_to_hub: bool = flag(
-        False,
-        "Upload the trained student's folder to the hub when the run is finished.",
-        names_run=False,
-        evaluation="refused",
+        False, "Upload the trained student's folder to the hub when the run is finished.", names_run=False, evaluation="refused"
     )
     hub_model_id: str | None = flag(
-        None,
-        "Name of its repository there (user/name); default: of model and method, your own.",
-        **PUSH,
+        None, "Name of its repository there (user/name); default: of model and method, your own.", **PUSH
     )
     hub_token: str | None = flag(None, "Token to push with; default: that of `hf auth login`.", kind="secret", **PUSH)
     hub_private_repo: bool | None = flag(None, "Whether a new repository is private.", **PUSH)

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Any
 from llmft.arguments.distillation import DistillationArguments
 from llmft.errors import InputError
 from llmft.prompts.placeholders import take_off_placeholders
-from llmft.prompts.render import (
-    PromptFormat,
-    UpstreamPromptFormat,
-    decode_escapes,
-    escaped,
-    names_file,
-    read_text,
-    text_or_file,
-)
+from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, names_file, read_text, text_or_file
 from llmft.prompts.verbalizer import parse_words
 
 if TYPE_CHECKING:

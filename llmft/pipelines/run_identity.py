@@ -124,10 +124,7 @@ def distillation_settings(
         values["instruction"] = text_or_file(flags.instruction, "--instruction")
     if flags.teacher_model_name_or_path is not None:
         values["teacher"] = fingerprint_model(
-            flags.teacher_model_name_or_path,
-            flags.teacher_model_revision,
-            "--teacher_model_name_or_path",
-            cache_dir=cache_dir,
+            flags.teacher_model_name_or_path, flags.teacher_model_revision, "--teacher_model_name_or_path", cache_dir=cache_dir
         )
     if flags.query_file is not None:
         values["data"] = fingerprint_data(task, data_dir, query_source(flags.query_file))

@@ -101,10 +101,6 @@ def _rows(config: Config, values: Mapping[str, Any], task: Task) -> tuple[int, s
         count = len(load_queries(distilling.query_file, data, task, labels=False, quiet=True))
         return count, f"all {count} queries of the file"
     count = count_training_rows(
-        task,
-        variant=data.task_variant,
-        data_seed=values["data_seed"],
-        data_dir=data.data_dir,
-        cache_dir=data.dataset_cache_dir,
+        task, variant=data.task_variant, data_seed=values["data_seed"], data_dir=data.data_dir, cache_dir=data.dataset_cache_dir
     )
     return count, f"all {count} training rows"
