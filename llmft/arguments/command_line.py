@@ -87,8 +87,10 @@ def read(groups: Sequence[type], argv: Sequence[str] | None, description: str) -
     """
     words = modern(sys.argv[1:] if argv is None else argv)
     for word in words:
-        if not _is_utf8(word):
-            raise InputError(f"{word!a}: is not UTF-8; write it in that encoding")
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:  # Python keeps other bytes as half surrogates, which nothing can write
+            raise InputError(f"{word!a}: is not UTF-8; write it in that encoding") from error
     parser = OneLineParser(list(groups), description=description, usage="%(prog)s [--argument value ...]", allow_abbrev=False)
     with _in_one_line():
         namespace, unknown = parser.parse_known_args(words)
@@ -123,15 +125,6 @@ def _in_one_line() -> Iterator[None]:
         raise
     except (ValueError, ImportError) as error:
         raise InputError(f"the arguments do not go together: {' '.join(str(error).split())}; see --help") from error
-
-
-def _is_utf8(word: str) -> bool:
-    """Whether the shell's bytes were that; Python keeps others as half surrogates, which nothing can write."""
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def modern(argv: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ class Rules:
         needs: the flag is read only under this condition, or under one of several. A condition on a flag that a script does not
             have does not count there.
         excludes: condition that the flag does not go with -> why not, for the message.
-        at_least, above, below, at_most: limits of a number.
+        at_least, above, below: limits of a number.
         or_value: a number outside of the limits that has a meaning of its own.
         hint: what the message says behind the limits.
         supported: whether another value than the default is.
@@ -46,7 +46,6 @@ class Rules:
     at_least: float | None = None
     above: float | None = None
     below: float | None = None
-    at_most: float | None = None
     or_value: float | None = None
     hint: str = ""
     supported: bool = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import sys
 from dataclasses import dataclass, field
@@ -12,11 +11,10 @@ from typing import Any, ClassVar
 from transformers import SchedulerType, TrainingArguments
 
 from llmft.arguments.checks import check
-from llmft.arguments.deepspeed_config import find_config, keep_off_the_compiler, zero_stage
+from llmft.arguments.deepspeed_config import find_config, keep_off_the_compiler
 from llmft.arguments.flags import UPSTREAM, Rules, flag, flags_of
-from llmft.arguments.run_checks import check_after, check_before, check_group, has_accelerator, meeting
+from llmft.arguments.run_checks import check_after, check_before, has_accelerator, meeting
 from llmft.arguments.training_defaults import DISTILLATION, PAPER
-from llmft.errors import InputError
 from llmft.runs.launch import join_launch, this_process
 
 SEEDS = 2**32
@@ -64,9 +62,6 @@ INHERITED = {
     ),
 }
 """Rules of the fields of TrainingArguments that are not written anew below; '' of all others."""
-
-SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], "trackio": ["trackio"]}
-"""Logging services, and the packages of which each needs one."""
 
 
 @dataclass
@@ -198,46 +193,19 @@ class RunArguments(TrainingArguments):
         if self.use_cpu or not has_accelerator():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
         check_before(self)
-        if self.eval_strategy == "steps" and self.eval_steps is None:
-            raise InputError("--eval_strategy steps: needs --eval_steps; add that")
-        if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
-            raise InputError(
-                f"--lr_scheduler_type {self.lr_scheduler_type}: goes by an evaluation loss, which is not read; take another"
-            )
-        if self.push_to_hub and not self.save_final_model:
-            raise InputError("--push_to_hub: needs the trained weights, which --no_save_final_model drops; leave one of them out")
-        self._check_services()
-        self._check_deepspeed_stage()
         join_launch(alone=bool(self.deepspeed))
         if self.deepspeed and os.environ.get("DS_ACCELERATOR") == "cpu":
             keep_off_the_compiler()
         if this_process().world_size > 1 and not has_accelerator():
             self.use_cpu = True  # accelerate would make a process group, and yet have each rank take itself for the only one
         free = self.accelerator_config is None
-        with meeting():
+        with meeting(self):
             super().__post_init__()
-        check_group(self)
         check_after(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to
         elif self.device.type == "cuda" and free:
             self.accelerator_config.non_blocking = self.dataloader_pin_memory  # a batch is copied while the last one is computed
-
-    def _check_deepspeed_stage(self) -> None:
-        if self.deepspeed_stage is None:
-            return
-        stage = zero_stage(self.deepspeed)
-        if stage != self.deepspeed_stage:
-            raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: {self.deepspeed} has stage {stage}; make them agree")
-
-    def _check_services(self) -> None:
-        for service in self.report_to:
-            if service == "none":
-                continue
-            if service not in SERVICES:
-                raise InputError(f"--report_to {service}: no such service; give none, or some of: {', '.join(SERVICES)}")
-            if not any(importlib.util.find_spec(package) for package in SERVICES[service]):
-                raise InputError(f"--report_to {service}: the package is not installed; pip install {service}")
 
 
 @dataclass
