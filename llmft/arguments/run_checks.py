@@ -17,7 +17,7 @@ from llmft.runs.notes import say_note
 from llmft.runs.signals import on_sigterm
 
 if TYPE_CHECKING:
-    from llmft.arguments.run import RunArguments
+    from transformers import TrainingArguments
 
 SECTIONS = ("zero_optimization", "fp16", "bf16", "optimizer", "scheduler", "activation_checkpointing", "aio")
 PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
@@ -27,8 +27,8 @@ SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], 
 """Logging services, and the packages of which each needs one."""
 
 
-def check_before(run: RunArguments) -> None:
-    """Check arguments as they were given, before transformers takes them up.
+def check_before(run: Any) -> None:
+    """Check the fields of a `RunArguments` as they were given, before transformers takes them up.
 
     Raises:
         InputError: one cannot be used.
@@ -54,7 +54,7 @@ def check_before(run: RunArguments) -> None:
         raise InputError(f"--deepspeed_stage {run.deepspeed_stage}: {run.deepspeed} has stage {stage}; make them agree")
 
 
-def check_after(run: RunArguments) -> None:
+def check_after(run: TrainingArguments) -> None:
     """Check what transformers has made of the arguments; a process uses one GPU.
 
     Raises:
@@ -80,7 +80,7 @@ def has_accelerator() -> bool:
 
 
 @contextmanager
-def meeting(run: RunArguments) -> Iterator[None]:
+def meeting(run: TrainingArguments) -> Iterator[None]:
     """Context: the ranks of a launch make their process group. SIGTERM ends them at once: there is nothing to save, and Python
     would hear of it only when they have met.
 
@@ -139,7 +139,7 @@ def _without_auto(value: Any) -> Any:
     return value
 
 
-def _check_devices(run: RunArguments) -> None:
+def _check_devices(run: TrainingArguments) -> None:
     """A GPU that is asked for must be there: a run that goes on without it takes days where hours were meant."""
     import torch
 
@@ -158,7 +158,7 @@ def _check_devices(run: RunArguments) -> None:
         raise InputError(f"--ddp_backend {run.ddp_backend}: is read only with several processes; start them, or leave it out")
 
 
-def _check_optimizer(run: RunArguments) -> None:
+def _check_optimizer(run: TrainingArguments) -> None:
     from transformers import Trainer
 
     try:
@@ -172,7 +172,7 @@ def _check_optimizer(run: RunArguments) -> None:
             ) from error
 
 
-def _check_schedule(run: RunArguments) -> None:
+def _check_schedule(run: TrainingArguments) -> None:
     import torch
     from transformers import get_scheduler
 
