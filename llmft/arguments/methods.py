@@ -35,11 +35,7 @@ class AdapterArguments(Checked):
         False,
         "Give the output layer weights of its own where it is the input embeddings.",
         needs="--method pbft",
-        excludes={
-            part: "it is read only where all weights are trained"
-            for part in ONE_PART
-            if part != "--head_only"  # which unties them itself
-        },
+        excludes={part: "it is read only where all weights are trained" for part in ONE_PART if part != "--head_only"},
     )
     use_adapter: bool = flag(False, "Train an adapter and freeze the model.", aliases=("--use_adapters",), excludes=ONE_PART)
     adapter_type: str = flag(

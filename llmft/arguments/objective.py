@@ -16,8 +16,8 @@ SOFT = "--targets soft"
 class Objective(Checked):
     """Loss = temperature^2 * divergence + ce_weight * cross-entropy with the gold label; every field is a flag.
 
-    Support `topk` is the teacher's k largest tokens and one bucket (Askell et al. 2021, arXiv:2112.00861, B.5); `temperature`
-    divides the log-probabilities on the support of teacher and student; for the divergences see `distillation/divergences.py`.
+    `topk` with its bucket is from Askell et al. 2021 (arXiv:2112.00861, B.5); `temperature` divides the log-probabilities on
+    the support; for the divergences see `distillation/divergences.py`.
 
     Raises:
         InputError: a value is out of range, or is given where nothing reads it.

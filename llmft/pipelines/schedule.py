@@ -35,9 +35,8 @@ class Schedule:
 
 def learning_rate_in_force(config: Config, values: Mapping[str, Any], task: Task, model_name: str) -> float:
     """The learning rate of a run that trains, known before any row is read; arguments as in `schedule_in_force`."""
-    return (
-        values["learning_rate"] if values["learning_rate"] is not None else _defaults(config, task, model_name)[0].learning_rate
-    )
+    rate = values["learning_rate"]
+    return _defaults(config, task, model_name)[0].learning_rate if rate is None else rate
 
 
 def schedule_in_force(config: Config, values: Mapping[str, Any], task: Task, model_name: str) -> Schedule:
