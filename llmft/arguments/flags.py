@@ -61,9 +61,9 @@ class Rules:
 
 
 def flag(
-    default: Any, text: str, *, choices: Any = None, aliases: tuple[str, ...] = (), group: str | None = None, **rules: Any
+    text: str, default: Any = None, *, choices: Any = None, aliases: tuple[str, ...] = (), group: str | None = None, **rules: Any
 ) -> Any:
-    """A field with a default and a help text.
+    """A field with a help text and a default.
 
     Args:
         choices: all values that it may have.

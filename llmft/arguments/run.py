@@ -74,112 +74,102 @@ class RunArguments(TrainingArguments):
 
     INHERITED: ClassVar[dict[str, Rules]] = INHERITED
 
-    output_dir: str = flag("logfiles", "Folder that holds all runs; each gets its own below it.", kind="folder")
-    overwrite_output_dir: bool = flag(False, "Do a finished run again.", names_run=False)
+    output_dir: str = flag("Folder that holds all runs; each gets its own below it.", "logfiles", kind="folder")
+    overwrite_output_dir: bool = flag("Do a finished run again.", False, names_run=False)
     count_flops: bool = flag(
-        False, "Count the FLOPs of the operators as well (slow); those of T-Few's rule always are.", names_run=False
+        "Count the FLOPs of the operators as well (slow); those of T-Few's rule always are.", False, names_run=False
     )
-    save_final_model: bool = flag(True, "Keep the trained weights (or adapter) in the run's folder.", evaluation=TRAINS)
-    seed: int = flag(0, "Seed of training.", at_least=0, below=SEEDS)
-    data_seed: int = flag(0, "Seed of the draws: demonstrations, training rows, order of training.", at_least=0, below=SEEDS)
+    save_final_model: bool = flag("Keep the trained weights (or adapter) in the run's folder.", True, evaluation=TRAINS)
+    seed: int = flag("Seed of training.", 0, at_least=0, below=SEEDS)
+    data_seed: int = flag("Seed of the draws: demonstrations, training rows, order of training.", 0, at_least=0, below=SEEDS)
     learning_rate: float | None = flag(
-        None,
         "Peak learning rate. Default: by what is trained (docs/defaults.md); ft.py, all weights, but of the embedded model: "
         "1e-5, as in the paper.",
         at_least=0,
         evaluation=TRAINS,
     )
     lr_scheduler_type: str = flag(
-        "constant_with_warmup", "Shape of the learning rate.", choices=[kind.value for kind in SchedulerType], evaluation=TRAINS
+        "Shape of the learning rate.", "constant_with_warmup", choices=[kind.value for kind in SchedulerType], evaluation=TRAINS
     )
-    warmup_steps: float = flag(0.1, "Warmup: a share of all steps if below 1, else steps.", at_least=0, evaluation=TRAINS)
-    weight_decay: float = flag(0.0, "AdamW's weight decay.", at_least=0, evaluation=TRAINS)
+    warmup_steps: float = flag("Warmup: a share of all steps if below 1, else steps.", 0.1, at_least=0, evaluation=TRAINS)
+    weight_decay: float = flag("AdamW's weight decay.", 0.0, at_least=0, evaluation=TRAINS)
     num_train_epochs: float | None = flag(
-        None,
         "Passes over the training rows or queries. Default: by what is trained and on how many (docs/defaults.md); ft.py, all "
         "weights, but of the embedded model: 40, as in the paper.",
         above=0,
         evaluation=TRAINS,
     )
-    per_device_train_batch_size: int = flag(32, "Training rows a step and device.", at_least=1, evaluation=TRAINS)
+    per_device_train_batch_size: int = flag("Training rows a step and device.", 32, at_least=1, evaluation=TRAINS)
     per_device_eval_batch_size: int = flag(
-        256, "At most so many queries go through the model together, outside of training.", at_least=1
+        "At most so many queries go through the model together, outside of training.", 256, at_least=1
     )
     max_batch_tokens: int | None = flag(
-        None,
         "At most so many tokens go through the model together, outside of training; default: 2048 on a CPU, else what fits.",
         at_least=1,
     )
     label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are the labels of own data
     remove_unused_columns: bool = flag(
-        False, "Must stay off: a training row has columns of our own.", supported=False, evaluation=TRAINS
+        "Must stay off: a training row has columns of our own.", False, supported=False, evaluation=TRAINS
     )
     save_strategy: str = flag(
-        "no", "When an unfinished run keeps a checkpoint to resume from.", choices=("no", "epoch", "steps"), names_run=False
+        "When an unfinished run keeps a checkpoint to resume from.", "no", choices=("no", "epoch", "steps"), names_run=False
     )
     save_total_limit: int = flag(
-        1, "Checkpoints that an unfinished run keeps, the newest; they go away when it is finished.", at_least=1, names_run=False
+        "Checkpoints that an unfinished run keeps, the newest; they go away when it is finished.", 1, at_least=1, names_run=False
     )
-    logging_steps: float = flag(10, "Steps between two entries of train_log.jsonl.", kind="steps", names_run=False)
+    logging_steps: float = flag("Steps between two entries of train_log.jsonl.", 10, kind="steps", names_run=False)
     logging_nan_inf_filter: bool = flag(
-        False, "Leave NaN and infinite losses out of the log; they stop training all the same.", names_run=False
+        "Leave NaN and infinite losses out of the log; they stop training all the same.", False, names_run=False
     )
     deepspeed_stage: int | None = flag(
-        None,
-        "ZeRO stage of the --deepspeed config; only checked against it.",
-        needs="--deepspeed",
-        names_run=False,
-        group=UPSTREAM,
+        "ZeRO stage of the --deepspeed config; only checked against it.", needs="--deepspeed", names_run=False, group=UPSTREAM
     )
     eval_strategy: str = flag(
-        "no",
         "When all evaluation sets are scored during training: no, epoch or steps (--eval_steps).",
+        "no",
         choices=("no", "epoch", "steps"),
         evaluation="refused",
     )
     eval_steps: float | None = flag(
-        None,
         "Steps between two evaluations, or a share of all if below 1.",
         kind="steps",
         needs="--eval_strategy steps",
         evaluation="refused",
     )
     save_best_models: bool = flag(
-        False,
         "Keep the weights of the best evaluations too, in model_best_in_domain and model_best_out_of_domain.",
+        False,
         needs="--eval_strategy epoch|steps",
         evaluation="refused",
     )
     log_l2_dist_per_weight: bool = flag(
-        False, "Log how far each trained weight is from its start (L2), with every loss.", evaluation="refused"
+        "Log how far each trained weight is from its start (L2), with every loss.", False, evaluation="refused"
     )
-    report_to: list[str] = flag(["none"], "Logging services (wandb, tensorboard, trackio), or none.", names_run=False)  # noqa: RUF009
+    report_to: list[str] = flag("Logging services (wandb, tensorboard, trackio), or none.", ["none"], names_run=False)  # noqa: RUF009
     push_to_hub: bool = flag(
-        False, "Upload the trained student's folder to the hub when the run is finished.", names_run=False, evaluation="refused"
+        "Upload the trained student's folder to the hub when the run is finished.", False, names_run=False, evaluation="refused"
     )
-    hub_model_id: str | None = flag(
-        None, "Name of its repository there (user/name); default: of model and method, your own.", **PUSH
-    )
-    hub_token: str | None = flag(None, "Token to push with; default: that of `hf auth login`.", kind="secret", **PUSH)
-    hub_private_repo: bool | None = flag(None, "Whether a new repository is private.", **PUSH)
-    hub_revision: str | None = flag(None, "Branch to push to; made if need be.", **PUSH)
-    hub_strategy: str = flag("end", "Must stay: what is pushed is the finished student.", supported=False, names_run=False)
+    hub_model_id: str | None = flag("Name of its repository there (user/name); default: of model and method, your own.", **PUSH)
+    hub_token: str | None = flag("Token to push with; default: that of `hf auth login`.", kind="secret", **PUSH)
+    hub_private_repo: bool | None = flag("Whether a new repository is private.", **PUSH)
+    hub_revision: str | None = flag("Branch to push to; made if need be.", **PUSH)
+    hub_strategy: str = flag("Must stay: what is pushed is the finished student.", "end", supported=False, names_run=False)
     wandb_project_name: str = flag(
-        os.environ.get("WANDB_PROJECT", "llmft-experiments"),
         "wandb's project, read with --report_to wandb; default: $WANDB_PROJECT.",
+        os.environ.get("WANDB_PROJECT", "llmft-experiments"),
         names_run=False,
     )
-    wandb_group_name: str | None = flag(None, "wandb's group of runs, read with --report_to wandb.", names_run=False)
+    wandb_group_name: str | None = flag("wandb's group of runs, read with --report_to wandb.", names_run=False)
     wandb_run_name: str | None = flag(
-        None, "wandb's name of the run, read with --report_to wandb; default: wandb's choice.", names_run=False
+        "wandb's name of the run, read with --report_to wandb; default: wandb's choice.", names_run=False
     )
     wandb_output_dir: str | None = flag(
-        None, "Where wandb keeps its files, read with --report_to wandb; default: ./wandb.", kind="folder"
+        "Where wandb keeps its files, read with --report_to wandb; default: ./wandb.", kind="folder"
     )
     ddp_find_unused_parameters: bool | None = flag(
-        False, "Whether data-parallel training looks for weights without a gradient.", evaluation=TRAINS
+        "Whether data-parallel training looks for weights without a gradient.", False, evaluation=TRAINS
     )
-    disable_tqdm: bool | None = flag(None, "No progress bars; default: none where the output is not a terminal.", names_run=False)
+    disable_tqdm: bool | None = flag("No progress bars; default: none where the output is not a terminal.", names_run=False)
 
     def __post_init__(self) -> None:
         if self.disable_tqdm is None:
@@ -214,7 +204,7 @@ class DistillationRunArguments(RunArguments):
 
     unscheduled: ClassVar[dict[str, float]] = {"learning_rate": DISTILLATION[None].learning_rate, "num_train_epochs": 4.0}
 
-    per_device_train_batch_size: int = flag(16, "Queries a step and device.", at_least=1, evaluation=TRAINS)
+    per_device_train_batch_size: int = flag("Queries a step and device.", 16, at_least=1, evaluation=TRAINS)
 
 
 def as_dict(group: Any) -> dict[str, Any]:
