@@ -95,8 +95,8 @@ def read(groups: Sequence[type], argv: Sequence[str] | None, description: str) -
     with _in_one_line():
         namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.8)
+        names = [name for action in parser._actions for name in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], names, n=1, cutoff=0.8)
         name = unknown[0].split("=")[0] if unknown[0].startswith("--") else unknown[0]  # a value may be a secret
         raise InputError(f"{name}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
     refuse_repeated(parser, words)
