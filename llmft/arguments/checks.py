@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 from llmft.arguments.flags import Rules, default_of, flags_of, may_be_path
 from llmft.errors import InputError, quote
 
+LIMITS = {"at_least": ("{} or more", operator.ge), "above": ("above {}", operator.gt), "below": ("below {}", operator.lt)}
 CONDITION = re.compile(r"--(\w+)(?: ([^-\s]\S*))?")
 
 
-def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool = False) -> None:
+def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool = False, trains: bool = True) -> None:
     """Check all values that are not the default.
 
     Args:
@@ -24,6 +26,7 @@ def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool
         values: the value of each flag.
         all_groups: whether these are all the flags there are. If not, a flag that may be read because of one in another group
             is let pass.
+        trains: whether the script trains; flags that eval.py refuses are for those that do.
 
     Raises:
         InputError: a value is out of range, or would not be read, or flags do not go together.
@@ -36,6 +39,8 @@ def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool
             shown = f"--{name} {_shown(value, rules)}"
             if not rules.supported:
                 raise InputError(f"{shown}: not supported; leave it at {default_of(field)}")
+            if rules.evaluation == "refused" and not trains:
+                raise InputError(f"{shown}: eval.py does not train; leave it out")
             _check_value(name, value, shown, field, rules)
             _check_others(name, shown, rules, values, all_groups=all_groups)
 
@@ -61,8 +66,10 @@ def _check_value(name: str, value: Any, shown: str, field: dataclasses.Field[Any
         raise InputError(f"{shown}: unknown; choose one of {', '.join(map(str, choices))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{shown}: must be a finite number")
-    if isinstance(value, int | float) and value != rules.or_value and not _in_range(value, rules):
-        raise InputError(f"{shown}: must be {limits(rules)}")
+    for limit, (_, inside) in LIMITS.items() if isinstance(value, int | float) and value != rules.or_value else ():
+        bound = getattr(rules, limit)
+        if bound is not None and not inside(value, bound):
+            raise InputError(f"{shown}: must be {limits(rules)}")
     if rules.kind == "steps" and (value <= 0 or (value > 1 and value != int(value))):
         raise InputError(f"{shown}: must be a whole number of steps, or a share of all between 0 and 1")
 
@@ -76,20 +83,10 @@ def _check_text(name: str, value: str, shown: str, rules: Rules) -> None:
         read_json(name, value)
 
 
-def _in_range(value: float, rules: Rules) -> bool:
-    return (
-        (rules.at_least is None or value >= rules.at_least)
-        and (rules.above is None or value > rules.above)
-        and (rules.at_most is None or value <= rules.at_most)
-        and (rules.below is None or value < rules.below)
-    )
-
-
 def limits(rules: Rules) -> str:
     """The limits of a number as messages say them."""
-    phrases = {"{} or more": rules.at_least, "above {}": rules.above, "{} or less": rules.at_most, "below {}": rules.below}
-    text = " and ".join(phrase.format(limit) for phrase, limit in phrases.items() if limit is not None)
-    return text if rules.or_value is None else f"{text}, or {rules.or_value}"
+    parts = ((phrase, getattr(rules, name)) for name, (phrase, _) in LIMITS.items())
+    return " and ".join(phrase.format(limit) for phrase, limit in parts if limit is not None) + rules.hint
 
 
 def _check_others(name: str, shown: str, rules: Rules, values: Mapping[str, Any], *, all_groups: bool) -> None:
@@ -98,7 +95,7 @@ def _check_others(name: str, shown: str, rules: Rules, values: Mapping[str, Any]
         raise InputError(f"{shown}: is read only with {in_words(needs)}; add that, or leave this out")
     for condition in known(rules.excludes, values):
         if condition != f"--{name}" and holds(condition, values):
-            reason = rules.because and f" ({rules.because})"
+            reason = rules.excludes[condition] and f" ({rules.excludes[condition]})"
             raise InputError(f"{shown}: does not go with {in_words([condition])}{reason}; leave one of them out")
 
 

@@ -9,12 +9,14 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
+from functools import cached_property
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
 
 from llmft.arguments.checks import check, in_words, known
-from llmft.arguments.flags import UPSTREAM
+from llmft.arguments.flags import UPSTREAM, Rules, flags_of
+from llmft.arguments.methods import AdapterArguments
 from llmft.errors import InputError
 from llmft.runs.notes import say_note
 
@@ -54,16 +56,21 @@ class OneLineParser(HfArgumentParser):
         """Raise instead of printing usage and exiting."""
         raise InputError(f"{message}; see --help")
 
+    @cached_property
+    def rules(self) -> dict[str, Rules]:
+        """Those of each flag, inherited ones too."""
+        return {name: rules for group in self.dataclass_types for name, (_, rules) in flags_of(group).items()}
+
     def _parse_dataclass_field(self, parser: ArgumentParser, field: Field[Any]) -> None:
         """Add a flag to the group of its dataclass, or to that which its own metadata names. Its help says what it needs."""
         metadata = dict(field.metadata)
-        rules, title = metadata.pop("rules", None), metadata.pop("group", None)
+        metadata.pop("rules", None)
+        title = metadata.pop("group", None)
         if title is not None:
             groups = {group.title: group for group in self._action_groups}
             parser = groups.get(title) or self.add_argument_group(title)
-        needs = known(rules.needs, {f.name for group in self.dataclass_types for f in fields(group)}) if rules else []
-        if needs:
-            metadata["help"] += f" Only with {in_words(needs)}."
+        if needs := known(self.rules[field.name].needs, self.rules):
+            metadata["help"] = f"{metadata.get('help', '')} Only with {in_words(needs)}."
         flag = copy.copy(field)
         flag.metadata = metadata
         super()._parse_dataclass_field(parser, flag)
@@ -80,20 +87,22 @@ def read(groups: Sequence[type], argv: Sequence[str] | None, description: str) -
     """
     words = modern(sys.argv[1:] if argv is None else argv)
     for word in words:
-        if not _is_utf8(word):
-            raise InputError(f"{word!a}: is not UTF-8; write it in that encoding")
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:  # Python keeps other bytes as half surrogates, which nothing can write
+            raise InputError(f"{word!a}: is not UTF-8; write it in that encoding") from error
     parser = OneLineParser(list(groups), description=description, usage="%(prog)s [--argument value ...]", allow_abbrev=False)
     with _in_one_line():
         namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
-        near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1, cutoff=0.8)
+        names = [name for action in parser._actions for name in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], names, n=1, cutoff=0.8)
         name = unknown[0].split("=")[0] if unknown[0].startswith("--") else unknown[0]  # a value may be a secret
         raise InputError(f"{name}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
     refuse_repeated(parser, words)
     values = vars(namespace)
     given = {name: value for name, value in values.items() if value != parser.get_default(name)}
-    check(groups, values, all_groups=True)
+    check(groups, values, all_groups=True, trains=AdapterArguments in groups)
     return values, given
 
 
@@ -116,15 +125,6 @@ def _in_one_line() -> Iterator[None]:
         raise
     except (ValueError, ImportError) as error:
         raise InputError(f"the arguments do not go together: {' '.join(str(error).split())}; see --help") from error
-
-
-def _is_utf8(word: str) -> bool:
-    """Whether the shell's bytes were that; Python keeps others as half surrogates, which nothing can write."""
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def modern(argv: Sequence[str]) -> list[str]:

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.methods import AdapterArguments, FineTuningArguments, InContextArguments
 from llmft.arguments.model import ModelArguments
-from llmft.arguments.run import DistillationRunArguments, RunArguments
-
-FIELDS = {
-    ModelArguments: "model",
-    DataArguments: "data",
-    DemonstrationArguments: "shots",
-    CalibrationArguments: "calibration",
-    AdapterArguments: "trained",
-    InContextArguments: "in_context",
-    FineTuningArguments: "fine_tuning",
-    DistillationArguments: "distillation",
-    RunArguments: "run",
-    DistillationRunArguments: "run",
-}
+from llmft.arguments.run import RunArguments
 
 
 @dataclass
@@ -44,7 +31,8 @@ class Config:
     @classmethod
     def of(cls, groups: Iterable[Any]) -> Config:
         """The config that holds these groups."""
-        return cls(**{FIELDS[type(group)]: group for group in groups})
+        kinds = get_type_hints(cls)
+        return cls(**{name: group for group in groups for name, kind in kinds.items() if isinstance(group, kind)})
 
     @property
     def groups(self) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from llmft.arguments.checks import read_json
 from llmft.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "deepspeed_configs"
@@ -30,9 +30,8 @@ def find_config(name: str) -> str:
 
 def zero_stage(config: str | dict[str, Any]) -> int:
     """The ZeRO stage of a config, as JSON too, or of the file with one; DeepSpeed's own default is 0."""
-    if isinstance(config, str):
-        config = json.loads(config if config.startswith("{") else Path(config).read_text(encoding="utf-8"))
-    return config.get("zero_optimization", {}).get("stage", 0)
+    settings = read_json("deepspeed", config) if isinstance(config, str) else config
+    return settings.get("zero_optimization", {}).get("stage", 0)
 
 
 def keep_off_the_compiler() -> None:

@@ -19,73 +19,67 @@ class DistillationArguments(Objective):
     _argument_group_name = "distillation"
 
     context: str = flag(
-        "demonstrations",
         "What the teacher reads beside the query, comma between: `demonstrations` (--num_shots), `instruction` (--instruction), "
         "`file` (--context_file), `label` (the query's own gold label, in --label_pattern).",
+        "demonstrations",
     )
     instruction: str | None = flag(
-        None,
         "A text, or a file with one; default: the task's own, where it has one.",
         kind="text or path",
         needs="--context instruction",
     )
     context_file: str | None = flag(
-        None,
         "File whose text stands in front of the query; or one for each of --num_contexts, comma between.",
         kind="path",
         needs="--context file",
     )
-    label_pattern: str | None = flag(
-        None, "The teacher's prompt that shows the {label}; default: the task's.", needs="--context label"
-    )
+    label_pattern: str | None = flag("The teacher's prompt that shows the {label}; default: the task's.", needs="--context label")
     label_words: str | None = flag(
-        None, "What {label} shows for each label, comma between; default: the target tokens.", needs="--context label"
+        "What {label} shows for each label, comma between; default: the target tokens.", needs="--context label"
     )
     num_contexts: int = flag(
-        1, "Contexts of --num_shots demonstrations each, no row in two of them; or with a --context_file each.", at_least=1
+        "Contexts of --num_shots demonstrations each, no row in two of them; or with a --context_file each.", 1, at_least=1
     )
     context_schedule: str = flag(
-        "mean",
         "Several contexts: `mean` of the teachers' distributions; `cycle`: query i gets context i mod m.",
+        "mean",
         choices=("mean", "cycle"),
         needs="--num_contexts 2+",
     )
     teacher_model_name_or_path: str | None = flag(
-        None, "Another teacher of the same vocabulary; default: the student's own start.", kind="path"
+        "Another teacher of the same vocabulary; default: the student's own start.", kind="path"
     )
-    teacher_model_revision: str = flag("main", "Branch, tag or commit of a hub model that teaches.")
+    teacher_model_revision: str = flag("Branch, tag or commit of a hub model that teaches.", "main")
     teacher_mode: str = flag(
-        "precompute",
         "`precompute`: the teacher reads each query once, before training; `online`: at every step (its contexts still once).",
+        "precompute",
         choices=("precompute", "online"),
         needs=SOFT,
     )
     teacher_cache_dir: str | None = flag(
-        None,
         "Where the teacher's answers are kept for other runs; default: teacher_cache in --output_dir; `none` keeps none.",
         kind="folder",
     )
     targets: str = flag(
-        "soft",
         "What the student learns: the teacher's distribution (`soft`), its answer alone (`hard`: pseudo-labels), or, with no "
         "teacher, the queries' `gold` labels: baselines.",
+        "soft",
         choices=("soft", "hard", "gold"),
     )
     query_file: str | None = flag(
-        None,
         "Queries from a file, with labels or without, in place of training rows (columns: --text1_column, --text2_column).",
         kind="path",
     )
-    retention_tasks: str | None = flag(None, "Other tasks, comma between, that the student is asked about before and after.")
-    evaluate_with_context: bool = flag(True, "Evaluate the student once more with the context still in front.")
+    retention_tasks: str | None = flag("Other tasks, comma between, that the student is asked about before and after.")
+    evaluate_with_context: bool = flag("Evaluate the student once more with the context still in front.", True)
     teacher_pattern: str | None = flag(
-        None, "The teacher's pattern; default: --pattern.", excludes="--context label", because="give --label_pattern there"
+        "The teacher's pattern; default: --pattern.", excludes={"--context label": "give --label_pattern there"}
     )
-    student_pattern: str | None = flag(None, "The student's pattern; default: --pattern.")
-    teacher_target_prefix: str | None = flag(None, "The teacher's prefix; default: --target_prefix.")
-    student_target_prefix: str | None = flag(None, "The student's prefix; default: --target_prefix.")
-    teacher_target_tokens: str | None = flag(None, "The teacher's label words; default: --target_tokens.")
-    student_target_tokens: str | None = flag(None, "The student's label words; default: --target_tokens.")
+    student_pattern: str | None = flag("The student's pattern; default: --pattern.")
+    teacher_target_prefix: str | None = flag("The teacher's prefix; default: --target_prefix.")
+    student_target_prefix: str | None = flag("The student's prefix; default: --target_prefix.")
+    teacher_target_tokens: str | None = flag("The teacher's label words; default: --target_tokens.")
+    student_target_tokens: str | None = flag("The student's label words; default: --target_tokens.")
 
     @property
     def objective(self) -> Objective:

@@ -30,12 +30,7 @@ KINDS = (
     (b"version https://git-lfs", "a Git LFS pointer in place of the file", "run git lfs pull"),
 )
 """First bytes, what such a file is, and what to do."""
-WIDE = (
-    (b"\xff\xfe\x00\x00", "UTF-32"),
-    (b"\x00\x00\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"),
-    (b"\xfe\xff", "UTF-16"),
-)
+WIDE = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
 
 class WrongFile(ValueError):

@@ -27,10 +27,10 @@ class Rules:
     Attributes:
         needs: the flag is read only under this condition, or under one of several. A condition on a flag that a script does not
             have does not count there.
-        excludes: conditions that the flag does not go with.
-        because: why not, for the message.
-        at_least, above, below, at_most: limits of a number.
+        excludes: condition that the flag does not go with -> why not, for the message.
+        at_least, above, below: limits of a number.
         or_value: a number outside of the limits that has a meaning of its own.
+        hint: what the message says behind the limits.
         supported: whether another value than the default is.
         may_be_empty: whether a text may be.
         kind: `value`; `path` of a file or folder whose content matters (or the name of a model on the hub); `folder` where things
@@ -42,13 +42,12 @@ class Rules:
     """
 
     needs: tuple[str, ...] = ()
-    excludes: tuple[str, ...] = ()
-    because: str = ""
+    excludes: Mapping[str, str] = field(default_factory=dict)
     at_least: float | None = None
     above: float | None = None
     below: float | None = None
-    at_most: float | None = None
     or_value: float | None = None
+    hint: str = ""
     supported: bool = True
     may_be_empty: bool = False
     kind: str = "value"
@@ -62,17 +61,20 @@ class Rules:
 
 
 def flag(
-    default: Any, text: str, *, choices: Any = None, aliases: tuple[str, ...] = (), group: str | None = None, **rules: Any
+    text: str, default: Any = None, *, choices: Any = None, aliases: tuple[str, ...] = (), group: str | None = None, **rules: Any
 ) -> Any:
-    """A field with a default and a help text.
+    """A field with a help text and a default.
 
     Args:
         choices: all values that it may have.
         aliases: other names of the flag.
         group: its group in `--help`, where that is not its dataclass's.
-        rules: fields of `Rules`; a single condition may be given as text.
+        rules: fields of `Rules`; a single condition may be given as text, excluded for a reason that is plain.
     """
-    rules |= {name: (rules[name],) for name in ("needs", "excludes") if isinstance(rules.get(name), str)}
+    if isinstance(rules.get("needs"), str):
+        rules["needs"] = (rules["needs"],)
+    if isinstance(rules.get("excludes"), str):
+        rules["excludes"] = {rules["excludes"]: ""}
     parser = {"help": text} | ({"choices": list(choices)} if choices else {}) | ({"aliases": list(aliases)} if aliases else {})
     metadata = {**parser, "group": group, "rules": Rules(**rules)}
     if isinstance(default, list):

@@ -16,7 +16,7 @@ PARTS = {
     "use_cartridge": "cartridge",
 }
 """Flags that choose the trained part, one at most, and its name; an adapter is named by its type."""
-ONE_PART = tuple(f"--{name}" for name in PARTS)
+ONE_PART = {f"--{name}": "only one part can be trained" for name in PARTS}
 LORA = "--use_adapter --adapter_type lora"
 
 
@@ -27,77 +27,66 @@ class AdapterArguments(Checked):
     _argument_group_name = "trained part (default: all weights)"
 
     head_only: bool = flag(
-        False,
-        "Train the output layer only; where it is the input embeddings, it gets its own weights first.",
-        excludes=ONE_PART,
-        because="only one part can be trained",
+        "Train the output layer only; where it is the input embeddings, it gets its own weights first.", False, excludes=ONE_PART
     )
-    bitfit: bool = flag(False, "Train the biases only.", excludes=ONE_PART, because="only one part can be trained")
-    freeze_embeddings: bool = flag(False, "Leave input and position embeddings, and an output layer tied to them, as they are.")
+    bitfit: bool = flag("Train the biases only.", False, excludes=ONE_PART)
+    freeze_embeddings: bool = flag("Leave input and position embeddings, and an output layer tied to them, as they are.", False)
     untie_embeddings: bool = flag(
-        False,
         "Give the output layer weights of its own where it is the input embeddings.",
-        needs="--method pbft",
-        excludes=tuple(part for part in ONE_PART if part != "--head_only"),  # which unties them itself
-        because="it is read only where all weights are trained",
-    )
-    use_adapter: bool = flag(
         False,
-        "Train an adapter and freeze the model.",
-        aliases=("--use_adapters",),
-        excludes=ONE_PART,
-        because="only one part can be trained",
+        needs="--method pbft",
+        excludes={part: "it is read only where all weights are trained" for part in ONE_PART if part != "--head_only"},
     )
+    use_adapter: bool = flag("Train an adapter and freeze the model.", False, aliases=("--use_adapters",), excludes=ONE_PART)
     adapter_type: str = flag(
-        "lora",
         "Kind of adapter; parallel: beside attention and feed-forward, -attn or -fc: beside one of them.",
+        "lora",
         choices=("lora", "ia3", "parallel", "parallel-attn", "parallel-fc"),
         needs="--use_adapter",
     )
     adapter_dim: int = flag(
-        8,
         "Rank of LoRA, width of a parallel adapter.",
+        8,
         at_least=1,
         needs="--use_adapter --adapter_type lora|parallel|parallel-attn|parallel-fc",
     )
     lora_alpha: int = flag(
-        16,
         "Scale of LoRA: its update is multiplied by alpha / rank. -1, upstream's learnt scale, is a scale of 1: the second "
         "matrix takes any scale up.",
+        16,
         at_least=1,
         or_value=-1,
+        hint=", or -1 for a scale of 1",
         needs=LORA,
     )
-    lora_dropout: float = flag(0.0, "Dropout on LoRA's input.", at_least=0, below=1, needs=LORA)
+    lora_dropout: float = flag("Dropout on LoRA's input.", 0.0, at_least=0, below=1, needs=LORA)
     lora_targets: str = flag(
-        "all-linear",
         "Layers that LoRA updates; query-value: upstream's choice (the fused layer where there is no separate one).",
+        "all-linear",
         choices=("all-linear", "query-value"),
         needs=LORA,
     )
     use_soft_prompt: bool = flag(
-        False,
         "Train embeddings in front of every prompt (they start as embeddings of random tokens) and freeze the model.",
-        excludes=ONE_PART,
-        because="only one part can be trained",
-    )
-    num_soft_prompt_tokens: int = flag(20, "Length of the soft prompt.", at_least=1, needs="--use_soft_prompt")
-    use_cartridge: bool = flag(
         False,
+        excludes=ONE_PART,
+    )
+    num_soft_prompt_tokens: int = flag("Length of the soft prompt.", 20, at_least=1, needs="--use_soft_prompt")
+    use_cartridge: bool = flag(
         "Train keys and values in front of every prompt and freeze the model; they start as those of the context (distill.py) or "
         "of random tokens (ft.py).",
-        excludes=(*ONE_PART, "--num_contexts 2+"),
-        because="only one part can be trained, from one context",
+        False,
+        excludes=ONE_PART | {"--num_contexts 2+": "it starts as the keys and values of one context"},
     )
     cartridge_tokens: int = flag(
-        0,
         "Length of the cartridge: the context's first tokens; 0: all of them. ft.py needs a number.",
+        0,
         at_least=0,
         needs="--use_cartridge",
     )
     cartridge_frozen_tokens: int = flag(
-        1,
         "How many of the cartridge's first tokens are not trained; the first is an attention sink.",
+        1,
         at_least=0,
         needs="--use_cartridge",
     )
@@ -131,12 +120,12 @@ class InContextArguments(Checked):
     _argument_group_name = "in-context learning"
 
     num_data_seeds: int = flag(
-        1,
         "Runs one after the other with --data_seed, --data_seed + 1, ...; model and data are loaded once, each has its record.",
+        1,
         at_least=1,
         names_run=False,
     )
-    group: str | None = flag(None, "A name for a set of runs; a column of the csv.", names_run=False, group=UPSTREAM)
+    group: str | None = flag("A name for a set of runs; a column of the csv.", names_run=False, group=UPSTREAM)
 
 
 @dataclass
@@ -146,32 +135,32 @@ class FineTuningArguments(Checked):
     _argument_group_name = "fine-tuning"
 
     method: str = flag(
-        "pbft",
         "`pbft`: the label's token behind the pattern, by the language-modelling head; `vanilla`: a new classification head in "
         "its place.",
+        "pbft",
         choices=("pbft", "vanilla"),
     )
     classifier_type: str = flag(
-        "fully-connected",
         "Classification head: one `linear` layer, or `fully-connected`: a hidden layer and an output layer.",
+        "fully-connected",
         choices=("fully-connected", "linear"),
         needs="--method vanilla",
     )
     train_on: str = flag(
-        "train",
         "`train`: upstream's draw of --max_train_samples training rows; `demonstrations`: the very --num_shots rows that eval.py "
         "and distill.py put in the context.",
+        "train",
         choices=("train", "demonstrations"),
     )
     loss: str = flag(
-        "cross-entropy",
         "`cross-entropy` of the right label's token; `t-few`: with T-Few's unlikelihood of the wrong labels and cross-entropy "
         "over the labels added (Liu et al. 2022).",
+        "cross-entropy",
         choices=("cross-entropy", "t-few"),
         needs="--method pbft",
     )
     target_tokens_logits_only: bool = flag(
-        False,
         "Cross-entropy over the label tokens alone, else over the whole vocabulary.",
+        False,
         needs="--method pbft --loss cross-entropy",
     )

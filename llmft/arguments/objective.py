@@ -16,31 +16,38 @@ SOFT = "--targets soft"
 class Objective(Checked):
     """Loss = temperature^2 * divergence + ce_weight * cross-entropy with the gold label; every field is a flag.
 
-    Support `topk` is the teacher's k largest tokens and one bucket (Askell et al. 2021, arXiv:2112.00861, B.5); `temperature`
-    divides the log-probabilities on the support of teacher and student; for the divergences see `distillation/divergences.py`.
+    `topk` with its bucket is from Askell et al. 2021 (arXiv:2112.00861, B.5); `temperature` divides the log-probabilities on
+    the support; for the divergences see `distillation/divergences.py`.
 
     Raises:
         InputError: a value is out of range, or is given where nothing reads it.
     """
 
     support: str = flag(
-        "labels",
         "What the distributions are over: `labels` alone, `labels_rest` (and one bucket for all other tokens), `topk` (the "
         "teacher's k largest and one bucket), `vocab`.",
+        "labels",
         choices=SUPPORTS,
         needs=SOFT,
     )
-    topk: int = flag(50, "How many tokens of the teacher's.", at_least=1, needs="--support topk")
+    topk: int = flag("How many tokens of the teacher's.", 50, at_least=1, needs="--support topk")
     divergence: str = flag(
-        "forward",
         "`forward` KL(teacher || student), `reverse` KL(student || teacher), or `jsd`.",
+        "forward",
         choices=DIVERGENCES,
         needs=SOFT,
     )
-    jsd_beta: float = flag(0.5, "Weight of the teacher in the mixture.", above=0, below=1, needs="--divergence jsd")
+    jsd_beta: float = flag(
+        "Weight of the teacher in the mixture.",
+        0.5,
+        above=0,
+        below=1,
+        hint="; the ends are --divergence forward and reverse",
+        needs="--divergence jsd",
+    )
     temperature: float = flag(
-        1.0, "Temperature of teacher and student in the loss, which is multiplied by its square.", above=0, needs=SOFT
+        "Temperature of teacher and student in the loss, which is multiplied by its square.", 1.0, above=0, needs=SOFT
     )
     ce_weight: float = flag(
-        0.0, "Weight of the cross-entropy with gold labels that is added; the queries must have them.", at_least=0, needs=SOFT
+        "Weight of the cross-entropy with gold labels that is added; the queries must have them.", 0.0, at_least=0, needs=SOFT
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import sys
 from dataclasses import dataclass, field
@@ -12,19 +11,17 @@ from typing import Any, ClassVar
 from transformers import SchedulerType, TrainingArguments
 
 from llmft.arguments.checks import check
-from llmft.arguments.deepspeed_config import find_config, keep_off_the_compiler, zero_stage
+from llmft.arguments.deepspeed_config import find_config, keep_off_the_compiler
 from llmft.arguments.flags import UPSTREAM, Rules, flag, flags_of
-from llmft.arguments.run_checks import check_after, check_before, check_group, has_accelerator, meeting
+from llmft.arguments.run_checks import check_after, check_before, has_accelerator, meeting
 from llmft.arguments.training_defaults import DISTILLATION, PAPER
-from llmft.errors import InputError
 from llmft.runs.launch import join_launch, this_process
 
 SEEDS = 2**32
 """Numpy's legacy streams take seeds below this."""
-SCHEDULES = tuple(kind.value for kind in SchedulerType if kind.value not in ("reduce_lr_on_plateau", "greedy"))
-"""All but those that go by an evaluation loss, which is not read."""
 TRAINS = "ignored"
 """What eval.py does with flags of training: upstream's sweeps pass it some of them."""
+PUSH: dict[str, Any] = {"needs": "--push_to_hub", "names_run": False, "evaluation": "refused"}
 
 
 def _rules(names: str, **rules: Any) -> dict[str, Rules]:
@@ -45,13 +42,11 @@ INHERITED = {
     **_rules("gradient_accumulation_steps ddp_timeout torch_empty_cache_steps", at_least=1),
     **_rules("max_grad_norm adam_epsilon neftune_noise_alpha", at_least=0),
     **_rules("adam_beta1 adam_beta2", at_least=0, below=1),
-    **_rules("max_steps", at_least=1, or_value=-1),
-    **_rules("eval_delay", at_least=0, needs=("--eval_strategy epoch|steps",)),
-    **_rules("fp16", excludes=("--bf16",), evaluation="read"),
+    **_rules("max_steps", at_least=1, or_value=-1, hint=", or -1 to go by --num_train_epochs"),
+    **_rules("eval_delay", at_least=0, needs=("--eval_strategy epoch|steps",), evaluation="refused"),
+    **_rules("fp16", excludes={"--bf16": ""}, evaluation="read"),
     **_rules("bf16 tf32 full_determinism", evaluation="read"),
-    **_rules(
-        "gradient_checkpointing", excludes=("--use_cartridge",), because="layers then read no keys and values but their own"
-    ),
+    **_rules("gradient_checkpointing", excludes={"--use_cartridge": "layers then read no keys and values but their own"}),
     **_rules("accelerator_config lr_scheduler_kwargs gradient_checkpointing_kwargs activation_checkpointing_kwargs", kind="json"),
     **_rules("deepspeed", kind="path"),
     **_rules("save_steps", kind="steps", names_run=False),
@@ -68,9 +63,6 @@ INHERITED = {
 }
 """Rules of the fields of TrainingArguments that are not written anew below; '' of all others."""
 
-SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], "trackio": ["trackio"]}
-"""Logging services, and the packages of which each needs one."""
-
 
 @dataclass
 class RunArguments(TrainingArguments):
@@ -82,119 +74,102 @@ class RunArguments(TrainingArguments):
 
     INHERITED: ClassVar[dict[str, Rules]] = INHERITED
 
-    output_dir: str = flag("logfiles", "Folder that holds all runs; each gets its own below it.", kind="folder")
-    overwrite_output_dir: bool = flag(False, "Do a finished run again.", names_run=False)
+    output_dir: str = flag("Folder that holds all runs; each gets its own below it.", "logfiles", kind="folder")
+    overwrite_output_dir: bool = flag("Do a finished run again.", False, names_run=False)
     count_flops: bool = flag(
-        False, "Count the FLOPs of the operators as well (slow); those of T-Few's rule always are.", names_run=False
+        "Count the FLOPs of the operators as well (slow); those of T-Few's rule always are.", False, names_run=False
     )
-    save_final_model: bool = flag(True, "Keep the trained weights (or adapter) in the run's folder.", evaluation=TRAINS)
-    seed: int = flag(0, "Seed of training.", at_least=0, below=SEEDS)
-    data_seed: int = flag(0, "Seed of the draws: demonstrations, training rows, order of training.", at_least=0, below=SEEDS)
+    save_final_model: bool = flag("Keep the trained weights (or adapter) in the run's folder.", True, evaluation=TRAINS)
+    seed: int = flag("Seed of training.", 0, at_least=0, below=SEEDS)
+    data_seed: int = flag("Seed of the draws: demonstrations, training rows, order of training.", 0, at_least=0, below=SEEDS)
     learning_rate: float | None = flag(
-        None,
         "Peak learning rate. Default: by what is trained (docs/defaults.md); ft.py, all weights, but of the embedded model: "
         "1e-5, as in the paper.",
         at_least=0,
         evaluation=TRAINS,
     )
-    lr_scheduler_type: str = flag("constant_with_warmup", "Shape of the learning rate.", choices=SCHEDULES, evaluation=TRAINS)
-    warmup_steps: float = flag(0.1, "Warmup: a share of all steps if below 1, else steps.", at_least=0, evaluation=TRAINS)
-    weight_decay: float = flag(0.0, "AdamW's weight decay.", at_least=0, evaluation=TRAINS)
+    lr_scheduler_type: str = flag(
+        "Shape of the learning rate.", "constant_with_warmup", choices=[kind.value for kind in SchedulerType], evaluation=TRAINS
+    )
+    warmup_steps: float = flag("Warmup: a share of all steps if below 1, else steps.", 0.1, at_least=0, evaluation=TRAINS)
+    weight_decay: float = flag("AdamW's weight decay.", 0.0, at_least=0, evaluation=TRAINS)
     num_train_epochs: float | None = flag(
-        None,
         "Passes over the training rows or queries. Default: by what is trained and on how many (docs/defaults.md); ft.py, all "
         "weights, but of the embedded model: 40, as in the paper.",
         above=0,
         evaluation=TRAINS,
     )
-    per_device_train_batch_size: int = flag(32, "Training rows a step and device.", at_least=1, evaluation=TRAINS)
+    per_device_train_batch_size: int = flag("Training rows a step and device.", 32, at_least=1, evaluation=TRAINS)
     per_device_eval_batch_size: int = flag(
-        256, "At most so many queries go through the model together, outside of training.", at_least=1
+        "At most so many queries go through the model together, outside of training.", 256, at_least=1
     )
     max_batch_tokens: int | None = flag(
-        None,
         "At most so many tokens go through the model together, outside of training; default: 2048 on a CPU, else what fits.",
         at_least=1,
     )
     label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are the labels of own data
     remove_unused_columns: bool = flag(
-        False, "Must stay off: a training row has columns of our own.", supported=False, evaluation=TRAINS
+        "Must stay off: a training row has columns of our own.", False, supported=False, evaluation=TRAINS
     )
     save_strategy: str = flag(
-        "no", "When an unfinished run keeps a checkpoint to resume from.", choices=("no", "epoch", "steps"), names_run=False
+        "When an unfinished run keeps a checkpoint to resume from.", "no", choices=("no", "epoch", "steps"), names_run=False
     )
     save_total_limit: int = flag(
-        1, "Checkpoints that an unfinished run keeps, the newest; they go away when it is finished.", at_least=1, names_run=False
+        "Checkpoints that an unfinished run keeps, the newest; they go away when it is finished.", 1, at_least=1, names_run=False
     )
-    logging_steps: float = flag(10, "Steps between two entries of train_log.jsonl.", kind="steps", names_run=False)
+    logging_steps: float = flag("Steps between two entries of train_log.jsonl.", 10, kind="steps", names_run=False)
     logging_nan_inf_filter: bool = flag(
-        False, "Leave NaN and infinite losses out of the log; they stop training all the same.", names_run=False
+        "Leave NaN and infinite losses out of the log; they stop training all the same.", False, names_run=False
     )
     deepspeed_stage: int | None = flag(
-        None,
-        "ZeRO stage of the --deepspeed config; only checked against it.",
-        needs="--deepspeed",
-        names_run=False,
-        group=UPSTREAM,
+        "ZeRO stage of the --deepspeed config; only checked against it.", needs="--deepspeed", names_run=False, group=UPSTREAM
     )
     eval_strategy: str = flag(
-        "no",
         "When all evaluation sets are scored during training: no, epoch or steps (--eval_steps).",
+        "no",
         choices=("no", "epoch", "steps"),
         evaluation="refused",
     )
     eval_steps: float | None = flag(
-        None,
         "Steps between two evaluations, or a share of all if below 1.",
         kind="steps",
         needs="--eval_strategy steps",
-        evaluation=TRAINS,
+        evaluation="refused",
     )
     save_best_models: bool = flag(
-        False,
         "Keep the weights of the best evaluations too, in model_best_in_domain and model_best_out_of_domain.",
+        False,
         needs="--eval_strategy epoch|steps",
         evaluation="refused",
     )
     log_l2_dist_per_weight: bool = flag(
-        False, "Log how far each trained weight is from its start (L2), with every loss.", evaluation="refused"
+        "Log how far each trained weight is from its start (L2), with every loss.", False, evaluation="refused"
     )
-    report_to: list[str] = flag(["none"], "Logging services (wandb, tensorboard, trackio), or none.", names_run=False)  # noqa: RUF009
+    report_to: list[str] = flag("Logging services (wandb, tensorboard, trackio), or none.", ["none"], names_run=False)  # noqa: RUF009
     push_to_hub: bool = flag(
-        False,
-        "Upload the trained student's folder to the hub when the run is finished.",
-        needs="--save_final_model",
-        names_run=False,
-        evaluation="refused",
+        "Upload the trained student's folder to the hub when the run is finished.", False, names_run=False, evaluation="refused"
     )
-    hub_model_id: str | None = flag(
-        None,
-        "Name of its repository there (user/name); default: of model and method, your own.",
-        needs="--push_to_hub",
-        names_run=False,
-    )
-    hub_token: str | None = flag(
-        None, "Token to push with; default: that of `hf auth login`.", kind="secret", needs="--push_to_hub"
-    )
-    hub_private_repo: bool | None = flag(None, "Whether a new repository is private.", needs="--push_to_hub", names_run=False)
-    hub_revision: str | None = flag(None, "Branch to push to; made if need be.", needs="--push_to_hub", names_run=False)
-    hub_strategy: str = flag("end", "Must stay: what is pushed is the finished student.", supported=False, names_run=False)
+    hub_model_id: str | None = flag("Name of its repository there (user/name); default: of model and method, your own.", **PUSH)
+    hub_token: str | None = flag("Token to push with; default: that of `hf auth login`.", kind="secret", **PUSH)
+    hub_private_repo: bool | None = flag("Whether a new repository is private.", **PUSH)
+    hub_revision: str | None = flag("Branch to push to; made if need be.", **PUSH)
+    hub_strategy: str = flag("Must stay: what is pushed is the finished student.", "end", supported=False, names_run=False)
     wandb_project_name: str = flag(
-        os.environ.get("WANDB_PROJECT", "llmft-experiments"),
         "wandb's project, read with --report_to wandb; default: $WANDB_PROJECT.",
+        os.environ.get("WANDB_PROJECT", "llmft-experiments"),
         names_run=False,
     )
-    wandb_group_name: str | None = flag(None, "wandb's group of runs, read with --report_to wandb.", names_run=False)
+    wandb_group_name: str | None = flag("wandb's group of runs, read with --report_to wandb.", names_run=False)
     wandb_run_name: str | None = flag(
-        None, "wandb's name of the run, read with --report_to wandb; default: wandb's choice.", names_run=False
+        "wandb's name of the run, read with --report_to wandb; default: wandb's choice.", names_run=False
     )
     wandb_output_dir: str | None = flag(
-        None, "Where wandb keeps its files, read with --report_to wandb; default: ./wandb.", kind="folder"
+        "Where wandb keeps its files, read with --report_to wandb; default: ./wandb.", kind="folder"
     )
     ddp_find_unused_parameters: bool | None = flag(
-        False, "Whether data-parallel training looks for weights without a gradient.", evaluation=TRAINS
+        "Whether data-parallel training looks for weights without a gradient.", False, evaluation=TRAINS
     )
-    disable_tqdm: bool | None = flag(None, "No progress bars; default: none where the output is not a terminal.", names_run=False)
+    disable_tqdm: bool | None = flag("No progress bars; default: none where the output is not a terminal.", names_run=False)
 
     def __post_init__(self) -> None:
         if self.disable_tqdm is None:
@@ -208,40 +183,19 @@ class RunArguments(TrainingArguments):
         if self.use_cpu or not has_accelerator():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed searches for a device, and warns that it found none
         check_before(self)
-        if self.eval_strategy == "steps" and self.eval_steps is None:
-            raise InputError("--eval_strategy steps: needs --eval_steps; add that")
-        self._check_services()
-        self._check_deepspeed_stage()
         join_launch(alone=bool(self.deepspeed))
         if self.deepspeed and os.environ.get("DS_ACCELERATOR") == "cpu":
             keep_off_the_compiler()
         if this_process().world_size > 1 and not has_accelerator():
             self.use_cpu = True  # accelerate would make a process group, and yet have each rank take itself for the only one
         free = self.accelerator_config is None
-        with meeting():
+        with meeting(self):
             super().__post_init__()
-        check_group(self)
         check_after(self)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to copy to
         elif self.device.type == "cuda" and free:
             self.accelerator_config.non_blocking = self.dataloader_pin_memory  # a batch is copied while the last one is computed
-
-    def _check_deepspeed_stage(self) -> None:
-        if self.deepspeed_stage is None:
-            return
-        stage = zero_stage(self.deepspeed)
-        if stage != self.deepspeed_stage:
-            raise InputError(f"--deepspeed_stage {self.deepspeed_stage}: {self.deepspeed} has stage {stage}; make them agree")
-
-    def _check_services(self) -> None:
-        for service in self.report_to:
-            if service == "none":
-                continue
-            if service not in SERVICES:
-                raise InputError(f"--report_to {service}: no such service; give none, or some of: {', '.join(SERVICES)}")
-            if not any(importlib.util.find_spec(package) for package in SERVICES[service]):
-                raise InputError(f"--report_to {service}: the package is not installed; pip install {service}")
 
 
 @dataclass
@@ -250,7 +204,7 @@ class DistillationRunArguments(RunArguments):
 
     unscheduled: ClassVar[dict[str, float]] = {"learning_rate": DISTILLATION[None].learning_rate, "num_train_epochs": 4.0}
 
-    per_device_train_batch_size: int = flag(16, "Queries a step and device.", at_least=1, evaluation=TRAINS)
+    per_device_train_batch_size: int = flag("Queries a step and device.", 16, at_least=1, evaluation=TRAINS)
 
 
 def as_dict(group: Any) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""What transformers would find out late, in other words, or never: ranges, JSON, DeepSpeed's config, devices, packages."""
+"""What transformers would find out late, in other words, or never: DeepSpeed's config, devices, ranks, optimizers, schedules."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments.checks import read_json
+from llmft.arguments.deepspeed_config import zero_stage
 from llmft.errors import InputError, quote
 from llmft.runs.launch import REMEDY, check_port, launched, port_error, this_process
 from llmft.runs.notes import say_note
@@ -21,10 +23,12 @@ SECTIONS = ("zero_optimization", "fp16", "bf16", "optimizer", "scheduler", "acti
 PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
 NO_GPUS = ("", "-1", "NoDevFiles")
 """Values of $CUDA_VISIBLE_DEVICES that ask for none; the last is Slurm's."""
+SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], "trackio": ["trackio"]}
+"""Logging services, and the packages of which each needs one."""
 
 
-def check_before(run: TrainingArguments) -> None:
-    """Check arguments as they were given, before transformers takes them up.
+def check_before(run: Any) -> None:
+    """Check the fields of a `RunArguments` as they were given, before transformers takes them up.
 
     Raises:
         InputError: one cannot be used.
@@ -32,6 +36,22 @@ def check_before(run: TrainingArguments) -> None:
     if isinstance(run.deepspeed, str):
         check_deepspeed(run.deepspeed)
     _check_devices(run)
+    if run.eval_strategy == "steps" and run.eval_steps is None:
+        raise InputError("--eval_strategy steps: needs --eval_steps; add that")
+    if run.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+        raise InputError(
+            f"--lr_scheduler_type {run.lr_scheduler_type}: goes by an evaluation loss, which is not read; take another"
+        )
+    if run.push_to_hub and not run.save_final_model:
+        raise InputError("--push_to_hub: needs the trained weights, which --no_save_final_model drops; leave one of them out")
+    for service in run.report_to:
+        if service not in ("none", *SERVICES):
+            raise InputError(f"--report_to {service}: no such service; give none, or some of: {', '.join(SERVICES)}")
+        if service in SERVICES and not any(importlib.util.find_spec(package) for package in SERVICES[service]):
+            raise InputError(f"--report_to {service}: the package is not installed; pip install {service}")
+    stage = None if run.deepspeed_stage is None else zero_stage(run.deepspeed)
+    if stage != run.deepspeed_stage:
+        raise InputError(f"--deepspeed_stage {run.deepspeed_stage}: {run.deepspeed} has stage {stage}; make them agree")
 
 
 def check_after(run: TrainingArguments) -> None:
@@ -60,39 +80,27 @@ def has_accelerator() -> bool:
 
 
 @contextmanager
-def meeting() -> Iterator[None]:
+def meeting(run: TrainingArguments) -> Iterator[None]:
     """Context: the ranks of a launch make their process group. SIGTERM ends them at once: there is nothing to save, and Python
     would hear of it only when they have met.
 
     Raises:
-        InputError: they cannot meet.
+        InputError: they cannot meet, or accelerate, which decides what ranks compute together, takes this process for another
+            than its launcher does, which decides who writes.
     """
     import torch
 
-    if this_process().world_size == 1 or torch.distributed.is_initialized():
-        yield
-        return
-    check_port()
+    process, group = this_process(), torch.distributed
+    joining = process.world_size > 1 and not group.is_initialized()
+    if joining:
+        check_port()
     try:
-        with on_sigterm(signal.SIG_DFL):
+        with on_sigterm(signal.SIG_DFL) if joining else nullcontext():
             yield
-    except torch.distributed.DistNetworkError as error:
+    except group.DistNetworkError as error:
         raise port_error(os.environ.get("MASTER_PORT", ""), str(error).splitlines()[0]) from error
-
-
-def check_group(run: TrainingArguments) -> None:
-    """Check that accelerate takes this process for what its launcher says it is: the one decides what ranks compute together, the
-    other who writes.
-
-    Raises:
-        InputError: it does not.
-    """
-    import torch
-
-    process = this_process()
-    if process.world_size == 1 and not torch.distributed.is_initialized():
-        return
-    if not torch.distributed.is_initialized() or (run.process_index, run.world_size) != (process.rank, process.world_size):
+    ranks = (run.process_index, run.world_size) if group.is_initialized() else None
+    if ranks != (process.rank, process.world_size) and (ranks or process.world_size > 1):
         raise InputError(
             f"RANK {process.rank}: is one of WORLD_SIZE {process.world_size} for its launcher, and rank {run.process_index} of "
             f"{run.world_size} for accelerate; {REMEDY}"

@@ -13,20 +13,6 @@ from dataclasses import dataclass
 PAPER = {"learning_rate": 1e-5, "num_train_epochs": 40.0}
 """Mosbach et al. 2023, Table 7: what ft.py uses for all weights. A record's `given` leaves these out."""
 
-PART_NAMES = {
-    None: "all weights",
-    "head_only": "the output layer",
-    "bitfit": "the biases",
-    "lora": "LoRA",
-    "ia3": "IA3",
-    "parallel": "parallel adapters",
-    "parallel-attn": "parallel adapters beside attention",
-    "parallel-fc": "parallel adapters beside the feed-forward",
-    "soft_prompt": "a soft prompt",
-    "cartridge": "a cartridge",
-}
-"""Trained part, as `AdapterArguments.part` names it -> what people call it."""
-
 
 @dataclass(frozen=True)
 class TrainingDefaults:
@@ -58,31 +44,20 @@ Defaults = Mapping[str | None, TrainingDefaults]
 QUERIES_SEEN = 1536
 """Queries that distillation reads in all epochs: 6 epochs over 256 queries, 4 over 384, 1 over 1536 or more."""
 
-DISTILLATION: Defaults = {
-    part: TrainingDefaults(learning_rate, QUERIES_SEEN)
-    for part, learning_rate in {
-        None: 2e-5,
-        "head_only": 1e-4,
-        "bitfit": 5e-4,
-        "lora": 5e-4,
-        "ia3": 1e-2,
-        "parallel": 5e-4,
-        "parallel-attn": 5e-4,
-        "parallel-fc": 5e-4,
-        "soft_prompt": 1e-2,
-        "cartridge": 1e-3,  # it starts as the context: there is little left to learn
-    }.items()
-}
+PARTS = (
+    (None, "all weights", 2e-5, TrainingDefaults(PAPER["learning_rate"])),
+    ("head_only", "the output layer", 1e-4, TrainingDefaults(1e-4)),
+    ("bitfit", "the biases", 5e-4, TrainingDefaults(1e-4, most_epochs=100)),  # upstream's sweep
+    ("lora", "LoRA", 5e-4, TrainingDefaults(2e-4, most_epochs=80)),  # upstream's sweep
+    ("ia3", "IA3", 1e-2, TrainingDefaults(3e-3, 8000, most_epochs=250)),  # T-Few: 1000 steps of 8 rows (Liu et al. 2022)
+    ("parallel", "parallel adapters", 5e-4, TrainingDefaults(2e-4, most_epochs=80)),
+    ("parallel-attn", "parallel adapters beside attention", 5e-4, TrainingDefaults(2e-4, most_epochs=80)),
+    ("parallel-fc", "parallel adapters beside the feed-forward", 5e-4, TrainingDefaults(2e-4, most_epochs=80)),
+    ("soft_prompt", "a soft prompt", 1e-2, TrainingDefaults(1e-2)),
+    ("cartridge", "a cartridge", 1e-3, TrainingDefaults(1e-2)),  # a distilled one starts as the context: little is left to learn
+)
+"""Trained part, as `AdapterArguments.part` names it; what people call it; its rate in distillation; how it is fine-tuned."""
 
-FINE_TUNING: Defaults = {
-    None: TrainingDefaults(PAPER["learning_rate"]),
-    "head_only": TrainingDefaults(1e-4),
-    "bitfit": TrainingDefaults(1e-4, most_epochs=100),  # upstream's sweep
-    "lora": TrainingDefaults(2e-4, most_epochs=80),  # upstream's sweep
-    "ia3": TrainingDefaults(3e-3, rows_seen=8000, most_epochs=250),  # T-Few: 1000 steps of 8 rows (Liu et al. 2022)
-    "parallel": TrainingDefaults(2e-4, most_epochs=80),
-    "parallel-attn": TrainingDefaults(2e-4, most_epochs=80),
-    "parallel-fc": TrainingDefaults(2e-4, most_epochs=80),
-    "soft_prompt": TrainingDefaults(1e-2),
-    "cartridge": TrainingDefaults(1e-2),
-}
+PART_NAMES = {part: name for part, name, _, _ in PARTS}
+DISTILLATION: Defaults = {part: TrainingDefaults(rate, QUERIES_SEEN) for part, _, rate, _ in PARTS}
+FINE_TUNING: Defaults = {part: training for part, _, _, training in PARTS}

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
-from llmft.arguments.flags import flags_of, paths_named
+from llmft.arguments.flags import paths_named
 from llmft.arguments.run import SEEDS
 from llmft.arguments.training_defaults import PAPER
 from llmft.errors import InputError
@@ -58,8 +58,6 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     caches = [values["cache_dir"]] if values["cache_dir"] else []
     command.reads(paths_named(groups, values), caches)
     config = Config.of(make(groups[:-1], values))
-    if config.trained is None:
-        refuse_training(groups, given)
     check_paths(config)
     task = resolve_task(config.data, labels_needed=config.distillation is None)
     model_name = config.model.model_name_or_path or task.default_model
@@ -76,18 +74,6 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     jobs = jobs_of(config, task, identity, method=method, model_name=model_name, schedule=schedule)
     check_ranks([str(job.record.path) for job in jobs])
     return jobs
-
-
-def refuse_training(groups: Sequence[type], given: dict[str, Any]) -> None:
-    """Reject training flags that eval.py would ignore, but for those that upstream's sweeps pass.
-
-    Raises:
-        InputError: one is given.
-    """
-    for group in groups:
-        for name, (_, rules) in flags_of(group).items():
-            if name in given and rules.evaluation == "refused":
-                raise InputError(f"--{name} {given[name]}: eval.py does not train; leave it out")
 
 
 def check_paths(config: Config) -> None:

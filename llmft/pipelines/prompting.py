@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Any
 from llmft.arguments.distillation import DistillationArguments
 from llmft.errors import InputError
 from llmft.prompts.placeholders import take_off_placeholders
-from llmft.prompts.render import (
-    PromptFormat,
-    UpstreamPromptFormat,
-    decode_escapes,
-    escaped,
-    names_file,
-    read_text,
-    text_or_file,
-)
+from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, names_file, read_text, text_or_file
 from llmft.prompts.verbalizer import parse_words
 
 if TYPE_CHECKING:
@@ -48,8 +40,7 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
         description="" if who == "student" else data.task_description,
         pattern_flag=pattern_flag,
         words_flag=words_flag,
-        **(_in_front(job, job.config.distillation, number) if who == "teacher" else {}),
-        shown_labels=_shown_labels(job, labels) if who == "teacher" else (),
+        **(_context(job, job.config.distillation, labels, number) if who == "teacher" else {}),
         delimiter=data.label_delimiter,
     )
 
@@ -90,17 +81,12 @@ def _default_prefix(job: Job, prefix: str) -> str:
     return escaped(prefix) + (" " if job.method == "icl" else "")
 
 
-def _shown_labels(job: Job, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """What a teacher that reads the gold label is shown for each; nothing to any other."""
-    flags = job.config.distillation
-    if not flags.reads("label"):
-        return ()
-    return labels if flags.label_words is None else parse_words(flags.label_words, len(labels), "--label_words")
-
-
-def _in_front(job: Job, flags: DistillationArguments, number: int) -> dict[str, str]:
-    """Instruction and text of files, as far as the teacher reads them; what a file holds is text whatever flag names it."""
+def _context(job: Job, flags: DistillationArguments, labels: tuple[str, ...], number: int) -> dict[str, Any]:
+    """Instruction, text of files and gold labels, as far as the teacher reads them; what a file holds is text whatever flag
+    names it."""
     data, instruction, texts = job.config.data, "", []
+    if flags.label_words is not None:
+        labels = parse_words(flags.label_words, len(labels), "--label_words")
     if flags.reads("instruction") and flags.instruction is not None:
         instruction = text_or_file(flags.instruction, "--instruction")
         if names_file(flags.instruction):
@@ -112,4 +98,5 @@ def _in_front(job: Job, flags: DistillationArguments, number: int) -> dict[str, 
     if flags.reads("file"):
         files = flags.context_files
         texts.append(read_text(files[number if len(files) > 1 else 0], "--context_file"))
-    return {"instruction": instruction, "document": decode_escapes(data.separate_shots_by).join(texts)}
+    document = decode_escapes(data.separate_shots_by).join(texts)
+    return {"instruction": instruction, "document": document, "shown_labels": labels if flags.reads("label") else ()}

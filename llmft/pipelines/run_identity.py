@@ -10,7 +10,7 @@ from typing import Any
 
 from llmft.arguments.config import Config
 from llmft.arguments.distillation import DistillationArguments
-from llmft.arguments.flags import Rules, flags_of
+from llmft.arguments.flags import flags_of
 from llmft.arguments.run import RunArguments
 from llmft.models.identity import fingerprint_model
 from llmft.models.load import resolve, run_of, short_name
@@ -78,24 +78,21 @@ def settings(
 
 
 def named_flags(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the given flags that name the run: what it does not read, or what changes no result, does not."""
+    """Those of the given flags that name the run: what it does not read, or what changes no result, does not. A file of JSON
+    counts by its text."""
     unread = () if _reads_demonstrations(config) else {field.name for field in fields(config.shots)}
     rules = {name: rules for group in config.groups.values() for name, (_, rules) in flags_of(type(group)).items()}
-    return {
-        name: _content(rules[name], value)
+    named = {
+        name: value
         for name, value in given.items()
         if rules[name].in_name and name not in unread and (config.trained is not None or rules[name].evaluation == "read")
     }
+    files = {name: value for name, value in named.items() if rules[name].kind == "json" and not str(value).startswith("{")}
+    return named | {name: Path(file).read_text(encoding="utf-8-sig") for name, file in files.items()}
 
 
 def _reads_demonstrations(config: Config) -> bool:
     return config.fine_tuning is None or config.fine_tuning.train_on == "demonstrations"
-
-
-def _content(rules: Rules, value: Any) -> Any:
-    """The value of an argument; of one that takes JSON or a file with it, the text of that file."""
-    names_file = rules.kind == "json" and isinstance(value, str) and not value.startswith("{")
-    return Path(value).read_text(encoding="utf-8-sig") if names_file else value
 
 
 def describe_metric(name: str) -> str:
@@ -124,10 +121,7 @@ def distillation_settings(
         values["instruction"] = text_or_file(flags.instruction, "--instruction")
     if flags.teacher_model_name_or_path is not None:
         values["teacher"] = fingerprint_model(
-            flags.teacher_model_name_or_path,
-            flags.teacher_model_revision,
-            "--teacher_model_name_or_path",
-            cache_dir=cache_dir,
+            flags.teacher_model_name_or_path, flags.teacher_model_revision, "--teacher_model_name_or_path", cache_dir=cache_dir
         )
     if flags.query_file is not None:
         values["data"] = fingerprint_data(task, data_dir, query_source(flags.query_file))

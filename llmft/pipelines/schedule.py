@@ -35,9 +35,8 @@ class Schedule:
 
 def learning_rate_in_force(config: Config, values: Mapping[str, Any], task: Task, model_name: str) -> float:
     """The learning rate of a run that trains, known before any row is read; arguments as in `schedule_in_force`."""
-    return (
-        values["learning_rate"] if values["learning_rate"] is not None else _defaults(config, task, model_name)[0].learning_rate
-    )
+    rate = values["learning_rate"]
+    return _defaults(config, task, model_name)[0].learning_rate if rate is None else rate
 
 
 def schedule_in_force(config: Config, values: Mapping[str, Any], task: Task, model_name: str) -> Schedule:
@@ -101,10 +100,6 @@ def _rows(config: Config, values: Mapping[str, Any], task: Task) -> tuple[int, s
         count = len(load_queries(distilling.query_file, data, task, labels=False, quiet=True))
         return count, f"all {count} queries of the file"
     count = count_training_rows(
-        task,
-        variant=data.task_variant,
-        data_seed=values["data_seed"],
-        data_dir=data.data_dir,
-        cache_dir=data.dataset_cache_dir,
+        task, variant=data.task_variant, data_seed=values["data_seed"], data_dir=data.data_dir, cache_dir=data.dataset_cache_dir
     )
     return count, f"all {count} training rows"

@@ -29,8 +29,11 @@ NOTES = ".finished"
 """Folder of the notes, in the output folder."""
 OUTPUT_DIR = "logfiles"
 """Default of --output_dir."""
-ENVIRONMENT = re.compile(r"(LLMFT|ACCELERATE|CUDA|NVIDIA|ROCR|HIP|GPU|ZE|DS)_|SLURM_.*GPU|WANDB_PROJECT")
-"""Variables that can change a default or the devices that are there."""
+ENVIRONMENT = re.compile(
+    r"(LLMFT|ACCELERATE|CUDA|NVIDIA|ROCR|HIP|GPU|ZE|DS)_|SLURM_.*GPU|WANDB_PROJECT"
+    r"|(HF_HOME|HF_HUB_CACHE|HUGGINGFACE_HUB_CACHE|XDG_CACHE_HOME|HOME)$"
+)
+"""Variables that can change a default, the devices that are there, or the place of the hub's cache."""
 DEVICES = re.compile(r"nvidia\d+|kfd|renderD\d+|accel\d+|davinci\d+")
 """Names in /dev of what a run may compute on."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -135,7 +138,8 @@ def _with_bases(names: Iterable[str], caches: Iterable[str]) -> Iterator[Path]:
     """What is read of these names, and where it would be read from if it were there."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    for name in names:
+    names = list(names)
+    for name in names:  # to which bases of adapters are added
         path = Path(name)
         yield path
         if HUB_NAME.fullmatch(name):  # which commit a branch is at, as far as this machine knows
@@ -143,7 +147,8 @@ def _with_bases(names: Iterable[str], caches: Iterable[str]) -> Iterator[Path]:
         if path.is_dir():
             yield path.parent / "config.json"  # a run's model is called by it
             base = base_named_in(path)
-            yield from _with_bases([base.name] if base else [], caches)
+            if base is not None and base.name not in names:
+                names.append(base.name)
 
 
 def _state(path: Path) -> str:

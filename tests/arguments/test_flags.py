@@ -5,6 +5,7 @@ import re
 import pytest
 
 from llmft.arguments.checks import CONDITION, check, in_words, known, limits
+from llmft.arguments.command_line import read
 from llmft.arguments.flags import default_of, flags_of
 from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
@@ -78,7 +79,7 @@ def test_a_flag_has_one_meaning():
 def test_limits_are_kept(script):
     counted = 0
     for name, (_, rules) in FLAGS[script].items():
-        for bound, step in ((rules.at_least, -1), (rules.above, 0), (rules.below, 0), (rules.at_most, 1)):
+        for bound, step in ((rules.at_least, -1), (rules.above, 0), (rules.below, 0)):
             if bound is None:
                 continue
             value, counted = bound + step * (1 if rules.or_value is None else 3), counted + 1
@@ -115,8 +116,17 @@ def test_what_excludes_each_other_is_refused(script, name, condition):
     assert "does not go with" in message and is_line("two flags that exclude each other", message)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_what_a_run_is_named_by(script):
-    named = {name for name, (_, rules) in FLAGS[script].items() if rules.in_name and rules.supported}
-    assert {"pattern", "seed", "data_seed", "max_eval_samples"} <= named
-    assert not named & {"output_dir", "cache_dir", "hub_token", "report_to", "train_file", "save_steps", "use_cpu"}
+def test_eval_py_names_no_remedy_that_it_refuses():
+    """What is read only with a flag that eval.py refuses is refused like it, and before anything is said of that flag."""
+    for name, (_, rules) in FLAGS["eval.py"].items():
+        needed = {flag for condition in there("eval.py", rules.needs) for flag, _ in CONDITION.findall(condition)}
+        if any(FLAGS["eval.py"][flag][1].evaluation == "refused" for flag in needed):
+            assert rules.evaluation == "refused", name
+    with pytest.raises(InputError, match=r"^--hub_token [*]{3}: eval.py does not train; leave it out"):
+        check(SCRIPTS["eval.py"], DEFAULTS["eval.py"] | {"hub_token": "secret"}, all_groups=True, trains=False)
+
+
+def test_help_says_what_inherited_flags_need(capsys):
+    with pytest.raises(SystemExit):
+        read(SCRIPTS["ft.py"], ["--help"], "")
+    assert "Only with --dataloader_num_workers 1 or more." in " ".join(capsys.readouterr().out.split())

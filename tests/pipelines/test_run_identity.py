@@ -6,6 +6,7 @@ import pytest
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
+from llmft.arguments.flags import flags_of
 from llmft.pipelines import distill, fine_tune, in_context
 from llmft.pipelines.run_identity import method_name, named_flags, settings
 from llmft.tasks.resolve import resolve_task
@@ -46,6 +47,44 @@ def rows(tmp_path):
 )  # fmt: skip
 def test_a_run_is_named_by_what_can_change_its_result(script, words, named):
     assert named_flags(*parsed(script, words.split())) == named
+
+
+NO_NAME = """
+    cache_dir data_dir dataset_cache_dir output_dir overwrite_output_dir
+    model_name_or_path task_name train_file validation_file test_file out_of_domain_file eval_task_path paws_qqp_file
+    cola_ood_file sample_indices_file metric deepspeed
+    count_flops use_cpu deepspeed_stage disable_tqdm local_rank report_to run_name project
+    log_level log_level_replica log_on_each_node logging_strategy logging_first_step logging_steps logging_nan_inf_filter
+    dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
+    save_strategy save_steps save_total_limit save_on_each_node do_train do_eval debug skip_memory_metrics
+    push_to_hub hub_model_id hub_token hub_private_repo hub_revision
+    include_num_input_tokens_seen trackio_space_id trackio_bucket_id trackio_static_space_id
+    wandb_project_name wandb_group_name wandb_run_name wandb_output_dir
+"""
+"""Flags of all scripts that change no result, or whose content the name holds in another way."""
+NO_NAME_OF = {
+    "ft.py": "",
+    "distill.py": "context_file instruction query_file teacher_cache_dir teacher_model_name_or_path",
+    "eval.py": """
+        group num_data_seeds max_train_samples accelerator_config activation_checkpointing activation_checkpointing_kwargs
+        adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size average_tokens_across_devices dataloader_drop_last
+        dataloader_in_order dataloader_multiprocessing_context ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
+        ddp_find_unused_parameters ddp_static_graph ddp_timeout enable_jit_checkpoint eval_delay eval_steps eval_strategy
+        gradient_accumulation_steps gradient_checkpointing gradient_checkpointing_kwargs ignore_data_skip learning_rate
+        length_column_name log_l2_dist_per_weight lr_scheduler_kwargs lr_scheduler_type max_grad_norm max_steps
+        neftune_noise_alpha num_train_epochs optim optim_args optim_target_modules per_device_train_batch_size
+        restore_callback_states_from_checkpoint save_best_models save_final_model torch_empty_cache_steps
+        train_sampling_strategy use_cache warmup_steps weight_decay
+    """,
+}
+
+
+@pytest.mark.parametrize("script", GROUPS)
+def test_every_other_flag_is_part_of_the_name(script):
+    flags = {name: rules for group in GROUPS[script] for name, (_, rules) in flags_of(group).items() if rules.supported}
+    config, _ = parsed(script, ["--train_on", "demonstrations"] if script == "ft.py" else [])
+    named = named_flags(config, dict.fromkeys(flags, "{}"))
+    assert flags.keys() - named.keys() == {*NO_NAME.split(), *NO_NAME_OF[script].split()}
 
 
 def test_files_count_by_content_wherever_they_lie(rows, tmp_path):

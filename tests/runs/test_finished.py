@@ -14,7 +14,9 @@ from huggingface_hub import constants
 from llmft.arguments.command_line import read
 from llmft.arguments.flags import paths_named
 from llmft.arguments.run import RunArguments
+from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune
+from llmft.pipelines.prepare import prepare
 from llmft.runs.finished import OUTPUT_DIR, Command, process_command
 from tests.pipelines.conftest import MAIN
 
@@ -96,6 +98,8 @@ CHANGES = {
     "half a note": lambda: next(Path("out/.finished").iterdir()).write_text('{"rec'),
     "a folder that cannot be looked at": lambda: Path("data/loop").symlink_to("loop"),
     "another variable": lambda: os.environ.__setitem__("LLMFT_DATA_DIR", "base"),
+    "another cache of the hub": lambda: os.environ.__setitem__("HF_HOME", "base"),
+    "another home": lambda: os.environ.__setitem__("HOME", "base"),
     "several processes": lambda: os.environ.__setitem__("WORLD_SIZE", "2"),
     "a device more": lambda: os.environ.__setitem__("CUDA_VISIBLE_DEVICES", "0,1"),
     "another folder": lambda: os.chdir("data"),
@@ -155,6 +159,27 @@ def test_a_model_that_has_moved_on_the_hub_goes_the_long_way(done, tmp_path, mon
     refs.mkdir(parents=True)
     (refs / "main").write_text("0" * 40)
     assert not command(*words).finished()
+
+
+def test_adapters_that_are_each_others_base_are_an_error_of_one_line(place, monkeypatch):
+    for name, base in {"one": "two", "two": "one"}.items():
+        Path(name).mkdir()
+        Path(name, "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    monkeypatch.setattr(sys, "argv", "eval.py --task toy --model_name_or_path one --use_cpu".split())
+    process_command.cache_clear()
+    with pytest.raises(InputError, match=r"^--model_name_or_path one: is an adapter whose base is itself"):
+        MAIN["eval.py"](None)
+    process_command.cache_clear()
+
+
+@pytest.mark.parametrize("more", ["", "--push_to_hub"])
+def test_a_command_that_pushes_leaves_no_note(place, monkeypatch, more):
+    monkeypatch.setattr(sys, "argv", f"ft.py --task toy --use_cpu {more}".split())
+    process_command.cache_clear()
+    with patch.dict(os.environ):
+        prepare("pbft", fine_tune.GROUPS, None, "")
+    assert (process_command().note is None) == bool(more)
+    process_command.cache_clear()
 
 
 @pytest.mark.parametrize("more", ["", "--overwrite_output_dir", "--overwrite_output_dir false"])
