@@ -102,7 +102,7 @@ class Job:
             prompt_format,
             tuple(demonstrations),
             max_length=self.config.data.max_seq_length,
-            virtual=self.config.trained.virtual_tokens if trained else 0,
+            reserved=self.config.trained.virtual_tokens if trained else 0,
             virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
         )
         answers, sample = ANSWERS[self.task.answer], next(iter(self.eval_sets.values()))[0]

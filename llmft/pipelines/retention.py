@@ -124,7 +124,7 @@ def _scorer(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, token
         named.pattern, named.prefix, config.data.separate_shots_by, named.target_tokens, words_flag="label words"
     )
     virtual = 0 if config.trained is None else config.trained.virtual_tokens
-    prompter = Prompter(tokenizer, prompt_format, max_length=config.data.max_seq_length, virtual=virtual)
+    prompter = Prompter(tokenizer, prompt_format, max_length=config.data.max_seq_length, reserved=virtual)
     scorer = Scorer.create(model, prompter, ANSWERS[task.answer], rows[0], BatchSize.of(config.run))
     scorer.check_window(rows)
     return scorer
