@@ -54,14 +54,11 @@ def score_labels(
 class Texts:
     """What distillation needs of `llmft.evaluation.answers.Answers`, for answers that are the rows' own tokens `answer`."""
 
-    ids = compared_ids = branches = ()
+    ids = branches = ()
     question = SimpleNamespace(key={})
 
     def content_free(self, prompter: Any) -> list[Any]:
         return []
-
-    def positions(self, rows: Sequence[Any]) -> list[int]:
-        return [len(row["answer"]) for row in rows]
 
     def continued(self, prompts: TokenizedPrompts, rows: Sequence[Any]) -> Continued:
         return Continued.by_answers(prompts, [row["answer"] for row in rows])

@@ -81,7 +81,7 @@ class ContextDistillationTrainer(FtTrainer):
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Divergence from the teacher's answers, from what `answer_logits` gives."""
-        tokens, gold = inputs.get("teacher_tokens", self.answers.compared_ids), inputs.get("answer")
+        tokens, gold = inputs.get("teacher_tokens", self.answers.ids), inputs.get("answer")
         return distillation_loss(self.choices, logits, inputs["teacher_logprobs"], tokens, gold, inputs.get(WEIGHTS))
 
     def cause(self, loss: float, positions: Sequence[int]) -> str | None:

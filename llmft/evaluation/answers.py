@@ -1,4 +1,4 @@
-"""Kinds of answers: what the rest asks of one, and which there are. Nothing else knows what an answer is."""
+"""Kinds of answers: what the rest asks of one, and which there are. Scorer, teacher and trainers know no more of an answer."""
 
 from __future__ import annotations
 
@@ -63,12 +63,19 @@ class Answers(Protocol):
     def columns(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Columns of `Scores` from the answers to the question about the rows."""
 
+    def labels(
+        self, answers: Scores | Mapping[str, torch.Tensor], content_free: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """A teacher's answers on the support `labels`, the classes that all rows share; kinds without such classes have none.
+
+        Args:
+            answers: scores, or what the question has kept of prompts.
+            content_free: what it has kept of the `content_free` ones, if there are any.
+        """
+
     @property
     def ids(self) -> Sequence[int]:
-        """The tokens that classes of the supports `labels` and `labels_rest` stand for; none of other kinds."""
-
-    def positions(self, rows: Sequence[Row]) -> Sequence[int]:
-        """(N) at how many positions a teacher answers about each row."""
+        """Where those classes are in what `compared` gives; none of kinds without."""
 
     @property
     def branches(self) -> Sequence[Sequence[int]]:
@@ -83,10 +90,6 @@ class Answers(Protocol):
     def compared(self, logits: torch.Tensor) -> torch.Tensor:
         """What of a student's logits (P, V) is compared with a teacher's answers."""
 
-    @property
-    def compared_ids(self) -> Sequence[int]:
-        """Where in that the `ids` are."""
-
     def mean(self, scores: Sequence[Scores]) -> dict[str, np.ndarray]:
         """Columns of the mean of what the same rows got behind several contexts."""
 
@@ -96,8 +99,9 @@ class Answers(Protocol):
     def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
         """`kl`, how far the student's answers are from the teacher's, in nats; `agreement`, the share of rows with the same."""
 
-    def majority(self, scores: Scores) -> float | None:
-        """What always giving the most frequent right answer would get; None where that means nothing."""
+    @staticmethod
+    def majority(rows: Sequence[Row]) -> float | None:
+        """What always giving the most frequent right answer to the rows would get; None where that means nothing."""
 
 
 ANSWERS: dict[str, type[Answers]] = {"label": Labels}
