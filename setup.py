@@ -14,7 +14,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["llmft", "llmft.*"]),
-    package_data={"llmft.worlds.nli": ["checkpoint/*"], "llmft.report": ["*.csv", "*.html", "*.css", "*.js"]},
+    package_data={
+        "llmft.worlds.nli": ["checkpoint/*"],
+        "llmft.report.page": ["*.html", "*.css", "*.js"],
+        "llmft.report.tables": ["*.csv"],
+    },
     install_requires=[
         "torch>=2.13",
         "transformers>=5.23",

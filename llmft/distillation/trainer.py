@@ -16,7 +16,6 @@ from llmft.distillation.teacher import Teacher
 from llmft.evaluation.answers import Answers
 from llmft.training.ft_trainer import WEIGHTS, FtTrainer
 
-
 UNBOUNDED = {"forward": ("student", "teacher", "reverse"), "reverse": ("teacher", "student", "forward")}
 """Divergences that may be infinite: which side then gives no probability, to what which side gives some; another to use."""
 

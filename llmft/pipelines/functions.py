@@ -1,7 +1,8 @@
 """The three methods as functions on a model in memory, without a command line or a record.
 
-Rows are dicts: `text1`, `text2` if the pattern has it, `label` (a number; queries of `distill` need none). The caller's model is
-left as it is; what is returned is a trained copy.
+Rows are dicts: `text1`, `text2` if the pattern has it, `label` (from 0, in the order of the prompt's label words; queries of
+`distill` need none), and `idx` if they have a number of their own. The weights of the caller's model stay as they are, but it
+is put in eval mode; what is trained is a copy.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
+from transformers import set_seed
 
 from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.objective import Objective
-from llmft.arguments.run import RunArguments
+from llmft.arguments.run import DistillationRunArguments, RunArguments
 from llmft.arguments.training_defaults import DISTILLATION, FINE_TUNING, TrainingDefaults
 from llmft.cost.phases import Phase
 from llmft.distillation.teacher import Teacher
 from llmft.distillation.trainer import ContextDistillationTrainer, with_targets
+from llmft.errors import InputError
 from llmft.evaluation.labels import Labels
 from llmft.evaluation.scorer import Scorer
 from llmft.models.parts.adapt import adapt
 from llmft.models.reading.batches import BatchSize
+from llmft.pipelines.distillation_checks import check_prompts
+from llmft.pipelines.teachers import check_vocabularies, fit_logits
 from llmft.pipelines.training import make_trainer
 from llmft.prompts.prompter import Prompter
 from llmft.prompts.render import PromptFormat
@@ -54,8 +59,9 @@ def in_context(
     Raises:
         InputError: a prompt does not fit the model's window, or a label word is not one token.
     """
-    scorer = _scorer(model, tokenizer, rows, prompt, demonstrations, calibrate)
-    scores = scorer.score(_complete(rows), Phase("evaluate"))
+    rows = _complete(rows, prompt)
+    scorer = _scorer(model, tokenizer, rows, prompt, _complete(demonstrations, prompt, least=0), calibrate)
+    scores = scorer.score(rows, Phase("evaluate"))
     return scorer.answers.metrics(scores), pd.DataFrame({name: scores[name] for name in ("idx", "target", "prediction", "score")})
 
 
@@ -72,8 +78,8 @@ def fine_tune(
 
     Args:
         part: which weights are trained; None for all.
-        training: arguments of `RunArguments`, which are transformers' own with our defaults; the learning rate and the number of
-            epochs are those of docs/defaults.md unless given.
+        training: arguments of `RunArguments`, which are transformers' own with ft.py's defaults; the learning rate and the number
+            of epochs are those of docs/defaults.md unless given. Nothing is evaluated or saved on the way.
 
     Returns:
         The fine-tuned model: a transformers model, or peft's around one.
@@ -81,11 +87,11 @@ def fine_tune(
     Raises:
         InputError: an argument is unusable, or a prompt does not fit the model's window.
     """
-    part = part or AdapterArguments()
-    student, run = _student(model, part, None, FINE_TUNING[part.part], len(rows), training)
-    scorer = _scorer(student, tokenizer, rows, prompt)
-    examples = scorer.answers.examples(scorer.prompter.prompts(_complete(rows)), _complete(rows), gold=True)
-    return _train(FtTrainer, scorer, examples, run)
+    rows, part = _complete(rows, prompt), part or AdapterArguments()
+    run = _run_arguments(RunArguments, FINE_TUNING[part.part], len(rows), training)
+    scorer = _scorer(_student(model, part, None, run), tokenizer, rows, prompt)
+    examples = scorer.answers.examples(scorer.prompter.prompts(rows), rows, gold=True)
+    return _train(FtTrainer, scorer, examples, rows, run)
 
 
 def distill(
@@ -96,7 +102,7 @@ def distill(
     prompt: PromptFormat,
     demonstrations: Sequence[Row] = (),
     teacher_prompt: PromptFormat | None = None,
-    teacher: PreTrainedModel | None = None,
+    teacher: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
     objective: Objective | None = None,
     part: AdapterArguments | None = None,
     **training: Any,
@@ -106,9 +112,9 @@ def distill(
     Args:
         demonstrations: the context; or, or besides, what `teacher_prompt` puts in front (its `instruction`, `document`).
         teacher_prompt: the teacher's prompt; None for the student's.
-        teacher: another model of the same vocabulary; None for the model itself.
+        teacher: another model of the same vocabulary and its tokenizer; None for the model itself.
         objective: what is minimised; None for the forward KL over the labels.
-        part, training: as in `fine_tune`.
+        part, training: as in `fine_tune`, with distill.py's defaults (`DistillationRunArguments`).
 
     Returns:
         The student: a transformers model, or peft's around one.
@@ -116,18 +122,30 @@ def distill(
     Raises:
         InputError: an argument is unusable, or a prompt does not fit a model's window.
     """
-    queries, part, objective = _complete(queries), part or AdapterArguments(), objective or Objective()
-    reader = _scorer(model if teacher is None else teacher, tokenizer, queries, teacher_prompt or prompt, demonstrations)
+    teacher_prompt, part, objective = teacher_prompt or prompt, part or AdapterArguments(), objective or Objective()
+    queries = _complete(queries, prompt, labelled=objective.ce_weight > 0)
+    check_prompts(objective, teacher_prompt, prompt, calibrate=False)
+    run = _run_arguments(DistillationRunArguments, DISTILLATION[part.part], len(queries), training)
+    if teacher is not None:
+        check_vocabularies(teacher[1], tokenizer, "teacher")
+        fit_logits(teacher[0], model, objective.support)
+    shots = _complete(demonstrations, teacher_prompt, least=0)
+    reader = _scorer(*(teacher or (model, tokenizer)), queries, teacher_prompt, shots)
     targets = Teacher([reader], queries, objective).precompute(Phase("teacher"))
-    student, run = _student(model, part, reader.prompter.context_ids, DISTILLATION[part.part], len(queries), training)
-    scorer = _scorer(student, tokenizer, queries, prompt)
+    scorer = _scorer(_student(model, part, reader.prompter.context_ids, run), tokenizer, queries, prompt)
     examples = scorer.answers.examples(scorer.prompter.prompts(queries), queries, gold=objective.ce_weight > 0)
     learning = {"choices": objective, "answers": scorer.answers}
-    return _train(ContextDistillationTrainer, scorer, with_targets(examples, targets), run, **learning)
+    return _train(ContextDistillationTrainer, scorer, with_targets(examples, targets), queries, run, **learning)
 
 
-def _complete(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows with what their readers expect of every row."""
+def _complete(rows: Sequence[Row], prompt: PromptFormat, *, labelled: bool = True, least: int = 1) -> list[dict[str, Any]]:
+    """The rows with what their readers expect of every row; `labelled` ones are checked to have the label of a word."""
+    if len(rows) < least:
+        raise InputError("rows: there are none; give one or more")
+    labels = range(len(prompt.words))
+    for i, row in enumerate(rows):
+        if labelled and row.get("label") not in labels:
+            raise InputError(f"rows: the label of row {i} is {row.get('label')}; the prompt has words for 0 to {labels[-1]}")
     return [{"idx": i, "text2": None, "label": None, **row} for i, row in enumerate(rows)]
 
 
@@ -139,30 +157,40 @@ def _scorer(
     demonstrations: Sequence[Row] = (),
     calibrate: bool = False,
 ) -> Scorer:
-    prompter = Prompter(tokenizer, prompt, tuple(_complete(demonstrations)))
+    prompter = Prompter(tokenizer, prompt, tuple(demonstrations))
     batch_size = BatchSize(RunArguments.per_device_eval_batch_size)
-    scorer = Scorer.create(model.eval(), prompter, Labels, _complete(rows)[0], batch_size, calibrate=calibrate)
-    scorer.check_window(_complete(rows))
+    scorer = Scorer.create(model.eval(), prompter, Labels, rows[0], batch_size, calibrate=calibrate)
+    scorer.check_window(rows)
     return scorer
 
 
-def _student(
-    model: PreTrainedModel,
-    part: AdapterArguments,
-    context_ids: Sequence[int] | None,
-    defaults: TrainingDefaults,
-    rows: int,
-    training: Mapping[str, Any],
-) -> tuple[torch.nn.Module, RunArguments]:
-    """A copy of the model with the part made trainable, and how it is trained."""
+def _run_arguments(kind: type[RunArguments], defaults: TrainingDefaults, rows: int, training: Mapping[str, Any]) -> RunArguments:
+    """How a part is trained on so many rows."""
+    for name in ("eval_strategy", "save_strategy"):
+        if training.get(name, "no") != "no":
+            raise InputError(f"{name} {training[name]}: functions neither evaluate nor save on the way; leave it out")
     usual = {"learning_rate": defaults.learning_rate, "num_train_epochs": defaults.epochs(rows)}
-    run = RunArguments(**{"output_dir": tempfile.gettempdir(), **usual, **training})
-    return adapt(copy.deepcopy(model), part, context_ids, run.seed), run
+    run = kind(**{"output_dir": tempfile.gettempdir(), **usual, **training})
+    set_seed(run.seed)  # peft draws from torch's own stream
+    return run
+
+
+def _student(
+    model: PreTrainedModel, part: AdapterArguments, context_ids: Sequence[int] | None, run: RunArguments
+) -> torch.nn.Module:
+    if part.use_cartridge and context_ids is None and not part.cartridge_tokens:
+        raise InputError("cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
+    return adapt(copy.deepcopy(model), part, context_ids, run.seed)
 
 
 def _train(
-    trainer_class: type[FtTrainer], scorer: Scorer, examples: Sequence[dict[str, Any]], run: RunArguments, **more: Any
+    trainer_class: type[FtTrainer],
+    scorer: Scorer,
+    examples: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
+    run: RunArguments,
+    **more: Any,
 ) -> torch.nn.Module:
-    finite = StopAtNonFinite(range(len(examples)), scorer.model.name_or_path)
+    finite = StopAtNonFinite([row["idx"] for row in rows], scorer.model.name_or_path)
     make_trainer(trainer_class, scorer, examples, run, finite=finite, **more).train()
     return scorer.model.eval()

@@ -38,17 +38,26 @@ def teacher_model(
         job, flags.teacher_model_name_or_path, "--teacher_model_name_or_path", revision=flags.teacher_model_revision
     )
     check_vocabularies(its_tokenizer, tokenizer, f"--teacher_model_name_or_path {flags.teacher_model_name_or_path}")
-    if flags.support != "labels" and classification_head(model) is not None:
-        raise InputError(f"--support {flags.support}: the teacher is a classifier and gives labels alone; use --support labels")
-    if flags.support in ("topk", "vocab"):
-        widths = [logits_width(one) for one in (model, job.loaded[0])]
-        if widths[0] > widths[1]:  # rows that pad the output layer, as the vocabulary is the same: they stand for no token
-            cut_logits(model, widths[1])
-        elif widths[0] < widths[1] and flags.support == "vocab":
+    fit_logits(model, job.loaded[0], flags.support)
+    return model.eval().requires_grad_(False), its_tokenizer
+
+
+def fit_logits(teacher: PreTrainedModel, student: PreTrainedModel, support: str) -> None:
+    """Cut the teacher's logits to the width of the student's: the rest pads its output layer, as the vocabulary is the same.
+
+    Raises:
+        InputError: the teacher does not give what the support compares.
+    """
+    if support != "labels" and classification_head(teacher) is not None:
+        raise InputError(f"--support {support}: the teacher is a classifier and gives labels alone; use --support labels")
+    if support in ("topk", "vocab"):
+        widths = [logits_width(model) for model in (teacher, student)]
+        if widths[0] > widths[1]:
+            cut_logits(teacher, widths[1])
+        elif widths[0] < widths[1] and support == "vocab":
             raise InputError(
                 f"--support vocab: teacher and student give {widths[0]} and {widths[1]} logits; use labels, labels_rest or topk"
             )
-    return model.eval().requires_grad_(False), its_tokenizer
 
 
 def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, flag: str) -> None:

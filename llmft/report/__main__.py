@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmft.errors import InputError
-from llmft.report import compare, show
+from llmft.report.commands import compare, show
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"show": show.main, "compare": compare.main}
 """First word of the command line -> what is done with the others. A folder of such a name is given as ./NAME."""
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="where the report goes; default: FOLDER/report")
     arguments = parser.parse_args(words)
 
-    from llmft.report.write import report
+    from llmft.report.commands.write import report
 
     report(arguments.folder, arguments.out or arguments.folder / "report")
 

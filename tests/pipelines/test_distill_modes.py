@@ -220,7 +220,7 @@ def test_other_tasks_before_and_after(tmp_path):
 
 
 def test_the_report_reads_runs_whose_teacher_came_from_the_cache(tmp_path):
-    from llmft.report.collect import collect
+    from llmft.report.records.collect import collect
 
     for rate in (1e-3, 1e-4):
         run("distill.py", tmp_path, *SHORT, "--learning_rate", rate)

@@ -1,6 +1,7 @@
 """llmft from Python: the README's example, and the three functions on the embedded world."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from llmft.errors import InputError
 from llmft.worlds.nli.world import toy_splits
 
 README = Path(__file__).parents[2] / "README.md"
+CARTRIDGE = llmft.AdapterArguments(use_cartridge=True)
 PROMPT = llmft.PromptFormat("{text1} {text2} ?", prefix="", separator="\n\n", words=("Yes", "No"))
 
 
@@ -65,10 +67,30 @@ def test_fine_tuning_fits_its_rows_and_predictions_are_a_frame(toy):
     assert predictions["idx"].tolist() == [row["idx"] for row in shots]
 
 
+def test_the_same_call_gives_the_same_weights(toy):
+    model, tokenizer, shots, _, _ = toy
+    again = [
+        llmft.fine_tune(
+            model, tokenizer, shots, prompt=PROMPT, part=llmft.AdapterArguments(use_adapter=True), max_steps=1, use_cpu=True
+        ).state_dict()
+        for _ in range(2)
+    ]
+    assert all(torch.equal(again[0][name], again[1][name]) for name in again[0])
+
+
 def test_what_cannot_be_used_is_an_input_error(toy):
     model, tokenizer, shots, _, test = toy
     with pytest.raises(InputError, match="--num_train_epochs"):
         llmft.fine_tune(model, tokenizer, shots, prompt=PROMPT, num_train_epochs=-1.0, use_cpu=True)
+    for more, message in (({"eval_strategy": "epoch"}, "eval_strategy epoch"), ({"part": CARTRIDGE}, "cartridge_tokens 0")):
+        with pytest.raises(InputError, match=message):
+            llmft.fine_tune(model, tokenizer, shots, prompt=PROMPT, use_cpu=True, **more)
+    for rows, message in (([], "there are none"), ([{"text1": "a"}], "row 0 is None"), ([*shots, {"label": -1}], "row 16 is -1")):
+        with pytest.raises(InputError, match=message):
+            llmft.fine_tune(model, tokenizer, rows, prompt=PROMPT, use_cpu=True)
+    swapped, everything = replace(PROMPT, words=("No", "Yes")), llmft.Objective(support="vocab")
+    with pytest.raises(InputError, match="different target tokens"):
+        llmft.distill(model, tokenizer, test, prompt=PROMPT, teacher_prompt=swapped, objective=everything, use_cpu=True)
     with pytest.raises(AttributeError, match="no attribute 'destil'"):
         _ = llmft.destil
     with pytest.raises(InputError, match="window"):

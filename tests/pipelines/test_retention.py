@@ -12,10 +12,10 @@ from llmft.pipelines.loading import load
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.retention import Retention, retention_fingerprints, retention_tasks
-from llmft.report.collect import collect
-from llmft.report.contents import distillation, groups
-from llmft.report.statistics import summarise
-from llmft.report.tables import markdown
+from llmft.report.records.collect import collect
+from llmft.report.statistics.summary import summarise
+from llmft.report.tables.contents import distillation, groups
+from llmft.report.tables.table import markdown
 from tests.pipelines.conftest import MAIN, Record
 
 OTHERS = "sst2,rte"

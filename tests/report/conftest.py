@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from llmft.report.__main__ import main
-from llmft.report.collect import collect
-from llmft.report.statistics import summarise, welch
+from llmft.report.records.collect import collect
+from llmft.report.statistics.summary import summarise, welch
 from tests.report.changes import change
 from tests.report.synthetic import SKILL, Made, write
 
@@ -53,7 +53,6 @@ def folder(tmp_path_factory):
     models = ("opt-125m", "opt-1.3b")
     made = [Made(model=model, method=method, seed=seed) for model in models for method in METHODS for seed in range(3)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.report.synthetic._defaults", dict)  # nothing here reads them
         patch.setitem(SKILL, "distill", 0.9)  # a difference that is marked
         found = write(folder, [*made, Made(seed=7, done=False)], hans_rows=20)
     for record in found:
@@ -90,7 +89,7 @@ def odd(tmp_path_factory):
     costs["total"]["rss_mean_bytes"] = None
     (second / "cost.json").write_text(json.dumps(costs))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmft.report.write.PICTURES", ("size", "memory", "training"))  # those that tests look at
+        patch.setattr("llmft.report.commands.write.PICTURES", ("size", "memory", "training"))  # those that tests look at
         main([str(folder)])
     return folder
 

@@ -12,14 +12,13 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from llmft.report.bootstrap import TABLE_METRICS
+from llmft.report.statistics.bootstrap import OF_TABLES
 from llmft.runs.store import short_hash
 
 SIZES = {"125m": 125e6, "350m": 331e6, "1.3b": 1.3e9, "2.7b": 2.7e9, "6.7b": 6.7e9, "13b": 13e9, "30b": 30e9}
@@ -48,13 +47,15 @@ class Made:
     pattern: str = "minimal"
     seed: int = 0
     done: bool = True
+    headline: str = "score_accuracy"
+    with_context: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
         if self.method == "icl":
             return ("icl",)
         if self.method.startswith("distill"):
-            return "teacher", "before", "after"
+            return "teacher", "before", "after", *(("after_with_context",) if self.with_context else ())
         return "before", "after", "best_in_domain", "best_out_of_domain"
 
 
@@ -69,37 +70,25 @@ def designs() -> Iterator[Made]:
             yield Made(task, model, method, shots, "minimal", seed, next(number) % 100 != 99)
 
 
-def write(folder: Path, made: Iterable[Made], *, hans_rows: int = 500) -> dict[str, Made]:
+def write(folder: Path, made: Iterable[Made], *, hans_rows: int = 500, version: int = 5) -> dict[str, Made]:
     """Write the records; returns the runs by their folders below `folder`.
 
     Args:
         hans_rows: evaluation rows of each HANS set.
+        version: of the records' form, 3, 4 or 5.
     """
-    found = {}
+    records = {}
     for run in made:
         record = f"{run.method}/{run.task}/{run.model}/{short_hash(dataclasses.astuple(run))}"
         _write(folder / record, run, hans_rows)
-        found[record] = run
-    return found
+        if version < 5 and run.done:
+            _age(folder / record, version)
+        records[record] = run
+    return records
 
 
-@cache
-def _defaults() -> dict[str, Any]:
-    """All arguments at their defaults, for a config as long as a real one."""
-    from llmft.arguments.data import DataArguments, DemonstrationArguments
-    from llmft.arguments.distillation import DistillationArguments
-    from llmft.arguments.methods import AdapterArguments
-    from llmft.arguments.model import ModelArguments
-    from llmft.arguments.run import RunArguments
-
-    groups = (ModelArguments, AdapterArguments, DataArguments, DemonstrationArguments, DistillationArguments, RunArguments)
-    return {
-        group.__name__: {
-            field.name: field.default if isinstance(field.default, str | int | float | None) else None
-            for field in dataclasses.fields(group)
-        }
-        for group in groups
-    }
+DEFAULTS = {"Defaults": {f"argument_{number}": None for number in range(200)}}
+"""For a config as long as a real one."""
 
 
 def _write(path: Path, run: Made, hans_rows: int) -> None:
@@ -111,7 +100,7 @@ def _write(path: Path, run: Made, hans_rows: int) -> None:
     given = {"num_shots": run.shots, "pattern_name": run.pattern, "data_seed": run.seed, "seed": run.seed}
     trained = rng.integers(2000, size=256 if distilled else run.shots).tolist() if run.method != "icl" else []
     shown = rng.integers(2000, size=run.shots).tolist() if run.method == "icl" or distilled else []
-    arguments = {**_defaults(), "Own": {**given, "task_variant": None}}
+    arguments = {**DEFAULTS, "Own": {**given, "task_variant": None}}
     config = {
         "method": run.method,
         "task": run.task,
@@ -139,7 +128,8 @@ def _write(path: Path, run: Made, hans_rows: int) -> None:
             frames.append(frame)
     pd.concat(frames, ignore_index=True).to_parquet(path / "predictions.parquet")
     prompt = QUERY + SHOT * run.shots
-    metrics = {"stages": stages, "sets": sets, "tokens_per_query": {"icl": prompt} if run.method == "icl" else {"student": QUERY}}
+    metrics = {"headline": {"name": run.headline, "higher_is_better": run.headline != "mse"}, "stages": stages, "sets": sets}
+    metrics |= {"tokens_per_query": {"icl": prompt} if run.method == "icl" else {"student": QUERY}}
     if distilled:
         metrics["tokens_per_query"]["teacher"] = prompt
         metrics["kl"] = {stage: dict.fromkeys(sizes, 0.1) for stage in ("before", "after")}
@@ -159,26 +149,38 @@ def _write(path: Path, run: Made, hans_rows: int) -> None:
 
 
 def _answers(run: Made, stage: str, name: str, size: int, rng: np.random.Generator) -> tuple[dict[str, Any], pd.DataFrame]:
-    labels = np.full(size, int(name.endswith("contradiction"))) if name.startswith("hans") else np.arange(size) % 2
     skill = 0.5 if stage == "before" else SKILL[run.method] + 0.02 * list(MODELS).index(run.model) + rng.normal(0, 0.03)
+    columns = {"stage": stage, "set": name, "idx": np.arange(size)}
+    counts = {"n": size, "n_asked": size, "n_shortened": 0}
+    if run.headline != "score_accuracy":
+        return _graded(run.headline, skill, columns, counts, rng)
+    labels = np.full(size, int(name.endswith("contradiction"))) if name.startswith("hans") else np.arange(size) % 2
     right = rng.random(size) < min(max(skill, 0.05), 0.95)
     predictions = np.where(right, labels, 1 - labels)
     logprobs = np.log(np.where(predictions[:, None] == [[0, 1]], 0.8, 0.2))
-    confusion = np.bincount(2 * labels + predictions, minlength=4).reshape(2, 2)
     accuracy = float(right.mean())
-    metrics = {
-        "accuracy": accuracy,
-        "score_accuracy": accuracy,
-        "loss": 0.7,
-        "ece": 0.1,
-        "n": size,
-        "n_asked": size,
-        "n_shortened": 0,
-    }
+    metrics = {"accuracy": accuracy, "score_accuracy": accuracy, "loss": 0.7, "ece": 0.1, **counts}
     if run.task == "qqp":
-        metrics["f1"] = float(TABLE_METRICS["f1"](confusion))
-    columns = {"stage": stage, "set": name, "idx": np.arange(size), "label": labels, "prediction": predictions}
+        metrics["f1"] = float(OF_TABLES["f1"](np.bincount(2 * labels + predictions, minlength=4).reshape(2, 2)))
+    columns |= {"target": labels, "prediction": predictions, "score": right.astype(float)}
     return metrics, pd.DataFrame({**columns, "label_logprobs": list(logprobs), "token_logprobs": list(logprobs)})
+
+
+def _graded(
+    headline: str, skill: float, columns: dict[str, Any], counts: dict[str, Any], rng: np.random.Generator
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Answers in words with F1 of their tokens, or numbers with their squared error; their scores are not only 0 or 1."""
+    size = counts["n"]
+    if headline == "mse":
+        targets = np.arange(size) % 7 - 3.0
+        predictions = targets + rng.normal(0, 2.5 - 2 * skill, size)
+        scores = (targets - predictions) ** 2
+    else:
+        targets = np.array([f"answer {number}" for number in range(size)])
+        scores = rng.choice([0, 0.25, 0.5, 0.8, 1], size, p=[0.4 - skill / 4, 0.2, 0.1, 0.15, 0.15 + skill / 4])
+        predictions = np.where(scores == 1, targets, "another")
+    frame = pd.DataFrame({**columns, "target": targets, "prediction": predictions, "score": scores})
+    return {headline: float(scores.mean()), "nll": 1.5, **counts}, frame
 
 
 def _log(rng: np.random.Generator, against_teacher: Iterable[str]) -> list[dict[str, Any]]:
@@ -192,27 +194,58 @@ def _log(rng: np.random.Generator, against_teacher: Iterable[str]) -> list[dict[
 def _costs(run: Made, sizes: dict[str, int], rng: np.random.Generator) -> dict[str, Any]:
     weights = int(MODELS[run.model])
 
-    def phase(name: str, examples: int = 0, tokens: int = 0, factor: int = 2) -> dict[str, Any]:
+    def phase(
+        kind: str, examples: int = 0, tokens: int = 0, factor: int = 2, stage: str | None = None, name: str | None = None
+    ) -> dict[str, Any]:
         cpu = (0.001 * tokens + 1) * rng.uniform(0.9, 1.1)
         work = {"examples": examples, "tokens": tokens, "padding_tokens": 0, "flops": factor * weights * tokens}
         memory = {"rss_peak_bytes": 4 * weights, "rss_mean_bytes": 3 * weights, "gpu_peak_bytes": None, "gpu_mean_bytes": None}
         times = {"cpu_user_s": 0.9 * cpu, "cpu_system_s": 0.1 * cpu, "cpu_total_s": cpu, "wall_s": cpu}
-        return {"name": name, **times, **memory, **work}
+        return {"kind": kind, "stage": stage, "set": name, **times, **memory, **work}
 
     phases = [phase("load")]
     if run.method.startswith("distill"):
         phases.append(phase("teacher", 256, 256 * QUERY + SHOT * run.shots))
     asked = [stage for stage in run.stages if not stage.startswith("best")]
-    asked += ["during training"] if "best_in_domain" in run.stages else []
+    asked += ["during_training"] if "best_in_domain" in run.stages else []
     for stage, (name, size) in itertools.product(asked, sizes.items()):
         context = SHOT * run.shots if stage in ("icl", "teacher") else 0
-        phases.append(phase(f"eval {stage} {name}", size, size * QUERY + context))
+        phases.append(phase("evaluate", size, size * QUERY + context, stage=stage, name=name))
     if run.method != "icl":
         phases.append(phase("train", 320, 320 * QUERY, 6))
+    saved = {}
+    if run.method.startswith("distill") and run.seed % 2:  # its teacher's answers to the queries were in the cache
+        (teacher,) = (phase for phase in phases if phase["kind"] == "teacher")
+        phases.remove(teacher)
+        costs = {"cpu_s": teacher["cpu_total_s"], **{key: teacher[key] for key in ("examples", "tokens", "flops")}}
+        saved = {**costs, "phases": [{**{key: teacher[key] for key in ("kind", "stage", "set")}, **costs}]}
     summed = ("cpu_user_s", "cpu_system_s", "cpu_total_s", "wall_s", "examples", "tokens", "padding_tokens", "flops")
-    total = {**phases[0], **{key: sum(p[key] for p in phases) for key in summed}}
-    del total["name"]
-    return {"phases": phases, "total": total, "ranks": [total], "resumed_from": None, "saved_by_teacher_cache": {}}
+    total = {key: value for key, value in phases[0].items() if key not in ("kind", "stage", "set")}
+    total |= {key: sum(p[key] for p in phases) for key in summed}
+    return {"phases": phases, "total": total, "ranks": [total], "resumed_from": None, "saved_by_teacher_cache": saved}
+
+
+def _age(record: Path, version: int) -> None:
+    """Bring a record into an older form."""
+    metrics, cost = (json.loads((record / f"{name}.json").read_text()) for name in ("metrics", "cost"))
+    del metrics["headline"]
+    if "after_with_context" in metrics["stages"]:
+        metrics["after_with_context"] = metrics["stages"].pop("after_with_context")
+    (record / "metrics.json").write_text(json.dumps(metrics))
+    named = [(_old_name(phase), phase) for phase in cost["phases"]]
+    cost["phases"] = [{"name": name, **phase} for name, phase in named]
+    if saved := cost["saved_by_teacher_cache"]:
+        phases = {_old_name(phase): phase for phase in saved.pop("phases")}
+        saved |= {"phases": phases} if version == 4 else {}
+    (record / "cost.json").write_text(json.dumps(cost))
+    table = pd.read_parquet(record / "predictions.parquet").drop(columns="score").rename(columns={"target": "label"})
+    table[table["stage"] != "after_with_context"].to_parquet(record / "predictions.parquet")
+
+
+def _old_name(phase: dict[str, Any]) -> str:
+    """A phase's name before version 5; its fields are taken out."""
+    kind, stage, name = (phase.pop(key) for key in ("kind", "stage", "set"))
+    return kind if name is None else f"eval {stage.replace('_', ' ')} {name}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmft.report.break_even import break_even, break_evens
+from llmft.report.statistics.break_even import break_even, break_evens
 from tests.report.synthetic import MODELS, QUERY, SHOT
 
 N = MODELS["opt-125m"]

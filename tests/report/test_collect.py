@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from llmft.errors import InputError
-from llmft.report.collect import collect
-from llmft.report.statistics import GROUP, summarise
+from llmft.report.records.collect import collect
+from llmft.report.statistics.summary import GROUP, summarise
 from tests.report.changes import change
 from tests.report.synthetic import MODELS, QUERY, SHOT, Made, write
 
@@ -46,15 +46,15 @@ def test_pooled_scores_weigh_every_row_alike(collection, made):
 
 
 def test_what_a_query_costs_is_that_of_its_stage(collection, made):
-    run = run_of(collection, method="distill")
+    run = run_of(collection, method="distill", seed=0)
     cost = json.loads((made[0] / run["record"] / "cost.json").read_text())
-    phases = {phase["name"]: phase for phase in cost["phases"]}
+    phases = {(phase["kind"], phase["stage"], phase["set"]): phase for phase in cost["phases"]}
     row = score(collection, run["id"], "teacher")
     assert row["tokens_per_query"] == QUERY + 16 * SHOT
-    assert row["cpu_ms_per_query"] == pytest.approx(1000 * phases["eval teacher rte"]["cpu_total_s"] / 277)
+    assert row["cpu_ms_per_query"] == pytest.approx(1000 * phases["evaluate", "teacher", "rte"]["cpu_total_s"] / 277)
     assert row["flops_per_query"] == pytest.approx(2 * MODELS["opt-125m"] * (QUERY + 16 * SHOT / 277))
     assert row["flops_per_query_alone"] == pytest.approx(2 * MODELS["opt-125m"] * (QUERY + 16 * SHOT))
-    assert run["training_cpu_s"] == pytest.approx(phases["teacher"]["cpu_total_s"] + phases["train"]["cpu_total_s"])
+    assert run["training_cpu_s"] == pytest.approx(sum(phases[kind, None, None]["cpu_total_s"] for kind in ("teacher", "train")))
 
 
 def test_selection_is_told_by_stage_and_set(collection):
@@ -78,10 +78,11 @@ def test_a_teacher_from_the_cache_was_not_free(made, tmp_path):
     record = next(record for record, run in records.items() if run.method == "distill")
     shutil.copytree(folder / record, tmp_path / record)
     cost = json.loads((tmp_path / record / "cost.json").read_text())
-    saved = {}
+    saved = []
     for phase in cost["phases"]:
-        if phase["name"] == "teacher" or phase["name"].startswith("eval teacher"):
-            saved[phase["name"]] = {**{key: phase[key] for key in ("examples", "tokens", "flops")}, "cpu_s": phase["cpu_total_s"]}
+        if "teacher" in (phase["kind"], phase["stage"]):
+            kept = ("kind", "stage", "set", "examples", "tokens", "flops")
+            saved.append({**{key: phase[key] for key in kept}, "cpu_s": phase["cpu_total_s"]})
             phase |= {"examples": 0, "tokens": 0, "flops": 0, "cpu_total_s": 0.0}
     cost["saved_by_teacher_cache"] = {"cpu_s": 99.0, "phases": saved}
     (tmp_path / record / "cost.json").write_text(json.dumps(cost))

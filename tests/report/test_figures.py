@@ -11,16 +11,20 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from llmft.report.bars import draw_results
-from llmft.report.collect import collect
-from llmft.report.curves import DISTILLED, HELD_OUT, draw_training, logged, training_curves
-from llmft.report.figures import LINES, draw_all, draw_domains, draw_size
-from llmft.report.paired import read_answers
-from llmft.report.panels import PANELS, ROWS, counted, sheets_of_panels, sheets_of_rows, shortened
-from llmft.report.points import FURTHER, LOOKS, family, front, groups, looks_of, majority, majority_of_runs, points
-from llmft.report.svg import inline, say
-from llmft.report.tips import NAMED, with_tips
+from llmft.report.figures.bars import draw_results
+from llmft.report.figures.curves import DISTILLED, HELD_OUT, draw_training, logged, training_curves
+from llmft.report.figures.figures import draw_all
+from llmft.report.figures.panels import PANELS, ROWS, abbreviated, sheets_of_panels, sheets_of_rows, short_number
+from llmft.report.figures.points import FURTHER, LOOKS, NAMED, family, front, groups, looks_of, points, with_tips
+from llmft.report.figures.scatters import LINES, draw_domains, draw_size
+from llmft.report.figures.svg import inline, say
+from llmft.report.records.collect import collect
+from llmft.report.records.predictions import read_predictions
+from llmft.report.statistics.summary import majority_of_tasks
 from tests.report.synthetic import Made, write
+
+HEADLINE = {"headline": "score_accuracy", "higher_is_better": True}
+RTE = {"task": "rte", "headline": "score_accuracy"}
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +79,10 @@ def test_the_front_is_what_nothing_cheaper_beats():
 
 
 def test_majority_is_the_largest_class_of_the_rows(collection):
-    answers, _ = read_answers(collection, collection.runs["id"])()
-    rates = majority(majority_of_runs(collection, answers)).iloc[0]
+    rates = majority_of_tasks(collection.runs).iloc[0]
     run = collection.runs["id"].iloc[0]
-    table = collection.predictions(run).to_pandas()
-    labels = table[table["set"] == "rte"].drop_duplicates("idx")["label"]
+    table = read_predictions(collection.places[run])[0].to_pandas()
+    labels = table[table["set"] == "rte"].drop_duplicates("idx")["target"]
     assert rates["task"] == "rte"
     assert rates["in_domain"] == pytest.approx(labels.value_counts(normalize=True).max())
 
@@ -93,7 +96,7 @@ def test_a_method_has_one_look_and_no_other_has_it():
 
 
 def test_all_figures_are_drawn_as_png_and_pdf(collection, tmp_path):
-    rates = pd.DataFrame([{"task": "rte", "in_domain": 0.53, "out_of_domain": 0.5}])
+    rates = pd.DataFrame([{**RTE, "in_domain": 0.53, "out_of_domain": 0.5}])
     drawn = draw_all(collection, rates, tmp_path)
     files = [file for sheet in drawn for file in sheet.files]
     names = {"results", "domains", "size", "cost", "memory", "training", "gap"}
@@ -108,8 +111,8 @@ def test_all_figures_are_drawn_as_png_and_pdf(collection, tmp_path):
 
 
 def test_further_sheets_are_pages_of_the_pdf_and_pngs_with_a_number(collection, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmft.report.panels.ROWS", 3)
-    drawn = draw_all(collection, pd.DataFrame(columns=["task", "in_domain", "out_of_domain"]), tmp_path, ("memory",))
+    monkeypatch.setattr("llmft.report.figures.panels.ROWS", 3)
+    drawn = draw_all(collection, pd.DataFrame(columns=[*RTE, "in_domain", "out_of_domain"]), tmp_path, ("memory",))
     names = ["memory.png", "memory-2.png", "memory-3.png", "memory-4.png"]
     assert [sheet.files for sheet in drawn] == [[tmp_path / name, tmp_path / "memory.pdf"] for name in names]
     assert {file.name for file in tmp_path.iterdir()} == {"memory.pdf", *names}
@@ -120,13 +123,13 @@ def test_further_sheets_are_pages_of_the_pdf_and_pngs_with_a_number(collection, 
 
 def test_what_has_nothing_to_show_is_left_out(tmp_path):
     write(tmp_path, [Made()], hans_rows=20)
-    rates = pd.DataFrame(columns=["task", "in_domain", "out_of_domain"])
+    rates = pd.DataFrame(columns=[*RTE, "in_domain", "out_of_domain"])
     names = {sheet.picture for sheet in draw_all(collect(tmp_path), rates, tmp_path)}
     assert names == {"results", "domains", "cost", "memory"}
 
 
 def test_runs_without_scores_or_counts_of_tokens_are_no_error(collection, tipped, tmp_path):
-    rates = pd.DataFrame(columns=["task", "in_domain", "out_of_domain"])
+    rates = pd.DataFrame(columns=[*RTE, "in_domain", "out_of_domain"])
     unscored = dataclasses.replace(collection, scores=collection.scores.iloc[:0])
     assert draw_all(unscored, rates, tmp_path) == []
     (figure, _) = next(draw_results(*(frame.assign(tokens_per_query=math.nan) for frame in tipped)))
@@ -136,7 +139,7 @@ def test_runs_without_scores_or_counts_of_tokens_are_no_error(collection, tipped
 
 def test_a_panel_a_model_and_a_marker_a_seed(tipped):
     judged, means = tipped
-    rates = pd.DataFrame([{"task": "rte", "in_domain": 0.53, "out_of_domain": 0.5}])
+    rates = pd.DataFrame([{**RTE, "in_domain": 0.53, "out_of_domain": 0.5}])
     ((figure, _),) = draw_domains(judged, means, rates)
     assert len(figure.axes) == 2
     for axes in figure.axes:
@@ -243,6 +246,7 @@ def test_numbers_at_the_ends_of_lines_do_not_overlap():
         "in_domain_sd": 0.01,
         "out_of_domain_sd": 0.01,
         "tip": "",
+        **HEADLINE,
     }
     means = pd.DataFrame(
         [
@@ -270,7 +274,7 @@ def test_a_family_is_what_differs_in_size_alone():
 
 
 def test_a_line_is_of_one_family():
-    key = {"task": "rte", "look": "pbft", "shots": 16, "pattern": "p", "differs": "", "tip": ""}
+    key = {"task": "rte", "look": "pbft", "shots": 16, "pattern": "p", "differs": "", "tip": "", **HEADLINE}
     key |= {"in_domain_sd": 0, "out_of_domain_sd": 0}
     models = {"opt-125m": 1.25e8, "pythia-1.4b": 1.4e9, "opt-1.3b": 1.3e9, "pythia-160m": 1.6e8, "other-7b": 7e9}
     means = pd.DataFrame([{**key, "model": m, "weights": w, "in_domain": 0.7, "out_of_domain": 0.6} for m, w in models.items()])
@@ -284,7 +288,7 @@ def test_a_line_is_of_one_family():
 
 
 def test_many_lines_have_a_panel_for_each_number_of_shots():
-    key = {"task": "rte", "look": "pbft", "differs": "", "in_domain_sd": 0, "out_of_domain_sd": 0, "tip": ""}
+    key = {"task": "rte", "look": "pbft", "differs": "", "in_domain_sd": 0, "out_of_domain_sd": 0, "tip": "", **HEADLINE}
     lines = [(shots, f"pattern {n}") for shots in (2, 16) for n in range(LINES // 2 + 1)]
     means = pd.DataFrame(
         [
@@ -340,5 +344,5 @@ def test_of_very_many_runs_none_is_named_and_all_groups_are(found):
 
 
 def test_numbers_and_names_in_short():
-    assert [counted(value) for value in (1.3e9, 125e6, 470e3, 12, 0.5)] == ["1.3B", "125M", "470k", "12", "0.5"]
-    assert shortened("a" * 30 + "b" * 30, 20) == "a" * 13 + "…" + "b" * 6
+    assert [short_number(value) for value in (1.3e9, 125e6, 470e3, 12, 0.5)] == ["1.3B", "125M", "470k", "12", "0.5"]
+    assert abbreviated("a" * 30 + "b" * 30, 20) == "a" * 13 + "…" + "b" * 6

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from llmft.report import contents
-from llmft.report.latex import latex
-from llmft.report.tables import NOTHING, Column, Table, markdown
+from llmft.report.tables import contents
+from llmft.report.tables.latex import latex
+from llmft.report.tables.table import NOTHING, Column, ReportTable, markdown
 
 
 def table(heading, texts, notes=()):
     columns = (Column(heading, lambda row: row["text"], left=True),)
-    return Table("odd", "[Odd] <i>", columns, [{"text": text} for text in texts], notes)
+    return ReportTable("odd", "[Odd] <i>", columns, [{"text": text} for text in texts], notes)
 
 
 def test_markdown_prints_text_as_it_is():

@@ -2,7 +2,7 @@ import json
 import re
 from urllib.parse import unquote, urlparse
 
-from llmft.report.html import page
+from llmft.report.page.html import page
 from tests.report.conftest import EVIL
 
 
@@ -117,7 +117,7 @@ def test_findings_follow_what_was_run_at_once(shown):
     paragraphs, (finding,) = (shown.locator(f"#summary {name}").all_inner_texts() for name in ("p", "li"))
     assert [text.split(" ")[0] for text in paragraphs] == ["A", "18", "1"]
     assert paragraphs[-1] == "1 run unfinished, unreadable or there twice: below, in no mean."
-    assert finding.startswith("rte: most accurate in-domain")
+    assert finding.startswith("rte: highest score accuracy in-domain")
 
 
 def test_a_long_table_shows_its_first_rows_until_asked_for_all(shown):

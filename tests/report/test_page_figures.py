@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmft.report.collect import collect
-from llmft.report.figures import PICTURES, draw_all
-from llmft.report.html import page
-from llmft.report.points import LOOKS
+from llmft.report.figures.figures import PICTURES, draw_all
+from llmft.report.figures.points import LOOKS
+from llmft.report.page.html import page
+from llmft.report.records.collect import collect
 from tests.report.conftest import EVIL
 from tests.report.synthetic import Made, write
 
@@ -159,7 +159,7 @@ def nasty(tmp_path_factory):
         for name in ("opt-125m", "gpt-3", "rte"):
             path = folder / record / "config.json"
             path.write_text(path.read_text().replace(json.dumps(name), json.dumps(NASTY)))
-    rates = pd.DataFrame(columns=["task", "in_domain", "out_of_domain"])
+    rates = pd.DataFrame(columns=["task", "headline", "in_domain", "out_of_domain"])
     path = folder / "page.html"
     path.write_text(page({}, draw_all(collect(folder), rates, folder, ("domains", "memory"))), encoding="utf-8")
     return path

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmft.report import records
 from llmft.report.__main__ import main
-from llmft.report.collect import collect
-from llmft.report.paired import mcnemar, read_answers
-from llmft.report.statistics import summarise, welch
+from llmft.report.records import find
+from llmft.report.records.collect import collect
+from llmft.report.statistics.paired import paired_tests
+from llmft.report.statistics.summary import summarise, welch
 from tests.report.changes import change
 from tests.report.synthetic import Made, write
 
@@ -58,10 +58,10 @@ def test_folders_that_cannot_be_read_are_listed(tmp_path, monkeypatch):
 
     def guarded(path):
         if str(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    monkeypatch.setattr(records.os, "scandir", guarded)
+    monkeypatch.setattr(find.os, "scandir", guarded)
     collection = collect(tmp_path)
     assert collection.runs["record"].tolist() == [record]
     assert collection.left_out == [("closed", "cannot be looked into (Permission denied)")]
@@ -140,12 +140,12 @@ def test_broken_lines_of_a_log_are_left_out_and_told(tmp_path, capsys):
 
 
 def spoil_labels(table):
-    return table.assign(label=pd.array([None, *table["label"][1:]], dtype="Int64"))
+    return table.assign(target=pd.array([None, *table["target"][1:]], dtype="Int64"))
 
 
 @pytest.mark.parametrize(
     "spoil",
-    [spoil_labels, lambda table: table.assign(label=-1), lambda table: table.iloc[:0]],
+    [spoil_labels, lambda table: table.assign(target=-1), lambda table: table.iloc[:0]],
     ids=["a null label", "no labels", "no rows"],
 )
 def test_predictions_that_make_no_sense_are_listed(tmp_path, spoil):
@@ -153,7 +153,7 @@ def test_predictions_that_make_no_sense_are_listed(tmp_path, spoil):
     path = tmp_path / bad / "predictions.parquet"
     spoil(pd.read_parquet(path)).to_parquet(path)
     collection = collect(tmp_path)
-    answers, missing = read_answers(collection, collection.runs["id"])()
+    answers, missing = collection.row_scores, collection.unread
     ids = dict(zip(collection.runs["record"], collection.runs["id"], strict=True))
     assert [run for run, _ in missing] == [ids[bad]] and {run for run, _ in answers} == {ids[good]}
 
@@ -164,8 +164,7 @@ def test_a_set_that_the_last_stage_was_not_asked_has_no_answers(tmp_path):
     table = pd.read_parquet(path)
     table[(table["set"] == "rte") | (table["stage"] == "before")].to_parquet(path)
     collection = collect(tmp_path)
-    answers, missing = read_answers(collection, collection.runs["id"])()
-    assert [domain for _, domain in answers] == ["in_domain"] and not missing
+    assert [domain for _, domain in collection.row_scores] == ["in_domain"] and not collection.unread
 
 
 def test_the_order_of_sets_in_a_file_makes_no_other_rows(tmp_path):
@@ -177,7 +176,6 @@ def test_the_order_of_sets_in_a_file_makes_no_other_rows(tmp_path):
     pd.concat([extra, table]).to_parquet(path)
     collection = collect(tmp_path)
     tests = welch(summarise(collection))
-    answers, _ = read_answers(collection, collection.runs["id"])()
-    found = mcnemar(tests, collection, answers)
+    found = paired_tests(tests, collection)
     assert set(found["id_a"]) == set(collection.runs.query("method == 'icl'")["id"])
     assert found["set"].value_counts().to_dict() == {"in_domain": 2, "out_of_domain": 2}

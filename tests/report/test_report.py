@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from llmft.errors import InputError
-from llmft.report import contents
 from llmft.report.__main__ import main
-from llmft.report.collect import collect
-from llmft.report.latex import escape, latex
-from llmft.report.statistics import summarise
-from llmft.report.tables import MOST_ROWS, Column, Table, terminal
+from llmft.report.records.collect import collect
+from llmft.report.statistics.summary import summarise
+from llmft.report.tables import contents
+from llmft.report.tables.latex import escape, latex
+from llmft.report.tables.table import MOST_ROWS, Column, ReportTable, terminal
 from llmft.runs.record import RunRecord
 from llmft.runs.summary import SELECTED, show_run
 
@@ -38,18 +38,19 @@ def make_run(folder, seed, method="distill", finished=True):
     )
     stages = ("before", "teacher", "after") if method == "distill" else ("before", "after")
     work = {"examples": 8, "tokens": 80, "flops": 800}
-    phases = [{"name": "train", "cpu_total_s": 3.0 + seed, **work}]
+    phases = [{"kind": "train", "stage": None, "set": None, "cpu_total_s": 3.0 + seed, **work}]
     for stage in stages:
         accuracy = ACCURACY[seed][("before", "teacher", "after").index(stage)]
         for name, n in (("rte", 10), ("hans-a", 30), ("hans-b", 10)):
             value = accuracy if name == "rte" else accuracy - 0.1
             record.add(stage, name, {"score_accuracy": value, "n": n}, {"idx": list(range(n))})
             work = {"examples": n, "tokens": 10 * n, "flops": 20 * n}
-            phases.append({"name": f"eval {stage} {name}", "cpu_total_s": 0.01 * n, **work})
+            phases.append({"kind": "evaluate", "stage": stage, "set": name, "cpu_total_s": 0.01 * n, **work})
     if not finished:
         return record
     total = {"cpu_total_s": 9.0, "cpu_user_s": 8.0, "cpu_system_s": 1.0, "rss_peak_bytes": 2**30, "rss_mean_bytes": 2**29}
     metrics = {
+        "headline": {"name": "score_accuracy", "higher_is_better": True},
         "sets": {"in_domain": ["rte"], "out_of_domain": ["hans-a", "hans-b"]},
         "tokens_per_query": {"teacher": 200.0, "student": 10.0} if method == "distill" else {"student": 10.0},
     }
@@ -159,7 +160,7 @@ def test_stars_stand_at_the_set_that_chose(summary):
 
 
 def test_a_terminal_is_not_flooded():
-    table = Table("many", "Many", (Column("n", lambda row: str(row["n"])),), [{"n": n} for n in range(500)])
+    table = ReportTable("many", "Many", (Column("n", lambda row: str(row["n"])),), [{"n": n} for n in range(500)])
     shown, below = terminal(table, "out/report.md")
     assert shown.row_count == MOST_ROWS and below == [f"{500 - MOST_ROWS} more rows: out/report.md"]
 
@@ -169,9 +170,9 @@ def test_latex_prints_text_as_it_is():
         r"a\_b \& 5\% \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{} \textless{}1"
     )
     columns = (Column("a_b", lambda row: row["n"], left=True), Column("c", lambda row: row["n"]))
-    short = latex(Table("some", "Some 5%", columns, [{"n": "-0.5 ± 0.1"}]))
+    short = latex(ReportTable("some", "Some 5%", columns, [{"n": "-0.5 ± 0.1"}]))
     assert "$-$0.5 $\\pm$ 0.1 & $-$0.5" in short and r"\caption{Some 5\%.}" in short and "a\\_b & c" in short
-    long = latex(Table("some", "Some", columns, [{"n": str(n)} for n in range(50)]))
+    long = latex(ReportTable("some", "Some", columns, [{"n": str(n)} for n in range(50)]))
     assert long.count("\\begin{longtable}{lr}") == long.count("\\end{longtable}") == 1 and long.count(r" \\") == 52
 
 

@@ -1,23 +1,23 @@
 """Names of settings, and comparisons of what is not alike."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from llmft.report import baselines, comparisons, contents
 from llmft.report.__main__ import main
-from llmft.report.baselines import beside
-from llmft.report.break_even import break_evens
-from llmft.report.collect import collect
-from llmft.report.names import OTHER_ROWS, OTHER_ROWS_NOTE
-from llmft.report.paired import asked_unlike, read_answers, with_other_rows
-from llmft.report.points import groups, majority, majority_of_runs, points
-from llmft.report.settings import name_differences
-from llmft.report.statistics import summarise, welch, welch_over_sizes, with_majority
-from llmft.report.tables import Column, Table, markdown, terminal
-from llmft.report.words import findings
+from llmft.report.figures.points import groups, points
+from llmft.report.page.findings import findings
+from llmft.report.records.collect import collect
+from llmft.report.records.names import OTHER_ROWS, OTHER_ROWS_NOTE
+from llmft.report.records.settings import name_differences
+from llmft.report.statistics.break_even import break_evens
+from llmft.report.statistics.summary import majority_of_tasks, summarise, tasks_with_other_rows, welch, welch_over_sizes
+from llmft.report.tables import comparisons, contents, published
+from llmft.report.tables.published import add_published
+from llmft.report.tables.table import Column, ReportTable, markdown, terminal
 from llmft.runs.summary import plain_console
 from tests.report.changes import change
 from tests.report.synthetic import Made, write
@@ -25,7 +25,8 @@ from tests.report.synthetic import Made, write
 
 def row(setting, given, model="m", method="pbft", task="rte", shots=16, pattern="minimal"):
     columns = {"task": task, "method": method, "model": model, "shots": shots, "pattern": pattern}
-    return {**columns, "setting": setting, "given": given}
+    columns["headline"] = "score_accuracy"
+    return {**columns, "setting": setting, "non_default": given}
 
 
 def named(*rows):
@@ -70,7 +71,11 @@ def test_the_teachers_pattern_is_told_beside_the_students(tmp_path):
         texts = {"pattern": "T {text1}", "student_pattern": "S {text1}"}
         change(config, lambda c, t=texts: (c["given"].update(t), c["arguments"]["Own"].update(t)))
     (found,) = collect(tmp_path).runs.drop_duplicates("setting").to_dict("records")
-    assert found["pattern"] == "S {text1}" and "pattern=T {text1}" in found["given"] and "S {text1}" not in found["given"]
+    assert (
+        found["pattern"] == "S {text1}"
+        and "pattern=T {text1}" in found["non_default"]
+        and "S {text1}" not in found["non_default"]
+    )
 
 
 @pytest.fixture
@@ -95,10 +100,10 @@ def test_other_evaluation_rows_are_marked_wherever_two_are_compared(unlike):
     assert findings(groups(found[found["judged"]]), break_evens(summary))[0].count("(not all on the same rows)") == 1
 
 
-@pytest.fixture(params=["idx", "label"])
+@pytest.fixture(params=["idx", "target"])
 def as_many(request, tmp_path, monkeypatch):
     """Prompting and training of two models; prompting on other in-domain rows (by idx, or by label), though as many."""
-    monkeypatch.setattr("llmft.report.write.draw_all", lambda *_: [])
+    monkeypatch.setattr("llmft.report.commands.write.draw_all", lambda *_: [])
     models, methods = ("opt-125m", "opt-350m"), ("icl", "pbft", "distill")
     made = [Made(model=model, method=method, seed=seed) for model in models for method in methods for seed in range(2)]
     for record in write(tmp_path, made, hans_rows=4):
@@ -106,7 +111,7 @@ def as_many(request, tmp_path, monkeypatch):
             path = tmp_path / record / "predictions.parquet"
             table = pd.read_parquet(path)
             inside = table["set"] == "rte"
-            table.loc[inside, request.param] = 1000 + table["idx"] if request.param == "idx" else 1 - table["label"]
+            table.loc[inside, request.param] = 1000 + table["idx"] if request.param == "idx" else 1 - table["target"]
             table.to_parquet(path)
     return tmp_path
 
@@ -141,15 +146,14 @@ def test_rows_of_a_data_seed_are_no_other_rows(tmp_path):
         table = pd.read_parquet(path)
         table.assign(idx=table["idx"] + 1000 * run.seed).to_parquet(path)
     collection = collect(tmp_path)
-    answers, _ = read_answers(collection, collection.runs["id"])()
-    tests = welch(summarise(collection))
-    domains = {("rte", "in_domain"), ("rte", "out_of_domain")}
-    assert asked_unlike(collection.runs, answers) == set()
-    assert len(tests) and not with_other_rows(tests, answers, domains)["other_rows"].any()
+    summary = summarise(collection)
+    assert tasks_with_other_rows(summary) == set()
+    assert len(welch(summary)) and not welch(summary)["other_rows"].any()
     apart = set(collection.runs.query("seed == (method == 'pbft')")["id"])  # the first seed of the one, the second of the other
-    of_these = {key: own for key, own in answers.items() if key[0] in apart}
-    assert asked_unlike(collection.runs, of_these) == domains
-    assert with_other_rows(tests, of_these, domains)["other_rows"].all()
+    of_these = {key: scores for key, scores in collection.row_scores.items() if key[0] in apart}
+    summary = summarise(replace(collection, row_scores=of_these))
+    assert tasks_with_other_rows(summary) == {("rte", "score_accuracy", domain) for domain in ("in_domain", "out_of_domain")}
+    assert welch(summary)["other_rows"].all()
 
 
 def test_rows_that_cannot_be_read_are_told_by_their_number(as_many):
@@ -161,9 +165,9 @@ def test_rows_that_cannot_be_read_are_told_by_their_number(as_many):
 
 
 def test_other_sets_stay_marked_though_their_rows_are_not_read(unlike):
-    tests = with_other_rows(welch(summarise(unlike)), {}, ())
+    tests = welch(summarise(replace(unlike, row_scores={})))
     assert tests.groupby("set")["other_rows"].unique().map(list).to_dict() == {"in_domain": [False], "out_of_domain": [True]}
-    assert with_other_rows(tests.iloc[:0], {}, ())["other_rows"].tolist() == []
+    assert welch(summarise(unlike).iloc[:0]).empty
 
 
 def test_what_else_was_loaded_keeps_no_two_from_being_compared(tmp_path):
@@ -191,15 +195,14 @@ def test_what_always_the_largest_class_would_get_is_of_a_runs_own_rows(tmp_path)
         if run.method == "icl":
             change(tmp_path / record / "metrics.json", majority={"rte": 0.5 + run.seed / 10})
     collection = collect(tmp_path)
-    answers, _ = read_answers(collection, collection.runs["id"])()
-    runs = majority_of_runs(collection, answers)
+    runs = collection.runs
     rates = runs.set_index(["method", "seed"])["majority_in_domain"]
     assert rates["icl", 0] == 0.5 and rates["icl", 1] == 0.6
     assert rates["pbft", 0] == pytest.approx(139 / 277)  # its record says nothing; the labels do
     assert runs["majority_out_of_domain"].tolist() == [0.5] * 3  # of both labels together, not of each set
-    (lines,) = majority(runs).to_dict("records")
+    (lines,) = majority_of_tasks(runs).to_dict("records")
     assert np.isnan(lines["in_domain"]) and lines["out_of_domain"] == 0.5  # one line for all runs, or none
-    summary = with_majority(summarise(collection), runs)
+    summary = summarise(collection)
     chosen = summary[(summary["method"] == "icl") & (summary["metric"] == "score_accuracy")].set_index("set")["majority"]
     assert chosen["in_domain"] == pytest.approx(0.55) and np.isnan(chosen["rte"])
     assert "largest class in-domain" in markdown(contents.results(contents.groups(summary)))
@@ -209,16 +212,16 @@ def test_what_all_rows_say_is_said_once():
     columns = [Column(name, lambda row, name=name: row[name], left=True) for name in ("task", "model", "why")]
     columns = (*columns[:2], Column("why", lambda row: row["why"], left=True, stays=True), Column("n", lambda row: row["n"]))
     rows = [{"task": "rte", "model": model, "why": "same", "n": "1"} for model in "ab"]
-    table = Table("some", "Some", columns, rows, ("A note.",))
+    table = ReportTable("some", "Some", columns, rows, ("A note.",))
     text = markdown(table)
     assert "| model | why | n |" in text and "All rows: task rte." in text and "A note." in text
     assert terminal(table, "there")[1] == ["All rows: task rte.", "A note."]
-    assert "All rows" not in markdown(Table("some", "Some", columns, rows[:1]))
+    assert "All rows" not in markdown(ReportTable("some", "Some", columns, rows[:1]))
 
 
 def test_text_in_brackets_is_printed_as_it_is(capsys):
     column = Column("[b]", lambda row: row["text"], left=True)
-    table = Table("some", "[red]", (column,), [{"text": "[INST] {text1} [/INST] :tada:"}])
+    table = ReportTable("some", "[red]", (column,), [{"text": "[INST] {text1} [/INST] :tada:"}])
     plain_console().print(terminal(table, "there")[0])
     printed = capsys.readouterr().out
     assert all(text in printed for text in ("[INST] {text1} [/INST] :tada:", "[b]", "[red]"))
@@ -250,8 +253,9 @@ def test_published_numbers_are_in_the_csv_and_none_is_said(tmp_path, capsys):
 
 def test_published_f1_and_what_was_given_stand_beside_ours():
     ours = {"task": "qqp", "model": "LLaMA-7B", "shots": 0, "pattern": "harness task qqp v0", "method": "icl", "differs": "",
-            "setting": "a", "selection": "icl", "set": "qqp", "metric": "f1", "mean": 0.5, "n": 1000}  # fmt: skip
-    (found,) = beside(pd.DataFrame([{**ours, "given": "calibrate=True"}])).to_dict("records")
+            "setting": "a", "headline": "score_accuracy", "selection": "icl", "set": "qqp", "metric": "f1", "mean": 0.5,
+            "n": 1000}  # fmt: skip
+    (found,) = add_published(pd.DataFrame([{**ours, "non_default": "calibrate=True"}])).to_dict("records")
     assert found["published_mean"] == pytest.approx(0.538084)
     assert found["published_note"].endswith("here: calibrate=True")
 
@@ -259,8 +263,8 @@ def test_published_f1_and_what_was_given_stand_beside_ours():
 def test_an_unknown_number_of_rows_is_said_where_ours_are_a_part():
     row = {"selection": "icl", "n": 100}
     one = {"selection": "icl", "subset": "all", "n_eval": float("nan"), "eval_set": "rte"}
-    assert baselines._differences(row, one)[0] == ["rows there: number not given, here: 100 of 277"]
-    assert baselines._differences({**row, "n": 277}, one)[0] == []
+    assert published._differences(row, one)[0] == ["rows there: number not given, here: 100 of 277"]
+    assert published._differences({**row, "n": 277}, one)[0] == []
 
 
 def test_pictures_and_tables_of_an_earlier_report_do_not_stay(tmp_path):

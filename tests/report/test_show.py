@@ -34,14 +34,16 @@ def make_run(folder, seed, method="distill", answers=(0, 1, 0, 1), idx=(5, 6, 7,
     )
     labels = [0, 0, 1, 1]
     right = sum(a == b for a, b in zip(answers, labels, strict=True)) / 4
-    columns = {"idx": list(idx), "label": labels, "prediction": list(answers)}
+    columns = {"idx": list(idx), "target": labels, "prediction": list(answers)}
+    columns["score"] = [float(a == b) for a, b in zip(answers, labels, strict=True)]
     record.add(stage, "rte", {"score_accuracy": right, "accuracy": None, "n": 4, "n_asked": 4}, columns)
     if finished:
-        metrics = {"sets": {"in_domain": ["rte"], "out_of_domain": []}, "majority": {"rte": 0.5}}
+        metrics = {"headline": {"name": "score_accuracy", "higher_is_better": True}, "majority": {"rte": 0.5}}
+        metrics |= {"sets": {"in_domain": ["rte"], "out_of_domain": []}}
         metrics |= {"tokens_per_query": {"student": 12.0}, "gap_recovered": {"in_domain": 0.5}}
         record.write_results(metrics | {"weights": {"model": 1000, "trainable": 10}})
-        costs = {"phases": [{"name": "train", **PHASE}], "total": PHASE, "ranks": [PHASE, PHASE]}
-        record.write_costs(costs | {"saved_by_teacher_cache": {"cpu_s": 3.25, "flops": 7, "phases": {}}})
+        costs = {"phases": [{"kind": "train", "stage": None, "set": None, **PHASE}], "total": PHASE, "ranks": [PHASE, PHASE]}
+        record.write_costs(costs | {"saved_by_teacher_cache": {"cpu_s": 3.25, "flops": 7, "phases": []}})
         record.finish()
     return record.path
 
@@ -76,10 +78,10 @@ def test_what_differs_between_two_runs(pair, tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "│ --seed │ 0 │ 1 │" in shown and "output_dir" not in shown
     assert "│ after │ rte │ score_accuracy │ 0.5 │ 0.75 │ +0.25 │" in shown
-    assert "│ after │ rte │ 4 │ 1 │ 2 │ 1 │" in shown  # of three discordant rows one and two: p is 1
+    assert "│ after │ rte │ McNemar │ 4 │ 1 │ 2 │ 1 │" in shown  # of three discordant rows one and two: p is 1
     assert "rte, from right to wrong: idx 8" in shown and "rte, from wrong to right: idx 6 7" in shown
     flips = pd.read_csv(out)
-    assert flips[["idx", "label", "prediction_a", "prediction_b"]].to_numpy().tolist() == [
+    assert flips[["idx", "target", "prediction_a", "prediction_b"]].to_numpy().tolist() == [
         [8, 1, 1, 0],
         [6, 0, 1, 0],
         [7, 1, 0, 1],
@@ -90,7 +92,7 @@ def test_runs_of_other_methods_are_compared_at_their_final_stages(pair, tmp_path
     other = make_run(tmp_path, 0, "icl", answers=(0, 1, 0, 1), stage="icl")
     main(["compare", str(pair[0]), str(other)])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "│ method │ distill │ icl │" in shown and "│ after / icl │ rte │ 4 │ 0 │ 0 │ 1 │" in shown
+    assert "│ method │ distill │ icl │" in shown and "│ after / icl │ rte │ McNemar │ 4 │ 0 │ 0 │ 1 │" in shown
 
 
 def test_other_evaluation_rows_are_said_and_not_compared(pair, tmp_path, capsys):

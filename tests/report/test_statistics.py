@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmft.evaluation.metrics import compute_metric
-from llmft.report.bootstrap import TABLE_METRICS, share_intervals, table_intervals
-from llmft.report.paired import exact_p, mcnemar, read_answers
-from llmft.report.statistics import welch_over_sizes
+from llmft.report.records.predictions import read_predictions
+from llmft.report.statistics.bootstrap import OF_TABLES, share_interval, table_interval
+from llmft.report.statistics.paired import mcnemar_p, paired_tests
+from llmft.report.statistics.summary import welch_over_sizes
 
 
 def values(collection, ids, selection, name):
@@ -67,9 +68,8 @@ def test_no_spread_gives_no_p(summary):
 
 
 def test_mcnemar_is_scipys_on_rows_counted_by_hand(collection, tests):
-    answers, missing = read_answers(collection, collection.runs["id"])()
-    assert not missing
-    found = mcnemar(tests, collection, answers)
+    assert not collection.unread
+    found = paired_tests(tests, collection)
     assert len(found) > 40
     runs = collection.runs.set_index("id")
     for row in found.itertuples():
@@ -77,42 +77,42 @@ def test_mcnemar_is_scipys_on_rows_counted_by_hand(collection, tests):
     row = found[found["set"] == "out_of_domain"].iloc[3]
     sides = []
     for run in (row["id_a"], row["id_b"]):
-        frame = collection.predictions(run).to_pandas()
+        frame = read_predictions(collection.places[run])[0].to_pandas()
         frame = frame[frame["stage"].isin(["icl", "after"]) & frame["set"].str.startswith("hans")]
-        sides.append((frame["label"] == frame["prediction"]).to_numpy())
+        sides.append((frame["target"] == frame["prediction"]).to_numpy())
     assert row["only_a"] == (sides[0] & ~sides[1]).sum() and row["only_b"] == (sides[1] & ~sides[0]).sum()
     assert row["n"] == len(sides[0]) == 80
     assert row["p"] == pytest.approx(stats.binomtest(int(row["only_a"]), int(row["only_a"] + row["only_b"])).pvalue)
 
 
 def test_runs_on_other_rows_are_no_pair(collection, tests):
-    answers, _ = read_answers(collection, collection.runs["id"])()
     first = tests["ids_b"].iloc[0][0]
-    other = {key: replace(own, rows=0) if key[0] == first else own for key, own in answers.items()}
-    fewer = mcnemar(tests, collection, other)
+    other = {key: replace(scores, rows=0) if key[0] == first else scores for key, scores in collection.row_scores.items()}
+    fewer = paired_tests(tests, replace(collection, row_scores=other))
     assert first not in set(fewer["id_a"]) | set(fewer["id_b"])
-    assert 0 < len(fewer) < len(mcnemar(tests, collection, answers))
+    assert 0 < len(fewer) < len(paired_tests(tests, collection))
 
 
 @settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemars_p_is_exact_and_symmetric(b, c):
-    p = exact_p(np.array([b, c]), np.array([c, b]))
+    p = mcnemar_p(np.array([b, c]), np.array([c, b]))
     assert p[0] == p[1]
     assert p[0] == pytest.approx(stats.binomtest(b, b + c).pvalue if b + c else 1.0)
 
 
 @pytest.mark.parametrize(("right", "n"), [(170, 277), (5, 50), (40, 40), (0, 40)])
 def test_the_interval_of_an_accuracy_is_the_bootstraps(right, n):
-    low, high = share_intervals(np.array([right / n]), np.array([n]))
+    low, high = share_interval(right / n, n)
     answers = np.arange(n) < right
     if right in (0, n):
-        assert low[0] == high[0] == right / n
+        assert low == high == right / n
         return
     resampled = stats.bootstrap(
         (answers,), np.mean, method="percentile", n_resamples=20000, vectorized=True, batch=1000, rng=np.random.default_rng(0)
     ).confidence_interval
-    assert low[0] == pytest.approx(resampled.low, abs=1.01 / n) and high[0] == pytest.approx(resampled.high, abs=1.01 / n)
+    assert low == pytest.approx(resampled.low, abs=1.01 / n) and high == pytest.approx(resampled.high, abs=1.01 / n)
+    assert np.isnan(share_interval((right + 0.5) / n, n)).all()
 
 
 def measure(metric):
@@ -120,26 +120,26 @@ def measure(metric):
     return lambda labels, predictions: compute_metric(metric, predictions, labels)[metric]
 
 
-@pytest.mark.parametrize("metric", TABLE_METRICS)
+@pytest.mark.parametrize("metric", OF_TABLES)
 def test_the_interval_of_a_table_is_the_bootstraps(metric):
     table = np.array([[40, 15], [10, 35]])
     labels = np.repeat([0, 0, 1, 1], table.ravel())
     predictions = np.repeat([0, 1, 0, 1], table.ravel())
-    assert TABLE_METRICS[metric](table) == pytest.approx(measure(metric)(labels, predictions))
-    (low,), (high,) = table_intervals(metric, [table], ["a run"])
+    assert OF_TABLES[metric](table) == pytest.approx(measure(metric)(labels, predictions))
+    low, high = table_interval(metric, table, "a run")
     resampled = stats.bootstrap(
         (labels, predictions), measure(metric), paired=True, vectorized=False, method="percentile", n_resamples=200,
         rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     assert low == pytest.approx(resampled.low, abs=0.05) and high == pytest.approx(resampled.high, abs=0.05)
-    assert table_intervals(metric, [table], ["a run"])[0] == low
+    assert table_interval(metric, table, "a run")[0] == low
 
 
 @settings(deadline=None)  # the first case imports scikit-learn
 @given(st.lists(st.integers(0, 30), min_size=4, max_size=4).filter(sum))
 def test_metrics_of_tables_are_scikit_learns(cells):
     labels, predictions = np.repeat([0, 0, 1, 1], cells), np.repeat([0, 1, 0, 1], cells)
-    for metric, of_table in TABLE_METRICS.items():
+    for metric, of_table in OF_TABLES.items():
         assert of_table(np.array(cells).reshape(2, 2)) == pytest.approx(measure(metric)(labels, predictions))
 
 

@@ -1,0 +1,131 @@
+"""Pictures with a row a method: the overview, memory, and the recovered gap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from llmft.report.figures import panels
+from llmft.report.figures.panels import GREY, Rows, Sheet, are_shares, name_rows, sheets_of_rows, without_rows
+from llmft.report.figures.points import looks_of
+from llmft.report.figures.svg import say
+from llmft.report.records.names import DOMAINS, HEADINGS, headline_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKS = dict(zip(DOMAINS, (("#1b6ca8", "o", 5, -0.15), ("#d1603d", "D", 4, 0.15)), strict=True))
+"""Colour, marker, its size and place within a row; the colours are told apart also without colour vision."""
+GAPS = {domain: f"gap_recovered_{domain}" for domain in DOMAINS}
+
+
+def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
+    """All methods at a glance: their scores beside the tokens that a query costs."""
+    scores, most = judged[list(DOMAINS)], np.fmax(judged["tokens_per_query"].max(), 2)
+    for rows, name in sheets_of_rows(means):
+        figure, ((left, right),) = panels.subplots(1, 2, 0.9 + 0.3 * len(rows), sharey=True, width_ratios=(3, 1.2))
+        for domain in DOMAINS:
+            _dots(left, rows, judged[domain], domain, judged["tip"], means["tip"])
+        tokens = {y: group["tokens_per_query"] for y, group in _groups(rows).items()}
+        right.barh(list(tokens), list(tokens.values()), height=0.5, color="#8a8f98")
+        for y, count in tokens.items():
+            if count == count:
+                right.text(count, y, f" {count:.0f}", va="center")
+        name_rows(left, rows)
+        without_rows(right)
+        left.set_xlabel(headline_name(means.iloc[0]))
+        if are_shares(scores):
+            left.set_xlim(min(0.45, scores.min(axis=None) - 0.03), 1.02)
+        right.set(xlabel="tokens per query (log)", xscale="log", xlim=(1, 5 * most))
+        panels.log_ticks(right.xaxis, 1, most)
+        _domains(left, judged, {domain: domain for domain in DOMAINS})
+        panels.note(figure, "A marker a run, a bar their mean; trained models after the last step.")
+        yield Sheet(figure, name)
+
+
+def draw_memory(means: pd.DataFrame) -> Iterator[Sheet]:
+    """Peak and time-weighted mean of memory; on the GPU as well where there was one."""
+    kinds = {"rss": "memory of the processes", "gpu": "GPU memory"}
+    shown = {kind: title for kind, title in kinds.items() if (means[f"{kind}_peak_bytes"] > 0).any()}
+    if not shown:
+        return
+    unit, scale, digits = ("GiB", 2**30, 1) if means["rss_peak_bytes"].max() > 4 * 2**30 else ("MiB", 2**20, 0)
+    looks = looks_of(means["look"])
+    for rows, name in sheets_of_rows(means):
+        figure, (table,) = panels.subplots(1, len(shown), 0.8 + 0.27 * len(rows), sharey=True)
+        for axes, (kind, title) in zip(table, shown.items(), strict=True):
+            for y, group in _groups(rows).items():
+                peak, mean = (group[f"{kind}_{how}_bytes"] / scale for how in ("peak", "mean"))
+                colour = looks[group["look"]].colour
+                axes.barh(y, mean, height=0.3, color=colour)
+                (bar,) = axes.barh(y, peak, height=0.7, color=colour, alpha=0.35)
+                if peak == peak:
+                    say(bar, [f"{group['tip']}\n{title}: peak {_mib(peak * scale)}, mean {_mib(mean * scale)}"])
+                    axes.text(peak, y, f" {peak:.{digits}f}", va="center", fontsize=7)
+            axes.set_xlabel(f"{title}, {unit}")
+            axes.margins(x=0.1)
+        name_rows(table[0], rows)
+        for axes in table[1:]:
+            without_rows(axes)
+        panels.note(figure, "Wide and pale: peak, with its value; narrow: mean over time; of whole runs, means of seeds.")
+        yield Sheet(figure, name)
+
+
+def draw_gap(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
+    """The share of the gap between the model without context and its teacher that training closed."""
+    gaps = judged[list(GAPS.values())]
+    cut = " Values beyond -100 and 200 % are drawn there." if ((gaps < -1) | (gaps > 2)).any(axis=None) else ""
+    for rows, name in sheets_of_rows(means.dropna(subset=list(GAPS.values()), how="all")):
+        figure, ((axes,),) = panels.subplots(1, 1, 0.9 + 0.3 * len(rows))
+        for domain, column in GAPS.items():
+            tips, group_tips = (
+                frame["tip"] + f"\n{HEADINGS[domain]} gap recovered " + (100 * frame[column]).map("{:.1f} %".format)
+                for frame in (judged, means)
+            )
+            tips = tips.where(judged["tip"] != "", "")
+            _dots(axes, rows, 100 * judged[column].clip(-1, 2), domain, tips, group_tips)
+        name_rows(axes, rows)
+        axes.set_xlabel("gap recovered, %")
+        for place in (0, 100):
+            axes.axvline(place, color=GREY, linewidth=0.8, linestyle="--", zorder=0.5)
+        _domains(axes, judged, GAPS)
+        panels.note(figure, f"0: as before training, 100: as the teacher with its context. A marker a run, a bar the mean.{cut}")
+        yield Sheet(figure, name)
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB" if size == size else "-"
+
+
+def _groups(rows: Rows) -> dict[int, pd.Series]:
+    """The groups among the rows by their places."""
+    return {y: group for y, (_, group) in enumerate(rows) if group is not None}
+
+
+def _dots(axes: Axes, rows: Rows, values: pd.Series, domain: str, tips: pd.Series, group_tips: pd.Series) -> None:
+    """A marker for each run, and a bar at the mean of each group; `group_tips` are by the groups' labels in `means`."""
+    colour, marker, size, shift = MARKS[domain]
+    shown = [(y, group.name, values.loc[group["members"]].dropna()) for y, group in _groups(rows).items()]
+    shown = [(y, label, runs) for y, label, runs in shown if len(runs)]
+    if shown:
+        runs = pd.concat([runs for *_, runs in shown])
+        middles = np.array([y for y, *_ in shown]) + shift
+        (markers,) = axes.plot(
+            runs, np.repeat(middles, [len(runs) for *_, runs in shown]), marker, color=colour, alpha=0.5, markersize=size, mew=0
+        )
+        say(markers, tips.loc[runs.index])
+        means = [runs.mean() for *_, runs in shown]
+        bars = axes.vlines(means, middles - 0.13, middles + 0.13, color=colour, linewidth=2)
+        say(bars, [group_tips[label] for _, label, _ in shown])
+
+
+def _domains(axes: Axes, runs: pd.DataFrame, columns: dict[str, str]) -> None:
+    """The legend of the two domains, as far as there are values."""
+    for domain, column in columns.items():
+        colour, marker, size, _ = MARKS[domain]
+        if runs[column].notna().any():
+            axes.plot([], [], marker, color=colour, markersize=size, label=HEADINGS[domain])
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)

@@ -1,0 +1,105 @@
+"""The report's pictures, drawn once: as PNG and PDF, and as the SVG that the page shows. What needs more room than a sheet has
+goes on on further ones; a picture without anything to show is left out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from llmft.report.figures.bars import draw_gap, draw_memory, draw_results
+from llmft.report.figures.curves import draw_training
+from llmft.report.figures.panels import STYLE, Sheet
+from llmft.report.figures.points import groups, points, with_tips
+from llmft.report.figures.scatters import draw_cost, draw_domains, draw_size
+from llmft.report.records.names import metric_name
+from llmft.runs.store import whole_file
+
+if TYPE_CHECKING:
+    from llmft.report.records.collect import Collection
+
+PICTURES = {
+    "results": "Scores and tokens of a query",
+    "domains": "In-domain and out-of-domain scores",
+    "size": "Scores against model size",
+    "cost": "Scores against cost",
+    "memory": "Memory",
+    "training": "Training",
+    "gap": "Recovered gap",
+}
+"""Names of all pictures, and what they are called."""
+
+
+class Drawn(NamedTuple):
+    """A sheet of a picture.
+
+    Attributes:
+        picture: its name, of `PICTURES`.
+        sheet: what the sheet shows.
+        svg: as matplotlib wrote it, with what its marks say (`svg.say`).
+        files: its PNG, and the PDF that has it as a page.
+    """
+
+    picture: str
+    sheet: str
+    svg: str
+    files: list[Path]
+
+
+def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: Iterable[str] = PICTURES) -> list[Drawn]:
+    """Draw the pictures that have something to show; runs of different headlines are on different sheets.
+
+    Args:
+        majority: of `summary.majority_of_tasks`.
+        out: an existing folder, for `<name>.pdf` of all sheets, `<name>.png` of the first, `<name>-2.png` of the next, and so on.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    runs = points(collection)
+    by_headline = list(runs[runs["judged"]].groupby("headline", sort=False))
+    parts = [(headline, *with_tips(judged, groups(judged))) for headline, judged in by_headline]
+
+    def sheets(name: str) -> Iterator[Sheet]:
+        for headline, judged, means in parts:
+            draw, *frames = {
+                "results": (draw_results, judged, means),
+                "domains": (draw_domains, judged, means, majority[majority["headline"] == headline]),
+                "size": (draw_size, means),
+                "cost": (draw_cost, means),
+                "memory": (draw_memory, means),
+                "training": (draw_training, collection, judged),
+                "gap": (draw_gap, judged, means),
+            }[name]
+            for figure, sheet in draw(*frames):
+                yield Sheet(figure, sheet + (f", {metric_name(headline)}" if len(parts) > 1 else ""))
+
+    with plt.rc_context(STYLE):
+        return [drawn for name in names for drawn in _written(list(sheets(name)), out, name)]
+
+
+def _written(sheets: list[Sheet], out: Path, name: str) -> Iterator[Drawn]:
+    """Write the files of a picture, and close its figures."""
+    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_pdf import PdfPages
+
+    if not sheets:
+        return
+    pdf = out / f"{name}.pdf"
+    with whole_file(pdf) as aside, PdfPages(aside, metadata={"CreationDate": None}) as pages:  # same runs, same file
+        for number, (figure, sheet) in enumerate(sheets, 1):
+            figure.get_layout_engine().execute(figure)
+            figure.set_layout_engine(None)  # laid out once, not for each form
+            pages.savefig(figure)
+            png = out / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
+            with whole_file(png) as aside_png:
+                figure.savefig(aside_png, format="png")
+            svg = io.StringIO()
+            figure.savefig(svg, format="svg", transparent=True)  # the page has its own ground
+            plt.close(figure)
+            yield Drawn(name, sheet, svg.getvalue(), [png, pdf])

@@ -1,0 +1,172 @@
+"""What figures and page are drawn from: a row a run and selection, and a row a group of runs that differ in seeds. How their
+marks look, and what these say when one points at them or reaches them by keyboard."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from llmft.report.records.names import (
+    DOMAINS,
+    FINAL,
+    GROUP,
+    HEADINGS,
+    METHOD_NAMES,
+    in_order_of,
+    method_name,
+    rows_text,
+    selection_name,
+)
+
+if TYPE_CHECKING:
+    from llmft.report.records.collect import Collection
+
+PER_RUN = ("training_cpu_s", "cpu_total_s", "rss_peak_bytes", "rss_mean_bytes", "gpu_peak_bytes", "gpu_mean_bytes")
+PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query")
+SIZE = re.compile(r"[-_.]?(?<![a-z0-9])(\d+(\.\d+)?[kmbt]|tiny|mini|small|base|medium|large|xl|xxl)(?![a-z0-9])", re.IGNORECASE)
+"""A model's size, as a part of its name."""
+NAMED = 500
+"""Of more runs than these no single one says what it is: the page would be as large as all their records."""
+
+
+class Look(NamedTuple):
+    """A colour (hex) and matplotlib's name of a marker."""
+
+    colour: str
+    marker: str
+
+
+ZERO_SHOT = "zero-shot"
+LOOKS = {
+    ZERO_SHOT: Look("#7a7f87", "X"),
+    "icl": Look("#0072b2", "o"),
+    "pbft": Look("#d55e00", "s"),
+    "pbft-lora": Look("#e69f00", "D"),
+    "distill": Look("#009e73", "^"),
+    "distill-lora": Look("#cc79a7", "v"),
+}
+"""Okabe and Ito's palette, told apart with all kinds of colour vision; markers differ as well."""
+FURTHER = (
+    *(Look(colour, "P") for colour in ("#56b4e9", "#332288", "#882255", "#999933")),
+    *(Look(colour, "*") for colour in ("#44aa99", "#aa4499", "#661100", "#6699cc")),
+)
+"""For all other methods, in the order of their names."""
+
+
+def look_key(method: str, shots: float) -> str:
+    """What has a look of its own: the method, and in-context learning without demonstrations."""
+    return ZERO_SHOT if method == "icl" and not shots else method
+
+
+def looks_of(keys: Iterable[str]) -> dict[str, Look]:
+    """The look of each, known ones first in the order of tables."""
+    present = set(keys)
+    others = sorted(present - LOOKS.keys())
+    further = {key: FURTHER[place % len(FURTHER)] for place, key in enumerate(others)}
+    return {key: look for key, look in LOOKS.items() if key in present} | further
+
+
+def look_name(key: str) -> str:
+    """A method as people say it."""
+    return METHOD_NAMES.get(key, key)
+
+
+def family(model: str) -> str:
+    """A model's name without its size: what models that differ in size alone have in common."""
+    folders, slash, last = model.rpartition("/")
+    return folders + slash + SIZE.sub("", last, count=1)
+
+
+def group_name(row: pd.Series) -> str:
+    """A group as people say it, within its task and model."""
+    shots = f", {row['shots']:.0f} shots" if row["shots"] else ""
+    return method_name({**row, "differs": ""}) + shots + (f" ({row['differs']})" if row["differs"] else "")
+
+
+def points(collection: Collection) -> pd.DataFrame:
+    """Scores and costs, a row a run and selection.
+
+    Returns:
+        All columns of `collection.runs`, `selection`, `in_domain` and `out_of_domain` (the headline of the run, all rows
+        of the sets pooled), `rows_<domain>` (how many of which sets), `selected_<domain>` (whether these rows chose the
+        checkpoint), `gap_recovered_<domain>`, `PER_QUERY`, `look`, and `judged`: whether a method is judged by this selection
+        (in-context learning itself, else the last step).
+    """
+    scores = collection.headline_scores().set_index(["id", "selection"])
+    cells = {}
+    for domain in DOMAINS:
+        of_domain = scores[scores["set"] == domain]
+        cells[domain], cells[f"gap_recovered_{domain}"] = of_domain["value"], of_domain["gap_recovered"]
+        cells[f"selected_{domain}"] = of_domain["selected_on_evaluation_set"]
+        texts = [rows_text(n, collection.sets[run][domain]) for (run, _), n in of_domain["n"].items()]
+        cells[f"rows_{domain}"] = pd.Series(texts, of_domain.index, dtype=object)
+    cells |= {name: scores.loc[scores["set"] == "in_domain", name] for name in PER_QUERY}
+    merged = collection.runs.merge(pd.DataFrame(cells).reset_index(), on="id", how="inner")
+    chosen = [f"selected_{domain}" for domain in DOMAINS]
+    merged[chosen] = merged[chosen].eq(True)  # where a run has no sets of a domain, they chose nothing
+    merged = merged.assign(
+        **{name: math.nan for name in PER_RUN if name not in merged},
+        judged=merged["selection"].isin(FINAL),
+        look=[look_key(*pair) for pair in zip(merged["method"], merged["shots"], strict=True)],
+    )
+    return in_order_of(merged, looks_of(merged["look"]), "look", ["task", "weights", "model"], ["shots"])
+
+
+def groups(runs: pd.DataFrame) -> pd.DataFrame:
+    """Means over the runs, rows of `points`, that differ in seeds alone.
+
+    Returns:
+        `GROUP`, `higher_is_better`, `selection`, `rows_<domain>`, `look`, `judged`, `name`; for each number its mean and
+        `<number>_sd` (n - 1); `members`: the row labels of `runs` that were averaged.
+    """
+    keys = [*GROUP, "higher_is_better", "selection", "look", "judged", *(f"selected_{domain}" for domain in DOMAINS)]
+    grouped = runs.groupby(keys, sort=False, dropna=False)
+    numbers = ["weights", *DOMAINS, *(f"gap_recovered_{d}" for d in DOMAINS), *PER_QUERY, *PER_RUN]
+    table = (
+        grouped[numbers].mean().join([grouped[numbers].std().add_suffix("_sd"), grouped[[f"rows_{d}" for d in DOMAINS]].first()])
+    )
+    table["members"] = pd.Series({key: list(rows) for key, rows in grouped.groups.items()}).to_numpy() if len(runs) else []
+    table = table.reset_index()
+    return table.assign(name=[group_name(row) for _, row in table.iterrows()])
+
+
+def front(costs: pd.Series, scores: pd.Series, *, higher_is_better: bool = True) -> list:
+    """The row labels of the Pareto front, cheapest first: what no other row beats in score at the same or a lower cost."""
+    both = pd.DataFrame({"cost": costs, "score": scores if higher_is_better else -scores}).dropna()
+    both = both.sort_values(["cost", "score"], ascending=[True, False], kind="stable")
+    best = both["score"].cummax().shift(fill_value=-math.inf)
+    return list(both.index[both["score"] > best])
+
+
+def with_tips(judged: pd.DataFrame, means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of `points` and the `groups` of them, both with a column `tip`: of runs their group, id, seeds and scores, or "" where
+    there are more than `NAMED`; of groups their name, task and selection, scores and how many runs they are of."""
+    several = [name for name in ("pattern", "model") if means[name].nunique() > 1]
+    groups, runs = [], {}
+    for group in means.to_dict("records"):
+        name = ", ".join([group["name"], *(group[key] for key in several if isinstance(group[key], str))])
+        who = f"{name}\n{group['task']}, {selection_name(group['selection'])}"
+        count = len(group["members"])
+        groups.append(f"{who}{_scores(group)}\n{count} run{'s' if count > 1 else ''}")
+        runs |= dict.fromkeys(group["members"], who)
+    if len(judged) > NAMED:
+        return judged.assign(tip=""), means.assign(tip=groups)
+    tips = [
+        f"{runs[place]}\nrun {run['id']}, seed {run['seed']}, data seed {run['data_seed']}{_scores(run)}"
+        for place, run in zip(judged.index, judged.to_dict("records"), strict=True)
+    ]
+    return judged.assign(tip=tips), means.assign(tip=groups)
+
+
+def _scores(row: Mapping[str, Any]) -> str:
+    """A line for each domain with a score, and its deviation if there is one."""
+    lines = []
+    for domain in DOMAINS:
+        if pd.notna(row[domain]):
+            spread = row.get(f"{domain}_sd")
+            lines.append(f"\n{HEADINGS[domain]} {row[domain]:.3f}" + (f" ± {spread:.3f}" if pd.notna(spread) else ""))
+    return "".join(lines)

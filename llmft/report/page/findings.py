@@ -1,0 +1,101 @@
+"""The report's findings in a few sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from llmft.report.figures.points import look_name, looks_of
+from llmft.report.records.names import DOMAINS, HEADINGS, method_name, metric_name
+
+if TYPE_CHECKING:
+    from llmft.report.records.collect import Collection
+
+MOST, METHODS = 8, 4
+"""The most tasks that have a sentence, and methods in it."""
+
+
+def summary(collection: Collection, points: pd.DataFrame) -> list[str]:
+    """What was run: how many, of which methods, on what. `points` are those of `figures.points`."""
+    runs = collection.runs
+    names = [look_name(key) for key in looks_of(points["look"])]
+    tasks, models = (list(runs[name].unique()) for name in ("task", "model"))
+    sizes = runs.groupby("setting").size()
+    each = _count(sizes.min(), "run") if sizes.nunique() == 1 else f"{sizes.min()} to {sizes.max()} runs"
+    lines = [
+        "A language model answers with demonstrations in its prompt. Can it answer without them after fine-tuning on them, or "
+        "after distillation of its own answers, and is that worth the cost?",
+        f"{_count(len(runs), 'finished run')} in {_count(len(sizes), 'setting')}, {each} each; "
+        f"{_count(len(tasks), 'task')} ({_first(tasks)}), {_count(len(models), 'model')} ({_first(models)}). "
+        f"Methods: {_first(names, 12, '; ')}. Judged by: {_first([metric_name(name) for name in runs['headline'].unique()])}.",
+    ]
+    if collection.left_out:
+        lines.append(f"{_count(len(collection.left_out), 'run')} unfinished, unreadable or there twice: below, in no mean.")
+    return lines
+
+
+def findings(means: pd.DataFrame, evens: pd.DataFrame, other_rows: Container[tuple[str, str, str]] = ()) -> list[str]:
+    """What came out, a sentence a task: its best group by each headline, and the soonest break-even of each method.
+
+    Args:
+        means: groups of runs (`points.groups`) at the selection that methods are judged by.
+        evens: of `break_even.break_evens`.
+        other_rows: of `summary.tasks_with_other_rows`.
+    """
+    lines = []
+    for task, groups in means.groupby("task", sort=False):
+        best = [_best(group, other_rows) for _, group in groups.groupby("headline", sort=False)]
+        if parts := [part for part in (*best, *_cheaper(evens, str(task))) if part]:
+            lines.append(f"{task}: {'; '.join(parts)}.")
+    rest = len(lines) - MOST
+    return lines[:MOST] + ([f"And {_count(rest, 'more task')} below."] if rest > 0 else [])
+
+
+def _best(groups: pd.DataFrame, other_rows: Container[tuple[str, str, str]]) -> str:
+    """The best of the groups, which have one headline, in each domain."""
+    best, higher = [], bool(groups["higher_is_better"].iloc[0])
+    for domain in DOMAINS if len(groups) > 1 else ():
+        scores = groups[domain]
+        if scores.notna().any():
+            row = groups.loc[scores.idxmax() if higher else scores.idxmin()]
+            same = groups[f"rows_{domain}"].dropna().nunique() == 1 and (row["task"], row["headline"], domain) not in other_rows
+            score = f"{row[domain]:.3f}" + ("" if pd.isna(row[f"{domain}_sd"]) else f" ± {row[f'{domain}_sd']:.3f}")
+            other = "" if same else " (not all on the same rows)"
+            best.append(f"{HEADINGS[domain]} {_named(row['name'], row, groups)} with {score}{other}")
+    name = f"{'highest' if higher else 'lowest'} {metric_name(groups['headline'].iloc[0])}"
+    return f"{name} {' and '.join(best)}" if best else ""
+
+
+def _cheaper(evens: pd.DataFrame, task: str) -> tuple[str, str]:
+    """The fewest queries after which each method has cost less CPU time than prompting, and the methods that never do."""
+    rows = evens[(evens["task"] == task) & evens["cpu_s_queries"].notna()] if len(evens) else evens
+    if rows.empty:
+        return "", ""
+    first = rows.sort_values("cpu_s_queries", kind="stable").drop_duplicates("method")
+    soonest = []
+    for row in first[first["cpu_s_queries"] < math.inf].to_dict("records"):
+        several = rows.loc[rows["method"] == row["method"], "shots"].nunique() > 1
+        name = method_name(row) + (f", {row['shots']:.0f} shots" if several else "")
+        other = ", on other rows" if row["other_rows"] else ""
+        soonest.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, rows)}{other})")
+    after = f"training has cost less CPU time than prompting soonest after {_first(soonest, METHODS, '; ')}" if soonest else ""
+    never = [method_name({**row, "differs": ""}) for row in first[first["cpu_s_queries"] == math.inf].to_dict("records")]
+    saved = f"training has saved no CPU time after any number of queries with {_first(never, METHODS, '; ')}" if never else ""
+    return after, saved
+
+
+def _named(name: str, row: pd.Series | dict, among: pd.DataFrame) -> str:
+    """A group with its pattern and model, where those of its task have several."""
+    several = [str(row[key]) for key in ("pattern", "model") if among[key].nunique() > 1 and pd.notna(row[key])]
+    return ", ".join([name, *several])
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def _first(names: list[str], most: int = 6, between: str = ", ") -> str:
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,196 @@
+"""Run records -> one table of runs and one of their scores. Runs that are not whole are listed with the reason, never averaged.
+
+All files of every run are read but the training logs, which are when they are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llmft.errors import InputError
+from llmft.report.records.find import UNUSABLE, Unreadable, find_runs, path_text, read_record, unusable
+from llmft.report.records.flatten import SCORE_COLUMNS, run_row, score_rows
+from llmft.report.records.identities import with_distinct_names
+from llmft.report.records.names import METHOD_NAMES, in_order_of
+from llmft.report.records.predictions import RowScores, row_scores
+from llmft.report.records.settings import name_differences, repetitions
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All runs below a folder.
+
+    Attributes:
+        folder: where they lie.
+        runs: a row for each finished run: `id` (its folder's name, longer only where that is not unique), `record` (path below
+            `folder`), `task` (with its variant), `method`, `model`, `weights` (of the model as it was loaded, a number),
+            `shots` (labelled examples: demonstrations, or training rows where they have labels), `queries` (training rows
+            without labels), `pattern` (its name or text), `headline` (the metric that the run is judged by) and
+            `higher_is_better` of it, `setting` (hash of everything but the seeds), `non_default` (all arguments
+            that are not at their default and have no column), `differs` (those of them that tell settings of the task and
+            method apart), `seed`, `data_seed`; the costs of the whole run under the
+            record's names and units; `load_cpu_s`, `evaluation_cpu_s` (all sets and stages); `train_cpu_s`, `teacher_cpu_s`,
+            `teacher_saved_cpu_s` (what answers found in the cache had cost), and the sum of these three, `training_cpu_s`;
+            `training_flops` and `training_flops_alone` likewise, the latter with the context read again for every query.
+        scores: a row for each run, selection, set and metric: `id`, `selection` (`icl`, `before`, `teacher`, `last`,
+            `best_in_domain`, `best_out_of_domain`, `last_with_context`), `stage` (its name in the record), `set` (`in_domain`,
+            `out_of_domain`, `retention`: their rows taken together; and every set by its name), `metric`, `value`, `n` (rows),
+            `selected_on_evaluation_set` (whether this very set chose the checkpoint), `gap_recovered`, and what a query costs
+            there: `tokens_per_query` (prompt, of the task's own set), `cpu_ms_per_query`, `flops_per_query` (as run: a context
+            is read once) and `flops_per_query_alone` (T-Few's count: the context is read for every query).
+        left_out: record and reason of every run that is not in the tables.
+        unread: id and reason of every run whose predictions could not be read.
+        row_scores: id and domain -> scores of the final stage row by row.
+        sets: id -> group (`in_domain`, ...) -> names of its sets.
+        places: id -> the run's folder.
+        shared: sentences about arguments that all settings of a method share, which `differs` leaves out.
+        unreadable_logs: id -> what could not be read of its training log, of the logs that were asked for.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+    scores: pd.DataFrame
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    unread: list[tuple[str, str]] = field(default_factory=list)
+    row_scores: dict[tuple[str, str], RowScores] = field(default_factory=dict)
+    sets: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    places: dict[str, Path] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
+    unreadable_logs: dict[str, str] = field(default_factory=dict)
+
+    def headline_scores(self) -> pd.DataFrame:
+        """The scores by the headline of their run."""
+        chosen = np.zeros(len(self.scores), bool)
+        for headline, ids in self.runs.groupby("headline")["id"]:
+            chosen |= ((self.scores["metric"] == headline) & self.scores["id"].isin(ids)).to_numpy()
+        return self.scores[chosen].astype(dict.fromkeys(("id", "selection", "set", "metric"), str))
+
+    def logs(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+        """The training logs of some runs, id -> entries with a step; read now. Runs without one (in-context learning) are not in
+        it; what cannot be read is left out and noted in `unreadable_logs`."""
+        logs = {}
+        for run in ids:
+            path = self.places[run] / "train_log.jsonl"
+            if path.is_file():
+                logs[run], reason = _log(path)
+                if reason:
+                    self.unreadable_logs[run] = reason
+        return logs
+
+
+def collect(folder: Path) -> Collection:
+    """Read all run records below `folder`.
+
+    Raises:
+        InputError: there is no such folder, or no finished run in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name the --output_dir of some runs")
+    read, left_out = _read_below(folder)
+    rows, again = repetitions(with_distinct_names([one.row for one in read.values()]))
+    left_out = sorted([*left_out, *again])
+    if not rows:
+        others = f" ({len(left_out)} that are not: {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
+        raise InputError(f"{folder}: there is no finished run below this folder{others}; name the --output_dir of some runs")
+    records = [row["record"] for row in rows]
+    ids = dict(zip(records, _ids(records), strict=True))
+    named, shared = name_differences(rows)
+    runs = pd.DataFrame([{"id": ids[row["record"]], **row} for row in named]).drop(columns="identity")
+    runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
+    counted = {run: read[record] for run, record in zip(runs["id"], runs["record"], strict=True)}
+    scores = [(ids[name], *row) for name, one in read.items() if name in ids for row in one.scores]
+    texts = dict.fromkeys(("id", "selection", "stage", "set", "metric"), "category")
+    return Collection(
+        folder,
+        runs,
+        pd.DataFrame(scores, columns=["id", *SCORE_COLUMNS]).astype(texts),
+        left_out,
+        [(run, one.unread) for run, one in counted.items() if one.unread],
+        {(run, domain): of_domain for run, one in counted.items() for domain, of_domain in one.row_scores.items()},
+        {run: one.sets for run, one in counted.items()},
+        {run: one.path for run, one in counted.items()},
+        shared,
+    )
+
+
+def _read_below(folder: Path) -> tuple[dict[str, _Read], list[tuple[str, str]]]:
+    """The runs by their paths below the folder, and those that cannot be read, with the reason."""
+    paths, closed = find_runs(folder)
+    left_out = [(path_text(path.relative_to(folder)), reason) for path, reason in closed]
+    read: dict[str, _Read] = {}
+    for path in paths:
+        name = path_text(path.relative_to(folder))
+        try:
+            if (record := read_record(path)) is not None:
+                read[name] = _Read(path, name, *record)
+        except Unreadable as error:
+            left_out.append((name, str(error)))
+        except UNUSABLE as error:
+            left_out.append((name, unusable(error)))
+    return read, left_out
+
+
+class _Read:
+    """What was read of one run.
+
+    Attributes:
+        row: of `Collection.runs`, its `record` being `name`. The record may lack the accuracy of always answering the largest
+            class: of several sets taken together, or where it is old. It follows from targets that are labels.
+        unread: why there are no `row_scores`.
+    """
+
+    def __init__(
+        self, path: Path, name: str, config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]
+    ) -> None:
+        self.path, self.sets, self.unread = path, metrics["sets"], ""
+        self.row = {"record": name, **run_row(config, metrics, cost)}
+        self.scores = list(score_rows(metrics, cost))
+        self.row_scores: dict[str, RowScores] = {}
+        try:
+            self.row_scores = row_scores(path, self.sets)
+        except (OSError, *UNUSABLE) as error:
+            reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self.unread = f"predictions.parquet cannot be read ({reason})"
+        for domain, of_domain in self.row_scores.items():
+            if of_domain.confusion is not None and math.isnan(self.row[f"majority_{domain}"]):
+                self.row[f"majority_{domain}"] = of_domain.confusion.sum(axis=1).max() / of_domain.confusion.sum()
+
+
+def _log(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The entries of a training log that have a step, and what is wrong with it."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return [], f"cannot be read ({error.strerror or error})"
+    entries, broken = [], 0
+    for line in filter(str.strip, lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict) or not isinstance(entry.get("loss", 0), int | float):
+            broken += 1
+        elif isinstance(entry.get("step"), int | float):
+            entries.append(entry)
+    return entries, f"{broken} lines cannot be understood" if broken else ""
+
+
+def _ids(records: Sequence[str]) -> list[str]:
+    """Names of the folders, with as many of those around them as it takes to be unique."""
+    parts = [Path(record).parts for record in records]
+    ids = [folders[-1] if folders else "." for folders in parts]
+    length = 1
+    while len(set(ids)) < len(ids):
+        length += 1
+        counts = Counter(ids)
+        ids = ["/".join(folders[-length:]) if counts[name] > 1 else name for name, folders in zip(ids, parts, strict=True)]
+    return ids

@@ -1,0 +1,109 @@
+"""Where run records lie below a folder, and what is in their files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from llmft.report.records.versions import cost_of, metrics_of
+from llmft.runs.names import DONE
+
+FILES = ("config", "metrics", "cost")
+OF_RUNS_AND_MODELS = ("draws", "architectures", "model_type")
+"""A config.json with one of these is a run's or a model's: there are no other runs within."""
+
+
+class Unreadable(Exception):
+    """A record that is not as it should be; says which file and why."""
+
+
+UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What comes of a record whose entries are not as they should be."""
+
+
+def unusable(error: Exception) -> str:
+    """What is wrong with a record that led to one of `UNUSABLE`."""
+    return f"its record cannot be understood ({type(error).__name__}: {error})"
+
+
+def find_runs(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Folders that hold a run's record, or a part of one; what lies within a run (models, checkpoints) is not looked at.
+
+    A folder that several links lead to is one, and goes by its own path where that is below `folder`.
+
+    Returns:
+        The folders, sorted; and those that could not be looked into, with the reason.
+    """
+    runs: list[Path] = []
+    closed: list[tuple[Path, str]] = []
+    seen: set[tuple[int, int]] = set()
+
+    def cannot(error: OSError) -> None:
+        closed.append((Path(error.filename), f"cannot be looked into ({error.strerror or error})"))
+
+    starts, links = [folder], []
+    while starts:
+        for name, folders, files in os.walk(starts.pop(), onerror=cannot):
+            path, status = Path(name), os.stat(name)
+            folders[:] = [one for one in folders if not one.startswith(".")]
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            if DONE in files or any(f"{one}.json" in files for one in FILES):
+                runs.append(path)
+            if DONE in files or ("config.json" in files and _ends_the_search(path)):
+                folders.clear()
+            links += [path / one for one in folders if (path / one).is_symlink()]
+        if not starts:  # links last, so that a run is found at its own place
+            starts, links = sorted(links, reverse=True), []
+    return sorted(runs), closed
+
+
+def _ends_the_search(folder: Path) -> bool:
+    try:
+        config = _read(folder / "config.json")
+    except Unreadable:
+        return False
+    return any(name in config for name in OF_RUNS_AND_MODELS)
+
+
+def path_text(path: Path) -> str:
+    r"""A path as text; bytes that are no UTF-8 as `\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def read_record(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
+    """`config.json`, `metrics.json` and `cost.json` of a finished run, in today's form; None where the folder is no run's but a
+    model's.
+
+    Raises:
+        Unreadable: the run is not finished, or a file is missing, broken or holds something else.
+    """
+    config = _read(path / "config.json")
+    if "draws" not in config:
+        if (path / DONE).is_file():
+            raise Unreadable("config.json has no draws")
+        return None
+    if not (path / DONE).is_file():
+        raise Unreadable("unfinished: there is no DONE; the same command goes on with it")
+    try:
+        return config, metrics_of(_read(path / "metrics.json")), cost_of(_read(path / "cost.json"))
+    except UNUSABLE as error:
+        raise Unreadable(unusable(error)) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise Unreadable(f"{path.name} is missing") from None
+    except OSError as error:
+        raise Unreadable(f"{path.name} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise Unreadable(f"{path.name} is broken ({error})") from None
+    if not isinstance(value, dict):
+        raise Unreadable(f"{path.name} is broken (it holds no object)")
+    return value

@@ -1,0 +1,170 @@
+"""A run's record as rows of tables: the run and its costs, and every score with what a query cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llmft.report.records.identities import identity
+from llmft.report.records.names import DOMAINS, SELECTIONS
+
+SEEDS = ("seed", "data_seed")
+LABELLED = ("pbft", "vanilla", "gold-label")
+"""What methods' names begin with whose training rows have labels: these rows are their shots."""
+COUNTS = ("n", "n_asked", "n_shortened")
+"""What the record has beside the metrics of a set."""
+MEANS_OVER_ROWS = ("score_accuracy", "accuracy", "loss", "kl", "agreement", "retention_change")
+"""Metrics that, like every headline, are means over rows, and so can be taken over several sets together. No record says it of
+them; one that is not in this list is given for single sets."""
+PATTERNS = ("pattern_name", "pattern", "student_pattern")
+"""Arguments of which the column `pattern` has one, the last that there is."""
+WORK = ("examples", "tokens", "flops", "cpu_s")
+SCORE_COLUMNS = (
+    "selection", "stage", "set", "metric", "value", "n", "gap_recovered", "tokens_per_query", "cpu_ms_per_query",
+    "flops_per_query", "flops_per_query_alone", "selected_on_evaluation_set",
+)  # fmt: skip
+
+
+def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `Collection.runs` but for id and record, with `non_default` as a dict, with `identity` and without `differs`."""
+    arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
+    draws, method = config["draws"], config["method"]
+    labelled = method.startswith(LABELLED)
+    pattern = next((name for name in reversed(PATTERNS) if arguments.get(name)), "pattern")
+    seeds = {name: arguments[name] for name in SEEDS}
+    student = config.get("student")
+    if student and method == "icl":  # in-context learning draws nothing by its seed, and without shots by neither
+        seeds |= {name: student[name] for name in (SEEDS if not arguments.get("num_shots") else ("seed",))}
+    in_columns = (*SEEDS, pattern, *(("max_train_samples",) if labelled else ()))
+    return {
+        "task": config["task"] + (f" {arguments['task_variant']}" if arguments.get("task_variant") else ""),
+        "method": method,
+        "model": config["model"],
+        "weights": _weights(metrics, cost),
+        "shots": len(draws["train_rows"]) if labelled else sum(map(len, draws["demonstrations"])),
+        "queries": 0 if labelled else len(draws["train_rows"]),
+        "pattern": arguments.get(pattern),
+        "headline": metrics["headline"]["name"],
+        "higher_is_better": bool(metrics["headline"]["higher_is_better"]),
+        "setting": config["setting"],
+        "non_default": {k: v for k, v in config["given"].items() if k not in in_columns},
+        **seeds,
+        "identity": identity(config, arguments),
+        **{
+            name: math.nan if v is None else float(v)  # whole numbers may be too large for a column of these
+            for name, v in cost["total"].items()
+            if v is None or isinstance(v, int | float)
+        },
+        **{name: float(value) for name, value in _training_costs(metrics, cost).items()},
+        **{
+            f"majority_{domain}": float(metrics.get("majority", {}).get(names[0], math.nan)) if len(names) == 1 else math.nan
+            for domain in DOMAINS  # accuracy of always answering the largest class, which several sets need not share
+            for names in [metrics["sets"].get(domain, ())]
+        },
+    }
+
+
+def _weights(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> float:
+    """Weights of the model as it was loaded: of the record, or what one of its forward passes had been counted with."""
+    if "model" in metrics.get("weights", {}):
+        return metrics["weights"]["model"]
+    return next(
+        (_weights_of(phase) for phase in cost["phases"] if phase["stage"] in ("icl", "before") and phase["tokens"]), math.nan
+    )
+
+
+def _weights_of(work: Mapping[str, Any]) -> float:
+    """T-Few's rule the other way round: 2N FLOPs a token (`llmft.cost.flops`)."""
+    return work["flops"] / (2 * work["tokens"]) if work["tokens"] else math.nan
+
+
+def _training_costs(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, float]:
+    """What there was to pay before the first query: the teacher's answers, those found in the cache included, and training."""
+
+    def total(kind: str, key: str, phases: Sequence[Mapping[str, Any]] = cost["phases"]) -> float:
+        return sum(phase.get(key, 0) for phase in phases if phase["kind"] == kind)
+
+    saved = cost["saved_by_teacher_cache"]["phases"]
+    flops, examples, tokens = (total("teacher", key) + total("teacher", key, saved) for key in ("flops", "examples", "tokens"))
+    alone = metrics.get("tokens_per_query", {}).get("teacher", 0) * examples
+    train, teacher, from_cache = total("train", "cpu_total_s"), total("teacher", "cpu_total_s"), total("teacher", "cpu_s", saved)
+    return {
+        "load_cpu_s": total("load", "cpu_total_s"),
+        "train_cpu_s": train,
+        "teacher_cpu_s": teacher,
+        "teacher_saved_cpu_s": from_cache,
+        "training_cpu_s": train + teacher + from_cache,
+        "evaluation_cpu_s": sum(phase["cpu_total_s"] for phase in cost["phases"] if phase["set"] is not None),
+        "training_flops": total("train", "flops") + flops,
+        "training_flops_alone": total("train", "flops") + (flops * alone / tokens if tokens else 0),
+    }
+
+
+def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Rows of `Collection.scores` but for the run: `SCORE_COLUMNS`.
+
+    Raises:
+        ValueError: a value of the headline is not finite: a mean that leaves it out would not be of the runs that it names.
+    """
+    headline, work = metrics["headline"]["name"], _evaluation_work(cost)
+    counts = metrics.get("tokens_per_query", {})
+    for stage, sets in metrics["stages"].items():
+        scores = {name: {**values, **_beside(metrics, stage, name)} for name, values in sets.items()}
+        groups = {group: names for group, names in metrics["sets"].items() if names and scores.keys() >= set(names)}
+        like_teacher = stage == "after_with_context"  # which reads what the teacher does
+        of_student = math.nan if like_teacher else counts.get("student", math.nan)
+        tokens = float(counts.get("teacher" if like_teacher else stage, of_student))
+        gaps = metrics.get("gap_recovered", {}) if stage == "after" else {}
+        for name, members in [*groups.items(), *((name, [name]) for name in scores)]:
+            n = sum(scores[member]["n"] for member in members)
+            costs = _query_costs([work.get((stage, member), {}) for member in members], tokens)
+            selected = any(stage == f"best_{group}" and name in (group, *names) for group, names in groups.items())
+            for metric, value in _pooled([scores[member] for member in members], headline).items():
+                if math.isfinite(value):
+                    gap = gaps.get(name) if metric == headline else None
+                    gap = math.nan if gap is None else float(gap)
+                    yield SELECTIONS.get(stage, stage), stage, name, metric, float(value), float(n), gap, tokens, *costs, selected
+                elif metric == headline:
+                    raise ValueError(f"{metric} of {name} at stage {stage} is {value}")
+
+
+def _beside(metrics: Mapping[str, Any], stage: str, name: str) -> dict[str, Any]:
+    """Metrics of a set that the record has beside its stages: {metric: {stage: {set: value}}}, and the change of other tasks."""
+    by_metric = {metric: of.get(stage) for metric, of in metrics.items() if isinstance(of, dict) and metric != "stages"}
+    if stage == "after":
+        by_metric["retention_change"] = metrics.get("retention_change")
+    return {metric: of[name] for metric, of in by_metric.items() if isinstance(of, dict) and name in of}
+
+
+def _pooled(sets: Sequence[Mapping[str, Any]], headline: str) -> dict[str, float]:
+    """The metrics of some sets taken together, every row counting the same; of several those that are means over rows."""
+    metrics = [name for name in sets[0] if name not in COUNTS and all(values.get(name) is not None for values in sets)]
+    if len(sets) == 1:
+        return {name: sets[0][name] for name in metrics}
+    n = sum(values["n"] for values in sets)
+    metrics = [name for name in metrics if n and name in (headline, *MEANS_OVER_ROWS)]
+    return {name: sum(values[name] * values["n"] for values in sets) / n for name in metrics}
+
+
+def _evaluation_work(cost: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
+    """Stage and set -> what evaluation took, answers found in the cache at what they had cost when they were made."""
+    work: dict[tuple[str, str], dict[str, float]] = {}
+    for phase in (*cost["phases"], *cost["saved_by_teacher_cache"]["phases"]):
+        stage, name = phase["stage"], phase["set"]
+        if name is not None:  # a best checkpoint was evaluated during training, or is the last
+            best = ("best_in_domain", "best_out_of_domain") if stage in ("after", "during_training") else ()
+            for one in (stage, *best):
+                total = work.setdefault((one, name), dict.fromkeys(WORK, 0))
+                for key in WORK:
+                    total[key] += phase["cpu_total_s"] if key == "cpu_s" and key not in phase else phase[key]
+    return work
+
+
+def _query_costs(work: Sequence[Mapping[str, float]], tokens: float) -> tuple[float, float, float]:
+    """CPU milliseconds, FLOPs as run, and FLOPs with the whole prompt read, of a query; NaN where nothing was evaluated."""
+    total = {key: sum(one.get(key, 0) for one in work) for key in WORK}
+    examples = total["examples"]
+    if not examples:
+        return math.nan, math.nan, math.nan
+    return 1000 * total["cpu_s"] / examples, float(total["flops"] / examples), 2 * _weights_of(total) * tokens

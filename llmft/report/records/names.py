@@ -1,0 +1,86 @@
+"""Names of methods, selections, metrics and domains; the order in which tables list them, and rows of frames as dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+METHOD_NAMES = {
+    name + tail: text + more
+    for name, text in (
+        ("icl", "in-context"), ("pbft", "fine-tuning"), ("vanilla", "fine-tuning, new head"), ("distill", "distillation"),
+        ("pseudo-label", "pseudo-labels"), ("gold-label", "gold labels"),
+    )
+    for tail, more in (("", ""), ("-lora", ", LoRA"))
+}  # fmt: skip
+"""Methods as people say them, in the order of tables; others go by the record's name, behind these."""
+SELECTIONS = {"after": "last", "after_with_context": "last_with_context"}
+"""Stage in the record -> which weights were evaluated, and how they were chosen; others are called as the stage."""
+SELECTION_NAMES = {
+    "icl": "in-context", "before": "before", "teacher": "teacher", "last": "last", "best_in_domain": "best in-domain",
+    "best_out_of_domain": "best out-of-domain", "last_with_context": "last, context in front",
+}  # fmt: skip
+"""Selections as people say them, in the order of tables."""
+FINAL = ("icl", "last")
+"""The selections that a method is judged by: nothing was chosen on the evaluation sets."""
+FINAL_STAGES = ("icl", "after")
+DOMAINS = ("in_domain", "out_of_domain")
+HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "retention": "other tasks"}
+"""Groups of sets that are taken together, as people say them."""
+GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting", "headline")
+"""What runs share that are repetitions of each other: everything but their seeds."""
+OTHER_ROWS = "≠"
+OTHER_ROWS_NOTE = "≠ the two were evaluated on other rows: no like comparison."
+
+
+def rows_text(n: float, sets: Iterable[str]) -> str:
+    """What a score is of: how many rows of which sets."""
+    return f"{n:.0f} of {' + '.join(sets)}"
+
+
+def method_name(row: Mapping[str, object]) -> str:
+    """A method as people say it, from a row with `method`, `shots` and `differs`."""
+    name = METHOD_NAMES.get(str(row["method"]), str(row["method"]))
+    if row["method"] == "icl" and not row["shots"]:
+        name = "zero-shot"
+    return f"{name} ({row['differs']})" if row["differs"] else name
+
+
+def selection_name(selection: object) -> str:
+    """A selection as people say it."""
+    return SELECTION_NAMES.get(str(selection), str(selection))
+
+
+def metric_name(metric: object) -> str:
+    """A metric as people write it; names of up to three letters are short forms, such as KL or MSE."""
+    name = str(metric).replace("_", " ")
+    return name if len(name) > 3 else name.upper()
+
+
+def headline_name(row: Mapping[str, object]) -> str:
+    """The metric of a row with `headline` and `higher_is_better`, as tables and axes name it."""
+    return metric_name(row["headline"]) + ("" if row["higher_is_better"] else " (lower is better)")
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as dicts of Python's own types; many times faster than `to_dict` where there are texts."""
+    names = list(frame.columns)
+    columns = [frame[name].tolist() for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def in_order_of(
+    frame: pd.DataFrame, names: Iterable[str], column: str, before: Sequence[str], behind: Sequence[str]
+) -> pd.DataFrame:
+    """Rows sorted by the columns `before`, then `column` in the order of `names`, then the columns `behind`; a new index.
+
+    Of `weights` that sort models the least of each model counts: with an adapter loaded it is still that model.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    order = frame[column].astype(str).map(places).fillna(len(places))
+    keys = frame.assign(_order=order)[[*before, "_order", *behind]]
+    if "weights" in before:
+        keys["weights"] = frame.groupby("model", sort=False)["weights"].transform("min")
+    return frame.loc[keys.sort_values(list(keys.columns), kind="stable").index].reset_index(drop=True)

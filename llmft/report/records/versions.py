@@ -1,0 +1,59 @@
+"""Records of versions 3 and 4 in the form of version 5, into which they are brought when they are read. Nothing else in the
+report knows another form.
+
+Before version 5 a phase had one `name` (`train`, `eval after rte`), and what the teacher cache saved was a mapping by such names,
+or the sums alone; a student read with its context stood beside the stages; predictions had `label` (all were of labels) and no
+`score`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OLD_ROW_COLUMNS = ("stage", "set", "idx", "label", "prediction")
+HEADLINE = {"name": "score_accuracy", "higher_is_better": True}
+STAGES = {name: name.replace(" ", "_") for name in ("icl", "before", "teacher", "after with context", "after", "during training")}
+"""How the names of evaluation phases went on -> stage. The order matters: a set's name may hold anything."""
+
+
+def metrics_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """`metrics.json` with `headline`, and with all stages in `stages`."""
+    metrics = {"headline": HEADLINE, **metrics}
+    with_context = metrics.get("after_with_context")
+    if isinstance(with_context, dict) and "skipped" not in with_context:
+        metrics["stages"] = {**metrics["stages"], "after_with_context": with_context}
+    return metrics
+
+
+def cost_of(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """`cost.json` whose phases, and those that a teacher cache saved, have `kind`, `stage` and `set`."""
+    saved = cost.get("saved_by_teacher_cache") or {}
+    by_name = saved.get("phases", {"teacher": saved} if saved else {})  # a sum alone has the teacher's evaluation in it
+    if isinstance(by_name, dict):
+        by_name = [{"name": name, **phase} for name, phase in by_name.items() if phase]
+    phases = [_phase(phase) for phase in cost["phases"]]
+    return {**cost, "phases": phases, "saved_by_teacher_cache": {**saved, "phases": [_phase(phase) for phase in by_name]}}
+
+
+def _phase(phase: Mapping[str, Any]) -> dict[str, Any]:
+    if "kind" in phase:
+        return dict(phase)
+    costs = {key: value for key, value in phase.items() if key != "name"}
+    for text, stage in STAGES.items():
+        if phase["name"].startswith(f"eval {text} "):
+            return {"kind": "evaluate", "stage": stage, "set": phase["name"].removeprefix(f"eval {text} "), **costs}
+    return {"kind": phase["name"], "stage": None, "set": None, **costs}
+
+
+def predictions_of(table: pa.Table) -> pa.Table:
+    """Predictions with `target` and `score`, of a table that has these or `OLD_ROW_COLUMNS`."""
+    if "label" in table.column_names:
+        from pyarrow import compute
+
+        table = table.append_column("score", compute.equal(table["label"], table["prediction"]).cast("double"))
+        table = table.rename_columns({"label": "target"})
+    return table

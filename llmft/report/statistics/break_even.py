@@ -1,0 +1,84 @@
+"""After how many queries training has cost less than prompting with a context for every one of them.
+
+Prompting costs nothing beforehand and more for each query; a trained model has to be paid for first. Liu et al. 2022 (T-Few,
+arXiv:2205.05638, section 4.2) count floating-point operations so; CPU seconds are counted likewise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from llmft.report.records.names import GROUP, records
+from llmft.report.statistics.summary import apart
+
+TRAINED = (*GROUP, "weights")
+MEASURES = {
+    "cpu_s": ("training_cpu_s_mean", "cpu_ms_per_query_mean", 1 / 1000),
+    "flops": ("training_flops_mean", "flops_per_query_mean", 1),
+    "flops_alone": ("training_flops_alone_mean", "flops_per_query_alone_mean", 1),
+}
+"""Measure -> what was to pay first, what a query costs, and the unit of the one in that of the other.
+
+`cpu_s` and `flops` are as the runs were: a context is read once for all queries of a set, which share its cost. `flops_alone` is
+T-Few's count: the context is read again for every query."""
+
+
+def break_even(first: float, prompting: float, trained: float) -> float:
+    """The least whole number of queries after which training has cost less than prompting; infinity for never.
+
+    Args:
+        first: what was to pay before the first query.
+        prompting: what a query costs with the context in front.
+        trained: what a query costs the trained model, in the same unit.
+
+    Returns:
+        NaN where a cost is not known.
+    """
+    if any(math.isnan(cost) for cost in (first, prompting, trained)):
+        return math.nan
+    return math.floor(first / (prompting - trained)) + 1.0 if prompting > trained else math.inf
+
+
+def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
+    """Every trained group of runs beside each way of prompting with as many shots of the same task, model and headline.
+
+    A distilled model stands beside its own teacher, others beside in-context learning. Queries are those of the in-domain set.
+
+    Returns:
+        A row for each pair: the columns of the trained group; `against` (`teacher`, or the setting of the prompting runs),
+        `ids`, `ids_prompting`; `other_rows`: whether the queries of both were other rows; and for each measure
+        `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs), `<measure>_queries` (`break_even` of these).
+    """
+    chosen = summary[(summary["metric"] == summary["headline"]) & (summary["set"] == "in_domain")]
+    by_selection = {name: records(rows) for name, rows in chosen.groupby("selection", observed=True)}
+    prompting = defaultdict(list)
+    for row in by_selection.get("icl", []):
+        if row["shots"]:
+            prompting[_cell(row)].append({**row, "against": row["setting"]})
+    teachers = {(row["method"], row["setting"]): {**row, "against": "teacher"} for row in by_selection.get("teacher", [])}
+    rows = []
+    for row in by_selection.get("last", []):
+        teacher = teachers.get((row["method"], row["setting"]))
+        for other in [teacher] if teacher else prompting[_cell(row)]:
+            rows.append({**{name: row[name] for name in TRAINED}, **_compare(row, other)})
+    return pd.DataFrame(rows, columns=None if rows else [*TRAINED, "against", "ids", "ids_prompting", "other_rows"])
+
+
+def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["task"], row["model"], row["shots"], row["headline"]
+
+
+def _compare(trained: Mapping[str, Any], prompting: Mapping[str, Any]) -> dict[str, Any]:
+    out = {"against": prompting["against"], "pattern_prompting": prompting["pattern"], "differs_prompting": prompting["differs"]}
+    other_rows = trained["rows"] != prompting["rows"] or apart(trained["row_digests"], prompting["row_digests"])
+    out |= {"ids": trained["ids"], "ids_prompting": prompting["ids"], "other_rows": other_rows}
+    for measure, (first, each, unit) in MEASURES.items():
+        costs = trained[first], unit * prompting[each], unit * trained[each]
+        out |= {f"{measure}_{name}": cost for name, cost in zip(("first", "prompting", "own"), costs, strict=True)}
+        out[f"{measure}_queries"] = break_even(*costs)
+    return out

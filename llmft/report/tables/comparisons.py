@@ -1,0 +1,177 @@
+"""The tables of tests and of break-even: two methods in a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from llmft.report.records.names import (
+    DOMAINS,
+    HEADINGS,
+    OTHER_ROWS,
+    OTHER_ROWS_NOTE,
+    headline_name,
+    method_name,
+    metric_name,
+    records,
+    selection_name,
+)
+from llmft.report.statistics.break_even import MEASURES
+from llmft.report.tables.contents import WHO
+from llmft.report.tables.table import NOTHING, Column, ReportTable, TableRow, rounded
+
+ALPHA = 0.05
+WELCH = "Difference of mean scores, Welch's t-test over runs."
+SIGNIFICANT = f"° p < {ALPHA} (two-sided, not corrected for the number of tests)"
+TASK, _, SHOTS, *_ = WHO
+WHAT = (TASK, Column("model", lambda row: row["model_a"], left=True), SHOTS, Column("metric", headline_name, left=True))
+"""What both sides of a row have in common."""
+
+
+def side_name(row: TableRow, side: str) -> str:
+    """What a method of a test is called, with its pattern where the other one's differs."""
+    method = {name: row[f"{name}_{side}"] for name in ("method", "shots", "differs")}
+    pattern = f", {row[f'pattern_{side}']}" if row["pattern_a"] != row["pattern_b"] else ""
+    return method_name(method) + pattern
+
+
+def _sides(between: str) -> tuple[Column, Column]:
+    names = (("method", "b"), (between, "a"))
+    first, second = (Column(name, lambda row, s=side: side_name(row, s), left=True, stays=True) for name, side in names)
+    return first, second
+
+
+def _difference(name: str, key: str) -> Column:
+    """The column of one of the tests that lie in a row under some key."""
+
+    def of(row: TableRow, what: str) -> float:
+        return row["tests"].get(key, {}).get(what, math.nan)
+
+    def text(row: TableRow) -> str:
+        difference, p = of(row, "difference"), of(row, "p")
+        if pd.isna(difference):
+            return NOTHING
+        shown = "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".", 1)
+        tail = "" if pd.isna(p) else f" (p {shown})" + ("°" if p < ALPHA else "")
+        other = f" {OTHER_ROWS}" if row["tests"][key]["other_rows"] else ""
+        return f"{difference:+.3f}{tail}{other}"
+
+    def mark(row: TableRow) -> str:
+        if not of(row, "p") < ALPHA:
+            return ""
+        return "better" if _better(row["tests"][key]) else "worse"
+
+    return Column(name, text, lambda row: of(row, "difference"), mark)
+
+
+def _better(test: TableRow) -> bool:
+    """Whether the second of two did better than the first."""
+    return (test["difference"] > 0) == test["higher_is_better"]
+
+
+def differences(tests: pd.DataFrame) -> ReportTable:
+    """Welch's t-test of every pair of methods."""
+    columns = (
+        *WHAT,
+        Column("checkpoint", lambda row: selection_name(row["selection"]), left=True),
+        *_sides("less that of"),
+        *(_difference(HEADINGS[domain], domain) for domain in DOMAINS),
+        Column("runs", lambda row: f"{row['runs_b']}, {row['runs_a']}"),
+    )
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for test in records(tests):
+        key = tuple(test[name] for name in ("task", "shots", "selection", "setting_a", "setting_b"))
+        rows.setdefault(key, {**test, "tests": {}})["tests"][test["set"]] = test
+    notes = (WELCH, SIGNIFICANT, *_legend(tests["other_rows"]))
+    return ReportTable("differences", "Differences between methods", columns, list(rows.values()), notes)
+
+
+def _legend(other_rows: Iterable[bool]) -> tuple[str, ...]:
+    """The legend of the sign at pairs that were evaluated on other rows, where there are any."""
+    return (OTHER_ROWS_NOTE,) if any(other_rows) else ()
+
+
+def over_sizes(tests: pd.DataFrame) -> list[ReportTable]:
+    """A matrix for each task, number of shots, way of prompting, trained method and domain: models trained x models prompted."""
+    keys = ["task", "headline", "shots", "pattern_a", "differs_a", "method_b", "pattern_b", "differs_b", "selection", "set"]
+    matrices = [tests for _, tests in tests.groupby(keys, sort=False, dropna=False)]
+    several = tests["headline"].nunique() > 1
+    return [_matrix(place, matrix, several) for place, matrix in enumerate(matrices, 1)]
+
+
+def _matrix(place: int, tests: pd.DataFrame, several: bool) -> ReportTable:
+    rows: dict[str, dict[str, Any]] = {}
+    tests = tests.sort_values(["weights_b", "weights_a"], kind="stable")
+    for test in records(tests):
+        row = rows.setdefault(test["model_b"], {"model": test["model_b"], "tests": {}})
+        row["tests"][test["model_a"]] = first = test
+    columns = [Column("trained \\ prompted", lambda row: row["model"], left=True, stays=True)]
+    columns += [_difference(model, model) for model in tests["model_a"].unique()]
+    trained, prompting = f"{side_name(first, 'b')} ({selection_name(first['selection'])})", side_name(first, "a")
+    metric = f", {metric_name(first['headline'])}" if several else ""
+    title = f"{first['task']}, {first['shots']} shots, {HEADINGS[first['set']]}{metric}: {trained} less {prompting}"
+    notes = (WELCH, SIGNIFICANT, *_legend(tests["other_rows"]))
+    return ReportTable(f"sizes-{place}", title, tuple(columns), list(rows.values()), notes)
+
+
+def paired(tests: pd.DataFrame) -> ReportTable:
+    """Paired tests of every pair of methods, counted over their pairs of runs."""
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for test in records(tests):
+        row = rows.setdefault((test["task"], test["shots"], test["setting_a"], test["setting_b"]), {**test, "tests": {}})
+        counts = row["tests"].setdefault(test["set"], {"pairs": 0, "better": 0, "worse": 0})
+        counts["pairs"] += 1
+        if test["p"] < ALPHA:
+            counts["better" if _better(test) else "worse"] += 1
+
+    def count(domain: str) -> Column:
+        def text(row: TableRow) -> str:
+            counts = row["tests"].get(domain)
+            return NOTHING if counts is None else "{better} better, {worse} worse of {pairs}".format(**counts)
+
+        return Column(HEADINGS[domain], text, lambda row: row["tests"].get(domain, {}).get("better", math.nan))
+
+    columns = (*WHAT, *_sides("than"), *map(count, DOMAINS))
+    names = {"McNemar": "McNemar's exact test", "Wilcoxon": "Wilcoxon's signed-rank test"}
+    used = " and, where scores lie between 0 and 1, ".join(names[name] for name in names if (tests["test"] == name).any())
+    note = f"Pairs of runs of one data seed and the same rows with p < {ALPHA} ({used}, two-sided); all are in paired.csv."
+    return ReportTable("paired", "Row by row: paired tests", columns, list(rows.values()), (note,))
+
+
+def break_even_table(pairs: pd.DataFrame) -> ReportTable:
+    """Queries after which training has cost less than prompting."""
+
+    def queries(name: str, key: str) -> Column:
+        def text(row: TableRow) -> str:
+            return NOTHING if pd.isna(row[key]) else "never" if math.isinf(row[key]) else f"{row[key]:,.0f}"
+
+        return Column(name, text, lambda row: row[key])
+
+    names = {"cpu_s": "CPU time", "flops": "FLOPs", "flops_alone": "FLOPs, context read again"}
+
+    def cost(name: str, key: str, unit: float, digits: int, wide: bool = True) -> Column:
+        return Column(name, lambda row: rounded(unit * row[key], digits), lambda row: row[key], wide=wide)
+
+    def against(row: TableRow) -> str:
+        if row["against"] == "teacher":
+            return "its teacher"
+        differs = f" ({row['differs_prompting']})" if row["differs_prompting"] else ""
+        return f"in-context, {row['pattern_prompting']}{differs}" + (f" {OTHER_ROWS}" if row["other_rows"] else "")
+
+    columns = (
+        *WHO,
+        Column("prompting by", against, left=True, stays=True),
+        *(queries(names[measure], f"{measure}_queries") for measure in MEASURES),
+        cost("CPU s first", "cpu_s_first", 1, 1, wide=False),
+        cost("CPU ms/query prompting", "cpu_s_prompting", 1000, 2),
+        cost("CPU ms/query own", "cpu_s_own", 1000, 2),
+    )
+    notes = (
+        "Queries after which training has cost less than prompting with the context; never: a query is not cheaper.",
+        "CPU time and FLOPs as run: the context is read once for all queries. Context read again: as T-Few counts.",
+        *_legend(pairs["other_rows"]),
+    )
+    return ReportTable("break_even", "Break-even", columns, records(pairs), notes)

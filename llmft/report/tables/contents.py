@@ -1,0 +1,219 @@
+"""Which tables the report has, and what is in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from llmft.report.records.names import (
+    DOMAINS,
+    FINAL,
+    GROUP,
+    HEADINGS,
+    headline_name,
+    method_name,
+    metric_name,
+    records,
+    selection_name,
+)
+from llmft.report.tables.published import NONE, SELECTIONS, our_metrics, published_numbers
+from llmft.report.tables.table import NOTHING, Column, ReportTable, TableRow, rounded, spread
+from llmft.runs.summary import SELECTED
+
+Cell = Callable[[TableRow], Mapping[str, Any]]
+"""Finds a row of the summary in a row of a table."""
+MIB = 2**20
+
+
+def groups(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """A dict for each group of runs in the order of the summary: the columns it has as a whole, and `cells`: (selection, set,
+    metric) -> row of the summary, for the pooled sets."""
+    pooled = summary[summary["set"].isin(HEADINGS)]
+    by_name: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in records(pooled):
+        group = by_name.setdefault(tuple(row[name] for name in GROUP), {**row, "cells": {}})
+        group["cells"][row["selection"], row["set"], row["metric"]] = row
+        if len(row["ids"]) > len(group["ids"]):
+            group.update(runs=row["runs"], ids=row["ids"])
+    return list(by_name.values())
+
+
+def cell(selection: str | None = None, domain: str = "in_domain", metric: str | None = None) -> Cell:
+    """A cell of a group: of the selection that it is judged by, and by its headline, where none is named."""
+
+    def find(row: TableRow) -> Mapping[str, Any]:
+        keys = ((one, domain, metric or row["headline"]) for one in ([selection] if selection else FINAL))
+        return next((row["cells"][key] for key in keys if key in row["cells"]), {})
+
+    return find
+
+
+def measured(name: str, of: Cell | None, what: str = "", digits: int = 3, unit: float = 1.0, wide: bool = False) -> Column:
+    """A column of means and deviations: of scores, or of a cost `what`, `unit` being that of the record. `of` is None for what a
+    run costs, which is in the row itself."""
+    of = of or (lambda row: row)
+    mean, sd = (f"{what}_{how}" if what else how for how in ("mean", "sd"))
+
+    def text(row: TableRow) -> str:
+        star = "*" if not what and of(row).get("selected_on_evaluation_set") else ""
+        return spread(of(row).get(mean, math.nan) / unit, of(row).get(sd, math.nan) / unit, digits) + star
+
+    return Column(name, text, lambda row: of(row).get(mean, math.nan), wide=wide)
+
+
+def plain(name: str, of: Cell, key: str, wide: bool = False) -> Column:
+    """A column of single numbers."""
+    return Column(name, lambda row: rounded(of(row).get(key), 3), lambda row: of(row).get(key, math.nan), wide=wide)
+
+
+def of_domain(domain: str) -> tuple[Column, Column]:
+    """Final scores, and the lowest and highest of them."""
+    of = cell(domain=domain)
+
+    def extremes(row: TableRow) -> str:
+        return f"{of(row)['min']:.3f} to {of(row)['max']:.3f}" if of(row).get("runs", 0) > 1 else NOTHING
+
+    return measured(HEADINGS[domain], of), Column("min to max", extremes, wide=True)
+
+
+def rows_of(domain: str) -> Column:
+    """How many rows of which sets the scores of a domain are of."""
+    return Column(f"rows {HEADINGS[domain]}", lambda row: cell(domain=domain)(row).get("rows", NOTHING), left=True, wide=True)
+
+
+WHO = (
+    Column("task", lambda row: row["task"], left=True),
+    Column("model", lambda row: row["model"], left=True),
+    Column("shots", lambda row: str(row["shots"]), lambda row: row["shots"], left=True),
+    Column("pattern", lambda row: row["pattern"] if isinstance(row["pattern"], str) else NOTHING, left=True),
+    Column("method", method_name, left=True),
+)
+
+
+SCORED = (*WHO[:-1], Column("metric", headline_name, left=True), WHO[-1])
+"""What a row of scores is of."""
+RUNS = Column("runs", lambda row: str(row["runs"]), lambda row: row["runs"])
+IDS = Column("ids of runs", lambda row: "; ".join(row["ids"]), left=True, wide=True)
+MEMORY = tuple(measured(f"{how} MiB", None, f"rss_{how}_bytes", 0, MIB) for how in ("peak", "mean"))
+
+
+def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> ReportTable:
+    """Every method's final score and what it cost. `shared` are sentences about what all settings have in common."""
+    columns = (
+        *SCORED,
+        *(column for domain in DOMAINS for column in of_domain(domain)),
+        measured("tokens/query", cell(), "tokens_per_query", 1),
+        measured("CPU ms/query", cell(), "cpu_ms_per_query", 1),
+        measured("CPU s training", None, "training_cpu_s", 1),
+        measured("CPU s run", None, "cpu_total_s", 1),
+        *(measured(name, None, f"cpu_{name}_s", 1, wide=True) for name in ("user", "system")),
+        *MEMORY,
+        *(plain(f"largest class {HEADINGS[domain]}", cell(domain=domain), "majority", wide=True) for domain in DOMAINS),
+        *map(rows_of, DOMAINS),
+        RUNS,
+        IDS,
+    )
+    rows = [row for row in by_group if cell()(row)]
+    note = "Of trained models the last checkpoint. CPU s training holds the teacher's answers, those found in a cache included."
+    return ReportTable("results", "Results (mean ± standard deviation over runs)", columns, rows, (note, *shared))
+
+
+def checkpoints(by_group: list[dict[str, Any]]) -> ReportTable:
+    """The last and the best checkpoints side by side."""
+    columns = (
+        measured(f"{selection_name(selection)}: {HEADINGS[domain]}", cell(selection, domain))
+        for selection in ("last", "best_in_domain", "best_out_of_domain")
+        for domain in DOMAINS
+    )
+    rows = [row for row in by_group if any(selection.startswith("best_") for selection, *_ in row["cells"])]
+    title = "Last checkpoint, and the best on the evaluation sets"
+    return ReportTable("checkpoints", title, (*SCORED, *columns, RUNS, IDS), rows, (SELECTED,))
+
+
+def distillation(by_group: list[dict[str, Any]]) -> ReportTable:
+    """Teacher, student before, student after."""
+    rows = [row for row in by_group if any(selection == "teacher" for selection, *_ in row["cells"])]
+    cells = [key for row in rows for key in row["cells"] if key[1] == "in_domain"]
+    of_teachers = {metric for selection, _, metric in cells if selection == "teacher"}  # the others compare a student with it
+    against = dict.fromkeys(metric for selection, _, metric in cells if selection == "last" and metric not in of_teachers)
+    columns = (
+        *SCORED,
+        *(
+            measured(f"{name}{tail}", cell(selection, domain))
+            for domain, tail in zip(DOMAINS, ("", " out"), strict=True)
+            for selection, name in (("teacher", "teacher"), ("before", "before"), ("last", "after"))
+        ),
+        *(plain(f"gap{tail}", cell("last", domain), "gap_recovered") for domain, tail in zip(DOMAINS, ("", " out"), strict=True)),
+        *(measured(metric_name(metric), cell("last", metric=metric)) for metric in against),
+        measured("other tasks before", cell("before", "retention")),
+        measured("other tasks after", cell("last", "retention")),
+        measured("after, context in front", cell("last_with_context"), wide=True),
+        measured("tokens/query teacher", cell("teacher"), "tokens_per_query", 1, wide=True),
+        measured("tokens/query student", cell(), "tokens_per_query", 1, wide=True),
+        RUNS,
+        IDS,
+    )
+    notes = (
+        "In-domain; out: out-of-domain. KL (nats) of the student after from the teacher, and how often both answer alike.",
+        "Gap: share of it that is recovered, (after - before) / (teacher - before) of each run with a gap, then the mean.",
+    )
+    return ReportTable("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
+
+
+def costs(by_group: list[dict[str, Any]]) -> ReportTable:
+    """Where the CPU time of a run went."""
+    names = {
+        "load": "load_cpu_s", "teacher": "teacher_cpu_s", "found in cache": "teacher_saved_cpu_s", "training": "train_cpu_s",
+        "evaluation": "evaluation_cpu_s", "run": "cpu_total_s", "user": "cpu_user_s", "system": "cpu_system_s", "wall": "wall_s",
+    }  # fmt: skip
+    columns = (*WHO, *(measured(name, None, what, 1) for name, what in names.items()), *MEMORY, RUNS, IDS)
+    note = "CPU seconds of all processes; found in cache: what a teacher's answers had cost that were there, no part of the run."
+    return ReportTable("costs", "Costs by phase", columns, by_group, (note,))
+
+
+def published(summary: pd.DataFrame) -> ReportTable:
+    """Our scores beside those published for the same task, model, method, shots and pattern: the summary of `add_published`. Of
+    rows without such a number those are shown that a method is judged by, where the task has some."""
+
+    def number(row: TableRow) -> str:
+        digitised = "†" if row["published_provenance"] == "digitised" else ""
+        return spread(row["published_mean"], row["published_sd"], 3) + digitised if row["published_note"] != NONE else NONE
+
+    def noted(what: str) -> Callable[[TableRow], str]:
+        return lambda row: NOTHING if row["published_note"] == NONE else row[f"published_{what}"] or NOTHING
+
+    columns = (
+        *WHO,
+        Column("selection", lambda row: selection_name(row["selection"]), left=True, stays=True),
+        Column("set", lambda row: HEADINGS[row["set"]], left=True, stays=True),
+        Column("metric", lambda row: our_metrics()[row["metric"]], left=True),
+        Column("ours", lambda row: spread(row["mean"], row["sd"], 3), lambda row: row["mean"]),
+        Column("published", number, lambda row: row["published_mean"]),
+        Column("how it was read", noted("provenance"), left=True, stays=True),
+        Column("what differs", noted("note"), left=True, stays=True),
+        Column("source", noted("source"), left=True, wide=True),
+        RUNS,
+        IDS,
+    )
+    ours = summary[
+        summary["set"].isin(DOMAINS)
+        & summary["metric"].isin(our_metrics())
+        & summary["selection"].isin(SELECTIONS)
+        & summary["task"].isin(published_numbers()["task"])
+    ]
+    judged = ours["selection"].isin(FINAL) & (ours["metric"] == ours["headline"])
+    rows = records(ours[ours["published_mean"].notna() | judged])
+    digitised = "† digitised: read off the markers of a published figure; printed: as printed in a table or text."
+    return ReportTable("published", "Published numbers beside ours", columns, rows, (digitised,))
+
+
+def with_reasons(name: str, title: str, heading: str, runs: Sequence[tuple[str, str]]) -> ReportTable:
+    """Runs that are missing somewhere, and why: of `left_out` all over, of `unread` in what is compared row by row."""
+    columns = (
+        Column("run", lambda row: row["run"], left=True, stays=True),
+        Column(heading, lambda row: row["reason"], left=True, stays=True),
+    )
+    return ReportTable(name, title, columns, [{"run": run, "reason": reason} for run, reason in runs])

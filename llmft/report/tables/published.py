@@ -1,0 +1,156 @@
+"""Published numbers beside ours.
+
+`published.csv` is made by `scripts/clean_baselines.py`. A number stands beside one of ours where task, evaluation set, model,
+method, shots, pattern and metric are the same. Where the checkpoints were selected by another rule, or other rows evaluated, the
+note says so; it also has the arguments of ours that are not at their default, since sources rarely give as many.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llmft.report.records.names import GROUP, HEADINGS, records
+from llmft.report.tables.table import TableRow
+from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, TASKS, eval_sets
+
+SELECTIONS = ("icl", "last", "best_in_domain", "best_out_of_domain")
+"""Selections of ours that published numbers can be of; the first of those that there are is shown where ours is not."""
+WHOLE = ("all", "1000 random")
+"""Subsets that are all rows that the task takes; the latter is its own draw."""
+NONE = "none"
+COLUMNS = ["published_mean", "published_sd", "published_provenance", "published_source", "published_note", "published"]
+NOTHING = dict(zip(COLUMNS, (float("nan"), float("nan"), NONE, NONE, NONE, NONE), strict=True))
+
+
+@cache
+def published_numbers() -> pd.DataFrame:
+    """All published numbers: a row for each task, evaluation set (and which of its rows), model, method, shots, pattern,
+    selection and metric of a source (`our_metric`: its name in our records); `provenance` is printed, digitised (read off a
+    figure by its markers) or log."""
+    return pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=True, na_values=[""])
+
+
+@cache
+def our_metrics() -> dict[str, str]:
+    """Metrics of our records that there are published numbers of, and what these are called there."""
+    table = published_numbers()
+    return dict(zip(table["our_metric"], table["metric"], strict=True))
+
+
+def add_published(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary with the published number that belongs beside each row.
+
+    Args:
+        summary: of `statistics.summary.summarise`.
+
+    Returns:
+        The same rows and `published_mean`, `published_sd`, `published_provenance`, `published_source` (with the place in it),
+        `published_note` (what differs; `none` where nothing is published) and `published` (all of that as short text).
+    """
+    chosen = summary["metric"].isin(our_metrics()) & summary["selection"].isin(SELECTIONS)
+    chosen &= summary["task"].isin(published_numbers()["task"])
+    sets, numbers = _published_sets(summary), [NOTHING] * len(summary)
+    for place, row in zip(np.flatnonzero(chosen), records(summary[chosen]), strict=True):
+        numbers[place] = _match(row, sets[place])
+    return pd.concat([summary, pd.DataFrame(numbers, index=summary.index, columns=COLUMNS)], axis=1)
+
+
+def _published_sets(summary: pd.DataFrame) -> list[str | None]:
+    """What the set of each row is called in `published.csv`; None for one that is not there.
+
+    What is pooled as `out_of_domain` follows from the single sets of the same group.
+    """
+    groups = summary.groupby(list(GROUP), sort=False, dropna=False).ngroup().tolist()
+    members: dict[int, set[str]] = {}
+    for place, name in zip(groups, summary["set"], strict=True):
+        members.setdefault(place, set()).add(name)
+    return [
+        _published_set(task, name, frozenset(members[place]))
+        for task, name, place in zip(summary["task"], summary["set"], groups, strict=True)
+    ]
+
+
+def _published_set(task: str, name: str, members: frozenset[str]) -> str | None:
+    if task not in TASKS:
+        return None
+    if name in ("in_domain", task):
+        return task
+    sets = frozenset(s for s in members if s not in (*HEADINGS, task) and not s.startswith("retention"))
+    sets = sets if name == "out_of_domain" else {name}
+    return next((pooled for pooled, parts in _parts(task).items() if parts == sets), None)
+
+
+@cache
+def _parts(task: str) -> dict[str, frozenset[str]]:
+    """Evaluation set of `published.csv` -> our sets that make it up."""
+    made = {}
+    for entry in OUT_OF_DOMAIN.values():
+        if task in entry.tasks:
+            name = f"{entry.prefix}-{LEXICAL_OVERLAP}" if entry.name == "hans" else entry.prefix
+            made[name] = frozenset(s.name for s in eval_sets(entry, task))
+    return made
+
+
+def _match(row: TableRow, eval_set: str | None) -> dict[str, Any]:
+    if eval_set is None:
+        return NOTHING
+    pattern = "none" if row["method"].startswith("vanilla") else row["pattern"]
+    key = (row["task"], eval_set, _last(row["model"]), row["method"], float(row["shots"]), pattern, row["metric"])
+    candidates = [_differences(row, one) for one in _index().get(key, ())]
+    if not candidates:
+        return NOTHING
+    selections, printed_first = [*SELECTIONS, "not stated"], ("printed", "digitised", "log")
+    notes, one = min(
+        candidates,
+        key=lambda pair: (len(pair[0]), selections.index(pair[1]["selection"]), printed_first.index(pair[1]["provenance"])),
+    )
+    notes = [*notes, *([one["note"]] if isinstance(one["note"], str) else [])]
+    spread = "" if pd.isna(one["sd"]) else f" ± {one['sd']:.3f}"
+    text = f"{one['mean']:.3f}{spread} ({one['provenance']}{'; ' if notes else ''}{'; '.join(notes)})"
+    source = f"{one['source']}, {one['location']}"
+    return dict(zip(COLUMNS, (one["mean"], one["sd"], one["provenance"], source, "; ".join(notes), text), strict=True))
+
+
+def _last(model: object) -> str:
+    """A model's name without what is before it, of the hub or of folders."""
+    return str(model).split("/")[-1].lower()
+
+
+@cache
+def _index() -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    index: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in published_numbers().to_dict("records"):
+        key = (one["task"], one["eval_set"], _last(one["model"]), one["method"])
+        index.setdefault((*key, float(one["shots"]), one["pattern"], one["our_metric"]), []).append(one)
+    return index
+
+
+@cache
+def _whole(eval_set: str) -> float:
+    """How many rows an evaluation set has where all that the task takes are evaluated; NaN where no source says it."""
+    table = published_numbers()
+    return table.loc[(table["eval_set"] == eval_set) & table["subset"].isin(WHOLE), "n_eval"].max()
+
+
+def _differences(row: TableRow, one: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """What a published number must not be compared without saying."""
+    notes = []
+    if one["selection"] != row["selection"]:
+        notes.append(f"selection there: {one['selection'].replace('_', ' ')}")
+    n = row["n"]
+    if one["subset"] not in WHOLE:
+        notes.append(f"rows there: {one['subset']}")
+    elif not pd.isna(n):
+        there, whole = one["n_eval"], _whole(one["eval_set"])
+        if pd.isna(there) and n != whole and not pd.isna(whole):
+            notes.append(f"rows there: number not given, here: {n:.0f} of {whole:.0f}")
+        elif not pd.isna(there) and n != there:
+            notes.append(f"rows there: {there:.0f}, here: {n:.0f}")
+    if row.get("non_default"):
+        notes.append(f"here: {row['non_default']}")
+    return notes, one

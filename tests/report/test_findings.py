@@ -1,0 +1,65 @@
+import math
+
+import pandas as pd
+
+from llmft.report.page.findings import METHODS, MOST, findings
+
+
+def means(tasks, models=("opt-125m",), headline="score_accuracy", higher_is_better=True):
+    rows = [
+        {
+            "task": task,
+            "model": model,
+            "name": f"fine-tuning, {shots} shots",
+            "pattern": "minimal",
+            "in_domain": 0.5 + shots / 100 + (model == "m") / 10,
+        }
+        for task in tasks
+        for model in models
+        for shots in (2, 16)
+    ]
+    same = {
+        "rows_in_domain": "277 of rte",
+        "rows_out_of_domain": None,
+        "headline": headline,
+        "higher_is_better": higher_is_better,
+    }
+    return pd.DataFrame(rows).assign(in_domain_sd=0.01, out_of_domain=math.nan, out_of_domain_sd=math.nan, **same)
+
+
+def even(task="rte", method="pbft", shots=16, queries=100.0, pattern="minimal", model="opt-125m"):
+    key = {"task": task, "method": method, "shots": shots, "pattern": pattern, "model": model, "differs": ""}
+    return {**key, "cpu_s_queries": queries, "other_rows": False}
+
+
+def test_a_sentence_a_task_and_how_many_tasks_more():
+    lines = findings(means(f"task {n}" for n in range(MOST + 3)), pd.DataFrame())
+    assert lines[0] == "task 0: highest score accuracy in-domain fine-tuning, 16 shots with 0.660 ± 0.010."
+    assert len(lines) == MOST + 1
+    assert lines[-1] == "And 3 more tasks below."
+
+
+def test_the_soonest_break_even_of_each_method_is_told_once():
+    evens = [
+        even(shots=2, queries=math.inf),
+        even(queries=5000.0),
+        even(queries=1234.0, pattern="gpt-3"),
+        even(method="distill", queries=math.inf),
+    ]
+    evens += [even(method="distill", queries=math.nan), even("qqp", queries=7.0)]
+    (line,) = findings(means(["rte"]), pd.DataFrame(evens))
+    said = "training has cost less CPU time than prompting soonest after 1,234 queries (fine-tuning, 16 shots, gpt-3)"
+    assert f"; {said}; training has saved no CPU time after any number of queries with distillation." in line
+
+
+def test_of_several_models_the_best_is_named():
+    (line,) = findings(means(["rte"], ("opt-125m", "m")), pd.DataFrame([even(), even(queries=9.0, model="m")]))
+    assert "fine-tuning, 16 shots, m with 0.760" in line
+    assert "after 9 queries (fine-tuning, m)." in line
+
+
+def test_of_many_methods_the_soonest_are_told():
+    evens = [even(method=f"method {n}", queries=100.0 - n) for n in range(METHODS + 2)]
+    (line,) = findings(means(["rte"]), pd.DataFrame(evens))
+    assert f"soonest after {100 - METHODS - 1} queries (method {METHODS + 1});" in line
+    assert line.endswith("and 2 more.")
