@@ -16,9 +16,9 @@ from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
-from llmft.pipelines.distillation_checks import check_flags, check_prompts, needs_copy
+from llmft.pipelines.distillation_checks import check_distillation, check_support, needs_copy
 from llmft.pipelines.job import Job
-from llmft.pipelines.loading import load_data, load_model
+from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
@@ -68,7 +68,7 @@ def distil(job: Job) -> None:
     from llmft.pipelines.training import trainable
 
     flags = job.config.distillation
-    check_flags(job)
+    check_distillation(job)
     with job.meter.phase("load"):
         teacher, student, queries, retention = load(job)
     with job.meter.phase("teacher") as phase:
@@ -115,10 +115,10 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     flags, calibrate = job.config.distillation, job.config.calibration.calibrate
     teacher_formats = [prompt_format_of(job, "teacher", number) for number in range(flags.num_contexts)]
     student_format = prompt_format_of(job, "student")
-    check_prompts(flags.objective, teacher_formats[0], student_format, calibrate=calibrate)
+    check_support(flags.objective, teacher_formats[0], student_format, calibrate=calibrate)
     load_data(job, num_contexts=flags.num_contexts if flags.reads("demonstrations") else 0)
     queries = draw_queries(job)
-    model, tokenizer = load_model(job)
+    model, tokenizer = load_start(job)
     teacher = scorer_of_teacher(job, teacher_model(job, flags, tokenizer), teacher_formats, calibrate=calibrate)
     student = job.scorer(model, tokenizer, student_format, trained=True)
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)

@@ -205,7 +205,7 @@ def test_what_always_the_largest_class_would_get_is_of_a_runs_own_rows(tmp_path)
     summary = summarise(collection)
     chosen = summary[(summary["method"] == "icl") & (summary["metric"] == "score_accuracy")].set_index("set")["majority"]
     assert chosen["in_domain"] == pytest.approx(0.55) and np.isnan(chosen["rte"])
-    assert "largest class in-domain" in markdown(contents.results(contents.groups(summary)))
+    assert "largest class in-domain" in markdown(contents.results(contents.grouped(summary)))
 
 
 def test_what_all_rows_say_is_said_once():

@@ -101,7 +101,7 @@ def all_tables(
     evens: pd.DataFrame,
 ) -> list[ReportTable]:
     """The tables that have rows, in the order of the report."""
-    by_group = contents.groups(summary)
+    by_group = contents.grouped(summary)
     tables = [
         contents.results(by_group, collection.shared),
         contents.checkpoints(by_group),

@@ -28,7 +28,7 @@ Cell = Callable[[TableRow], Mapping[str, Any]]
 MIB = 2**20
 
 
-def groups(summary: pd.DataFrame) -> list[dict[str, Any]]:
+def grouped(summary: pd.DataFrame) -> list[dict[str, Any]]:
     """A dict for each group of runs in the order of the summary: the columns it has as a whole, and `cells`: (selection, set,
     metric) -> row of the summary, for the pooled sets."""
     pooled = summary[summary["set"].isin(HEADINGS)]
