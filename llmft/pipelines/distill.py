@@ -109,8 +109,10 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     Raises:
         InputError: something is missing or does not fit together; past this, the run has a folder.
     """
+    from llmft.models.parts.adapt import trained_weights
     from llmft.pipelines.retention import Retention, retention_tasks
     from llmft.pipelines.teachers import check_sizes, scorer_of_teacher, teacher_model, with_cache
+    from llmft.training.stop_at_nan import check_start
 
     flags, calibrate = job.config.distillation, job.config.calibration.calibrate
     teacher_formats = [prompt_format_of(job, "teacher", number) for number in range(flags.num_contexts)]
@@ -124,7 +126,7 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
     job.check_prompts(teacher, student, train_rows=queries)
     check_sizes(job, teacher.scorers[0])
-    job.check_start(model)
+    check_start(job.model_name, trained_weights(model, job.config.trained))
     teacher = with_cache(job, teacher)
     job.begin()
     say_prompts(job, {"teacher": teacher.scorers[0], "student": student}, queries, trained_as="queries that are learnt from")

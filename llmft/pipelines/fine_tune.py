@@ -42,9 +42,11 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 def tune(job: Job) -> None:
     """One run."""
+    from llmft.models.parts.adapt import trained_weights
     from llmft.models.parts.head import put_head
     from llmft.pipelines.training import train, trainable
     from llmft.training.ft_trainer import FtTrainer
+    from llmft.training.stop_at_nan import check_start
 
     prompt_format = prompt_format_of(job)
     run, flags = job.config.run, job.config.fine_tuning
@@ -61,7 +63,7 @@ def tune(job: Job) -> None:
         student = job.scorer(model, tokenizer, prompt_format, trained=True)
         examples = student.answers.examples(student.prompter.prompts(rows), rows, gold=True)
         job.check_prompts(student, train_rows=rows)
-        job.check_start(model)
+        check_start(job.model_name, trained_weights(model, job.config.trained))
         job.begin()
         say_prompts(job, {"": student}, () if on_demonstrations else rows)
     job.score("before", student)

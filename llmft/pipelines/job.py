@@ -121,17 +121,6 @@ class Job:
         for scorer in scorers:
             scorer.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
 
-    def check_start(self, model: PreTrainedModel) -> None:
-        """Check that the model's own weights that will be trained are finite numbers.
-
-        Raises:
-            InputError: one is not.
-        """
-        from llmft.models.parts.adapt import trained_weights
-        from llmft.training.stop_at_nan import check_start
-
-        check_start(self.model_name, trained_weights(model, self.config.trained))
-
     def begin(self) -> None:
         """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past. Says what
         learning rate and epochs it uses."""
