@@ -94,7 +94,7 @@ def card(run: Path, folder: Path, stage: str, model_name: str, prompts: Mapping[
         "What it was trained on": training_data(config),
         "Prompts": prompt_texts(prompts, classifier=(folder / HEAD_SETTINGS).is_file()),
         "Scores": scores(metrics, stage),
-        "Costs": costs(cost, metrics),
+        "Costs": cost_sentence(cost, metrics),
         "Command": command_line(config["environment"]["command"], len(cost["ranks"])),
     }
     text = "\n\n".join(f"{'#' if i == 0 else '##'} {title}\n\n{body}" for i, (title, body) in enumerate(sections.items()))
@@ -207,7 +207,7 @@ def scores(metrics: dict[str, Any], stage: str) -> str:
     return f"`{headline}`:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def costs(cost: dict[str, Any], metrics: dict[str, Any]) -> str:
+def cost_sentence(cost: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Of the whole run, evaluations included."""
     total = cost["total"]
     tokens = ", ".join(f"{who} {count:.1f}" for who, count in metrics["tokens_per_query"].items())

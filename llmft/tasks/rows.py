@@ -169,12 +169,12 @@ def _labels(table: Table, eval_set: EvalSet, task: Task, where: str, first: int)
 
 
 def _none_of(label: int | str, words: Sequence[str]) -> str:
-    alike = next((word for word in words if plain(word) == plain(str(label))), None)
+    alike = next((word for word in words if plain_word(word) == plain_word(str(label))), None)
     hint = f" ({quote(alike)} differs in case or spaces alone)" if alike else ""
     return f"none of {listed(words)}{hint}; fix it, or list all with --label_names"
 
 
-def plain(word: str) -> str:
+def plain_word(word: str) -> str:
     """A label's name without what is easily written in two ways."""
     return " ".join(word.split()).casefold()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, listed, quote
 from llmft.tasks.formats import Table, read_file
-from llmft.tasks.rows import BOOLEANS, UNLABELLED, kind_of_labels, plain, read_labels
+from llmft.tasks.rows import BOOLEANS, UNLABELLED, kind_of_labels, plain_word, read_labels
 from llmft.tasks.schema import EvalSet, NamedPattern, Source, Task
 from llmft.tasks.table import PAIR, SINGLE
 
@@ -119,7 +119,7 @@ def _label_names(labels: dict[int, int | str], where: str) -> tuple[str, ...]:
     for row, label in labels.items():
         if label == UNLABELLED:
             continue
-        other, other_row = rows.setdefault(plain(label), (label, row))
+        other, other_row = rows.setdefault(plain_word(label), (label, row))
         if other != label:
             raise InputError(
                 f"{where}: labels {quote(other)} (row {other_row + 1}) and {quote(label)} (row {row + 1}) differ in case or "

@@ -14,7 +14,7 @@ from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.retention import Retention, retention_fingerprints, retention_tasks
 from llmft.report.records.collect import collect
 from llmft.report.statistics.summary import summarise
-from llmft.report.tables.contents import distillation, grouped
+from llmft.report.tables.contents import distillation, result_rows
 from llmft.report.tables.table import markdown
 from tests.pipelines.conftest import MAIN, Record
 
@@ -123,7 +123,7 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     assert ("teacher", "retention", "score_accuracy") not in table.index
     change = table.loc[("after", "retention-rte", "retention_change"), "value"].item()
     assert change == record.metrics["retention_change"]["retention-rte"]
-    assert "| other tasks before | other tasks after |" in markdown(distillation(grouped(summarise(collection))))
+    assert "| other tasks before | other tasks after |" in markdown(distillation(result_rows(summarise(collection))))
     own = record.phases["evaluate after toy"]["cpu_total_s"]
     assert table.loc[("after", "in_domain", "score_accuracy"), "cpu_ms_per_query"].item() == pytest.approx(1000 * own / 6)
 

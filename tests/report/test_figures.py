@@ -15,7 +15,7 @@ from llmft.report.figures.bars import draw_results
 from llmft.report.figures.curves import DISTILLED, HELD_OUT, draw_training, logged, training_curves
 from llmft.report.figures.figures import draw_all
 from llmft.report.figures.panels import PANELS, ROWS, abbreviated, sheets_of_panels, sheets_of_rows, short_number
-from llmft.report.figures.points import FURTHER, LOOKS, NAMED, family, front, groups, looks_of, points, with_tips
+from llmft.report.figures.points import FURTHER, LOOKS, NAMED, family, front, looks_of, mean_points, points, with_tips
 from llmft.report.figures.scatters import LINES, draw_domains, draw_size
 from llmft.report.figures.svg import inline, say
 from llmft.report.records.collect import collect
@@ -46,7 +46,7 @@ def found(collection):
 def tipped(found):
     """Judged runs and their groups, as they are drawn."""
     judged = found[found["judged"]]
-    return with_tips(judged, groups(judged))
+    return with_tips(judged, mean_points(judged))
 
 
 def test_points_are_the_scores_of_the_runs(collection, found):
@@ -62,7 +62,7 @@ def test_points_are_the_scores_of_the_runs(collection, found):
 
 
 def test_groups_average_runs_that_differ_in_seeds(found):
-    means = groups(found[found["judged"]])
+    means = mean_points(found[found["judged"]])
     assert len(means) == 6
     for _, group in means.iterrows():
         runs = found.loc[group["members"]]
@@ -338,7 +338,7 @@ def test_a_mark_too_many_is_an_error():
 def test_of_very_many_runs_none_is_named_and_all_groups_are(found):
     judged = found[found["judged"]]
     many = pd.concat([judged] * (NAMED // len(judged) + 1), ignore_index=True)
-    runs, means = with_tips(many, groups(many))
+    runs, means = with_tips(many, mean_points(many))
     assert set(runs["tip"]) == {""}
     assert means["tip"].str.contains("in-domain 0.").all()
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from llmft.report.__main__ import main
 from llmft.report.figures.bars import draw_results
-from llmft.report.figures.points import front, groups, points, with_tips
+from llmft.report.figures.points import front, mean_points, points, with_tips
 from llmft.report.figures.scatters import draw_cost, draw_domains
 from llmft.report.page.findings import findings
 from llmft.report.records.collect import collect
@@ -40,7 +40,7 @@ def of_mse(mixed):
     """Judged runs and their groups, of the headline that is better if lower."""
     runs = points(mixed)
     judged = runs[runs["judged"] & (runs["headline"] == "mse")]
-    return with_tips(judged, groups(judged))
+    return with_tips(judged, mean_points(judged))
 
 
 def table(collection, name):

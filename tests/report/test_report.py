@@ -150,7 +150,7 @@ def test_all_tables_are_in_all_forms(made, tmp_path, capsys):
 
 
 def test_stars_stand_at_the_set_that_chose(summary):
-    table = contents.checkpoints(contents.grouped(summary))
+    table = contents.checkpoints(contents.result_rows(summary))
     (row, *_) = table.cells()
     stars = {column.name: cell.endswith("*") for column, cell in zip(table.columns, row, strict=True)}
     assert [name for name, starred in stars.items() if starred] == [

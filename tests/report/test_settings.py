@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from llmft.report.__main__ import main
-from llmft.report.figures.points import groups, points
+from llmft.report.figures.points import mean_points, points
 from llmft.report.page.findings import findings
 from llmft.report.records.collect import collect
 from llmft.report.records.names import OTHER_ROWS, OTHER_ROWS_NOTE
@@ -97,7 +97,7 @@ def test_other_evaluation_rows_are_marked_wherever_two_are_compared(unlike):
     assert OTHER_ROWS_NOTE in table.notes and OTHER_ROWS_NOTE not in comparisons.differences(tests[~tests["other_rows"]]).notes
     assert not break_evens(summary)["other_rows"].any()
     found = points(unlike)
-    assert findings(groups(found[found["judged"]]), break_evens(summary))[0].count("(not all on the same rows)") == 1
+    assert findings(mean_points(found[found["judged"]]), break_evens(summary))[0].count("(not all on the same rows)") == 1
 
 
 @pytest.fixture(params=["idx", "target"])
@@ -205,7 +205,7 @@ def test_what_always_the_largest_class_would_get_is_of_a_runs_own_rows(tmp_path)
     summary = summarise(collection)
     chosen = summary[(summary["method"] == "icl") & (summary["metric"] == "score_accuracy")].set_index("set")["majority"]
     assert chosen["in_domain"] == pytest.approx(0.55) and np.isnan(chosen["rte"])
-    assert "largest class in-domain" in markdown(contents.results(contents.grouped(summary)))
+    assert "largest class in-domain" in markdown(contents.results(contents.result_rows(summary)))
 
 
 def test_what_all_rows_say_is_said_once():

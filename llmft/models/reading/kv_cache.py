@@ -86,7 +86,7 @@ def encode(
         for part in ids.split(chunk or len(tokens), dim=1):
             positions = torch.arange(start, start + part.shape[1], device=ids.device)[None] if cache is not None else None
             output = bare(input_ids=part, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, start = plain(output.past_key_values), start + part.shape[1]
+            cache, start = plain_cache(output.past_key_values), start + part.shape[1]
             if cache is None:
                 break
     finally:
@@ -94,7 +94,7 @@ def encode(
     return cache
 
 
-def plain(cache: Any) -> DynamicCache | None:
+def plain_cache(cache: Any) -> DynamicCache | None:
     """The cache if it is keys and values of all that was read and nothing else (no window, no recurrent states), else None."""
     return cache if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers) else None
 

@@ -25,7 +25,7 @@ from llmft.models.distributed import all_gather, rank_and_world, weights_when_ne
 from llmft.models.parts.head import Projection, positions_at_once, precise_output, project_in_pieces
 from llmft.models.reading.batches import BatchSize, all_logits, at_positions
 from llmft.models.reading.continuations import Continued, masked_row, padded_batch
-from llmft.models.reading.kv_cache import JoinBuffer, encode, plain, read_only, reads_behind_a_cache
+from llmft.models.reading.kv_cache import JoinBuffer, encode, plain_cache, read_only, reads_behind_a_cache
 from llmft.models.reading.packing import NAME, LostKeysError, can_pack, can_share_keys, depends_on_keys_alone, packed_batch
 from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
 
@@ -159,7 +159,7 @@ class PrefixReader:
         self._cache: DynamicCache | None = None
         self._packs = _can_share(model)
         if self._packs and self.front:
-            virtual = plain(unwrapped(model).virtual_cache()) if virtual_tokens(model) else None
+            virtual = plain_cache(unwrapped(model).virtual_cache()) if virtual_tokens(model) else None
             self._cache = encode(model, prefix, behind=virtual, chunk=size.tokens_on(self.device.type))
             self._packs = self._cache is not None
             self.tokens += encoded_virtual_tokens(model) + len(prefix) if self._packs else 0

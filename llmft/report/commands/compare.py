@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     one, other = (find_run(name, arguments.folder) for name in arguments.runs)
 
     with understood(one, other):
-        changes, metrics = list(config_changes(one, other)), list(metric_rows(one, other))
+        changes, metrics = list(setting_differences(one, other)), list(metric_rows(one, other))
         counts, flipped, remarks = flips(one, other)
     console = plain_console()
     console.print(f"a: {one.title}\nb: {other.title}")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         console.print(f"flips: {arguments.out}", soft_wrap=True)
 
 
-def config_changes(one: Run, other: Run) -> Iterator[tuple[str, str, str]]:
+def setting_differences(one: Run, other: Run) -> Iterator[tuple[str, str, str]]:
     """Name and both values of each argument, version, commit, piece of data and draw that differs."""
     a, b = _described(one), _described(other)
     return ((name, _text(a.get(name)), _text(b.get(name))) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name))

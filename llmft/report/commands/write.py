@@ -13,7 +13,7 @@ import pandas as pd
 
 from llmft.errors import InputError
 from llmft.report.figures.figures import PICTURES, draw_all
-from llmft.report.figures.points import groups, points
+from llmft.report.figures.points import mean_points, points
 from llmft.report.page.findings import findings
 from llmft.report.page.html import write_page
 from llmft.report.records.collect import Collection, collect
@@ -46,7 +46,7 @@ def report(folder: Path, out: Path) -> None:
     summary = summarise(collection)
     tests, sizes, evens = welch(summary), welch_over_sizes(summary), break_evens(summary)
     runs = points(collection)
-    lines = findings(groups(runs[runs["judged"]]), evens, tasks_with_other_rows(summary))
+    lines = findings(mean_points(runs[runs["judged"]]), evens, tasks_with_other_rows(summary))
     summary = add_published(summary.drop(columns="row_digests"))
     pairs = paired_tests(tests, collection)
     tables = all_tables(collection, summary, tests, sizes, pairs, evens)
@@ -101,7 +101,7 @@ def all_tables(
     evens: pd.DataFrame,
 ) -> list[ReportTable]:
     """The tables that have rows, in the order of the report."""
-    by_group = contents.grouped(summary)
+    by_group = contents.result_rows(summary)
     tables = [
         contents.results(by_group, collection.shared),
         contents.checkpoints(by_group),

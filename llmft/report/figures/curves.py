@@ -31,7 +31,7 @@ TITLES = {
 UNITS = {TUNED: "loss", DISTILLED: "loss", HELD_OUT: "KL"}
 
 
-def kind_of(method: str) -> str:
+def curve_of(method: str) -> str:
     """What a method's loss is: of the label, or of the teacher's answer."""
     return DISTILLED if method.startswith("distill") else TUNED
 
@@ -44,7 +44,7 @@ def training_curves(collection: Collection, judged: pd.DataFrame) -> tuple[pd.Da
     """
     trained = judged[judged["method"] != "icl"]
     chosen: list[pd.DataFrame] = []
-    for _, part in trained.groupby(["task", "model", trained["method"].map(kind_of)], sort=False):
+    for _, part in trained.groupby(["task", "model", trained["method"].map(curve_of)], sort=False):
         chosen += [group.head(SEEDS) for _, group in list(part.groupby(list(GROUP), sort=False, dropna=False))[:GROUPS]]
     logs = collection.logs([run for group in chosen for run in group["id"]])
     rows: list[tuple[Any, ...]] = []
@@ -53,7 +53,7 @@ def training_curves(collection: Collection, judged: pd.DataFrame) -> tuple[pd.Da
         who = (*first[["task", "model", "look", "pattern"]], group_name(first), number)
         for run in group["id"]:
             log, sets = logs.get(run, []), collection.sets[run].get("in_domain", [])
-            for kind, names in ((kind_of(first["method"]), ["loss"]), (HELD_OUT, [f"eval_{name}_kl" for name in sets])):
+            for kind, names in ((curve_of(first["method"]), ["loss"]), (HELD_OUT, [f"eval_{name}_kl" for name in sets])):
                 rows += [(*who, kind, run, *entry) for entry in logged(log, names)]
     return pd.DataFrame(rows, columns=COLUMNS), len(trained) - sum(map(len, chosen))
 

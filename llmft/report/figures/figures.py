@@ -13,7 +13,7 @@ import pandas as pd
 from llmft.report.figures.bars import draw_gap, draw_memory, draw_results
 from llmft.report.figures.curves import draw_training
 from llmft.report.figures.panels import STYLE, Sheet
-from llmft.report.figures.points import groups, points, with_tips
+from llmft.report.figures.points import mean_points, points, with_tips
 from llmft.report.figures.scatters import draw_cost, draw_domains, draw_size
 from llmft.report.records.names import metric_name
 from llmft.runs.store import whole_file
@@ -63,7 +63,7 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: I
 
     runs = points(collection)
     by_headline = list(runs[runs["judged"]].groupby("headline", sort=False))
-    parts = [(headline, *with_tips(judged, groups(judged))) for headline, judged in by_headline]
+    parts = [(headline, *with_tips(judged, mean_points(judged))) for headline, judged in by_headline]
 
     def sheets(name: str) -> Iterator[Sheet]:
         for headline, judged, means in parts:

@@ -17,9 +17,9 @@ from llmft.report.records.names import (
     HEADINGS,
     METHOD_NAMES,
     in_order_of,
-    method_name,
     rows_text,
     selection_name,
+    shown_method,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def family(model: str) -> str:
 def group_name(row: pd.Series) -> str:
     """A group as people say it, within its task and model."""
     shots = f", {row['shots']:.0f} shots" if row["shots"] else ""
-    return method_name({**row, "differs": ""}) + shots + (f" ({row['differs']})" if row["differs"] else "")
+    return shown_method({**row, "differs": ""}) + shots + (f" ({row['differs']})" if row["differs"] else "")
 
 
 def points(collection: Collection) -> pd.DataFrame:
@@ -116,7 +116,7 @@ def points(collection: Collection) -> pd.DataFrame:
     return in_order_of(merged, looks_of(merged["look"]), "look", ["task", "weights", "model"], ["shots"])
 
 
-def groups(runs: pd.DataFrame) -> pd.DataFrame:
+def mean_points(runs: pd.DataFrame) -> pd.DataFrame:
     """Means over the runs, rows of `points`, that differ in seeds alone.
 
     Returns:

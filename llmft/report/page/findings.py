@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from llmft.report.figures.points import look_name, looks_of
-from llmft.report.records.names import DOMAINS, HEADINGS, method_name, metric_name
+from llmft.report.records.names import DOMAINS, HEADINGS, metric_name, shown_method
 
 if TYPE_CHECKING:
     from llmft.report.records.collect import Collection
@@ -41,7 +41,7 @@ def findings(means: pd.DataFrame, evens: pd.DataFrame, other_rows: Container[tup
     """What came out, a sentence a task: its best group by each headline, and the soonest break-even of each method.
 
     Args:
-        means: groups of runs (`points.groups`) at the selection that methods are judged by.
+        means: groups of runs (`points.mean_points`) at the selection that methods are judged by.
         evens: of `break_even.break_evens`.
         other_rows: of `summary.tasks_with_other_rows`.
     """
@@ -78,11 +78,11 @@ def _cheaper(evens: pd.DataFrame, task: str) -> tuple[str, str]:
     soonest = []
     for row in first[first["cpu_s_queries"] < math.inf].to_dict("records"):
         several = rows.loc[rows["method"] == row["method"], "shots"].nunique() > 1
-        name = method_name(row) + (f", {row['shots']:.0f} shots" if several else "")
+        name = shown_method(row) + (f", {row['shots']:.0f} shots" if several else "")
         other = ", on other rows" if row["other_rows"] else ""
         soonest.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, rows)}{other})")
     after = f"training has cost less CPU time than prompting soonest after {_first(soonest, METHODS, '; ')}" if soonest else ""
-    never = [method_name({**row, "differs": ""}) for row in first[first["cpu_s_queries"] == math.inf].to_dict("records")]
+    never = [shown_method({**row, "differs": ""}) for row in first[first["cpu_s_queries"] == math.inf].to_dict("records")]
     saved = f"training has saved no CPU time after any number of queries with {_first(never, METHODS, '; ')}" if never else ""
     return after, saved
 

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from llmft.report.figures.figures import PICTURES, Drawn
-from llmft.report.figures.points import groups, look_name, looks_of, points
+from llmft.report.figures.points import look_name, looks_of, mean_points, points
 from llmft.report.figures.svg import inline
 from llmft.report.page.findings import summary
-from llmft.report.records.names import DOMAINS, HEADINGS, headline_name, method_name, selection_name
+from llmft.report.records.names import DOMAINS, HEADINGS, headline_name, selection_name, shown_method
 from llmft.report.tables.contents import IDS
 from llmft.report.tables.table import ReportTable
 from llmft.runs.store import whole_file
@@ -122,7 +122,7 @@ def _measured(points: pd.DataFrame, folder: Path, out: Path) -> dict[str, Any]:
             "run": [number[run] for run in points["id"]],
             **{name: [_plain(value) for value in points[name]] for name in DOMAINS},
         },
-        "groups": [_group(row) for row in groups(points).to_dict("records")],
+        "groups": [_group(row) for row in mean_points(points).to_dict("records")],
     }
 
 
@@ -130,7 +130,7 @@ def _group(row: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: [_plain(row[name]), _plain(row[f"{name}_sd"])] for name in (column["key"] for column in COLUMNS)}
     return {
         **{name: row[name] for name in ("task", "model", "look", "name", "members")},
-        "method": method_name(row),
+        "method": shown_method(row),
         "metric": headline_name(row),
         "pattern": row["pattern"] if isinstance(row["pattern"], str) else None,
         "shots": int(row["shots"]),

@@ -40,7 +40,7 @@ def rows_text(n: float, sets: Iterable[str]) -> str:
     return f"{n:.0f} of {' + '.join(sets)}"
 
 
-def method_name(row: Mapping[str, object]) -> str:
+def shown_method(row: Mapping[str, object]) -> str:
     """A method as people say it, from a row with `method`, `shots` and `differs`."""
     name = METHOD_NAMES.get(str(row["method"]), str(row["method"]))
     if row["method"] == "icl" and not row["shots"]:

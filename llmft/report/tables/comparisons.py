@@ -14,10 +14,10 @@ from llmft.report.records.names import (
     OTHER_ROWS,
     OTHER_ROWS_NOTE,
     headline_name,
-    method_name,
     metric_name,
     records,
     selection_name,
+    shown_method,
 )
 from llmft.report.statistics.break_even import MEASURES
 from llmft.report.tables.contents import WHO
@@ -35,7 +35,7 @@ def side_name(row: TableRow, side: str) -> str:
     """What a method of a test is called, with its pattern where the other one's differs."""
     method = {name: row[f"{name}_{side}"] for name in ("method", "shots", "differs")}
     pattern = f", {row[f'pattern_{side}']}" if row["pattern_a"] != row["pattern_b"] else ""
-    return method_name(method) + pattern
+    return shown_method(method) + pattern
 
 
 def _sides(between: str) -> tuple[Column, Column]:

@@ -14,10 +14,10 @@ from llmft.report.records.names import (
     GROUP,
     HEADINGS,
     headline_name,
-    method_name,
     metric_name,
     records,
     selection_name,
+    shown_method,
 )
 from llmft.report.tables.published import NONE, SELECTIONS, our_metrics, published_numbers
 from llmft.report.tables.table import NOTHING, Column, ReportTable, TableRow, rounded, spread
@@ -28,7 +28,7 @@ Cell = Callable[[TableRow], Mapping[str, Any]]
 MIB = 2**20
 
 
-def grouped(summary: pd.DataFrame) -> list[dict[str, Any]]:
+def result_rows(summary: pd.DataFrame) -> list[dict[str, Any]]:
     """A dict for each group of runs in the order of the summary: the columns it has as a whole, and `cells`: (selection, set,
     metric) -> row of the summary, for the pooled sets."""
     pooled = summary[summary["set"].isin(HEADINGS)]
@@ -64,7 +64,7 @@ def measured(name: str, of: Cell | None, what: str = "", digits: int = 3, unit: 
     return Column(name, text, lambda row: of(row).get(mean, math.nan), wide=wide)
 
 
-def plain(name: str, of: Cell, key: str, wide: bool = False) -> Column:
+def column_of(name: str, of: Cell, key: str, wide: bool = False) -> Column:
     """A column of single numbers."""
     return Column(name, lambda row: rounded(of(row).get(key), 3), lambda row: of(row).get(key, math.nan), wide=wide)
 
@@ -89,7 +89,7 @@ WHO = (
     Column("model", lambda row: row["model"], left=True),
     Column("shots", lambda row: str(row["shots"]), lambda row: row["shots"], left=True),
     Column("pattern", lambda row: row["pattern"] if isinstance(row["pattern"], str) else NOTHING, left=True),
-    Column("method", method_name, left=True),
+    Column("method", shown_method, left=True),
 )
 
 
@@ -111,7 +111,7 @@ def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> Repor
         measured("CPU s run", None, "cpu_total_s", 1),
         *(measured(name, None, f"cpu_{name}_s", 1, wide=True) for name in ("user", "system")),
         *MEMORY,
-        *(plain(f"largest class {HEADINGS[domain]}", cell(domain=domain), "majority", wide=True) for domain in DOMAINS),
+        *(column_of(f"largest class {HEADINGS[domain]}", cell(domain=domain), "majority", wide=True) for domain in DOMAINS),
         *map(rows_of, DOMAINS),
         RUNS,
         IDS,
@@ -146,7 +146,10 @@ def distillation(by_group: list[dict[str, Any]]) -> ReportTable:
             for domain, tail in zip(DOMAINS, ("", " out"), strict=True)
             for selection, name in (("teacher", "teacher"), ("before", "before"), ("last", "after"))
         ),
-        *(plain(f"gap{tail}", cell("last", domain), "gap_recovered") for domain, tail in zip(DOMAINS, ("", " out"), strict=True)),
+        *(
+            column_of(f"gap{tail}", cell("last", domain), "gap_recovered")
+            for domain, tail in zip(DOMAINS, ("", " out"), strict=True)
+        ),
         *(measured(metric_name(metric), cell("last", metric=metric)) for metric in against),
         measured("other tasks before", cell("before", "retention")),
         measured("other tasks after", cell("last", "retention")),

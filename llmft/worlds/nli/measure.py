@@ -30,7 +30,7 @@ def prompt(query: dict, demonstrations: Rows = (), opening: str = "", pattern: s
     return BLANK_LINE.join([*parts, pattern.format(**{**query, "label": shown})])
 
 
-def draw_demonstrations(rows: Rows, n: int, rng: random.Random) -> Rows:
+def sample_rows(rows: Rows, n: int, rng: random.Random) -> Rows:
     """Draws n rows in random order, as many of one label as of the other; an odd one is left to chance."""
     counts = [n // 2, n - n // 2]
     rng.shuffle(counts)
@@ -80,7 +80,7 @@ def measure(model, tokenizer, shots: list[int], n: int, rng: random.Random) -> I
                 "unseen words": splits["unseen_words"],
             }
             for name, rows in sets.items():
-                queries = draw_demonstrations(rows, n, rng)
+                queries = sample_rows(rows, n, rng)
                 shown = [{**query, "label": rng.randrange(2)} for query in queries]
                 prompts = [
                     *((queries, _with_shots(queries, splits["train"], k, rng)) for k in shots),
@@ -94,7 +94,7 @@ def measure(model, tokenizer, shots: list[int], n: int, rng: random.Random) -> I
 
 
 def _with_shots(queries: Rows, rows: Rows, k: int, rng: random.Random) -> list[str]:
-    return [prompt(query, draw_demonstrations(rows, k, rng)) for query in queries]
+    return [prompt(query, sample_rows(rows, k, rng)) for query in queries]
 
 
 def _integers(text: str) -> list[int]:

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmft.worlds.nli import CHECKPOINT
 from llmft.worlds.nli.grammar import OUT_OF_DOMAIN, RULES
-from llmft.worlds.nli.measure import accuracy, draw_demonstrations, label_logits, main, prompt
+from llmft.worlds.nli.measure import accuracy, label_logits, main, prompt, sample_rows
 from llmft.worlds.nli.world import LABEL_PATTERN, LABEL_WORDS, instruction, toy_splits
 
 N = 24  # queries per rule and flip; accuracies below are means over all ten tasks, far enough from what was measured
@@ -26,7 +26,7 @@ def tasks():
 
 
 def balanced(rows: list[dict], rng: random.Random) -> list[dict]:
-    return draw_demonstrations(rows, N, rng)
+    return sample_rows(rows, N, rng)
 
 
 def test_size():
@@ -52,7 +52,7 @@ def test_sixteen_demonstrations_show_the_rule(toy, tasks):
             "unseen_words": rng.sample(splits["unseen_words"], N // 2),
         }
         for name, queries in sets.items():
-            prompts = [prompt(query, draw_demonstrations(splits["train"], 16, rng)) for query in queries]
+            prompts = [prompt(query, sample_rows(splits["train"], 16, rng)) for query in queries]
             scores[name].append(accuracy(*toy, queries, prompts))
     assert np.mean(scores["validation"]) >= 0.96
     assert np.mean(scores["out-of-domain"]) >= 0.95
@@ -76,7 +76,7 @@ def test_a_shown_label_is_read_whether_right_or_wrong(toy, tasks, shots):
     for _, _, splits in tasks:
         for query in rng.sample(splits["validation"], N // 2):
             queries.append({**query, "label": rng.randrange(2)})
-            demonstrations = draw_demonstrations(splits["train"], shots, rng)
+            demonstrations = sample_rows(splits["train"], shots, rng)
             prompts.append(prompt(query, demonstrations, pattern=LABEL_PATTERN, shown=LABEL_WORDS[queries[-1]["label"]]))
     assert accuracy(*toy, queries, prompts) >= 0.97
 
