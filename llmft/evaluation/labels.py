@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from llmft.errors import InputError
+from llmft.evaluation.answers import Answers
 from llmft.evaluation.metrics import compute_metric
 from llmft.evaluation.scores import Headline, Scores
 from llmft.prompts.verbalizer import check_border, label_sequences, shown
@@ -29,7 +30,7 @@ BORDER = 3
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(Answers):
     """One of L labels, the same for all rows. A label's score is the log-probability of its tokens behind the query.
 
     Columns beside those that all `Scores` have: `label_logprobs` (N, L), log-probabilities over the labels alone, calibrated if

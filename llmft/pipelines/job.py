@@ -94,7 +94,7 @@ class Job:
         Raises:
             InputError: the prompts and the answers do not go together, such as a label word that is not one token.
         """
-        from llmft.evaluation.answers import ANSWERS
+        from llmft.evaluation.kinds import ANSWERS
         from llmft.evaluation.scorer import Scorer
         from llmft.models.reading.batches import BatchSize
         from llmft.prompts.prompter import Prompter
@@ -192,7 +192,7 @@ class Job:
             prompts: who is asked (`teacher`, `student`) -> the prompt format in each context, for a student's card.
             saved: what the cache's answers had cost when they were made, for `cost.json`.
         """
-        from llmft.evaluation.answers import ANSWERS
+        from llmft.evaluation.kinds import ANSWERS
         from llmft.models.distributed import all_gather
         from llmft.pipelines.model_card import write_cards
         from llmft.runs.summary import show_run
