@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmft.evaluation.answers import Answers
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.continuations import Continued, LabelSequences
 from llmft.models.reading.reader import read_logits
@@ -51,20 +52,10 @@ def score_labels(
     return AnswerScores(**answers, scored=kept.scored, tokens=kept.tokens, padding_tokens=kept.padding_tokens)
 
 
-class Texts:
+class Texts(Answers):
     """What distillation needs of `llmft.evaluation.answers.Answers`, for answers that are the rows' own tokens `answer`."""
 
-    ids = compared_ids = branches = ()
     question = SimpleNamespace(key={})
-
-    def content_free(self, prompter: Any) -> list[Any]:
-        return []
-
-    def positions(self, rows: Sequence[Any]) -> list[int]:
-        return [len(row["answer"]) for row in rows]
 
     def continued(self, prompts: TokenizedPrompts, rows: Sequence[Any]) -> Continued:
         return Continued.by_answers(prompts, [row["answer"] for row in rows])
-
-    def compared(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits

@@ -114,7 +114,7 @@ def world(tmp_path_factory):
     before = os.getcwd()
     os.chdir(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "load_from_name", stop)
+        patch.setattr(loading, "load_model", stop)
         patch.setattr(load, "_read_hub", stop)
         yield folder
     os.chdir(before)

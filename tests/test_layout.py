@@ -133,3 +133,14 @@ def test_faults_name_the_two_modules(tmp_path, files, line):
 
 def test_the_list_of_what_is_to_go_is_not_longer_than_needed():
     assert imports(ROOT) >= NOT_YET
+
+
+def test_public_names_of_a_room_are_one_thing_each():
+    """Functions and classes of a room's modules; the entry `main` has one meaning. A class's name is one thing in all rooms."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for module, file in modules(ROOT).items():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and node.name != "main":
+                scope = "" if isinstance(node, ast.ClassDef) else room(module)
+                places.setdefault((scope, node.name), []).append(module)
+    assert not {name: where for name, where in places.items() if len(where) > 1}

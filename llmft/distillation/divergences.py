@@ -9,7 +9,7 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -50,6 +50,14 @@ def jensen_shannon(teacher: torch.Tensor, student: torch.Tensor, beta: float) ->
     return beta * (teacher.exp() * _log_ratio(teacher, mixture)).sum(-1) + (1 - beta) * from_student
 
 
+BY_NAME: dict[str, Callable[[torch.Tensor, torch.Tensor, Objective], torch.Tensor]] = {
+    "forward": lambda teacher, student, _: forward_kl(teacher, student),
+    "reverse": lambda teacher, student, _: reverse_kl(teacher, student),
+    "jsd": lambda teacher, student, objective: jensen_shannon(teacher, student, objective.jsd_beta),
+}
+"""The divergence of each name in `objective.DIVERGENCES`."""
+
+
 def divergence_loss(
     objective: Objective, teacher_logprobs: torch.Tensor, student_scores: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -65,12 +73,7 @@ def divergence_loss(
     """
     teacher = tempered(teacher_logprobs, objective.temperature)
     student = tempered(student_scores, objective.temperature)
-    if objective.divergence == "forward":
-        divergences = forward_kl(teacher, student)
-    elif objective.divergence == "reverse":
-        divergences = reverse_kl(teacher, student)
-    else:
-        divergences = jensen_shannon(teacher, student, objective.jsd_beta)
+    divergences = BY_NAME[objective.divergence](teacher, student, objective)
     return objective.temperature**2 * (divergences.mean() if weights is None else divergences @ weights)
 
 

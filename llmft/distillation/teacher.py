@@ -49,9 +49,11 @@ class Teacher:
         context_of: np.ndarray | None = None,
         frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
     ) -> None:
+        if objective.support != "labels" and scorers[0].answers.branches:
+            raise ValueError(f"support {objective.support} is of one position a query, and labels of several tokens have more")
         self.scorers, self.queries, self.objective, self.context_of = scorers, queries, objective, context_of
         self.frozen, self.counted = frozen, (0, 0)
-        self.sizes = np.array(scorers[0].answers.positions(queries))  # (N,) positions of a query
+        self.sizes = np.array(_continued(scorers[0], queries).counts)  # (N,) positions of a query
         self.online = [_Online(scorer, queries, objective) for scorer in scorers] if frozen else []
 
     def precompute(self, phase: Phase) -> Targets:
@@ -124,7 +126,7 @@ class Teacher:
         """A context's answers, on the CPU."""
         scorer, queries = scorers[i], [self.queries[place] for place in places]
         if support == "labels":
-            return Targets(torch.from_numpy(scorer.score(queries, phase)["label_logprobs"]).float(), None)
+            return Targets(scorer.answers.labels(scorer.score(queries, phase)), None)
         question = SupportQuestion.of(self.objective, scorer.answers, support)
         kept = scorer.read(_continued(scorer, queries), question, phase, rows=len(queries))
         tensors = {name: torch.from_numpy(array) for name, array in kept.items()}
@@ -136,7 +138,7 @@ class _Online:
 
     Attributes:
         reader: what the context is encoded in; None before.
-        prior: (L,) of calibrated labels; None where nothing is calibrated.
+        calibration: what is kept of content-free queries; None where nothing is calibrated.
     """
 
     def __init__(self, scorer: Scorer, queries: Sequence[Row], objective: Objective) -> None:
@@ -144,7 +146,7 @@ class _Online:
         self.scorer, self.objective, self.prompts = scorer, objective, _continued(scorer, queries, content_free)
         self.content_free = range(len(queries), len(queries) + len(content_free))
         self.reader: PrefixReader | None = None
-        self.prior: torch.Tensor | None = None
+        self.calibration: dict[str, torch.Tensor] | None = None
 
     def targets(self, model: torch.nn.Module, places: Sequence[int], support: str) -> Targets:
         """The answers to the queries at these places, on the model's device."""
@@ -152,10 +154,10 @@ class _Online:
         if self.reader is None:
             self.reader = PrefixReader(model, self.prompts.prefix, self.scorer.batch_size)
             if self.content_free:
-                self.prior = answers.prior(self.reader.read(self.prompts, self.content_free, answers.question.keep))
+                self.calibration = self.reader.read(self.prompts, self.content_free, answers.question.keep)
         if support == "labels":
             kept = self.reader.read(self.prompts, places, answers.question.keep)
-            return Targets(answers.logprobs(kept, self.prior).float(), None)
+            return Targets(answers.labels(kept, self.calibration), None)
         kept = self.reader.read(self.prompts, places, SupportQuestion.of(self.objective, answers, support).keep)
         return Targets(kept["logprobs"], kept.get("tokens"))
 

@@ -16,6 +16,9 @@ from llmft.distillation.teacher import Teacher
 from llmft.evaluation.answers import Answers
 from llmft.training.ft_trainer import WEIGHTS, FtTrainer
 
+UNBOUNDED = {"forward": ("student", "teacher", "reverse"), "reverse": ("teacher", "student", "forward")}
+"""Divergences that may be infinite: which side then gives no probability, to what which side gives some; another to use."""
+
 
 def with_targets(examples: Sequence[dict[str, Any]], targets: Targets | None) -> list[dict[str, Any]]:
     """The examples with what they are to be answered like: `teacher_logprobs` (A, K) at the A positions that each asks, and for
@@ -77,21 +80,19 @@ class ContextDistillationTrainer(FtTrainer):
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Divergence from the teacher's answers, from what `answer_logits` gives."""
-        tokens, gold = inputs.get("teacher_tokens", self.answers.compared_ids), inputs.get("answer")
+        tokens, gold = inputs.get("teacher_tokens", self.answers.ids), inputs.get("answer")
         return distillation_loss(self.choices, logits, inputs["teacher_logprobs"], tokens, gold, inputs.get(WEIGHTS))
 
     def cause(self, loss: float, positions: Sequence[int]) -> str | None:
         """A divergence is infinite where one side has no probability at all and the other has some."""
-        if loss != math.inf or self.choices.divergence == "jsd" or self.choices.ce_weight:
+        divergence, support = self.choices.divergence, self.choices.support
+        if loss != math.inf or divergence not in UNBOUNDED or self.choices.ce_weight:
             return None
-        reverse = self.choices.divergence == "reverse"
-        if reverse and self.teacher is None:  # else its answers are gone
+        without, other_side, other = UNBOUNDED[divergence]
+        if without == "teacher" and self.teacher is None:  # else its answers are gone
             targets = [self.train_dataset[position]["teacher_logprobs"] for position in positions]
             if not any((target == -torch.inf).any() for target in targets):
                 return None
-        without, other_side = ("teacher", "student") if reverse else ("student", "teacher")
-        other = "forward" if reverse else "reverse"
-        divergence, support = self.choices.divergence, self.choices.support
         return (
             f"--divergence {divergence}: the {without} gives no probability at all to what the {other_side} gives some, "
             f"where this divergence is infinite; use --divergence {other} or jsd, or a --support other than {support}"

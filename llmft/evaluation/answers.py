@@ -1,17 +1,15 @@
-"""Kinds of answers: what the rest asks of one, and which there are. Nothing else knows what an answer is."""
+"""What the rest asks of a kind of answers; scorer, teacher and trainers know no more. `kinds` says which there are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from llmft.evaluation.labels import Labels
-from llmft.evaluation.scores import Headline, Scores
-
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from llmft.evaluation.scores import Headline, Scores
     from llmft.models.reading.continuations import Continued
     from llmft.prompts.prompter import Prompter
     from llmft.prompts.tokens import TokenizedPrompts
@@ -33,10 +31,10 @@ class Question(Protocol):
 
 
 class Answers(Protocol):
-    """Answers of one kind, for one way of making prompts. `Labels` is one; what it says of a method holds for all."""
+    """Answers of one kind, for one way of making prompts; a kind inherits what most have not. `Labels` is one."""
 
     headline: ClassVar[Headline]
-    border: str
+    border: str = ""
     """The tokens around the place where a query meets its answer, for people; "" where there is nothing to show."""
 
     @classmethod
@@ -55,7 +53,8 @@ class Answers(Protocol):
         """Check that answers can stand behind the rows' queries; an InputError if not."""
 
     def content_free(self, prompter: Prompter) -> list[Row]:
-        """Rows that are read behind all others, for `columns` to calibrate by; mostly none."""
+        """Rows that are read behind all others, for `columns` to calibrate by."""
+        return []
 
     def continued(self, prompts: TokenizedPrompts, rows: Sequence[Row]) -> Continued:
         """The rows' prompts, and what the model reads behind each."""
@@ -63,16 +62,26 @@ class Answers(Protocol):
     def columns(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Columns of `Scores` from the answers to the question about the rows."""
 
+    def labels(
+        self, answers: Scores | Mapping[str, torch.Tensor], content_free: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """A teacher's answers on the support `labels`, the classes that all rows share.
+
+        Args:
+            answers: scores, or what the question has kept of prompts.
+            content_free: what it has kept of the `content_free` ones, if there are any.
+        """
+        raise NotImplementedError(f"{type(self).__name__} share no classes")
+
     @property
     def ids(self) -> Sequence[int]:
-        """The tokens that classes of the supports `labels` and `labels_rest` stand for; none of other kinds."""
-
-    def positions(self, rows: Sequence[Row]) -> Sequence[int]:
-        """(N) at how many positions a teacher answers about each row."""
+        """Where those classes are in what `compared` gives."""
+        return ()
 
     @property
     def branches(self) -> Sequence[Sequence[int]]:
-        """Token sequences that every training prompt comes with; mostly none."""
+        """Token sequences that every training prompt comes with."""
+        return ()
 
     def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
         """The rows as training examples (`FtTrainer`), if `gold` with their right answers."""
@@ -82,10 +91,7 @@ class Answers(Protocol):
 
     def compared(self, logits: torch.Tensor) -> torch.Tensor:
         """What of a student's logits (P, V) is compared with a teacher's answers."""
-
-    @property
-    def compared_ids(self) -> Sequence[int]:
-        """Where in that the `ids` are."""
+        return logits
 
     def mean(self, scores: Sequence[Scores]) -> dict[str, np.ndarray]:
         """Columns of the mean of what the same rows got behind several contexts."""
@@ -96,9 +102,7 @@ class Answers(Protocol):
     def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
         """`kl`, how far the student's answers are from the teacher's, in nats; `agreement`, the share of rows with the same."""
 
-    def majority(self, scores: Scores) -> float | None:
-        """What always giving the most frequent right answer would get; None where that means nothing."""
-
-
-ANSWERS: dict[str, type[Answers]] = {"label": Labels}
-"""`answer` of a task -> the kind of its answers."""
+    @staticmethod
+    def majority(rows: Sequence[Row]) -> float | None:
+        """What always giving the most frequent right answer to the rows would get; None where that means nothing."""
+        return None

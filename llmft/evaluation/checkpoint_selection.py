@@ -13,9 +13,6 @@ from llmft.runs.summary import pooled
 
 LAST = "after"
 
-BySet = Mapping[str, Scores]
-"""Set name -> its scores."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -23,7 +20,7 @@ class Evaluation:
 
     step: int
     epoch: float
-    scores: BySet
+    scores: Mapping[str, Scores]
 
 
 @dataclass
@@ -41,11 +38,11 @@ class Evaluations:
         teacher: its scores of all sets, from which the divergence of each evaluation is reckoned; None where there is none.
     """
 
-    score: Callable[[str], BySet]
-    measure: Callable[[BySet], dict[str, dict[str, Any]]]
+    score: Callable[[str], Mapping[str, Scores]]
+    measure: Callable[[Mapping[str, Scores]], dict[str, dict[str, Any]]]
     answers: Answers
     domains: Mapping[str, Sequence[str]]
-    teacher: BySet | None = None
+    teacher: Mapping[str, Scores] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     stages: dict[str, Evaluation] = field(default_factory=dict)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from llmft.errors import InputError
+from llmft.evaluation.answers import Answers
 from llmft.evaluation.metrics import compute_metric
 from llmft.evaluation.scores import Headline, Scores
 from llmft.prompts.verbalizer import check_border, label_sequences, shown
@@ -23,14 +25,12 @@ if TYPE_CHECKING:
     from llmft.prompts.tokens import TokenizedPrompts
     from llmft.tasks.schema import Row
 
-    Array = TypeVar("Array", np.ndarray, torch.Tensor)
-
 BORDER = 3
 """Tokens of a query's end that are shown."""
 
 
 @dataclass(frozen=True)
-class Labels:
+class Labels(Answers):
     """One of L labels, the same for all rows. A label's score is the log-probability of its tokens behind the query.
 
     Columns beside those that all `Scores` have: `label_logprobs` (N, L), log-probabilities over the labels alone, calibrated if
@@ -87,8 +87,8 @@ class Labels:
 
     @property
     def ids(self) -> list[int]:
-        """The (first) token of each label."""
-        return [tokens[0] for tokens in self.sequences.sequences]
+        """The token of each label; of labels of several tokens their places in what `compared` gives."""
+        return [*range(len(self.sequences.sequences))] if self.behind else [token for (token,) in self.sequences.sequences]
 
     @property
     def behind(self) -> int:
@@ -131,21 +131,19 @@ class Labels:
         idx, targets = (np.array([row[name] for row in rows]) for name in ("idx", "label"))
         return _columns(idx, targets, renormalise(logprobs[:n], prior), logprobs[:n], arrays["best_token"][:n])
 
-    def logprobs(self, kept: Mapping[str, torch.Tensor], prior: torch.Tensor | None = None) -> torch.Tensor:
-        """The column `label_logprobs` (n, L) of n prompts, on the device, from what the question has kept of them.
+    def labels(
+        self, answers: Scores | Mapping[str, torch.Tensor], content_free: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """(N, L) float32, the column `label_logprobs`: of scores, or of what the question has kept of N prompts (and of the
+        content-free ones, if the labels are calibrated), without a wait for its device."""
+        import torch
 
-        Args:
-            prior: as `prior` gives it, if the labels are calibrated.
-        """
-        return renormalise(self.sequences.sums(kept["token_logprobs"]).double(), prior)
-
-    def prior(self, kept: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The labels' prior (L,), from what the question has kept of the content-free prompts."""
-        return label_prior(self.sequences.sums(kept["token_logprobs"]).double())
-
-    def positions(self, rows: Sequence[Row]) -> list[int]:
-        """(N) at how many positions a teacher answers about each row: one, whatever the labels' tokens."""
-        return [1] * len(rows)
+        if isinstance(answers, Scores):
+            return torch.from_numpy(answers["label_logprobs"]).float()
+        logprobs = self.sequences.sums(answers["token_logprobs"]).double()
+        if content_free is not None:
+            logprobs = logprobs - self.sequences.sums(content_free["token_logprobs"]).double().softmax(-1).mean(0).log()
+        return logprobs.log_softmax(-1).float()
 
     @property
     def branches(self) -> list[tuple[int, ...]]:
@@ -168,11 +166,6 @@ class Labels:
         """What of a student's logits (P, V) is compared with a teacher's answers: they, or of labels of several tokens their
         log-probabilities (B, L)."""
         return self.sequences.logprobs(logits) if self.behind else logits
-
-    @property
-    def compared_ids(self) -> list[int]:
-        """Where in that the labels are."""
-        return [*range(len(self.ids))] if self.behind else self.ids
 
     def mean(self, scores: Sequence[Scores]) -> dict[str, np.ndarray]:
         """Columns of the mean over contexts of the distributions behind each; `best_token` is the one that most put first (the
@@ -223,9 +216,10 @@ class Labels:
             "agreement": float(np.mean(teacher["prediction"] == student["prediction"])),
         }
 
-    def majority(self, scores: Scores) -> float:
-        """Rate of the most frequent right answer."""
-        return majority(scores["target"])
+    @staticmethod
+    def majority(rows: Sequence[Row]) -> float:
+        """Accuracy of always answering the most frequent right label."""
+        return max(Counter(row["label"] for row in rows).values()) / len(rows)
 
 
 def _columns(
@@ -243,37 +237,22 @@ def _columns(
     }
 
 
-def majority(labels: Sequence[int] | np.ndarray) -> float:
-    """Accuracy of always answering the most frequent of some labels (N,), N > 0."""
-    return float(np.unique(np.asarray(labels), return_counts=True)[1].max() / len(labels))
-
-
-def renormalise(logprobs: Array, prior: Array | None = None) -> Array:
-    """Log-probabilities (N, L) over the labels alone; of an array, or of a tensor without a wait for its device.
+def renormalise(logprobs: np.ndarray, prior: np.ndarray | None = None) -> np.ndarray:
+    """Log-probabilities (N, L) over the labels alone.
 
     Args:
         logprobs: (N, L) log-probabilities of the label tokens.
         prior: (L,) label probabilities that content-free queries get behind the same context; divided out where given
             (contextual calibration with a diagonal matrix, Zhao et al. 2021, arXiv:2102.09690, section 5).
     """
-    xp = _library_of(logprobs)
-    scores = logprobs if prior is None else logprobs - xp.log(prior)
-    scores = scores - xp.amax(scores, axis=1, keepdims=True)
-    return scores - xp.log(xp.exp(scores).sum(axis=1, keepdims=True))
+    scores = logprobs if prior is None else logprobs - np.log(prior)
+    scores = scores - scores.max(axis=1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
 
-def label_prior(content_free_logprobs: Array) -> Array:
+def label_prior(content_free_logprobs: np.ndarray) -> np.ndarray:
     """Mean label probabilities (L,) over content-free queries (M, L), each normalised over the labels."""
-    return _library_of(content_free_logprobs).exp(renormalise(content_free_logprobs)).mean(axis=0)
-
-
-def _library_of(values: Array) -> Any:
-    """Numpy or torch, whose functions these are."""
-    if isinstance(values, np.ndarray):
-        return np
-    import torch
-
-    return torch
+    return np.exp(renormalise(content_free_logprobs)).mean(axis=0)
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

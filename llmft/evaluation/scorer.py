@@ -155,5 +155,5 @@ class MeanScorer:
 
 def fitted(prompter: Prompter, model: torch.nn.Module) -> Prompter:
     """The prompter with the numbers of a model."""
-    virtual = max(prompter.virtual, virtual_tokens(model))
+    virtual = max(prompter.reserved, virtual_tokens(model))
     return replace(prompter, window=window(model), virtual=virtual, opens=not has_cartridge(model))

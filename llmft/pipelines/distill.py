@@ -16,9 +16,9 @@ from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
-from llmft.pipelines.distillation_checks import check_flags, check_prompts, needs_copy
+from llmft.pipelines.distillation_checks import check_distillation, check_support, needs_copy
 from llmft.pipelines.job import Job
-from llmft.pipelines.loading import load_data, load_model
+from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
@@ -68,7 +68,7 @@ def distil(job: Job) -> None:
     from llmft.pipelines.training import trainable
 
     flags = job.config.distillation
-    check_flags(job)
+    check_distillation(job)
     with job.meter.phase("load"):
         teacher, student, queries, retention = load(job)
     with job.meter.phase("teacher") as phase:
@@ -109,22 +109,24 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     Raises:
         InputError: something is missing or does not fit together; past this, the run has a folder.
     """
+    from llmft.models.parts.adapt import trained_weights
     from llmft.pipelines.retention import Retention, retention_tasks
     from llmft.pipelines.teachers import check_sizes, scorer_of_teacher, teacher_model, with_cache
+    from llmft.training.stop_at_nan import check_start
 
     flags, calibrate = job.config.distillation, job.config.calibration.calibrate
     teacher_formats = [prompt_format_of(job, "teacher", number) for number in range(flags.num_contexts)]
     student_format = prompt_format_of(job, "student")
-    check_prompts(flags.objective, teacher_formats[0], student_format, calibrate=calibrate)
+    check_support(flags.objective, teacher_formats[0], student_format, calibrate=calibrate)
     load_data(job, num_contexts=flags.num_contexts if flags.reads("demonstrations") else 0)
     queries = draw_queries(job)
-    model, tokenizer = load_model(job)
+    model, tokenizer = load_start(job)
     teacher = scorer_of_teacher(job, teacher_model(job, flags, tokenizer), teacher_formats, calibrate=calibrate)
     student = job.scorer(model, tokenizer, student_format, trained=True)
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
     job.check_prompts(teacher, student, train_rows=queries)
     check_sizes(job, teacher.scorers[0])
-    job.check_start(model)
+    check_start(job.model_name, trained_weights(model, job.config.trained))
     teacher = with_cache(job, teacher)
     job.begin()
     say_prompts(job, {"teacher": teacher.scorers[0], "student": student}, queries, trained_as="queries that are learnt from")

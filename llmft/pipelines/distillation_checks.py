@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmft.prompts.render import PromptFormat
 
 
-def check_flags(job: Job) -> None:
+def check_distillation(job: Job) -> None:
     """What concerns several groups of arguments, before anything is loaded.
 
     Raises:
@@ -36,7 +36,7 @@ def check_flags(job: Job) -> None:
         raise InputError("--multi_token_labels: goes with --support labels and --targets soft, without --ce_weight")
 
 
-def check_prompts(objective: Objective, teacher: PromptFormat, student: PromptFormat, *, calibrate: bool) -> None:
+def check_support(objective: Objective, teacher: PromptFormat, student: PromptFormat, *, calibrate: bool) -> None:
     """Check that the support means the same to teacher and student.
 
     Behind another pattern, prefix or set of label words only the labels correspond, one to one; other tokens do not. A

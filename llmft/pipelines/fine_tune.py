@@ -15,7 +15,7 @@ from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
 from llmft.pipelines.job import Job
-from llmft.pipelines.loading import load
+from llmft.pipelines.loading import load_all
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
@@ -37,21 +37,23 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     Raises:
         InputError: the arguments are unusable.
     """
-    return run_jobs(prepare("pbft", GROUPS, argv, description=__doc__), fine_tune)
+    return run_jobs(prepare("pbft", GROUPS, argv, description=__doc__), tune)
 
 
-def fine_tune(job: Job) -> None:
+def tune(job: Job) -> None:
     """One run."""
+    from llmft.models.parts.adapt import trained_weights
     from llmft.models.parts.head import put_head
     from llmft.pipelines.training import train, trainable
     from llmft.training.ft_trainer import FtTrainer
+    from llmft.training.stop_at_nan import check_start
 
     prompt_format = prompt_format_of(job)
     run, flags = job.config.run, job.config.fine_tuning
     on_demonstrations, vanilla = flags.train_on == "demonstrations", flags.method == "vanilla"
-    check_flags(job)
+    check_fine_tuning(job)
     with job.meter.phase("load"):
-        model, tokenizer = load(job, with_demonstrations=on_demonstrations)
+        model, tokenizer = load_all(job, with_demonstrations=on_demonstrations)
         if on_demonstrations:
             rows = job.demonstrations
         else:
@@ -61,7 +63,7 @@ def fine_tune(job: Job) -> None:
         student = job.scorer(model, tokenizer, prompt_format, trained=True)
         examples = student.answers.examples(student.prompter.prompts(rows), rows, gold=True)
         job.check_prompts(student, train_rows=rows)
-        job.check_start(model)
+        check_start(job.model_name, trained_weights(model, job.config.trained))
         job.begin()
         say_prompts(job, {"": student}, () if on_demonstrations else rows)
     job.score("before", student)
@@ -73,7 +75,7 @@ def fine_tune(job: Job) -> None:
     )
 
 
-def check_flags(job: Job) -> None:
+def check_fine_tuning(job: Job) -> None:
     """What concerns several groups of arguments, before anything is loaded.
 
     Raises:

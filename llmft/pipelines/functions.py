@@ -28,7 +28,7 @@ from llmft.evaluation.labels import Labels
 from llmft.evaluation.scorer import Scorer
 from llmft.models.parts.adapt import adapt
 from llmft.models.reading.batches import BatchSize
-from llmft.pipelines.distillation_checks import check_prompts
+from llmft.pipelines.distillation_checks import check_support
 from llmft.pipelines.teachers import check_vocabularies, fit_logits
 from llmft.pipelines.training import make_trainer
 from llmft.prompts.prompter import Prompter
@@ -124,7 +124,7 @@ def distill(
     """
     teacher_prompt, part, objective = teacher_prompt or prompt, part or AdapterArguments(), objective or Objective()
     queries = _complete(queries, prompt, labelled=objective.ce_weight > 0)
-    check_prompts(objective, teacher_prompt, prompt, calibrate=False)
+    check_support(objective, teacher_prompt, prompt, calibrate=False)
     run = _run_arguments(DistillationRunArguments, DISTILLATION[part.part], len(queries), training)
     if teacher is not None:
         check_vocabularies(teacher[1], tokenizer, "teacher")

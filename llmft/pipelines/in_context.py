@@ -10,7 +10,7 @@ from llmft.arguments.methods import InContextArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
 from llmft.pipelines.job import Job
-from llmft.pipelines.loading import load
+from llmft.pipelines.loading import load_all
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
@@ -36,7 +36,7 @@ def evaluate(job: Job) -> None:
     """One run: one draw of demonstrations."""
     prompt_format = prompt_format_of(job)
     with job.meter.phase("load"):
-        model, tokenizer = load(job)
+        model, tokenizer = load_all(job)
         calibrate = job.config.calibration.calibrate
         scorer = job.scorer(model, tokenizer, prompt_format, demonstrations=job.demonstrations, calibrate=calibrate)
         job.check_prompts(scorer)

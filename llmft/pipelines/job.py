@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments.config import Config
@@ -55,10 +56,8 @@ class Job:
     """The demonstrations of each context."""
     other_sets: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
     """Group -> set name -> rows that a pipeline scores beside the task's own sets, at the stages it chooses."""
-    other_metrics: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Set name -> what those sets are measured by beside what all are, as `Task.metrics_of` says it of the task's own."""
-    majority: dict[str, float] = field(default_factory=dict)
-    """Set name -> what always giving its most frequent right answer would get; of labels alone."""
+    other_tasks: dict[str, Task] = field(default_factory=dict)
+    """Name of such a set -> its task."""
     train_idx: list[Any] = field(default_factory=list)
     """Idx of the training rows or queries."""
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
@@ -80,19 +79,22 @@ class Job:
         tokenizer: PreTrainedTokenizerBase,
         prompt_format: PromptFormat,
         *,
+        task: Task | None = None,
+        sample: Row | None = None,
         demonstrations: Sequence[Row] = (),
         calibrate: bool = False,
         trained: bool = False,
     ) -> Scorer:
-        """A way of asking `model` for the task's answers, with what the flags say about lengths, answers and batches.
+        """A way of asking `model` for a task's answers, with what the flags say about lengths, answers and batches.
 
         Args:
+            task, sample: another task than the run's own, and one of its rows.
             trained: whether it is the one to be trained, so that room is left for a soft prompt.
 
         Raises:
             InputError: the prompts and the answers do not go together, such as a label word that is not one token.
         """
-        from llmft.evaluation.answers import ANSWERS
+        from llmft.evaluation.kinds import ANSWERS
         from llmft.evaluation.scorer import Scorer
         from llmft.models.reading.batches import BatchSize
         from llmft.prompts.prompter import Prompter
@@ -102,10 +104,10 @@ class Job:
             prompt_format,
             tuple(demonstrations),
             max_length=self.config.data.max_seq_length,
-            virtual=self.config.trained.virtual_tokens if trained else 0,
+            reserved=self.config.trained.virtual_tokens if trained else 0,
             virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
         )
-        answers, sample = ANSWERS[self.task.answer], next(iter(self.eval_sets.values()))[0]
+        answers, sample = ANSWERS[(task or self.task).answer], sample or next(iter(self.eval_sets.values()))[0]
         batch_size, flags = BatchSize.of(self.config.run), self.config.data
         return Scorer.create(model, prompter, answers, sample, batch_size, flags=flags, calibrate=calibrate)
 
@@ -118,17 +120,6 @@ class Job:
         self.train_idx = [row["idx"] for row in train_rows]
         for scorer in scorers:
             scorer.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
-
-    def check_start(self, model: PreTrainedModel) -> None:
-        """Check that the model's own weights that will be trained are finite numbers.
-
-        Raises:
-            InputError: one is not.
-        """
-        from llmft.models.parts.adapt import trained_weights
-        from llmft.training.stop_at_nan import check_start
-
-        check_start(self.model_name, trained_weights(model, self.config.trained))
 
     def begin(self) -> None:
         """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past. Says what
@@ -176,7 +167,8 @@ class Job:
 
     def metrics_of(self, answers: Answers, scores: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
         """The metrics of each set."""
-        names = {name: self.other_metrics.get(name, self.task.metrics_of(name)) for name in scores}
+        tasks = {name: self.other_tasks.get(name) for name in scores}
+        names = {name: task.metrics_of(task.name) if task else self.task.metrics_of(name) for name, task in tasks.items()}
         return {name: answers.metrics(one, names[name]) for name, one in scores.items()}
 
     def keep(self, stage: str, answers: Answers, scores: Mapping[str, Scores]) -> None:
@@ -185,9 +177,6 @@ class Job:
         for name, one in scores.items():
             columns = {column: list(values) if values.ndim > 1 else values for column, values in one.columns.items()}
             self.record.add(stage, name, metrics[name], columns)
-            rate = answers.majority(one)
-            if rate is not None:
-                self.majority[name] = rate
 
     def finish(
         self,
@@ -203,15 +192,20 @@ class Job:
             prompts: who is asked (`teacher`, `student`) -> the prompt format in each context, for a student's card.
             saved: what the cache's answers had cost when they were made, for `cost.json`.
         """
-        from llmft.evaluation.answers import ANSWERS
+        from llmft.evaluation.kinds import ANSWERS
         from llmft.models.distributed import all_gather
         from llmft.pipelines.model_card import write_cards
         from llmft.runs.summary import show_run
 
         sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
+        majority = {}
+        for name, rows in chain(self.eval_sets.items(), *(sets.items() for sets in self.other_sets.values())):
+            rate = ANSWERS[self.other_tasks.get(name, self.task).answer].majority(rows)
+            if rate is not None:
+                majority[name] = rate
         weights = {"model": self.model_weights, "trainable": 0, **metrics.get("weights", {})}
         with self.meter.phase("record"):
-            shown = {"headline": ANSWERS[self.task.answer].headline._asdict(), "sets": sets, "majority": self.majority}
+            shown = {"headline": ANSWERS[self.task.answer].headline._asdict(), "sets": sets, "majority": majority}
             self.record.write_results({**shown, **metrics, "weights": weights}, log)
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
             "resumed_from": self.resumed_from,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
-from llmft.models.load import load_model as load_from_name
+from llmft.models.load import load_model
 from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows
 from llmft.runs.notes import say_note
 from llmft.tasks.listed import listed_demonstrations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row
 
 
-def load(job: Job, *, with_demonstrations: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_all(job: Job, *, with_demonstrations: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load data and model, on the device that was asked for; draw evaluation rows and, if used, demonstrations.
 
     Raises:
         InputError: something is missing or does not fit together.
     """
     load_data(job, num_contexts=1 if with_demonstrations else 0)
-    return load_model(job)
+    return load_start(job)
 
 
 def load_data(job: Job, *, num_contexts: int) -> None:
@@ -49,7 +49,7 @@ def load_data(job: Job, *, num_contexts: int) -> None:
     job.contexts = _draw_contexts(job, num_contexts) if num_contexts else []
 
 
-def load_model(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_start(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer, on the device that was asked for.
 
     Raises:
@@ -91,7 +91,7 @@ def load_other_model(
         InputError: there is no such model.
     """
     model = job.config.model
-    loaded, tokenizer = load_from_name(
+    loaded, tokenizer = load_model(
         name,
         dtype=model.torch_dtype or _default_dtype(job, name, revision, flag),
         attn_implementation=model.attn_implementation,

@@ -92,8 +92,14 @@ class Retention:
                 all_rows = load_in_domain(task, data_seed=run.data_seed, data_dir=data.data_dir, cache_dir=data.dataset_cache_dir)
                 name = set_name(task)
                 rows[name] = draw_eval_rows(all_rows, data.max_eval_samples)
-                scorers[name] = _scorer(task, rows[name], job, model, tokenizer)
-                job.other_metrics[name] = task.metrics_of(task.name)
+                named = task.patterns["minimal"]
+                prompt_format = PromptFormat(
+                    named.pattern, named.prefix, data.separate_shots_by, named.target_tokens, words_flag="label words"
+                )
+                sample = rows[name][0]
+                scorers[name] = job.scorer(model, tokenizer, prompt_format, task=task, sample=sample, trained=True)
+                scorers[name].check_window(rows[name])
+                job.other_tasks[name] = task
         if rows:
             job.other_sets[GROUP] = rows
         return cls(job, scorers, rows)
@@ -111,23 +117,6 @@ class Retention:
             before, after = (stages[stage][name][scorer.answers.headline.name] for stage in ("before", "after"))
             changes[name] = after - before
         return {"retention_change": changes} if changes else {}
-
-
-def _scorer(task: Task, rows: list[Row], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    from llmft.evaluation.answers import ANSWERS
-    from llmft.evaluation.scorer import Scorer
-    from llmft.models.reading.batches import BatchSize
-    from llmft.prompts.prompter import Prompter
-
-    named, config = task.patterns["minimal"], job.config
-    prompt_format = PromptFormat(
-        named.pattern, named.prefix, config.data.separate_shots_by, named.target_tokens, words_flag="label words"
-    )
-    virtual = 0 if config.trained is None else config.trained.virtual_tokens
-    prompter = Prompter(tokenizer, prompt_format, max_length=config.data.max_seq_length, virtual=virtual)
-    scorer = Scorer.create(model, prompter, ANSWERS[task.answer], rows[0], BatchSize.of(config.run))
-    scorer.check_window(rows)
-    return scorer
 
 
 @contextmanager

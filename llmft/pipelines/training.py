@@ -112,7 +112,10 @@ def train(
         _save(job, trainer.model, student.prompter.tokenizer, job.record.path / "model")
     if run.save_best_models and job.record.writes:
         for stage, best in evaluations.best.items():
-            _copy(best_weights(job.record.checkpoints, best.step), job.record.path / f"model_{stage}")
+            path = job.record.path / f"model_{stage}"
+            with whole_folder(path) as aside:
+                shutil.copytree(best_weights(job.record.checkpoints, best.step), aside, dirs_exist_ok=True)
+                name_start(aside, path)
     stages = {stage: evaluation.scores for stage, evaluation in evaluations.stages.items()}
     for stage, scores in stages.items():
         job.keep(stage, student.answers, scores)
@@ -124,9 +127,8 @@ def train(
 
 def _evaluations(job: Job, student: Scorer, teacher: Mapping[str, Scores] | None) -> Evaluations:
     """Where evaluations go; with --eval_strategy the best of each domain are kept."""
-    domains = {"in_domain": list(job.data.in_domain), "out_of_domain": list(job.data.out_of_domain)}
-    picks = job.config.run.eval_strategy != "no"
-    domains = {name: sets for name, sets in domains.items() if sets and picks}
+    names = () if job.config.run.eval_strategy == "no" else ("in_domain", "out_of_domain")
+    domains = {name: list(sets) for name in names if (sets := job.data.groups[name])}
     score, measure = partial(job.score_sets, scorer=student), partial(job.metrics_of, student.answers)
     return Evaluations(score, measure, student.answers, domains, teacher)
 
@@ -192,9 +194,3 @@ def _save(job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, 
                 save_student(model, aside)
                 name_start(aside, path)
                 tokenizer.save_pretrained(str(aside))
-
-
-def _copy(source: Path, path: Path) -> None:
-    with whole_folder(path) as aside:
-        shutil.copytree(source, aside, dirs_exist_ok=True)
-        name_start(aside, path)

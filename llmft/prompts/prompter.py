@@ -30,7 +30,8 @@ class Prompter:
         demonstrations: the rows that are shown in front of every query, in order.
         window: tokens that the model reads at most; None for any number.
         max_length: tokens that a prompt may have, None for any number; rows of longer ones lose the end of their longer text.
-        virtual: virtual tokens that stand in front of every prompt, or will when the model is trained.
+        reserved: virtual tokens that will stand in front of every prompt once a model is trained, for which room is kept.
+        virtual: room that virtual tokens take: what is reserved, or what the model of today has if that is more.
         virtual_flag: the flag that says how many, for messages.
         behind: tokens of an answer that the model reads behind a prompt, at most.
         opens: whether prompts stand at a text's start; behind a cartridge, which holds that start, they do not.
@@ -41,6 +42,7 @@ class Prompter:
     demonstrations: tuple[Row, ...] = ()
     window: int | None = None
     max_length: int | None = None
+    reserved: int = 0
     virtual: int = 0
     virtual_flag: str = "--num_soft_prompt_tokens"
     behind: int = 0

@@ -126,7 +126,7 @@ class Task:
         training: how parts of the default model are trained, where the general defaults do not fit it; None where they do.
         instruction: of variant and data seed, the text that tells a model what to do, for `--context instruction`.
         metrics: metrics, as those of a set, that all sets are measured by.
-        answer: the kind of its answers, a key of `llmft.evaluation.answers.ANSWERS`.
+        answer: the kind of its answers, a key of `llmft.evaluation.kinds.ANSWERS`.
     """
 
     name: str

@@ -17,6 +17,7 @@ from llmft.evaluation.answer_cache import AnswerCache
 from llmft.evaluation.labels import Labels
 from llmft.evaluation.scorer import MeanScorer, Scorer
 from llmft.models.reading.batches import BatchSize
+from llmft.models.reading.continuations import LabelSequences
 from llmft.prompts.prompter import Prompter
 from llmft.prompts.render import PromptFormat
 from llmft.runs.content_cache import ContentCache
@@ -125,6 +126,12 @@ def test_texts_are_answered_at_each_of_their_tokens(scorers, support, context_of
         for one, other in zip(rows, whole, strict=True):
             torch.testing.assert_close(one.logprobs, other.logprobs, atol=2e-5, rtol=0)
             assert support == "vocab" or torch.equal(one.tokens, other.tokens)
+
+
+def test_labels_of_several_tokens_have_no_distribution_beyond_themselves(scorers):
+    several = replace(scorers[0], answers=Labels(LabelSequences.create([[17, 4], [8]])))
+    with pytest.raises(ValueError, match="support labels_rest is of one position a query"):
+        targets([several], Objective(support="labels_rest"))
 
 
 def test_calibration_is_the_same_online(scorers):

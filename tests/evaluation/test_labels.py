@@ -96,10 +96,9 @@ def test_a_module_that_fails_is_named(tmp_path, result, message):
 def test_renormalised_probabilities_add_up(n, labels, seed):
     logprobs = np.random.default_rng(seed).normal(-5, 3, (n, labels))
     np.testing.assert_allclose(renormalise(logprobs), log_softmax(logprobs, axis=1), atol=1e-12)
-    prior = label_prior(logprobs)
-    np.testing.assert_allclose(  # on a device as here
-        renormalise(torch.from_numpy(logprobs), label_prior(torch.from_numpy(logprobs))), renormalise(logprobs, prior), atol=1e-12
-    )
+    read = {"token_logprobs": torch.from_numpy(logprobs)}
+    on_device = Labels(LabelSequences.create([[label] for label in range(labels)])).labels(read, read)
+    np.testing.assert_allclose(on_device, renormalise(logprobs, label_prior(logprobs)), rtol=1e-7, atol=1e-7)
 
 
 def test_calibration_divides_out_the_prior():

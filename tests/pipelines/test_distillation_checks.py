@@ -12,7 +12,7 @@ from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.objective import SUPPORTS, Objective
 from llmft.errors import InputError
-from llmft.pipelines.distillation_checks import check_flags, check_prompts
+from llmft.pipelines.distillation_checks import check_distillation, check_support
 from llmft.prompts.render import PromptFormat
 
 
@@ -23,17 +23,17 @@ def prompt_format(**changes):
 @pytest.mark.parametrize("support", SUPPORTS)
 def test_only_labels_correspond_behind_different_prompts(support):
     objective, same = Objective(support=support), prompt_format()
-    check_prompts(objective, prompt_format(description="Say yes or no."), same, calibrate=False)
+    check_support(objective, prompt_format(description="Say yes or no."), same, calibrate=False)
     others = [{"pattern": "{text1} !"}, {"prefix": " Answer:"}, {"words": ("True", "False")}]
     for changes, text in zip(others, ("patterns", "target prefixes", "target tokens"), strict=True):
         if support == "labels":
-            check_prompts(objective, same, prompt_format(**changes), calibrate=True)
+            check_support(objective, same, prompt_format(**changes), calibrate=True)
         else:
             with pytest.raises(InputError, match=f"--support {support}: teacher and student have different {text}"):
-                check_prompts(objective, same, prompt_format(**changes), calibrate=False)
+                check_support(objective, same, prompt_format(**changes), calibrate=False)
     if support != "labels":
         with pytest.raises(InputError, match=f"--support {support}: --calibrate"):
-            check_prompts(objective, same, same, calibrate=True)
+            check_support(objective, same, same, calibrate=True)
 
 
 @pytest.mark.parametrize(("stage", "mode", "schedule", "wrong"), [
@@ -51,4 +51,4 @@ def test_ranks_that_share_weights_read_equally_often(stage, mode, schedule, wron
     )
     job = SimpleNamespace(config=config, given={})
     with pytest.raises(InputError, match="--context_schedule cycle: with --teacher_mode online") if wrong else nullcontext():
-        check_flags(job)
+        check_distillation(job)

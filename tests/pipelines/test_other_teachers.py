@@ -88,3 +88,13 @@ def test_a_teacher_of_another_vocabulary_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"its vocabulary of .* is not the student's of 113.*the first being"):
         run("distill.py", tmp_path / "out", *SHORT, "--teacher_model_name_or_path", tmp_path / "other")
     assert not (tmp_path / "out").exists()
+
+
+def test_room_for_a_teachers_virtual_tokens_is_free_again_for_its_student(tmp_path):
+    soft = ("--use_soft_prompt", "--num_soft_prompt_tokens", 4, "--max_train_samples", 8, "--num_train_epochs", 1)
+    teacher = run("ft.py", tmp_path, *soft, "--max_eval_samples", 4).path / "model"
+    words = (*SHORT[:-1], "--max_seq_length", 57)
+    plain = run("distill.py", tmp_path, *words).metrics["stages"]
+    stages = run("distill.py", tmp_path, *words, "--teacher_model_name_or_path", teacher).metrics["stages"]
+    shortened = {stage: sets["toy"]["n_shortened"] for stage, sets in stages.items()}
+    assert shortened["teacher"] > shortened["after_with_context"] == plain["teacher"]["toy"]["n_shortened"]

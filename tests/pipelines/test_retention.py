@@ -8,13 +8,13 @@ import torch
 
 from llmft.errors import InputError
 from llmft.pipelines import distill
-from llmft.pipelines.loading import load
+from llmft.pipelines.loading import load_all
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.retention import Retention, retention_fingerprints, retention_tasks
 from llmft.report.records.collect import collect
 from llmft.report.statistics.summary import summarise
-from llmft.report.tables.contents import distillation, groups
+from llmft.report.tables.contents import distillation, result_rows
 from llmft.report.tables.table import markdown
 from tests.pipelines.conftest import MAIN, Record
 
@@ -82,7 +82,7 @@ def test_fingerprints_hold_versions_and_evaluation_rows(data_dir):
 
 def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     job = job_of(tmp_path, data_dir, "--use_soft_prompt")
-    model, tokenizer = load(job)
+    model, tokenizer = load_all(job)
     retention = Retention.create(retention_tasks(OTHERS, "toy"), job, model, tokenizer)
     scorer = job.scorer(model, tokenizer, prompt_format_of(job, "student"))
     prompters = {name: one.prompter for name, one in retention.scorers.items()}
@@ -123,14 +123,14 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     assert ("teacher", "retention", "score_accuracy") not in table.index
     change = table.loc[("after", "retention-rte", "retention_change"), "value"].item()
     assert change == record.metrics["retention_change"]["retention-rte"]
-    assert "| other tasks before | other tasks after |" in markdown(distillation(groups(summarise(collection))))
+    assert "| other tasks before | other tasks after |" in markdown(distillation(result_rows(summarise(collection))))
     own = record.phases["evaluate after toy"]["cpu_total_s"]
     assert table.loc[("after", "in_domain", "score_accuracy"), "cpu_ms_per_query"].item() == pytest.approx(1000 * own / 6)
 
 
 def test_the_scores_are_those_of_zero_shot(tmp_path, data_dir):
     job = job_of(tmp_path, data_dir)
-    model, tokenizer = load(job)
+    model, tokenizer = load_all(job)
     retention = Retention.create(retention_tasks("sst2", "toy"), job, model, tokenizer)
     retention.score("before", model)
     (data_dir / "glue" / "sst2" / "train.parquet").write_bytes((data_dir / "glue" / "sst2" / "validation.parquet").read_bytes())
@@ -143,7 +143,7 @@ def test_the_scores_are_those_of_zero_shot(tmp_path, data_dir):
 
 def test_without_other_tasks_there_is_nothing(tmp_path, data_dir):
     job = job_of(tmp_path, data_dir)
-    model, tokenizer = load(job)
+    model, tokenizer = load_all(job)
     retention = Retention.create([], job, model, tokenizer)
     retention.score("before", model)
     assert job.record.stages == {} == retention.change(job.record.stages) == job.other_sets
@@ -154,7 +154,7 @@ def test_tasks_that_the_model_cannot_be_asked(tmp_path, data_dir):
     folder.mkdir()
     pd.DataFrame({"text": ["news"], "label": [3]}).to_parquet(folder / "test.parquet")
     job = job_of(tmp_path, data_dir)
-    model, tokenizer = load(job)
+    model, tokenizer = load_all(job)
     with pytest.raises(
         InputError, match=r"^--retention_tasks ag_news: label words .*: 'World' is not one token .*; or leave ag_news out$"
     ):

@@ -9,7 +9,7 @@ import pytest
 from llmft.errors import InputError
 from llmft.evaluation.metrics import load_metric
 from llmft.pipelines import distill, in_context
-from llmft.pipelines.loading import load, load_data
+from llmft.pipelines.loading import load_all, load_data
 from llmft.pipelines.prepare import prepare
 from tests.evaluation.test_labels import MODULE
 from tests.pipelines.conftest import MAIN, Record
@@ -123,7 +123,7 @@ def test_training_rows_without_labels_cannot_be_shown(tmp_path, own_files):
             MAIN[script](arguments)
     assert not (tmp_path / "out").exists()
     (job,) = prepare("distill", distill.GROUPS, arguments, "")
-    load(job, with_demonstrations=False)
+    load_all(job, with_demonstrations=False)
     assert [row["label"] for row in job.data.train] == [None] * 60
     assert {row["label"] for row in job.eval_sets["custom"]} == {0, 1, 2}
 
@@ -134,7 +134,7 @@ def test_demonstrations_are_drawn_from_labelled_rows(tmp_path, own_files):
     file.write_text("\n".join([*lines[:13], *(line.rpartition(",")[0] + "," for line in lines[13:])]) + "\n")
     arguments = ["--model_name_or_path", "toy", "--use_cpu", "--output_dir", tmp_path / "out", "--num_shots", 6, *own_files]
     (job,) = prepare("distill", distill.GROUPS, list(map(str, arguments)), "")
-    load(job)
+    load_all(job)
     assert len(job.demonstrations) == 6
     assert {row["idx"] for row in job.demonstrations} < set(range(12))
     assert {row["label"] for row in job.demonstrations} == {0, 1, 2}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from llmft.evaluation.labels import majority
+from llmft.evaluation.labels import Labels
 from llmft.report.tables.published import add_published, published_numbers
 from llmft.tasks.load import load_task
 from llmft.tasks.table import TASKS, get_task
@@ -102,7 +102,7 @@ def test_pooled_sets_are_compared_only_where_they_are_the_papers():
 def test_majority_class_of_the_real_data(shared_data):
     def rate(task, name):
         data = load_task(get_task(task), variant=None, data_seed=0, data_dir=str(shared_data), cache_dir=None)
-        return majority([row["label"] for row in data.eval_sets[name]])
+        return Labels.majority(data.eval_sets[name])
 
     assert rate("rte", "rte") == 146 / 277
     assert rate("cola", "cola-ood") == 354 / 516

@@ -1,7 +1,7 @@
 """What is known of each part that can be trained, and of adapters in models and folders.
 
-A new part is one file that makes a `Part`, one row in `adapt.PARTS`, and one flag (or a value of `--adapter_type`) in
-`llmft.arguments.methods`.
+A new part is one file that makes a `Part`, one row in `adapt.PARTS`, one flag (or a value of `--adapter_type`) in
+`llmft.arguments.methods`, and its name and defaults in `llmft.arguments.training_defaults`.
 """
 
 from __future__ import annotations
