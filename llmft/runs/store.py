@@ -174,15 +174,22 @@ def _machine() -> str:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`; when the block ends well it is synced and takes the name `path`, an older one going
-    away."""
+def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yields an empty folder beside `path`; when the block ends well it is synced and takes the name `path`.
+
+    Args:
+        replace: remove an older folder of that name. If not, one with files in it stays, and there is an OSError.
+    """
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    aside.chmod(0o777 & ~_umask())
+    mask = _umask()
+    aside.chmod(0o777 & ~mask)
     try:
         yield aside
+        for file in filter(Path.is_file, aside.rglob("*")):
+            file.chmod(0o666 & ~mask)  # safetensors writes files that their owner alone can read
         sync_folder(aside)
-        shutil.rmtree(path, ignore_errors=True)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
         aside.replace(path)
         sync(path.parent)
     finally:

@@ -203,9 +203,9 @@ def mean_metrics(recent: list[dict[str, float]]) -> dict[str, float]:
 
 
 def save_checkpoint(model: OPTForCausalLM, output_dir: Path, record: dict) -> None:
-    """Writes model, tokenizer and `pretraining.json`: the directory appears whole or not at all."""
+    """Writes model, tokenizer and `pretraining.json`: the directory appears whole or not at all, and replaces none with files."""
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with whole_folder(output_dir) as aside:
+    with whole_folder(output_dir, replace=False) as aside:
         model.save_pretrained(aside)
         build_tokenizer().save_pretrained(aside)
         (aside / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
