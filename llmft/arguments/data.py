@@ -58,8 +58,9 @@ class DataArguments(Checked):
     hans_subcase: str | None = flag(None, "HANS: the only subcase, as le_passive; default: all of a heuristic.")
     train_file: str | None = flag(
         None,
-        "Training rows of your own, in place of a task: parquet, jsonl, json, csv or tsv. Needs --validation_file.",
+        "Training rows of your own, in place of a task: parquet, jsonl, json, csv or tsv.",
         kind="path",
+        needs="--validation_file",
     )
     validation_file: str | None = flag(None, "In-domain evaluation rows.", kind="path", needs="--train_file")
     test_file: str | None = flag(

@@ -33,7 +33,12 @@ class AdapterArguments(Checked):
         because="only one part can be trained",
     )
     bitfit: bool = flag(False, "Train the biases only.", excludes=ONE_PART, because="only one part can be trained")
-    freeze_embeddings: bool = flag(False, "Leave input and position embeddings, and an output layer tied to them, as they are.")
+    freeze_embeddings: bool = flag(
+        False,
+        "Leave input and position embeddings, and an output layer tied to them, as they are.",
+        excludes=ONE_PART,
+        because="it is read only where all weights are trained",
+    )
     untie_embeddings: bool = flag(
         False,
         "Give the output layer weights of its own where it is the input embeddings.",
