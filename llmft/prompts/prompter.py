@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
 from llmft.prompts.control import ControlTokens, control_tokens
@@ -16,7 +16,7 @@ from llmft.prompts.tokens import TokenizedPrompts, token_ids, tokenize_prompts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    Row = Mapping[str, Any]
+    from llmft.prompts.demonstrations import Row
 
 LONGEST = 8
 """Rows, the longest in characters, that are tokenized to see early whether all fit."""
