@@ -105,11 +105,6 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 def look_for(tokens: Iterable[str]) -> re.Pattern[str]:
     """What finds the tokens in a text; where several begin, the longest."""
-    return _look_for(tuple(tokens))
-
-
-@lru_cache(maxsize=8)
-def _look_for(tokens: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -180,13 +179,13 @@ def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
     Args:
         replace: remove an older folder of that name. If not, one with files in it stays, and there is an OSError.
     """
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    mask = _umask()
-    aside.chmod(0o777 & ~mask)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    aside.mkdir()
+    mode = aside.stat().st_mode & 0o666
     try:
         yield aside
         for file in filter(Path.is_file, aside.rglob("*")):
-            file.chmod(0o666 & ~mask)  # safetensors writes files that their owner alone can read
+            file.chmod(mode)  # safetensors writes files that their owner alone can read
         sync_folder(aside)
         if replace:
             shutil.rmtree(path, ignore_errors=True)
@@ -275,9 +274,3 @@ def short_hash(value: Any) -> str:
     """Twelve hex digits that change when anything in the (JSON-able) `value` does."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

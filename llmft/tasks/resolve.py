@@ -32,15 +32,10 @@ def resolve_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
         task = get_task(DEFAULT_TASK if data.task_name is None else data.task_name)
     else:
         task = own_task(data, labels_needed=labels_needed)
-    return replace(_subsampled(_tested_on(task, data), data.subsample_splits), metrics=data.metrics)
-
-
-def _subsampled(task: Task, size: int | None) -> Task:
-    if size is None:
-        return task
-    if task.splits is not None:
+    task, size = _tested_on(task, data), data.subsample_splits
+    if size is not None and task.splits is not None:
         raise InputError(f"--subsample_splits {size}: {task.name} makes its rows; leave it out, or take --max_eval_samples")
-    return replace(task, subsample_splits=size)
+    return replace(task, subsample_splits=task.subsample_splits if size is None else size, metrics=data.metrics)
 
 
 def _tested_on(task: Task, data: DataArguments) -> Task:
