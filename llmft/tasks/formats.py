@@ -10,7 +10,6 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,7 @@ def read_file(path: Path, where: str, header: tuple[str, ...] = ()) -> Table:
         raise InputError(f"{where}: cannot be read as {name[1:]}: {error}") from error
     except RecursionError as error:
         raise InputError(f"{where}: cannot be read as {name[1:]}: its values are nested too deeply; write flat rows") from error
-    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise InputError(
             f"{where}: cannot be read as {name[1:]}: {one_line(error)}; fix the file, or its ending if that is wrong"
         ) from error
@@ -87,32 +86,23 @@ def csv_table(text: str) -> Table:
     """Columns of a csv.
 
     Raises:
-        ValueError, csv.Error: it is none.
+        ValueError: it is none.
     """
-    with _wide_cells():
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        names = next((cells for cells in reader if cells), [])
-        _check_separator(names, ",")
-        rows: list[tuple[int, list[str]]] = []
-        before = reader.line_num
-        try:
-            for cells in reader:
-                before = reader.line_num
-                if cells:
-                    rows.append((before, cells))
-        except csv.Error as error:
-            raise ValueError(f"the row that begins in line {before + 1}: {error}") from error
-        return _columns(names, rows)
-
-
-@contextmanager
-def _wide_cells() -> Iterator[None]:
-    """Context: cells may be of any length. Python's limit is of the whole process, and is put back."""
-    limit = csv.field_size_limit(LARGEST)
+    limit, before = csv.field_size_limit(LARGEST), 0  # of the whole process, and put back
+    rows: list[tuple[int, list[str]]] = []
     try:
-        yield
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        for cells in reader:
+            before = reader.line_num
+            if cells and not rows:
+                _check_separator(cells, ",")
+            if cells:
+                rows.append((before, cells))
+    except csv.Error as error:
+        raise ValueError(f"the row that begins in line {before + 1}: {error}") from error
     finally:
         csv.field_size_limit(limit)
+    return _columns(rows[0][1] if rows else [], rows[1:])
 
 
 def _ending(path: Path) -> str:
