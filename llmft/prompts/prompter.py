@@ -99,11 +99,7 @@ class Prompter:
         self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-LONGEST:])
 
     def _check(self, prompts: TokenizedPrompts, rows: Sequence[Row], limit: int, place: str) -> None:
-        """Check that the rows' prompts are within the limit, which `place` sets.
-
-        Raises:
-            InputError: one is not; the message says by how many tokens, and what would fit.
-        """
+        """Check that the rows' prompts are within the limit, which `place` sets; the error says what would fit."""
         if prompts.longest <= limit:
             return
         flag, remedy = self.prompt_format.front_flag, "shorten that, leave long rows out, or cut them with --max_seq_length"

@@ -40,12 +40,12 @@ def resolve_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
 
 def _tested_on(task: Task, data: DataArguments) -> Task:
     """The task with the out-of-domain sets that the arguments ask for, or its own."""
-    asked = _asked(data)
-    names = list(task.partners) if asked is None else list(asked)
-    for name, flag in (asked or {}).items():
+    requested = _requested(data)
+    names = list(task.partners) if requested is None else list(requested)
+    for name, flag in (requested or {}).items():
         if task.name not in OUT_OF_DOMAIN[name].tasks:
             raise InputError(f"{flag}: goes with {', '.join(OUT_OF_DOMAIN[name].tasks)}, not with {task.name}; leave it out")
-    if asked is not None and data.out_of_domain_file is not None:
+    if requested is not None and data.out_of_domain_file is not None:
         raise InputError(
             f"--out_of_domain_file {data.out_of_domain_file}: is not read with --eval_task_name or --eval_on_...; leave one out"
         )
@@ -56,7 +56,7 @@ def _tested_on(task: Task, data: DataArguments) -> Task:
                 f"--{argument} {getattr(data, argument)}: is read only with --eval_task_name {name}; add that, or leave this out"
             )
     heuristics = _heuristics(data, evaluated="hans" in names)
-    if asked is None and not entries:
+    if requested is None and not entries:
         return task  # it has its own sets, or none
     if not names and task.splits is not None:
         return replace(task, splits=partial(_in_domain_alone, task))
@@ -64,7 +64,7 @@ def _tested_on(task: Task, data: DataArguments) -> Task:
     return replace(task, out_of_domain=tuple(sets))
 
 
-def _asked(data: DataArguments) -> dict[str, str] | None:
+def _requested(data: DataArguments) -> dict[str, str] | None:
     """Names of out-of-domain sets -> the flag that asks for each; None where nothing is said of them."""
     switches = {name: f"eval_on_{name.replace('-', '_')}" for name in OUT_OF_DOMAIN}
     on = {name: f"--{flag}" for name, flag in switches.items() if getattr(data, flag)}
