@@ -16,8 +16,10 @@ import sys
 
 import pandas as pd
 
+from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets
+
 COLUMNS = [
-    "task", "eval_set", "subset", "model", "method", "shots", "pattern", "selection", "metric",
+    "task", "eval_set", "our_sets", "subset", "model", "method", "shots", "pattern", "selection", "metric",
     "our_metric", "mean", "sd", "min", "max", "n_seeds", "n_eval", "source", "location", "provenance", "note",
 ]  # fmt: skip
 LEFT_OUT = ("majority class", "HF model card", "Duan et al. 2024")
@@ -105,6 +107,7 @@ def _clean(row: pd.Series) -> dict[str, object]:
     if task == "mnli" and (" merge" in location or "merged" in row["eval_set"]):
         task = "mnli-original"
     eval_set, subset, n_eval = EVAL_SETS[row["eval_set"]]
+    eval_set = task if eval_set == IN_DOMAIN else eval_set
     method, checkpoint = re.fullmatch(r"(.*?)(?: \(checkpoint=(.*)\))?", row["method"]).groups()
     notes = []
     knight = row["system"].startswith("Knight")
@@ -135,7 +138,8 @@ def _clean(row: pd.Series) -> dict[str, object]:
     metric = METRICS.get(row["metric"], row["metric"].split(" (")[0])
     return {
         "task": task,
-        "eval_set": task if eval_set == IN_DOMAIN else eval_set,
+        "eval_set": eval_set,
+        "our_sets": ";".join(_our_sets(task, eval_set)),
         "subset": subset,
         "model": row["model"],
         "method": method,
@@ -153,6 +157,15 @@ def _clean(row: pd.Series) -> dict[str, object]:
         "provenance": _provenance(location),
         "note": "; ".join(notes),
     }
+
+
+def _our_sets(task: str, eval_set: str) -> list[str]:
+    """Our evaluation sets that make up a published one, sorted; none where ours have other rows."""
+    names = {f"hans-{LEXICAL_OVERLAP}": "hans"} | {entry.prefix: name for name, entry in OUT_OF_DOMAIN.items() if name != "hans"}
+    entry = OUT_OF_DOMAIN.get(names.get(eval_set, ""))
+    if entry is None or task not in entry.tasks:
+        return [task] if eval_set == task else []
+    return sorted(one.name for one in eval_sets(entry, task))
 
 
 def _spread(row: pd.Series) -> dict[str, str]:

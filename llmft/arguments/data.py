@@ -54,7 +54,7 @@ class DataArguments(Checked):
     hans_heuristics: str = flag("HANS: lexical_overlap, subsequence, constituent, comma between; or all.", "lexical_overlap")
     hans_subcase: str | None = flag("HANS: the only subcase, as le_passive; default: all of a heuristic.")
     train_file: str | None = flag(
-        "Training rows of your own, in place of a task: parquet, jsonl, json, csv or tsv. Needs --validation_file.", kind="path"
+        "Training rows of your own, in place of a task: parquet, jsonl, json, csv or tsv.", kind="path", needs="--validation_file"
     )
     validation_file: str | None = flag("In-domain evaluation rows.", kind="path", needs="--train_file")
     test_file: str | None = flag("One more evaluation set, in a group `test` of its own.", kind="path", needs="--train_file")

@@ -30,7 +30,11 @@ class AdapterArguments(Checked):
         "Train the output layer only; where it is the input embeddings, it gets its own weights first.", False, excludes=ONE_PART
     )
     bitfit: bool = flag("Train the biases only.", False, excludes=ONE_PART)
-    freeze_embeddings: bool = flag("Leave input and position embeddings, and an output layer tied to them, as they are.", False)
+    freeze_embeddings: bool = flag(
+        "Leave input and position embeddings, and an output layer tied to them, as they are.",
+        False,
+        excludes={part: "it is read only where all weights are trained" for part in ONE_PART},
+    )
     untie_embeddings: bool = flag(
         "Give the output layer weights of its own where it is the input embeddings.",
         False,

@@ -35,9 +35,12 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
     adapters = {name: adapter.to_dict() for name, adapter in getattr(whole, "peft_config", {}).items()}
     settings = json.dumps([config, adapters], sort_keys=True, default=str)
     digest = hashlib.sha256(f"{type(bare).__name__} {settings}\n".encode())
-    if getattr(bare.config, "auto_map", None):
-        for file in code_files(type(bare)):
-            digest.update(file.read_bytes())
+    if getattr(bare.config, "auto_map", None):  # its class came with it: that file, and those that it imports from beside it
+        from transformers.dynamic_module_utils import get_relative_import_files
+
+        module = sys.modules[type(bare).__module__].__file__
+        for file in (module, *sorted(set(get_relative_import_files(module)))):
+            digest.update(Path(file).read_bytes())
     for name, tensor in sorted(whole.state_dict(keep_vars=True).items()):
         with whole_weights([tensor]):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -45,11 +48,3 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
             for start in range(0, len(content), CHUNK):
                 digest.update(content[start : start + CHUNK].cpu().numpy())
     return digest.hexdigest()
-
-
-def code_files(kind: type) -> list[Path]:
-    """The file of a class that came with a model, and those that it imports from beside it."""
-    from transformers.dynamic_module_utils import get_relative_import_files
-
-    module = sys.modules[kind.__module__].__file__
-    return [Path(file) for file in (module, *sorted(set(get_relative_import_files(module))))]

@@ -97,11 +97,7 @@ def load_model(
 
 @contextmanager
 def _loading(flag: str, name: str, remedy: str) -> Iterator[None]:
-    """Context: libraries read the user's files and may raise anything; whatever they raise is the files' fault, not a bug.
-
-    Raises:
-        InputError: they cannot be loaded.
-    """
+    """Context: libraries read the user's files and may raise anything; whatever they raise is the files' fault, not a bug."""
     try:
         yield
     except InputError as error:
@@ -151,11 +147,7 @@ def check_tokenizer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, 
 
 
 def _whole(loaded: tuple[torch.nn.Module, dict[str, Any]], name: str) -> torch.nn.Module:
-    """The model that was loaded, with every weight it needs: transformers would draw those that are missing at random.
-
-    Raises:
-        InputError: weights are missing.
-    """
+    """The model that was loaded, with every weight it needs: transformers would draw those that are missing at random."""
     model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:

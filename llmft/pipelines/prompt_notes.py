@@ -45,7 +45,7 @@ def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[
     """The number of rows whose text holds what would be a control token in a pattern."""
     prompters = [scorer.prompter for scorer in scorers.values()]
     prompter = prompters[0]
-    control = look_for(control_tokens(prompter.tokenizer))
+    control = look_for(tuple(control_tokens(prompter.tokenizer)))
     sets = [
         *job.contexts,
         train_rows,

@@ -50,7 +50,7 @@ class ControlTokens:
 
     def mark(self, text: str) -> str:
         """What a format writes, a mark in the place of each control token."""
-        return look_for(self.ids).sub(lambda match: f"{self.fence}{self.ids[match[0]]}{self.fence}", text)
+        return look_for(tuple(self.ids)).sub(lambda match: f"{self.fence}{self.ids[match[0]]}{self.fence}", text)
 
     def plain(self, marked: str) -> str:
         """The text that was marked."""
@@ -70,7 +70,7 @@ class ControlTokens:
             return tokens
         watched = {number for name, number in self.ids.items() if not BYTE.fullmatch(name)}
         watched.discard(self.tokenizer.unk_token_id)  # unknown letters become that
-        names = look_for(self.ids)
+        names = look_for(tuple(self.ids))
 
         def as_written(text: str, ids: list[int]) -> bool:
             written = [number for number in map(int, self._marks.findall(text)) if number in watched]
@@ -103,13 +103,9 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {token.content: number for number, token in added if token.special and not token.single_word}
 
 
-def look_for(tokens: Iterable[str]) -> re.Pattern[str]:
-    """What finds the tokens in a text; where several begin, the longest."""
-    return _look_for(tuple(tokens))
-
-
 @lru_cache(maxsize=8)
-def _look_for(tokens: tuple[str, ...]) -> re.Pattern[str]:
+def look_for(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """What finds the tokens in a text; where several begin, the longest."""
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 

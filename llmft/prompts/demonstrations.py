@@ -38,17 +38,22 @@ def draw_demonstrations(
     stream = np.random.RandomState(data_seed)
     labels = np.array([row["label"] for row in rows])
     positions: list[int] = []
+    pools = {"": np.arange(len(rows))}
     if balanced:
         if num_shots % num_labels:
             raise InputError(
                 f"--num_shots {num_shots}: cannot be shared out evenly over {num_labels} labels; "
                 f"take a multiple of {num_labels}, or --no_balanced"
             )
-        for label in range(num_labels):
-            candidates = np.flatnonzero(labels == label)
-            positions += _choose(stream, candidates, num_shots // num_labels, f"--num_shots {num_shots}", f"of label {label} ")
-    else:
-        positions = _choose(stream, np.arange(len(rows)), num_shots, f"--num_shots {num_shots}", "")
+        pools = {f"of label {label} ": np.flatnonzero(labels == label) for label in range(num_labels)}
+    for kind, pool in pools.items():
+        count = num_shots // len(pools)
+        if count > len(pool):
+            raise InputError(
+                f"--num_shots {num_shots}: {count} demonstrations {kind}are asked for, and there are {len(pool)} rows; "
+                "ask for fewer"
+            )
+        positions += stream.choice(pool, count, replace=False).tolist()
     drawn = [rows[position] for position in sorted(positions)]
     if shuffle:
         drawn = [drawn[i] for i in np.random.default_rng(data_seed).permutation(len(drawn))]
@@ -120,11 +125,3 @@ def create_few_shot_context(
         rows, num_shots, data_seed=data_seed, balanced=balanced, shuffle=shuffle, num_labels=len(prompt_format.words)
     )
     return prompt_format.context(drawn), [row["idx"] for row in drawn]
-
-
-def _choose(stream: np.random.RandomState, candidates: np.ndarray, count: int, flag: str, kind: str) -> list[int]:
-    if count > len(candidates):
-        raise InputError(
-            f"{flag}: {count} demonstrations {kind}are asked for, and there are {len(candidates)} rows; ask for fewer"
-        )
-    return stream.choice(candidates, count, replace=False).tolist()

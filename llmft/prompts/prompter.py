@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
 from llmft.prompts.control import ControlTokens, control_tokens
@@ -16,7 +16,7 @@ from llmft.prompts.tokens import TokenizedPrompts, token_ids, tokenize_prompts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    Row = Mapping[str, Any]
+    from llmft.prompts.demonstrations import Row
 
 LONGEST = 8
 """Rows, the longest in characters, that are tokenized to see early whether all fit."""
@@ -101,11 +101,7 @@ class Prompter:
         self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-LONGEST:])
 
     def _check(self, prompts: TokenizedPrompts, rows: Sequence[Row], limit: int, place: str) -> None:
-        """Check that the rows' prompts are within the limit, which `place` sets.
-
-        Raises:
-            InputError: one is not; the message says by how many tokens, and what would fit.
-        """
+        """Check that the rows' prompts are within the limit, which `place` sets; the error says what would fit."""
         if prompts.longest <= limit:
             return
         flag, remedy = self.prompt_format.front_flag, "shorten that, leave long rows out, or cut them with --max_seq_length"

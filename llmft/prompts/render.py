@@ -106,18 +106,15 @@ class PromptFormat:
     def __post_init__(self) -> None:
         names = PLACEHOLDER.findall(self.pattern)
         unknown = [name for name in names if name not in FIELDS and not (name == "label" and self.shown_labels)]
+        fault = None
         if unknown:
-            raise InputError(
-                f"{self.pattern_flag} {quote(self.pattern)}: unknown placeholder {{{unknown[0]}}}; use {{text1}} and {{text2}}"
-            )
-        if self.shown_labels and "label" not in names:
-            raise InputError(
-                f"{self.pattern_flag} {quote(self.pattern)}: there is no {{label}} in it; put it where the label is shown"
-            )
-        if "text1" not in names:
-            raise InputError(
-                f"{self.pattern_flag} {quote(self.pattern)}: there is no {{text1}} in it; put it where the text goes"
-            )
+            fault = f"unknown placeholder {{{unknown[0]}}}; use {{text1}} and {{text2}}"
+        elif self.shown_labels and "label" not in names:
+            fault = "there is no {label} in it; put it where the label is shown"
+        elif "text1" not in names:
+            fault = "there is no {text1} in it; put it where the text goes"
+        if fault:
+            raise InputError(f"{self.pattern_flag} {quote(self.pattern)}: {fault}")
         for name in ("pattern", "prefix", "separator", "description", "delimiter"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, self.decode(getattr(self, name)))

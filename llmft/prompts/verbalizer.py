@@ -23,14 +23,15 @@ def parse_words(target_tokens: str, num_labels: int, flag: str = "--target_token
         InputError: not one word a label, an empty word, or the same word twice.
     """
     words = tuple(word.strip(SPACE_MARKS) for word in target_tokens.split(","))
+    fault = None
     if len(words) != num_labels:
-        raise InputError(
-            f"{flag} {quote(target_tokens)}: {len(words)} words for {num_labels} labels; give one a label, comma between"
-        )
-    if not all(words):
-        raise InputError(f"{flag} {quote(target_tokens)}: one of the words is empty; give one a label, comma between")
-    if len(set(words)) < len(words):
-        raise InputError(f"{flag} {quote(target_tokens)}: two labels have the same word; give each its own")
+        fault = f"{len(words)} words for {num_labels} labels; give one a label, comma between"
+    elif not all(words):
+        fault = "one of the words is empty; give one a label, comma between"
+    elif len(set(words)) < len(words):
+        fault = "two labels have the same word; give each its own"
+    if fault:
+        raise InputError(f"{flag} {quote(target_tokens)}: {fault}")
     return words
 
 

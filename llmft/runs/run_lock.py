@@ -43,11 +43,9 @@ class RunLock:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 handle = self.file.open("a+", encoding="utf-8")
-            except FileNotFoundError as error:  # a folder that another process has just removed: once more
-                reason = error
-                continue
-            except FileExistsError as error:  # the same, but it was there when it was to be made
-                if os.path.lexists(error.filename) and not os.path.isdir(error.filename):
+            except (FileNotFoundError, FileExistsError) as error:  # of a folder that another process has just removed: once more
+                file = error.filename
+                if isinstance(error, FileExistsError) and os.path.lexists(file) and not os.path.isdir(file):
                     raise
                 reason = error
                 continue

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -174,15 +173,22 @@ def _machine() -> str:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`; when the block ends well it is synced and takes the name `path`, an older one going
-    away."""
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    aside.chmod(0o777 & ~_umask())
+def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yields an empty folder beside `path`; when the block ends well it is synced and takes the name `path`.
+
+    Args:
+        replace: remove an older folder of that name. If not, one with files in it stays, and there is an OSError.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    aside.mkdir()
+    mode = aside.stat().st_mode & 0o666
     try:
         yield aside
+        for file in filter(Path.is_file, aside.rglob("*")):
+            file.chmod(mode)  # safetensors writes files that their owner alone can read
         sync_folder(aside)
-        shutil.rmtree(path, ignore_errors=True)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
         aside.replace(path)
         sync(path.parent)
     finally:
@@ -268,9 +274,3 @@ def short_hash(value: Any) -> str:
     """Twelve hex digits that change when anything in the (JSON-able) `value` does."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -67,11 +67,7 @@ def _local_paths(source: Source, data_dir: str) -> tuple[Path, ...]:
 
 
 def _shards(stem: Path, data_dir: str) -> tuple[Path, ...]:
-    """All files of a split as the hub names them, in their order.
-
-    Raises:
-        InputError: one is missing, or those of two downloads lie side by side.
-    """
+    """All files of a split as the hub names them, in their order."""
     names = [path.name for path in stem.parent.iterdir()] if stem.parent.is_dir() else []
     matches = [match for name in sorted(names) if (match := SHARD.fullmatch(name)) and match[1] == stem.name]
     if not matches:

@@ -10,7 +10,6 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,7 @@ def read_file(path: Path, where: str, header: tuple[str, ...] = ()) -> Table:
         raise InputError(f"{where}: cannot be read as {name[1:]}: {error}") from error
     except RecursionError as error:
         raise InputError(f"{where}: cannot be read as {name[1:]}: its values are nested too deeply; write flat rows") from error
-    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise InputError(
             f"{where}: cannot be read as {name[1:]}: {one_line(error)}; fix the file, or its ending if that is wrong"
         ) from error
@@ -87,32 +86,23 @@ def csv_table(text: str) -> Table:
     """Columns of a csv.
 
     Raises:
-        ValueError, csv.Error: it is none.
+        ValueError: it is none.
     """
-    with _wide_cells():
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        names = next((cells for cells in reader if cells), [])
-        _check_separator(names, ",")
-        rows: list[tuple[int, list[str]]] = []
-        before = reader.line_num
-        try:
-            for cells in reader:
-                before = reader.line_num
-                if cells:
-                    rows.append((before, cells))
-        except csv.Error as error:
-            raise ValueError(f"the row that begins in line {before + 1}: {error}") from error
-        return _columns(names, rows)
-
-
-@contextmanager
-def _wide_cells() -> Iterator[None]:
-    """Context: cells may be of any length. Python's limit is of the whole process, and is put back."""
-    limit = csv.field_size_limit(LARGEST)
+    limit, before = csv.field_size_limit(LARGEST), 0  # of the whole process, and put back
+    rows: list[tuple[int, list[str]]] = []
     try:
-        yield
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        for cells in reader:
+            before = reader.line_num
+            if cells and not rows:
+                _check_separator(cells, ",")
+            if cells:
+                rows.append((before, cells))
+    except csv.Error as error:
+        raise ValueError(f"the row that begins in line {before + 1}: {error}") from error
     finally:
         csv.field_size_limit(limit)
+    return _columns(rows[0][1] if rows else [], rows[1:])
 
 
 def _ending(path: Path) -> str:
@@ -153,10 +143,6 @@ def _cells(column: pa.ChunkedArray) -> list[Any]:
         return column.cast(pa.string()).to_pylist()
 
 
-def _csv(path: Path) -> Table:
-    return csv_table(_text(path))
-
-
 def _tsv(path: Path, header: tuple[str, ...] = ()) -> Table:
     """Columns of a tsv as GLUE, PAWS and CoLA write it: a quote is text, and a tab always ends a cell.
 
@@ -172,35 +158,28 @@ def _tsv(path: Path, header: tuple[str, ...] = ()) -> Table:
     return _columns(rows[0][1], rows[1:])
 
 
-def _json_lines(path: Path) -> Table:
-    return _objects(_text(path))
-
-
 def _json(path: Path) -> Table:
     text = _text(path)
     if text.lstrip().startswith("["):
-        return _records(("row", number, record) for number, record in enumerate(PARSER.decode(text), 1))
+        return _records(enumerate(PARSER.decode(text), 1))
     try:
         whole = PARSER.decode(text)
     except ValueError:  # an object a line, or damaged
-        return _objects(text)
+        return _records(_lines(text), "line")
     rows = [value for name, value in whole.items() if name == "data" or len(whole) == 1] if isinstance(whole, dict) else []
     if rows and isinstance(rows[0], list) and all(isinstance(record, dict) for record in rows[0]):
-        return _records(("row", number, record) for number, record in enumerate(rows[0], 1))
-    return _records([("row", 1, whole)])
+        return _records(enumerate(rows[0], 1))
+    return _records([(1, whole)])
 
 
-def _objects(text: str) -> Table:
-    def parse() -> Iterable[tuple[str, int, Any]]:
-        for number, line in enumerate(split_lines(text), 1):
-            if line.strip():
-                try:
-                    yield "line", number, PARSER.decode(line)
-                except ValueError as error:
-                    hint = " (a comma ends it; write an object a line without)" if line.rstrip().endswith(",") else ""
-                    raise ValueError(f"line {number}: {error}{hint}") from error
-
-    return _records(parse())
+def _lines(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(split_lines(text), 1):
+        if line.strip():
+            try:
+                yield number, PARSER.decode(line)
+            except ValueError as error:
+                hint = " (a comma ends it; write an object a line without)" if line.rstrip().endswith(",") else ""
+                raise ValueError(f"line {number}: {error}{hint}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -212,10 +191,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 PARSER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < DIGITS else digits, object_pairs_hook=_object)
 
 
-def _records(records: Iterable[tuple[str, int, Any]]) -> Table:
-    """Columns of JSON objects (with what they are and their number); what an object does not have is None."""
+def _records(records: Iterable[tuple[int, Any]], kind: str = "row") -> Table:
+    """Columns of JSON objects, each with its number; what an object does not have is None."""
     rows = []
-    for kind, number, record in records:
+    for number, record in records:
         if not isinstance(record, dict):
             raise ValueError(f"{kind} {number} is not an object with a value for each column")
         rows.append(record)
@@ -233,9 +212,7 @@ def _check_separator(names: list[str], separator: str) -> None:
         return
     other = next((mark for mark in SEPARATORS if mark in names[0] and mark != separator), None)
     if other:
-        remedy = (
-            "let its name end in .tsv" if other == "\t" else "let its name end in .csv" if other == "," else "save it with commas"
-        )
+        remedy = {"\t": "let its name end in .tsv", ",": "let its name end in .csv"}.get(other, "save it with commas")
         raise WrongFile(
             f"{SEPARATORS[other]} separates its columns ({quote(names[0])}), and not {SEPARATORS[separator]}; {remedy}"
         )
@@ -260,9 +237,9 @@ def _check_names(names: list[str]) -> None:
 
 READERS: dict[str, Callable[[Path], Table]] = {
     ".parquet": _parquet,
-    ".jsonl": _json_lines,
+    ".jsonl": lambda path: _records(_lines(_text(path)), "line"),
     ".json": _json,
-    ".csv": _csv,
+    ".csv": lambda path: csv_table(_text(path)),
     ".tsv": _tsv,
     ".txt": _tsv,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,5 +47,5 @@ def listed_idx(file: str) -> list[int]:
         return [whole_number(cell) for cell in cells]
     except KeyError as error:
         raise InputError(f"{flag}: cannot be read (there is no column 'idx'); {remedy}") from error
-    except (OSError, ValueError, TypeError, csv.Error, RecursionError, OverflowError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise InputError(f"{flag}: cannot be read ({one_line(error)}); {remedy}") from error

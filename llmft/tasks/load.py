@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -167,14 +166,10 @@ def fingerprint_data(task: Task, data_dir: str | None, *more: Source) -> dict[st
     """
     made = {task.name: f"version {task.version}"} if task.splits is not None else {}
     places = dict.fromkeys(locate(source, data_dir) for source in (*(s.source for s in task.row_sets), *more))
-    return made | dict(sorted((place.name, _hash(place.paths) if place.paths else "hub") for place in places))
-
-
-def _hash(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    for place in sorted(places, key=lambda place: place.name):
+        content = b"".join(path.read_bytes() for path in place.paths)
+        made[place.name] = hashlib.sha256(content).hexdigest()[:16] if place.paths else "hub"
+    return made
 
 
 def _state(eval_set: EvalSet, place: Place, task: Task, cache_dir: str | None) -> Hashable:
@@ -185,11 +180,9 @@ def _state(eval_set: EvalSet, place: Place, task: Task, cache_dir: str | None) -
 
 
 def _read(place: Place, cache_dir: str | None) -> Table:
-    return _read_files(place) if place.paths else _read_hub(place.source, cache_dir)
-
-
-def _read_files(place: Place) -> Table:
-    """The files of a place behind one another."""
+    """The rows of the hub, or of the files of a place behind one another."""
+    if not place.paths:
+        return _read_hub(place.source, cache_dir)
     tables = [read_file(path, place.where, place.source.header) for path in place.paths]
     if any(set(table) != set(tables[0]) for table in tables):
         raise InputError(f"{place.where}: the files differ in their columns; leave those of one download")

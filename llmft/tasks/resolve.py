@@ -32,25 +32,20 @@ def resolve_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
         task = get_task(DEFAULT_TASK if data.task_name is None else data.task_name)
     else:
         task = own_task(data, labels_needed=labels_needed)
-    return replace(_subsampled(_tested_on(task, data), data.subsample_splits), metrics=data.metrics)
-
-
-def _subsampled(task: Task, size: int | None) -> Task:
-    if size is None:
-        return task
-    if task.splits is not None:
+    task, size = _tested_on(task, data), data.subsample_splits
+    if size is not None and task.splits is not None:
         raise InputError(f"--subsample_splits {size}: {task.name} makes its rows; leave it out, or take --max_eval_samples")
-    return replace(task, subsample_splits=size)
+    return replace(task, subsample_splits=task.subsample_splits if size is None else size, metrics=data.metrics)
 
 
 def _tested_on(task: Task, data: DataArguments) -> Task:
     """The task with the out-of-domain sets that the arguments ask for, or its own."""
-    asked = _asked(data)
-    names = list(task.partners) if asked is None else list(asked)
-    for name, flag in (asked or {}).items():
+    requested = _requested(data)
+    names = list(task.partners) if requested is None else list(requested)
+    for name, flag in (requested or {}).items():
         if task.name not in OUT_OF_DOMAIN[name].tasks:
             raise InputError(f"{flag}: goes with {', '.join(OUT_OF_DOMAIN[name].tasks)}, not with {task.name}; leave it out")
-    if asked is not None and data.out_of_domain_file is not None:
+    if requested is not None and data.out_of_domain_file is not None:
         raise InputError(
             f"--out_of_domain_file {data.out_of_domain_file}: is not read with --eval_task_name or --eval_on_...; leave one out"
         )
@@ -61,7 +56,7 @@ def _tested_on(task: Task, data: DataArguments) -> Task:
                 f"--{argument} {getattr(data, argument)}: is read only with --eval_task_name {name}; add that, or leave this out"
             )
     heuristics = _heuristics(data, evaluated="hans" in names)
-    if asked is None and not entries:
+    if requested is None and not entries:
         return task  # it has its own sets, or none
     if not names and task.splits is not None:
         return replace(task, splits=partial(_in_domain_alone, task))
@@ -69,7 +64,7 @@ def _tested_on(task: Task, data: DataArguments) -> Task:
     return replace(task, out_of_domain=tuple(sets))
 
 
-def _asked(data: DataArguments) -> dict[str, str] | None:
+def _requested(data: DataArguments) -> dict[str, str] | None:
     """Names of out-of-domain sets -> the flag that asks for each; None where nothing is said of them."""
     switches = {name: f"eval_on_{name.replace('-', '_')}" for name in OUT_OF_DOMAIN}
     on = {name: f"--{flag}" for name, flag in switches.items() if getattr(data, flag)}

@@ -119,6 +119,7 @@ class Task:
     """One row of the table.
 
     Attributes:
+        patterns: ways of asking by name; `minimal` is used unless another is asked for.
         partners: names of the out-of-domain sets that are taken unless others are asked for.
         subsample_splits: rows that every split is cut to; 0 for none.
         splits: where given, makes the rows, in place of `train` and the evaluation sets' sources.
@@ -147,16 +148,6 @@ class Task:
     instruction: Callable[[str | None, int], str] | None = field(default=None, compare=False)
     metrics: tuple[str, ...] = ()
     answer: str = "label"
-
-    @property
-    def pattern(self) -> str:
-        """The pattern that is used unless another is asked for."""
-        return self.patterns["minimal"].pattern
-
-    @property
-    def target_tokens(self) -> tuple[str, ...]:
-        """The label words of that pattern."""
-        return self.patterns["minimal"].target_tokens
 
     @property
     def row_sets(self) -> tuple[EvalSet, ...]:

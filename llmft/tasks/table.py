@@ -42,6 +42,7 @@ def _sets(task: str, train: Source, in_domain: Source, columns: tuple[str, str |
 # The hub's validation split is the in-domain dev set and behind it the out-of-domain one. Upstream evaluates in-domain on
 # all of it, CoLA-OOD included; here each row is in one of the two.
 COLA_ROWS, COLA_IN_DOMAIN = 1043, 527
+MNLI_SOURCES = _glue("mnli", "train"), _glue("mnli", "validation_matched")
 COLA_VALIDATION = _glue("cola", "validation", part=RowRange(COLA_ROWS, 0, COLA_IN_DOMAIN))
 
 TASKS: dict[str, Task] = {
@@ -68,35 +69,17 @@ TASKS: dict[str, Task] = {
             partners=("hans",),
             label_pattern=NLI_LABEL_PATTERN,
         ),
-        Task(
-            name="mnli",
-            version=1,
-            label_names=("entailment", "contradiction"),
-            patterns=NLI_PATTERNS,
-            **_sets(
-                "mnli",
-                _glue("mnli", "train"),
-                _glue("mnli", "validation_matched"),
-                ("premise", "hypothesis"),
-                label_map=NEUTRAL_REMOVED,
-            ),
-            partners=("hans",),
-            label_pattern=NLI_LABEL_PATTERN,
-        ),
-        Task(
-            name="mnli-original",
-            version=1,
-            label_names=("entailment", "contradiction"),
-            patterns=NLI_PATTERNS,
-            **_sets(
-                "mnli-original",
-                _glue("mnli", "train"),
-                _glue("mnli", "validation_matched"),
-                ("premise", "hypothesis"),
-                label_map=NEUTRAL_MERGED,
-            ),
-            partners=("hans",),
-            label_pattern=NLI_LABEL_PATTERN,
+        *(
+            Task(
+                name=name,
+                version=1,
+                label_names=("entailment", "contradiction"),
+                patterns=NLI_PATTERNS,
+                **_sets(name, *MNLI_SOURCES, ("premise", "hypothesis"), label_map=label_map),
+                partners=("hans",),
+                label_pattern=NLI_LABEL_PATTERN,
+            )
+            for name, label_map in (("mnli", NEUTRAL_REMOVED), ("mnli-original", NEUTRAL_MERGED))
         ),
         Task(
             name="qqp",
@@ -151,22 +134,16 @@ TASKS: dict[str, Task] = {
 LEXICAL_OVERLAP = "lexical_overlap"
 HANS_SUBCASES: dict[str, tuple[str, ...]] = {
     LEXICAL_OVERLAP: tuple(
-        """
-        le_around_prepositional_phrase le_around_relative_clause le_conjunction le_passive le_relative_clause
-        ln_conjunction ln_passive ln_preposition ln_relative_clause ln_subject/object_swap
-        """.split()
+        """le_around_prepositional_phrase le_around_relative_clause le_conjunction le_passive le_relative_clause
+        ln_conjunction ln_passive ln_preposition ln_relative_clause ln_subject/object_swap""".split()
     ),
     "subsequence": tuple(
-        """
-        se_PP_on_obj se_adjective se_conjunction se_relative_clause_on_obj se_understood_object
-        sn_NP/S sn_NP/Z sn_PP_on_subject sn_past_participle sn_relative_clause_on_subject
-        """.split()
+        """se_PP_on_obj se_adjective se_conjunction se_relative_clause_on_obj se_understood_object
+        sn_NP/S sn_NP/Z sn_PP_on_subject sn_past_participle sn_relative_clause_on_subject""".split()
     ),
     "constituent": tuple(
-        """
-        ce_adverb ce_after_since_clause ce_conjunction ce_embedded_under_since ce_embedded_under_verb
-        cn_adverb cn_after_if_clause cn_disjunction cn_embedded_under_if cn_embedded_under_verb
-        """.split()
+        """ce_adverb ce_after_since_clause ce_conjunction ce_embedded_under_since ce_embedded_under_verb
+        cn_adverb cn_after_if_clause cn_disjunction cn_embedded_under_if cn_embedded_under_verb""".split()
     ),
 }
 """HANS' heuristics and their subcases (McCoy et al. 2019, arXiv:1902.01007); the second letter is e(ntailment) or n(ot)."""

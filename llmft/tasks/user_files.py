@@ -38,8 +38,6 @@ def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
     Raises:
         InputError: a file or column is missing, the labels are no classes, or the arguments contradict each other.
     """
-    if data.validation_file is None:
-        raise InputError(f"--train_file {data.train_file}: needs --validation_file, the rows to evaluate on; add that")
     table = read_file(Path(data.train_file), f"--train_file {data.train_file}")
     columns = (data.text1_column, data.text2_column or ("text2" if "text2" in table else None))
     for argument in ("text1_column", "text2_column"):

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import shutil
 
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from llmft.models.fingerprint import fingerprint_weights
+from llmft.models.fingerprint import CHUNK, NO_MATTER, fingerprint_weights
 from tests.conftest import tiny_model
 
 
@@ -28,6 +30,17 @@ def test_the_end_of_a_large_tensor_counts():
     with torch.no_grad():
         model.model.embed_tokens.weight[-1] = 1
     assert fingerprint_weights(model) != before
+
+
+def test_it_is_the_sha256_of_whole_tensors_however_they_are_read():
+    model = tiny_model("opt")
+    model.register_buffer("large", torch.arange(CHUNK // 4 + 100))
+    config = {name: value for name, value in model.config.to_dict().items() if name not in NO_MATTER}
+    digest = hashlib.sha256(f"OPTForCausalLM {json.dumps([config, {}], sort_keys=True, default=str)}\n".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    assert fingerprint_weights(model) == digest.hexdigest()
 
 
 def test_where_the_bytes_lie_does_not_matter():

@@ -52,6 +52,7 @@ CASES = [
     ("distill.py", ["--use_cartridge", "--num_contexts", "2"], "2 or more (it starts as the keys and values of one context)"),
     ("distill.py", ["--use_soft_prompt", "--use_adapter"], "--use_adapter True: does not go with --use_soft_prompt (only"),
     ("ft.py", ["--bitfit", "--untie_embeddings"], "--untie_embeddings True: does not go with --bitfit (it is read"),
+    ("ft.py", ["--bitfit", "--freeze_embeddings"], "--freeze_embeddings True: does not go with --bitfit (it is read"),
     ("ft.py", ["--use_soft_prompt", "--use_cartridge"], "--use_soft_prompt True: does not go with --use_cartridge (only"),
     ("ft.py", ["--cartridge_tokens", "3"], "--cartridge_tokens 3: is read only with --use_cartridge"),
     ("ft.py", ["--cartridge_frozen_tokens", "2"], "--cartridge_frozen_tokens 2: is read only with --use_cartridge"),

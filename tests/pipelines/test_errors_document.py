@@ -243,6 +243,7 @@ CASES = {
     "a model that counts otherwise": Case("eval.py", "--model_name_or_path {bart}"),
     "weights that are missing": Case("eval.py", "--model_name_or_path {more_layers}"),
     "an adapter without base": Case("eval.py", "--model_name_or_path {no_base}"),
+    "an adapter of a kind that is not supported": Case("eval.py", "--model_name_or_path {prefix}"),
     "an adapter of a base that was resized": Case("eval.py", "--model_name_or_path {resized}"),
     "weights in a pickle that could run code": Case("eval.py", "--model_name_or_path {pickled}"),
     "a model with code of its own": Case("eval.py", "--model_name_or_path {own_code}"),
@@ -375,13 +376,15 @@ def models(folder, tokenizers):
         file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
 
     names = "cut_model no_tokenizer cut_tokenizer more_layers no_base pickled own_code other_tokenizer other_teacher nan_model"
-    made = {name: model(name) for name in [*names.split(), "infinite"]}
+    made = {name: model(name) for name in [*names.split(), "infinite", "prefix"]}
     cut(made["cut_model"] / "model.safetensors", 50000)
     cut(made["cut_tokenizer"] / "tokenizer.json", 500)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (made["no_tokenizer"] / name).unlink()
     configure(made["more_layers"], num_hidden_layers=9)
     (made["no_base"] / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    prefix = '{"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4, "base_model_name_or_path": "toy"}'
+    (made["prefix"] / "adapter_config.json").write_text(prefix)
     (made["pickled"] / "model.safetensors").unlink()
     torch.save({"weight": RunsCode(folder / "code_has_run")}, made["pickled"] / "pytorch_model.bin")
     configure(made["own_code"], model_type="ours", auto_map={"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"})

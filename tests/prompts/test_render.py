@@ -52,7 +52,7 @@ def test_golden_prompts_of_the_task_table(name):
         "rte": "Dogs bark. Cats bark. ? No\n\n",
         "sst2": "Dogs bark. ? Yes\n\n",
     }
-    assert fmt(task.pattern, words=task.target_tokens).demonstration(ROW) == shown[name]
+    assert fmt(task.patterns["minimal"].pattern, words=task.patterns["minimal"].target_tokens).demonstration(ROW) == shown[name]
 
 
 def test_context_is_description_and_demonstrations():

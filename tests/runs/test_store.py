@@ -33,6 +33,12 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     for text in ("old", "new"):
         with whole_folder(target) as aside:
             (aside / text).write_text(text)
+            (aside / text).chmod(0o600)  # as safetensors does
+    assert os.listdir(target) == ["new"]
+    assert os.listdir(tmp_path) == ["model"]
+    assert (target / "new").stat().st_mode & 0o777 == 0o666 & ~_umask()
+    with pytest.raises(OSError, match="not empty"), whole_folder(target, replace=False) as aside:
+        (aside / "newer").write_text("")
     assert os.listdir(target) == ["new"]
     assert os.listdir(tmp_path) == ["model"]
 

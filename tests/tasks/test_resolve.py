@@ -90,7 +90,7 @@ def test_sizes_that_splits_are_cut_to():
         ("--label_names a,b", "--label_names a,b: is read only with --train_file"),
         ("--text1_column q", "--text1_column q: is read only with --train_file"),
         ("--task rte --train_file f --validation_file g", "--task_name rte: does not go with --train_file"),
-        ("--train_file f", "--train_file f: needs --validation_file"),
+        ("--train_file f", "--train_file f: is read only with --validation_file"),
         ("--train_file f --validation_file g", "--train_file f: no such file"),
     ],
 )

@@ -32,8 +32,8 @@ def rows(*labels, **more):
 def test_text_labels_in_sorted_order(files):
     task = resolve(*files(rows("sad", "glad", "mad"), rows("mad"), out_of_domain=rows("glad"), test=rows("sad", "sad")))
     assert (task.name, task.version) == ("custom", 1)
-    assert task.label_names == task.target_tokens == ("glad", "mad", "sad")
-    assert task.pattern == "{text1} ?"
+    assert task.label_names == task.patterns["minimal"].target_tokens == ("glad", "mad", "sad")
+    assert task.patterns["minimal"].pattern == "{text1} ?"
     data = load(task)
     assert [(row["text1"], row["text2"], row["label"], row["idx"]) for row in data.train] == [
         ("t0", None, 2, 0),
@@ -55,10 +55,10 @@ def test_label_names_give_the_order(files):
 
 def test_labels_that_are_numbers(files, tmp_path):
     task = resolve(*files(rows(0, 2, 1, -1)))
-    assert (task.label_names, task.target_tokens) == (("0", "1", "2"), ())
+    assert (task.label_names, task.patterns["minimal"].target_tokens) == (("0", "1", "2"), ())
     assert [row["label"] for row in load(task).train] == [0, 2, 1]
     named = resolve(*files(rows(0, 1)), "--label_names", "no,yes,maybe")
-    assert named.label_names == named.target_tokens == ("no", "yes", "maybe")
+    assert named.label_names == named.patterns["minimal"].target_tokens == ("no", "yes", "maybe")
     file = tmp_path / "rows.csv"
     file.write_text("text1,label\na,1\nb,3\n")
     starting_at_one = resolve("--train_file", file, "--validation_file", file, "--label_names", "1,2,3")
@@ -69,7 +69,7 @@ def test_columns(files):
     pairs = [{"text1": "a", "text2": "b", "q": "c", "gold": "x", "label": "y", "idx": 7 + i} for i in range(2)]
     pairs[1] |= {"gold": "z", "label": "w"}
     task = resolve(*files(pairs))
-    assert task.pattern == "{text1} {text2} ?"
+    assert task.patterns["minimal"].pattern == "{text1} {text2} ?"
     assert load(task).train[0] == {"text1": "a", "text2": "b", "label": 1, "idx": 7}
     other = resolve(*files(pairs), "--text1_column", "text2", "--text2_column", "q", "--label_column", "gold")
     assert load(other).train[0] == {"text1": "b", "text2": "c", "label": 0, "idx": 7}
@@ -142,7 +142,7 @@ def test_sets_that_exclude_each_other(files):
 def test_training_rows_without_labels(files, tmp_path):
     unlabelled = [{"text1": "a"}, {"text1": "b"}]
     task = resolve(*files(unlabelled, rows("sad", "glad")), labels_needed=False)
-    assert task.label_names == task.target_tokens == ("glad", "sad")
+    assert task.label_names == task.patterns["minimal"].target_tokens == ("glad", "sad")
     data = load(task)
     assert [(row["text1"], row["label"], row["idx"]) for row in data.train] == [("a", None, 0), ("b", None, 1)]
     assert data.demonstrations == []

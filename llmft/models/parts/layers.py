@@ -109,11 +109,7 @@ def _restore(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
 
 
 def _fit_vocabulary(model: PreTrainedModel, folder: Path, config: PeftConfig) -> None:
-    """Give the base as many embeddings as the adapter was trained with, if it brings their values.
-
-    Raises:
-        InputError: the adapter was trained on another number, and does not bring all values.
-    """
+    """Give the base as many embeddings as the adapter was trained with; it must bring their values."""
     layers = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
     if not hasattr(layers["output"], "weight"):  # there is none, or a classification head
         del layers["output"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from llmft.errors import InputError, quote
+from llmft.errors import InputError
 from llmft.models.parts import head as heads
 from llmft.models.parts.adapt import ADAPTERS, adapter_in
 from llmft.models.parts.part import base_of
@@ -66,9 +66,11 @@ def restore_student(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
         return adapter.restore(model, folder).eval()
     file = adapter_settings(folder)
     if file is not None:
-        settings = read_settings(file)
-        kind = settings.get("peft_type", settings.get("adapter_type"))
-        raise InputError(f"--model_name_or_path {folder}: {file.name} is of the kind {quote(kind)}, which is not supported")
+        kind = read_settings(file).get("peft_type")
+        raise InputError(
+            f"--model_name_or_path {folder}: {file.name}: peft's {kind} is not supported; give an adapter of layers (LoRA, IA3, "
+            "...), PROMPT_TUNING or CARTRIDGE"
+        )
     return model.eval()
 
 

@@ -74,7 +74,7 @@ class Continued:
         digest = hashlib.sha256()
         for tokens in (self.prefix, *self.texts):
             digest.update(np.array([len(tokens), *tokens], dtype="<i8"))
-        counts = {"counts": list(map(int, self.counts))} if any(count != 1 for count in self.counts) else {}
+        counts = {"asked": list(map(int, self.counts))} if any(count != 1 for count in self.counts) else {}
         return {"prompts": [digest.hexdigest()], **counts}
 
 

@@ -151,10 +151,8 @@ class PrefixReader:
         self.front = virtual_tokens(model) + len(prefix)
         self.device = next(model.parameters()).device
         self.tokens = self.padding_tokens = 0
-        self._buffer, self._in_front = (
-            JoinBuffer(),
-            False,
-        )  # whether attention needs the prefix's keys in front of a row's, not beside
+        self._buffer = JoinBuffer()
+        self._in_front = False  # whether attention needs the prefix's keys in front of a row's, not beside
         self._in_pieces = True
         self._cache: DynamicCache | None = None
         self._packs = _can_share(model)

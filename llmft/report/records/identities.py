@@ -8,18 +8,20 @@ by a hash.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmft.runs.store import short_hash
-from llmft.tasks.formats import ENDINGS
 
 LETTERS = 6
 """How many letters of a hash tell apart what nothing else does."""
 TRAINED_ON = {"train_file", "query_file"}
 """Files that runs may learn from and be compared on the same evaluation rows: they tell settings apart, not data sets."""
+ENDING = re.compile(r"\.(parquet|jsonl|json|csv|tsv|txt)$")
+"""Of a file of rows."""
 HUB = "hub"
 """What records have for the content of a data set of the hub: nothing is known of it."""
 
@@ -70,7 +72,7 @@ def data_of(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str
             made = content.startswith("version ")  # rows that are in no file
             path = arguments.get(key) or arguments.get("data_dir") or ""
             path = content if made else os.path.normpath(os.path.join(config.get("folder", ""), path))
-            name = key.removesuffix(next((ending for ending in ENDINGS if key.endswith(ending)), ""))
+            name = ENDING.sub("", key)
             files[name] = Known(Path(path).name or path, path, path, content)
     return files
 

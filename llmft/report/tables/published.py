@@ -16,7 +16,6 @@ import pandas as pd
 
 from llmft.report.records.names import GROUP, HEADINGS, records
 from llmft.report.tables.table import TableRow
-from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, TASKS, eval_sets
 
 SELECTIONS = ("icl", "last", "best_in_domain", "best_out_of_domain")
 """Selections of ours that published numbers can be of; the first of those that there are is shown where ours is not."""
@@ -29,9 +28,9 @@ NOTHING = dict(zip(COLUMNS, (float("nan"), float("nan"), NONE, NONE, NONE, NONE)
 
 @cache
 def published_numbers() -> pd.DataFrame:
-    """All published numbers: a row for each task, evaluation set (and which of its rows), model, method, shots, pattern,
-    selection and metric of a source (`our_metric`: its name in our records); `provenance` is printed, digitised (read off a
-    figure by its markers) or log."""
+    """All published numbers: a row for each task, evaluation set (which of our sets make it up, and which of its rows), model,
+    method, shots, pattern, selection and metric of a source (`our_metric`: its name in our records); `provenance` is printed,
+    digitised (read off a figure by its markers) or log."""
     return pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=True, na_values=[""])
 
 
@@ -76,24 +75,18 @@ def _published_sets(summary: pd.DataFrame) -> list[str | None]:
 
 
 def _published_set(task: str, name: str, members: frozenset[str]) -> str | None:
-    if task not in TASKS:
-        return None
-    if name in ("in_domain", task):
-        return task
-    sets = frozenset(s for s in members if s not in (*HEADINGS, task) and not s.startswith("retention"))
-    sets = sets if name == "out_of_domain" else {name}
-    return next((pooled for pooled, parts in _parts(task).items() if parts == sets), None)
+    sets = {task if name == "in_domain" else name}
+    if name == "out_of_domain":
+        sets = {s for s in members if s not in (*HEADINGS, task) and not s.startswith("retention")}
+    return _eval_sets().get((task, frozenset(sets)))
 
 
 @cache
-def _parts(task: str) -> dict[str, frozenset[str]]:
-    """Evaluation set of `published.csv` -> our sets that make it up."""
-    made = {}
-    for entry in OUT_OF_DOMAIN.values():
-        if task in entry.tasks:
-            name = f"{entry.prefix}-{LEXICAL_OVERLAP}" if entry.name == "hans" else entry.prefix
-            made[name] = frozenset(s.name for s in eval_sets(entry, task))
-    return made
+def _eval_sets() -> dict[tuple[str, frozenset[str]], str]:
+    """Task and those of our sets that make up an evaluation set of `published.csv` -> its name."""
+    table = published_numbers().dropna(subset="our_sets")
+    names = zip(table["task"], table["our_sets"], table["eval_set"], strict=True)
+    return {(task, frozenset(sets.split(";"))): name for task, sets, name in names}
 
 
 def _match(row: TableRow, eval_set: str | None) -> dict[str, Any]:

@@ -117,16 +117,7 @@ def is_held_out(premise: tuple[str, ...]) -> bool:
     return zlib.crc32(" ".join(content).encode()) % 5 == 0
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A template with its slots filled."""
-
-    template: str
-    slots: dict[str, str]
-    premise: tuple[str, ...]
-
-
-def draw_scene(rng: random.Random, template: str, lexicon: Lexicon) -> Scene:
+def draw_slots(rng: random.Random, template: str, lexicon: Lexicon) -> dict[str, str]:
     """Draws the words of a premise, and those with which a hypothesis may depart from it."""
     words = TEMPLATES[template].premise.split()
     slots = dict(zip("ABC", rng.sample(lexicon.nouns, 3), strict=True))
@@ -134,21 +125,20 @@ def draw_scene(rng: random.Random, template: str, lexicon: Lexicon) -> Scene:
         slots |= dict(zip("IJ", rng.sample(lexicon.intransitives, 2), strict=True))
     else:
         slots |= dict(zip("VW", rng.sample(lexicon.verbs, 2), strict=True))
-    slots |= {"D": rng.choice(ADJECTIVES), "P": rng.choice(PREPOSITIONS)}
-    return Scene(template, slots, (*(slots.get(word, word) for word in words), "."))
+    return slots | {"D": rng.choice(ADJECTIVES), "P": rng.choice(PREPOSITIONS)}
 
 
-def draw_pair(rng: random.Random, scene: Scene, lexicon: Lexicon) -> Pair:
+def draw_pair(rng: random.Random, template: str, slots: dict[str, str], premise: tuple[str, ...], lexicon: Lexicon) -> Pair:
     """Draws a hypothesis: a third are entailed, others contradict the premise, reuse its words or bring in new ones."""
-    form, premise = TEMPLATES[scene.template], scene.premise
-    entailed = [_claim(text, scene.slots) for text in form.entailed]
+    form = TEMPLATES[template]
+    entailed = [_claim(text, slots) for text in form.entailed]
     claim = rng.choice(entailed)
     if rng.random() < 0.65:  # more than half, or overlap would all but mean entailment
         negated = rng.random() < 0.4
         if negated != claim.negated and rng.random() < 0.8:
             claim = Claim(claim.agent, claim.action, claim.patient, negated)
         else:
-            claim = _corrupted(rng, claim, [_claim(text, scene.slots) for text in form.traps], scene.slots, lexicon, negated)
+            claim = _corrupted(rng, claim, [_claim(text, slots) for text in form.traps], slots, lexicon, negated)
     hypothesis = claim.words(passive=rng.random() < 0.4)
 
     subject = next(word for word in premise if word not in ADJECTIVES)
@@ -159,7 +149,7 @@ def draw_pair(rng: random.Random, scene: Scene, lexicon: Lexicon) -> Pair:
         "same_subject": hypothesis[0] == subject,
         "passive": "were" in hypothesis,
     }
-    return Pair(premise, tuple(hypothesis), scene.template, tuple(holds[rule] for rule in RULES))
+    return Pair(premise, tuple(hypothesis), template, tuple(holds[rule] for rule in RULES))
 
 
 def _claim(text: str, slots: dict[str, str]) -> Claim:
@@ -204,6 +194,8 @@ def stream_pairs(
 ) -> Iterator[Pair]:
     """Endless pairs of the given templates, each equally often, whose premise is wanted."""
     while True:
-        scene = draw_scene(rng, rng.choice(templates), lexicon)
-        if wanted(scene.premise):
-            yield draw_pair(rng, scene, lexicon)
+        template = rng.choice(templates)
+        slots = draw_slots(rng, template, lexicon)
+        premise = (*(slots.get(word, word) for word in TEMPLATES[template].premise.split()), ".")
+        if wanted(premise):
+            yield draw_pair(rng, template, slots, premise, lexicon)

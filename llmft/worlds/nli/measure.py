@@ -83,7 +83,7 @@ def measure(model, tokenizer, shots: list[int], n: int, rng: random.Random) -> I
                 queries = sample_rows(rows, n, rng)
                 shown = [{**query, "label": rng.randrange(2)} for query in queries]
                 prompts = [
-                    *((queries, _with_shots(queries, splits["train"], k, rng)) for k in shots),
+                    *((queries, [prompt(q, sample_rows(splits["train"], k, rng)) for q in queries]) for k in shots),
                     (queries, [prompt(query, opening=world.instruction(rule, flipped)) for query in queries]),
                     (shown, [prompt(row, pattern=LABEL_PATTERN, shown=LABEL_WORDS[row["label"]]) for row in shown]),
                 ]
@@ -93,19 +93,11 @@ def measure(model, tokenizer, shots: list[int], n: int, rng: random.Random) -> I
             yield rule, name, scores.tolist()
 
 
-def _with_shots(queries: Rows, rows: Rows, k: int, rng: random.Random) -> list[str]:
-    return [prompt(query, sample_rows(rows, k, rng)) for query in queries]
-
-
-def _integers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
-
-
 def main(argv: list[str] | None = None) -> None:
     """The command: a table on standard output."""
     parser = argparse.ArgumentParser(prog="python -m llmft.worlds.nli.measure", description=__doc__.split("\n")[0])
     parser.add_argument("--model_name_or_path", default=str(CHECKPOINT), help="default: the shipped checkpoint")
-    parser.add_argument("--shots", type=_integers, default="0,2,4,8,16,32", help="how many (default: %(default)s)")
+    parser.add_argument("--shots", default="0,2,4,8,16,32", help="how many (default: %(default)s)")
     parser.add_argument("--queries", type=int, default=100, help="per rule, flip and set (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides queries and demonstrations (default: %(default)s)")
     arguments = parser.parse_args(argv)
@@ -116,10 +108,11 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(arguments.model_name_or_path).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    columns = ["rule", "set", *(f"{k} shots" for k in arguments.shots), "instruction", "shown label"]
+    shots = [*map(int, arguments.shots.split(","))]
+    columns = ["rule", "set", *(f"{k} shots" for k in shots), "instruction", "shown label"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     rng = random.Random(arguments.seed)
-    for rule, name, scores in measure(model, tokenizer, arguments.shots, arguments.queries, rng):
+    for rule, name, scores in measure(model, tokenizer, shots, arguments.queries, rng):
         print(f"| {rule} | {name} | " + " | ".join(f"{score:.3f}" for score in scores) + " |", flush=True)
 
 

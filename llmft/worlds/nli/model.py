@@ -1,7 +1,7 @@
 """The model of the toy world before any training, and the embeddings of words it is never to learn."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from transformers import OPTConfig, OPTForCausalLM
@@ -62,11 +62,7 @@ def redraw_placeholders(embeddings: torch.Tensor, rng: torch.Generator) -> None:
     Done before every step, this leaves matching such a word with itself as the only way to treat it. The last draw
     stays, so the words of the finished model are new to it.
     """
-    for known, unseen in (
-        (KNOWN.nouns, UNSEEN.nouns),
-        (KNOWN.verbs, UNSEEN.verbs),
-        (KNOWN.intransitives, UNSEEN.intransitives),
-    ):
+    for known, unseen in zip(astuple(KNOWN), astuple(UNSEEN), strict=True):
         cloud = embeddings[[ID[word] for word in known]]
         noise = torch.randn(len(unseen), embeddings.shape[1], generator=rng)
         embeddings[[ID[word] for word in unseen]] = cloud.mean(dim=0) + cloud.std(dim=0) * noise

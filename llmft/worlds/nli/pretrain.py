@@ -16,10 +16,10 @@ import logging
 import random
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -93,7 +93,10 @@ def pretrain(
     rng, torch_rng = random.Random(seed), torch.Generator().manual_seed(seed)
     tasks = choose_tasks(recipe.num_tasks, rng)
     pairs = Pairs(recipe.num_pairs, rng)
-    model, scaffold = build_model(recipe.size, seed), build_scaffold(recipe.size.width, seed)
+    model = build_model(recipe.size, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 1)
+        scaffold = Scaffold(recipe.size.width)
     embeddings = model.get_input_embeddings().weight
     optimizers, parameters = build_optimizers(model, scaffold, recipe), [*model.parameters(), *scaffold.parameters()]
 
@@ -117,13 +120,6 @@ def pretrain(
     with torch.no_grad():
         redraw_placeholders(embeddings, torch_rng)
     return model.eval(), tasks
-
-
-def build_scaffold(width: int, seed: int) -> Scaffold:
-    """A fresh scaffold, the same for the same seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed + 1)
-        return Scaffold(width)
 
 
 def build_optimizers(model: OPTForCausalLM, scaffold: Scaffold, recipe: Recipe) -> list[tuple[torch.optim.Optimizer, float]]:
@@ -195,17 +191,14 @@ def step_metrics(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict
 
 def mean_metrics(recent: list[dict[str, float]]) -> dict[str, float]:
     """The mean of each metric over the steps that have it."""
-    values = defaultdict(list)
-    for metrics in recent:
-        for name, value in metrics.items():
-            values[name].append(value)
-    return {name: sum(values[name]) / len(values[name]) for name in sorted(values)}
+    names = sorted({name for metrics in recent for name in metrics})
+    return {name: fmean(metrics[name] for metrics in recent if name in metrics) for name in names}
 
 
 def save_checkpoint(model: OPTForCausalLM, output_dir: Path, record: dict) -> None:
-    """Writes model, tokenizer and `pretraining.json`: the directory appears whole or not at all."""
+    """Writes model, tokenizer and `pretraining.json`: the directory appears whole or not at all, and replaces none with files."""
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with whole_folder(output_dir) as aside:
+    with whole_folder(output_dir, replace=False) as aside:
         model.save_pretrained(aside)
         build_tokenizer().save_pretrained(aside)
         (aside / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")

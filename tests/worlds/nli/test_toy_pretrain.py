@@ -121,6 +121,10 @@ def test_the_checkpoint_is_an_ordinary_directory_and_appears_whole(tmp_path, mon
     assert loaded.dtype == torch.float32 and loaded.config.max_position_embeddings >= 448
     assert len(tokenizer) == loaded.config.vocab_size
     assert json.loads((tmp_path / "new" / "toy" / "pretraining.json").read_text()) == {"seed": 0}
+    assert len({file.stat().st_mode for file in (tmp_path / "new" / "toy").iterdir()}) == 1  # who reads one reads the weights
+    with pytest.raises(OSError, match="not empty"):  # one that has appeared in the meantime stays
+        pretrain.save_checkpoint(model, tmp_path / "new" / "toy", {"seed": 1})
+    assert json.loads((tmp_path / "new" / "toy" / "pretraining.json").read_text()) == {"seed": 0}
     monkeypatch.setattr(model, "save_pretrained", lambda path: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError):
         pretrain.save_checkpoint(model, tmp_path / "other", {})
