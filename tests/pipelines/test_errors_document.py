@@ -149,6 +149,7 @@ def port_in_use(monkeypatch):
     listener = socket.create_server(("127.0.0.1", 0))
     monkeypatch.setattr(socket, "unrelated", listener, raising=False)  # it is open as long as this
     port = str(listener.getsockname()[1])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # an earlier test may have left this process's group
     variables(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)(monkeypatch)
 
 
