@@ -6,6 +6,7 @@ batch is padded.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -27,7 +28,7 @@ byte-pair vocabulary is ordered by how early, that is how often, a token was mer
 were never trained, are left out that way too."""
 
 
-class PromptLearningModel(PeftModelForCausalLM):
+class PromptLearningModel(PeftModelForCausalLM, ABC):
     """A frozen causal language model that reads trained virtual tokens in front of every prompt; a subclass says how."""
 
     @classmethod
@@ -68,9 +69,9 @@ class PromptLearningModel(PeftModelForCausalLM):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self.base_model(**self.inputs_behind(self.get_prompt(len(input_ids)), input_ids, mask), **kwargs)
 
+    @abstractmethod
     def inputs_behind(self, virtual: Any, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
         """Arguments of the base model that have it read the prompts behind the virtual tokens, as `get_prompt` gives those."""
-        raise NotImplementedError
 
     def get_prompt_embedding_to_save(self, adapter_name: str) -> torch.Tensor:
         """The virtual tokens, as peft saves them. peft's own would run their module for it, on the rank that saves alone, and
