@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -49,11 +49,13 @@ class Teacher:
         context_of: np.ndarray | None = None,
         frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
     ) -> None:
-        if objective.support != "labels" and scorers[0].answers.branches:
+        answers = scorers[0].answers
+        if objective.support != "labels" and answers.branches:
             raise ValueError(f"support {objective.support} is of one position a query, and labels of several tokens have more")
+        if objective.support.startswith("labels") and not answers.ids:
+            raise ValueError(f"support {objective.support} is of classes that all queries share, and these answers have none")
         self.scorers, self.queries, self.objective, self.context_of = scorers, queries, objective, context_of
         self.frozen, self.counted = frozen, (0, 0)
-        self.sizes = np.array(_continued(scorers[0], queries).counts)  # (N,) positions of a query
         self.online = [_Online(scorer, queries, objective) for scorer in scorers] if frozen else []
 
     def precompute(self, phase: Phase) -> Targets:
@@ -89,6 +91,14 @@ class Teacher:
         done, model = tokens - self.counted[0], self.scorers[0].model
         phase.count(tokens=done, padding_tokens=padding - self.counted[1], flops=inference_flops(model, done))
         self.counted = (tokens, padding)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """(N,) positions of each query: one for classes that all share."""
+        if self.scorers[0].answers.ids:
+            return np.ones(len(self.queries), int)
+        prompts = self.online[0].prompts if self.online else _continued(self.scorers[0], self.queries)
+        return np.array(prompts.counts[: len(self.queries)])
 
     @property
     def _largest_of_mean(self) -> bool:

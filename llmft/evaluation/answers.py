@@ -65,17 +65,16 @@ class Answers(Protocol):
     def labels(
         self, answers: Scores | Mapping[str, torch.Tensor], content_free: Mapping[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """A teacher's answers on the support `labels`, the classes that all rows share.
+        """A teacher's answers on the support `labels`, the classes that all rows share; not read where there are no `ids`.
 
         Args:
             answers: scores, or what the question has kept of prompts.
             content_free: what it has kept of the `content_free` ones, if there are any.
         """
-        raise NotImplementedError(f"{type(self).__name__} share no classes")
 
     @property
     def ids(self) -> Sequence[int]:
-        """Where those classes are in what `compared` gives."""
+        """Where those classes are in what `compared` gives; none where rows share no classes."""
         return ()
 
     @property

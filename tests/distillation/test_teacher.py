@@ -134,6 +134,12 @@ def test_labels_of_several_tokens_have_no_distribution_beyond_themselves(scorers
         targets([several], Objective(support="labels_rest"))
 
 
+@pytest.mark.parametrize("support", ["labels", "labels_rest"])
+def test_texts_share_no_classes(scorers, support):
+    with pytest.raises(ValueError, match=f"support {support} is of classes that all queries share"):
+        Teacher([replace(scorers[0], answers=Texts())], [{**row, "answer": [5]} for row in QUERIES], Objective(support=support))
+
+
 def test_calibration_is_the_same_online(scorers):
     calibrated = tuple(replace(scorer, answers=replace(scorer.answers, calibrate=True)) for scorer in scorers)
     before = targets(calibrated, Objective()).logprobs
