@@ -97,7 +97,7 @@ def test_a_method_has_one_look_and_no_other_has_it():
 
 def test_all_figures_are_drawn_as_png_and_pdf(collection, tmp_path):
     rates = pd.DataFrame([{**RTE, "in_domain": 0.53, "out_of_domain": 0.5}])
-    drawn = draw_all(collection, rates, tmp_path)
+    drawn = draw_all(collection, points(collection), rates, tmp_path)
     files = [file for sheet in drawn for file in sheet.files]
     names = {"results", "domains", "size", "cost", "memory", "training", "gap"}
     assert {file.name for file in files} == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
@@ -112,7 +112,9 @@ def test_all_figures_are_drawn_as_png_and_pdf(collection, tmp_path):
 
 def test_further_sheets_are_pages_of_the_pdf_and_pngs_with_a_number(collection, tmp_path, monkeypatch):
     monkeypatch.setattr("llmft.report.figures.panels.ROWS", 3)
-    drawn = draw_all(collection, pd.DataFrame(columns=[*RTE, "in_domain", "out_of_domain"]), tmp_path, ("memory",))
+    drawn = draw_all(
+        collection, points(collection), pd.DataFrame(columns=[*RTE, "in_domain", "out_of_domain"]), tmp_path, ("memory",)
+    )
     names = ["memory.png", "memory-2.png", "memory-3.png", "memory-4.png"]
     assert [sheet.files for sheet in drawn] == [[tmp_path / name, tmp_path / "memory.pdf"] for name in names]
     assert {file.name for file in tmp_path.iterdir()} == {"memory.pdf", *names}
@@ -124,14 +126,15 @@ def test_further_sheets_are_pages_of_the_pdf_and_pngs_with_a_number(collection, 
 def test_what_has_nothing_to_show_is_left_out(tmp_path):
     write(tmp_path, [Made()], hans_rows=20)
     rates = pd.DataFrame(columns=[*RTE, "in_domain", "out_of_domain"])
-    names = {sheet.picture for sheet in draw_all(collect(tmp_path), rates, tmp_path)}
+    read = collect(tmp_path)
+    names = {sheet.picture for sheet in draw_all(read, points(read), rates, tmp_path)}
     assert names == {"results", "domains", "cost", "memory"}
 
 
 def test_runs_without_scores_or_counts_of_tokens_are_no_error(collection, tipped, tmp_path):
     rates = pd.DataFrame(columns=[*RTE, "in_domain", "out_of_domain"])
     unscored = dataclasses.replace(collection, scores=collection.scores.iloc[:0])
-    assert draw_all(unscored, rates, tmp_path) == []
+    assert draw_all(unscored, points(unscored), rates, tmp_path) == []
     (figure, _) = next(draw_results(*(frame.assign(tokens_per_query=math.nan) for frame in tipped)))
     assert figure.axes[1].get_xlim() == (1, 10)
     plt.close(figure)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from llmft.report.figures.figures import PICTURES, draw_all
-from llmft.report.figures.points import LOOKS
+from llmft.report.figures.points import LOOKS, points
 from llmft.report.page.html import page
 from llmft.report.records.collect import collect
 from tests.report.conftest import EVIL
@@ -161,7 +161,9 @@ def nasty(tmp_path_factory):
             path.write_text(path.read_text().replace(json.dumps(name), json.dumps(NASTY)))
     rates = pd.DataFrame(columns=["task", "headline", "in_domain", "out_of_domain"])
     path = folder / "page.html"
-    path.write_text(page({}, draw_all(collect(folder), rates, folder, ("domains", "memory"))), encoding="utf-8")
+    read = collect(folder)
+    drawn = draw_all(read, points(read), rates, folder, ("domains", "memory"))
+    path.write_text(page({}, drawn), encoding="utf-8")
     return path
 
 

@@ -68,9 +68,9 @@ def report(folder: Path, out: Path) -> None:
         texts = {out / "tables" / f"{name}.tex": "\n".join(map(latex, group)) for name, group in by_kind}
         for path, text in texts.items():
             _write(path, text)
-        drawn = draw_all(collection, majority_of_tasks(collection.runs), out, PICTURES)
+        drawn = draw_all(collection, runs, majority_of_tasks(collection.runs), out, PICTURES)
         others = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
-        write_page(collection, lines, others, drawn, out)
+        write_page(collection, runs, lines, others, drawn, out)
         _tidy(out, [*texts, *(path for sheet in drawn for path in sheet.files)])
     show(tables, out, collection.unreadable_logs)
 

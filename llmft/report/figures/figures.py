@@ -13,7 +13,7 @@ import pandas as pd
 from llmft.report.figures.bars import draw_gap, draw_memory, draw_results
 from llmft.report.figures.curves import draw_training
 from llmft.report.figures.panels import STYLE, Sheet
-from llmft.report.figures.points import mean_points, points, with_tips
+from llmft.report.figures.points import mean_points, with_tips
 from llmft.report.figures.scatters import draw_cost, draw_domains, draw_size
 from llmft.report.records.names import metric_name
 from llmft.runs.store import whole_file
@@ -49,10 +49,13 @@ class Drawn(NamedTuple):
     files: list[Path]
 
 
-def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: Iterable[str] = PICTURES) -> list[Drawn]:
+def draw_all(
+    collection: Collection, runs: pd.DataFrame, majority: pd.DataFrame, out: Path, names: Iterable[str] = PICTURES
+) -> list[Drawn]:
     """Draw the pictures that have something to show; runs of different headlines are on different sheets.
 
     Args:
+        runs: of `points`.
         majority: of `summary.majority_of_tasks`.
         out: an existing folder, for `<name>.pdf` of all sheets, `<name>.png` of the first, `<name>-2.png` of the next, and so on.
     """
@@ -61,7 +64,6 @@ def draw_all(collection: Collection, majority: pd.DataFrame, out: Path, names: I
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    runs = points(collection)
     by_headline = list(runs[runs["judged"]].groupby("headline", sort=False))
     parts = [(headline, *with_tips(judged, mean_points(judged))) for headline, judged in by_headline]
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from llmft.report.figures.figures import PICTURES, Drawn
-from llmft.report.figures.points import look_name, looks_of, mean_points, points
+from llmft.report.figures.points import look_name, looks_of, mean_points
 from llmft.report.figures.svg import inline
 from llmft.report.page.findings import summary
 from llmft.report.records.names import DOMAINS, HEADINGS, headline_name, selection_name, shown_method
@@ -54,11 +54,15 @@ OF_RUNS = ("seed", "data_seed", "training_cpu_s", "cpu_total_s", "rss_peak_bytes
 
 
 def write_page(
-    collection: Collection, lines: Sequence[str], tables: Sequence[ReportTable], drawn: Iterable[Drawn], out: Path
+    collection: Collection,
+    runs: pd.DataFrame,
+    lines: Sequence[str],
+    tables: Sequence[ReportTable],
+    drawn: Iterable[Drawn],
+    out: Path,
 ) -> None:
     """Write `report.html` to the existing folder `out`, from which it names the runs' files: `lines` in front, the results, which
-    it makes a table of itself, the figures of `draw_all`, and the other tables."""
-    runs = points(collection)
+    it makes a table of itself (`runs`, of `points`), the figures of `draw_all`, and the other tables."""
     data = {
         "summary": summary(collection, runs),
         "findings": lines,

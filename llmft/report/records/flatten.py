@@ -8,6 +8,7 @@ from typing import Any
 
 from llmft.report.records.identities import identity
 from llmft.report.records.names import DOMAINS, SELECTIONS
+from llmft.runs.summary import selected_on
 
 SEEDS = ("seed", "data_seed")
 LABELLED = ("pbft", "vanilla", "gold-label")
@@ -119,7 +120,7 @@ def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> Iterator[
         for name, members in [*groups.items(), *((name, [name]) for name in scores)]:
             n = sum(scores[member]["n"] for member in members)
             costs = _query_costs([work.get((stage, member), {}) for member in members], tokens)
-            selected = any(stage == f"best_{group}" and name in (group, *names) for group, names in groups.items())
+            selected = any(selected_on(stage, group) and name in (group, *names) for group, names in groups.items())
             for metric, value in _pooled([scores[member] for member in members], headline).items():
                 if math.isfinite(value):
                     gap = gaps.get(name) if metric == headline else None
