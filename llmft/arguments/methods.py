@@ -116,6 +116,15 @@ class AdapterArguments(Checked):
                 "leave 1 or more to train"
             )
 
+    def check_without_context(self) -> None:
+        """Check that what is trained without a context has a length of its own.
+
+        Raises:
+            InputError: a cartridge has none.
+        """
+        if self.use_cartridge and not self.cartridge_tokens:
+            raise InputError("--cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
+
 
 @dataclass
 class InContextArguments(Checked):

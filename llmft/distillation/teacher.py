@@ -148,7 +148,7 @@ class _Online:
 
     Attributes:
         reader: what the context is encoded in; None before.
-        calibration: what is kept of content-free queries; None where nothing is calibrated.
+        log_prior: what content-free queries get; None where nothing is calibrated.
     """
 
     def __init__(self, scorer: Scorer, queries: Sequence[Row], objective: Objective) -> None:
@@ -156,7 +156,7 @@ class _Online:
         self.scorer, self.objective, self.prompts = scorer, objective, _continued(scorer, queries, content_free)
         self.content_free = range(len(queries), len(queries) + len(content_free))
         self.reader: PrefixReader | None = None
-        self.calibration: dict[str, torch.Tensor] | None = None
+        self.log_prior: torch.Tensor | None = None
 
     def targets(self, model: torch.nn.Module, places: Sequence[int], support: str) -> Targets:
         """The answers to the queries at these places, on the model's device."""
@@ -164,10 +164,10 @@ class _Online:
         if self.reader is None:
             self.reader = PrefixReader(model, self.prompts.prefix, self.scorer.batch_size)
             if self.content_free:
-                self.calibration = self.reader.read(self.prompts, self.content_free, answers.question.keep)
+                self.log_prior = answers.log_prior(self.reader.read(self.prompts, self.content_free, answers.question.keep))
         if support == "labels":
             kept = self.reader.read(self.prompts, places, answers.question.keep)
-            return Targets(answers.labels(kept, self.calibration), None)
+            return Targets(answers.labels(kept, self.log_prior), None)
         kept = self.reader.read(self.prompts, places, SupportQuestion.of(self.objective, answers, support).keep)
         return Targets(kept["logprobs"], kept.get("tokens"))
 

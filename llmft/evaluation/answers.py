@@ -62,15 +62,16 @@ class Answers(Protocol):
     def columns(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Columns of `Scores` from the answers to the question about the rows."""
 
-    def labels(
-        self, answers: Scores | Mapping[str, torch.Tensor], content_free: Mapping[str, torch.Tensor] | None = None
-    ) -> torch.Tensor:
+    def labels(self, answers: Scores | Mapping[str, torch.Tensor], log_prior: torch.Tensor | None = None) -> torch.Tensor:
         """A teacher's answers on the support `labels`, the classes that all rows share; not read where there are no `ids`.
 
         Args:
             answers: scores, or what the question has kept of prompts.
-            content_free: what it has kept of the `content_free` ones, if there are any.
+            log_prior: of the `content_free` ones, if there are any.
         """
+
+    def log_prior(self, kept: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What `labels` calibrates by, from what the question has kept of the `content_free` prompts."""
 
     @property
     def ids(self) -> Sequence[int]:

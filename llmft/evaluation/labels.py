@@ -131,19 +131,19 @@ class Labels(Answers):
         idx, targets = (np.array([row[name] for row in rows]) for name in ("idx", "label"))
         return _columns(idx, targets, renormalise(logprobs[:n], prior), logprobs[:n], arrays["best_token"][:n])
 
-    def labels(
-        self, answers: Scores | Mapping[str, torch.Tensor], content_free: Mapping[str, torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """(N, L) float32, the column `label_logprobs`: of scores, or of what the question has kept of N prompts (and of the
-        content-free ones, if the labels are calibrated), without a wait for its device."""
+    def labels(self, answers: Scores | Mapping[str, torch.Tensor], log_prior: torch.Tensor | None = None) -> torch.Tensor:
+        """(N, L) float32, the column `label_logprobs`: of scores, or of what the question has kept of N prompts, without a wait
+        for its device."""
         import torch
 
         if isinstance(answers, Scores):
             return torch.from_numpy(answers["label_logprobs"]).float()
         logprobs = self.sequences.sums(answers["token_logprobs"]).double()
-        if content_free is not None:
-            logprobs = logprobs - self.sequences.sums(content_free["token_logprobs"]).double().softmax(-1).mean(0).log()
-        return logprobs.log_softmax(-1).float()
+        return (logprobs if log_prior is None else logprobs - log_prior).log_softmax(-1).float()
+
+    def log_prior(self, kept: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(L,) float64, the log of `label_prior`, from what the question has kept of the content-free prompts."""
+        return self.sequences.sums(kept["token_logprobs"]).double().softmax(-1).mean(0).log()
 
     @property
     def branches(self) -> list[tuple[int, ...]]:
@@ -153,9 +153,10 @@ class Labels(Answers):
     def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
         """The rows as training examples: tokens `input_ids`, and if `gold` the token `answer` of the right label."""
         examples: list[dict[str, Any]] = [{"input_ids": prompts.whole(i)} for i in range(len(rows))]
+        ids = self.ids
         if gold:
             for example, row in zip(examples, rows, strict=True):
-                example["answer"] = self.ids[row["label"]]
+                example["answer"] = ids[row["label"]]
         return examples
 
     def answered(self, rows: Sequence[Row], logprobs: torch.Tensor) -> list[Row]:

@@ -85,8 +85,7 @@ def check_fine_tuning(job: Job) -> None:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
     if job.config.data.multi_token_labels:
         raise InputError("--multi_token_labels: is read by eval.py and distill.py only; choose label words of one token")
-    if job.config.trained.use_cartridge and not job.config.trained.cartridge_tokens:
-        raise InputError("--cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
+    job.config.trained.check_without_context()
 
 
 def objective(flags: FineTuningArguments, label_ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

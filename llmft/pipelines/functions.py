@@ -178,8 +178,8 @@ def _run_arguments(kind: type[RunArguments], defaults: TrainingDefaults, rows: i
 def _student(
     model: PreTrainedModel, part: AdapterArguments, context_ids: Sequence[int] | None, run: RunArguments
 ) -> torch.nn.Module:
-    if part.use_cartridge and context_ids is None and not part.cartridge_tokens:
-        raise InputError("cartridge_tokens 0: there is no context to take the length from; give the number of tokens")
+    if context_ids is None:
+        part.check_without_context()
     return adapt(copy.deepcopy(model), part, context_ids, run.seed)
 
 

@@ -107,8 +107,8 @@ def with_run(config: Config, group: type, values: dict[str, Any], task: Task, mo
 
 
 def load_metrics(task: Task) -> None:
-    """Load the metrics of the task's sets: what is missing is to be said before the work is done."""
-    for name in {name for eval_set in task.row_sets for name in eval_set.metrics}:
+    """Load the metrics of the task's sets and those of --metric: what is missing is to be said before the work is done."""
+    for name in {*task.metrics, *(name for eval_set in task.row_sets for name in eval_set.metrics)}:
         from llmft.evaluation.metrics import load_metric
 
         load_metric(name)

@@ -54,13 +54,14 @@ def settings(
         InputError: a file or model cannot be read.
     """
     data, model, run, listed = config.data, config.model, config.run, config.shots.sample_indices_file
+    queries = config.distillation.query_file if config.distillation is not None else None
     deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
     values: dict[str, Any] = {
         "record_version": RECORD_VERSION,
         "method": method,
         "task": (task.name, task.version),
         "model": fingerprint_model(model_name, model.model_revision, gguf_file=model.gguf_file, cache_dir=model.cache_dir),
-        "data": fingerprint_data(task, data.data_dir),
+        "data": fingerprint_data(task, data.data_dir, *([query_source(queries)] if queries is not None else [])),
         "deepspeed": Path(deepspeed).read_text(encoding="utf-8") if isinstance(deepspeed, str) else deepspeed,
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": named_flags(config, given) | schedule,
@@ -96,14 +97,9 @@ def _reads_demonstrations(config: Config) -> bool:
 
 
 def describe_metric(name: str) -> str:
-    """What a run's name holds of a metric of --metric: a hash of its module's text, or its name on the hub.
+    """What a run's name holds of a metric of --metric, which is loaded: a hash of its module's text, or its name on the hub."""
+    from llmft.evaluation.metrics import metric_file, module_texts
 
-    Raises:
-        InputError: it cannot be loaded.
-    """
-    from llmft.evaluation.metrics import load_metric, metric_file, module_texts
-
-    load_metric(name)
     file = metric_file(name)
     return name if file is None else short_hash(module_texts(file))
 
@@ -123,8 +119,6 @@ def distillation_settings(
         values["teacher"] = fingerprint_model(
             flags.teacher_model_name_or_path, flags.teacher_model_revision, "--teacher_model_name_or_path", cache_dir=cache_dir
         )
-    if flags.query_file is not None:
-        values["data"] = fingerprint_data(task, data_dir, query_source(flags.query_file))
     if flags.retention_tasks is not None:
         values["retention"] = retention_fingerprints(retention_tasks(flags.retention_tasks, task.name), data_dir)
     return values

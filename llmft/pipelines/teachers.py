@@ -11,7 +11,6 @@ from llmft.errors import InputError
 from llmft.evaluation.answer_cache import AnswerCache
 from llmft.evaluation.scorer import MeanScorer
 from llmft.models.parts.head import classification_head, cut_logits, logits_width
-from llmft.models.reading.batches import BatchSize
 from llmft.models.wrapping import bare_model
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_other_model
@@ -122,5 +121,5 @@ def with_cache(job: Job, teacher: MeanScorer) -> MeanScorer:
         return teacher
     store = ContentCache(flags.teacher_cache_dir or f"{run.output_dir}/teacher_cache")
     first = teacher.scorers[0]
-    cache = AnswerCache.create(store, first.model, first.prompter.tokenizer, BatchSize.of(run))
+    cache = AnswerCache.create(store, first.model, first.prompter.tokenizer, first.batch_size)
     return MeanScorer(tuple(replace(scorer, cache=cache) for scorer in teacher.scorers))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.models.load import short_name
 from llmft.pipelines.job import Job
-from llmft.runs.record import LONGEST_NAME, folder_name
+from llmft.runs.record import LONGEST_FOLDER, folder_name
 from llmft.runs.store import lock, short_hash, whole_file
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def append_row(job: Job, row: dict[str, Any]) -> Path:
     output_dir = Path(job.config.run.output_dir)
     evaluation = job.config.data.eval_task_name or next(iter(job.task.partners), None)
     model = job.model_name.replace("/", "-")
-    if len(model.encode()) > LONGEST_NAME:
+    if len(model.encode()) > LONGEST_FOLDER:
         model = f"{folder_name(short_name(job.model_name)[:80])}-{short_hash(job.model_name)}"
     path = output_dir / f"{model}_{job.task.name}_{evaluation}.csv"
     with lock(path):

@@ -20,7 +20,7 @@ from llmft.runs.names import DONE, PROGRESS
 from llmft.runs.secrets import command_without_secrets, without_secrets
 from llmft.runs.store import short_hash, whole_file, write_json
 
-LONGEST_NAME = 200
+LONGEST_FOLDER = 200
 """Bytes of a folder's name; systems end at 255."""
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "numpy")
 
@@ -178,7 +178,7 @@ def whole_checkpoints(folder: Path) -> list[Path]:
 
 def folder_name(name: str) -> str:
     """A name as one folder's: it cannot lead out of the one it is in, whatever a model's path or config says."""
-    plain = re.sub(r"[/\\\x00-\x1f]", "-", name).encode()[:LONGEST_NAME].decode(errors="ignore")
+    plain = re.sub(r"[/\\\x00-\x1f]", "-", name).encode()[:LONGEST_FOLDER].decode(errors="ignore")
     return plain if plain.strip(".") else plain.replace(".", "-") or "-"
 
 

@@ -97,7 +97,8 @@ def test_renormalised_probabilities_add_up(n, labels, seed):
     logprobs = np.random.default_rng(seed).normal(-5, 3, (n, labels))
     np.testing.assert_allclose(renormalise(logprobs), log_softmax(logprobs, axis=1), atol=1e-12)
     read = {"token_logprobs": torch.from_numpy(logprobs)}
-    on_device = Labels(LabelSequences.create([[label] for label in range(labels)])).labels(read, read)
+    answers = Labels(LabelSequences.create([[label] for label in range(labels)]))
+    on_device = answers.labels(read, answers.log_prior(read))
     np.testing.assert_allclose(on_device, renormalise(logprobs, label_prior(logprobs)), rtol=1e-7, atol=1e-7)
 
 
