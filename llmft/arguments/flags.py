@@ -39,6 +39,7 @@ class Rules:
         names_run: whether the value is part of a run's name; default: by the kind. What is not either changes no result, or
             `pipelines.run_identity` puts the content in the name.
         evaluation: what eval.py does with it: `read`, `ignored` (upstream's sweeps pass it), or `refused`.
+        answers: the kind of answers (`Task.answer`) that it is about; None for any.
     """
 
     needs: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class Rules:
     kind: str = "value"
     names_run: bool | None = None
     evaluation: str = "read"
+    answers: str | None = None
 
     @property
     def in_name(self) -> bool:
