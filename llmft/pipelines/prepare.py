@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
-from llmft.arguments.flags import paths_named
+from llmft.arguments.data import DataArguments
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.flags import flags_of, paths_named
 from llmft.arguments.run import SEEDS
 from llmft.arguments.training_defaults import PAPER
 from llmft.errors import InputError
+from llmft.evaluation.kinds import ANSWERS
 from llmft.models.load import short_name
 from llmft.pipelines.job import Job
 from llmft.pipelines.run_identity import (
@@ -59,7 +62,6 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     command.reads(paths_named(groups, values), caches)
     config = Config.of(make(groups[:-1], values))
     check_paths(config)
-    task = resolve_task(config.data, labels_needed=config.distillation is None)
     model_name = config.model.model_name_or_path or task.default_model
     command.reads([model_name], caches)
     config, schedule = with_run(config, groups[-1], values, task, model_name)
@@ -74,6 +76,31 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     jobs = jobs_of(config, task, identity, method=method, model_name=model_name, schedule=schedule)
     check_ranks([str(job.record.path) for job in jobs])
     return jobs
+
+
+def task_defaults(task: Task, values: Mapping[str, Any], written: Collection[str]) -> dict[str, Any]:
+    """Defaults of flags that a task sets.
+
+    Args:
+        values: of all flags.
+        written: names of those that the command line gives.
+    """
+    defaults = {} if values.get("targets", "soft") != "soft" else {**ANSWERS[task.answer].defaults}
+    shots = {"num_shots", "sample_indices_file"} & {*written}
+    return defaults if shots else {**defaults, "context": task.context}
+
+
+def check_kind(groups: Sequence[type], given: Mapping[str, Any], task: Task) -> None:
+    """Check that the given flags are about the task's kind of answers.
+
+    Raises:
+        InputError: one is about another.
+    """
+    for group in groups:
+        for name, (_, rules) in flags_of(group).items():
+            if name in given and rules.answers not in (None, task.answer):
+                is_, are = {"text": ("words", "labels"), "label": ("labels", "words")}[rules.answers]
+                raise InputError(f"--{name} {given[name]}: is about answers that are {is_}, those of {task.name} are {are}; leave it out")
 
 
 def check_paths(config: Config) -> None:
@@ -153,7 +180,7 @@ def jobs_of(
                 config=replace(config, run=arguments),
                 given=seeded["given"],
                 schedule=schedule.sentence if schedule else None,
-                described=describe(config.distillation),
+                described=describe(config),
                 setting=setting,
                 identity={
                     "fingerprints": model_fingerprints(config, model_name, identity),

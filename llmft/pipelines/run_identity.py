@@ -66,6 +66,7 @@ def settings(
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": named_flags(config, given) | schedule,
     }
+    values |= context_settings(config)
     if config.distillation is not None:
         values |= distillation_settings(config.distillation, task, data.data_dir, model.cache_dir)
     if task.metrics:
@@ -104,6 +105,17 @@ def describe_metric(name: str) -> str:
     return name if file is None else short_hash(module_texts(file))
 
 
+def context_settings(config: Config) -> dict[str, Any]:
+    """What of the context is read from files, as above."""
+    files, instruction = config.context.context_files, getattr(config.context, "instruction", None)
+    values: dict[str, Any] = {}
+    if files:
+        values["context"] = [read_text(file, "--context_file") for file in files]
+    if instruction is not None:
+        values["instruction"] = text_or_file(instruction, "--instruction")
+    return values
+
+
 def distillation_settings(
     flags: DistillationArguments, task: Task, data_dir: str | None, cache_dir: str | None
 ) -> dict[str, Any]:
@@ -111,10 +123,6 @@ def distillation_settings(
     from llmft.pipelines.retention import retention_fingerprints, retention_tasks
 
     values: dict[str, Any] = {}
-    if flags.context_file is not None:
-        values["context"] = [read_text(file, "--context_file") for file in flags.context_files]
-    if flags.instruction is not None:
-        values["instruction"] = text_or_file(flags.instruction, "--instruction")
     if flags.teacher_model_name_or_path is not None:
         values["teacher"] = fingerprint_model(
             flags.teacher_model_name_or_path, flags.teacher_model_revision, "--teacher_model_name_or_path", cache_dir=cache_dir
@@ -124,12 +132,12 @@ def distillation_settings(
     return values
 
 
-def describe(flags: DistillationArguments | None) -> dict[str, str]:
-    """Short names of what distillation reads from files or other models."""
-    if flags is None:
-        return {}
-    names = {"instruction": flags.instruction, "teacher": flags.teacher_model_name_or_path}
-    names |= {"context_file": flags.context_file, "query_file": flags.query_file}
+def describe(config: Config) -> dict[str, str]:
+    """Short names of what a run reads from files or other models."""
+    names = {"instruction": getattr(config.context, "instruction", None), "context_file": config.context.context_file}
+    if config.distillation is not None:
+        flags = config.distillation
+        names |= {"teacher": flags.teacher_model_name_or_path, "query_file": flags.query_file}
     return {kind: short_name(name)[:60] for kind, name in names.items() if name is not None}
 
 
