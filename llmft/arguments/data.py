@@ -72,8 +72,8 @@ class DataArguments(Checked):
     )
     max_eval_samples: int | None = flag("Rows of each evaluation set, upstream's fixed draw; default: all.", at_least=1)
     metric: str | None = flag(
-        "More metrics of predictions and right labels, comma between: f1, matthews_correlation, the file of a module of the "
-        "library evaluate, or its name on the hub.",
+        "More metrics of predictions and right answers, comma between: f1, matthews_correlation (labels); exact_match, f1, "
+        "contains, rougeL, edit_similarity (words); the file of a module of the library evaluate, or its name on the hub.",
         kind="path",
     )
     pattern_name: str = flag(

@@ -217,7 +217,7 @@ class Labels(Answers):
             "n_shortened": scores.shortened,
         }
         for metric in names:
-            for name, value in compute_metric(metric, scores["prediction"], targets).items():
+            for name, value in compute_metric(metric, "label", scores["prediction"], targets).items():
                 metrics[f"{Path(metric).stem}_{name}" if name in metrics else name] = value
         return metrics
 

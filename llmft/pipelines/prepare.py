@@ -138,7 +138,7 @@ def load_metrics(task: Task) -> None:
     for name in {*task.metrics, *(name for eval_set in task.row_sets for name in eval_set.metrics)}:
         from llmft.evaluation.metrics import load_metric
 
-        load_metric(name)
+        load_metric(name, task.answer)
 
 
 def set_up_process(config: Config) -> None:

@@ -70,7 +70,7 @@ def settings(
     if config.distillation is not None:
         values |= distillation_settings(config.distillation, task, data.data_dir, model.cache_dir)
     if task.metrics:
-        values["metrics"] = sorted((Path(name).stem, describe_metric(name)) for name in task.metrics)
+        values["metrics"] = sorted((Path(name).stem, describe_metric(name, task.answer)) for name in task.metrics)
     if listed is not None and _reads_demonstrations(config):
         values["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
@@ -97,11 +97,12 @@ def _reads_demonstrations(config: Config) -> bool:
     return config.fine_tuning is None or config.fine_tuning.train_on == "demonstrations"
 
 
-def describe_metric(name: str) -> str:
-    """What a run's name holds of a metric of --metric, which is loaded: a hash of its module's text, or its name on the hub."""
+def describe_metric(name: str, kind: str) -> str:
+    """What a run's name holds of a metric of --metric, which is loaded for a kind of answers: a hash of its module's text, or its
+    name on the hub."""
     from llmft.evaluation.metrics import metric_file, module_texts
 
-    file = metric_file(name)
+    file = metric_file(name, kind)
     return name if file is None else short_hash(module_texts(file))
 
 

@@ -196,6 +196,7 @@ CASES = {
     "an unknown placeholder": Case("eval.py", "--pattern '{{text1}} {{text3}}'"),
     "a metric that is not there": Case("eval.py", "--metric /nowhere.py"),
     "a metric that fails": Case("eval.py", "--metric {failing_metric}"),
+    "a metric of another kind of answers": Case("eval.py", "--metric exact_match"),
     "a row with an empty text": Case("eval.py", own("{good}", "{empty_text}", "--target_tokens Yes,No --pattern '{{text1}}'")),
     "too few label words": Case("eval.py", "--target_tokens Yes"),
     "the same label word twice": Case("eval.py", "--target_tokens Yes,Yes"),

@@ -117,7 +117,7 @@ def test_the_interval_of_an_accuracy_is_the_bootstraps(right, n):
 
 def measure(metric):
     """The metric as a function of labels and predictions, both (N,)."""
-    return lambda labels, predictions: compute_metric(metric, predictions, labels)[metric]
+    return lambda labels, predictions: compute_metric(metric, "label", predictions, labels)[metric]
 
 
 @pytest.mark.parametrize("metric", OF_TABLES)
