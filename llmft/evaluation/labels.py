@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from llmft.errors import InputError
 from llmft.evaluation.answers import Answers
-from llmft.evaluation.metrics import compute_metric
+from llmft.evaluation.metrics import more_metrics
 from llmft.evaluation.scores import Headline, Scores
 from llmft.prompts.verbalizer import check_border, label_sequences, shown
 
@@ -200,8 +199,7 @@ class Labels(Answers):
         of the label probabilities (15 bins).
 
         Args:
-            names: metrics of `llmft.evaluation.metrics`, by name or file, of the argmax over the labels; where one gives a
-                number under a name that is taken, the metric's name goes in front.
+            names: metrics of `llmft.evaluation.metrics`, by name or file, of the argmax over the labels.
 
         Raises:
             InputError: a metric fails.
@@ -216,10 +214,7 @@ class Labels(Answers):
             "n_asked": n,
             "n_shortened": scores.shortened,
         }
-        for metric in names:
-            for name, value in compute_metric(metric, "label", scores["prediction"], targets).items():
-                metrics[f"{Path(metric).stem}_{name}" if name in metrics else name] = value
-        return metrics
+        return more_metrics(names, "label", scores["prediction"], targets, metrics)
 
     def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
         """`kl`, mean KL(teacher || student) over the labels in nats; `agreement`, share of the rows that both answer alike."""

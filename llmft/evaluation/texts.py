@@ -11,9 +11,8 @@ import numpy as np
 
 from llmft.errors import InputError
 from llmft.evaluation.answers import ASKED, Answers, Reference
-from llmft.evaluation.metrics import TEXT_METRICS, more_metrics, row_scores
+from llmft.evaluation.metrics import more_metrics, row_scores
 from llmft.evaluation.scores import Headline, Scores, of_objects
-from llmft.models.wrapping import precise
 from llmft.prompts.render import decode_escapes
 
 if TYPE_CHECKING:
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from llmft.prompts.prompter import Prompter
     from llmft.prompts.tokens import TokenizedPrompts
     from llmft.tasks.schema import Row, Task
+
+TEXT_METRICS = ("exact_match", "f1", "contains", "rougeL", "edit_similarity")
+"""Metrics of every row, each from 0 to 1 (`llmft.evaluation.metrics`)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class AnswerTokens:
     def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
         """`token_logprobs` (p,), in float32 or better."""
         import torch
+
+        from llmft.models.wrapping import precise
 
         tokens = torch.from_numpy(self.tokens).to(logits.device)[positions]
         return {"token_logprobs": precise(logits).log_softmax(-1).gather(1, tokens[:, None])[:, 0]}
@@ -223,7 +227,8 @@ class Texts(Answers):
             "n_asked": n,
             "n_shortened": scores.shortened,
         }
-        return metrics | more_metrics(names, scores["prediction"], scores["accepted"], taken=metrics)
+        others = [name for name in names if name not in TEXT_METRICS]
+        return more_metrics(others, "text", scores["prediction"].tolist(), scores["accepted"].tolist(), metrics)
 
     def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
         """`kl`, mean divergence a token along the teacher's answers, in nats; `agreement`, the share of answers that are the

@@ -17,7 +17,6 @@ from llmft.arguments.flags import flags_of, paths_named
 from llmft.arguments.run import SEEDS
 from llmft.arguments.training_defaults import PAPER
 from llmft.errors import InputError
-from llmft.evaluation.kinds import ANSWERS
 from llmft.models.load import short_name
 from llmft.pipelines.job import Job
 from llmft.pipelines.run_identity import (
@@ -85,6 +84,8 @@ def task_defaults(task: Task, values: Mapping[str, Any], written: Collection[str
         values: of all flags.
         written: names of those that the command line gives.
     """
+    from llmft.evaluation.kinds import ANSWERS
+
     defaults = {} if values.get("targets", "soft") != "soft" else {**ANSWERS[task.answer].defaults}
     shots = {"num_shots", "sample_indices_file"} & {*written}
     return defaults if shots else {**defaults, "context": task.context}
@@ -99,8 +100,11 @@ def check_kind(groups: Sequence[type], given: Mapping[str, Any], task: Task) -> 
     for group in groups:
         for name, (_, rules) in flags_of(group).items():
             if name in given and rules.answers not in (None, task.answer):
-                is_, are = {"text": ("words", "labels"), "label": ("labels", "words")}[rules.answers]
-                raise InputError(f"--{name} {given[name]}: is about answers that are {is_}, those of {task.name} are {are}; leave it out")
+                kinds = {"text": "words", "label": "labels"}
+                raise InputError(
+                    f"--{name} {given[name]}: is about answers that are {kinds[rules.answers]}, and those to {task.name} are "
+                    f"{kinds[task.answer]}; leave it out"
+                )
 
 
 def check_paths(config: Config) -> None:

@@ -4,13 +4,13 @@ one; users add theirs."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -146,3 +146,23 @@ def compute_metric(
     if not numbers:
         raise InputError(f"--metric {name}: gives no number; give one that does, or leave it out")
     return numbers
+
+
+def more_metrics(
+    names: Sequence[str],
+    kind: str,
+    predictions: Sequence | np.ndarray,
+    references: Sequence | np.ndarray,
+    metrics: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The metrics of a set with those that these give; where one gives a number under a name that is taken, its name goes in front.
+
+    Args:
+        names: as those of `compute_metric`, whose other arguments and errors are these, too.
+        metrics: those that there are.
+    """
+    metrics = dict(metrics)
+    for metric in names:
+        for name, value in compute_metric(metric, kind, predictions, references).items():
+            metrics[f"{Path(metric).stem}_{name}" if name in metrics else name] = value
+    return metrics
