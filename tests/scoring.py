@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,10 @@ def score_labels(
 class Texts(Answers):
     """What distillation needs of `llmft.evaluation.answers.Answers`, for answers that are the rows' own tokens `answer`."""
 
-    question = SimpleNamespace(key={})
+    supports = ("topk", "vocab", "sampled")
+
+    def sizes(self, rows: Sequence[Any]) -> np.ndarray:
+        return np.array([len(row["answer"]) for row in rows])
 
     def continued(self, prompts: TokenizedPrompts, rows: Sequence[Any]) -> Continued:
         return Continued.by_answers(prompts, [row["answer"] for row in rows])

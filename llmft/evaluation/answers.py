@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from llmft.evaluation.scores import Headline, Scores
     from llmft.arguments.config import Config
     from llmft.cost.phases import Phase
-    from llmft.evaluation.scorer import Asking
     from llmft.models.reading.continuations import Continued
     from llmft.prompts.prompter import Prompter
     from llmft.prompts.tokens import TokenizedPrompts
@@ -34,6 +33,20 @@ class Question(Protocol):
 
     def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The answers, from what was kept of all positions."""
+
+
+class Asking(Protocol):
+    """A model that is asked several things behind one prefix, which it reads once."""
+
+    def read(self, prompts: Continued, question: Question, *, rows: int) -> dict[str, np.ndarray]:
+        """The model's answers to a question about each of the prompts.
+
+        Args:
+            rows: how many of the prompts are examples; those behind them are content-free queries.
+        """
+
+    def write(self, prompts: TokenizedPrompts) -> list[list[int]]:
+        """The tokens of what the model writes behind each of the prompts, as the kind of answers wants it written."""
 
 
 class Reference(Protocol):

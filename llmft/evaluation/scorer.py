@@ -106,17 +106,17 @@ class Scorer:
         return [{**row, "answer_ids": ids} for row, ids in zip(rows, written, strict=True)]
 
     def read(self, prompts: Continued, question: Question, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:
-        """As `Asking.read`, of these prompts alone."""
+        """As `PrefixAsking.read`, of these prompts alone."""
         with self.asking(prompts.prefix, phase) as asking:
             return asking.read(prompts, question, rows=rows)
 
     @contextmanager
-    def asking(self, prefix: list[int], phase: Phase) -> Iterator[Asking]:
+    def asking(self, prefix: list[int], phase: Phase) -> Iterator[PrefixAsking]:
         """Context: several things can be asked of the model behind a prefix, which it reads once."""
         from llmft.models.reading.reader import open_prefix
 
         with open_prefix(self.model, prefix, self.batch_size) as behind:
-            yield Asking(self, behind, phase)
+            yield PrefixAsking(self, behind, phase)
 
     def _check_numbers(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> None:
         """Check that the answers about the rows are numbers."""
@@ -133,7 +133,7 @@ class Scorer:
 
 
 @dataclass(frozen=True)
-class Asking:
+class PrefixAsking:
     """Asks behind one prefix. The model reads that once, and only if the cache lacks an answer; costs are counted on `phase`."""
 
     scorer: Scorer

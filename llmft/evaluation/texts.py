@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from llmft.errors import InputError
-from llmft.evaluation.answers import ASKED, Answers, Reference
+from llmft.evaluation.answers import ASKED, Answers, Asking, Reference
 from llmft.evaluation.metrics import more_metrics, row_scores
 from llmft.evaluation.scores import Headline, Scores, of_objects
 from llmft.prompts.render import decode_escapes
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     from llmft.arguments.config import Config
-    from llmft.evaluation.scorer import Asking
     from llmft.models.reading.continuations import Continued
     from llmft.models.reading.generation import Generation
     from llmft.prompts.prompter import Prompter

@@ -53,7 +53,16 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     Raises:
         InputError: the arguments are unusable.
     """
-    values, given = read(groups, argv, description)
+    asked: list[Task] = []
+
+    def defaults(values: Mapping[str, Any], written: Collection[str]) -> dict[str, Any]:
+        (data,) = make([DataArguments], values)
+        asked.append(resolve_task(data, labels_needed=DistillationArguments not in groups))
+        return task_defaults(asked[0], values, written)
+
+    values, given = read(groups, argv, description, defaults)
+    (task,) = asked
+    check_kind(groups, given, task)
     command = process_command() if argv is None else Command()
     if values["overwrite_output_dir"] or values["push_to_hub"]:
         command.note = None  # there is something to do though the runs are finished

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments.distillation import DistillationArguments
 from llmft.errors import InputError
 from llmft.prompts.placeholders import take_off_placeholders
 from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, names_file, read_text, text_or_file
@@ -40,7 +39,7 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
         description="" if who == "student" else data.task_description,
         pattern_flag=pattern_flag,
         words_flag=words_flag,
-        **(_context(job, job.config.distillation, labels, number) if who == "teacher" else {}),
+        **(_context(job, labels, number) if who == "teacher" or job.method == "icl" else {}),
         delimiter=data.label_delimiter,
     )
 
@@ -67,7 +66,7 @@ def _pattern(job: Job, who: str | None) -> tuple[str | None, str]:
     """The pattern that flags give in place of a named one, and the flag."""
     pattern, flag = _choose(job, who, "pattern", None)
     trained = job.config.trained
-    if who == "teacher" and job.config.distillation.reads("label"):
+    if who == "teacher" and job.config.context.reads("label"):
         pattern, flag = job.config.distillation.label_pattern or job.task.label_pattern, "--label_pattern"
     if pattern is not None and trained is not None and trained.use_soft_prompt:
         pattern = take_off_placeholders(pattern, trained.num_soft_prompt_tokens, flag)
@@ -81,12 +80,13 @@ def _default_prefix(job: Job, prefix: str) -> str:
     return escaped(prefix) + (" " if job.method == "icl" else "")
 
 
-def _context(job: Job, flags: DistillationArguments, labels: tuple[str, ...], number: int) -> dict[str, Any]:
+def _context(job: Job, labels: tuple[str, ...], number: int) -> dict[str, Any]:
     """Instruction, text of files and gold labels, as far as the teacher reads them; what a file holds is text whatever flag
     names it."""
-    data, instruction, texts = job.config.data, "", []
-    if flags.label_words is not None:
-        labels = parse_words(flags.label_words, len(labels), "--label_words")
+    data, flags, distillation = job.config.data, job.config.context, job.config.distillation
+    instruction, texts = "", []
+    if distillation is not None and distillation.label_words is not None:
+        labels = parse_words(distillation.label_words, len(labels), "--label_words")
     if flags.reads("instruction") and flags.instruction is not None:
         instruction = text_or_file(flags.instruction, "--instruction")
         if names_file(flags.instruction):

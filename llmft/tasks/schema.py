@@ -148,6 +148,8 @@ class Task:
     instruction: Callable[[str | None, int], str] | None = field(default=None, compare=False)
     metrics: tuple[str, ...] = ()
     answer: str = "label"
+    headline: str = ""
+    context: str = "demonstrations"
 
     @property
     def row_sets(self) -> tuple[EvalSet, ...]:

@@ -136,7 +136,7 @@ def test_labels_of_several_tokens_have_no_distribution_beyond_themselves(scorers
 
 @pytest.mark.parametrize("support", ["labels", "labels_rest"])
 def test_texts_share_no_classes(scorers, support):
-    with pytest.raises(ValueError, match=f"support {support} is of classes that all queries share"):
+    with pytest.raises(ValueError, match=f"support {support} is none of topk, vocab, sampled"):
         Teacher([replace(scorers[0], answers=Texts())], [{**row, "answer": [5]} for row in QUERIES], Objective(support=support))
 
 
