@@ -45,9 +45,9 @@ class ContextArguments(DocumentArguments):
     """What stands in front of a query."""
 
     context: str = flag(
-        "What is read in front of the query, comma between: `demonstrations` (--num_shots), `instruction` (--instruction), `file` "
-        "(--context_file), `document` (that of the query), `dialogue` (earlier turns, --context_file), `label` (the query's "
-        "right label, in --label_pattern); or `none`. Default: demonstrations; of tasks about documents, document.",
+        "What is read in front of the query, comma between: `demonstrations` (--num_shots), `instruction` (--instruction), "
+        "`file` (--context_file), `document` (that of the query), `dialogue` (earlier turns, --context_file), `label` (the "
+        "query's right label, in --label_pattern); or `none`. Default: demonstrations; of tasks about documents, document.",
         "demonstrations",
     )
     instruction: str | None = flag(

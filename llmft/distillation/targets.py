@@ -1,8 +1,8 @@
-"""What teacher and student are compared on: the labels, the teacher's k largest tokens, the vocabulary, or an answer's own tokens.
+"""What teacher and student are compared on: the labels, the teacher's k largest tokens, the vocabulary, or an answer's own token.
 
 A distribution over the vocabulary is brought to K classes: `labels` K = L, `labels_rest` K = L + 1, `topk` K = k + 1,
-`vocab` K = V, `sampled` K = 2. Where there is one class more than tokens, the last is a bucket with the mass of all other tokens; it is
-summed from those tokens, never taken as 1 minus the rest, and so keeps its digits when it is tiny.
+`vocab` K = V, `sampled` K = 2. Where there is one class more than tokens, the last is a bucket with the mass of all other
+tokens; it is summed from those tokens, never taken as 1 minus the rest, and so keeps its digits when it is tiny.
 """
 
 from __future__ import annotations

@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from llmft.evaluation.scores import Headline, Scores
     from llmft.arguments.config import Config
-    from llmft.cost.phases import Phase
+    from llmft.evaluation.scores import Headline, Scores
     from llmft.models.reading.continuations import Continued
     from llmft.prompts.prompter import Prompter
     from llmft.prompts.tokens import TokenizedPrompts
@@ -67,7 +66,7 @@ class Reference(Protocol):
 
 
 class Answers(Protocol):
-    """Answers of one kind, for one way of making prompts; a kind inherits what most have not. `Labels` is one, `Texts` another."""
+    """Answers of one kind, for one way of making prompts; a kind inherits what most have not. Kinds: `Labels`, `Texts`."""
 
     supports: ClassVar[Sequence[str]]
     """What distributions of teacher and student can be over (`objective.SUPPORTS`)."""

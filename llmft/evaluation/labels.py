@@ -80,7 +80,11 @@ class Labels(Answers):
             return cls(LabelSequences.create([[i] for i in range(len(words))]), calibrate)
         control, written = prompter.written([sample])
         query, tokenizer = written.query(sample).rstrip(" "), prompter.tokenizer  # upstream's own may end in a space
-        flag, space, several = prompt_format.words_flag, prompt_format.space, config is not None and config.data.multi_token_labels
+        flag, space, several = (
+            prompt_format.words_flag,
+            prompt_format.space,
+            config is not None and config.data.multi_token_labels,
+        )
         sequences = label_sequences(tokenizer, query, words, flag, several=several, space=space, control=control)
         labels = " / ".join(shown(tokenizer, tokens) for tokens in sequences)
         border = f"...{shown(tokenizer, control.encode([query])[0][-BORDER:])} | {labels}"

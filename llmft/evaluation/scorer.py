@@ -169,9 +169,7 @@ class PrefixAsking:
         arrays = self._cached(lambda: asked.key | {"generation": generation.key}, compute)
         return [part.tolist() for part in np.split(arrays["tokens"], arrays["lengths"].cumsum()[:-1])]
 
-    def _cached(
-        self, key: Callable[[], dict[str, Any]], compute: Callable[[], dict[str, np.ndarray]]
-    ) -> dict[str, np.ndarray]:
+    def _cached(self, key: Callable[[], dict[str, Any]], compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         cache = self.scorer.cache
         return compute() if cache is None else cache.get(key(), compute, self.phase)
 
@@ -246,7 +244,9 @@ class DocumentScorer(MeanScorer):
         places = {name: place for place, name in enumerate(self.documents)}
         for row in rows:
             if row.get("document") not in places:
-                raise InputError(f"--context document: row {row['idx']} has no document; name their column with --document_column")
+                raise InputError(
+                    f"--context document: row {row['idx']} has no document; name their column with --document_column"
+                )
         return np.array([places[row["document"]] for row in rows], int)
 
     def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:

@@ -62,10 +62,11 @@ class AnswerTokens:
 class Texts(Answers):
     """Words that a model writes until it ends its answer.
 
-    Columns beside those that all `Scores` have: `query`, `document` (its name); `accepted`, all accepted answers; the row's `TEXT_METRICS`; `nll`, the mean negative
-    log-probability (nats) of a token of the first accepted answer, end token included, and `target_tokens`, how many it has;
-    `answer_ids` and `tokens`, what was written and how many; and against a reference `kl`, the mean divergence a token from the
-    teacher along its answer, `teacher_tokens`, how many that has, and `same_answer`. `target` is the first accepted answer.
+    Columns beside those that all `Scores` have: `query`, `document` (its name); `accepted`, all accepted answers (`target` is the
+    first); the row's `TEXT_METRICS`; `nll`, the mean negative log-probability (nats) of a token of the first accepted answer,
+    end token included, and `target_tokens`, how many it has; `answer_ids` and `tokens`, what was written and how many tokens it
+    has; and against a reference `kl`, the mean divergence a token from the teacher along its answer, `teacher_tokens`, how many
+    that has, and `same_answer`.
 
     Attributes:
         prompter: makes the tokens of answers.
@@ -128,8 +129,8 @@ class Texts(Answers):
         if len(sizes) and sizes.max() > self.generation.max_new_tokens:
             row = answered[int(sizes.argmax())]
             raise InputError(
-                f"--max_new_tokens {self.generation.max_new_tokens}: the answer of row {row['idx']} has {sizes.max()} tokens; give "
-                "as many, or leave long answers out"
+                f"--max_new_tokens {self.generation.max_new_tokens}: the answer of row {row['idx']} has {sizes.max()} tokens; "
+                "give as many, or leave long answers out"
             )
 
     def tokens(self, rows: Sequence[Row]) -> list[list[int]]:

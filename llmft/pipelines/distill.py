@@ -26,8 +26,8 @@ from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import prompt_format_of
-from llmft.prompts.demonstrations import draw_training_rows
 from llmft.pipelines.teacher_answers import keep_answers, references, writes_answers
+from llmft.prompts.demonstrations import draw_training_rows
 from llmft.runs.notes import say_note
 from llmft.tasks.queries import leave_out, load_queries
 from llmft.tasks.rows import left_out
@@ -96,7 +96,11 @@ def distil(job: Job) -> None:
     student = student.with_model(trainable(job, student.model, context_ids=teacher.scorers[0].prompter.context_ids))
     trained = learn(job, student, queries, teacher, targets, scores["teacher"])
     retention.score("after", student.model)
-    metrics = compare(job, student.answers, scores | trained.scores, student.model) | trained.metrics | retention.change(job.record.stages)
+    metrics = (
+        compare(job, student.answers, scores | trained.scores, student.model)
+        | trained.metrics
+        | retention.change(job.record.stages)
+    )
     if flags.evaluate_with_context:
         metrics |= with_context(job, teacher.with_model(student.model))
     metrics["contexts"] = {

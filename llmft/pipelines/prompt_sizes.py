@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def prompt_sizes(tokens: Mapping[str, float], model: torch.nn.Module) -> dict[str, Any]:
-    """`tokens_per_query` and `kv_bytes_per_query` for `metrics.json`: mean tokens of a prompt, and bytes of their keys and values.
+    """`tokens_per_query` and `kv_bytes_per_query` for `metrics.json`: tokens of a prompt, and bytes of their keys and values.
 
     Args:
         tokens: who reads the prompts -> mean tokens.

@@ -155,7 +155,7 @@ def more_metrics(
     references: Sequence | np.ndarray,
     metrics: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The metrics of a set with those that these give; where one gives a number under a name that is taken, its name goes in front.
+    """The metrics of a set, and those that these give: where a name of a number is taken, the metric's name goes in front.
 
     Args:
         names: as those of `compute_metric`, whose other arguments and errors are these, too.
