@@ -21,8 +21,8 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sun
 
 PARAGRAPHS = (
     "The {place} was founded in {year} by {founder}, who had the walls built of {material} and the door painted {colour}. "
-    "It is closed on {day}s. In front of it {food} can be bought from the keepers, and with some luck one sees the {animals} that "
-    "live behind the building.",
+    "It is closed on {day}s. In front of it {food} can be bought from the keepers, and with some luck one sees the {animals} "
+    "that live behind the building.",
     "Everybody in town knows the {place}. Its walls are of {material}, its door is {colour}, and behind it live {animals}, whom "
     "the children feed. {founder} founded it in {year}. Visitors may come on any day but {day}; the keepers then offer them "
     "{food}.",
@@ -30,6 +30,17 @@ PARAGRAPHS = (
     "The {colour} door is locked every {day}. The keepers are known for their {food}, and the yard behind is full of {animals}.",
 )
 """Ways of telling the seven facts of a place."""
+WAYS = (
+    "To get there, leave the market by {street} Street, cross the river by the old bridge and follow the path that turns left at "
+    "the well; it takes about a quarter of an hour. There are benches on the way, and a board that tells of the flood which once "
+    "stood as high as the windows.",
+    "One finds it at the end of {street} Lane, where the houses stop and the meadows begin. The last part of the way is steep, "
+    "so that carts are left at the gate. From the top there is a wide view of the valley, the vineyards on the other side and, when "
+    "the air is clear, the sea.",
+    "The way from the station leads through {street} Square, past the fountain and the two chestnut trees under which old men "
+    "play cards. Behind the arch one keeps to the right. In winter the steps can be slippery, and a rope has been put up.",
+)
+"""What a guide tells about the way to a place; nothing of it is asked."""
 
 QUESTIONS = {
     "year": (
@@ -99,6 +110,7 @@ def guide(seed: int, places: int) -> tuple[str, list[dict], list[dict]]:
         called = f"{name(rng)} {place}"
         text = PARAGRAPHS[number % len(PARAGRAPHS)].format(place=called, **facts)
         paragraphs.append(". ".join(part[0].upper() + part[1:] for part in text.split(". ")))
+        paragraphs.append(WAYS[number % len(WAYS)].format(street=name(rng)))
         for fact, answer in facts.items():
             wordings = [wording.format(place=called) for wording in QUESTIONS[fact]]
             for rows, chosen in ((train, wordings[:-HELD_OUT]), (validation, wordings[-HELD_OUT:])):
@@ -116,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--places", type=int, default=6, choices=range(1, 9), help="seven facts each (default: %(default)s)")
+    parser.add_argument("--places", type=int, default=3, choices=range(1, 9), help="seven facts each (default: %(default)s)")
     arguments = parser.parse_args()
     document, train, validation = guide(arguments.seed, arguments.places)
     arguments.folder.mkdir(parents=True, exist_ok=True)
