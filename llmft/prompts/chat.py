@@ -1,1 +1,2 @@
-def check_alignment(*a): pass
+def check_alignment(*a):
+    pass

@@ -35,8 +35,8 @@ WAYS = (
     "the well; it takes about a quarter of an hour. There are benches on the way, and a board that tells of the flood which once "
     "stood as high as the windows.",
     "One finds it at the end of {street} Lane, where the houses stop and the meadows begin. The last part of the way is steep, "
-    "so that carts are left at the gate. From the top there is a wide view of the valley, the vineyards on the other side and, when "
-    "the air is clear, the sea.",
+    "so that carts are left at the gate. From the top there is a wide view of the valley, the vineyards on the other side and, "
+    "when the air is clear, the sea.",
     "The way from the station leads through {street} Square, past the fountain and the two chestnut trees under which old men "
     "play cards. Behind the arch one keeps to the right. In winter the steps can be slippery, and a rope has been put up.",
 )
