@@ -17,11 +17,11 @@ from tests.conftest import CONFIGS, adapted, tiny_model
 from tests.models.reading.test_reader import Changing, prompts
 
 TOKENS = 8
+GREEDY = Generation(TOKENS)
 
 
 def writer(family):
-    """A tiny model that writes something else behind each text: with weights that matter, and an output layer that does not repeat
-    the input."""
+    """A tiny model that writes something else behind each text: weights count, and its output layer does not repeat its input."""
     model = tiny_model(family)
     untie(model)
     with torch.no_grad():
@@ -32,7 +32,7 @@ def writer(family):
     return model
 
 
-def written(model, found, generation=Generation(TOKENS), size=3, tokenizer=None):
+def written(model, found, generation=GREEDY, size=3, tokenizer=None):
     with open_prefix(model, found.prefix, BatchSize(size, 10**9)) as behind:
         return behind.generate(found, generation, tokenizer)
 
@@ -102,7 +102,7 @@ def test_a_prefix_goes_through_the_model_once_whatever_is_asked_behind_it_and_ea
     with open_prefix(model, found.prefix, BatchSize(100)) as behind:
         assert lengths == []
         kept = behind.read(asked, lambda logits, positions: {"best": logits.argmax(-1)})
-        answers = behind.generate(found, Generation(TOKENS), None)
+        answers = behind.generate(found, GREEDY, None)
         again = behind.generate(found, Generation(TOKENS, end_ids=(answers.ids[0][1],)), None)
     suffixes = [*map(len, found.suffixes)]
     assert lengths[0] == len(found.prefix)
@@ -204,21 +204,21 @@ def test_a_batch_that_memory_does_not_hold_is_halved():
 
     model.lm_head.register_forward_pre_hook(project)
     with open_prefix(model, found.prefix, BatchSize(100)) as behind:
-        answers = behind.generate(found, Generation(TOKENS), None)
+        answers = behind.generate(found, GREEDY, None)
         assert answers.ids == expected.ids
         assert answers.tokens == expected.tokens
     assert [size for size, before in pairwise(sizes) if size != before][:3] == [1, 7, 3]
     with pytest.raises(InputError, match="--max_batch_tokens 999: memory of cpu does not hold a batch of 7 queries"):
         read = BatchSize(100, 999)
         with open_prefix(model, found.prefix, read) as behind:
-            behind.generate(found, Generation(TOKENS), None)
+            behind.generate(found, GREEDY, None)
 
 
 def test_batches_are_as_large_as_the_answers_may_get():
     model, found, sizes = writer("llama"), prompts(), []
     model.lm_head.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     with open_prefix(model, found.prefix, BatchSize(100, 2 * (12 + TOKENS))) as behind:
-        behind.generate(found, Generation(TOKENS), None)
+        behind.generate(found, GREEDY, None)
     assert set(sizes[1:]) == {2, 3}
 
 
