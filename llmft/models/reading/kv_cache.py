@@ -120,8 +120,7 @@ def kv_bytes_per_token(model: torch.nn.Module) -> int | None:
     """Bytes of keys and values that the model keeps for each token; None where it keeps something else, or not for all tokens."""
     bare = bare_model(model)
     config = bare.config.get_text_config()
-    window = getattr(config, "sliding_window", None) is not None or "local" in getattr(config, "attention_layers", ())
-    if window or not depends_on_keys_alone(model) or hasattr(config, "v_head_dim"):
+    if getattr(config, "sliding_window", None) is not None or not depends_on_keys_alone(model) or hasattr(config, "v_head_dim"):
         return None
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if hasattr(config, "multi_query"):  # Falcon's name for it
