@@ -12,6 +12,7 @@ from llmft.errors import InputError
 from llmft.prompts.control import ControlTokens, control_tokens
 from llmft.prompts.render import PromptFormat
 from llmft.prompts.tokens import TokenizedPrompts, token_ids, tokenize_prompts
+from llmft.prompts.verbalizer import answer_sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,6 +68,31 @@ class Prompter:
         control = self.prompt_format.control(self.tokenizer, [*rows, *self.demonstrations])
         return control, self.prompt_format.written_as(control.mark)
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer; none where the tokenizer has none."""
+        return self.prompt_format.end_ids(self.tokenizer)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end an answer: what stands behind the answers that the context shows."""
+        return self.prompt_format.stops if self.demonstrations else ()
+
+    def answer_tokens(self, rows: Sequence[Row]) -> list[list[int]]:
+        """The tokens of each row's answer as they follow its query, a token that ends it included if there is any: `answer_ids`
+        of a row that has them, else those of its right answer's text.
+
+        Raises:
+            InputError: an answer has no tokens, or merges with its query's end.
+        """
+        texts = [row for row in rows if row.get("answer_ids") is None]
+        control, written = self.written(texts)
+        queries, answers = [*map(written.query, texts)], [*map(written.answer, texts)]
+        flag, idx = self.prompt_format.end_flag, [row["idx"] for row in texts]
+        made = iter(answer_sequences(control, queries, answers, idx, flag, space=written.space))
+        end = [*self.end_ids[:1]]
+        return [next(made) + end if row.get("answer_ids") is None else [*row["answer_ids"]] for row in rows]
+
     def prompts(self, rows: Sequence[Row], extra: Sequence[Row] = ()) -> TokenizedPrompts:
         """Prompts of the rows, and of the `extra` rows behind them, which are never shortened.
 
@@ -116,7 +142,7 @@ class Prompter:
 
     def _fitting_shots(self, row: Row, limit: int) -> int:
         """How many demonstrations, from the first on, fit in front of a row; as many of each label, if all are."""
-        shots, labels = len(self.demonstrations), len(self.prompt_format.words)
+        shots, labels = len(self.demonstrations), len(self.prompt_format.words) or 1
         count = bisect.bisect_right(range(shots), limit, key=lambda k: self._length(self.demonstrations[:k], row)) - 1
         return max(0, count - count % labels if shots % labels == 0 else count)
 

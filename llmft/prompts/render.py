@@ -1,10 +1,10 @@
 """The one prompt renderer: for demonstrations, queries, teacher and student alike.
 
     query         = pattern(text1, text2) + prefix + delimiter            (never ends in a space)
-    demonstration = query + space + label word + separator
+    demonstration = query + space + answer + separator                   (a label's word, or a text row's first answer)
     context       = [instruction + separator] + [document + separator] + [description + separator] + demonstrations
 
-The spaces at the delimiter's end belong to the label, so that `tokens(query) + [label id]` is a prefix of
+The spaces at the delimiter's end belong to the answer, so that `tokens(query) + tokens(answer)` is a prefix of
 `tokens(demonstration)`.
 The text of an example is put in and never interpreted: braces, backslashes and control tokens in it are text.
 """
@@ -82,7 +82,7 @@ def names_file(value: str) -> bool:
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """How a row becomes text. `words` are the label words in label order, without their space."""
+    """How a row becomes text. `words` are the label words in label order, without their space; none where answers are texts."""
 
     pattern: str
     prefix: str
@@ -140,7 +140,7 @@ class PromptFormat:
             return self
         end = (PLACEHOLDER.split(self.pattern)[-1] + self.prefix).rstrip(" ")
         bare = end[-1:].isspace() or end.endswith(tuple(control_tokens))
-        unspaced = all(unicodedata.name(word[0], "").startswith(UNSPACED) for word in self.words)
+        unspaced = bool(self.words) and all(unicodedata.name(word[0], "").startswith(UNSPACED) for word in self.words)
         return replace(self, delimiter="" if bare or unspaced else " ", default_delimiter=True)
 
     @property
@@ -158,12 +158,12 @@ class PromptFormat:
 
     def control(self, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]]) -> ControlTokens:
         """The tokenizer's control tokens, for prompts made of these rows."""
-        texts = [row.get(name) or "" for row in rows for name in FIELDS]
+        texts = [text for row in rows for text in (*(row.get(name) or "" for name in FIELDS), *(row.get("answer") or ()))]
         return ControlTokens.create(tokenizer, [*texts, self.document])
 
     @property
     def space(self) -> str:
-        """What stands between a query, which ends in the rest of the delimiter, and a label's word: spaces or nothing."""
+        """What stands between a query, which ends in the rest of the delimiter, and its answer: spaces or nothing."""
         delimiter = self.settled().delimiter
         return delimiter[len(delimiter.rstrip(" ")) :]
 
@@ -171,14 +171,27 @@ class PromptFormat:
         """What the model reads before it answers."""
         return (self.body(row) + self.prefix).rstrip(" ") + self.settled().delimiter.rstrip(" ")
 
+    def answer(self, row: Mapping[str, Any]) -> str:
+        """The right answer in words: its label's, or the first of a row's texts."""
+        return self.words[row["label"]] if self.words else row["answer"][0]
+
     def demonstration(self, row: Mapping[str, Any]) -> str:
         """The query with its right answer, and the separator."""
-        return f"{self.query(row)}{self.space}{self.words[row['label']]}{self.separator}"
+        return f"{self.query(row)}{self.space}{self.answer(row)}{self.separator}"
 
     def context(self, demonstrations: Sequence[Mapping[str, Any]]) -> str:
         """What stands in front, if anything does, and the demonstrations in the order given; "" for nothing."""
         head = "".join(text + self.separator for text in (self.instruction, self.document, self.description) if text)
         return head + "".join(map(self.demonstration, demonstrations))
+
+    def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+        return () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What follows an answer that the context shows."""
+        return (self.separator,) if self.separator else ()
 
     @property
     def front_flag(self) -> str:
@@ -220,5 +233,5 @@ class UpstreamPromptFormat(PromptFormat):
         return self.body(row) + (f" {self.prefix.strip()}" if self.prefix else "")
 
     def demonstration(self, row: Mapping[str, Any]) -> str:
-        """The pattern, the prefix as given, the label word, the separator."""
-        return f"{self.body(row)}{self.prefix}{self.words[row['label']]}{self.separator}"
+        """The pattern, the prefix as given, the answer, the separator."""
+        return f"{self.body(row)}{self.prefix}{self.answer(row)}{self.separator}"

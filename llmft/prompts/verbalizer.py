@@ -1,4 +1,4 @@
-"""The verbalizer: which token of the vocabulary stands for which label."""
+"""Answers as tokens: which of the vocabulary stands for which label, and those of a text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, quote
 from llmft.prompts.control import ControlTokens
-from llmft.prompts.tokens import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,13 +55,13 @@ def label_sequences(
         InputError: a label's tokens cannot be separated from the query's or are unknown, one is several tokens and may not be, or
             the tokens of one begin those of another: its sequence could never be the less probable one.
     """
-    head = token_ids(tokenizer, query, control)
-    mark = control.mark if control else str
+    if control is None:
+        control = ControlTokens.create(tokenizer, [query])
+        query = control.mark(query)
     sequences: list[list[int]] = []
-    for word in words:
-        tokens = token_ids(tokenizer, query + space + mark(word), control)
-        sequence = tokens[len(head) :]
-        if tokens[: len(head)] != head or not sequence:
+    texts = [space + control.mark(word) for word in words]
+    for word, (sequence, tokens) in zip(words, _behind(control, [query] * len(words), texts), strict=True):
+        if not sequence:
             raise InputError(
                 f"{flag} {quote(','.join(words))}: {quote(word)} merges with the end of the query into "
                 f"{shown(tokenizer, tokens[-2:])} for the tokenizer of {tokenizer.name_or_path}; "
@@ -107,17 +106,65 @@ def check_border(
     Raises:
         InputError: the tokens of a label and a query's end merge.
     """
-    heads = control.encode(queries)
     for word, sequence in zip(words, sequences, strict=True):
-        whole = control.encode([query + space + control.mark(word) for query in queries])
-        for head, tokens, query in zip(heads, whole, queries, strict=True):
-            if tokens != [*head, *sequence]:
+        text = space + control.mark(word)
+        for query, (behind, tokens) in zip(queries, _behind(control, queries, [text] * len(queries)), strict=True):
+            if behind != [*sequence]:
                 alone, merged = (shown(control.tokenizer, ids) for ids in (sequence, tokens[-3:]))
                 raise InputError(
                     f"{flag}: {quote(word)} is {alone} behind one query, and merges with the end of another, "
                     f"{quote(control.plain(query)[-20:])}, into {merged}; give another --label_delimiter, or end the pattern in "
                     "other text"
                 )
+
+
+def answer_sequences(
+    control: ControlTokens, queries: Sequence[str], answers: Sequence[str], idx: Sequence[object], flag: str, *, space: str
+) -> list[list[int]]:
+    """The tokens of each answer behind its query.
+
+    Args:
+        queries, answers: as marked by `control`, one answer for each query.
+        idx: the rows' own, for messages.
+        flag: the flag that queries end as they do by, and its value, for messages.
+        space: what stands in front of an answer and belongs to it.
+
+    Raises:
+        InputError: an answer has no tokens, or merges with its query's end.
+    """
+    sequences = []
+    pairs = _behind(control, queries, [space + answer for answer in answers])
+    for query, answer, number, (sequence, tokens) in zip(queries, answers, idx, pairs, strict=True):
+        if not answer.strip() or sequence == []:
+            raise InputError(
+                f"--answer_column: the answer of row {number}, {quote(answer)}, is no token for the tokenizer of "
+                f"{control.tokenizer.name_or_path}; give it some text, or leave the row out"
+            )
+        if sequence is None:
+            raise InputError(
+                f"{flag}: the answer of row {number}, {quote(answer[:20])}, merges with the end of its query, "
+                f"{quote(control.plain(query)[-20:])}, into {shown(control.tokenizer, _border(control, query, tokens))}; "
+                "begin the answer or end the query in other text"
+            )
+        sequences.append(sequence)
+    return sequences
+
+
+def _behind(control: ControlTokens, queries: Sequence[str], texts: Sequence[str]) -> list[tuple[list[int] | None, list[int]]]:
+    """For each query and the text behind it: the tokens that the text adds, None where it changes the query's own; and those of
+    both together."""
+    different = [*dict.fromkeys(queries)]
+    heads = dict(zip(different, control.encode(different), strict=True))
+    wholes = control.encode([query + text for query, text in zip(queries, texts, strict=True)])
+    pairs = [(heads[query], whole) for query, whole in zip(queries, wholes, strict=True)]
+    return [(whole[len(head) :] if whole[: len(head)] == head else None, whole) for head, whole in pairs]
+
+
+def _border(control: ControlTokens, query: str, tokens: list[int]) -> list[int]:
+    """The tokens around the place where a query meets what merges with it."""
+    (head,) = control.encode([query])
+    place = next((i for i, (left, right) in enumerate(zip(head, tokens, strict=False)) if left != right), len(head))
+    return tokens[max(0, place - 2) : place + 2]
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
