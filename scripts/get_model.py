@@ -245,6 +245,7 @@ def convert(model: Model, source: Path, folder: Path) -> None:
 
     network, tokenizer = load_model(str(source), dtype=model.dtype, gguf_file="model.gguf")
     expected = logits(network, tokenizer)
+    tokenizer.init_kwargs["local_files_only"] = False  # else HF_HUB_OFFLINE would be saved, and a run's name depend on it
     tokenizer.save_pretrained(folder)
     network.save_pretrained(folder)
     del network
