@@ -14,13 +14,13 @@ from transformers import Trainer, TrainingArguments
 from llmft.arguments.objective import Objective
 from llmft.distillation.trainer import ContextDistillationTrainer
 from llmft.evaluation.labels import Labels
+from llmft.evaluation.texts import Texts
 from llmft.models.parts import head
 from llmft.models.reading.continuations import LabelSequences
 from llmft.models.reading.packing import can_pack
 from llmft.training.ft_trainer import REAL, FtTrainer, collate
 from llmft.training.losses import label_cross_entropy, t_few_loss
 from tests.conftest import adapted, tiny_model
-from tests.scoring import Texts
 
 LABELS = [17, 99]
 ANSWERS = Labels(LabelSequences.create([[token] for token in LABELS]))
@@ -202,7 +202,10 @@ def texts(n=16):
 
 TEXT_KINDS = [
     (FtTrainer, {}),
-    (ContextDistillationTrainer, {"answers": Texts(), "choices": Objective(support="topk", topk=7, ce_weight=0.5)}),
+    (
+        ContextDistillationTrainer,
+        {"answers": Texts(None, None, None), "choices": Objective(support="topk", topk=7, ce_weight=0.5)},
+    ),
 ]
 COLLATORS = {"padded": collate, "packed": partial(collate, packed=True)}
 
