@@ -143,7 +143,7 @@ def test_texts_share_no_classes(scorers, support):
     with pytest.raises(ValueError, match=f"support {support} is none of topk, vocab, sampled"):
         Teacher(
             [replace(scorers[0], answers=texts(scorers[0]))],
-            [{**row, "answer_ids": [5]} for row in QUERIES],
+            QUERIES,
             Objective(support=support),
         )
 
