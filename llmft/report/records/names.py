@@ -40,12 +40,26 @@ def rows_text(n: float, sets: Iterable[str]) -> str:
     return f"{n:.0f} of {' + '.join(sets)}"
 
 
+def other_context(differs: object) -> bool:
+    """Whether something else than demonstrations was read in front of a query: `differs` always names it."""
+    return any(text.startswith("context=") for text in str(differs).split(", "))
+
+
+def is_zero_shot(method: object, shots: object, differs: object) -> bool:
+    """Whether a run asked a model that was not trained, with nothing in front of its queries."""
+    return method == "icl" and not shots and not other_context(differs)
+
+
+def method_name(row: Mapping[str, object]) -> str:
+    """A method as people say it, from a row with `method`, `shots` and `differs`; without what differs."""
+    if is_zero_shot(row["method"], row["shots"], row["differs"]):
+        return "zero-shot"
+    return METHOD_NAMES.get(str(row["method"]), str(row["method"]))
+
+
 def shown_method(row: Mapping[str, object]) -> str:
-    """A method as people say it, from a row with `method`, `shots` and `differs`."""
-    name = METHOD_NAMES.get(str(row["method"]), str(row["method"]))
-    if row["method"] == "icl" and not row["shots"]:
-        name = "zero-shot"
-    return f"{name} ({row['differs']})" if row["differs"] else name
+    """A method as people say it, and what tells the setting from others of the method."""
+    return method_name(row) + (f" ({row['differs']})" if row["differs"] else "")
 
 
 def selection_name(selection: object) -> str:
