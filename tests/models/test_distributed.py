@@ -59,8 +59,7 @@ from llmft.arguments.deepspeed_config import keep_off_the_compiler
 from llmft.models.reading.generation import Generation
 from llmft.runs.launch import join_launch
 from tests.conftest import adapted
-from tests.models.reading.test_generation import TOKENS, by_hand, cut, writer, written
-from tests.models.reading.test_reader import prompts
+from tests.models.reading.test_generation import TOKENS, by_hand, cut, prompts, writer, written
 
 join_launch(alone=True)
 keep_off_the_compiler()
