@@ -95,16 +95,19 @@ class OpenPrefix:
     def read(self, prompts: Continued, keep: Keep) -> Kept:
         """Read every prompt, and keep what `keep` makes of the logits at its positions; no (P, V) tensor is made but to be kept.
 
+        Args:
+            prompts: they begin with the prefix.
+
         Raises:
             InputError: the device's memory does not hold a batch of the size that the flags give.
         """
 
-        def read(batch: list[int]) -> dict[str, torch.Tensor]:
+        def kept_of(batch: list[int]) -> dict[str, torch.Tensor]:
             kept = self._reader.read(prompts, batch, keep)
             return {name: tensor if tensor.numel() < LARGE else tensor.cpu() for name, tensor in kept.items()}
 
         before = self._counted()
-        parts, scored = self._shared_out(self._reader.batches(prompts), read)
+        parts, scored = self._shared_out(self._reader_of(prompts).batches(prompts), kept_of)
         arrays: dict[str, np.ndarray] = {}
         on_host = [(batch, {name: tensor.cpu().numpy() for name, tensor in kept.items()}) for batch, kept in parts]
         for batch, kept in chain.from_iterable(all_gather(on_host)):
@@ -116,17 +119,26 @@ class OpenPrefix:
     def generate(self, prompts: TokenizedPrompts, generation: Generation, tokenizer: PreTrainedTokenizerBase) -> Written:
         """Have the model write an answer behind every prompt.
 
+        Args:
+            prompts: they begin with the prefix.
+            tokenizer: the model's, to find texts that end answers.
+
         Raises:
             InputError: the device's memory does not hold a batch of the size that the flags give.
         """
         before = self._counted()
-        batches = self._reader.batches_to_write(prompts, generation)
+        batches = self._reader_of(prompts).batches_to_write(prompts, generation)
         parts, scored = self._shared_out(batches, lambda batch: self._reader.write(prompts, batch, generation, tokenizer))
         ids: list[list[int]] = [[] for _ in prompts.suffixes]
         for batch, answers in chain.from_iterable(all_gather(parts)):
             for i, answer in zip(batch, answers, strict=True):
                 ids[i] = answer
         return Written(ids, scored, *self._counted(before))
+
+    def _reader_of(self, prompts: Continued | TokenizedPrompts) -> PrefixReader:
+        if prompts.prefix != self.prefix:
+            raise ValueError("the prompts begin with another prefix")
+        return self._reader
 
     @cached_property
     def _reader(self) -> PrefixReader:

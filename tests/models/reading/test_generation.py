@@ -101,6 +101,21 @@ def test_students_write_behind_what_they_have_learned(family, part, prefix):
     assert written(model, found).ids == expected != base
 
 
+def test_an_attention_that_takes_no_mask_of_ours_writes_behind_a_cartridge_and_whole_prompts(monkeypatch):
+    model, found = adapted(writer("llama"), "cartridge", **PARTS["cartridge"]), prompts()
+    expected = written(model, found)
+    monkeypatch.setattr(reader, "can_share", lambda model: False)
+    whole = written(model, found)
+    assert whole.ids == expected.ids
+    assert whole.tokens == expected.tokens + len(found.prefix) * (len(found.suffixes) - 1)
+
+
+def test_prompts_have_to_begin_with_the_prefix():
+    found = prompts()
+    with open_prefix(writer("llama"), [], BatchSize(4)) as behind, pytest.raises(ValueError, match="another prefix"):
+        behind.generate(found, GREEDY, None)
+
+
 def test_a_prefix_goes_through_the_model_once_whatever_is_asked_behind_it_and_each_token_counts_once():
     model, found, lengths = writer("llama"), prompts(), []
     model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[:2].numel()))
