@@ -29,7 +29,7 @@ from llmft.models.reading.decoding import attends_beside, inputs_behind
 from llmft.models.reading.generation import Generation, Written, write
 from llmft.models.reading.kv_cache import JoinBuffer, can_share, encode, plain_cache, read_only
 from llmft.models.reading.packing import LostKeysError, can_pack, can_share_keys, packed_batch
-from llmft.models.wrapping import bare_model, encoded_virtual_tokens, forward_parameters, on_device, unwrapped, virtual_tokens
+from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -258,10 +258,9 @@ class PrefixReader:
         batch = on_device(left_pad(behind), self.device)
         real = sum(map(len, behind)) + (encoded_virtual_tokens(self.model) * len(rows) if self._cache is None else 0)
         try:
+            inputs = inputs_behind(self.model, self._cache, batch, beside=beside)
             with attends_beside(self.bare) if beside else nullcontext():
-                ids, tokens = write(
-                    self.bare, self._inputs(batch, beside), whole, generation, tokenizer, synced=cut_up(self.bare)
-                )
+                ids, tokens = write(self.bare, inputs, whole, generation, tokenizer, synced=cut_up(self.bare))
         except LostKeysError:
             self._in_front = True
             return self.write(prompts, rows, generation, tokenizer)
@@ -269,17 +268,6 @@ class PrefixReader:
         self.tokens += real
         self.padding_tokens += tokens - real
         return ids
-
-    def _inputs(self, batch: dict[str, torch.Tensor], beside: bool) -> dict[str, Any]:
-        """Arguments of the bare model that have it read a padded batch behind what stands in front of it."""
-        mask = batch["attention_mask"]
-        if self._cache is None:
-            if virtual_tokens(self.model):
-                wrapped = unwrapped(self.model)
-                return wrapped.inputs_behind(wrapped.get_prompt(len(mask)), batch["input_ids"], mask)
-            accepted = forward_parameters(self.model)
-            return {name: tensor for name, tensor in batch.items() if name in accepted}
-        return inputs_behind(self._cache, batch, beside=beside)
 
     @property
     def _beside(self) -> bool:
