@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import sdpa_mask
 
 from llmft.models.reading.packing import LostKeysError, check_known, masked_attend, shared_by, with_front, with_shared
+from llmft.models.wrapping import forward_parameters, unwrapped, virtual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,15 +47,25 @@ class GrowingLayer(DynamicLayer):
         return keys, values
 
 
-def inputs_behind(cache: DynamicCache, batch: dict[str, torch.Tensor], *, beside: bool) -> dict[str, Any]:
-    """Arguments of a model that have it read B rows, as of `left_pad`, behind what `cache` holds; it stays as it is.
+def inputs_behind(
+    model: torch.nn.Module, cache: DynamicCache | None, batch: dict[str, torch.Tensor], *, beside: bool
+) -> dict[str, Any]:
+    """Arguments of the bare model that have it read B rows, as of `left_pad`, behind what stands in front of them.
 
     Args:
-        beside: whether the model's attention is `batch_attention`; else the rows' cache has them in front of each.
+        cache: keys and values of that, which stay as they are; None where the rows are whole prompts: in front of these are
+            the model's virtual tokens, if it has any.
+        beside: whether the model's attention is `batch_attention`; else the rows' own cache has them in front of each.
     """
-    rows, front, own = len(batch["input_ids"]), cache.get_seq_length(), DynamicCache()
+    mask, (rows, _) = batch["attention_mask"], batch["input_ids"].shape
+    if cache is None and virtual_tokens(model):
+        wrapped = unwrapped(model)
+        return wrapped.inputs_behind(wrapped.get_prompt(rows), batch["input_ids"], mask)
+    if cache is None:
+        accepted = forward_parameters(model)
+        return {name: tensor for name, tensor in batch.items() if name in accepted}
+    front, own = cache.get_seq_length(), DynamicCache()
     own.layers = [GrowingLayer(layer.keys, layer.values) if beside else _expanded(layer, rows) for layer in cache.layers]
-    mask = batch["attention_mask"]
     if not beside:
         mask = torch.cat([mask.new_ones(rows, front), mask], dim=1)
     return {**batch, "attention_mask": mask, "position_ids": batch["position_ids"] + front, "past_key_values": own}

@@ -29,7 +29,7 @@ from llmft.models.reading.decoding import attends_beside, inputs_behind
 from llmft.models.reading.generation import Generation, Written, write
 from llmft.models.reading.kv_cache import JoinBuffer, can_share, encode, plain_cache, read_only
 from llmft.models.reading.packing import LostKeysError, can_pack, can_share_keys, packed_batch
-from llmft.models.wrapping import bare_model, encoded_virtual_tokens, forward_parameters, on_device, unwrapped, virtual_tokens
+from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,16 +95,19 @@ class OpenPrefix:
     def read(self, prompts: Continued, keep: Keep) -> Kept:
         """Read every prompt, and keep what `keep` makes of the logits at its positions; no (P, V) tensor is made but to be kept.
 
+        Args:
+            prompts: they begin with the prefix.
+
         Raises:
             InputError: the device's memory does not hold a batch of the size that the flags give.
         """
 
-        def read(batch: list[int]) -> dict[str, torch.Tensor]:
+        def kept_of(batch: list[int]) -> dict[str, torch.Tensor]:
             kept = self._reader.read(prompts, batch, keep)
             return {name: tensor if tensor.numel() < LARGE else tensor.cpu() for name, tensor in kept.items()}
 
         before = self._counted()
-        parts, scored = self._shared_out(self._reader.batches(prompts), read)
+        parts, scored = self._shared_out(self._reader_of(prompts).batches(prompts), kept_of)
         arrays: dict[str, np.ndarray] = {}
         on_host = [(batch, {name: tensor.cpu().numpy() for name, tensor in kept.items()}) for batch, kept in parts]
         for batch, kept in chain.from_iterable(all_gather(on_host)):
@@ -116,17 +119,26 @@ class OpenPrefix:
     def generate(self, prompts: TokenizedPrompts, generation: Generation, tokenizer: PreTrainedTokenizerBase) -> Written:
         """Have the model write an answer behind every prompt.
 
+        Args:
+            prompts: they begin with the prefix.
+            tokenizer: the model's, to find texts that end answers.
+
         Raises:
             InputError: the device's memory does not hold a batch of the size that the flags give.
         """
         before = self._counted()
-        batches = self._reader.batches_to_write(prompts, generation)
+        batches = self._reader_of(prompts).batches_to_write(prompts, generation)
         parts, scored = self._shared_out(batches, lambda batch: self._reader.write(prompts, batch, generation, tokenizer))
         ids: list[list[int]] = [[] for _ in prompts.suffixes]
         for batch, answers in chain.from_iterable(all_gather(parts)):
             for i, answer in zip(batch, answers, strict=True):
                 ids[i] = answer
         return Written(ids, scored, *self._counted(before))
+
+    def _reader_of(self, prompts: Continued | TokenizedPrompts) -> PrefixReader:
+        if prompts.prefix != self.prefix:
+            raise ValueError("the prompts begin with another prefix")
+        return self._reader
 
     @cached_property
     def _reader(self) -> PrefixReader:
@@ -246,10 +258,9 @@ class PrefixReader:
         batch = on_device(left_pad(behind), self.device)
         real = sum(map(len, behind)) + (encoded_virtual_tokens(self.model) * len(rows) if self._cache is None else 0)
         try:
+            inputs = inputs_behind(self.model, self._cache, batch, beside=beside)
             with attends_beside(self.bare) if beside else nullcontext():
-                ids, tokens = write(
-                    self.bare, self._inputs(batch, beside), whole, generation, tokenizer, synced=cut_up(self.bare)
-                )
+                ids, tokens = write(self.bare, inputs, whole, generation, tokenizer, synced=cut_up(self.bare))
         except LostKeysError:
             self._in_front = True
             return self.write(prompts, rows, generation, tokenizer)
@@ -257,17 +268,6 @@ class PrefixReader:
         self.tokens += real
         self.padding_tokens += tokens - real
         return ids
-
-    def _inputs(self, batch: dict[str, torch.Tensor], beside: bool) -> dict[str, Any]:
-        """Arguments of the bare model that have it read a padded batch behind what stands in front of it."""
-        mask = batch["attention_mask"]
-        if self._cache is None:
-            if virtual_tokens(self.model):
-                wrapped = unwrapped(self.model)
-                return wrapped.inputs_behind(wrapped.get_prompt(len(mask)), batch["input_ids"], mask)
-            accepted = forward_parameters(self.model)
-            return {name: tensor for name, tensor in batch.items() if name in accepted}
-        return inputs_behind(self._cache, batch, beside=beside)
 
     @property
     def _beside(self) -> bool:
