@@ -96,6 +96,23 @@ class DataArguments(Checked):
         excludes="--upstream_prompts",
         may_be_empty=True,
     )
+    chat: bool = flag(
+        "Ask in the model's chat template: the prompt above is the user's turn, the answer the assistant's, demonstrations are "
+        "earlier turns.",
+        False,
+        excludes={"--upstream_prompts": "", "--label_delimiter": "the template says what stands between query and answer"},
+    )
+    system_prompt: str | None = flag(
+        "What the system message begins with, for teacher and student: a text, or a file with one. Default: the template's own.",
+        kind="text or path",
+        needs="--chat",
+    )
+    context_role: str = flag(
+        "Where the context stands: in the message of `system`, or in front of the first turn of `user`.",
+        "system",
+        choices=("system", "user"),
+        needs="--chat",
+    )
     separate_shots_by: str = flag("Text behind each demonstration.", r"\n\n", may_be_empty=True)
     task_description: str = flag("Text in front of the demonstrations.", "", may_be_empty=True)
     multi_token_labels: bool = flag(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from llmft.arguments.data import DataArguments
 from llmft.errors import InputError
+from llmft.prompts.chat import ChatFormat
 from llmft.prompts.placeholders import take_off_placeholders
 from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, names_file, read_text, text_or_file
+from llmft.prompts.turns import read_turns
 from llmft.prompts.verbalizer import parse_words
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
     labels = parse_words(words, len(job.task.label_names), words_flag)
     pattern, pattern_flag = _pattern(job, who)
     prefix, _ = _choose(job, who, "target_prefix", _default_prefix(job, named.prefix) if pattern is None else "")
-    return (UpstreamPromptFormat if upstream else PromptFormat)(
+    return _kind(data)(
         pattern=pattern or (escaped(named.pattern) if upstream else named.pattern),
         prefix=prefix,
         separator=data.separate_shots_by,
@@ -42,6 +47,14 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
         **(_context(job, labels, number) if who == "teacher" or job.method == "icl" else {}),
         delimiter=data.label_delimiter,
     )
+
+
+def _kind(data: DataArguments) -> Callable[..., PromptFormat]:
+    """What makes prompts of the kind that the flags ask for."""
+    if not data.chat:
+        return UpstreamPromptFormat if data.upstream_prompts else PromptFormat
+    system = None if data.system_prompt is None else text_or_file(data.system_prompt, "--system_prompt")
+    return partial(ChatFormat, system_prompt=system, context_role=data.context_role)
 
 
 def _choose(job: Job, who: str | None, name: str, default: str | None) -> tuple[Any, str]:
@@ -81,8 +94,8 @@ def _default_prefix(job: Job, prefix: str) -> str:
 
 
 def _context(job: Job, labels: tuple[str, ...], number: int) -> dict[str, Any]:
-    """Instruction, text of files and gold labels, as far as the teacher reads them; what a file holds is text whatever flag
-    names it."""
+    """Instruction, text of files, a dialogue and gold labels, as far as they are read in front of a query; what a file holds is
+    text whatever flag names it."""
     data, flags, distillation = job.config.data, job.config.context, job.config.distillation
     instruction, texts = "", []
     if distillation is not None and distillation.label_words is not None:
@@ -95,8 +108,13 @@ def _context(job: Job, labels: tuple[str, ...], number: int) -> dict[str, Any]:
         if job.task.instruction is None:
             raise InputError(f"--context instruction: {job.task.name} has no instruction of its own; give --instruction")
         instruction = job.task.instruction(data.task_variant, job.config.run.data_seed)
+    files = flags.context_files
+    file = files[number if len(files) > 1 else 0] if files else ""
     if flags.reads("file"):
-        files = flags.context_files
-        texts.append(read_text(files[number if len(files) > 1 else 0], "--context_file"))
-    document = decode_escapes(data.separate_shots_by).join(texts)
-    return {"instruction": instruction, "document": document, "shown_labels": labels if flags.reads("label") else ()}
+        texts.append(read_text(file, "--context_file"))
+    return {
+        "instruction": instruction,
+        "document": decode_escapes(data.separate_shots_by).join(texts),
+        "turns": read_turns(file, "--context_file") if flags.reads("dialogue") else (),
+        "shown_labels": labels if flags.reads("label") else (),
+    }

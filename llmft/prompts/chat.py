@@ -1,2 +1,193 @@
-def check_alignment(*a):
-    pass
+"""Prompts in a tokenizer's chat template: a query is a user's turn, and what the assistant says next is its answer.
+
+    context = [system message: system prompt, instruction, document, description] + turns of a dialogue + demonstrations as turns
+    query   = user's turn + what the template writes until the assistant speaks
+
+A template may write a system prompt of its own where it is given none. A context's system message then begins with that, so that
+a prompt with a context and one without differ by the context alone; `alignment` checks that they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llmft.errors import InputError, quote
+from llmft.prompts.chat_template import ChatTemplate, common_end, fit
+from llmft.prompts.control import control_tokens, look_for
+from llmft.prompts.render import Part, PromptFormat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Around(NamedTuple):
+    """What a template writes around a query and its answer, and whether it takes white space off their ends, left and right."""
+
+    header: str
+    """In front of the query; what a context ends by is not in it."""
+    tail: str
+    """Behind the query, where the assistant is to speak next."""
+    behind: str
+    """Between the query and an answer: the tail, and what is written in front of what an assistant has said."""
+    end: str
+    """Behind an answer."""
+    query_trimmed: tuple[bool, bool]
+    answer_trimmed: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
+class ChatFormat(PromptFormat):
+    """How a row becomes a user's turn. It can be written once it is `read_by` a tokenizer."""
+
+    system_prompt: str | None = None
+    """What the system message begins with, whether there is a context or not; None for the template's own. Control tokens in it
+    are meant, as in a pattern."""
+    context_role: str = "system"
+    """Where the context stands: in the message of `system`, or in front of the first turn of `user`."""
+    template: ChatTemplate | None = field(default=None, compare=False, repr=False)
+
+    def settled(self, control_tokens: Iterable[str] = ()) -> ChatFormat:
+        """The same: the template says what stands between query and answer."""
+        return self if self.delimiter is not None else replace(self, delimiter="", default_delimiter=True)
+
+    def read_by(self, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+        """The same, written by the template of this tokenizer.
+
+        Raises:
+            InputError: there is none, or it refuses a user's turn.
+        """
+        made = replace(self, template=ChatTemplate.of(tokenizer))
+        behind = made.around.behind
+        return replace(made, delimiter=behind[len(behind.rstrip(" ")) :], default_delimiter=True)
+
+    def written_as(self, mark: Callable[[str], str]) -> ChatFormat:
+        """As of a pattern; what the template writes is put through `mark` as well."""
+        system = None if self.system_prompt is None else mark(self.system_prompt)
+        return replace(super().written_as(mark), system_prompt=system, template=replace(self.template, mark=mark))
+
+    @cached_property
+    def around(self) -> Around:
+        """What the template writes around a query and its answer."""
+        template, first = self.template, ("system",) if self.system_prompt is not None else ()
+        frame, answered = template.frame((*first, "user")), template.frame((*first, "user", "assistant"))
+        tail, between = frame.texts[-1], answered.texts[-2]
+        return Around(
+            template.mark(self._header(first)),
+            tail,
+            between if between.startswith(tail) else tail,
+            answered.texts[-1],
+            frame.trimmed[-1],
+            answered.trimmed[-1],
+        )
+
+    def _header(self, first: tuple[str, ...]) -> str:
+        """What is in front of a query alike behind a system message, behind a turn, and behind neither."""
+        if self.context_role == "user":  # the context stands right in front of the query
+            return ""
+        template = replace(self.template, mark=str)
+        others = [roles for roles in (("system", "user"), (*first, "user", "assistant", "user")) if template.takes(roles)]
+        return common_end(template.tokenizer, [template.frame(roles).texts[-2] for roles in ((*first, "user"), *others)])
+
+    @property
+    def end_flag(self) -> str:
+        """The flag that a query ends as it does by, for messages."""
+        return "--chat"
+
+    @property
+    def opens_itself(self) -> bool:
+        """Yes: a template writes a beginning-of-text token where it wants one."""
+        return True
+
+    @property
+    def opening(self) -> str:
+        """What the template writes in front of a query where there is no context."""
+        return replace(self, instruction="", document="", description="", turns=()).context(())
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """None: a template ends an answer by a token."""
+        return ()
+
+    def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """The token that the template writes behind an answer: the first control token there, else the first token."""
+        names = look_for(tuple(control_tokens(tokenizer))).findall(self.around.end)
+        ids = tokenizer(names[0] if names else self.around.end, add_special_tokens=False).input_ids
+        return tuple(ids[:1]) or super().end_ids(tokenizer)
+
+    def query(self, row: Mapping[str, Any]) -> str:
+        """The user's turn, and what is written until the assistant speaks."""
+        return self.around.header + self._asked(row) + self.around.behind.rstrip(" ")
+
+    def _asked(self, row: Mapping[str, Any]) -> str:
+        return "".join(fit([(self.body(row) + self.prefix).rstrip(" ")], self.around.query_trimmed))
+
+    def answer(self, row: Mapping[str, Any]) -> str:
+        """The right answer in words."""
+        return "".join(fit([super().answer(row)], self.around.answer_trimmed))
+
+    def front(self, demonstrations: Sequence[Mapping[str, Any]]) -> list[Part]:
+        """All that stands in front of a query, in parts.
+
+        Raises:
+            InputError: the template refuses these turns, or writes a query otherwise behind them.
+        """
+        messages = self._messages(demonstrations)
+        frame = self.template.frame([*(role for role, _ in messages), "user"])
+        parts: list[Part] = []
+        for i, (_, content) in enumerate(messages):
+            fitted = fit([part.text for part in content], frame.trimmed[i])
+            parts += [Part(frame.texts[i]), *(part._replace(text=text) for part, text in zip(content, fitted, strict=True))]
+        before, behind = frame.texts[-2:]
+        if not before.endswith(self.around.header) or behind != self.around.tail:
+            raise InputError(
+                f"--chat: the chat template of {self.template.tokenizer.name_or_path} writes a query otherwise behind a context, "
+                f"{quote(before)} in front and {quote(behind)} behind; leave --chat out and write the turns with --pattern"
+            )
+        parts.append(Part(before.removesuffix(self.around.header)))
+        if not any(role == "user" for role, _ in messages):
+            parts += self._in_front_of_user()
+        return parts
+
+    def alike_turns(self, demonstrations: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the template writes a turn alike wherever it stands, if any stands in front of a query."""
+        if not self.turns and not demonstrations:
+            return True
+        turns = self.template.frame(("user", "assistant") * 2 + ("user",)).texts
+        return turns[1] == turns[3] and turns[2] == turns[4]
+
+    def _messages(self, demonstrations: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Part]]]:
+        """Role and content of the messages in front of the query."""
+        turns = [(turn.role, turn.content) for turn in self.turns if turn.role != "system"]
+        for row in demonstrations:
+            turns += [("user", self._asked(row)), ("assistant", self.answer(row))]
+        messages = [(role, [Part(text, context=True)]) for role, text in turns]
+        first = next((content for role, content in messages if role == "user"), [])
+        first[:0] = self._in_front_of_user()
+        system = self._system()
+        return messages if system is None else [("system", system), *messages]
+
+    def _system(self) -> list[Part] | None:
+        """The content of the system message; None where the template is left to write its own."""
+        shown = self._texts if self.context_role == "system" else []
+        start = self.system_prompt
+        if start is None and shown:
+            start = self.template.default_system or ""
+        if start is None:
+            return None
+        texts = [*([""] if start else []), *shown]  # a separator behind what both read is the context's
+        return [Part(start), Part(self.separator.join(texts), context=True)] if shown else [Part(start)]
+
+    def _in_front_of_user(self) -> list[Part]:
+        """The texts that stand in front of the first turn of the user."""
+        if self.context_role == "system" or not self._texts:
+            return []
+        text = "".join(text + self.separator for text in self._texts)
+        return [Part(text.lstrip() if self.around.query_trimmed[0] else text, context=True)]
+
+    @property
+    def _texts(self) -> list[str]:
+        system = [turn.content for turn in self.turns if turn.role == "system"]
+        return [text for text in (self.instruction, self.document, self.description, *system) if text]

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
-from llmft.prompts.control import ControlTokens, control_tokens
+from llmft.prompts.control import ControlTokens
 from llmft.prompts.render import PromptFormat
 from llmft.prompts.tokens import TokenizedPrompts, token_ids, tokenize_prompts
 from llmft.prompts.verbalizer import answer_sequences
@@ -50,7 +50,7 @@ class Prompter:
     opens: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prompt_format", self.prompt_format.settled(control_tokens(self.tokenizer)))
+        object.__setattr__(self, "prompt_format", self.prompt_format.read_by(self.tokenizer))
 
     @property
     def context(self) -> str:
@@ -61,7 +61,7 @@ class Prompter:
     def context_ids(self) -> list[int]:
         """Tokens of the context alone, as a text that the model reads from its start."""
         control, written = self.written(())
-        return token_ids(self.tokenizer, written.context(self.demonstrations), control)
+        return token_ids(self.tokenizer, written.context(self.demonstrations), control, opens=not written.opens_itself)
 
     def written(self, rows: Sequence[Row]) -> tuple[ControlTokens, PromptFormat]:
         """What prompts of these rows are read by, and the format that renders them for it."""
@@ -99,7 +99,7 @@ class Prompter:
         Raises:
             InputError: one does not fit.
         """
-        prompts = self._tokenized([*rows, *extra])
+        prompts = self.tokenized([*rows, *extra])
         limit, place = self.window, "the model's window"
         if self.max_length is not None and (limit is None or self.max_length <= limit):
             limit, place = self.max_length, "--max_seq_length"
@@ -146,21 +146,25 @@ class Prompter:
         count = bisect.bisect_right(range(shots), limit, key=lambda k: self._length(self.demonstrations[:k], row)) - 1
         return max(0, count - count % labels if shots % labels == 0 else count)
 
-    def _tokenized(self, rows: Sequence[Row]) -> TokenizedPrompts:
+    def tokenized(self, rows: Sequence[Row]) -> TokenizedPrompts:
+        """Prompts of the rows, whatever their length."""
         control, written = self.written(rows)
-        context = written.context(self.demonstrations)
-        return tokenize_prompts(self.tokenizer, context, [*map(written.query, rows)], opens=self.opens, control=control)
+        context, opens = written.context(self.demonstrations), self.opens and not written.opens_itself
+        if not self.opens and context == written.opening:
+            context = ""
+        return tokenize_prompts(self.tokenizer, context, [*map(written.query, rows)], opens=opens, control=control)
 
     def _length(self, demonstrations: Sequence[Row], row: Row) -> int:
         control, written = self.written([row])
-        return len(token_ids(self.tokenizer, written.context(demonstrations) + written.query(row), control))
+        text = written.context(demonstrations) + written.query(row)
+        return len(token_ids(self.tokenizer, text, control, opens=not written.opens_itself))
 
     def _shortened(self, rows: Sequence[Row], extra: Sequence[Row], prompts: TokenizedPrompts, limit: int) -> TokenizedPrompts:
         """Prompts of which those over the limit have their texts cut; what cannot fit so stays as it is."""
         length = partial(self._length, self.demonstrations)
         long = [i for i in range(len(rows)) if len(prompts.whole(i)) > limit]
         cut = {i: row for i in long if (row := shorten(rows[i], length, limit)) is not None}
-        fitted = self._tokenized([*(cut.get(i, row) for i, row in enumerate(rows)), *extra])
+        fitted = self.tokenized([*(cut.get(i, row) for i, row in enumerate(rows)), *extra])
         return replace(fitted, shortened=len(cut))
 
 

@@ -2,7 +2,8 @@
 
     query         = pattern(text1, text2) + prefix + delimiter            (never ends in a space)
     demonstration = query + space + answer + separator                   (a label's word, or a text row's first answer)
-    context       = [instruction + separator] + [document + separator] + [description + separator] + demonstrations
+    context       = [instruction + separator] + [document + separator] + [description + separator] + [turns + separator]
+                    + demonstrations
 
 The spaces at the delimiter's end belong to the answer, so that `tokens(query) + tokens(answer)` is a prefix of
 `tokens(demonstration)`.
@@ -16,14 +17,16 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmft.arguments.encodings import WrongFile, decode
 from llmft.errors import InputError, quote
-from llmft.prompts.control import ControlTokens
+from llmft.prompts.control import ControlTokens, control_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from llmft.prompts.turns import Turn
 
 LINE_END = re.compile(r"\r\n?")
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
@@ -80,6 +83,13 @@ def names_file(value: str) -> bool:
     return len(value) < 256 and Path(value).is_file()  # a longer text is no path, and asking the system would fail
 
 
+class Part(NamedTuple):
+    """A part of what stands in front of a query: of the context, or there without one too."""
+
+    text: str
+    context: bool = False
+
+
 @dataclass(frozen=True)
 class PromptFormat:
     """How a row becomes text. `words` are the label words in label order, without their space; none where answers are texts."""
@@ -102,6 +112,8 @@ class PromptFormat:
     """What stands between query and label; None for what `settled` makes of the rest."""
     default_delimiter: bool = False
     """Whether `settled` has chosen it."""
+    turns: tuple[Turn, ...] = ()
+    """A dialogue that has gone before, taken as it is."""
 
     def __post_init__(self) -> None:
         names = PLACEHOLDER.findall(self.pattern)
@@ -143,6 +155,24 @@ class PromptFormat:
         unspaced = bool(self.words) and all(unicodedata.name(word[0], "").startswith(UNSPACED) for word in self.words)
         return replace(self, delimiter="" if bare or unspaced else " ", default_delimiter=True)
 
+    def read_by(self, tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
+        """The same, settled for this tokenizer."""
+        return self.settled(control_tokens(tokenizer))
+
+    @property
+    def opens_itself(self) -> bool:
+        """Whether the format writes a text's beginning itself, so that the tokenizer's is not added."""
+        return False
+
+    @property
+    def opening(self) -> str:
+        """What is written in front of a query where there is no context."""
+        return ""
+
+    def alike_turns(self, demonstrations: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether what is written around a query does not go by what has gone before."""
+        return True
+
     @property
     def end_flag(self) -> str:
         """The flag that a query ends as it does by, and its value, for messages."""
@@ -159,7 +189,7 @@ class PromptFormat:
     def control(self, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]]) -> ControlTokens:
         """The tokenizer's control tokens, for prompts made of these rows."""
         texts = [text for row in rows for text in (*(row.get(name) or "" for name in FIELDS), *(row.get("answer") or ()))]
-        return ControlTokens.create(tokenizer, [*texts, self.document])
+        return ControlTokens.create(tokenizer, [*texts, self.document, *(turn.content for turn in self.turns)])
 
     @property
     def space(self) -> str:
@@ -180,9 +210,14 @@ class PromptFormat:
         return f"{self.query(row)}{self.space}{self.answer(row)}{self.separator}"
 
     def context(self, demonstrations: Sequence[Mapping[str, Any]]) -> str:
-        """What stands in front, if anything does, and the demonstrations in the order given; "" for nothing."""
-        head = "".join(text + self.separator for text in (self.instruction, self.document, self.description) if text)
-        return head + "".join(map(self.demonstration, demonstrations))
+        """All that stands in front of a query; "" for nothing."""
+        return "".join(part.text for part in self.front(demonstrations))
+
+    def front(self, demonstrations: Sequence[Mapping[str, Any]]) -> list[Part]:
+        """What stands in front, if anything does, and the demonstrations in the order given."""
+        dialogue = "\n".join(f"{turn.role}: {turn.content}" for turn in self.turns)
+        head = [text + self.separator for text in (self.instruction, self.document, self.description, dialogue) if text]
+        return [Part(text, context=True) for text in (*head, *map(self.demonstration, demonstrations))]
 
     def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """The tokens that end an answer."""
@@ -196,7 +231,7 @@ class PromptFormat:
     @property
     def front_flag(self) -> str:
         """The flag that puts most in front of a query where there are no demonstrations, for messages."""
-        if self.instruction or self.document:
+        if self.instruction or self.document or self.turns:
             return "--context"
         return "--task_description" if self.description else "--pattern"
 

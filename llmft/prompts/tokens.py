@@ -43,14 +43,17 @@ class TokenizedPrompts:
         return self.prefix + self.suffixes[index]
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, control: ControlTokens | None = None) -> list[int]:
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, text: str, control: ControlTokens | None = None, *, opens: bool = True
+) -> list[int]:
     """Tokens of a text the model reads from its start: a beginning-of-text token where the tokenizer has one, no end token.
 
     Args:
         control: what the text is marked by; None for a text whose control tokens are meant.
+        opens: whether the beginning-of-text token is added; else the text has what it needs.
     """
     control, (text,) = _marked(tokenizer, control, [text])
-    return _opened(control, leading_ids(tokenizer), control.encode([text])[0])
+    return _opened(control, leading_ids(tokenizer) if opens else [], control.encode([text])[0])
 
 
 def _marked(
@@ -89,7 +92,8 @@ def tokenize_prompts(
     is then what all of them really have in common. A long context is nevertheless tokenized once, but for its end.
 
     Args:
-        opens: whether the prompts stand at a text's start; behind a cartridge, which holds that start, they do not.
+        opens: whether the tokens that open a text are added; not behind a cartridge, which holds a text's start, or where the
+            context writes them itself.
         control: what the texts are marked by; None for texts whose control tokens are meant.
 
     Raises:
