@@ -100,7 +100,8 @@ def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) 
 def _made_rows(task: Task) -> EvalSet:
     """The columns of queries for an embedded world, whose own rows come from no file."""
     pair = any("{text2}" in named.pattern for named in task.patterns.values())
-    return EvalSet("train", Source(), ("text1", "text2" if pair else None), answer_column="answer", document_column="document")
+    words = {} if task.answer == "label" else {"answer_column": "answer", "document_column": "document"}
+    return EvalSet("train", Source(), ("text1", "text2" if pair else None), **words)
 
 
 def _text_columns(table: Table, trained: tuple[str, str | None], data: DataArguments, where: str) -> tuple[str, str | None]:
