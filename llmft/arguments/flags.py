@@ -28,6 +28,7 @@ class Rules:
         needs: the flag is read only under this condition, or under one of several. A condition on a flag that a script does not
             have does not count there.
         excludes: condition that the flag does not go with -> why not, for the message.
+        exempt: values that go with all of these.
         at_least, above, below: limits of a number.
         or_value: a number outside of the limits that has a meaning of its own.
         hint: what the message says behind the limits.
@@ -44,6 +45,7 @@ class Rules:
 
     needs: tuple[str, ...] = ()
     excludes: Mapping[str, str] = field(default_factory=dict)
+    exempt: tuple[str, ...] = ()
     at_least: float | None = None
     above: float | None = None
     below: float | None = None

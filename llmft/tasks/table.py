@@ -20,6 +20,7 @@ __all__ = ["OUT_OF_DOMAIN", "TASKS", "Row", "Task", "eval_sets", "get_task", "ta
 
 PAIR = "{text1} {text2} ?"
 SINGLE = "{text1} ?"
+QUESTION, QUESTION_PREFIX = "Question: {text1}", "\nAnswer:"
 NLI_PATTERNS = {
     "minimal": NamedPattern(PAIR, "", ("Yes", "No")),
     "gpt-3": NamedPattern("{text1} question: {text2} Yes or No?", " answer:", ("Yes", "No")),
@@ -127,6 +128,34 @@ TASKS: dict[str, Task] = {
                 Source(("ag_news/test", "ag_news/data/test"), "fancyzhx/ag_news", None, "test"),  # there is no validation split
                 ("text", None),
             ),
+        ),
+        Task(
+            name="squad",
+            version=1,
+            label_names=(),
+            patterns={"minimal": NamedPattern(QUESTION, QUESTION_PREFIX, ())},
+            **_sets(
+                "squad",
+                *(
+                    Source((f"squad/{split}", f"squad/plain_text/{split}"), "rajpurkar/squad", None, split)
+                    for split in ("train", "validation")
+                ),
+                ("question", None),
+                answer_column="answers",
+                document_column="context",
+                title_column="title",
+            ),
+            answer="text",
+            headline="exact_match",
+            context="document",
+        ),
+        Task(
+            name="questions",  # its rows lie in files of the user's (`tasks.questions`)
+            version=1,
+            label_names=(),
+            patterns={"minimal": NamedPattern(QUESTION, QUESTION_PREFIX, ())},
+            answer="text",
+            headline="contains",
         ),
     )
 }
