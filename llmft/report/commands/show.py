@@ -15,7 +15,7 @@ from llmft.runs.summary import plain_console
 if TYPE_CHECKING:
     from rich.table import Table
 
-MIB = 2**20
+KIB, MIB = 2**10, 2**20
 
 
 def main(argv: Sequence[str]) -> None:
@@ -104,7 +104,9 @@ def remarks(run: Run) -> list[str]:
     for name, gap in run.metrics.get("gap_recovered", {}).items():
         lines.append(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
     for who, count in run.metrics.get("tokens_per_query", {}).items():
-        lines.append(f"tokens per query, {who}: {count:.1f}")
+        kv_bytes = run.metrics.get("kv_bytes_per_query", {}).get(who)
+        keys_and_values = "" if kv_bytes is None else f", {kv_bytes / KIB:,.1f} KiB of keys and values"
+        lines.append(f"tokens per query, {who}: {count:.1f}{keys_and_values}")
     weights = run.metrics.get("weights", {})
     if "model" in weights:
         lines.append(f"weights: {weights['model']:,}, trained: {weights['trainable']:,}")

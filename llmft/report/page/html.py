@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 SCRIPTS = ("table.js", "page.js")
 ROWS = 2000
 """The most rows of a table that are in the page."""
-MIB = 2**20
+KIB, MIB = 2**10, 2**20
 COLUMNS = (
     *({"key": domain, "name": HEADINGS[domain], "digits": 3, "spread": True} for domain in DOMAINS),
     {"key": "tokens_per_query", "name": "tokens per query", "digits": 1},
+    {"key": "kv_bytes_per_query", "name": "KV KiB per query", "digits": 1, "scale": KIB},
     {"key": "cpu_ms_per_query", "name": "CPU ms per query", "digits": 2},
     {"key": "training_cpu_s", "name": "CPU s training", "digits": 1},
     {"key": "cpu_total_s", "name": "CPU s run", "digits": 1},
