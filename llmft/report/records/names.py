@@ -23,6 +23,7 @@ SELECTION_NAMES = {
     "best_out_of_domain": "best out-of-domain", "last_with_context": "last, context in front",
 }  # fmt: skip
 """Selections as people say them, in the order of tables."""
+METRIC_NAMES = {"rougeL": "ROUGE-L"}
 FINAL = ("icl", "last")
 """The selections that a method is judged by: nothing was chosen on the evaluation sets."""
 FINAL_STAGES = ("icl", "after")
@@ -67,10 +68,15 @@ def selection_name(selection: object) -> str:
     return SELECTION_NAMES.get(str(selection), str(selection))
 
 
+def stage_name(stage: str) -> str:
+    """A stage of one run as people say it; its last one is called `after` there, beside `before`."""
+    return selection_name(SELECTIONS.get(stage, stage)).replace("last", "after")
+
+
 def metric_name(metric: object) -> str:
     """A metric as people write it; names of up to three letters are short forms, such as KL or MSE."""
     name = str(metric).replace("_", " ")
-    return name if len(name) > 3 else name.upper()
+    return METRIC_NAMES.get(name, name if len(name) > 3 else name.upper())
 
 
 def headline_name(row: Mapping[str, object]) -> str:
