@@ -1,0 +1,141 @@
+"""The embedded free-text world: a document of 16 to 32 invented facts in prose, and questions about it.
+
+"The Kelwick mill serves plum bread and was founded by Ada Finch." Values are drawn anew for each document, so nothing but the
+document, or training on it, tells that the Kelwick mill serves plum bread. Every fact is asked for in five wordings: three for
+training and two for evaluation. Some questions ask for what the document does not state; `NOT_STATED` is their answer.
+"""
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+
+from llmft.errors import InputError
+from llmft.worlds.notes.grammar import (
+    ATTRIBUTES,
+    FIRST_NAMES,
+    HELD_OUT_WORDINGS,
+    LAST_NAMES,
+    NAMES,
+    NOT_STATED,
+    OPENERS,
+    REVERSE_FRAMES,
+    TRAIN_WORDINGS,
+    TYPES,
+    Attribute,
+)
+
+PATTERN = "Question: {text1} Answer:"
+SEPARATOR = "\n\n"
+FEWEST_FACTS, MOST_FACTS = 16, 32
+
+
+@dataclass(frozen=True)
+class Place:
+    """What facts are about: "the Kelwick mill"."""
+
+    name: str
+    type: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.type}"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A value of one attribute of one place."""
+
+    place: Place
+    attribute: Attribute
+    value: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """Sentences in the order of the text, each with one or two facts about one place."""
+
+    places: tuple[Place, ...]
+    sentences: tuple[tuple[Fact, ...], ...]
+    wordings: tuple[tuple[int, ...], ...]
+    """Of each sentence: its opener, then the statement of each of its facts."""
+
+    @property
+    def facts(self) -> list[Fact]:
+        """In the order of the text."""
+        return [fact for sentence in self.sentences for fact in sentence]
+
+    @property
+    def text(self) -> str:
+        """The prose, one paragraph."""
+        return " ".join(map(sentence_text, self.sentences, self.wordings))
+
+    def unstated(self) -> list[tuple[Place, Attribute]]:
+        """What it might say about its places and does not."""
+        stated = {(fact.place, fact.attribute.name) for fact in self.facts}
+        return [(place, one) for place in self.places for one in ATTRIBUTES if (place, one.name) not in stated]
+
+
+def sentence_text(facts: tuple[Fact, ...], wording: tuple[int, ...]) -> str:
+    """One sentence of a document."""
+    opener, *statements = wording
+    article = "the" if OPENERS[opener] else "The"
+    parts = [
+        fact.attribute.statements[which].format(value=" ".join(fact.value))
+        for fact, which in zip(facts, statements, strict=True)
+    ]
+    return f"{OPENERS[opener]}{article} {facts[0].place} {' and '.join(parts)}."
+
+
+def question_text(place: Place, attribute: Attribute, wording: int) -> str:
+    """A question for an attribute of a place."""
+    return attribute.questions[wording].format(place=f"the {place}")
+
+
+def reverse_text(attribute: Attribute, value: tuple[str, ...], frame: int) -> str:
+    """A question for the place by the value of its attribute."""
+    return REVERSE_FRAMES[frame].format(question=attribute.reverse.format(value=" ".join(value)))
+
+
+class Decks:
+    """Values for one document, no word of a pool used twice for an attribute; the people of all attributes differ."""
+
+    def __init__(self, rng: random.Random):
+        self._rng = rng
+        self._decks: dict[tuple, list[str]] = {}
+
+    def draw(self, attribute: Attribute) -> tuple[str, ...]:
+        """A value."""
+        return tuple(self._word(attribute, slot) for slot in range(len(attribute.slots)))
+
+    def _word(self, attribute: Attribute, slot: int) -> str:
+        pool = attribute.slots[slot]
+        if len(pool) == 1:
+            return pool[0]
+        key = pool if pool in (FIRST_NAMES, LAST_NAMES) else (attribute.name, slot)
+        if not self._decks.get(key):
+            self._decks[key] = self._rng.sample(pool, len(pool))
+        return self._decks[key].pop()
+
+
+def draw_places(rng: random.Random, n: int) -> tuple[Place, ...]:
+    """Places of different names; types may recur."""
+    return tuple(Place(name, rng.choice(TYPES)) for name in rng.sample(NAMES, n))
+
+
+def draw_document(rng: random.Random, num_facts: int, num_places: int) -> Document:
+    """A document of so many facts about so many places, spread at random; sentences in random order."""
+    places, decks = draw_places(rng, num_places), Decks(rng)
+    pairs = rng.sample([(place, attribute) for place in places for attribute in ATTRIBUTES], num_facts)
+    facts: dict[Place, list[Fact]] = defaultdict(list)
+    for place, attribute in pairs:
+        facts[place].append(Fact(place, attribute, decks.draw(attribute)))
+    sentences = []
+    for own in facts.values():
+        while own:
+            n = min(len(own), rng.choice((1, 2)))
+            sentences.append(tuple(own.pop() for _ in range(n)))
+    rng.shuffle(sentences)
+    wordings = [
+        (rng.randrange(len(OPENERS)), *(rng.randrange(len(fact.attribute.statements)) for fact in sentence))
+        for sentence in sentences
+    ]
+    return Document(places, tuple(sentences), tuple(wordings))
