@@ -23,8 +23,6 @@ from llmft.worlds.notes.world import (
 )
 
 KIND = {attribute.name: i for i, attribute in enumerate(ATTRIBUTES)}
-NUM_KINDS = 2 * len(ATTRIBUTES)
-"""A question asks for one of the attributes or, counted behind them, for a place by one."""
 LONGEST_VALUE = max(len(attribute.slots) for attribute in ATTRIBUTES)
 P_REVERSE, P_UNSTATED = 0.2, 0.12
 P_WITHOUT_DOCUMENT = 0.1  # of the questions that stand alone cannot see the document
@@ -34,12 +32,13 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its answer, and what it is about: `subject` is the word by which the fact is looked up."""
+    """A question with its answer, the attribute it is about, and by what the fact is looked up: its place, or a word of its value."""
 
     text: str
     answer: tuple[str, ...]
-    subject: str
     kind: int
+    place: str | None = None
+    word: str | None = None
 
 
 @dataclass
@@ -53,9 +52,11 @@ class Batch:
     segment: np.ndarray  # 0 the document, 1 and more the questions, -1 padding
     alone: np.ndarray  # bool: sees neither document nor other questions
     sequence: np.ndarray  # (B,) bool: whether questions see those before them
-    subject: np.ndarray  # at a value in the document and in an answer: the id of the place's name, or of the word asked by
-    kind: np.ndarray
+    place: np.ndarray  # at a value in the document, and where one of a forward question is due: the id of the place's name
+    word: np.ndarray  # at a value in the document: its own id; where one of a reverse question is due: that of its key word
+    kind: np.ndarray  # at both: the attribute
     index: np.ndarray  # which word of the value this is; at a question, which one is due
+    source: np.ndarray  # where one of an answer is due: where in the row it is to be found, 0 (the beginning) for nowhere
     group: np.ndarray  # at an answer's tokens: 0 forward, 1 reverse, 2 unstated, 3 without a document
 
     def visible(self) -> np.ndarray:
@@ -78,42 +79,45 @@ class _Episode:
     stated: list[int]
     segment: list[int]
     alone: list[bool]
-    subject: list[int]
+    place: list[int]
+    word: list[int]
     kind: list[int]
     index: list[int]
+    source: list[int]
     group: list[int]
 
     @classmethod
     def begin(cls) -> "_Episode":
         none = [IGNORED]
-        return cls([BOS], [0], [*none], [*none], [0], [False], [*none], [*none], [*none], [*none])
+        return cls([BOS], [0], [*none], [*none], [0], [False], [*none], [*none], [*none], [*none], [*none], [*none])
 
     def add(self, word: str, position: int, segment: int, alone: bool = False) -> None:
         self.ids.append(ID[word])
         self.positions.append(position)
         self.segment.append(segment)
         self.alone.append(alone)
-        for column in (self.answer, self.stated, self.subject, self.kind, self.index, self.group):
+        for column in (self.answer, self.stated, self.place, self.word, self.kind, self.index, self.source, self.group):
             column.append(IGNORED)
 
-    def mark(self, at: int, subject: str, kind: int, index: int) -> None:
-        self.subject[at], self.kind[at], self.index[at] = ID[subject], kind, index
+    def mark(self, at: int, kind: int, index: int, place: str | None = None, word: str | None = None) -> None:
+        self.kind[at], self.index[at] = kind, index
+        self.place[at] = IGNORED if place is None else ID[place]
+        self.word[at] = IGNORED if word is None else ID[word]
 
 
 def forward_question(fact: Fact, wording: int) -> Question:
     """A question that a document with this fact answers."""
-    return Question(question_text(fact.place, fact.attribute, wording), fact.value, fact.place.name, KIND[fact.attribute.name])
+    return Question(question_text(fact.place, fact.attribute, wording), fact.value, KIND[fact.attribute.name], fact.place.name)
 
 
 def unstated_question(place: Place, attribute: Attribute, wording: int) -> Question:
     """One that a document does not answer."""
-    return Question(question_text(place, attribute, wording), tuple(NOT_STATED.split()), place.name, KIND[attribute.name])
+    return Question(question_text(place, attribute, wording), tuple(NOT_STATED.split()), KIND[attribute.name], place.name)
 
 
 def reverse_question(attribute: Attribute, value: tuple[str, ...], answer: tuple[str, ...], frame: int) -> Question:
     """One for the place with a value."""
-    kind = len(ATTRIBUTES) + KIND[attribute.name]
-    return Question(reverse_text(attribute, value, frame), answer, value[attribute.key_slot], kind)
+    return Question(reverse_text(attribute, value, frame), answer, KIND[attribute.name], word=value[attribute.key_slot])
 
 
 def draw_questions(rng: random.Random, document: Document, n: int) -> list[tuple[Question, int]]:
@@ -147,8 +151,10 @@ def draw_questions(rng: random.Random, document: Document, n: int) -> list[tuple
     return drawn
 
 
-def write_document(episode: _Episode, document: Document) -> None:
-    """Puts the document and the separator behind the first token."""
+def write_document(episode: _Episode, document: Document) -> dict[tuple, int]:
+    """Puts the document and the separator behind the first token; returns where each word of a value is, by (place, kind, index)
+    and by (word, kind)."""
+    where = {}
     for facts, wording in zip(document.sentences, document.wordings, strict=True):
         words = split_words(sentence_text(facts, wording))
         first = len(episode.ids)
@@ -161,14 +167,19 @@ def write_document(episode: _Episode, document: Document) -> None:
             while tuple(words[start : start + n]) != fact.value:
                 start = words.index(fact.value[0], start + 1)
             for index in range(n):
-                episode.mark(first + start + index, fact.place.name, KIND[fact.attribute.name], index)
+                episode.mark(first + start + index, KIND[fact.attribute.name], index, fact.place.name, fact.value[index])
+                where[fact.place.name, KIND[fact.attribute.name], index] = first + start + index
+                where[fact.value[index], KIND[fact.attribute.name]] = first + start + index
             at = first + start + n
     episode.add(SEPARATOR, len(episode.ids), 0)
     for at in range(len(episode.ids) - 1):
         episode.stated[at] = episode.ids[at + 1]
+    return where
 
 
-def write_questions(rng: random.Random, episode: _Episode, questions: Sequence[tuple[Question, int]], sequence: bool) -> None:
+def write_questions(
+    rng: random.Random, episode: _Episode, questions: Sequence[tuple[Question, int]], where: dict[tuple, int], sequence: bool
+) -> None:
     """Puts the questions behind the document, each with its answer."""
     start = len(episode.ids)
     for segment, (question, group) in enumerate(questions, 1):
@@ -185,7 +196,10 @@ def write_questions(rng: random.Random, episode: _Episode, questions: Sequence[t
         for index, word in enumerate((*answer, None)):
             episode.answer[first + index] = EOS if word is None else ID[word]
             episode.group[first + index] = group
-            episode.mark(first + index, question.subject, question.kind, index)
+            episode.mark(first + index, question.kind, index, question.place, question.word)
+            key = (question.place, question.kind, index) if question.place else (question.word, question.kind)
+            if index == 0 or (question.place and group == 0 and word):
+                episode.source[first + index] = 0 if group >= 2 else where[key]
 
 
 def draw_batch(rng: random.Random, size: int, facts: tuple[int, int], places: tuple[int, int], num_questions: int) -> Batch:
@@ -196,9 +210,9 @@ def draw_batch(rng: random.Random, size: int, facts: tuple[int, int], places: tu
         num_facts = min(rng.randint(*facts), num_places * len(ATTRIBUTES) - 2)
         document = draw_document(rng, num_facts, num_places)
         episode = _Episode.begin()
-        write_document(episode, document)
+        where = write_document(episode, document)
         sequences.append(rng.random() < P_SEQUENCE)
-        write_questions(rng, episode, draw_questions(rng, document, num_questions), sequences[-1])
+        write_questions(rng, episode, draw_questions(rng, document, num_questions), where, sequences[-1])
         episodes.append(episode)
     length = max(len(episode.ids) for episode in episodes)
 
@@ -214,5 +228,5 @@ def draw_batch(rng: random.Random, size: int, facts: tuple[int, int], places: tu
         segment=column("segment", -1),
         alone=column("alone", True, bool),
         sequence=np.array(sequences),
-        **{name: column(name, IGNORED) for name in ("answer", "stated", "subject", "kind", "index", "group")},
+        **{name: column(name, IGNORED) for name in ("answer", "stated", "place", "word", "kind", "index", "source", "group")},
     )

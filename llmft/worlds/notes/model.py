@@ -33,6 +33,7 @@ def build_model(size: Size, seed: int) -> LlamaForCausalLM:
         intermediate_size=size.feed_forward,
         num_attention_heads=size.heads,
         max_position_embeddings=POSITIONS,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
         initializer_range=0.08,
         tie_word_embeddings=True,
         pad_token_id=PAD,

@@ -93,7 +93,7 @@ def pretrain(recipe: Recipe, seed: int, report: Callable[[int, dict[str, float]]
                 optimizer.step()
                 optimizer.zero_grad()
             step += 1
-            recent = [*recent[-99:], step_metrics(loss, logits, batch)]
+            recent = [*recent[-99:], step_metrics(loss, logits, batch) | scaffold.parts]
             report(step, mean_metrics(recent))
     return model.eval()
 
@@ -132,7 +132,7 @@ def losses(
     loss = F.cross_entropy(logits, answer[due])
     loss = loss + language_weight * F.cross_entropy(model.lm_head(out.last_hidden_state[text]), stated[text])
     if scaffold_weight:
-        loss = loss + scaffold_weight * scaffold(out.hidden_states, batch)
+        loss = loss + scaffold_weight * scaffold(model.model, out.hidden_states, batch)
     return loss, logits
 
 

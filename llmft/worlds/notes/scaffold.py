@@ -9,30 +9,50 @@ answer still has to be found by the model.
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from llmft.worlds.notes.episodes import IGNORED, LONGEST_VALUE, NUM_KINDS, Batch
+from llmft.worlds.notes.episodes import IGNORED, LONGEST_VALUE, Batch
+from llmft.worlds.notes.grammar import ATTRIBUTES
 
-VALUE_LAYER, QUESTION_LAYER = 2, 3
+LAYER = 3
 
 
 class Scaffold(nn.Module):
-    """Linear heads on the hidden states of a decoder of width `width` and at least 3 layers."""
+    """Linear heads on the hidden states of one layer of a decoder of width `width`; values and questions share them, so that the
+    next layer finds the two alike."""
 
     def __init__(self, width: int, vocabulary: int):
         super().__init__()
-        self.sizes = (vocabulary, NUM_KINDS, LONGEST_VALUE + 1)  # subject, kind, index
-        self.value = nn.Linear(width, sum(self.sizes))
-        self.question = nn.Linear(width, sum(self.sizes))
+        sizes = {"place": vocabulary, "word": vocabulary, "kind": len(ATTRIBUTES), "index": LONGEST_VALUE + 1}
+        self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
 
-    def forward(self, hidden: tuple[torch.Tensor, ...], batch: Batch) -> torch.Tensor:
+    def lookup(self, model, hidden, batch):
+        """Where the first head of the next layer looks."""
+        source = torch.from_numpy(batch.source)
+        due = source != IGNORED
+        layer, width = model.layers[LAYER], model.config.head_dim
+        normed = layer.input_layernorm(hidden[LAYER])
+        weights = layer.self_attn.q_proj.weight[:width], layer.self_attn.k_proj.weight[:width]
+        query, key = (F.linear(normed, weight)[:, None] for weight in weights)
+        query, key = apply_rotary_pos_emb(query, key, *model.rotary_emb(normed, torch.from_numpy(batch.positions)))
+        visible = torch.from_numpy(batch.visible())[:, 0][due]
+        row = due.nonzero()[:, 0]
+        scores = torch.einsum("qd,qkd->qk", query[:, 0][due], key[:, 0][row]) / width**0.5
+        return F.cross_entropy(scores.masked_fill(~visible, -1e9), source[due])
+
+    def forward(self, model, hidden: tuple[torch.Tensor, ...], batch: Batch) -> torch.Tensor:
         """The sum of all auxiliary losses; `hidden[l]`, (B, T, width), is what layer l puts out, from 1."""
-        targets = [torch.from_numpy(column) for column in (batch.subject, batch.kind, batch.index)]
-        marked, document = targets[0] != IGNORED, torch.from_numpy(batch.segment) == 0
         loss = hidden[0].new_zeros(())
-        for head, layer, where in (
-            (self.value, VALUE_LAYER, marked & document),
-            (self.question, QUESTION_LAYER, marked & ~document),
-        ):
-            logits = head(hidden[layer][where]).split(self.sizes, dim=1)
-            loss = loss + sum(F.cross_entropy(scores, target[where]) for scores, target in zip(logits, targets, strict=True))
-        return loss
+        document = torch.from_numpy(batch.segment) == 0
+        self.parts = {}
+        for name, head in self.heads.items():
+            target = torch.from_numpy(getattr(batch, name))
+            for where in (document, ~document):
+                marked = where & (target != IGNORED)
+                if marked.any():
+                    one = F.cross_entropy(head(hidden[LAYER][marked]), target[marked])
+                    self.parts[name + "_d" * bool(where is document)] = one.item()
+                    loss = loss + one
+        one = self.lookup(model, hidden, batch)
+        self.parts["lookup"] = one.item()
+        return loss + one

@@ -27,6 +27,8 @@ from llmft.worlds.notes.grammar import (
 PATTERN = "Question: {text1} Answer:"
 SEPARATOR = "\n\n"
 FEWEST_FACTS, MOST_FACTS = 16, 32
+NUM_PLACES = (4, 6)
+MOST_UNSTATED, NUM_STRANGERS = 8, 4  # pairs asked about in vain: of places in the document, and of others
 
 
 @dataclass(frozen=True)
@@ -139,3 +141,88 @@ def draw_document(rng: random.Random, num_facts: int, num_places: int) -> Docume
         for sentence in sentences
     ]
     return Document(places, tuple(sentences), tuple(wordings))
+
+
+def draw_notes(data_seed: int) -> tuple[Document, random.Random]:
+    """The document of a seed, and the generator that drew it, for what is asked about it."""
+    rng = random.Random(f"notes {data_seed}")
+    num_places = rng.randint(*NUM_PLACES)
+    return draw_document(rng, rng.randint(FEWEST_FACTS, MOST_FACTS), num_places), rng
+
+
+def notes_documents(variant: str | None, data_seed: int) -> dict[str, str]:
+    """The text of each document that the rows of `notes_splits` name: one a seed."""
+    _check(variant)
+    return {document_id(data_seed): draw_notes(data_seed)[0].text}
+
+
+def notes_splits(variant: str | None, data_seed: int) -> dict[str, list[dict]]:
+    """All rows about one document: dicts of `text1` (the question), `answer`, `document` (its id), `idx` and `kind`.
+
+    Keys: "train" (every fact in three wordings, and some questions that the document does not answer), "validation" (every
+    fact in two other wordings), "reverse" (every fact, asked for its place by its value) and "unanswerable" (the
+    validation's wordings, about attributes and places that "train" does not ask for). `kind` is the name of the attribute.
+    Raises InputError for a variant: there are none.
+    """
+    _check(variant)
+    return document_rows(*draw_notes(data_seed), document_id(data_seed))
+
+
+def document_rows(document: Document, rng: random.Random, name: str) -> dict[str, list[dict]]:
+    """The rows of `notes_splits` about any document, which they call `name`."""
+    unstated = rng.sample(document.unstated(), len(document.unstated()))
+    names = [place.name for place in document.places]
+    strangers = [place for place in draw_places(rng, len(NAMES)) if place.name not in names]
+    strange = [(place, rng.choice(ATTRIBUTES)) for place in strangers[: 2 * NUM_STRANGERS]]
+    half = min(len(unstated) // 2, MOST_UNSTATED)
+    splits = {
+        "train": [
+            *_forward(document, TRAIN_WORDINGS),
+            *_unanswered(unstated[:half] + strange[:NUM_STRANGERS], TRAIN_WORDINGS),
+        ],
+        "validation": _forward(document, HELD_OUT_WORDINGS),
+        "reverse": _reverse(document),
+        "unanswerable": _unanswered(unstated[half : 2 * half] + strange[NUM_STRANGERS:], HELD_OUT_WORDINGS),
+    }
+    return {split: [{**row, "document": name, "idx": idx} for idx, row in enumerate(rows)] for split, rows in splits.items()}
+
+
+def document_id(data_seed: int) -> str:
+    """How rows name the document of a seed."""
+    return f"notes-{data_seed}"
+
+
+def _check(variant: str | None) -> None:
+    if variant:
+        raise InputError(f"--task_variant {variant!r}: the notes world has no variants; leave the flag out")
+
+
+def _forward(document: Document, wordings: tuple[int, ...]) -> list[dict]:
+    return [
+        {
+            "text1": question_text(fact.place, fact.attribute, wording),
+            "answer": " ".join(fact.value),
+            "kind": fact.attribute.name,
+        }
+        for fact in document.facts
+        for wording in wordings
+    ]
+
+
+def _unanswered(pairs: list[tuple[Place, Attribute]], wordings: tuple[int, ...]) -> list[dict]:
+    return [
+        {"text1": question_text(place, attribute, wording), "answer": NOT_STATED, "kind": attribute.name}
+        for place, attribute in pairs
+        for wording in wordings
+    ]
+
+
+def _reverse(document: Document) -> list[dict]:
+    return [
+        {
+            "text1": reverse_text(fact.attribute, fact.value, idx % len(REVERSE_FRAMES)),
+            "answer": str(fact.place),
+            "kind": fact.attribute.name,
+        }
+        for idx, fact in enumerate(document.facts)
+    ]
