@@ -3,18 +3,18 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from llmft.worlds.notes.grammar import ATTRIBUTES, NOT_STATED, REVERSE_FRAMES, Attribute
+from llmft.worlds.notes.grammar import ATTRIBUTES, NOT_STATED, REVERSE_FRAMES, WORDINGS, Attribute
 from llmft.worlds.notes.tokenizer import BOS, EOS, ID, PAD, split_words
 from llmft.worlds.notes.world import (
     PATTERN,
     SEPARATOR,
     Decks,
-    Document,
     Fact,
-    Place,
+    NotesDocument,
     draw_document,
     draw_places,
     question_text,
@@ -25,208 +25,180 @@ from llmft.worlds.notes.world import (
 KIND = {attribute.name: i for i, attribute in enumerate(ATTRIBUTES)}
 LONGEST_VALUE = max(len(attribute.slots) for attribute in ATTRIBUTES)
 P_REVERSE, P_UNSTATED = 0.2, 0.12
-P_WITHOUT_DOCUMENT = 0.1  # of the questions that stand alone cannot see the document
-P_SEQUENCE = 0.25  # of the episodes have their questions one after the other, so that later ones see the earlier
+P_STRANGER = 0.3  # of the questions without an answer ask for a place that the document does not name
+P_REVERSE_UNSTATED = 0.2  # and so many for the place of a value that it does not state
+P_ALONE = 0.1  # of the questions that stand by themselves cannot see the document either
+P_SEQUENCE = 0.25  # of the episodes have their questions one behind the other, so that later ones see the earlier
 IGNORED = -100
+GROUPS = ("forward", "reverse", "unstated", "alone")
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question with its answer, the attribute it is about, and by what the fact is looked up: its place, or a word of its value."""
+class NotesQuestion:
+    """A question with its answer, and by what its fact is looked up: an attribute, and the place or a word of the value."""
 
     text: str
     answer: tuple[str, ...]
-    kind: int
+    group: str
+    attribute: Attribute
     place: str | None = None
     word: str | None = None
 
 
-@dataclass
-class Batch:
-    """B episodes of at most T tokens; arrays are (B, T), and IGNORED where there is nothing."""
+@dataclass(frozen=True)
+class NotesBatch:
+    """B episodes of at most T tokens; arrays are (B, T), and IGNORED where there is nothing.
 
+    "Marked" are the words of values in the document and the tokens of questions behind which one of the answer is due.
+    """
+
+    sequence: np.ndarray  # (B,) bool: whether questions see those before them
     ids: np.ndarray
     positions: np.ndarray
-    answer: np.ndarray  # the next token where one of an answer is due, its end included
-    stated: np.ndarray  # the next token inside the document
     segment: np.ndarray  # 0 the document, 1 and more the questions, -1 padding
     alone: np.ndarray  # bool: sees neither document nor other questions
-    sequence: np.ndarray  # (B,) bool: whether questions see those before them
-    place: np.ndarray  # at a value in the document, and where one of a forward question is due: the id of the place's name
-    word: np.ndarray  # at a value in the document: its own id; where one of a reverse question is due: that of its key word
-    kind: np.ndarray  # at both: the attribute
-    index: np.ndarray  # which word of the value this is; at a question, which one is due
-    source: np.ndarray  # where one of an answer is due: where in the row it is to be found, 0 (the beginning) for nowhere
-    group: np.ndarray  # at an answer's tokens: 0 forward, 1 reverse, 2 unstated, 3 without a document
+    stated: np.ndarray  # the next token inside the document
+    answer: np.ndarray  # where one of an answer is due, its end included: that token
+    group: np.ndarray  # there: index into GROUPS
+    attribute: np.ndarray  # at marked tokens: index into ATTRIBUTES
+    index: np.ndarray  # at marked tokens: which word of the value this is, or which one is due
+    place: np.ndarray  # at marked tokens but of reverse questions: the id of the place's name
+    word: np.ndarray  # in the document: the id of the value's word itself; at reverse questions: that of the one asked by
+    gather: np.ndarray  # at marked tokens: where in the row that name or word stands in the same sentence or question
+    source: np.ndarray  # where a word of an answer is due: where in the row it can be found; 0, the beginning, for nowhere
 
     def visible(self) -> np.ndarray:
-        """(B, 1, T, T) whether a token (rows) sees another (columns)."""
+        """(B, T, T) whether a token (rows) sees another (columns)."""
         length = self.ids.shape[1]
         same = self.segment[:, :, None] == self.segment[:, None, :]
-        document = (self.segment[:, None, :] == 0) & ~self.alone[:, :, None]
-        begin = np.arange(length)[None, None, :] == 0
-        sees = same | document | begin | (self.sequence[:, None, None] & ~self.alone[:, :, None])
-        return (sees & np.tri(length, dtype=bool))[:, None]
+        earlier = (self.segment[:, None, :] == 0) | self.sequence[:, None, None]
+        begin = np.arange(length) == 0
+        return (same | (earlier & ~self.alone[:, :, None]) | begin) & np.tri(length, dtype=bool)
 
 
-@dataclass
-class _Episode:
-    """The columns of one row, as lists."""
+class Episode:
+    """One row of a batch while it is written, column by column."""
 
-    ids: list[int]
-    positions: list[int]
-    answer: list[int]
-    stated: list[int]
-    segment: list[int]
-    alone: list[bool]
-    place: list[int]
-    word: list[int]
-    kind: list[int]
-    index: list[int]
-    source: list[int]
-    group: list[int]
+    FILL: ClassVar = {"ids": PAD, "positions": 0, "segment": -1, "alone": True} | dict.fromkeys(
+        ("stated", "answer", "group", "attribute", "index", "place", "word", "gather", "source"), IGNORED
+    )
+    """Columns of NotesBatch, and what they hold where nothing is written."""
 
-    @classmethod
-    def begin(cls) -> "_Episode":
-        none = [IGNORED]
-        return cls([BOS], [0], [*none], [*none], [0], [False], [*none], [*none], [*none], [*none], [*none], [*none])
+    def __init__(self, document: NotesDocument, questions: Sequence[NotesQuestion], sequence: bool, rng: random.Random):
+        self.columns: dict[str, list[int]] = {name: [] for name in self.FILL}
+        self._where: dict[tuple, int] = {}  # of each word of a value, by attribute and place and index, and by attribute and word
+        self._add(BOS, 0, 0)
+        self._write_document(document)
+        self._document_end = len(self)
+        for segment, question in enumerate(questions, 1):
+            self._write_question(question, segment, sequence, alone=not sequence and rng.random() < P_ALONE)
 
-    def add(self, word: str, position: int, segment: int, alone: bool = False) -> None:
-        self.ids.append(ID[word])
-        self.positions.append(position)
-        self.segment.append(segment)
-        self.alone.append(alone)
-        for column in (self.answer, self.stated, self.place, self.word, self.kind, self.index, self.source, self.group):
-            column.append(IGNORED)
+    def __len__(self) -> int:
+        return len(self.columns["ids"])
 
-    def mark(self, at: int, kind: int, index: int, place: str | None = None, word: str | None = None) -> None:
-        self.kind[at], self.index[at] = kind, index
-        self.place[at] = IGNORED if place is None else ID[place]
-        self.word[at] = IGNORED if word is None else ID[word]
+    def _add(self, token: int, position: int, segment: int, alone: bool = False) -> None:
+        for name, fill in self.FILL.items():
+            self.columns[name].append(fill)
+        self._mark(-1, ids=token, positions=position, segment=segment, alone=alone)
 
+    def _mark(self, at: int, **values: int) -> None:
+        for name, value in values.items():
+            self.columns[name][at] = value
 
-def forward_question(fact: Fact, wording: int) -> Question:
-    """A question that a document with this fact answers."""
-    return Question(question_text(fact.place, fact.attribute, wording), fact.value, KIND[fact.attribute.name], fact.place.name)
+    def _write_document(self, document: NotesDocument) -> None:
+        for facts, wording in zip(document.sentences, document.wordings, strict=True):
+            first, words = len(self), split_words(sentence_text(facts, wording))
+            for word in words:
+                self._add(ID[word], len(self), 0)
+            behind = 0
+            for fact in facts:
+                start = find_words(words, fact.value, behind)
+                behind = start + len(fact.value)
+                self._mark_value(fact, first + start, gather=first + words.index(fact.place.name))
+        self._add(ID[SEPARATOR], len(self), 0)
+        self.columns["stated"][:-1] = self.columns["ids"][1:]
 
+    def _mark_value(self, fact: Fact, start: int, gather: int) -> None:
+        attribute, place = KIND[fact.attribute.name], fact.place.name
+        for index, word in enumerate(fact.value):
+            at = self._where[attribute, place, index] = self._where[attribute, word] = start + index
+            self._mark(at, attribute=attribute, index=index, place=ID[place], word=ID[word], gather=gather)
 
-def unstated_question(place: Place, attribute: Attribute, wording: int) -> Question:
-    """One that a document does not answer."""
-    return Question(question_text(place, attribute, wording), tuple(NOT_STATED.split()), KIND[attribute.name], place.name)
-
-
-def reverse_question(attribute: Attribute, value: tuple[str, ...], answer: tuple[str, ...], frame: int) -> Question:
-    """One for the place with a value."""
-    return Question(reverse_text(attribute, value, frame), answer, KIND[attribute.name], word=value[attribute.key_slot])
-
-
-def draw_questions(rng: random.Random, document: Document, n: int) -> list[tuple[Question, int]]:
-    """n different questions with their group, unanswerable and reverse ones among them."""
-    facts, unstated = document.facts, document.unstated()
-    rng.shuffle(facts)
-    drawn = []
-    for i in range(n):
-        wording, frame, draw = rng.randrange(5), rng.randrange(len(REVERSE_FRAMES)), rng.random()
-        if draw < P_UNSTATED:
-            if rng.random() < 0.2:
-                attribute = rng.choice(ATTRIBUTES)
-                value = Decks(rng).draw(attribute)
-                if any(value == fact.value for fact in document.facts):
-                    continue
-                drawn.append((reverse_question(attribute, value, tuple(NOT_STATED.split()), frame), 2))
-                continue
-            place, attribute = rng.choice(unstated)
-            if rng.random() < 0.3:
-                place = draw_places(rng, 1)[0]
-                if place.name in [one.name for one in document.places]:
-                    continue
-            drawn.append((unstated_question(place, attribute, wording), 2))
-        else:
-            fact = facts[i % len(facts)]
-            if draw < P_UNSTATED + P_REVERSE:
-                answer = (fact.place.name, fact.place.type)
-                drawn.append((reverse_question(fact.attribute, fact.value, answer, frame), 1))
-            else:
-                drawn.append((forward_question(fact, wording), 0))
-    return drawn
-
-
-def write_document(episode: _Episode, document: Document) -> dict[tuple, int]:
-    """Puts the document and the separator behind the first token; returns where each word of a value is, by (place, kind, index)
-    and by (word, kind)."""
-    where = {}
-    for facts, wording in zip(document.sentences, document.wordings, strict=True):
-        words = split_words(sentence_text(facts, wording))
-        first = len(episode.ids)
-        for word in words:
-            episode.add(word, len(episode.ids), 0)
-        at = first
-        for fact in facts:
-            n = len(fact.value)
-            start = words.index(fact.value[0], at - first)
-            while tuple(words[start : start + n]) != fact.value:
-                start = words.index(fact.value[0], start + 1)
-            for index in range(n):
-                episode.mark(first + start + index, KIND[fact.attribute.name], index, fact.place.name, fact.value[index])
-                where[fact.place.name, KIND[fact.attribute.name], index] = first + start + index
-                where[fact.value[index], KIND[fact.attribute.name]] = first + start + index
-            at = first + start + n
-    episode.add(SEPARATOR, len(episode.ids), 0)
-    for at in range(len(episode.ids) - 1):
-        episode.stated[at] = episode.ids[at + 1]
-    return where
-
-
-def write_questions(
-    rng: random.Random, episode: _Episode, questions: Sequence[tuple[Question, int]], where: dict[tuple, int], sequence: bool
-) -> None:
-    """Puts the questions behind the document, each with its answer."""
-    start = len(episode.ids)
-    for segment, (question, group) in enumerate(questions, 1):
-        alone = rng.random() < P_WITHOUT_DOCUMENT and not sequence
-        answer = question.answer
-        if alone:
-            answer, group = tuple(NOT_STATED.split()), 3
+    def _write_question(self, question: NotesQuestion, segment: int, sequence: bool, alone: bool) -> None:
+        group, answer = ("alone", tuple(NOT_STATED.split())) if alone else (question.group, question.answer)
         words = split_words(PATTERN.format(text1=question.text))
-        position = len(episode.ids) if sequence else 1 if alone else start
-        for word in (*words, *answer, *([SEPARATOR] if sequence else [])):
-            episode.add(word, position, segment, alone)
-            position += 1
-        first = len(episode.ids) - len(answer) - 1 - sequence
-        for index, word in enumerate((*answer, None)):
-            episode.answer[first + index] = EOS if word is None else ID[word]
-            episode.group[first + index] = group
-            episode.mark(first + index, question.kind, index, question.place, question.word)
-            key = (question.place, question.kind, index) if question.place else (question.word, question.kind)
-            if index == 0 or (question.place and group == 0 and word):
-                episode.source[first + index] = 0 if group >= 2 else where[key]
+        first = len(self)
+        position = first if sequence else 1 if alone else self._document_end
+        for offset, word in enumerate((*words, *answer, *([SEPARATOR] if sequence else []))):
+            self._add(ID[word], position + offset, segment, alone)
+        attribute = KIND[question.attribute.name]
+        asked = "word" if question.place is None else "place"
+        subject = question.word if question.place is None else question.place
+        gather = first + len(words) - 1 - words[::-1].index(subject)
+        for index, token in enumerate((*map(ID.get, answer), EOS)):
+            at = first + len(words) - 1 + index
+            self._mark(at, answer=token, group=GROUPS.index(group), attribute=attribute, index=index, gather=gather)
+            self.columns[asked][at] = ID[subject]
+            if group == "forward" and token != EOS:
+                self.columns["source"][at] = self._where[attribute, subject, index]
+            elif index == 0:
+                self.columns["source"][at] = self._where[attribute, subject] if group == "reverse" else 0
 
 
-def draw_batch(rng: random.Random, size: int, facts: tuple[int, int], places: tuple[int, int], num_questions: int) -> Batch:
+def find_words(words: Sequence[str], wanted: Sequence[str], start: int) -> int:
+    """Where a run of words begins in others, from `start` on."""
+    return next(at for at in range(start, len(words)) if tuple(words[at : at + len(wanted)]) == tuple(wanted))
+
+
+def draw_questions(rng: random.Random, document: NotesDocument, n: int) -> list[NotesQuestion]:
+    """N questions, those with an answer about facts in turn."""
+    facts = rng.sample(document.facts, len(document.facts))
+    questions = []
+    for i in range(n):
+        fact, draw = facts[i % len(facts)], rng.random()
+        if draw < P_UNSTATED:
+            questions.append(draw_unstated(rng, document))
+        elif draw < P_UNSTATED + P_REVERSE:
+            text = reverse_text(fact.attribute, fact.value, rng.randrange(len(REVERSE_FRAMES)))
+            answer, word = (fact.place.name, fact.place.type), fact.value[fact.attribute.key_slot]
+            questions.append(NotesQuestion(text, answer, "reverse", fact.attribute, word=word))
+        else:
+            text = question_text(fact.place, fact.attribute, rng.choice(WORDINGS))
+            questions.append(NotesQuestion(text, fact.value, "forward", fact.attribute, place=fact.place.name))
+    return questions
+
+
+def draw_unstated(rng: random.Random, document: NotesDocument) -> NotesQuestion:
+    """A question that the document does not answer."""
+    answer, draw = tuple(NOT_STATED.split()), rng.random()
+    if draw < P_REVERSE_UNSTATED:
+        attribute = rng.choice(ATTRIBUTES)
+        stated = {fact.value[attribute.key_slot] for fact in document.facts if fact.attribute == attribute}
+        value = next(value for value in iter(lambda: Decks(rng).draw(attribute), None) if value[attribute.key_slot] not in stated)
+        text = reverse_text(attribute, value, rng.randrange(len(REVERSE_FRAMES)))
+        return NotesQuestion(text, answer, "unstated", attribute, word=value[attribute.key_slot])
+    place, attribute = rng.choice(document.unstated())
+    if draw < P_REVERSE_UNSTATED + P_STRANGER:
+        named = {one.name for one in document.places}
+        place = next(one for one in draw_places(rng, len(named) + 1) if one.name not in named)
+    text = question_text(place, attribute, rng.choice(WORDINGS))
+    return NotesQuestion(text, answer, "unstated", attribute, place=place.name)
+
+
+def draw_episodes(
+    rng: random.Random, size: int, facts: tuple[int, int], places: tuple[int, int], num_questions: int
+) -> NotesBatch:
     """`size` episodes with numbers of facts and places in these ranges."""
-    episodes, sequences = [], []
+    episodes, sequence = [], []
     for _ in range(size):
         num_places = rng.randint(*places)
         num_facts = min(rng.randint(*facts), num_places * len(ATTRIBUTES) - 2)
         document = draw_document(rng, num_facts, num_places)
-        episode = _Episode.begin()
-        where = write_document(episode, document)
-        sequences.append(rng.random() < P_SEQUENCE)
-        write_questions(rng, episode, draw_questions(rng, document, num_questions), where, sequences[-1])
-        episodes.append(episode)
-    length = max(len(episode.ids) for episode in episodes)
-
-    def column(name: str, fill: int, dtype: type = np.int64) -> np.ndarray:
-        array = np.full((size, length), fill, dtype)
-        for row, episode in zip(array, episodes, strict=True):
-            row[: len(episode.ids)] = getattr(episode, name)
-        return array
-
-    return Batch(
-        ids=column("ids", PAD),
-        positions=column("positions", 0),
-        segment=column("segment", -1),
-        alone=column("alone", True, bool),
-        sequence=np.array(sequences),
-        **{name: column(name, IGNORED) for name in ("answer", "stated", "place", "word", "kind", "index", "source", "group")},
-    )
+        sequence.append(rng.random() < P_SEQUENCE)
+        episodes.append(Episode(document, draw_questions(rng, document, num_questions), sequence[-1], rng))
+    length = max(map(len, episodes))
+    columns = {name: np.full((size, length), fill) for name, fill in Episode.FILL.items()}
+    for row, episode in enumerate(episodes):
+        for name, column in columns.items():
+            column[row, : len(episode)] = episode.columns[name]
+    return NotesBatch(np.array(sequence), **columns)

@@ -163,7 +163,11 @@ ATTRIBUTES = (
     Attribute(
         "festival",
         (ORDINALS, ("of",), MONTHS),
-        ("holds a festival on the {value}", "celebrates its festival on the {value}", "invites all to its festival on the {value}"),
+        (
+            "holds a festival on the {value}",
+            "celebrates its festival on the {value}",
+            "invites all to its festival on the {value}",
+        ),
         (
             "When is the festival of {place}?",
             "On which date is the festival of {place}?",
@@ -214,6 +218,7 @@ ATTRIBUTES = (
     ),
 )
 TRAIN_WORDINGS, HELD_OUT_WORDINGS = (0, 1, 2), (3, 4)
+WORDINGS = TRAIN_WORDINGS + HELD_OUT_WORDINGS
 REVERSE_FRAMES = ("Which place {question}?", "Please name the place that {question}.")
 OPENERS = ("", "", "", "As people say, ", "Today ", "In this valley ", "It is known that ")
 """What a sentence may begin with; "" stands for none."""

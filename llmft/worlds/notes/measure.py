@@ -5,14 +5,10 @@
 Answers are generated greedily and count if they are the reference to the letter.
 """
 
-import argparse
-import random
-from collections.abc import Iterator
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from llmft.worlds.notes import CHECKPOINT
-from llmft.worlds.notes.world import NUM_PLACES, PATTERN, SEPARATOR, document_rows, draw_document
+from llmft.worlds.notes.world import PATTERN, SEPARATOR
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

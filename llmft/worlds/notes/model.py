@@ -1,27 +1,15 @@
 """The model of the notes world before any training."""
 
-from dataclasses import dataclass
-
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmft.worlds.notes.tokenizer import BOS, EOS, PAD, POSITIONS, VOCABULARY
-
-
-@dataclass(frozen=True)
-class Size:
-    """Dimensions of the model; see LlamaConfig."""
-
-    layers: int
-    width: int
-    feed_forward: int
-    heads: int
-
+from llmft.worlds.pretraining import Size
 
 SIZE = Size(5, 128, 256, 4)
 
 
-def build_model(size: Size, seed: int) -> LlamaForCausalLM:
+def build_notes_model(size: Size, seed: int) -> LlamaForCausalLM:
     """A fresh model, float32, the same for the same seed.
 
     Queries start equal to keys, so that a token attends to its like and to its neighbours from the first step on.

@@ -32,7 +32,7 @@ VOCABULARY = tuple(dict.fromkeys(["<pad>", "<s>", "</s>", "<unk>", *split_words(
 ID = {word: i for i, word in enumerate(VOCABULARY)}
 
 
-def build_tokenizer() -> "PreTrainedTokenizerFast":
+def build_notes_tokenizer() -> "PreTrainedTokenizerFast":
     """A fast tokenizer that `save_pretrained` writes as an ordinary `tokenizer.json`; other words become `<unk>`.
 
     Spaces only separate: " plum" and "plum" are the same token, and a query with its answer begins its demonstration.

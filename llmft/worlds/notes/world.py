@@ -52,7 +52,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Document:
+class NotesDocument:
     """Sentences in the order of the text, each with one or two facts about one place."""
 
     places: tuple[Place, ...]
@@ -81,8 +81,7 @@ def sentence_text(facts: tuple[Fact, ...], wording: tuple[int, ...]) -> str:
     opener, *statements = wording
     article = "the" if OPENERS[opener] else "The"
     parts = [
-        fact.attribute.statements[which].format(value=" ".join(fact.value))
-        for fact, which in zip(facts, statements, strict=True)
+        fact.attribute.statements[which].format(value=" ".join(fact.value)) for fact, which in zip(facts, statements, strict=True)
     ]
     return f"{OPENERS[opener]}{article} {facts[0].place} {' and '.join(parts)}."
 
@@ -123,7 +122,7 @@ def draw_places(rng: random.Random, n: int) -> tuple[Place, ...]:
     return tuple(Place(name, rng.choice(TYPES)) for name in rng.sample(NAMES, n))
 
 
-def draw_document(rng: random.Random, num_facts: int, num_places: int) -> Document:
+def draw_document(rng: random.Random, num_facts: int, num_places: int) -> NotesDocument:
     """A document of so many facts about so many places, spread at random; sentences in random order."""
     places, decks = draw_places(rng, num_places), Decks(rng)
     pairs = rng.sample([(place, attribute) for place in places for attribute in ATTRIBUTES], num_facts)
@@ -140,10 +139,10 @@ def draw_document(rng: random.Random, num_facts: int, num_places: int) -> Docume
         (rng.randrange(len(OPENERS)), *(rng.randrange(len(fact.attribute.statements)) for fact in sentence))
         for sentence in sentences
     ]
-    return Document(places, tuple(sentences), tuple(wordings))
+    return NotesDocument(places, tuple(sentences), tuple(wordings))
 
 
-def draw_notes(data_seed: int) -> tuple[Document, random.Random]:
+def draw_notes(data_seed: int) -> tuple[NotesDocument, random.Random]:
     """The document of a seed, and the generator that drew it, for what is asked about it."""
     rng = random.Random(f"notes {data_seed}")
     num_places = rng.randint(*NUM_PLACES)
@@ -168,7 +167,7 @@ def notes_splits(variant: str | None, data_seed: int) -> dict[str, list[dict]]:
     return document_rows(*draw_notes(data_seed), document_id(data_seed))
 
 
-def document_rows(document: Document, rng: random.Random, name: str) -> dict[str, list[dict]]:
+def document_rows(document: NotesDocument, rng: random.Random, name: str) -> dict[str, list[dict]]:
     """The rows of `notes_splits` about any document, which they call `name`."""
     unstated = rng.sample(document.unstated(), len(document.unstated()))
     names = [place.name for place in document.places]
@@ -197,7 +196,7 @@ def _check(variant: str | None) -> None:
         raise InputError(f"--task_variant {variant!r}: the notes world has no variants; leave the flag out")
 
 
-def _forward(document: Document, wordings: tuple[int, ...]) -> list[dict]:
+def _forward(document: NotesDocument, wordings: tuple[int, ...]) -> list[dict]:
     return [
         {
             "text1": question_text(fact.place, fact.attribute, wording),
@@ -217,7 +216,7 @@ def _unanswered(pairs: list[tuple[Place, Attribute]], wordings: tuple[int, ...])
     ]
 
 
-def _reverse(document: Document) -> list[dict]:
+def _reverse(document: NotesDocument) -> list[dict]:
     return [
         {
             "text1": reverse_text(fact.attribute, fact.value, idx % len(REVERSE_FRAMES)),
