@@ -12,6 +12,11 @@ CONTEXTS = ("demonstrations", "instruction", "label", "file", "document", "dialo
 TEXT = "text"
 
 
+def files_of(names: str | None) -> list[str]:
+    """The files that a flag names, comma between."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
 @dataclass
 class DocumentArguments(Checked):
     """Files of text that queries are about."""
@@ -22,13 +27,13 @@ class DocumentArguments(Checked):
         "File whose text stands in front of the query, or one for each of --num_contexts, comma between; of --context dialogue a "
         "jsonl of earlier turns (`role`, `content`); of --context document the documents that rows name by --document_column.",
         kind="path",
-        needs=("--context file|document|dialogue", "--train_on document"),
+        needs=("--context file|document|dialogue", "--train_on document", "--document_column"),
     )
 
     @property
     def context_files(self) -> list[str]:
         """The files of --context_file."""
-        return [name.strip() for name in (self.context_file or "").split(",") if name.strip()]
+        return files_of(self.context_file)
 
     @property
     def contexts(self) -> tuple[str, ...]:

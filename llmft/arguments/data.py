@@ -116,7 +116,9 @@ class DataArguments(Checked):
         needs=PBFT,
         may_be_empty=True,
     )
-    target_tokens: str | None = flag("A word for each label in label order, comma between; default: the task's.", needs=PBFT)
+    target_tokens: str | None = flag(
+        "A word for each label in label order, comma between; default: the task's.", needs=PBFT, answers="label"
+    )
     label_delimiter: str | None = flag(
         "Text between query and label, in demonstrations too. Default: a space; nothing behind a pattern that ends in a newline, "
         "a tab or a special token, and with label words of a script without spaces.",
@@ -144,7 +146,9 @@ class DataArguments(Checked):
     separate_shots_by: str = flag("Text behind each demonstration.", r"\n\n", may_be_empty=True)
     task_description: str = flag("Text in front of the demonstrations.", "", may_be_empty=True)
     multi_token_labels: bool = flag(
-        "A label may be several tokens: it is scored by the log-probability of them all (eval.py, distill.py).", False
+        "A label may be several tokens: it is scored by the log-probability of them all (eval.py, distill.py).",
+        False,
+        answers="label",
     )
     max_seq_length: int | None = flag(
         "Longest prompt in tokens: longer ones lose the end of their longer text. Default: the model's window, never cut.",
@@ -186,4 +190,5 @@ class CalibrationArguments(Checked):
         "Divide out the label prior of content-free queries behind the same context (Zhao et al. 2021), in ICL and teacher.",
         False,
         excludes={"--context label": "a content-free query has no label to show"},
+        answers="label",
     )

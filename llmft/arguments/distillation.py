@@ -16,9 +16,11 @@ class DistillationArguments(Objective):
 
     _argument_group_name = "distillation"
 
-    label_pattern: str | None = flag("The teacher's prompt that shows the {label}; default: the task's.", needs="--context label")
+    label_pattern: str | None = flag(
+        "The teacher's prompt that shows the {label}; default: the task's.", needs="--context label", answers="label"
+    )
     label_words: str | None = flag(
-        "What {label} shows for each label, comma between; default: the target tokens.", needs="--context label"
+        "What {label} shows for each label, comma between; default: the target tokens.", needs="--context label", answers="label"
     )
     num_contexts: int = flag(
         "Contexts of --num_shots demonstrations each, no row in two of them; or with a --context_file each.", 1, at_least=1

@@ -32,6 +32,7 @@ from llmft.runs.notes import say_note
 from llmft.tasks.queries import leave_out, load_queries
 from llmft.tasks.rows import left_out
 from llmft.tasks.schema import Row
+from llmft.tasks.texts import answered
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +169,8 @@ def draw_queries(job: Job) -> list[Row]:
     needing = next((name for name, needed in needs.items() if needed), None)
     rows = job.data.train
     if flags.query_file is not None:
-        rows = load_queries(flags.query_file, data, job.task, labels=needing is not None)
+        documents = job.data.documents if job.config.context.reads("document") else None
+        rows = load_queries(flags.query_file, data, job.task, labels=needing is not None, documents=documents)
     candidates, shown_idx = rows, {row["idx"] for row in shown}
     rows = leave_out(candidates, shown, _source(job))  # by text: data sets hold some rows twice
     alike = len(candidates) - len(rows) - sum(row["idx"] in shown_idx for row in candidates)  # beside the demonstrations
@@ -180,7 +182,7 @@ def draw_queries(job: Job) -> list[Row]:
     queries = draw_training_rows(rows, data.max_train_samples, data_seed=seed, exclude=shown)
     if {row["idx"] for row in queries} & {row["idx"] for row in shown}:
         raise AssertionError("a query is a demonstration")
-    if needing and any(row["label"] is None and not row.get("answer") for row in queries):
+    if needing and not all(map(answered, queries)):
         what = {"label": "labels", "text": "answers"}[job.task.answer]
         raise InputError(f"{needing}: needs the queries' {what}, and some have none; leave it out, or give queries with {what}")
     return queries

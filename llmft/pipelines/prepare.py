@@ -11,6 +11,7 @@ from typing import Any
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
+from llmft.arguments.context import files_of
 from llmft.arguments.data import DataArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.flags import flags_of, paths_named
@@ -34,7 +35,7 @@ from llmft.runs.finished import Command, process_command
 from llmft.runs.launch import REMEDY, this_process
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
-from llmft.tasks.resolve import resolve_task
+from llmft.tasks.resolve import resolve_task, with_training_rows
 from llmft.tasks.table import Task
 
 
@@ -57,7 +58,15 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
 
     def defaults(values: Mapping[str, Any], written: Collection[str]) -> dict[str, Any]:
         (data,) = make([DataArguments], values)
-        asked.append(resolve_task(data, labels_needed=DistillationArguments not in groups))
+        named = data.document_column is not None and values.get("context") not in ("file", "dialogue")
+        asked.append(
+            resolve_task(
+                data,
+                labels_needed=DistillationArguments not in groups,
+                query_file=values.get("query_file"),
+                context_files=files_of(values["context_file"]) if named else (),
+            )
+        )
         return task_defaults(asked[0], values, written)
 
     values, given = read(groups, argv, description, defaults)
@@ -70,6 +79,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     command.reads(paths_named(groups, values), caches)
     config = Config.of(make(groups[:-1], values))
     check_paths(config)
+    task = with_training_rows(task, needed=reads_training_rows(config))
     model_name = config.model.model_name_or_path or task.default_model
     command.reads([model_name], caches)
     config, schedule = with_run(config, groups[-1], values, task, model_name)
@@ -114,6 +124,15 @@ def check_kind(groups: Sequence[type], given: Mapping[str, Any], task: Task) -> 
                     f"--{name} {given[name]}: is about answers that are {kinds[rules.answers]}, and those to {task.name} are "
                     f"{kinds[task.answer]}; leave it out"
                 )
+
+
+def reads_training_rows(config: Config) -> bool:
+    """Whether a run trains on training rows, asks about them, or draws demonstrations."""
+    if config.fine_tuning is not None:
+        return config.fine_tuning.train_on != "document"
+    if config.distillation is not None and config.distillation.query_file is None:
+        return True
+    return config.context.reads("demonstrations") and config.shots.num_shots > 0
 
 
 def check_paths(config: Config) -> None:

@@ -70,6 +70,7 @@ def own_questions(
         TASKS[NAME],
         patterns=patterns if columns[1] else TASKS[NAME].patterns,
         documents=(lambda variant, data_seed: documents_of(context_files)) if by_name else None,
+        context=TASKS[NAME].context if data.document_column is None else "document",
         **sets,
     )
 
