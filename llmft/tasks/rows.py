@@ -101,10 +101,8 @@ def _put_documents(
     """Give each row its document, None where the set has none."""
     cells: Sequence[Any] = [None] * len(rows)
     if eval_set.document_column is not None:
-        titles = table.get(eval_set.title_column, ())
-        cells = read_documents(
-            table[eval_set.document_column], titles, documents, listed_only=task.documents is not None, where=where, first=first
-        )
+        columns, listed_only = (eval_set.document_column, eval_set.title_column), task.documents is not None
+        cells = read_documents(table, *columns, documents, listed_only=listed_only, where=where, first=first)
     for row, document in zip(rows, cells, strict=True):
         row["document"] = document
 

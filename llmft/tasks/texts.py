@@ -51,7 +51,7 @@ def read_answers(cells: Iterable[Any], column: str, where: str, first: int) -> l
     """
     answers = []
     for row, cell in enumerate(cells, first):
-        texts = cell.get("text") if isinstance(cell, dict) else cell
+        texts = cell["text"] if isinstance(cell, dict) and "text" in cell else cell
         texts = [] if _missing(texts) else texts if isinstance(texts, list) else [texts]
         if not all(isinstance(text, str) for text in texts):
             raise InputError(
@@ -80,22 +80,29 @@ def read_answer_ids(cells: Iterable[Any], column: str, where: str, first: int) -
 
 
 def read_documents(
-    cells: Sequence[Any], titles: Sequence[Any], documents: Mapping[str, str], *, listed_only: bool, where: str, first: int
+    table: Mapping[str, Sequence[Any]],
+    column: str,
+    title_column: str | None,
+    documents: Mapping[str, str],
+    *,
+    listed_only: bool,
+    where: str,
+    first: int,
 ) -> list[str | Document]:
     """The document of each row: the id of one of `documents`, or it itself, which `name_documents` gives an id.
 
     Args:
-        cells: each with a text, or with an id of `documents`.
-        titles: of texts; () for none.
+        column: of texts, or ids of `documents`.
+        title_column: of the texts' titles, where there is one.
         listed_only: whether all must be ids.
 
     Raises:
         InputError: a document is empty or no text, or there is none of that id.
     """
     read: list[str | Document] = []
-    for number, cell in enumerate(cells):
-        row = number + first
-        text = check_text(cell, "of documents", where, row)
+    titles = table.get(title_column, [UNTITLED] * len(table[column]))
+    for row, (cell, title) in enumerate(zip(table[column], titles, strict=True), first):
+        text = check_text(cell, column, where, row)
         if not text.strip():
             raise InputError(f"{where}: the document of row {row} is empty; give each row a document with text")
         if text in documents:
@@ -104,8 +111,7 @@ def read_documents(
         if listed_only or ID.fullmatch(text):
             remedy = f"name one of {listed(documents)}" if documents else "write the document itself"
             raise InputError(f"{where}: row {row}: there is no document {quote(text)}; {remedy}")
-        title = check_text(titles[number], "of titles", where, row) if titles else UNTITLED
-        read.append(Document("_".join(title.split()) or UNTITLED, text))
+        read.append(Document("_".join(check_text(title, title_column, where, row).split()) or UNTITLED, text))
     return read
 
 
