@@ -129,7 +129,7 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     from llmft.models.parts.adapt import trained_weights
     from llmft.pipelines.retention import Retention, retention_tasks
     from llmft.pipelines.teachers import check_sizes, teacher_model, with_cache
-    from llmft.prompts.chat import check_alignment
+    from llmft.prompts.alignment import check_alignment
     from llmft.training.stop_at_nan import check_start
 
     flags, calibrate = job.config.distillation, job.config.calibration.calibrate

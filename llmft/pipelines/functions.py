@@ -33,7 +33,7 @@ from llmft.models.reading.batches import BatchSize
 from llmft.pipelines.distillation_checks import check_support
 from llmft.pipelines.teachers import check_vocabularies, fit_logits
 from llmft.pipelines.training import make_trainer
-from llmft.prompts.chat import check_alignment
+from llmft.prompts.alignment import check_alignment
 from llmft.prompts.prompter import Prompter
 from llmft.prompts.render import PromptFormat
 from llmft.training.ft_trainer import FtTrainer
