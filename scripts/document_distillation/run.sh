@@ -31,7 +31,7 @@ for seed in "${seeds[@]}"; do
             document) run ft.py "${trained[@]}" "${lora[@]}" --train_on document --context_file "$guide/guide.md" ;;
             lora) run distill.py "${trained[@]}" "${lora[@]}" --context file --context_file "$guide/guide.md" ;;
             cartridge)
-                run distill.py "${trained[@]}" --use_cartridge --learning_rate "$CARTRIDGE_RATE" --context file \
+                run distill.py "${trained[@]}" --use_cartridge --cartridge_tokens 128 --learning_rate "$CARTRIDGE_RATE" --context file \
                     --context_file "$guide/guide.md"
                 ;;
             *) fail "METHODS=$METHODS: $method is none of none, file, sft, document, lora, cartridge" ;;
