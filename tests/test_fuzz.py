@@ -17,6 +17,7 @@ from llmft.pipelines import distill, fine_tune, in_context, loading
 from llmft.prompts.demonstrations import draw_demonstrations, draw_training_rows
 from llmft.tasks import load
 from llmft.tasks.load import fingerprint_data
+from llmft.tasks.queries import load_queries
 from llmft.tasks.resolve import resolve_task
 from tests.pipelines.conftest import MAIN
 
@@ -86,6 +87,15 @@ CELLS = st.one_of(
     st.lists(st.integers(), max_size=2),
 )  # fmt: skip
 ROWS = st.lists(st.dictionaries(st.sampled_from(["text1", "text2", "label", "idx", "🙂", ""]), CELLS, max_size=4), max_size=6)
+TEXTS = st.text(max_size=4)
+ASKED = st.lists(
+    st.fixed_dictionaries(
+        {"text1": TEXTS, "label": st.one_of(TEXTS, st.lists(TEXTS, max_size=3), CELLS)},
+        optional={"text2": st.one_of(TEXTS, CELLS), "query": TEXTS, "answer_ids": st.lists(st.integers(0, 9), max_size=2)},
+    ),
+    min_size=1,
+    max_size=4,
+)
 GOOD_ROWS = [{"text1": f"a row {i}", "label": ("no", "yes")[i % 2]} for i in range(8)]
 QUICK = settings(
     deadline=None,
@@ -175,6 +185,30 @@ def test_command_lines(script, world):
         check(script, [*(["--task", "toy"] if toy else []), *(word for flag, values in drawn for word in (flag, *values))], world)
 
     fuzz()
+
+
+@given(ASKED, st.sampled_from(FILES[:6]), st.booleans(), st.booleans())
+@settings(QUICK, max_examples=120)
+def test_files_of_answers_in_words(world, rows, name, documents, answers_needed):
+    write(world / name, rows)
+    data = DataArguments(
+        task_name="questions",
+        train_file=name,
+        validation_file=name,
+        answer_column="label",
+        document_column="text2" if documents else None,
+    )
+    try:
+        task = resolve_task(data, labels_needed=answers_needed, query_file=name)
+        found = load.load_task(task, variant=None, data_seed=0, data_dir=None, cache_dir=None)
+        rows = [*found.train, *found.in_domain["questions"], *load_queries(name, data, task, documents=found.documents)]
+        assert all(row["document"] in ([*found.documents] if documents else [None]) for row in rows)
+        draw_demonstrations(found.demonstrations, 1, data_seed=0, balanced=True, shuffle=True, num_labels=0)
+    except InputError as error:
+        assert "\n" not in str(error)
+        assert str(error).startswith("--")
+    finally:
+        write(world / name, GOOD_ROWS)
 
 
 @given(ROWS, st.sampled_from(FILES[:6]), st.booleans(), st.booleans(), st.booleans())

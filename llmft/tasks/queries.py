@@ -48,7 +48,7 @@ def load_queries(
     Args:
         labels: whether labels are read, numbered as in the task's training rows: `label` is None for a row that has none,
             and for all where there is no such column; rows of a class that the task leaves out are left out. If not,
-            every label is None, whatever the file holds.
+            every label is None, whatever the file holds. Answers in words are read in any case.
         quiet: whether no note says which rows are left out.
         documents: by id, those of the task, to which the queries' own are added. None: which document a query is about is not
             read.
