@@ -16,6 +16,7 @@ setup(
     packages=find_packages(include=["llmft", "llmft.*"]),
     package_data={
         "llmft.worlds.nli": ["checkpoint/*"],
+        "llmft.worlds.notes": ["checkpoint/*"],
         "llmft.report.page": ["*.html", "*.css", "*.js"],
         "llmft.report.tables": ["*.csv"],
     },

@@ -24,7 +24,7 @@ from llmft.worlds.notes.world import (
 
 KIND = {attribute.name: i for i, attribute in enumerate(ATTRIBUTES)}
 LONGEST_VALUE = max(len(attribute.slots) for attribute in ATTRIBUTES)
-P_REVERSE, P_UNSTATED = 0.2, 0.12
+P_REVERSE, P_UNSTATED = 0.2, 0.18
 P_STRANGER = 0.3  # of the questions without an answer ask for a place that the document does not name
 P_REVERSE_UNSTATED = 0.2  # and so many for the place of a value that it does not state
 P_ALONE = 0.1  # of the questions that stand by themselves cannot see the document either
@@ -86,7 +86,7 @@ class Episode:
 
     def __init__(self, document: NotesDocument, questions: Sequence[NotesQuestion], sequence: bool, rng: random.Random):
         self.columns: dict[str, list[int]] = {name: [] for name in self.FILL}
-        self._where: dict[tuple, int] = {}  # of each word of a value, by attribute and place and index, and by attribute and word
+        self._where: dict[tuple, int] = {}  # of words of values: by attribute, place and index; of key words: by attribute and word
         self._add(BOS, 0, 0)
         self._write_document(document)
         self._document_end = len(self)
@@ -120,8 +120,9 @@ class Episode:
 
     def _mark_value(self, fact: Fact, start: int, gather: int) -> None:
         attribute, place = KIND[fact.attribute.name], fact.place.name
+        self._where[attribute, fact.value[fact.attribute.key_slot]] = start + fact.attribute.key_slot
         for index, word in enumerate(fact.value):
-            at = self._where[attribute, place, index] = self._where[attribute, word] = start + index
+            at = self._where[attribute, place, index] = start + index
             self._mark(at, attribute=attribute, index=index, place=ID[place], word=ID[word], gather=gather)
 
     def _write_question(self, question: NotesQuestion, segment: int, sequence: bool, alone: bool) -> None:
@@ -160,8 +161,8 @@ def draw_questions(rng: random.Random, document: NotesDocument, n: int) -> list[
             questions.append(draw_unstated(rng, document))
         elif draw < P_UNSTATED + P_REVERSE:
             text = reverse_text(fact.attribute, fact.value, rng.randrange(len(REVERSE_FRAMES)))
-            answer, word = (fact.place.name, fact.place.type), fact.value[fact.attribute.key_slot]
-            questions.append(NotesQuestion(text, answer, "reverse", fact.attribute, word=word))
+            word = fact.value[fact.attribute.key_slot]
+            questions.append(NotesQuestion(text, (fact.place.name,), "reverse", fact.attribute, word=word))
         else:
             text = question_text(fact.place, fact.attribute, rng.choice(WORDINGS))
             questions.append(NotesQuestion(text, fact.value, "forward", fact.attribute, place=fact.place.name))

@@ -50,8 +50,8 @@ ANIMALS = _words(
     "otters herons goats bees foxes swans hedgehogs owls badgers geese hares donkeys peacocks ducks ravens beavers squirrels "
     "cranes storks lizards ponies pigeons turtles bats sparrows toads falcons rabbits"
 )
-UNITS = _words("one two three four five six seven eight nine")
-HUNDREDS = UNITS[1:]
+UNITS = _words("two three four five six seven eight nine")
+HUNDREDS = UNITS[:6]  # fewer, so that the tens are what tells heights apart
 TENS = _words("twenty thirty forty fifty sixty seventy eighty ninety")
 HOUSE_NUMBERS = tuple(str(number) for number in range(2, 42))
 TREES = _words("Elm Birch Willow Maple Hazel Alder Aspen Linden Poplar Rowan Juniper Laurel Ash Beech Cypress Holly")

@@ -50,9 +50,9 @@ class NotesRecipe:
 
     size: Size = SIZE
     phases: tuple[NotesLesson, ...] = (
-        NotesLesson(400, 10, (2, 6), (1, 3), 6),
-        NotesLesson(400, 6, (6, 16), (2, 5), 12),
-        NotesLesson(900, 5, (16, 32), (4, 6), 16, scaffold=0.3),
+        NotesLesson(500, 10, (2, 6), (1, 3), 6),
+        NotesLesson(500, 6, (6, 16), (2, 5), 12, rate=0.6),
+        NotesLesson(1200, 5, (16, 32), (4, 6), 16, scaffold=0.5, rate=0.5),
     )
     muon_rate: float = 0.02
     adam_rate: float = 2e-3

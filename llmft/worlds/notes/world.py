@@ -32,7 +32,7 @@ MOST_UNSTATED, NUM_STRANGERS = 8, 4  # pairs asked about in vain: of places in t
 
 
 @dataclass(frozen=True)
-class Place:
+class NamedPlace:
     """What facts are about: "the Kelwick mill"."""
 
     name: str
@@ -46,7 +46,7 @@ class Place:
 class Fact:
     """A value of one attribute of one place."""
 
-    place: Place
+    place: NamedPlace
     attribute: Attribute
     value: tuple[str, ...]
 
@@ -55,7 +55,7 @@ class Fact:
 class NotesDocument:
     """Sentences in the order of the text, each with one or two facts about one place."""
 
-    places: tuple[Place, ...]
+    places: tuple[NamedPlace, ...]
     sentences: tuple[tuple[Fact, ...], ...]
     wordings: tuple[tuple[int, ...], ...]
     """Of each sentence: its opener, then the statement of each of its facts."""
@@ -70,7 +70,7 @@ class NotesDocument:
         """The prose, one paragraph."""
         return " ".join(map(sentence_text, self.sentences, self.wordings))
 
-    def unstated(self) -> list[tuple[Place, Attribute]]:
+    def unstated(self) -> list[tuple[NamedPlace, Attribute]]:
         """What it might say about its places and does not."""
         stated = {(fact.place, fact.attribute.name) for fact in self.facts}
         return [(place, one) for place in self.places for one in ATTRIBUTES if (place, one.name) not in stated]
@@ -86,7 +86,7 @@ def sentence_text(facts: tuple[Fact, ...], wording: tuple[int, ...]) -> str:
     return f"{OPENERS[opener]}{article} {facts[0].place} {' and '.join(parts)}."
 
 
-def question_text(place: Place, attribute: Attribute, wording: int) -> str:
+def question_text(place: NamedPlace, attribute: Attribute, wording: int) -> str:
     """A question for an attribute of a place."""
     return attribute.questions[wording].format(place=f"the {place}")
 
@@ -117,16 +117,16 @@ class Decks:
         return self._decks[key].pop()
 
 
-def draw_places(rng: random.Random, n: int) -> tuple[Place, ...]:
+def draw_places(rng: random.Random, n: int) -> tuple[NamedPlace, ...]:
     """Places of different names; types may recur."""
-    return tuple(Place(name, rng.choice(TYPES)) for name in rng.sample(NAMES, n))
+    return tuple(NamedPlace(name, rng.choice(TYPES)) for name in rng.sample(NAMES, n))
 
 
 def draw_document(rng: random.Random, num_facts: int, num_places: int) -> NotesDocument:
     """A document of so many facts about so many places, spread at random; sentences in random order."""
     places, decks = draw_places(rng, num_places), Decks(rng)
     pairs = rng.sample([(place, attribute) for place in places for attribute in ATTRIBUTES], num_facts)
-    facts: dict[Place, list[Fact]] = defaultdict(list)
+    facts: dict[NamedPlace, list[Fact]] = defaultdict(list)
     for place, attribute in pairs:
         facts[place].append(Fact(place, attribute, decks.draw(attribute)))
     sentences = []
@@ -208,7 +208,7 @@ def _forward(document: NotesDocument, wordings: tuple[int, ...]) -> list[dict]:
     ]
 
 
-def _unanswered(pairs: list[tuple[Place, Attribute]], wordings: tuple[int, ...]) -> list[dict]:
+def _unanswered(pairs: list[tuple[NamedPlace, Attribute]], wordings: tuple[int, ...]) -> list[dict]:
     return [
         {"text1": question_text(place, attribute, wording), "answer": NOT_STATED, "kind": attribute.name}
         for place, attribute in pairs
@@ -220,7 +220,7 @@ def _reverse(document: NotesDocument) -> list[dict]:
     return [
         {
             "text1": reverse_text(fact.attribute, fact.value, idx % len(REVERSE_FRAMES)),
-            "answer": str(fact.place),
+            "answer": fact.place.name,
             "kind": fact.attribute.name,
         }
         for idx, fact in enumerate(document.facts)

@@ -65,7 +65,7 @@ def test_training_and_evaluation_share_no_question(seed):
     answers = {(row["kind"], row["answer"]): place(row["text1"]) for row in splits["validation"]}
     for row in splits["reverse"]:
         (value,) = (value for kind, value in answers if kind == row["kind"] and f" {value}" in row["text1"])
-        assert answers[row["kind"], value] == row["answer"]
+        assert answers[row["kind"], value].split()[0] == row["answer"]
 
 
 def test_held_out_wordings_differ_from_those_of_training():
