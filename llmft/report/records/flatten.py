@@ -158,9 +158,7 @@ def _beside(metrics: Mapping[str, Any], stage: str, name: str) -> dict[str, Any]
     return {metric: of[name] for metric, of in by_metric.items() if isinstance(of, dict) and name in of}
 
 
-def _pooled(
-    sets: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, float]], headline: str
-) -> dict[str, float]:
+def _pooled(sets: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, float]], headline: str) -> dict[str, float]:
     """The metrics of some sets taken together, every row (or every token of it) counting the same; of several sets those that are
     means. `weights` has for each set how much its value of a metric counts, where its rows have that metric."""
     metrics = [name for name in sets[0] if name not in COUNTS and all(values.get(name) is not None for values in sets)]

@@ -100,8 +100,9 @@ def tasks_with_other_rows(summary: pd.DataFrame) -> set[tuple[str, str, str]]:
 def welch(summary: pd.DataFrame) -> pd.DataFrame:
     """Differences between methods on one task, model and number of shots, by Welch's t-test over seeds (Mosbach et al. 2023).
 
-    Runs without shots are compared with those of every number of shots, and with each other if one has another context. Of trained models like selections are compared (last with
-    last), and each with prompting. Where there are more than `MOST` groups of runs they are compared with prompting alone.
+    Runs without shots are compared with those of every number of shots, and with each other if one has another context. Of
+    trained models like selections are compared (last with last), and each with prompting. Where there are more than `MOST`
+    groups of runs they are compared with prompting alone.
 
     Returns:
         A row for each pair: `task`, `headline`, `higher_is_better`, `shots`, `selection` (of the trained one), `set`;

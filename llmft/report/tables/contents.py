@@ -106,7 +106,7 @@ def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> Repor
         *SCORED,
         *(column for domain in DOMAINS for column in of_domain(domain)),
         measured("tokens/query", cell(), "tokens_per_query", 1),
-        measured("KV KiB/query", cell(), "kv_bytes_per_query", 1, KIB, wide=True),
+        measured("KV KiB/query", cell(), "kv_bytes_per_query", 0, KIB, wide=True),
         measured("CPU ms/query", cell(), "cpu_ms_per_query", 1),
         measured("CPU s training", None, "training_cpu_s", 1),
         measured("CPU s run", None, "cpu_total_s", 1),
@@ -157,13 +157,13 @@ def distillation(by_group: list[dict[str, Any]]) -> ReportTable:
         measured("after, context in front", cell("last_with_context"), wide=True),
         measured("tokens/query teacher", cell("teacher"), "tokens_per_query", 1, wide=True),
         measured("tokens/query student", cell(), "tokens_per_query", 1, wide=True),
-        measured("KV KiB/query teacher", cell("teacher"), "kv_bytes_per_query", 1, KIB, wide=True),
-        measured("KV KiB/query student", cell(), "kv_bytes_per_query", 1, KIB, wide=True),
+        measured("KV KiB/query teacher", cell("teacher"), "kv_bytes_per_query", 0, KIB, wide=True),
+        measured("KV KiB/query student", cell(), "kv_bytes_per_query", 0, KIB, wide=True),
         RUNS,
         IDS,
     )
     notes = (
-        "In-domain; out: out-of-domain. KL (nats; of answers in words nats a token) of the student after from the teacher, and how "
+        "In-domain; out: out-of-domain. KL of the student after from the teacher in nats (a token, of answers in words), and how "
         "often both answer alike.",
         "Gap: share of it that is recovered, (after - before) / (teacher - before) of each run with a gap, then the mean.",
     )
