@@ -9,7 +9,7 @@ import pytest
 
 from llmft.errors import InputError
 from llmft.report.__main__ import main
-from llmft.report.page.examples import LONG, ROWS, RUNS, page_examples
+from llmft.report.page.examples import LONG, page_examples
 from llmft.report.records.collect import collect
 from llmft.report.records.examples import CHANGED, OUTCOMES, outcome, read_examples
 from tests.report.conftest import EVIL, opened_page
@@ -26,7 +26,7 @@ def mixed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("words")
     write(folder, [*text_designs(2, long=f" {EVIL}\n" + 40 * "a long query "), *LABELS], hans_rows=20)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmft.report.commands.write.PICTURES", ("results", "gap"))
+        patch.setattr("llmft.report.commands.write.PICTURES", ("results",))
         main([str(folder)])
     return collect(folder)
 
@@ -179,17 +179,19 @@ def test_rows_that_got_worse_have_a_share(tmp_path):
     assert [example.outcome for example in examples.rows] == [CHANGED[0]] * 4 + [CHANGED[1]]
 
 
-def test_a_page_has_some_runs_of_each_setting_and_says_how_many_are_left_out(tmp_path):
-    made = [MadeText(**kind, seed=seed) for kind in (DISTILLED, {"method": "icl"}) for seed in range(RUNS)]
+def test_a_page_has_some_runs_of_each_setting_and_says_how_many_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmft.report.page.examples.RUNS", 4)
+    monkeypatch.setattr("llmft.report.page.examples.ROWS", 20)
+    made = [MadeText(**kind, seed=seed) for kind in (DISTILLED, {"method": "icl"}) for seed in range(3)]
     write(tmp_path, [*made, MadeText(method="pbft", shots=64, long="x" * (2 * LONG))])
     data = page_examples(collect(tmp_path))
-    assert len(data["runs"]) == RUNS and data["left_out"] == len(made) + 1 - RUNS
+    assert len(data["runs"]) == 4 and data["left_out"] == 3
     methods = [re.search(": (in-context|fine-tuning|distillation)", run["title"])[1] for run in data["runs"]]
-    assert {method: methods.count(method) for method in methods} == {"in-context": 10, "fine-tuning": 1, "distillation": 9}
+    assert {method: methods.count(method) for method in methods} == {"in-context": 2, "fine-tuning": 1, "distillation": 1}
     (tuned,) = (run for run in data["runs"] if "fine-tuning" in run["title"])
     assert all(len(row["query"]) < LONG + 60 and "characters more" in row["query"] for row in tuned["rows"])
     assert all(len(run["rows"]) + run["left_out"] == sum(count for _, count in run["counts"]) for run in data["runs"])
-    assert all(len(run["rows"]) <= ROWS for run in data["runs"])
+    assert all(len(run["rows"]) == 20 and run["left_out"] == 30 for run in data["runs"])
 
 
 def test_examples_are_filtered_on_the_page(page):

@@ -134,8 +134,8 @@ def checkpoints(by_group: list[dict[str, Any]]) -> ReportTable:
     return ReportTable("checkpoints", title, (*SCORED, *columns, RUNS, IDS), rows, (SELECTED,))
 
 
-def distillation(by_group: list[dict[str, Any]]) -> ReportTable:
-    """Teacher, student before, student after."""
+def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> ReportTable:
+    """Teacher, student before, student after. `texts` are ids of runs that answer in words."""
     rows = [row for row in by_group if any(selection == "teacher" for selection, *_ in row["cells"])]
     cells = [key for row in rows for key in row["cells"] if key[1] == "in_domain"]
     of_teachers = {metric for selection, _, metric in cells if selection == "teacher"}  # the others compare a student with it
@@ -162,9 +162,9 @@ def distillation(by_group: list[dict[str, Any]]) -> ReportTable:
         RUNS,
         IDS,
     )
+    unit = "nats; of answers in words nats a token" if any(run in texts for row in rows for run in row["ids"]) else "nats"
     notes = (
-        "In-domain; out: out-of-domain. KL of the student after from the teacher in nats (a token, of answers in words), and how "
-        "often both answer alike.",
+        f"In-domain; out: out-of-domain. KL ({unit}) of the student after from the teacher, and how often both answer alike.",
         "Gap: share of it that is recovered, (after - before) / (teacher - before) of each run with a gap, then the mean.",
     )
     return ReportTable("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
