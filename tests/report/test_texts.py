@@ -85,6 +85,10 @@ def test_contexts_and_documents_are_named_and_are_no_shots(mixed):
         ("icl", "", 0), ("icl", "context=document", 0), ("pbft", "", 64), ("pbft", "train_on=document", 0),
         ("distill", "context=document", 0), ("distill-cartridge", "context=document", 0),
     }  # fmt: skip
+    looks = json.loads(re.search('"looks":({.*?}})', (mixed.folder / "report" / "report.html").read_text())[1])
+    assert (
+        looks["pbft on documents"]["name"] == "fine-tuning on documents" and len({look["colour"] for look in looks.values()}) == 6
+    )
     text = (mixed.folder / "report" / "report.md").read_text()
     assert "zero-shot |" in text and "in-context (context=document) |" in text and "zero-shot (" not in text
 
