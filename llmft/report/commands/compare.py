@@ -131,6 +131,7 @@ def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, li
     if stages is None or remarks:
         return counts, pd.DataFrame(columns=columns), remarks
     tables = [_predictions(run, stage) for run, stage in zip((one, other), stages, strict=True)]
+    columns[2:2] = [name for name in ("query",) if name in tables[0]]
     for name in dict.fromkeys([*tables[0]["set"], *tables[1]["set"]]):
         a, b = (table[table["set"] == name].reset_index(drop=True) for table in tables)
         if a.empty or b.empty:
@@ -152,7 +153,7 @@ def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, li
 
 def _predictions(run: Run, stage: str) -> pd.DataFrame:
     try:
-        table = read_predictions(run.path).table.to_pandas()
+        table = read_predictions(run.path, ("query",)).table.to_pandas()
     except OSError as error:
         raise InputError(f"{run.path}: predictions.parquet cannot be read ({error.strerror or error})") from error
     return table[table["stage"] == stage].drop(columns="stage")

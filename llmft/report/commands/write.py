@@ -104,7 +104,7 @@ def all_tables(
     tables = [
         contents.results(by_group, collection.shared),
         contents.checkpoints(by_group),
-        contents.distillation(by_group),
+        contents.distillation(by_group, collection.texts),
         contents.words(summary, collection.texts),
         contents.published(summary),
         comparisons.differences(tests),

@@ -16,6 +16,8 @@ from llmft.report.records.names import (
     GROUP,
     HEADINGS,
     METHOD_NAMES,
+    ON_DOCUMENT,
+    differs_by,
     in_order_of,
     is_zero_shot,
     method_name,
@@ -42,6 +44,8 @@ class Look(NamedTuple):
 
 
 ZERO_SHOT = "zero-shot"
+DOCUMENT = " on documents"
+"""How the key of a method ends that was trained on documents."""
 LOOKS = {
     ZERO_SHOT: Look("#7a7f87", "X"),
     "icl": Look("#0072b2", "o"),
@@ -59,8 +63,8 @@ FURTHER = (
 
 
 def look_key(method: str, shots: float, differs: str) -> str:
-    """What has a look of its own: the method, and in-context learning without a context."""
-    return ZERO_SHOT if is_zero_shot(method, shots, differs) else method
+    """What has a look of its own: the method, in-context learning without a context, and training on a document."""
+    return ZERO_SHOT if is_zero_shot(method, shots, differs) else method + DOCUMENT * differs_by(differs, ON_DOCUMENT)
 
 
 def looks_of(keys: Iterable[str]) -> dict[str, Look]:
@@ -73,7 +77,8 @@ def looks_of(keys: Iterable[str]) -> dict[str, Look]:
 
 def look_name(key: str) -> str:
     """A method as people say it."""
-    return METHOD_NAMES.get(key, key)
+    method = key.removesuffix(DOCUMENT)
+    return METHOD_NAMES.get(method, method) + key[len(method) :]
 
 
 def family(model: str) -> str:

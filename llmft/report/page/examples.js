@@ -7,7 +7,7 @@ const MOST_LETTERS = 180;
 function words(text) {
   if (!text) return element("span", { class: "soft" }, "(nothing)");
   if (text.length <= MOST_LETTERS) return element("span", { class: "words" }, text);
-  return element("details", { class: "words" }, element("summary", {}, `${text.slice(0, MOST_LETTERS - 20)}…`), text);
+  return element("details", { class: "words" }, element("summary", {}, element("span", {}, `${text.slice(0, MOST_LETTERS - 20)}…`)), text);
 }
 
 function answerCell(run, row, stage) {
@@ -20,12 +20,13 @@ function answerCell(run, row, stage) {
 }
 
 function exampleColumns(run) {
-  const place = (row) => element("div", {}, `${row.set} ${row.idx}`, row.document ? element("small", {}, row.document.slice(0, 60)) : null);
+  const several = new Set(run.rows.map((row) => row.document)).size > 1;
+  const place = (row) => element("div", {}, `${row.set} ${row.idx}`, element("small", {}, row.outcome),
+    several ? element("small", {}, `document ${row.document.slice(0, 60)}`) : null);
   const reference = ([first, ...others]) => element("div", {}, words(first), others.length ? element("small", {}, `or: ${others.join(" | ")}`) : null);
-  const column = (name, cell, kind = "text") => ({ name, left: true, kind, cell });
+  const column = (name, cell, kind = "text answer") => ({ name, left: true, kind, cell });
   return [
-    column("row", (row) => ({ text: "", value: `${row.set} ${row.idx}`, node: place(row) }), "row"),
-    column("what became of it", (row) => ({ text: row.outcome }), "outcome"),
+    column("row", (row) => ({ text: "", value: `${row.set} ${row.idx}`, node: place(row) }), "text row"),
     column("query", (row) => ({ text: "", value: row.query, node: words(row.query) })),
     column("reference", (row) => ({ text: "", value: row.reference[0], node: reference(row.reference) })),
     ...run.stages.map((name, stage) => column(name, (row) => answerCell(run, row, stage))),
@@ -39,8 +40,7 @@ function examples() {
   if (!runs.length) return;
   const select = byId("example-run");
   select.replaceChildren(...runs.map((run, number) => element("option", { value: number }, run.title)));
-  const most = Math.max(...runs.map((run) => run.stages.length));
-  select.value = runs.findIndex((run) => run.stages.length === most);
+  select.value = Math.max(0, runs.findIndex((run) => run.stages.includes("teacher")));
   const fields = ["example-set", "example-outcome", "example-search"].map(byId);
   const [bySet, byOutcome, search] = fields;
   let run, table, texts;

@@ -10,6 +10,7 @@ import pandas as pd
 from llmft.report.records.collect import Collection
 from llmft.report.records.examples import Answer, Example, read_examples
 from llmft.report.records.find import read_record
+from llmft.report.records.flatten import SEEDS
 from llmft.report.records.names import metric_name, shown_method, stage_name
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ LONG = 4000
 def page_examples(collection: Collection) -> dict[str, Any]:
     """`runs`, row by row, and how many more are `left_out`; settings take turns in which runs are shown."""
     texts = collection.runs[collection.runs["id"].isin(collection.texts)]
-    turns = texts.groupby("setting", sort=False).cumcount().sort_values(kind="stable")
-    chosen = texts.loc[turns.index[:RUNS]].sort_index()
-    made = [_run(collection, row) for _, row in chosen.iterrows()]
+    texts = texts.assign(place=texts.groupby("setting", sort=False).ngroup()).sort_values(["place", *SEEDS], ignore_index=True)
+    turns = texts.groupby("place").cumcount().sort_values(kind="stable")
+    made = [_run(collection, row) for _, row in texts.loc[sorted(turns.index[:RUNS])].iterrows()]
     return {"runs": made, "left_out": len(texts) - len(made)}
 
 
@@ -35,7 +36,7 @@ def _run(collection: Collection, run: pd.Series) -> dict[str, Any]:
     _, metrics, _ = read_record(place)
     examples: Examples = read_examples(place, metrics, ROWS)
     model = f", {run['model']}" if collection.runs["model"].nunique() > 1 else ""
-    seeds = f"seed {run['seed']}, data seed {run['data_seed']}"
+    seeds = f"seed {run['seed']}" + ("" if run["data_seed"] == run["seed"] else f", data seed {run['data_seed']}")
     return {
         "title": f"{run['task']}{model}: {shown_method(run.to_dict())}, {seeds} ({run['id']})",
         "metric": metric_name(run["headline"]),

@@ -26,8 +26,8 @@ def summary(collection: Collection, points: pd.DataFrame) -> list[str]:
     sizes = runs.groupby("setting").size()
     each = _count(sizes.min(), "run") if sizes.nunique() == 1 else f"{sizes.min()} to {sizes.max()} runs"
     lines = [
-        "A language model answers with a context in its prompt: demonstrations, a document, an instruction. Can it answer without "
-        "it after fine-tuning, or after distillation of its own answers, and is that worth the cost?",
+        "A language model answers with a context in its prompt: demonstrations, a document, an instruction. Can it answer "
+        "without it after fine-tuning, or after distillation of its own answers, and is that worth the cost?",
         f"{_count(len(runs), 'finished run')} in {_count(len(sizes), 'setting')}, {each} each; "
         f"{_count(len(tasks), 'task')} ({_first(tasks)}), {_count(len(models), 'model')} ({_first(models)}). "
         f"Methods: {_first(names, 12, '; ')}. Judged by: {_first([metric_name(name) for name in runs['headline'].unique()])}.",

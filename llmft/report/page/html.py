@@ -1,8 +1,8 @@
 """The report as one page that needs nothing beside it: no network, no server, no other file.
 
-Its template, style and scripts are the files `page.*`, `table.js` and `examples.js` in this package. The numbers of the tables lie in the page
-as JSON, the figures as the SVG that `figures.py` drew; a policy in its head allows the page's own script and style, by their
-hashes, and nothing else.
+Its template, style and scripts are the files `page.*`, `table.js` and `examples.js` in this package. The numbers of the tables
+and the texts of examples lie in the page as JSON, the figures as the SVG that `figures.py` drew; a policy in its head allows the
+page's own script and style, by their hashes, and nothing else.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KIB, MIB = 2**10, 2**20
 COLUMNS = (
     *({"key": domain, "name": HEADINGS[domain], "digits": 3, "spread": True} for domain in DOMAINS),
     {"key": "tokens_per_query", "name": "tokens per query", "digits": 1},
-    {"key": "kv_bytes_per_query", "name": "KV KiB per query", "digits": 1, "scale": KIB},
+    {"key": "kv_bytes_per_query", "name": "KV KiB per query", "digits": 0, "scale": KIB},
     {"key": "cpu_ms_per_query", "name": "CPU ms per query", "digits": 2},
     {"key": "training_cpu_s", "name": "CPU s training", "digits": 1},
     {"key": "cpu_total_s", "name": "CPU s run", "digits": 1},

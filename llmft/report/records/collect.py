@@ -163,8 +163,8 @@ class _Read:
         self.of_texts, weights = False, RowWeights()
         try:
             predictions = read_predictions(path, TOKENS.values())
-            weights, self.of_texts = row_weights(predictions), predictions.of_texts
-            self.row_scores = row_scores(predictions, self.sets)
+            weights, self.row_scores = row_weights(predictions), row_scores(predictions, self.sets)
+            self.of_texts = predictions.of_texts
         except (OSError, *UNUSABLE) as error:
             reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             self.unread = f"predictions.parquet cannot be read ({reason})"

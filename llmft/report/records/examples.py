@@ -92,37 +92,37 @@ def read_examples(record: Path, metrics: Mapping[str, Any], most: int) -> Exampl
     Raises:
         OSError: the predictions cannot be read.
     """
-    names = {name for sets in metrics["stages"].values() for values in sets.values() for name in values} | {"kl"}
+    names = {name for sets in metrics["stages"].values() for values in sets.values() for name in values} | {"kl", "same_answer"}
     predictions = read_predictions(record, names.union(WORDS))
     if not predictions.of_texts:
         return None
     frame = predictions.table.to_pandas().astype({"stage": str, "set": str})
     measures = [name for name in frame.columns if name in names and name not in COLUMNS]
     frame["again"] = frame.groupby(["stage", "set", "idx"]).cumcount()  # a set may have a row twice
-    order = [stage for stage in sorted(frame["stage"].unique(), key=_place)]
-    by_stage = {stage: frame[frame["stage"] == stage].set_index(["set", "idx", "again"]) for stage in order}
-    final = next((stage for stage in FINAL_STAGES if stage in by_stage), order[-1])
-    rows = by_stage[final]
-    before = by_stage["before"]["score"].reindex(rows.index) if "before" in by_stage and final != "before" else None
-    earlier = [None] * len(rows) if before is None else [None if math.isnan(score) else score for score in before]
-    outcomes = pd.Series([outcome(*pair) for pair in zip(earlier, rows["score"], strict=True)], rows.index)
-    counts = Counter(outcomes)
+    stages = sorted(frame["stage"].unique(), key=_place)
+    tables = {stage: frame[frame["stage"] == stage].set_index(["set", "idx", "again"]) for stage in stages}
+    final = next((stage for stage in FINAL_STAGES if stage in tables), stages[-1])
+    outcomes = _outcomes(tables, final)
     shown = _chosen(outcomes, most)
-    answers = {stage: _answers(part.reindex(shown.index), measures) for stage, part in by_stage.items()}
-    return Examples(
-        order,
-        final,
-        [
-            Example(
-                *(key[0], key[1], _text(row.get("document")), row["query"]),
-                _accepted(row),
-                shown[key],
-                {stage: of_stage[place] for stage, of_stage in answers.items() if of_stage[place] is not None},
-            )
-            for place, (key, row) in enumerate(rows.loc[shown.index].iterrows())
-        ],
-        {name: counts[name] for name in OUTCOMES if counts[name]},
-    )
+    answers = {stage: _answers(table.reindex(shown.index), measures) for stage, table in tables.items()}
+    rows = []
+    for place, ((name, idx, _), row) in enumerate(tables[final].loc[shown.index].iterrows()):
+        of_row = {stage: of_stage[place] for stage, of_stage in answers.items()}
+        answered = {stage: answer for stage, answer in of_row.items() if answer is not None}
+        words = _text(row.get("document")), _text(row["query"]) or "", _accepted(row)
+        rows.append(Example(name, idx, *words, shown.iloc[place], answered))
+    counts = Counter(outcomes)
+    return Examples(stages, final, rows, {name: counts[name] for name in OUTCOMES if counts[name]})
+
+
+def _outcomes(tables: Mapping[str, pd.DataFrame], final: str) -> pd.Series:
+    """What became of each row of the final stage, by set and row."""
+    after = tables[final]["score"]
+    if "before" not in tables or final == "before":
+        return after.map(lambda score: outcome(None, score))
+    before = tables["before"]["score"].reindex(after.index)
+    pairs = zip(before, after, strict=True)
+    return pd.Series([outcome(None if math.isnan(one) else one, other) for one, other in pairs], after.index)
 
 
 def _place(stage: str) -> tuple[int, str]:

@@ -41,14 +41,19 @@ def rows_text(n: float, sets: Iterable[str]) -> str:
     return f"{n:.0f} of {' + '.join(sets)}"
 
 
-def other_context(differs: object) -> bool:
-    """Whether something else than demonstrations was read in front of a query: `differs` always names it."""
-    return any(text.startswith("context=") for text in str(differs).split(", "))
+CONTEXT, ON_DOCUMENT = "context=", "train_on=document"
+"""How those arguments begin by which settings are always told apart, in `differs`: a context that is no demonstrations, and training
+on a document, which is no fine-tuning on rows."""
+
+
+def differs_by(differs: object, argument: str) -> bool:
+    """Whether `differs` names an argument: `CONTEXT` or `ON_DOCUMENT`."""
+    return any(text.startswith(argument) for text in str(differs).split(", "))
 
 
 def is_zero_shot(method: object, shots: object, differs: object) -> bool:
     """Whether a run asked a model that was not trained, with nothing in front of its queries."""
-    return method == "icl" and not shots and not other_context(differs)
+    return method == "icl" and not shots and not differs_by(differs, CONTEXT)
 
 
 def method_name(row: Mapping[str, object]) -> str:

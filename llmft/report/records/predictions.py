@@ -66,17 +66,17 @@ class RowWeights:
     """How much each set counts where a metric is taken over several sets, of metrics that are in the predictions row by row.
 
     Attributes:
-        stored: names of all columns of the predictions.
+        rows: names of the predictions' columns but those of `TOKENS`: a metric of such a name is a mean over rows.
         tokens: metric of `TOKENS` -> (stage, set) -> tokens of its rows.
     """
 
-    stored: frozenset[str] = frozenset()
+    rows: Sequence[str] = ()
     tokens: Mapping[str, Mapping[tuple[str, str], float]] = field(default_factory=dict)
 
     def of(self, stage: str, name: str, n: int) -> dict[str, float]:
-        """The weights of a set with n rows by metric; also of names that are no metrics."""
+        """The weights of a set with n rows by metric, also of columns that are no metrics."""
         over_tokens = {metric: of[stage, name] for metric, of in self.tokens.items() if (stage, name) in of}
-        return {**dict.fromkeys(self.stored - {*TOKENS}, n), **over_tokens}
+        return {**dict.fromkeys(self.rows, n), **over_tokens}
 
 
 def row_weights(predictions: Predictions) -> RowWeights:
@@ -86,7 +86,7 @@ def row_weights(predictions: Predictions) -> RowWeights:
         if column in predictions.table.column_names:
             sums = predictions.table.group_by(["stage", "set"]).aggregate([(column, "sum")]).to_pylist()
             tokens[metric] = {(row["stage"], row["set"]): row[f"{column}_sum"] for row in sums if row[f"{column}_sum"]}
-    return RowWeights(frozenset(predictions.stored), tokens)
+    return RowWeights([name for name in predictions.stored if name not in TOKENS], tokens)
 
 
 def read_predictions(record: Path, further: Container[str] = ()) -> Predictions:

@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 
 from llmft.report.records.collect import Collection
-from llmft.report.records.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, SELECTION_NAMES, in_order_of, other_context, rows_text
+from llmft.report.records.names import (
+    CONTEXT,
+    DOMAINS,
+    FINAL,
+    GROUP,
+    METHOD_NAMES,
+    SELECTION_NAMES,
+    in_order_of,
+    rows_text,
+)
 
 CELL = ["selection", "stage", "set", "metric"]
 PER_QUERY = ("tokens_per_query", "kv_bytes_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")
@@ -100,8 +109,9 @@ def tasks_with_other_rows(summary: pd.DataFrame) -> set[tuple[str, str, str]]:
 def welch(summary: pd.DataFrame) -> pd.DataFrame:
     """Differences between methods on one task, model and number of shots, by Welch's t-test over seeds (Mosbach et al. 2023).
 
-    Runs without shots are compared with those of every number of shots, and with each other if one has another context. Of trained models like selections are compared (last with
-    last), and each with prompting. Where there are more than `MOST` groups of runs they are compared with prompting alone.
+    Runs without shots are compared with those of every number of shots, and with each other if one has another context. Of
+    trained models like selections are compared (last with last), and each with prompting. Where there are more than `MOST`
+    groups of runs they are compared with prompting alone.
 
     Returns:
         A row for each pair: `task`, `headline`, `higher_is_better`, `shots`, `selection` (of the trained one), `set`;
@@ -111,7 +121,7 @@ def welch(summary: pd.DataFrame) -> pd.DataFrame:
     """
     table, pairs = _comparable(summary), []
     shown = table["shots"].to_numpy()
-    others = np.array([bool(other_context(differs)) for differs in table["differs"]])
+    others = np.array([differs_by(differs, CONTEXT) for differs in table["differs"]])
     for places in _groups(table, ["task", "model", "set", "headline"]):
         shots = shown[places]  # runs without any count for each number
         numbers = sorted({*shots.tolist()} - {0})

@@ -106,7 +106,7 @@ def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> Repor
         *SCORED,
         *(column for domain in DOMAINS for column in of_domain(domain)),
         measured("tokens/query", cell(), "tokens_per_query", 1),
-        measured("KV KiB/query", cell(), "kv_bytes_per_query", 1, KIB, wide=True),
+        measured("KV KiB/query", cell(), "kv_bytes_per_query", 0, KIB, wide=True),
         measured("CPU ms/query", cell(), "cpu_ms_per_query", 1),
         measured("CPU s training", None, "training_cpu_s", 1),
         measured("CPU s run", None, "cpu_total_s", 1),
@@ -134,8 +134,8 @@ def checkpoints(by_group: list[dict[str, Any]]) -> ReportTable:
     return ReportTable("checkpoints", title, (*SCORED, *columns, RUNS, IDS), rows, (SELECTED,))
 
 
-def distillation(by_group: list[dict[str, Any]]) -> ReportTable:
-    """Teacher, student before, student after."""
+def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> ReportTable:
+    """Teacher, student before, student after. `texts` are ids of runs that answer in words."""
     rows = [row for row in by_group if any(selection == "teacher" for selection, *_ in row["cells"])]
     cells = [key for row in rows for key in row["cells"] if key[1] == "in_domain"]
     of_teachers = {metric for selection, _, metric in cells if selection == "teacher"}  # the others compare a student with it
@@ -157,14 +157,14 @@ def distillation(by_group: list[dict[str, Any]]) -> ReportTable:
         measured("after, context in front", cell("last_with_context"), wide=True),
         measured("tokens/query teacher", cell("teacher"), "tokens_per_query", 1, wide=True),
         measured("tokens/query student", cell(), "tokens_per_query", 1, wide=True),
-        measured("KV KiB/query teacher", cell("teacher"), "kv_bytes_per_query", 1, KIB, wide=True),
-        measured("KV KiB/query student", cell(), "kv_bytes_per_query", 1, KIB, wide=True),
+        measured("KV KiB/query teacher", cell("teacher"), "kv_bytes_per_query", 0, KIB, wide=True),
+        measured("KV KiB/query student", cell(), "kv_bytes_per_query", 0, KIB, wide=True),
         RUNS,
         IDS,
     )
+    unit = "nats; of answers in words nats a token" if any(run in texts for row in rows for run in row["ids"]) else "nats"
     notes = (
-        "In-domain; out: out-of-domain. KL (nats; of answers in words nats a token) of the student after from the teacher, and how "
-        "often both answer alike.",
+        f"In-domain; out: out-of-domain. KL ({unit}) of the student after from the teacher, and how often both answer alike.",
         "Gap: share of it that is recovered, (after - before) / (teacher - before) of each run with a gap, then the mean.",
     )
     return ReportTable("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
