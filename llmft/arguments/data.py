@@ -23,8 +23,8 @@ class DataArguments(Checked):
     _argument_group_name = "task and prompt"
 
     task_name: str | None = flag(
-        "Task: toy, rte, mnli, mnli-original, qqp, cola, sst2, ag_news; with answers in words squad, and questions, which reads "
-        "files of your own; default: rte.",
+        "Task: toy, rte, mnli, mnli-original, qqp, cola, sst2, ag_news; with answers in words notes, squad, and questions, which "
+        "reads files of your own; default: rte.",
         aliases=("--task",),
         excludes="--train_file",
         exempt=("questions",),

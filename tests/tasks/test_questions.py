@@ -255,6 +255,23 @@ def test_queries_of_squad(write):
     assert [(row["text1"], row["document"]) for row in queries(bare, task, *named, documents=documents)] == [("Which?", None)]
 
 
+def test_the_notes_of_a_seed_are_an_ordinary_task(write):
+    data = load(task := resolve("--task", "notes"), data_seed=3)
+    (document,) = data.documents
+    assert [*data.eval_sets] == ["notes", "notes-reverse", "notes-unanswerable"]
+    for row in [*data.train, *data.demonstrations, *(row for rows in data.eval_sets.values() for row in rows)]:
+        assert (row["text2"], row["label"], row["document"]) == (None, None, document)
+        assert len(row["answer"]) == 1 and row["answer"][0]
+    assert data == load(task, data_seed=3) and load(task, data_seed=4).documents != data.documents
+    assert [*fingerprint_data(task, None)] == ["notes"]
+    assert [*load(resolve("--task", "notes", "--eval_task_name", "none")).eval_sets] == ["notes"]
+    file = write([{"text1": "Who?", "document": document}, {"text1": "Who?", "document": "notes-99"}])
+    with pytest.raises(InputError, match=f"row 2: there is no document 'notes-99'; name one of {document}"):
+        queries(file, task, "--task", "notes", documents=data.documents)
+    with pytest.raises(InputError, match="--task_variant x: task notes has no variants"):
+        load(task, variant="x")
+
+
 def test_draws_of_rows_in_words():
     rows = [{"text1": "Who?", "text2": None, "label": None, "idx": i, "document": f"d-{i}", "answer": ("a",)} for i in range(9)]
     first, second = draw_contexts(rows, 2, 3, data_seed=0, balanced=True, shuffle=True, num_labels=0)
