@@ -21,7 +21,7 @@ def parse_words(target_tokens: str, num_labels: int, flag: str = "--target_token
     Raises:
         InputError: not one word a label, an empty word, or the same word twice.
     """
-    words = tuple(word.strip(SPACE_MARKS) for word in target_tokens.split(",")) if target_tokens else ()
+    words = tuple(word.strip(SPACE_MARKS) for word in target_tokens.split(",")) if num_labels else ()
     fault = None
     if len(words) != num_labels:
         fault = f"{len(words)} words for {num_labels} labels; give one a label, comma between"
