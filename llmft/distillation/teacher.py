@@ -56,7 +56,7 @@ class Teacher:
             raise ValueError(f"support {objective.support} is none of {', '.join(answers.supports)}, which these answers have")
         self.scorers, self.queries, self.objective, self.context_of = scorers, queries, objective, context_of
         self.frozen, self.counted = frozen, (0, 0)
-        self.online = [_Online(scorer, queries, objective) for scorer in scorers] if frozen else []
+        self.online = [_Online(scorer, queries, objective, self._places(i)) for i, scorer in enumerate(scorers)] if frozen else []
 
     def precompute(self, phase: Phase) -> Targets:
         """The answers to all queries, from the cache where it has them; costs are on `phase`.
@@ -104,6 +104,10 @@ class Teacher:
         """Whether the largest of a mean are asked for: they have to be looked for in the whole vocabulary."""
         return self.objective.support == "topk" and self.context_of is None and len(self.scorers) > 1
 
+    def _places(self, context: int) -> np.ndarray:
+        """Places of the queries that are answered behind a context, in order."""
+        return np.flatnonzero(np.full(len(self.queries), True) if self.context_of is None else self.context_of == context)
+
     def _query_of(self, places: Sequence[int]) -> torch.Tensor:
         return torch.from_numpy(np.repeat(np.arange(len(places)), self.sizes[places]))
 
@@ -123,7 +127,8 @@ class Teacher:
 
     def _by_context(self, places: Sequence[int], read: Read) -> Targets:
         """Each query's answer behind its own context, in the order of the places."""
-        groups = [np.flatnonzero(self.context_of[places] == i) for i in range(len(self.scorers))]
+        contexts = self.context_of[places]
+        groups = [np.flatnonzero(contexts == i) for i in range(len(self.scorers))]
         by_context = [(i, [places[at] for at in group]) for i, group in enumerate(groups) if len(group)]
         joined = _joined([read(i, group, self.objective.support) for i, group in by_context])
         grouped = np.concatenate(groups)
@@ -145,29 +150,33 @@ class Teacher:
 class _Online:
     """One context's answers, read anew; the context is encoded at the first.
 
+    Args:
+        places: those of all queries that are answered behind it, in order.
+
     Attributes:
         reader: what the context is encoded in; None before.
         log_prior: what content-free queries get; None where nothing is calibrated.
     """
 
-    def __init__(self, scorer: Scorer, queries: Sequence[Row], objective: Objective) -> None:
+    def __init__(self, scorer: Scorer, queries: Sequence[Row], objective: Objective, places: np.ndarray) -> None:
         content_free = scorer.answers.content_free(scorer.prompter)
-        self.scorer, self.objective, self.prompts = scorer, objective, _continued(scorer, queries, content_free)
-        self.content_free = range(len(queries), len(queries) + len(content_free))
+        self.scorer, self.objective, self.places = scorer, objective, places
+        self.prompts = _continued(scorer, [queries[place] for place in places], content_free)
+        self.content_free = range(len(places), len(places) + len(content_free))
         self.reader: PrefixReader | None = None
         self.log_prior: torch.Tensor | None = None
 
     def targets(self, model: torch.nn.Module, places: Sequence[int], support: str) -> Targets:
         """The answers to the queries at these places, on the model's device."""
-        answers = self.scorer.answers
+        answers, rows = self.scorer.answers, np.searchsorted(self.places, places)
         if self.reader is None:
             self.reader = PrefixReader(model, self.prompts.prefix, self.scorer.batch_size)
             if self.content_free:
                 self.log_prior = answers.log_prior(self.reader.read(self.prompts, self.content_free, answers.question.keep))
         if support == "labels":
-            kept = self.reader.read(self.prompts, places, answers.question.keep)
+            kept = self.reader.read(self.prompts, rows, answers.question.keep)
             return Targets(answers.labels(kept, self.log_prior), None)
-        kept = self.reader.read(self.prompts, places, SupportQuestion.of(self.objective, answers, support).keep)
+        kept = self.reader.read(self.prompts, rows, SupportQuestion.of(self.objective, answers, support).keep)
         return Targets(kept["logprobs"], kept.get("tokens"))
 
 
