@@ -42,8 +42,8 @@ def rows_text(n: float, sets: Iterable[str]) -> str:
 
 
 CONTEXT, ON_DOCUMENT = "context=", "train_on=document"
-"""How those arguments begin by which settings are always told apart, in `differs`: a context that is no demonstrations, and training
-on a document, which is no fine-tuning on rows."""
+"""How arguments begin that `differs` always names: a context that is no demonstrations, and training on a document, which is no
+fine-tuning on rows."""
 
 
 def differs_by(differs: object, argument: str) -> bool:
