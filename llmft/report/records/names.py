@@ -32,6 +32,9 @@ HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "retenti
 """Groups of sets that are taken together, as people say them."""
 GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting", "headline")
 """What runs share that are repetitions of each other: everything but their seeds."""
+CONTEXT, ON_DOCUMENT = "context=", "train_on=document"
+"""How arguments begin that `differs` always names: a context that is no demonstrations, and training on a document, which is no
+fine-tuning on rows."""
 OTHER_ROWS = "≠"
 OTHER_ROWS_NOTE = "≠ the two were evaluated on other rows: no like comparison."
 
@@ -39,11 +42,6 @@ OTHER_ROWS_NOTE = "≠ the two were evaluated on other rows: no like comparison.
 def rows_text(n: float, sets: Iterable[str]) -> str:
     """What a score is of: how many rows of which sets."""
     return f"{n:.0f} of {' + '.join(sets)}"
-
-
-CONTEXT, ON_DOCUMENT = "context=", "train_on=document"
-"""How those arguments begin by which settings are always told apart, in `differs`: a context that is no demonstrations, and training
-on a document, which is no fine-tuning on rows."""
 
 
 def differs_by(differs: object, argument: str) -> bool:

@@ -16,6 +16,7 @@ from llmft.report.records.names import (
     GROUP,
     METHOD_NAMES,
     SELECTION_NAMES,
+    differs_by,
     in_order_of,
     rows_text,
 )
