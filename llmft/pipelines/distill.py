@@ -22,7 +22,7 @@ from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
-from llmft.pipelines.prompting import prompt_format_of
+from llmft.pipelines.prompting import check_aligned, prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.runs.notes import say_note
 from llmft.tasks.queries import leave_out, load_queries
@@ -125,6 +125,7 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     student = job.scorer(model, tokenizer, student_format, trained=True)
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
     job.check_prompts(teacher, student, train_rows=queries)
+    check_aligned(job, teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
     check_sizes(job, teacher.scorers[0])
     check_start(job.model_name, trained_weights(model, job.config.trained))
     teacher = with_cache(job, teacher)

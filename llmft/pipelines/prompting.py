@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments.data import DataArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.errors import InputError
+from llmft.prompts.alignment import check_alignment
 from llmft.prompts.chat import ChatFormat
 from llmft.prompts.placeholders import take_off_placeholders
 from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, names_file, read_text, text_or_file
@@ -16,7 +17,9 @@ from llmft.prompts.turns import read_turns
 from llmft.prompts.verbalizer import parse_words
 
 if TYPE_CHECKING:
+    from llmft.evaluation.scorer import MeanScorer, Scorer
     from llmft.pipelines.job import Job
+    from llmft.prompts.demonstrations import Row
     from llmft.tasks.schema import NamedPattern
 
 
@@ -48,6 +51,18 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
         **(_context(job, job.config.distillation, labels, number) if who == "teacher" else {}),
         delimiter=data.label_delimiter,
     )
+
+
+def check_aligned(job: Job, teacher: MeanScorer, student: Scorer, rows: Sequence[Row]) -> None:
+    """Check that teacher and student are asked about the rows alike, but for the context, where tokens behind the query are
+    compared or a chat template has its say.
+
+    Raises:
+        InputError: they are not.
+    """
+    if job.config.data.chat or job.task.answer == "text":
+        for scorer in teacher.scorers:
+            check_alignment(scorer.prompter, student.prompter, rows)
 
 
 def _kind(data: DataArguments) -> Callable[..., PromptFormat]:

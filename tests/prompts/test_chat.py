@@ -354,8 +354,8 @@ def test_with_a_system_prompt_for_both_another_default_does_no_harm():
     check_alignment(*pair(template, system_prompt="Be kind.", **context), [ROW])
 
 
-@pytest.mark.parametrize("kind", ["split", "byte"])
-def test_tokens_across_the_border_of_context_and_query_are_refused(kind):
+@pytest.mark.parametrize(("kind", "separator"), [("split", "\n"), ("byte", " ")])
+def test_tokens_across_the_border_of_context_and_query_are_refused(kind, separator):
     tokenizer, row = TOKENIZERS[kind], {**ROW, "text1": "\n\nthe cat"}
     student = Prompter(tokenizer, PromptFormat("{text1} ?", "", r"\n\n", ()))
     teacher = replace(student, prompt_format=replace(student.prompt_format, document="x.", separator="\n"))
@@ -366,7 +366,7 @@ def test_tokens_across_the_border_of_context_and_query_are_refused(kind):
     check_alignment(teacher, student, [ROW])
     check_alignment(*pair(CHATML, kind=kind, document="x."), [ROW, row])  # a header stands between
     with pytest.raises(InputError, match="--context"):
-        check_alignment(*pair(CHATML, kind=kind, role="user", document="x.", separator=" "), [row])
+        check_alignment(*pair(CHATML, kind=kind, role="user", document="x.", separator=separator), [row])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama", "toy"])
