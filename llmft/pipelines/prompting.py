@@ -40,7 +40,7 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
     labels = parse_words(words, len(job.task.label_names), words_flag)
     pattern, pattern_flag = _pattern(job, who)
     prefix, _ = _choose(job, who, "target_prefix", _default_prefix(job, named.prefix) if pattern is None else "")
-    return _kind(data)(
+    return format_of(data, UpstreamPromptFormat if upstream else PromptFormat)(
         pattern=pattern or (escaped(named.pattern) if upstream else named.pattern),
         prefix=prefix,
         separator=data.separate_shots_by,
@@ -65,10 +65,10 @@ def check_aligned(job: Job, teacher: MeanScorer, student: Scorer, rows: Sequence
             check_alignment(scorer.prompter, student.prompter, rows)
 
 
-def _kind(data: DataArguments) -> Callable[..., PromptFormat]:
-    """What makes prompts of the kind that the flags ask for."""
+def format_of(data: DataArguments, pattern_format: type[PromptFormat] = PromptFormat) -> Callable[..., PromptFormat]:
+    """What makes a prompt format: for chats where the flags ask for those, else `pattern_format`."""
     if not data.chat:
-        return UpstreamPromptFormat if data.upstream_prompts else PromptFormat
+        return pattern_format
     system = None if data.system_prompt is None else text_or_file(data.system_prompt, "--system_prompt")
     return partial(ChatFormat, system_prompt=system, context_role=data.context_role)
 
