@@ -36,6 +36,8 @@ setup(
         "safetensors>=0.8",
         "matplotlib>=3.11",
         "rich>=15",
+        "rouge-score>=0.1.2",
+        "rapidfuzz>=3.14",
     ],
     extras_require={
         "dev": [

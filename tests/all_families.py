@@ -3,8 +3,9 @@
     python -m tests.all_families [KIND ...]
 
 Each kind is made with three small layers, reads queries as `eval.py` does (in one row behind an encoded context, or padded, as it
-can), and then each prompt alone. Printed are how it reads them, and the greatest difference of logits over their spread. Exit
-status 1 if a kind differs that `llmft.models.load` does not refuse. Kinds that cannot be made from these sizes are only listed.
+can), and then each prompt alone; and it writes answers, behind the context or padded whole prompts, and behind each prompt alone.
+Printed are how it reads them, the greatest difference of logits over their spread, and how many answers differ. Exit status 1 if
+a kind differs that `llmft.models.load` does not refuse. Kinds that cannot be made from these sizes are only listed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from llmft.models.load import OTHER_PLACES
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.continuations import Continued
-from llmft.models.reading.reader import PrefixReader, reading
+from llmft.models.reading.generation import Generation
+from llmft.models.reading.reader import PrefixReader, open_prefix, reading
+from llmft.prompts.tokens import TokenizedPrompts
 
 LARGEST = 60_000_000
 """Kinds whose sizes have other names come out in full: those are left out."""
@@ -77,12 +80,13 @@ def look_at(kind: str) -> tuple[str, str]:
         try:
             model = make(kind, sizes)
             packs, error = difference(model)
+            answers = differing_answers(model)
         except Exception as problem:  # whatever a model's own code raises at sizes it was not made for
             reason = reason or f"{type(problem).__name__}: {' '.join(str(problem).split())[:80]}"
             continue
-        right = error < 1e-4
+        right = error < 1e-4 and not answers
         how = "refused" if kind in OTHER_PLACES else ("WRONG" if not right else "in one row" if packs else "padded")
-        return how, f"{error:.1e}"
+        return how, f"{error:.1e} {answers}"
     return "not made", reason
 
 
@@ -115,6 +119,19 @@ def difference(model: torch.nn.Module) -> tuple[bool, float]:
         found = reader.read(prompts, range(len(QUERIES)), lambda logits, _: {"logits": logits})["logits"]
         alone = torch.cat([model(input_ids=torch.tensor([PREFIX + query]), use_cache=False).logits[:, -1] for query in QUERIES])
     return not reader.padding_tokens, float((found - alone).abs().max() / alone.std())
+
+
+@torch.no_grad()
+def differing_answers(model: torch.nn.Module) -> int | None:
+    """How many answers of several tokens are not those that `generate` alone writes behind each prompt; None where that fails."""
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    try:
+        alone = [model.generate(torch.tensor([PREFIX + query]), **settings)[0].tolist() for query in QUERIES]
+    except Exception:  # whatever a model's own code raises at sizes it was not made for
+        return None
+    with open_prefix(model, PREFIX, BatchSize(64)) as behind:
+        written = behind.generate(TokenizedPrompts(PREFIX, QUERIES), Generation(max_new_tokens=6), tokenizer=None).ids
+    return sum(PREFIX + query + answer != whole for query, answer, whole in zip(QUERIES, written, alone, strict=True))
 
 
 if __name__ == "__main__":

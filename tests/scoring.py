@@ -1,16 +1,13 @@
-"""Label scores of plain prompts, as tests ask for them, and answers that are texts."""
+"""Label scores of plain prompts, as tests ask for them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
 
-from llmft.evaluation.answers import Answers
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.continuations import Continued, LabelSequences
 from llmft.models.reading.reader import read_logits
@@ -50,12 +47,3 @@ def score_labels(
     kept = read_logits(model, Continued.by_labels(prompts, labels), labels.keep, size=size)
     answers = labels.answers(kept.arrays)
     return AnswerScores(**answers, scored=kept.scored, tokens=kept.tokens, padding_tokens=kept.padding_tokens)
-
-
-class Texts(Answers):
-    """What distillation needs of `llmft.evaluation.answers.Answers`, for answers that are the rows' own tokens `answer`."""
-
-    question = SimpleNamespace(key={})
-
-    def continued(self, prompts: TokenizedPrompts, rows: Sequence[Any]) -> Continued:
-        return Continued.by_answers(prompts, [row["answer"] for row in rows])

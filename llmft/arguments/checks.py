@@ -93,7 +93,7 @@ def _check_others(name: str, shown: str, rules: Rules, values: Mapping[str, Any]
     needs = known(rules.needs, values)
     if needs and not any(holds(condition, values) for condition in needs) and (all_groups or len(needs) == len(rules.needs)):
         raise InputError(f"{shown}: is read only with {in_words(needs)}; add that, or leave this out")
-    for condition in known(rules.excludes, values):
+    for condition in known(rules.excludes, values) if values[name] not in rules.exempt else ():
         if condition != f"--{name}" and holds(condition, values):
             reason = rules.excludes[condition] and f" ({rules.excludes[condition]})"
             raise InputError(f"{shown}: does not go with {in_words([condition])}{reason}; leave one of them out")

@@ -6,7 +6,7 @@ import copy
 import difflib
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from functools import cached_property
@@ -76,8 +76,17 @@ class OneLineParser(HfArgumentParser):
         super()._parse_dataclass_field(parser, flag)
 
 
-def read(groups: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def read(
+    groups: Sequence[type],
+    argv: Sequence[str] | None,
+    description: str,
+    more_defaults: Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the command line.
+
+    Args:
+        more_defaults: of the values, and of the names of the arguments that are written on the command line, gives defaults that
+            depend on them.
 
     Returns:
         The value of each argument, and of those whose value is not the default.
@@ -99,9 +108,12 @@ def read(groups: Sequence[type], argv: Sequence[str] | None, description: str) -
         near = difflib.get_close_matches(unknown[0].split("=")[0], names, n=1, cutoff=0.8)
         name = unknown[0].split("=")[0] if unknown[0].startswith("--") else unknown[0]  # a value may be a secret
         raise InputError(f"{name}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
-    refuse_repeated(parser, words)
-    values = vars(namespace)
-    given = {name: value for name, value in values.items() if value != parser.get_default(name)}
+    written, values = written_arguments(parser, words), vars(namespace)
+    defaults = {name: parser.get_default(name) for name in values}
+    if more_defaults is not None:
+        defaults |= {name: value for name, value in more_defaults(values, written).items() if name in values}
+        values |= {name: value for name, value in defaults.items() if name not in written}
+    given = {name: value for name, value in values.items() if value != defaults[name]}
     check(groups, values, all_groups=True, trains=AdapterArguments in groups)
     return values, given
 
@@ -150,11 +162,11 @@ def modern(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def refuse_repeated(parser: HfArgumentParser, words: Sequence[str]) -> None:
-    """An argument given twice would silently count once.
+def written_arguments(parser: HfArgumentParser, words: Sequence[str]) -> Collection[str]:
+    """The names of the arguments that stand on the command line.
 
     Raises:
-        InputError: one is, under the same or another of its names.
+        InputError: one stands there twice, under the same or another of its names: it would silently count once.
     """
     seen: dict[str, str] = {}
     for word in words:
@@ -165,3 +177,4 @@ def refuse_repeated(parser: HfArgumentParser, words: Sequence[str]) -> None:
         if action.dest in seen:
             raise InputError(f"{name}: given twice (before as {seen[action.dest]}); leave one out")
         seen[action.dest] = name
+    return seen

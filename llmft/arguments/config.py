@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
+from llmft.arguments.context import DocumentArguments, WritingArguments
 from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.methods import AdapterArguments, FineTuningArguments, InContextArguments
@@ -20,6 +21,8 @@ class Config:
     model: ModelArguments
     data: DataArguments
     shots: DemonstrationArguments
+    context: DocumentArguments
+    writing: WritingArguments
     calibration: CalibrationArguments | None = None
     trained: AdapterArguments | None = None
     in_context: InContextArguments | None = None

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from llmft.arguments.checks import Checked
 from llmft.arguments.flags import UPSTREAM, flag
 
-OWN_FILES = ("--train_file", "--query_file")
+QUESTIONS = "--task_name questions"
+OWN_FILES = ("--train_file", "--query_file", QUESTIONS)
+WORDS = (QUESTIONS, "--query_file")
 PBFT = "--method pbft"
 SHOWN = "--context demonstrations"
 """Conditions of flags in several scripts; one on a flag that a script does not have does not count there."""
@@ -21,9 +23,11 @@ class DataArguments(Checked):
     _argument_group_name = "task and prompt"
 
     task_name: str | None = flag(
-        "Task: toy, rte, mnli, mnli-original, qqp, cola, sst2, ag_news; default: rte.",
+        "Task: toy, rte, mnli, mnli-original, qqp, cola, sst2, ag_news; with answers in words squad, and questions, which reads "
+        "files of your own; default: rte.",
         aliases=("--task",),
         excludes="--train_file",
+        exempt=("questions",),
         names_run=False,
     )
     task_variant: str | None = flag(
@@ -54,16 +58,40 @@ class DataArguments(Checked):
     hans_heuristics: str = flag("HANS: lexical_overlap, subsequence, constituent, comma between; or all.", "lexical_overlap")
     hans_subcase: str | None = flag("HANS: the only subcase, as le_passive; default: all of a heuristic.")
     train_file: str | None = flag(
-        "Training rows of your own, in place of a task: parquet, jsonl, json, csv or tsv.", kind="path", needs="--validation_file"
+        "Training rows of your own, in place of a task or for --task_name questions: parquet, jsonl, json, csv or tsv.",
+        kind="path",
+        needs=("--validation_file", QUESTIONS),
     )
-    validation_file: str | None = flag("In-domain evaluation rows.", kind="path", needs="--train_file")
-    test_file: str | None = flag("One more evaluation set, in a group `test` of its own.", kind="path", needs="--train_file")
-    out_of_domain_file: str | None = flag("Out-of-domain evaluation rows.", kind="path", needs="--train_file")
+    validation_file: str | None = flag(
+        "In-domain evaluation rows; default, of --task_name questions: those of --query_file that have answers.",
+        kind="path",
+        needs=("--train_file", QUESTIONS),
+    )
+    test_file: str | None = flag(
+        "One more evaluation set, in a group `test` of its own.", kind="path", needs=("--train_file", QUESTIONS)
+    )
+    out_of_domain_file: str | None = flag("Out-of-domain evaluation rows.", kind="path", needs=("--train_file", QUESTIONS))
     text1_column: str = flag("Column of {text1} in your own files.", "text1", needs=OWN_FILES)
     text2_column: str | None = flag("Column of {text2} in your own files; default: text2, if there is one.", needs=OWN_FILES)
-    label_column: str = flag("Column of the labels in your own files: numbers from 0, or text.", "label", needs=OWN_FILES)
+    label_column: str = flag(
+        "Column of the labels in your own files: numbers from 0, or text.", "label", needs=OWN_FILES, answers="label"
+    )
     label_names: str | None = flag(
-        "Labels of your own files in order, comma between; default: sorted, as in --train_file.", needs="--train_file"
+        "Labels of your own files in order, comma between; default: sorted, as in --train_file.",
+        needs="--train_file",
+        answers="label",
+    )
+    answer_column: str = flag(
+        "Column of the answers in words in your own files: a text, or a list of accepted ones, the first of which is learnt.",
+        "answer",
+        needs=WORDS,
+        answers="text",
+    )
+    document_column: str | None = flag(
+        "Column in your own files of the document that a row is about: its text, or with --context_file the name of one of these "
+        "files. Default: none; of tasks about documents their own column, or `document`.",
+        needs=WORDS,
+        answers="text",
     )
     max_train_samples: int | None = flag(
         "Training rows (ft.py) or queries (distill.py), drawn by --data_seed; default: all.",
@@ -72,8 +100,8 @@ class DataArguments(Checked):
     )
     max_eval_samples: int | None = flag("Rows of each evaluation set, upstream's fixed draw; default: all.", at_least=1)
     metric: str | None = flag(
-        "More metrics of predictions and right labels, comma between: f1, matthews_correlation, the file of a module of the "
-        "library evaluate, or its name on the hub.",
+        "More metrics of predictions and right answers, comma between: f1, matthews_correlation (labels); exact_match, f1, "
+        "contains, rougeL, edit_similarity (words); the file of a module of the library evaluate, or its name on the hub.",
         kind="path",
     )
     pattern_name: str = flag(
@@ -88,7 +116,9 @@ class DataArguments(Checked):
         needs=PBFT,
         may_be_empty=True,
     )
-    target_tokens: str | None = flag("A word for each label in label order, comma between; default: the task's.", needs=PBFT)
+    target_tokens: str | None = flag(
+        "A word for each label in label order, comma between; default: the task's.", needs=PBFT, answers="label"
+    )
     label_delimiter: str | None = flag(
         "Text between query and label, in demonstrations too. Default: a space; nothing behind a pattern that ends in a newline, "
         "a tab or a special token, and with label words of a script without spaces.",
@@ -116,7 +146,9 @@ class DataArguments(Checked):
     separate_shots_by: str = flag("Text behind each demonstration.", r"\n\n", may_be_empty=True)
     task_description: str = flag("Text in front of the demonstrations.", "", may_be_empty=True)
     multi_token_labels: bool = flag(
-        "A label may be several tokens: it is scored by the log-probability of them all (eval.py, distill.py).", False
+        "A label may be several tokens: it is scored by the log-probability of them all (eval.py, distill.py).",
+        False,
+        answers="label",
     )
     max_seq_length: int | None = flag(
         "Longest prompt in tokens: longer ones lose the end of their longer text. Default: the model's window, never cut.",
@@ -158,4 +190,5 @@ class CalibrationArguments(Checked):
         "Divide out the label prior of content-free queries behind the same context (Zhao et al. 2021), in ICL and teacher.",
         False,
         excludes={"--context label": "a content-free query has no label to show"},
+        answers="label",
     )

@@ -5,37 +5,22 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from llmft.arguments.context import TEXT
 from llmft.arguments.flags import flag
 from llmft.arguments.objective import SOFT, Objective
-from llmft.errors import InputError
-
-CONTEXTS = ("demonstrations", "instruction", "label", "file")
 
 
 @dataclass
 class DistillationArguments(Objective):
-    """What the teacher reads, which teacher, and how the student learns from it."""
+    """Which teacher, and how the student learns from it."""
 
     _argument_group_name = "distillation"
 
-    context: str = flag(
-        "What the teacher reads beside the query, comma between: `demonstrations` (--num_shots), `instruction` (--instruction), "
-        "`file` (--context_file), `label` (the query's own gold label, in --label_pattern).",
-        "demonstrations",
+    label_pattern: str | None = flag(
+        "The teacher's prompt that shows the {label}; default: the task's.", needs="--context label", answers="label"
     )
-    instruction: str | None = flag(
-        "A text, or a file with one; default: the task's own, where it has one.",
-        kind="text or path",
-        needs="--context instruction",
-    )
-    context_file: str | None = flag(
-        "File whose text stands in front of the query; or one for each of --num_contexts, comma between.",
-        kind="path",
-        needs="--context file",
-    )
-    label_pattern: str | None = flag("The teacher's prompt that shows the {label}; default: the task's.", needs="--context label")
     label_words: str | None = flag(
-        "What {label} shows for each label, comma between; default: the target tokens.", needs="--context label"
+        "What {label} shows for each label, comma between; default: the target tokens.", needs="--context label", answers="label"
     )
     num_contexts: int = flag(
         "Contexts of --num_shots demonstrations each, no row in two of them; or with a --context_file each.", 1, at_least=1
@@ -66,6 +51,14 @@ class DistillationArguments(Objective):
         "soft",
         choices=("soft", "hard", "gold"),
     )
+    answers: str = flag(
+        "Whose answers in words teacher and student are compared along: `teacher` (it writes them behind the context, once), or "
+        "those `given` with the queries.",
+        "teacher",
+        choices=("teacher", "given"),
+        needs="--targets soft",
+        answers=TEXT,
+    )
     query_file: str | None = flag(
         "Queries from a file, with labels or without, in place of training rows (columns: --text1_column, --text2_column).",
         kind="path",
@@ -85,34 +78,3 @@ class DistillationArguments(Objective):
     def objective(self) -> Objective:
         """What is minimised, as checked choices."""
         return Objective(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Objective)})
-
-    @property
-    def contexts(self) -> tuple[str, ...]:
-        """The kinds of context asked for."""
-        return tuple(name.strip() for name in self.context.split(","))
-
-    @property
-    def context_files(self) -> list[str]:
-        """The files of --context_file; one serves all contexts."""
-        return [name.strip() for name in (self.context_file or "").split(",") if name.strip()]
-
-    def reads(self, kind: str) -> bool:
-        """Whether the teacher reads a context of this kind."""
-        return kind in self.contexts
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        unknown = [name for name in self.contexts if name not in CONTEXTS]
-        if unknown or len(set(self.contexts)) < len(self.contexts):
-            raise InputError(f"--context {self.context}: give one or more of {', '.join(CONTEXTS)}, comma between, each once")
-        if self.reads("file") and self.context_file is None:
-            raise InputError("--context file: name the file with --context_file")
-        files = len(self.context_files)
-        if files > 1 and files != self.num_contexts:
-            raise InputError(
-                f"--context_file {self.context_file}: {files} files, --num_contexts {self.num_contexts}; give one each"
-            )
-        if self.num_contexts > 1 and not self.reads("demonstrations") and files < 2:
-            raise InputError(
-                f"--num_contexts {self.num_contexts}: contexts differ in their demonstrations or files; add them to --context"
-            )

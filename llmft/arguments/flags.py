@@ -28,6 +28,7 @@ class Rules:
         needs: the flag is read only under this condition, or under one of several. A condition on a flag that a script does not
             have does not count there.
         excludes: condition that the flag does not go with -> why not, for the message.
+        exempt: values that go with all of these.
         at_least, above, below: limits of a number.
         or_value: a number outside of the limits that has a meaning of its own.
         hint: what the message says behind the limits.
@@ -39,10 +40,12 @@ class Rules:
         names_run: whether the value is part of a run's name; default: by the kind. What is not either changes no result, or
             `pipelines.run_identity` puts the content in the name.
         evaluation: what eval.py does with it: `read`, `ignored` (upstream's sweeps pass it), or `refused`.
+        answers: the kind of answers (`Task.answer`) that it is about; None for any.
     """
 
     needs: tuple[str, ...] = ()
     excludes: Mapping[str, str] = field(default_factory=dict)
+    exempt: tuple[str, ...] = ()
     at_least: float | None = None
     above: float | None = None
     below: float | None = None
@@ -53,6 +56,7 @@ class Rules:
     kind: str = "value"
     names_run: bool | None = None
     evaluation: str = "read"
+    answers: str | None = None
 
     @property
     def in_name(self) -> bool:

@@ -152,6 +152,7 @@ class FineTuningArguments(Checked):
         "its place.",
         "pbft",
         choices=("pbft", "vanilla"),
+        answers="label",
     )
     classifier_type: str = flag(
         "Classification head: one `linear` layer, or `fully-connected`: a hidden layer and an output layer.",
@@ -161,9 +162,10 @@ class FineTuningArguments(Checked):
     )
     train_on: str = flag(
         "`train`: upstream's draw of --max_train_samples training rows; `demonstrations`: the very --num_shots rows that eval.py "
-        "and distill.py put in the context.",
+        "and distill.py put in the context; `document`: the documents that the rows are about, or those of --context_file, each "
+        "token by those in front of it.",
         "train",
-        choices=("train", "demonstrations"),
+        choices=("train", "demonstrations", "document"),
     )
     loss: str = flag(
         "`cross-entropy` of the right label's token; `t-few`: with T-Few's unlikelihood of the wrong labels and cross-entropy "
@@ -171,9 +173,11 @@ class FineTuningArguments(Checked):
         "cross-entropy",
         choices=("cross-entropy", "t-few"),
         needs="--method pbft",
+        answers="label",
     )
     target_tokens_logits_only: bool = flag(
         "Cross-entropy over the label tokens alone, else over the whole vocabulary.",
         False,
         needs="--method pbft --loss cross-entropy",
+        answers="label",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llmft.arguments.checks import Checked
 from llmft.arguments.flags import flag
 
-SUPPORTS = ("labels", "labels_rest", "topk", "vocab")
+SUPPORTS = ("labels", "labels_rest", "topk", "vocab", "sampled")
 DIVERGENCES = ("forward", "reverse", "jsd")
 SOFT = "--targets soft"
 
@@ -25,7 +25,8 @@ class Objective(Checked):
 
     support: str = flag(
         "What the distributions are over: `labels` alone, `labels_rest` (and one bucket for all other tokens), `topk` (the "
-        "teacher's k largest and one bucket), `vocab`.",
+        "teacher's k largest and one bucket), `vocab`; of answers in words also `sampled`: the answer's own tokens, which is a "
+        "cross-entropy. Default: labels; of answers in words topk.",
         "labels",
         choices=SUPPORTS,
         needs=SOFT,

@@ -99,6 +99,14 @@ class RunArguments(TrainingArguments):
         above=0,
         evaluation=TRAINS,
     )
+    loss_mean: str = flag(
+        "Of answers in words, what the loss of a step is the mean over: its `tokens`, or its `examples`, each the mean over its "
+        "own tokens.",
+        "tokens",
+        choices=("tokens", "examples"),
+        evaluation=TRAINS,
+        answers="text",
+    )
     per_device_train_batch_size: int = flag("Training rows a step and device.", 32, at_least=1, evaluation=TRAINS)
     per_device_eval_batch_size: int = flag(
         "At most so many queries go through the model together, outside of training.", 256, at_least=1

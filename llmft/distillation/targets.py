@@ -1,8 +1,8 @@
-"""What teacher and student are compared on: the labels, the teacher's k largest tokens, or the vocabulary.
+"""What teacher and student are compared on: the labels, the teacher's k largest tokens, the vocabulary, or an answer's own token.
 
 A distribution over the vocabulary is brought to K classes: `labels` K = L, `labels_rest` K = L + 1, `topk` K = k + 1,
-`vocab` K = V. Where there is one class more than tokens, the last is a bucket with the mass of all other tokens; it is
-summed from those tokens, never taken as 1 minus the rest, and so keeps its digits when it is tiny.
+`vocab` K = V, `sampled` K = 2. Where there is one class more than tokens, the last is a bucket with the mass of all other
+tokens; it is summed from those tokens, never taken as 1 minus the rest, and so keeps its digits when it is tiny.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class SupportQuestion:
     @property
     def key(self) -> dict[str, Any]:
         """JSON-able, what the question is identified by."""
-        return {**self.asked_for.question.key, "support": self.support, "topk": self.topk}
+        return {**self.asked_for.key, "support": self.support, "topk": self.topk}
 
     def keep(self, logits: torch.Tensor, _positions: torch.Tensor) -> dict[str, torch.Tensor]:
         """The fields of the `Targets` of logits (p, V)."""
@@ -76,6 +76,17 @@ class SupportQuestion:
     def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Of what was kept of all positions: that."""
         return dict(kept)
+
+
+def sampled_targets(answers: Sequence[Sequence[int]]) -> Targets:
+    """The answers' own tokens as distributions: all mass on them, so that the forward divergence is their cross-entropy.
+
+    Args:
+        answers: (N) tokens of each.
+    """
+    tokens = torch.tensor([token for answer in answers for token in answer])[:, None]
+    query_of = torch.arange(len(answers)).repeat_interleave(torch.tensor([*map(len, answers)]))
+    return Targets(torch.tensor([0.0, -torch.inf]).expand(len(tokens), 2), tokens, query_of)
 
 
 def support_targets(logits: torch.Tensor, support: str, *, label_ids: Sequence[int], topk: int) -> Targets:

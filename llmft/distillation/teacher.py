@@ -17,7 +17,7 @@ import torch
 from llmft.arguments.objective import Objective
 from llmft.cost.flops import inference_flops
 from llmft.cost.phases import Phase
-from llmft.distillation.targets import SupportQuestion, Targets, mean_logprobs, support_targets
+from llmft.distillation.targets import SupportQuestion, Targets, mean_logprobs, sampled_targets, support_targets
 from llmft.evaluation.scorer import Scorer
 from llmft.models.reading.continuations import Continued
 from llmft.models.reading.reader import PrefixReader, reading
@@ -52,8 +52,8 @@ class Teacher:
         answers = scorers[0].answers
         if objective.support != "labels" and answers.branches:
             raise ValueError(f"support {objective.support} is of one position a query, and labels of several tokens have more")
-        if objective.support.startswith("labels") and not answers.ids:
-            raise ValueError(f"support {objective.support} is of classes that all queries share, and these answers have none")
+        if objective.support not in answers.supports:
+            raise ValueError(f"support {objective.support} is none of {', '.join(answers.supports)}, which these answers have")
         self.scorers, self.queries, self.objective, self.context_of = scorers, queries, objective, context_of
         self.frozen, self.counted = frozen, (0, 0)
         self.online = [_Online(scorer, queries, objective) for scorer in scorers] if frozen else []
@@ -64,6 +64,8 @@ class Teacher:
         Raises:
             InputError: a prompt does not fit the teacher's window, or k is larger than the vocabulary.
         """
+        if self.objective.support == "sampled":
+            return sampled_targets(self.scorers[0].answers.tokens(self.queries))
         places, cache = range(len(self.queries)), self.scorers[0].cache
         if cache is None or not self._largest_of_mean:
             return self._targets(places, partial(self._ask, self.scorers, phase))
@@ -94,11 +96,8 @@ class Teacher:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """(N,) positions of each query: one for classes that all share."""
-        if self.scorers[0].answers.ids:
-            return np.ones(len(self.queries), int)
-        prompts = self.online[0].prompts if self.online else _continued(self.scorers[0], self.queries)
-        return np.array(prompts.counts[: len(self.queries)])
+        """(N,) positions of each query."""
+        return self.scorers[0].answers.sizes(self.queries)
 
     @property
     def _largest_of_mean(self) -> bool:

@@ -9,11 +9,15 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from llmft.arguments.config import Config
     from llmft.evaluation.scores import Headline, Scores
     from llmft.models.reading.continuations import Continued
     from llmft.prompts.prompter import Prompter
     from llmft.prompts.tokens import TokenizedPrompts
-    from llmft.tasks.schema import Row
+    from llmft.tasks.schema import Row, Task
+
+ASKED = "asked"
+"""Key of a training example that ends in a text: at how many of its last tokens the next one is predicted."""
 
 
 class Question(Protocol):
@@ -30,24 +34,77 @@ class Question(Protocol):
         """The answers, from what was kept of all positions."""
 
 
-class Answers(Protocol):
-    """Answers of one kind, for one way of making prompts; a kind inherits what most have not. `Labels` is one."""
+class Asking(Protocol):
+    """A model that is asked several things behind one prefix, which it reads once."""
 
-    headline: ClassVar[Headline]
+    def read(self, prompts: Continued, question: Question, *, rows: int) -> dict[str, np.ndarray]:
+        """The model's answers to a question about each of the prompts.
+
+        Args:
+            rows: how many of the prompts are examples; those behind them are content-free queries.
+        """
+
+    def write(self, prompts: TokenizedPrompts) -> list[list[int]]:
+        """The tokens of what the model writes behind each of the prompts, as the kind of answers wants it written."""
+
+
+class Reference(Protocol):
+    """A teacher's answers to rows and its distributions along them, which those of others are compared with.
+
+    Attributes:
+        rows: each with its answer's tokens `answer_ids`.
+    """
+
+    rows: Sequence[Row]
+
+    def of(self, places: Sequence[int]) -> Reference:
+        """That of the rows at these places alone."""
+
+    @property
+    def question(self) -> Question:
+        """The question for `kl` (P,), how far a model is from the teacher at each token of its answers, in nats."""
+
+
+class Answers(Protocol):
+    """Answers of one kind, for one way of making prompts; a kind inherits what most have not. Kinds: `Labels`, `Texts`."""
+
+    supports: ClassVar[Sequence[str]]
+    """What distributions of teacher and student can be over (`objective.SUPPORTS`)."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of flags that differ from the usual ones, which are those of labels."""
+    headline: Headline
     border: str = ""
     """The tokens around the place where a query meets its answer, for people; "" where there is nothing to show."""
 
     @classmethod
-    def create(cls, model: torch.nn.Module, prompter: Prompter, sample: Row, **options: Any) -> Self:
+    def create(
+        cls,
+        model: torch.nn.Module,
+        prompter: Prompter,
+        sample: Row,
+        *,
+        task: Task | None = None,
+        config: Config | None = None,
+        calibrate: bool = False,
+    ) -> Self:
         """Such answers behind this model's prompts, by the prompt of a sample; an InputError if they do not go together."""
+
+    @staticmethod
+    def headline_of(task: Task) -> Headline:
+        """What answers to a task's questions are judged by."""
 
     @property
     def behind(self) -> int:
         """Tokens of an answer that the model reads behind the query, at most."""
 
     @property
+    def key(self) -> dict[str, Any]:
+        """JSON-able, what identifies the classes that all rows share; {} where they share none."""
+        return {}
+
+    @property
     def question(self) -> Question:
-        """The question whose answers, a row for each prompt, `columns` takes."""
+        """The question about the classes that all rows share; not read where there are none."""
 
     def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
         """Check that answers can stand behind the rows' queries; an InputError if not."""
@@ -59,8 +116,23 @@ class Answers(Protocol):
     def continued(self, prompts: TokenizedPrompts, rows: Sequence[Row]) -> Continued:
         """The rows' prompts, and what the model reads behind each."""
 
+    def ask(
+        self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row], reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """What a model answers to the rows, whose prompts (and those of the `content_free` ones) these are."""
+        return asking.read(self.continued(prompts, rows), self.question, rows=len(rows))
+
     def columns(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns of `Scores` from the answers to the question about the rows."""
+        """Columns of `Scores` from what `ask` gives."""
+
+    def sizes(self, rows: Sequence[Row]) -> np.ndarray:
+        """(N,) positions at which a teacher's distributions of the rows are taken: one for classes that all share."""
+        import numpy as np
+
+        return np.ones(len(rows), int)
+
+    def written(self, ids: Sequence[int]) -> str:
+        """The text of an answer that a model has written, for people and metrics; of kinds that are written."""
 
     def labels(self, answers: Scores | Mapping[str, torch.Tensor], log_prior: torch.Tensor | None = None) -> torch.Tensor:
         """A teacher's answers on the support `labels`, the classes that all rows share; not read where there are no `ids`.

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from llmft.errors import InputError
 from llmft.evaluation.answers import Answers
-from llmft.evaluation.metrics import compute_metric
+from llmft.evaluation.metrics import more_metrics
 from llmft.evaluation.scores import Headline, Scores
 from llmft.prompts.verbalizer import check_border, label_sequences, shown
 
 if TYPE_CHECKING:
     import torch
 
-    from llmft.arguments.data import DataArguments
+    from llmft.arguments.config import Config
     from llmft.models.reading.continuations import Continued, LabelSequences
     from llmft.prompts.prompter import Prompter
     from llmft.prompts.tokens import TokenizedPrompts
-    from llmft.tasks.schema import Row
+    from llmft.tasks.schema import Row, Task
 
 BORDER = 3
 """Tokens of a query's end that are shown."""
@@ -43,6 +42,7 @@ class Labels(Answers):
         border: the tokens around the place where a query meets its label, for people; "" for a classifier.
     """
 
+    supports: ClassVar[tuple[str, ...]] = ("labels", "labels_rest", "topk", "vocab")
     headline: ClassVar[Headline] = Headline("score_accuracy", higher_is_better=True)
 
     sequences: LabelSequences
@@ -56,13 +56,14 @@ class Labels(Answers):
         prompter: Prompter,
         sample: Row,
         *,
-        flags: DataArguments | None = None,
+        task: Task | None = None,
+        config: Config | None = None,
         calibrate: bool = False,
     ) -> Labels:
         """The labels' tokens behind the query of `sample`.
 
         Args:
-            flags: say whether a label may be more than one token; None for no.
+            config: says whether a label may be more than one token; None for no.
 
         Raises:
             InputError: a label word is not one token there, or the model is a classifier of another number of labels.
@@ -79,11 +80,20 @@ class Labels(Answers):
             return cls(LabelSequences.create([[i] for i in range(len(words))]), calibrate)
         control, written = prompter.written([sample])
         query, tokenizer = written.query(sample).rstrip(" "), prompter.tokenizer  # upstream's own may end in a space
-        flag, space, several = prompt_format.words_flag, prompt_format.space, flags is not None and flags.multi_token_labels
+        flag, space, several = (
+            prompt_format.words_flag,
+            prompt_format.space,
+            config is not None and config.data.multi_token_labels,
+        )
         sequences = label_sequences(tokenizer, query, words, flag, several=several, space=space, control=control)
         labels = " / ".join(shown(tokenizer, tokens) for tokens in sequences)
         border = f"...{shown(tokenizer, control.encode([query])[0][-BORDER:])} | {labels}"
         return cls(LabelSequences.create(sequences), calibrate, border)
+
+    @classmethod
+    def headline_of(cls, task: Task) -> Headline:
+        """The same for all tasks."""
+        return cls.headline
 
     @property
     def ids(self) -> list[int]:
@@ -118,6 +128,11 @@ class Labels(Answers):
         from llmft.models.reading.continuations import Continued
 
         return Continued.by_labels(prompts, self.sequences)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The labels' tokens."""
+        return self.sequences.key
 
     @property
     def question(self) -> LabelSequences:
@@ -188,8 +203,7 @@ class Labels(Answers):
         of the label probabilities (15 bins).
 
         Args:
-            names: metrics of `llmft.evaluation.metrics`, by name or file, of the argmax over the labels; where one gives a
-                number under a name that is taken, the metric's name goes in front.
+            names: metrics of `llmft.evaluation.metrics`, by name or file, of the argmax over the labels.
 
         Raises:
             InputError: a metric fails.
@@ -204,10 +218,7 @@ class Labels(Answers):
             "n_asked": n,
             "n_shortened": scores.shortened,
         }
-        for metric in names:
-            for name, value in compute_metric(metric, scores["prediction"], targets).items():
-                metrics[f"{Path(metric).stem}_{name}" if name in metrics else name] = value
-        return metrics
+        return more_metrics(names, "label", scores["prediction"], targets, metrics)
 
     def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
         """`kl`, mean KL(teacher || student) over the labels in nats; `agreement`, share of the rows that both answer alike."""

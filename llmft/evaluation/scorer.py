@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -20,9 +22,12 @@ if TYPE_CHECKING:
     import torch
 
     from llmft.evaluation.answer_cache import AnswerCache
-    from llmft.evaluation.answers import Answers, Question
+    from llmft.evaluation.answers import Answers, Question, Reference
     from llmft.models.reading.batches import BatchSize
     from llmft.models.reading.continuations import Continued
+    from llmft.models.reading.generation import Written
+    from llmft.models.reading.reader import Kept, OpenPrefix
+    from llmft.prompts.tokens import TokenizedPrompts
     from llmft.tasks.schema import Row
 
 
@@ -50,7 +55,7 @@ class Scorer:
         sample: Row,
         batch_size: BatchSize,
         **options: Any,
-    ) -> Scorer:
+    ) -> Self:
         """The scorer whose prompts fit the model.
 
         Args:
@@ -76,39 +81,42 @@ class Scorer:
         self.answers.check(self.prompter, rows)
         self.prompter.check_window(rows)
 
-    def score(self, rows: Sequence[Row], phase: Phase) -> Scores:
+    def score(self, rows: Sequence[Row], phase: Phase, reference: Reference | None = None) -> Scores:
         """Ask about every row; what it cost is counted on `phase`.
+
+        Args:
+            reference: what answers are compared with, beside the rows' own; None for nothing, or where that needs no asking.
 
         Raises:
             InputError: a prompt does not fit the model's window, or the model gives no numbers.
         """
         prompts, n = self.prompter.prompts(rows, extra=self.answers.content_free(self.prompter)), len(rows)
-        arrays = self.read(self.answers.continued(prompts, rows), self.answers.question, phase, rows=n)
+        with self.asking(prompts.prefix, phase) as asking:
+            arrays = self.answers.ask(asking, prompts, rows, reference)
         self._check_numbers(rows, arrays)
         tokens = [len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]]
         per_query = virtual_tokens(self.model) + float(np.mean(tokens))
         return Scores(self.answers.columns(rows, arrays), per_query, prompts.shortened)
 
+    def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:
+        """The rows with the tokens of what the model writes, `answer_ids`; for kinds of answers that are written."""
+        prompts = self.prompter.prompts(rows)
+        with self.asking(prompts.prefix, phase) as asking:
+            written = asking.write(prompts)
+        return [{**row, "answer_ids": ids} for row, ids in zip(rows, written, strict=True)]
+
     def read(self, prompts: Continued, question: Question, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:
-        """The model's answers to a question about each of the prompts, from the cache where it has them; costs are counted on
-        `phase`.
+        """As `PrefixAsking.read`, of these prompts alone."""
+        with self.asking(prompts.prefix, phase) as asking:
+            return asking.read(prompts, question, rows=rows)
 
-        Args:
-            rows: how many of the prompts are examples; those behind them are content-free queries.
-        """
-        from llmft.models.reading.reader import read_logits
+    @contextmanager
+    def asking(self, prefix: list[int], phase: Phase) -> Iterator[PrefixAsking]:
+        """Context: several things can be asked of the model behind a prefix, which it reads once."""
+        from llmft.models.reading.reader import open_prefix
 
-        def compute() -> dict[str, np.ndarray]:
-            kept = read_logits(self.model, prompts, question.keep, size=self.batch_size)
-            phase.count(
-                examples=sum(i < rows for i in kept.scored),
-                tokens=kept.tokens,
-                padding_tokens=kept.padding_tokens,
-                flops=inference_flops(self.model, kept.tokens),
-            )
-            return question.answers(kept.arrays)
-
-        return compute() if self.cache is None else self.cache.get(prompts.key | question.key, compute, phase)
+        with open_prefix(self.model, prefix, self.batch_size) as behind:
+            yield PrefixAsking(self, behind, phase)
 
     def _check_numbers(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> None:
         """Check that the answers about the rows are numbers."""
@@ -122,6 +130,52 @@ class Scorer:
                 f"--model_name_or_path {name}: gives no numbers (NaN) for {bad.sum()} of {len(rows)} rows, the first being idx "
                 f"{first}; its weights are damaged, or too large for the precision: try --torch_dtype float32"
             )
+
+
+@dataclass(frozen=True)
+class PrefixAsking:
+    """Asks behind one prefix. The model reads that once, and only if the cache lacks an answer; costs are counted on `phase`."""
+
+    scorer: Scorer
+    behind: OpenPrefix
+    phase: Phase
+
+    def read(self, prompts: Continued, question: Question, *, rows: int) -> dict[str, np.ndarray]:
+        """The model's answers to a question about each of the prompts.
+
+        Args:
+            rows: how many of the prompts are examples; those behind them are content-free queries.
+        """
+
+        def compute() -> dict[str, np.ndarray]:
+            kept = self.behind.read(prompts, question.keep)
+            self._count(kept, sum(i < rows for i in kept.scored))
+            return question.answers(kept.arrays)
+
+        return self._cached(lambda: prompts.key | question.key, compute)
+
+    def write(self, prompts: TokenizedPrompts) -> list[list[int]]:
+        """The tokens of what the model writes behind each of the prompts."""
+        from llmft.models.reading.continuations import Continued
+
+        generation, tokenizer = self.scorer.answers.generation, self.scorer.prompter.tokenizer
+
+        def compute() -> dict[str, np.ndarray]:
+            written = self.behind.generate(prompts, generation, tokenizer)
+            self._count(written, len(written.scored))
+            return {"tokens": np.array([*chain(*written.ids)], int), "lengths": np.array([*map(len, written.ids)], int)}
+
+        asked = Continued(prompts.prefix, prompts.suffixes, [1] * len(prompts.suffixes), [])
+        arrays = self._cached(lambda: asked.key | {"generation": generation.key}, compute)
+        return [part.tolist() for part in np.split(arrays["tokens"], arrays["lengths"].cumsum()[:-1])]
+
+    def _cached(self, key: Callable[[], dict[str, Any]], compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        cache = self.scorer.cache
+        return compute() if cache is None else cache.get(key(), compute, self.phase)
+
+    def _count(self, work: Kept | Written, examples: int) -> None:
+        flops = inference_flops(self.scorer.model, work.tokens)
+        self.phase.count(examples=examples, tokens=work.tokens, padding_tokens=work.padding_tokens, flops=flops)
 
 
 @dataclass(frozen=True)
@@ -144,13 +198,82 @@ class MeanScorer:
         for scorer in self.scorers:
             scorer.check_window(rows)
 
-    def score(self, rows: Sequence[Row], phase: Phase) -> Scores:
+    def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:
+        """As `Scorer.answered`, behind the only context: words have no mean."""
+        (scorer,) = self.scorers
+        return scorer.answered(rows, phase)
+
+    def context_of(self, rows: Sequence[Row]) -> np.ndarray | None:
+        """(N,) the context that each row is asked behind; None for all."""
+        return None
+
+    def score(self, rows: Sequence[Row], phase: Phase, reference: Reference | None = None) -> Scores:
         """As `Scorer.score`; a row is shortened as often as behind the context that leaves least room."""
-        scores = [scorer.score(rows, phase) for scorer in self.scorers]
+        scores = [scorer.score(rows, phase, reference) for scorer in self.scorers]
         if len(scores) == 1:
             return scores[0]
         tokens = float(np.mean([one.tokens_per_query for one in scores]))
         return Scores(self.answers.mean(scores), tokens, max(one.shortened for one in scores))
+
+
+@dataclass(frozen=True)
+class DocumentScorer(MeanScorer):
+    """Each row is asked behind the document that it names: one scorer a document, all of one kind of answer.
+
+    Attributes:
+        documents: of each scorer, the document's name.
+    """
+
+    documents: tuple[str, ...] = ()
+
+    def with_model(self, model: torch.nn.Module) -> DocumentScorer:
+        """The same questions to another model."""
+        return replace(self, scorers=super().with_model(model).scorers)
+
+    def check_window(self, rows: Sequence[Row]) -> None:
+        """As `Scorer.check_window`, each row behind its document."""
+        for scorer, places in self._parts(rows):
+            scorer.check_window([rows[place] for place in places])
+
+    def context_of(self, rows: Sequence[Row]) -> np.ndarray:
+        """(N,) the place of each row's document.
+
+        Raises:
+            InputError: a row has none.
+        """
+        places = {name: place for place, name in enumerate(self.documents)}
+        for row in rows:
+            if row.get("document") not in places:
+                raise InputError(
+                    f"--context document: row {row['idx']} has no document; name their column with --document_column"
+                )
+        return np.array([places[row["document"]] for row in rows], int)
+
+    def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:
+        """As `Scorer.answered`, each row behind its document."""
+        answered: list[Row] = [*rows]
+        for scorer, places in self._parts(rows):
+            for place, row in zip(places, scorer.answered([rows[place] for place in places], phase), strict=True):
+                answered[place] = row
+        return answered
+
+    def score(self, rows: Sequence[Row], phase: Phase, reference: Reference | None = None) -> Scores:
+        """As `Scorer.score`, each row behind its document; in the order of the rows."""
+        parts = [*self._parts(rows)]
+        scores = [
+            scorer.score([rows[place] for place in places], phase, None if reference is None else reference.of(places))
+            for scorer, places in parts
+        ]
+        order = np.argsort(np.concatenate([places for _, places in parts]), kind="stable")
+        columns = {name: np.concatenate([one[name] for one in scores])[order] for name in scores[0].columns}
+        tokens = sum(one.tokens_per_query * len(one) for one in scores) / len(rows)
+        return Scores(columns, tokens, sum(one.shortened for one in scores))
+
+    def _parts(self, rows: Sequence[Row]) -> Iterator[tuple[Scorer, np.ndarray]]:
+        """The scorer of each document that rows name, and the places of those rows."""
+        contexts = self.context_of(rows)
+        for number in np.unique(contexts):
+            yield self.scorers[number], np.flatnonzero(contexts == number)
 
 
 def fitted(prompter: Prompter, model: torch.nn.Module) -> Prompter:

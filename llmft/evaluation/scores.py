@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ class Scores:
 
     Attributes:
         columns: name -> (N, ...). Always `idx`, `target` (the right answer), `prediction`, and `score` (the row's headline, 0 to
-            1); the others are the kind of answer's own.
+            1); the others are the kind of answer's own. Texts and lists are objects (`of_objects`).
         tokens_per_query: mean tokens of a whole prompt, context and the model's virtual tokens included.
         shortened: rows whose text was cut to fit --max_seq_length.
     """
@@ -57,5 +57,19 @@ class Scores:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Scores:
         """The scores whose `state` that was, bit for bit."""
-        columns = {name: np.array(column["values"], column["dtype"]) for name, column in state["columns"].items()}
+        columns = {
+            name: of_objects(column["values"]) if column["dtype"] == OBJECTS else np.array(column["values"], column["dtype"])
+            for name, column in state["columns"].items()
+        }
         return cls(**{**state, "columns": columns})
+
+
+OBJECTS = np.dtype(object).str
+
+
+def of_objects(values: Sequence[Any]) -> np.ndarray:
+    """(N,) of texts, or of lists of any lengths."""
+    column = np.empty(len(values), object)
+    for i, value in enumerate(values):
+        column[i] = value
+    return column

@@ -58,6 +58,11 @@ def leave_together() -> None:
         torch.distributed.destroy_process_group()
 
 
+def cut_up(model: torch.nn.Module) -> bool:
+    """Whether DeepSpeed ZeRO-3 has cut up weights of the model: ranks must then go through the same modules, as often."""
+    return any(hasattr(weight, "ds_id") for weight in model.parameters())
+
+
 @contextmanager
 def whole_weights(weights: Iterable[torch.Tensor]) -> Iterator[None]:
     """Context: every rank holds the whole of those weights that DeepSpeed ZeRO-3 has cut up; nothing to do for others."""
@@ -80,7 +85,7 @@ def weights_when_needed(model: torch.nn.Module, bare: torch.nn.Module) -> Iterat
         bare: the part of `model` whose modules use their weights in their own `forward` alone. The few others (soft prompts) are
             whole all along, and so are those in lists and dicts (IA3).
     """
-    if not any(hasattr(weight, "ds_id") for weight in model.parameters()):
+    if not cut_up(model):
         yield
         return
     import deepspeed

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from llmft.errors import InputError, one_line
 from llmft.runs.model_folder import HEAD_SETTINGS, base_named_in
 from llmft.worlds.nli import CHECKPOINT as TOY_CHECKPOINT
+from llmft.worlds.notes import CHECKPOINT as NOTES_CHECKPOINT
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-BUNDLED = {"toy": TOY_CHECKPOINT}
+BUNDLED = {"toy": TOY_CHECKPOINT, "notes": NOTES_CHECKPOINT}
 """Model names that mean a folder inside the package."""
 
 OTHER_PLACES = frozenset(

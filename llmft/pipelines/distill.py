@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmft.arguments.context import ContextArguments, WritingArguments
 from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
+from llmft.pipelines.comparison import compare, say_how_far, say_whether_context_helps
+from llmft.pipelines.contexts import context_scorer
 from llmft.pipelines.distillation_checks import check_distillation, check_support, needs_copy
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_data, load_start
@@ -23,18 +26,19 @@ from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import check_aligned, prompt_format_of
+from llmft.pipelines.teacher_answers import keep_answers, references, writes_answers
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.runs.notes import say_note
 from llmft.tasks.queries import leave_out, load_queries
 from llmft.tasks.rows import left_out
 from llmft.tasks.schema import Row
+from llmft.tasks.texts import answered
 
 if TYPE_CHECKING:
     import torch
 
     from llmft.distillation.targets import Targets
     from llmft.distillation.teacher import Teacher
-    from llmft.evaluation.answers import Answers
     from llmft.evaluation.scorer import MeanScorer, Scorer
     from llmft.evaluation.scores import Scores
     from llmft.pipelines.retention import Retention
@@ -44,7 +48,9 @@ GROUPS = (
     ModelArguments,
     AdapterArguments,
     DataArguments,
+    ContextArguments,
     DemonstrationArguments,
+    WritingArguments,
     CalibrationArguments,
     DistillationArguments,
     DistillationRunArguments,
@@ -72,9 +78,16 @@ def distil(job: Job) -> None:
     with job.meter.phase("load"):
         teacher, student, queries, retention = load(job)
     with job.meter.phase("teacher") as phase:
+        if writes_answers(job, student.answers):
+            queries = teacher.answered(queries, phase)
+            keep_answers(job, student.answers, queries)
         precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"
         targets = teacher_of(teacher, queries, flags).precompute(phase) if precompute else None
-    scores = {"teacher": job.score("teacher", teacher), "before": job.score("before", student)}
+    scores = {"teacher": job.score("teacher", teacher)}
+    if not student.answers.ids:
+        job.references = references(job, teacher, scores["teacher"])
+    scores["before"] = job.score("before", student)
+    say_whether_context_helps(job, student.answers.headline)
     retention.score("before", student.model)
     cache = teacher.scorers[0].cache
     if flags.teacher_mode == "precompute":  # its answers are all that training needs: another model goes out of memory
@@ -84,11 +97,15 @@ def distil(job: Job) -> None:
     student = student.with_model(trainable(job, student.model, context_ids=teacher.scorers[0].prompter.context_ids))
     trained = learn(job, student, queries, teacher, targets, scores["teacher"])
     retention.score("after", student.model)
-    metrics = compare(job, student.answers, scores | trained.scores) | trained.metrics | retention.change(job.record.stages)
+    metrics = (
+        compare(job, student.answers, scores | trained.scores, student.model)
+        | trained.metrics
+        | retention.change(job.record.stages)
+    )
     if flags.evaluate_with_context:
         metrics |= with_context(job, teacher.with_model(student.model))
     metrics["contexts"] = {
-        "kinds": list(flags.contexts),
+        "kinds": list(job.config.context.contexts),
         "number": len(teacher.scorers),
         "schedule": flags.context_schedule,
         "demonstrations": sum(map(len, job.contexts)),
@@ -96,8 +113,8 @@ def distil(job: Job) -> None:
     if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
         for name in job.data.in_domain:  # in front of the table, the last that a sweep shows of a run
             say_how_far(name, metrics["kl"]["before"][name], metrics["kl"]["after"][name])
-    formats = {
-        "teacher": [scorer.prompter.prompt_format for scorer in teacher.scorers],
+    formats = {  # those of documents differ in these alone
+        "teacher": [scorer.prompter.prompt_format for scorer in teacher.scorers[: flags.num_contexts]],
         "student": [student.prompter.prompt_format],
     }
     job.finish(metrics, trained.log, prompts=formats, saved=cache.saved_but(job.paid_before) if cache else None)
@@ -111,22 +128,21 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     """
     from llmft.models.parts.adapt import trained_weights
     from llmft.pipelines.retention import Retention, retention_tasks
-    from llmft.pipelines.teachers import check_sizes, scorer_of_teacher, teacher_model, with_cache
+    from llmft.pipelines.teachers import check_sizes, teacher_model, with_cache
     from llmft.training.stop_at_nan import check_start
 
     flags, calibrate = job.config.distillation, job.config.calibration.calibrate
-    teacher_formats = [prompt_format_of(job, "teacher", number) for number in range(flags.num_contexts)]
     student_format = prompt_format_of(job, "student")
-    check_support(flags.objective, teacher_formats[0], student_format, calibrate=calibrate)
-    load_data(job, num_contexts=flags.num_contexts if flags.reads("demonstrations") else 0)
+    check_support(flags.objective, prompt_format_of(job, "teacher"), student_format, calibrate=calibrate)
+    load_data(job, num_contexts=flags.num_contexts if job.config.context.reads("demonstrations") else 0)
     queries = draw_queries(job)
     model, tokenizer = load_start(job)
-    teacher = scorer_of_teacher(job, teacher_model(job, flags, tokenizer), teacher_formats, calibrate=calibrate)
+    teacher = context_scorer(job, teacher_model(job, flags, tokenizer), "teacher", queries=queries, calibrate=calibrate)
     student = job.scorer(model, tokenizer, student_format, trained=True)
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
     job.check_prompts(teacher, student, train_rows=queries)
-    check_aligned(job, teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
-    check_sizes(job, teacher.scorers[0])
+    check_aligned(teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
+    check_sizes(job, teacher)
     check_start(job.model_name, trained_weights(model, job.config.trained))
     teacher = with_cache(job, teacher)
     job.begin()
@@ -142,11 +158,17 @@ def draw_queries(job: Job) -> list[Row]:
     """
     flags, data = job.config.distillation, job.config.data
     shown = [row for context in job.contexts for row in context]
-    needs = {"--context label": flags.reads("label"), "--targets gold": flags.targets == "gold", "--ce_weight": flags.ce_weight}
+    needs = {
+        "--context label": job.config.context.reads("label"),
+        "--targets gold": flags.targets == "gold",
+        "--answers given": flags.answers == "given",
+        "--ce_weight": flags.ce_weight and job.task.answer == "label",
+    }
     needing = next((name for name, needed in needs.items() if needed), None)
     rows = job.data.train
     if flags.query_file is not None:
-        rows = load_queries(flags.query_file, data, job.task, labels=needing is not None)
+        documents = job.data.documents if job.config.context.reads("document") else None
+        rows = load_queries(flags.query_file, data, job.task, labels=needing is not None, documents=documents)
     candidates, shown_idx = rows, {row["idx"] for row in shown}
     rows = leave_out(candidates, shown, _source(job))  # by text: data sets hold some rows twice
     alike = len(candidates) - len(rows) - sum(row["idx"] in shown_idx for row in candidates)  # beside the demonstrations
@@ -158,8 +180,9 @@ def draw_queries(job: Job) -> list[Row]:
     queries = draw_training_rows(rows, data.max_train_samples, data_seed=seed, exclude=shown)
     if {row["idx"] for row in queries} & {row["idx"] for row in shown}:
         raise AssertionError("a query is a demonstration")
-    if needing and any(row["label"] is None for row in queries):
-        raise InputError(f"{needing}: needs the queries' labels, and some have none; leave it out, or give queries with labels")
+    if needing and not all(map(answered, queries)):
+        what = {"label": "labels", "text": "answers"}[job.task.answer]
+        raise InputError(f"{needing}: needs the queries' {what}, and some have none; leave it out, or give queries with {what}")
     return queries
 
 
@@ -189,12 +212,13 @@ def teacher_of(
     flags: DistillationArguments,
     frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
 ) -> Teacher:
-    """The teacher of these queries: the mean over all contexts, or with `cycle` for query i context i mod m."""
+    """The teacher of these queries: the mean over all contexts, with `cycle` for query i context i mod m, or each query's own."""
     import numpy as np
 
     from llmft.distillation.teacher import Teacher
 
-    context_of = np.arange(len(queries)) % len(scorer.scorers) if flags.context_schedule == "cycle" else None
+    cycles = flags.context_schedule == "cycle"
+    context_of = np.arange(len(queries)) % len(scorer.scorers) if cycles else scorer.context_of(queries)
     return Teacher(scorer.scorers, queries, flags.objective, context_of=context_of, frozen=frozen)
 
 
@@ -231,48 +255,3 @@ def learn(
         reading_along = teacher_of(teacher, queries, flags, frozen)
     learning = {"choices": flags.objective, "answers": answers, "teacher": reading_along}
     return train(job, ContextDistillationTrainer, student, with_targets(examples, targets), reference=reference, **learning)
-
-
-NEAR = 1e-3
-"""KL, in nats, of a student that has nothing to learn from its teacher."""
-HARDLY_MOVED, MOVED_AWAY = 0.8, 1.25
-"""KL after training / KL before, from where on a student has hardly moved, or has moved away from its teacher."""
-
-
-def say_how_far(name: str, before: float, after: float) -> None:
-    """Print a hint if training has not brought the student nearer to its teacher.
-
-    Args:
-        name: the evaluation set.
-        before: KL of the student from its teacher before training, in nats.
-        after: the same after training.
-    """
-    if before < NEAR or after <= HARDLY_MOVED * before:
-        return
-    figures = f"KL to the teacher on {name} was {before:.3f} and is {after:.3f}"
-    if after < MOVED_AWAY * before:
-        print(
-            f"the student has hardly moved: {figures}; try a --learning_rate 3 to 10 times as high, more --num_train_epochs, or "
-            "more queries (--max_train_samples)"
-        )
-    else:
-        print(f"the student has moved away from its teacher: {figures}; try a --learning_rate 3 to 10 times as low")
-
-
-def compare(job: Job, answers: Answers, scores: dict[str, dict[str, Scores]]) -> dict[str, Any]:
-    """What distillation is judged by beside accuracy: KL and agreement with the teacher, gap recovered, tokens a query."""
-    from llmft.runs.summary import pooled
-
-    teacher, stages, headline = scores["teacher"], job.record.stages, answers.headline
-    against: dict[str, dict[str, dict[str, float]]] = {"kl": {}, "agreement": {}}
-    for stage, sets in scores.items():
-        for name, student in sets.items() if stage != "teacher" else ():
-            for measure, value in answers.divergence(teacher[name], student).items():
-                against[measure].setdefault(stage, {})[name] = value
-    gaps = {
-        group: headline.gap_recovered(*(pooled(stages[s], list(sets), headline.name) for s in ("teacher", "before", "after")))
-        for group, sets in job.data.groups.items()
-        if sets
-    }
-    tokens = {who: scores[stage][job.task.name].tokens_per_query for who, stage in (("teacher", "teacher"), ("student", "after"))}
-    return {**against, "gap_recovered": gaps, "tokens_per_query": tokens}

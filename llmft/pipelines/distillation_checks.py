@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmft.arguments.deepspeed_config import zero_stage
 from llmft.errors import InputError
+from llmft.evaluation.kinds import ANSWERS
 
 if TYPE_CHECKING:
     from llmft.arguments.objective import Objective
@@ -20,8 +21,31 @@ def check_distillation(job: Job) -> None:
         InputError: arguments do not go together.
     """
     flags, shots, data, run = job.config.distillation, job.config.shots, job.config.data, job.config.run
-    if flags.reads("demonstrations") and shots.num_shots == 0 and shots.sample_indices_file is None:
+    context, answers = job.config.context, ANSWERS[job.task.answer]
+    if context.reads("none"):
+        raise InputError("--context none: there is no context to distil; name one")
+    if context.reads("demonstrations") and shots.num_shots == 0 and shots.sample_indices_file is None:
         raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
+    files = len(context.context_files)
+    if not context.reads("document") and files > 1 and files != flags.num_contexts:
+        raise InputError(
+            f"--context_file {context.context_file}: {files} files, --num_contexts {flags.num_contexts}; give one each"
+        )
+    if flags.num_contexts > 1 and not context.reads("demonstrations") and (files < 2 or context.reads("document")):
+        raise InputError(
+            f"--num_contexts {flags.num_contexts}: contexts differ in their demonstrations or files; add them to --context"
+        )
+    if flags.targets == "soft" and flags.support not in answers.supports:
+        raise InputError(
+            f"--support {flags.support}: answers to {job.task.name} have none; give one of {', '.join(answers.supports)}"
+        )
+    if flags.support == "sampled" and (flags.divergence, flags.temperature, flags.teacher_mode) != ("forward", 1, "precompute"):
+        raise InputError(
+            "--support sampled: is a cross-entropy with answers that are there before; leave --divergence, --temperature and "
+            "--teacher_mode as they are"
+        )
+    if job.task.answer == "text" and flags.num_contexts > 1:
+        raise InputError(f"--num_contexts {flags.num_contexts}: answers in words are written behind one context; leave it out")
     if run.deepspeed and needs_copy(job):
         raise InputError(
             "--teacher_mode online: under DeepSpeed a student that changes its weights cannot also be its teacher; "

@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llmft.arguments.context import DocumentArguments, WritingArguments
 from llmft.arguments.data import DataArguments, DemonstrationArguments
 from llmft.arguments.methods import AdapterArguments, FineTuningArguments
 from llmft.arguments.model import ModelArguments
@@ -19,13 +20,26 @@ from llmft.pipelines.loading import load_all
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
+from llmft.pipelines.prompt_sizes import prompt_sizes
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
+from llmft.prompts.render import read_text
 
 if TYPE_CHECKING:
     import torch
 
-GROUPS = (ModelArguments, AdapterArguments, DataArguments, DemonstrationArguments, FineTuningArguments, RunArguments)
+    from llmft.evaluation.scorer import Scorer
+
+GROUPS = (
+    ModelArguments,
+    AdapterArguments,
+    DataArguments,
+    DocumentArguments,
+    DemonstrationArguments,
+    WritingArguments,
+    FineTuningArguments,
+    RunArguments,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
@@ -56,23 +70,43 @@ def tune(job: Job) -> None:
         model, tokenizer = load_all(job, with_demonstrations=on_demonstrations)
         if on_demonstrations:
             rows = job.demonstrations
+        elif flags.train_on == "document":
+            rows = []
         else:
             rows = draw_training_rows(job.data.train, job.config.data.max_train_samples, data_seed=run.data_seed)
         if vanilla:
             put_head(model, flags.classifier_type, job.task.label_names, run.seed)
         student = job.scorer(model, tokenizer, prompt_format, trained=True)
-        examples = student.answers.examples(student.prompter.prompts(rows), rows, gold=True)
         job.check_prompts(student, train_rows=rows)
+        examples = student.answers.examples(student.prompter.prompts(rows), rows, gold=True) if rows else documents(job, student)
         check_start(job.model_name, trained_weights(model, job.config.trained))
         job.begin()
         say_prompts(job, {"": student}, () if on_demonstrations else rows)
     job.score("before", student)
     student = student.with_model(trainable(job, model))
     trained = train(job, FtTrainer, student, examples, objective=objective(flags, student.answers.ids))
-    tokens = {"student": trained.scores["after"][job.task.name].tokens_per_query}
-    job.finish(
-        {"tokens_per_query": tokens, **trained.metrics}, trained.log, prompts={"student": [student.prompter.prompt_format]}
-    )
+    sizes = prompt_sizes({"student": trained.scores["after"][job.task.name].tokens_per_query}, student.model)
+    job.finish({**sizes, **trained.metrics}, trained.log, prompts={"student": [student.prompter.prompt_format]})
+
+
+def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
+    """Training examples of the documents that evaluation rows are about, or of the files that the flags name.
+
+    Raises:
+        InputError: there are none.
+    """
+    from llmft.models.load import window
+    from llmft.training.document_examples import document_examples
+
+    files = job.config.context.context_files
+    named = dict.fromkeys(row.get("document") for rows in job.eval_sets.values() for row in rows)
+    texts = {name: job.data.documents[name] for name in named if name is not None}
+    texts = texts or {file: read_text(file, "--context_file") for file in files}
+    if not texts:
+        raise InputError(f"--train_on document: {job.task.name} has no documents; name files with --context_file")
+    job.train_idx = [*texts]
+    limits = [limit for limit in (window(student.model), job.config.data.max_seq_length) if limit is not None]
+    return document_examples(student.prompter.tokenizer, texts, min(limits) - student.prompter.virtual if limits else None)
 
 
 def check_fine_tuning(job: Job) -> None:

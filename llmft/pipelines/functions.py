@@ -1,7 +1,8 @@
 """The three methods as functions on a model in memory, without a command line or a record.
 
-Rows are dicts: `text1`, `text2` if the pattern has it, `label` (from 0, in the order of the prompt's label words; queries of
-`distill` need none), and `idx` if they have a number of their own. The weights of the caller's model stay as they are, but it
+Rows are dicts: `text1`, `text2` if the pattern has it, `label` (from 0, in the order of the prompt's label words) or, behind a
+prompt without label words, `answer` (a text, or several that are accepted), and `idx` if they have a number of their own; queries
+of `distill` need neither. The weights of the caller's model stay as they are, but it
 is put in eval mode; what is trained is a copy.
 """
 
@@ -24,6 +25,7 @@ from llmft.cost.phases import Phase
 from llmft.distillation.teacher import Teacher
 from llmft.distillation.trainer import ContextDistillationTrainer, with_targets
 from llmft.errors import InputError
+from llmft.evaluation.kinds import ANSWERS
 from llmft.evaluation.labels import Labels
 from llmft.evaluation.scorer import Scorer
 from llmft.models.parts.adapt import adapt
@@ -31,6 +33,8 @@ from llmft.models.reading.batches import BatchSize
 from llmft.pipelines.distillation_checks import check_support
 from llmft.pipelines.teachers import check_vocabularies, fit_logits
 from llmft.pipelines.training import make_trainer
+from llmft.prompts.alignment import check_alignment
+from llmft.prompts.chat import ChatFormat
 from llmft.prompts.prompter import Prompter
 from llmft.prompts.render import PromptFormat
 from llmft.training.ft_trainer import FtTrainer
@@ -38,6 +42,8 @@ from llmft.training.stop_at_nan import StopAtNonFinite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llmft.evaluation.answers import Answers
 
     Row = Mapping[str, Any]
 
@@ -51,7 +57,7 @@ def in_context(
     demonstrations: Sequence[Row] = (),
     calibrate: bool = False,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Ask a model about labelled rows, behind demonstrations if there are any.
+    """Ask a model about rows that have a label or an answer, behind demonstrations if there are any.
 
     Returns:
         The metrics, and a frame with `idx`, `target`, `prediction` and `score` of each row.
@@ -74,7 +80,7 @@ def fine_tune(
     part: AdapterArguments | None = None,
     **training: Any,
 ) -> torch.nn.Module:
-    """Fine-tune a copy of the model to give the rows' label words (pattern-based, Mosbach et al. 2023, section 3).
+    """Fine-tune a copy of the model to give the rows' label words (pattern-based, Mosbach et al. 2023, section 3), or answers.
 
     Args:
         part: which weights are trained; None for all.
@@ -113,7 +119,8 @@ def distill(
         demonstrations: the context; or, or besides, what `teacher_prompt` puts in front (its `instruction`, `document`).
         teacher_prompt: the teacher's prompt; None for the student's.
         teacher: another model of the same vocabulary and its tokenizer; None for the model itself.
-        objective: what is minimised; None for the forward KL over the labels.
+        objective: what is minimised; None for the forward KL over the labels, or, of answers in words, over the teacher's 50
+            largest and the rest at each token of what it answers.
         part, training: as in `fine_tune`, with distill.py's defaults (`DistillationRunArguments`).
 
     Returns:
@@ -122,8 +129,10 @@ def distill(
     Raises:
         InputError: an argument is unusable, or a prompt does not fit a model's window.
     """
-    teacher_prompt, part, objective = teacher_prompt or prompt, part or AdapterArguments(), objective or Objective()
-    queries = _complete(queries, prompt, labelled=objective.ce_weight > 0)
+    kind = _kind(prompt)
+    teacher_prompt, part = teacher_prompt or prompt, part or AdapterArguments()
+    objective = objective or Objective(**kind.defaults)
+    queries = _complete(queries, prompt, labelled=kind is Labels and objective.ce_weight > 0)
     check_support(objective, teacher_prompt, prompt, calibrate=False)
     run = _run_arguments(DistillationRunArguments, DISTILLATION[part.part], len(queries), training)
     if teacher is not None:
@@ -131,6 +140,10 @@ def distill(
         fit_logits(teacher[0], model, objective.support)
     shots = _complete(demonstrations, teacher_prompt, least=0)
     reader = _scorer(*(teacher or (model, tokenizer)), queries, teacher_prompt, shots)
+    if kind is not Labels or isinstance(prompt, ChatFormat):
+        check_alignment(reader.prompter, Prompter(tokenizer, prompt), queries)
+    if kind is not Labels:
+        queries = reader.answered(queries, Phase("teacher"))
     targets = Teacher([reader], queries, objective).precompute(Phase("teacher"))
     scorer = _scorer(_student(model, part, reader.prompter.context_ids, run), tokenizer, queries, prompt)
     examples = scorer.answers.examples(scorer.prompter.prompts(queries), queries, gold=objective.ce_weight > 0)
@@ -142,11 +155,27 @@ def _complete(rows: Sequence[Row], prompt: PromptFormat, *, labelled: bool = Tru
     """The rows with what their readers expect of every row; `labelled` ones are checked to have the label of a word."""
     if len(rows) < least:
         raise InputError("rows: there are none; give one or more")
+    complete = [{"idx": i, "text2": None, "label": None, **row} for i, row in enumerate(rows)]
+    if _kind(prompt) is not Labels:
+        return [_with_answers(row, needed=labelled) for row in complete]
     labels = range(len(prompt.words))
     for i, row in enumerate(rows):
         if labelled and row.get("label") not in labels:
             raise InputError(f"rows: the label of row {i} is {row.get('label')}; the prompt has words for 0 to {labels[-1]}")
-    return [{"idx": i, "text2": None, "label": None, **row} for i, row in enumerate(rows)]
+    return complete
+
+
+def _with_answers(row: dict[str, Any], *, needed: bool) -> dict[str, Any]:
+    answers = row.get("answer") or ()
+    answers = (answers,) if isinstance(answers, str) else tuple(answers)
+    if needed and not answers:
+        raise InputError(f"rows: row {row['idx']} has no answer; the prompt has no label words, so that rows need a text there")
+    return {**row, "answer": answers, "document": row.get("document")}
+
+
+def _kind(prompt: PromptFormat) -> type[Answers]:
+    """The kind of answers behind a prompt: labels if it has words for them."""
+    return ANSWERS["label" if prompt.words else "text"]
 
 
 def _scorer(
@@ -159,7 +188,7 @@ def _scorer(
 ) -> Scorer:
     prompter = Prompter(tokenizer, prompt, tuple(demonstrations))
     batch_size = BatchSize(RunArguments.per_device_eval_batch_size)
-    scorer = Scorer.create(model.eval(), prompter, Labels, rows[0], batch_size, calibrate=calibrate)
+    scorer = Scorer.create(model.eval(), prompter, _kind(prompt), rows[0], batch_size, calibrate=calibrate)
     scorer.check_window(rows)
     return scorer
 

@@ -1,23 +1,37 @@
-"""In-context learning: k demonstrations in front of every query, no training. `--num_shots 0` asks without context."""
+"""In-context learning: k demonstrations, or another context, in front of every query, no training. `--num_shots 0` asks without
+context."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmft.arguments.context import ContextArguments, WritingArguments
 from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
 from llmft.arguments.methods import InContextArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
+from llmft.errors import InputError
+from llmft.pipelines.contexts import context_scorer
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_all
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
+from llmft.pipelines.prompt_sizes import prompt_sizes
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.upstream_csv import append_row, upstream_row
 
-GROUPS = (ModelArguments, DataArguments, DemonstrationArguments, CalibrationArguments, InContextArguments, RunArguments)
+GROUPS = (
+    ModelArguments,
+    DataArguments,
+    ContextArguments,
+    DemonstrationArguments,
+    WritingArguments,
+    CalibrationArguments,
+    InContextArguments,
+    RunArguments,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
@@ -34,16 +48,16 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 def evaluate(job: Job) -> None:
     """One run: one draw of demonstrations."""
-    prompt_format = prompt_format_of(job)
+    if job.config.context.reads("label"):
+        raise InputError("--context label: is what a teacher of distill.py reads; choose another")
+    prompt_format_of(job)
     with job.meter.phase("load"):
-        model, tokenizer = load_all(job)
-        calibrate = job.config.calibration.calibrate
-        scorer = job.scorer(model, tokenizer, prompt_format, demonstrations=job.demonstrations, calibrate=calibrate)
+        loaded = load_all(job, with_demonstrations=job.config.context.reads("demonstrations"))
+        scorer = context_scorer(job, loaded, calibrate=job.config.calibration.calibrate)
         job.check_prompts(scorer)
         job.begin()
-        say_prompts(job, {"": scorer})
+        say_prompts(job, {"": scorer.scorers[0]})
     scores = job.score("icl", scorer)
-    if job.record.writes:
-        append_row(job, upstream_row(job, scorer, scores))
-    in_domain = scores[job.task.name]
-    job.finish({"tokens_per_query": {"icl": in_domain.tokens_per_query}})
+    if job.record.writes and job.task.answer == "label":
+        append_row(job, upstream_row(job, scorer.scorers[0], scores))
+    job.finish(prompt_sizes({"icl": scores[job.task.name].tokens_per_query}, scorer.scorers[0].model))

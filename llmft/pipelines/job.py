@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmft.evaluation.answers import Answers
+    from llmft.evaluation.answers import Answers, Reference
     from llmft.evaluation.scorer import MeanScorer, Scorer
     from llmft.evaluation.scores import Scores
 
@@ -58,6 +58,8 @@ class Job:
     """Group -> set name -> rows that a pipeline scores beside the task's own sets, at the stages it chooses."""
     other_tasks: dict[str, Task] = field(default_factory=dict)
     """Name of such a set -> its task."""
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    """Set -> what answers to it are compared with as they are read, beside the rows' own."""
     train_idx: list[Any] = field(default_factory=list)
     """Idx of the training rows or queries."""
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
@@ -108,8 +110,8 @@ class Job:
             virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
         )
         answers, sample = ANSWERS[(task or self.task).answer], sample or next(iter(self.eval_sets.values()))[0]
-        batch_size, flags = BatchSize.of(self.config.run), self.config.data
-        return Scorer.create(model, prompter, answers, sample, batch_size, flags=flags, calibrate=calibrate)
+        batch_size, asked = BatchSize.of(self.config.run), {"task": task or self.task, "config": self.config}
+        return Scorer.create(model, prompter, answers, sample, batch_size, **asked, calibrate=calibrate)
 
     def check_prompts(self, *scorers: Scorer | MeanScorer, train_rows: Sequence[Row] = ()) -> None:
         """Check that the scorers' prompts fit the model; `train_rows` are the rows or queries that will be trained on.
@@ -163,7 +165,7 @@ class Job:
     def score_set(self, stage: str, name: str, scorer: Scorer | MeanScorer, rows: Sequence[Row]) -> Scores:
         """Score the rows of one set."""
         with self.meter.phase("evaluate", stage, name) as phase:
-            return scorer.score(rows, phase)
+            return scorer.score(rows, phase, self.references.get(name))
 
     def metrics_of(self, answers: Answers, scores: Mapping[str, Scores]) -> dict[str, dict[str, Any]]:
         """The metrics of each set."""
@@ -205,7 +207,7 @@ class Job:
                 majority[name] = rate
         weights = {"model": self.model_weights, "trainable": 0, **metrics.get("weights", {})}
         with self.meter.phase("record"):
-            shown = {"headline": ANSWERS[self.task.answer].headline._asdict(), "sets": sets, "majority": majority}
+            shown = {"headline": ANSWERS[self.task.answer].headline_of(self.task)._asdict(), "sets": sets, "majority": majority}
             self.record.write_results({**shown, **metrics, "weights": weights}, log)
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
             "resumed_from": self.resumed_from,

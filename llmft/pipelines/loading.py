@@ -122,12 +122,12 @@ def _default_dtype(job: Job, name: str, revision: str, flag: str) -> str:
 
 
 def _draw_contexts(job: Job, num_contexts: int) -> list[list[Row]]:
-    shots = job.config.shots
-    if not job.data.demonstrations:
-        data = job.config.data
+    shots, data = job.config.shots, job.config.data
+    if not job.data.demonstrations and (shots.num_shots or shots.sample_indices_file is not None):
+        one, noun, column = ("a", "label", data.label_column) if job.task.label_names else ("an", "answer", data.answer_column)
         raise InputError(
-            f"--train_file {data.train_file}: no row has a label in column {data.label_column}; demonstrations need labels, "
-            "write some there, or name the column with --label_column"
+            f"--train_file {data.train_file}: no row has {one} {noun} in column {column}; demonstrations need {noun}s, "
+            f"write some there, or name the column with --{noun}_column"
         )
     if shots.sample_indices_file is not None:
         listed = listed_demonstrations(job.data.demonstrations, shots.sample_indices_file)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
-from llmft.arguments.flags import paths_named
+from llmft.arguments.context import files_of
+from llmft.arguments.data import DataArguments
+from llmft.arguments.distillation import DistillationArguments
+from llmft.arguments.flags import flags_of, paths_named
 from llmft.arguments.run import SEEDS
 from llmft.arguments.training_defaults import PAPER
 from llmft.errors import InputError
@@ -32,7 +35,7 @@ from llmft.runs.finished import Command, process_command
 from llmft.runs.launch import REMEDY, this_process
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
-from llmft.tasks.resolve import resolve_task
+from llmft.tasks.resolve import resolve_task, with_training_rows
 from llmft.tasks.table import Task
 
 
@@ -51,7 +54,24 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     Raises:
         InputError: the arguments are unusable.
     """
-    values, given = read(groups, argv, description)
+    asked: list[Task] = []
+
+    def defaults(values: Mapping[str, Any], written: Collection[str]) -> dict[str, Any]:
+        (data,) = make([DataArguments], values)
+        named = data.document_column is not None and values.get("context") not in ("file", "dialogue")
+        asked.append(
+            resolve_task(
+                data,
+                labels_needed=DistillationArguments not in groups,
+                query_file=values.get("query_file"),
+                context_files=files_of(values["context_file"]) if named else (),
+            )
+        )
+        return task_defaults(asked[0], values, written)
+
+    values, given = read(groups, argv, description, defaults)
+    (task,) = asked
+    check_kind(groups, given, task)
     command = process_command() if argv is None else Command()
     if values["overwrite_output_dir"] or values["push_to_hub"]:
         command.note = None  # there is something to do though the runs are finished
@@ -59,7 +79,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     command.reads(paths_named(groups, values), caches)
     config = Config.of(make(groups[:-1], values))
     check_paths(config)
-    task = resolve_task(config.data, labels_needed=config.distillation is None)
+    task = with_training_rows(task, needed=reads_training_rows(config))
     model_name = config.model.model_name_or_path or task.default_model
     command.reads([model_name], caches)
     config, schedule = with_run(config, groups[-1], values, task, model_name)
@@ -74,6 +94,45 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     jobs = jobs_of(config, task, identity, method=method, model_name=model_name, schedule=schedule)
     check_ranks([str(job.record.path) for job in jobs])
     return jobs
+
+
+def task_defaults(task: Task, values: Mapping[str, Any], written: Collection[str]) -> dict[str, Any]:
+    """Defaults of flags that a task sets.
+
+    Args:
+        values: of all flags.
+        written: names of those that the command line gives.
+    """
+    from llmft.evaluation.kinds import ANSWERS
+
+    defaults = {} if values.get("targets", "soft") != "soft" else {**ANSWERS[task.answer].defaults}
+    shots = {"num_shots", "sample_indices_file"} & {*written}
+    return defaults if shots else {**defaults, "context": task.context}
+
+
+def check_kind(groups: Sequence[type], given: Mapping[str, Any], task: Task) -> None:
+    """Check that the given flags are about the task's kind of answers.
+
+    Raises:
+        InputError: one is about another.
+    """
+    for group in groups:
+        for name, (_, rules) in flags_of(group).items():
+            if name in given and rules.answers not in (None, task.answer):
+                kinds = {"text": "words", "label": "labels"}
+                raise InputError(
+                    f"--{name} {given[name]}: is about answers that are {kinds[rules.answers]}, and those to {task.name} are "
+                    f"{kinds[task.answer]}; leave it out"
+                )
+
+
+def reads_training_rows(config: Config) -> bool:
+    """Whether a run trains on training rows, asks about them, or draws demonstrations."""
+    if config.fine_tuning is not None:
+        return config.fine_tuning.train_on != "document"
+    if config.distillation is not None and config.distillation.query_file is None:
+        return True
+    return config.context.reads("demonstrations") and config.shots.num_shots > 0
 
 
 def check_paths(config: Config) -> None:
@@ -111,7 +170,7 @@ def load_metrics(task: Task) -> None:
     for name in {*task.metrics, *(name for eval_set in task.row_sets for name in eval_set.metrics)}:
         from llmft.evaluation.metrics import load_metric
 
-        load_metric(name)
+        load_metric(name, task.answer)
 
 
 def set_up_process(config: Config) -> None:
@@ -153,7 +212,7 @@ def jobs_of(
                 config=replace(config, run=arguments),
                 given=seeded["given"],
                 schedule=schedule.sentence if schedule else None,
-                described=describe(config.distillation),
+                described=describe(config),
                 setting=setting,
                 identity={
                     "fingerprints": model_fingerprints(config, model_name, identity),

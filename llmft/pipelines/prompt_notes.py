@@ -9,6 +9,7 @@ from llmft.pipelines.job import Job
 from llmft.prompts.control import control_tokens, look_for
 from llmft.runs.notes import say_note
 from llmft.tasks.table import Row
+from llmft.tasks.texts import asks
 
 if TYPE_CHECKING:
     from llmft.evaluation.scorer import Scorer
@@ -65,16 +66,16 @@ def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[
 
 
 def repetition_lines(job: Job, train_rows: Sequence[Row], trained_as: str) -> Iterator[str]:
-    """How many evaluation rows have the texts of a demonstration or of a row that is trained on; other files give other idx."""
+    """How many evaluation rows ask what a demonstration asks or a row that is trained on; other files give other idx."""
     seen = {
         "stand answered in the context": [row for context in job.contexts for row in context],
         f"are {trained_as}": train_rows,
     }
     parts = []
     for how, rows in seen.items():
-        texts = {(row["text1"], row["text2"]) for row in rows}
+        texts = set(map(asks, rows))
         for name, evaluated in job.eval_sets.items():
-            count = sum((row["text1"], row["text2"]) in texts for row in evaluated)
+            count = sum(asks(row) in texts for row in evaluated)
             if count:
                 parts.append(f"{count} of {len(evaluated)} of {name} {how}")
     if parts:

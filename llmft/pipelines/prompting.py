@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments.data import DataArguments
-from llmft.arguments.distillation import DistillationArguments
 from llmft.errors import InputError
 from llmft.prompts.alignment import check_alignment
 from llmft.prompts.chat import ChatFormat
@@ -48,21 +47,24 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
         description="" if who == "student" else data.task_description,
         pattern_flag=pattern_flag,
         words_flag=words_flag,
-        **(_context(job, job.config.distillation, labels, number) if who == "teacher" else {}),
+        **(_context(job, labels, number) if who == "teacher" or job.method == "icl" else {}),
         delimiter=data.label_delimiter,
     )
 
 
-def check_aligned(job: Job, teacher: MeanScorer, student: Scorer, rows: Sequence[Row]) -> None:
-    """Check that teacher and student are asked about the rows alike, but for the context, where tokens behind the query are
-    compared or a chat template has its say.
+def check_aligned(teacher: MeanScorer, student: Scorer, rows: Sequence[Row]) -> None:
+    """Check that teacher and student are asked about the rows alike, but for the context, where a chat template has its say or
+    more is compared than one token behind the query.
 
     Raises:
         InputError: they are not.
     """
-    if job.config.data.chat or job.task.answer == "text":
-        for scorer in teacher.scorers:
-            check_alignment(scorer.prompter, student.prompter, rows)
+    if student.answers.ids and not isinstance(student.prompter.prompt_format, ChatFormat):
+        return
+    contexts = teacher.context_of(rows)
+    for number, scorer in enumerate(teacher.scorers):
+        asked = [row for i, row in enumerate(rows) if contexts is None or contexts[i] == number]
+        check_alignment(scorer.prompter, student.prompter, asked)
 
 
 def format_of(data: DataArguments, pattern_format: type[PromptFormat] = PromptFormat) -> Callable[..., PromptFormat]:
@@ -95,7 +97,7 @@ def _pattern(job: Job, who: str | None) -> tuple[str | None, str]:
     """The pattern that flags give in place of a named one, and the flag."""
     pattern, flag = _choose(job, who, "pattern", None)
     trained = job.config.trained
-    if who == "teacher" and job.config.distillation.reads("label"):
+    if who == "teacher" and job.config.context.reads("label"):
         pattern, flag = job.config.distillation.label_pattern or job.task.label_pattern, "--label_pattern"
     if pattern is not None and trained is not None and trained.use_soft_prompt:
         pattern = take_off_placeholders(pattern, trained.num_soft_prompt_tokens, flag)
@@ -109,12 +111,13 @@ def _default_prefix(job: Job, prefix: str) -> str:
     return escaped(prefix) + (" " if job.method == "icl" else "")
 
 
-def _context(job: Job, flags: DistillationArguments, labels: tuple[str, ...], number: int) -> dict[str, Any]:
-    """Instruction, text of files, a dialogue and gold labels, as far as the teacher reads them; what a file holds is text
-    whatever flag names it."""
-    data, instruction, texts = job.config.data, "", []
-    if flags.label_words is not None:
-        labels = parse_words(flags.label_words, len(labels), "--label_words")
+def _context(job: Job, labels: tuple[str, ...], number: int) -> dict[str, Any]:
+    """Instruction, text of files, a dialogue and gold labels, as far as they are read in front of a query; what a file holds is
+    text whatever flag names it."""
+    data, flags, distillation = job.config.data, job.config.context, job.config.distillation
+    instruction, texts = "", []
+    if distillation is not None and distillation.label_words is not None:
+        labels = parse_words(distillation.label_words, len(labels), "--label_words")
     if flags.reads("instruction") and flags.instruction is not None:
         instruction = text_or_file(flags.instruction, "--instruction")
         if names_file(flags.instruction):

@@ -35,12 +35,14 @@ def retention_tasks(names: str | None, run_task: str) -> list[Task]:
         InputError: one is not in the table, the run's own, or named twice.
     """
     chosen = [] if names is None else [name.strip() for name in names.split(",")]
-    others = ", ".join(name for name in TASKS if name != run_task)
+    others = ", ".join(name for name, task in TASKS.items() if name != run_task and task.answer == "label")
     for place, name in enumerate(chosen):
         if name == run_task:
             raise InputError(f"--retention_tasks {names}: {name} is the run's own task; choose of {others}")
         if name not in TASKS:
             raise InputError(f"--retention_tasks {names}: no task {quote(name)}; choose of {others}, comma between")
+        if TASKS[name].answer != "label":
+            raise InputError(f"--retention_tasks {names}: the answers of {name} are words, not labels; choose of {others}")
         if name in chosen[:place]:
             raise InputError(f"--retention_tasks {names}: {name} stands there twice; name it once")
     return [in_domain_alone(TASKS[name]) for name in chosen]

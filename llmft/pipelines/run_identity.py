@@ -66,12 +66,13 @@ def settings(
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": named_flags(config, given) | schedule,
     }
+    values |= context_settings(config)
     if config.distillation is not None:
         values |= distillation_settings(config.distillation, task, data.data_dir, model.cache_dir)
     if data.system_prompt is not None:
         values["system_prompt"] = text_or_file(data.system_prompt, "--system_prompt")
     if task.metrics:
-        values["metrics"] = sorted((Path(name).stem, describe_metric(name)) for name in task.metrics)
+        values["metrics"] = sorted((Path(name).stem, describe_metric(name, task.answer)) for name in task.metrics)
     if listed is not None and _reads_demonstrations(config):
         values["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
@@ -98,12 +99,24 @@ def _reads_demonstrations(config: Config) -> bool:
     return config.fine_tuning is None or config.fine_tuning.train_on == "demonstrations"
 
 
-def describe_metric(name: str) -> str:
-    """What a run's name holds of a metric of --metric, which is loaded: a hash of its module's text, or its name on the hub."""
+def describe_metric(name: str, kind: str) -> str:
+    """What a run's name holds of a metric of --metric, which is loaded for a kind of answers: a hash of its module's text, or its
+    name on the hub."""
     from llmft.evaluation.metrics import metric_file, module_texts
 
-    file = metric_file(name)
+    file = metric_file(name, kind)
     return name if file is None else short_hash(module_texts(file))
+
+
+def context_settings(config: Config) -> dict[str, Any]:
+    """What of the context is read from files, as above."""
+    files, instruction = config.context.context_files, getattr(config.context, "instruction", None)
+    values: dict[str, Any] = {}
+    if files:
+        values["context"] = [read_text(file, "--context_file") for file in files]
+    if instruction is not None:
+        values["instruction"] = text_or_file(instruction, "--instruction")
+    return values
 
 
 def distillation_settings(
@@ -113,10 +126,6 @@ def distillation_settings(
     from llmft.pipelines.retention import retention_fingerprints, retention_tasks
 
     values: dict[str, Any] = {}
-    if flags.context_file is not None:
-        values["context"] = [read_text(file, "--context_file") for file in flags.context_files]
-    if flags.instruction is not None:
-        values["instruction"] = text_or_file(flags.instruction, "--instruction")
     if flags.teacher_model_name_or_path is not None:
         values["teacher"] = fingerprint_model(
             flags.teacher_model_name_or_path, flags.teacher_model_revision, "--teacher_model_name_or_path", cache_dir=cache_dir
@@ -126,12 +135,12 @@ def distillation_settings(
     return values
 
 
-def describe(flags: DistillationArguments | None) -> dict[str, str]:
-    """Short names of what distillation reads from files or other models."""
-    if flags is None:
-        return {}
-    names = {"instruction": flags.instruction, "teacher": flags.teacher_model_name_or_path}
-    names |= {"context_file": flags.context_file, "query_file": flags.query_file}
+def describe(config: Config) -> dict[str, str]:
+    """Short names of what a run reads from files or other models."""
+    names = {"instruction": getattr(config.context, "instruction", None), "context_file": config.context.context_file}
+    if config.distillation is not None:
+        flags = config.distillation
+        names |= {"teacher": flags.teacher_model_name_or_path, "query_file": flags.query_file}
     return {kind: short_name(name)[:60] for kind, name in names.items() if name is not None}
 
 

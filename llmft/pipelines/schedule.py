@@ -90,6 +90,8 @@ def _rows(config: Config, values: Mapping[str, Any], task: Task) -> tuple[int, s
     """How many rows are trained on, and how a sentence calls them."""
     data, distilling = config.data, config.distillation
     noun = "queries" if distilling else "rows"
+    if distilling is None and config.fine_tuning.train_on == "document":
+        return 1, "documents"
     if distilling is None and config.fine_tuning.train_on == "demonstrations":
         listed = config.shots.sample_indices_file
         count = config.shots.num_shots if listed is None else len(listed_idx(listed))

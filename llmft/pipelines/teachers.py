@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmft.arguments.distillation import DistillationArguments
 from llmft.errors import InputError
 from llmft.evaluation.answer_cache import AnswerCache
-from llmft.evaluation.scorer import MeanScorer
 from llmft.models.parts.head import classification_head, cut_logits, logits_width
 from llmft.models.wrapping import bare_model
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_other_model
-from llmft.prompts.render import PromptFormat
 from llmft.runs.content_cache import ContentCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmft.evaluation.scorer import Scorer
+    from llmft.evaluation.scorer import MeanScorer
 
 
 def teacher_model(
@@ -75,39 +72,25 @@ def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedToke
         )
 
 
-def scorer_of_teacher(
-    job: Job, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], formats: Sequence[PromptFormat], *, calibrate: bool
-) -> MeanScorer:
-    """The scorer of the teacher, one for each context.
-
-    Args:
-        formats: the teacher's prompt format in each context.
-
-    Raises:
-        InputError: a label word is not what it must be.
-    """
-    contexts = job.contexts or [[]] * len(formats)
-    scorers = [
-        job.scorer(*loaded, prompt_format, demonstrations=context, calibrate=calibrate)
-        for prompt_format, context in zip(formats, contexts, strict=True)
-    ]
-    return MeanScorer(tuple(scorers))
-
-
-def check_sizes(job: Job, teacher: Scorer) -> None:
+def check_sizes(job: Job, teacher: MeanScorer) -> None:
     """Check flags against the sizes of the teacher's vocabulary and context.
 
     Raises:
         InputError: k is larger than the vocabulary, or a cartridge as long as the context has nothing to train.
     """
     flags, part = job.config.distillation, job.config.trained
-    size = bare_model(teacher.model).config.get_text_config().vocab_size
+    size = bare_model(teacher.scorers[0].model).config.get_text_config().vocab_size
     if flags.support == "topk" and flags.topk > size:
         raise InputError(f"--topk {flags.topk}: the vocabulary has {size} tokens; ask for no more than that")
+    if part.use_cartridge and len(teacher.scorers) > 1:
+        raise InputError(
+            f"--use_cartridge: starts as the keys and values of one context, and there are {len(teacher.scorers)} documents; ask "
+            "about one, or train another part"
+        )
     if part.use_cartridge:
         from llmft.models.parts.cartridge import context_start
 
-        context_start(teacher.prompter.context_ids, part.cartridge_tokens, part.cartridge_frozen_tokens)
+        context_start(teacher.scorers[0].prompter.context_ids, part.cartridge_tokens, part.cartridge_frozen_tokens)
 
 
 def with_cache(job: Job, teacher: MeanScorer) -> MeanScorer:
@@ -122,4 +105,4 @@ def with_cache(job: Job, teacher: MeanScorer) -> MeanScorer:
     store = ContentCache(flags.teacher_cache_dir or f"{run.output_dir}/teacher_cache")
     first = teacher.scorers[0]
     cache = AnswerCache.create(store, first.model, first.prompter.tokenizer, first.batch_size)
-    return MeanScorer(tuple(replace(scorer, cache=cache) for scorer in teacher.scorers))
+    return replace(teacher, scorers=tuple(replace(scorer, cache=cache) for scorer in teacher.scorers))

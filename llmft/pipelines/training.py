@@ -146,6 +146,7 @@ def make_trainer(
         args=run,
         train_dataset=[{**example, POSITION: i} for i, example in enumerate(examples)],
         data_collator=collator(student.model, student.answers.branches, examples),
+        loss_mean=run.loss_mean,
         **trainer_arguments,
     )
     for printing in (PrinterCallback, ProgressCallback):  # the log goes to train_log.jsonl

@@ -15,7 +15,7 @@ from llmft.errors import InputError
 from llmft.prompts.render import PromptFormat
 
 Row = Mapping[str, Any]
-"""A row of a task, by the names of its columns: `text1`, `text2`, `label`, `idx`."""
+"""A row of a task, by the names of its columns: `text1`, `text2`, `label`, `idx`; `answer`, where answers are words."""
 EVAL_SUBSET_SEED = 123
 """Upstream's seed for the evaluation subset: the same rows for every data seed."""
 
@@ -29,6 +29,7 @@ def draw_demonstrations(
         data_seed: upstream's are single numbers.
         balanced: as many of each label, else regardless of labels.
         shuffle: in an order by the data seed, else in the order of the data.
+        num_labels: 0 where answers are words, which cannot be balanced.
 
     Raises:
         InputError: there are too few rows, or `num_shots` cannot be shared out evenly over the labels.
@@ -39,7 +40,7 @@ def draw_demonstrations(
     labels = np.array([row["label"] for row in rows])
     positions: list[int] = []
     pools = {"": np.arange(len(rows))}
-    if balanced:
+    if balanced and num_labels:
         if num_shots % num_labels:
             raise InputError(
                 f"--num_shots {num_shots}: cannot be shared out evenly over {num_labels} labels; "

@@ -1,4 +1,4 @@
-"""Loading: every split of a task as rows of `text1, text2, label, idx` (and the columns its subsets are chosen by).
+"""Loading: every split of a task as rows (`tasks.schema.Row`), and the documents that they are about.
 
 Local files under `--data_dir` win over the hub; compute nodes are often offline.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from llmft.tasks.formats import Table, read_file
 from llmft.tasks.rows import make_rows
 from llmft.tasks.schema import EvalSet, Row, Source, Task
 from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_task
+from llmft.tasks.texts import answered, name_documents
 
 SUBSAMPLE_SEED = 123
 """Upstream's seed for the rows that QQP is cut to: the same for every data seed."""
@@ -31,13 +32,16 @@ class TaskData:
     """The rows of a task.
 
     Attributes:
-        demonstrations: the pool shots are drawn from: the labelled rows of `train` unless the task keeps one apart.
+        demonstrations: the pool shots are drawn from: the rows of `train` that have a label or an answer, unless the task keeps
+            one apart.
         groups: `in_domain`, `out_of_domain` and, where there is one, `test` -> set name -> rows.
+        documents: the documents that rows are about, by id.
     """
 
     train: list[Row]
     demonstrations: list[Row]
     groups: dict[str, dict[str, list[Row]]]
+    documents: dict[str, str] = field(default_factory=dict)
 
     @property
     def in_domain(self) -> dict[str, list[Row]]:
@@ -69,21 +73,27 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
     """
     if variant and not task.has_variants:
         raise InputError(f"--task_variant {variant}: task {task.name} has no variants; leave the flag out")
+    documents = {} if task.documents is None else task.documents(variant, data_seed)
     if task.splits is not None:
         splits = task.splits(variant, data_seed)
         train, validation = splits.pop("train"), splits.pop("validation")
         demonstrations = splits.pop("demonstrations", train)
         out_of_domain = {f"{task.name}-{name}": rows for name, rows in splits.items()}
-        return TaskData(train, demonstrations, {"in_domain": {task.name: validation}, "out_of_domain": out_of_domain})
-    rows = read_sets(task.row_sets, task, data_dir, cache_dir)
-    splits = cut_splits({s.name: rows[s.name] for s in (task.train, task.in_domain, *task.test)}, task.subsample_splits)
+        groups = {"in_domain": {task.name: validation}, "out_of_domain": out_of_domain}
+        return TaskData(train, demonstrations, groups, documents)
+    rows = read_sets(task.row_sets, task, data_dir, cache_dir, documents)
+    for eval_set in sorted(task.row_sets, key=lambda s: s is task.train):  # so that training rows change no evaluation row's id
+        if eval_set.document_column is not None:
+            name_documents(rows[eval_set.name], documents)
+    cut = [s for s in (task.train, task.in_domain, *task.test) if s is not None]
+    splits = cut_splits({s.name: rows[s.name] for s in cut}, task.subsample_splits)
     groups = {
         "in_domain": {task.in_domain.name: splits[task.in_domain.name]},
         "out_of_domain": {s.name: rows[s.name] for s in task.out_of_domain},
         **({"test": {s.name: splits[s.name] for s in task.test}} if task.test else {}),
     }
-    train = splits[task.train.name]
-    return TaskData(train, [row for row in train if row["label"] is not None], groups)
+    train = splits[task.train.name] if task.train is not None else []
+    return TaskData(train, [row for row in train if answered(row)], groups, documents)
 
 
 def count_training_rows(task: Task, *, variant: str | None, data_seed: int, data_dir: str | None, cache_dir: str | None) -> int:
@@ -94,9 +104,10 @@ def count_training_rows(task: Task, *, variant: str | None, data_seed: int, data
     """
     if task.splits is not None:
         return len(task.splits(variant, data_seed)["train"])
+    documents = {} if task.documents is None else task.documents(variant, data_seed)
     place = locate(task.train.source, data_dir)
-    rows, note = make_rows(_read(place, cache_dir), replace(task.train, source=place.source), task, place.where)
-    _COUNTED[_state(task.train, place, task, cache_dir)] = rows, note
+    rows, note = make_rows(_read(place, cache_dir), replace(task.train, source=place.source), task, place.where, documents)
+    _COUNTED[_state(task.train, place, task, cache_dir, documents)] = rows, note
     return min(len(rows), task.subsample_splits or len(rows))
 
 
@@ -132,8 +143,13 @@ def cut_splits(splits: Mapping[str, list[Row]], size: int) -> dict[str, list[Row
     }
 
 
-def read_sets(sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_dir: str | None) -> dict[str, list[Row]]:
+def read_sets(
+    sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_dir: str | None, documents: Mapping[str, str] | None = None
+) -> dict[str, list[Row]]:
     """Set name -> rows, every source being read once; says which rows are left out.
+
+    Args:
+        documents: as `make_rows` takes them.
 
     Raises:
         InputError: as in `load_task`.
@@ -143,11 +159,11 @@ def read_sets(sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_d
     notes = {}
     for eval_set in sets:
         place = locate(eval_set.source, data_dir)
-        counted = _COUNTED.pop(_state(eval_set, place, task, cache_dir), None)
+        counted = _COUNTED.pop(_state(eval_set, place, task, cache_dir, documents), None)
         if counted is None:
             if place not in tables:
                 tables[place] = _read(place, cache_dir)
-            counted = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where)
+            counted = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where, documents)
         rows[eval_set.name], note = counted
         notes[note] = None
     for note in filter(None, notes):
@@ -172,11 +188,11 @@ def fingerprint_data(task: Task, data_dir: str | None, *more: Source) -> dict[st
     return made
 
 
-def _state(eval_set: EvalSet, place: Place, task: Task, cache_dir: str | None) -> Hashable:
+def _state(eval_set: EvalSet, place: Place, task: Task, cache_dir: str | None, documents: Mapping[str, str] | None) -> Hashable:
     """What decides which rows a set is read as: all that is asked for, and size, time and inode of the files."""
     states = [path.stat() for path in place.paths]
     files = tuple((state.st_size, state.st_mtime_ns, state.st_ino) for state in states)
-    return eval_set, place, task.name, task.label_names, cache_dir, files
+    return eval_set, place, task.name, task.label_names, cache_dir, files, tuple(documents or ())
 
 
 def _read(place: Place, cache_dir: str | None) -> Table:

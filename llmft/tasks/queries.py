@@ -1,18 +1,20 @@
-"""Queries of a user's file for distillation, which needs no labels of them."""
+"""Queries of a user's file for distillation, which needs no answers to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, listed
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
+from llmft.tasks.questions import with_text1
 from llmft.tasks.rows import make_rows
 from llmft.tasks.schema import EvalSet, Row, Source, Task
-from llmft.tasks.user_files import check_column
+from llmft.tasks.texts import asks, name_documents
+from llmft.tasks.user_files import check_column, given
 
 if TYPE_CHECKING:
     from llmft.arguments.data import DataArguments
@@ -26,41 +28,59 @@ def query_source(file: str) -> Source:
     return Source(file=file, flag=FLAG)
 
 
-def load_queries(file: str, data: DataArguments, task: Task, *, labels: bool = True, quiet: bool = False) -> list[Row]:
+def load_queries(
+    file: str,
+    data: DataArguments,
+    task: Task,
+    *,
+    labels: bool = True,
+    quiet: bool = False,
+    documents: dict[str, str] | None = None,
+) -> list[Row]:
     """The rows of `--query_file` in the file's order, to be asked in the task's patterns.
 
     Texts stand in the columns that the arguments name; of a task of the table, in that task's own columns (RTE:
     `sentence1`, `sentence2`) or else in `text1` and `text2`. A row's `idx` is `query-<idx>`, or `query-<n>` with its place
-    from 0 where the file has no idx: it is none of the task's own rows.
+    from 0 where the file has no idx: it is none of the task's own rows. Answers in words and documents, too, stand in the columns
+    that the arguments name, or in the task's own, or else in `answer` and `document`; files that a model wrote ({document, query,
+    answer, answer_ids}) can be read. A row without an answer is a query like any other.
 
     Args:
         labels: whether labels are read, numbered as in the task's training rows: `label` is None for a row that has none,
             and for all where there is no such column; rows of a class that the task leaves out are left out. If not,
             every label is None, whatever the file holds.
         quiet: whether no note says which rows are left out.
+        documents: by id, those of the task, to which the queries' own are added. None: which document a query is about is not
+            read.
 
     Raises:
         InputError: a column is missing or holds what it must not hold, or there is no row.
     """
     where = f"{FLAG} {file}"
     table = read_file(Path(file), where)
-    training = task.train or EvalSet("train", Source(), ("text1", "text2"))  # the embedded world's rows come from no file
-    queries = replace(
-        training,
-        name="queries",
-        source=replace(training.source, file=file, flag=FLAG),
-        text_columns=training.text_columns if data.train_file else _text_columns(table, training.text_columns, data, where),
-        label_column=_label_column(table, data, where) if labels else None,
-        label_optional=True,
-    )
-    rows, note = make_rows(table, queries, task, where)
+    sample = task.train or task.in_domain or _made_rows(task)
+    queries = replace(sample, name="queries", source=replace(sample.source, file=file, flag=FLAG), answer_optional=True)
+    if task.answer == "label":
+        columns = queries.text_columns if data.train_file else _text_columns(table, queries.text_columns, data, where)
+        queries = replace(queries, text_columns=columns, label_column=_label_column(table, data, where) if labels else None)
+    else:
+        table, about_documents = with_text1(table, data), documents is not None and queries.document_column is not None
+        queries = replace(
+            queries,
+            text_columns=_text_columns(table, queries.text_columns, data, where),
+            answer_column=_word_column(table, data, "answer", queries.answer_column, where) or queries.answer_column,
+            document_column=_word_column(table, data, "document", queries.document_column, where) if about_documents else None,
+        )
+    rows, note = make_rows(table, queries, task, where, documents)
+    if documents is not None and queries.document_column is not None:
+        name_documents(rows, documents)
     if note and not quiet:
         say_note(note)
     return [{**row, "idx": f"query-{row['idx']}"} for row in rows]
 
 
 def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) -> list[Row]:
-    """The queries whose texts are not those of a demonstration: the answers to these would stand in the context.
+    """The queries that do not ask what a demonstration does: the answers to these would stand in the context.
 
     Args:
         flag: the flag that says what is asked or shown, and its value, for messages.
@@ -68,8 +88,8 @@ def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) 
     Raises:
         InputError: there are none.
     """
-    shown = {(row["text1"], row["text2"]) for row in demonstrations}
-    left = [row for row in queries if (row["text1"], row["text2"]) not in shown]
+    shown = set(map(asks, demonstrations))
+    left = [row for row in queries if asks(row) not in shown]
     if not left:
         raise InputError(
             f"{flag}: each of the {len(queries)} queries is one of the demonstrations; show fewer, or give other queries ({FLAG})"
@@ -77,11 +97,18 @@ def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) 
     return left
 
 
+def _made_rows(task: Task) -> EvalSet:
+    """The columns of queries for an embedded world, whose own rows come from no file."""
+    pair = any("{text2}" in named.pattern for named in task.patterns.values())
+    words = {} if task.answer == "label" else {"answer_column": "answer", "document_column": "document"}
+    return EvalSet("train", Source(), ("text1", "text2" if pair else None), **words)
+
+
 def _text_columns(table: Table, trained: tuple[str, str | None], data: DataArguments, where: str) -> tuple[str, str | None]:
     """Columns of the texts of a task of the table."""
     pair = trained[1] is not None
     named = (data.text1_column, data.text2_column or ("text2" if pair else None))
-    choices = [named] if _given(data, "text1_column", "text2_column") else [trained, named]
+    choices = [named] if given(data, "text1_column", "text2_column") else [trained, named]
     for columns in choices:
         if all(column in table for column in columns if column):
             return columns
@@ -92,13 +119,20 @@ def _text_columns(table: Table, trained: tuple[str, str | None], data: DataArgum
     )
 
 
+def _word_column(table: Table, data: DataArguments, noun: str, trained: str | None, where: str) -> str | None:
+    """The column of answers or documents: the one that is named, the task's own, or the one that is called so; None for none.
+
+    A file of queries need not have answers unless the argument is meant for that file alone."""
+    argument = f"{noun}_column"
+    named = getattr(data, argument) if given(data, argument) else None
+    column = next((name for name in (named, trained, noun) if name in table), None)
+    if column is None and named is not None and (noun == "document" or named != trained):
+        check_column(table, argument, named, where)
+    return column
+
+
 def _label_column(table: Table, data: DataArguments, where: str) -> str:
     """The column of the labels, which a file of queries need not have unless the argument is meant for that file alone."""
-    if data.train_file is None and _given(data, "label_column"):
+    if data.train_file is None and given(data, "label_column"):
         check_column(table, "label_column", data.label_column, where)
     return data.label_column
-
-
-def _given(data: DataArguments, *arguments: str) -> bool:
-    defaults = {field.name: field.default for field in fields(data)}
-    return any(getattr(data, argument) != defaults[argument] for argument in arguments)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, quote
+from llmft.tasks.questions import NAME as QUESTIONS
+from llmft.tasks.questions import own_questions
 from llmft.tasks.schema import OutOfDomain, Row, Task
 from llmft.tasks.table import HANS_SUBCASES, LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_task
 from llmft.tasks.user_files import own_task
@@ -19,16 +22,22 @@ FILE_FLAGS = {"paws-qqp": "paws_qqp_file", "cola-ood": "cola_ood_file"}
 """Out-of-domain set -> the argument that names its file."""
 
 
-def resolve_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
+def resolve_task(
+    data: DataArguments, *, labels_needed: bool = True, query_file: str | None = None, context_files: Sequence[str] = ()
+) -> Task:
     """The task that the arguments ask for.
 
     Args:
-        labels_needed: whether training rows of the user's own must have labels.
+        labels_needed: whether training rows of the user's own must have labels, or answers in words.
+        query_file: distill.py's --query_file.
+        context_files: the files of --context_file, where they are the documents that rows name.
 
     Raises:
         InputError: there is no such task or set, they do not fit together, or the user's own files are not usable.
     """
-    if data.train_file is None:
+    if data.task_name == QUESTIONS:
+        task = own_questions(data, answers_needed=labels_needed, query_file=query_file, context_files=context_files)
+    elif data.train_file is None:
         task = get_task(DEFAULT_TASK if data.task_name is None else data.task_name)
     else:
         task = own_task(data, labels_needed=labels_needed)
@@ -36,6 +45,22 @@ def resolve_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
     if size is not None and task.splits is not None:
         raise InputError(f"--subsample_splits {size}: {task.name} makes its rows; leave it out, or take --max_eval_samples")
     return replace(task, subsample_splits=task.subsample_splits if size is None else size, metrics=data.metrics)
+
+
+def with_training_rows(task: Task, *, needed: bool) -> Task:
+    """The task as a run reads it: without training rows of answers in words that it does not need, so that they need not be
+    there. (Those of labels are part of a run's name, and where splits are cut, evaluation rows depend on them.)
+
+    Args:
+        needed: whether the run trains on training rows, asks about them, or draws demonstrations.
+
+    Raises:
+        InputError: they are needed, and there are none.
+    """
+    if needed and task.train is None and task.splits is None:
+        raise InputError(f"--train_file: not given, and {task.name} has no training rows of its own; name a file with some")
+    drop = not needed and task.answer != "label" and not task.subsample_splits
+    return replace(task, train=None) if drop else task
 
 
 def _tested_on(task: Task, data: DataArguments) -> Task:

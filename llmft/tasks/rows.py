@@ -1,4 +1,4 @@
-"""Columns as they are written -> rows of `text1, text2, label, idx`, each value checked."""
+"""Columns as they are written -> rows of `text1, text2, label, idx` (in words: `answer`, `document`), each value checked."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any
 from llmft.errors import InputError, listed, quote
 from llmft.tasks.formats import Table
 from llmft.tasks.schema import EvalSet, Row, Source, Task
+from llmft.tasks.texts import check_text, read_answer_ids, read_answers, read_documents
 
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,4000})(\.0+)?")
 """The digits of one; pandas writes those beside a missing value as 1.0. Python refuses to read more digits."""
 BYTES_LITERAL = re.compile(r"""b(["']).*\1""", re.DOTALL)
-SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half a character, which JSON can write and no tokenizer can read."""
 MISSING = ("", "nan", "NaN", "<NA>")
 """How text says that there is no value: an empty cell, and what pandas makes of a missing value that becomes text."""
 UNLABELLED = -1
@@ -25,13 +24,20 @@ BOOLEANS = ("False", "True")
 """The names of labels that are booleans."""
 
 
-def make_rows(table: Table, eval_set: EvalSet, task: Task, where: str) -> tuple[list[Row], str]:
+ANSWER_IDS = "answer_ids"
+"""The column, in files of answers in words, of their tokens."""
+
+
+def make_rows(
+    table: Table, eval_set: EvalSet, task: Task, where: str, documents: Mapping[str, str] | None = None
+) -> tuple[list[Row], str]:
     """The rows of a set, in the order of the table; those that the set leaves out are not in it.
 
-    Unlabelled rows (-1) are left out too, unless the set's labels are optional.
+    Unlabelled rows (-1), and rows without an answer in words, are left out too, unless the set's answers are optional.
 
     Args:
         where: flag and file, for the error.
+        documents: by id, those that rows may name. Where a row holds its document itself, `document` is a `texts.Document`.
 
     Returns:
         The rows, and a line that counts what the file has beside them, unless that is what the set is defined by; "" for
@@ -41,7 +47,24 @@ def make_rows(table: Table, eval_set: EvalSet, task: Task, where: str) -> tuple[
         InputError: a column is missing or holds what it must not hold, a label is out of range, or no row is left.
     """
     table, first = _part(_columns(table, eval_set, where), eval_set.source, where)
-    rows = _unlabelled_rows(table, eval_set, where, first)
+    rows = _bare_rows(table, eval_set, where, first)
+    if eval_set.answer_column is None:
+        kept, reasons = _with_labels(rows, table, eval_set, task, where, first)
+    else:
+        _put_documents(rows, table, eval_set, task, where, first, documents or {})
+        kept, reasons = _with_answers(rows, table, eval_set, where, first)
+    note = left_out(where, len(rows), reasons)
+    kept = [row for row in kept if all(row[column] == value for column, value in eval_set.where)]
+    if not kept:
+        kind = "row" if eval_set.answer_optional else "labelled row" if eval_set.answer_column is None else "row with an answer"
+        raise InputError(f"{where}: there is no {kind} of {eval_set.name} in it; give another file")
+    return kept, note
+
+
+def _with_labels(
+    rows: list[Row], table: Table, eval_set: EvalSet, task: Task, where: str, first: int
+) -> tuple[list[Row], dict[str, int]]:
+    """The rows that have one of the set's labels, or need none, and reasons for leaving out others -> how many."""
     labels = _labels(table, eval_set, task, where, first)
     label_map = eval_set.label_map or tuple(range(len(task.label_names)))
     odd = next((row for row, label in enumerate(labels) if not UNLABELLED <= label < len(label_map)), None)
@@ -50,35 +73,54 @@ def make_rows(table: Table, eval_set: EvalSet, task: Task, where: str) -> tuple[
             f"{where}: row {odd + first}: label {quote(labels[odd])} is out of range; {task.name} has 0 to {len(label_map) - 1}"
         )
     meanings = {UNLABELLED: None, **dict(enumerate(label_map))}
-    note = left_out(where, len(labels), _reasons(labels, eval_set, label_map))
     for row, label in zip(rows, labels, strict=True):
         row["label"] = meanings[label]
-    rows = [
+    kept = [
         row
         for row, label in zip(rows, labels, strict=True)
-        if (eval_set.label_optional if label == UNLABELLED else row["label"] is not None)
+        if (eval_set.answer_optional if label == UNLABELLED else row["label"] is not None)
         and eval_set.label in (None, row["label"])
-        and all(row[column] == value for column, value in eval_set.where)
     ]
-    if not rows:
-        kind = "row" if eval_set.label_optional else "labelled row"
-        raise InputError(f"{where}: there is no {kind} of {eval_set.name} in it; give another file")
-    return rows, note
+    return kept, _reasons(labels, eval_set, label_map)
+
+
+def _with_answers(rows: list[Row], table: Table, eval_set: EvalSet, where: str, first: int) -> tuple[list[Row], dict[str, int]]:
+    """The rows that have an answer in words, or need none, and reasons for leaving out others -> how many."""
+    column = eval_set.answer_column
+    for row, answers in zip(rows, read_answers(table.get(column, [None] * len(rows)), column, where, first), strict=True):
+        row["answer"] = answers
+    for row, ids in zip(rows, read_answer_ids(table.get(ANSWER_IDS, ()), ANSWER_IDS, where, first), strict=False):
+        row.update({} if ids is None else {ANSWER_IDS: ids})
+    kept = [row for row in rows if row["answer"] or eval_set.answer_optional]
+    return kept, {"without an answer": len(rows) - len(kept)}
+
+
+def _put_documents(
+    rows: list[Row], table: Table, eval_set: EvalSet, task: Task, where: str, first: int, documents: Mapping[str, str]
+) -> None:
+    """Give each row its document, None where the set has none."""
+    cells: Sequence[Any] = [None] * len(rows)
+    if eval_set.document_column is not None:
+        columns, listed_only = (eval_set.document_column, eval_set.title_column), task.documents is not None
+        cells = read_documents(table, *columns, documents, listed_only=listed_only, where=where, first=first)
+    for row, document in zip(rows, cells, strict=True):
+        row["document"] = document
 
 
 def _columns(table: Table, eval_set: EvalSet, where: str) -> Table:
     """The table under the names that the set uses, which must all be there."""
     names = dict(eval_set.source.rename)
     table = {names[name] if name in names and names[name] not in table else name: table[name] for name in table}
-    labels = () if eval_set.label_optional else (eval_set.label_column,)
-    missing = [c for c in (*eval_set.text_columns, *labels, *dict(eval_set.where)) if c and c not in table]
+    answers = eval_set.answer_column or eval_set.label_column
+    needed = (*eval_set.text_columns, None if eval_set.answer_optional else answers, eval_set.document_column)
+    missing = [c for c in (*needed, *dict(eval_set.where)) if c and c not in table]
     if missing:
         raise InputError(f"{where}: no column {', '.join(missing)}; the columns are {listed(table)}")
     return table
 
 
-def _unlabelled_rows(table: Table, eval_set: EvalSet, where: str, first: int) -> list[Row]:
-    """Every row of the table, its label still to come."""
+def _bare_rows(table: Table, eval_set: EvalSet, where: str, first: int) -> list[Row]:
+    """Every row of the table, its label or answer still to come."""
     text1, text2 = eval_set.text_columns
     texts = {c: _texts(table[c], c, eval_set.source.bytes_literals, where, first) for c in (text1, text2) if c}
     count = len(texts[text1])
@@ -100,7 +142,7 @@ def left_out(where: str, total: int, reasons: Mapping[str, int]) -> str:
 
 
 def _reasons(labels: Sequence[int], eval_set: EvalSet, label_map: Sequence[int | None]) -> dict[str, int]:
-    unlabelled = 0 if eval_set.label_optional else labels.count(UNLABELLED)
+    unlabelled = 0 if eval_set.answer_optional else labels.count(UNLABELLED)
     classes = {label: labels.count(label) for label, to in enumerate(label_map) if to is None}
     return {
         "without a label": unlabelled,
@@ -146,7 +188,7 @@ def whole_number(cell: Any) -> int:
 
 def _labels(table: Table, eval_set: EvalSet, task: Task, where: str, first: int) -> list[int]:
     """Every row's label as the source numbers it, -1 where it has none."""
-    source, optional = eval_set.source, eval_set.label_optional
+    source, optional = eval_set.source, eval_set.answer_optional
     if optional and eval_set.label_column not in table:
         return [UNLABELLED] * len(table[eval_set.text_columns[0]])
     cells = table[eval_set.label_column]
@@ -241,12 +283,7 @@ def _part(table: Table, source: Source, where: str) -> tuple[Table, int]:
 
 def _texts(values: list[Any], column: str, bytes_literals: bool, where: str, first: int) -> list[str]:
     for row, value in enumerate(values, first):
-        if not isinstance(value, str):
-            raise InputError(
-                f"{where}: column {column} holds a value that is not text, {quote(value)} in row {row}; fix the file"
-            )
-        if SURROGATE.search(value):
-            raise InputError(f"{where}: column {column} holds half a surrogate pair in row {row}; fix the file")
+        check_text(value, column, where, row)
     return [_decode(value, where, row) for row, value in enumerate(values, first)] if bytes_literals else values
 
 

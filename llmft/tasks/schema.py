@@ -10,7 +10,9 @@ from llmft.arguments.training_defaults import Defaults
 
 Row = dict[str, Any]
 """`text1`, `text2` (or None), `label` (None where labels are optional and it has none), `idx`, and the columns that its set is
-chosen by."""
+chosen by. Of a task with answers in words, `label` is None and there are: `answer`, a tuple of the accepted ones, the first of
+which is shown and learnt, () for none; `document`, the id of the document that it is about, or None; and `answer_ids`, the tokens
+of the answer, where its file has them."""
 
 
 class NamedPattern(NamedTuple):
@@ -73,7 +75,10 @@ class EvalSet:
     Attributes:
         text_columns: the columns that become `text1` and `text2`.
         label_column: the column of the labels, or None where none are to be read.
-        label_optional: whether rows without a label (see `rows.label_of`) are rows too, their label None.
+        answer_column: the column of the answers, of a set that has words in place of labels.
+        answer_optional: whether rows without a label (see `rows.label_of`), or without an answer in words, are rows too.
+        document_column: the column of the document that a row is about: its text, or the id of one that the task has.
+        title_column: where there is such a column, ids of documents begin with what it holds.
         label_map: the task's label for each label of the source, None for rows that are left out; None: they are the same.
         label: the only label, after mapping, whose rows are taken.
         where: (column, value) that rows must have.
@@ -84,7 +89,10 @@ class EvalSet:
     source: Source
     text_columns: tuple[str, str | None]
     label_column: str | None = "label"
-    label_optional: bool = False
+    answer_column: str | None = None
+    answer_optional: bool = False
+    document_column: str | None = None
+    title_column: str | None = None
     label_map: tuple[int | None, ...] | None = None
     label: int | None = None
     where: tuple[tuple[str, Any], ...] = ()
@@ -128,6 +136,10 @@ class Task:
         instruction: of variant and data seed, the text that tells a model what to do, for `--context instruction`.
         metrics: metrics, as those of a set, that all sets are measured by.
         answer: the kind of its answers, a key of `llmft.evaluation.kinds.ANSWERS`.
+        headline: the metric that it is judged by; "" for that of its kind of answers.
+        context: what stands in front of a query unless --context says otherwise.
+        documents: of variant and data seed, the documents that its rows may be about, by id. None: rows hold the documents
+            themselves, or are about none.
     """
 
     name: str
@@ -148,6 +160,9 @@ class Task:
     instruction: Callable[[str | None, int], str] | None = field(default=None, compare=False)
     metrics: tuple[str, ...] = ()
     answer: str = "label"
+    headline: str = ""
+    context: str = "demonstrations"
+    documents: Callable[[str | None, int], dict[str, str]] | None = field(default=None, compare=False)
 
     @property
     def row_sets(self) -> tuple[EvalSet, ...]:

@@ -15,11 +15,15 @@ from llmft.errors import InputError
 from llmft.tasks.schema import EvalSet, NamedPattern, OutOfDomain, Row, RowRange, Source, Task
 from llmft.worlds.nli.training import TOY_TRAINING
 from llmft.worlds.nli.world import LABEL_PATTERN, toy_instruction, toy_splits
+from llmft.worlds.notes.training import NOTES_TRAINING
+from llmft.worlds.notes.world import PATTERN as NOTES_PATTERN
+from llmft.worlds.notes.world import notes_documents, notes_splits
 
 __all__ = ["OUT_OF_DOMAIN", "TASKS", "Row", "Task", "eval_sets", "get_task", "task_to_keys"]
 
 PAIR = "{text1} {text2} ?"
 SINGLE = "{text1} ?"
+QUESTION, QUESTION_PREFIX = "Question: {text1}", "\nAnswer:"
 NLI_PATTERNS = {
     "minimal": NamedPattern(PAIR, "", ("Yes", "No")),
     "gpt-3": NamedPattern("{text1} question: {text2} Yes or No?", " answer:", ("Yes", "No")),
@@ -37,6 +41,14 @@ def _glue(name: str, split: str, **more: Any) -> Source:
 
 def _sets(task: str, train: Source, in_domain: Source, columns: tuple[str, str | None], **more: Any) -> dict[str, EvalSet]:
     return {"train": EvalSet("train", train, columns, **more), "in_domain": EvalSet(task, in_domain, columns, **more)}
+
+
+def _notes(variant: str | None, data_seed: int) -> dict[str, list[Row]]:
+    """The splits of the embedded notes as rows of the table."""
+    return {
+        name: [{"text2": None, "label": None, **row, "answer": (row["answer"],)} for row in rows]
+        for name, rows in notes_splits(variant, data_seed).items()
+    }
 
 
 # The hub's validation split is the in-domain dev set and behind it the out-of-domain one. Upstream evaluates in-domain on
@@ -127,6 +139,47 @@ TASKS: dict[str, Task] = {
                 Source(("ag_news/test", "ag_news/data/test"), "fancyzhx/ag_news", None, "test"),  # there is no validation split
                 ("text", None),
             ),
+        ),
+        Task(
+            name="notes",
+            version=1,
+            label_names=(),
+            patterns={"minimal": NamedPattern(NOTES_PATTERN, "", ())},
+            default_model="notes",
+            splits=_notes,
+            documents=notes_documents,
+            training=NOTES_TRAINING,
+            answer="text",
+            headline="exact_match",
+            context="document",
+        ),
+        Task(
+            name="squad",
+            version=1,
+            label_names=(),
+            patterns={"minimal": NamedPattern(QUESTION, QUESTION_PREFIX, ())},
+            **_sets(
+                "squad",
+                *(
+                    Source((f"squad/{split}", f"squad/plain_text/{split}"), "rajpurkar/squad", None, split)
+                    for split in ("train", "validation")
+                ),
+                ("question", None),
+                answer_column="answers",
+                document_column="context",
+                title_column="title",
+            ),
+            answer="text",
+            headline="exact_match",
+            context="document",
+        ),
+        Task(
+            name="questions",  # its rows lie in files of the user's (`tasks.questions`)
+            version=1,
+            label_names=(),
+            patterns={"minimal": NamedPattern(QUESTION, QUESTION_PREFIX, ())},
+            answer="text",
+            headline="contains",
         ),
     )
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 NAME = "custom"
 SETS = {
     "train_file": "train",
-    "validation_file": NAME,
-    "out_of_domain_file": f"{NAME}-out_of_domain",
-    "test_file": f"{NAME}-test",
+    "validation_file": "{task}",
+    "out_of_domain_file": "{task}-out_of_domain",
+    "test_file": "{task}-test",
 }
 """Argument -> the name of the set that its file holds."""
 
@@ -38,36 +39,79 @@ def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
     Raises:
         InputError: a file or column is missing, the labels are no classes, or the arguments contradict each other.
     """
-    table = read_file(Path(data.train_file), f"--train_file {data.train_file}")
-    columns = (data.text1_column, data.text2_column or ("text2" if "text2" in table else None))
-    for argument in ("text1_column", "text2_column"):
-        if (column := getattr(data, argument)) is not None:
-            check_column(table, argument, column, f"--train_file {data.train_file}")
-    used = [column for column in (*columns, data.label_column) if column]
-    if len(set(used)) < len(used):
-        raise InputError(f"--label_column {data.label_column}: texts and label are columns {', '.join(used)}; they must differ")
+    where = f"--train_file {data.train_file}"
+    table = read_file(Path(data.train_file), where)
+    columns = text_columns(data, table, where)
+    check_different(columns, "label_column", data.label_column)
     names, words = _labels(data, table, labels_needed=labels_needed)
-    sets = {
-        argument: EvalSet(
+    sets = own_sets(
+        data,
+        NAME,
+        lambda argument, name, file: EvalSet(
             name,
             Source(file=file, flag=f"--{argument}", label_words=words, numbers=words in ((), BOOLEANS)),
             columns,
             label_column=data.label_column,
-            label_optional=argument == "train_file" and not labels_needed,
-        )
-        for argument, name in SETS.items()
-        if (file := getattr(data, argument)) is not None
-    }
+            answer_optional=argument == "train_file" and not labels_needed,
+        ),
+    )
     return Task(
         name=NAME,
         version=1,
         label_names=names,
         patterns={"minimal": NamedPattern(PAIR if columns[1] else SINGLE, "", names if words or data.label_names else ())},
-        train=sets.pop("train_file"),
-        in_domain=sets.pop("validation_file"),
-        out_of_domain=tuple(s for argument, s in sets.items() if argument == "out_of_domain_file"),
-        test=tuple(s for argument, s in sets.items() if argument == "test_file"),
+        **sets,
     )
+
+
+def own_sets(data: DataArguments, task_name: str, make: Callable[[str, str, str], EvalSet]) -> dict[str, Any]:
+    """The fields of a `Task` with the sets of the user's files.
+
+    Args:
+        make: of argument, name of the set and file, makes a set.
+    """
+    sets = {
+        argument: make(argument, name.format(task=task_name), file)
+        for argument, name in SETS.items()
+        if (file := getattr(data, argument)) is not None
+    }
+    return {
+        "train": sets.get("train_file"),
+        "in_domain": sets.get("validation_file"),
+        "out_of_domain": tuple(s for argument, s in sets.items() if argument == "out_of_domain_file"),
+        "test": tuple(s for argument, s in sets.items() if argument == "test_file"),
+    }
+
+
+def text_columns(data: DataArguments, table: Table, where: str) -> tuple[str, str | None]:
+    """The columns of the texts in a file of the user's own.
+
+    Raises:
+        InputError: one is not there.
+    """
+    columns = (data.text1_column, data.text2_column or ("text2" if "text2" in table else None))
+    for argument in ("text1_column", "text2_column"):
+        if (column := getattr(data, argument)) is not None:
+            check_column(table, argument, column, where)
+    return columns
+
+
+def check_different(columns: Sequence[str | None], argument: str, column: str) -> None:
+    """The column that an argument names must be none of those of the texts.
+
+    Raises:
+        InputError: it is, or the texts are one column.
+    """
+    used = [column for column in (*columns, column) if column]
+    if len(set(used)) < len(used):
+        noun = argument.removesuffix("_column")
+        raise InputError(f"--{argument} {column}: texts and {noun} are columns {', '.join(used)}; they must differ")
+
+
+def given(data: DataArguments, *arguments: str) -> bool:
+    """Whether one of the arguments is not at its default."""
+    defaults = {field.name: field.default for field in fields(data)}
+    return any(getattr(data, argument) != defaults[argument] for argument in arguments)
 
 
 def check_column(table: Table, argument: str, column: str, where: str) -> None:

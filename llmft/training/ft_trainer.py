@@ -13,6 +13,7 @@ from transformers import Trainer
 
 from llmft.cost.flops import training_flops
 from llmft.cost.phases import Phase
+from llmft.evaluation.answers import ASKED
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.parts.head import Projection, positions_at_once, project_in_pieces
 from llmft.models.reading.batches import all_logits, answer_logits
@@ -27,11 +28,8 @@ REAL = "real"
 """Key of a batch: how many of its rows, from the first on, are no repeats, and how many there are on all ranks."""
 SIZE = "size"
 """Key of a batch: how many examples it has."""
-ASKED = "asked"
-"""Key of an example that ends in a text: at how many of its last tokens the next one is predicted. Of a batch: each example's."""
 WEIGHTS = "weights"
 """Key of a batch of texts: what each position counts in the sum that is its loss (P,)."""
-LOSS_MEANS = ("tokens", "examples")
 
 
 class FtTrainer(ReadableCheckpoint, Trainer):

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 
-from llmft.arguments.objective import SUPPORTS
 from llmft.distillation.targets import mean_logprobs, support_scores, support_targets, tempered
 from llmft.errors import InputError
 
@@ -32,6 +31,9 @@ def expected_target(logits, support, k):
         rest = logsumexp([row[i] for i in range(VOCABULARY) if i not in chosen])
         rows.append([*row[chosen], rest])
     return np.array(rows)
+
+
+SUPPORTS = ("labels", "labels_rest", "topk", "vocab")
 
 
 @pytest.mark.parametrize("support", SUPPORTS)

@@ -16,17 +16,17 @@ from llmft.distillation.teacher import Teacher
 from llmft.evaluation.answer_cache import AnswerCache
 from llmft.evaluation.labels import Labels
 from llmft.evaluation.scorer import MeanScorer, Scorer
+from llmft.evaluation.texts import Texts
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.continuations import LabelSequences
 from llmft.prompts.prompter import Prompter
 from llmft.prompts.render import PromptFormat
 from llmft.runs.content_cache import ContentCache
 from tests.conftest import byte_level_bpe, tiny_model
-from tests.scoring import Texts
 
 ANSWERS = [[17, 99, 4], [8], [30, 4], [5, 5, 5, 5, 9], [99], [2, 3, 7], [17, 4]]
 QUERIES = [
-    {"text1": f"the cat sat on {word} .", "text2": None, "label": i % 2, "idx": i, "answer": answer}
+    {"text1": f"the cat sat on {word} .", "text2": None, "label": i % 2, "idx": i, "answer_ids": answer}
     for i, (word, answer) in enumerate(zip("abcdefg", ANSWERS, strict=True))
 ]
 SHOWN = [
@@ -41,6 +41,10 @@ def scorers():
     model, tokenizer = tiny_model("opt"), byte_level_bpe("</s>")
     prompters = [Prompter(tokenizer, PromptFormat("{text1} ?", "", r"\n", ("Yes", "No")), tuple(shown)) for shown in SHOWN]
     return tuple(Scorer.create(model, prompter, Labels, QUERIES[0], BatchSize(3)) for prompter in prompters)
+
+
+def texts(scorer):
+    return Texts.create(scorer.model, scorer.prompter, QUERIES[0])
 
 
 def targets(scorers, objective, **more):
@@ -110,7 +114,7 @@ def test_online_answers_are_the_precomputed_ones(scorers, support, contexts, tur
 def test_texts_are_answered_at_each_of_their_tokens(scorers, support, context_of, monkeypatch):
     monkeypatch.setattr(teacher_module, "CHUNK", 5)
     objective, more = Objective(support=support, **SUPPORTS[support]), {"context_of": context_of}
-    scorers = tuple(replace(scorer, answers=Texts()) for scorer in scorers)
+    scorers = tuple(replace(scorer, answers=texts(scorer)) for scorer in scorers)
     expected = []
     for i, (query, answer) in enumerate(zip(QUERIES, ANSWERS, strict=True)):
         behind = []
@@ -136,8 +140,12 @@ def test_labels_of_several_tokens_have_no_distribution_beyond_themselves(scorers
 
 @pytest.mark.parametrize("support", ["labels", "labels_rest"])
 def test_texts_share_no_classes(scorers, support):
-    with pytest.raises(ValueError, match=f"support {support} is of classes that all queries share"):
-        Teacher([replace(scorers[0], answers=Texts())], [{**row, "answer": [5]} for row in QUERIES], Objective(support=support))
+    with pytest.raises(ValueError, match=f"support {support} is none of topk, vocab, sampled"):
+        Teacher(
+            [replace(scorers[0], answers=texts(scorers[0]))],
+            QUERIES,
+            Objective(support=support),
+        )
 
 
 def test_calibration_is_the_same_online(scorers):

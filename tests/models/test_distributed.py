@@ -1,6 +1,7 @@
 """Weights that DeepSpeed ZeRO-3 has cut up, in a process of its own: DeepSpeed's state is a process's."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,57 @@ for part, flags in ((None, {}), ("lora", {}), ("ia3", {}), ("soft_prompt", {"num
     assert all(p.ds_status == ZeroParamStatus.NOT_AVAILABLE and p.numel() == 0 for p in cut.parameters())
     print("same:", part)
 """
+
+
+WRITING = """
+import deepspeed
+import torch
+from llmft.arguments.deepspeed_config import keep_off_the_compiler
+from llmft.models.reading.generation import Generation
+from llmft.runs.launch import join_launch
+from tests.conftest import adapted
+from tests.models.reading.test_generation import TOKENS, by_hand, cut, prompts, writer, written
+
+join_launch(alone=True)
+keep_off_the_compiler()
+deepspeed.init_distributed("gloo")
+settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
+found = prompts()
+for family, part in [("llama", "lora"), ("llama", "soft_prompt"), ("gpt_neo", None)]:
+    torch.manual_seed(0)
+    model = adapted(writer(family), part, seed=1).eval()
+    expected = [by_hand(model, found.whole(i)) for i in range(len(found.suffixes))]
+    ends = (expected[0][1], expected[3][0])  # ranks need unlike numbers of passes
+    for stage in (2, 3):
+        if stage == 3:
+            deepspeed.zero.Init(module=model, config_dict_or_path=settings)
+        answers = written(model, found, Generation(TOKENS, end_ids=ends), size=2)
+        assert answers.ids == cut(expected, ends), (family, part, stage)
+        assert len(answers.scored) < len(answers.ids)
+        print("same")
+"""
+
+
+@pytest.mark.deepspeed
+def test_two_ranks_with_cut_up_weights_write_what_one_process_writes():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    common = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITING],
+            env={**common, **meeting, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    for rank in ranks:
+        out, err = rank.communicate(timeout=300)
+        assert rank.returncode == 0, err
+        assert out.count("same") == 6
 
 
 @pytest.mark.deepspeed

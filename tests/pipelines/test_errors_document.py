@@ -69,6 +69,7 @@ SMALL["distill.py"] = SMALL["ft.py"] = (
     f"{SMALL['eval.py']} --max_train_samples 8 --num_train_epochs 1 --per_device_train_batch_size 4"
 )
 OWN = "--model_name_or_path toy --train_file {} --validation_file {}"
+QUESTIONS = "--model_name_or_path toy --task questions --train_file {} --validation_file {{questions}} --document_column document"
 
 
 def own(train="{good}", validation="{good}", more=""):
@@ -196,6 +197,7 @@ CASES = {
     "an unknown placeholder": Case("eval.py", "--pattern '{{text1}} {{text3}}'"),
     "a metric that is not there": Case("eval.py", "--metric /nowhere.py"),
     "a metric that fails": Case("eval.py", "--metric {failing_metric}"),
+    "a metric of another kind of answers": Case("eval.py", "--metric exact_match"),
     "a row with an empty text": Case("eval.py", own("{good}", "{empty_text}", "--target_tokens Yes,No --pattern '{{text1}}'")),
     "too few label words": Case("eval.py", "--target_tokens Yes"),
     "the same label word twice": Case("eval.py", "--target_tokens Yes,Yes"),
@@ -249,6 +251,13 @@ CASES = {
     "labels of mixed types": Case("eval.py", own("{mixed}")),
     "a row without label": Case("eval.py", own("{unlabelled}")),
     "one label alone": Case("eval.py", own("{one_label}")),
+    "no column of answers": Case("eval.py", "--task questions --validation_file {good}"),
+    "no answers": Case("eval.py", "--task questions --validation_file {unanswered}"),
+    "an answer that is no text": Case("eval.py", "--task questions --validation_file {numbers} --answer_column label"),
+    "nothing to evaluate on": Case("ft.py", "--task questions --train_file {questions}"),
+    "a document that is not there": Case("distill.py", QUESTIONS.format("{lost}")),
+    "an empty document": Case("distill.py", QUESTIONS.format("{blank}")),
+    "a query file without rows": Case("distill.py", "--query_file {no_queries}"),
     "queries without the columns": Case("distill.py", "--query_file {good}"),
     "no such model folder": Case("eval.py", "--model_name_or_path /nowhere"),
     "a folder that is no model": Case("eval.py", "--model_name_or_path {folder}"),
@@ -326,6 +335,7 @@ def files(tmp_path_factory, tokenizers):
         "good.jsonl": lines(rows),
         "empty.csv": "",
         "header.csv": "text1,label\n",
+        "no_queries.csv": "text1,text2\n",
         "sheet.xlsx": "PK",
         "nan.jsonl": lines([{**rows[0], "text1": float("nan")}, *rows[1:]]),
         "numbers.jsonl": lines([{**row, "label": i % 2} for i, row in enumerate(rows)]),
@@ -337,6 +347,10 @@ def files(tmp_path_factory, tokenizers):
         "unlabelled.jsonl": lines([{**rows[0], "label": None}, *rows[1:]]),
         "one_label.jsonl": lines(rows[::2]),
         "case.jsonl": lines([{**rows[0], "label": "NO"}, *rows[1:]]),
+        "questions.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "It was Ada."}] * 2),
+        "unanswered.jsonl": lines([{"text1": "Who?", "answer": None}]),
+        "lost.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "guide-3"}]),
+        "blank.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": " "}]),
         "semicolons.csv": "text1;label\na;0\n",
         "by_columns.json": pd.DataFrame(rows).to_json(),
         "short_text.txt": "overlap means Yes",

@@ -30,7 +30,7 @@ TASKS = {
 PATTERNS = ("minimal", "gpt-3", "eval-harness")
 TRAINED = ("pbft", "pbft-lora", "vanilla", "distill", "distill-lora")
 SHOTS = (2, 16, 32, 64)
-ROWS = {"rte": 277, "qqp": 1000, "paws-qqp": 677}
+ROWS = {"rte": 277, "qqp": 1000, "paws-qqp": 677, "notes": 30, "notes-reverse": 12, "notes-unanswerable": 8}
 SKILL = {"icl": 0.62, "pbft": 0.64, "pbft-lora": 0.63, "vanilla": 0.58, "distill": 0.61, "distill-lora": 0.61}
 QUERY, SHOT = 60, 65
 """Tokens of a query and of a demonstration."""
@@ -57,6 +57,33 @@ class Made:
         if self.method.startswith("distill"):
             return "teacher", "before", "after", *(("after_with_context",) if self.with_context else ())
         return "before", "after", "best_in_domain", "best_out_of_domain"
+
+    @property
+    def sets(self) -> dict[str, list[str]]:
+        return TASKS[self.task]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those that are not of all runs, and not at their default."""
+        return {}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Arguments at a default of their task's own."""
+        return {}
+
+    @property
+    def context_tokens(self) -> int:
+        return SHOT * self.shots
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What `metrics.json` has beside what all runs have."""
+        return {}
+
+    def answers(self, stage: str, name: str, size: int, rng: np.random.Generator) -> tuple[dict[str, Any], pd.DataFrame]:
+        """Metrics and predictions of a set."""
+        return _answers(self, stage, name, size, rng)
 
 
 def designs() -> Iterator[Made]:
@@ -94,13 +121,14 @@ DEFAULTS = {"Defaults": {f"argument_{number}": None for number in range(200)}}
 def _write(path: Path, run: Made, hans_rows: int) -> None:
     rng = np.random.default_rng(list(repr(run).encode()))
     path.mkdir(parents=True, exist_ok=True)
-    sets = TASKS[run.task]
+    sets = run.sets
     sizes = {name: ROWS.get(name, hans_rows) for group in sets.values() for name in group}
     distilled = run.method.startswith("distill")
-    given = {"num_shots": run.shots, "pattern_name": run.pattern, "data_seed": run.seed, "seed": run.seed}
+    given = {"num_shots": run.shots, "pattern_name": run.pattern, "data_seed": run.seed, "seed": run.seed, **run.arguments}
     trained = rng.integers(2000, size=256 if distilled else run.shots).tolist() if run.method != "icl" else []
+    trained = [f"notes-{run.seed}"] if run.arguments.get("train_on") == "document" else trained
     shown = rng.integers(2000, size=run.shots).tolist() if run.method == "icl" or distilled else []
-    arguments = {**DEFAULTS, "Own": {**given, "task_variant": None}}
+    arguments = {**DEFAULTS, "Own": {**run.defaults, **given, "task_variant": None}}
     config = {
         "method": run.method,
         "task": run.task,
@@ -124,12 +152,13 @@ def _write(path: Path, run: Made, hans_rows: int) -> None:
     for stage in run.stages:
         stages[stage] = {}
         for name, size in sizes.items():
-            stages[stage][name], frame = _answers(run, stage, name, size, rng)
+            stages[stage][name], frame = run.answers(stage, name, size, rng)
             frames.append(frame)
     pd.concat(frames, ignore_index=True).to_parquet(path / "predictions.parquet")
-    prompt = QUERY + SHOT * run.shots
+    prompt = QUERY + run.context_tokens
     metrics = {"headline": {"name": run.headline, "higher_is_better": run.headline != "mse"}, "stages": stages, "sets": sets}
     metrics |= {"tokens_per_query": {"icl": prompt} if run.method == "icl" else {"student": QUERY}}
+    metrics |= run.measured
     if distilled:
         metrics["tokens_per_query"]["teacher"] = prompt
         metrics["kl"] = {stage: dict.fromkeys(sizes, 0.1) for stage in ("before", "after")}
@@ -205,11 +234,11 @@ def _costs(run: Made, sizes: dict[str, int], rng: np.random.Generator) -> dict[s
 
     phases = [phase("load")]
     if run.method.startswith("distill"):
-        phases.append(phase("teacher", 256, 256 * QUERY + SHOT * run.shots))
+        phases.append(phase("teacher", 256, 256 * QUERY + run.context_tokens))
     asked = [stage for stage in run.stages if not stage.startswith("best")]
     asked += ["during_training"] if "best_in_domain" in run.stages else []
     for stage, (name, size) in itertools.product(asked, sizes.items()):
-        context = SHOT * run.shots if stage in ("icl", "teacher") else 0
+        context = run.context_tokens if stage in ("icl", "teacher") else 0
         phases.append(phase("evaluate", size, size * QUERY + context, stage=stage, name=name))
     if run.method != "icl":
         phases.append(phase("train", 320, 320 * QUERY, 6))

@@ -81,7 +81,7 @@ def test_the_front_is_what_nothing_cheaper_beats():
 def test_majority_is_the_largest_class_of_the_rows(collection):
     rates = majority_of_tasks(collection.runs).iloc[0]
     run = collection.runs["id"].iloc[0]
-    table = read_predictions(collection.places[run])[0].to_pandas()
+    table = read_predictions(collection.places[run]).table.to_pandas()
     labels = table[table["set"] == "rte"].drop_duplicates("idx")["target"]
     assert rates["task"] == "rte"
     assert rates["in_domain"] == pytest.approx(labels.value_counts(normalize=True).max())

@@ -91,7 +91,7 @@ def test_the_paired_test_follows_the_scores(mixed):
 
 
 def scores_of(collection, run):
-    frame = read_predictions(collection.places[run])[0].to_pandas()
+    frame = read_predictions(collection.places[run]).table.to_pandas()
     return frame.loc[frame["stage"].isin(["icl", "after"]) & (frame["set"] == "rte"), "score"].to_numpy()
 
 

@@ -77,7 +77,7 @@ def test_mcnemar_is_scipys_on_rows_counted_by_hand(collection, tests):
     row = found[found["set"] == "out_of_domain"].iloc[3]
     sides = []
     for run in (row["id_a"], row["id_b"]):
-        frame = read_predictions(collection.places[run])[0].to_pandas()
+        frame = read_predictions(collection.places[run]).table.to_pandas()
         frame = frame[frame["stage"].isin(["icl", "after"]) & frame["set"].str.startswith("hans")]
         sides.append((frame["target"] == frame["prediction"]).to_numpy())
     assert row["only_a"] == (sides[0] & ~sides[1]).sum() and row["only_b"] == (sides[1] & ~sides[0]).sum()
@@ -117,7 +117,7 @@ def test_the_interval_of_an_accuracy_is_the_bootstraps(right, n):
 
 def measure(metric):
     """The metric as a function of labels and predictions, both (N,)."""
-    return lambda labels, predictions: compute_metric(metric, predictions, labels)[metric]
+    return lambda labels, predictions: compute_metric(metric, "label", predictions, labels)[metric]
 
 
 @pytest.mark.parametrize("metric", OF_TABLES)

@@ -1,14 +1,16 @@
-"""Metrics of predictions and right answers, as modules of the library `evaluate`: each file here is one; users add theirs."""
+"""Metrics of predictions and right answers, as modules of the library `evaluate`: each file in the folder of a kind of answers is
+one; users add theirs."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from inspect import isabstract
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,12 +20,18 @@ if TYPE_CHECKING:
     import evaluate
 
 FOLDER = Path(__file__).parent
+TAKEN = {
+    "label": "labels (predictions and references: numbers)",
+    "text": "answers in words (predictions: strings, references: lists of strings)",
+}
+"""Kind of answers, a key of `llmft.evaluation.kinds.ANSWERS` -> what its metrics take."""
 
 
-def metric_file(name: str) -> Path | None:
-    """The file of a metric that is shipped, or that a path names; None for a name that `evaluate` looks for on the hub."""
-    if name in shipped_metrics():
-        return FOLDER / f"{name}.py"
+def metric_file(name: str, kind: str) -> Path | None:
+    """The file of a metric that is shipped for this kind of answers, or that a path names; None for a name that `evaluate` looks
+    for on the hub."""
+    if name in shipped_metrics(kind):
+        return FOLDER / kind / f"{name}.py"
     file = Path(name) / f"{Path(name).name}.py" if Path(name).is_dir() else Path(name)
     return file if file.is_file() else None
 
@@ -43,51 +51,90 @@ def module_texts(file: Path) -> dict[str, str]:
 
 
 @cache
-def load_metric(name: str) -> evaluate.Metric:
+def load_metric(name: str, kind: str) -> evaluate.Metric:
     """A metric by its name here, its file, or its name on the hub; those here and files need no network.
 
+    Args:
+        kind: the kind of answers that it is to measure, a key of `TAKEN`.
+
     Raises:
-        InputError: there is none, or it cannot be loaded.
+        InputError: there is none, it cannot be loaded, or it does not take answers of this kind.
     """
     import evaluate
 
-    if name in shipped_metrics():
-        return _load_shipped(name)
+    if name in shipped_metrics(kind):
+        return _load_shipped(name, kind)
+    names = ", ".join(shipped_metrics(kind))
+    mismatch = f"--metric {name}: does not take {TAKEN[kind]}; give one of {names}, or the file of a module that does"
+    if any(name in shipped_metrics(other) for other in TAKEN):
+        raise InputError(mismatch)
     try:
-        return evaluate.load(str(metric_file(name) or name), keep_in_memory=True)
+        metric = evaluate.load(str(metric_file(name, kind) or name), keep_in_memory=True)
     except Exception as error:  # a module is the user's own code, which may raise anything
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
-            f"--metric {name}: cannot be loaded ({reason}); give one of {', '.join(shipped_metrics())}, the file of a module of "
-            "the library evaluate, or its name on the hub"
+            f"--metric {name}: cannot be loaded ({reason}); give one of {names}, the file of a module of the library evaluate, "
+            "or its name on the hub"
         ) from error
+    if kind not in _kinds(metric):
+        raise InputError(mismatch)
+    return metric
 
 
-def _load_shipped(name: str) -> evaluate.Metric:
+def _load_shipped(name: str, kind: str) -> evaluate.Metric:
     """One of this folder, imported as it is: `evaluate.load` would need a cache of modules that can be written to."""
     import evaluate
 
-    module = import_module(f"{__name__}.{name}")
-    kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, evaluate.Metric)]
+    classes = [value for value in vars(import_module(f"{__name__}.{kind}.{name}")).values() if isinstance(value, type)]
+    metrics = [cls for cls in classes if issubclass(cls, evaluate.Metric) and not isabstract(cls)]
     with TemporaryDirectory() as folder:  # it makes one, though it keeps everything in memory
-        return kinds[0](keep_in_memory=True, cache_dir=folder)
+        return metrics[0](keep_in_memory=True, cache_dir=folder)
 
 
-def shipped_metrics() -> list[str]:
-    """Names of the metrics in this folder."""
-    return sorted(file.stem for file in FOLDER.glob("[a-z]*.py"))
+def _kinds(metric: evaluate.Metric) -> set[str]:
+    """The kinds of answers that a metric takes, by the features that it declares; several forms of them may be declared."""
+    kinds = set()
+    for form in metric.features if isinstance(metric.features, list) else [metric.features]:
+        predictions, references = form.get("predictions"), form.get("references")
+        if getattr(predictions, "dtype", None) != "string":
+            kinds.add("label")
+        elif getattr(getattr(references, "feature", None), "dtype", None) == "string":
+            kinds.add("text")
+    return kinds
+
+
+def shipped_metrics(kind: str) -> list[str]:
+    """Names of the metrics that are shipped for this kind of answers."""
+    return sorted(file.stem for file in (FOLDER / kind).glob("[a-z]*.py"))
+
+
+def row_scores(name: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """What each of N answers in words is worth by a metric that is shipped for them, from 0 to 1.
+
+    Args:
+        references: the accepted answers of each row, one at least, of which the best one counts.
+
+    Raises:
+        ValueError: a row has no accepted answer.
+    """
+    return load_metric(name, "text").row_scores(predictions, references)
 
 
 def compute_metric(
-    name: str, predictions: Sequence[int] | np.ndarray, references: Sequence[int] | np.ndarray
+    name: str, kind: str, predictions: Sequence | np.ndarray, references: Sequence | np.ndarray
 ) -> dict[str, float]:
     """The numbers that a metric gives for N predictions and right answers: name -> value.
 
+    Args:
+        kind: the kind of these answers, a key of `TAKEN`.
+        predictions: numbers of labels, or texts.
+        references: numbers of labels, or for each row the texts that are accepted, one at least.
+
     Raises:
-        InputError: the metric fails, or gives no number.
+        InputError: the metric does not take answers of this kind, fails, or gives no number.
     """
     try:
-        values = load_metric(name).compute(predictions=predictions, references=references)
+        values = load_metric(name, kind).compute(predictions=predictions, references=references)
     except InputError:
         raise
     except Exception as error:
@@ -99,3 +146,23 @@ def compute_metric(
     if not numbers:
         raise InputError(f"--metric {name}: gives no number; give one that does, or leave it out")
     return numbers
+
+
+def more_metrics(
+    names: Sequence[str],
+    kind: str,
+    predictions: Sequence | np.ndarray,
+    references: Sequence | np.ndarray,
+    metrics: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The metrics of a set, and those that these give: where a name of a number is taken, the metric's name goes in front.
+
+    Args:
+        names: as those of `compute_metric`, whose other arguments and errors are these, too.
+        metrics: those that there are.
+    """
+    metrics = dict(metrics)
+    for metric in names:
+        for name, value in compute_metric(metric, kind, predictions, references).items():
+            metrics[f"{Path(metric).stem}_{name}" if name in metrics else name] = value
+    return metrics

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from llmft.errors import InputError
-from llmft.models.distributed import whole_weights
+from llmft.models.distributed import cut_up, whole_weights
 from llmft.models.parts.gradients import adds_up_in_place
 from llmft.models.reading.batches import at_positions
 from llmft.models.structure import named
@@ -182,7 +182,7 @@ def forward_of(layer: torch.nn.Module, forward: Projection) -> Iterator[None]:
 def positions_at_once(model: torch.nn.Module) -> int:
     """How many positions' logits are made at once, at most. All, where ZeRO-3 has cut up the weights: ranks must go through the
     same modules, and only some have a batch that is large."""
-    if any(hasattr(weight, "ds_id") for weight in model.parameters()):
+    if cut_up(model):
         return sys.maxsize
     return max(1, LOGITS // bare_model(model).config.get_text_config().vocab_size)
 

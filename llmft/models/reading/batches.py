@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from llmft.errors import InputError
 from llmft.models.wrapping import forward_parameters
 
 if TYPE_CHECKING:
     from llmft.arguments.run import RunArguments
+
+Result = TypeVar("Result")
 
 DEFAULT_TOKENS = {"cpu": 2048}
 """Tokens a batch where no flag says, by kind of device: enough for matrix products to run at their full rate."""
@@ -60,6 +63,29 @@ class BatchSize:
             batches[-1].append(i)
             tokens = grown
         return batches
+
+    def each(
+        self, batches: list[list[int]], do: Callable[[list[int]], Result], device: torch.device, *, halve: bool
+    ) -> list[tuple[list[int], Result]]:
+        """Each batch, or with `halve` the halves of one that memory does not hold, and what it gives.
+
+        Raises:
+            InputError: memory does not hold a batch, or not even one query.
+        """
+        parts, waiting = [], batches
+        while waiting:
+            batch, *waiting = waiting
+            try:
+                parts.append((batch, do(batch)))
+            except torch.OutOfMemoryError as error:
+                if not halve or len(batch) == 1:
+                    raise InputError(
+                        f"--max_batch_tokens {self.tokens_on(device.type)}: memory of {device} does not hold a batch of "
+                        f"{len(batch)} queries; give less, or a smaller model"
+                    ) from error
+                # the others would not fit either
+                waiting = [half for one in (batch, *waiting) for half in (one[: len(one) // 2], one[len(one) // 2 :]) if half]
+        return parts
 
 
 def left_pad(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from llmft.models.reading.packing import with_shared
+from llmft.models.reading.packing import NAME, depends_on_keys_alone, with_shared
 from llmft.models.wrapping import bare_model, forward_parameters
 
 
@@ -105,3 +105,25 @@ def reads_behind_a_cache(model: torch.nn.Module) -> bool:
     # distance is counted along the row, whatever the positions say: Falcon with ALiBi, GPT-Neo
     by_index = getattr(config, "alibi", False) or "local" in getattr(config, "attention_layers", ())
     return not by_index and {"position_ids", "past_key_values", "logits_to_keep"} <= forward_parameters(model)
+
+
+def can_share(model: torch.nn.Module) -> bool:
+    """Whether texts behind a cache that they share mean the same as whole ones for this model."""
+    bare = bare_model(model)
+    if bare.config._attn_implementation not in ("sdpa", NAME, "eager"):  # others do not take our mask
+        return False
+    has_window = getattr(bare.config.get_text_config(), "sliding_window", None) is not None  # counted along the row
+    return not has_window and depends_on_keys_alone(model) and reads_behind_a_cache(model)
+
+
+def kv_bytes_per_token(model: torch.nn.Module) -> int | None:
+    """Bytes of keys and values that the model keeps for each token; None where it keeps something else, or not for all tokens."""
+    bare = bare_model(model)
+    config = bare.config.get_text_config()
+    if getattr(config, "sliding_window", None) is not None or not depends_on_keys_alone(model) or hasattr(config, "v_head_dim"):
+        return None
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if hasattr(config, "multi_query"):  # Falcon's name for it
+        heads = config.num_kv_heads if config.new_decoder_architecture else 1 if config.multi_query else heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * width * bare.dtype.itemsize

@@ -16,7 +16,7 @@ Shared keys reach attention beside the row's: to lay them out in front of it wou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from llmft.models.wrapping import bare_model, forward_parameters
+from llmft.models.wrapping import bare_model, forward_parameters, precise
 
 NAME = "packed_sdpa"
 """Name among transformers' implementations of attention. For any other mask it is `sdpa`."""
@@ -155,10 +155,9 @@ def packed_attention(
     """
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    if any(kwargs.get(name) is not None for name in UNKNOWN):
-        raise ValueError(f"{type(module).__name__} asks for one of {', '.join(UNKNOWN)}: use --attn_implementation eager")
+    check_known(module, kwargs)
     heads_per_key, row = query.shape[1] // key.shape[1], query.shape[2]
-    shared = [_shared(tensor, row) for tensor in (key, value)]
+    shared = [shared_by(tensor, row) for tensor in (key, value)]
     if attention_mask.shape[1] == 2 and any(front is None for front in shared):
         raise LostKeysError(type(module).__name__)
     parts = _alike(attention_mask[0, 0])
@@ -171,12 +170,18 @@ def packed_attention(
     text, text_sum = _row(texts, parts, row), _row([total[..., None] for total in sums], parts, row)
     readers = getattr(key, "llmft_readers", None)
     if readers is None:
-        return _with_front(query, *shared, text, text_sum, scaling)[None], None
-    behind = _with_front(query.index_select(2, readers), *shared, text[readers], text_sum[readers], scaling)
+        return with_front(query, *shared, text, text_sum, scaling)[None], None
+    behind = with_front(query.index_select(2, readers), *shared, text[readers], text_sum[readers], scaling)
     return text.index_copy(0, readers, behind)[None], None
 
 
-def _with_front(
+def check_known(module: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
+    """Check that attention is asked for nothing that packed rows do not know."""
+    if any(arguments.get(name) is not None for name in UNKNOWN):
+        raise ValueError(f"{type(module).__name__} asks for one of {', '.join(UNKNOWN)}: use --attn_implementation eager")
+
+
+def with_front(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, text: torch.Tensor, text_sum: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
     """Put together attention of tokens to their own texts and to what stands in front of all.
@@ -197,8 +202,8 @@ def _with_front(
     return torch.lerp(text.to(weight.dtype), front.to(weight.dtype), weight).to(query.dtype)
 
 
-def _shared(tensor: torch.Tensor, row: int) -> torch.Tensor | None:
-    """What a row's keys or values bring along or have in front of them."""
+def shared_by(tensor: torch.Tensor, row: int) -> torch.Tensor | None:
+    """What keys or values of a row of so many tokens bring along or have in front of them."""
     return tensor[:, :, :-row] if tensor.shape[2] > row else getattr(tensor, "llmft_shared", None)
 
 
@@ -254,7 +259,8 @@ def attend(
             query, key, value, None, compute_log_sumexp=True, is_causal=is_causal, scale=scale
         )
         return attended, sums[..., : query.shape[2]]  # filled up to a multiple of 32
-    return _plain(query, key, value, is_causal, scale)
+    hidden = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).triu(1) if is_causal else None
+    return _plain(query, key, value, hidden, scale)
 
 
 def kernel_for(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool) -> str:
@@ -267,15 +273,25 @@ def kernel_for(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_c
     return "efficient" if can_use_efficient_attention(parameters) else "plain"
 
 
-def _plain(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool, scale: float | None
+def masked_attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same by products that are kept whole (n, H, t, s)."""
-    products = (query @ key.transpose(-2, -1)).to(torch.promote_types(query.dtype, torch.float32))
+    """As `attend`, of the last t of s tokens of each text, where a mask (n, 1, t, s), true where one may look, hides others; None
+    hides those behind each. For short texts: products are kept whole, in float32 or better."""
+    if mask is None:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        mask = mask.tril(key.shape[2] - query.shape[2])
+    return _plain(precise(query), precise(key), value, ~mask, scale)
+
+
+def _plain(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, hidden: torch.Tensor | None, scale: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same by products that are kept whole (n, H, t, s), but for those that are hidden."""
+    products = precise(query @ key.transpose(-2, -1))
     products *= query.shape[-1] ** -0.5 if scale is None else scale
-    if is_causal:
-        hidden = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).triu(1)
-        products.masked_fill_(hidden, -torch.inf)
+    if hidden is not None:
+        products.masked_fill_(hidden, torch.finfo(products.dtype).min)  # not infinite: padding on the left sees nothing else
     sums = products.logsumexp(-1)
     return (products - sums[..., None]).exp().to(value.dtype) @ value, sums
 

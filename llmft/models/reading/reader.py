@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,21 @@ import numpy as np
 import torch
 
 from llmft.errors import InputError
-from llmft.models.distributed import all_gather, rank_and_world, weights_when_needed
+from llmft.models.distributed import all_gather, cut_up, rank_and_world, weights_when_needed
 from llmft.models.parts.head import Projection, positions_at_once, precise_output, project_in_pieces
-from llmft.models.reading.batches import BatchSize, all_logits, at_positions
+from llmft.models.reading.batches import BatchSize, Result, all_logits, at_positions, left_pad
 from llmft.models.reading.continuations import Continued, masked_row, padded_batch
-from llmft.models.reading.kv_cache import JoinBuffer, encode, plain_cache, read_only, reads_behind_a_cache
-from llmft.models.reading.packing import NAME, LostKeysError, can_pack, can_share_keys, depends_on_keys_alone, packed_batch
+from llmft.models.reading.decoding import attends_beside, inputs_behind
+from llmft.models.reading.generation import Generation, Written, write
+from llmft.models.reading.kv_cache import JoinBuffer, can_share, encode, plain_cache, read_only
+from llmft.models.reading.packing import LostKeysError, can_pack, can_share_keys, packed_batch
 from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from transformers.cache_utils import DynamicCache
+
+    from llmft.prompts.tokens import TokenizedPrompts
 
 logger = logging.getLogger(__name__)
 
@@ -59,61 +64,107 @@ class Kept:
     padding_tokens: int
 
 
-@torch.no_grad()
 def read_logits(model: torch.nn.Module, prompts: Continued, keep: Keep, *, size: BatchSize) -> Kept:
-    """Read every prompt, and keep what `keep` makes of the logits at its positions; no (P, V) tensor is made unless it is kept.
+    """As `OpenPrefix.read`, of one set of prompts."""
+    with open_prefix(model, prompts.prefix, size) as behind:
+        return behind.read(prompts, keep)
 
-    With several ranks each reads its share and all get everything.
+
+@contextmanager
+def open_prefix(model: torch.nn.Module, prefix: list[int], size: BatchSize) -> Iterator[OpenPrefix]:
+    """Context: whatever is asked of the model behind a prefix shares one encoding of it; nothing goes through the model before
+    something is asked.
 
     Args:
         model: a causal language model; its train/eval mode is put back afterwards.
         size: how many queries go through the model together.
-
-    Raises:
-        InputError: the device's memory does not hold a batch of the size that the flags give.
     """
-    rank, world = rank_and_world()
-    with reading(model):
+    with torch.no_grad(), reading(model):
+        yield OpenPrefix(model, prefix, size)
+
+
+class OpenPrefix:
+    """A prefix behind which a model reads and writes; to be used within `open_prefix`, which makes it.
+
+    With several ranks each reads or writes its share, and all get everything.
+    """
+
+    def __init__(self, model: torch.nn.Module, prefix: list[int], size: BatchSize) -> None:
+        self.model, self.prefix, self.size = model, prefix, size
+
+    def read(self, prompts: Continued, keep: Keep) -> Kept:
+        """Read every prompt, and keep what `keep` makes of the logits at its positions; no (P, V) tensor is made but to be kept.
+
+        Args:
+            prompts: they begin with the prefix.
+
+        Raises:
+            InputError: the device's memory does not hold a batch of the size that the flags give.
+        """
+
+        def kept_of(batch: list[int]) -> dict[str, torch.Tensor]:
+            kept = self._reader.read(prompts, batch, keep)
+            return {name: tensor if tensor.numel() < LARGE else tensor.cpu() for name, tensor in kept.items()}
+
+        before = self._counted()
+        parts, scored = self._shared_out(self._reader_of(prompts).batches(prompts), kept_of)
+        arrays: dict[str, np.ndarray] = {}
+        on_host = [(batch, {name: tensor.cpu().numpy() for name, tensor in kept.items()}) for batch, kept in parts]
+        for batch, kept in chain.from_iterable(all_gather(on_host)):
+            positions = prompts.positions(batch)
+            for name, part in kept.items():
+                arrays.setdefault(name, np.empty((prompts.offsets[-1], *part.shape[1:]), part.dtype))[positions] = part
+        return Kept(arrays, scored, *self._counted(before))
+
+    def generate(self, prompts: TokenizedPrompts, generation: Generation, tokenizer: PreTrainedTokenizerBase) -> Written:
+        """Have the model write an answer behind every prompt.
+
+        Args:
+            prompts: they begin with the prefix.
+            tokenizer: the model's, to find texts that end answers.
+
+        Raises:
+            InputError: the device's memory does not hold a batch of the size that the flags give.
+        """
+        before = self._counted()
+        batches = self._reader_of(prompts).batches_to_write(prompts, generation)
+        parts, scored = self._shared_out(batches, lambda batch: self._reader.write(prompts, batch, generation, tokenizer))
+        ids: list[list[int]] = [[] for _ in prompts.suffixes]
+        for batch, answers in chain.from_iterable(all_gather(parts)):
+            for i, answer in zip(batch, answers, strict=True):
+                ids[i] = answer
+        return Written(ids, scored, *self._counted(before))
+
+    def _reader_of(self, prompts: Continued | TokenizedPrompts) -> PrefixReader:
+        if prompts.prefix != self.prefix:
+            raise ValueError("the prompts begin with another prefix")
+        return self._reader
+
+    @cached_property
+    def _reader(self) -> PrefixReader:
         try:
-            reader = PrefixReader(model, prompts.prefix, size)
+            return PrefixReader(self.model, self.prefix, self.size)
         except torch.OutOfMemoryError as error:
-            tokens = size.tokens_on(next(model.parameters()).device.type)
+            tokens = self.size.tokens_on(next(self.model.parameters()).device.type)
             raise InputError(
-                f"--max_batch_tokens {tokens}: memory does not hold the context's {len(prompts.prefix)} tokens, that many at a "
+                f"--max_batch_tokens {tokens}: memory does not hold the context's {len(self.prefix)} tokens, that many at a "
                 "time; give less, or a smaller model"
             ) from error
-        batches = reader.batches(prompts)
-        passes = -(-len(batches) // world)  # as many on every rank, as sharded weights need; to read a batch twice is harmless
+
+    def _counted(self, before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+        """Tokens and padding that have gone through the model since; those of the prefix count with what is asked first."""
+        reader = vars(self).get("_reader")
+        return (reader.tokens - before[0], reader.padding_tokens - before[1]) if reader is not None else before
+
+    def _shared_out(
+        self, batches: list[list[int]], do: Callable[[list[int]], Result]
+    ) -> tuple[list[tuple[list[int], Result]], list[int]]:
+        """What this rank's share of the batches gives, each, and indices of the prompts in it."""
+        rank, world = rank_and_world()
+        passes = -(-len(batches) // world)  # as many on every rank, as sharded weights need; to do a batch twice is harmless
         share = [batches[min(place, len(batches) - 1)] for place in range(rank, passes * world, world)]
-        parts = _read_batches(reader, prompts, share, keep, halve=not size.tokens and world == 1)
-    arrays: dict[str, np.ndarray] = {}
-    on_host = [(batch, {name: tensor.cpu().numpy() for name, tensor in kept.items()}) for batch, kept in parts]
-    for batch, kept in chain.from_iterable(all_gather(on_host)):
-        positions = prompts.positions(batch)
-        for name, part in kept.items():
-            arrays.setdefault(name, np.empty((prompts.offsets[-1], *part.shape[1:]), part.dtype))[positions] = part
-    return Kept(arrays, sorted(chain.from_iterable(batches[rank::world])), reader.tokens, reader.padding_tokens)
-
-
-def _read_batches(
-    reader: PrefixReader, prompts: Continued, batches: list[list[int]], keep: Keep, *, halve: bool
-) -> list[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Each batch, or with `halve` the halves of one that memory does not hold, and what is kept of it."""
-    parts, waiting = [], batches
-    while waiting:
-        batch, *waiting = waiting
-        try:
-            kept = reader.read(prompts, batch, keep)
-            parts.append((batch, {name: t if t.numel() < LARGE else t.cpu() for name, t in kept.items()}))
-        except torch.OutOfMemoryError as error:
-            if not halve or len(batch) == 1:
-                raise InputError(
-                    f"--max_batch_tokens {reader.size.tokens_on(reader.device.type)}: memory of {reader.device} does not hold a "
-                    f"batch of {len(batch)} queries; give less, or a smaller model"
-                ) from error
-            # the others would not fit either
-            waiting = [half for one in (batch, *waiting) for half in (one[: len(one) // 2], one[len(one) // 2 :]) if half]
-    return parts
+        parts = self.size.each(share, do, self._reader.device, halve=not self.size.tokens and world == 1)
+        return parts, sorted(chain.from_iterable(batches[rank::world]))
 
 
 @contextmanager
@@ -155,7 +206,7 @@ class PrefixReader:
         self._in_front = False  # whether attention needs the prefix's keys in front of a row's, not beside
         self._in_pieces = True
         self._cache: DynamicCache | None = None
-        self._packs = _can_share(model)
+        self._packs = can_share(model)
         if self._packs and self.front:
             virtual = plain_cache(unwrapped(model).virtual_cache()) if virtual_tokens(model) else None
             self._cache = encode(model, prefix, behind=virtual, chunk=size.tokens_on(self.device.type))
@@ -191,6 +242,38 @@ class PrefixReader:
         self.tokens += real + encoded_virtual_tokens(self.model) * texts
         self.padding_tokens += texts * length - real
         return kept
+
+    def batches_to_write(self, prompts: TokenizedPrompts, generation: Generation) -> list[list[int]]:
+        """Indices of prompts that answers are written behind together, by what the model keeps keys of for each."""
+        front = 0 if self._beside else self.front
+        lengths = [front + len(suffix) + generation.max_new_tokens for suffix in prompts.suffixes]
+        return self.size.batches(lengths, self.device.type, padded=True)
+
+    def write(
+        self, prompts: TokenizedPrompts, rows: Sequence[int], generation: Generation, tokenizer: PreTrainedTokenizerBase
+    ) -> list[list[int]]:
+        """The tokens of an answer behind each of these rows, with what ended it."""
+        beside, whole = self._beside, [prompts.whole(i) for i in rows]
+        behind = whole if self._cache is None else [prompts.suffixes[i] for i in rows]
+        batch = on_device(left_pad(behind), self.device)
+        real = sum(map(len, behind)) + (encoded_virtual_tokens(self.model) * len(rows) if self._cache is None else 0)
+        try:
+            inputs = inputs_behind(self.model, self._cache, batch, beside=beside)
+            with attends_beside(self.bare) if beside else nullcontext():
+                ids, tokens = write(self.bare, inputs, whole, generation, tokenizer, synced=cut_up(self.bare))
+        except LostKeysError:
+            self._in_front = True
+            return self.write(prompts, rows, generation, tokenizer)
+        real += sum(max(len(answer) - 1, 0) for answer in ids)
+        self.tokens += real
+        self.padding_tokens += tokens - real
+        return ids
+
+    @property
+    def _beside(self) -> bool:
+        """Whether answers are written with the prefix's keys beside the rows', not in front of each."""
+        shares = self._cache is not None and not self._in_front
+        return shares and can_share_keys(self.model) and can_pack(self.model, 1)
 
     def _side_by_side(self, prompts: Continued) -> bool:
         """Whether attention keeps these prompts apart by itself, without a mask."""
@@ -243,12 +326,3 @@ class PrefixReader:
             self._in_pieces = False
             return self._kept(batch, logits, positions, keep)
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def _can_share(model: torch.nn.Module) -> bool:
-    """Whether packed queries behind a cache mean the same as whole prompts for this model."""
-    bare = bare_model(model)
-    if bare.config._attn_implementation not in ("sdpa", NAME, "eager"):  # others do not take our mask
-        return False
-    has_window = getattr(bare.config.get_text_config(), "sliding_window", None) is not None  # counted along the row
-    return not has_window and depends_on_keys_alone(model) and reads_behind_a_cache(model)

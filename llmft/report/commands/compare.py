@@ -152,7 +152,7 @@ def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, li
 
 def _predictions(run: Run, stage: str) -> pd.DataFrame:
     try:
-        table = read_predictions(run.path)[0].to_pandas()
+        table = read_predictions(run.path).table.to_pandas()
     except OSError as error:
         raise InputError(f"{run.path}: predictions.parquet cannot be read ({error.strerror or error})") from error
     return table[table["stage"] == stage].drop(columns="stage")

@@ -1,4 +1,4 @@
-"""`python -m llmft.report show RUN [--folder FOLDER]`: the whole record of one run, for a terminal."""
+"""`python -m llmft.report show RUN [--folder FOLDER] [--examples N]`: the whole record of one run, for a terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmft.report.commands.examples import examples_of, print_examples
 from llmft.report.commands.one_run import Run, find_run, first_values, four_digits, table_of, understood
 from llmft.report.records.flatten import COUNTS
 from llmft.runs.finished import OUTPUT_DIR
@@ -15,21 +16,23 @@ from llmft.runs.summary import plain_console
 if TYPE_CHECKING:
     from rich.table import Table
 
-MIB = 2**20
+KIB, MIB = 2**10, 2**20
 
 
 def main(argv: Sequence[str]) -> None:
     """Print arguments, draws, metrics, costs and files of a run.
 
     Raises:
-        InputError: there is no such finished run, or its record cannot be understood.
+        InputError: there is no such finished run, its record cannot be understood, or it has no examples.
     """
     parser = argparse.ArgumentParser(prog="python -m llmft.report show", description="One run's record.")
     parser.add_argument("run", help="a run's folder, or the beginning of its name")
     parser.add_argument("--folder", type=Path, default=Path(OUTPUT_DIR), help="where names are looked for; default: logfiles")
+    parser.add_argument("--examples", type=int, metavar="N", help="also N of its answers in words, those that changed first")
     arguments = parser.parse_args(argv)
     run = find_run(arguments.run, arguments.folder)
 
+    examples = examples_of(run, arguments.examples) if arguments.examples is not None else None
     with understood(run):
         tables = (arguments_table(run), draws_table(run), metrics_table(run), costs_table(run))
         lines = remarks(run)
@@ -39,6 +42,8 @@ def main(argv: Sequence[str]) -> None:
         console.print(table)
     for line in lines:
         console.print(line, soft_wrap=True)
+    if examples is not None:
+        print_examples(console, examples, run.metrics["headline"]["name"])
 
 
 def arguments_table(run: Run) -> Table:
@@ -104,7 +109,9 @@ def remarks(run: Run) -> list[str]:
     for name, gap in run.metrics.get("gap_recovered", {}).items():
         lines.append(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
     for who, count in run.metrics.get("tokens_per_query", {}).items():
-        lines.append(f"tokens per query, {who}: {count:.1f}")
+        kv_bytes = run.metrics.get("kv_bytes_per_query", {}).get(who)
+        keys_and_values = "" if kv_bytes is None else f", {kv_bytes / KIB:,.1f} KiB of keys and values"
+        lines.append(f"tokens per query, {who}: {count:.1f}{keys_and_values}")
     weights = run.metrics.get("weights", {})
     if "model" in weights:
         lines.append(f"weights: {weights['model']:,}, trained: {weights['trainable']:,}")

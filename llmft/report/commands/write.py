@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from llmft.errors import InputError
@@ -32,7 +31,7 @@ from llmft.runs.summary import plain_console
 
 PRINTED = ("results", "checkpoints", "distillation", "differences", "break_even", "unread", "left_out")
 """Tables that a terminal gets."""
-TABLES = (*PRINTED, "published", "sizes", "paired", "costs")
+TABLES = (*PRINTED, "words", "published", "sizes", "paired", "costs")
 """Kinds of all tables."""
 
 
@@ -106,6 +105,7 @@ def all_tables(
         contents.results(by_group, collection.shared),
         contents.checkpoints(by_group),
         contents.distillation(by_group),
+        contents.words(summary, collection.texts),
         contents.published(summary),
         comparisons.differences(tests),
         *comparisons.over_sizes(sizes),
@@ -144,9 +144,8 @@ def run_table(collection: Collection) -> pd.DataFrame:
         name, key = f"{score.selection}_{score.set}", (score.id, score.set)
         rows, ends = collection.row_scores.get(key) if score.selection in FINAL else None, None
         if score.metric == headline[score.id]:
-            ends = share_interval(score.value, score.n)
-            if np.isnan(ends).any() and rows is not None:
-                ends = mean_interval(rows.scores, "".join(key))
+            graded = rows is not None and rows.scores.dtype != bool
+            ends = mean_interval(rows.scores, "".join(key)) if graded else share_interval(score.value, score.n)
         elif score.metric in OF_TABLES and rows is not None and rows.confusion is not None:
             name, ends = f"{name}_{score.metric}", table_interval(score.metric, rows.confusion, "".join(key))
         if ends is not None:

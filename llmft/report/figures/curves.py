@@ -24,7 +24,7 @@ SEEDS, GROUPS, PANELS = 10, 6, 5
 COLUMNS = ["task", "model", "look", "pattern", "name", "group", "kind", "id", "step", "loss"]
 DISTILLED, TUNED, HELD_OUT = "distilled", "tuned", "held out"
 TITLES = {
-    TUNED: "training loss (label)",
+    TUNED: "training loss (cross-entropy)",
     DISTILLED: "training loss (divergence from the teacher)",
     HELD_OUT: "KL from the teacher (in-domain sets)",
 }
@@ -32,7 +32,7 @@ UNITS = {TUNED: "loss", DISTILLED: "loss", HELD_OUT: "KL"}
 
 
 def curve_of(method: str) -> str:
-    """What a method's loss is: of the label, or of the teacher's answer."""
+    """What a method's loss is: of given answers or a document, or of the teacher's answer."""
     return DISTILLED if method.startswith("distill") else TUNED
 
 

@@ -17,16 +17,17 @@ from llmft.report.records.names import (
     HEADINGS,
     METHOD_NAMES,
     in_order_of,
+    is_zero_shot,
+    method_name,
     rows_text,
     selection_name,
-    shown_method,
 )
 
 if TYPE_CHECKING:
     from llmft.report.records.collect import Collection
 
 PER_RUN = ("training_cpu_s", "cpu_total_s", "rss_peak_bytes", "rss_mean_bytes", "gpu_peak_bytes", "gpu_mean_bytes")
-PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query")
+PER_QUERY = ("tokens_per_query", "kv_bytes_per_query", "cpu_ms_per_query", "flops_per_query")
 SIZE = re.compile(r"[-_.]?(?<![a-z0-9])(\d+(\.\d+)?[kmbt]|tiny|mini|small|base|medium|large|xl|xxl)(?![a-z0-9])", re.IGNORECASE)
 """A model's size, as a part of its name."""
 NAMED = 500
@@ -57,9 +58,9 @@ FURTHER = (
 """For all other methods, in the order of their names."""
 
 
-def look_key(method: str, shots: float) -> str:
-    """What has a look of its own: the method, and in-context learning without demonstrations."""
-    return ZERO_SHOT if method == "icl" and not shots else method
+def look_key(method: str, shots: float, differs: str) -> str:
+    """What has a look of its own: the method, and in-context learning without a context."""
+    return ZERO_SHOT if is_zero_shot(method, shots, differs) else method
 
 
 def looks_of(keys: Iterable[str]) -> dict[str, Look]:
@@ -84,7 +85,7 @@ def family(model: str) -> str:
 def group_name(row: pd.Series) -> str:
     """A group as people say it, within its task and model."""
     shots = f", {row['shots']:.0f} shots" if row["shots"] else ""
-    return shown_method({**row, "differs": ""}) + shots + (f" ({row['differs']})" if row["differs"] else "")
+    return method_name(row.to_dict()) + shots + (f" ({row['differs']})" if row["differs"] else "")
 
 
 def points(collection: Collection) -> pd.DataFrame:
@@ -104,14 +105,14 @@ def points(collection: Collection) -> pd.DataFrame:
         cells[f"selected_{domain}"] = of_domain["selected_on_evaluation_set"]
         texts = [rows_text(n, collection.sets[run][domain]) for (run, _), n in of_domain["n"].items()]
         cells[f"rows_{domain}"] = pd.Series(texts, of_domain.index, dtype=object)
-    cells |= {name: scores.loc[scores["set"] == "in_domain", name] for name in PER_QUERY}
+    cells |= {name: scores.loc[scores["set"] == "in_domain", name] for name in PER_QUERY if name in scores}
     merged = collection.runs.merge(pd.DataFrame(cells).reset_index(), on="id", how="inner")
     chosen = [f"selected_{domain}" for domain in DOMAINS]
     merged[chosen] = merged[chosen].eq(True)  # where a run has no sets of a domain, they chose nothing
     merged = merged.assign(
-        **{name: math.nan for name in PER_RUN if name not in merged},
+        **{name: math.nan for name in (*PER_RUN, *PER_QUERY) if name not in merged},
         judged=merged["selection"].isin(FINAL),
-        look=[look_key(*pair) for pair in zip(merged["method"], merged["shots"], strict=True)],
+        look=[look_key(*of) for of in zip(merged["method"], merged["shots"], merged["differs"], strict=True)],
     )
     return in_order_of(merged, looks_of(merged["look"]), "look", ["task", "weights", "model"], ["shots"])
 

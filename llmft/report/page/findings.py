@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from llmft.report.figures.points import look_name, looks_of
-from llmft.report.records.names import DOMAINS, HEADINGS, metric_name, shown_method
+from llmft.report.records.names import DOMAINS, HEADINGS, method_name, metric_name, shown_method
 
 if TYPE_CHECKING:
     from llmft.report.records.collect import Collection
@@ -26,8 +26,8 @@ def summary(collection: Collection, points: pd.DataFrame) -> list[str]:
     sizes = runs.groupby("setting").size()
     each = _count(sizes.min(), "run") if sizes.nunique() == 1 else f"{sizes.min()} to {sizes.max()} runs"
     lines = [
-        "A language model answers with demonstrations in its prompt. Can it answer without them after fine-tuning on them, or "
-        "after distillation of its own answers, and is that worth the cost?",
+        "A language model answers with a context in its prompt: demonstrations, a document, an instruction. Can it answer without "
+        "it after fine-tuning, or after distillation of its own answers, and is that worth the cost?",
         f"{_count(len(runs), 'finished run')} in {_count(len(sizes), 'setting')}, {each} each; "
         f"{_count(len(tasks), 'task')} ({_first(tasks)}), {_count(len(models), 'model')} ({_first(models)}). "
         f"Methods: {_first(names, 12, '; ')}. Judged by: {_first([metric_name(name) for name in runs['headline'].unique()])}.",
@@ -82,7 +82,7 @@ def _cheaper(evens: pd.DataFrame, task: str) -> tuple[str, str]:
         other = ", on other rows" if row["other_rows"] else ""
         soonest.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, rows)}{other})")
     after = f"training has cost less CPU time than prompting soonest after {_first(soonest, METHODS, '; ')}" if soonest else ""
-    never = [shown_method({**row, "differs": ""}) for row in first[first["cpu_s_queries"] == math.inf].to_dict("records")]
+    never = [method_name(row) for row in first[first["cpu_s_queries"] == math.inf].to_dict("records")]
     saved = f"training has saved no CPU time after any number of queries with {_first(never, METHODS, '; ')}" if never else ""
     return after, saved
 

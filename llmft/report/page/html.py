@@ -1,6 +1,6 @@
 """The report as one page that needs nothing beside it: no network, no server, no other file.
 
-Its template, style and scripts are the files `page.*` and `table.js` in this package. The numbers of the tables lie in the page
+Its template, style and scripts are the files `page.*`, `table.js` and `examples.js` in this package. The numbers of the tables lie in the page
 as JSON, the figures as the SVG that `figures.py` drew; a policy in its head allows the page's own script and style, by their
 hashes, and nothing else.
 """
@@ -25,6 +25,7 @@ import pandas as pd
 from llmft.report.figures.figures import PICTURES, Drawn
 from llmft.report.figures.points import look_name, looks_of, mean_points
 from llmft.report.figures.svg import inline
+from llmft.report.page.examples import page_examples
 from llmft.report.page.findings import summary
 from llmft.report.records.names import DOMAINS, HEADINGS, headline_name, selection_name, shown_method
 from llmft.report.tables.contents import IDS
@@ -34,13 +35,14 @@ from llmft.runs.store import whole_file
 if TYPE_CHECKING:
     from llmft.report.records.collect import Collection
 
-SCRIPTS = ("table.js", "page.js")
+SCRIPTS = ("table.js", "examples.js", "page.js")
 ROWS = 2000
 """The most rows of a table that are in the page."""
-MIB = 2**20
+KIB, MIB = 2**10, 2**20
 COLUMNS = (
     *({"key": domain, "name": HEADINGS[domain], "digits": 3, "spread": True} for domain in DOMAINS),
     {"key": "tokens_per_query", "name": "tokens per query", "digits": 1},
+    {"key": "kv_bytes_per_query", "name": "KV KiB per query", "digits": 1, "scale": KIB},
     {"key": "cpu_ms_per_query", "name": "CPU ms per query", "digits": 2},
     {"key": "training_cpu_s", "name": "CPU s training", "digits": 1},
     {"key": "cpu_total_s", "name": "CPU s run", "digits": 1},
@@ -69,6 +71,7 @@ def write_page(
         "shared": collection.shared,
         "columns": COLUMNS,
         **_measured(runs, collection.folder, out),
+        "examples": page_examples(collection),
         "sections": _sections(tables),
     }
     with whole_file(out / "report.html") as aside:

@@ -252,6 +252,7 @@ summary();
 results();
 sheets();
 marks();
+examples();
 otherTables();
 shared();
 contents();

@@ -21,7 +21,7 @@ from llmft.report.records.find import UNUSABLE, Unreadable, find_runs, path_text
 from llmft.report.records.flatten import SCORE_COLUMNS, run_row, score_rows
 from llmft.report.records.identities import with_distinct_names
 from llmft.report.records.names import METHOD_NAMES, in_order_of
-from llmft.report.records.predictions import RowScores, row_scores
+from llmft.report.records.predictions import TOKENS, RowScores, RowWeights, read_predictions, row_scores, row_weights
 from llmft.report.records.settings import name_differences, repetitions
 
 
@@ -34,7 +34,7 @@ class Collection:
         runs: a row for each finished run: `id` (its folder's name, longer only where that is not unique), `record` (path below
             `folder`), `task` (with its variant), `method`, `model`, `weights` (of the model as it was loaded, a number),
             `shots` (labelled examples: demonstrations, or training rows where they have labels), `queries` (training rows
-            without labels), `pattern` (its name or text), `headline` (the metric that the run is judged by) and
+            without labels, or documents), `pattern` (its name or text, or `chat`), `headline` (what the run is judged by) and
             `higher_is_better` of it, `setting` (hash of everything but the seeds), `non_default` (all arguments
             that are not at their default and have no column), `differs` (those of them that tell settings of the task and
             method apart), `seed`, `data_seed`; the costs of the whole run under the
@@ -45,11 +45,13 @@ class Collection:
             `best_in_domain`, `best_out_of_domain`, `last_with_context`), `stage` (its name in the record), `set` (`in_domain`,
             `out_of_domain`, `retention`: their rows taken together; and every set by its name), `metric`, `value`, `n` (rows),
             `selected_on_evaluation_set` (whether this very set chose the checkpoint), `gap_recovered`, and what a query costs
-            there: `tokens_per_query` (prompt, of the task's own set), `cpu_ms_per_query`, `flops_per_query` (as run: a context
-            is read once) and `flops_per_query_alone` (T-Few's count: the context is read for every query).
+            there: `tokens_per_query` (prompt, of the task's own set), `kv_bytes_per_query` (their keys and values, if a record
+            has them), `cpu_ms_per_query`, `flops_per_query` (as run: a context is read once) and `flops_per_query_alone`
+            (T-Few's count: the context is read for every query).
         left_out: record and reason of every run that is not in the tables.
         unread: id and reason of every run whose predictions could not be read.
         row_scores: id and domain -> scores of the final stage row by row.
+        texts: ids of the runs whose answers are in words.
         sets: id -> group (`in_domain`, ...) -> names of its sets.
         places: id -> the run's folder.
         shared: sentences about arguments that all settings of a method share, which `differs` leaves out.
@@ -62,6 +64,7 @@ class Collection:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     unread: list[tuple[str, str]] = field(default_factory=list)
     row_scores: dict[tuple[str, str], RowScores] = field(default_factory=dict)
+    texts: frozenset[str] = frozenset()
     sets: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     places: dict[str, Path] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
@@ -108,14 +111,16 @@ def collect(folder: Path) -> Collection:
     runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
     counted = {run: read[record] for run, record in zip(runs["id"], runs["record"], strict=True)}
     scores = [(ids[name], *row) for name, one in read.items() if name in ids for row in one.scores]
-    texts = dict.fromkeys(("id", "selection", "stage", "set", "metric"), "category")
+    categories = dict.fromkeys(("id", "selection", "stage", "set", "metric"), "category")
+    frame = pd.DataFrame(scores, columns=["id", *SCORE_COLUMNS]).astype(categories)
     return Collection(
         folder,
         runs,
-        pd.DataFrame(scores, columns=["id", *SCORE_COLUMNS]).astype(texts),
+        frame if frame["kv_bytes_per_query"].notna().any() else frame.drop(columns="kv_bytes_per_query"),
         left_out,
         [(run, one.unread) for run, one in counted.items() if one.unread],
         {(run, domain): of_domain for run, one in counted.items() for domain, of_domain in one.row_scores.items()},
+        frozenset(run for run, one in counted.items() if one.of_texts),
         {run: one.sets for run, one in counted.items()},
         {run: one.path for run, one in counted.items()},
         shared,
@@ -145,6 +150,7 @@ class _Read:
     Attributes:
         row: of `Collection.runs`, its `record` being `name`. The record may lack the accuracy of always answering the largest
             class: of several sets taken together, or where it is old. It follows from targets that are labels.
+        of_texts: whether its answers are in words, as its predictions say.
         unread: why there are no `row_scores`.
     """
 
@@ -153,13 +159,16 @@ class _Read:
     ) -> None:
         self.path, self.sets, self.unread = path, metrics["sets"], ""
         self.row = {"record": name, **run_row(config, metrics, cost)}
-        self.scores = list(score_rows(metrics, cost))
         self.row_scores: dict[str, RowScores] = {}
+        self.of_texts, weights = False, RowWeights()
         try:
-            self.row_scores = row_scores(path, self.sets)
+            predictions = read_predictions(path, TOKENS.values())
+            weights, self.of_texts = row_weights(predictions), predictions.of_texts
+            self.row_scores = row_scores(predictions, self.sets)
         except (OSError, *UNUSABLE) as error:
             reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             self.unread = f"predictions.parquet cannot be read ({reason})"
+        self.scores = list(score_rows(metrics, cost, weights))
         for domain, of_domain in self.row_scores.items():
             if of_domain.confusion is not None and math.isnan(self.row[f"majority_{domain}"]):
                 self.row[f"majority_{domain}"] = of_domain.confusion.sum(axis=1).max() / of_domain.confusion.sum()

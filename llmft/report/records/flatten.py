@@ -8,22 +8,25 @@ from typing import Any
 
 from llmft.report.records.identities import identity
 from llmft.report.records.names import DOMAINS, SELECTIONS
+from llmft.report.records.predictions import RowWeights
 from llmft.runs.summary import selected_on
 
 SEEDS = ("seed", "data_seed")
+DEMONSTRATIONS = "demonstrations"
 LABELLED = ("pbft", "vanilla", "gold-label")
 """What methods' names begin with whose training rows have labels: these rows are their shots."""
 COUNTS = ("n", "n_asked", "n_shortened")
 """What the record has beside the metrics of a set."""
 MEANS_OVER_ROWS = ("score_accuracy", "accuracy", "loss", "kl", "agreement", "retention_change")
-"""Metrics that, like every headline, are means over rows, and so can be taken over several sets together. No record says it of
-them; one that is not in this list is given for single sets."""
+"""Metrics that, like every headline, are means over rows, and so can be taken over several sets together, though predictions have
+no column of them. Another one is so if they have (`RowWeights`); else it is given for single sets."""
 PATTERNS = ("pattern_name", "pattern", "student_pattern")
-"""Arguments of which the column `pattern` has one, the last that there is."""
+"""Arguments of which the column `pattern` has one, the last that there is; or it is `CHAT`, the tokenizer's own."""
+CHAT = "chat"
 WORK = ("examples", "tokens", "flops", "cpu_s")
 SCORE_COLUMNS = (
-    "selection", "stage", "set", "metric", "value", "n", "gap_recovered", "tokens_per_query", "cpu_ms_per_query",
-    "flops_per_query", "flops_per_query_alone", "selected_on_evaluation_set",
+    "selection", "stage", "set", "metric", "value", "n", "gap_recovered", "tokens_per_query", "kv_bytes_per_query",
+    "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone", "selected_on_evaluation_set",
 )  # fmt: skip
 
 
@@ -31,8 +34,9 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
     """A row of `Collection.runs` but for id and record, with `non_default` as a dict, with `identity` and without `differs`."""
     arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
     draws, method = config["draws"], config["method"]
-    labelled = method.startswith(LABELLED)
+    labelled = method.startswith(LABELLED) and arguments.get("train_on") != "document"
     pattern = next((name for name in reversed(PATTERNS) if arguments.get(name)), "pattern")
+    pattern = CHAT if arguments.get(CHAT) else pattern
     seeds = {name: arguments[name] for name in SEEDS}
     student = config.get("student")
     if student and method == "icl":  # in-context learning draws nothing by its seed, and without shots by neither
@@ -45,11 +49,11 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
         "weights": _weights(metrics, cost),
         "shots": len(draws["train_rows"]) if labelled else sum(map(len, draws["demonstrations"])),
         "queries": 0 if labelled else len(draws["train_rows"]),
-        "pattern": arguments.get(pattern),
+        "pattern": CHAT if pattern == CHAT else arguments.get(pattern),
         "headline": metrics["headline"]["name"],
         "higher_is_better": bool(metrics["headline"]["higher_is_better"]),
         "setting": config["setting"],
-        "non_default": {k: v for k, v in config["given"].items() if k not in in_columns},
+        "non_default": {k: v for k, v in _with_context(config["given"], arguments).items() if k not in in_columns},
         **seeds,
         "identity": identity(config, arguments),
         **{
@@ -64,6 +68,15 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
             for names in [metrics["sets"].get(domain, ())]
         },
     }
+
+
+def _with_context(given: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that are not at their default, and what stands in front of a query: for some tasks a document does where no
+    argument says so. Demonstrations have a column of their own, which is 0 where nothing does."""
+    context = arguments.get("context", DEMONSTRATIONS)
+    if context in (DEMONSTRATIONS, "none"):
+        return {name: value for name, value in given.items() if name != "context"}
+    return {**given, "context": context}
 
 
 def _weights(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> float:
@@ -102,32 +115,39 @@ def _training_costs(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict
     }
 
 
-def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any], weights: RowWeights) -> Iterator[tuple[Any, ...]]:
     """Rows of `Collection.scores` but for the run: `SCORE_COLUMNS`.
 
     Raises:
         ValueError: a value of the headline is not finite: a mean that leaves it out would not be of the runs that it names.
     """
     headline, work = metrics["headline"]["name"], _evaluation_work(cost)
-    counts = metrics.get("tokens_per_query", {})
     for stage, sets in metrics["stages"].items():
         scores = {name: {**values, **_beside(metrics, stage, name)} for name, values in sets.items()}
         groups = {group: names for group, names in metrics["sets"].items() if names and scores.keys() >= set(names)}
-        like_teacher = stage == "after_with_context"  # which reads what the teacher does
-        of_student = math.nan if like_teacher else counts.get("student", math.nan)
-        tokens = float(counts.get("teacher" if like_teacher else stage, of_student))
+        tokens, kv_bytes = (_prompt_size(metrics, stage, what) for what in ("tokens_per_query", "kv_bytes_per_query"))
         gaps = metrics.get("gap_recovered", {}) if stage == "after" else {}
         for name, members in [*groups.items(), *((name, [name]) for name in scores)]:
             n = sum(scores[member]["n"] for member in members)
             costs = _query_costs([work.get((stage, member), {}) for member in members], tokens)
             selected = any(selected_on(stage, group) and name in (group, *names) for group, names in groups.items())
-            for metric, value in _pooled([scores[member] for member in members], headline).items():
+            of_rows = [weights.of(stage, member, scores[member]["n"]) for member in members]
+            for metric, value in _pooled([scores[member] for member in members], of_rows, headline).items():
                 if math.isfinite(value):
                     gap = gaps.get(name) if metric == headline else None
                     gap = math.nan if gap is None else float(gap)
-                    yield SELECTIONS.get(stage, stage), stage, name, metric, float(value), float(n), gap, tokens, *costs, selected
+                    sizes = float(n), gap, tokens, kv_bytes, *costs
+                    yield SELECTIONS.get(stage, stage), stage, name, metric, float(value), *sizes, selected
                 elif metric == headline:
                     raise ValueError(f"{metric} of {name} at stage {stage} is {value}")
+
+
+def _prompt_size(metrics: Mapping[str, Any], stage: str, what: str) -> float:
+    """What the record has of a query's prompt at a stage; NaN where it has none."""
+    sizes = metrics.get(what, {})
+    like_teacher = stage == "after_with_context"  # which reads what the teacher does
+    of_student = math.nan if like_teacher else sizes.get("student", math.nan)
+    return float(sizes.get("teacher" if like_teacher else stage, of_student))
 
 
 def _beside(metrics: Mapping[str, Any], stage: str, name: str) -> dict[str, Any]:
@@ -138,14 +158,20 @@ def _beside(metrics: Mapping[str, Any], stage: str, name: str) -> dict[str, Any]
     return {metric: of[name] for metric, of in by_metric.items() if isinstance(of, dict) and name in of}
 
 
-def _pooled(sets: Sequence[Mapping[str, Any]], headline: str) -> dict[str, float]:
-    """The metrics of some sets taken together, every row counting the same; of several those that are means over rows."""
+def _pooled(sets: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, float]], headline: str) -> dict[str, float]:
+    """The metrics of some sets taken together, every row (or every token of it) counting the same; of several sets those that are
+    means. `weights` has for each set how much its value of a metric counts, where its rows have that metric."""
     metrics = [name for name in sets[0] if name not in COUNTS and all(values.get(name) is not None for values in sets)]
     if len(sets) == 1:
         return {name: sets[0][name] for name in metrics}
-    n = sum(values["n"] for values in sets)
-    metrics = [name for name in metrics if n and name in (headline, *MEANS_OVER_ROWS)]
-    return {name: sum(values[name] * values["n"] for values in sets) / n for name in metrics}
+    means = {}
+    for name in metrics:
+        of_rows = all(name in of for of in weights)
+        if of_rows or name in (headline, *MEANS_OVER_ROWS):
+            sizes = [of[name] if of_rows else values["n"] for of, values in zip(weights, sets, strict=True)]
+            if total := sum(sizes):
+                means[name] = sum(values[name] * size for values, size in zip(sets, sizes, strict=True)) / total
+    return means
 
 
 def _evaluation_work(cost: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:

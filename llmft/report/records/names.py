@@ -23,6 +23,7 @@ SELECTION_NAMES = {
     "best_out_of_domain": "best out-of-domain", "last_with_context": "last, context in front",
 }  # fmt: skip
 """Selections as people say them, in the order of tables."""
+METRIC_NAMES = {"rougeL": "ROUGE-L"}
 FINAL = ("icl", "last")
 """The selections that a method is judged by: nothing was chosen on the evaluation sets."""
 FINAL_STAGES = ("icl", "after")
@@ -40,12 +41,26 @@ def rows_text(n: float, sets: Iterable[str]) -> str:
     return f"{n:.0f} of {' + '.join(sets)}"
 
 
+def other_context(differs: object) -> bool:
+    """Whether something else than demonstrations was read in front of a query: `differs` always names it."""
+    return any(text.startswith("context=") for text in str(differs).split(", "))
+
+
+def is_zero_shot(method: object, shots: object, differs: object) -> bool:
+    """Whether a run asked a model that was not trained, with nothing in front of its queries."""
+    return method == "icl" and not shots and not other_context(differs)
+
+
+def method_name(row: Mapping[str, object]) -> str:
+    """A method as people say it, from a row with `method`, `shots` and `differs`; without what differs."""
+    if is_zero_shot(row["method"], row["shots"], row["differs"]):
+        return "zero-shot"
+    return METHOD_NAMES.get(str(row["method"]), str(row["method"]))
+
+
 def shown_method(row: Mapping[str, object]) -> str:
-    """A method as people say it, from a row with `method`, `shots` and `differs`."""
-    name = METHOD_NAMES.get(str(row["method"]), str(row["method"]))
-    if row["method"] == "icl" and not row["shots"]:
-        name = "zero-shot"
-    return f"{name} ({row['differs']})" if row["differs"] else name
+    """A method as people say it, and what tells the setting from others of the method."""
+    return method_name(row) + (f" ({row['differs']})" if row["differs"] else "")
 
 
 def selection_name(selection: object) -> str:
@@ -53,10 +68,15 @@ def selection_name(selection: object) -> str:
     return SELECTION_NAMES.get(str(selection), str(selection))
 
 
+def stage_name(stage: str) -> str:
+    """A stage of one run as people say it; its last one is called `after` there, beside `before`."""
+    return selection_name(SELECTIONS.get(stage, stage)).replace("last", "after")
+
+
 def metric_name(metric: object) -> str:
     """A metric as people write it; names of up to three letters are short forms, such as KL or MSE."""
     name = str(metric).replace("_", " ")
-    return name if len(name) > 3 else name.upper()
+    return METRIC_NAMES.get(name, name if len(name) > 3 else name.upper())
 
 
 def headline_name(row: Mapping[str, object]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("stage", "set", "idx", "target", "prediction", "score")
 """Columns of the predictions that every run has."""
+TOKENS = {"nll": "target_tokens", "kl": "teacher_tokens"}
+"""Metrics that are means over tokens -> column of how many of each row they are over."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,59 @@ class RowScores:
     confusion: np.ndarray | None
 
 
-def read_predictions(record: Path) -> tuple[pa.Table, bool]:
-    """`COLUMNS` of the predictions of the run in a folder, `stage` and `set` as dictionaries; and whether targets are labels.
+@dataclass(frozen=True)
+class Predictions:
+    """One run's predictions.
+
+    Attributes:
+        table: `COLUMNS` and others that were asked for, `stage` and `set` as dictionaries.
+        stored: names of all columns that the file has.
+    """
+
+    table: pa.Table
+    stored: Sequence[str]
+
+    @property
+    def of_labels(self) -> bool:
+        """Whether targets are labels."""
+        return not {"label", "label_logprobs"}.isdisjoint(self.stored)
+
+    @property
+    def of_texts(self) -> bool:
+        """Whether targets are texts, which answer queries that the file has."""
+        return "query" in self.stored and not self.of_labels
+
+
+@dataclass(frozen=True)
+class RowWeights:
+    """How much each set counts where a metric is taken over several sets, of metrics that are in the predictions row by row.
+
+    Attributes:
+        stored: names of all columns of the predictions.
+        tokens: metric of `TOKENS` -> (stage, set) -> tokens of its rows.
+    """
+
+    stored: frozenset[str] = frozenset()
+    tokens: Mapping[str, Mapping[tuple[str, str], float]] = field(default_factory=dict)
+
+    def of(self, stage: str, name: str, n: int) -> dict[str, float]:
+        """The weights of a set with n rows by metric; also of names that are no metrics."""
+        over_tokens = {metric: of[stage, name] for metric, of in self.tokens.items() if (stage, name) in of}
+        return {**dict.fromkeys(self.stored - {*TOKENS}, n), **over_tokens}
+
+
+def row_weights(predictions: Predictions) -> RowWeights:
+    """The weights of the sets of some predictions, read with the columns of `TOKENS` that they have."""
+    tokens = {}
+    for metric, column in TOKENS.items():
+        if column in predictions.table.column_names:
+            sums = predictions.table.group_by(["stage", "set"]).aggregate([(column, "sum")]).to_pylist()
+            tokens[metric] = {(row["stage"], row["set"]): row[f"{column}_sum"] for row in sums if row[f"{column}_sum"]}
+    return RowWeights(frozenset(predictions.stored), tokens)
+
+
+def read_predictions(record: Path, further: Container[str] = ()) -> Predictions:
+    """`COLUMNS` of the predictions of the run in a folder, and those of `further` that it has.
 
     Raises:
         OSError: they are not there, are no such file, or have empty cells.
@@ -53,25 +106,25 @@ def read_predictions(record: Path) -> tuple[pa.Table, bool]:
             columns = OLD_ROW_COLUMNS if "label" in stored else COLUMNS
             if lacking := set(columns) - set(stored):
                 raise OSError(f"it has no column {', '.join(sorted(lacking))}")
-            table = predictions_of(file.read(columns=list(columns), use_threads=False))  # small files: handing over costs more
+            others = [name for name in stored if name in further and name not in columns]
+            # small files: handing over to threads costs more
+            table = predictions_of(file.read(columns=[*columns, *others], use_threads=False))
     except pa.ArrowException as error:
         raise OSError(str(error)) from error
-    if empty := [name for name in table.column_names if table[name].null_count]:
+    if empty := [name for name in COLUMNS if table[name].null_count]:
         raise OSError(f"it has empty cells in {', '.join(empty)}")
-    return table.select(COLUMNS), not {"label", "label_logprobs"}.isdisjoint(stored)
+    if not len(table):
+        raise OSError("it has no rows")
+    return Predictions(table.select([*COLUMNS, *others]), stored)
 
 
-def row_scores(record: Path, groups: Mapping[str, Sequence[str]]) -> dict[str, RowScores]:
+def row_scores(predictions: Predictions, groups: Mapping[str, Sequence[str]]) -> dict[str, RowScores]:
     """The scores by domain, whose sets are in `groups`.
 
     Raises:
-        OSError: the predictions cannot be read.
-        ValueError: they hold what is no label or score.
+        ValueError: the predictions hold what is no label or score.
     """
-    table, of_labels = read_predictions(record)
-    if not len(table):
-        raise OSError("it has no rows")
-    table = table.unify_dictionaries().combine_chunks()
+    table, of_labels = predictions.table.select(COLUMNS).unify_dictionaries().combine_chunks(), predictions.of_labels
     stages, sets = (table.column(name).chunk(0) for name in ("stage", "set"))
     stage_names, set_names = stages.dictionary.to_pylist(), sets.dictionary.to_pylist()
     stage = next((stage_names.index(name) for name in FINAL_STAGES if name in stage_names), None)

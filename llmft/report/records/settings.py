@@ -10,6 +10,8 @@ IN_COLUMNS = ("num_shots", "task_name", "task_variant", "model_name_or_path", "s
 """Arguments whose values a column of the tables has."""
 LETTERS = 6
 """How many letters of a setting's hash name it where nothing else does."""
+ALWAYS = ("context=", "train_on=document")
+"""What settings are always told apart by."""
 RunRows = Sequence[Mapping[str, Any]]
 
 
@@ -41,7 +43,8 @@ def name_differences(rows: RunRows) -> tuple[list[dict[str, Any]], list[str]]:
         The rows, with `non_default` as text, and with `differs`: the arguments that not all settings of the task and method
         share, so that rows of one name are alike over models, shots and patterns too. Where settings differ in what is no
         argument (devices, files), it is the beginning of their hash. And a sentence for each set of arguments that all settings
-        of a method share. A kind of context is always named: no number of shots tells an instruction from a label.
+        of a method share. A kind of context is always named: no number of shots tells an instruction from a label. So is training
+        on a document, which is no fine-tuning on rows.
     """
     settings: dict[tuple[str, str], dict[str, dict[str, str]]] = defaultdict(dict)
     for row in rows:
@@ -53,7 +56,7 @@ def name_differences(rows: RunRows) -> tuple[list[dict[str, Any]], list[str]]:
     for row in rows:
         key = (row["task"], row["method"])
         texts = settings[key][row["setting"]]
-        differs = ", ".join(text for name, text in texts.items() if name == "context" or text not in shared[key])
+        differs = ", ".join(text for text in texts.values() if text.startswith(ALWAYS) or text not in shared[key])
         named.append({**row, "non_default": ", ".join(texts.values()), "differs": differs})
     return _with_hashes(named), _sentences(shared)
 
@@ -72,6 +75,6 @@ def _with_hashes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _sentences(shared: Mapping[tuple[str, str], set[str]]) -> list[str]:
     tasks: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for (task, method), texts in shared.items():
-        if arguments := tuple(sorted(text for text in texts if not text.startswith("context="))):
+        if arguments := tuple(sorted(text for text in texts if not text.startswith(ALWAYS))):
             tasks[method, arguments].append(task)
     return [f"All runs of {method} on {', '.join(names)}: {', '.join(texts)}." for (method, texts), names in tasks.items()]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from llmft.report.records.names import GROUP, records
+from llmft.report.records.names import GROUP, is_zero_shot, records
 from llmft.report.statistics.summary import apart
 
 TRAINED = (*GROUP, "weights")
@@ -45,7 +45,8 @@ def break_even(first: float, prompting: float, trained: float) -> float:
 
 
 def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
-    """Every trained group of runs beside each way of prompting with as many shots of the same task, model and headline.
+    """Every trained group of runs beside each way of prompting of the same task, model and headline: with as many shots, or with
+    another context than demonstrations.
 
     A distilled model stands beside its own teacher, others beside in-context learning. Queries are those of the in-domain set.
 
@@ -58,19 +59,21 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
     by_selection = {name: records(rows) for name, rows in chosen.groupby("selection", observed=True)}
     prompting = defaultdict(list)
     for row in by_selection.get("icl", []):
-        if row["shots"]:
+        if not is_zero_shot(row["method"], row["shots"], row["differs"]):
             prompting[_cell(row)].append({**row, "against": row["setting"]})
     teachers = {(row["method"], row["setting"]): {**row, "against": "teacher"} for row in by_selection.get("teacher", [])}
     rows = []
     for row in by_selection.get("last", []):
         teacher = teachers.get((row["method"], row["setting"]))
         for other in [teacher] if teacher else prompting[_cell(row)]:
+            if other["shots"] not in (0, row["shots"]):  # 0: another context
+                continue
             rows.append({**{name: row[name] for name in TRAINED}, **_compare(row, other)})
     return pd.DataFrame(rows, columns=None if rows else [*TRAINED, "against", "ids", "ids_prompting", "other_rows"])
 
 
 def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["task"], row["model"], row["shots"], row["headline"]
+    return row["task"], row["model"], row["headline"]
 
 
 def _compare(trained: Mapping[str, Any], prompting: Mapping[str, Any]) -> dict[str, Any]:

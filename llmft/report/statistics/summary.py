@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from llmft.report.records.collect import Collection
-from llmft.report.records.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, SELECTION_NAMES, in_order_of, rows_text
+from llmft.report.records.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, SELECTION_NAMES, in_order_of, other_context, rows_text
 
 CELL = ["selection", "stage", "set", "metric"]
-PER_QUERY = ("tokens_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")
+PER_QUERY = ("tokens_per_query", "kv_bytes_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")
 COMPARED = ("icl", "last", "best_in_domain", "best_out_of_domain")
 """Selections that are tested against each other."""
 MOST = 40
@@ -45,7 +45,7 @@ def summarise(collection: Collection) -> pd.DataFrame:
     summary["selected_on_evaluation_set"] = cells["selected_on_evaluation_set"].first()
     summary[["n", "gap_recovered"]] = cells[["n", "gap_recovered"]].mean()
     summary["ids"] = _members(cells.ngroup().to_numpy(), scores["id"].astype(str).to_numpy(), len(summary))
-    summary = summary.join(_mean_and_sd(cells, PER_QUERY)).reset_index()
+    summary = summary.join(_mean_and_sd(cells, [name for name in PER_QUERY if name in scores])).reset_index()
     summary = summary.merge(groups.join(costs), left_on="group", right_index=True, how="left")
     summary["rows"] = [
         rows_text(n, collection.sets[ids[0]].get(name, (name,)))
@@ -100,7 +100,7 @@ def tasks_with_other_rows(summary: pd.DataFrame) -> set[tuple[str, str, str]]:
 def welch(summary: pd.DataFrame) -> pd.DataFrame:
     """Differences between methods on one task, model and number of shots, by Welch's t-test over seeds (Mosbach et al. 2023).
 
-    Zero-shot runs are compared with those of every number of shots. Of trained models like selections are compared (last with
+    Runs without shots are compared with those of every number of shots, and with each other if one has another context. Of trained models like selections are compared (last with
     last), and each with prompting. Where there are more than `MOST` groups of runs they are compared with prompting alone.
 
     Returns:
@@ -110,9 +110,13 @@ def welch(summary: pd.DataFrame) -> pd.DataFrame:
         run, or no run differs from the others of its group).
     """
     table, pairs = _comparable(summary), []
+    shown = table["shots"].to_numpy()
+    others = np.array([bool(other_context(differs)) for differs in table["differs"]])
     for places in _groups(table, ["task", "model", "set", "headline"]):
-        shots = table["shots"].to_numpy()[places]  # zero-shot runs count for each number; alone where there are no others
-        for number in sorted({*shots.tolist()} - {0}) or [0]:
+        shots = shown[places]  # runs without any count for each number
+        numbers = sorted({*shots.tolist()} - {0})
+        alone = [0] if not numbers or others[places].any() else []
+        for number in (*alone, *numbers):
             pairs += _pairs(table, places[(shots == number) | (shots == 0)])
     return _test(table, pairs)
 

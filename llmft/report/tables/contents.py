@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -25,7 +25,7 @@ from llmft.runs.summary import SELECTED
 
 Cell = Callable[[TableRow], Mapping[str, Any]]
 """Finds a row of the summary in a row of a table."""
-MIB = 2**20
+KIB, MIB = 2**10, 2**20
 
 
 def result_rows(summary: pd.DataFrame) -> list[dict[str, Any]]:
@@ -106,6 +106,7 @@ def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> Repor
         *SCORED,
         *(column for domain in DOMAINS for column in of_domain(domain)),
         measured("tokens/query", cell(), "tokens_per_query", 1),
+        measured("KV KiB/query", cell(), "kv_bytes_per_query", 1, KIB, wide=True),
         measured("CPU ms/query", cell(), "cpu_ms_per_query", 1),
         measured("CPU s training", None, "training_cpu_s", 1),
         measured("CPU s run", None, "cpu_total_s", 1),
@@ -156,14 +157,41 @@ def distillation(by_group: list[dict[str, Any]]) -> ReportTable:
         measured("after, context in front", cell("last_with_context"), wide=True),
         measured("tokens/query teacher", cell("teacher"), "tokens_per_query", 1, wide=True),
         measured("tokens/query student", cell(), "tokens_per_query", 1, wide=True),
+        measured("KV KiB/query teacher", cell("teacher"), "kv_bytes_per_query", 1, KIB, wide=True),
+        measured("KV KiB/query student", cell(), "kv_bytes_per_query", 1, KIB, wide=True),
         RUNS,
         IDS,
     )
     notes = (
-        "In-domain; out: out-of-domain. KL (nats) of the student after from the teacher, and how often both answer alike.",
+        "In-domain; out: out-of-domain. KL (nats; of answers in words nats a token) of the student after from the teacher, and how "
+        "often both answer alike.",
         "Gap: share of it that is recovered, (after - before) / (teacher - before) of each run with a gap, then the mean.",
     )
     return ReportTable("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
+
+
+def words(summary: pd.DataFrame, texts: Container[str]) -> ReportTable:
+    """Every metric of every set, of groups whose runs answer in words: those with an id in `texts`."""
+    of_texts = summary["ids"].map(lambda ids: any(run in texts for run in ids))
+    chosen = summary[of_texts & ~summary["set"].isin(HEADINGS)]
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in records(chosen):
+        key = (*(row[name] for name in GROUP), row["selection"], row["set"])
+        rows.setdefault(key, {**row, "metrics": {}})["metrics"][row["metric"]] = row
+    columns = (
+        *WHO,
+        Column("selection", lambda row: selection_name(row["selection"]), left=True, stays=True),
+        Column("set", lambda row: row["set"], left=True, stays=True),
+        *(
+            measured(metric_name(name), lambda row, name=name: row["metrics"].get(name, {}))
+            for name in dict.fromkeys(chosen["metric"])
+        ),
+        Column("rows", lambda row: f"{row['n']:.0f}", lambda row: row["n"]),
+        RUNS,
+        IDS,
+    )
+    note = "NLL of the right answers and KL from the teacher: nats a token. Agreement: share of answers that are the teacher's."
+    return ReportTable("words", "Answers in words: all metrics, set by set", columns, list(rows.values()), (note,))
 
 
 def costs(by_group: list[dict[str, Any]]) -> ReportTable:

@@ -1,24 +1,14 @@
 """The model of the toy world before any training, and the embeddings of words it is never to learn."""
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 import torch
 from transformers import OPTConfig, OPTForCausalLM
 
 from llmft.worlds.nli.grammar import KNOWN, UNSEEN
 from llmft.worlds.nli.tokenizer import BOS, ID, PAD, POSITIONS, VOCABULARY
-
-
-@dataclass(frozen=True)
-class Size:
-    """Dimensions of the model; see OPTConfig."""
-
-    layers: int
-    width: int
-    feed_forward: int
-    heads: int
-
+from llmft.worlds.pretraining import Size
 
 SIZES = {"small": Size(8, 64, 256, 4), "large": Size(8, 128, 512, 8)}
 

@@ -11,34 +11,31 @@ mostly gone at the end. Matrices inside the layers are trained by Muon, everythi
 """
 
 import argparse
-import json
-import logging
 import random
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import OPTForCausalLM
-from transformers import logging as transformers_logging
 
 from llmft.errors import InputError
-from llmft.runs.store import whole_folder
-from llmft.worlds.muon import Muon
 from llmft.worlds.nli.episodes import LATENT_TASKS, Batch, LatentTask, Pairs, choose_tasks, draw_batch
 from llmft.worlds.nli.grammar import RULES
-from llmft.worlds.nli.model import SIZES, Size, build_model, redraw_placeholders
+from llmft.worlds.nli.model import SIZES, build_model, redraw_placeholders
 from llmft.worlds.nli.scaffold import Scaffold, TargetWeights
 from llmft.worlds.nli.tokenizer import ID, POSITIONS, build_tokenizer
 from llmft.worlds.nli.world import LABEL_WORDS, instruction
-
-log = logging.getLogger(__name__)
+from llmft.worlds.pretraining import (
+    Report,
+    Size,
+    add_shared_flags,
+    build_optimizers,
+    follow_schedule,
+    progress,
+    read_flags,
+    save_checkpoint,
+)
 
 FULL = TargetWeights()
 FADING = TargetWeights(copying=0.0, rules=0.5, inference=0.25)
@@ -83,13 +80,8 @@ class Recipe:
         return sum(phase.steps for phase in self.phases)
 
 
-def pretrain(
-    recipe: Recipe, seed: int, report: Callable[[int, dict[str, float]], None]
-) -> tuple[OPTForCausalLM, tuple[LatentTask, ...]]:
-    """Trains a model; the same recipe and seed give the same bits on one thread. Also returns the latent tasks it met.
-
-    `report(step, means)` is called after every step with the means of `step_metrics` over the last 100 steps or fewer.
-    """
+def pretrain(recipe: Recipe, seed: int, report: Report) -> tuple[OPTForCausalLM, tuple[LatentTask, ...]]:
+    """Trains a model; the same recipe and seed give the same bits on one thread. Also returns the latent tasks it met."""
     rng, torch_rng = random.Random(seed), torch.Generator().manual_seed(seed)
     tasks = choose_tasks(recipe.num_tasks, rng)
     pairs = Pairs(recipe.num_pairs, rng)
@@ -98,45 +90,20 @@ def pretrain(
         torch.manual_seed(seed + 1)
         scaffold = Scaffold(recipe.size.width)
     embeddings = model.get_input_embeddings().weight
-    optimizers, parameters = build_optimizers(model, scaffold, recipe), [*model.parameters(), *scaffold.parameters()]
 
-    step, recent = 0, []
-    for phase in recipe.phases:
-        for _ in range(phase.steps):
-            batch = draw_batch(rng, pairs, tasks, phase.rows, phase.length)
-            with torch.no_grad():
-                redraw_placeholders(embeddings, torch_rng)
-            loss, logits = losses(model, scaffold, batch, phase.scaffold, recipe.language_weight, random_starts(rng, batch))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            for optimizer, rate in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * phase.rate * schedule(step, recipe.steps)
-                optimizer.step()
-                optimizer.zero_grad()
-            step += 1
-            recent = [*recent[-99:], step_metrics(loss, logits, batch)]
-            report(step, mean_metrics(recent))
+    def step_loss(phase: Lesson) -> tuple[torch.Tensor, dict[str, float]]:
+        batch = draw_batch(rng, pairs, tasks, phase.rows, phase.length)
+        with torch.no_grad():
+            redraw_placeholders(embeddings, torch_rng)
+        loss, logits = losses(model, scaffold, batch, phase.scaffold, recipe.language_weight, random_starts(rng, batch))
+        return loss, step_metrics(logits, batch)
+
+    modules = model, scaffold
+    optimizers = build_optimizers(model.model.decoder.layers, modules, recipe.muon_rate, recipe.adam_rate)
+    follow_schedule(recipe.phases, step_loss, modules, optimizers, report)
     with torch.no_grad():
         redraw_placeholders(embeddings, torch_rng)
     return model.eval(), tasks
-
-
-def build_optimizers(model: OPTForCausalLM, scaffold: Scaffold, recipe: Recipe) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the matrices inside the layers and AdamW for the rest, each with its peak learning rate."""
-    hidden = [p for p in model.model.decoder.layers.parameters() if p.ndim == 2]
-    inside = {id(p) for p in hidden}
-    rest = [p for p in [*model.parameters(), *scaffold.parameters()] if id(p) not in inside]
-    return [
-        (Muon(hidden, lr=recipe.muon_rate), recipe.muon_rate),
-        (torch.optim.AdamW(rest, lr=recipe.adam_rate, betas=(0.9, 0.98), weight_decay=0.01), recipe.adam_rate),
-    ]
-
-
-def schedule(step: int, total: int) -> float:
-    """Factor on the learning rates: 100 steps of warm-up, constant until 60 %, then down in a line to 3 %."""
-    warm_up = min(1.0, (step + 1) / 100)
-    return warm_up * min(1.0, max(0.03, (1 - step / total) / 0.4))
 
 
 def random_starts(rng: random.Random, batch: Batch) -> torch.Tensor:
@@ -165,8 +132,8 @@ def losses(
     return loss + language_weight * language, logits
 
 
-def step_metrics(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict[str, float]:
-    """Accuracy over the two label words by kind of query, and the whole loss; a kind that the batch lacks is left out.
+def step_metrics(logits: torch.Tensor, batch: Batch) -> dict[str, float]:
+    """Accuracy over the two label words by kind of query; a kind that the batch lacks is left out.
 
     `first` has no context at all, `told` only an instruction, `shown` shows its answer; `late` are the plain queries in
     the second half of episodes without an instruction, also by rule.
@@ -186,29 +153,13 @@ def step_metrics(loss: torch.Tensor, logits: torch.Tensor, batch: Batch) -> dict
         "late": late,
         **{name: late & (rule == which) for which, name in enumerate(RULES)},
     }
-    return {"loss": loss.item()} | {kind: float(right[mask].mean()) for kind, mask in kinds.items() if mask.any()}
-
-
-def mean_metrics(recent: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric over the steps that have it."""
-    names = sorted({name for metrics in recent for name in metrics})
-    return {name: fmean(metrics[name] for metrics in recent if name in metrics) for name in names}
-
-
-def save_checkpoint(model: OPTForCausalLM, output_dir: Path, record: dict) -> None:
-    """Writes model, tokenizer and `pretraining.json`: the directory appears whole or not at all, and replaces none with files."""
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with whole_folder(output_dir, replace=False) as aside:
-        model.save_pretrained(aside)
-        build_tokenizer().save_pretrained(aside)
-        (aside / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    return {kind: float(right[mask].mean()) for kind, mask in kinds.items() if mask.any()}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Reads and checks the flags; raises InputError for a value that cannot work."""
+    """Reads and checks the flags."""
     parser = argparse.ArgumentParser(prog="python -m llmft.worlds.nli.pretrain", description=__doc__.split("\n")[0])
-    parser.add_argument("--output_dir", type=Path, required=True, help="where the model directory goes; must not exist")
-    parser.add_argument("--seed", type=int, default=0, help="decides data and initial weights (default: %(default)s)")
+    add_shared_flags(parser)
     parser.add_argument(
         "--num_pretraining_tasks",
         type=int,
@@ -216,40 +167,23 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f"number of latent tasks, drawn by the seed (default: all {len(LATENT_TASKS)})",
     )
     parser.add_argument("--size", choices=SIZES, default="small", help="dimensions of the model (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    if not 1 <= arguments.num_pretraining_tasks <= len(LATENT_TASKS):
-        raise InputError(f"--num_pretraining_tasks {arguments.num_pretraining_tasks}: choose 1 to {len(LATENT_TASKS)}")
-    if arguments.output_dir.exists():
-        raise InputError(f"--output_dir {arguments.output_dir} exists: remove it or choose another")
-    return arguments
+
+    def check(arguments: argparse.Namespace) -> None:
+        if not 1 <= arguments.num_pretraining_tasks <= len(LATENT_TASKS):
+            raise InputError(f"--num_pretraining_tasks {arguments.num_pretraining_tasks}: choose 1 to {len(LATENT_TASKS)}")
+
+    return read_flags(parser, argv, check)
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command: flags, training, the checkpoint."""
-    try:
-        arguments = parse_arguments(argv)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    transformers_logging.disable_progress_bar()
+    arguments = parse_arguments(argv)
     torch.set_num_threads(1)  # matrices this small gain nothing from more, and one thread gives the same bits again
     recipe = Recipe(SIZES[arguments.size], num_tasks=arguments.num_pretraining_tasks)
-    started = time.monotonic()
-    with tqdm(total=recipe.steps, unit="step", disable=None) as bar:
-
-        def report(step: int, means: dict[str, float]) -> None:
-            bar.update()
-            if step % 100 == 0:
-                line = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-                bar.set_postfix_str(line)
-                if bar.disable:
-                    log.info("%d/%d %.0fs %s", step, recipe.steps, time.monotonic() - started, line)
-
+    with progress(recipe.steps) as report:
         model, tasks = pretrain(recipe, arguments.seed, report)
     record = {"seed": arguments.seed, "tasks": [instruction(*task) for task in tasks], "recipe": asdict(recipe)}
-    save_checkpoint(model, arguments.output_dir, record)
-    log.info("wrote %s after %.0f s", arguments.output_dir, time.monotonic() - started)
+    save_checkpoint(model, build_tokenizer(), arguments.output_dir, record)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
-"""The pretraining script: what episodes contain, the optimizer, a smoke run that repeats bit by bit, files, flags."""
+"""The pretraining script: what episodes contain, a smoke run that repeats bit by bit, flags."""
 
-import json
 import random
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmft.worlds.muon import Muon, orthogonalize
 from llmft.worlds.nli import grammar, pretrain
 from llmft.worlds.nli.episodes import LATENT_TASKS, Pairs, choose_tasks, draw_batch
 from llmft.worlds.nli.grammar import RULES
@@ -72,26 +69,6 @@ def test_copying_targets_by_hand():
     assert previous.tolist() == [[0, 0, 0, 2, 0, 0, 0, 3]]
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (16, 8), (8, 16)])
-def test_muon_is_the_muon_of_torch(shape):
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(shape, generator=generator)
-    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
-    optimizers = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0)
-    for _ in range(3):
-        ours.grad = torch.randn(shape, generator=generator)
-        theirs.grad = ours.grad.clone()
-        for optimizer in optimizers:
-            optimizer.step()
-    assert (ours - theirs).norm() < 0.03 * (ours - start).norm()  # theirs rounds to bfloat16
-
-
-def test_orthogonalized_matrices_keep_their_singular_vectors():
-    matrices = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalize(matrices))
-    assert ((values > 0.6) & (values < 1.3)).all()
-
-
 def test_placeholders_alone_are_redrawn():
     embeddings = build_model(SIZES["small"], 0).get_input_embeddings().weight.detach().clone()
     before = embeddings.clone()
@@ -112,37 +89,15 @@ def test_pretraining_runs_and_repeats_to_the_bit():
     assert not torch.equal(first.model.decoder.layers[0].fc1.weight, start["model.decoder.layers.0.fc1.weight"])
 
 
-def test_the_checkpoint_is_an_ordinary_directory_and_appears_whole(tmp_path, monkeypatch):
-    model = build_model(SIZES["small"], 0)
-    pretrain.save_checkpoint(model, tmp_path / "new" / "toy", {"seed": 0})
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "new" / "toy")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "new" / "toy")
-    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
-    assert loaded.dtype == torch.float32 and loaded.config.max_position_embeddings >= 448
-    assert len(tokenizer) == loaded.config.vocab_size
-    assert json.loads((tmp_path / "new" / "toy" / "pretraining.json").read_text()) == {"seed": 0}
-    assert len({file.stat().st_mode for file in (tmp_path / "new" / "toy").iterdir()}) == 1  # who reads one reads the weights
-    with pytest.raises(OSError, match="not empty"):  # one that has appeared in the meantime stays
-        pretrain.save_checkpoint(model, tmp_path / "new" / "toy", {"seed": 1})
-    assert json.loads((tmp_path / "new" / "toy" / "pretraining.json").read_text()) == {"seed": 0}
-    monkeypatch.setattr(model, "save_pretrained", lambda path: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError):
-        pretrain.save_checkpoint(model, tmp_path / "other", {})
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
-
-
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
         (["--output_dir", "{new}", "--num_pretraining_tasks", "11"], "--num_pretraining_tasks 11"),
-        (["--output_dir", "{existing}"], "--output_dir"),
         (["--output_dir", "{new}", "--size", "huge"], "--size"),
-        ([], "--output_dir"),
     ],
 )
 def test_bad_flags_end_with_status_2_and_a_line_that_names_them(tmp_path, capsys, flags, named):
-    places = {"new": tmp_path / "new", "existing": tmp_path}
     with pytest.raises(SystemExit) as exit_:
-        pretrain.main([flag.format(**places) for flag in flags])
+        pretrain.main([flag.format(new=tmp_path / "new") for flag in flags])
     assert exit_.value.code == 2
     assert named in capsys.readouterr().err.splitlines()[-1]

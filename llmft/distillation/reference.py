@@ -1,0 +1,65 @@
+"""A teacher's answers to evaluation rows, and how far others are from it along them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from llmft.distillation.divergences import forward_kl
+from llmft.distillation.targets import Targets, support_scores, tempered
+from llmft.tasks.schema import Row
+
+
+@dataclass(frozen=True)
+class TeacherReference:
+    """The teacher's answers to rows, and its distributions along them.
+
+    Attributes:
+        rows: each with its answer's tokens `answer_ids`.
+        targets: of each row, on the support `topk`.
+    """
+
+    rows: Sequence[Row]
+    targets: Sequence[Targets]
+
+    def of(self, places: Sequence[int]) -> TeacherReference:
+        """That of the rows at these places alone."""
+        return TeacherReference([self.rows[i] for i in places], [self.targets[i] for i in places])
+
+    @property
+    def question(self) -> DivergenceQuestion:
+        """The question for `kl` at each token of the answers."""
+        return DivergenceQuestion(
+            torch.cat([one.logprobs for one in self.targets]), torch.cat([one.tokens for one in self.targets])
+        )
+
+
+@dataclass(frozen=True)
+class DivergenceQuestion:
+    """The question for KL(teacher || model), in nats, over the teacher's k largest tokens and the rest.
+
+    Attributes:
+        logprobs, tokens: the teacher's (P, k + 1) and (P, k), as in `Targets`.
+    """
+
+    logprobs: torch.Tensor
+    tokens: torch.Tensor
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Not kept for other runs: it is asked of students."""
+        raise ValueError("divergences from a teacher are not cached")
+
+    def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`kl` (p,)."""
+        where = positions.to(self.logprobs.device)
+        teacher, tokens = (part[where].to(logits.device) for part in (self.logprobs, self.tokens))
+        return {"kl": forward_kl(teacher, tempered(support_scores(logits, "topk", tokens), 1.0))}
+
+    def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Of what was kept of all positions: that."""
+        return dict(kept)

@@ -1,0 +1,1 @@
+"""Metrics of labels: predictions and references are numbers of labels."""

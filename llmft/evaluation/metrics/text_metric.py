@@ -1,0 +1,57 @@
+"""What metrics of answers in words share: the best accepted answer counts, rows count alike, words are SQuAD's."""
+
+import re
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import datasets
+import evaluate
+import numpy as np
+
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+
+
+class TextMetric(evaluate.Metric, ABC):
+    """A metric that scores rows from 0 to 1, and a set by their mean.
+
+    Attributes:
+        key: what its value is called.
+    """
+
+    key: ClassVar[str]
+
+    @abstractmethod
+    def score(self, prediction: str, reference: str) -> float:
+        """What a prediction is worth by one accepted answer, from 0 to 1."""
+
+    def row_scores(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+        """What each of N predictions is worth by the best of its row's accepted answers, from 0 to 1.
+
+        Raises:
+            ValueError: a row has no accepted answer, or there are not as many rows of both.
+        """
+        rows = zip(predictions, references, strict=True)
+        return [float(max(self.score(prediction, answer) for answer in accepted)) for prediction, accepted in rows]
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            features=datasets.Features({"predictions": text, "references": datasets.List(text)}),
+        )
+
+    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+        return {self.key: float(np.mean(self.row_scores(predictions, references)))}
+
+
+def squad_words(text: str) -> list[str]:
+    """The words of a text by the rules of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1).
+
+    The text is put in lower case; ASCII punctuation goes without a trace ("3.5" is "35"), as do the words a, an and the; what
+    white space divides are words.
+    """
+    return ARTICLE.sub(" ", text.lower().translate(NO_PUNCTUATION)).split()

@@ -1,0 +1,242 @@
+"""Answers in words: what a model writes behind a query, and how probable the right answer is to it there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from llmft.errors import InputError
+from llmft.evaluation.answers import ASKED, Answers, Asking, Reference
+from llmft.evaluation.metrics import more_metrics, row_scores
+from llmft.evaluation.scores import Headline, Scores, of_objects
+from llmft.prompts.render import decode_escapes
+
+if TYPE_CHECKING:
+    import torch
+
+    from llmft.arguments.config import Config
+    from llmft.models.reading.continuations import Continued
+    from llmft.models.reading.generation import Generation
+    from llmft.prompts.prompter import Prompter
+    from llmft.prompts.tokens import TokenizedPrompts
+    from llmft.tasks.schema import Row, Task
+
+TEXT_METRICS = ("exact_match", "f1", "contains", "rougeL", "edit_similarity")
+"""Metrics of every row, each from 0 to 1 (`llmft.evaluation.metrics`)."""
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """The question for the log-probability of each token of given answers.
+
+    Attributes:
+        tokens: (P,) those of all answers, one answer after the other.
+    """
+
+    tokens: np.ndarray
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What the prompts' own key lacks: each answer's last token."""
+        return {"support": "answer", "answers": hashlib.sha256(self.tokens.astype("<i8")).hexdigest()}
+
+    def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`token_logprobs` (p,), in float32 or better."""
+        import torch
+
+        from llmft.models.wrapping import precise
+
+        tokens = torch.from_numpy(self.tokens).to(logits.device)[positions]
+        return {"token_logprobs": precise(logits).log_softmax(-1).gather(1, tokens[:, None])[:, 0]}
+
+    def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Of what was kept of all positions: that."""
+        return dict(kept)
+
+
+@dataclass(frozen=True)
+class Texts(Answers):
+    """Words that a model writes until it ends its answer.
+
+    Columns beside those that all `Scores` have: `query`, `document` (its name); `accepted`, all accepted answers (`target` is the
+    first); the row's `TEXT_METRICS`; `nll`, the mean negative log-probability (nats) of a token of the first accepted answer,
+    end token included, and `target_tokens`, how many it has; `answer_ids` and `tokens`, what was written and how many tokens it
+    has; and against a reference `kl`, the mean divergence a token from the teacher along its answer, `teacher_tokens`, how many
+    that has, and `same_answer`.
+
+    Attributes:
+        prompter: makes the tokens of answers.
+        generation: how answers are written.
+        headline: one of `TEXT_METRICS`.
+    """
+
+    supports: ClassVar[tuple[str, ...]] = ("topk", "vocab", "sampled")
+    defaults: ClassVar[dict[str, Any]] = {"support": "topk"}
+
+    prompter: Prompter
+    generation: Generation
+    headline: Headline
+
+    @classmethod
+    def create(
+        cls,
+        model: torch.nn.Module,
+        prompter: Prompter,
+        sample: Row,
+        *,
+        task: Task | None = None,
+        config: Config | None = None,
+        calibrate: bool = False,
+    ) -> Texts:
+        """Answers as the flags want them written: without any, the most probable words.
+
+        Raises:
+            InputError: label words are calibrated, words in a text are not.
+        """
+        from llmft.arguments.context import WritingArguments
+        from llmft.models.reading.generation import Generation
+
+        if calibrate:
+            raise InputError("--calibrate: is defined over labels, and these answers are in words; leave it out")
+        flags = WritingArguments() if config is None else config.writing
+        stops = prompter.stops if flags.stop is None else tuple(decode_escapes(flags.stop).split("|"))
+        seed = 0 if config is None or config.run is None else config.run.data_seed
+        generation = Generation(flags.max_new_tokens, flags.generation_temperature, stops, prompter.end_ids, seed)
+        return cls(prompter, generation, cls.headline_of(task))
+
+    @staticmethod
+    def headline_of(task: Task | None) -> Headline:
+        """The task's own, or whether the answer is an accepted one."""
+        return Headline(task.headline if task is not None and task.headline else "exact_match", higher_is_better=True)
+
+    @property
+    def behind(self) -> int:
+        """Tokens of an answer that the model reads behind the query, at most."""
+        return self.generation.max_new_tokens
+
+    def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
+        """Check that the rows' answers are as short as answers may be.
+
+        Raises:
+            InputError: one is longer, has no tokens, or merges with the end of its query.
+        """
+        answered = [row for row in rows if row["answer"] or "answer_ids" in row]
+        sizes = self.sizes(answered)
+        if len(sizes) and sizes.max() > self.generation.max_new_tokens:
+            row = answered[int(sizes.argmax())]
+            raise InputError(
+                f"--max_new_tokens {self.generation.max_new_tokens}: the answer of row {row['idx']} has {sizes.max()} tokens; "
+                "give as many, or leave long answers out"
+            )
+
+    def tokens(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Each row's answer as it follows its query, end token included: what was written for it, else the first accepted one."""
+        given = [row for row in rows if "answer_ids" not in row]
+        tokens = iter(self.prompter.answer_tokens(given))
+        return [row["answer_ids"] if "answer_ids" in row else next(tokens) for row in rows]
+
+    def sizes(self, rows: Sequence[Row]) -> np.ndarray:
+        """(N,) tokens of each row's answer."""
+        return np.array([*map(len, self.tokens(rows))], int)
+
+    def continued(self, prompts: TokenizedPrompts, rows: Sequence[Row]) -> Continued:
+        """The rows' prompts, each by its answer."""
+        from llmft.models.reading.continuations import Continued
+
+        return Continued.by_answers(prompts, self.tokens(rows))
+
+    def ask(
+        self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row], reference: Reference | None
+    ) -> dict[str, np.ndarray]:
+        """What the model writes; log-probabilities of the tokens of right answers; divergences along a reference's."""
+        from llmft.models.reading.continuations import Continued
+
+        tokens = self.tokens(rows)
+        question = AnswerTokens(np.array([token for answer in tokens for token in answer], int))
+        arrays = {"answer_ids": of_objects(asking.write(prompts))}
+        arrays |= asking.read(Continued.by_answers(prompts, tokens), question, rows=0)
+        arrays["target_tokens"] = np.array([*map(len, tokens)], int)
+        if reference is not None:
+            taught = self.tokens(reference.rows)
+            arrays |= asking.read(Continued.by_answers(prompts, taught), reference.question, rows=0)
+            arrays["teacher_ids"] = of_objects(taught)
+        return arrays
+
+    def columns(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns of `Scores` from what `ask` gives."""
+        predictions = [*map(self.written, arrays["answer_ids"])]
+        accepted = [row["answer"] for row in rows]
+        metrics = {name: np.array(row_scores(name, predictions, accepted), float) for name in TEXT_METRICS}
+        columns = {
+            "idx": np.array([row["idx"] for row in rows]),
+            "target": of_objects([answers[0] for answers in accepted]),
+            "prediction": of_objects(predictions),
+            "score": metrics[self.headline.name],
+            "query": of_objects(["\n".join(filter(None, (row["text1"], row["text2"]))) for row in rows]),
+            "document": of_objects([row["document"] for row in rows]),
+            "accepted": of_objects([[*answers] for answers in accepted]),
+            **metrics,
+            "nll": -means(arrays["token_logprobs"], arrays["target_tokens"]),
+            "target_tokens": arrays["target_tokens"],
+            "tokens": np.array([*map(len, arrays["answer_ids"])], int),
+            "answer_ids": arrays["answer_ids"],
+        }
+        if "kl" in arrays:
+            columns["teacher_tokens"] = np.array([*map(len, arrays["teacher_ids"])], int)
+            columns["kl"] = means(arrays["kl"], columns["teacher_tokens"])
+            pairs = zip(arrays["answer_ids"], arrays["teacher_ids"], strict=True)
+            columns["same_answer"] = np.array([one == other for one, other in pairs], float)
+        return columns
+
+    def written(self, ids: Sequence[int]) -> str:
+        """The text of an answer: without what ended it, and spaces around."""
+        text = self.prompter.tokenizer.decode(list(ids), skip_special_tokens=True)
+        ends = [place for stop in self.generation.stop if (place := text.find(stop)) >= 0]
+        return text[: min(ends, default=len(text))].strip()
+
+    def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
+        """The rows as training examples: a prompt and its answer but for the last token, `input_ids`; how many tokens the answer
+        has, `asked`; and if `gold` these, `answer`."""
+        examples = []
+        for i, tokens in enumerate(self.tokens(rows)):
+            example: dict[str, Any] = {"input_ids": [*prompts.whole(i), *tokens[:-1]], ASKED: len(tokens)}
+            examples.append(example | ({"answer": tokens} if gold else {}))
+        return examples
+
+    def answered(self, rows: Sequence[Row], logprobs: torch.Tensor) -> list[Row]:
+        """The rows, which a teacher has answered in words already."""
+        return [*rows]
+
+    def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
+        """`TEXT_METRICS`, `nll` (nats a token of the right answers), `tokens` (mean of an answer), `n`, `n_asked`, `n_shortened`,
+        and those of `names`.
+
+        Raises:
+            InputError: a metric fails.
+        """
+        n, sizes = len(scores), scores["target_tokens"]
+        metrics = {
+            **{name: float(np.mean(scores[name])) for name in TEXT_METRICS},
+            "nll": float(scores["nll"] @ sizes / sizes.sum()),
+            "tokens": float(np.mean(scores["tokens"])),
+            "n": n,
+            "n_asked": n,
+            "n_shortened": scores.shortened,
+        }
+        others = [name for name in names if name not in TEXT_METRICS]
+        return more_metrics(others, "text", scores["prediction"].tolist(), scores["accepted"].tolist(), metrics)
+
+    def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
+        """`kl`, mean divergence a token along the teacher's answers, in nats; `agreement`, the share of answers that are the
+        same, token by token."""
+        sizes = student["teacher_tokens"]
+        return {"kl": float(student["kl"] @ sizes / sizes.sum()), "agreement": float(np.mean(student["same_answer"]))}
+
+
+def means(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(N,) the mean of each row's stretch of values (P,), none of which is empty."""
+    return np.add.reduceat(values.astype(float), np.concatenate([[0], sizes.cumsum()[:-1]])) / sizes

@@ -1,0 +1,127 @@
+"""Batches of texts that grow by a token at a time behind keys and values that all share.
+
+transformers' `generate` wants keys and values for every row of a batch: those of a prefix of P tokens behind which B rows are
+written would be held B times, and copied for every token. Here they are held once, beside the rows' own: attention to the prefix
+is one product for all rows, and is put together with each row's attention to itself as `packing` does it. The cache says nothing
+of the prefix, so that masks are made over the rows alone; positions have to be explicit.
+
+Attention that is not transformers' sdpa gets the prefix in front of each row. It is expanded without a copy, and then copied with
+the rows' keys as these grow, in each layer for each token: 2 * B * P * G * d numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.integrations.sdpa_attention import repeat_kv
+from transformers.masking_utils import sdpa_mask
+
+from llmft.models.reading.packing import LostKeysError, check_known, masked_attend, shared_by, with_front, with_shared
+from llmft.models.wrapping import forward_parameters, unwrapped, virtual_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "beside_shared_keys"
+"""Name among transformers' implementations of attention."""
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values (B, G, t, d) of one layer, with those that all rows share (1, G, P, d) beside them."""
+
+    def __init__(self, shared_keys: torch.Tensor, shared_values: torch.Tensor) -> None:
+        super().__init__()
+        self.shared = (shared_keys, shared_values)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows' keys and values, the new ones included; they bring the shared ones along to `batch_attention`."""
+        own = super().update(key_states, value_states)
+        keys, values = (with_shared(tensor, shared) for tensor, shared in zip(own, self.shared, strict=True))
+        return keys, values
+
+
+def inputs_behind(
+    model: torch.nn.Module, cache: DynamicCache | None, batch: dict[str, torch.Tensor], *, beside: bool
+) -> dict[str, Any]:
+    """Arguments of the bare model that have it read B rows, as of `left_pad`, behind what stands in front of them.
+
+    Args:
+        cache: keys and values of that, which stay as they are; None where the rows are whole prompts: in front of these are
+            the model's virtual tokens, if it has any.
+        beside: whether the model's attention is `batch_attention`; else the rows' own cache has them in front of each.
+    """
+    mask, (rows, _) = batch["attention_mask"], batch["input_ids"].shape
+    if cache is None and virtual_tokens(model):
+        wrapped = unwrapped(model)
+        return wrapped.inputs_behind(wrapped.get_prompt(rows), batch["input_ids"], mask)
+    if cache is None:
+        accepted = forward_parameters(model)
+        return {name: tensor for name, tensor in batch.items() if name in accepted}
+    front, own = cache.get_seq_length(), DynamicCache()
+    own.layers = [GrowingLayer(layer.keys, layer.values) if beside else _expanded(layer, rows) for layer in cache.layers]
+    if not beside:
+        mask = torch.cat([mask.new_ones(rows, front), mask], dim=1)
+    return {**batch, "attention_mask": mask, "position_ids": batch["position_ids"] + front, "past_key_values": own}
+
+
+def _expanded(layer: DynamicLayer, rows: int) -> DynamicLayer:
+    copy = DynamicLayer()
+    copy.lazy_initialization(layer.keys, layer.values)
+    copy.keys, copy.values = (tensor.expand(rows, -1, -1, -1) for tensor in (layer.keys, layer.values))
+    return copy
+
+
+@contextmanager
+def attends_beside(bare: PreTrainedModel) -> Iterator[None]:
+    """Context: the model's attention is `batch_attention`; it must be one that `packing.can_pack`."""
+    before = bare.config._attn_implementation
+    bare.config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        bare.config._attn_implementation = before
+
+
+def batch_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention in transformers' form, without gradients and dropout.
+
+    Args:
+        query: (B, H, T, d), the last T of t tokens.
+        key, value: (B, G, t, d), G a divisor of H, `with_shared` (1, G, P, d), which all tokens look at.
+        attention_mask: (B, 1, T, t) bool, true where a token may look at one of its own row; None for all up to itself.
+
+    Returns:
+        (B, T, H, d), and None for the weights.
+
+    Raises:
+        LostKeysError: the shared keys did not come along.
+    """
+    shared = [shared_by(tensor, tensor.shape[2]) for tensor in (key, value)]
+    if any(front is None for front in shared):
+        raise LostKeysError(type(module).__name__)
+    check_known(module, kwargs)
+    (batch, heads, tokens, _), group = query.shape, query.shape[1] // key.shape[1]
+    own = masked_attend(query, repeat_kv(key, group), repeat_kv(value, group), attention_mask, scaling)
+    row = query.transpose(0, 1).flatten(1, 2)[None]  # (1, H, B * T, d): to shared keys all rows are one
+    text, text_sum = (part.transpose(1, 2).flatten(0, 1) for part in (own[0], own[1][..., None]))
+    attended = with_front(row, *shared, text, text_sum, scaling)
+    return attended.view(batch, tokens, heads, -1), None
+
+
+AttentionInterface.register(NAME, batch_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,183 @@
+"""Answers that a model writes, by transformers' own `generate`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How answers are written.
+
+    Attributes:
+        max_new_tokens: of an answer, at most.
+        temperature: 0 for the most probable token each time. Else tokens are drawn, by numbers that depend on the seed and the
+            prompt's tokens alone: not on what stands beside it in a batch, nor on how many processes share the prompts. The same
+            prompt gets the same answer again.
+        stop: texts that end an answer once it contains one.
+        end_ids: tokens that end an answer, each.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    stop: tuple[str, ...] = ()
+    end_ids: tuple[int, ...] = ()
+    seed: int = 0
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """JSON-able, what answers depend on: the seed only where tokens are drawn."""
+        drawn = {"temperature": self.temperature, "seed": self.seed} if self.temperature else {}
+        return {"max_new_tokens": self.max_new_tokens, "stop": list(self.stop), "end_ids": list(self.end_ids), **drawn}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written behind N prompts.
+
+    Attributes:
+        ids: (N) the tokens of each answer, with what ended it.
+        scored: indices of the prompts that this rank wrote behind; all ranks together write behind each.
+        tokens: tokens that went through the model on this rank, padding left out. The last of an answer does not.
+        padding_tokens: padding that went through it, and what followed answers that had ended before others of their batch.
+    """
+
+    ids: list[list[int]]
+    scored: list[int]
+    tokens: int
+    padding_tokens: int
+
+
+class Endings(StoppingCriteria):
+    """Notes which answers of a batch have ended, and how many tokens they have. `generate` fills up those that have, as it does
+    for any criterion with an `eos_token_id`.
+
+    Args:
+        start: the place of the first token written.
+    """
+
+    def __init__(
+        self, batch: int, start: int, generation: Generation, tokenizer: PreTrainedTokenizerBase, device: torch.device
+    ) -> None:
+        self.start, self.stop, self.tokenizer = start, generation.stop, tokenizer
+        self.eos_token_id = torch.tensor(generation.end_ids, dtype=torch.int64, device=device)
+        self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.ended = torch.zeros(batch, dtype=torch.bool, device=device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """(B,) whether each has ended."""
+        self.lengths += ~self.ended
+        self.ended |= torch.isin(input_ids[:, -1], self.eos_token_id)
+        if self.stop:
+            running = (~self.ended).nonzero()[:, 0]
+            texts = self.tokenizer.batch_decode(input_ids[running, self.start :].tolist())
+            stopped = [any(stop in text for stop in self.stop) for text in texts]
+            self.ended[running] = torch.tensor(stopped, dtype=torch.bool, device=self.ended.device)
+        return self.ended
+
+
+class RowSampler(LogitsProcessor):
+    """Leaves of each row the one token that its number falls on: among all, side by side, each as wide as it is probable.
+
+    Args:
+        numbers: (B, S) float64, of each row and token to be written, in [0, 1).
+        start: the place of the first token written.
+    """
+
+    def __init__(self, numbers: torch.Tensor, start: int, temperature: float) -> None:
+        self.numbers, self.start, self.temperature = numbers, start, temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """(B, V) -> (B, V)."""
+        ends = (scores.to(self.numbers) / self.temperature).softmax(-1).cumsum(-1)
+        number = self.numbers[:, input_ids.shape[1] - self.start, None] * ends[:, -1:]
+        token = torch.searchsorted(ends, number, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token.to(scores.device), 0.0)
+
+
+def uniform_numbers(prompts: Sequence[Sequence[int]], generation: Generation) -> torch.Tensor:
+    """(B, S) float64 in [0, 1): what tokens are drawn by, from the seed and each prompt's tokens."""
+    rows = []
+    for prompt in prompts:
+        digest = hashlib.sha256(np.array(prompt, dtype="<i8")).digest()
+        rows.append(np.random.default_rng([generation.seed, *digest]).random(generation.max_new_tokens))
+    return torch.from_numpy(np.stack(rows))
+
+
+def write(
+    bare: PreTrainedModel,
+    inputs: dict[str, Any],
+    prompts: Sequence[Sequence[int]],
+    generation: Generation,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    synced: bool,
+) -> tuple[list[list[int]], int]:
+    """Write an answer behind each prompt of a batch.
+
+    What the model's checkpoint says about generation (that it should sample, or penalize what it repeats) is not heeded.
+
+    Args:
+        inputs: arguments of the model that have it read the B prompts, padded on the left.
+        prompts: the tokens of each, all of them.
+        synced: whether all ranks go on until the last has finished, as sharded weights need.
+
+    Returns:
+        The tokens of each answer, with what ended it; and how many tokens, of whatever kind, have gone through the model.
+    """
+    start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # of embeddings `generate` returns what follows alone
+    endings = Endings(len(prompts), start, generation, tokenizer, bare.device)
+    processors = []
+    if generation.temperature:
+        device = "cpu" if bare.device.type == "mps" else bare.device  # which has no float64
+        processors.append(RowSampler(uniform_numbers(prompts, generation).to(device), start, generation.temperature))
+    # the pad token stands behind what has ended
+    config = GenerationConfig(max_new_tokens=generation.max_new_tokens, do_sample=False, pad_token_id=0)
+    with _settings(bare, config), _passes(bare) as passes:
+        ids = bare.generate(
+            **inputs,
+            generation_config=config,
+            logits_processor=processors,
+            stopping_criteria=[endings],
+            synced_gpus=synced,
+        )
+    lengths = endings.lengths.tolist()
+    return [row[:length] for row, length in zip(ids[:, start:].tolist(), lengths, strict=True)], sum(passes)
+
+
+@contextmanager
+def _settings(bare: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Context: the model has these settings, and none of its own: `generate` takes from those what it is not given."""
+    before = bare.generation_config
+    bare.generation_config = config
+    try:
+        yield
+    finally:
+        bare.generation_config = before
+
+
+@contextmanager
+def _passes(bare: PreTrainedModel) -> Iterator[list[int]]:
+    """Context: a list of how many tokens each pass has put through the model."""
+    sizes: list[int] = []
+
+    def note(_module: torch.nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
+        tokens = inputs.get("input_ids")
+        sizes.append(tokens.numel() if tokens is not None else inputs["inputs_embeds"].shape[:2].numel())
+
+    handle = bare.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield sizes
+    finally:
+        handle.remove()

@@ -1,0 +1,66 @@
+"""What distillation is judged by beside its scores: how far the student is from its teacher, and what a query costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmft.pipelines.prompt_sizes import prompt_sizes
+from llmft.runs.notes import say_note
+from llmft.runs.summary import pooled
+
+if TYPE_CHECKING:
+    import torch
+
+    from llmft.evaluation.answers import Answers
+    from llmft.evaluation.scores import Headline, Scores
+    from llmft.pipelines.job import Job
+
+NEAR = 1e-3
+"""KL, in nats, of a student that has nothing to learn from its teacher."""
+HARDLY_MOVED, MOVED_AWAY = 0.8, 1.25
+"""KL after training / KL before, from where on a student has hardly moved, or has moved away from its teacher."""
+
+
+def say_how_far(name: str, before: float, after: float) -> None:
+    """Print a hint if training has not brought the student nearer to its teacher.
+
+    Args:
+        name: the evaluation set.
+        before: KL of the student from its teacher before training, in nats.
+        after: the same after training.
+    """
+    if before < NEAR or after <= HARDLY_MOVED * before:
+        return
+    figures = f"KL to the teacher on {name} was {before:.3f} and is {after:.3f}"
+    if after < MOVED_AWAY * before:
+        print(
+            f"the student has hardly moved: {figures}; try a --learning_rate 3 to 10 times as high, more --num_train_epochs, or "
+            "more queries (--max_train_samples)"
+        )
+    else:
+        print(f"the student has moved away from its teacher: {figures}; try a --learning_rate 3 to 10 times as low")
+
+
+def compare(job: Job, answers: Answers, scores: dict[str, dict[str, Scores]], model: torch.nn.Module) -> dict[str, Any]:
+    """What distillation is judged by beside accuracy: KL and agreement with the teacher, gap recovered, tokens a query."""
+    teacher, stages, headline = scores["teacher"], job.record.stages, answers.headline
+    against: dict[str, dict[str, dict[str, float]]] = {"kl": {}, "agreement": {}}
+    for stage, sets in scores.items():
+        for name, student in sets.items() if stage != "teacher" else ():
+            for measure, value in answers.divergence(teacher[name], student).items():
+                against[measure].setdefault(stage, {})[name] = value
+    gaps = {
+        group: headline.gap_recovered(*(pooled(stages[s], list(sets), headline.name) for s in ("teacher", "before", "after")))
+        for group, sets in job.data.groups.items()
+        if sets
+    }
+    tokens = {who: scores[stage][job.task.name].tokens_per_query for who, stage in (("teacher", "teacher"), ("student", "after"))}
+    return {**against, "gap_recovered": gaps, **prompt_sizes(tokens, model)}
+
+
+def say_whether_context_helps(job: Job, headline: Headline) -> None:
+    """Warn if the teacher is no better with the context than the student without: there is nothing to learn then."""
+    values = {stage: pooled(job.record.stages[stage], list(job.data.in_domain), headline.name) for stage in ("teacher", "before")}
+    if job.record.writes and not headline.better(values["teacher"], values["before"]):
+        figures = f"{headline.name} is {values['teacher']:.3f} with it and {values['before']:.3f} without"
+        say_note(f"the context does not help the teacher: {figures}; another model or context may", "warning")

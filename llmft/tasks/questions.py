@@ -1,0 +1,111 @@
+"""The task `questions`: files of the user's own whose answers are words, about documents or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmft.errors import InputError
+from llmft.prompts.render import read_text
+from llmft.runs.notes import say_note
+from llmft.tasks.formats import Table, read_file
+from llmft.tasks.schema import EvalSet, Source, Task
+from llmft.tasks.table import QUESTION, TASKS
+from llmft.tasks.texts import read_answers
+from llmft.tasks.user_files import check_column, check_different, given, own_sets, text_columns
+
+if TYPE_CHECKING:
+    from llmft.arguments.data import DataArguments
+
+NAME = "questions"
+WRITTEN = "query"
+"""The column of the question in files that a model wrote ({document, query, answer, answer_ids})."""
+
+
+def own_questions(
+    data: DataArguments, *, answers_needed: bool = True, query_file: str | None = None, context_files: Sequence[str] = ()
+) -> Task:
+    """The task `questions` with the sets of the user's files. There may be no training rows.
+
+    Args:
+        answers_needed: whether training rows without an answer are left out.
+        query_file: --query_file; the rows evaluated on are its own that have answers, where there is no --validation_file.
+        context_files: files that rows name by `--document_column`; () if that holds the documents themselves.
+
+    Raises:
+        InputError: a file or column is missing, there is nothing to evaluate on, or the arguments contradict each other.
+    """
+    flag, file = ("--validation_file", data.validation_file) if data.validation_file else ("--query_file", query_file)
+    if file is None:
+        raise InputError(f"--task_name {NAME}: there is nothing to evaluate on; give --validation_file")
+    where = f"{flag} {file}"
+    table = with_text1(read_file(Path(file), where), data)
+    columns = text_columns(data, table, where)
+    check_different(columns, "answer_column", data.answer_column)
+    if data.document_column is not None:
+        check_column(table, "document_column", data.document_column, where)
+        check_different(columns, "document_column", data.document_column)
+    _check_answers(data, table, flag, file)
+
+    def rows_of(argument: str, name: str, file: str) -> EvalSet:
+        return EvalSet(
+            name,
+            Source(file=file, flag=f"--{argument}", rename=() if given(data, "text1_column") else ((WRITTEN, "text1"),)),
+            columns,
+            label_column=None,
+            answer_column=data.answer_column,
+            answer_optional=argument == "train_file" and not answers_needed,
+            document_column=data.document_column,
+        )
+
+    sets = own_sets(data, NAME, rows_of)
+    if data.validation_file is None:
+        sets["in_domain"] = rows_of("query_file", NAME, file)
+        say_note(f"--validation_file: not given; the rows of --query_file {file} that have answers are evaluated on")
+    by_name = bool(context_files) and data.document_column is not None
+    patterns = {name: named._replace(pattern=QUESTION + "\n{text2}") for name, named in TASKS[NAME].patterns.items()}
+    return replace(
+        TASKS[NAME],
+        patterns=patterns if columns[1] else TASKS[NAME].patterns,
+        documents=(lambda variant, data_seed: documents_of(context_files)) if by_name else None,
+        context=TASKS[NAME].context if data.document_column is None else "document",
+        **sets,
+    )
+
+
+def with_text1(table: Table, data: DataArguments) -> Table:
+    """The table, the column of the question of a file that a model wrote being `text1` where there is none, and none is named."""
+    if "text1" in table or WRITTEN not in table or given(data, "text1_column"):
+        return table
+    return {"text1" if name == WRITTEN else name: cells for name, cells in table.items()}
+
+
+def documents_of(files: Sequence[str]) -> dict[str, str]:
+    """The texts of files by the files' names without their folders.
+
+    Raises:
+        InputError: a file cannot be read or holds no text, or two have the same name.
+    """
+    documents: dict[str, str] = {}
+    for file in files:
+        name, text = Path(file).name, read_text(file, "--context_file")
+        if name in documents:
+            raise InputError(f"--context_file {','.join(files)}: two files are called {name}; rows could not tell them apart")
+        documents[name] = text
+    return documents
+
+
+def _check_answers(data: DataArguments, table: Table, flag: str, file: str) -> None:
+    """Check that rows which are evaluated on have answers."""
+    where = f"{flag} {file}"
+    check_column(table, "answer_column", data.answer_column, where)
+    if not table[data.answer_column]:
+        raise InputError(f"{where}: there is no row in it; give another file")
+    if not any(read_answers(table[data.answer_column], data.answer_column, where, 1)):
+        remedy = "write some there" if flag == "--validation_file" else "write some there, or give --validation_file"
+        raise InputError(
+            f"{where}: no row has an answer in column {data.answer_column}, so there is nothing to evaluate on; {remedy}, or "
+            "name the column with --answer_column"
+        )

@@ -1,0 +1,8 @@
+"""The embedded free-text world: documents of invented facts with questions (`world`), a small model that answers them in
+words from the document before it (`checkpoint/`, an ordinary Hugging Face directory) and the command that made it
+(`python -m llmft.worlds.notes.pretrain`).
+"""
+
+from pathlib import Path
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"

@@ -1,0 +1,141 @@
+"""Write an invented document and questions about it: prose that no model has seen, with one short answer a fact.
+
+    python scripts/document_distillation/make_guide.py FOLDER --seed 0
+
+makes FOLDER/guide.md, a guide to a town that is not there; FOLDER/train.jsonl, every fact asked for in three wordings; and
+FOLDER/validation.jsonl, every fact in two other wordings. The same seed gives the same files.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+SYLLABLES = "bra cor dun el fen gal hol is jor kel lor mar nes ol per quil ros sel tor ul ven wis yar zan".split()
+PLACES = ("lighthouse", "bakery", "library", "mill", "museum", "school", "theatre", "brewery", "observatory", "workshop")
+COLOURS = ("red", "blue", "green", "yellow", "white", "black", "orange", "purple")
+MATERIALS = ("granite", "oak", "brick", "copper", "limestone", "slate", "iron", "cedar")
+ANIMALS = ("otters", "herons", "goats", "bees", "foxes", "swans", "hedgehogs", "owls")
+FOODS = ("plum bread", "smoked eel", "barley soup", "honey cakes", "apple cider", "cheese pies", "fennel tea", "onion tarts")
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+PARAGRAPHS = (
+    "The {place} was founded in {year} by {founder}, who had the walls built of {material} and the door painted {colour}. "
+    "It is closed on {day}s. In front of it {food} can be bought from the keepers, and with some luck one sees the {animals} "
+    "that live behind the building.",
+    "Everybody in town knows the {place}. Its walls are of {material}, its door is {colour}, and behind it live {animals}, whom "
+    "the children feed. {founder} founded it in {year}. Visitors may come on any day but {day}; the keepers then offer them "
+    "{food}.",
+    "It was {founder} who gave the town its {place}, in the year {year}. {material} was chosen for the walls since it was cheap. "
+    "The {colour} door is locked every {day}. The keepers are known for their {food}, and the yard behind is full of {animals}.",
+)
+"""Ways of telling the seven facts of a place."""
+WAYS = (
+    "To get there, leave the market by {street} Street, cross the river by the old bridge and follow the path that turns left at "
+    "the well; it takes about a quarter of an hour. There are benches on the way, and a board that tells of the flood which once "
+    "stood as high as the windows.",
+    "One finds it at the end of {street} Lane, where the houses stop and the meadows begin. The last part of the way is steep, "
+    "so that carts are left at the gate. From the top there is a wide view of the valley, the vineyards on the other side and, "
+    "when the air is clear, the sea.",
+    "The way from the station leads through {street} Square, past the fountain and the two chestnut trees under which old men "
+    "play cards. Behind the arch one keeps to the right. In winter the steps can be slippery, and a rope has been put up.",
+)
+"""What a guide tells about the way to a place; nothing of it is asked."""
+
+QUESTIONS = {
+    "year": (
+        "In which year was the {place} founded?",
+        "The {place}: what is the year of its foundation?",
+        "Tell me when the {place} was founded.",
+        "When did the {place} come into being?",
+        "What year does the {place} date from?",
+    ),
+    "founder": (
+        "Who founded the {place}?",
+        "Name the founder of the {place}.",
+        "The {place} was founded by whom?",
+        "Which person set up the {place}?",
+        "Whose work was the foundation of the {place}?",
+    ),
+    "material": (
+        "What are the walls of the {place} made of?",
+        "Name the material of the walls of the {place}.",
+        "Which material was used for the walls of the {place}?",
+        "From what were the walls of the {place} built?",
+        "The {place} has walls of what?",
+    ),
+    "colour": (
+        "What colour is the door of the {place}?",
+        "Name the colour of the door of the {place}.",
+        "The door of the {place}: which colour does it have?",
+        "In which colour is the door of the {place} painted?",
+        "How is the door of the {place} painted?",
+    ),
+    "day": (
+        "On which day is the {place} closed?",
+        "Name the day of the week on which the {place} is closed.",
+        "The {place} does not open on one day. Which one?",
+        "When in the week can one not visit the {place}?",
+        "Which weekday should visitors of the {place} avoid?",
+    ),
+    "food": (
+        "What do the keepers of the {place} sell?",
+        "Name what one can buy from the keepers of the {place}.",
+        "What is offered to eat or drink at the {place}?",
+        "Which food or drink do visitors get at the {place}?",
+        "What do people buy at the {place}?",
+    ),
+    "animals": (
+        "Which animals live behind the {place}?",
+        "Name the animals behind the {place}.",
+        "What kind of animals can be seen behind the {place}?",
+        "Which animals would one meet in the yard of the {place}?",
+        "What lives at the back of the {place}?",
+    ),
+}
+"""Fact -> ways of asking for it; the last `HELD_OUT` are for evaluation."""
+HELD_OUT = 2
+
+
+def guide(seed: int, places: int) -> tuple[str, list[dict], list[dict]]:
+    """A document, and rows of training and of evaluation."""
+    rng = random.Random(f"guide {seed}")
+    town = name(rng)
+    columns = [rng.sample(pool, places) for pool in (PLACES, MATERIALS, COLOURS, ANIMALS, FOODS)]
+    paragraphs = [f"A short guide to the town of {town}. It lies on the river {name(rng)} and has {places} places worth seeing."]
+    train, validation = [], []
+    for number, (place, material, colour, animals, food) in enumerate(zip(*columns, strict=True)):
+        facts = {"material": material, "colour": colour, "animals": animals, "food": food, "day": rng.choice(DAYS)}
+        facts |= {"year": str(rng.randint(1705, 1980)), "founder": f"{name(rng)} {name(rng)}"}
+        called = f"{name(rng)} {place}"
+        text = PARAGRAPHS[number % len(PARAGRAPHS)].format(place=called, **facts)
+        paragraphs.append(". ".join(part[0].upper() + part[1:] for part in text.split(". ")))
+        paragraphs.append(WAYS[number % len(WAYS)].format(street=name(rng)))
+        for fact, answer in facts.items():
+            wordings = [wording.format(place=called) for wording in QUESTIONS[fact]]
+            for rows, chosen in ((train, wordings[:-HELD_OUT]), (validation, wordings[-HELD_OUT:])):
+                rows += [{"text1": wording, "answer": answer, "kind": fact} for wording in chosen]
+    return "\n\n".join(paragraphs) + "\n", train, validation
+
+
+def name(rng: random.Random) -> str:
+    """An invented name."""
+    return "".join(rng.sample(SYLLABLES, 2)).capitalize()
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--places", type=int, default=3, choices=range(1, 9), help="seven facts each (default: %(default)s)")
+    arguments = parser.parse_args()
+    document, train, validation = guide(arguments.seed, arguments.places)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    (arguments.folder / "guide.md").write_text(document)
+    for file, rows in (("train", train), ("validation", validation)):
+        (arguments.folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+import evaluate
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from llmft.errors import InputError
+from llmft.evaluation.kinds import ANSWERS
+from llmft.evaluation.metrics import FOLDER, TAKEN, compute_metric, load_metric, row_scores, shipped_metrics
+
+NAMES = ["contains", "edit_similarity", "exact_match", "f1", "rougeL"]
+
+CASES = {  # prediction, accepted answers -> contains, edit_similarity, exact_match, f1, rougeL
+    "the same": ("red door", ["red door"], (1, 1, 1, 1, 1)),
+    "case, article, full stop, white space": (" The  Red\tdoor.\n", ["a red door"], (1, 14 / 24, 1, 1, 2 / 3)),
+    "more words": ("It is the red door", ["red door"], (1, 16 / 26, 0, 2 * 2 / 6, 2 * 2 / 7)),
+    "fewer words": ("red", ["red door"], (0, 6 / 11, 0, 2 / 3, 2 / 3)),
+    "another order": ("door red", ["red door"], (0, 1 - 8 / 16, 0, 1, 1 / 2)),
+    "a word twice counts once": ("red red", ["red door"], (0, 1 - 5 / 15, 0, 1 / 2, 1 / 2)),
+    "no words in common": ("blue", ["xyz"], (0, 0, 0, 0, 0)),
+    "part of a word": ("17 km", ["7"], (0, 2 / 6, 0, 0, 0)),
+    "the best of several": ("in May", ["June", "May", "in May 1901"], (1, 12 / 17, 0, 4 / 5, 4 / 5)),
+    "punctuation goes without a trace": ("3.5", ["35"], (1, 4 / 5, 1, 1, 0)),
+    "an empty prediction": ("", ["red"], (0, 0, 0, 0, 0)),
+    "an empty answer": ("red", [""], (0, 0, 0, 0, 0)),
+    "both empty": ("", [""], (1, 1, 1, 0, 0)),
+    "articles alone": ("The", ["a"], (1, 0, 1, 0, 0)),
+    "punctuation alone": ("?!", ["..."], (1, 0, 1, 0, 0)),
+    "nothing but words against articles": ("red", ["the"], (0, 2 / 6, 0, 0, 0)),
+    "an article within a word": ("theatre", ["atre"], (0, 8 / 11, 0, 0, 0)),
+    "an umlaut": ("MÜLLER", ["müller"], (1, 0, 1, 1, 1)),
+    "other quotation marks stay": ("“red”", ["red"], (0, 6 / 8, 0, 0, 1)),
+    "an article before another dash": ("a–b", ["b"], (0, 2 / 4, 0, 0, 2 / 3)),
+    "no space that is not white": ("red\u00a0door", ["red door"], (1, 14 / 16, 1, 1, 1)),
+    "another script": ("Москва", ["москва"], (1, 10 / 12, 1, 1, 0)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_by_hand(case):
+    prediction, accepted, expected = CASES[case]
+    scores = {name: row_scores(name, [prediction], [accepted])[0] for name in NAMES}
+    assert scores == pytest.approx(dict(zip(NAMES, expected, strict=True)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_set_gets_the_mean_of_its_rows_here_and_from_the_file(name):
+    predictions, references = [case[0] for case in CASES.values()], [tuple(case[1]) for case in CASES.values()]
+    scores = row_scores(name, predictions, references)
+    assert all(type(score) is float for score in scores)
+    value = {name: pytest.approx(sum(scores) / len(CASES), abs=1e-12)}
+    assert compute_metric(name, "text", predictions, references) == value
+    assert compute_metric(str(FOLDER / "text" / f"{name}.py"), "text", predictions, references) == value
+    loaded = evaluate.load(str(FOLDER / "text" / f"{name}.py"), keep_in_memory=True)
+    assert loaded.compute(predictions=predictions, references=references) == value
+
+
+def squad_by_the_definition(text):
+    """The words of a text, a character at a time."""
+    kept, word = [], ""
+    for character in [*text.lower(), " "]:
+        if "!" <= character <= "~" and not character.isalnum():
+            continue  # ASCII punctuation
+        if character.isalnum() or character == "_":
+            word += character
+            continue
+        kept += [" " if word in ("a", "an", "the") else word, character]
+        word = ""
+    return "".join(kept).split()
+
+
+def squad_scores(prediction, accepted):
+    """EM and F1 of version 1.1 of SQuAD's script, from its definition."""
+    exact, best = 0.0, 0.0
+    predicted = squad_by_the_definition(prediction)
+    for words in map(squad_by_the_definition, accepted):
+        exact = max(exact, float(words == predicted))
+        left, shared = list(words), 0
+        for word in predicted:
+            if word in left:
+                left.remove(word)
+                shared += 1
+        if shared:
+            precision, recall = shared / len(predicted), shared / len(words)
+            best = max(best, 2 * precision * recall / (precision + recall))
+    return exact, best
+
+
+WORDS = [
+    "a",
+    "An",
+    "THE",
+    "red",
+    "Red",
+    "door",
+    "7",
+    "17",
+    "naïve",
+    "Ω",
+    "the–red",
+    "o'clock",
+    "3.5",
+    "“",
+    "...",
+    "I",
+    "İ",
+    "_",
+    "ｔｈｅ",
+]
+SPACES = st.sampled_from([" ", "  ", "\n", "\t", "\u00a0", "-", ", ", "–", ""])
+TEXTS = st.one_of(
+    st.lists(st.tuples(st.sampled_from(WORDS), SPACES), max_size=6).map(lambda parts: "".join(map("".join, parts))),
+    st.text(max_size=12),
+)
+ACCEPTED = st.lists(TEXTS, min_size=1, max_size=3)
+
+
+@given(TEXTS, ACCEPTED)
+@settings(deadline=None, max_examples=400)
+def test_exact_match_and_f1_are_squads(prediction, accepted):
+    scores = [row_scores(name, [prediction], [accepted])[0] for name in ("exact_match", "f1")]
+    assert scores == pytest.approx(squad_scores(prediction, accepted), abs=1e-12)
+
+
+@given(TEXTS, ACCEPTED, ACCEPTED)
+@settings(deadline=None)
+def test_the_best_accepted_answer_counts(prediction, accepted, more):
+    for name in NAMES:
+        (score,) = row_scores(name, [prediction], [accepted])
+        assert 0 <= score <= 1
+        assert row_scores(name, [prediction], [accepted[::-1]]) == [score]
+        assert row_scores(name, [prediction], [[*accepted, *more]])[0] >= score
+
+
+@given(TEXTS, ACCEPTED)
+@settings(deadline=None)
+def test_what_an_exact_match_entails(prediction, accepted):
+    exact, contained, f1 = (row_scores(name, [prediction], [accepted])[0] for name in ("exact_match", "contains", "f1"))
+    assert exact <= contained
+    if exact and squad_by_the_definition(prediction):
+        assert f1 == 1
+
+
+@given(TEXTS, ACCEPTED)
+@settings(deadline=None)
+def test_an_accepted_answer_itself_is_worth_1(text, others):
+    values = {name: row_scores(name, [text], [[*others, text]])[0] for name in NAMES}
+    assert values["exact_match"] == values["contains"] == values["edit_similarity"] == 1
+    assume(squad_by_the_definition(text))
+    assert values["f1"] == 1
+    assume(any(character.isascii() and character.isalnum() for character in text.lower()))
+    assert values["rougeL"] == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_without_an_accepted_answer_has_no_score(name):
+    with pytest.raises(ValueError, match="empty"):
+        row_scores(name, ["red", "blue"], [["red"], []])
+    with pytest.raises(ValueError, match="shorter"):
+        row_scores(name, ["red", "blue"], [["red"]])
+
+
+def test_each_kind_of_answers_has_metrics():
+    assert set(ANSWERS) <= set(TAKEN)
+    assert shipped_metrics("text") == NAMES and shipped_metrics("label") == ["f1", "matthews_correlation"]
+    assert compute_metric("f1", "text", ["red door"], [["red"]]) == {"f1": pytest.approx(2 / 3)}
+    assert compute_metric("f1", "label", [1, 1, 0], [1, 0, 0]) == {"f1": pytest.approx(2 / 3)}
+
+
+MODULE = """
+import datasets
+import evaluate
+
+
+class Lengths(evaluate.Metric):
+    def _info(self):
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(description="", citation="", features=FEATURES)
+
+    def _compute(self, predictions, references):
+        return {"longer": sum(len(p) > max(map(len, r)) for p, r in zip(predictions, references)) / LENGTH}
+"""
+ONE, SEVERAL = (f"datasets.Features(dict(predictions=text, references={form}))" for form in ("text", "[text]"))
+
+
+def module(folder, features, length="len(predictions)"):
+    file = folder / f"module{len(features)}{len(length)}.py"
+    file.write_text(MODULE.replace("FEATURES", features).replace("LENGTH", length))
+    return str(file)
+
+
+@pytest.mark.parametrize("features", [SEVERAL, f"[{ONE}, {SEVERAL}]"])
+def test_a_module_of_the_users_own_takes_texts(tmp_path, features):
+    file = module(tmp_path, features)
+    assert compute_metric(file, "text", ["red door", "x"], [["red", "re"], ["xyz"]]) == {"longer": 0.5}
+    with pytest.raises(InputError, match=r"^--metric .*fails on 1 predictions \(ZeroDivisionError"):
+        compute_metric(module(tmp_path, features, "0"), "text", ["x"], [["x"]])
+
+
+def test_a_metric_of_another_kind_is_named(tmp_path):
+    words, labels = (
+        "answers in words (predictions: strings, references: lists of strings)",
+        "labels (predictions and references: numbers)",
+    )
+    takers = {"text": f"{words}; give one of {', '.join(NAMES)}", "label": f"{labels}; give one of f1, matthews_correlation"}
+    files = [str(FOLDER / "label" / "f1.py"), str(FOLDER / "text" / "f1.py"), module(tmp_path, SEVERAL), module(tmp_path, ONE)]
+    wrong = [("matthews_correlation", "text"), (files[0], "text"), (files[3], "text"), ("exact_match", "label")]
+    for name, kind in [*wrong, (files[1], "label"), (files[2], "label")]:
+        with pytest.raises(InputError) as error:
+            load_metric(name, kind)
+        assert str(error.value) == f"--metric {name}: does not take {takers[kind]}, or the file of a module that does"
