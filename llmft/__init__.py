@@ -1,7 +1,7 @@
 """llmft: few-shot fine-tuning, in-context learning and context distillation of decoder language models, side by side.
 
 `in_context`, `fine_tune` and `distill` are the three methods as functions (`llmft.pipelines.functions`); `PromptFormat`,
-`AdapterArguments` and `Objective` are what they take, `load_model` loads a model and its tokenizer.
+`ChatFormat`, `AdapterArguments` and `Objective` are what they take, `load_model` loads a model and its tokenizer.
 """
 
 from importlib import import_module
@@ -14,6 +14,7 @@ PLACES = {
     "fine_tune": "llmft.pipelines.functions",
     "distill": "llmft.pipelines.functions",
     "PromptFormat": "llmft.prompts.render",
+    "ChatFormat": "llmft.prompts.chat",
     "AdapterArguments": "llmft.arguments.methods",
     "Objective": "llmft.arguments.objective",
     "load_model": "llmft.models.load",

@@ -25,7 +25,7 @@ from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
-from llmft.pipelines.prompting import prompt_format_of
+from llmft.pipelines.prompting import check_aligned, prompt_format_of
 from llmft.pipelines.teacher_answers import keep_answers, references, writes_answers
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.runs.notes import say_note
@@ -129,7 +129,6 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     from llmft.models.parts.adapt import trained_weights
     from llmft.pipelines.retention import Retention, retention_tasks
     from llmft.pipelines.teachers import check_sizes, teacher_model, with_cache
-    from llmft.prompts.alignment import check_alignment
     from llmft.training.stop_at_nan import check_start
 
     flags, calibrate = job.config.distillation, job.config.calibration.calibrate
@@ -142,8 +141,7 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     student = job.scorer(model, tokenizer, student_format, trained=True)
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
     job.check_prompts(teacher, student, train_rows=queries)
-    if not student.answers.ids:
-        check_alignment(teacher.scorers[0].prompter, student.prompter, queries)
+    check_aligned(teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
     check_sizes(job, teacher)
     check_start(job.model_name, trained_weights(model, job.config.trained))
     teacher = with_cache(job, teacher)

@@ -34,6 +34,7 @@ from llmft.pipelines.distillation_checks import check_support
 from llmft.pipelines.teachers import check_vocabularies, fit_logits
 from llmft.pipelines.training import make_trainer
 from llmft.prompts.alignment import check_alignment
+from llmft.prompts.chat import ChatFormat
 from llmft.prompts.prompter import Prompter
 from llmft.prompts.render import PromptFormat
 from llmft.training.ft_trainer import FtTrainer
@@ -139,8 +140,9 @@ def distill(
         fit_logits(teacher[0], model, objective.support)
     shots = _complete(demonstrations, teacher_prompt, least=0)
     reader = _scorer(*(teacher or (model, tokenizer)), queries, teacher_prompt, shots)
-    if kind is not Labels:
+    if kind is not Labels or isinstance(prompt, ChatFormat):
         check_alignment(reader.prompter, Prompter(tokenizer, prompt), queries)
+    if kind is not Labels:
         queries = reader.answered(queries, Phase("teacher"))
     targets = Teacher([reader], queries, objective).precompute(Phase("teacher"))
     scorer = _scorer(_student(model, part, reader.prompter.context_ids, run), tokenizer, queries, prompt)

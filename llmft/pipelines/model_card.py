@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.pipelines.schedule import counted
+from llmft.prompts.chat import ChatFormat
 from llmft.runs.model_folder import HEAD_SETTINGS, PARALLEL_SETTINGS, START, Base, base_named_in, student_settings
 from llmft.runs.secrets import without_secrets
 from llmft.runs.store import whole_file
@@ -167,9 +168,12 @@ def training_data(config: dict[str, Any]) -> str:
 
 def prompt_texts(prompts: Mapping[str, Sequence[PromptFormat]], *, classifier: bool) -> str:
     """How a query is written to each who is asked, and what the context's files say."""
-    names = ["description", "instruction", "pattern", "shown_labels", "prefix", "separator"]
+    names = ["description", "instruction", "turns", "pattern", "shown_labels", "prefix", "separator"]
     names += [] if classifier else ["delimiter", "words"]
     parts = ["As JSON; `words` are the label words, `delimiter` stands in front of them, `separator` between demonstrations."]
+    if any(isinstance(formats[0], ChatFormat) for formats in prompts.values()):
+        names += ["system_prompt", "context_role"]
+        parts += ["All stands in the model's chat template: the pattern is the user's turn, the answer the assistant's."]
     for who, formats in prompts.items():
         texts = {name: getattr(formats[0], name) for name in names if name == "delimiter" or getattr(formats[0], name)}
         parts += [f"The {who}'s:", fenced(json.dumps(texts, indent=2, ensure_ascii=False), "json")]

@@ -60,7 +60,8 @@ def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[
         examples = ", ".join(map(repr, [*names][:3]))
         count = f"{sum(map(bool, matches))} of {len(matches)} rows"
         yield f"text in {count} looks like control tokens ({examples}); it is read as {read_as}"
-    if any(control.search(one.prompt_format.document) for one in prompters):
+    formats = [one.prompt_format for one in prompters]
+    if any(control.search(text) for one in formats for text in (one.document, *(turn.content for turn in one.turns))):
         yield "text of a file in the context looks like control tokens; it is read as text"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments.data import DataArguments
 from llmft.errors import InputError
+from llmft.prompts.alignment import check_alignment
 from llmft.prompts.chat import ChatFormat
 from llmft.prompts.placeholders import take_off_placeholders
 from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, names_file, read_text, text_or_file
@@ -15,7 +16,9 @@ from llmft.prompts.turns import read_turns
 from llmft.prompts.verbalizer import parse_words
 
 if TYPE_CHECKING:
+    from llmft.evaluation.scorer import MeanScorer, Scorer
     from llmft.pipelines.job import Job
+    from llmft.prompts.demonstrations import Row
     from llmft.tasks.schema import NamedPattern
 
 
@@ -36,7 +39,7 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
     labels = parse_words(words, len(job.task.label_names), words_flag)
     pattern, pattern_flag = _pattern(job, who)
     prefix, _ = _choose(job, who, "target_prefix", _default_prefix(job, named.prefix) if pattern is None else "")
-    return _kind(data)(
+    return format_of(data, UpstreamPromptFormat if upstream else PromptFormat)(
         pattern=pattern or (escaped(named.pattern) if upstream else named.pattern),
         prefix=prefix,
         separator=data.separate_shots_by,
@@ -49,10 +52,25 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
     )
 
 
-def _kind(data: DataArguments) -> Callable[..., PromptFormat]:
-    """What makes prompts of the kind that the flags ask for."""
+def check_aligned(teacher: MeanScorer, student: Scorer, rows: Sequence[Row]) -> None:
+    """Check that teacher and student are asked about the rows alike, but for the context, where a chat template has its say or
+    more is compared than one token behind the query.
+
+    Raises:
+        InputError: they are not.
+    """
+    if student.answers.ids and not isinstance(student.prompter.prompt_format, ChatFormat):
+        return
+    contexts = teacher.context_of(rows)
+    for number, scorer in enumerate(teacher.scorers):
+        asked = [row for i, row in enumerate(rows) if contexts is None or contexts[i] == number]
+        check_alignment(scorer.prompter, student.prompter, asked)
+
+
+def format_of(data: DataArguments, pattern_format: type[PromptFormat] = PromptFormat) -> Callable[..., PromptFormat]:
+    """What makes a prompt format: for chats where the flags ask for those, else `pattern_format`."""
     if not data.chat:
-        return UpstreamPromptFormat if data.upstream_prompts else PromptFormat
+        return pattern_format
     system = None if data.system_prompt is None else text_or_file(data.system_prompt, "--system_prompt")
     return partial(ChatFormat, system_prompt=system, context_role=data.context_role)
 

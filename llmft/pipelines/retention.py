@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, quote
 from llmft.prompts.demonstrations import draw_eval_rows
-from llmft.prompts.render import PromptFormat
 from llmft.tasks.load import fingerprint_data, in_domain_alone, load_in_domain
 from llmft.tasks.schema import Row, Task
 from llmft.tasks.table import TASKS
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from llmft.evaluation.scorer import Scorer
     from llmft.pipelines.job import Job
+from llmft.pipelines.prompting import format_of
 
 GROUP = "retention"
 """The group of these sets in the record, and what their names begin with."""
@@ -95,7 +95,7 @@ class Retention:
                 name = set_name(task)
                 rows[name] = draw_eval_rows(all_rows, data.max_eval_samples)
                 named = task.patterns["minimal"]
-                prompt_format = PromptFormat(
+                prompt_format = format_of(data)(
                     named.pattern, named.prefix, data.separate_shots_by, named.target_tokens, words_flag="label words"
                 )
                 sample = rows[name][0]

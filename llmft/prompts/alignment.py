@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
+from dataclasses import replace
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, quote
 from llmft.prompts.chat_template import units
 from llmft.prompts.prompter import Prompter
-from llmft.prompts.verbalizer import shown
+from llmft.prompts.verbalizer import SPACE_MARKS, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from llmft.prompts.demonstrations import Row
+    from llmft.prompts.render import Part
 
 CHECKED = 16
 """Rows of the longest queries, and of the shortest, whose tokens are compared."""
@@ -49,7 +51,7 @@ def check_alignment(teacher: Prompter, student: Prompter, rows: Sequence[Row]) -
                 "choose a teacher of the same chat template"
             )
         wholes = {who: prompt.whole(i) for who, prompt in prompts.items()}
-        if not all(_ends_in(student.tokenizer, whole, query) for whole in wholes.values()):
+        if not _are_aligned(student.tokenizer, *wholes.values(), query):
             ends = ", ".join(f"the {who}'s {_around(student.tokenizer, whole, query)}" for who, whole in wholes.items())
             raise InputError(
                 f"--context: the query of row {row['idx']} begins with other tokens behind the context than without it, or "
@@ -58,37 +60,58 @@ def check_alignment(teacher: Prompter, student: Prompter, rows: Sequence[Row]) -
 
 
 def _check_fronts(teacher: Prompter, student: Prompter) -> None:
-    """Check the texts in front of a query: the teacher's are the student's with the context in one place."""
-    fronts = []
-    for prompter in (teacher, student):
-        front: list[tuple[str, bool]] = []
-        for part in prompter.prompt_format.front(prompter.demonstrations):
-            pieces = [part.text] if part.context else units(prompter.tokenizer, part.text)
-            front += [(piece, part.context) for piece in pieces]
-        fronts.append(front)
-    long, short = fronts
-    end = len(_common(long[::-1], short[::-1]))
-    start = short[: len(short) - end]
-    if long[: len(start)] != start or len(long) < len(short) or not teacher.prompt_format.alike_turns(teacher.demonstrations):
-        written = [quote("".join(piece if not context else "..." for piece, context in front), 300) for front in fronts]
+    """Check the texts in front of a query: the teacher's are the student's with texts of the context in one place, and turns in
+    one place."""
+    written = teacher.prompt_format
+    without_turns = replace(written, turns=tuple(turn for turn in written.turns if turn.role == "system"))
+    fronts = [
+        _parted(student.tokenizer, student.prompt_format.front(student.demonstrations)),
+        _parted(teacher.tokenizer, without_turns.front(())),
+        _parted(teacher.tokenizer, written.front(teacher.demonstrations)),
+    ]
+    put_in = all(_is_put_in(short, long) for short, long in pairwise(fronts))
+    if not put_in or not written.alike_turns(teacher.demonstrations):
+        short, _, long = ("".join("..." if context else piece for piece, context in front) for front in fronts)
         raise InputError(
             f"--chat: the chat template of {teacher.tokenizer.name_or_path} makes teacher and student differ by more than the "
-            f"context: in front of a query it writes {written[0]} for the teacher and {written[1]} for the student; give a "
-            "--system_prompt for both, or --context_role user, or leave --chat out"
+            f"context: in front of a query it writes {quote(long, 300)} for the teacher and {quote(short, 300)} for the student; "
+            "give a --system_prompt for both, or --context_role user, or leave --chat out"
         )
 
 
-def _ends_in(tokenizer: PreTrainedTokenizerBase, whole: list[int], query: list[int]) -> bool:
-    """Whether a prompt ends in a query's tokens.
+def _parted(tokenizer: PreTrainedTokenizerBase, front: Sequence[Part]) -> list[tuple[str, bool]]:
+    """What is in front of a query, in pieces that are alike or not: each with whether it is of the context."""
+    pieces = ((part, [part.text] if part.context else units(tokenizer, part.text)) for part in front)
+    return [(piece, part.context) for part, texts in pieces for piece in texts]
 
-    The query's first word may be in other tokens: some tokenizers put a space in front of a text's first word.
-    """
-    same = len(_common(whole[::-1], query[::-1]))
-    if same == len(query):
+
+def _is_put_in(short: list[tuple[str, bool]], long: list[tuple[str, bool]]) -> bool:
+    """Whether the long one is the short one with something in one place."""
+    start = len(short) - len(_common(long[::-1], short[::-1]))
+    return len(long) >= len(short) and long[:start] == short[:start]
+
+
+def _are_aligned(tokenizer: PreTrainedTokenizerBase, teacher: list[int], student: list[int], query: list[int]) -> bool:
+    """Whether two prompts end in the same tokens for all of a query, whose own tokens are given; its first word aside where the
+    tokenizer puts a space in front of a text's first word."""
+    opens_with_space = _spelled(tokenizer, tokenizer("a", add_special_tokens=False).input_ids).startswith(tuple(SPACE_MARKS))
+    spaces = SPACE_MARKS if opens_with_space else ""
+    same = _common(teacher[::-1], student[::-1])[::-1]
+    if len(_spelled(tokenizer, same)) >= len(_spelled(tokenizer, query).lstrip(spaces)):
         return True
-    first = tokenizer.decode(query[: len(query) - same]).lstrip(" ")
+    return opens_with_space and all(_ends_in(tokenizer, whole, query) for whole in (teacher, student))
+
+
+def _ends_in(tokenizer: PreTrainedTokenizerBase, whole: list[int], query: list[int]) -> bool:
+    """Whether a prompt ends in a query's tokens but for those of its first word."""
+    same = len(_common(whole[::-1], query[::-1]))
+    word = _spelled(tokenizer, query[: len(query) - same]).lstrip(SPACE_MARKS)
     front = whole[: len(whole) - same]
-    return first != "" and any(tokenizer.decode(front[-n:]).lstrip(" ") == first for n in range(1, len(first.encode()) + 2))
+    return any(_spelled(tokenizer, front[len(front) - n :]).lstrip(SPACE_MARKS) == word for n in range(len(word) + 2))
+
+
+def _spelled(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    return "".join(tokenizer.convert_ids_to_tokens(tokens))
 
 
 def _around(tokenizer: PreTrainedTokenizerBase, whole: list[int], query: list[int]) -> str:

@@ -177,8 +177,8 @@ class ChatFormat(PromptFormat):
             start = self.template.default_system or ""
         if start is None:
             return None
-        texts = [*([""] if start else []), *shown]  # a separator behind what both read is the context's
-        return [Part(start), Part(self.separator.join(texts), context=True)] if shown else [Part(start)]
+        context = self.separator.join([*([""] if start else []), *shown])  # a separator behind what both read is the context's
+        return [Part(text, context=i == 1) for i, text in enumerate((start, context)) if text] or [Part("")]
 
     def _in_front_of_user(self) -> list[Part]:
         """The texts that stand in front of the first turn of the user."""

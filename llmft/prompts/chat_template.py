@@ -105,10 +105,16 @@ def fit(parts: Sequence[str], trimmed: tuple[bool, bool]) -> list[str]:
 
 
 def common_end(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> str:
-    """What texts of a template all end in, no control token cut in two."""
-    letters = zip(*(reversed(units(tokenizer, text)) for text in texts), strict=False)
-    alike = [same[0] for same in takewhile(lambda same: len({*same}) == 1, letters)]
-    return "".join(reversed(alike))
+    """What texts of a template all end in, from the start of one of them or from a control token on; "" for nothing."""
+    parted = [units(tokenizer, text) for text in texts]
+    alike = len([*takewhile(lambda same: len({*same}) == 1, zip(*map(reversed, parted), strict=False))])
+    ends = next(n for n in range(alike, -1, -1) if any(_is_border(one, len(one) - n) for one in parted))
+    return "".join(parted[0][len(parted[0]) - ends :])
+
+
+def _is_border(parted: Sequence[str], place: int) -> bool:
+    """Whether a text may be cut in front of this unit: control tokens are longer than a letter."""
+    return place in (0, len(parted)) or any(len(unit) > 1 for unit in parted[place - 1 : place + 1])
 
 
 def units(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:

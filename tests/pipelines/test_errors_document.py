@@ -206,6 +206,20 @@ CASES = {
     "a label that merges with a row": Case(
         "eval.py", own("{good}", "{newlines}", "--target_tokens Yes,No --pattern '{{text1}}' --label_delimiter ''")
     ),
+    "a model without a chat template": Case("eval.py", "--chat"),
+    "a chat template that fails": Case("eval.py", "--chat --model_name_or_path {failing_chat}"),
+    "a chat template without a system message": Case(
+        "distill.py", "--chat --model_name_or_path {no_system} --context file --context_file {long_text} --num_shots 16"
+    ),
+    "a chat template that changes texts": Case("eval.py", "--chat --model_name_or_path {upper_chat}"),
+    "a chat template that adds more than the context": Case(
+        "distill.py", "--chat --model_name_or_path {uneven_chat} --context file --context_file {short_text} --num_shots 16"
+    ),
+    "a query that begins otherwise behind the context": Case(
+        "distill.py",
+        f"{own('{tall}', '{tall}', '--target_tokens Yes,No')} --chat --model_name_or_path {{chat}} "
+        "--context_role user --separate_shots_by '' --context file --context_file {short_text} --num_shots 16",
+    ),
     "a context over the window": Case("eval.py", "--num_shots 100"),
     "a text over the window": Case("distill.py", "--context file --context_file {long_text} --num_shots 16"),
     "a text file that cannot be read": Case("distill.py", "--context file --context_file {bytes} --num_shots 16"),
@@ -339,6 +353,8 @@ def files(tmp_path_factory, tokenizers):
         "blank.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": " "}]),
         "semicolons.csv": "text1;label\na;0\n",
         "by_columns.json": pd.DataFrame(rows).to_json(),
+        "short_text.txt": "overlap means Yes",
+        "tall.jsonl": lines([{**row, "text1": f"tall {i}"} for i, row in enumerate(rows)]),
         "long_text.txt": "overlap Yes " * 2000,
         "broken_json.json": "{broken",
         "empty_list.json": "[]",
@@ -392,6 +408,17 @@ def models(folder, tokenizers):
 
     names = "cut_model no_tokenizer cut_tokenizer more_layers no_base pickled own_code other_tokenizer other_teacher nan_model"
     made = {name: model(name) for name in [*names.split(), "infinite", "prefix"]}
+    chat = "{% for m in messages %}{{ m.content }}\n\n{% endfor %}"
+    templates = {
+        "chat": chat,
+        "failing_chat": "{{ raise_exception('not today') }}",
+        "no_system": "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + chat,
+        "upper_chat": chat.replace("m.content", "m.content | upper"),
+        "uneven_chat": "{% if messages[0].role != 'system' %}tall{% endif %}" + chat,
+    }
+    for name, template in templates.items():
+        made[name] = model(name)
+        (made[name] / "chat_template.jinja").write_text(template)
     cut(made["cut_model"] / "model.safetensors", 50000)
     cut(made["cut_tokenizer"] / "tokenizer.json", 500)
     for name in ("tokenizer.json", "tokenizer_config.json"):

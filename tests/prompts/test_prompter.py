@@ -60,3 +60,44 @@ def test_a_prompt_over_the_window_is_an_error(tokenizers):
     with pytest.raises(InputError, match="than the model's window leaves beside 1 tokens of a label of"):
         replace(prompter, window=longest, behind=1).prompts(rows)
     assert replace(prompter, max_length=longest - 2).prompts(rows).shortened == 1
+
+
+ANSWERS = ("the cat", "a </s> b", "Yes", "on a mat, ☃ x")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
+def test_an_answer_in_words_follows_its_query_as_it_does_in_a_demonstration(tokenizers, family):
+    tokenizer = tokenizers[family]
+    rows = [{"text1": text, "text2": None, "label": None, "answer": (text, "x"), "idx": i} for i, text in enumerate(ANSWERS)]
+    shown = Prompter(tokenizer, PromptFormat("{text1} ?", "", r"\n\n", ()), tuple(rows))
+    alone = replace(shown, demonstrations=())
+    assert (shown.stops, alone.stops) == (("\n\n",), ())
+    (last,) = shown.end_ids
+    assert tokenizer.convert_ids_to_tokens(last) == "</s>"
+    for row, prompt, answer in zip(rows, alone.tokenized(rows).suffixes, alone.answer_tokens(rows), strict=True):
+        whole = replace(shown, demonstrations=(row,)).context_ids
+        prompt = alone.tokenized(rows).prefix + prompt
+        assert whole[: len(prompt) + len(answer) - 1] == prompt + answer[:-1]
+        assert answer[-1] == last
+        assert last not in answer[:-1]
+
+
+def test_answers_that_are_no_tokens_or_merge_with_their_query(tokenizers):
+    prompter = Prompter(tokenizers["gpt2"], PromptFormat(r"{text1}\n", "", r"\n\n", ()))
+    row = {"text1": "the cat", "text2": None, "label": None, "answer": ("x",), "idx": 7}
+    assert len(prompter.answer_tokens([row, row])) == 2
+    for answer in ("", " "):
+        with pytest.raises(InputError, match=rf"the answer of row 7, '{answer}', is no token .*; give it some text, or leave"):
+            prompter.answer_tokens([row, {**row, "answer": (answer,)}])
+    with pytest.raises(InputError) as caught:
+        prompter.answer_tokens([row, {**row, "answer": ("\n\nx",)}])
+    says = r"--pattern '{text1}\n': the answer of row 7, '\n\nx', merges with the end of its query, 'the cat\n', into "
+    assert str(caught.value).startswith(says + "'the' 'Ġcat' 'ĊĊ' 'Ċ'; ")
+    assert prompter.answer_tokens([{**row, "answer": (), "answer_ids": [3, 1]}]) == [[3, 1]]
+
+
+def test_shots_of_text_rows_that_would_fit_are_counted(tokenizers):
+    shots = tuple({"text1": "the cat", "text2": None, "label": None, "answer": ("sat",), "idx": i} for i in range(9))
+    prompter = Prompter(tokenizers["gpt2"], PromptFormat("{text1} ?", "", r"\n\n", ()), shots, window=20)
+    with pytest.raises(InputError, match="--num_shots 2 would fit"):
+        prompter.prompts(shots[:1])
