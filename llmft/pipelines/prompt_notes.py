@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmft.pipelines.job import Job
 from llmft.prompts.control import control_tokens, look_for
+from llmft.prompts.render import row_texts
 from llmft.runs.notes import say_note
 from llmft.tasks.table import Row
 from llmft.tasks.texts import asks
@@ -53,15 +54,14 @@ def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[
         *job.eval_sets.values(),
         *(rows for group in job.other_sets.values() for rows in group.values()),
     ]
-    matches = [control.findall(f"{row['text1'] or ''}\n{row['text2'] or ''}") for rows in sets for row in rows]
+    matches = [control.findall("\n".join(row_texts(row))) for rows in sets for row in rows]
     names = dict.fromkeys(name for names in matches for name in names)
     read_as = "text" if prompter.prompt_format.control(prompter.tokenizer, ()).ids else "these, as upstream does"
     if names:
         examples = ", ".join(map(repr, [*names][:3]))
         count = f"{sum(map(bool, matches))} of {len(matches)} rows"
         yield f"text in {count} looks like control tokens ({examples}); it is read as {read_as}"
-    formats = [one.prompt_format for one in prompters]
-    if any(control.search(text) for one in formats for text in (one.document, *(turn.content for turn in one.turns))):
+    if any(control.search(text) for one in prompters for text in one.prompt_format.taken_texts):
         yield "text of a file in the context looks like control tokens; it is read as text"
 
 

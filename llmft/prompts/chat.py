@@ -43,8 +43,7 @@ class ChatFormat(PromptFormat):
     """How a row becomes a user's turn. It can be written once it is `read_by` a tokenizer."""
 
     system_prompt: str | None = None
-    """What the system message begins with, whether there is a context or not; None for the template's own. Control tokens in it
-    are meant, as in a pattern."""
+    """What the system message begins with, whether there is a context or not, taken as it is; None for the template's own."""
     context_role: str = "system"
     """Where the context stands: in the message of `system`, or in front of the first turn of `user`."""
     template: ChatTemplate | None = field(default=None, compare=False, repr=False)
@@ -65,8 +64,12 @@ class ChatFormat(PromptFormat):
 
     def written_as(self, mark: Callable[[str], str]) -> ChatFormat:
         """As of a pattern; what the template writes is put through `mark` as well."""
-        system = None if self.system_prompt is None else mark(self.system_prompt)
-        return replace(super().written_as(mark), system_prompt=system, template=replace(self.template, mark=mark))
+        return replace(super().written_as(mark), template=replace(self.template, mark=mark))
+
+    @property
+    def taken_texts(self) -> list[str]:
+        """The texts beside rows' that are taken as they are."""
+        return [*super().taken_texts, self.system_prompt or ""]
 
     @cached_property
     def around(self) -> Around:
@@ -112,10 +115,11 @@ class ChatFormat(PromptFormat):
         return ()
 
     def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-        """The token that the template writes behind an answer: the first control token there, else the first token."""
+        """The token that the template writes behind an answer (the first control token there, else the first token), and the
+        tokenizer's own."""
         names = look_for(tuple(control_tokens(tokenizer))).findall(self.around.end)
         ids = tokenizer(names[0] if names else self.around.end, add_special_tokens=False).input_ids
-        return tuple(ids[:1]) or super().end_ids(tokenizer)
+        return tuple(dict.fromkeys([*ids[:1], *super().end_ids(tokenizer)]))
 
     def query(self, row: Mapping[str, Any]) -> str:
         """The user's turn, and what is written until the assistant speaks."""

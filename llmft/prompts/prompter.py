@@ -70,7 +70,7 @@ class Prompter:
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end an answer; none where the tokenizer has none."""
+        """The tokens that end an answer, the first of which ends those that are learned; none where the tokenizer has none."""
         return self.prompt_format.end_ids(self.tokenizer)
 
     @property

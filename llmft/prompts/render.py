@@ -83,6 +83,11 @@ def names_file(value: str) -> bool:
     return len(value) < 256 and Path(value).is_file()  # a longer text is no path, and asking the system would fail
 
 
+def row_texts(row: Mapping[str, Any]) -> list[str]:
+    """The texts that a row brings into prompts, accepted answers included."""
+    return [*(row.get(name) or "" for name in FIELDS), *(row.get("answer") or ())]
+
+
 class Part(NamedTuple):
     """A part of what stands in front of a query: of the context, or there without one too."""
 
@@ -188,8 +193,12 @@ class PromptFormat:
 
     def control(self, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping[str, Any]]) -> ControlTokens:
         """The tokenizer's control tokens, for prompts made of these rows."""
-        texts = [text for row in rows for text in (*(row.get(name) or "" for name in FIELDS), *(row.get("answer") or ()))]
-        return ControlTokens.create(tokenizer, [*texts, self.document, *(turn.content for turn in self.turns)])
+        return ControlTokens.create(tokenizer, [*(text for row in rows for text in row_texts(row)), *self.taken_texts])
+
+    @property
+    def taken_texts(self) -> list[str]:
+        """The texts beside rows' that are taken as they are."""
+        return [self.document, *(turn.content for turn in self.turns)]
 
     @property
     def space(self) -> str:

@@ -144,7 +144,7 @@ def answer_sequences(
             raise InputError(
                 f"{flag}: the answer of row {number}, {quote(answer[:20])}, merges with the end of its query, "
                 f"{quote(control.plain(query)[-20:])}, into {shown(control.tokenizer, _border(control, query, tokens))}; "
-                "begin the answer in other text, or end the query otherwise (--pattern, without --chat)"
+                "begin the answer in other text, or end the query otherwise (--label_delimiter, --pattern; without --chat)"
             )
         sequences.append(sequence)
     return sequences

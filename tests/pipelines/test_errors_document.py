@@ -220,6 +220,16 @@ CASES = {
         f"{own('{tall}', '{tall}', '--target_tokens Yes,No')} --chat --model_name_or_path {{chat}} "
         "--context_role user --separate_shots_by '' --context file --context_file {short_text} --num_shots 16",
     ),
+    "an answer of no tokens": Case(
+        "eval.py", "--task questions --validation_file {questions} --num_shots 0 --model_name_or_path {no_ada}"
+    ),
+    "an answer that merges with its query": Case(
+        "eval.py",
+        "--task questions --validation_file {questions} --num_shots 0 --model_name_or_path toy --pattern '{{text1}} Yes' "
+        "--label_delimiter ''",
+    ),
+    "a dialogue that is no JSON": Case("eval.py", "--context dialogue --context_file {short_text} --num_shots 16"),
+    "a dialogue of an unknown role": Case("eval.py", "--context dialogue --context_file {tool_turn} --num_shots 16"),
     "a context over the window": Case("eval.py", "--num_shots 100"),
     "a text over the window": Case("distill.py", "--context file --context_file {long_text} --num_shots 16"),
     "a text file that cannot be read": Case("distill.py", "--context file --context_file {bytes} --num_shots 16"),
@@ -353,6 +363,7 @@ def files(tmp_path_factory, tokenizers):
         "blank.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": " "}]),
         "semicolons.csv": "text1;label\na;0\n",
         "by_columns.json": pd.DataFrame(rows).to_json(),
+        "tool_turn.jsonl": lines([{"role": "user", "content": "Who?"}, {"role": "tool", "content": "x"}]),
         "short_text.txt": "overlap means Yes",
         "tall.jsonl": lines([{**row, "text1": f"tall {i}"} for i, row in enumerate(rows)]),
         "long_text.txt": "overlap Yes " * 2000,
@@ -419,6 +430,10 @@ def models(folder, tokenizers):
     for name, template in templates.items():
         made[name] = model(name)
         (made[name] / "chat_template.jinja").write_text(template)
+    made["no_ada"] = model("no_ada")
+    tokenizer = json.loads((made["no_ada"] / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "Ada"}, "content": ""}
+    (made["no_ada"] / "tokenizer.json").write_text(json.dumps(tokenizer))
     cut(made["cut_model"] / "model.safetensors", 50000)
     cut(made["cut_tokenizer"] / "tokenizer.json", 500)
     for name in ("tokenizer.json", "tokenizer_config.json"):
