@@ -86,9 +86,7 @@ class Episode:
 
     def __init__(self, document: NotesDocument, questions: Sequence[NotesQuestion], sequence: bool, rng: random.Random):
         self.columns: dict[str, list[int]] = {name: [] for name in self.FILL}
-        self._where: dict[
-            tuple, int
-        ] = {}  # of words of values: by attribute, place and index; of key words: by attribute and word
+        self._where: dict[tuple, int] = {}  # of a value by attribute, place, index; of a key word by attribute, word
         self._add(BOS, 0, 0)
         self._write_document(document)
         self._document_end = len(self)
