@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DAY = datetime.datetime(2024, 7, 26)
 """Today, for templates that write the date: the same prompt tomorrow. It is the one that Llama 3's write where they know none."""
 DIRECTIVES = "aAbBdHIjmMpSyY"
+"""Letters of `strftime` that are filled in."""
 OPTIONS = {"date_string": DAY.strftime("%d %b %Y"), "enable_thinking": False, "thinking": False}
 """What templates of some families ask for."""
 STAND_IN = re.compile("\ufdd1(\\d+)\ufdd1")
@@ -164,8 +165,8 @@ def _render(tokenizer: PreTrainedTokenizerBase, template: str, roles: tuple[str,
             **OPTIONS,
         )
     except Exception as error:  # a template is code that comes with a model, and fails in any way
-        remedy = "leave --chat out and write the turns with --pattern"
-        if "system" in roles:
+        remedy, first = "leave --chat out and write the turns with --pattern", ("system", "user")
+        if "system" in roles and (roles == first or not ChatTemplate(tokenizer, template).takes(first)):
             remedy = "give --context_role user, and leave --system_prompt out"
         elif len(roles) > 1:
             remedy = f"give fewer turns or demonstrations, or {remedy}"

@@ -317,6 +317,11 @@ def test_templates_that_are_refused(what):
 def test_turns_that_a_template_refuses():
     with pytest.raises(InputError, match="fails on messages of user, user: Roles must alternate; give fewer turns"):
         _ = chat(GEMMA, turns=(Turn("user", "Who ?"),)).context
+    alternating = GEMMA.replace("messages[0].role == 'system'", "false").replace("loop.index0 % 2 == 0", "loop.index0 % 2")
+    with pytest.raises(InputError, match="fails on messages of system, user, user: Roles must alternate; give fewer turns"):
+        _ = chat(
+            alternating.replace("{%- if (", "{%- if loop.index0 > 1 and ("), turns=(Turn("user", "Who ?"),), document="x"
+        ).context
 
 
 NUMBERED = CHATML.replace("{{ m.role }}", "{{ m.role }} {{ loop.index }}").replace("assistant\n{% endif", "assistant 2\n{% endif")
