@@ -80,13 +80,13 @@ def read(
     groups: Sequence[type],
     argv: Sequence[str] | None,
     description: str,
-    more_defaults: Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]] | None = None,
+    more_defaults: Callable[[Mapping[str, Any], Collection[str]], tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the command line.
 
     Args:
         more_defaults: of the values, and of the names of the arguments that are written on the command line, gives defaults that
-            depend on them.
+            depend on them, and values of other arguments that they imply.
 
     Returns:
         The value of each argument, and of those whose value is not the default.
@@ -111,8 +111,9 @@ def read(
     written, values = written_arguments(parser, words), vars(namespace)
     defaults = {name: parser.get_default(name) for name in values}
     if more_defaults is not None:
-        defaults |= {name: value for name, value in more_defaults(values, written).items() if name in values}
-        values |= {name: value for name, value in defaults.items() if name not in written}
+        more, implied = more_defaults(values, written)
+        defaults |= {name: value for name, value in more.items() if name in values}
+        values |= {name: value for name, value in (defaults | dict(implied)).items() if name in values and name not in written}
     given = {name: value for name, value in values.items() if value != defaults[name]}
     check(groups, values, all_groups=True, trains=AdapterArguments in groups)
     return values, given

@@ -93,3 +93,13 @@ class WritingArguments(Checked):
         "shown in a pattern, what stands behind an answer there.",
         answers=TEXT,
     )
+
+    @property
+    def stops(self) -> tuple[str, ...] | None:
+        """The texts of --stop; None where it is not given."""
+        return None if self.stop is None else tuple(self.stop.replace("\\n", "\n").replace("\\t", "\t").split("|"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stop is not None and not all(self.stops):
+            raise InputError(f"--stop {self.stop}: a part is empty, which stands in every answer; put text in front of each |")

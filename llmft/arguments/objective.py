@@ -50,5 +50,9 @@ class Objective(Checked):
         "Temperature of teacher and student in the loss, which is multiplied by its square.", 1.0, above=0, needs=SOFT
     )
     ce_weight: float = flag(
-        "Weight of the cross-entropy with gold labels that is added; the queries must have them.", 0.0, at_least=0, needs=SOFT
+        "Weight of the cross-entropy that is added: with gold labels, which the queries must have; of answers in words with the "
+        "tokens of --answers.",
+        0.0,
+        at_least=0,
+        needs=SOFT,
     )

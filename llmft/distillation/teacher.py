@@ -37,6 +37,7 @@ class Teacher:
     Args:
         scorers: how the teacher is asked behind each of m contexts.
         context_of: (N,) the context that a query is answered behind; None for the mean over all contexts.
+        counted: whether costs count the queries as examples.
         frozen: for `targets`, gives the model to read with, for as long as it is read with; its weights are always the same.
     """
 
@@ -47,6 +48,7 @@ class Teacher:
         objective: Objective,
         *,
         context_of: np.ndarray | None = None,
+        counted: bool = True,
         frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
     ) -> None:
         answers = scorers[0].answers
@@ -55,7 +57,7 @@ class Teacher:
         if objective.support not in answers.supports:
             raise ValueError(f"support {objective.support} is none of {', '.join(answers.supports)}, which these answers have")
         self.scorers, self.queries, self.objective, self.context_of = scorers, queries, objective, context_of
-        self.frozen, self.counted = frozen, (0, 0)
+        self.examples, self.frozen, self.counted = len(queries) if counted else 0, frozen, (0, 0)
         self.online = [_Online(scorer, queries, objective, self._places(i)) for i, scorer in enumerate(scorers)] if frozen else []
 
     def precompute(self, phase: Phase) -> Targets:
@@ -142,7 +144,7 @@ class Teacher:
         if support == "labels":
             return Targets(scorer.answers.labels(scorer.score(queries, phase)), None)
         question = SupportQuestion.of(self.objective, scorer.answers, support)
-        kept = scorer.read(_continued(scorer, queries), question, phase, rows=len(queries))
+        kept = scorer.read(_continued(scorer, queries), question, phase, rows=min(self.examples, len(queries)))
         tensors = {name: torch.from_numpy(array) for name, array in kept.items()}
         return Targets(tensors["logprobs"], tensors.get("tokens"))
 

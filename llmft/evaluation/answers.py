@@ -44,8 +44,12 @@ class Asking(Protocol):
             rows: how many of the prompts are examples; those behind them are content-free queries.
         """
 
-    def write(self, prompts: TokenizedPrompts) -> list[list[int]]:
-        """The tokens of what the model writes behind each of the prompts, as the kind of answers wants it written."""
+    def write(self, prompts: TokenizedPrompts, *, rows: int = 0) -> list[list[int]]:
+        """The tokens of what the model writes behind each of the prompts, as the kind of answers wants it written.
+
+        Args:
+            rows: how many of the prompts count as examples.
+        """
 
 
 class Reference(Protocol):
@@ -68,6 +72,8 @@ class Reference(Protocol):
 class Answers(Protocol):
     """Answers of one kind, for one way of making prompts; a kind inherits what most have not. Kinds: `Labels`, `Texts`."""
 
+    in_words: ClassVar[bool] = False
+    """Whether a model writes them, and rows share no classes."""
     supports: ClassVar[Sequence[str]]
     """What distributions of teacher and student can be over (`objective.SUPPORTS`)."""
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -154,6 +160,10 @@ class Answers(Protocol):
     def branches(self) -> Sequence[Sequence[int]]:
         """Token sequences that every training prompt comes with."""
         return ()
+
+    def ending_as(self, other: Self) -> Self:
+        """The same, but what is written ends with whatever those others end with, too."""
+        return self
 
     def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
         """The rows as training examples (`FtTrainer`), if `gold` with their right answers."""

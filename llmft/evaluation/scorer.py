@@ -93,16 +93,18 @@ class Scorer:
         prompts, n = self.prompter.prompts(rows, extra=self.answers.content_free(self.prompter)), len(rows)
         with self.asking(prompts.prefix, phase) as asking:
             arrays = self.answers.ask(asking, prompts, rows, reference)
-        self._check_numbers(rows, arrays)
+        with np.errstate(invalid="ignore"):
+            columns = self.answers.columns(rows, arrays)
+        self._check_numbers(rows, columns)
         tokens = [len(prompts.prefix) + len(suffix) for suffix in prompts.suffixes[:n]]
         per_query = virtual_tokens(self.model) + float(np.mean(tokens))
-        return Scores(self.answers.columns(rows, arrays), per_query, prompts.shortened)
+        return Scores(columns, per_query, prompts.shortened)
 
     def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:
         """The rows with the tokens of what the model writes, `answer_ids`; for kinds of answers that are written."""
         prompts = self.prompter.prompts(rows)
         with self.asking(prompts.prefix, phase) as asking:
-            written = asking.write(prompts)
+            written = asking.write(prompts, rows=len(rows))
         return [{**row, "answer_ids": ids} for row, ids in zip(rows, written, strict=True)]
 
     def read(self, prompts: Continued, question: Question, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:
@@ -118,12 +120,12 @@ class Scorer:
         with open_prefix(self.model, prefix, self.batch_size) as behind:
             yield PrefixAsking(self, behind, phase)
 
-    def _check_numbers(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> None:
-        """Check that the answers about the rows are numbers."""
+    def _check_numbers(self, rows: Sequence[Row], columns: Mapping[str, np.ndarray]) -> None:
+        """Check that what is known of the rows are numbers."""
         bad = np.zeros(len(rows), bool)
-        for array in arrays.values():
-            if array.dtype.kind == "f":
-                bad |= np.isnan(array[: len(rows)]).reshape(len(rows), -1).any(axis=1)
+        for column in columns.values():
+            if column.dtype.kind == "f":
+                bad |= np.isnan(column).reshape(len(rows), -1).any(axis=1)
         if bad.any():
             first, name = rows[int(bad.argmax())]["idx"], bare_model(self.model).name_or_path
             raise InputError(
@@ -154,15 +156,15 @@ class PrefixAsking:
 
         return self._cached(lambda: prompts.key | question.key, compute)
 
-    def write(self, prompts: TokenizedPrompts) -> list[list[int]]:
-        """The tokens of what the model writes behind each of the prompts."""
+    def write(self, prompts: TokenizedPrompts, *, rows: int = 0) -> list[list[int]]:
+        """The tokens of what the model writes behind each of the prompts, of which the first `rows` count as examples."""
         from llmft.models.reading.continuations import Continued
 
         generation, tokenizer = self.scorer.answers.generation, self.scorer.prompter.tokenizer
 
         def compute() -> dict[str, np.ndarray]:
             written = self.behind.generate(prompts, generation, tokenizer)
-            self._count(written, len(written.scored))
+            self._count(written, sum(i < rows for i in written.scored))
             return {"tokens": np.array([*chain(*written.ids)], int), "lengths": np.array([*map(len, written.ids)], int)}
 
         asked = Continued(prompts.prefix, prompts.suffixes, [1] * len(prompts.suffixes), [])
@@ -207,6 +209,11 @@ class MeanScorer:
         """(N,) the context that each row is asked behind; None for all."""
         return None
 
+    def parts(self, rows: Sequence[Row]) -> Iterator[tuple[Scorer, np.ndarray]]:
+        """Each scorer, and the places of the rows that it is for: all."""
+        for scorer in self.scorers:
+            yield scorer, np.arange(len(rows))
+
     def score(self, rows: Sequence[Row], phase: Phase, reference: Reference | None = None) -> Scores:
         """As `Scorer.score`; a row is shortened as often as behind the context that leaves least room."""
         scores = [scorer.score(rows, phase, reference) for scorer in self.scorers]
@@ -232,7 +239,7 @@ class DocumentScorer(MeanScorer):
 
     def check_window(self, rows: Sequence[Row]) -> None:
         """As `Scorer.check_window`, each row behind its document."""
-        for scorer, places in self._parts(rows):
+        for scorer, places in self.parts(rows):
             scorer.check_window([rows[place] for place in places])
 
     def context_of(self, rows: Sequence[Row]) -> np.ndarray:
@@ -244,22 +251,20 @@ class DocumentScorer(MeanScorer):
         places = {name: place for place, name in enumerate(self.documents)}
         for row in rows:
             if row.get("document") not in places:
-                raise InputError(
-                    f"--context document: row {row['idx']} has no document; name their column with --document_column"
-                )
+                raise InputError(f"--context document: row {row['idx']} is about no document that is asked behind")
         return np.array([places[row["document"]] for row in rows], int)
 
     def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:
         """As `Scorer.answered`, each row behind its document."""
         answered: list[Row] = [*rows]
-        for scorer, places in self._parts(rows):
+        for scorer, places in self.parts(rows):
             for place, row in zip(places, scorer.answered([rows[place] for place in places], phase), strict=True):
                 answered[place] = row
         return answered
 
     def score(self, rows: Sequence[Row], phase: Phase, reference: Reference | None = None) -> Scores:
         """As `Scorer.score`, each row behind its document; in the order of the rows."""
-        parts = [*self._parts(rows)]
+        parts = [*self.parts(rows)]
         scores = [
             scorer.score([rows[place] for place in places], phase, None if reference is None else reference.of(places))
             for scorer, places in parts
@@ -269,7 +274,7 @@ class DocumentScorer(MeanScorer):
         tokens = sum(one.tokens_per_query * len(one) for one in scores) / len(rows)
         return Scores(columns, tokens, sum(one.shortened for one in scores))
 
-    def _parts(self, rows: Sequence[Row]) -> Iterator[tuple[Scorer, np.ndarray]]:
+    def parts(self, rows: Sequence[Row]) -> Iterator[tuple[Scorer, np.ndarray]]:
         """The scorer of each document that rows name, and the places of those rows."""
         contexts = self.context_of(rows)
         for number in np.unique(contexts):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 from llmft.evaluation.answers import ASKED, Answers, Asking, Reference
 from llmft.evaluation.metrics import more_metrics, row_scores
 from llmft.evaluation.scores import Headline, Scores, of_objects
-from llmft.prompts.render import decode_escapes
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +73,7 @@ class Texts(Answers):
         headline: one of `TEXT_METRICS`.
     """
 
+    in_words: ClassVar[bool] = True
     supports: ClassVar[tuple[str, ...]] = ("topk", "vocab", "sampled")
     defaults: ClassVar[dict[str, Any]] = {"support": "topk"}
 
@@ -103,7 +103,7 @@ class Texts(Answers):
         if calibrate:
             raise InputError("--calibrate: is defined over labels, and these answers are in words; leave it out")
         flags = WritingArguments() if config is None else config.writing
-        stops = prompter.stops if flags.stop is None else tuple(decode_escapes(flags.stop).split("|"))
+        stops = prompter.stops if flags.stops is None else flags.stops
         seed = 0 if config is None or config.run is None else config.run.data_seed
         generation = Generation(flags.max_new_tokens, flags.generation_temperature, stops, prompter.end_ids, seed)
         return cls(prompter, generation, cls.headline_of(task))
@@ -119,18 +119,32 @@ class Texts(Answers):
         return self.generation.max_new_tokens
 
     def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
-        """Check that the rows' answers are as short as answers may be.
+        """Check that the rows' answers are as short as answers may be, and that tokens which are given are those of the answer.
 
         Raises:
-            InputError: one is longer, has no tokens, or merges with the end of its query.
+            InputError: one is longer, has no tokens, or merges with the end of its query; or its tokens say something else.
         """
-        answered = [row for row in rows if row["answer"] or "answer_ids" in row]
+        answered = [row for row in rows if row["answer"] or row.get("answer_ids")]
+        for row in answered:
+            self._check_tokens(row)
         sizes = self.sizes(answered)
         if len(sizes) and sizes.max() > self.generation.max_new_tokens:
             row = answered[int(sizes.argmax())]
             raise InputError(
                 f"--max_new_tokens {self.generation.max_new_tokens}: the answer of row {row['idx']} has {sizes.max()} tokens; "
                 "give as many, or leave long answers out"
+            )
+
+    def _check_tokens(self, row: Row) -> None:
+        ids = row.get("answer_ids")
+        if ids is None:
+            return
+        known = max(ids) < len(self.prompter.tokenizer)
+        if not known or (row["answer"] and self.written(ids) not in [answer.strip() for answer in row["answer"]]):
+            said = quote(self.written(ids)) if known else "nothing"
+            raise InputError(
+                f"answer_ids of row {row['idx']}: are {said} to the tokenizer of {self.prompter.tokenizer.name_or_path}, and its "
+                "answer is another; drop that column of the file"
             )
 
     def tokens(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -155,7 +169,7 @@ class Texts(Answers):
 
         tokens = self.tokens(rows)
         question = AnswerTokens(np.array([token for answer in tokens for token in answer], int))
-        arrays = {"answer_ids": of_objects(asking.write(prompts))}
+        arrays = {"answer_ids": of_objects(asking.write(prompts, rows=len(rows)))}
         arrays |= asking.read(Continued.by_answers(prompts, tokens), question, rows=0)
         arrays["target_tokens"] = np.array([*map(len, tokens)], int)
         if reference is not None:
@@ -192,7 +206,8 @@ class Texts(Answers):
 
     def written(self, ids: Sequence[int]) -> str:
         """The text of an answer: without what ended it, and spaces around."""
-        text = self.prompter.tokenizer.decode(list(ids), skip_special_tokens=True)
+        end = -1 if ids and ids[-1] in self.generation.end_ids else len(ids)
+        text = self.prompter.tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
         ends = [place for stop in self.generation.stop if (place := text.find(stop)) >= 0]
         return text[: min(ends, default=len(text))].strip()
 
@@ -205,9 +220,10 @@ class Texts(Answers):
             examples.append(example | ({"answer": tokens} if gold else {}))
         return examples
 
-    def answered(self, rows: Sequence[Row], logprobs: torch.Tensor) -> list[Row]:
-        """The rows, which a teacher has answered in words already."""
-        return [*rows]
+    def ending_as(self, other: Texts) -> Texts:
+        """The same, but answers end with whatever those others end with, too."""
+        ends = tuple(dict.fromkeys((*self.generation.end_ids, *other.generation.end_ids)))
+        return replace(self, generation=replace(self.generation, stop=other.generation.stop, end_ids=ends))
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
         """`TEXT_METRICS`, `nll` (nats a token of the right answers), `tokens` (mean of an answer), `n`, `n_asked`, `n_shortened`,

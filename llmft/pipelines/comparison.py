@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmft.pipelines.prompt_sizes import prompt_sizes
@@ -9,8 +10,6 @@ from llmft.runs.notes import say_note
 from llmft.runs.summary import pooled
 
 if TYPE_CHECKING:
-    import torch
-
     from llmft.evaluation.answers import Answers
     from llmft.evaluation.scores import Headline, Scores
     from llmft.pipelines.job import Job
@@ -41,7 +40,9 @@ def say_how_far(name: str, before: float, after: float) -> None:
         print(f"the student has moved away from its teacher: {figures}; try a --learning_rate 3 to 10 times as low")
 
 
-def compare(job: Job, answers: Answers, scores: dict[str, dict[str, Scores]], model: torch.nn.Module) -> dict[str, Any]:
+def compare(
+    job: Job, answers: Answers, scores: dict[str, dict[str, Scores]], token_bytes: Mapping[str, int | None]
+) -> dict[str, Any]:
     """What distillation is judged by beside accuracy: KL and agreement with the teacher, gap recovered, tokens a query."""
     teacher, stages, headline = scores["teacher"], job.record.stages, answers.headline
     against: dict[str, dict[str, dict[str, float]]] = {"kl": {}, "agreement": {}}
@@ -55,7 +56,7 @@ def compare(job: Job, answers: Answers, scores: dict[str, dict[str, Scores]], mo
         if sets
     }
     tokens = {who: scores[stage][job.task.name].tokens_per_query for who, stage in (("teacher", "teacher"), ("student", "after"))}
-    return {**against, "gap_recovered": gaps, **prompt_sizes(tokens, model)}
+    return {**against, "gap_recovered": gaps, **prompt_sizes(tokens, token_bytes)}
 
 
 def say_whether_context_helps(job: Job, headline: Headline) -> None:

@@ -17,6 +17,24 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row
 
 
+def named_documents(job: Job, queries: Sequence[Row] = ()) -> tuple[str, ...]:
+    """The documents that queries and evaluation rows are asked behind; none where these are no context.
+
+    Raises:
+        InputError: a row has none.
+    """
+    if not job.config.context.reads("document"):
+        return ()
+    rows = [row for rows in (queries, *job.eval_sets.values()) for row in rows]
+    without = next((row for row in rows if row.get("document") is None), None)
+    if without is not None:
+        raise InputError(
+            f"--context document: row {without['idx']} is about no document; name their column with --document_column, or give "
+            "--context file --context_file"
+        )
+    return tuple(dict.fromkeys(row["document"] for row in rows))
+
+
 def context_scorer(
     job: Job,
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
@@ -36,14 +54,8 @@ def context_scorer(
     """
     from llmft.evaluation.scorer import DocumentScorer, MeanScorer
 
-    if job.config.context.reads("document"):
-        named = dict.fromkeys(row.get("document") for rows in (queries, *job.eval_sets.values()) for row in rows)
-        documents = tuple(name for name in named if name is not None)
-        if not documents:
-            raise InputError(
-                f"--context document: rows of {job.task.name} name no document; name their column with --document_column, or "
-                "give --context file --context_file"
-            )
+    documents = named_documents(job, queries)
+    if documents:
         prompt_format = prompt_format_of(job, who)
         formats = [replace(prompt_format, document=job.data.documents[name]) for name in documents]
         shots = job.demonstrations

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
 from llmft.pipelines.comparison import compare, say_how_far, say_whether_context_helps
-from llmft.pipelines.contexts import context_scorer
+from llmft.pipelines.contexts import context_scorer, named_documents
 from llmft.pipelines.distillation_checks import check_distillation, check_support, needs_copy
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_data, load_start
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 def distil(job: Job) -> None:
     """One run."""
+    from llmft.models.reading.kv_cache import kv_bytes_per_token
     from llmft.pipelines.training import trainable
 
     flags = job.config.distillation
@@ -78,18 +80,21 @@ def distil(job: Job) -> None:
     with job.meter.phase("load"):
         teacher, student, queries, retention = load(job)
     with job.meter.phase("teacher") as phase:
-        if writes_answers(job, student.answers):
+        writes = writes_answers(job, student.answers)
+        if writes:
             queries = teacher.answered(queries, phase)
             keep_answers(job, student.answers, queries)
-        precompute = flags.targets != "gold" and flags.teacher_mode == "precompute"
-        targets = teacher_of(teacher, queries, flags).precompute(phase) if precompute else None
+        distributions = flags.targets == "soft" or (flags.targets == "hard" and not student.answers.in_words)
+        precompute = distributions and flags.teacher_mode == "precompute"
+        targets = teacher_of(teacher, queries, flags, counted=not writes).precompute(phase) if precompute else None
     scores = {"teacher": job.score("teacher", teacher)}
-    if not student.answers.ids:
+    if student.answers.in_words:
         job.references = references(job, teacher, scores["teacher"])
     scores["before"] = job.score("before", student)
-    say_whether_context_helps(job, student.answers.headline)
+    if flags.targets != "gold":
+        say_whether_context_helps(job, student.answers.headline)
     retention.score("before", student.model)
-    cache = teacher.scorers[0].cache
+    cache, sizes = teacher.scorers[0].cache, {"teacher": kv_bytes_per_token(teacher.scorers[0].model)}
     if flags.teacher_mode == "precompute":  # its answers are all that training needs: another model goes out of memory
         teacher = teacher.with_model(student.model)
     elif needs_copy(job):
@@ -98,7 +103,7 @@ def distil(job: Job) -> None:
     trained = learn(job, student, queries, teacher, targets, scores["teacher"])
     retention.score("after", student.model)
     metrics = (
-        compare(job, student.answers, scores | trained.scores, student.model)
+        compare(job, student.answers, scores | trained.scores, {**sizes, "student": kv_bytes_per_token(student.model)})
         | trained.metrics
         | retention.change(job.record.stages)
     )
@@ -136,9 +141,11 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     check_support(flags.objective, prompt_format_of(job, "teacher"), student_format, calibrate=calibrate)
     load_data(job, num_contexts=flags.num_contexts if job.config.context.reads("demonstrations") else 0)
     queries = draw_queries(job)
+    named_documents(job, queries)
     model, tokenizer = load_start(job)
     teacher = context_scorer(job, teacher_model(job, flags, tokenizer), "teacher", queries=queries, calibrate=calibrate)
     student = job.scorer(model, tokenizer, student_format, trained=True)
+    student = replace(student, answers=student.answers.ending_as(teacher.answers))
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
     job.check_prompts(teacher, student, train_rows=queries)
     check_aligned(teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
@@ -210,6 +217,8 @@ def teacher_of(
     queries: Sequence[Row],
     flags: DistillationArguments,
     frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
+    *,
+    counted: bool = True,
 ) -> Teacher:
     """The teacher of these queries: the mean over all contexts, with `cycle` for query i context i mod m, or each query's own."""
     import numpy as np
@@ -218,7 +227,7 @@ def teacher_of(
 
     cycles = flags.context_schedule == "cycle"
     context_of = np.arange(len(queries)) % len(scorer.scorers) if cycles else scorer.context_of(queries)
-    return Teacher(scorer.scorers, queries, flags.objective, context_of=context_of, frozen=frozen)
+    return Teacher(scorer.scorers, queries, flags.objective, context_of=context_of, counted=counted, frozen=frozen)
 
 
 def learn(
@@ -242,7 +251,8 @@ def learn(
     from llmft.training.ft_trainer import FtTrainer
 
     flags, answers = job.config.distillation, student.answers
-    rows = answers.answered(queries, targets.logprobs) if flags.targets == "hard" else queries
+    hard = flags.targets == "hard" and not answers.in_words  # a teacher's words are the queries' already
+    rows = answers.answered(queries, targets.logprobs) if hard else queries
     gold = flags.targets != "soft" or flags.ce_weight > 0
     examples = answers.examples(student.prompter.prompts(queries), rows, gold=gold)
     if flags.targets != "soft":

@@ -44,16 +44,23 @@ def check_distillation(job: Job) -> None:
             "--support sampled: is a cross-entropy with answers that are there before; leave --divergence, --temperature and "
             "--teacher_mode as they are"
         )
-    if job.task.answer == "text" and flags.num_contexts > 1:
+    if answers.in_words and data.max_seq_length is not None:
+        raise InputError(
+            f"--max_seq_length {data.max_seq_length}: would cut a query behind its context and not without; answers in words need "
+            "the same query, leave it out"
+        )
+    if answers.in_words and flags.num_contexts > 1:
         raise InputError(f"--num_contexts {flags.num_contexts}: answers in words are written behind one context; leave it out")
     if run.deepspeed and needs_copy(job):
         raise InputError(
             "--teacher_mode online: under DeepSpeed a student that changes its weights cannot also be its teacher; "
             "use precompute, an adapter, or --teacher_model_name_or_path"
         )
-    if run.deepspeed and flags.teacher_mode == "online" and flags.context_schedule == "cycle" and zero_stage(run.deepspeed) == 3:
+    by_query = flags.context_schedule == "cycle" or context.reads("document")
+    if run.deepspeed and flags.teacher_mode == "online" and by_query and zero_stage(run.deepspeed) == 3:
+        name = "--context_schedule cycle" if flags.context_schedule == "cycle" else "--context document"
         raise InputError(
-            "--context_schedule cycle: with --teacher_mode online under ZeRO-3 one process would wait for another's weights; "
+            f"{name}: with --teacher_mode online under ZeRO-3 one process would wait for another's weights; "
             "use precompute, mean or zero2"
         )
     if data.multi_token_labels and (flags.support != "labels" or flags.ce_weight or flags.targets != "soft"):

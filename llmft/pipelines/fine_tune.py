@@ -58,6 +58,7 @@ def tune(job: Job) -> None:
     """One run."""
     from llmft.models.parts.adapt import trained_weights
     from llmft.models.parts.head import put_head
+    from llmft.models.reading.kv_cache import kv_bytes_per_token
     from llmft.pipelines.training import train, trainable
     from llmft.training.ft_trainer import FtTrainer
     from llmft.training.stop_at_nan import check_start
@@ -85,7 +86,8 @@ def tune(job: Job) -> None:
     job.score("before", student)
     student = student.with_model(trainable(job, model))
     trained = train(job, FtTrainer, student, examples, objective=objective(flags, student.answers.ids))
-    sizes = prompt_sizes({"student": trained.scores["after"][job.task.name].tokens_per_query}, student.model)
+    tokens = {"student": trained.scores["after"][job.task.name].tokens_per_query}
+    sizes = prompt_sizes(tokens, {"student": kv_bytes_per_token(student.model)})
     job.finish({**sizes, **trained.metrics}, trained.log, prompts={"student": [student.prompter.prompt_format]})
 
 
@@ -101,12 +103,14 @@ def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
     files = job.config.context.context_files
     named = dict.fromkeys(row.get("document") for rows in job.eval_sets.values() for row in rows)
     texts = {name: job.data.documents[name] for name in named if name is not None}
-    texts = texts or {file: read_text(file, "--context_file") for file in files}
+    if files and job.config.data.document_column is None:
+        texts = {file: read_text(file, "--context_file") for file in files}
     if not texts:
         raise InputError(f"--train_on document: {job.task.name} has no documents; name files with --context_file")
-    job.train_idx = [*texts]
     limits = [limit for limit in (window(student.model), job.config.data.max_seq_length) if limit is not None]
-    return document_examples(student.prompter.tokenizer, texts, min(limits) - student.prompter.virtual if limits else None)
+    longest = min(limits) - student.prompter.virtual if limits else None
+    job.train_idx, examples = document_examples(student.prompter.tokenizer, texts, longest)
+    return examples
 
 
 def check_fine_tuning(job: Job) -> None:

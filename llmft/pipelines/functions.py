@@ -26,7 +26,6 @@ from llmft.distillation.teacher import Teacher
 from llmft.distillation.trainer import ContextDistillationTrainer, with_targets
 from llmft.errors import InputError
 from llmft.evaluation.kinds import ANSWERS
-from llmft.evaluation.labels import Labels
 from llmft.evaluation.scorer import Scorer
 from llmft.models.parts.adapt import adapt
 from llmft.models.reading.batches import BatchSize
@@ -132,7 +131,7 @@ def distill(
     kind = _kind(prompt)
     teacher_prompt, part = teacher_prompt or prompt, part or AdapterArguments()
     objective = objective or Objective(**kind.defaults)
-    queries = _complete(queries, prompt, labelled=kind is Labels and objective.ce_weight > 0)
+    queries = _complete(queries, prompt, labelled=not kind.in_words and objective.ce_weight > 0)
     check_support(objective, teacher_prompt, prompt, calibrate=False)
     run = _run_arguments(DistillationRunArguments, DISTILLATION[part.part], len(queries), training)
     if teacher is not None:
@@ -140,9 +139,9 @@ def distill(
         fit_logits(teacher[0], model, objective.support)
     shots = _complete(demonstrations, teacher_prompt, least=0)
     reader = _scorer(*(teacher or (model, tokenizer)), queries, teacher_prompt, shots)
-    if kind is not Labels or isinstance(prompt, ChatFormat):
+    if kind.in_words or isinstance(prompt, ChatFormat):
         check_alignment(reader.prompter, Prompter(tokenizer, prompt), queries)
-    if kind is not Labels:
+    if kind.in_words:
         queries = reader.answered(queries, Phase("teacher"))
     targets = Teacher([reader], queries, objective).precompute(Phase("teacher"))
     scorer = _scorer(_student(model, part, reader.prompter.context_ids, run), tokenizer, queries, prompt)
@@ -156,7 +155,7 @@ def _complete(rows: Sequence[Row], prompt: PromptFormat, *, labelled: bool = Tru
     if len(rows) < least:
         raise InputError("rows: there are none; give one or more")
     complete = [{"idx": i, "text2": None, "label": None, **row} for i, row in enumerate(rows)]
-    if _kind(prompt) is not Labels:
+    if _kind(prompt).in_words:
         return [_with_answers(row, needed=labelled) for row in complete]
     labels = range(len(prompt.words))
     for i, row in enumerate(rows):

@@ -12,9 +12,9 @@ from llmft.arguments.methods import InContextArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
-from llmft.pipelines.contexts import context_scorer
+from llmft.pipelines.contexts import context_scorer, named_documents
 from llmft.pipelines.job import Job
-from llmft.pipelines.loading import load_all
+from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
@@ -48,11 +48,15 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 def evaluate(job: Job) -> None:
     """One run: one draw of demonstrations."""
+    from llmft.models.reading.kv_cache import kv_bytes_per_token
+
     if job.config.context.reads("label"):
         raise InputError("--context label: is what a teacher of distill.py reads; choose another")
     prompt_format_of(job)
     with job.meter.phase("load"):
-        loaded = load_all(job, with_demonstrations=job.config.context.reads("demonstrations"))
+        load_data(job, num_contexts=1 if job.config.context.reads("demonstrations") else 0)
+        named_documents(job)
+        loaded = load_start(job)
         scorer = context_scorer(job, loaded, calibrate=job.config.calibration.calibrate)
         job.check_prompts(scorer)
         job.begin()
@@ -60,4 +64,5 @@ def evaluate(job: Job) -> None:
     scores = job.score("icl", scorer)
     if job.record.writes and job.task.answer == "label":
         append_row(job, upstream_row(job, scorer.scorers[0], scores))
-    job.finish(prompt_sizes({"icl": scores[job.task.name].tokens_per_query}, scorer.scorers[0].model))
+    tokens = {"icl": scores[job.task.name].tokens_per_query}
+    job.finish(prompt_sizes(tokens, {"icl": kv_bytes_per_token(scorer.scorers[0].model)}))

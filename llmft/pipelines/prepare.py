@@ -56,9 +56,9 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     """
     asked: list[Task] = []
 
-    def defaults(values: Mapping[str, Any], written: Collection[str]) -> dict[str, Any]:
+    def defaults(values: Mapping[str, Any], written: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         (data,) = make([DataArguments], values)
-        named = data.document_column is not None and values.get("context") not in ("file", "dialogue")
+        named = data.document_column is not None and not {"file", "dialogue"} & set(values.get("context", "").split(","))
         asked.append(
             resolve_task(
                 data,
@@ -67,7 +67,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
                 context_files=files_of(values["context_file"]) if named else (),
             )
         )
-        return task_defaults(asked[0], values, written)
+        implied = {"context": "demonstrations"} if {"num_shots", "sample_indices_file"} & {*written} else {}
+        return task_defaults(asked[0], values), implied
 
     values, given = read(groups, argv, description, defaults)
     (task,) = asked
@@ -79,6 +80,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     command.reads(paths_named(groups, values), caches)
     config = Config.of(make(groups[:-1], values))
     check_paths(config)
+    check_context(config, task)
     task = with_training_rows(task, needed=reads_training_rows(config))
     model_name = config.model.model_name_or_path or task.default_model
     command.reads([model_name], caches)
@@ -96,18 +98,12 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     return jobs
 
 
-def task_defaults(task: Task, values: Mapping[str, Any], written: Collection[str]) -> dict[str, Any]:
-    """Defaults of flags that a task sets.
-
-    Args:
-        values: of all flags.
-        written: names of those that the command line gives.
-    """
+def task_defaults(task: Task, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of flags that a task sets, given the values of all."""
     from llmft.evaluation.kinds import ANSWERS
 
-    defaults = {} if values.get("targets", "soft") != "soft" else {**ANSWERS[task.answer].defaults}
-    shots = {"num_shots", "sample_indices_file"} & {*written}
-    return defaults if shots else {**defaults, "context": task.context}
+    defaults = {} if values.get("targets", "soft") != "soft" else ANSWERS[task.answer].defaults
+    return {**defaults, "context": task.context}
 
 
 def check_kind(groups: Sequence[type], given: Mapping[str, Any], task: Task) -> None:
@@ -133,6 +129,22 @@ def reads_training_rows(config: Config) -> bool:
     if config.distillation is not None and config.distillation.query_file is None:
         return True
     return config.context.reads("demonstrations") and config.shots.num_shots > 0
+
+
+def check_context(config: Config, task: Task) -> None:
+    """Check that files of the context are read.
+
+    Raises:
+        InputError: some are not.
+    """
+    context, by_name = config.context, task.documents is not None and task.splits is None
+    if context.context_file is None:
+        return
+    shown = f"--context_file {context.context_file}"
+    if context.reads("document") and not by_name:
+        raise InputError(f"{shown}: rows of {task.name} bring their own documents; leave it out, or ask for --context file")
+    if config.in_context is not None and len(context.context_files) > 1 and not by_name:
+        raise InputError(f"{shown}: eval.py reads one context; give one file")
 
 
 def check_paths(config: Config) -> None:

@@ -59,12 +59,10 @@ def check_aligned(teacher: MeanScorer, student: Scorer, rows: Sequence[Row]) -> 
     Raises:
         InputError: they are not.
     """
-    if student.answers.ids and not isinstance(student.prompter.prompt_format, ChatFormat):
+    if not student.answers.in_words and not isinstance(student.prompter.prompt_format, ChatFormat):
         return
-    contexts = teacher.context_of(rows)
-    for number, scorer in enumerate(teacher.scorers):
-        asked = [row for i, row in enumerate(rows) if contexts is None or contexts[i] == number]
-        check_alignment(scorer.prompter, student.prompter, asked)
+    for scorer, places in teacher.parts(rows):
+        check_alignment(scorer.prompter, student.prompter, [rows[place] for place in places])
 
 
 def format_of(data: DataArguments, pattern_format: type[PromptFormat] = PromptFormat) -> Callable[..., PromptFormat]:

@@ -114,6 +114,8 @@ def context_settings(config: Config) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if files:
         values["context"] = [read_text(file, "--context_file") for file in files]
+    if files and config.data.document_column is not None:
+        values["documents"] = [Path(file).name for file in files]
     if instruction is not None:
         values["instruction"] = text_or_file(instruction, "--instruction")
     return values

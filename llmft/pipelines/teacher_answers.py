@@ -23,7 +23,7 @@ TEACHER_ANSWERS = "teacher_answers.jsonl"
 def writes_answers(job: Job, answers: Answers) -> bool:
     """Whether the teacher has to write the answers to the queries."""
     flags = job.config.distillation
-    return not answers.ids and (flags.targets == "hard" or (flags.targets == "soft" and flags.answers == "teacher"))
+    return answers.in_words and (flags.targets == "hard" or (flags.targets == "soft" and flags.answers == "teacher"))
 
 
 def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
@@ -61,6 +61,7 @@ def references(job: Job, teacher: MeanScorer, scores: Mapping[str, Scores]) -> d
     for name, rows in job.eval_sets.items():
         answered = [{**row, "answer_ids": ids} for row, ids in zip(rows, scores[name]["answer_ids"], strict=True)]
         with job.meter.phase("evaluate", "teacher", name) as phase:
-            targets = Teacher(teacher.scorers, answered, objective, context_of=teacher.context_of(rows)).precompute(phase)
+            contexts = teacher.context_of(rows)
+            targets = Teacher(teacher.scorers, answered, objective, context_of=contexts, counted=False).precompute(phase)
         made[name] = TeacherReference(answered, targets.by_query())
     return made

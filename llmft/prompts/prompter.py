@@ -113,8 +113,13 @@ class Prompter:
                 f"{self.virtual_flag} {self.virtual}: with them the longest prompt has {prompts.longest + self.virtual} tokens, "
                 f"more than {place} of {limit}; ask for fewer, or shorten --pattern"
             )
+        if self.behind >= limit - self.virtual:
+            raise InputError(
+                f"--max_new_tokens {self.behind}: an answer of so many tokens leaves no room for a prompt in {place} of {limit}; "
+                "give less"
+            )
         if self.behind:
-            limit, place = limit - self.behind, f"{place} leaves beside {self.behind} tokens of a label"
+            limit, place = limit - self.behind, f"{place} leaves beside {self.behind} tokens of an answer"
         self._check(prompts, [*rows, *extra], limit, place)
         return prompts
 

@@ -58,7 +58,10 @@ def with_training_rows(task: Task, *, needed: bool) -> Task:
         InputError: they are needed, and there are none.
     """
     if needed and task.train is None and task.splits is None:
-        raise InputError(f"--train_file: not given, and {task.name} has no training rows of its own; name a file with some")
+        raise InputError(
+            f"--train_file: not given, and {task.name} has no training rows of its own; name a file with some, or ask for none: "
+            "--context none, file or document in place of demonstrations, --query_file in distill.py"
+        )
     drop = not needed and task.answer != "label" and not task.subsample_splits
     return replace(task, train=None) if drop else task
 

@@ -106,7 +106,7 @@ def test_each_row_is_asked_behind_its_document(loaded):
         assert chosen["idx"].tolist() == [row["idx"] for row in rows]
         np.testing.assert_allclose(chosen["nll"], alone["nll"])
         assert chosen["prediction"].tolist() == alone["prediction"].tolist()
-    with pytest.raises(InputError, match="--context document: row 0 has no document"):
+    with pytest.raises(InputError, match="--context document: row 0 is about no document"):
         together.score([{**ROWS[0], "document": None}], Phase("evaluate"))
 
 
