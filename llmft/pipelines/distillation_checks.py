@@ -46,8 +46,8 @@ def check_distillation(job: Job) -> None:
         )
     if answers.in_words and data.max_seq_length is not None:
         raise InputError(
-            f"--max_seq_length {data.max_seq_length}: would cut a query behind its context and not without; answers in words need "
-            "the same query, leave it out"
+            f"--max_seq_length {data.max_seq_length}: would cut a query behind its context and not without; answers in words "
+            "need the same query, leave it out"
         )
     if answers.in_words and flags.num_contexts > 1:
         raise InputError(f"--num_contexts {flags.num_contexts}: answers in words are written behind one context; leave it out")
