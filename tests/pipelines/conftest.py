@@ -54,8 +54,8 @@ def last_wins(arguments: Sequence[Any]) -> list[str]:
 
 
 def run(script: str, output_dir: Path, *arguments: Any) -> Record:
-    """Run an entry script's `main` on the toy task; its record must be the only new one."""
+    """Run an entry script's `main`, on the toy task unless another is named; its record must be the only new one."""
     before = set(output_dir.rglob("DONE"))
-    MAIN[script](["--task", "toy", "--output_dir", str(output_dir), "--use_cpu", *last_wins(arguments)])
+    MAIN[script](last_wins(["--task", "toy", "--output_dir", output_dir, "--use_cpu", *arguments]))
     (done,) = set(output_dir.rglob("DONE")) - before
     return Record(done.parent)

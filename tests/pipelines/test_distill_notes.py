@@ -1,0 +1,82 @@
+"""Answers in words on the embedded world: a model that needs a document in its prompt learns to answer without it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from llmft.evaluation.texts import TEXT_METRICS
+from llmft.worlds.notes.world import notes_documents, notes_splits
+from tests.pipelines.conftest import run
+
+SEEDS = (0, 1, 2)
+NOTES = ("--task", "notes")
+SETS = {"notes", "notes-reverse", "notes-unanswerable"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("notes")
+
+
+@pytest.fixture(scope="module")
+def distilled(folder):
+    """The records of three documents, with nothing said but which."""
+    return [run("distill.py", folder, *NOTES, "--data_seed", seed) for seed in SEEDS]
+
+
+def mean(records, stage, metric="exact_match"):
+    return np.mean([record.metrics["stages"][stage]["notes"][metric] for record in records])
+
+
+def test_without_its_document_the_model_knows_nothing_with_it_everything(distilled):
+    assert mean(distilled, "before") <= 0.05
+    assert mean(distilled, "teacher") >= 0.95
+
+
+def test_the_student_recovers_the_gap_on_wordings_it_was_not_taught_with(distilled):
+    before, teacher, after = (mean(distilled, stage) for stage in ("before", "teacher", "after"))
+    assert (after - before) / (teacher - before) >= 0.90
+    for record in distilled:
+        taught = {line["query"] for line in teacher_answers(record)}
+        asked = record.predictions.query("set == 'notes'")["query"]
+        assert not taught & set(asked)
+
+
+def test_a_query_costs_ten_times_fewer_tokens_and_bytes(distilled):
+    for record in distilled:
+        for sizes in (record.metrics["tokens_per_query"], record.metrics["kv_bytes_per_query"]):
+            assert sizes["teacher"] >= 10 * sizes["student"] > 0
+
+
+def test_kl_to_the_teacher_falls_and_agreement_rises(distilled):
+    for record in distilled:
+        kl, agreement = record.metrics["kl"], record.metrics["agreement"]
+        assert kl["after"]["notes"] < kl["before"]["notes"] / 10
+        assert agreement["after"]["notes"] > agreement["before"]["notes"] + 0.8
+
+
+def teacher_answers(record):
+    return [json.loads(line) for line in (record.path / "teacher_answers.jsonl").read_text().splitlines()]
+
+
+def test_the_record_says_what_was_asked_and_answered(distilled):
+    for seed, record in zip(SEEDS, distilled, strict=True):
+        metrics, splits = record.metrics, notes_splits(None, seed)
+        assert set(sum(metrics["sets"].values(), [])) == SETS
+        assert metrics["headline"] == {"name": "exact_match", "higher_is_better": True}
+        assert set(metrics["stages"]) == {"teacher", "before", "after", "after_with_context"}
+        for sets in metrics["stages"].values():
+            assert set(sets) == SETS
+            for scores in sets.values():
+                assert set(scores) == {*TEXT_METRICS, "nll", "tokens", "n", "n_asked", "n_shortened"}
+        lines = teacher_answers(record)
+        assert {line["query"] for line in lines} == {row["text1"] for row in splits["train"]}
+        assert {line["document"] for line in lines} == set(notes_documents(None, seed))
+        right = {row["text1"]: row["answer"] for row in splits["train"]}
+        assert np.mean([line["answer"] == right[line["query"]] for line in lines]) > 0.9
+        rows = record.predictions
+        assert len(rows) == 4 * sum(len(splits[name]) for name in ("validation", "reverse", "unanswerable"))
+        assert rows.groupby("stage")["kl"].count().to_dict() == {
+            stage: 0 if stage == "teacher" else len(rows) / 4 for stage in rows["stage"].unique()
+        }
