@@ -28,12 +28,13 @@ GRID = {  # runs for one model and three draws, of which in-context learning tak
 }
 SWEEPS = {
     **GRID,
-    "demo.sh": 27,
+    "demo.sh": 45,
     "context_distillation/sst2/run.sh": 6,
     "context_distillation/sst2/contexts.sh": 12,
     "context_distillation/toy/contexts.sh": 27,
     "context_distillation/toy/defaults.sh": 69,
     "context_distillation/toy/sequential.sh": 2,
+    "document_distillation/run.sh": 18,
 }
 SCRIPTS = sorted(file.relative_to(ROOT) for end in ("sh", "sbatch") for file in (ROOT / "scripts").rglob(f"*.{end}"))
 
