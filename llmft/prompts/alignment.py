@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from llmft.prompts.demonstrations import Row
-    from llmft.prompts.render import Part
+    from llmft.prompts.render import Piece
 
 CHECKED = 16
 """Rows of the longest queries, and of the shortest, whose tokens are compared."""
@@ -79,7 +79,7 @@ def _check_fronts(teacher: Prompter, student: Prompter) -> None:
         )
 
 
-def _parted(tokenizer: PreTrainedTokenizerBase, front: Sequence[Part]) -> list[tuple[str, bool]]:
+def _parted(tokenizer: PreTrainedTokenizerBase, front: Sequence[Piece]) -> list[tuple[str, bool]]:
     """What is in front of a query, in pieces that are alike or not: each with whether it is of the context."""
     pieces = ((part, [part.text] if part.context else units(tokenizer, part.text)) for part in front)
     return [(piece, part.context) for part, texts in pieces for piece in texts]

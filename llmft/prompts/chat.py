@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmft.errors import InputError, quote
 from llmft.prompts.chat_template import ChatTemplate, common_end, fit
 from llmft.prompts.control import control_tokens, look_for
-from llmft.prompts.render import Part, PromptFormat
+from llmft.prompts.render import Piece, PromptFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -132,7 +132,7 @@ class ChatFormat(PromptFormat):
         """The right answer in words."""
         return "".join(fit([super().answer(row)], self.around.answer_trimmed))
 
-    def front(self, demonstrations: Sequence[Mapping[str, Any]]) -> list[Part]:
+    def front(self, demonstrations: Sequence[Mapping[str, Any]]) -> list[Piece]:
         """All that stands in front of a query, in parts.
 
         Raises:
@@ -140,17 +140,17 @@ class ChatFormat(PromptFormat):
         """
         messages = self._messages(demonstrations)
         frame = self.template.frame([*(role for role, _ in messages), "user"])
-        parts: list[Part] = []
+        parts: list[Piece] = []
         for i, (_, content) in enumerate(messages):
             fitted = fit([part.text for part in content], frame.trimmed[i])
-            parts += [Part(frame.texts[i]), *(part._replace(text=text) for part, text in zip(content, fitted, strict=True))]
+            parts += [Piece(frame.texts[i]), *(part._replace(text=text) for part, text in zip(content, fitted, strict=True))]
         before, behind = frame.texts[-2:]
         if not before.endswith(self.around.header) or behind != self.around.tail:
             raise InputError(
                 f"--chat: the chat template of {self.template.tokenizer.name_or_path} writes a query otherwise behind a context, "
                 f"{quote(before)} in front and {quote(behind)} behind; leave --chat out and write the turns with --pattern"
             )
-        parts.append(Part(before.removesuffix(self.around.header)))
+        parts.append(Piece(before.removesuffix(self.around.header)))
         if not any(role == "user" for role, _ in messages):
             parts += self._in_front_of_user()
         return parts
@@ -162,18 +162,18 @@ class ChatFormat(PromptFormat):
         turns = self.template.frame(("user", "assistant") * 2 + ("user",)).texts
         return turns[1] == turns[3] and turns[2] == turns[4]
 
-    def _messages(self, demonstrations: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Part]]]:
+    def _messages(self, demonstrations: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Piece]]]:
         """Role and content of the messages in front of the query."""
         turns = [(turn.role, turn.content) for turn in self.turns if turn.role != "system"]
         for row in demonstrations:
             turns += [("user", self._asked(row)), ("assistant", self.answer(row))]
-        messages = [(role, [Part(text, context=True)]) for role, text in turns]
+        messages = [(role, [Piece(text, context=True)]) for role, text in turns]
         first = next((content for role, content in messages if role == "user"), [])
         first[:0] = self._in_front_of_user()
         system = self._system()
         return messages if system is None else [("system", system), *messages]
 
-    def _system(self) -> list[Part] | None:
+    def _system(self) -> list[Piece] | None:
         """The content of the system message; None where the template is left to write its own."""
         shown = self._texts if self.context_role == "system" else []
         start = self.system_prompt
@@ -182,14 +182,14 @@ class ChatFormat(PromptFormat):
         if start is None:
             return None
         context = self.separator.join([*([""] if start else []), *shown])  # a separator behind what both read is the context's
-        return [Part(text, context=i == 1) for i, text in enumerate((start, context)) if text] or [Part("")]
+        return [Piece(text, context=i == 1) for i, text in enumerate((start, context)) if text] or [Piece("")]
 
-    def _in_front_of_user(self) -> list[Part]:
+    def _in_front_of_user(self) -> list[Piece]:
         """The texts that stand in front of the first turn of the user."""
         if self.context_role == "system" or not self._texts:
             return []
         text = "".join(text + self.separator for text in self._texts)
-        return [Part(text.lstrip() if self.around.query_trimmed[0] else text, context=True)]
+        return [Piece(text.lstrip() if self.around.query_trimmed[0] else text, context=True)]
 
     @property
     def _texts(self) -> list[str]:

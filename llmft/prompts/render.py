@@ -26,7 +26,6 @@ from llmft.prompts.control import ControlTokens, control_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from llmft.prompts.turns import Turn
 
 LINE_END = re.compile(r"\r\n?")
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
@@ -88,7 +87,14 @@ def row_texts(row: Mapping[str, Any]) -> list[str]:
     return [*(row.get(name) or "" for name in FIELDS), *(row.get("answer") or ())]
 
 
-class Part(NamedTuple):
+class Turn(NamedTuple):
+    """What one side of a dialogue says: `user`, `assistant`, or, in the first turn, `system`."""
+
+    role: str
+    content: str
+
+
+class Piece(NamedTuple):
     """A part of what stands in front of a query: of the context, or there without one too."""
 
     text: str
@@ -222,11 +228,11 @@ class PromptFormat:
         """All that stands in front of a query; "" for nothing."""
         return "".join(part.text for part in self.front(demonstrations))
 
-    def front(self, demonstrations: Sequence[Mapping[str, Any]]) -> list[Part]:
+    def front(self, demonstrations: Sequence[Mapping[str, Any]]) -> list[Piece]:
         """What stands in front, if anything does, and the demonstrations in the order given."""
         dialogue = "\n".join(f"{turn.role}: {turn.content}" for turn in self.turns)
         head = [text + self.separator for text in (self.instruction, self.document, self.description, dialogue) if text]
-        return [Part(text, context=True) for text in (*head, *map(self.demonstration, demonstrations))]
+        return [Piece(text, context=True) for text in (*head, *map(self.demonstration, demonstrations))]
 
     def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """The tokens that end an answer."""

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from llmft.errors import InputError, quote
-from llmft.prompts.render import read_text
+from llmft.prompts.render import Turn, read_text
 
 ROLES = ("system", "user", "assistant")
-
-
-class Turn(NamedTuple):
-    """What one side of a dialogue says: `user`, `assistant`, or, in the first turn, `system`."""
-
-    role: str
-    content: str
 
 
 def read_turns(file: str, flag: str) -> tuple[Turn, ...]:

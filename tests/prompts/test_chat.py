@@ -13,8 +13,8 @@ from llmft.prompts.chat import ChatFormat
 from llmft.prompts.chat_template import OPTIONS
 from llmft.prompts.control import control_tokens
 from llmft.prompts.prompter import Prompter
-from llmft.prompts.render import PromptFormat
-from llmft.prompts.turns import Turn, read_turns
+from llmft.prompts.render import PromptFormat, Turn
+from llmft.prompts.turns import read_turns
 from llmft.prompts.verbalizer import label_sequences
 from tests.conftest import byte_level_bpe, sentencepiece_bpe
 from tests.prompts.test_control import HOSTILE, PIECES
