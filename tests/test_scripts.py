@@ -28,12 +28,13 @@ GRID = {  # runs for one model and three draws, of which in-context learning tak
 }
 SWEEPS = {
     **GRID,
-    "demo.sh": 27,
+    "demo.sh": 45,
     "context_distillation/sst2/run.sh": 6,
     "context_distillation/sst2/contexts.sh": 12,
     "context_distillation/toy/contexts.sh": 27,
     "context_distillation/toy/defaults.sh": 69,
     "context_distillation/toy/sequential.sh": 2,
+    "document_distillation/run.sh": 18,
 }
 SCRIPTS = sorted(file.relative_to(ROOT) for end in ("sh", "sbatch") for file in (ROOT / "scripts").rglob(f"*.{end}"))
 
@@ -156,7 +157,7 @@ def test_a_batch_is_shared_out_over_the_processes():
     assert command[command.index("--gradient_accumulation_steps") + 1] == "4"
 
 
-@pytest.mark.parametrize(("page", "count"), [("README.md", 8), ("docs/recipes.md", 14)])
+@pytest.mark.parametrize(("page", "count"), [("README.md", 9), ("docs/recipes.md", 14), ("docs/text.md", 15)])
 def test_shown_commands(page, count):
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
