@@ -26,6 +26,10 @@ def check_distillation(job: Job) -> None:
         raise InputError("--context none: there is no context to distil; name one")
     if context.reads("demonstrations") and shots.num_shots == 0 and shots.sample_indices_file is None:
         raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
+    if answers.in_words and flags.num_contexts > 1:
+        raise InputError(f"--num_contexts {flags.num_contexts}: answers in words are written behind one context; leave it out")
+    if answers.in_words and context.reads("label"):
+        raise InputError(f"--context label: answers to {job.task.name} are words, not labels; choose another context")
     files = len(context.context_files)
     if not context.reads("document") and files > 1 and files != flags.num_contexts:
         raise InputError(
@@ -49,8 +53,6 @@ def check_distillation(job: Job) -> None:
             f"--max_seq_length {data.max_seq_length}: would cut a query behind its context and not without; answers in words "
             "need the same query, leave it out"
         )
-    if answers.in_words and flags.num_contexts > 1:
-        raise InputError(f"--num_contexts {flags.num_contexts}: answers in words are written behind one context; leave it out")
     if run.deepspeed and needs_copy(job):
         raise InputError(
             "--teacher_mode online: under DeepSpeed a student that changes its weights cannot also be its teacher; "
@@ -80,10 +82,10 @@ def check_support(objective: Objective, teacher: PromptFormat, student: PromptFo
         return
     for name, text in (("pattern", "patterns"), ("prefix", "target prefixes"), ("words", "target tokens")):
         if getattr(teacher, name) != getattr(student, name):
-            raise InputError(
-                f"--support {objective.support}: teacher and student have different {text}, so only their labels correspond; "
-                "use --support labels, or the same for both"
-            )
+            line = f"--support {objective.support}: teacher and student have different {text}"
+            if not student.words:
+                raise InputError(f"{line}, so that their answers stand in different places; use the same for both")
+            raise InputError(f"{line}, so only their labels correspond; use --support labels, or the same for both")
     if calibrate:
         raise InputError(f"--support {objective.support}: --calibrate is defined over the labels; use --support labels with it")
 

@@ -118,6 +118,12 @@ class Prompter:
                 f"--max_new_tokens {self.behind}: an answer of so many tokens leaves no room for a prompt in {place} of {limit}; "
                 "give less"
             )
+        over = prompts.longest + self.virtual + self.behind - limit
+        if not self.prompt_format.words and 0 < over <= self.behind:
+            raise InputError(
+                f"--max_new_tokens {self.behind}: with an answer of so many the longest prompt has {limit + over} tokens, {over} "
+                f"more than {place} of {limit}; give less, or shorten the context"
+            )
         if self.behind:
             limit, place = limit - self.behind, f"{place} leaves beside {self.behind} tokens of an answer"
         self._check(prompts, [*rows, *extra], limit, place)
@@ -135,7 +141,8 @@ class Prompter:
         """Check that the rows' prompts are within the limit, which `place` sets; the error says what would fit."""
         if prompts.longest <= limit:
             return
-        flag, remedy = self.prompt_format.front_flag, "shorten that, leave long rows out, or cut them with --max_seq_length"
+        cut = ", or cut them with --max_seq_length" if self.prompt_format.words else ""
+        flag, remedy = self.prompt_format.front_flag, f"shorten that, or leave long rows out{cut}"
         if self.demonstrations:
             flag = f"--num_shots {len(self.demonstrations)}"
             fit = self._fitting_shots(rows[max(range(len(rows)), key=lambda i: len(prompts.suffixes[i]))], limit)

@@ -148,7 +148,7 @@ class RunRecord:
             with whole_file(self.path / "train_log.jsonl") as aside:
                 aside.write_text("".join(json.dumps(entry) + "\n" for entry in log), encoding="utf-8")
         rows = pd.concat([pd.DataFrame(columns) for columns in self.predictions], ignore_index=True)
-        for name in ("target", "prediction"):  # labels of other tasks, in a run whose own answers are texts
+        for name in rows.columns.intersection(["target", "prediction"]):  # labels of other tasks, if a run's own are texts
             if rows[name].map(type).eq(str).any():
                 rows[name] = rows[name].map(str)
         with whole_file(self.path / "predictions.parquet") as aside:

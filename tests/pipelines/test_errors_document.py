@@ -71,6 +71,9 @@ SMALL["distill.py"] = SMALL["ft.py"] = (
 OWN = "--model_name_or_path toy --train_file {} --validation_file {}"
 QUESTIONS = "--model_name_or_path toy --task questions --train_file {} --validation_file {{questions}} --document_column document"
 
+ABOUT_TWO = "--task questions --model_name_or_path notes --query_file {two} --validation_file {two} --document_column document"
+ABOUT_TWO += " --context document --num_shots 16"
+
 
 def own(train="{good}", validation="{good}", more=""):
     return f"{OWN.format(train, validation)} {more}"
@@ -232,6 +235,8 @@ CASES = {
     "a dialogue of an unknown role": Case("eval.py", "--context dialogue --context_file {tool_turn} --num_shots 16"),
     "a context over the window": Case("eval.py", "--num_shots 100"),
     "a text over the window": Case("distill.py", "--context file --context_file {long_text} --num_shots 16"),
+    "no room for an answer": Case("distill.py", "--task notes --context document --num_shots 16 --max_new_tokens 600"),
+    "an answer longer than answers may be": Case("distill.py", "--task notes --max_new_tokens 2"),
     "a text file that cannot be read": Case("distill.py", "--context file --context_file {bytes} --num_shots 16"),
     "more shots than rows": Case("eval.py", "--num_shots 9000"),
     "shots that cannot be shared out": Case("eval.py", "--num_shots 3"),
@@ -292,6 +297,14 @@ CASES = {
     ),
     "a cartridge with nothing to train": Case("distill.py", "--use_cartridge --cartridge_frozen_tokens 999"),
     "no context": Case("distill.py", "--num_shots 0"),
+    "nothing to take in": Case("distill.py", "--task notes --context none --num_shots 16"),
+    "documents of a task without any": Case("distill.py", "--context document --num_shots 16"),
+    "several documents for one cartridge": Case("distill.py", f"{ABOUT_TWO} --use_cartridge"),
+    "several contexts for answers in words": Case("distill.py", "--task notes --num_contexts 2"),
+    "labels of answers in words": Case("distill.py", "--task notes --support labels"),
+    "the right label of answers in words": Case("distill.py", "--task notes --context label --num_shots 16"),
+    "patterns that differ for answers in words": Case("distill.py", "--task notes --student_pattern 'Q: {{text1}} Answer:'"),
+    "a flag for answers of another kind": Case("distill.py", "--task notes --calibrate"),
     "one context after the other in one run": Case("distill.py", "--num_contexts 2 --context_schedule sequential"),
     "a teacher for each of them": Case("distill.py", "--stage_teacher=last"),
     "a cache that cannot be written to": Case("distill.py", "--teacher_cache_dir {good}"),
@@ -361,6 +374,7 @@ def files(tmp_path_factory, tokenizers):
         "unanswered.jsonl": lines([{"text1": "Who?", "answer": None}]),
         "lost.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "guide-3"}]),
         "blank.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": " "}]),
+        "two.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": f"It was {name}."} for name in ("Ada", "Ben")]),
         "semicolons.csv": "text1;label\na;0\n",
         "by_columns.json": pd.DataFrame(rows).to_json(),
         "tool_turn.jsonl": lines([{"role": "user", "content": "Who?"}, {"role": "tool", "content": "x"}]),

@@ -123,7 +123,7 @@ def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     assert ("teacher", "retention", "score_accuracy") not in table.index
     change = table.loc[("after", "retention-rte", "retention_change"), "value"].item()
     assert change == record.metrics["retention_change"]["retention-rte"]
-    assert "| other tasks before | other tasks after |" in markdown(distillation(result_rows(summarise(collection))))
+    assert "| other tasks before | other tasks after |" in markdown(distillation(result_rows(summarise(collection)), ()))
     own = record.phases["evaluate after toy"]["cpu_total_s"]
     assert table.loc[("after", "in_domain", "score_accuracy"), "cpu_ms_per_query"].item() == pytest.approx(1000 * own / 6)
 
