@@ -14,7 +14,7 @@ from llmft.prompts.chat import ChatFormat
 from llmft.runs.model_folder import HEAD_SETTINGS, PARALLEL_SETTINGS, START, Base, base_named_in, student_settings
 from llmft.runs.secrets import without_secrets
 from llmft.runs.store import whole_file
-from llmft.runs.summary import pooled
+from llmft.runs.summary import column_name, judged_by, pooled
 
 if TYPE_CHECKING:
     from llmft.prompts.render import PromptFormat
@@ -203,9 +203,9 @@ def scores(metrics: dict[str, Any], stage: str) -> str:
     """The headline of each stage on each group of sets."""
     headline = metrics["headline"]["name"]
     groups = {name: sets for name, sets in metrics["sets"].items() if sets}
-    rows = [["stage", *(name.replace("_", "-") for name in groups)], ["---"] * (len(groups) + 1)]
+    rows = [["stage", *(column_name(name, headline) for name in groups)], ["---"] * (len(groups) + 1)]
     for name, sets_of_stage in metrics["stages"].items():
-        values = [pooled(sets_of_stage, sets, headline) for sets in groups.values()]
+        values = [pooled(sets_of_stage, sets, judged_by(group, headline)) for group, sets in groups.items()]
         mark = " (these weights)" if name == stage else ""
         rows.append([name.replace("_", "-") + mark, *("-" if value is None else f"{value:.3f}" for value in values)])
     return f"`{headline}`:\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)

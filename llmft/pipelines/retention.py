@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, quote
+from llmft.pipelines.prompting import format_of
 from llmft.prompts.demonstrations import draw_eval_rows
+from llmft.runs.summary import RETENTION
 from llmft.tasks.load import fingerprint_data, in_domain_alone, load_in_domain
 from llmft.tasks.schema import Row, Task
 from llmft.tasks.table import TASKS
@@ -19,10 +21,6 @@ if TYPE_CHECKING:
 
     from llmft.evaluation.scorer import Scorer
     from llmft.pipelines.job import Job
-from llmft.pipelines.prompting import format_of
-
-GROUP = "retention"
-"""The group of these sets in the record, and what their names begin with."""
 
 
 def retention_tasks(names: str | None, run_task: str) -> list[Task]:
@@ -63,7 +61,7 @@ def retention_fingerprints(tasks: list[Task], data_dir: str | None) -> dict[str,
 
 def set_name(task: Task) -> str:
     """What the set of a task is called in the record."""
-    return f"{GROUP}-{task.name}"
+    return f"{RETENTION}-{task.name}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Retention:
                 scorers[name].check_window(rows[name])
                 job.other_tasks[name] = task
         if rows:
-            job.other_sets[GROUP] = rows
+            job.other_sets[RETENTION] = rows
         return cls(job, scorers, rows)
 
     def score(self, stage: str, model: torch.nn.Module) -> None:

@@ -147,8 +147,12 @@ class RunRecord:
         if log:
             with whole_file(self.path / "train_log.jsonl") as aside:
                 aside.write_text("".join(json.dumps(entry) + "\n" for entry in log), encoding="utf-8")
+        rows = pd.concat([pd.DataFrame(columns) for columns in self.predictions], ignore_index=True)
+        for name in ("target", "prediction"):  # labels of other tasks, in a run whose own answers are texts
+            if rows[name].map(type).eq(str).any():
+                rows[name] = rows[name].map(str)
         with whole_file(self.path / "predictions.parquet") as aside:
-            pd.concat([pd.DataFrame(columns) for columns in self.predictions], ignore_index=True).to_parquet(aside)
+            rows.to_parquet(aside)
         write_json(self.path / "metrics.json", {"stages": self.stages, **metrics})
 
     def write_costs(self, costs: dict[str, Any]) -> None:

@@ -22,8 +22,23 @@ def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name
     return sum(metrics[s][name] * metrics[s]["n"] for s in sets) / rows if rows else None
 
 
+OF_LABELS = "score_accuracy"
+"""What other tasks are judged by, whose answers are labels."""
+RETENTION = "retention"
+"""The group of the sets of other tasks."""
 SELECTED = "* checkpoint selected on this evaluation set"
 """Legend of the star behind values for which `selected_on` holds."""
+
+
+def judged_by(group: str, headline: str) -> str:
+    """The metric that a group of sets is judged by: the run's headline, or that of labels."""
+    return OF_LABELS if group == RETENTION else headline
+
+
+def column_name(group: str, headline: str) -> str:
+    """What a table of the headline calls a group of sets: it says so where those are judged by another metric."""
+    metric = judged_by(group, headline)
+    return group.replace("_", "-") + ("" if metric == headline else f": {metric}")
 
 
 def selected_on(stage: str, domain: str) -> bool:
@@ -44,12 +59,12 @@ def show_run(path: Path) -> None:
     table.add_column("stage")
     groups = {name: sets for name, sets in metrics["sets"].items() if sets}
     for name in groups:
-        table.add_column(name.replace("_", "-"), justify="right")
+        table.add_column(column_name(name, headline), justify="right")
     selection = metrics.get("selection", {})
     for stage, scores in metrics["stages"].items():
         name = f"{stage} (step {selection[stage]['step']})" if stage in selection else stage
         stars = {domain: "*" if selected_on(stage, domain) else "" for domain in groups}
-        values = {domain: pooled(scores, sets, headline) for domain, sets in groups.items()}
+        values = {domain: pooled(scores, sets, judged_by(domain, headline)) for domain, sets in groups.items()}
         table.add_row(name, *("-" if value is None else f"{value:.3f}{stars[domain]}" for domain, value in values.items()))
     console = plain_console()
     console.print(table)

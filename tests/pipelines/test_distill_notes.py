@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llmft.evaluation.texts import TEXT_METRICS
+from llmft.report.__main__ import main
 from llmft.worlds.notes.world import notes_documents, notes_splits
 from tests.pipelines.conftest import run
 
@@ -63,7 +64,7 @@ def teacher_answers(record):
 def test_the_record_says_what_was_asked_and_answered(distilled):
     for seed, record in zip(SEEDS, distilled, strict=True):
         metrics, splits = record.metrics, notes_splits(None, seed)
-        assert set(sum(metrics["sets"].values(), [])) == SETS
+        assert {*metrics["sets"]["in_domain"], *metrics["sets"]["out_of_domain"]} == SETS
         assert metrics["headline"] == {"name": "exact_match", "higher_is_better": True}
         assert set(metrics["stages"]) == {"teacher", "before", "after", "after_with_context"}
         for sets in metrics["stages"].values():
@@ -80,3 +81,23 @@ def test_the_record_says_what_was_asked_and_answered(distilled):
         assert rows.groupby("stage")["kl"].count().to_dict() == {
             stage: 0 if stage == "teacher" else len(rows) / 4 for stage in rows["stage"].unique()
         }
+
+
+def test_the_baselines_stand_beside_it_in_the_report(folder, distilled, capsys):
+    short = ("--num_train_epochs", 5, "--max_eval_samples", 12)
+    for trained_on in (("--max_train_samples", 60), ("--train_on", "document")):
+        record = run("ft.py", folder, *NOTES, *trained_on, *short)
+        sets = record.metrics["stages"]
+        assert sets["after"]["notes"]["nll"] < sets["before"]["notes"]["nll"]
+    run("eval.py", folder, *NOTES, "--max_eval_samples", 12)
+    main([str(folder), "--out", str(folder / "report")])
+    written = {path.name for path in (folder / "report").rglob("*")}
+    assert {"report.md", "report.html"} <= written
+    tables = (folder / "report" / "report.md").read_text()
+    assert all(word in tables for word in ("exact match", "pbft", "icl", "distill"))
+    capsys.readouterr()
+    main(["show", str(distilled[0].path), "--examples", "3"])
+    shown = capsys.readouterr().out
+    assert "exact match" in shown and "Question" not in shown
+    rows = distilled[0].predictions
+    assert any(query in shown for query in rows["query"])

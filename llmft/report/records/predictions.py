@@ -53,12 +53,20 @@ class Predictions:
     @property
     def of_labels(self) -> bool:
         """Whether targets are labels."""
-        return not {"label", "label_logprobs"}.isdisjoint(self.stored)
+        return not self._in_words and not {"label", "label_logprobs"}.isdisjoint(self.stored)
 
     @property
     def of_texts(self) -> bool:
         """Whether targets are texts, which answer queries that the file has."""
-        return "query" in self.stored and not self.of_labels
+        return self._in_words and "query" in self.stored
+
+    @property
+    def _in_words(self) -> bool:
+        """Whether targets are written as text; so are then labels of other tasks that the run was asked about."""
+        import pyarrow as pa
+
+        kind = self.table.schema.field("target").type
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 @dataclass(frozen=True)

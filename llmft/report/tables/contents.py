@@ -21,7 +21,7 @@ from llmft.report.records.names import (
 )
 from llmft.report.tables.published import NONE, SELECTIONS, our_metrics, published_numbers
 from llmft.report.tables.table import NOTHING, Column, ReportTable, TableRow, rounded, spread
-from llmft.runs.summary import SELECTED
+from llmft.runs.summary import SELECTED, judged_by
 
 Cell = Callable[[TableRow], Mapping[str, Any]]
 """Finds a row of the summary in a row of a table."""
@@ -42,10 +42,11 @@ def result_rows(summary: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def cell(selection: str | None = None, domain: str = "in_domain", metric: str | None = None) -> Cell:
-    """A cell of a group: of the selection that it is judged by, and by its headline, where none is named."""
+    """A cell of a group: of the selection, and the metric, that it is judged by where none is named."""
 
     def find(row: TableRow) -> Mapping[str, Any]:
-        keys = ((one, domain, metric or row["headline"]) for one in ([selection] if selection else FINAL))
+        name = metric or judged_by(domain, row["headline"])
+        keys = ((one, domain, name) for one in ([selection] if selection else FINAL))
         return next((row["cells"][key] for key in keys if key in row["cells"]), {})
 
     return find

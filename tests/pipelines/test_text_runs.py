@@ -1,0 +1,213 @@
+"""Runs whose answers are in words, with one flag or another: short ones, on the embedded notes and on files of questions."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llmft.report.__main__ import main
+from llmft.training.ft_trainer import FtTrainer
+from llmft.worlds.nli.world import toy_splits
+from llmft.worlds.notes.world import notes_documents, notes_splits
+from tests.pipelines.conftest import run
+from tests.pipelines.test_training import Cut, cut
+
+EVALUATED = ("--task", "notes", "--max_eval_samples", 6)
+SHORT = (*EVALUATED, "--max_train_samples", 8, "--num_train_epochs", 1, "--per_device_train_batch_size", 2, "--logging_steps", 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all runs, so that they share the teacher's answers."""
+    return tmp_path_factory.mktemp("texts")
+
+
+def distil(folder, *arguments):
+    return run("distill.py", folder, *SHORT, *arguments)
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return distil(folder)
+
+
+def losses(record):
+    entries = [json.loads(line) for line in (record.path / "train_log.jsonl").read_text().splitlines()]
+    return [entry["loss"] for entry in entries if "loss" in entry]
+
+
+VARIANTS = {
+    "given answers": ("--answers", "given"),
+    "the whole vocabulary": ("--support", "vocab", "--temperature", 2),
+    "what the teacher wrote": ("--support", "sampled"),
+    "few tokens, reverse": ("--topk", 5, "--divergence", "reverse"),
+    "jsd and a cross-entropy": ("--divergence", "jsd", "--ce_weight", 0.5, "--loss_mean", "examples"),
+    "hard targets": ("--targets", "hard"),
+    "gold targets": ("--targets", "gold"),
+    "ia3": ("--use_adapter", "--adapter_type", "ia3"),
+    "a soft prompt": ("--use_soft_prompt", "--num_soft_prompt_tokens", 5),
+    "a cartridge": ("--use_cartridge", "--cartridge_tokens", 40, "--learning_rate", 1e-2),
+    "with demonstrations": ("--context", "demonstrations,document", "--num_shots", 2),
+    "the best on the way": ("--eval_strategy", "steps", "--eval_steps", 2, "--save_best_models"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_student_comes_nearer_to_its_teacher(folder, plain, variant):
+    record = distil(folder, *VARIANTS[variant])
+    kl = record.metrics["kl"]
+    assert np.isfinite(losses(record)).all() and len(losses(record)) == 4
+    assert kl["after"]["notes"] < kl["before"]["notes"] - 0.02
+    if variant != "with demonstrations":
+        assert kl["before"] == plain.metrics["kl"]["before"]
+        assert record.phases["evaluate teacher notes"]["tokens"] == 0  # as another run has asked already
+    written = (record.path / "teacher_answers.jsonl").exists()
+    assert written == (variant not in ("given answers", "gold targets"))
+    sizes = record.metrics["tokens_per_query"], plain.metrics["tokens_per_query"]
+    front = {"a soft prompt": 5, "a cartridge": 40 - 1}.get(variant, 0)  # a cartridge holds the text's start
+    assert sizes[0]["student"] == pytest.approx(sizes[1]["student"] + front)
+
+
+def test_hard_targets_are_the_tokens_that_the_teacher_wrote_and_gold_ones_the_right_answers(folder, plain):
+    hard, sampled, gold = (
+        distil(folder, *VARIANTS[name], "--seed", 1) for name in ("hard targets", "what the teacher wrote", "gold targets")
+    )
+    assert losses(hard) == pytest.approx(losses(sampled), rel=1e-4, abs=1e-6)
+    answers = [json.loads(line) for line in (hard.path / "teacher_answers.jsonl").read_text().splitlines()]
+    right = {row["text1"]: row["answer"] for row in notes_splits(None, 0)["train"]}
+    assert all(line["answer"] == right[line["query"]] for line in answers)  # so that these are gold, too
+    assert losses(gold) == pytest.approx(losses(hard), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("part", [(), ("--use_adapter",)])
+def test_a_teacher_that_reads_along_gives_the_same_losses(folder, part):
+    once, along = (distil(folder, *part, "--seed", 3, "--teacher_mode", mode) for mode in ("precompute", "online"))
+    assert losses(along) == pytest.approx(losses(once), rel=1e-2, abs=1e-4)
+    assert losses(along)[0] == pytest.approx(losses(once)[0], rel=1e-5)
+
+
+def test_another_seed_asks_the_teacher_for_nothing_again(folder, plain):
+    record = distil(folder, "--seed", 2)
+    assert record.predictions.query("stage == 'teacher'").equals(plain.predictions.query("stage == 'teacher'"))
+    assert {name for name, phase in record.phases.items() if "teacher" in name and phase["tokens"]} == set()
+    saved = record.json("cost")["saved_by_teacher_cache"]
+    assert saved["tokens"] == sum(phase["tokens"] for name, phase in plain.phases.items() if "teacher" in name)
+
+
+def test_sampled_answers_are_the_same_again_and_those_of_another_data_seed_are_not(folder, tmp_path):
+    sampling = ("--generation_temperature", 3, "--max_new_tokens", 8)
+    first, again = (distil(place, *sampling) for place in (folder, tmp_path))
+    assert (again.path / "teacher_answers.jsonl").read_text() == (first.path / "teacher_answers.jsonl").read_text()
+    assert again.predictions.equals(first.predictions)
+    assert again.metrics == first.metrics
+
+
+def test_a_stop_ends_answers_of_teacher_and_student(folder):
+    record = distil(folder, "--stop", "e|o")
+    answers = record.predictions["prediction"]
+    assert not answers.str.contains("[eo]").any() and answers.str.len().max() > 0
+
+
+SAVING = ("--save_strategy", "steps", "--save_steps", 2, "--max_train_samples", 12)
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(folder, tmp_path, monkeypatch):
+    whole = distil(folder, *SAVING)
+    with monkeypatch.context() as patch:
+        cut(patch, FtTrainer, "compute_loss", 4)
+        with pytest.raises(Cut):
+            distil(tmp_path, *SAVING)
+    resumed = distil(tmp_path, *SAVING)
+    assert resumed.json("cost")["resumed_from"].endswith("checkpoint-2")
+    assert resumed.metrics == whole.metrics
+    assert resumed.predictions.equals(whole.predictions)
+    names = ("model/model.safetensors", "teacher_answers.jsonl")
+    assert all((resumed.path / name).read_bytes() == (whole.path / name).read_bytes() for name in names)
+    assert losses(resumed) == losses(whole)
+
+
+CONTEXTS = {
+    "none": (),
+    "document": (),
+    "demonstrations": ("--num_shots", 2),
+    "instruction": ("--instruction", "Answer in words."),
+    "file": ("--context_file", "{document}"),
+    "dialogue": ("--context_file", "{turns}"),
+}
+
+
+def test_what_can_stand_in_front_of_questions(tmp_path):
+    (document,) = notes_documents(None, 0).values()
+    files = {"document": tmp_path / "document.txt", "turns": tmp_path / "turns.jsonl"}
+    files["document"].write_text(document)
+    turns = [{"role": "user", "content": document}, {"role": "assistant", "content": "noted"}]
+    files["turns"].write_text("".join(json.dumps(turn) + "\n" for turn in turns))
+    scores, tokens = {}, {}
+    for name, more in CONTEXTS.items():
+        words = (str(word).format(**files) for word in more)
+        record = run("eval.py", tmp_path / name, *EVALUATED, "--context", name, *words)
+        scores[name] = record.metrics["stages"]["icl"]["notes"]
+        tokens[name] = record.metrics["tokens_per_query"]["icl"]
+        assert len(record.predictions) == 3 * 6
+    assert min(tokens, key=tokens.get) == "none"
+    assert min(scores[name]["exact_match"] for name in ("document", "file")) >= 0.9
+    assert max(scores[name]["exact_match"] for name in ("none", "demonstrations", "instruction")) <= 0.1
+    assert scores["file"] == scores["document"]
+
+
+@pytest.fixture
+def questions(tmp_path):
+    """Files of questions about two documents: in the column as text, and by the names of files."""
+    seeds, splits = (3, 4), {"train": 10, "validation": 6}
+    texts = {f"notes-{seed}": text for seed in seeds for text in notes_documents(None, seed).values()}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    for split, number in splits.items():
+        rows = [row for seed in seeds for row in notes_splits(None, seed)[split][:number]]
+        rows = sorted(rows, key=lambda row: row["idx"])  # so that one document's row follows another's
+        by_name = pd.DataFrame(rows)[["text1", "answer", "document"]]
+        by_name.to_csv(tmp_path / f"{split}.csv", index=False)
+        by_name.assign(document=by_name["document"].map(texts)).to_csv(tmp_path / f"{split}_texts.csv", index=False)
+    return tmp_path
+
+
+def test_several_documents_are_distilled_at_once(questions):
+    shared = ("--task", "questions", "--model_name_or_path", "notes", "--document_column", "document", "--num_train_epochs", 1)
+    shared += ("--pattern", "Question: {text1} Answer:", "--learning_rate", 1e-3, "--per_device_train_batch_size", 4)
+    ways = {"": ("--context_file", f"{questions}/notes-3,{questions}/notes-4"), "_texts": ()}
+    records = []
+    for kind, files in ways.items():
+        rows = ("--query_file", questions / f"train{kind}.csv", "--validation_file", questions / f"validation{kind}.csv")
+        records.append(run("distill.py", questions / f"out{kind}", *shared, *rows, *files, "--context", "document"))
+    by_name, by_text = (record.metrics["stages"] for record in records)
+    assert by_name == by_text
+    scores = by_name["teacher"]["questions"]
+    assert scores["contains"] >= 0.9 and scores["n"] == 12
+    assert records[0].metrics["contexts"]["number"] == 2
+    answers = [json.loads(line) for line in (records[0].path / "teacher_answers.jsonl").read_text().splitlines()]
+    assert [line["document"] for line in answers].count("notes-3") == 10
+
+
+def test_other_tasks_are_asked_about_before_and_after(tmp_path, capsys):
+    rows = [
+        {"text1": f"{row['text1']} {row['text2']}", "answer": ("Yes", "No")[row["label"]]} for row in toy_splits(None, 0)["train"]
+    ]
+    for name, part in (("train", rows[:60]), ("validation", rows[60:80])):
+        pd.DataFrame(part).to_csv(tmp_path / f"{name}.csv", index=False)
+    files = ("--train_file", tmp_path / "train.csv", "--validation_file", tmp_path / "validation.csv")
+    asked = ("--task", "questions", "--model_name_or_path", "toy", "--pattern", "{text1} ?", "--context", "demonstrations")
+    asked += ("--max_new_tokens", 2, "--max_train_samples", 16, "--num_train_epochs", 1, "--max_eval_samples", 20)
+    record = run("distill.py", tmp_path / "out", *files, *asked, "--retention_tasks", "toy", "--per_device_train_batch_size", 2)
+    metrics = record.metrics
+    assert metrics["stages"]["teacher"]["questions"]["contains"] >= 0.9  # what 16 demonstrations show
+    assert set(metrics["retention_change"]) == {"retention-toy"}
+    assert set(metrics["stages"]["after"]["retention-toy"]) >= {"score_accuracy", "accuracy"}
+    assert len(record.predictions.query("set == 'retention-toy'")) == 2 * 20
+    main([str(tmp_path / "out"), "--out", str(tmp_path / "report")])
+    tables = (tmp_path / "report" / "report.md").read_text()
+    change = [metrics["stages"][stage]["retention-toy"]["score_accuracy"] for stage in ("before", "after")]
+    assert all(f" {value:.3f} " in tables for value in change)
+    capsys.readouterr()
+    main(["show", str(record.path), "--examples", "2"])
+    assert "retention-toy" in capsys.readouterr().out
