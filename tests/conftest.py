@@ -26,8 +26,8 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 LONG = """
     pipelines/test_deepspeed pipelines/test_distill_modes pipelines/test_training pipelines/test_signals
     pipelines/test_distill_notes pipelines/test_text_runs pipelines/test_distill_toy pipelines/test_in_context
-    pipelines/test_real_model arguments/test_deepspeed_config
-    pipelines/test_methods pipelines/test_errors pipelines/test_runs benchmarks/test_benchmarks
+    pipelines/test_real_model arguments/test_deepspeed_config pipelines/test_methods pipelines/test_errors
+    pipelines/test_runs benchmarks/test_benchmarks
 """
 """Files that take longest, in that order."""
 

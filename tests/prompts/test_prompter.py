@@ -57,7 +57,7 @@ def test_a_prompt_over_the_window_is_an_error(tokenizers):
         replace(prompter, window=3).prompts(rows)
     with pytest.raises(InputError, match="cut them with --max_seq_length"):
         replace(prompter, window=3, demonstrations=()).prompts(rows)
-    with pytest.raises(InputError, match="than the model's window leaves beside 1 tokens of a label of"):
+    with pytest.raises(InputError, match="than the model's window leaves beside 1 tokens of an answer of"):
         replace(prompter, window=longest, behind=1).prompts(rows)
     assert replace(prompter, max_length=longest - 2).prompts(rows).shortened == 1
 

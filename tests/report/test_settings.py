@@ -12,7 +12,7 @@ from llmft.report.figures.points import mean_points, points
 from llmft.report.page.findings import findings
 from llmft.report.records.collect import collect
 from llmft.report.records.names import OTHER_ROWS, OTHER_ROWS_NOTE
-from llmft.report.records.settings import name_differences
+from llmft.report.records.settings import name_differences, with_shots_of_settings
 from llmft.report.statistics.break_even import break_evens
 from llmft.report.statistics.summary import majority_of_tasks, summarise, tasks_with_other_rows, welch, welch_over_sizes
 from llmft.report.tables import comparisons, contents, published
@@ -46,6 +46,11 @@ def test_arguments_differ_over_models_and_shots_too():
 
 def test_a_kind_of_context_is_named_even_where_all_have_it():
     assert named(row("a", {"context": "label"}))[0] == ["context=label"]
+
+
+def test_runs_of_a_setting_have_one_number_of_shots():
+    rows = [row("a", {}, shots=shots) for shots in (90, 108, 121)] + [row("b", {}, shots=16), row("a", {}, method="icl", shots=2)]
+    assert [one["shots"] for one in with_shots_of_settings(rows)] == [106, 106, 106, 16, 2]
 
 
 def test_settings_of_one_name_get_their_hash():

@@ -22,7 +22,7 @@ from llmft.report.records.flatten import SCORE_COLUMNS, run_row, score_rows
 from llmft.report.records.identities import with_distinct_names
 from llmft.report.records.names import METHOD_NAMES, in_order_of
 from llmft.report.records.predictions import TOKENS, RowScores, RowWeights, read_predictions, row_scores, row_weights
-from llmft.report.records.settings import name_differences, repetitions
+from llmft.report.records.settings import name_differences, repetitions, with_shots_of_settings
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def collect(folder: Path) -> Collection:
         raise InputError(f"{folder}: there is no finished run below this folder{others}; name the --output_dir of some runs")
     records = [row["record"] for row in rows]
     ids = dict(zip(records, _ids(records), strict=True))
-    named, shared = name_differences(rows)
+    named, shared = name_differences(with_shots_of_settings(rows))
     runs = pd.DataFrame([{"id": ids[row["record"]], **row} for row in named]).drop(columns="identity")
     runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
     counted = {run: read[record] for run, record in zip(runs["id"], runs["record"], strict=True)}

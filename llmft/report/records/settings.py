@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from llmft.report.records.names import CONTEXT, ON_DOCUMENT
@@ -34,6 +35,16 @@ def repetitions(rows: RunRows) -> tuple[list[Mapping[str, Any]], list[tuple[str,
         else:
             again.append((row["record"], f"the same answers as {other['record']}: in-context learning does not depend on --seed"))
     return kept, again
+
+
+def with_shots_of_settings(rows: RunRows) -> list[dict[str, Any]]:
+    """The rows, with one number of shots for all runs of a setting: their mean, rounded, where the seed draws a task with more or
+    fewer training rows. Runs that differ only in their seeds would not be one group else."""
+    numbers: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    keys = [tuple(row[name] for name in ("task", "method", "model", "setting")) for row in rows]
+    for key, row in zip(keys, rows, strict=True):
+        numbers[key].append(row["shots"])
+    return [{**row, "shots": round(fmean(numbers[key]))} for key, row in zip(keys, rows, strict=True)]
 
 
 def name_differences(rows: RunRows) -> tuple[list[dict[str, Any]], list[str]]:
