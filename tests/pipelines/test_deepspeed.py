@@ -31,6 +31,7 @@ BEST += ("--eval_strategy", "epoch", "--save_best_models", "--log_l2_dist_per_we
 UNEVEN = (*TRAIN, "--max_train_samples", 42, "--num_train_epochs", 2)  # 10 rows for the last 16 and 16
 SAVING = (*TRAIN, "--save_strategy", "steps", "--save_steps", 2)
 CARTRIDGE = (*SAVING, "--num_train_epochs", 2, "--use_cartridge", "--cartridge_tokens", 64, "--learning_rate", 5e-3)
+NOTES = (*TRAIN, "--task", "notes", "--max_train_samples", 18, "--num_train_epochs", 1, "--max_eval_samples", 7)
 TYPED = ("ft.py", "zero2")
 """The run that is started by its entry script, without --use_cpu; one launch does all others, whose imports take longer than they
 do."""
@@ -53,7 +54,7 @@ def words(output_dir, script, config, asked, batch):
     """The command line of one of two ranks, or with no config and the whole batch of one process."""
     given = ["--task", "toy", "--use_cpu", "--output_dir", output_dir, "--max_eval_samples", ASKED, *asked]
     given += [] if script == "eval.py" else ["--per_device_train_batch_size", batch]
-    return [script, *map(str, given), *(["--deepspeed", config] if config else [])]
+    return [script, *last_wins(given), *(["--deepspeed", config] if config else [])]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,7 @@ def launched(tmp_path_factory):
     commands["cut"] = ["cut", *commands["resumed"]]
     cartridge = words(folder / "cartridge", "ft.py", "zero3", last_wins(CARTRIDGE), 16)
     commands |= {"cut cartridge": ["cut", *cartridge], "cartridge": cartridge}
+    commands |= {f"notes {zero}": words(folder / f"notes-{zero}", "distill.py", zero, NOTES, 4) for zero in ("zero2", "zero3")}
     commands[TYPED].remove("--use_cpu")
     assert launch(*commands[TYPED]).count("record: ") == 1
     order = sorted((name for name in commands if name != TYPED), key=lambda name: name == "resumed")
@@ -91,7 +93,7 @@ def alone(tmp_path_factory):
 def _arguments(command):
     """A command line as `run` takes it."""
     place = command.index("--output_dir")
-    return command[0], Path(command[place + 1]), *command[4:place], *command[place + 2 :]
+    return command[0], Path(command[place + 1]), *command[1:place], *command[place + 2 :]
 
 
 def test_a_finished_run_and_bad_input_of_one_rank_alone_are_one_line(launched, tmp_path):
@@ -206,3 +208,25 @@ def test_a_cartridge_that_is_cut_up_is_saved_on_the_way_and_resumed(launched, tm
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
     (left,), (right,) = (load_file(record.path / "model" / "adapter_model.safetensors").values() for record in (one, two))
     np.testing.assert_allclose(right, left, atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def notes_alone(tmp_path_factory):
+    """The record of one process with the same global batch."""
+    return run(*_arguments(words(tmp_path_factory.mktemp("notes"), "distill.py", None, NOTES, 8)))
+
+
+@pytest.mark.parametrize("zero", ["zero2", "zero3"])
+def test_two_ranks_write_and_learn_answers_in_words_like_one_process(launched, notes_alone, zero):
+    two, one = launched[f"notes {zero}"], notes_alone
+    assert numbers(two.metrics) == pytest.approx(numbers(one.metrics), abs=2e-3)
+    left, right = one.predictions, two.predictions
+    columns = ["stage", "set", "idx", "target", "prediction", "query"]
+    assert right[columns].equals(left[columns])
+    assert right["answer_ids"].map(list).equals(left["answer_ids"].map(list))
+    answers = [(record.path / "teacher_answers.jsonl").read_text() for record in (one, two)]
+    assert answers[0] == answers[1]
+    losses = [[entry["loss"] for entry in log(record) if "loss" in entry] for record in (one, two)]
+    assert len(losses[0]) == 3  # the last step has two of the eighteen
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert two.phases["train"]["examples"] == 18

@@ -374,7 +374,7 @@ def files(tmp_path_factory, tokenizers):
         "unanswered.jsonl": lines([{"text1": "Who?", "answer": None}]),
         "lost.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "guide-3"}]),
         "blank.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": " "}]),
-        "two.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": f"It was {name}."} for name in ("Ada", "Ben")]),
+        "two.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": f"It was {name}."} for name in ("Ada", "Ben")] * 4),
         "semicolons.csv": "text1;label\na;0\n",
         "by_columns.json": pd.DataFrame(rows).to_json(),
         "tool_turn.jsonl": lines([{"role": "user", "content": "Who?"}, {"role": "tool", "content": "x"}]),

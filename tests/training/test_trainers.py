@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
 from llmft.arguments.objective import Objective
+from llmft.distillation.targets import support_targets
 from llmft.distillation.trainer import ContextDistillationTrainer
 from llmft.evaluation.labels import Labels
 from llmft.evaluation.texts import Texts
@@ -251,19 +252,85 @@ def test_texts_of_a_step_count_alike_however_it_is_parted(tmp_path, trainer_clas
         assert not torch.equal(one, before) or one.ndim == 1
 
 
+@pytest.mark.parametrize(("trainer_class", "more"), TEXT_KINDS)
 @pytest.mark.parametrize("loss_mean", ("tokens", "examples"))
-def test_ranks_count_each_text_once(tmp_path, loss_mean):
+def test_ranks_count_each_text_once(tmp_path, loss_mean, trainer_class, more):
     """Two ranks with batches of four, of which the second's has two repeats; their mean is the loss of the six."""
     rows, model = texts(6), tiny_model("opt")
     losses = []
     for real, batch in ((4, rows[:4]), (2, [*rows[4:], *rows[:2]])):
-        trainer = make_trainer(tmp_path, FtTrainer, model, loss_mean=loss_mean)
+        trainer = make_trainer(tmp_path, trainer_class, model, loss_mean=loss_mean, **more)
         trainer.current_gradient_accumulation_steps = 1
         items = torch.tensor(sum(row["asked"] for row in rows) if loss_mean == "tokens" else 6)
         trainer.args = SimpleNamespace(world_size=2, device=torch.device("cpu"))
         losses.append(trainer.compute_loss(model, {**collate(batch), REAL: (real, 6)}, num_items_in_batch=items))
         assert trainer.examples_seen == real
-    assert torch.stack(losses).mean().item() == pytest.approx(by_hand(FtTrainer, model, rows, loss_mean).item(), rel=1e-5)
+    assert torch.stack(losses).mean().item() == pytest.approx(by_hand(trainer_class, model, rows, loss_mean).item(), rel=1e-5)
+
+
+TEXT_OBJECTIVES = [
+    Objective(support=support, divergence=divergence, temperature=temperature, **more)
+    for support, more in (("topk", {"topk": 7}), ("vocab", {}))
+    for divergence in ("forward", "reverse", "jsd")
+    for temperature in (1.0, 2.0)
+]
+
+
+def in_float64(objective, teacher, student):
+    """T^2 D at each position, from logits (P, V), by the definitions in float64."""
+    teacher, student = (logits.double() / objective.temperature for logits in (teacher, student))
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    if objective.support == "topk":  # the temperature acts on the bucket as on one class
+        p, q = (logits.double().mul(objective.temperature).softmax(-1) for logits in (teacher, student))
+        largest = p.topk(objective.topk).indices
+        p, q = (torch.cat([one.gather(1, largest), 1 - one.gather(1, largest).sum(1, keepdim=True)], 1) for one in (p, q))
+        p, q = ((one.log() / objective.temperature).softmax(-1) for one in (p, q))
+    middle = (p + q) / 2
+    kl = {
+        "forward": lambda: (p * (p / q).log()).sum(-1),
+        "reverse": lambda: (q * (q / p).log()).sum(-1),
+        "jsd": lambda: ((p * (p / middle).log()).sum(-1) + (q * (q / middle).log()).sum(-1)) / 2,
+    }
+    return objective.temperature**2 * kl[objective.divergence]()
+
+
+@pytest.mark.parametrize("objective", TEXT_OBJECTIVES, ids=lambda one: f"{one.support}-{one.divergence}-{one.temperature:g}")
+def test_the_loss_of_texts_is_that_of_float64_and_nothing_where_both_agree(tmp_path, objective):
+    student, teacher = (tiny_model("llama") for _ in range(2))
+    with torch.no_grad():
+        for weight in teacher.parameters():
+            weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    rows = texts(6)
+    rows[3] = {
+        **rows[3],
+        "input_ids": [*range(5, 45)],
+        "asked": 30,
+        "answer": torch.arange(30),
+    }  # one long and many short answers
+    logits = {}
+    for who, model in (("teacher", teacher), ("student", student)):
+        with torch.no_grad():
+            logits[who] = [model(torch.tensor([row["input_ids"]])).logits[0, -row["asked"] :] for row in rows]
+    each = [in_float64(objective, *pair) for pair in zip(logits["teacher"], logits["student"], strict=True)]
+    expected = {"tokens": torch.cat(each).mean(), "examples": torch.stack([one.mean() for one in each]).mean()}
+    more = {"answers": Texts(None, None, None), "choices": objective}
+    for how, collator in COLLATORS.items():
+        for loss_mean, value in expected.items():
+            trainer = make_trainer(tmp_path, ContextDistillationTrainer, student, loss_mean=loss_mean, **more)
+            for who in ("teacher", "student"):
+                targets = [support_targets(one, objective.support, label_ids=(), topk=7) for one in logits[who]]
+                for row, target in zip(rows, targets, strict=True):
+                    row |= {"teacher_logprobs": target.logprobs, "teacher_tokens": target.tokens}
+                kept = [{name: value for name, value in row.items() if value is not None} for row in rows]
+                batch = collator(kept)
+                student.zero_grad()
+                loss = trainer.compute_loss(student, batch)
+                loss.backward()
+                if who == "teacher":
+                    assert loss.item() == pytest.approx(value.item(), rel=2e-4), (how, loss_mean)
+                else:
+                    assert abs(loss.item()) < 1e-6
+                    assert max(p.grad.abs().max() for p in student.parameters()) < 1e-5
 
 
 @pytest.mark.parametrize(("trainer_class", "more"), TEXT_KINDS)
