@@ -10,6 +10,7 @@ import torch
 import llmft
 from llmft.errors import InputError
 from llmft.worlds.nli.world import toy_splits
+from llmft.worlds.notes.world import notes_documents, notes_splits
 
 README = Path(__file__).parents[2] / "README.md"
 CARTRIDGE = llmft.AdapterArguments(use_cartridge=True)
@@ -76,6 +77,32 @@ def test_the_same_call_gives_the_same_weights(toy):
         for _ in range(2)
     ]
     assert all(torch.equal(again[0][name], again[1][name]) for name in again[0])
+
+
+def test_answers_in_words_are_learnt_from_a_document_or_from_rows():
+    model, tokenizer = llmft.load_model("notes")
+    (document,), rows = notes_documents(None, 0).values(), notes_splits(None, 0)
+    asked = [{"text1": row["text1"], "answer": row["answer"]} for row in rows["validation"][:24]]
+    prompt = llmft.PromptFormat("Question: {text1} Answer:", prefix="", separator=r"\n\n", words=())
+    behind = replace(prompt, document=document)
+    part, short = llmft.AdapterArguments(use_adapter=True), {"learning_rate": 3e-3, "use_cpu": True}
+
+    def metrics(model, prompt=prompt):
+        return llmft.in_context(model, tokenizer, asked, prompt=prompt)[0]
+
+    before, teacher = metrics(model), metrics(model, behind)
+    assert before["exact_match"] < 0.1 and teacher["exact_match"] > 0.9
+    queries = [{"text1": row["text1"]} for row in rows["train"][:40]]
+    student = llmft.distill(
+        model, tokenizer, queries, prompt=prompt, teacher_prompt=behind, part=part, num_train_epochs=5, **short
+    )
+    assert metrics(student)["nll"] < before["nll"] - 1
+    tuned = llmft.fine_tune(model, tokenizer, rows["train"][:40], prompt=prompt, part=part, num_train_epochs=5, **short)
+    assert metrics(tuned)["nll"] < before["nll"] - 1
+    predictions = llmft.in_context(model, tokenizer, asked, prompt=behind)[1]
+    assert predictions["target"].tolist() == [row["answer"] for row in asked]
+    with pytest.raises(InputError, match="answer"):
+        llmft.fine_tune(model, tokenizer, queries, prompt=prompt, use_cpu=True)
 
 
 def test_what_cannot_be_used_is_an_input_error(toy):

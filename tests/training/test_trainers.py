@@ -297,9 +297,10 @@ def in_float64(objective, teacher, student):
 @pytest.mark.parametrize("objective", TEXT_OBJECTIVES, ids=lambda one: f"{one.support}-{one.divergence}-{one.temperature:g}")
 def test_the_loss_of_texts_is_that_of_float64_and_nothing_where_both_agree(tmp_path, objective):
     student, teacher = (tiny_model("llama") for _ in range(2))
+    assert can_pack(student, 64)
     with torch.no_grad():
-        for weight in teacher.parameters():
-            weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        for model, scale in ((student, 10), (teacher, -7)):
+            model.lm_head.weight *= scale  # distributions that are far from even, and from one another
     rows = texts(6)
     rows[3] = {
         **rows[3],
@@ -317,6 +318,7 @@ def test_the_loss_of_texts_is_that_of_float64_and_nothing_where_both_agree(tmp_p
     for how, collator in COLLATORS.items():
         for loss_mean, value in expected.items():
             trainer = make_trainer(tmp_path, ContextDistillationTrainer, student, loss_mean=loss_mean, **more)
+            sizes = {}
             for who in ("teacher", "student"):
                 targets = [support_targets(one, objective.support, label_ids=(), topk=7) for one in logits[who]]
                 for row, target in zip(rows, targets, strict=True):
@@ -326,11 +328,10 @@ def test_the_loss_of_texts_is_that_of_float64_and_nothing_where_both_agree(tmp_p
                 student.zero_grad()
                 loss = trainer.compute_loss(student, batch)
                 loss.backward()
-                if who == "teacher":
-                    assert loss.item() == pytest.approx(value.item(), rel=2e-4), (how, loss_mean)
-                else:
-                    assert abs(loss.item()) < 1e-6
-                    assert max(p.grad.abs().max() for p in student.parameters()) < 1e-5
+                sizes[who] = max(p.grad.abs().max() for p in student.parameters())
+                expected_loss = {"teacher": pytest.approx(value.item(), rel=2e-4), "student": pytest.approx(0, abs=1e-6)}
+                assert loss.item() == expected_loss[who], (how, loss_mean)
+            assert sizes["student"] < 1e-3 * sizes["teacher"]  # rounding: batches are of other sizes than single rows
 
 
 @pytest.mark.parametrize(("trainer_class", "more"), TEXT_KINDS)
