@@ -88,10 +88,10 @@ class Distillation:
     @classmethod
     def create(cls, world: World, shots: int, queries: int, batch: int, *arguments: Any) -> Distillation:
         """distill.py's for one epoch over `queries` training rows."""
+        from llmft.pipelines.contexts import context_scorer
         from llmft.pipelines.distill import draw_queries
         from llmft.pipelines.loading import load_data
         from llmft.pipelines.prompting import prompt_format_of
-        from llmft.pipelines.teachers import scorer_of_teacher
         from llmft.pipelines.training import trainable
 
         job = open_job(
@@ -101,7 +101,7 @@ class Distillation:
         load_data(job, num_contexts=1)
         model, tokenizer = world.load()
         job.loaded = model, tokenizer
-        teacher = scorer_of_teacher(job, job.loaded, [prompt_format_of(job, "teacher")], calibrate=False)
+        teacher = context_scorer(job, job.loaded, "teacher")
         with contextlib.redirect_stdout(io.StringIO()):  # how many weights are trained
             model = trainable(job, model)
         student = job.scorer(model, tokenizer, prompt_format_of(job, "student"), trained=True)

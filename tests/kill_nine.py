@@ -62,7 +62,7 @@ DOING = {  # functions on the stack -> what it is, the first that fits
     "training": ("_inner_training_loop",),
     "resuming, or starting to train": ("train", "_restore"),
     "evaluating before training": ("score",),
-    "reading the teacher": ("targets", "scorer_of_teacher"),
+    "reading the teacher": ("targets", "context_scorer"),
     "loading": ("distil", "prepare"),
 }
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from llmft.arguments.config import Config
+from llmft.arguments.context import ContextArguments, WritingArguments
 from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.methods import AdapterArguments
@@ -14,6 +15,7 @@ from llmft.arguments.objective import SUPPORTS, Objective
 from llmft.errors import InputError
 from llmft.pipelines.distillation_checks import check_distillation, check_support
 from llmft.prompts.render import PromptFormat
+from llmft.tasks.table import get_task
 
 
 def prompt_format(**changes):
@@ -44,11 +46,13 @@ def test_ranks_that_share_weights_read_equally_often(stage, mode, schedule, wron
         ModelArguments(),
         DataArguments(task_name="toy"),
         DemonstrationArguments(),
+        ContextArguments(),
+        WritingArguments(),
         calibration=CalibrationArguments(),
         trained=AdapterArguments(use_adapter=True),
         distillation=DistillationArguments(num_contexts=2, teacher_mode=mode, context_schedule=schedule),
         run=SimpleNamespace(deepspeed={"zero_optimization": {"stage": stage}}, save_strategy="no"),
     )
-    job = SimpleNamespace(config=config, given={})
+    job = SimpleNamespace(config=config, given={}, task=get_task("toy"))
     with pytest.raises(InputError, match="--context_schedule cycle: with --teacher_mode online") if wrong else nullcontext():
         check_distillation(job)
