@@ -96,8 +96,8 @@ class WritingArguments(Checked):
 
     @property
     def stops(self) -> tuple[str, ...] | None:
-        """The texts of --stop; None where it is not given."""
-        return None if self.stop is None else tuple(self.stop.replace("\\n", "\n").replace("\\t", "\t").split("|"))
+        """The texts of --stop as they are written; None where it is not given."""
+        return None if self.stop is None else tuple(self.stop.split("|"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from llmft.distillation.divergences import forward_kl
 from llmft.distillation.targets import Targets, support_scores, tempered
+from llmft.evaluation.answers import Question
 from llmft.tasks.schema import Row
 
 
@@ -39,7 +39,7 @@ class TeacherReference:
 
 
 @dataclass(frozen=True)
-class DivergenceQuestion:
+class DivergenceQuestion(Question):
     """The question for KL(teacher || model), in nats, over the teacher's k largest tokens and the rest.
 
     Attributes:
@@ -59,7 +59,3 @@ class DivergenceQuestion:
         where = positions.to(self.logprobs.device)
         teacher, tokens = (part[where].to(logits.device) for part in (self.logprobs, self.tokens))
         return {"kl": forward_kl(teacher, tempered(support_scores(logits, "topk", tokens), 1.0))}
-
-    def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Of what was kept of all positions: that."""
-        return dict(kept)

@@ -8,14 +8,14 @@ tokens; it is summed from those tokens, never taken as 1 minus the rest, and so 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
 from llmft.errors import InputError
+from llmft.evaluation.answers import Question
 from llmft.models.wrapping import index_on, precise
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Targets(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SupportQuestion:
+class SupportQuestion(Question):
     """The question for a model's distribution on a support, at every position.
 
     Attributes:
@@ -72,10 +72,6 @@ class SupportQuestion:
         """The fields of the `Targets` of logits (p, V)."""
         targets = support_targets(logits, self.support, label_ids=self.asked_for.ids, topk=self.topk or 0)
         return {name: tensor for name, tensor in targets._asdict().items() if tensor is not None}
-
-    def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Of what was kept of all positions: that."""
-        return dict(kept)
 
 
 def sampled_targets(answers: Sequence[Sequence[int]]) -> Targets:

@@ -31,7 +31,8 @@ class Question(Protocol):
         """What is kept of logits (p, V) at these positions (p,) of all."""
 
     def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The answers, from what was kept of all positions."""
+        """The answers, from what was kept of all positions: that."""
+        return dict(kept)
 
 
 class Asking(Protocol):

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from llmft.errors import InputError, quote
-from llmft.evaluation.answers import ASKED, Answers, Asking, Reference
+from llmft.evaluation.answers import ASKED, Answers, Asking, Question, Reference
 from llmft.evaluation.metrics import more_metrics, row_scores
 from llmft.evaluation.scores import Headline, Scores, of_objects
+from llmft.prompts.render import decode_escapes
+from llmft.tasks.texts import query_text
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +31,7 @@ TEXT_METRICS = ("exact_match", "f1", "contains", "rougeL", "edit_similarity")
 
 
 @dataclass(frozen=True)
-class AnswerTokens:
+class AnswerTokens(Question):
     """The question for the log-probability of each token of given answers.
 
     Attributes:
@@ -51,10 +53,6 @@ class AnswerTokens:
 
         tokens = torch.from_numpy(self.tokens).to(logits.device)[positions]
         return {"token_logprobs": precise(logits).log_softmax(-1).gather(1, tokens[:, None])[:, 0]}
-
-    def answers(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Of what was kept of all positions: that."""
-        return dict(kept)
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Texts(Answers):
         if calibrate:
             raise InputError("--calibrate: is defined over labels, and these answers are in words; leave it out")
         flags = WritingArguments() if config is None else config.writing
-        stops = prompter.stops if flags.stops is None else flags.stops
+        stops = prompter.stops if flags.stops is None else tuple(map(decode_escapes, flags.stops))
         seed = 0 if config is None or config.run is None else config.run.data_seed
         generation = Generation(flags.max_new_tokens, flags.generation_temperature, stops, prompter.end_ids, seed)
         return cls(prompter, generation, cls.headline_of(task))
@@ -188,7 +186,7 @@ class Texts(Answers):
             "target": of_objects([answers[0] for answers in accepted]),
             "prediction": of_objects(predictions),
             "score": metrics[self.headline.name],
-            "query": of_objects(["\n".join(filter(None, (row["text1"], row["text2"]))) for row in rows]),
+            "query": of_objects([*map(query_text, rows)]),
             "document": of_objects([row["document"] for row in rows]),
             "accepted": of_objects([[*answers] for answers in accepted]),
             **metrics,

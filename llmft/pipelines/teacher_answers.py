@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmft.runs.notes import say_note
+from llmft.tasks.texts import query_text
 
 if TYPE_CHECKING:
     from llmft.distillation.reference import TeacherReference
@@ -35,7 +36,7 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
     lines = [
         {
             "document": row["document"],
-            "query": "\n".join(filter(None, (row["text1"], row["text2"]))),
+            "query": query_text(row),
             "answer": answers.written(row["answer_ids"]),
             "answer_ids": row["answer_ids"],
         }

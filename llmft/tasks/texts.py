@@ -135,6 +135,11 @@ def answered(row: Row) -> bool:
     return row["label"] is not None or bool(row.get("answer"))
 
 
+def query_text(row: Row) -> str:
+    """A row's texts as one, for people."""
+    return "\n".join(filter(None, (row["text1"], row["text2"])))
+
+
 def asks(row: Row) -> tuple[str | None, ...]:
     """What a row asks, whatever its idx: its texts, and the document that they are about."""
     return row["text1"], row["text2"], row.get("document")
