@@ -13,8 +13,17 @@ TEXT = "text"
 
 
 def files_of(names: str | None) -> list[str]:
-    """The files that a flag names, comma between."""
+    """The names that a flag gives, comma between."""
     return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
+def names_documents(context: str, document_column: str | None) -> bool:
+    """Whether the files of --context_file are the documents that rows name by --document_column.
+
+    Args:
+        context: the value of --context; "" where a script has none.
+    """
+    return document_column is not None and not {"file", "dialogue"} & {*files_of(context)}
 
 
 @dataclass

@@ -179,6 +179,11 @@ class DemonstrationArguments(Checked):
         needs=SHOWN,
     )
 
+    @property
+    def asked_for(self) -> bool:
+        """Whether there are demonstrations to show."""
+        return self.num_shots > 0 or self.sample_indices_file is not None
+
 
 @dataclass
 class CalibrationArguments(Checked):

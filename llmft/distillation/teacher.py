@@ -57,7 +57,7 @@ class Teacher:
         if objective.support not in answers.supports:
             raise ValueError(f"support {objective.support} is none of {', '.join(answers.supports)}, which these answers have")
         self.scorers, self.queries, self.objective, self.context_of = scorers, queries, objective, context_of
-        self.examples, self.frozen, self.counted = len(queries) if counted else 0, frozen, (0, 0)
+        self.counts_examples, self.frozen, self.counted = counted, frozen, (0, 0)
         self.online = [_Online(scorer, queries, objective, self._places(i)) for i, scorer in enumerate(scorers)] if frozen else []
 
     def precompute(self, phase: Phase) -> Targets:
@@ -144,7 +144,7 @@ class Teacher:
         if support == "labels":
             return Targets(scorer.answers.labels(scorer.score(queries, phase)), None)
         question = SupportQuestion.of(self.objective, scorer.answers, support)
-        kept = scorer.read(_continued(scorer, queries), question, phase, rows=min(self.examples, len(queries)))
+        kept = scorer.read(_continued(scorer, queries), question, phase, rows=len(queries) if self.counts_examples else 0)
         tensors = {name: torch.from_numpy(array) for name, array in kept.items()}
         return Targets(tensors["logprobs"], tensors.get("tokens"))
 

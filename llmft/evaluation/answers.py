@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llmft.arguments.config import Config
     from llmft.evaluation.scores import Headline, Scores
     from llmft.models.reading.continuations import Continued
+    from llmft.models.reading.generation import Generation
     from llmft.prompts.prompter import Prompter
     from llmft.prompts.tokens import TokenizedPrompts
     from llmft.tasks.schema import Row, Task
@@ -80,6 +81,8 @@ class Answers(Protocol):
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Defaults of flags that differ from the usual ones, which are those of labels."""
     headline: Headline
+    generation: Generation
+    """How they are written; of kinds that are."""
     border: str = ""
     """The tokens around the place where a query meets its answer, for people; "" where there is nothing to show."""
 

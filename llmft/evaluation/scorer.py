@@ -191,14 +191,14 @@ class MeanScorer:
         """How the first context's answers are measured, and so the mean."""
         return self.scorers[0].answers
 
-    def with_model(self, model: torch.nn.Module) -> MeanScorer:
+    def with_model(self, model: torch.nn.Module) -> Self:
         """The same questions to another model."""
-        return MeanScorer(tuple(scorer.with_model(model) for scorer in self.scorers))
+        return replace(self, scorers=tuple(scorer.with_model(model) for scorer in self.scorers))
 
     def check_window(self, rows: Sequence[Row]) -> None:
-        """As `Scorer.check_window`, behind every context."""
-        for scorer in self.scorers:
-            scorer.check_window(rows)
+        """As `Scorer.check_window`, behind every context that a row is asked behind."""
+        for scorer, places in self.parts(rows):
+            scorer.check_window([rows[place] for place in places])
 
     def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:
         """As `Scorer.answered`, behind the only context: words have no mean."""
@@ -232,15 +232,6 @@ class DocumentScorer(MeanScorer):
     """
 
     documents: tuple[str, ...] = ()
-
-    def with_model(self, model: torch.nn.Module) -> DocumentScorer:
-        """The same questions to another model."""
-        return replace(self, scorers=super().with_model(model).scorers)
-
-    def check_window(self, rows: Sequence[Row]) -> None:
-        """As `Scorer.check_window`, each row behind its document."""
-        for scorer, places in self.parts(rows):
-            scorer.check_window([rows[place] for place in places])
 
     def context_of(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) the place of each row's document.

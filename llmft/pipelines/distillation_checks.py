@@ -24,7 +24,7 @@ def check_distillation(job: Job) -> None:
     context, answers = job.config.context, ANSWERS[job.task.answer]
     if context.reads("none"):
         raise InputError("--context none: there is no context to distil; name one")
-    if context.reads("demonstrations") and shots.num_shots == 0 and shots.sample_indices_file is None:
+    if context.reads("demonstrations") and not shots.asked_for:
         raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
     if answers.in_words and flags.num_contexts > 1:
         raise InputError(f"--num_contexts {flags.num_contexts}: answers in words are written behind one context; leave it out")

@@ -69,9 +69,10 @@ def tune(job: Job) -> None:
     check_fine_tuning(job)
     with job.meter.phase("load"):
         model, tokenizer = load_all(job, with_demonstrations=on_demonstrations)
+        on_documents = flags.train_on == "document"
         if on_demonstrations:
             rows = job.demonstrations
-        elif flags.train_on == "document":
+        elif on_documents:
             rows = []
         else:
             rows = draw_training_rows(job.data.train, job.config.data.max_train_samples, data_seed=run.data_seed)
@@ -79,7 +80,10 @@ def tune(job: Job) -> None:
             put_head(model, flags.classifier_type, job.task.label_names, run.seed)
         student = job.scorer(model, tokenizer, prompt_format, trained=True)
         job.check_prompts(student, train_rows=rows)
-        examples = student.answers.examples(student.prompter.prompts(rows), rows, gold=True) if rows else documents(job, student)
+        if on_documents:
+            examples = documents(job, student)
+        else:
+            examples = student.answers.examples(student.prompter.prompts(rows), rows, gold=True)
         check_start(job.model_name, trained_weights(model, job.config.trained))
         job.begin()
         say_prompts(job, {"": student}, () if on_demonstrations else rows)
@@ -97,7 +101,6 @@ def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
     Raises:
         InputError: there are none.
     """
-    from llmft.models.load import window
     from llmft.training.document_examples import document_examples
 
     files = job.config.context.context_files
@@ -107,9 +110,10 @@ def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
         texts = {file: read_text(file, "--context_file") for file in files}
     if not texts:
         raise InputError(f"--train_on document: {job.task.name} has no documents; name files with --context_file")
-    limits = [limit for limit in (window(student.model), job.config.data.max_seq_length) if limit is not None]
-    longest = min(limits) - student.prompter.virtual if limits else None
-    job.train_idx, examples = document_examples(student.prompter.tokenizer, texts, longest)
+    prompter = student.prompter
+    limits = [limit for limit in (prompter.window, prompter.max_length) if limit is not None]
+    longest = min(limits) - prompter.virtual if limits else None
+    job.train_idx, examples = document_examples(prompter.tokenizer, texts, longest)
     return examples
 
 

@@ -123,7 +123,7 @@ def _default_dtype(job: Job, name: str, revision: str, flag: str) -> str:
 
 def _draw_contexts(job: Job, num_contexts: int) -> list[list[Row]]:
     shots, data = job.config.shots, job.config.data
-    if not job.data.demonstrations and (shots.num_shots or shots.sample_indices_file is not None):
+    if not job.data.demonstrations and shots.asked_for:
         one, noun, column = ("a", "label", data.label_column) if job.task.label_names else ("an", "answer", data.answer_column)
         raise InputError(
             f"--train_file {data.train_file}: no row has {one} {noun} in column {column}; demonstrations need {noun}s, "

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
-from llmft.arguments.context import files_of
+from llmft.arguments.context import files_of, names_documents
 from llmft.arguments.data import DataArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.flags import flags_of, paths_named
@@ -58,7 +58,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
 
     def defaults(values: Mapping[str, Any], written: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         (data,) = make([DataArguments], values)
-        named = data.document_column is not None and not {"file", "dialogue"} & set(values.get("context", "").split(","))
+        named = names_documents(values.get("context", ""), data.document_column)
         asked.append(
             resolve_task(
                 data,
@@ -128,7 +128,7 @@ def reads_training_rows(config: Config) -> bool:
         return config.fine_tuning.train_on != "document"
     if config.distillation is not None and config.distillation.query_file is None:
         return True
-    return config.context.reads("demonstrations") and config.shots.num_shots > 0
+    return config.context.reads("demonstrations") and config.shots.asked_for
 
 
 def check_context(config: Config, task: Task) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.arguments.config import Config
+from llmft.arguments.context import names_documents
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.flags import flags_of
 from llmft.arguments.run import RunArguments
@@ -114,7 +115,7 @@ def context_settings(config: Config) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if files:
         values["context"] = [read_text(file, "--context_file") for file in files]
-    if files and config.data.document_column is not None:
+    if files and names_documents(",".join(config.context.contexts), config.data.document_column):
         values["documents"] = [Path(file).name for file in files]
     if instruction is not None:
         values["instruction"] = text_or_file(instruction, "--instruction")
