@@ -80,11 +80,7 @@ class ChatTemplate:
 
     def takes(self, roles: Sequence[str]) -> bool:
         """Whether it takes messages of these roles."""
-        try:
-            self.frame(roles)
-        except InputError:
-            return False
-        return True
+        return _takes(self.tokenizer, self.text, tuple(roles))
 
     @property
     def default_system(self) -> str | None:
@@ -122,6 +118,16 @@ def units(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     """The control tokens in a text of a template, and the letters between."""
     names = look_for(tuple(control_tokens(tokenizer)))
     return re.findall(f"{names.pattern}|.", text, re.DOTALL)
+
+
+@lru_cache(maxsize=256)
+def _takes(tokenizer: PreTrainedTokenizerBase, template: str, roles: tuple[str, ...]) -> bool:
+    """`_frame` remembers no refusal; this does."""
+    try:
+        _frame(tokenizer, template, roles)
+    except InputError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=256)

@@ -106,16 +106,17 @@ def check_border(
     Raises:
         InputError: the tokens of a label and a query's end merge.
     """
-    for word, sequence in zip(words, sequences, strict=True):
-        text = space + control.mark(word)
-        for query, (behind, tokens) in zip(queries, _behind(control, queries, [text] * len(queries)), strict=True):
-            if behind != [*sequence]:
-                alone, merged = (shown(control.tokenizer, ids) for ids in (sequence, tokens[-3:]))
-                raise InputError(
-                    f"{flag}: {quote(word)} is {alone} behind one query, and merges with the end of another, "
-                    f"{quote(control.plain(query)[-20:])}, into {merged}; give another --label_delimiter, or end the pattern in "
-                    "other text"
-                )
+    asked = [(word, sequence, query) for word, sequence in zip(words, sequences, strict=True) for query in queries]
+    texts = {word: space + control.mark(word) for word in words}
+    answers = _behind(control, [query for *_, query in asked], [texts[word] for word, *_ in asked])
+    for (word, sequence, query), (behind, tokens) in zip(asked, answers, strict=True):
+        if behind != [*sequence]:
+            alone, merged = (shown(control.tokenizer, ids) for ids in (sequence, tokens[-3:]))
+            raise InputError(
+                f"{flag}: {quote(word)} is {alone} behind one query, and merges with the end of another, "
+                f"{quote(control.plain(query)[-20:])}, into {merged}; give another --label_delimiter, or end the pattern in "
+                "other text"
+            )
 
 
 def answer_sequences(

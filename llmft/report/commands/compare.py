@@ -131,7 +131,8 @@ def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, li
     if stages is None or remarks:
         return counts, pd.DataFrame(columns=columns), remarks
     tables = [_predictions(run, stage) for run, stage in zip((one, other), stages, strict=True)]
-    columns[2:2] = [name for name in ("query",) if name in tables[0]]
+    if "query" in tables[0]:
+        columns.insert(2, "query")
     for name in dict.fromkeys([*tables[0]["set"], *tables[1]["set"]]):
         a, b = (table[table["set"] == name].reset_index(drop=True) for table in tables)
         if a.empty or b.empty:
