@@ -12,7 +12,10 @@ from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use
 from llmft.models.wrapping import precise
 
 FLASH_WIDTH = 8
-"""Flash attention on GPUs reads heads by so many numbers, and efficient attention rows of a mask."""
+"""Flash attention on GPUs reads heads by so many numbers."""
+
+MASK_WIDTH = 16
+"""Efficient attention on GPUs reads rows of a mask by so many."""
 
 HIDDEN = -3e4
 """What is added to a product that a mask hides. Not as low as can be: half precision holds it, and of a row that is hidden
@@ -71,7 +74,7 @@ def attend(
 def _added(mask: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     """A mask (t, s) as kernels take it: (n, H, t, s), what is added to the products."""
     tokens, keys = mask.shape
-    added = query.new_zeros(tokens, -(-keys // FLASH_WIDTH) * FLASH_WIDTH)[:, :keys]  # efficient attention wants rows aligned
+    added = query.new_zeros(tokens, -(-keys // MASK_WIDTH) * MASK_WIDTH)[:, :keys]
     return added.masked_fill_(~mask, HIDDEN).expand(*query.shape[:2], -1, -1)
 
 

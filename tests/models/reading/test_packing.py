@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, PhimoeConfig
 
 from llmft.models.reading import softmax
 from llmft.models.reading.attention import NAME, LostKeysError, packed_attention, with_shared
@@ -21,8 +22,8 @@ from tests.scoring import score_answers
 DTYPES = {"flash": torch.bfloat16, "efficient": torch.float32, "plain": torch.bfloat16}
 TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]] * 3
 OTHERS = {"gptj", "gpt_neo", "falcon"}  # attention of their own
-SOFTCAP = {"gemma2"}  # which sdpa has not
-WINDOWS = {"mistral", "gemma3"}  # their caches are not shared
+PLAIN = {"gemma2", "gpt_oss"}  # by products that are kept whole, or kernels and sinks
+WINDOWS = {"mistral", "gemma3", "phi3", "olmo3"}  # of which others look at fewer keys
 
 
 def test_a_row_by_hand():
@@ -70,7 +71,7 @@ class Attended(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("family", sorted(CONFIGS.keys() - OTHERS - SOFTCAP - WINDOWS))
+@pytest.mark.parametrize("family", sorted(CONFIGS.keys() - OTHERS - PLAIN - WINDOWS))
 @torch.no_grad()
 def test_in_the_last_layer_only_the_asked_tokens_look_at_the_shared_keys(family):
     model, logits = tiny_model(family), {}
@@ -95,7 +96,7 @@ def test_families_that_pack_learn_the_same_packed_as_padded(family):
         for parameter in model.parameters():
             parameter *= 5 if parameter.ndim > 1 else 1
     other, answers = copy.deepcopy(model), torch.tensor([1, 2, 3, 4] * 3)
-    assert can_pack(model) == (family not in OTHERS | SOFTCAP)
+    assert can_pack(model) == (family not in OTHERS)
     if not can_pack(model):
         return
     results = []
@@ -143,10 +144,10 @@ def test_half_precision_packs():
     torch.testing.assert_close(packed, padded, atol=2e-2, rtol=0)
 
 
-def test_a_window_shorter_than_a_text_or_another_attention_is_not_packed():
-    window = tiny_model("mistral")
-    assert can_pack(window, 16)
-    assert not can_pack(window, 17)
+def test_windows_that_attention_is_not_told_of_or_another_attention_are_not_packed():
+    assert not can_pack(tiny_model("llama", sliding_window=16))  # a setting that means nothing to it
+    phimoe = PhimoeConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, sliding_window=16)
+    assert not can_pack(AutoModelForCausalLM.from_config(phimoe))
     eager = tiny_model("llama")
     eager.set_attn_implementation("eager")
     assert not can_pack(eager)
