@@ -145,7 +145,7 @@ def make_trainer(
         model=student.model,
         args=run,
         train_dataset=[{**example, POSITION: i} for i, example in enumerate(examples)],
-        data_collator=collator(student.model, student.answers.branches, examples),
+        data_collator=collator(student.model, student.answers.branches),
         loss_mean=run.loss_mean,
         **trainer_arguments,
     )
