@@ -28,7 +28,7 @@ def means(tasks, models=("opt-125m",), headline="score_accuracy", higher_is_bett
 
 
 def even(task="rte", method="pbft", shots=16, queries=100.0, pattern="minimal", model="opt-125m"):
-    key = {"task": task, "method": method, "shots": shots, "pattern": pattern, "model": model, "differs": ""}
+    key = {"task": task, "method": method, "shots": shots, "pattern": pattern, "model": model, "differs": "", "context": ""}
     return {**key, "cpu_s_queries": queries, "other_rows": False}
 
 

@@ -35,11 +35,12 @@ class Collection:
             `folder`), `task` (with its variant), `method`, `model`, `weights` (of the model as it was loaded, a number),
             `shots` (labelled examples: demonstrations, or training rows where they have labels), `queries` (training rows
             without labels, or documents), `pattern` (its name or text, or `chat`), `headline` (what the run is judged by) and
-            `higher_is_better` of it, `setting` (hash of everything but the seeds), `non_default` (all arguments
+            `higher_is_better` of it, `setting` (hash of everything but the seeds), `context` (what stands in front of a query; ""
+            for nothing, and for demonstrations), `on_document` (whether documents were trained on), `non_default` (all arguments
             that are not at their default and have no column), `differs` (those of them that tell settings of the task and
-            method apart), `seed`, `data_seed`; the costs of the whole run under the
-            record's names and units; `load_cpu_s`, `evaluation_cpu_s` (all sets and stages); `train_cpu_s`, `teacher_cpu_s`,
-            `teacher_saved_cpu_s` (what answers found in the cache had cost), and the sum of these three, `training_cpu_s`;
+            method apart), `seed`, `data_seed`; the costs of the whole run under the record's names and units; `load_cpu_s`,
+            `evaluation_cpu_s` (all sets and stages); `train_cpu_s`, `teacher_cpu_s`, `teacher_saved_cpu_s` (what answers found in
+            the cache had cost), and the sum of these three, `training_cpu_s`;
             `training_flops` and `training_flops_alone` likewise, the latter with the context read again for every query.
         scores: a row for each run, selection, set and metric: `id`, `selection` (`icl`, `before`, `teacher`, `last`,
             `best_in_domain`, `best_out_of_domain`, `last_with_context`), `stage` (its name in the record), `set` (`in_domain`,
