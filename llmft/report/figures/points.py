@@ -108,12 +108,12 @@ def points(collection: Collection) -> pd.DataFrame:
         cells[f"selected_{domain}"] = of_domain["selected_on_evaluation_set"]
         texts = [rows_text(n, collection.sets[run][domain]) for (run, _), n in of_domain["n"].items()]
         cells[f"rows_{domain}"] = pd.Series(texts, of_domain.index, dtype=object)
-    cells |= {name: scores.loc[scores["set"] == "in_domain", name] for name in PER_QUERY if name in scores}
+    cells |= {name: scores.loc[scores["set"] == "in_domain", name] for name in PER_QUERY}
     merged = collection.runs.merge(pd.DataFrame(cells).reset_index(), on="id", how="inner")
     chosen = [f"selected_{domain}" for domain in DOMAINS]
     merged[chosen] = merged[chosen].eq(True)  # where a run has no sets of a domain, they chose nothing
     merged = merged.assign(
-        **{name: math.nan for name in (*PER_RUN, *PER_QUERY) if name not in merged},
+        **{name: math.nan for name in PER_RUN if name not in merged},
         judged=merged["selection"].isin(FINAL),
         look=[look_key(*of) for of in merged[["method", "shots", "context", "on_document"]].itertuples(index=False)],
     )

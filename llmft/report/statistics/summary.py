@@ -45,7 +45,7 @@ def summarise(collection: Collection) -> pd.DataFrame:
     summary["selected_on_evaluation_set"] = cells["selected_on_evaluation_set"].first()
     summary[["n", "gap_recovered"]] = cells[["n", "gap_recovered"]].mean()
     summary["ids"] = _members(cells.ngroup().to_numpy(), scores["id"].astype(str).to_numpy(), len(summary))
-    summary = summary.join(_mean_and_sd(cells, [name for name in PER_QUERY if name in scores])).reset_index()
+    summary = summary.join(_mean_and_sd(cells, PER_QUERY)).reset_index()
     summary = summary.merge(groups.join(costs), left_on="group", right_index=True, how="left")
     summary["rows"] = [
         rows_text(n, collection.sets[ids[0]].get(name, (name,)))
