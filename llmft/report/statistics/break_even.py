@@ -52,7 +52,7 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each pair: the columns of the trained group; `against` (`teacher`, or the setting of the prompting runs),
-        `ids`, `ids_prompting`; `other_rows`: whether the queries of both were
+        `ids`, `ids_prompting`; `score`, `score_prompting`: the headline of both; `other_rows`: whether the queries of both were
         other rows; and for each measure `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs),
         `<measure>_queries` (`break_even` of these).
     """
@@ -81,6 +81,7 @@ def _compare(trained: Mapping[str, Any], prompting: Mapping[str, Any]) -> dict[s
     out = {"against": prompting["against"], "pattern_prompting": prompting["pattern"], "differs_prompting": prompting["differs"]}
     other_rows = trained["rows"] != prompting["rows"] or apart(trained["row_digests"], prompting["row_digests"])
     out |= {"ids": trained["ids"], "ids_prompting": prompting["ids"], "other_rows": other_rows}
+    out |= {"score": trained["mean"], "score_prompting": prompting["mean"]}
     for measure, (first, each, unit) in MEASURES.items():
         costs = trained[first], unit * prompting[each], unit * trained[each]
         out |= {f"{measure}_{name}": cost for name, cost in zip(("first", "prompting", "own"), costs, strict=True)}
