@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -36,6 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the long files: two processes that share the suite then end at about the same time."""
     places = {Path(__file__).parent / f"{name}.py": place for place, name in enumerate(LONG.split())}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_lives_on_is_not_searched_for_garbage() -> None:
+    """Each training run has the garbage collector look through all objects: modules and what plugins keep need it once."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -180,7 +180,8 @@ class Texts(Answers):
         """Columns of `Scores` from what `ask` gives."""
         predictions = [*map(self.written, arrays["answer_ids"])]
         accepted = [row["answer"] for row in rows]
-        metrics = {name: np.array(row_scores(name, predictions, accepted), float) for name in TEXT_METRICS}
+        scores = row_scores(TEXT_METRICS, predictions, accepted)
+        metrics = {name: np.array(values, float) for name, values in scores.items()}
         columns = {
             "idx": np.array([row["idx"] for row in rows]),
             "target": of_objects([answers[0] for answers in accepted]),

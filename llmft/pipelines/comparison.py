@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmft.pipelines.prompt_sizes import prompt_sizes
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NEAR = 1e-3
 """KL, in nats, of a student that has nothing to learn from its teacher."""
+CHANCE = 2
+"""Standard errors that scores may be lower by without being called worse."""
 HARDLY_MOVED, MOVED_AWAY = 0.8, 1.25
 """KL after training / KL before, from where on a student has hardly moved, or has moved away from its teacher."""
 
@@ -57,6 +59,30 @@ def compare(
     }
     tokens = {who: scores[stage][job.task.name].tokens_per_query for who, stage in (("teacher", "teacher"), ("student", "after"))}
     return {**against, "gap_recovered": gaps, **prompt_sizes(tokens, token_bytes)}
+
+
+def say_whether_out_of_domain_suffers(
+    sets: Collection[str], before: Mapping[str, Scores], after: Mapping[str, Scores], headline: Headline
+) -> None:
+    """Warn if the student is worse out of domain than before training, by more than `CHANCE` standard errors of rows' changes.
+
+    Args:
+        sets: names of the out-of-domain sets, which may be none.
+        before, after: scores of all sets.
+    """
+    import numpy as np
+
+    if not sets:
+        return
+    earlier, later = (np.concatenate([scores[name]["score"] for name in sets]) for scores in (before, after))
+    losses = earlier - later if headline.higher_is_better else later - earlier
+    if losses.mean() > CHANCE * losses.std() / np.sqrt(len(losses)):
+        say_note(
+            f"distillation has made the student worse out of domain: {headline.name} on {', '.join(sets)} was "
+            f"{earlier.mean():.3f} and is {later.mean():.3f}; try a lower --learning_rate, fewer --num_train_epochs, or "
+            "queries that are more like those",
+            "warning",
+        )
 
 
 def say_whether_context_helps(job: Job, headline: Headline) -> None:

@@ -18,7 +18,12 @@ from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
-from llmft.pipelines.comparison import compare, say_how_far, say_whether_context_helps
+from llmft.pipelines.comparison import (
+    compare,
+    say_how_far,
+    say_whether_context_helps,
+    say_whether_out_of_domain_suffers,
+)
 from llmft.pipelines.contexts import context_scorer, named_documents
 from llmft.pipelines.distillation_checks import check_distillation, check_support, needs_copy
 from llmft.pipelines.job import Job
@@ -115,6 +120,8 @@ def distil(job: Job) -> None:
         "schedule": flags.context_schedule,
         "demonstrations": sum(map(len, job.contexts)),
     }
+    ends = scores["before"], trained.scores["after"]
+    say_whether_out_of_domain_suffers(job.data.out_of_domain, *ends, student.answers.headline)
     if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
         for name in job.data.in_domain:  # in front of the table, the last that a sweep shows of a run
             say_how_far(name, metrics["kl"]["before"][name], metrics["kl"]["after"][name])

@@ -28,6 +28,7 @@ from llmft.training.callbacks import (
     KeepProgress,
     LogDistances,
     ProgressBar,
+    SayResumed,
     best_weights,
 )
 from llmft.training.checkpoints import read_progress
@@ -169,6 +170,7 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Scorer, phase: Phase, 
         }
 
     trainer.add_callback(KeepProgress(progress, kept))
+    trainer.add_callback(SayResumed())
     if run.save_best_models:
         trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.prompter.tokenizer)))
     if run.log_l2_dist_per_weight:

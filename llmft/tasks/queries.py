@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from llmft.errors import InputError, listed
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
-from llmft.tasks.questions import with_text1
-from llmft.tasks.rows import make_rows
+from llmft.tasks.questions import names_of_written
+from llmft.tasks.rows import make_rows, renamed
 from llmft.tasks.schema import EvalSet, Row, Source, Task
 from llmft.tasks.texts import asks, name_documents
 from llmft.tasks.user_files import check_column, given
@@ -64,7 +64,8 @@ def load_queries(
         columns = queries.text_columns if data.train_file else _text_columns(table, queries.text_columns, data, where)
         queries = replace(queries, text_columns=columns, label_column=_label_column(table, data, where) if labels else None)
     else:
-        table, about_documents = with_text1(table, data), documents is not None and queries.document_column is not None
+        table = renamed(table, names_of_written(data))
+        about_documents = documents is not None and queries.document_column is not None
         queries = replace(
             queries,
             text_columns=_text_columns(table, queries.text_columns, data, where),

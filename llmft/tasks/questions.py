@@ -11,6 +11,7 @@ from llmft.errors import InputError
 from llmft.prompts.render import read_text
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
+from llmft.tasks.rows import renamed
 from llmft.tasks.schema import EvalSet, Source, Task
 from llmft.tasks.table import QUESTION, TASKS
 from llmft.tasks.texts import read_answers
@@ -41,7 +42,7 @@ def own_questions(
     if file is None:
         raise InputError(f"--task_name {NAME}: there is nothing to evaluate on; give --validation_file")
     where = f"{flag} {file}"
-    table = with_text1(read_file(Path(file), where), data)
+    table = renamed(read_file(Path(file), where), names_of_written(data))
     columns = text_columns(data, table, where)
     check_different(columns, "answer_column", data.answer_column)
     if data.document_column is not None:
@@ -52,7 +53,7 @@ def own_questions(
     def rows_of(argument: str, name: str, file: str) -> EvalSet:
         return EvalSet(
             name,
-            Source(file=file, flag=f"--{argument}", rename=() if given(data, "text1_column") else ((WRITTEN, "text1"),)),
+            Source(file=file, flag=f"--{argument}", rename=names_of_written(data)),
             columns,
             label_column=None,
             answer_column=data.answer_column,
@@ -75,11 +76,9 @@ def own_questions(
     )
 
 
-def with_text1(table: Table, data: DataArguments) -> Table:
-    """The table, the column of the question of a file that a model wrote being `text1` where there is none, and none is named."""
-    if "text1" in table or WRITTEN not in table or given(data, "text1_column"):
-        return table
-    return {"text1" if name == WRITTEN else name: cells for name, cells in table.items()}
+def names_of_written(data: DataArguments) -> tuple[tuple[str, str], ...]:
+    """Names for `renamed`: the question's column of a file that a model wrote is `text1`, unless a column is named."""
+    return () if given(data, "text1_column") else ((WRITTEN, "text1"),)
 
 
 def documents_of(files: Sequence[str]) -> dict[str, str]:

@@ -109,14 +109,19 @@ def _put_documents(
 
 def _columns(table: Table, eval_set: EvalSet, where: str) -> Table:
     """The table under the names that the set uses, which must all be there."""
-    names = dict(eval_set.source.rename)
-    table = {names[name] if name in names and names[name] not in table else name: table[name] for name in table}
+    table = renamed(table, eval_set.source.rename)
     answers = eval_set.answer_column or eval_set.label_column
     needed = (*eval_set.text_columns, None if eval_set.answer_optional else answers, eval_set.document_column)
     missing = [c for c in (*needed, *dict(eval_set.where)) if c and c not in table]
     if missing:
         raise InputError(f"{where}: no column {', '.join(missing)}; the columns are {listed(table)}")
     return table
+
+
+def renamed(table: Table, names: Sequence[tuple[str, str]]) -> Table:
+    """The table with columns under other names (theirs, the other); one whose other name is taken keeps its own."""
+    others = dict(names)
+    return {others[name] if name in others and others[name] not in table else name: table[name] for name in table}
 
 
 def _bare_rows(table: Table, eval_set: EvalSet, where: str, first: int) -> list[Row]:

@@ -1,5 +1,5 @@
-"""Callbacks of training: progress bar, evaluation before saving, best weights, what an unfinished run resumes from, distances
-from the start."""
+"""Callbacks of training: progress bar, the step that a resumed run goes on from, evaluation before saving, best weights, what an
+unfinished run resumes from, distances from the start."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ class ProgressBar(ProgressCallback):
 
     def on_log(self, *_: Any, **__: Any) -> None:
         """Print no entry of the log."""
+
+
+class SayResumed(TrainerCallback):
+    """Says which step a resumed run goes on from."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Print it; a run that begins says nothing."""
+        if state.global_step and state.is_world_process_zero:
+            print(f"goes on from step {state.global_step} of {state.max_steps}")
 
 
 class EvaluateThenSave(TrainerCallback):

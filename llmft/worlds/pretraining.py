@@ -51,6 +51,17 @@ class Paced(Protocol):
 Phase = TypeVar("Phase", bound=Paced)
 
 
+class Scheduled:
+    """What recipes of pretraining have in common."""
+
+    phases: tuple[Paced, ...]
+
+    @property
+    def steps(self) -> int:
+        """Of all phases together."""
+        return sum(phase.steps for phase in self.phases)
+
+
 def build_optimizers(
     layers: torch.nn.Module, modules: Iterable[torch.nn.Module], muon_rate: float, adam_rate: float
 ) -> list[tuple[torch.optim.Optimizer, float]]:

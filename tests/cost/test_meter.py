@@ -4,12 +4,14 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
+from llmft.cost import meter as meter_module
 from llmft.cost.flops import inference_flops, training_flops
 from llmft.cost.meter import Meter
 from llmft.cost.phases import Phase, combine_ranks, total
@@ -234,30 +236,37 @@ def test_between_open_and_close_nothing_is_left_out():
     assert not meter.is_open
 
 
-def test_what_a_process_waited_for_is_no_cost():
-    meter = Meter(from_start=False)
+def test_what_a_process_waited_for_is_no_cost(monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)  # a clock of our own, which no other process can hold up
+    monkeypatch.setattr(meter_module, "time", clock)
+    meter = Meter(from_start=False, interval=3600)  # samples are those of `as_dict`
     with meter.measuring():
+        clock.now = 2.0
+        meter.as_dict()
         with meter.waiting():
-            time.sleep(0.3)
-        total = meter.as_dict()["total"]
-        assert total["wall_s"] < 0.2
-        samples = meter._memory["other", None, None]["rss"]
-        assert samples.seconds == pytest.approx(total["wall_s"], abs=0.05)
+            clock.now = 302.0
+        meter.as_dict()
+        clock.now = 303.0
+        assert meter.as_dict()["total"]["wall_s"] == 3.0
+        assert meter._memory["other", None, None]["rss"].seconds == 3.0
 
 
 def test_shared_pages_are_not_counted_twice():
     block = np.ones(100 * 2**20 // 8)
     meter = Meter(from_start=False, interval=0.01)
+    told, tell = os.pipe()
     child = os.fork()
     if child == 0:  # reads all of it, and so has it in its resident set as well
         block.sum()
-        time.sleep(5)
-        os._exit(0)
-    time.sleep(0.5)
+        os.write(tell, b".")
+        signal.pause()
+    os.close(tell)
+    assert os.read(told, 1)
     with meter.phase("work") as phase:
         time.sleep(0.1)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    os.close(told)
     assert phase.rss_mean_bytes - phase.pss_mean_bytes > 90 * 2**20
     assert phase.uss_mean_bytes < phase.pss_mean_bytes - 90 * 2**20 + 2**20 * 10
 

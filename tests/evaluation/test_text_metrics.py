@@ -35,17 +35,21 @@ CASES = {  # prediction, accepted answers -> contains, edit_similarity, exact_ma
 }
 
 
+def worth(prediction, accepted):
+    """What one prediction is worth by each metric."""
+    return {name: score for name, (score,) in row_scores(NAMES, [prediction], [accepted]).items()}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_scores_by_hand(case):
     prediction, accepted, expected = CASES[case]
-    scores = {name: row_scores(name, [prediction], [accepted])[0] for name in NAMES}
-    assert scores == pytest.approx(dict(zip(NAMES, expected, strict=True)))
+    assert worth(prediction, accepted) == pytest.approx(dict(zip(NAMES, expected, strict=True)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_set_gets_the_mean_of_its_rows_here_and_from_the_file(name):
     predictions, references = [case[0] for case in CASES.values()], [tuple(case[1]) for case in CASES.values()]
-    scores = row_scores(name, predictions, references)
+    scores = row_scores([name], predictions, references)[name]
     assert all(type(score) is float for score in scores)
     value = {name: pytest.approx(sum(scores) / len(CASES), abs=1e-12)}
     assert compute_metric(name, "text", predictions, references) == value
@@ -117,33 +121,31 @@ ACCEPTED = st.lists(TEXTS, min_size=1, max_size=3)
 @given(TEXTS, ACCEPTED)
 @settings(deadline=None, max_examples=400)
 def test_exact_match_and_f1_are_squads(prediction, accepted):
-    scores = [row_scores(name, [prediction], [accepted])[0] for name in ("exact_match", "f1")]
-    assert scores == pytest.approx(squad_scores(prediction, accepted), abs=1e-12)
+    scores = worth(prediction, accepted)
+    assert (scores["exact_match"], scores["f1"]) == pytest.approx(squad_scores(prediction, accepted), abs=1e-12)
 
 
 @given(TEXTS, ACCEPTED, ACCEPTED)
 @settings(deadline=None)
 def test_the_best_accepted_answer_counts(prediction, accepted, more):
-    for name in NAMES:
-        (score,) = row_scores(name, [prediction], [accepted])
-        assert 0 <= score <= 1
-        assert row_scores(name, [prediction], [accepted[::-1]]) == [score]
-        assert row_scores(name, [prediction], [[*accepted, *more]])[0] >= score
+    scores, with_more = worth(prediction, accepted), worth(prediction, [*accepted, *more])
+    assert worth(prediction, accepted[::-1]) == scores
+    assert all(0 <= score <= with_more[name] <= 1 for name, score in scores.items())
 
 
 @given(TEXTS, ACCEPTED)
 @settings(deadline=None)
 def test_what_an_exact_match_entails(prediction, accepted):
-    exact, contained, f1 = (row_scores(name, [prediction], [accepted])[0] for name in ("exact_match", "contains", "f1"))
-    assert exact <= contained
-    if exact and squad_by_the_definition(prediction):
-        assert f1 == 1
+    scores = worth(prediction, accepted)
+    assert scores["exact_match"] <= scores["contains"]
+    if scores["exact_match"] and squad_by_the_definition(prediction):
+        assert scores["f1"] == 1
 
 
 @given(TEXTS, ACCEPTED)
 @settings(deadline=None)
 def test_an_accepted_answer_itself_is_worth_1(text, others):
-    values = {name: row_scores(name, [text], [[*others, text]])[0] for name in NAMES}
+    values = worth(text, [*others, text])
     assert values["exact_match"] == values["contains"] == values["edit_similarity"] == 1
     assume(squad_by_the_definition(text))
     assert values["f1"] == 1
@@ -154,9 +156,9 @@ def test_an_accepted_answer_itself_is_worth_1(text, others):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_without_an_accepted_answer_has_no_score(name):
     with pytest.raises(ValueError, match="empty"):
-        row_scores(name, ["red", "blue"], [["red"], []])
+        row_scores([name], ["red", "blue"], [["red"], []])
     with pytest.raises(ValueError, match="shorter"):
-        row_scores(name, ["red", "blue"], [["red"]])
+        row_scores([name], ["red", "blue"], [["red"]])
 
 
 def test_each_kind_of_answers_has_metrics():

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from tests.pipelines.conftest import run
+from tests.pipelines.conftest import IN_DOMAIN, run
 
 SHORT = ("--max_eval_samples", 20, "--max_train_samples", 16, "--num_train_epochs", 2, "--learning_rate", 3e-3)
-SHORT += ("--per_device_train_batch_size", 4)
+SHORT += ("--per_device_train_batch_size", 4, *IN_DOMAIN)
+ZERO_SHOT = ("--num_shots", 0, *SHORT[:2], *IN_DOMAIN)
 PARTS = {
     "": (),
     "head_only": ("--head_only",),
@@ -40,7 +41,7 @@ def test_a_student_of_any_method_is_evaluated_as_it_was_when_trained(tmp_path, c
     stages = record.metrics["stages"]
     assert stages["before"] != stages["after"]
 
-    again = run("eval.py", tmp_path, "--model_name_or_path", record.path / "model", "--num_shots", 0, "--max_eval_samples", 20)
+    again = run("eval.py", tmp_path, "--model_name_or_path", record.path / "model", *ZERO_SHOT)
     assert again.json("config")["model"] == f"toy-{record.json('config')['method']}"
     for trained, loaded in zip(
         record.predictions.query("stage == 'after'").itertuples(), again.predictions.itertuples(), strict=True
@@ -51,7 +52,7 @@ def test_a_student_of_any_method_is_evaluated_as_it_was_when_trained(tmp_path, c
     if part in ("soft_prompt", "cartridge"):
         found = {name: r.metrics["tokens_per_query"] for name, r in {"trained": record, "loaded": again}.items()}
         assert found["trained"]["student"] == found["loaded"]["icl"]
-        plain = run("eval.py", tmp_path, "--num_shots", 0, "--max_eval_samples", 20).metrics["tokens_per_query"]["icl"]
+        plain = run("eval.py", tmp_path, *ZERO_SHOT).metrics["tokens_per_query"]["icl"]
         assert found["loaded"]["icl"] == plain + 3 - (part == "cartridge")  # which stands for the text's start, its first token
 
 

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from llmft.worlds.nli import CHECKPOINT
-from tests.pipelines.conftest import MAIN, run
+from tests.pipelines.conftest import IN_DOMAIN, MAIN, run
 
 SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 32, "--num_train_epochs", 1, "--learning_rate", 1e-3)
+SHORT += IN_DOMAIN
 LORA = ("--use_adapter", "--adapter_dim", 4)
 SCRIPTS = [("distill.py", ()), ("distill.py", LORA), ("ft.py", ()), ("ft.py", LORA), ("eval.py", ())]
 
@@ -165,7 +166,7 @@ def test_calibration_changes_the_answers_and_not_the_token_probabilities(tmp_pat
 
 
 @pytest.mark.parametrize("script", ["distill.py", "ft.py"])
-def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path, monkeypatch, script):
+def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path, monkeypatch, capsys, script):
     from llmft.training.ft_trainer import FtTrainer
 
     steps = ("--per_device_train_batch_size", 4, "--save_strategy", "steps", "--save_steps", 2)
@@ -183,7 +184,9 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         run(script, tmp_path / "cut", *SHORT, *steps)
     assert not list((tmp_path / "cut").rglob("DONE"))
+    assert "goes on from" not in capsys.readouterr().out
     resumed = run(script, tmp_path / "cut", *SHORT, *steps)
+    assert "\ngoes on from step 4 of 8\n" in capsys.readouterr().out
     assert len(calls) == 6 + 4
     assert resumed.json("cost")["resumed_from"].endswith("checkpoint-4")
     assert whole.json("cost")["resumed_from"] is None

@@ -28,8 +28,8 @@ def means(tasks, models=("opt-125m",), headline="score_accuracy", higher_is_bett
 
 
 def even(task="rte", method="pbft", shots=16, queries=100.0, pattern="minimal", model="opt-125m"):
-    key = {"task": task, "method": method, "shots": shots, "pattern": pattern, "model": model, "differs": ""}
-    return {**key, "cpu_s_queries": queries, "other_rows": False}
+    key = {"task": task, "method": method, "shots": shots, "pattern": pattern, "model": model, "differs": "", "context": ""}
+    return {**key, "cpu_s_queries": queries, "score": 0.5 + shots / 100, "score_prompting": 0.7, "other_rows": False}
 
 
 def test_a_sentence_a_task_and_how_many_tasks_more():
@@ -48,18 +48,21 @@ def test_the_soonest_break_even_of_each_method_is_told_once():
     ]
     evens += [even(method="distill", queries=math.nan), even("qqp", queries=7.0)]
     (line,) = findings(means(["rte"]), pd.DataFrame(evens))
-    said = "training has cost less CPU time than prompting soonest after 1,234 queries (fine-tuning, 16 shots, gpt-3)"
+    said = (
+        "training has cost less CPU time than prompting soonest after 1,234 queries (fine-tuning, 16 shots, gpt-3: 0.660 against "
+        "0.700)"
+    )
     assert f"; {said}; training has saved no CPU time after any number of queries with distillation." in line
 
 
 def test_of_several_models_the_best_is_named():
     (line,) = findings(means(["rte"], ("opt-125m", "m")), pd.DataFrame([even(), even(queries=9.0, model="m")]))
     assert "fine-tuning, 16 shots, m with 0.760" in line
-    assert "after 9 queries (fine-tuning, m)." in line
+    assert "after 9 queries (fine-tuning, m: 0.660 against 0.700)." in line
 
 
 def test_of_many_methods_the_soonest_are_told():
     evens = [even(method=f"method {n}", queries=100.0 - n) for n in range(METHODS + 2)]
     (line,) = findings(means(["rte"]), pd.DataFrame(evens))
-    assert f"soonest after {100 - METHODS - 1} queries (method {METHODS + 1});" in line
+    assert f"soonest after {100 - METHODS - 1} queries (method {METHODS + 1}: 0.660 against 0.700);" in line
     assert line.endswith("and 2 more.")

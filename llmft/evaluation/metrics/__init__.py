@@ -108,16 +108,21 @@ def shipped_metrics(kind: str) -> list[str]:
     return sorted(file.stem for file in (FOLDER / kind).glob("[a-z]*.py"))
 
 
-def row_scores(name: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """What each of N answers in words is worth by a metric that is shipped for them, from 0 to 1.
+def row_scores(names: Sequence[str], predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, list[float]]:
+    """What each of N answers in words is worth by metrics that are shipped for them, from 0 to 1: name -> N scores.
 
     Args:
         references: the accepted answers of each row, one at least, of which the best one counts.
 
     Raises:
-        ValueError: a row has no accepted answer.
+        ValueError: a row has no accepted answer, or there are not as many rows of both.
     """
-    return load_metric(name, "text").row_scores(predictions, references)
+    metrics = {name: load_metric(name, "text") for name in names}
+    scores: dict[str, list[float]] = {name: [] for name in names}
+    for prediction, accepted in zip(predictions, references, strict=True):  # by rows: metrics share a text's words
+        for name, metric in metrics.items():
+            scores[name].append(metric.row_score(prediction, accepted))
+    return scores
 
 
 def compute_metric(

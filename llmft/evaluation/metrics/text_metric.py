@@ -4,6 +4,7 @@ import re
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar
 
 import datasets
@@ -27,14 +28,13 @@ class TextMetric(evaluate.Metric, ABC):
     def score(self, prediction: str, reference: str) -> float:
         """What a prediction is worth by one accepted answer, from 0 to 1."""
 
-    def row_scores(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        """What each of N predictions is worth by the best of its row's accepted answers, from 0 to 1.
+    def row_score(self, prediction: str, accepted: Sequence[str]) -> float:
+        """What a prediction is worth by the best of its row's accepted answers, from 0 to 1.
 
         Raises:
-            ValueError: a row has no accepted answer, or there are not as many rows of both.
+            ValueError: there is no accepted answer.
         """
-        rows = zip(predictions, references, strict=True)
-        return [float(max(self.score(prediction, answer) for answer in accepted)) for prediction, accepted in rows]
+        return float(max(self.score(prediction, answer) for answer in accepted))
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
@@ -45,13 +45,14 @@ class TextMetric(evaluate.Metric, ABC):
         )
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        return {self.key: float(np.mean(self.row_scores(predictions, references)))}
+        return {self.key: float(np.mean([*map(self.row_score, predictions, references)]))}
 
 
-def squad_words(text: str) -> list[str]:
+@lru_cache(maxsize=64)  # a row's texts are asked for by one metric after the other
+def squad_words(text: str) -> tuple[str, ...]:
     """The words of a text by the rules of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1).
 
     The text is put in lower case; ASCII punctuation goes without a trace ("3.5" is "35"), as do the words a, an and the; what
     white space divides are words.
     """
-    return ARTICLE.sub(" ", text.lower().translate(NO_PUNCTUATION)).split()
+    return tuple(ARTICLE.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())

@@ -43,7 +43,7 @@ def print_examples(console: Console, examples: Examples, headline: str) -> None:
     rest = f"; {examples.left_out} are not shown" if examples.left_out else ""
     console.print(f"Examples, with {metric_name(headline)}: {counts}{rest}", soft_wrap=True)
     for example in examples.rows:
-        title = one_line(f"{example.set} {example.idx}: {example.outcome}")
+        title = printable(f"{example.set} {example.idx}: {example.outcome}")
         lines = lines_of(example)
         if console.is_terminal:
             _print_box(console, title, lines, example.outcome)
@@ -55,12 +55,12 @@ def lines_of(example: Example) -> list[tuple[str, str]]:
     """What is printed of a row, and what each line is called."""
     lines = [("document", example.document)] if example.document is not None else []
     lines += [("query", example.query), ("reference", " | ".join(example.reference))]
-    lines = [(name, one_line(text)) for name, text in lines]
+    lines = [(name, printable(text)) for name, text in lines]
     scored = {stage_name(stage): answer for stage, answer in example.answers.items()}
-    return lines + [(name, f"{answer.score:.2f}  {one_line(answer.text) or '(nothing)'}") for name, answer in scored.items()]
+    return lines + [(name, f"{answer.score:.2f}  {printable(answer.text) or '(nothing)'}") for name, answer in scored.items()]
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """A text as a line of at most `LONG` characters, with signs in place of characters that are not printed."""
     short = text[:LONG].replace("\r\n", "\n").replace("\n", " ⏎ ").replace("\t", " ")
     short = NOT_PRINTED.sub(lambda found: ascii(found[0])[1:-1], short)

@@ -50,7 +50,7 @@ def report(folder: Path, out: Path) -> None:
     pairs = paired_tests(tests, collection)
     tables = all_tables(collection, summary, tests, sizes, pairs, evens)
     frames = {
-        "report": summary,
+        "report": without_unknown_sizes(summary),
         "runs": run_table(collection),
         "differences": tests,
         "sizes": sizes.drop(columns=["ids_a", "ids_b"]),
@@ -131,6 +131,12 @@ def show(tables: Sequence[ReportTable], out: Path, unreadable_logs: Mapping[str,
         console.print(f"train_log.jsonl of {run}: {reason}", soft_wrap=True)
     console.print("beside it: report.md, *.csv, tables/*.tex, figures as *.png and *.pdf", soft_wrap=True)
     console.print(f"report: {path_text(out)}/report.html", soft_wrap=True)
+
+
+def without_unknown_sizes(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary without the columns of keys and values where no record has their size."""
+    columns = [f"kv_bytes_per_query_{how}" for how in ("mean", "sd")]
+    return summary.drop(columns=columns) if summary[columns[0]].isna().all() else summary
 
 
 def run_table(collection: Collection) -> pd.DataFrame:

@@ -16,8 +16,6 @@ from llmft.report.records.names import (
     GROUP,
     HEADINGS,
     METHOD_NAMES,
-    ON_DOCUMENT,
-    differs_by,
     in_order_of,
     is_zero_shot,
     method_name,
@@ -62,9 +60,9 @@ FURTHER = (
 """For all other methods, in the order of their names."""
 
 
-def look_key(method: str, shots: float, differs: str) -> str:
+def look_key(method: str, shots: float, context: str, on_document: bool) -> str:
     """What has a look of its own: the method, in-context learning without a context, and training on a document."""
-    return ZERO_SHOT if is_zero_shot(method, shots, differs) else method + DOCUMENT * differs_by(differs, ON_DOCUMENT)
+    return ZERO_SHOT if is_zero_shot(method, shots, context) else method + DOCUMENT * on_document
 
 
 def looks_of(keys: Iterable[str]) -> dict[str, Look]:
@@ -110,14 +108,14 @@ def points(collection: Collection) -> pd.DataFrame:
         cells[f"selected_{domain}"] = of_domain["selected_on_evaluation_set"]
         texts = [rows_text(n, collection.sets[run][domain]) for (run, _), n in of_domain["n"].items()]
         cells[f"rows_{domain}"] = pd.Series(texts, of_domain.index, dtype=object)
-    cells |= {name: scores.loc[scores["set"] == "in_domain", name] for name in PER_QUERY if name in scores}
+    cells |= {name: scores.loc[scores["set"] == "in_domain", name] for name in PER_QUERY}
     merged = collection.runs.merge(pd.DataFrame(cells).reset_index(), on="id", how="inner")
     chosen = [f"selected_{domain}" for domain in DOMAINS]
     merged[chosen] = merged[chosen].eq(True)  # where a run has no sets of a domain, they chose nothing
     merged = merged.assign(
-        **{name: math.nan for name in (*PER_RUN, *PER_QUERY) if name not in merged},
+        **{name: math.nan for name in PER_RUN if name not in merged},
         judged=merged["selection"].isin(FINAL),
-        look=[look_key(*of) for of in zip(merged["method"], merged["shots"], merged["differs"], strict=True)],
+        look=[look_key(*of) for of in merged[["method", "shots", "context", "on_document"]].itertuples(index=False)],
     )
     return in_order_of(merged, looks_of(merged["look"]), "look", ["task", "weights", "model"], ["shots"])
 
@@ -126,10 +124,10 @@ def mean_points(runs: pd.DataFrame) -> pd.DataFrame:
     """Means over the runs, rows of `points`, that differ in seeds alone.
 
     Returns:
-        `GROUP`, `higher_is_better`, `selection`, `rows_<domain>`, `look`, `judged`, `name`; for each number its mean and
-        `<number>_sd` (n - 1); `members`: the row labels of `runs` that were averaged.
+        `GROUP`, `context`, `higher_is_better`, `selection`, `rows_<domain>`, `look`, `judged`, `name`; for each number its mean
+        and `<number>_sd` (n - 1); `members`: the row labels of `runs` that were averaged.
     """
-    keys = [*GROUP, "higher_is_better", "selection", "look", "judged", *(f"selected_{domain}" for domain in DOMAINS)]
+    keys = [*GROUP, "context", "higher_is_better", "selection", "look", "judged", *(f"selected_{domain}" for domain in DOMAINS)]
     grouped = runs.groupby(keys, sort=False, dropna=False)
     numbers = ["weights", *DOMAINS, *(f"gap_recovered_{d}" for d in DOMAINS), *PER_QUERY, *PER_RUN]
     table = (

@@ -70,7 +70,8 @@ def _best(groups: pd.DataFrame, other_rows: Container[tuple[str, str, str]]) -> 
 
 
 def _cheaper(evens: pd.DataFrame, task: str) -> tuple[str, str]:
-    """The fewest queries after which each method has cost less CPU time than prompting, and the methods that never do."""
+    """The fewest queries after which each method has cost less CPU time than prompting, with the scores of both: the cheapest may
+    answer little. And the methods that never do."""
     rows = evens[(evens["task"] == task) & evens["cpu_s_queries"].notna()] if len(evens) else evens
     if rows.empty:
         return "", ""
@@ -79,8 +80,8 @@ def _cheaper(evens: pd.DataFrame, task: str) -> tuple[str, str]:
     for row in first[first["cpu_s_queries"] < math.inf].to_dict("records"):
         several = rows.loc[rows["method"] == row["method"], "shots"].nunique() > 1
         name = shown_method(row) + (f", {row['shots']:.0f} shots" if several else "")
-        other = ", on other rows" if row["other_rows"] else ""
-        soonest.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, rows)}{other})")
+        scores = f"{row['score']:.3f} against {row['score_prompting']:.3f}" + (", on other rows" if row["other_rows"] else "")
+        soonest.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, rows)}: {scores})")
     after = f"training has cost less CPU time than prompting soonest after {_first(soonest, METHODS, '; ')}" if soonest else ""
     never = [method_name(row) for row in first[first["cpu_s_queries"] == math.inf].to_dict("records")]
     saved = f"training has saved no CPU time after any number of queries with {_first(never, METHODS, '; ')}" if never else ""

@@ -35,18 +35,19 @@ class Collection:
             `folder`), `task` (with its variant), `method`, `model`, `weights` (of the model as it was loaded, a number),
             `shots` (labelled examples: demonstrations, or training rows where they have labels), `queries` (training rows
             without labels, or documents), `pattern` (its name or text, or `chat`), `headline` (what the run is judged by) and
-            `higher_is_better` of it, `setting` (hash of everything but the seeds), `non_default` (all arguments
+            `higher_is_better` of it, `setting` (hash of everything but the seeds), `context` (what stands in front of a query; ""
+            for nothing, and for demonstrations), `on_document` (whether documents were trained on), `non_default` (all arguments
             that are not at their default and have no column), `differs` (those of them that tell settings of the task and
-            method apart), `seed`, `data_seed`; the costs of the whole run under the
-            record's names and units; `load_cpu_s`, `evaluation_cpu_s` (all sets and stages); `train_cpu_s`, `teacher_cpu_s`,
-            `teacher_saved_cpu_s` (what answers found in the cache had cost), and the sum of these three, `training_cpu_s`;
+            method apart), `seed`, `data_seed`; the costs of the whole run under the record's names and units; `load_cpu_s`,
+            `evaluation_cpu_s` (all sets and stages); `train_cpu_s`, `teacher_cpu_s`, `teacher_saved_cpu_s` (what answers found in
+            the cache had cost), and the sum of these three, `training_cpu_s`;
             `training_flops` and `training_flops_alone` likewise, the latter with the context read again for every query.
         scores: a row for each run, selection, set and metric: `id`, `selection` (`icl`, `before`, `teacher`, `last`,
             `best_in_domain`, `best_out_of_domain`, `last_with_context`), `stage` (its name in the record), `set` (`in_domain`,
             `out_of_domain`, `retention`: their rows taken together; and every set by its name), `metric`, `value`, `n` (rows),
             `selected_on_evaluation_set` (whether this very set chose the checkpoint), `gap_recovered`, and what a query costs
-            there: `tokens_per_query` (prompt, of the task's own set), `kv_bytes_per_query` (their keys and values, if a record
-            has them), `cpu_ms_per_query`, `flops_per_query` (as run: a context is read once) and `flops_per_query_alone`
+            there: `tokens_per_query` (prompt, of the task's own set), `kv_bytes_per_query` (their keys and values, if the
+            record has them), `cpu_ms_per_query`, `flops_per_query` (as run: a context is read once) and `flops_per_query_alone`
             (T-Few's count: the context is read for every query).
         left_out: record and reason of every run that is not in the tables.
         unread: id and reason of every run whose predictions could not be read.
@@ -112,11 +113,10 @@ def collect(folder: Path) -> Collection:
     counted = {run: read[record] for run, record in zip(runs["id"], runs["record"], strict=True)}
     scores = [(ids[name], *row) for name, one in read.items() if name in ids for row in one.scores]
     categories = dict.fromkeys(("id", "selection", "stage", "set", "metric"), "category")
-    frame = pd.DataFrame(scores, columns=["id", *SCORE_COLUMNS]).astype(categories)
     return Collection(
         folder,
         runs,
-        frame if frame["kv_bytes_per_query"].notna().any() else frame.drop(columns="kv_bytes_per_query"),
+        pd.DataFrame(scores, columns=["id", *SCORE_COLUMNS]).astype(categories),
         left_out,
         [(run, one.unread) for run, one in counted.items() if one.unread],
         {(run, domain): of_domain for run, one in counted.items() for domain, of_domain in one.row_scores.items()},

@@ -34,7 +34,8 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
     """A row of `Collection.runs` but for id and record, with `non_default` as a dict, with `identity` and without `differs`."""
     arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
     draws, method = config["draws"], config["method"]
-    labelled = method.startswith(LABELLED) and arguments.get("train_on") != "document"
+    on_document = arguments.get("train_on") == "document"
+    labelled = method.startswith(LABELLED) and not on_document
     pattern = next((name for name in reversed(PATTERNS) if arguments.get(name)), "pattern")
     pattern = CHAT if arguments.get(CHAT) else pattern
     seeds = {name: arguments[name] for name in SEEDS}
@@ -53,6 +54,8 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
         "headline": metrics["headline"]["name"],
         "higher_is_better": bool(metrics["headline"]["higher_is_better"]),
         "setting": config["setting"],
+        "context": _context(arguments),
+        "on_document": on_document,
         "non_default": {k: v for k, v in _with_context(config["given"], arguments).items() if k not in in_columns},
         **seeds,
         "identity": identity(config, arguments),
@@ -70,13 +73,16 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
     }
 
 
-def _with_context(given: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that are not at their default, and what stands in front of a query: for some tasks a document does where no
-    argument says so. Demonstrations have a column of their own, which is 0 where nothing does."""
+def _context(arguments: Mapping[str, Any]) -> str:
+    """What stands in front of a query, "" for nothing, and for demonstrations, which have a column of their own."""
     context = arguments.get("context", DEMONSTRATIONS)
-    if context in (DEMONSTRATIONS, "none"):
-        return {name: value for name, value in given.items() if name != "context"}
-    return {**given, "context": context}
+    return "" if context in (DEMONSTRATIONS, "none") else context
+
+
+def _with_context(given: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that are not at their default, and the context: for some tasks it is a document where no argument says so."""
+    context = _context(arguments)
+    return {**given, "context": context} if context else {k: value for k, value in given.items() if k != "context"}
 
 
 def _weights(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> float:

@@ -32,9 +32,6 @@ HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "retenti
 """Groups of sets that are taken together, as people say them."""
 GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting", "headline")
 """What runs share that are repetitions of each other: everything but their seeds."""
-CONTEXT, ON_DOCUMENT = "context=", "train_on=document"
-"""How arguments begin that `differs` always names: a context that is no demonstrations, and training on a document, which is no
-fine-tuning on rows."""
 OTHER_ROWS = "≠"
 OTHER_ROWS_NOTE = "≠ the two were evaluated on other rows: no like comparison."
 
@@ -44,25 +41,20 @@ def rows_text(n: float, sets: Iterable[str]) -> str:
     return f"{n:.0f} of {' + '.join(sets)}"
 
 
-def differs_by(differs: object, argument: str) -> bool:
-    """Whether `differs` names an argument: `CONTEXT` or `ON_DOCUMENT`."""
-    return any(text.startswith(argument) for text in str(differs).split(", "))
-
-
-def is_zero_shot(method: object, shots: object, differs: object) -> bool:
+def is_zero_shot(method: object, shots: object, context: object) -> bool:
     """Whether a run asked a model that was not trained, with nothing in front of its queries."""
-    return method == "icl" and not shots and not differs_by(differs, CONTEXT)
+    return method == "icl" and not shots and not context
 
 
 def method_name(row: Mapping[str, object]) -> str:
-    """A method as people say it, from a row with `method`, `shots` and `differs`; without what differs."""
-    if is_zero_shot(row["method"], row["shots"], row["differs"]):
+    """A method as people say it, from a row with `method`, `shots` and `context`; without what differs."""
+    if is_zero_shot(row["method"], row["shots"], row["context"]):
         return "zero-shot"
     return METHOD_NAMES.get(str(row["method"]), str(row["method"]))
 
 
 def shown_method(row: Mapping[str, object]) -> str:
-    """A method as people say it, and what tells the setting from others of the method."""
+    """A method as people say it, and what tells the setting from others of the method, by the row's `differs`."""
     return method_name(row) + (f" ({row['differs']})" if row["differs"] else "")
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from llmft.report.records.names import CONTEXT, ON_DOCUMENT
-
 IN_COLUMNS = ("num_shots", "task_name", "task_variant", "model_name_or_path", "seed", "data_seed")
 """Arguments whose values a column of the tables has."""
+ALWAYS_NAMED = ("context", "train_on=document")
+"""Arguments, or values of them, by which settings are named even if all share them: no number of shots tells an instruction from
+a label, and training on a document is no fine-tuning on rows."""
 LETTERS = 6
 """How many letters of a setting's hash name it where nothing else does."""
 RunRows = Sequence[Mapping[str, Any]]
@@ -54,22 +55,26 @@ def name_differences(rows: RunRows) -> tuple[list[dict[str, Any]], list[str]]:
         The rows, with `non_default` as text, and with `differs`: the arguments that not all settings of the task and method
         share, so that rows of one name are alike over models, shots and patterns too. Where settings differ in what is no
         argument (devices, files), it is the beginning of their hash. And a sentence for each set of arguments that all settings
-        of a method share. A kind of context is always named: no number of shots tells an instruction from a label. So is training
-        on a document.
+        of a method share. Those of `ALWAYS_NAMED` are in no sentence.
     """
     settings: dict[tuple[str, str], dict[str, dict[str, str]]] = defaultdict(dict)
     for row in rows:
         of_method = settings[row["task"], row["method"]]
         if row["setting"] not in of_method:
             of_method[row["setting"]] = {k: f"{k}={v}" for k, v in row["non_default"].items() if k not in IN_COLUMNS}
-    shared = {key: set.intersection(*(set(texts.values()) for texts in of.values())) for key, of in settings.items()}
+    shared = {key: set.intersection(*map(_may_be_shared, of.values())) for key, of in settings.items()}
     named = []
     for row in rows:
         key = (row["task"], row["method"])
         texts = settings[key][row["setting"]]
-        differs = ", ".join(text for text in texts.values() if text.startswith((CONTEXT, ON_DOCUMENT)) or text not in shared[key])
+        differs = ", ".join(text for text in texts.values() if text not in shared[key])
         named.append({**row, "non_default": ", ".join(texts.values()), "differs": differs})
     return _with_hashes(named), _sentences(shared)
+
+
+def _may_be_shared(texts: Mapping[str, str]) -> set[str]:
+    """The texts of arguments, by the arguments' names, that need not name their setting."""
+    return {text for name, text in texts.items() if name not in ALWAYS_NAMED and text not in ALWAYS_NAMED}
 
 
 def _with_hashes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -86,6 +91,6 @@ def _with_hashes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _sentences(shared: Mapping[tuple[str, str], set[str]]) -> list[str]:
     tasks: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for (task, method), texts in shared.items():
-        if arguments := tuple(sorted(text for text in texts if not text.startswith((CONTEXT, ON_DOCUMENT)))):
+        if arguments := tuple(sorted(texts)):
             tasks[method, arguments].append(task)
     return [f"All runs of {method} on {', '.join(names)}: {', '.join(texts)}." for (method, texts), names in tasks.items()]

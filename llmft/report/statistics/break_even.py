@@ -16,7 +16,7 @@ import pandas as pd
 from llmft.report.records.names import GROUP, is_zero_shot, records
 from llmft.report.statistics.summary import apart
 
-TRAINED = (*GROUP, "weights")
+TRAINED = (*GROUP, "context", "weights")
 MEASURES = {
     "cpu_s": ("training_cpu_s_mean", "cpu_ms_per_query_mean", 1 / 1000),
     "flops": ("training_flops_mean", "flops_per_query_mean", 1),
@@ -52,14 +52,15 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each pair: the columns of the trained group; `against` (`teacher`, or the setting of the prompting runs),
-        `ids`, `ids_prompting`; `other_rows`: whether the queries of both were other rows; and for each measure
-        `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs), `<measure>_queries` (`break_even` of these).
+        `ids`, `ids_prompting`; `score`, `score_prompting`: the headline of both; `other_rows`: whether the queries of both were
+        other rows; and for each measure `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs),
+        `<measure>_queries` (`break_even` of these).
     """
     chosen = summary[(summary["metric"] == summary["headline"]) & (summary["set"] == "in_domain")]
     by_selection = {name: records(rows) for name, rows in chosen.groupby("selection", observed=True)}
     prompting = defaultdict(list)
     for row in by_selection.get("icl", []):
-        if not is_zero_shot(row["method"], row["shots"], row["differs"]):
+        if not is_zero_shot(row["method"], row["shots"], row["context"]):
             prompting[_cell(row)].append({**row, "against": row["setting"]})
     teachers = {(row["method"], row["setting"]): {**row, "against": "teacher"} for row in by_selection.get("teacher", [])}
     rows = []
@@ -80,6 +81,7 @@ def _compare(trained: Mapping[str, Any], prompting: Mapping[str, Any]) -> dict[s
     out = {"against": prompting["against"], "pattern_prompting": prompting["pattern"], "differs_prompting": prompting["differs"]}
     other_rows = trained["rows"] != prompting["rows"] or apart(trained["row_digests"], prompting["row_digests"])
     out |= {"ids": trained["ids"], "ids_prompting": prompting["ids"], "other_rows": other_rows}
+    out |= {"score": trained["mean"], "score_prompting": prompting["mean"]}
     for measure, (first, each, unit) in MEASURES.items():
         costs = trained[first], unit * prompting[each], unit * trained[each]
         out |= {f"{measure}_{name}": cost for name, cost in zip(("first", "prompting", "own"), costs, strict=True)}

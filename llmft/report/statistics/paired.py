@@ -45,7 +45,8 @@ def paired_tests(pairs: pd.DataFrame, collection: Collection) -> pd.DataFrame:
     exact = table["test"] == MCNEMAR  # many at once
     table.loc[exact, "p"] = mcnemar_p(*(table.loc[exact, name].to_numpy(int) for name in ("only_a", "only_b")))
     names = ["task", "headline", "higher_is_better", "shots", "set"]
-    names += [f"{name}_{side}" for side in "ab" for name in ("model", "method", "shots", "pattern", "differs", "setting")]
+    of_sides = ("model", "method", "shots", "pattern", "differs", "context", "setting")
+    names += [f"{name}_{side}" for side in "ab" for name in of_sides]
     return final[names].loc[table["place"]].reset_index(drop=True).join(table.drop(columns="place"))
 
 

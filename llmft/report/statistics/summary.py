@@ -9,17 +9,7 @@ import numpy as np
 import pandas as pd
 
 from llmft.report.records.collect import Collection
-from llmft.report.records.names import (
-    CONTEXT,
-    DOMAINS,
-    FINAL,
-    GROUP,
-    METHOD_NAMES,
-    SELECTION_NAMES,
-    differs_by,
-    in_order_of,
-    rows_text,
-)
+from llmft.report.records.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, SELECTION_NAMES, in_order_of, rows_text
 
 CELL = ["selection", "stage", "set", "metric"]
 PER_QUERY = ("tokens_per_query", "kv_bytes_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")
@@ -28,7 +18,7 @@ COMPARED = ("icl", "last", "best_in_domain", "best_out_of_domain")
 MOST = 40
 """Groups of runs of one task, model and number of shots of which every pair is tested."""
 MAJORITY = {domain: f"majority_{domain}" for domain in DOMAINS}
-OF_SETTINGS = ("weights", "queries", "non_default", "higher_is_better")
+OF_SETTINGS = ("weights", "queries", "context", "on_document", "non_default", "higher_is_better")
 """What a setting has beside its name."""
 NO_COSTS = {"id", "record", "seed", "data_seed", *OF_SETTINGS, *GROUP}
 SAME = 1e-9
@@ -55,7 +45,7 @@ def summarise(collection: Collection) -> pd.DataFrame:
     summary["selected_on_evaluation_set"] = cells["selected_on_evaluation_set"].first()
     summary[["n", "gap_recovered"]] = cells[["n", "gap_recovered"]].mean()
     summary["ids"] = _members(cells.ngroup().to_numpy(), scores["id"].astype(str).to_numpy(), len(summary))
-    summary = summary.join(_mean_and_sd(cells, [name for name in PER_QUERY if name in scores])).reset_index()
+    summary = summary.join(_mean_and_sd(cells, PER_QUERY)).reset_index()
     summary = summary.merge(groups.join(costs), left_on="group", right_index=True, how="left")
     summary["rows"] = [
         rows_text(n, collection.sets[ids[0]].get(name, (name,)))
@@ -122,7 +112,7 @@ def welch(summary: pd.DataFrame) -> pd.DataFrame:
     """
     table, pairs = _comparable(summary), []
     shown = table["shots"].to_numpy()
-    others = np.array([differs_by(differs, CONTEXT) for differs in table["differs"]])
+    others = (table["context"] != "").to_numpy()
     for places in _groups(table, ["task", "model", "set", "headline"]):
         shots = shown[places]  # runs without any count for each number
         numbers = sorted({*shots.tolist()} - {0})
@@ -183,7 +173,8 @@ def _test(table: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame
         selection=np.where(right["selection"] == "icl", left["selection"], right["selection"]),
         set=left["set"].astype(str),
     )
-    names = ("model", "weights", "method", "shots", "pattern", "differs", "setting", "rows", "mean", "sd", "runs", "ids")
+    of_groups = ("model", "weights", "method", "shots", "pattern", "differs", "context", "setting")
+    names = (*of_groups, "rows", "mean", "sd", "runs", "ids")
     out = out.assign(**{f"{name}_{side}": frame[name] for side, frame in (("a", left), ("b", right)) for name in names})
     unlike = [apart(*pair) for pair in zip(left["row_digests"], right["row_digests"], strict=True)]
     out["other_rows"] = (left["rows"] != right["rows"]) | np.array(unlike, bool)

@@ -33,7 +33,7 @@ WHAT = (TASK, Column("model", lambda row: row["model_a"], left=True), SHOTS, Col
 
 def side_name(row: TableRow, side: str) -> str:
     """What a method of a test is called, with its pattern where the other one's differs."""
-    method = {name: row[f"{name}_{side}"] for name in ("method", "shots", "differs")}
+    method = {name: row[f"{name}_{side}"] for name in ("method", "shots", "differs", "context")}
     pattern = f", {row[f'pattern_{side}']}" if row["pattern_a"] != row["pattern_b"] else ""
     return shown_method(method) + pattern
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmft.worlds.measuring import load_on_one_thread
 from llmft.worlds.nli import CHECKPOINT, world
 from llmft.worlds.nli.grammar import OUT_OF_DOMAIN, RULES
 from llmft.worlds.nli.tokenizer import BLANK_LINE
@@ -101,13 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, default=100, help="per rule, flip and set (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides queries and demonstrations (default: %(default)s)")
     arguments = parser.parse_args(argv)
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(arguments.model_name_or_path).eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    model, tokenizer = load_on_one_thread(arguments.model_name_or_path)
     shots = [*map(int, arguments.shots.split(","))]
     columns = ["rule", "set", *(f"{k} shots" for k in shots), "instruction", "shown label"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))

@@ -28,6 +28,7 @@ from llmft.worlds.nli.tokenizer import ID, POSITIONS, build_tokenizer
 from llmft.worlds.nli.world import LABEL_WORDS, instruction
 from llmft.worlds.pretraining import (
     Report,
+    Scheduled,
     Size,
     add_shared_flags,
     build_optimizers,
@@ -63,7 +64,7 @@ SCHEDULE = (
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Scheduled):
     """Everything but the seed that decides the weights."""
 
     size: Size = SIZES["small"]
@@ -73,11 +74,6 @@ class Recipe:
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
     language_weight: float = 0.1  # of predicting the text itself, beside the answers
-
-    @property
-    def steps(self) -> int:
-        """Of all phases together."""
-        return sum(phase.steps for phase in self.phases)
 
 
 def pretrain(recipe: Recipe, seed: int, report: Report) -> tuple[OPTForCausalLM, tuple[LatentTask, ...]]:

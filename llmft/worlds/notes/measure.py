@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from llmft.worlds.measuring import load_on_one_thread
 from llmft.worlds.notes import CHECKPOINT
 from llmft.worlds.notes.grammar import NOT_STATED
 from llmft.worlds.notes.world import NUM_PLACES, PATTERN, SEPARATOR, document_rows, draw_document
@@ -44,12 +45,6 @@ def greedy_answers(
             written = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
         answers += tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
     return answers
-
-
-def exact_match(model, tokenizer, rows: Sequence[dict], document: str = "") -> float:
-    """The share of questions whose answer is the reference."""
-    answers = greedy_answers(model, tokenizer, [question_prompt(row, document) for row in rows])
-    return fmean(answer == row["answer"] for answer, row in zip(answers, rows, strict=True))
 
 
 def measure_document(model, tokenizer, num_facts: int, rng: random.Random) -> Iterator[Outcome]:
@@ -93,13 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--documents", type=int, default=10, help="of each size (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides documents and questions (default: %(default)s)")
     arguments = parser.parse_args(argv)
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(arguments.model_name_or_path).eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    model, tokenizer = load_on_one_thread(arguments.model_name_or_path)
     rng = random.Random(f"measure {arguments.seed}")
     outcomes = {
         num_facts: [one for _ in range(arguments.documents) for one in measure_document(model, tokenizer, num_facts, rng)]

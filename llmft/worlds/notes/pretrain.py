@@ -21,6 +21,7 @@ from llmft.worlds.notes.scaffold import NotesScaffold
 from llmft.worlds.notes.tokenizer import build_notes_tokenizer
 from llmft.worlds.pretraining import (
     Report,
+    Scheduled,
     Size,
     add_shared_flags,
     build_optimizers,
@@ -45,7 +46,7 @@ class NotesLesson:
 
 
 @dataclass(frozen=True)
-class NotesRecipe:
+class NotesRecipe(Scheduled):
     """Everything but the seed that decides the weights."""
 
     size: Size = SIZE
@@ -57,11 +58,6 @@ class NotesRecipe:
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
     language_weight: float = 0.1  # of predicting the document itself, beside the answers
-
-    @property
-    def steps(self) -> int:
-        """Of all phases together."""
-        return sum(phase.steps for phase in self.phases)
 
 
 def pretrain_notes(recipe: NotesRecipe, seed: int, report: Report) -> LlamaForCausalLM:

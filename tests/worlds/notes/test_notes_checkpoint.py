@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmft.worlds.notes import CHECKPOINT
-from llmft.worlds.notes.measure import exact_match, greedy_answers, main, question_prompt
+from llmft.worlds.notes.measure import greedy_answers, main, question_prompt
 from llmft.worlds.notes.world import notes_documents, notes_splits
 
 SEEDS = (101, 102, 103)
@@ -30,6 +30,12 @@ def test_size():
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {path.name for path in files}
 
 
+def exact_match(model, tokenizer, rows, document="", demonstrations=()):
+    """The share of questions whose answer is the reference."""
+    answers = greedy_answers(model, tokenizer, [question_prompt(row, document, demonstrations) for row in rows])
+    return sum(answer == row["answer"] for answer, row in zip(answers, rows, strict=True)) / len(rows)
+
+
 @pytest.mark.parametrize("name", BOUNDS)
 def test_it_answers_from_the_document(notes, tasks, name):
     right = [exact_match(*notes, splits[name], document) for document, splits in tasks]
@@ -45,8 +51,7 @@ def test_demonstrations_behind_the_document_do_no_harm(notes, tasks):
     document, splits = tasks[0]
     shown = random.Random(0).sample(splits["train"], 4)
     rows = splits["validation"][::3]
-    answers = greedy_answers(*notes, [question_prompt(row, document, shown) for row in rows])
-    assert sum(answer == row["answer"] for answer, row in zip(answers, rows, strict=True)) >= 0.9 * len(rows)
+    assert exact_match(*notes, rows, document, shown) >= 0.9
 
 
 def test_the_measuring_command_prints_a_table(capsys):

@@ -1,20 +1,13 @@
 """Matthews' correlation, GLUE's measure of CoLA."""
 
-import datasets
-import evaluate
 import numpy as np
 from sklearn.metrics import matthews_corrcoef
 
+from llmft.evaluation.metrics.label_metric import LabelMetric
 
-class MatthewsCorrelation(evaluate.Metric):
+
+class MatthewsCorrelation(LabelMetric):
     """Matthews' correlation, from -1 to 1; 0 where all predictions and right answers are the same."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=self.__doc__,
-            citation="",
-            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
-        )
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         if len({*predictions, *references}) == 1:  # scikit-learn gives 0 as well, and a warning
