@@ -32,12 +32,11 @@ from llmft.runs.signals import Ended, end_at_once, on_sigterm
 from llmft.runs.store import whole_file
 from llmft.worlds.pretraining import progress
 from llmft.worlds.regression.evaluation import PRETRAIN, TASK_SETS, TRUE, Comparison, evaluate
+from llmft.worlds.regression.pretrained import WEIGHTS
 from llmft.worlds.regression.recipe import VERSION, RegressionRecipe, add_recipe_flags, pool_name, recipes_of
 from llmft.worlds.regression.running import doing, gathered, of_first_rank, run_command, use_device
 from llmft.worlds.regression.training import EnsembleTraining
 
-WEIGHTS = "model.safetensors"
-"""The trained ensemble in a run's folder."""
 CURVE_SEQUENCES = 512
 """Of each set of tasks, for a point of the curves over steps."""
 HEADLINE = {"name": "distance", "higher_is_better": False}

@@ -42,11 +42,13 @@ class Sequences:
         x: (B, K, D) inputs.
         labels: (E, B, K) noisy labels, which models and estimators read.
         signal: (E, B, K) w.x, the labels without their noise.
+        tasks: (E, B, D) the w of each.
     """
 
     x: torch.Tensor
     labels: torch.Tensor
     signal: torch.Tensor
+    tasks: torch.Tensor
 
 
 def draw_pools(sizes: Sequence[int], dimension: int, seed: int, device: torch.device | str = "cpu") -> list[Pool]:
@@ -77,4 +79,4 @@ def draw_sequences(pools: Sequence[Pool], problem: Problem, batch: int, generato
     choice = torch.rand(batch, generator=generator, device=device, dtype=torch.float64)
     tasks = torch.stack([draw_tasks(pool, choice, fresh) for pool in pools])
     signal = torch.einsum("bkd,ebd->ebk", x, tasks)
-    return Sequences(x, signal + noise, signal)
+    return Sequences(x, signal + noise, signal, tasks)
