@@ -25,6 +25,7 @@ if __name__ == "__main__":
 import torch
 
 from llmft.runs.record import RunRecord
+from llmft.runs.store import short_hash
 from llmft.worlds.regression.estimators import dmmse, place_between, ridge
 from llmft.worlds.regression.model import Regressors
 from llmft.worlds.regression.pretrain import add_run_flags, config_of, finish_record
@@ -80,8 +81,12 @@ def distill_run(
     with doing(record, arguments.output_dir) as meter:
         if meter is None:
             return None
-        groups = {"RegressionRecipe": asdict(run.recipe), "DistillationRecipe": asdict(recipe)}
+        groups = {"RegressionRecipe": asdict(run.recipe), "DistillationRecipe": {**asdict(recipe), "seed": None}}
         config = config_of("distill", run.recipe, groups)
+        own = {name: value for name, value in asdict(recipe).items() if value != getattr(DistillationRecipe, name)}
+        config["given"] |= own
+        config["setting"] = short_hash([run.recipe.setting, groups["DistillationRecipe"]])
+        config["arguments"]["seeds"] = {"seed": run.recipe.seed, "data_seed": recipe.seed}
         record.write_config(config | {"pretrained": str(run.path)})
         outcome = distill_contexts(run, recipe, meter, device)
         rows = finish_distillation(outcome, run, recipe, record, meter)
