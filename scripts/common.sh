@@ -208,3 +208,14 @@ signal() {
 report() {
     [ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"
 }
+
+# diversity STEPS: distil contexts of the task-diversity runs of so many steps in OUTPUT_DIR, and write tables and figures of all.
+diversity() {
+    local task
+    for task in new pool; do
+        "$python" -m llmft.worlds.regression.distill --pretrained "$OUTPUT_DIR" --pretraining_steps "$1" --context_task "$task" \
+            --output_dir "$OUTPUT_DIR"
+    done
+    "$python" -m llmft.worlds.regression.measure "$OUTPUT_DIR"
+    "$python" -m llmft.report diversity "$OUTPUT_DIR/task_diversity"
+}

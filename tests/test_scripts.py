@@ -13,6 +13,8 @@ import pytest
 
 from llmft.arguments.deepspeed_config import find_config
 from llmft.pipelines import distill, fine_tune, in_context
+from llmft.worlds.regression import pretrain
+from llmft.worlds.regression.recipe import recipes_of
 from tests.parsing import parse
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +37,8 @@ SWEEPS = {
     "context_distillation/toy/defaults.sh": 69,
     "context_distillation/toy/sequential.sh": 2,
     "document_distillation/run.sh": 18,
+    "task_diversity/run.sh": 4,
+    "task_diversity/paper.sh": 10,
 }
 SCRIPTS = sorted(file.relative_to(ROOT) for end in ("sh", "sbatch") for file in (ROOT / "scripts").rglob(f"*.{end}"))
 
@@ -54,6 +58,8 @@ def listing(script, **given):
 
 def accepted(words):
     """Parse a command line from its script's name on."""
+    if pretrain.__name__ in words:
+        return list(recipes_of(pretrain.pretraining_parser().parse_args(words[words.index(pretrain.__name__) + 1 :])))
     place = next(i for i, word in enumerate(words) if word in GROUPS)
     return parse(GROUPS[words[place]], words[place + 1 :])[0]
 

@@ -9,9 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmft.errors import InputError
-from llmft.report.commands import compare, show
+from llmft.report.commands import compare, diversity, show
 
-SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"show": show.main, "compare": compare.main}
+SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "show": show.main,
+    "compare": compare.main,
+    "diversity": diversity.main,
+}
 """First word of the command line -> what is done with the others. A folder of such a name is given as ./NAME."""
 
 

@@ -11,10 +11,16 @@ import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum with an update of singular values close to 1. For 2-D parameters only."""
+    """Nesterov momentum with an update of singular values close to 1. For matrices (out, in), or stacks of them (..., out, in).
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95):
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    Args:
+        weight_decay: decoupled, times the learning rate.
+    """
+
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -24,10 +30,14 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
-            for (rows, columns), parameters in by_shape.items():
-                updates = torch.stack([self._momentum(parameter, group["momentum"]) for parameter in parameters])
+            for shape, parameters in by_shape.items():
+                rows, columns = shape[-2:]
+                averages = torch.stack([self._momentum(parameter, group["momentum"]) for parameter in parameters])
+                updates = orthogonalize(averages.view(-1, rows, columns)).view_as(averages)
                 rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for parameter, update in zip(parameters, orthogonalize(updates), strict=True):
+                for parameter, update in zip(parameters, updates, strict=True):
+                    if group["weight_decay"]:
+                        parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.sub_(update, alpha=rate)
 
     def _momentum(self, parameter: torch.nn.Parameter, momentum: float) -> torch.Tensor:

@@ -137,11 +137,11 @@ def read_flags(
 
 
 @contextmanager
-def progress(steps: int):
-    """Yields a `Report` that draws a bar, or writes a line every 100 steps where nobody watches."""
+def progress(steps: int, done: int = 0):
+    """Yields a `Report` that draws a bar, or writes a line every 100 steps where nobody watches; `done`: steps taken before."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     started = time.monotonic()
-    with tqdm(total=steps, unit="step", disable=None) as bar:
+    with tqdm(total=steps, initial=done, unit="step", disable=None) as bar:
 
         def report(step: int, means: dict[str, float]) -> None:
             bar.update()

@@ -82,11 +82,11 @@ def draw_all(
                 yield Sheet(figure, sheet + (f", {metric_name(headline)}" if len(parts) > 1 else ""))
 
     with plt.rc_context(STYLE):
-        return [drawn for name in names for drawn in _written(list(sheets(name)), out, name)]
+        return [drawn for name in names for drawn in write_sheets(list(sheets(name)), out, name)]
 
 
-def _written(sheets: list[Sheet], out: Path, name: str) -> Iterator[Drawn]:
-    """Write the files of a picture, and close its figures."""
+def write_sheets(sheets: list[Sheet], out: Path, name: str) -> Iterator[Drawn]:
+    """Write the files of a picture to an existing folder, and close its figures; nothing where there is no sheet."""
     import matplotlib.pyplot as plt
     from matplotlib.backends.backend_pdf import PdfPages
 

@@ -132,13 +132,17 @@ def without_rows(axes: Axes) -> None:
 
 def legend(figure: Figure, looks: Mapping[str, Look], shown: Iterable[str]) -> None:
     """The methods that are shown above the panels, in rows."""
+    shown = set(shown)
+    names_of_looks(figure, {look_name(key): look for key, look in looks.items() if key in shown})
+
+
+def names_of_looks(figure: Figure, looks: Mapping[str, Look]) -> None:
+    """Names of looks above the panels, in rows."""
     from matplotlib.lines import Line2D
 
-    shown = set(shown)
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=6, label=look_name(key))
-        for key, look in looks.items()
-        if key in shown
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=6, label=name)
+        for name, look in looks.items()
     ]
     rows = math.ceil(len(handles) / (3 if figure.get_figwidth() < 6 else 6))
     columns = math.ceil(len(handles) / rows)

@@ -1,0 +1,99 @@
+"""`python -m llmft.report diversity FOLDER [--out FOLDER]`: the tables of task diversity as figures and a page."""
+
+from __future__ import annotations
+
+import argparse
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from llmft.errors import InputError
+from llmft.report.figures.diversity import DIVERSITY_PICTURES, diversity_sheets
+from llmft.report.figures.figures import Drawn, write_sheets
+from llmft.report.figures.panels import STYLE
+from llmft.report.figures.svg import inline
+from llmft.runs.store import whole_file
+
+TABLES = ("results", "steps", "path", "distillation")
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Task diversity</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+figure {{ margin: 2rem 0 }}
+svg {{ width: 100%; height: auto }}
+{rules}</style>
+</head>
+<body>
+<h1>Task diversity</h1>
+{figures}
+</body>
+</html>
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Draw what `python -m llmft.worlds.regression.measure` wrote.
+
+    Raises:
+        InputError: its tables are not there, or nothing can be written.
+    """
+    parser = argparse.ArgumentParser(prog="python -m llmft.report diversity", description="Task diversity as figures.")
+    parser.add_argument("folder", type=Path, help="the tables of python -m llmft.worlds.regression.measure")
+    parser.add_argument("--out", type=Path, help="where the figures go; default: FOLDER")
+    arguments = parser.parse_args(argv)
+    folder, out = arguments.folder, arguments.out or arguments.folder
+    try:
+        tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
+    except OSError as error:
+        raise InputError(
+            f"{folder}: {error.filename} cannot be read; name the folder that python -m llmft.worlds.regression.measure wrote"
+        ) from error
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        drawn = draw_diversity(tables, out)
+        with whole_file(out / "task_diversity.html") as aside:
+            aside.write_text(diversity_page(drawn), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written to ({error.strerror or error}); choose another folder") from error
+    print(f"figures: {out}/task_diversity.html, and beside it *.png and *.pdf")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table; one without rows is empty.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return pd.read_csv(path)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+
+
+def draw_diversity(tables: dict[str, pd.DataFrame], out: Path) -> list[Drawn]:
+    """Write all pictures that have something to show to an existing folder, as PNG and PDF."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(STYLE):
+        return [drawn for name in DIVERSITY_PICTURES for drawn in write_sheets(list(diversity_sheets(name, tables)), out, name)]
+
+
+def diversity_page(drawn: Sequence[Drawn]) -> str:
+    """The pictures as one page that needs nothing beside it; their marks say their values."""
+    styles: dict[str, str] = {}
+    figures = []
+    for number, sheet in enumerate(drawn, 1):
+        title = f"{DIVERSITY_PICTURES[sheet.picture]}: {sheet.sheet}"
+        picture = inline(sheet.svg, f"{sheet.picture}-{number}", title, styles)
+        figures.append(f"<figure>\n<figcaption>{html.escape(title)}</figcaption>\n{picture}\n</figure>")
+    rules = "".join(f".{name} {{ {style} }}\n" for style, name in styles.items())
+    return PAGE.format(rules=rules, figures="\n".join(figures))

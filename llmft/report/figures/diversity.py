@@ -1,0 +1,194 @@
+"""Pictures of task diversity, from the tables that `python -m llmft.worlds.regression.measure` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from llmft.report.figures.panels import Sheet, log_ticks, names_of_looks, note, subplots
+from llmft.report.figures.points import Look
+from llmft.report.figures.svg import say
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MODEL, DMMSE, RIDGE, TEACHER, FITTED = "transformer", "dMMSE", "ridge", "teacher", "fitted on the examples"
+LOOKS = {
+    MODEL: Look("#0072b2", "o"),
+    DMMSE: Look("#d55e00", "s"),
+    RIDGE: Look("#009e73", "^"),
+    TEACHER: Look("#e69f00", "D"),
+    FITTED: Look("#cc79a7", "v"),
+}
+TASKS = {"pretrain": "tasks of the pool", "true": "fresh tasks"}
+BUDGETS = ("#9ecae1", "#0072b2", "#08306b", "#000000")
+"""Of budgets of training from the smallest on; further ones share the last."""
+ERROR = "noiseless squared error / D"
+TO_RIDGE = "distance to ridge (eq. 4)"
+DIVERSITY_PICTURES = {
+    "errors": "Errors by the number of pretraining tasks",
+    "threshold": "Distance to ridge by budget",
+    "training": "Distance to ridge in training",
+    "path": "Errors between two tasks of the pool",
+    "distillation": "Distilled contexts",
+}
+"""Names of all pictures, and what they are called."""
+
+
+def diversity_sheets(name: str, tables: Mapping[str, pd.DataFrame]) -> Iterator[Sheet]:
+    """The sheets of a picture, one for each kind of runs; none where its table is empty.
+
+    Args:
+        tables: name -> what `measure` wrote to `<name>.csv`.
+    """
+    draw, table = {
+        "errors": (_draw_errors, "results"),
+        "threshold": (_draw_threshold, "results"),
+        "training": (_draw_training, "steps"),
+        "path": (_draw_path, "path"),
+        "distillation": (_draw_distillation, "distillation"),
+    }[name]
+    frame = tables[table]
+    keys = ["dimension", "layers", "width", "weight_decay"] if name == "distillation" else ["dimension", "kind"]
+    for key, part in frame.groupby(keys, sort=False) if len(frame) else ():
+        settings = " ".join(f"{setting} {value}" for setting, value in zip(keys, key, strict=True) if setting != "kind")
+        kind = "" if name == "distillation" or key[1] == "default" else f", {key[1]}"
+        yield from draw(part, f"{settings}{kind}")
+
+
+def _largest(frame: pd.DataFrame) -> pd.DataFrame:
+    budgets = frame["steps"] * frame["batch_size"]
+    return frame[budgets == budgets.max()]
+
+
+def _places(pools: pd.Series) -> dict[int, int]:
+    """Pool size -> place on an axis, fresh tasks (size 0) last."""
+    sizes = sorted(pools.unique(), key=lambda size: size or np.inf)
+    return {size: place for place, size in enumerate(sizes)}
+
+
+def _pool_axis(axes: Axes, places: Mapping[int, int]) -> None:
+    axes.set_xticks(list(places.values()), [f"{size}" if size else "inf" for size in places])
+    axes.set_xlabel("tasks in the pool")
+
+
+def _line(
+    axes: Axes, look: Look, rows: pd.DataFrame, column: str, places: Mapping[int, int], who: str, dashed: bool = False
+) -> None:
+    """The mean of seeds as a line, each seed as a mark that says its value."""
+    mean = rows.groupby("pool")[column].mean()
+    mean = mean.loc[sorted(mean.index, key=places.__getitem__)]
+    axes.plot([places[size] for size in mean.index], mean, color=look.colour, linewidth=1.4, linestyle="--" if dashed else "-")
+    (marks,) = axes.plot(rows["pool"].map(places), rows[column], look.marker, color=look.colour, markersize=3)
+    tips = zip(rows["pool"], rows["seed"], rows[column], strict=True)
+    say(marks, [f"{who}\npool {size or 'inf'}, seed {seed}\n{value:.4f}" for size, seed, value in tips])
+
+
+def _draw_errors(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
+    frame = _largest(frame)
+    figure, table = subplots(1, 2, 3.0, sharey=True)
+    places = _places(frame["pool"])
+    for axes, (tasks, name) in zip(table[0], TASKS.items(), strict=True):
+        rows = frame[frame["tasks"] == tasks]
+        for who, column in ((MODEL, "error"), (DMMSE, "error_dmmse"), (RIDGE, "error_ridge")):
+            _line(axes, LOOKS[who], rows, column, places, who, dashed=who != MODEL)
+        axes.set_title(name)
+        _pool_axis(axes, places)
+    table[0][0].set_ylabel(ERROR)
+    names_of_looks(figure, {who: LOOKS[who] for who in (MODEL, DMMSE, RIDGE)})
+    note(figure, f"{title}; {frame['steps'].iloc[0]} steps. A mark a seed, a line the mean of seeds.")
+    yield Sheet(figure, title)
+
+
+def _draw_threshold(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
+    rows = frame[frame["tasks"] == "true"]
+    rows = rows.assign(budget=rows["steps"] * rows["batch_size"])
+    budgets = sorted(rows["budget"].unique())
+    if len(budgets) < 2:
+        return
+    figure, table = subplots(1, 2, 3.0)
+    (distances, changes), places = table[0], _places(rows["pool"])
+    looks = {f"{budget:,} sequences": Look(BUDGETS[min(place, 3)], "o") for place, budget in enumerate(budgets)}
+    for (who, look), budget in zip(looks.items(), budgets, strict=True):
+        _line(distances, look, rows[rows["budget"] == budget], "to_ridge", places, who)
+    distances.set_yscale("log")
+    log_ticks(distances.yaxis, rows["to_ridge"].min(), rows["to_ridge"].max())
+    distances.set_ylabel(TO_RIDGE)
+    less, more = (rows[rows["budget"] == budget] for budget in budgets[-2:])
+    both = less.merge(more, on=["pool", "seed"], suffixes=("_less", "_more"))
+    both["change"] = both["to_ridge_more"] - both["to_ridge_less"]
+    if len(both):
+        _line(changes, LOOKS[MODEL], both, "change", places, "change")
+    changes.axhline(0, color="#777777", linewidth=0.8)
+    changes.set_ylabel(f"change from {budgets[-2]:,} to {budgets[-1]:,} sequences")
+    for axes in table[0]:
+        _pool_axis(axes, places)
+    names_of_looks(figure, looks)
+    note(figure, f"{title}; fresh tasks. Where the change falls through 0 lies the threshold M*.")
+    yield Sheet(figure, title)
+
+
+def _draw_training(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
+    import matplotlib
+
+    frame = _largest(frame)
+    figure, table = subplots(1, 2, 3.0)
+    places = _places(frame["pool"])
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(places)))
+    looks = {size: Look(matplotlib.colors.to_hex(colour), "o") for size, colour in zip(places, colours, strict=True)}
+    for axes, column, name in zip(table[0], ("pretrain_to_ridge", "true_to_ridge"), TASKS.values(), strict=True):
+        for size, rows in frame.groupby("pool"):
+            mean = rows.groupby("step")[column].mean()
+            axes.plot(mean.index, mean, color=looks[size].colour, linewidth=1.4)
+            (marks,) = axes.plot(mean.index, mean, "o", color=looks[size].colour, markersize=2.5)
+            say(marks, [f"pool {size or 'inf'}\nstep {step}\n{value:.4f}" for step, value in mean.items()])
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis, frame[column].min(), frame[column].max())
+        axes.set_title(name)
+        axes.set_xlabel("step")
+    table[0][0].set_ylabel(TO_RIDGE)
+    names_of_looks(figure, {f"M={size or 'inf'}": look for size, look in looks.items()})
+    note(figure, f"{title}. Means of seeds.")
+    yield Sheet(figure, title)
+
+
+def _draw_path(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
+    sizes = list(_places(frame["pool"]))[:6]
+    figure, table = subplots(-(-len(sizes) // 3), min(3, len(sizes)), 0.6 + 2.0 * -(-len(sizes) // 3), sharex=True)
+    for axes, size in zip(table.flat, sizes, strict=False):
+        rows = frame[frame["pool"] == size].groupby("share")[["error", "error_dmmse", "error_ridge"]].mean()
+        for who, column in ((MODEL, "error"), (DMMSE, "error_dmmse"), (RIDGE, "error_ridge")):
+            (line,) = axes.plot(
+                rows.index, rows[column], LOOKS[who].marker, color=LOOKS[who].colour, markersize=2.5, linestyle="-"
+            )
+            say(line, [f"{who}\n{share:.1f} of the way\n{value:.4f}" for share, value in rows[column].items()])
+        axes.set_title(f"M={size or 'inf'}")
+        axes.set_ylim(bottom=0)
+    for axes in list(table.flat)[len(sizes) :]:
+        axes.remove()
+    figure.supylabel(ERROR, fontsize=8)
+    names_of_looks(figure, {who: LOOKS[who] for who in (MODEL, DMMSE, RIDGE)})
+    note(figure, f"{title}. From one task of the pool (0) to another (1).")
+    yield Sheet(figure, title)
+
+
+def _draw_distillation(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
+    frame = frame.assign(pool=frame["pool"].map(lambda name: int(name[2:].replace("inf", "0"))))
+    kinds = list(frame.groupby(["context_task", "context_examples"], sort=False))
+    figure, table = subplots(1, len(kinds), 3.0)
+    places = _places(frame["pool"])
+    columns = {MODEL: "error_student", TEACHER: "error_teacher", DMMSE: "error_dmmse", RIDGE: "error_ridge", FITTED: "error_fit"}
+    for axes, ((task, examples), rows) in zip(table[0], kinds, strict=True):
+        for who, column in columns.items():
+            _line(axes, LOOKS[who], rows, column, places, who, dashed=who in (DMMSE, RIDGE))
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis, rows[list(columns.values())].min(axis=None), rows[list(columns.values())].max(axis=None))
+        axes.set_title(f"{examples} examples of a {'new task' if task == 'new' else 'task of the pool'}")
+        _pool_axis(axes, places)
+    table[0][0].set_ylabel(ERROR)
+    names_of_looks(figure, {("student" if who == MODEL else who): LOOKS[who] for who in columns})
+    note(figure, f"{title}. Students read the query alone. A mark a seed, a line the mean of seeds.")
+    yield Sheet(figure, title)
