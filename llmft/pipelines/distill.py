@@ -85,7 +85,7 @@ def distil(job: Job) -> None:
             queries = teacher.answered(queries, phase)
             keep_answers(job, student.answers, queries)
         distributions = flags.targets == "soft" or (flags.targets == "hard" and not student.answers.in_words)
-        precompute = distributions and flags.teacher_mode == "precompute"
+        precompute = distributions and not flags.reads_along
         targets = teacher_of(teacher, queries, flags, counted=not writes).precompute(phase) if precompute else None
     scores = {"teacher": job.score("teacher", teacher)}
     if student.answers.in_words:
@@ -95,7 +95,7 @@ def distil(job: Job) -> None:
         say_whether_context_helps(job, student.answers.headline)
     retention.score("before", student.model)
     cache, sizes = teacher.scorers[0].cache, {"teacher": kv_bytes_per_token(teacher.scorers[0].model)}
-    if flags.teacher_mode == "precompute":  # its answers are all that training needs: another model goes out of memory
+    if not flags.reads_along:  # its answers are all that training needs: another model goes out of memory
         teacher = teacher.with_model(student.model)
     elif needs_copy(job):
         teacher = teacher.with_model(copy.deepcopy(student.model))
@@ -227,7 +227,15 @@ def teacher_of(
 
     cycles = flags.context_schedule == "cycle"
     context_of = np.arange(len(queries)) % len(scorer.scorers) if cycles else scorer.context_of(queries)
-    return Teacher(scorer.scorers, queries, flags.objective, context_of=context_of, counted=counted, frozen=frozen)
+    return Teacher(
+        scorer.scorers,
+        queries,
+        flags.objective,
+        context_of=context_of,
+        counted=counted,
+        frozen=frozen,
+        skip_first=flags.skip_first,
+    )
 
 
 def learn(
@@ -245,22 +253,27 @@ def learn(
         targets: the precomputed answers.
         reference: the teacher's scores of all evaluation sets, to log the divergence from.
     """
-    from llmft.distillation.trainer import ContextDistillationTrainer, with_targets
+    from llmft.distillation.trainer import ContextDistillationTrainer, skipping, with_targets
     from llmft.models.parts.adapt import without_adapter
+    from llmft.pipelines.on_policy import learn_on_policy
     from llmft.pipelines.training import train
     from llmft.training.ft_trainer import FtTrainer
 
     flags, answers = job.config.distillation, student.answers
+    reading_along = None
+    if flags.targets == "soft" and targets is None:
+        keeps_start = flags.teacher_model_name_or_path is None and not needs_copy(job)
+        frozen = partial(without_adapter, student.model) if keeps_start else partial(nullcontext, teacher.scorers[0].model)
+        reading_along = teacher_of(teacher, queries, flags, frozen)
+    if flags.on_policy:
+        return learn_on_policy(job, student, reading_along, reference)
     hard = flags.targets == "hard" and not answers.in_words  # a teacher's words are the queries' already
     rows = answers.answered(queries, targets.logprobs) if hard else queries
     gold = flags.targets != "soft" or flags.ce_weight > 0
     examples = answers.examples(student.prompter.prompts(queries), rows, gold=gold)
+    if flags.skip_first:
+        examples = skipping(examples, flags.skip_first)
     if flags.targets != "soft":
         return train(job, FtTrainer, student, examples, reference=reference)
-    reading_along = None
-    if targets is None:
-        keeps_start = flags.teacher_model_name_or_path is None and not needs_copy(job)
-        frozen = partial(without_adapter, student.model) if keeps_start else partial(nullcontext, teacher.scorers[0].model)
-        reading_along = teacher_of(teacher, queries, flags, frozen)
     learning = {"choices": flags.objective, "answers": answers, "teacher": reading_along}
     return train(job, ContextDistillationTrainer, student, with_targets(examples, targets), reference=reference, **learning)
