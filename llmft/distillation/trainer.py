@@ -140,7 +140,7 @@ class OnPolicyTrainer(ContextDistillationTrainer):
         return batches, self.items_of(batches, device)
 
     def cause(self, loss: float, positions: Sequence[int]) -> str | None:
-        """None: the distributions are over likely tokens and all others, so that no divergence of theirs is infinite by nature."""
+        """None: the distributions are over likely tokens and all others, so that none of their divergences is infinite."""
         return None
 
     def progress(self) -> Any:

@@ -1,6 +1,5 @@
 """Distillation along answers that the student writes while it trains, on the embedded notes."""
 
-
 import numpy as np
 import pytest
 
