@@ -87,6 +87,21 @@ class DistillationArguments(Objective):
         kind="path",
     )
     retention_tasks: str | None = flag("Other tasks, comma between, that the student is asked about before and after.")
+    retain_weight: float = flag(
+        "Share of the loss that keeps the student as it was: the divergence from the model before on the prompts of --retain_file.",
+        0.0,
+        at_least=0,
+        below=1,
+        needs="--retain_file",
+        excludes={"--targets hard|gold": "it is a divergence"},
+        answers=TEXT,
+    )
+    retain_file: str | None = flag(
+        "Prompts that have nothing to do with the context, asked as queries are (columns as in --query_file).",
+        kind="path",
+        needs="--retain_weight",
+        answers=TEXT,
+    )
     evaluate_with_context: bool = flag("Evaluate the student once more with the context still in front.", True)
     teacher_pattern: str | None = flag(
         "The teacher's pattern; default: --pattern.", excludes={"--context label": "give --label_pattern there"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from llmft.distillation.rollouts import Rollout, Rollouts, Tally
 from llmft.distillation.targets import Targets
 from llmft.distillation.teacher import Teacher
 from llmft.evaluation.answers import ASKED, Answers
-from llmft.training.ft_trainer import REAL, WEIGHTS, FtTrainer
+from llmft.training.ft_trainer import REAL, WEIGHTS, FtTrainer, collator
 from llmft.training.stop_at_nan import POSITION
 
+RETAIN_EVERY = 4
+"""Queries of a batch for one prompt of `Retained` that is read beside them."""
 UNBOUNDED = {"forward": ("student", "teacher", "reverse"), "reverse": ("teacher", "student", "forward")}
 """Divergences that may be infinite: which side then gives no probability, to what which side gives some; another to use."""
 
@@ -49,6 +52,29 @@ def skipping(examples: Sequence[dict[str, Any]], first: int) -> list[dict[str, A
     return shorter
 
 
+@dataclass(frozen=True)
+class Retained:
+    """Prompts to which the student is to answer as the model before did: `weight` of the loss is D(before, student) on them.
+
+    Attributes:
+        examples: with the targets of the model before.
+        choices: divergence, support and temperature.
+    """
+
+    weight: float
+    examples: Sequence[dict[str, Any]]
+    choices: Objective
+
+    def rows(self, epoch: int, queries: int, places: Sequence[int]) -> list[dict[str, Any]]:
+        """A quarter as many as a batch has queries, in turn over the epochs.
+
+        Args:
+            queries: how many there are.
+            places: of the batch's queries among them.
+        """
+        return [self.examples[(epoch * queries + place) % len(self.examples)] for place in places[::RETAIN_EVERY]]
+
+
 class ContextDistillationTrainer(FtTrainer):
     """Minimises T^2 * D(teacher, student) on a support, plus what is asked for of a cross-entropy with gold answers
     (Askell et al. 2021, eq. 2.1; Snell et al. 2022, eq. 1).
@@ -59,6 +85,7 @@ class ContextDistillationTrainer(FtTrainer):
         choices: divergence, support, temperature, weight of the cross-entropy.
         answers: the student's, and how they are compared with the teacher's.
         teacher: the teacher that reads along, or None for precomputed answers.
+        retained: what the student is to keep; None for nothing.
     """
 
     def __init__(
@@ -67,10 +94,29 @@ class ContextDistillationTrainer(FtTrainer):
         choices: Objective,
         answers: Answers,
         teacher: Teacher | None = None,
+        retained: Retained | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.choices, self.answers, self.teacher = choices, answers, teacher
+        self.choices, self.answers, self.teacher, self.retained = choices, answers, teacher, retained
+        self.collate_retained = None if retained is None else collator(self.model, (), retained.examples)
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Loss of one batch, of which a part is about what the student is to keep."""
+        if self.retained is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        places, weight = inputs[POSITION].tolist(), self.retained.weight
+        loss = super().compute_loss(model, inputs, False, num_items_in_batch)
+        return (1 - weight) * loss + weight * self._retain_loss(model, places)
+
+    def _retain_loss(self, model: torch.nn.Module, places: Sequence[int]) -> torch.Tensor:
+        rows = self.retained.rows(int(self.state.epoch), len(self.train_dataset), places)
+        batch = self._prepare_inputs(self.collate_retained(rows))
+        self._count(model, batch, 0)
+        logits = super().answer_logits(model, batch)
+        return distillation_loss(self.retained.choices, logits, batch["teacher_logprobs"], batch["teacher_tokens"])
 
     def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """What of the student's logits is compared with the teacher's answers."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from llmft.distillation.targets import Targets
     from llmft.distillation.teacher import Teacher
+    from llmft.distillation.trainer import Retained
     from llmft.evaluation.scorer import MeanScorer, Scorer
     from llmft.evaluation.scores import Scores
     from llmft.pipelines.retention import Retention
@@ -73,12 +74,15 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 def distil(job: Job) -> None:
     """One run."""
     from llmft.models.reading.kv_cache import kv_bytes_per_token
+    from llmft.pipelines.elsewhere import Elsewhere
+    from llmft.pipelines.retaining import retained
     from llmft.pipelines.training import trainable
 
     flags = job.config.distillation
     check_distillation(job)
     with job.meter.phase("load"):
-        teacher, student, queries, retention = load(job)
+        teacher, student, queries, retention, retain_rows = load(job)
+        elsewhere = Elsewhere.create(job, student.answers, [scorer.prompter.context for scorer in teacher.scorers])
     with job.meter.phase("teacher") as phase:
         writes = writes_answers(job, student.answers)
         if writes:
@@ -91,6 +95,8 @@ def distil(job: Job) -> None:
     if student.answers.in_words:
         job.references = references(job, teacher, scores["teacher"])
     scores["before"] = job.score("before", student)
+    elsewhere.before(student)
+    elsewhere.score("teacher", teacher.scorers[0])
     if flags.targets != "gold":
         say_whether_context_helps(job, student.answers.headline)
     retention.score("before", student.model)
@@ -99,13 +105,18 @@ def distil(job: Job) -> None:
         teacher = teacher.with_model(student.model)
     elif needs_copy(job):
         teacher = teacher.with_model(copy.deepcopy(student.model))
+    own_cache = cache if flags.teacher_model_name_or_path is None else None
+    keeps = retained(job, student, retain_rows, own_cache)
     student = student.with_model(trainable(job, student.model, context_ids=teacher.scorers[0].prompter.context_ids))
-    trained = learn(job, student, queries, teacher, targets, scores["teacher"])
+    trained = learn(job, student, queries, teacher, targets, scores["teacher"], keeps)
     retention.score("after", student.model)
+    elsewhere.score("after", student)
+    elsewhere.keep()
     metrics = (
         compare(job, student.answers, scores | trained.scores, {**sizes, "student": kv_bytes_per_token(student.model)})
         | trained.metrics
         | retention.change(job.record.stages)
+        | elsewhere.metrics(scores | trained.scores)
     )
     if flags.evaluate_with_context:
         metrics |= with_context(job, teacher.with_model(student.model))
@@ -125,13 +136,15 @@ def distil(job: Job) -> None:
     job.finish(metrics, trained.log, prompts=formats, saved=cache.saved_but(job.paid_before) if cache else None)
 
 
-def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
-    """Teacher, student (its model not yet made trainable), queries and the retention tasks.
+def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention, list[Row]]:
+    """Teacher, student (its model not yet made trainable), queries, the retention tasks, and the prompts of `--retain_file`.
 
     Raises:
         InputError: something is missing or does not fit together; past this, the run has a folder.
     """
     from llmft.models.parts.adapt import trained_weights
+    from llmft.pipelines.on_policy import check_follows
+    from llmft.pipelines.retaining import retained_rows
     from llmft.pipelines.retention import Retention, retention_tasks
     from llmft.pipelines.teachers import check_sizes, teacher_model, with_cache
     from llmft.training.stop_at_nan import check_start
@@ -151,10 +164,12 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     check_aligned(teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
     check_sizes(job, teacher)
     check_start(job.model_name, trained_weights(model, job.config.trained))
+    check_follows(job, teacher.scorers[0].model)
+    retain_rows = retained_rows(job, student)
     teacher = with_cache(job, teacher)
     job.begin()
     say_prompts(job, {"teacher": teacher.scorers[0], "student": student}, queries, trained_as="queries that are learnt from")
-    return teacher, student, queries, retention
+    return teacher, student, queries, retention, retain_rows
 
 
 def draw_queries(job: Job) -> list[Row]:
@@ -245,6 +260,7 @@ def learn(
     teacher: MeanScorer,
     targets: Targets | None,
     reference: dict[str, Scores],
+    keeps: Retained | None = None,
 ) -> Trained:
     """Train the student on the teacher's answers to the queries, or on the gold answers.
 
@@ -252,6 +268,7 @@ def learn(
         teacher: reads along if there are no `targets` and no gold answers are learnt.
         targets: the precomputed answers.
         reference: the teacher's scores of all evaluation sets, to log the divergence from.
+        keeps: what the student is to keep; None for nothing.
     """
     from llmft.distillation.trainer import ContextDistillationTrainer, skipping, with_targets
     from llmft.models.parts.adapt import without_adapter
@@ -266,7 +283,7 @@ def learn(
         frozen = partial(without_adapter, student.model) if keeps_start else partial(nullcontext, teacher.scorers[0].model)
         reading_along = teacher_of(teacher, queries, flags, frozen)
     if flags.on_policy:
-        return learn_on_policy(job, student, reading_along, reference)
+        return learn_on_policy(job, student, reading_along, reference, keeps)
     hard = flags.targets == "hard" and not answers.in_words  # a teacher's words are the queries' already
     rows = answers.answered(queries, targets.logprobs) if hard else queries
     gold = flags.targets != "soft" or flags.ce_weight > 0
@@ -275,5 +292,5 @@ def learn(
         examples = skipping(examples, flags.skip_first)
     if flags.targets != "soft":
         return train(job, FtTrainer, student, examples, reference=reference)
-    learning = {"choices": flags.objective, "answers": answers, "teacher": reading_along}
+    learning = {"choices": flags.objective, "answers": answers, "teacher": reading_along, "retained": keeps}
     return train(job, ContextDistillationTrainer, student, with_targets(examples, targets), reference=reference, **learning)

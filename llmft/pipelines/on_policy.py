@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from llmft.distillation.teacher import Teacher
+    from llmft.distillation.trainer import Retained
     from llmft.evaluation.scorer import Scorer
     from llmft.evaluation.scores import Scores
     from llmft.pipelines.job import Job
@@ -33,12 +34,15 @@ def check_follows(job: Job, teacher: torch.nn.Module) -> None:
         )
 
 
-def learn_on_policy(job: Job, student: Scorer, teacher: Teacher, reference: Mapping[str, Scores]) -> Trained:
+def learn_on_policy(
+    job: Job, student: Scorer, teacher: Teacher, reference: Mapping[str, Scores], keeps: Retained | None
+) -> Trained:
     """Train the student on what the teacher says to the student's own answers.
 
     Args:
         teacher: reads along, and has the queries.
         reference: the teacher's scores of all evaluation sets, to log the divergence from.
+        keeps: what the student is to keep; None for nothing.
     """
     from llmft.distillation.rollouts import Rollouts, Tally
     from llmft.distillation.trainer import OnPolicyTrainer
@@ -56,7 +60,8 @@ def learn_on_policy(job: Job, student: Scorer, teacher: Teacher, reference: Mapp
     )
     prompts = rollouts.prompts
     examples = [{"input_ids": prompts.whole(i)} for i in range(len(prompts.suffixes))]
-    learning = {"choices": flags.objective, "answers": student.answers, "rollouts": rollouts, "every": flags.rollout_every}
+    learning = {"choices": flags.objective, "answers": student.answers, "retained": keeps}
+    learning |= {"rollouts": rollouts, "every": flags.rollout_every}
     trained = train(job, OnPolicyTrainer, student, examples, reference=reference, **learning)
     tally = sum(all_gather(rollouts.tally), Tally())
     return replace(trained, metrics=trained.metrics | {"rollouts": tally.as_dict()})
