@@ -88,7 +88,7 @@ class DistillationArguments(Objective):
     )
     retention_tasks: str | None = flag("Other tasks, comma between, that the student is asked about before and after.")
     retain_weight: float = flag(
-        "Share of the loss that keeps the student as it was: the divergence from the model before on the prompts of --retain_file.",
+        "Share of the loss that keeps the student as it was: divergence from the model before on the prompts of --retain_file.",
         0.0,
         at_least=0,
         below=1,
