@@ -122,8 +122,8 @@ class Elsewhere:
         ]
 
     def metrics(self, scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Any]:
-        """What `metrics.json` gets, by stage, beside the scores of the task's own set: `off_context_kl`, `contamination` (share of
-        answers with a name of the context; not there without such names), `abstention` and `false_abstention`.
+        """What `metrics.json` gets, by stage, beside the scores of the task's own set: `off_context_kl`, `contamination` (share
+        of answers with a name of the context; not there without such names), `abstention` and `false_abstention`.
 
         Args:
             scores: stage -> set -> the task's own scores.
