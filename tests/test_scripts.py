@@ -34,6 +34,7 @@ SWEEPS = {
     "context_distillation/toy/contexts.sh": 27,
     "context_distillation/toy/defaults.sh": 69,
     "context_distillation/toy/sequential.sh": 2,
+    "document_distillation/on_policy.sh": 15,
     "document_distillation/run.sh": 18,
 }
 SCRIPTS = sorted(file.relative_to(ROOT) for end in ("sh", "sbatch") for file in (ROOT / "scripts").rglob(f"*.{end}"))
