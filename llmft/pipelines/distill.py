@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 def distil(job: Job) -> None:
     """One run."""
     from llmft.models.reading.kv_cache import kv_bytes_per_token
-    from llmft.pipelines.elsewhere import Elsewhere
+    from llmft.pipelines.elsewhere import Elsewhere, context_texts
     from llmft.pipelines.retaining import retained
     from llmft.pipelines.training import trainable
 
@@ -82,7 +82,8 @@ def distil(job: Job) -> None:
     check_distillation(job)
     with job.meter.phase("load"):
         teacher, student, queries, retention, retain_rows = load(job)
-        elsewhere = Elsewhere.create(job, student.answers, [scorer.prompter.context for scorer in teacher.scorers])
+        texts = [text for scorer in teacher.scorers for text in context_texts(scorer.prompter)]
+        elsewhere = Elsewhere.create(job, student.answers, texts)
     with job.meter.phase("teacher") as phase:
         writes = writes_answers(job, student.answers)
         if writes:

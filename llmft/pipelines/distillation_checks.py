@@ -64,8 +64,8 @@ def check_distillation(job: Job) -> None:
             f"{along}: under DeepSpeed a student that changes its weights cannot also be its teacher; "
             f"use {'--answers teacher' if flags.on_policy else 'precompute'}, an adapter, or --teacher_model_name_or_path"
         )
-    if run.deepspeed and flags.answers == "mixed" and zero_stage(run.deepspeed) == 3:
-        raise InputError("--answers mixed: under ZeRO-3 one process would wait for another's weights; use student or zero2")
+    if run.deepspeed and flags.on_policy and zero_stage(run.deepspeed) == 3:
+        raise InputError(f"{along}: under ZeRO-3 one process would wait for another's weights; use zero2")
     by_query = flags.context_schedule == "cycle" or context.reads("document")
     if run.deepspeed and flags.reads_along and by_query and zero_stage(run.deepspeed) == 3:
         name = "--context_schedule cycle" if flags.context_schedule == "cycle" else "--context document"

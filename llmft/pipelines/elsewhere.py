@@ -12,6 +12,7 @@ import numpy as np
 from llmft.errors import InputError
 from llmft.evaluation.elsewhere import abstention, contaminating, names_in
 from llmft.runs.notes import say_note
+from llmft.tasks.texts import query_text
 from llmft.tasks.unrelated import unrelated_rows
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llmft.evaluation.scorer import Scorer
     from llmft.evaluation.scores import Scores
     from llmft.pipelines.job import Job
+    from llmft.prompts.prompter import Prompter
     from llmft.prompts.tokens import TokenizedPrompts
     from llmft.tasks.schema import Row
 
@@ -168,3 +170,15 @@ def _brief(scorer: Scorer) -> Scorer:
     generation = scorer.answers.generation
     generation = replace(generation, max_new_tokens=min(generation.max_new_tokens, LONGEST), temperature=0.0)
     return replace(scorer, answers=replace(scorer.answers, generation=generation), cache=None)
+
+
+def context_texts(prompter: Prompter) -> list[str]:
+    """The texts that stand in front of queries, without what a template puts around them."""
+    prompt_format, shots = prompter.prompt_format, prompter.demonstrations
+    turns = [turn.content for turn in prompt_format.turns]
+    return [
+        prompt_format.instruction,
+        prompt_format.document,
+        *turns,
+        *(text for row in shots for text in (query_text(row), *(row.get("answer") or ()))),
+    ]

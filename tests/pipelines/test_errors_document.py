@@ -337,8 +337,8 @@ CASES = {
         "distill.py",
         "--deepspeed zero3 --teacher_mode online --context_schedule cycle --num_contexts 2 --use_adapter --adapter_type lora",
     ),
-    "a teacher that takes over under ZeRO-3": Case(
-        "distill.py", "--task notes --answers mixed --deepspeed zero3 --use_adapter --adapter_type lora"
+    "on-policy answers under ZeRO-3": Case(
+        "distill.py", "--task notes --answers student --deepspeed zero3 --use_adapter --adapter_type lora"
     ),
     "on-policy answers of a student that is its own teacher under DeepSpeed": Case(
         "distill.py", "--task notes --answers student --deepspeed zero2"

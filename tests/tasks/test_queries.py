@@ -100,7 +100,7 @@ def test_the_file_is_part_of_the_fingerprint(write):
     after = fingerprint_data(task, None, query_source(str(file), QUERIES))
     assert {name for name in before if before[name] != after[name]} == {"query_file"}
     with pytest.raises(InputError, match=r"--query_file /nowhere\.csv: no such file"):
-        fingerprint_data(task, None, query_source("/nowhere.csv"))
+        fingerprint_data(task, None, query_source("/nowhere.csv", QUERIES))
 
 
 @pytest.mark.parametrize(
