@@ -12,7 +12,8 @@ from llmft.arguments.objective import Objective
 from llmft.cost.meter import Meter
 from llmft.cost.phases import Phase
 from llmft.distillation import teacher as teacher_module
-from llmft.distillation.rollouts import Rollout, Rollouts
+from llmft.distillation.rollouts import Rollout, Rollouts, Tally
+from llmft.distillation.targets import Targets
 from llmft.distillation.teacher import Teacher
 from llmft.evaluation.scorer import Scorer
 from llmft.evaluation.texts import Texts
@@ -110,3 +111,15 @@ def test_contexts_beyond_the_memory_for_them_are_encoded_again(monkeypatch):
     assert sum(one.reader is not None for one in again.teacher.online) == 1
     tokens = [one.meter.phases[0].tokens for one in (kept, again)]
     assert tokens[1] > tokens[0] > 0
+
+
+def test_divergences_are_counted_by_their_place_in_the_answer():
+    """Pitfall of on-policy learning: its signal fades along an answer that has left what the context speaks of."""
+    tally, place = Tally(), np.arange(1, 20, dtype=float)
+    targets = Targets(torch.zeros(19, 2), torch.zeros(19, 1, dtype=int))
+    tally.add(Rollout([7] * 19, targets), place, by_teacher=3)
+    tally.add(Rollout([7] * 3, targets), np.array([5.0]), by_teacher=1)  # its first two tokens are not learnt
+    counted = (tally + Tally()).as_dict()
+    assert counted["jsd_by_place"] == {"1": 1.0, "2-3": 10 / 3, "4-7": 5.5, "8-15": 11.5, "16-": 17.5}
+    assert (counted["answers"], counted["tokens"], counted["learnt_tokens"]) == (2, 22, 20)
+    assert counted["written_by_teacher"] == 4 / 22
