@@ -103,6 +103,14 @@ class WritingArguments(Checked):
         answers=TEXT,
     )
 
+    evaluate_elsewhere: bool = flag(
+        "Report how far a trained model is from the model before on prompts that have nothing to do with the context.",
+        True,
+        names_run=False,
+        evaluation="refused",
+        answers=TEXT,
+    )
+
     @property
     def stops(self) -> tuple[str, ...] | None:
         """The texts of --stop as they are written; None where it is not given."""

@@ -9,6 +9,8 @@ from llmft.arguments.context import TEXT
 from llmft.arguments.flags import flag
 from llmft.arguments.objective import SOFT, Objective
 
+ON_POLICY = "--answers student|mixed"
+
 
 @dataclass
 class DistillationArguments(Objective):
@@ -40,6 +42,7 @@ class DistillationArguments(Objective):
         "precompute",
         choices=("precompute", "online"),
         needs=SOFT,
+        excludes={ON_POLICY: "the teacher always reads along there"},
     )
     teacher_cache_dir: str | None = flag(
         "Where the teacher's answers are kept for other runs; default: teacher_cache in --output_dir; `none` keeps none.",
@@ -52,18 +55,53 @@ class DistillationArguments(Objective):
         choices=("soft", "hard", "gold"),
     )
     answers: str = flag(
-        "Whose answers in words teacher and student are compared along: `teacher` (it writes them behind the context, once), or "
-        "those `given` with the queries.",
+        "Whose answers in words teacher and student are compared along: `teacher` (it writes them behind the context, once); "
+        "those `given` with the queries; those that the `student` writes while it trains (on-policy); or `mixed`: the student "
+        "writes, and the teacher wherever the two are too far apart.",
         "teacher",
-        choices=("teacher", "given"),
-        needs="--targets soft",
+        choices=("teacher", "given", "student", "mixed"),
+        needs=SOFT,
         answers=TEXT,
+    )
+    rollout_every: int = flag(
+        "Steps from one writing of the student's answers to the next; each query of these steps gets one.",
+        1,
+        at_least=1,
+        needs=ON_POLICY,
+    )
+    rollout_temperature: float = flag(
+        "Temperature at which these answers are sampled; 0: the most probable token each time.", 1.0, at_least=0, needs=ON_POLICY
+    )
+    mixed_threshold: float = flag(
+        "Jensen-Shannon divergence of teacher and student above which the teacher writes a token, in nats: 0 is nearly always, "
+        "0.7 never.",
+        0.3,
+        at_least=0,
+        needs="--answers mixed",
+    )
+    skip_first: int = flag(
+        "So many tokens at the start of an answer in words are not learnt, its last one always is.", 0, at_least=0, answers=TEXT
     )
     query_file: str | None = flag(
         "Queries from a file, with labels or without, in place of training rows (columns: --text1_column, --text2_column).",
         kind="path",
     )
     retention_tasks: str | None = flag("Other tasks, comma between, that the student is asked about before and after.")
+    retain_weight: float = flag(
+        "Share of the loss that keeps the student as it was: divergence from the model before on the prompts of --retain_file.",
+        0.0,
+        at_least=0,
+        below=1,
+        needs="--retain_file",
+        excludes={"--targets hard|gold": "it is a divergence"},
+        answers=TEXT,
+    )
+    retain_file: str | None = flag(
+        "Prompts that have nothing to do with the context, asked as queries are (columns as in --query_file).",
+        kind="path",
+        needs="--retain_weight",
+        answers=TEXT,
+    )
     evaluate_with_context: bool = flag("Evaluate the student once more with the context still in front.", True)
     teacher_pattern: str | None = flag(
         "The teacher's pattern; default: --pattern.", excludes={"--context label": "give --label_pattern there"}
@@ -73,6 +111,16 @@ class DistillationArguments(Objective):
     student_target_prefix: str | None = flag("The student's prefix; default: --target_prefix.")
     teacher_target_tokens: str | None = flag("The teacher's label words; default: --target_tokens.")
     student_target_tokens: str | None = flag("The student's label words; default: --target_tokens.")
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether the student writes the answers while it trains."""
+        return self.answers in ("student", "mixed")
+
+    @property
+    def reads_along(self) -> bool:
+        """Whether the teacher reads while the student trains."""
+        return self.teacher_mode == "online" or self.on_policy
 
     @property
     def objective(self) -> Objective:

@@ -74,6 +74,33 @@ class SupportQuestion(Question):
         return {name: tensor for name, tensor in targets._asdict().items() if tensor is not None}
 
 
+@dataclass(frozen=True)
+class TokenQuestion(Question):
+    """The question for a model's distribution over tokens that are given at each position, its own largest beside them, and the
+    rest.
+
+    Attributes:
+        tokens: (P, k) different ones at each position.
+        more: m, how many of the model's largest among the others are put behind them.
+    """
+
+    tokens: torch.Tensor
+    more: int = 0
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Not kept for other runs: a student's tokens are its own."""
+        raise ValueError("distributions over a student's tokens are not cached")
+
+    def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`logprobs` (p, k + m + 1) and `tokens` (p, k + m)."""
+        tokens = self.tokens.to(logits.device)[positions]
+        if self.more:
+            others = logits.scatter(-1, tokens, -torch.inf)
+            tokens = torch.cat([tokens, others.topk(self.more).indices], dim=-1)
+        return {"logprobs": tempered(support_scores(logits, "topk", tokens), 1.0), "tokens": tokens}
+
+
 def sampled_targets(answers: Sequence[Sequence[int]]) -> Targets:
     """The answers' own tokens as distributions: all mass on them, so that the forward divergence is their cross-entropy.
 

@@ -6,8 +6,8 @@ way only its answers are left when training starts: no second copy in memory and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -22,10 +22,14 @@ from llmft.evaluation.scorer import Scorer
 from llmft.models.reading.continuations import Continued
 from llmft.models.reading.reader import PrefixReader, reading
 from llmft.models.wrapping import on_device
+from llmft.prompts.tokens import TokenizedPrompts
 from llmft.tasks.schema import Row
 
 CHUNK = 256
 """Positions whose distributions over the vocabulary are held at once, where a mean has to be taken there."""
+HELD = 2**31
+"""Bytes of keys and values that the contexts of a teacher which reads along may take up together. Above that, those that were
+read behind longest ago are dropped, and encoded again when they are needed."""
 
 Read = Callable[[int, Sequence[int], str], Targets]
 """Context, places of queries, support -> the answers behind that context."""
@@ -39,6 +43,7 @@ class Teacher:
         context_of: (N,) the context that a query is answered behind; None for the mean over all contexts.
         counted: whether costs count the queries as examples.
         frozen: for `targets`, gives the model to read with, for as long as it is read with; its weights are always the same.
+        skip_first: tokens at an answer's start that are not learnt, of which there are no targets (`Continued.skipping`).
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Teacher:
         context_of: np.ndarray | None = None,
         counted: bool = True,
         frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
+        skip_first: int = 0,
     ) -> None:
         answers = scorers[0].answers
         if objective.support != "labels" and answers.branches:
@@ -57,8 +63,9 @@ class Teacher:
         if objective.support not in answers.supports:
             raise ValueError(f"support {objective.support} is none of {', '.join(answers.supports)}, which these answers have")
         self.scorers, self.queries, self.objective, self.context_of = scorers, queries, objective, context_of
-        self.counts_examples, self.frozen, self.counted = counted, frozen, (0, 0)
-        self.online = [_Online(scorer, queries, objective, self._places(i)) for i, scorer in enumerate(scorers)] if frozen else []
+        self.counts_examples, self.frozen, self.counted, self.skip_first = counted, frozen, (0, 0), skip_first
+        self.online = [self._online(i) for i in range(len(scorers))] if frozen else []
+        self._recent: list[_Online] = []
 
     def precompute(self, phase: Phase) -> Targets:
         """The answers to all queries, from the cache where it has them; costs are on `phase`.
@@ -67,7 +74,8 @@ class Teacher:
             InputError: a prompt does not fit the teacher's window, or k is larger than the vocabulary.
         """
         if self.objective.support == "sampled":
-            return sampled_targets(self.scorers[0].answers.tokens(self.queries))
+            tokens = self.scorers[0].answers.tokens(self.queries)
+            return sampled_targets([answer[-size:] for answer, size in zip(tokens, self.sizes, strict=True)])
         places, cache = range(len(self.queries)), self.scorers[0].cache
         if cache is None or not self._largest_of_mean:
             return self._targets(places, partial(self._ask, self.scorers, phase))
@@ -77,21 +85,58 @@ class Teacher:
             targets = self._targets(places, partial(self._ask, scorers, phase))
             return {"logprobs": targets.logprobs.numpy(), "tokens": targets.tokens.numpy()}
 
-        keys = [_continued(scorer, self.queries).key for scorer in scorers]
+        keys = [self._continued(scorer, self.queries).key for scorer in scorers]
         question = SupportQuestion.of(self.objective, scorers[0].answers)
         kept = cache.get({**keys[0], "prompts": [one for key in keys for one in key["prompts"]], **question.key}, compute, phase)
         return Targets(torch.from_numpy(kept["logprobs"]), torch.from_numpy(kept["tokens"]), self._query_of(places))
 
     @torch.no_grad()
     def targets(self, places: Sequence[int]) -> Targets:
-        """The answers to the queries at these places, read anew; each context is encoded once."""
+        """The answers to the queries at these places, read anew; each context is encoded once, as far as `HELD` allows."""
         with self.frozen() as model, reading(model):
-            return self._targets(places, lambda i, places, support: self.online[i].targets(model, places, support))
+            return self._targets(places, lambda i, places, support: self._opened(i, model).targets(places, support))
+
+    def by_context(self, places: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Each context that queries at these places are answered behind, one each, and which of the places those are."""
+        contexts = np.zeros(len(places), int) if self.context_of is None else self.context_of[places]
+        for context in np.unique(contexts):
+            yield int(context), np.flatnonzero(contexts == context)
+
+    @contextmanager
+    def behind(self, context: int) -> Iterator[tuple[PrefixReader, TokenizedPrompts]]:
+        """Context: the model reads behind a context of its own, which is encoded once, as far as `HELD` allows.
+
+        Yields:
+            What reads, and the prompts of all queries that are answered there, in the order of the queries.
+        """
+        with torch.no_grad(), self.frozen() as model, reading(model):
+            online = self._opened(context, model)
+            yield online.reader, online.asked
+
+    def row_of(self, context: int, places: Sequence[int]) -> np.ndarray:
+        """Which of the prompts that `behind` gives belong to the queries at these places, all answered behind that context."""
+        return np.searchsorted(self.online[context].places, places)
+
+    def _online(self, context: int) -> _Online:
+        return _Online(self.scorers[context], self.queries, self.objective, self._places(context), self.skip_first)
+
+    def _opened(self, context: int, model: torch.nn.Module) -> _Online:
+        """A context, encoded; those that were read behind longest ago are dropped if all together take up too much."""
+        online = self.online[context]
+        online.open(model)
+        self._recent = [*(one for one in self._recent if one is not online), online]
+        while len(self._recent) > 1 and sum(one.reader.nbytes for one in self._recent) > HELD:
+            self._recent.pop(0).close()
+        return online
+
+    def _continued(self, scorer: Scorer, queries: Sequence[Row]) -> Continued:
+        """The queries' prompts by their answers."""
+        prompts = scorer.prompter.prompts(queries)
+        return scorer.answers.continued(prompts, queries).skipping(self.skip_first)
 
     def count_work(self, phase: Phase) -> None:
         """Count on `phase` what `targets` has read on this rank since the last call."""
-        readers = [one.reader for one in self.online if one.reader is not None]
-        tokens, padding = (sum(getattr(reader, name) for reader in readers) for name in ("tokens", "padding_tokens"))
+        tokens, padding = (sum(one.read[place] for one in self.online) for place in (0, 1))
         done, model = tokens - self.counted[0], self.scorers[0].model
         phase.count(tokens=done, padding_tokens=padding - self.counted[1], flops=inference_flops(model, done))
         self.counted = (tokens, padding)
@@ -99,7 +144,8 @@ class Teacher:
     @cached_property
     def sizes(self) -> np.ndarray:
         """(N,) positions of each query."""
-        return self.scorers[0].answers.sizes(self.queries)
+        sizes = self.scorers[0].answers.sizes(self.queries)
+        return np.maximum(sizes - self.skip_first, 1) if self.skip_first else sizes
 
     @property
     def _largest_of_mean(self) -> bool:
@@ -144,48 +190,62 @@ class Teacher:
         if support == "labels":
             return Targets(scorer.answers.labels(scorer.score(queries, phase)), None)
         question = SupportQuestion.of(self.objective, scorer.answers, support)
-        kept = scorer.read(_continued(scorer, queries), question, phase, rows=len(queries) if self.counts_examples else 0)
+        kept = scorer.read(self._continued(scorer, queries), question, phase, rows=len(queries) if self.counts_examples else 0)
         tensors = {name: torch.from_numpy(array) for name, array in kept.items()}
         return Targets(tensors["logprobs"], tensors.get("tokens"))
 
 
 class _Online:
-    """One context's answers, read anew; the context is encoded at the first.
+    """One context's answers, read anew.
 
     Args:
         places: those of all queries that are answered behind it, in order.
 
     Attributes:
-        reader: what the context is encoded in; None before.
+        asked: the prompts of these queries, and of content-free ones behind them.
+        reader: what the context is encoded in; None while it is not.
         log_prior: what content-free queries get; None where nothing is calibrated.
     """
 
-    def __init__(self, scorer: Scorer, queries: Sequence[Row], objective: Objective, places: np.ndarray) -> None:
-        content_free = scorer.answers.content_free(scorer.prompter)
-        self.scorer, self.objective, self.places = scorer, objective, places
-        self.prompts = _continued(scorer, [queries[place] for place in places], content_free)
-        self.content_free = range(len(places), len(places) + len(content_free))
+    def __init__(self, scorer: Scorer, queries: Sequence[Row], objective: Objective, places: np.ndarray, skip_first: int) -> None:
+        self.scorer, self.objective, self.places, self.skip_first = scorer, objective, places, skip_first
+        self.queries, self.content_free = [queries[place] for place in places], scorer.answers.content_free(scorer.prompter)
+        self.asked = scorer.prompter.prompts(self.queries, extra=self.content_free)
         self.reader: PrefixReader | None = None
         self.log_prior: torch.Tensor | None = None
+        self._before = (0, 0)
 
-    def targets(self, model: torch.nn.Module, places: Sequence[int], support: str) -> Targets:
-        """The answers to the queries at these places, on the model's device."""
-        answers, rows = self.scorer.answers, np.searchsorted(self.places, places)
+    @cached_property
+    def prompts(self) -> Continued:
+        """The prompts by the queries' own answers."""
+        return self.scorer.answers.continued(self.asked, [*self.queries, *self.content_free]).skipping(self.skip_first)
+
+    @property
+    def read(self) -> tuple[int, int]:
+        """Tokens and padding that have gone through the model."""
+        now = (self.reader.tokens, self.reader.padding_tokens) if self.reader is not None else (0, 0)
+        return self._before[0] + now[0], self._before[1] + now[1]
+
+    def open(self, model: torch.nn.Module) -> None:
+        """Encode the context, if it is not."""
         if self.reader is None:
-            self.reader = PrefixReader(model, self.prompts.prefix, self.scorer.batch_size)
-            if self.content_free:
-                self.log_prior = answers.log_prior(self.reader.read(self.prompts, self.content_free, answers.question.keep))
+            self.reader = PrefixReader(model, self.asked.prefix, self.scorer.batch_size)
+
+    def close(self) -> None:
+        """Drop what is encoded."""
+        self._before, self.reader = self.read, None
+
+    def targets(self, places: Sequence[int], support: str) -> Targets:
+        """The answers to the queries at these places, on the model's device; the context must be open."""
+        answers, rows = self.scorer.answers, np.searchsorted(self.places, places)
+        if self.content_free and self.log_prior is None:
+            content_free = range(len(self.places), len(self.places) + len(self.content_free))
+            self.log_prior = answers.log_prior(self.reader.read(self.prompts, content_free, answers.question.keep))
         if support == "labels":
             kept = self.reader.read(self.prompts, rows, answers.question.keep)
             return Targets(answers.labels(kept, self.log_prior), None)
         kept = self.reader.read(self.prompts, rows, SupportQuestion.of(self.objective, answers, support).keep)
         return Targets(kept["logprobs"], kept.get("tokens"))
-
-
-def _continued(scorer: Scorer, queries: Sequence[Row], content_free: Sequence[Row] = ()) -> Continued:
-    """The queries' prompts, and those of content-free ones behind them, by their answers."""
-    prompts = scorer.prompter.prompts(queries, extra=content_free)
-    return scorer.answers.continued(prompts, [*queries, *content_free])
 
 
 def _mean(parts: Sequence[Targets]) -> Targets:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,11 +12,15 @@ import torch
 from llmft.arguments.objective import Objective
 from llmft.cost.phases import Phase
 from llmft.distillation.divergences import distillation_loss
+from llmft.distillation.rollouts import Rollout, Rollouts, Tally
 from llmft.distillation.targets import Targets
 from llmft.distillation.teacher import Teacher
-from llmft.evaluation.answers import Answers
-from llmft.training.ft_trainer import WEIGHTS, FtTrainer
+from llmft.evaluation.answers import ASKED, Answers
+from llmft.training.ft_trainer import REAL, WEIGHTS, FtTrainer, collator
+from llmft.training.stop_at_nan import POSITION
 
+RETAIN_EVERY = 4
+"""Queries of a batch for one prompt of `Retained` that is read beside them."""
 UNBOUNDED = {"forward": ("student", "teacher", "reverse"), "reverse": ("teacher", "student", "forward")}
 """Divergences that may be infinite: which side then gives no probability, to what which side gives some; another to use."""
 
@@ -37,6 +42,39 @@ def with_targets(examples: Sequence[dict[str, Any]], targets: Targets | None) ->
     return [{**example, **part} for example, part in zip(examples, parts, strict=True)]
 
 
+def skipping(examples: Sequence[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+    """Examples of texts that do not learn the first so many tokens of their answers; the last one always is learnt."""
+    shorter = []
+    for example in examples:
+        size = max(example[ASKED] - first, 1)
+        gold = {"answer": example["answer"][-size:]} if "answer" in example else {}
+        shorter.append({**example, ASKED: size, **gold})
+    return shorter
+
+
+@dataclass(frozen=True)
+class Retained:
+    """Prompts to which the student is to answer as the model before did: `weight` of the loss is D(before, student) on them.
+
+    Attributes:
+        examples: with the targets of the model before.
+        choices: divergence, support and temperature.
+    """
+
+    weight: float
+    examples: Sequence[dict[str, Any]]
+    choices: Objective
+
+    def rows(self, epoch: int, queries: int, places: Sequence[int]) -> list[dict[str, Any]]:
+        """A quarter as many as a batch has queries, in turn over the epochs.
+
+        Args:
+            queries: how many there are.
+            places: of the batch's queries among them.
+        """
+        return [self.examples[(epoch * queries + place) % len(self.examples)] for place in places[::RETAIN_EVERY]]
+
+
 class ContextDistillationTrainer(FtTrainer):
     """Minimises T^2 * D(teacher, student) on a support, plus what is asked for of a cross-entropy with gold answers
     (Askell et al. 2021, eq. 2.1; Snell et al. 2022, eq. 1).
@@ -47,6 +85,7 @@ class ContextDistillationTrainer(FtTrainer):
         choices: divergence, support, temperature, weight of the cross-entropy.
         answers: the student's, and how they are compared with the teacher's.
         teacher: the teacher that reads along, or None for precomputed answers.
+        retained: what the student is to keep; None for nothing.
     """
 
     def __init__(
@@ -55,10 +94,29 @@ class ContextDistillationTrainer(FtTrainer):
         choices: Objective,
         answers: Answers,
         teacher: Teacher | None = None,
+        retained: Retained | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.choices, self.answers, self.teacher = choices, answers, teacher
+        self.choices, self.answers, self.teacher, self.retained = choices, answers, teacher, retained
+        self.collate_retained = None if retained is None else collator(self.model, (), retained.examples)
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Loss of one batch, of which a part is about what the student is to keep."""
+        if self.retained is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        places, weight = inputs[POSITION].tolist(), self.retained.weight
+        loss = super().compute_loss(model, inputs, False, num_items_in_batch)
+        return (1 - weight) * loss + weight * self._retain_loss(model, places)
+
+    def _retain_loss(self, model: torch.nn.Module, places: Sequence[int]) -> torch.Tensor:
+        rows = self.retained.rows(int(self.state.epoch), len(self.train_dataset), places)
+        batch = self._prepare_inputs(self.collate_retained(rows))
+        self._count(model, batch, 0)
+        logits = super().answer_logits(model, batch)
+        return distillation_loss(self.retained.choices, logits, batch["teacher_logprobs"], batch["teacher_tokens"])
 
     def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """What of the student's logits is compared with the teacher's answers."""
@@ -97,3 +155,80 @@ class ContextDistillationTrainer(FtTrainer):
             f"--divergence {divergence}: the {without} gives no probability at all to what the {other_side} gives some, "
             f"where this divergence is infinite; use --divergence {other} or jsd, or a --support other than {support}"
         )
+
+
+class OnPolicyTrainer(ContextDistillationTrainer):
+    """Context distillation along answers that the student writes while it trains (`Rollouts`).
+
+    An example is a query's prompt, `input_ids`. Every `every` steps the answers for as many steps are written, for fewer at an
+    epoch's end. The batches are then as those of answers that were there before.
+
+    Args:
+        rollouts: writes the answers, and has the teacher read them.
+        data_collator: puts examples that have answers together.
+    """
+
+    def __init__(
+        self, *args: Any, rollouts: Rollouts, every: int, data_collator: Callable[..., dict[str, Any]], **kwargs: Any
+    ) -> None:
+        super().__init__(*args, data_collator=_queries, **kwargs)
+        self.rollouts, self.every, self.collate = rollouts, every, data_collator
+        self._ahead: list[tuple[dict[str, Any], list[Rollout]]] = []  # batches of steps to come, and what they are made of
+        self._restored: list[list[Rollout]] = []
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of a step, with answers, and how many tokens (or examples) they have on all ranks."""
+        if not self._ahead:
+            asked = self._fetched(epoch_iterator, len(self._restored) or num_batches * self.every, device)
+            written = self._restored or self._renewed(asked)
+            self._ahead, self._restored = [(self._batch(*one), one[1]) for one in zip(asked, written, strict=True)], []
+        batches, self._ahead = [batch for batch, _ in self._ahead[:num_batches]], self._ahead[num_batches:]
+        return batches, self.items_of(batches, device)
+
+    def cause(self, loss: float, positions: Sequence[int]) -> str | None:
+        """None: the distributions are over likely tokens and all others, so that none of their divergences is infinite."""
+        return None
+
+    def progress(self) -> Any:
+        """The answers of steps to come, and what was counted."""
+        ahead = [[rollout.state() for rollout in rollouts] for _, rollouts in self._ahead]
+        return {"ahead": ahead, "tally": vars(self.rollouts.tally)}
+
+    def restore(self, progress: Any) -> None:
+        """Take them up."""
+        self._restored = [[*map(Rollout.from_state, states)] for states in progress["ahead"]]
+        self.rollouts.tally = Tally(**progress["tally"])
+
+    def _fetched(self, epoch_iterator: Any, number: int, device: torch.device) -> list[dict[str, Any]]:
+        """So many batches of queries, or what the epoch has left."""
+        fetched: list[dict[str, Any]] = []
+        while len(fetched) < number:
+            fetched += super().get_batch_samples(epoch_iterator, 1, device)[0]
+            if self.accelerator.gradient_state.end_of_dataloader:
+                break
+        return fetched
+
+    def _renewed(self, asked: Sequence[dict[str, Any]]) -> list[list[Rollout]]:
+        places = [place for batch in asked for place in batch["query"]]
+        rollouts = iter(self.rollouts.renew(places, self.state.global_step))
+        return [[next(rollouts) for _ in batch["query"]] for batch in asked]
+
+    def _batch(self, asked: dict[str, Any], rollouts: Sequence[Rollout]) -> dict[str, Any]:
+        examples = []
+        for place, rollout in zip(asked["query"], rollouts, strict=True):
+            prompt, targets = self.train_dataset[place], rollout.targets
+            examples.append(
+                {
+                    "input_ids": [*prompt["input_ids"], *rollout.tokens[:-1]],
+                    ASKED: len(targets.logprobs),
+                    "teacher_logprobs": targets.logprobs,
+                    "teacher_tokens": targets.tokens,
+                    POSITION: place,
+                }
+            )
+        return self.collate(examples) | ({REAL: asked[REAL]} if REAL in asked else {})
+
+
+def _queries(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of queries by their places: they have no answers yet."""
+    return {"query": [example[POSITION] for example in examples]}

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from llmft.distillation.targets import Targets
     from llmft.distillation.teacher import Teacher
+    from llmft.distillation.trainer import Retained
     from llmft.evaluation.scorer import MeanScorer, Scorer
     from llmft.evaluation.scores import Scores
     from llmft.pipelines.retention import Retention
@@ -78,39 +79,50 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 def distil(job: Job) -> None:
     """One run."""
     from llmft.models.reading.kv_cache import kv_bytes_per_token
+    from llmft.pipelines.elsewhere import Elsewhere, context_texts
+    from llmft.pipelines.retaining import retained
     from llmft.pipelines.training import trainable
 
     flags = job.config.distillation
     check_distillation(job)
     with job.meter.phase("load"):
-        teacher, student, queries, retention = load(job)
+        teacher, student, queries, retention, retain_rows = load(job)
+        texts = [text for scorer in teacher.scorers for text in context_texts(scorer.prompter)]
+        elsewhere = Elsewhere.create(job, student.answers, texts)
     with job.meter.phase("teacher") as phase:
         writes = writes_answers(job, student.answers)
         if writes:
             queries = teacher.answered(queries, phase)
             keep_answers(job, student.answers, queries)
         distributions = flags.targets == "soft" or (flags.targets == "hard" and not student.answers.in_words)
-        precompute = distributions and flags.teacher_mode == "precompute"
+        precompute = distributions and not flags.reads_along
         targets = teacher_of(teacher, queries, flags, counted=not writes).precompute(phase) if precompute else None
     scores = {"teacher": job.score("teacher", teacher)}
     if student.answers.in_words:
         job.references = references(job, teacher, scores["teacher"])
     scores["before"] = job.score("before", student)
+    elsewhere.before(student)
+    elsewhere.score("teacher", teacher.scorers[0])
     if flags.targets != "gold":
         say_whether_context_helps(job, student.answers.headline)
     retention.score("before", student.model)
     cache, sizes = teacher.scorers[0].cache, {"teacher": kv_bytes_per_token(teacher.scorers[0].model)}
-    if flags.teacher_mode == "precompute":  # its answers are all that training needs: another model goes out of memory
+    if not flags.reads_along:  # its answers are all that training needs: another model goes out of memory
         teacher = teacher.with_model(student.model)
     elif needs_copy(job):
         teacher = teacher.with_model(copy.deepcopy(student.model))
+    own_cache = cache if flags.teacher_model_name_or_path is None else None
+    keeps = retained(job, student, retain_rows, own_cache)
     student = student.with_model(trainable(job, student.model, context_ids=teacher.scorers[0].prompter.context_ids))
-    trained = learn(job, student, queries, teacher, targets, scores["teacher"])
+    trained = learn(job, student, queries, teacher, targets, scores["teacher"], keeps)
     retention.score("after", student.model)
+    elsewhere.score("after", student)
+    elsewhere.keep()
     metrics = (
         compare(job, student.answers, scores | trained.scores, {**sizes, "student": kv_bytes_per_token(student.model)})
         | trained.metrics
         | retention.change(job.record.stages)
+        | elsewhere.metrics(scores | trained.scores)
     )
     if flags.evaluate_with_context:
         metrics |= with_context(job, teacher.with_model(student.model))
@@ -132,13 +144,15 @@ def distil(job: Job) -> None:
     job.finish(metrics, trained.log, prompts=formats, saved=cache.saved_but(job.paid_before) if cache else None)
 
 
-def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
-    """Teacher, student (its model not yet made trainable), queries and the retention tasks.
+def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention, list[Row]]:
+    """Teacher, student (its model not yet made trainable), queries, the retention tasks, and the prompts of `--retain_file`.
 
     Raises:
         InputError: something is missing or does not fit together; past this, the run has a folder.
     """
     from llmft.models.parts.adapt import trained_weights
+    from llmft.pipelines.on_policy import check_follows
+    from llmft.pipelines.retaining import retained_rows
     from llmft.pipelines.retention import Retention, retention_tasks
     from llmft.pipelines.teachers import check_sizes, teacher_model, with_cache
     from llmft.training.stop_at_nan import check_start
@@ -158,10 +172,12 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     check_aligned(teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
     check_sizes(job, teacher)
     check_start(job.model_name, trained_weights(model, job.config.trained))
+    check_follows(job, teacher.scorers[0].model)
+    retain_rows = retained_rows(job, student)
     teacher = with_cache(job, teacher)
     job.begin()
     say_prompts(job, {"teacher": teacher.scorers[0], "student": student}, queries, trained_as="queries that are learnt from")
-    return teacher, student, queries, retention
+    return teacher, student, queries, retention, retain_rows
 
 
 def draw_queries(job: Job) -> list[Row]:
@@ -234,7 +250,15 @@ def teacher_of(
 
     cycles = flags.context_schedule == "cycle"
     context_of = np.arange(len(queries)) % len(scorer.scorers) if cycles else scorer.context_of(queries)
-    return Teacher(scorer.scorers, queries, flags.objective, context_of=context_of, counted=counted, frozen=frozen)
+    return Teacher(
+        scorer.scorers,
+        queries,
+        flags.objective,
+        context_of=context_of,
+        counted=counted,
+        frozen=frozen,
+        skip_first=flags.skip_first,
+    )
 
 
 def learn(
@@ -244,6 +268,7 @@ def learn(
     teacher: MeanScorer,
     targets: Targets | None,
     reference: dict[str, Scores],
+    keeps: Retained | None = None,
 ) -> Trained:
     """Train the student on the teacher's answers to the queries, or on the gold answers.
 
@@ -251,23 +276,29 @@ def learn(
         teacher: reads along if there are no `targets` and no gold answers are learnt.
         targets: the precomputed answers.
         reference: the teacher's scores of all evaluation sets, to log the divergence from.
+        keeps: what the student is to keep; None for nothing.
     """
-    from llmft.distillation.trainer import ContextDistillationTrainer, with_targets
+    from llmft.distillation.trainer import ContextDistillationTrainer, skipping, with_targets
     from llmft.models.parts.adapt import without_adapter
+    from llmft.pipelines.on_policy import learn_on_policy
     from llmft.pipelines.training import train
     from llmft.training.ft_trainer import FtTrainer
 
     flags, answers = job.config.distillation, student.answers
+    reading_along = None
+    if flags.targets == "soft" and targets is None:
+        keeps_start = flags.teacher_model_name_or_path is None and not needs_copy(job)
+        frozen = partial(without_adapter, student.model) if keeps_start else partial(nullcontext, teacher.scorers[0].model)
+        reading_along = teacher_of(teacher, queries, flags, frozen)
+    if flags.on_policy:
+        return learn_on_policy(job, student, reading_along, reference, keeps)
     hard = flags.targets == "hard" and not answers.in_words  # a teacher's words are the queries' already
     rows = answers.answered(queries, targets.logprobs) if hard else queries
     gold = flags.targets != "soft" or flags.ce_weight > 0
     examples = answers.examples(student.prompter.prompts(queries), rows, gold=gold)
+    if flags.skip_first:
+        examples = skipping(examples, flags.skip_first)
     if flags.targets != "soft":
         return train(job, FtTrainer, student, examples, reference=reference)
-    reading_along = None
-    if targets is None:
-        keeps_start = flags.teacher_model_name_or_path is None and not needs_copy(job)
-        frozen = partial(without_adapter, student.model) if keeps_start else partial(nullcontext, teacher.scorers[0].model)
-        reading_along = teacher_of(teacher, queries, flags, frozen)
-    learning = {"choices": flags.objective, "answers": answers, "teacher": reading_along}
+    learning = {"choices": flags.objective, "answers": answers, "teacher": reading_along, "retained": keeps}
     return train(job, ContextDistillationTrainer, student, with_targets(examples, targets), reference=reference, **learning)

@@ -43,6 +43,11 @@ def check_distillation(job: Job) -> None:
         raise InputError(
             f"--support {flags.support}: answers to {job.task.name} have none; give one of {', '.join(answers.supports)}"
         )
+    if flags.on_policy and (flags.support, flags.ce_weight) != ("topk", 0):
+        raise InputError(
+            f"--answers {flags.answers}: teacher and student are compared on the student's likeliest tokens; leave --support and "
+            "--ce_weight as they are"
+        )
     if flags.support == "sampled" and (flags.divergence, flags.temperature, flags.teacher_mode) != ("forward", 1, "precompute"):
         raise InputError(
             "--support sampled: is a cross-entropy with answers that are there before; leave --divergence, --temperature and "
@@ -53,17 +58,19 @@ def check_distillation(job: Job) -> None:
             f"--max_seq_length {data.max_seq_length}: would cut a query behind its context and not without; answers in words "
             "need the same query, leave it out"
         )
+    along = f"--answers {flags.answers}" if flags.on_policy else "--teacher_mode online"
     if run.deepspeed and needs_copy(job):
         raise InputError(
-            "--teacher_mode online: under DeepSpeed a student that changes its weights cannot also be its teacher; "
-            "use precompute, an adapter, or --teacher_model_name_or_path"
+            f"{along}: under DeepSpeed a student that changes its weights cannot also be its teacher; "
+            f"use {'--answers teacher' if flags.on_policy else 'precompute'}, an adapter, or --teacher_model_name_or_path"
         )
+    if run.deepspeed and flags.on_policy and zero_stage(run.deepspeed) == 3:
+        raise InputError(f"{along}: under ZeRO-3 one process would wait for another's weights; use zero2")
     by_query = flags.context_schedule == "cycle" or context.reads("document")
-    if run.deepspeed and flags.teacher_mode == "online" and by_query and zero_stage(run.deepspeed) == 3:
+    if run.deepspeed and flags.reads_along and by_query and zero_stage(run.deepspeed) == 3:
         name = "--context_schedule cycle" if flags.context_schedule == "cycle" else "--context document"
         raise InputError(
-            f"{name}: with --teacher_mode online under ZeRO-3 one process would wait for another's weights; "
-            "use precompute, mean or zero2"
+            f"{name}: with {along} under ZeRO-3 one process would wait for another's weights; use precompute, mean or zero2"
         )
     if data.multi_token_labels and (flags.support != "labels" or flags.ce_weight or flags.targets != "soft"):
         raise InputError("--multi_token_labels: goes with --support labels and --targets soft, without --ce_weight")
@@ -95,5 +102,4 @@ def needs_copy(job: Job) -> bool:
     from llmft.models.parts.adapt import keeps_base
 
     flags = job.config.distillation
-    reads_along = flags.teacher_mode == "online" and flags.teacher_model_name_or_path is None
-    return reads_along and not keeps_base(job.config.trained.part)
+    return flags.reads_along and flags.teacher_model_name_or_path is None and not keeps_base(job.config.trained.part)

@@ -59,6 +59,7 @@ def tune(job: Job) -> None:
     from llmft.models.parts.adapt import trained_weights
     from llmft.models.parts.head import put_head
     from llmft.models.reading.kv_cache import kv_bytes_per_token
+    from llmft.pipelines.elsewhere import Elsewhere
     from llmft.pipelines.training import train, trainable
     from llmft.training.ft_trainer import FtTrainer
     from llmft.training.stop_at_nan import check_start
@@ -87,12 +88,17 @@ def tune(job: Job) -> None:
         check_start(job.model_name, trained_weights(model, job.config.trained))
         job.begin()
         say_prompts(job, {"": student}, () if on_demonstrations else rows)
-    job.score("before", student)
+    scores = {"before": job.score("before", student)}
+    elsewhere = Elsewhere.create(job, student.answers, document_texts(job).values())
+    elsewhere.before(student)
     student = student.with_model(trainable(job, model))
     trained = train(job, FtTrainer, student, examples, objective=objective(flags, student.answers.ids))
+    elsewhere.score("after", student)
+    elsewhere.keep()
     tokens = {"student": trained.scores["after"][job.task.name].tokens_per_query}
     sizes = prompt_sizes(tokens, {"student": kv_bytes_per_token(student.model)})
-    job.finish({**sizes, **trained.metrics}, trained.log, prompts={"student": [student.prompter.prompt_format]})
+    metrics = {**sizes, **trained.metrics, **elsewhere.metrics(scores | trained.scores)}
+    job.finish(metrics, trained.log, prompts={"student": [student.prompter.prompt_format]})
 
 
 def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
@@ -103,11 +109,7 @@ def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
     """
     from llmft.training.document_examples import document_examples
 
-    files = job.config.context.context_files
-    named = dict.fromkeys(row.get("document") for rows in job.eval_sets.values() for row in rows)
-    texts = {name: job.data.documents[name] for name in named if name is not None}
-    if files and job.config.data.document_column is None:
-        texts = {file: read_text(file, "--context_file") for file in files}
+    texts = document_texts(job)
     if not texts:
         raise InputError(f"--train_on document: {job.task.name} has no documents; name files with --context_file")
     prompter = student.prompter
@@ -115,6 +117,15 @@ def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
     longest = min(limits) - prompter.virtual if limits else None
     job.train_idx, examples = document_examples(prompter.tokenizer, texts, longest)
     return examples
+
+
+def document_texts(job: Job) -> dict[str, str]:
+    """The documents that evaluation rows are about, or the files that the flags name: name -> text."""
+    files = job.config.context.context_files
+    if files and job.config.data.document_column is None:
+        return {file: read_text(file, "--context_file") for file in files}
+    named = dict.fromkeys(row.get("document") for rows in job.eval_sets.values() for row in rows)
+    return {name: job.data.documents[name] for name in named if name is not None}
 
 
 def check_fine_tuning(job: Job) -> None:

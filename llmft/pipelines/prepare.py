@@ -68,6 +68,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
             )
         )
         implied = {"context": "demonstrations"} if {"num_shots", "sample_indices_file"} & {*written} else {}
+        if values.get("answers") in ("student", "mixed"):
+            implied["divergence"] = "reverse"
         return task_defaults(asked[0], values), implied
 
     values, given = read(groups, argv, description, defaults)

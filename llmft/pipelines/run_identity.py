@@ -18,7 +18,7 @@ from llmft.models.load import resolve, run_of, short_name
 from llmft.prompts.render import read_text, text_or_file
 from llmft.runs.store import short_hash
 from llmft.tasks.load import fingerprint_data
-from llmft.tasks.queries import query_source
+from llmft.tasks.queries import QUERIES, RETAINED, query_source
 from llmft.tasks.table import Task
 
 RECORD_VERSION = 5
@@ -55,14 +55,15 @@ def settings(
         InputError: a file or model cannot be read.
     """
     data, model, run, listed = config.data, config.model, config.run, config.shots.sample_indices_file
-    queries = config.distillation.query_file if config.distillation is not None else None
+    asked = [getattr(config.distillation, name, None) for name in ("query_file", "retain_file")]
+    asked_of = [query_source(file, flag) for file, flag in zip(asked, (QUERIES, RETAINED), strict=True) if file is not None]
     deepspeed = run.deepspeed  # a file's name (or, from Python, its content)
     values: dict[str, Any] = {
         "record_version": RECORD_VERSION,
         "method": method,
         "task": (task.name, task.version),
         "model": fingerprint_model(model_name, model.model_revision, gguf_file=model.gguf_file, cache_dir=model.cache_dir),
-        "data": fingerprint_data(task, data.data_dir, *([query_source(queries)] if queries is not None else [])),
+        "data": fingerprint_data(task, data.data_dir, *asked_of),
         "deepspeed": Path(deepspeed).read_text(encoding="utf-8") if isinstance(deepspeed, str) else deepspeed,
         "devices": (run.device.type, max(1, run.n_gpu), run.world_size),
         "given": named_flags(config, given) | schedule,
@@ -143,7 +144,7 @@ def describe(config: Config) -> dict[str, str]:
     names = {"instruction": getattr(config.context, "instruction", None), "context_file": config.context.context_file}
     if config.distillation is not None:
         flags = config.distillation
-        names |= {"teacher": flags.teacher_model_name_or_path, "query_file": flags.query_file}
+        names |= {"teacher": flags.teacher_model_name_or_path, "query_file": flags.query_file, "retain_file": flags.retain_file}
     return {kind: short_name(name)[:60] for kind, name in names.items() if name is not None}
 
 

@@ -105,7 +105,7 @@ def train(
             **trainer_arguments,
         )
         _add_callbacks(job, trainer, student, phase, kept)
-        _restore(job, evaluations)
+        _restore(job, evaluations, trainer)
         with saving.listening():
             trainer.train(resume_from_checkpoint=job.resumed_from)
         trainer.count_work(phase)
@@ -167,6 +167,7 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Scorer, phase: Phase, 
             "costs": [cost["phases"] for cost in costs],
             "largest_process_bytes": [cost["total"]["largest_process_bytes"] for cost in costs],
             "evaluations": evaluations.state(),
+            "trainer": all_gather(trainer.progress()),
         }
 
     trainer.add_callback(KeepProgress(progress, kept))
@@ -177,8 +178,8 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Scorer, phase: Phase, 
         trainer.add_callback(LogDistances(student.model, trainer.log))
 
 
-def _restore(job: Job, evaluations: Evaluations) -> None:
-    """Find the last checkpoint and take over costs and evaluations up to there."""
+def _restore(job: Job, evaluations: Evaluations, trainer: FtTrainer) -> None:
+    """Find the last checkpoint and take over costs, evaluations and the trainer's own progress up to there."""
     checkpoint = job.record.last_checkpoint
     reached = read_progress(checkpoint) if checkpoint and job.record.writes else None
     job.resumed_from, reached = from_rank_0((checkpoint, reached))  # rank 0's view counts: disks may lag
@@ -187,6 +188,7 @@ def _restore(job: Job, evaluations: Evaluations) -> None:
         job.meter.add(reached["costs"][rank], reached["largest_process_bytes"][rank])
         job.paid_before = {key_of(phase) for costs in reached["costs"] for phase in costs if phase["tokens"]}
         evaluations.restore(reached["evaluations"])
+        trainer.restore(reached["trainer"][rank])
 
 
 def _save(job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console  # not when the run is shown: its record has been written by then, without what this costs
 from rich.table import Table
@@ -28,6 +29,24 @@ RETENTION = "retention"
 """The group of the sets of other tasks."""
 SELECTED = "* checkpoint selected on this evaluation set"
 """Legend of the star behind values for which `selected_on` holds."""
+
+
+ELSEWHERE = {
+    "off_context_kl": ("KL from the model before", ".3f"),
+    "contamination": ("names of the context", ".0%"),
+    "abstention": ("abstains where there is no answer", ".0%"),
+    "false_abstention": ("and where there is one", ".0%"),
+}
+"""Metrics of what a run did to answers that have nothing to do with its context -> what people call them, and their form."""
+
+
+def elsewhere_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What a record says of unrelated prompts and of questions without an answer: a line for each stage that it was asked at."""
+    by_stage: dict[str, list[str]] = {}
+    for metric, (name, form) in ELSEWHERE.items() if "elsewhere" in metrics else ():
+        for stage, of_sets in metrics.get(metric, {}).items():
+            by_stage.setdefault(stage, []).append(f"{name} {format(*of_sets.values(), form)}")
+    return [f"elsewhere, {stage}: {', '.join(by_stage[stage])}" for stage in ("before", "teacher", "after") if stage in by_stage]
 
 
 def judged_by(group: str, headline: str) -> str:
@@ -72,6 +91,8 @@ def show_run(path: Path) -> None:
         console.print(SELECTED)
     for name, gap in metrics.get("gap_recovered", {}).items():
         console.print(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
+    for line in elsewhere_lines(metrics):
+        console.print(line)
     tokens = ", ".join(f"{who} {count:.1f}" for who, count in metrics["tokens_per_query"].items())
     total = cost["total"]
     console.print(f"tokens per query: {tokens}")

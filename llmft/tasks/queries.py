@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from llmft.arguments.data import DataArguments
 
 
-FLAG = "--query_file"
+QUERIES, RETAINED = "--query_file", "--retain_file"
+"""The flags that name files of queries: those that are learnt from, and those to which a student is to answer as before."""
 
 
-def query_source(file: str) -> Source:
-    """Where the queries lie, for `fingerprint_data`."""
-    return Source(file=file, flag=FLAG)
+def query_source(file: str, flag: str) -> Source:
+    """Where the queries of a flag lie, for `fingerprint_data`."""
+    return Source(file=file, flag=flag)
 
 
 def load_queries(
@@ -36,8 +37,9 @@ def load_queries(
     labels: bool = True,
     quiet: bool = False,
     documents: dict[str, str] | None = None,
+    flag: str = QUERIES,
 ) -> list[Row]:
-    """The rows of `--query_file` in the file's order, to be asked in the task's patterns.
+    """The rows of `--query_file`, or of another flag's file, in the file's order, to be asked in the task's patterns.
 
     Texts stand in the columns that the arguments name; of a task of the table, in that task's own columns (RTE:
     `sentence1`, `sentence2`) or else in `text1` and `text2`. A row's `idx` is `query-<idx>`, or `query-<n>` with its place
@@ -56,10 +58,10 @@ def load_queries(
     Raises:
         InputError: a column is missing or holds what it must not hold, or there is no row.
     """
-    where = f"{FLAG} {file}"
+    where = f"{flag} {file}"
     table = read_file(Path(file), where)
     sample = task.train or task.in_domain or _made_rows(task)
-    queries = replace(sample, name="queries", source=replace(sample.source, file=file, flag=FLAG), answer_optional=True)
+    queries = replace(sample, name="queries", source=replace(sample.source, file=file, flag=flag), answer_optional=True)
     if task.answer == "label":
         columns = queries.text_columns if data.train_file else _text_columns(table, queries.text_columns, data, where)
         queries = replace(queries, text_columns=columns, label_column=_label_column(table, data, where) if labels else None)
@@ -93,7 +95,7 @@ def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) 
     left = [row for row in queries if asks(row) not in shown]
     if not left:
         raise InputError(
-            f"{flag}: each of the {len(queries)} queries is one of the demonstrations; show fewer, or give other queries ({FLAG})"
+            f"{flag}: each of the {len(queries)} queries is one of the demonstrations; show fewer, or give others ({QUERIES})"
         )
     return left
 

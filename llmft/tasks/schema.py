@@ -140,6 +140,8 @@ class Task:
         context: what stands in front of a query unless --context says otherwise.
         documents: of variant and data seed, the documents that its rows may be about, by id. None: rows hold the documents
             themselves, or are about none.
+        unrelated: of variant and data seed, prompts that have nothing to do with the documents; None for those of
+            `tasks.unrelated`.
     """
 
     name: str
@@ -163,6 +165,7 @@ class Task:
     headline: str = ""
     context: str = "demonstrations"
     documents: Callable[[str | None, int], dict[str, str]] | None = field(default=None, compare=False)
+    unrelated: Callable[[str | None, int], list[str]] | None = field(default=None, compare=False)
 
     @property
     def row_sets(self) -> tuple[EvalSet, ...]:

@@ -17,7 +17,7 @@ from llmft.worlds.nli.training import TOY_TRAINING
 from llmft.worlds.nli.world import LABEL_PATTERN, toy_instruction, toy_splits
 from llmft.worlds.notes.training import NOTES_TRAINING
 from llmft.worlds.notes.world import PATTERN as NOTES_PATTERN
-from llmft.worlds.notes.world import notes_documents, notes_splits
+from llmft.worlds.notes.world import notes_documents, notes_splits, notes_unrelated
 
 __all__ = ["OUT_OF_DOMAIN", "TASKS", "Row", "Task", "eval_sets", "get_task", "task_to_keys"]
 
@@ -148,6 +148,7 @@ TASKS: dict[str, Task] = {
             default_model="notes",
             splits=_notes,
             documents=notes_documents,
+            unrelated=notes_unrelated,
             training=NOTES_TRAINING,
             answer="text",
             headline="exact_match",

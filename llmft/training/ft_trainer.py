@@ -83,11 +83,13 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         if batches and repeats and self.accelerator.gradient_state.end_of_dataloader:
             before = each * self.args.process_index  # rows of the ranks in front
             batches[-1][REAL] = (max(0, min(left - before, each)), left)
-        if batches and ASKED in batches[0]:
-            counts = [count for batch in batches for count in batch[ASKED][: batch.get(REAL, (None,))[0]]]
-            count = torch.tensor(sum(counts) if self.loss_mean == "tokens" else len(counts), device=device)
-            items = self.accelerator.gather(count).sum()
-        return batches, items
+        return batches, self.items_of(batches, device) if batches and ASKED in batches[0] else items
+
+    def items_of(self, batches: Sequence[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        """How many tokens (or examples) a step's batches of texts have on all ranks."""
+        counts = [count for batch in batches for count in batch[ASKED][: batch.get(REAL, (None,))[0]]]
+        count = torch.tensor(sum(counts) if self.loss_mean == "tokens" else len(counts), device=device)
+        return self.accelerator.gather(count).sum()
 
     def compute_loss(
         self,
@@ -183,6 +185,13 @@ class FtTrainer(ReadableCheckpoint, Trainer):
             positions: of the batch's rows among the training examples.
         """
         return None
+
+    def progress(self) -> Any:
+        """What a resumed run needs of this rank beside transformers' own checkpoint, JSON-able."""
+        return None
+
+    def restore(self, progress: Any) -> None:
+        """Take up what `progress` gave, before training goes on."""
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Nothing: what is pushed is the finished student."""

@@ -13,7 +13,9 @@ from llmft.cost.phases import Phase
 from llmft.distillation import teacher as teacher_module
 from llmft.distillation.targets import mean_logprobs, support_targets
 from llmft.distillation.teacher import Teacher
+from llmft.distillation.trainer import skipping
 from llmft.evaluation.answer_cache import AnswerCache
+from llmft.evaluation.answers import ASKED
 from llmft.evaluation.labels import Labels
 from llmft.evaluation.scorer import MeanScorer, Scorer
 from llmft.evaluation.texts import Texts
@@ -208,3 +210,19 @@ def test_kept_answers_are_taken_up_to_the_bit_and_without_a_forward_pass(scorers
         bias -= 1e-3
     assert len(calls) > reads
     handle.remove()
+
+
+@pytest.mark.parametrize("support", ["topk", "vocab", "sampled"])
+def test_the_first_tokens_of_answers_can_be_skipped_but_not_their_last(scorers, support):
+    asked = [replace(scorer, answers=texts(scorer)) for scorer in scorers]
+    objective = Objective(support=support, topk=7) if support == "topk" else Objective(support=support)
+    whole, rest = (targets(asked[:1], objective, skip_first=n).by_query() for n in (0, 2))
+    read_along = None if support == "sampled" else online(asked[:1], objective, skip_first=2).targets(range(len(QUERIES)))
+    for answer, all_of_it, part in zip(ANSWERS, whole, rest, strict=True):
+        kept = max(len(answer) - 2, 1)
+        assert torch.allclose(part.logprobs, all_of_it.logprobs[-kept:], atol=1e-5)
+        assert part.tokens is None or torch.equal(part.tokens, all_of_it.tokens[-kept:])
+    if read_along is not None:
+        assert torch.allclose(read_along.logprobs, torch.cat([part.logprobs for part in rest]), atol=1e-5)
+    examples = [{"input_ids": [1, *answer[:-1]], ASKED: len(answer), "answer": answer} for answer in ANSWERS]
+    assert [example["answer"] for example in skipping(examples, 2)] == [answer[-max(len(answer) - 2, 1) :] for answer in ANSWERS]

@@ -89,12 +89,13 @@ def test_the_baselines_stand_beside_it_in_the_report(folder, distilled, capsys):
         record = run("ft.py", folder, *NOTES, *trained_on, *short)
         sets = record.metrics["stages"]
         assert sets["after"]["notes"]["nll"] < sets["before"]["notes"]["nll"]
+        assert record.metrics["off_context_kl"]["after"]["notes"] > 0
     run("eval.py", folder, *NOTES, "--max_eval_samples", 12)
     main([str(folder), "--out", str(folder / "report")])
     written = {path.name for path in (folder / "report").rglob("*")}
     assert {"report.md", "report.html"} <= written
     tables = (folder / "report" / "report.md").read_text()
-    assert all(word in tables for word in ("exact match", "pbft", "icl", "distill"))
+    assert all(word in tables for word in ("exact match", "pbft", "icl", "distill", "off-context KL", "abstention after"))
     capsys.readouterr()
     main(["show", str(distilled[0].path), "--examples", "3"])
     shown = capsys.readouterr().out

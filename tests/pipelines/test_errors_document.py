@@ -20,7 +20,7 @@ from transformers import BartConfig, BartForCausalLM
 from llmft.arguments import run_checks
 from llmft.distillation.trainer import ContextDistillationTrainer
 from llmft.models import distributed
-from llmft.models.reading import reader
+from llmft.models.reading import kv_cache, reader
 from llmft.pipelines.process import run_main
 from llmft.runs.finished import Command
 from llmft.runs.launch import Process
@@ -119,6 +119,10 @@ def no_room_to_read(monkeypatch):
 
 def no_room_for_the_context(monkeypatch):
     monkeypatch.setattr(reader, "encode", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError))
+
+
+def shares_nothing(monkeypatch):
+    monkeypatch.setattr(kv_cache, "can_share", lambda _: False)
 
 
 def full_disk(monkeypatch):
@@ -300,6 +304,8 @@ CASES = {
     "nothing to take in": Case("distill.py", "--task notes --context none --num_shots 16"),
     "documents of a task without any": Case("distill.py", "--context document --num_shots 16"),
     "several documents for one cartridge": Case("distill.py", f"{ABOUT_TWO} --use_cartridge"),
+    "on-policy answers compared on other tokens": Case("distill.py", "--task notes --answers student --support vocab"),
+    "a teacher that cannot read along token by token": Case("distill.py", "--task notes --answers mixed", shares_nothing),
     "several contexts for answers in words": Case("distill.py", "--task notes --num_contexts 2"),
     "labels of answers in words": Case("distill.py", "--task notes --support labels"),
     "the right label of answers in words": Case("distill.py", "--task notes --context label --num_shots 16"),
@@ -330,6 +336,12 @@ CASES = {
     "contexts by turns under ZeRO-3": Case(
         "distill.py",
         "--deepspeed zero3 --teacher_mode online --context_schedule cycle --num_contexts 2 --use_adapter --adapter_type lora",
+    ),
+    "on-policy answers under ZeRO-3": Case(
+        "distill.py", "--task notes --answers student --deepspeed zero3 --use_adapter --adapter_type lora"
+    ),
+    "on-policy answers of a student that is its own teacher under DeepSpeed": Case(
+        "distill.py", "--task notes --answers student --deepspeed zero2"
     ),
     "an output folder that cannot be": Case("eval.py", "--output_dir {good}"),
     "an output folder that the system does not make": Case("eval.py", "", no_folder),

@@ -198,8 +198,11 @@ def test_other_tasks_are_asked_about_before_and_after(tmp_path, capsys):
     files = ("--train_file", tmp_path / "train.csv", "--validation_file", tmp_path / "validation.csv")
     asked = ("--task", "questions", "--model_name_or_path", "toy", "--pattern", "{text1} ?", "--context", "demonstrations")
     asked += ("--max_new_tokens", 2, "--max_train_samples", 16, "--num_train_epochs", 1, "--max_eval_samples", 20)
-    record = run("distill.py", tmp_path / "out", *files, *asked, "--retention_tasks", "toy", "--per_device_train_batch_size", 2)
+    asked += ("--no_evaluate_elsewhere", "--per_device_train_batch_size", 2)
+    record = run("distill.py", tmp_path / "out", *files, *asked, "--retention_tasks", "toy")
     metrics = record.metrics
+    assert not {"off_context_kl", "elsewhere", "contamination"} & set(metrics)
+    assert not (record.path / "elsewhere.jsonl").exists()
     assert metrics["stages"]["teacher"]["questions"]["contains"] >= 0.9  # what 16 demonstrations show
     assert set(metrics["retention_change"]) == {"retention-toy"}
     assert set(metrics["stages"]["after"]["retention-toy"]) >= {"score_accuracy", "accuracy"}

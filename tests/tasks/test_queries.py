@@ -7,7 +7,7 @@ from llmft.arguments.data import DataArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.errors import InputError
 from llmft.tasks.load import fingerprint_data
-from llmft.tasks.queries import leave_out, load_queries, query_source
+from llmft.tasks.queries import QUERIES, leave_out, load_queries, query_source
 from llmft.tasks.resolve import resolve_task
 from tests.parsing import parse
 
@@ -94,13 +94,13 @@ def test_queries_that_are_demonstrations_are_left_out():
 def test_the_file_is_part_of_the_fingerprint(write):
     ((data,), _) = parse((DataArguments,), ["--task", "toy"])
     task, file = resolve_task(data), write([{"text1": "a", "text2": "b"}])
-    before = fingerprint_data(task, None, query_source(str(file)))
+    before = fingerprint_data(task, None, query_source(str(file), QUERIES))
     assert set(before) == {"toy", "query_file"}
     write([{"text1": "a", "text2": "c"}])
-    after = fingerprint_data(task, None, query_source(str(file)))
+    after = fingerprint_data(task, None, query_source(str(file), QUERIES))
     assert {name for name in before if before[name] != after[name]} == {"query_file"}
     with pytest.raises(InputError, match=r"--query_file /nowhere\.csv: no such file"):
-        fingerprint_data(task, None, query_source("/nowhere.csv"))
+        fingerprint_data(task, None, query_source("/nowhere.csv", QUERIES))
 
 
 @pytest.mark.parametrize(

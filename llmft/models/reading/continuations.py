@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -56,6 +56,10 @@ class Continued:
     def of(self, rows: Sequence[int]) -> Continued:
         """These rows alone, in this order."""
         return Continued(self.prefix, *([part[i] for i in rows] for part in (self.texts, self.counts, self.branches)))
+
+    def skipping(self, first: int) -> Continued:
+        """The same, but logits are not read where the first so many tokens of an answer are predicted; its last one always is."""
+        return replace(self, counts=[max(count - first, 1) for count in self.counts]) if first else self
 
     @cached_property
     def offsets(self) -> np.ndarray:

@@ -123,6 +123,7 @@ def write(
     tokenizer: PreTrainedTokenizerBase,
     *,
     synced: bool,
+    processors: Sequence[LogitsProcessor] = (),
 ) -> tuple[list[list[int]], int]:
     """Write an answer behind each prompt of a batch.
 
@@ -132,13 +133,14 @@ def write(
         inputs: arguments of the model that have it read the B prompts, padded on the left.
         prompts: the tokens of each, all of them.
         synced: whether all ranks go on until the last has finished, as sharded weights need.
+        processors: change the logits (B, V) of each token before it is chosen.
 
     Returns:
         The tokens of each answer, with what ended it; and how many tokens, of whatever kind, have gone through the model.
     """
     start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # of embeddings `generate` returns what follows alone
     endings = Endings(len(prompts), start, generation, tokenizer, bare.device)
-    processors = []
+    processors = [*processors]
     if generation.temperature:
         device = "cpu" if bare.device.type == "mps" else bare.device  # which has no float64
         processors.append(RowSampler(uniform_numbers(prompts, generation).to(device), start, generation.temperature))

@@ -33,7 +33,7 @@ from llmft.models.reading.packing import can_pack, can_share_keys, has_windows, 
 from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import LogitsProcessor, PreTrainedTokenizerBase
     from transformers.cache_utils import DynamicCache
 
     from llmft.prompts.tokens import TokenizedPrompts
@@ -46,6 +46,9 @@ saves a wait for every batch."""
 
 Keep = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 """Logits (p, V) and which of all positions those are, (p,) int64 on their device -> what is kept of them, tensors (p, ...)."""
+
+ProcessorOf = Callable[[Sequence[int]], "LogitsProcessor"]
+"""Indices of prompts that are continued together -> what changes the logits of each token that is written behind them."""
 
 
 @dataclass(frozen=True)
@@ -117,19 +120,28 @@ class OpenPrefix:
                 arrays.setdefault(name, np.empty((prompts.offsets[-1], *part.shape[1:]), part.dtype))[positions] = part
         return Kept(arrays, scored, *self._counted(before))
 
-    def generate(self, prompts: TokenizedPrompts, generation: Generation, tokenizer: PreTrainedTokenizerBase) -> Written:
+    def generate(
+        self,
+        prompts: TokenizedPrompts,
+        generation: Generation,
+        tokenizer: PreTrainedTokenizerBase,
+        processor: ProcessorOf | None = None,
+    ) -> Written:
         """Have the model write an answer behind every prompt.
 
         Args:
             prompts: they begin with the prefix.
             tokenizer: the model's, to find texts that end answers.
+            processor: changes the logits of each token before it is chosen; None for none.
 
         Raises:
             InputError: the device's memory does not hold a batch of the size that the flags give.
         """
         before = self._counted()
         batches = self._reader_of(prompts).batches_to_write(prompts, generation)
-        parts, scored = self._shared_out(batches, lambda batch: self._reader.write(prompts, batch, generation, tokenizer))
+        parts, scored = self._shared_out(
+            batches, lambda batch: self._reader.write(prompts, batch, generation, tokenizer, processor)
+        )
         ids: list[list[int]] = [[] for _ in prompts.suffixes]
         for batch, answers in chain.from_iterable(all_gather(parts)):
             for i, answer in zip(batch, answers, strict=True):
@@ -247,34 +259,57 @@ class PrefixReader:
 
     def batches_to_write(self, prompts: TokenizedPrompts, generation: Generation) -> list[list[int]]:
         """Indices of prompts that answers are written behind together, by what the model keeps keys of for each."""
-        front = 0 if self._beside else self.front
+        front = 0 if self.beside else self.front
         lengths = [front + len(suffix) + generation.max_new_tokens for suffix in prompts.suffixes]
         return self.size.batches(lengths, self.device.type, padded=True)
 
     def write(
-        self, prompts: TokenizedPrompts, rows: Sequence[int], generation: Generation, tokenizer: PreTrainedTokenizerBase
+        self,
+        prompts: TokenizedPrompts,
+        rows: Sequence[int],
+        generation: Generation,
+        tokenizer: PreTrainedTokenizerBase,
+        processor: ProcessorOf | None = None,
     ) -> list[list[int]]:
-        """The tokens of an answer behind each of these rows, with what ended it."""
-        beside, whole = self._beside, [prompts.whole(i) for i in rows]
-        behind = whole if self._cache is None else [prompts.suffixes[i] for i in rows]
-        batch = on_device(left_pad(behind), self.device)
-        real = sum(map(len, behind)) + (encoded_virtual_tokens(self.model) * len(rows) if self._cache is None else 0)
+        """The tokens of an answer behind each of these rows, with what ended it; `processor` as in `OpenPrefix.generate`."""
+        beside, whole = self.beside, [prompts.whole(i) for i in rows]
+        inputs, real = self.begin(prompts, rows)
         try:
-            inputs = inputs_behind(self.model, self._cache, batch, beside=beside)
+            processors = [] if processor is None else [processor(rows)]
             with attends_beside(self.bare) if beside else nullcontext():
-                ids, tokens = write(self.bare, inputs, whole, generation, tokenizer, synced=cut_up(self.bare))
+                ids, tokens = write(
+                    self.bare, inputs, whole, generation, tokenizer, synced=cut_up(self.bare), processors=processors
+                )
         except LostKeysError:
-            self._in_front = True
-            if has_windows(self.model):  # which are counted along the rows then
-                self._cache, self._packs = None, False
-            return self.write(prompts, rows, generation, tokenizer)
+            self.puts_in_front()
+            return self.write(prompts, rows, generation, tokenizer, processor)
         real += sum(max(len(answer) - 1, 0) for answer in ids)
         self.tokens += real
         self.padding_tokens += tokens - real
         return ids
 
     @property
-    def _beside(self) -> bool:
+    def nbytes(self) -> int:
+        """Bytes of the keys and values of what is encoded."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._cache.layers) if self._cache is not None else 0
+
+    def begin(self, prompts: TokenizedPrompts, rows: Sequence[int]) -> tuple[dict[str, Any], int]:
+        """Arguments of the bare model that have it read these prompts, padded on the left, and go on from them; and how many
+        tokens that are no padding go through it then."""
+        whole = self._cache is None
+        texts = [prompts.whole(i) if whole else prompts.suffixes[i] for i in rows]
+        batch = on_device(left_pad(texts), self.device)
+        real = sum(map(len, texts)) + (encoded_virtual_tokens(self.model) * len(texts) if whole else 0)
+        return inputs_behind(self.model, self._cache, batch, beside=self.beside), real
+
+    def puts_in_front(self) -> None:
+        """From here on attention gets the prefix's keys in front of a row's own."""
+        self._in_front = True
+        if has_windows(self.model):  # which are counted along the rows then
+            self._cache, self._packs = None, False
+
+    @property
+    def beside(self) -> bool:
         """Whether answers are written with the prefix's keys beside the rows', not in front of each."""
         shares = self._cache is not None and not self._in_front
         return shares and can_share_keys(self.model) and can_pack(self.model)

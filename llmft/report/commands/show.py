@@ -11,7 +11,7 @@ from llmft.report.commands.examples import examples_of, print_examples
 from llmft.report.commands.one_run import Run, find_run, first_values, four_digits, table_of, understood
 from llmft.report.records.flatten import COUNTS
 from llmft.runs.finished import OUTPUT_DIR
-from llmft.runs.summary import plain_console
+from llmft.runs.summary import elsewhere_lines, plain_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,6 +108,7 @@ def remarks(run: Run) -> list[str]:
         lines.append(f"{stage}: step {entry['step']}{marked}")
     for name, gap in run.metrics.get("gap_recovered", {}).items():
         lines.append(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
+    lines += elsewhere_lines(run.metrics)
     for who, count in run.metrics.get("tokens_per_query", {}).items():
         kv_bytes = run.metrics.get("kv_bytes_per_query", {}).get(who)
         keys_and_values = "" if kv_bytes is None else f", {kv_bytes / KIB:,.1f} KiB of keys and values"

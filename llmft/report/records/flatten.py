@@ -108,7 +108,8 @@ def _training_costs(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict
     saved = cost["saved_by_teacher_cache"]["phases"]
     flops, examples, tokens = (total("teacher", key) + total("teacher", key, saved) for key in ("flops", "examples", "tokens"))
     alone = metrics.get("tokens_per_query", {}).get("teacher", 0) * examples
-    train, teacher, from_cache = total("train", "cpu_total_s"), total("teacher", "cpu_total_s"), total("teacher", "cpu_s", saved)
+    train, trained = (total("train", key) + total("rollout", key) for key in ("cpu_total_s", "flops"))
+    teacher, from_cache = total("teacher", "cpu_total_s"), total("teacher", "cpu_s", saved)
     return {
         "load_cpu_s": total("load", "cpu_total_s"),
         "train_cpu_s": train,
@@ -116,8 +117,8 @@ def _training_costs(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict
         "teacher_saved_cpu_s": from_cache,
         "training_cpu_s": train + teacher + from_cache,
         "evaluation_cpu_s": sum(phase["cpu_total_s"] for phase in cost["phases"] if phase["set"] is not None),
-        "training_flops": total("train", "flops") + flops,
-        "training_flops_alone": total("train", "flops") + (flops * alone / tokens if tokens else 0),
+        "training_flops": trained + flops,
+        "training_flops_alone": trained + (flops * alone / tokens if tokens else 0),
     }
 
 

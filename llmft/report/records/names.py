@@ -23,7 +23,7 @@ SELECTION_NAMES = {
     "best_out_of_domain": "best out-of-domain", "last_with_context": "last, context in front",
 }  # fmt: skip
 """Selections as people say them, in the order of tables."""
-METRIC_NAMES = {"rougeL": "ROUGE-L"}
+METRIC_NAMES = {"rougeL": "ROUGE-L", "off context kl": "off-context KL"}
 FINAL = ("icl", "last")
 """The selections that a method is judged by: nothing was chosen on the evaluation sets."""
 FINAL_STAGES = ("icl", "after")

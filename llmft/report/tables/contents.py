@@ -21,7 +21,7 @@ from llmft.report.records.names import (
 )
 from llmft.report.tables.published import NONE, SELECTIONS, our_metrics, published_numbers
 from llmft.report.tables.table import NOTHING, Column, ReportTable, TableRow, rounded, spread
-from llmft.runs.summary import SELECTED, judged_by
+from llmft.runs.summary import ELSEWHERE, SELECTED, judged_by
 
 Cell = Callable[[TableRow], Mapping[str, Any]]
 """Finds a row of the summary in a row of a table."""
@@ -140,7 +140,9 @@ def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> Repor
     rows = [row for row in by_group if any(selection == "teacher" for selection, *_ in row["cells"])]
     cells = [key for row in rows for key in row["cells"] if key[1] == "in_domain"]
     of_teachers = {metric for selection, _, metric in cells if selection == "teacher"}  # the others compare a student with it
-    against = dict.fromkeys(metric for selection, _, metric in cells if selection == "last" and metric not in of_teachers)
+    against = dict.fromkeys(
+        metric for selection, _, metric in cells if selection == "last" and metric not in (*of_teachers, *ELSEWHERE)
+    )
     columns = (
         *SCORED,
         *(
@@ -155,6 +157,11 @@ def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> Repor
         *(measured(metric_name(metric), cell("last", metric=metric)) for metric in against),
         measured("other tasks before", cell("before", "retention")),
         measured("other tasks after", cell("last", "retention")),
+        measured("off-context KL", cell("last", metric="off_context_kl")),
+        measured("with the context", cell("teacher", metric="off_context_kl"), wide=True),
+        measured("contamination", cell("last", metric="contamination"), wide=True),
+        measured("abstention before", cell("before", metric="abstention"), wide=True),
+        measured("abstention after", cell("last", metric="abstention"), wide=True),
         measured("after, context in front", cell("last_with_context"), wide=True),
         measured("tokens/query teacher", cell("teacher"), "tokens_per_query", 1, wide=True),
         measured("tokens/query student", cell(), "tokens_per_query", 1, wide=True),
@@ -167,6 +174,7 @@ def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> Repor
     notes = (
         f"In-domain; out: out-of-domain. KL ({unit}) of the student after from the teacher, and how often both answer alike.",
         "Gap: share of it that is recovered, (after - before) / (teacher - before) of each run with a gap, then the mean.",
+        "Off-context KL: from the model before, on prompts that have nothing to do with the context, in nats a token.",
     )
     return ReportTable("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
 

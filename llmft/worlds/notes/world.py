@@ -28,6 +28,7 @@ PATTERN = "Question: {text1} Answer:"
 SEPARATOR = "\n\n"
 FEWEST_FACTS, MOST_FACTS = 16, 32
 NUM_PLACES = (4, 6)
+NUM_UNRELATED = 50
 MOST_UNSTATED, NUM_STRANGERS = 8, 4  # pairs asked about in vain: of places in the document, and of others
 
 
@@ -165,6 +166,28 @@ def notes_splits(variant: str | None, data_seed: int) -> dict[str, list[dict]]:
     """
     _check(variant)
     return document_rows(*draw_notes(data_seed), document_id(data_seed))
+
+
+def notes_unrelated(variant: str | None, data_seed: int) -> list[str]:
+    """Questions of all wordings that have nothing to do with the document of a seed: for other places, and by values that it does
+    not hold. They are the same for all seeds but for those that would have to do with it, which others replace."""
+    _check(variant)
+    return draw_unrelated(random.Random("notes unrelated"), draw_notes(data_seed)[0], NUM_UNRELATED)
+
+
+def draw_unrelated(rng: random.Random, document: NotesDocument, number: int) -> list[str]:
+    """So many different questions that have nothing to do with a document, a quarter of them for a place by a value."""
+    names = {place.name for place in document.places}
+    known = {(fact.attribute.name, fact.value) for fact in document.facts}
+    questions: dict[str, None] = {}
+    while len(questions) < number:
+        (place,), attribute, turn = draw_places(rng, 1), rng.choice(ATTRIBUTES), rng.randrange(4)
+        value, wording = Decks(rng).draw(attribute), rng.randrange(len(attribute.questions))
+        if turn == 0 and (attribute.name, value) not in known:
+            questions[reverse_text(attribute, value, wording % len(REVERSE_FRAMES))] = None
+        elif turn > 0 and place.name not in names:
+            questions[question_text(place, attribute, wording)] = None
+    return [*questions]
 
 
 def document_rows(document: NotesDocument, rng: random.Random, name: str) -> dict[str, list[dict]]:

@@ -1,0 +1,56 @@
+"""What a document leaves in answers that have nothing to do with it, and whether a model says that it does not know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmft.evaluation.metrics.text_metric import squad_words
+
+if TYPE_CHECKING:
+    from llmft.evaluation.scores import Scores
+
+NAME = re.compile(r"(?<=[\w,;] )[A-Z]\w+|\b\d{2,}\b")
+"""A word with a capital within a sentence, or a number of two digits or more."""
+ABSTENTIONS = (
+    "not stated", "not mentioned", "not given", "not known", "unknown", "no answer", "unanswerable", "I do not know",
+    "I don't know", "cannot be answered",
+)  # fmt: skip
+"""What an answer says that gives none. A question whose accepted answer is one of these cannot be answered."""
+
+
+def names_in(texts: Iterable[str]) -> frozenset[str]:
+    """The names and numbers of texts: words with a capital that do not begin a sentence, and numbers of two digits or more."""
+    return frozenset(name for text in texts for name in NAME.findall(text))
+
+
+def contaminating(answer: str, prompt: str, names: frozenset[str]) -> list[str]:
+    """The names in an answer that its prompt does not have."""
+    words = set(re.findall(r"\w+", answer)) - set(re.findall(r"\w+", prompt))
+    return sorted(words & names)
+
+
+def abstains(answer: str) -> bool:
+    """Whether an answer says, among other things, that there is none."""
+    words = f" {' '.join(squad_words(answer))} "
+    return any(f" {' '.join(squad_words(text))} " in words for text in ABSTENTIONS)
+
+
+def unanswerable(accepted: Sequence[str]) -> bool:
+    """Whether a question that has these accepted answers cannot be answered."""
+    return any(squad_words(accepted[0]) == squad_words(text) for text in ABSTENTIONS)
+
+
+def abstention(scores: Sequence[Scores]) -> dict[str, float]:
+    """`abstention`, the share of questions that cannot be answered on which a model abstains, and `false_abstention`, that of the
+    others; only those of which there are questions."""
+    answers = [answer for one in scores for answer in zip(one["accepted"], one["prediction"], strict=True)]
+    shares = {}
+    for name, kind in (("abstention", True), ("false_abstention", False)):
+        predictions = [prediction for accepted, prediction in answers if unanswerable(accepted) == kind]
+        if predictions:
+            shares[name] = float(np.mean([*map(abstains, predictions)]))
+    return shares

@@ -1,0 +1,69 @@
+"""A model that reads along what another writes: the next token's logits, behind prompts of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmft.models.reading.attention import LostKeysError
+from llmft.models.reading.decoding import attends_beside
+
+
+if TYPE_CHECKING:
+    from llmft.models.reading.reader import PrefixReader
+    from llmft.prompts.tokens import TokenizedPrompts
+
+
+class Follower:
+    """Reads B prompts behind an encoded prefix, then one token of each at a time. The prefix's keys and values are held once.
+
+    Args:
+        reader: has encoded the prefix; counts what is read.
+        prompts: they begin with the prefix.
+        rows: indices of the B prompts.
+    """
+
+    def __init__(self, reader: PrefixReader, prompts: TokenizedPrompts, rows: Sequence[int]) -> None:
+        self.reader, self.prompts, self.rows = reader, prompts, rows
+        self._begin()
+
+    def _begin(self) -> None:
+        self.beside = self.reader.beside
+        self.inputs, self.real = self.reader.begin(self.prompts, self.rows)
+
+    def next_logits(self, tokens: torch.Tensor | None) -> torch.Tensor:
+        """Logits (B, V) of the token that follows; to be called within `reading` and without gradients.
+
+        Args:
+            tokens: (B,) what was written last; None at the first call.
+        """
+        if tokens is None:
+            return self._first_logits()
+        mask = self.inputs["attention_mask"]
+        self.inputs |= {
+            "input_ids": tokens[:, None],
+            "attention_mask": torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1),
+            "position_ids": self.inputs["position_ids"][:, -1:] + 1,
+        }
+        self.reader.tokens += len(tokens)
+        return self._logits()
+
+    def _first_logits(self) -> torch.Tensor:
+        try:
+            logits = self._logits()
+        except LostKeysError:
+            self.reader.puts_in_front()
+            self._begin()
+            return self._first_logits()
+        self.reader.tokens += self.real
+        self.reader.padding_tokens += self.inputs["input_ids"].numel() - self.real
+        return logits
+
+    def _logits(self) -> torch.Tensor:
+        with attends_beside(self.reader.bare) if self.beside else nullcontext():
+            output = self.reader.bare(**self.inputs, use_cache=True, logits_to_keep=1)
+        self.inputs["past_key_values"] = output.past_key_values  # the reader's, or the model's own where it reads whole prompts
+        return output.logits[:, -1]

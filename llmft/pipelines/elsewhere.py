@@ -1,0 +1,184 @@
+"""The other side of a report: what training on a document does to answers that have nothing to do with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmft.errors import InputError
+from llmft.evaluation.elsewhere import abstention, contaminating, names_in
+from llmft.runs.notes import say_note
+from llmft.tasks.texts import query_text
+from llmft.tasks.unrelated import unrelated_rows
+
+if TYPE_CHECKING:
+    from llmft.distillation.reference import TeacherReference
+    from llmft.evaluation.answers import Answers
+    from llmft.evaluation.scorer import Scorer
+    from llmft.evaluation.scores import Scores
+    from llmft.pipelines.job import Job
+    from llmft.prompts.prompter import Prompter
+    from llmft.prompts.tokens import TokenizedPrompts
+    from llmft.tasks.schema import Row
+
+LONGEST = 16
+"""Tokens of an answer to an unrelated prompt, at most: what differs shows early, and the report must not cost much."""
+SET = "elsewhere"
+"""What costs are filed under."""
+ANSWERS = "elsewhere.jsonl"
+"""File of a run with these answers."""
+
+
+@dataclass
+class Elsewhere:
+    """Unrelated prompts, asked as queries are, and what is answered at each stage.
+
+    Attributes:
+        names: of the context, none of which belongs in an answer to them.
+        answers: stage -> the answer to each prompt.
+        divergences: stage -> mean KL a token from the model before, along that one's answers (N,), in nats.
+    """
+
+    job: Job
+    rows: list[Row]
+    names: frozenset[str]
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    divergences: dict[str, np.ndarray] = field(default_factory=dict)
+    reference: TeacherReference | None = None
+
+    @classmethod
+    def create(cls, job: Job, answers: Answers, contexts: Iterable[str]) -> Elsewhere:
+        """The prompts of a run: none where the flags say so, or answers are labels.
+
+        Args:
+            contexts: texts that are trained on, or stand in front of queries.
+        """
+        if not (answers.in_words and job.config.writing.evaluate_elsewhere):
+            return cls(job, [], frozenset())
+        rows = unrelated_rows(job.task, job.config.data.task_variant, job.config.run.data_seed)
+        return cls(job, rows, names_in(contexts))
+
+    def before(self, student: Scorer) -> None:
+        """Have the model before training answer; others are compared with it along its answers."""
+        prompts = self._prompts(student)
+        if prompts is None:
+            self.rows = []
+            return
+        import torch
+
+        from llmft.arguments.objective import Objective
+        from llmft.distillation.reference import TeacherReference
+        from llmft.distillation.targets import SupportQuestion, Targets
+        from llmft.models.parts.head import logits_width
+        from llmft.models.reading.continuations import Continued
+
+        student = _brief(student)
+        topk = min(Objective.topk, logits_width(student.model))
+        with self.job.meter.phase("evaluate", "before", SET) as phase, student.asking(prompts.prefix, phase) as asking:
+            written = asking.write(prompts, rows=len(self.rows))
+            question = SupportQuestion("topk", topk, student.answers)
+            kept = asking.read(Continued.by_answers(prompts, written), question, rows=0)
+        tensors = {name: torch.from_numpy(array) for name, array in kept.items()}
+        query_of = torch.arange(len(written)).repeat_interleave(torch.tensor([*map(len, written)]))
+        targets = Targets(tensors["logprobs"], tensors["tokens"], query_of).by_query()
+        rows = [{**row, "answer_ids": ids} for row, ids in zip(self.rows, written, strict=True)]
+        self.reference = TeacherReference(rows, targets)
+        self.answers["before"] = [*map(student.answers.written, written)]
+
+    def score(self, stage: str, scorer: Scorer) -> None:
+        """Have a model answer, and compare it with the model before."""
+        prompts = self._prompts(scorer)
+        if prompts is None:
+            return
+        from llmft.evaluation.texts import means
+        from llmft.models.reading.continuations import Continued
+
+        scorer, taught = _brief(scorer), [row["answer_ids"] for row in self.reference.rows]
+        with self.job.meter.phase("evaluate", stage, SET) as phase, scorer.asking(prompts.prefix, phase) as asking:
+            written = asking.write(prompts, rows=len(self.rows))
+            kept = asking.read(Continued.by_answers(prompts, taught), self.reference.question, rows=0)
+        self.answers[stage] = [*map(scorer.answers.written, written)]
+        self.divergences[stage] = means(kept["kl"], self.sizes)
+
+    def _prompts(self, scorer: Scorer) -> TokenizedPrompts | None:
+        """The prompts as tokens; None where there are none, or no room for them, which a note says."""
+        try:
+            return scorer.prompter.prompts(self.rows) if self.rows else None
+        except InputError as error:
+            say_note(f"unrelated prompts are not asked: {error}")
+            return None
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(N,) tokens of the answers of the model before."""
+        return np.array([len(row["answer_ids"]) for row in self.reference.rows], int)
+
+    def names_in_answers(self, stage: str) -> list[list[str]]:
+        """Of each answer the names of the context."""
+        return [
+            contaminating(answer, row["text1"], self.names) for answer, row in zip(self.answers[stage], self.rows, strict=True)
+        ]
+
+    def metrics(self, scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Any]:
+        """What `metrics.json` gets, by stage, beside the scores of the task's own set: `off_context_kl`, `contamination` (share
+        of answers with a name of the context; not there without such names), `abstention` and `false_abstention`.
+
+        Args:
+            scores: stage -> set -> the task's own scores.
+        """
+        if not self.rows:
+            return {}
+        weights = self.sizes / self.sizes.sum()
+        by_metric: dict[str, dict[str, float]] = {
+            "off_context_kl": {stage: float(values @ weights) for stage, values in self.divergences.items()}
+        }
+        if self.names:
+            by_metric["contamination"] = {
+                stage: float(np.mean([bool(names) for names in self.names_in_answers(stage)])) for stage in self.answers
+            }
+        for stage, sets in scores.items():
+            for metric, share in abstention([*sets.values()]).items():
+                by_metric.setdefault(metric, {})[stage] = share
+        name = self.job.task.name
+        return {
+            **{metric: {stage: {name: value} for stage, value in of.items()} for metric, of in by_metric.items()},
+            "elsewhere": {"prompts": len(self.rows), "tokens": int(self.sizes.sum()), "names": len(self.names)},
+        }
+
+    def keep(self) -> None:
+        """Keep the answers for people to read."""
+        from llmft.runs.store import whole_file
+
+        if not (self.rows and self.job.record.writes):
+            return
+        names = {stage: self.names_in_answers(stage) for stage in self.answers}
+        lines = []
+        for i, row in enumerate(self.rows):
+            answers = {stage: answers[i] for stage, answers in self.answers.items()}
+            kl = {stage: float(values[i]) for stage, values in self.divergences.items()}
+            lines.append({"prompt": row["text1"], **answers, "kl": kl, "names": {stage: one[i] for stage, one in names.items()}})
+        with whole_file(self.job.record.path / ANSWERS) as aside:
+            aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def _brief(scorer: Scorer) -> Scorer:
+    """The scorer with short answers, the most probable words; nothing of it is cached."""
+    generation = scorer.answers.generation
+    generation = replace(generation, max_new_tokens=min(generation.max_new_tokens, LONGEST), temperature=0.0)
+    return replace(scorer, answers=replace(scorer.answers, generation=generation), cache=None)
+
+
+def context_texts(prompter: Prompter) -> list[str]:
+    """The texts that stand in front of queries, without what a template puts around them."""
+    prompt_format, shots = prompter.prompt_format, prompter.demonstrations
+    turns = [turn.content for turn in prompt_format.turns]
+    return [
+        prompt_format.instruction,
+        prompt_format.document,
+        *turns,
+        *(text for row in shots for text in (query_text(row), *(row.get("answer") or ()))),
+    ]

@@ -1,0 +1,82 @@
+"""What training on a document does elsewhere: reported in every run that answers in words, and what keeps it small."""
+
+import json
+import random
+
+import pytest
+
+from llmft.evaluation.elsewhere import abstains, contaminating, names_in, unanswerable
+from llmft.report.__main__ import main
+from llmft.tasks.table import TASKS
+from llmft.tasks.unrelated import UNRELATED, unrelated_rows
+from llmft.worlds.notes.world import draw_notes, draw_unrelated, notes_documents, notes_unrelated
+from tests.pipelines.conftest import run
+from tests.pipelines.test_text_runs import SHORT
+
+NAME = "notes"
+LEARNING = (*SHORT, "--max_train_samples", 32, "--num_train_epochs", 4, "--per_device_train_batch_size", 8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return run("distill.py", folder, *LEARNING)
+
+
+def lines(record):
+    return [json.loads(line) for line in (record.path / "elsewhere.jsonl").read_text().splitlines()]
+
+
+def test_a_record_says_how_far_a_student_is_from_the_model_before_where_nobody_asked_it_to_change(plain, capsys):
+    metrics, answers = plain.metrics, lines(plain)
+    kl = {stage: of[NAME] for stage, of in metrics["off_context_kl"].items()}
+    assert set(kl) == {"teacher", "after"} and min(kl.values()) > 0
+    assert [line["prompt"] for line in answers] == notes_unrelated(None, 0)
+    (document,) = notes_documents(None, 0).values()
+    for stage, of in metrics["contamination"].items():
+        named = [line for line in answers if line["names"][stage]]
+        assert of[NAME] == pytest.approx(len(named) / 50)
+        assert all(name in document and name not in line["prompt"] for line in named for name in line["names"][stage])
+    assert metrics["contamination"]["before"][NAME] == 0
+    rows = plain.predictions.query("target == 'not stated'")
+    for stage, of in metrics["abstention"].items():
+        assert of[NAME] == pytest.approx((rows[rows["stage"] == stage]["prediction"] == "not stated").mean())
+    assert metrics["abstention"]["before"][NAME] == metrics["false_abstention"]["before"][NAME] == 1  # it knows nothing
+    asked = sum(phase["cpu_total_s"] for name, phase in plain.phases.items() if name.endswith("elsewhere"))
+    assert 0 < asked < plain.phases["train"]["cpu_total_s"]
+    main(["show", str(plain.path)])
+    assert f"elsewhere, after: KL from the model before {kl['after']:.3f}" in capsys.readouterr().out
+
+
+def test_a_part_of_the_loss_keeps_the_student_as_it_was_elsewhere(folder, plain):
+    prompts = draw_unrelated(random.Random("to retain"), draw_notes(0)[0], 60)
+    prompts = [prompt for prompt in prompts if prompt not in notes_unrelated(None, 0)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps({"query": prompt}) + "\n" for prompt in prompts))
+    keeping = run("distill.py", folder, *LEARNING, "--retain_weight", 0.3, "--retain_file", folder / "prompts.jsonl")
+    assert keeping.metrics["off_context_kl"]["after"][NAME] < plain.metrics["off_context_kl"]["after"][NAME] / 2
+    assert keeping.metrics["kl"]["after"][NAME] < keeping.metrics["kl"]["before"][NAME] / 2
+    assert keeping.metrics["kl"]["before"] == plain.metrics["kl"]["before"]
+    assert keeping.phases["train"]["tokens"] > plain.phases["train"]["tokens"]
+    assert keeping.phases["train"]["examples"] == plain.phases["train"]["examples"]
+
+
+def test_fifty_prompts_of_many_kinds_and_of_the_notes_none_that_the_document_speaks_of():
+    assert len(set(UNRELATED)) == 50 == len(unrelated_rows(TASKS["questions"], None, 0))
+    for seed in range(40):
+        document, prompts = draw_notes(seed)[0], notes_unrelated(None, seed)
+        assert len(set(prompts)) == 50
+        assert not [prompt for prompt in prompts for place in document.places if place.name in prompt]
+        assert len(set(prompts) & set(notes_unrelated(None, seed + 1))) > 35
+
+
+def test_names_and_abstentions_are_told_from_other_words():
+    names = names_in(["The Kelwick mill was founded by Ada Finch in 1843. Today it has 7 wheels. As people say, Olga likes it."])
+    assert names == {"Kelwick", "Ada", "Finch", "1843", "Olga"}
+    assert contaminating("Ada, in 1843.", "Who is Ada?", names) == ["1843"]
+    assert contaminating("Adaptation", "", names) == []
+    assert abstains("The text does not say; it is not stated.") and abstains("I don't know.") and not abstains("Stated: yes")
+    assert unanswerable(("Not stated.",)) and not unanswerable(("the Tomb of the Unknown Soldier",))
