@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 """Half a character, which JSON can write and no tokenizer can read."""
 UNTITLED = "document"
 """What ids of documents without a title begin with."""
-ID = re.compile(r"\S+-[0-9]+")
+ID = re.compile(r"\S+-[0-9a-f]{8}")
 """An id as `name_documents` makes it; no document is such a text."""
 
 
@@ -116,18 +116,19 @@ def read_documents(
 
 
 def name_documents(rows: Iterable[Row], documents: dict[str, str]) -> None:
-    """Give each row the id of its document in place of the document: the same for the same text, else a new one of its title
-    and a number from 1. New documents are added to `documents`."""
+    """Give each row the id of its document in place of the document: the same for the same text, else one of its title and its
+    content, whatever other documents there are. New documents are added to `documents`."""
     ids = {text: name for name, text in documents.items()}
-    numbers = Counter(name.rpartition("-")[0] for name in documents)
     for row in rows:
         document = row["document"]
-        if isinstance(document, Document) and document.text not in ids:
-            numbers[document.title] += 1
-            name = ids[document.text] = f"{document.title}-{numbers[document.title]}"
-            documents[name] = document.text
         if isinstance(document, Document):
-            row["document"] = ids[document.text]
+            name = row["document"] = ids.setdefault(document.text, f"{document.title}-{content_hash(document.text)}")
+            documents[name] = document.text
+
+
+def content_hash(text: str) -> str:
+    """Eight hex digits that tell a text from another."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def answered(row: Row) -> bool:

@@ -372,7 +372,7 @@ def files(tmp_path_factory, tokenizers):
         "case.jsonl": lines([{**rows[0], "label": "NO"}, *rows[1:]]),
         "questions.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "It was Ada."}] * 2),
         "unanswered.jsonl": lines([{"text1": "Who?", "answer": None}]),
-        "lost.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "guide-3"}]),
+        "lost.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "guide-12345678"}]),
         "blank.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": " "}]),
         "two.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": f"It was {name}."} for name in ("Ada", "Ben")] * 4),
         "semicolons.csv": "text1;label\na;0\n",
