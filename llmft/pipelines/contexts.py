@@ -23,7 +23,7 @@ def named_documents(job: Job, queries: Sequence[Row] = ()) -> tuple[str, ...]:
     Raises:
         InputError: a row has none.
     """
-    if not job.config.context.reads("document"):
+    if not job.config.by_document:
         return ()
     rows = [row for rows in (queries, *job.eval_sets.values()) for row in rows]
     without = next((row for row in rows if row.get("document") is None), None)
@@ -57,7 +57,9 @@ def context_scorer(
     documents = named_documents(job, queries)
     if documents:
         prompt_format = prompt_format_of(job, who)
-        formats = [replace(prompt_format, document=job.data.documents[name]) for name in documents]
+        instruction = prompt_format.document  # one of a file, taken as it is
+        in_front = instruction + prompt_format.separator if instruction else ""
+        formats = [replace(prompt_format, document=in_front + job.data.documents[name]) for name in documents]
         shots = job.demonstrations
         return DocumentScorer(
             tuple(job.scorer(*loaded, one, demonstrations=shots, calibrate=calibrate) for one in formats), documents=documents

@@ -23,7 +23,7 @@ from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompt_sizes import prompt_sizes
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
-from llmft.prompts.render import read_text
+from llmft.prompts.render import read_context
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
     named = dict.fromkeys(row.get("document") for rows in job.eval_sets.values() for row in rows)
     texts = {name: job.data.documents[name] for name in named if name is not None}
     if files and job.config.data.document_column is None:
-        texts = {file: read_text(file, "--context_file") for file in files}
+        texts = {file.path: read_context(file) for file in files}
     if not texts:
         raise InputError(f"--train_on document: {job.task.name} has no documents; name files with --context_file")
     prompter = student.prompter

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmft.arguments.context import ContextArguments, WritingArguments
+from llmft.arguments.context import ChunkArguments, ContextArguments, WritingArguments
 from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
 from llmft.arguments.methods import InContextArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
+from llmft.pipelines.chunking import about_chunks
 from llmft.pipelines.contexts import context_scorer, named_documents
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_data, load_start
@@ -26,6 +27,7 @@ GROUPS = (
     ModelArguments,
     DataArguments,
     ContextArguments,
+    ChunkArguments,
     DemonstrationArguments,
     WritingArguments,
     CalibrationArguments,
@@ -57,6 +59,7 @@ def evaluate(job: Job) -> None:
         load_data(job, num_contexts=1 if job.config.context.reads("demonstrations") else 0)
         named_documents(job)
         loaded = load_start(job)
+        about_chunks(job, loaded[1])
         scorer = context_scorer(job, loaded, calibrate=job.config.calibration.calibrate)
         job.check_prompts(scorer)
         job.begin()

@@ -44,7 +44,7 @@ class Chunk(NamedTuple):
 
 
 def cut(document: str, text: str, length: Callable[[str], int], size: int, overlap: int) -> list[Chunk]:
-    """The chunks of a document, in order. Each begins and ends at a paragraph, a sentence, a line or a word where it can, and white
+    """The chunks of a document, in order. Each begins and ends at a paragraph, a sentence, a line or a word where it can. White
     space at its end is left out; all else of the document stands in one.
 
     Args:
@@ -126,8 +126,8 @@ def read_chunk(document: str, text: str, place: object, where: str) -> Chunk:
     chunk = Chunk(document, int(match[1]), int(match[2]), text[int(match[1]) : int(match[2])])
     if chunk.place != place:
         raise InputError(
-            f"{where}: chunk {place} of {document} is not what stands there: the document has changed; write the queries anew, or "
-            "drop the column"
+            f"{where}: chunk {place} of {document} is not what stands there: the document has changed; write the queries anew, "
+            "or drop the column"
         )
     return chunk
 
@@ -144,8 +144,8 @@ def passages(text: str) -> list[tuple[int, int]]:
 
 
 def closest(texts: Sequence[str], queries: Sequence[str], allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Which of N texts each of M queries shares most words with, rare ones counting more (tf-idf, cosine), and how similar they are:
-    (M,) and (M,), 0 where they share none; the first of equals.
+    """Which of N texts each of M queries shares most words with, rare ones counting more (tf-idf, cosine): (M,), the first of
+    equals; and how similar they are, (M,), 0 where they share none.
 
     Args:
         allowed: (M, N) which texts a query may be of; None for all.

@@ -18,6 +18,10 @@ ID = re.compile(r"\S+-[0-9a-f]{8}")
 """An id as `name_documents` makes it; no document is such a text."""
 
 
+CHUNK = re.compile(r"(.+)#[0-9]+-[0-9]+-[0-9a-f]{8}", re.DOTALL)
+"""An id of a chunk."""
+
+
 class Document(NamedTuple):
     """A document as a row holds it, before it has an id."""
 
@@ -131,6 +135,12 @@ def content_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def document_of(name: str) -> str:
+    """The document that a chunk of this id is of (`llmft.tasks.chunks`); of another id, that itself."""
+    chunk = CHUNK.fullmatch(name)
+    return chunk[1] if chunk else name
+
+
 def answered(row: Row) -> bool:
     """Whether a row has a label or an answer in words."""
     return row["label"] is not None or bool(row.get("answer"))
@@ -143,7 +153,8 @@ def query_text(row: Row) -> str:
 
 def asks(row: Row) -> tuple[str | None, ...]:
     """What a row asks, whatever its idx: its texts, and the document that they are about."""
-    return row["text1"], row["text2"], row.get("document")
+    document = row.get("document")
+    return row["text1"], row["text2"], document_of(document) if isinstance(document, str) else document
 
 
 def _missing(cell: Any) -> bool:

@@ -1,6 +1,7 @@
 """Documents cut into chunks: nothing is lost, and a chunk is known by where it stands and what it says."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,9 +31,9 @@ def test_chunks_hold_all_of_a_document_and_no_more_tokens_than_asked_for(text, s
     for chunk in chunks:
         covered[chunk.start : chunk.end] = True
     assert not text or all(letter.isspace() for letter, there in zip(text, covered, strict=True) if not there)
-    for one, other in zip(chunks, chunks[1:], strict=False):
+    for one, other in pairwise(chunks):
         assert one.start < other.start and one.end < other.end
-        assert tokens_of(text[other.start : one.end]) <= max(overlap, 0)
+        assert tokens_of(text[other.start : one.end]) <= overlap
     for chunk in chunks:
         assert read_chunk("d", text, chunk.place, "--query_file q") == chunk
 

@@ -167,7 +167,11 @@ def test_documents_in_files_of_their_own(write, tmp_path):
         ([{**ASKED[0], "answer": "\ud800"}], [], "column answer holds half a surrogate pair in row 1"),
         ([ASKED[0], {**ASKED[1], "page": "\n"}], ["--document_column", "page"], "the document of row 2 is empty"),
         ([{**ASKED[0], "page": None}], ["--document_column", "page"], "column page holds a value that is not text, None"),
-        ([{**ASKED[0], "page": "g-77777777"}], ["--document_column", "page"], "there is no document 'g-77777777'; write the document"),
+        (
+            [{**ASKED[0], "page": "g-77777777"}],
+            ["--document_column", "page"],
+            "there is no document 'g-77777777'; write the document",
+        ),
         ([{**ASKED[0], "answer_ids": [1, -1]}], [], "column answer_ids of row 1 is [1, -1]; write the tokens of the answer"),
         ([{**ASKED[0], "answer_ids": "1"}], [], "column answer_ids of row 1 is '1'"),
         ([], [], "the file is empty"),
