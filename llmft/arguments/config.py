@@ -12,6 +12,7 @@ from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.methods import AdapterArguments, FineTuningArguments, InContextArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
+from llmft.arguments.self_study import SelfStudyArguments
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Config:
     in_context: InContextArguments | None = None
     fine_tuning: FineTuningArguments | None = None
     distillation: DistillationArguments | None = None
+    self_study: SelfStudyArguments | None = None
     run: RunArguments | None = None
     """None only until `prepare` knows the learning rate."""
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmft.pipelines.prompting import file_text
 from llmft.runs.notes import say_note
 from llmft.tasks.chunks import Chunk, closest, cut, read_chunk, widened
 from llmft.tasks.texts import query_text
@@ -90,13 +89,9 @@ def about_chunks(job: Job, tokenizer: PreTrainedTokenizerBase, queries: Sequence
     """
     if not job.config.cuts:
         return [*queries]
-    documents, flag = job.data.documents, "--query_file"
+    flag = "--query_file"
     sets = {flag: [*queries], **job.eval_sets}
-    if job.config.context.reads("file"):  # which all rows are about
-        name = job.config.context.context_dir or job.config.context.context_files[0].name
-        documents = {name: file_text(job)}
-        sets = {of: [{**row, "document": name} for row in rows] for of, rows in sets.items()}
-    chunked = ChunkedDocuments(job.config, documents, lambda text: token_count(tokenizer, text))
+    chunked = ChunkedDocuments(job.config, job.data.documents, lambda text: token_count(tokenizer, text))
     named = {of: [chunked.named(row, of) for row in rows] for of, rows in sets.items()}
     unnamed = [(of, place) for of, chunks in named.items() for place, chunk in enumerate(chunks) if chunk is None]
     nearest, strangers = chunked.nearest([sets[of][place] for of, place in unnamed])
@@ -107,7 +102,7 @@ def about_chunks(job: Job, tokenizer: PreTrainedTokenizerBase, queries: Sequence
         for place, (row, chunk) in enumerate(zip(rows, named[of], strict=True)):
             name, text = chunked.read_with(chunk)
             texts[name], rows[place] = text, {**row, "document": name, "chunk": chunk.place}
-    job.data = replace(job.data, documents={**documents, **texts})
+    job.data = replace(job.data, documents={**job.data.documents, **texts})
     job.eval_sets = {of: rows for of, rows in sets.items() if of in job.eval_sets}
     say_chunks(len(texts), sum(map(len, sets.values())), len(unnamed), strangers)
     return sets[flag]

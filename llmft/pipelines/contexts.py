@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
-from llmft.pipelines.prompting import prompt_format_of
+from llmft.pipelines.prompting import file_text, prompt_format_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,6 +16,22 @@ if TYPE_CHECKING:
     from llmft.evaluation.scorer import MeanScorer
     from llmft.pipelines.job import Job
     from llmft.tasks.schema import Row
+
+
+def about_file(job: Job, queries: Sequence[Row] = ()) -> list[Row]:
+    """The queries, and as `job.eval_sets` the evaluation rows, as rows about the one text of --context file, where that is cut
+    into chunks; else as they are.
+
+    Raises:
+        InputError: the text cannot be read.
+    """
+    if not (job.config.cuts and job.config.context.reads("file")):
+        return [*queries]
+    context = job.config.context
+    name = Path(context.context_dir).name if context.context_dir else context.context_files[0].name
+    job.data = replace(job.data, documents={name: file_text(job)})
+    job.eval_sets = {of: [{**row, "document": name} for row in rows] for of, rows in job.eval_sets.items()}
+    return [{**row, "document": name} for row in queries]
 
 
 def named_documents(job: Job, queries: Sequence[Row] = ()) -> tuple[str, ...]:

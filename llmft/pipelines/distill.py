@@ -20,7 +20,7 @@ from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
 from llmft.pipelines.chunking import about_chunks
 from llmft.pipelines.comparison import compare, say_how_far, say_whether_context_helps
-from llmft.pipelines.contexts import context_scorer, named_documents
+from llmft.pipelines.contexts import about_file, context_scorer, named_documents
 from llmft.pipelines.distillation_checks import check_distillation, check_support, needs_copy
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_data, load_start
@@ -143,6 +143,7 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention]:
     check_support(flags.objective, prompt_format_of(job, "teacher"), student_format, calibrate=calibrate)
     load_data(job, num_contexts=flags.num_contexts if job.config.context.reads("demonstrations") else 0)
     queries = draw_queries(job)
+    queries = about_file(job, queries)
     named_documents(job, queries)
     model, tokenizer = load_start(job)
     queries = about_chunks(job, tokenizer, queries)

@@ -13,7 +13,7 @@ from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
 from llmft.pipelines.chunking import about_chunks
-from llmft.pipelines.contexts import context_scorer, named_documents
+from llmft.pipelines.contexts import about_file, context_scorer, named_documents
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prepare import prepare
@@ -57,6 +57,7 @@ def evaluate(job: Job) -> None:
     prompt_format_of(job)
     with job.meter.phase("load"):
         load_data(job, num_contexts=1 if job.config.context.reads("demonstrations") else 0)
+        about_file(job)
         named_documents(job)
         loaded = load_start(job)
         about_chunks(job, loaded[1])
