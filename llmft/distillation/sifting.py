@@ -19,12 +19,12 @@ from llmft.tasks.chunks import Chunk, closest, passages
 if TYPE_CHECKING:
     from llmft.evaluation.answers import Answers
 
-TEXTS = r"(?:passage|text|document|excerpt|paragraph|article|context|snippet|section|sentence|statement)s?"
+TEXTS = r"(?:passage|text|document|excerpt|paragraph|article|context|snippet|section|sentence|statement)"
 POINTING = re.compile(
-    rf"\b(?:th(?:e|is|ese|at)|given|provided|above|following|preceding) (?:\w+ )?{TEXTS}\b"
+    rf"\b(?:the|this|that|given|provided|above|following|preceding) (?:\w+ )?{TEXTS}\b"
     r"|\b(?:mentioned|described|stated|given|shown|listed|provided|discussed) (?:above|below|here|earlier)\b"
     rf"|\b(?:above|following|preceding)(?:-mentioned)? (?:information|description|list)\b|\b{TEXTS} (?:above|below)\b"
-    r"|\bthe author\b|\baccording to (?:it|this)\b",
+    rf"|\bthese {TEXTS}s\b|\bthe author\b|\baccording to (?:it|this)\b",
     re.IGNORECASE,
 )
 """Words that point at a text which the student will not see (English)."""

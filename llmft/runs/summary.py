@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console  # not when the run is shown: its record has been written by then, without what this costs
 from rich.table import Table
@@ -26,6 +27,8 @@ OF_LABELS = "score_accuracy"
 """What other tasks are judged by, whose answers are labels."""
 RETENTION = "retention"
 """The group of the sets of other tasks."""
+MOST_DOCUMENTS = 12
+"""A run about more is not shown document by document."""
 SELECTED = "* checkpoint selected on this evaluation set"
 """Legend of the star behind values for which `selected_on` holds."""
 
@@ -44,6 +47,25 @@ def column_name(group: str, headline: str) -> str:
 def selected_on(stage: str, domain: str) -> bool:
     """Whether the stage's checkpoint was picked for the headline on the sets of this domain."""
     return stage == f"best_{domain}"
+
+
+def document_names(stages: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """The documents that any set of any stage has rows about."""
+    return sorted({name for sets in stages.values() for documents in sets.values() for name in documents})
+
+
+def document_table(
+    stages: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], names: Sequence[str], headline: str
+) -> Table:
+    """The headline of each stage by document, over all sets whose rows are about it."""
+    table = Table(title=f"{headline} by document", title_justify="left")
+    for name in ("stage", *names):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for stage, sets in stages.items():
+        about = [{of: documents[name] for of, documents in sets.items() if name in documents} for name in names]
+        values = [pooled(one, [*one], headline) for one in about]
+        table.add_row(stage, *("-" if value is None else f"{value:.3f}" for value in values))
+    return table
 
 
 def plain_console() -> Console:
@@ -70,6 +92,9 @@ def show_run(path: Path) -> None:
     console.print(table)
     if any(entry["selected_on_evaluation_set"] for entry in selection.values()):
         console.print(SELECTED)
+    documents = metrics.get("documents", {})
+    if 0 < len(names := document_names(documents)) <= MOST_DOCUMENTS:
+        console.print(document_table(documents, names, headline))
     for name, gap in metrics.get("gap_recovered", {}).items():
         console.print(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
     tokens = ", ".join(f"{who} {count:.1f}" for who, count in metrics["tokens_per_query"].items())
