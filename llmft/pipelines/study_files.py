@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,10 +34,12 @@ class StudyFiles:
         Raises:
             InputError: the file is there and comes from another, or the folder cannot be written to.
         """
+        there = next(folder for folder in self.pairs.absolute().parents if folder.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise InputError(f"--output_file {self.pairs}: {there} is no folder that can be written to; choose another")
+        if not self.pairs.exists() or overwrite:
+            return False
         with self.writing():
-            self.pairs.parent.mkdir(parents=True, exist_ok=True)
-            if not self.pairs.exists() or overwrite:
-                return False
             noted = json.loads(self.summary.read_text(encoding="utf-8")) if self.summary.exists() else {}
         if noted.get("setting") != setting:
             raise InputError(
@@ -49,6 +52,7 @@ class StudyFiles:
     def write(self, pairs: Sequence[dict[str, Any]], dropped: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
         """Write all three, the pairs last."""
         with self.writing():
+            self.pairs.parent.mkdir(parents=True, exist_ok=True)
             self.pairs.unlink(missing_ok=True)
             write_json(self.summary, summary)
             for path, lines in ((self.dropped, dropped), (self.pairs, pairs)):
