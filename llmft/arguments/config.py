@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
-from llmft.arguments.context import DocumentArguments, WritingArguments
+from llmft.arguments.context import ChunkArguments, DocumentArguments, WritingArguments
 from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.methods import AdapterArguments, FineTuningArguments, InContextArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
+from llmft.arguments.self_study import SelfStudyArguments
 
 
 @dataclass
@@ -23,11 +24,13 @@ class Config:
     shots: DemonstrationArguments
     context: DocumentArguments
     writing: WritingArguments
+    chunks: ChunkArguments | None = None
     calibration: CalibrationArguments | None = None
     trained: AdapterArguments | None = None
     in_context: InContextArguments | None = None
     fine_tuning: FineTuningArguments | None = None
     distillation: DistillationArguments | None = None
+    self_study: SelfStudyArguments | None = None
     run: RunArguments | None = None
     """None only until `prepare` knows the learning rate."""
 
@@ -36,6 +39,16 @@ class Config:
         """The config that holds these groups."""
         kinds = get_type_hints(cls)
         return cls(**{name: group for group in groups for name, kind in kinds.items() if isinstance(group, kind)})
+
+    @property
+    def cuts(self) -> bool:
+        """Whether documents are cut into chunks."""
+        return self.chunks is not None and self.chunks.chunk_tokens is not None
+
+    @property
+    def by_document(self) -> bool:
+        """Whether each row is asked behind a document of its own, or its chunk of one."""
+        return self.context.reads("document") or (self.cuts and self.context.reads("file"))
 
     @property
     def groups(self) -> dict[str, Any]:

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from llmft.arguments.checks import Checked
 from llmft.arguments.flags import flag
 from llmft.errors import InputError
 
+READ = ("--context file|document|dialogue", "--train_on document", "--document_column")
+"""What reads files of text."""
 CONTEXTS = ("demonstrations", "instruction", "label", "file", "document", "dialogue", "none")
 TEXT = "text"
+
+
+class ContextFile(NamedTuple):
+    """A file of text for a context.
+
+    Attributes:
+        name: what rows call it.
+        path: where it lies.
+        flag: the flag that it comes by, for messages.
+    """
+
+    name: str
+    path: str
+    flag: str = "--context_file"
+
+    @property
+    def head(self) -> str:
+        """What stands in front of its text: its name, where it comes from a folder."""
+        return f"{self.name}\n" if self.flag == "--context_dir" else ""
 
 
 def files_of(names: str | None) -> list[str]:
@@ -26,6 +49,11 @@ def names_documents(context: str, document_column: str | None) -> bool:
     return document_column is not None and not {"file", "dialogue"} & {*files_of(context)}
 
 
+def hidden(path: Path) -> bool:
+    """Whether a file's name, or that of a folder it is in, begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
+
+
 @dataclass
 class DocumentArguments(Checked):
     """Files of text that queries are about."""
@@ -36,13 +64,43 @@ class DocumentArguments(Checked):
         "File whose text stands in front of the query, or one for each of --num_contexts, comma between; of --context dialogue a "
         "jsonl of earlier turns (`role`, `content`); of --context document the documents that rows name by --document_column.",
         kind="path",
-        needs=("--context file|document|dialogue", "--train_on document", "--document_column"),
+        needs=READ,
+    )
+    context_dir: str | None = flag(
+        "Folder of documents, each with its path in front, by which rows name it; of --context file all of them are one text.",
+        kind="path",
+        needs=READ,
+    )
+    context_glob: str = flag(
+        "Which files of --context_dir, as Python's glob writes it.", "**/*", needs="--context_dir", names_run=False
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.context_dir is not None and self.context_file is not None:
+            raise InputError(f"--context_dir {self.context_dir}: does not go with --context_file; leave one of them out")
+
     @property
-    def context_files(self) -> list[str]:
-        """The files of --context_file."""
-        return files_of(self.context_file)
+    def context_files(self) -> list[ContextFile]:
+        """The files of --context_file in their order, or those of --context_dir by their paths.
+
+        Raises:
+            InputError: the folder has none.
+        """
+        if self.context_dir is None:
+            return [ContextFile(Path(name).name, name) for name in files_of(self.context_file)]
+        folder, shown = Path(self.context_dir), f"--context_dir {self.context_dir}"
+        if not folder.is_dir():
+            raise InputError(f"{shown}: no such folder; name one with documents")
+        paths = sorted(path for path in folder.glob(self.context_glob) if path.is_file() and not hidden(path.relative_to(folder)))
+        if not paths:
+            raise InputError(f"{shown}: --context_glob {self.context_glob} fits no file in it; give another, as **/*.md")
+        return [ContextFile(path.relative_to(folder).as_posix(), str(path), "--context_dir") for path in paths]
+
+    @property
+    def texts(self) -> list[list[ContextFile]]:
+        """The files of each text of --context file: one of --context_file, all of --context_dir."""
+        return [self.context_files] if self.context_dir else [[file] for file in self.context_files]
 
     @property
     def contexts(self) -> tuple[str, ...]:
@@ -81,10 +139,46 @@ class ContextArguments(DocumentArguments):
         if {*names} - {*CONTEXTS} or len({*names}) < len(names) or ("none" in names and len(names) > 1):
             raise InputError(f"--context {self.context}: give one or more of {', '.join(CONTEXTS)}, comma between, each once")
         for kind in ("file", "dialogue"):
-            if self.reads(kind) and self.context_file is None:
+            if self.reads(kind) and self.context_file is None and (self.context_dir is None or kind == "dialogue"):
                 raise InputError(f"--context {kind}: name the file with --context_file")
         if self.reads("file") + self.reads("dialogue") + self.reads("document") > 1:
             raise InputError(f"--context {self.context}: --context_file can be one of file, document and dialogue; choose one")
+
+
+@dataclass
+class ChunkArguments(Checked):
+    """How documents are cut that are too long to be read at once."""
+
+    _argument_group_name = "chunks of documents"
+
+    chunk_tokens: int | None = flag(
+        "Cut documents into chunks of at most so many tokens; a query is asked behind the one that its column `chunk` names, or "
+        "whose words fit it best. Default: a document is read whole.",
+        at_least=8,
+        needs="--context file|document",
+        answers=TEXT,
+    )
+    chunk_overlap: int | None = flag(
+        "Tokens at most that a chunk shares with the one before, fewer than half of --chunk_tokens; default: a tenth of these.",
+        at_least=0,
+        needs="--chunk_tokens",
+        answers=TEXT,
+    )
+    chunk_neighbours: int = flag(
+        "So many chunks on either side are read along with a query's own.", 0, at_least=0, needs="--chunk_tokens", answers=TEXT
+    )
+
+    @property
+    def overlap(self) -> int:
+        """Tokens that chunks share."""
+        return self.chunk_tokens // 10 if self.chunk_overlap is None else self.chunk_overlap
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk_tokens is not None and 2 * self.overlap >= self.chunk_tokens:
+            raise InputError(
+                f"--chunk_overlap {self.chunk_overlap}: must be fewer than half of --chunk_tokens {self.chunk_tokens}; give less"
+            )
 
 
 @dataclass

@@ -17,7 +17,39 @@ SHOWN = "--context demonstrations"
 
 
 @dataclass
-class DataArguments(Checked):
+class PromptArguments(Checked):
+    """How a row is shown."""
+
+    _argument_group_name = "prompt"
+
+    pattern: str | None = flag("Prompt with {text1} and {text2}, in place of a named one.")
+    target_prefix: str | None = flag(
+        r"Text between pattern and label; \n and \t mean newline and tab. Default: the named pattern's.",
+        needs=PBFT,
+        may_be_empty=True,
+    )
+    chat: bool = flag(
+        "Ask in the model's chat template: the prompt above is the user's turn, the answer the assistant's, demonstrations are "
+        "earlier turns.",
+        False,
+        excludes={"--upstream_prompts": "", "--label_delimiter": "the template says what stands between query and answer"},
+    )
+    system_prompt: str | None = flag(
+        "What the system message begins with, for teacher and student: a text, or a file with one. Default: the template's own.",
+        kind="text or path",
+        needs="--chat",
+    )
+    context_role: str = flag(
+        "Where the context stands: in the message of `system`, or in front of the first turn of `user`.",
+        "system",
+        choices=("system", "user"),
+        needs="--chat",
+    )
+    separate_shots_by: str = flag("Text behind each demonstration.", r"\n\n", may_be_empty=True)
+
+
+@dataclass
+class DataArguments(PromptArguments):
     """Which task, where its rows lie, and how a row is shown."""
 
     _argument_group_name = "task and prompt"
@@ -110,12 +142,6 @@ class DataArguments(Checked):
         choices=("minimal", "gpt-3", "eval-harness"),
         excludes="--pattern",
     )
-    pattern: str | None = flag("Prompt with {text1} and {text2}, in place of a named one.")
-    target_prefix: str | None = flag(
-        r"Text between pattern and label; \n and \t mean newline and tab. Default: the named pattern's.",
-        needs=PBFT,
-        may_be_empty=True,
-    )
     target_tokens: str | None = flag(
         "A word for each label in label order, comma between; default: the task's.", needs=PBFT, answers="label"
     )
@@ -126,24 +152,6 @@ class DataArguments(Checked):
         excludes="--upstream_prompts",
         may_be_empty=True,
     )
-    chat: bool = flag(
-        "Ask in the model's chat template: the prompt above is the user's turn, the answer the assistant's, demonstrations are "
-        "earlier turns.",
-        False,
-        excludes={"--upstream_prompts": "", "--label_delimiter": "the template says what stands between query and answer"},
-    )
-    system_prompt: str | None = flag(
-        "What the system message begins with, for teacher and student: a text, or a file with one. Default: the template's own.",
-        kind="text or path",
-        needs="--chat",
-    )
-    context_role: str = flag(
-        "Where the context stands: in the message of `system`, or in front of the first turn of `user`.",
-        "system",
-        choices=("system", "user"),
-        needs="--chat",
-    )
-    separate_shots_by: str = flag("Text behind each demonstration.", r"\n\n", may_be_empty=True)
     task_description: str = flag("Text in front of the demonstrations.", "", may_be_empty=True)
     multi_token_labels: bool = flag(
         "A label may be several tokens: it is scored by the log-probability of them all (eval.py, distill.py).",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
-from llmft.pipelines.prompting import prompt_format_of
+from llmft.pipelines.prompting import file_text, prompt_format_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,13 +18,29 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row
 
 
+def about_file(job: Job, queries: Sequence[Row] = ()) -> list[Row]:
+    """The queries, and as `job.eval_sets` the evaluation rows, as rows about the one text of --context file, where that is cut
+    into chunks; else as they are.
+
+    Raises:
+        InputError: the text cannot be read.
+    """
+    if not (job.config.cuts and job.config.context.reads("file")):
+        return [*queries]
+    context = job.config.context
+    name = Path(context.context_dir).name if context.context_dir else context.context_files[0].name
+    job.data = replace(job.data, documents={name: file_text(job)})
+    job.eval_sets = {of: [{**row, "document": name} for row in rows] for of, rows in job.eval_sets.items()}
+    return [{**row, "document": name} for row in queries]
+
+
 def named_documents(job: Job, queries: Sequence[Row] = ()) -> tuple[str, ...]:
     """The documents that queries and evaluation rows are asked behind; none where these are no context.
 
     Raises:
         InputError: a row has none.
     """
-    if not job.config.context.reads("document"):
+    if not job.config.by_document:
         return ()
     rows = [row for rows in (queries, *job.eval_sets.values()) for row in rows]
     without = next((row for row in rows if row.get("document") is None), None)
@@ -57,7 +74,9 @@ def context_scorer(
     documents = named_documents(job, queries)
     if documents:
         prompt_format = prompt_format_of(job, who)
-        formats = [replace(prompt_format, document=job.data.documents[name]) for name in documents]
+        instruction = prompt_format.document  # one of a file, taken as it is
+        in_front = instruction + prompt_format.separator if instruction else ""
+        formats = [replace(prompt_format, document=in_front + job.data.documents[name]) for name in documents]
         shots = job.demonstrations
         return DocumentScorer(
             tuple(job.scorer(*loaded, one, demonstrations=shots, calibrate=calibrate) for one in formats), documents=documents

@@ -11,20 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments.context import ContextArguments, WritingArguments
+from llmft.arguments.context import ChunkArguments, ContextArguments, WritingArguments
 from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
+from llmft.pipelines.chunking import about_chunks
 from llmft.pipelines.comparison import (
     compare,
     say_how_far,
     say_whether_context_helps,
     say_whether_out_of_domain_suffers,
 )
-from llmft.pipelines.contexts import context_scorer, named_documents
+from llmft.pipelines.contexts import about_file, context_scorer, named_documents
 from llmft.pipelines.distillation_checks import check_distillation, check_support, needs_copy
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_data, load_start
@@ -56,6 +57,7 @@ GROUPS = (
     AdapterArguments,
     DataArguments,
     ContextArguments,
+    ChunkArguments,
     DemonstrationArguments,
     WritingArguments,
     CalibrationArguments,
@@ -162,8 +164,10 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention, list[Row]]
     check_support(flags.objective, prompt_format_of(job, "teacher"), student_format, calibrate=calibrate)
     load_data(job, num_contexts=flags.num_contexts if job.config.context.reads("demonstrations") else 0)
     queries = draw_queries(job)
+    queries = about_file(job, queries)
     named_documents(job, queries)
     model, tokenizer = load_start(job)
+    queries = about_chunks(job, tokenizer, queries)
     teacher = context_scorer(job, teacher_model(job, flags, tokenizer), "teacher", queries=queries, calibrate=calibrate)
     student = job.scorer(model, tokenizer, student_format, trained=True)
     student = replace(student, answers=student.answers.ending_as(teacher.answers))

@@ -30,12 +30,12 @@ def check_distillation(job: Job) -> None:
         raise InputError(f"--num_contexts {flags.num_contexts}: answers in words are written behind one context; leave it out")
     if answers.in_words and context.reads("label"):
         raise InputError(f"--context label: answers to {job.task.name} are words, not labels; choose another context")
-    files = len(context.context_files)
-    if not context.reads("document") and files > 1 and files != flags.num_contexts:
+    files = len(context.texts)
+    if not job.config.by_document and files > 1 and files != flags.num_contexts:
         raise InputError(
             f"--context_file {context.context_file}: {files} files, --num_contexts {flags.num_contexts}; give one each"
         )
-    if flags.num_contexts > 1 and not context.reads("demonstrations") and (files < 2 or context.reads("document")):
+    if flags.num_contexts > 1 and not context.reads("demonstrations") and (files < 2 or job.config.by_document):
         raise InputError(
             f"--num_contexts {flags.num_contexts}: contexts differ in their demonstrations or files; add them to --context"
         )
@@ -66,7 +66,7 @@ def check_distillation(job: Job) -> None:
         )
     if run.deepspeed and flags.on_policy and zero_stage(run.deepspeed) == 3:
         raise InputError(f"{along}: under ZeRO-3 one process would wait for another's weights; use zero2")
-    by_query = flags.context_schedule == "cycle" or context.reads("document")
+    by_query = flags.context_schedule == "cycle" or job.config.by_document
     if run.deepspeed and flags.reads_along and by_query and zero_stage(run.deepspeed) == 3:
         name = "--context_schedule cycle" if flags.context_schedule == "cycle" else "--context document"
         raise InputError(

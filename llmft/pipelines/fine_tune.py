@@ -23,7 +23,7 @@ from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompt_sizes import prompt_sizes
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
-from llmft.prompts.render import read_text
+from llmft.prompts.render import read_context
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +123,7 @@ def document_texts(job: Job) -> dict[str, str]:
     """The documents that evaluation rows are about, or the files that the flags name: name -> text."""
     files = job.config.context.context_files
     if files and job.config.data.document_column is None:
-        return {file: read_text(file, "--context_file") for file in files}
+        return {file.path: read_context(file) for file in files}
     named = dict.fromkeys(row.get("document") for rows in job.eval_sets.values() for row in rows)
     return {name: job.data.documents[name] for name in named if name is not None}
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmft.arguments.context import ContextArguments, WritingArguments
+from llmft.arguments.context import ChunkArguments, ContextArguments, WritingArguments
 from llmft.arguments.data import CalibrationArguments, DataArguments, DemonstrationArguments
 from llmft.arguments.methods import InContextArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
-from llmft.pipelines.contexts import context_scorer, named_documents
+from llmft.pipelines.chunking import about_chunks
+from llmft.pipelines.contexts import about_file, context_scorer, named_documents
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prepare import prepare
@@ -26,6 +27,7 @@ GROUPS = (
     ModelArguments,
     DataArguments,
     ContextArguments,
+    ChunkArguments,
     DemonstrationArguments,
     WritingArguments,
     CalibrationArguments,
@@ -55,8 +57,10 @@ def evaluate(job: Job) -> None:
     prompt_format_of(job)
     with job.meter.phase("load"):
         load_data(job, num_contexts=1 if job.config.context.reads("demonstrations") else 0)
+        about_file(job)
         named_documents(job)
         loaded = load_start(job)
+        about_chunks(job, loaded[1])
         scorer = context_scorer(job, loaded, calibrate=job.config.calibration.calibrate)
         job.check_prompts(scorer)
         job.begin()

@@ -157,6 +157,8 @@ def training_data(config: dict[str, Any]) -> str:
         lines += [f"- instruction: {arguments['instruction']}"]
     if arguments.get("context_file"):
         lines += [f"- context file: {', '.join(Path(file).name for file in arguments['context_file'].split(','))}"]
+    if arguments.get("context_dir"):
+        lines += [f"- context: the files {arguments['context_glob']} of {Path(arguments['context_dir']).name}"]
     shown = [context for context in draws["demonstrations"] if context]
     lines += [f"- demonstrations (idx of the training rows): {', '.join(map(str, context))}" for context in shown]
     steps, epochs = arguments["max_steps"], arguments["num_train_epochs"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
-from llmft.arguments.context import files_of, names_documents
+from llmft.arguments.context import DocumentArguments, names_documents
 from llmft.arguments.data import DataArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.flags import flags_of, paths_named
@@ -57,14 +57,14 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     asked: list[Task] = []
 
     def defaults(values: Mapping[str, Any], written: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-        (data,) = make([DataArguments], values)
+        data, context = make([DataArguments, DocumentArguments], values)
         named = names_documents(values.get("context", ""), data.document_column)
         asked.append(
             resolve_task(
                 data,
                 labels_needed=DistillationArguments not in groups,
                 query_file=values.get("query_file"),
-                context_files=files_of(values["context_file"]) if named else (),
+                context_files=context.context_files if named else (),
             )
         )
         implied = {"context": "demonstrations"} if {"num_shots", "sample_indices_file"} & {*written} else {}
@@ -140,12 +140,12 @@ def check_context(config: Config, task: Task) -> None:
         InputError: some are not.
     """
     context, by_name = config.context, task.documents is not None and task.splits is None
-    if context.context_file is None:
+    if not context.context_files:
         return
-    shown = f"--context_file {context.context_file}"
+    shown = f"--context_dir {context.context_dir}" if context.context_dir else f"--context_file {context.context_file}"
     if context.reads("document") and not by_name:
         raise InputError(f"{shown}: rows of {task.name} bring their own documents; leave it out, or ask for --context file")
-    if config.in_context is not None and len(context.context_files) > 1 and not by_name:
+    if config.in_context is not None and len(context.texts) > 1 and not by_name:
         raise InputError(f"{shown}: eval.py reads one context; give one file")
 
 

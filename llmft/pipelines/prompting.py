@@ -11,7 +11,15 @@ from llmft.errors import InputError
 from llmft.prompts.alignment import check_alignment
 from llmft.prompts.chat import ChatFormat
 from llmft.prompts.placeholders import take_off_placeholders
-from llmft.prompts.render import PromptFormat, UpstreamPromptFormat, decode_escapes, escaped, names_file, read_text, text_or_file
+from llmft.prompts.render import (
+    PromptFormat,
+    UpstreamPromptFormat,
+    decode_escapes,
+    escaped,
+    names_file,
+    read_context,
+    text_or_file,
+)
 from llmft.prompts.turns import read_turns
 from llmft.prompts.verbalizer import parse_words
 
@@ -124,13 +132,27 @@ def _context(job: Job, labels: tuple[str, ...], number: int) -> dict[str, Any]:
         if job.task.instruction is None:
             raise InputError(f"--context instruction: {job.task.name} has no instruction of its own; give --instruction")
         instruction = job.task.instruction(data.task_variant, job.config.run.data_seed)
-    files = flags.context_files
-    file = files[number if len(files) > 1 else 0] if files else ""
-    if flags.reads("file"):
-        texts.append(read_text(file, "--context_file"))
+    separator = decode_escapes(data.separate_shots_by)
+    if flags.reads("file") and not job.config.by_document:
+        texts.append(file_text(job, number))
+    dialogue = read_turns(flags.context_files[0].path, "--context_file") if flags.reads("dialogue") else ()
     return {
         "instruction": instruction,
-        "document": decode_escapes(data.separate_shots_by).join(texts),
-        "turns": read_turns(file, "--context_file") if flags.reads("dialogue") else (),
+        "document": separator.join(texts),
+        "turns": dialogue,
         "shown_labels": labels if flags.reads("label") else (),
     }
+
+
+def file_text(job: Job, number: int = 0) -> str:
+    """The text of --context file: that of a file, or of all files of a folder.
+
+    Args:
+        number: of the context, where each has a file of its own.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    texts = job.config.context.texts
+    files = texts[number if len(texts) > 1 else 0]
+    return decode_escapes(job.config.data.separate_shots_by).join(map(read_context, files))

@@ -15,7 +15,7 @@ from llmft.arguments.flags import flags_of
 from llmft.arguments.run import RunArguments
 from llmft.models.identity import fingerprint_model
 from llmft.models.load import resolve, run_of, short_name
-from llmft.prompts.render import read_text, text_or_file
+from llmft.prompts.render import read_context, text_or_file
 from llmft.runs.store import short_hash
 from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import QUERIES, RETAINED, query_source
@@ -115,9 +115,9 @@ def context_settings(config: Config) -> dict[str, Any]:
     files, instruction = config.context.context_files, getattr(config.context, "instruction", None)
     values: dict[str, Any] = {}
     if files:
-        values["context"] = [read_text(file, "--context_file") for file in files]
+        values["context"] = [read_context(file) for file in files]
     if files and names_documents(",".join(config.context.contexts), config.data.document_column):
-        values["documents"] = [Path(file).name for file in files]
+        values["documents"] = [file.name for file in files]
     if instruction is not None:
         values["instruction"] = text_or_file(instruction, "--instruction")
     return values
@@ -142,6 +142,7 @@ def distillation_settings(
 def describe(config: Config) -> dict[str, str]:
     """Short names of what a run reads from files or other models."""
     names = {"instruction": getattr(config.context, "instruction", None), "context_file": config.context.context_file}
+    names |= {"context_dir": config.context.context_dir}
     if config.distillation is not None:
         flags = config.distillation
         names |= {"teacher": flags.teacher_model_name_or_path, "query_file": flags.query_file, "retain_file": flags.retain_file}

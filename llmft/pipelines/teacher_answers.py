@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmft.runs.notes import say_note
-from llmft.tasks.texts import query_text
+from llmft.tasks.texts import document_of, query_text
 
 if TYPE_CHECKING:
     from llmft.distillation.reference import TeacherReference
@@ -35,7 +35,7 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
         return
     lines = [
         {
-            "document": row["document"],
+            **whereabouts(row),
             "query": query_text(row),
             "answer": answers.written(row["answer_ids"]),
             "answer_ids": row["answer_ids"],
@@ -48,6 +48,12 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
     cut = sum(len(row["answer_ids"]) == limit for row in queries)
     if cut:
         say_note(f"{cut} of {len(queries)} of the teacher's answers have all of --max_new_tokens {limit}, and may be cut there")
+
+
+def whereabouts(row: Row) -> dict[str, str | None]:
+    """The document that a row is about, and where it is read in chunks the place of its own, as files of questions have them."""
+    chunk = {"chunk": row["chunk"]} if row.get("chunk") is not None else {}
+    return {"document": row["document"] and document_of(row["document"]), **chunk}
 
 
 def references(job: Job, teacher: MeanScorer, scores: Mapping[str, Scores]) -> dict[str, TeacherReference]:

@@ -143,6 +143,8 @@ class Prompter:
             return
         cut = ", or cut them with --max_seq_length" if self.prompt_format.words else ""
         flag, remedy = self.prompt_format.front_flag, f"shorten that, or leave long rows out{cut}"
+        if self.prompt_format.document and not self.prompt_format.words:
+            remedy = "cut the document with --chunk_tokens, shorten it, or leave long rows out"
         if self.demonstrations:
             flag = f"--num_shots {len(self.demonstrations)}"
             fit = self._fitting_shots(rows[max(range(len(rows)), key=lambda i: len(prompts.suffixes[i]))], limit)

@@ -26,6 +26,8 @@ from llmft.prompts.control import ControlTokens, control_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from llmft.arguments.context import ContextFile
+
 
 LINE_END = re.compile(r"\r\n?")
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
@@ -60,6 +62,15 @@ def read_text(file: str, flag: str) -> str:
     if not text.strip():
         raise InputError(f"{flag} {file}: there is no text in it; give a file with some")
     return text
+
+
+def read_context(file: ContextFile) -> str:
+    """The text of a file for a context, its name in front where that is shown.
+
+    Raises:
+        InputError: it cannot be read, or holds none.
+    """
+    return file.head + read_text(file.path, file.flag)
 
 
 def text_or_file(value: str, flag: str) -> str:

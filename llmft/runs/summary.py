@@ -27,6 +27,8 @@ OF_LABELS = "score_accuracy"
 """What other tasks are judged by, whose answers are labels."""
 RETENTION = "retention"
 """The group of the sets of other tasks."""
+MOST_DOCUMENTS = 12
+"""A run about more is not shown document by document."""
 SELECTED = "* checkpoint selected on this evaluation set"
 """Legend of the star behind values for which `selected_on` holds."""
 
@@ -65,6 +67,25 @@ def selected_on(stage: str, domain: str) -> bool:
     return stage == f"best_{domain}"
 
 
+def document_names(stages: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """The documents that any set of any stage has rows about."""
+    return sorted({name for sets in stages.values() for documents in sets.values() for name in documents})
+
+
+def document_table(
+    stages: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], names: Sequence[str], headline: str
+) -> Table:
+    """The headline of each stage by document, over all sets whose rows are about it."""
+    table = Table(title=f"{headline} by document", title_justify="left")
+    for name in ("stage", *names):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for stage, sets in stages.items():
+        about = [{of: documents[name] for of, documents in sets.items() if name in documents} for name in names]
+        values = [pooled(one, [*one], headline) for one in about]
+        table.add_row(stage, *("-" if value is None else f"{value:.3f}" for value in values))
+    return table
+
+
 def plain_console() -> Console:
     """A console that prints names, patterns and paths as they are, also `[INST]` and `:tada:`; wide where it is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 190, highlight=False, markup=False, emoji=False)
@@ -89,6 +110,9 @@ def show_run(path: Path) -> None:
     console.print(table)
     if any(entry["selected_on_evaluation_set"] for entry in selection.values()):
         console.print(SELECTED)
+    documents = metrics.get("documents", {})
+    if 0 < len(names := document_names(documents)) <= MOST_DOCUMENTS:
+        console.print(document_table(documents, names, headline))
     for name, gap in metrics.get("gap_recovered", {}).items():
         console.print(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
     for line in elsewhere_lines(metrics):

@@ -82,7 +82,7 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
         groups = {"in_domain": {task.name: validation}, "out_of_domain": out_of_domain}
         return TaskData(train, demonstrations, groups, documents)
     rows = read_sets(task.row_sets, task, data_dir, cache_dir, documents)
-    for eval_set in sorted(task.row_sets, key=lambda s: s is task.train):  # so that training rows change no evaluation row's id
+    for eval_set in sorted(task.row_sets, key=lambda s: s is task.train):  # the first title of a text is in its id
         if eval_set.document_column is not None:
             name_documents(rows[eval_set.name], documents)
     cut = [s for s in (task.train, task.in_domain, *task.test) if s is not None]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
-from llmft.prompts.render import read_text
+from llmft.prompts.render import read_context
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
 from llmft.tasks.rows import renamed
@@ -18,6 +18,7 @@ from llmft.tasks.texts import read_answers
 from llmft.tasks.user_files import check_column, check_different, given, own_sets, text_columns
 
 if TYPE_CHECKING:
+    from llmft.arguments.context import ContextFile
     from llmft.arguments.data import DataArguments
 
 NAME = "questions"
@@ -26,7 +27,7 @@ WRITTEN = "query"
 
 
 def own_questions(
-    data: DataArguments, *, answers_needed: bool = True, query_file: str | None = None, context_files: Sequence[str] = ()
+    data: DataArguments, *, answers_needed: bool = True, query_file: str | None = None, context_files: Sequence[ContextFile] = ()
 ) -> Task:
     """The task `questions` with the sets of the user's files. There may be no training rows.
 
@@ -81,18 +82,18 @@ def names_of_written(data: DataArguments) -> tuple[tuple[str, str], ...]:
     return () if given(data, "text1_column") else ((WRITTEN, "text1"),)
 
 
-def documents_of(files: Sequence[str]) -> dict[str, str]:
-    """The texts of files by the files' names without their folders.
+def documents_of(files: Sequence[ContextFile]) -> dict[str, str]:
+    """The texts of files by what rows call them.
 
     Raises:
         InputError: a file cannot be read or holds no text, or two have the same name.
     """
     documents: dict[str, str] = {}
     for file in files:
-        name, text = Path(file).name, read_text(file, "--context_file")
-        if name in documents:
-            raise InputError(f"--context_file {','.join(files)}: two files are called {name}; rows could not tell them apart")
-        documents[name] = text
+        if file.name in documents:
+            listed_files = ",".join(one.path for one in files)
+            raise InputError(f"--context_file {listed_files}: two files are called {file.name}; rows could not tell them apart")
+        documents[file.name] = read_context(file)
     return documents
 
 

@@ -15,6 +15,7 @@ from llmft.tasks.table import HANS_SUBCASES, LEXICAL_OVERLAP, OUT_OF_DOMAIN, eva
 from llmft.tasks.user_files import own_task
 
 if TYPE_CHECKING:
+    from llmft.arguments.context import ContextFile
     from llmft.arguments.data import DataArguments
 
 DEFAULT_TASK = "rte"
@@ -23,14 +24,14 @@ FILE_FLAGS = {"paws-qqp": "paws_qqp_file", "cola-ood": "cola_ood_file"}
 
 
 def resolve_task(
-    data: DataArguments, *, labels_needed: bool = True, query_file: str | None = None, context_files: Sequence[str] = ()
+    data: DataArguments, *, labels_needed: bool = True, query_file: str | None = None, context_files: Sequence[ContextFile] = ()
 ) -> Task:
     """The task that the arguments ask for.
 
     Args:
         labels_needed: whether training rows of the user's own must have labels, or answers in words.
         query_file: distill.py's --query_file.
-        context_files: the files of --context_file, where they are the documents that rows name.
+        context_files: files of text, where they are the documents that rows name.
 
     Raises:
         InputError: there is no such task or set, they do not fit together, or the user's own files are not usable.

@@ -28,6 +28,10 @@ ANSWER_IDS = "answer_ids"
 """The column, in files of answers in words, of their tokens."""
 
 
+CHUNK = "chunk"
+"""The column, there, of the place of the chunk in its document that a row is about."""
+
+
 def make_rows(
     table: Table, eval_set: EvalSet, task: Task, where: str, documents: Mapping[str, str] | None = None
 ) -> tuple[list[Row], str]:
@@ -89,6 +93,8 @@ def _with_answers(rows: list[Row], table: Table, eval_set: EvalSet, where: str, 
     column = eval_set.answer_column
     for row, answers in zip(rows, read_answers(table.get(column, [None] * len(rows)), column, where, first), strict=True):
         row["answer"] = answers
+    for row, cell in zip(rows, table.get(CHUNK, ()), strict=False):
+        row.update({} if cell in (None, "") or cell != cell else {CHUNK: cell})
     for row, ids in zip(rows, read_answer_ids(table.get(ANSWER_IDS, ()), ANSWER_IDS, where, first), strict=False):
         row.update({} if ids is None else {ANSWER_IDS: ids})
     kept = [row for row in rows if row["answer"] or eval_set.answer_optional]

@@ -11,8 +11,8 @@ from llmft.arguments.training_defaults import Defaults
 Row = dict[str, Any]
 """`text1`, `text2` (or None), `label` (None where labels are optional and it has none), `idx`, and the columns that its set is
 chosen by. Of a task with answers in words, `label` is None and there are: `answer`, a tuple of the accepted ones, the first of
-which is shown and learnt, () for none; `document`, the id of the document that it is about, or None; and `answer_ids`, the tokens
-of the answer, where its file has them."""
+which is shown and learnt, () for none; `document`, the id of the document that it is about, or None; and where its file has
+them `answer_ids`, the tokens of the answer, and `chunk`, the place in the document that it is about."""
 
 
 class NamedPattern(NamedTuple):

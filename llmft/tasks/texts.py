@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +14,12 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 """Half a character, which JSON can write and no tokenizer can read."""
 UNTITLED = "document"
 """What ids of documents without a title begin with."""
-ID = re.compile(r"\S+-[0-9]+")
+ID = re.compile(r"\S+-[0-9a-f]{8}")
 """An id as `name_documents` makes it; no document is such a text."""
+
+
+CHUNK = re.compile(r"(.+)#[0-9]+-[0-9]+-[0-9a-f]{8}", re.DOTALL)
+"""An id of a chunk."""
 
 
 class Document(NamedTuple):
@@ -116,18 +120,25 @@ def read_documents(
 
 
 def name_documents(rows: Iterable[Row], documents: dict[str, str]) -> None:
-    """Give each row the id of its document in place of the document: the same for the same text, else a new one of its title
-    and a number from 1. New documents are added to `documents`."""
+    """Give each row the id of its document in place of the document: the same for the same text, else one of its title and its
+    content, whatever other documents there are. New documents are added to `documents`."""
     ids = {text: name for name, text in documents.items()}
-    numbers = Counter(name.rpartition("-")[0] for name in documents)
     for row in rows:
         document = row["document"]
-        if isinstance(document, Document) and document.text not in ids:
-            numbers[document.title] += 1
-            name = ids[document.text] = f"{document.title}-{numbers[document.title]}"
-            documents[name] = document.text
         if isinstance(document, Document):
-            row["document"] = ids[document.text]
+            name = row["document"] = ids.setdefault(document.text, f"{document.title}-{content_hash(document.text)}")
+            documents[name] = document.text
+
+
+def content_hash(text: str) -> str:
+    """Eight hex digits that tell a text from another."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def document_of(name: str) -> str:
+    """The document that a chunk of this id is of (`llmft.tasks.chunks`); of another id, that itself."""
+    chunk = CHUNK.fullmatch(name)
+    return chunk[1] if chunk else name
 
 
 def answered(row: Row) -> bool:
@@ -142,7 +153,8 @@ def query_text(row: Row) -> str:
 
 def asks(row: Row) -> tuple[str | None, ...]:
     """What a row asks, whatever its idx: its texts, and the document that they are about."""
-    return row["text1"], row["text2"], row.get("document")
+    document = row.get("document")
+    return row["text1"], row["text2"], document_of(document) if isinstance(document, str) else document
 
 
 def _missing(cell: Any) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from llmft.arguments.checks import CONDITION, check, in_words, known, limits
 from llmft.arguments.command_line import read
-from llmft.arguments.flags import default_of, flags_of
+from llmft.arguments.flags import Rules, default_of, flags_of
 from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
 from tests.pipelines.test_errors_document import ROWS, pattern
@@ -36,10 +36,11 @@ def other_value(field):
         return next(choice for choice in choices if choice != default)
     if isinstance(default, bool):
         return not default
-    kind, limit = str(field.type), field.metadata["rules"].below if "rules" in field.metadata else None
+    kind, rules = str(field.type), field.metadata.get("rules", Rules())
+    limit = rules.below
     if "float" in kind and limit is not None:
         return (default + limit) / 2
-    return (default or 0) + 1 if "int" in kind or "float" in kind else True if "bool" in kind else "a"
+    return max((default or 0) + 1, rules.at_least or 0) if "int" in kind or "float" in kind else True if "bool" in kind else "a"
 
 
 def such(script, condition, *, met):
@@ -47,7 +48,13 @@ def such(script, condition, *, met):
     values = {}
     for name, wanted in CONDITION.findall(condition):
         default = DEFAULTS[script][name]
-        met_value = int(wanted[:-1]) if wanted.endswith("+") else wanted.split("|")[0] if wanted else default or True
+        met_value = (
+            int(wanted[:-1])
+            if wanted.endswith("+")
+            else wanted.split("|")[0]
+            if wanted
+            else default or other_value(FLAGS[script][name][0])
+        )
         values[name] = (
             met_value if met else False if isinstance(default, bool) else int(wanted[:-1]) - 1 if wanted.endswith("+") else None
         )
@@ -101,9 +108,10 @@ def test_what_nothing_would_read_is_refused_and_what_is_read_is_not(script, name
     assert message == f"--{name} {shown}: is read only with {in_words(together)}; add that, or leave this out"
     assert is_line("a flag that nothing would read", message)
     needed = such(script, condition, met=True)
-    outer = [c for n in needed for c in there(script, FLAGS[script][n][1].needs)]
-    for met in outer:
-        needed |= such(script, met, met=True)
+    for n in (flags := [*needed]):  # which grows by what these need themselves
+        for met in there(script, FLAGS[script][n][1].needs):
+            needed |= (more := such(script, met, met=True))
+            flags += more.keys() - {*flags}
     check(SCRIPTS[script], DEFAULTS[script] | {name: value} | needed, all_groups=True)
 
 

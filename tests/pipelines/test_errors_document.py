@@ -64,7 +64,7 @@ class Case:
     cpu: bool = True
 
 
-SMALL = {"eval.py": "--num_shots 4 --max_eval_samples 8"}
+SMALL = {"eval.py": "--num_shots 4 --max_eval_samples 8", "self_study": ""}
 SMALL["distill.py"] = SMALL["ft.py"] = (
     f"{SMALL['eval.py']} --max_train_samples 8 --num_train_epochs 1 --per_device_train_batch_size 4"
 )
@@ -73,6 +73,11 @@ QUESTIONS = "--model_name_or_path toy --task questions --train_file {} --validat
 
 ABOUT_TWO = "--task questions --model_name_or_path notes --query_file {two} --validation_file {two} --document_column document"
 ABOUT_TWO += " --context document --num_shots 16"
+
+CHUNKED = (
+    "--task questions --model_name_or_path notes --validation_file {questions} --context file --chunk_tokens 12 --num_shots 16"
+)
+STUDY = "--model_name_or_path notes --output_file pairs.jsonl"
 
 
 def own(train="{good}", validation="{good}", more=""):
@@ -242,6 +247,10 @@ CASES = {
     "no room for an answer": Case("distill.py", "--task notes --context document --num_shots 16 --max_new_tokens 600"),
     "an answer longer than answers may be": Case("distill.py", "--task notes --max_new_tokens 2"),
     "a text file that cannot be read": Case("distill.py", "--context file --context_file {bytes} --num_shots 16"),
+    "a folder of documents that is not there": Case("distill.py", f"{CHUNKED} --context_dir nowhere"),
+    "a folder without such documents": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob *.md"),
+    "a document in two places": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_file {{short_text}}"),
+    "chunks that share too much": Case("distill.py", f"{CHUNKED} --context_file {{short_text}} --chunk_overlap 6"),
     "more shots than rows": Case("eval.py", "--num_shots 9000"),
     "shots that cannot be shared out": Case("eval.py", "--num_shots 3"),
     "a class without rows": Case("eval.py", own(more="--label_names no,yes,maybe --target_tokens Yes,No,rain --num_shots 6")),
@@ -275,6 +284,8 @@ CASES = {
     "an answer that is no text": Case("eval.py", "--task questions --validation_file {numbers} --answer_column label"),
     "nothing to evaluate on": Case("ft.py", "--task questions --train_file {questions}"),
     "a document that is not there": Case("distill.py", QUESTIONS.format("{lost}")),
+    "a chunk of another text": Case("distill.py", f"{CHUNKED} --query_file {{other_chunk}} --context_file {{short_text}}"),
+    "a chunk that is none": Case("distill.py", f"{CHUNKED} --query_file {{no_chunk}} --context_file {{short_text}}"),
     "an empty document": Case("distill.py", QUESTIONS.format("{blank}")),
     "a query file without rows": Case("distill.py", "--query_file {no_queries}"),
     "queries without the columns": Case("distill.py", "--query_file {good}"),
@@ -314,6 +325,14 @@ CASES = {
     "one context after the other in one run": Case("distill.py", "--num_contexts 2 --context_schedule sequential"),
     "a teacher for each of them": Case("distill.py", "--stage_teacher=last"),
     "a cache that cannot be written to": Case("distill.py", "--teacher_cache_dir {good}"),
+    "no file for the pairs": Case("self_study", "--model_name_or_path notes --context_file {short_text}"),
+    "no documents to study": Case("self_study", STUDY),
+    "a file of other pairs": Case(
+        "self_study", "--model_name_or_path notes --output_file {questions} --context_file {short_text}"
+    ),
+    "seed prompts that are no texts": Case(
+        "self_study", f"{STUDY} --context_file {{short_text}} --seed_prompts {{empty_prompts}}"
+    ),
     "a GPU that is not there": Case("eval.py", "", gpu_asked_for, cpu=False),
     "a GPU's precision without GPU": Case("ft.py", "--bf16", cpu=False),
     "a GPU's network without GPU": Case("ft.py", "--ddp_backend nccl"),
@@ -384,8 +403,10 @@ def files(tmp_path_factory, tokenizers):
         "case.jsonl": lines([{**rows[0], "label": "NO"}, *rows[1:]]),
         "questions.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "It was Ada."}] * 2),
         "unanswered.jsonl": lines([{"text1": "Who?", "answer": None}]),
-        "lost.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "guide-3"}]),
+        "lost.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "guide-12345678"}]),
         "blank.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": " "}]),
+        "other_chunk.jsonl": lines([{"text1": "Who?", "chunk": "0-7-00000000"}]),
+        "no_chunk.jsonl": lines([{"text1": "Who?", "chunk": "the second"}]),
         "two.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": f"It was {name}."} for name in ("Ada", "Ben")] * 4),
         "semicolons.csv": "text1;label\na;0\n",
         "by_columns.json": pd.DataFrame(rows).to_json(),
@@ -393,6 +414,7 @@ def files(tmp_path_factory, tokenizers):
         "short_text.txt": "overlap means Yes",
         "tall.jsonl": lines([{**row, "text1": f"tall {i}"} for i, row in enumerate(rows)]),
         "long_text.txt": "overlap Yes " * 2000,
+        "empty_prompts.json": "{}",
         "broken_json.json": "{broken",
         "empty_list.json": "[]",
         "zero_number.json": '{"zero_optimization": 5}',
@@ -508,7 +530,8 @@ def test_the_line_and_nothing_else(what, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [word.strip("'").format(**files) for word in re.findall(r"'[^']*'|\S+", case.arguments)]
     base = ["--output_dir", "out", *SMALL[case.script].split(), *(["--use_cpu"] if case.cpu else [])]
-    base = base if "--train_file" in words or "--task" in words else ["--task", "toy", *base]
+    base = [*base[:2], "--use_cpu"] if case.script == "self_study" else base
+    base = base if case.script == "self_study" or "--train_file" in words or "--task" in words else ["--task", "toy", *base]
     argv = last_wins([*base, *words]) if what != "an argument given twice" else [*base, *words]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "earlier").write_text("a result")

@@ -63,10 +63,10 @@ NO_NAME = """
 """
 """Flags of all scripts that change no result, or whose content the name holds in another way."""
 NO_NAME_OF = {
-    "ft.py": "context_file",
-    "distill.py": "context_file instruction query_file teacher_cache_dir teacher_model_name_or_path",
+    "ft.py": "context_file context_dir context_glob",
+    "distill.py": "context_file context_dir context_glob instruction query_file teacher_cache_dir teacher_model_name_or_path",
     "eval.py": """
-        context_file instruction loss_mean group num_data_seeds max_train_samples
+        context_file context_dir context_glob instruction loss_mean group num_data_seeds max_train_samples
         accelerator_config activation_checkpointing activation_checkpointing_kwargs
         adam_beta1 adam_beta2 adam_epsilon auto_find_batch_size average_tokens_across_devices dataloader_drop_last
         dataloader_in_order dataloader_multiprocessing_context ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb

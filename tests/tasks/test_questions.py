@@ -23,6 +23,8 @@ ASKED = [
     {"text1": "When?", "answer": ["1815", "in 1815", "1815", ""], "page": "Born in 1815."},
     {"text1": "Why?", "answer": None, "page": "It was Ada."},
 ]
+ADA, BORN = "document-3000b80f", "document-29fd1b0c"
+"""Ids of the two documents."""
 
 
 @pytest.fixture
@@ -57,11 +59,11 @@ def test_rows_and_documents(write, capsys):
     )
     data = load(task)
     assert task.patterns["minimal"].pattern + task.patterns["minimal"].prefix == "Question: {text1}\nAnswer:"
-    assert data.documents == {"document-1": "It was Ada.", "document-2": "Born in 1815."}  # in the order of the evaluation rows
+    assert data.documents == {ADA: "It was Ada.", BORN: "Born in 1815."}
     first, second = data.in_domain["questions"]
-    assert first == {"text1": "Who?", "text2": None, "label": None, "idx": 0, "answer": ("Ada",), "document": "document-1"}
-    assert (second["answer"], second["document"]) == (("1815", "in 1815"), "document-2")
-    assert [(row["idx"], row["document"]) for row in data.train] == [(1, "document-2"), (2, "document-1")]
+    assert first == {"text1": "Who?", "text2": None, "label": None, "idx": 0, "answer": ("Ada",), "document": ADA}
+    assert (second["answer"], second["document"]) == (("1815", "in 1815"), BORN)
+    assert [(row["idx"], row["document"]) for row in data.train] == [(1, BORN), (2, ADA)]
     assert data.demonstrations == data.train
     assert capsys.readouterr().err.count("1 of 3 rows left out: 1 without an answer") == 2
 
@@ -108,28 +110,28 @@ def test_queries_with_answers_are_evaluated_on_where_there_are_no_other_rows(wri
     assert [row["text1"] for row in data.in_domain["questions"]] == ["Who?", "When?"]
     rows = queries(file, task, "--task", "questions", "--document_column", "page", documents=data.documents)
     assert [(row["idx"], row["answer"], row["document"]) for row in rows] == [
-        ("query-0", ("Ada",), "document-1"),
-        ("query-1", ("1815", "in 1815"), "document-2"),
-        ("query-2", (), "document-1"),
+        ("query-0", ("Ada",), ADA),
+        ("query-1", ("1815", "in 1815"), BORN),
+        ("query-2", (), ADA),
     ]
-    assert set(data.documents) == {"document-1", "document-2"}
+    assert set(data.documents) == {ADA, BORN}
 
 
 def test_lines_that_a_model_wrote_are_queries(write):
     data = load(task := questions("--validation_file", write(ASKED), "--document_column", "page"))
-    line = {"document": "document-2", "query": "Year?", "answer": "1815", "answer_ids": [5, 6, 2], "seed_prompt": "facts"}
+    line = {"document": BORN, "query": "Year?", "answer": "1815", "answer_ids": [5, 6, 2], "seed_prompt": "facts"}
     file = write([line, {**line, "answer_ids": None}], "written.jsonl")
     named = ("--task", "questions", "--document_column", "page")
     first, second = queries(file, task, *named, documents=data.documents)
-    assert (first["text1"], first["document"], first["answer_ids"]) == ("Year?", "document-2", [5, 6, 2])
+    assert (first["text1"], first["document"], first["answer_ids"]) == ("Year?", BORN, [5, 6, 2])
     assert "answer_ids" not in second
     assert [row["document"] for row in queries(file, task, *named, quiet=True)] == [None, None]  # where none is read
-    lost = write([{**line, "document": "document-7"}], "lost.jsonl")
-    with pytest.raises(InputError, match="row 1: there is no document 'document-7'; name one of document-1, document-2"):
+    lost = write([{**line, "document": "document-77777777"}], "lost.jsonl")
+    with pytest.raises(InputError, match=f"row 1: there is no document 'document-77777777'; name one of {ADA}, {BORN}"):
         queries(lost, task, *named, documents=data.documents)
     new = write([{"text1": "What?", "page": "Another page."}], "new.jsonl")
-    assert queries(new, task, *named, documents=data.documents)[0]["document"] == "document-3"
-    assert data.documents["document-3"] == "Another page."
+    assert queries(new, task, *named, documents=data.documents)[0]["document"] == "document-6e7b0084"
+    assert data.documents["document-6e7b0084"] == "Another page."
 
 
 def test_documents_in_files_of_their_own(write, tmp_path):
@@ -165,7 +167,11 @@ def test_documents_in_files_of_their_own(write, tmp_path):
         ([{**ASKED[0], "answer": "\ud800"}], [], "column answer holds half a surrogate pair in row 1"),
         ([ASKED[0], {**ASKED[1], "page": "\n"}], ["--document_column", "page"], "the document of row 2 is empty"),
         ([{**ASKED[0], "page": None}], ["--document_column", "page"], "column page holds a value that is not text, None"),
-        ([{**ASKED[0], "page": "guide-7"}], ["--document_column", "page"], "there is no document 'guide-7'; write the document"),
+        (
+            [{**ASKED[0], "page": "g-77777777"}],
+            ["--document_column", "page"],
+            "there is no document 'g-77777777'; write the document",
+        ),
         ([{**ASKED[0], "answer_ids": [1, -1]}], [], "column answer_ids of row 1 is [1, -1]; write the tokens of the answer"),
         ([{**ASKED[0], "answer_ids": "1"}], [], "column answer_ids of row 1 is '1'"),
         ([], [], "the file is empty"),
@@ -218,7 +224,7 @@ def test_training_rows_are_there_only_where_they_are_needed(write, tmp_path):
         fingerprint_data(with_training_rows(task, needed=True), str(tmp_path))
     task = with_training_rows(task, needed=False)
     assert [*fingerprint_data(task, str(tmp_path))] == ["squad/validation.parquet"]
-    assert load(task, tmp_path).documents == {"A_B-1": "It was Ada."}
+    assert load(task, tmp_path).documents == {"A_B-3000b80f": "It was Ada."}
     assert with_training_rows(rte := resolve("--task", "rte"), needed=False) == rte
     assert with_training_rows(cut := replace(resolve("--task", "squad"), subsample_splits=5), needed=False) == cut
 
@@ -239,17 +245,18 @@ def test_queries_of_squad(write):
         {"title": "A", "context": c, "question": f"{c}?", "answers": {"text": [c], "answer_start": [0]}} for c in ("One.", "Two.")
     ]
     task = with_training_rows(resolve("--task", "squad"), needed=False)
-    documents = {"A-1": "One."}
+    one, two = "A-70277bfc", "A-1eb32d1e"
+    documents = {one: "One."}
     file, own = (
         write(rows),
-        write([{"text1": "Which?", "answer": "x", "document": "A-1"}, {"text1": "Why?", "document": "A-2"}], "q.jsonl"),
+        write([{"text1": "Which?", "answer": "x", "document": one}, {"text1": "Why?", "document": two}], "q.jsonl"),
     )
     named = ("--task", "squad")
-    assert [row["document"] for row in queries(file, task, *named, documents=documents)] == ["A-1", "A-2"]
-    assert documents == {"A-1": "One.", "A-2": "Two."}
+    assert [row["document"] for row in queries(file, task, *named, documents=documents)] == [one, two]
+    assert documents == {one: "One.", two: "Two."}
     assert [(row["answer"], row["document"]) for row in queries(own, task, *named, documents=documents)] == [
-        (("x",), "A-1"),
-        ((), "A-2"),
+        (("x",), one),
+        ((), two),
     ]
     bare = write([{"query": "Which?"}], "b.jsonl")
     assert [(row["text1"], row["document"]) for row in queries(bare, task, *named, documents=documents)] == [("Which?", None)]

@@ -11,7 +11,6 @@ import torch
 from llmft.models.reading.attention import LostKeysError
 from llmft.models.reading.decoding import attends_beside
 
-
 if TYPE_CHECKING:
     from llmft.models.reading.reader import PrefixReader
     from llmft.prompts.tokens import TokenizedPrompts

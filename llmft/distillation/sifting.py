@@ -1,0 +1,219 @@
+"""Self-study: which of the pairs that a model has written are worth learning from, and what of the documents they are about."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from rapidfuzz import fuzz
+
+from llmft.distillation.synthesis import tidied
+from llmft.evaluation.metrics.text_metric import squad_words
+from llmft.tasks.chunks import Chunk, closest, passages
+
+if TYPE_CHECKING:
+    from llmft.evaluation.answers import Answers
+
+TEXTS = r"(?:passage|text|document|excerpt|paragraph|article|context|snippet|section|sentence|statement)"
+POINTING = re.compile(
+    rf"\b(?:the|this|that|given|provided|above|following|preceding) (?:\w+ )?{TEXTS}\b"
+    r"|\b(?:mentioned|described|stated|given|shown|listed|provided|discussed) (?:above|below|here|earlier)\b"
+    rf"|\b(?:above|following|preceding)(?:-mentioned)? (?:information|description|list)\b|\b{TEXTS} (?:above|below)\b"
+    rf"|\bthese {TEXTS}s\b|\bthe author\b|\baccording to (?:it|this)\b",
+    re.IGNORECASE,
+)
+"""Words that point at a text which the student will not see (English)."""
+NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+EMPTY, CUT, POINTS, REPEATED = "query empty", "query cut", "query points at the text", "query asked before"
+ANSWER_EMPTY, ANSWER_CUT, ANSWER_POINTS = "answer empty", "answer cut", "answer points at the text"
+ALIKE, KNOWN = "query like another with the same answer", "same answer without the document"
+REASONS = (EMPTY, CUT, POINTS, REPEATED, ANSWER_EMPTY, ANSWER_CUT, ANSWER_POINTS, ALIKE, KNOWN)
+"""Why pairs are dropped, in the order in which they are looked at; the first that holds counts."""
+MOST = 9
+"""Times that a sentence was asked about, from which on the figure does not tell more."""
+
+
+@dataclass
+class Pair:
+    """A query and its answer.
+
+    Attributes:
+        chunk: place of its chunk in the list of all.
+        reason: why it is dropped; None where it is not.
+    """
+
+    chunk: int
+    seed_prompt: str
+    query: str
+    answer: str = ""
+    answer_ids: list[int] = field(default_factory=list)
+    known: bool = False
+    reason: str | None = None
+
+    @classmethod
+    def written(cls, chunk: int, seed_prompt: str, answers: Answers, ids: Sequence[int]) -> Self:
+        """The pair of a query that a model has written in these tokens."""
+        text = answers.written(ids)
+        query = tidied(text)
+        cut = ran_out(answers, ids) and text.rstrip().endswith(query)  # a first question of several is whole
+        return cls(
+            chunk, seed_prompt, query, reason=EMPTY if not query else CUT if cut else POINTS if points_at_text(query) else None
+        )
+
+
+@dataclass
+class Sieve:
+    """Pairs about the chunks of documents, which of them are dropped and why.
+
+    Args:
+        documents: id -> text.
+        similarity: from 0 to 1, from where on a query is like another with the same answer.
+        keep_known: whether queries stay that get the same answer without the document.
+    """
+
+    documents: Mapping[str, str]
+    chunks: Sequence[Chunk]
+    similarity: float
+    keep_known: bool = False
+    pairs: list[Pair] = field(default_factory=list)
+    _answered: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Document and answer -> the queries that have it."""
+
+    def take(self, pairs: Sequence[Pair]) -> None:
+        """Take pairs that have no answers yet, and drop those whose query their document has been asked before."""
+        self.pairs, asked = [*pairs], set()
+        for pair in self.left():
+            key = self.chunks[pair.chunk].document, plain(pair.query)
+            pair.reason = REPEATED if key in asked else None
+            asked.add(key)
+
+    def left(self, chunk: int | None = None) -> list[Pair]:
+        """The pairs that are not dropped: about the chunk at this place, or all."""
+        return [pair for pair in self.pairs if pair.reason is None and chunk in (None, pair.chunk)]
+
+    def take_answers(self, chunk: int, answers: Answers, ids: Sequence[list[int]]) -> None:
+        """Give the pairs that are left of a chunk their answers, and drop those that have none worth learning."""
+        for pair, tokens in zip(self.left(chunk), ids, strict=True):
+            pair.answer, pair.answer_ids = answers.written(tokens), tokens
+            if not plain(pair.answer):
+                pair.reason = ANSWER_EMPTY
+            elif ran_out(answers, tokens):
+                pair.reason = ANSWER_CUT
+            elif points_at_text(pair.answer):
+                pair.reason = ANSWER_POINTS
+            elif self._alike(pair):
+                pair.reason = ALIKE
+
+    def _alike(self, pair: Pair) -> bool:
+        query = plain(pair.query)
+        others = self._answered.setdefault((self.chunks[pair.chunk].document, plain(pair.answer)), [])
+        alike = any(fuzz.token_sort_ratio(query, other) >= 100 * self.similarity for other in others)
+        if not alike:
+            others.append(query)
+        return alike
+
+    def take_answers_without(self, chunk: int, answers: Answers, ids: Sequence[list[int]]) -> None:
+        """Compare the answers of the pairs that are left of a chunk with what the model answers without the document."""
+        for pair, tokens in zip(self.left(chunk), ids, strict=True):
+            pair.known = plain(answers.written(tokens)) == plain(pair.answer)
+            if pair.known and not self.keep_known:
+                pair.reason = KNOWN
+
+    def lines(self, *, dropped: bool) -> list[dict[str, Any]]:
+        """The pairs that are left, or those that are dropped with the reason, as files have them."""
+        return [self._line(pair) for pair in self.pairs if (pair.reason is not None) == dropped]
+
+    def _line(self, pair: Pair) -> dict[str, Any]:
+        chunk = self.chunks[pair.chunk]
+        line = {"document": chunk.document, "chunk": chunk.place, "seed_prompt": pair.seed_prompt, "query": pair.query}
+        if pair.answer_ids:
+            invented = numbers_not_in(pair.answer, self.documents[chunk.document])
+            line |= {"answer": pair.answer, "answer_ids": pair.answer_ids, "known": pair.known}
+            line |= {"numbers_not_in_document": invented}
+        return line if pair.reason is None else {"reason": pair.reason, **line}
+
+    @cached_property
+    def covered(self) -> list[list[tuple[int, int, int]]]:
+        """Of each chunk its sentences: start and end in the document, and how many of the pairs that are left are about it. A
+        pair is about the sentence of its chunk that shares most rare words with it, or about none."""
+        return [coverage(chunk, [f"{pair.query} {pair.answer}" for pair in self.left(i)]) for i, chunk in enumerate(self.chunks)]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts: pairs written, kept and dropped, by reason and seed prompt; answers with numbers that stand nowhere in their
+        document; and how often each sentence was asked about."""
+        dropped = Counter(pair.reason for pair in self.pairs if pair.reason is not None)
+        prompts = dict.fromkeys(pair.seed_prompt for pair in self.pairs)
+        kept = self.lines(dropped=False)
+        by_prompt = {
+            name: {
+                "written": sum(pair.seed_prompt == name for pair in self.pairs),
+                "kept": sum(line["seed_prompt"] == name for line in kept),
+            }
+            for name in prompts
+        }
+        sentences = {chunk.id: [list(span) for span in spans] for chunk, spans in zip(self.chunks, self.covered, strict=True)}
+        return {
+            "written": len(self.pairs),
+            "kept": len(kept),
+            "dropped": {reason: dropped[reason] for reason in REASONS},
+            "known": sum(line["known"] for line in kept),
+            "answers_with_numbers_not_in_document": sum(bool(line["numbers_not_in_document"]) for line in kept),
+            "seed_prompts": by_prompt,
+            "coverage": {"columns": ["start", "end", "pairs"], "sentences": sentences},
+        }
+
+    def report(self) -> list[str]:
+        """What people are told, a line each; of each chunk how often its sentences were asked about, a digit a sentence."""
+        summary = self.summary
+        lines = [f"kept {summary['kept']} of {summary['written']} queries"]
+        lines += [f"dropped {count}: {reason}" for reason, count in summary["dropped"].items() if count]
+        lines += [f"seed prompt {name}: kept {of['kept']} of {of['written']}" for name, of in summary["seed_prompts"].items()]
+        invented = summary["answers_with_numbers_not_in_document"]
+        if invented:
+            lines.append(f"{invented} answers have numbers that stand nowhere in the document (numbers_not_in_document)")
+        counts = [[count for *_, count in spans] for spans in self.covered]
+        asked, sentences = sum(count > 0 for chunk in counts for count in chunk), sum(map(len, counts))
+        lines.append(f"{asked} of {sentences} sentences were asked about; how often, a digit a sentence ({MOST}: or more):")
+        for chunk, numbers in zip(self.chunks, counts, strict=True):
+            digits = "".join(str(min(number, MOST)) if number else "." for number in numbers)
+            lines.append(f"{chunk.document}, characters {chunk.start} to {chunk.end}: {digits}")
+        return lines
+
+
+def ran_out(answers: Answers, ids: Sequence[int]) -> bool:
+    """Whether a text was cut because it had all the tokens that it may have."""
+    generation, end = answers.generation, ids[-1] if ids else None
+    stopped = any(stop in answers.prompter.tokenizer.decode(list(ids)) for stop in generation.stop)
+    return len(ids) == generation.max_new_tokens and end not in generation.end_ids and not stopped
+
+
+def points_at_text(text: str) -> bool:
+    """Whether a text speaks of another, which a reader would have to see."""
+    return POINTING.search(text) is not None
+
+
+def numbers_not_in(answer: str, text: str) -> list[str]:
+    """The numbers of an answer, in digits, that stand nowhere in a text; signs between digits do not count."""
+    known = {re.sub(r"\D", "", number) for number in NUMBER.findall(text)}
+    return [number for number in NUMBER.findall(answer) if re.sub(r"\D", "", number) not in known]
+
+
+def plain(text: str) -> str:
+    """A text's words by the rules of SQuAD, with a space between."""
+    return " ".join(squad_words(text))
+
+
+def coverage(chunk: Chunk, texts: Sequence[str]) -> list[tuple[int, int, int]]:
+    """The sentences of a chunk: start and end in the document, and how many of the texts are most like each."""
+    spans = passages(chunk.text)
+    counts = np.zeros(len(spans), int)
+    if texts:
+        nearest, similarity = closest([chunk.text[start:end] for start, end in spans], texts)
+        np.add.at(counts, nearest[similarity > 0], 1)
+    return [(chunk.start + start, chunk.start + end, int(count)) for (start, end), count in zip(spans, counts, strict=True)]

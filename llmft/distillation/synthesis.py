@@ -1,0 +1,81 @@
+"""Self-study: what a model is told to ask about a document.
+
+After Cartridges (Eyuboglu et al. 2025, arXiv:2506.06266, section 4.1): a model reads a chunk and is told by one of several
+generic prompts to write a query; it answers behind the same chunk. The prompts here are ours. Most prompts name a sentence of the
+chunk, a different one each time, so that all of the document is asked about.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from llmft.tasks.chunks import Chunk, passages
+
+ALONE = "Use full names, so that the question is understood by itself, and mention no text. Write the question alone."
+SEED_PROMPTS = {
+    "fact": f'Write one question that this sentence answers: "{{passage}}" {ALONE}',
+    "reverse": "Write one question that describes somebody or something in this sentence without naming it, so that the name is "
+    f'the answer: "{{passage}}" {ALONE}',
+    "paraphrase": f'Write one question that this sentence answers, in other words than the sentence uses: "{{passage}}" {ALONE}',
+    "use_case": f'Write one question that a person would ask who needs to know what this sentence says: "{{passage}}" {ALONE}',
+    "structure": f"Write one question that compares or connects two of the things that you have read about. {ALONE}",
+    "summary": "Write one request to sum up in a sentence what is known about one of the things that you have read about. "
+    f"{ALONE}",
+}
+"""Name -> what the writer is told; `{passage}` is a sentence of the chunk."""
+PASSAGE = "{passage}"
+LABEL = re.compile(r"^(?:\W*(?:question|query|request|q)\W*\d*\s*[:.)\-]\W*|\s*\d+[.)]\s+|\s*[-*•]\s+)", re.IGNORECASE)
+"""What stands in front of a question that a model writes."""
+QUOTES = "\"'“”‘’`*_ \t"
+
+
+class Assignment(NamedTuple):
+    """One query that is to be written: about which chunk (its place in a list), by which seed prompt, in which round: in a round
+    no two of a chunk's queries are told the same."""
+
+    chunk: int
+    seed_prompt: str
+    told: str
+    round: int
+
+
+def assign(chunks: Sequence[Chunk], sizes: Sequence[int], prompts: Mapping[str, str], number: int) -> list[Assignment]:
+    """What each of `number` queries is to be about, by chunk: chunks get queries in proportion to their size, and each chunk's go
+    through all prompts and all sentences in turn.
+
+    Args:
+        sizes: tokens of each chunk.
+    """
+    assignments = []
+    for place, count in enumerate(apportion(sizes, number)):
+        sentences = [chunks[place].text[start:end] for start, end in passages(chunks[place].text)]
+        names, n, m = [*prompts], len(prompts), len(sentences)
+        rounds: Counter[str] = Counter()
+        for i in range(count):
+            name = names[(i + place) % n]
+            told = prompts[name].replace(PASSAGE, sentences[(i + i // math.lcm(n, m)) % m])
+            assignments.append(Assignment(place, name, told, rounds[told]))
+            rounds[told] += 1
+    return assignments
+
+
+def apportion(sizes: Sequence[int], number: int) -> list[int]:
+    """`number` shared out in proportion to sizes; what is left over goes to the largest remainders, the first of equals."""
+    shares = np.array(sizes, float) * number / sum(sizes)
+    counts = shares.astype(int)
+    rest = np.argsort(counts - shares, kind="stable")[: number - counts.sum()]
+    counts[rest] += 1
+    return counts.tolist()
+
+
+def tidied(text: str) -> str:
+    """The first question of what a model has written, without a label, a number or quotes around it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = lines[1:] if len(lines) > 1 and lines[0].endswith(":") else lines  # "Here is a question:"
+    return LABEL.sub("", lines[0]).strip(QUOTES) if lines else ""

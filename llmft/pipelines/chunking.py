@@ -1,0 +1,121 @@
+"""Documents that are too long are read in chunks: which chunk each row is asked behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmft.runs.notes import say_note
+from llmft.tasks.chunks import Chunk, closest, cut, read_chunk, widened
+from llmft.tasks.texts import query_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llmft.arguments.config import Config
+    from llmft.pipelines.job import Job
+    from llmft.tasks.schema import Row
+
+
+class ChunkedDocuments:
+    """Documents, each cut into chunks when it is first asked about.
+
+    Args:
+        documents: id -> text, a file's name in front where that is shown.
+        length: tokens of a text.
+    """
+
+    def __init__(self, config: Config, documents: Mapping[str, str], length: Callable[[str], int]) -> None:
+        self.flags, self.documents, self.length = config.chunks, documents, length
+        self._heads = {file.name: file.head for file in config.context.context_files}
+        self._chunks: dict[str, list[Chunk]] = {}
+
+    def chunks(self, document: str) -> list[Chunk]:
+        """The chunks of a document in order: all of it, where none is to be cut."""
+        if document not in self._chunks:
+            text, size = self.documents[document], self.flags.chunk_tokens
+            if size is None:
+                self._chunks[document] = [Chunk(document, 0, len(text), text)]
+            else:
+                head = self._heads.get(document)
+                room = size - (self.length(head) if head else 0)  # it will stand in front of each chunk
+                self._chunks[document] = cut(
+                    document, text, self.length, max(room, 1), min(self.flags.overlap, max(room - 1, 0) // 2)
+                )
+        return self._chunks[document]
+
+    def read_with(self, chunk: Chunk) -> tuple[str, str]:
+        """Id and text of what is read where a query is about a chunk: that, and what stands beside it."""
+        document = chunk.document
+        wide = widened(chunk, self.chunks(document), self.documents[document], self.flags.chunk_neighbours)
+        return wide.id, (self._heads.get(document, "") if wide.start else "") + wide.text  # the text itself begins with the name
+
+    def named(self, row: Row, where: str) -> Chunk | None:
+        """The chunk that a row names, if it does.
+
+        Raises:
+            InputError: it is not in the row's document.
+        """
+        if row.get("chunk") is None:
+            return None
+        return read_chunk(row["document"], self.documents[row["document"]], row["chunk"], f"{where}: row {row['idx']}")
+
+    def nearest(self, rows: Sequence[Row]) -> tuple[list[Chunk], int]:
+        """The chunk of its document that shares most rare words with each row's question, of those in which an accepted answer
+        stands if there are any; and how many rows share no word with their document."""
+        chunks: dict[int, Chunk] = {}
+        strangers = 0
+        for document in dict.fromkeys(row["document"] for row in rows):
+            places = [place for place, row in enumerate(rows) if row["document"] == document]
+            asked, candidates = [rows[place] for place in places], self.chunks(document)
+            texts = [chunk.text.casefold() for chunk in candidates]
+            answers = [[answer.strip().casefold() for answer in row.get("answer") or ()] for row in asked]
+            holds = np.array([[any(answer in text for answer in accepted) for text in texts] for accepted in answers])
+            nearest, similarity = closest(texts, [*map(query_text, asked)], holds | ~holds.any(1, keepdims=True))
+            chunks |= {place: candidates[number] for place, number in zip(places, nearest, strict=True)}
+            strangers += int((similarity <= 0).sum())
+        return [chunks[place] for place in range(len(rows))], strangers
+
+
+def about_chunks(job: Job, tokenizer: PreTrainedTokenizerBase, queries: Sequence[Row] = ()) -> list[Row]:
+    """The queries, and as `job.eval_sets` the evaluation rows, each about the chunk that it is asked behind: `document` is the id
+    of what is read, `chunk` the place. The job's documents are then these, too. Where nothing is cut, all stays as it is.
+
+    Raises:
+        InputError: a row names a chunk that is not in its document.
+    """
+    if not job.config.cuts:
+        return [*queries]
+    flag = "--query_file"
+    sets = {flag: [*queries], **job.eval_sets}
+    chunked = ChunkedDocuments(job.config, job.data.documents, lambda text: token_count(tokenizer, text))
+    named = {of: [chunked.named(row, of) for row in rows] for of, rows in sets.items()}
+    unnamed = [(of, place) for of, chunks in named.items() for place, chunk in enumerate(chunks) if chunk is None]
+    nearest, strangers = chunked.nearest([sets[of][place] for of, place in unnamed])
+    for (of, place), chunk in zip(unnamed, nearest, strict=True):
+        named[of][place] = chunk
+    texts = {}
+    for of, rows in sets.items():
+        for place, (row, chunk) in enumerate(zip(rows, named[of], strict=True)):
+            name, text = chunked.read_with(chunk)
+            texts[name], rows[place] = text, {**row, "document": name, "chunk": chunk.place}
+    job.data = replace(job.data, documents={**job.data.documents, **texts})
+    job.eval_sets = {of: rows for of, rows in sets.items() if of in job.eval_sets}
+    say_chunks(len(texts), sum(map(len, sets.values())), len(unnamed), strangers)
+    return sets[flag]
+
+
+def token_count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Tokens of a text that stands in another."""
+    return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def say_chunks(number: int, rows: int, unnamed: int, strangers: int) -> None:
+    """Write how rows have come by their chunks to stderr."""
+    say_note(f"{rows} rows are asked behind {number} chunks of documents")
+    if unnamed:
+        lost = f"; {strangers} of them share no word with their document" if strangers else ""
+        say_note(f"{unnamed} of them name no chunk and are asked behind the one that their question and answer fit best{lost}")

@@ -1,0 +1,249 @@
+"""Self-study: a model writes queries about documents, chunk by chunk, and answers them behind these; distill.py takes both
+(--query_file, --answers given). What is of no use is dropped, counted, and written to a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmft.arguments.checks import read_json
+from llmft.arguments.command_line import make, read
+from llmft.arguments.config import Config
+from llmft.arguments.context import ChunkArguments, DocumentArguments, WritingArguments
+from llmft.arguments.data import DataArguments, DemonstrationArguments, PromptArguments
+from llmft.arguments.model import ModelArguments
+from llmft.arguments.run import SEEDS, RunArguments
+from llmft.arguments.self_study import SelfStudyArguments
+from llmft.cost.meter import Meter, process_meter
+from llmft.cost.phases import combine_ranks
+from llmft.errors import InputError
+from llmft.pipelines.chunking import ChunkedDocuments, token_count
+from llmft.pipelines.job import Job
+from llmft.pipelines.loading import load_other_model, load_start
+from llmft.pipelines.prepare import set_up_process
+from llmft.pipelines.process import oom_as_input_error
+from llmft.pipelines.prompting import format_of, prompt_format_of
+from llmft.pipelines.run_identity import settings
+from llmft.pipelines.study_files import StudyFiles
+from llmft.runs.launch import this_process
+from llmft.runs.record import RunRecord, environment
+from llmft.runs.secrets import without_secrets
+from llmft.runs.store import short_hash
+from llmft.tasks.questions import documents_of
+from llmft.tasks.table import get_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llmft.cost.phases import Phase
+    from llmft.distillation.sifting import Pair, Sieve
+    from llmft.distillation.synthesis import Assignment
+    from llmft.evaluation.answer_cache import AnswerCache
+    from llmft.evaluation.scorer import Scorer
+    from llmft.prompts.render import PromptFormat
+    from llmft.tasks.chunks import Chunk
+    from llmft.tasks.schema import Row
+
+GROUPS = (
+    ModelArguments,
+    PromptArguments,
+    DocumentArguments,
+    ChunkArguments,
+    WritingArguments,
+    SelfStudyArguments,
+    RunArguments,
+)
+TOLD_IN_CHAT, TOLD_IN_TEXT = ("{text1}", None), ("{text1}\nQuestion:", r"\n")
+"""The pattern by which the writer is told what to write, and what its query ends with."""
+
+
+def main(argv: Sequence[str] | None = None) -> list[Path]:
+    """Write queries about documents and their answers to a file.
+
+    Returns:
+        Nothing: there is no folder of a run.
+
+    Raises:
+        InputError: the arguments are unusable.
+    """
+    job = prepare_study(argv)
+    files, run = StudyFiles.of(job.config.self_study.output_file), job.config.run
+    if not files.finished(job.setting, overwrite=run.overwrite_output_dir):
+        begun = process_meter()
+        job.meter = begun if begun.is_open else Meter(from_start=False)
+        with oom_as_input_error(run), job.meter.measuring(count_flops=run.count_flops):
+            study(job, files)
+    return []
+
+
+def prepare_study(argv: Sequence[str] | None) -> Job:
+    """Parse the command line.
+
+    Raises:
+        InputError: the arguments are unusable.
+    """
+    values, given = read(GROUPS, argv, __doc__)
+    model, prompt, context, chunks, writing, flags, run = make(GROUPS, values)
+    name = model.model_name_or_path
+    if name is None:
+        raise InputError("--model_name_or_path: not given; name the model that answers")
+    if not context.context_files:
+        raise InputError("--context_file: not given; name the documents, or their folder with --context_dir")
+    task = get_task("questions")
+    data = DataArguments(task_name=task.name, **{field.name: getattr(prompt, field.name) for field in fields(prompt)})
+    shots = DemonstrationArguments(num_shots=0)
+    config = Config(model, data, shots, context, writing, chunks=chunks, self_study=flags, run=run)
+    identity = settings(config, task, method="self-study", model_name=name, given=given, schedule={})
+    identity["documents"] = [file.name for file in context.context_files]
+    set_up_process(config)
+    record = RunRecord(Path(flags.output_file).parent, writes=this_process().is_first)
+    return Job("self-study", task, name, config, identity["given"], None, {}, short_hash(identity), {}, {}, record)
+
+
+def study(job: Job, files: StudyFiles) -> None:
+    """Write queries, answer them, sift both, and say what came of it.
+
+    Raises:
+        InputError: a chunk or a query does not fit the model's window, or a file cannot be written.
+    """
+    from llmft.distillation.sifting import Sieve
+    from llmft.distillation.synthesis import SEED_PROMPTS, assign
+    from llmft.models.distributed import all_gather
+
+    flags = job.config.self_study
+    with job.meter.phase("load"):
+        documents = documents_of(job.config.context.context_files)
+        model, tokenizer = load_start(job)
+        chunked = ChunkedDocuments(job.config, documents, partial(token_count, tokenizer))
+        chunks = [chunk for document in documents for chunk in chunked.chunks(document)]
+        prompts = SEED_PROMPTS if flags.seed_prompts is None else seed_prompts_of(flags.seed_prompts)
+        assignments = assign(chunks, [chunked.length(chunk.text) for chunk in chunks], prompts, flags.num_queries)
+    sieve = Sieve(documents, chunks, flags.duplicate_similarity, keep_known=flags.keep_known)
+    sieve.take(write_queries(job, chunks, assignments))
+    answer_queries(job, Asker.create(job, model, tokenizer), chunked, sieve)
+    costs = combine_ranks(all_gather(job.meter.as_dict()))
+    if job.record.writes:
+        told = {"setting": job.setting, "model": job.model_name, "given": without_secrets(job.given)}
+        files.write(
+            sieve.lines(dropped=False),
+            sieve.lines(dropped=True),
+            told | sieve.summary | {"cost": costs, "environment": environment()},
+        )
+        print("\n".join(sieve.report()))
+        print(f"pairs: {files.pairs}; dropped: {files.dropped}; counts, coverage and costs: {files.summary}")
+
+
+def seed_prompts_of(value: str) -> dict[str, str]:
+    """The seed prompts of a user's, by name.
+
+    Raises:
+        InputError: they are no texts.
+    """
+    prompts = read_json("seed_prompts", value)
+    if not prompts or not all(isinstance(text, str) and text.strip() for text in prompts.values()):
+        raise InputError('--seed_prompts: holds something else than texts by name; write {"name": "prompt", ...}')
+    return prompts
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A model that writes, and what it has written before.
+
+    Attributes:
+        job: whose flags say how it writes.
+    """
+
+    job: Job
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    cache: AnswerCache | None
+
+    @classmethod
+    def create(cls, job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Asker:
+        """The model with the cache that the flags ask for.
+
+        Raises:
+            InputError: the cache's folder cannot be written to.
+        """
+        from llmft.evaluation.answer_cache import AnswerCache
+        from llmft.models.reading.batches import BatchSize
+        from llmft.runs.content_cache import ContentCache
+
+        run, folder = job.config.run, job.config.self_study.teacher_cache_dir
+        model.eval().requires_grad_(False)
+        if folder == "none":
+            return cls(job, model, tokenizer, None)
+        store = ContentCache(folder or f"{run.output_dir}/teacher_cache")
+        return cls(job, model, tokenizer, AnswerCache.create(store, model, tokenizer, BatchSize.of(run)))
+
+    def scorer(self, prompt_format: PromptFormat) -> Scorer:
+        """The model, asked by these prompts."""
+        made = self.job.scorer(self.model, self.tokenizer, prompt_format, sample=question(0, "?"))
+        return replace(made, cache=self.cache)
+
+
+def question(idx: int, text: str) -> Row:
+    """A row that asks a text."""
+    return {"text1": text, "text2": None, "label": None, "idx": idx, "answer": (), "document": None}
+
+
+def write_queries(job: Job, chunks: Sequence[Chunk], assignments: Sequence[Assignment]) -> list[Pair]:
+    """Have the writer write what is assigned, behind each chunk.
+
+    Raises:
+        InputError: the writer cannot be loaded, or its window does not hold a chunk.
+    """
+    from llmft.distillation.sifting import Pair
+
+    flags, data = job.config.self_study, job.config.data
+    pattern, stop = TOLD_IN_CHAT if data.chat else TOLD_IN_TEXT
+    writing = WritingArguments(flags.max_query_tokens, flags.query_temperature, stop)
+    with job.meter.phase("load"):
+        loaded, name = job.loaded, flags.writer_model_name_or_path
+        if name is not None:
+            loaded = load_other_model(job, name, "--writer_model_name_or_path", revision=flags.writer_model_revision)
+        writer = Asker.create(replace(job, config=replace(job.config, writing=writing)), *loaded)
+        told = format_of(replace(data, system_prompt=None))(
+            pattern=pattern, prefix="", separator=prompt_format_of(job).separator, words=()
+        )
+    pairs: dict[int, Pair] = {}
+    with job.meter.phase("write") as phase:
+        for place, chunk in enumerate(chunks):
+            scorer = writer.scorer(replace(told, document=chunk.text))
+            numbers = [number for number, one in enumerate(assignments) if one.chunk == place]
+            for again in sorted({assignments[number].round for number in numbers}):
+                rows = [question(number, assignments[number].told) for number in numbers if assignments[number].round == again]
+                for row in with_seed(scorer, job.config.run.data_seed + SEEDS * again).answered(rows, phase):
+                    pairs[row["idx"]] = Pair.written(
+                        place, assignments[row["idx"]].seed_prompt, scorer.answers, row["answer_ids"]
+                    )
+    return [pairs[number] for number in range(len(assignments))]
+
+
+def with_seed(scorer: Scorer, seed: int) -> Scorer:
+    """The same, tokens being drawn by this seed."""
+    return replace(scorer, answers=replace(scorer.answers, generation=replace(scorer.answers.generation, seed=seed)))
+
+
+def answer_queries(job: Job, asker: Asker, chunked: ChunkedDocuments, sieve: Sieve) -> None:
+    """Have the model answer the pairs that are left, behind their chunks and without them; drop what is of no use.
+
+    Raises:
+        InputError: the model's window does not hold a chunk with a query.
+    """
+    behind, without = prompt_format_of(job, "teacher"), asker.scorer(prompt_format_of(job, "student"))
+    for place, chunk in enumerate(sieve.chunks):
+        scorer = asker.scorer(replace(behind, document=chunked.read_with(chunk)[1]))
+        with job.meter.phase("answer") as phase:
+            sieve.take_answers(place, scorer.answers, answers_to(scorer, sieve.left(place), phase))
+        with job.meter.phase("answer without the document") as phase:
+            sieve.take_answers_without(place, without.answers, answers_to(without, sieve.left(place), phase))
+
+
+def answers_to(scorer: Scorer, pairs: Sequence[Pair], phase: Phase) -> list[list[int]]:
+    """What the model answers to the pairs' queries, as tokens."""
+    rows = [question(number, pair.query) for number, pair in enumerate(pairs)]
+    return [row["answer_ids"] for row in scorer.answered(rows, phase)] if rows else []

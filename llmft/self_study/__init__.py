@@ -1,0 +1,1 @@
+"""`python -m llmft.self_study`: the command of `llmft.pipelines.self_study`."""

@@ -1,0 +1,145 @@
+"""What a model is told to ask about, and which of what it writes is kept."""
+
+import hashlib
+import json
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmft.distillation.sifting import (
+    ALIKE,
+    ANSWER_CUT,
+    ANSWER_EMPTY,
+    ANSWER_POINTS,
+    CUT,
+    EMPTY,
+    KNOWN,
+    POINTS,
+    REASONS,
+    REPEATED,
+    Pair,
+    Sieve,
+    numbers_not_in,
+    points_at_text,
+)
+from llmft.distillation.synthesis import SEED_PROMPTS, apportion, assign, tidied
+from llmft.models.reading.generation import Generation
+from llmft.tasks.chunks import Chunk
+
+TEXT = "The mill opened in 1,854. Ada founded it. Its door is red."
+CHUNKS = [Chunk("d", 0, len(TEXT), TEXT), Chunk("e", 0, 9, "The inn.")]
+END = 0
+
+
+class Letters:
+    """Answers whose tokens are letters, and which have at most 60."""
+
+    generation = Generation(60, end_ids=(END,))
+    prompter = SimpleNamespace(tokenizer=None)
+
+    def written(self, ids):
+        return "".join(map(chr, ids)).replace(chr(END), "").strip()
+
+
+def ids(text, *, ends=True):
+    return [*map(ord, text)] + [END] * ends
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 60))
+def test_queries_are_shared_out_by_size_and_all_are_told_something_else(sizes, number):
+    counts = apportion(sizes, number)
+    assert sum(counts) == number
+    assert all(abs(count - number * size / sum(sizes)) < 1 for count, size in zip(counts, sizes, strict=True))
+    chunks = [CHUNKS[0]._replace(document=str(i)) for i in range(len(sizes))]
+    assignments = assign(chunks, sizes, SEED_PROMPTS, number)
+    assert len(assignments) == number
+    assert len({(one.chunk, one.told, one.round) for one in assignments}) == number  # else two queries would be the same draw
+    for place, count in enumerate(counts):
+        mine = [one for one in assignments if one.chunk == place]
+        assert len(mine) == count
+        if count >= 18:
+            assert {one.seed_prompt for one in mine} == set(SEED_PROMPTS)
+            assert all(any(sentence in one.told for one in mine) for sentence in ("opened", "founded", "door"))
+
+
+@pytest.mark.parametrize(
+    ("written", "query"),
+    [
+        ("Who founded the mill?", "Who founded the mill?"),
+        ('Question: "Who founded the mill?"', "Who founded the mill?"),
+        ("Here is a question:\n\n1. Who founded the mill?\n2. When?", "Who founded the mill?"),
+        ("**Q1:** Who founded the mill?", "Who founded the mill?"),
+        ("1854 was which year?", "1854 was which year?"),
+        (" \n", ""),
+    ],
+)
+def test_the_question_of_what_is_written(written, query):
+    assert tidied(written) == query
+
+
+POINTED = """
+What does the passage above say?|According to the text, who is Ada?|Which year is mentioned above?|Who is named in this document?
+What is the main idea of the given paragraph?|Why does the author like it?|What is described in the following excerpt?
+As stated earlier, who came?|Sum up the sentence.
+"""
+PLAIN = """
+Who founded the Ulgal bakery?|Which text editor is meant for beginners?|What is above the door?|Name what stands below the bridge.
+When were the documents of the abbey found?
+"""
+
+
+def test_what_points_at_a_text_is_told_from_what_does_not():
+    assert all(points_at_text(query) for query in POINTED.strip().replace("\n", "|").split("|"))
+    assert not any(points_at_text(query) for query in PLAIN.strip().replace("\n", "|").split("|"))
+
+
+def test_numbers_that_stand_nowhere_in_a_document():
+    assert numbers_not_in("in 1854, at 3 or 4:30", "founded 1,854; at 4.30") == ["3"]
+    assert numbers_not_in("in May", "May 3") == numbers_not_in("10.", "10") == []
+
+
+LONG = "x" * 60
+WRITTEN = [  # chunk, what the writer writes, the answer, the answer without, why it is dropped
+    (0, ids(""), None, None, EMPTY),
+    (0, ids(LONG, ends=False), None, None, CUT),
+    (0, ids("Who is named in the passage?"), None, None, POINTS),
+    (0, ids("Who founded the mill?"), ids("Ada"), ids("Bob"), None),
+    (0, ids("who founded a mill"), None, None, REPEATED),
+    (1, ids("Who founded the mill?"), ids("Ada."), ids("I do not know"), None),  # of another document
+    (0, ids("Who founded the red mill?"), ids("Ada"), None, ALIKE),
+    (0, ids("Who founded the red inn?"), ids("Eve in 1855"), ids(""), None),  # another answer
+    (0, ids("When did it open?"), ids("."), None, ANSWER_EMPTY),
+    (0, ids("How old is it?"), ids(LONG, ends=False), None, ANSWER_CUT),
+    (0, ids("Is it old?"), ids("As the text says."), None, ANSWER_POINTS),
+    (0, ids("What colour is blood?"), ids("Red"), ids("red."), KNOWN),
+]
+
+
+@pytest.mark.parametrize("keep_known", [False, True])
+def test_pairs_are_dropped_for_what_is_wrong_with_them_and_all_are_counted(keep_known):
+    letters = Letters()
+    sieve = Sieve({"d": TEXT, "e": "The inn."}, CHUNKS, 0.85, keep_known=keep_known)
+    sieve.take([Pair.written(chunk, "fact", letters, query) for chunk, query, *_ in WRITTEN])
+    for chunk in (0, 1):
+        mine = [row for row in WRITTEN if row[0] == chunk]
+        sieve.take_answers(chunk, letters, [answer for _, _, answer, _, _ in mine if answer])
+        sieve.take_answers_without(chunk, letters, [without for *_, without, _ in mine if without is not None])
+    expected = [None if keep_known and row[-1] == KNOWN else row[-1] for row in WRITTEN]
+    assert [pair.reason for pair in sieve.pairs] == expected
+    assert {pair.reason for pair in sieve.pairs} >= set(REASONS) - {KNOWN}
+    summary, kept = sieve.summary, sieve.lines(dropped=False)
+    assert summary["kept"] + sum(summary["dropped"].values()) == summary["written"] == len(WRITTEN)
+    assert summary["known"] == keep_known and [line["known"] for line in kept].count(True) == keep_known
+    assert [line["numbers_not_in_document"] for line in kept if "Eve" in line["answer"]] == [["1855"]]
+    assert summary["answers_with_numbers_not_in_document"] == 1
+    first = kept[0]
+    assert (first["document"], first["chunk"], first["answer_ids"]) == ("d", CHUNKS[0].place, ids("Ada"))
+    assert first["chunk"].endswith(hashlib.sha256(TEXT.encode()).hexdigest()[:8])
+    assert all(line["reason"] for line in sieve.lines(dropped=True)) and json.dumps(summary)
+    (_, founded, door), (inn,) = summary["coverage"]["sentences"].values()
+    assert TEXT[founded[0] : founded[1]] == "Ada founded it." and (founded[2], inn[2]) == (2, 0)
+    report = sieve.report()
+    assert report[0] == f"kept {len(kept)} of 12 queries" and f"dropped 1: {ALIKE}" in report
+    assert report[-2] == f"d, characters 0 to {len(TEXT)}: .2{door[2] or '.'}"

@@ -1,0 +1,100 @@
+"""Documents longer than the window, read in chunks; several documents, each question behind its own; documents in a folder."""
+
+import json
+import random
+
+import pytest
+
+from llmft.errors import InputError
+from llmft.worlds.notes.world import document_rows, draw_document
+from tests.pipelines.conftest import run
+
+ASKED = ("--task", "questions", "--model_name_or_path", "notes", "--pattern", "Question: {text1} Answer:", "--max_new_tokens", 8)
+LEARN = ("--num_train_epochs", 1, "--learning_rate", 1e-3, "--per_device_train_batch_size", 8, "--no_evaluate_with_context")
+WINDOW = 768
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Notes of several parts: in one text of more than a window, and in a file each, with questions about them by name."""
+    folder = tmp_path_factory.mktemp("chunks")
+    rng, parts, names = random.Random("parts"), [], set()
+    while len(parts) < 4:
+        document = draw_document(rng, 22, 5)
+        if not names & (places := {place.name for place in document.places}):
+            names |= places
+            parts.append(document)
+    (folder / "parts" / "sub").mkdir(parents=True)
+    files = ["a.md", "b.md", "sub/c.md", "sub/d.md"]
+    rows = []
+    for file, document in zip(files, parts, strict=True):
+        (folder / "parts" / file).write_text(document.text)
+        asked = document_rows(document, rng, file)
+        rows += [{**row, "of": of} for of in ("train", "validation") for row in asked[of][:4]]
+    (folder / "long.md").write_text("\n\n".join(document.text for document in parts) + "\n")
+    for of in ("train", "validation"):
+        lines = [{"text1": row["text1"], "answer": row["answer"], "document": row["document"]} for row in rows if row["of"] == of]
+        (folder / f"{of}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_a_document_longer_than_the_window_is_learnt_chunk_by_chunk(folder, capsys):
+    files = ("--query_file", folder / "train.jsonl", "--validation_file", folder / "validation.jsonl")
+    file = ("--context", "file", "--context_file", folder / "long.md")
+    with pytest.raises(InputError, match=r"^--context: the longest prompt has 9.. tokens.* cut the document with --chunk_tokens"):
+        run("distill.py", folder / "out", *ASKED, *files, *file, *LEARN)  # never cut without a word
+    record = run("distill.py", folder / "out", *ASKED, *files, *file, *LEARN, "--chunk_tokens", 320)
+    assert "32 of them name no chunk and are asked behind the one that" in capsys.readouterr().err
+    stages = record.metrics["stages"]
+    assert stages["teacher"]["questions"]["exact_match"] >= 0.9
+    assert stages["before"]["questions"]["exact_match"] <= 0.1
+    assert record.metrics["kl"]["after"]["questions"] < record.metrics["kl"]["before"]["questions"] - 0.1
+    assert record.metrics["tokens_per_query"]["teacher"] < WINDOW / 2
+    assert record.predictions["document"].str.startswith("long.md#").all()
+    text = (folder / "long.md").read_text().rstrip("\n")
+    answers = [json.loads(line) for line in (record.path / "teacher_answers.jsonl").read_text().splitlines()]
+    for line in answers:  # the chunk that was read is the one with the answer
+        start, end, _ = line["chunk"].split("-")
+        assert line["document"] == "long.md" and line["answer"] in text[int(start) : int(end)]
+    again = ("--query_file", record.path / "teacher_answers.jsonl", "--answers", "given", *files[2:])
+    taught = run("distill.py", folder / "out", *ASKED, *again, *file, *LEARN, "--chunk_tokens", 320)
+    assert taught.metrics["kl"]["after"] == record.metrics["kl"]["after"]  # the same tokens behind the same chunks
+    assert "16 of them name no chunk" in capsys.readouterr().err
+    (folder / "long.md").write_text("New. " + text)
+    with pytest.raises(
+        InputError, match=r"--query_file: row query-0: chunk .* is not what stands there: the document has changed"
+    ):
+        run("distill.py", folder / "out", *ASKED, *again, *file, *LEARN, "--chunk_tokens", 320)
+    (folder / "long.md").write_text(text)
+
+
+def test_documents_of_a_folder_are_asked_about_each_and_together(folder):
+    rows = ("--validation_file", folder / "validation.jsonl", "--document_column", "document")
+    whole = ("--context_dir", folder / "parts", "--context_glob", "**/*.md")
+    record = run("eval.py", folder / "each", *ASKED, *rows, *whole, "--context", "document")
+    metrics = record.metrics
+    each = metrics["documents"]["icl"]["questions"]
+    assert {name: one["n"] for name, one in each.items()} == dict.fromkeys(("a.md", "b.md", "sub/c.md", "sub/d.md"), 4)
+    together = metrics["stages"]["icl"]["questions"]["contains"]
+    assert together == pytest.approx(sum(one["contains"] for one in each.values()) / 4) and together >= 0.8
+    cut = run("eval.py", folder / "each", *ASKED, *rows, *whole, "--context", "document", "--chunk_tokens", 200)
+    assert cut.metrics["tokens_per_query"]["icl"] < metrics["tokens_per_query"]["icl"]
+    read = cut.predictions["document"]
+    assert read.str.fullmatch(r".*\.md#\d+-\d+-[0-9a-f]{8}").all() and set(cut.metrics["documents"]["icl"]["questions"]) == set(
+        each
+    )
+    wide = run(
+        "eval.py", folder / "each", *ASKED, *rows, *whole, "--context", "document", "--chunk_tokens", 200, "--chunk_neighbours", 9
+    )
+    assert wide.metrics["stages"] == metrics["stages"]  # all chunks of a document are the document
+
+
+def test_an_instruction_of_a_file_stands_in_front_of_documents(folder):
+    (folder / "told.txt").write_text("Please answer.")
+    rows = ("--validation_file", folder / "validation.jsonl", "--document_column", "document", "--context_dir", folder / "parts")
+    rows += ("--max_eval_samples", 4)
+    tokens = {
+        kinds: run("eval.py", folder / "told", *ASKED, *rows, "--context", kinds, *more).metrics["tokens_per_query"]["icl"]
+        for kinds, more in {"document": (), "instruction,document": ("--instruction", folder / "told.txt")}.items()
+    }
+    assert tokens["instruction,document"] > tokens["document"]

@@ -1,0 +1,150 @@
+"""Self-study as a command: what it writes, again, after a kill, and in distill.py. A tiny random model writes and answers."""
+
+import json
+import shutil
+
+import pytest
+
+from llmft.distillation import sifting
+from llmft.errors import InputError
+from llmft.evaluation.scorer import Scorer
+from llmft.pipelines import self_study
+from tests.conftest import byte_level_bpe, tiny_model
+from tests.pipelines.conftest import last_wins, run
+from tests.pipelines.test_training import Cut, cut
+
+TEXT = "the cat sat on a mat. a mat is x Yes.\n\nthe cat is True? No cat is False.\n"
+FILES = ("pairs.jsonl", "pairs.dropped.jsonl")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    tiny_model("llama").save_pretrained(folder / "model")
+    byte_level_bpe("</s>").save_pretrained(folder / "model")
+    (folder / "docs").mkdir()
+    (folder / "docs" / "a.txt").write_text(TEXT)
+    (folder / "docs" / "b.txt").write_text(TEXT.replace("cat", "dog"))
+    return folder
+
+
+def study(folder, out, *arguments):
+    """The lines of both files of a command, and its summary."""
+    words = (
+        "--model_name_or_path",
+        folder / "model",
+        "--context_dir",
+        folder / "docs",
+        "--num_queries",
+        40,
+        "--chunk_tokens",
+        24,
+    )
+    words += (
+        "--output_file",
+        out / "pairs.jsonl",
+        "--output_dir",
+        out,
+        "--max_new_tokens",
+        6,
+        "--max_query_tokens",
+        8,
+        "--use_cpu",
+    )
+    words += ("--stop", "x|e", "--keep_known")
+    self_study.main(last_wins([*words, *arguments]))
+    lines = [[json.loads(line) for line in (out / name).read_text().splitlines()] for name in FILES]
+    return *lines, json.loads((out / "pairs.summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    with pytest.MonkeyPatch.context() as patch:  # what a random model writes is seldom a whole query
+        patch.setattr(sifting, "ran_out", lambda *_: False)
+        return study(folder, folder / "whole")
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_out(monkeypatch):
+    monkeypatch.setattr(sifting, "ran_out", lambda *_: False)
+
+
+def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys):
+    pairs, dropped, summary = whole
+    assert len(pairs) + len(dropped) == summary["written"] == 40 and len(pairs) == summary["kept"] > 5
+    assert sum(summary["dropped"].values()) == len(dropped)
+    for line in pairs:
+        start, end, _ = line["chunk"].split("-")
+        text = f"{line['document']}\n" + (folder / "docs" / line["document"]).read_text()
+        assert text[int(start) : int(end)].strip() and line["query"] and line["answer_ids"]
+    assert {line["document"] for line in pairs} == {"a.txt", "b.txt"} and len({line["chunk"] for line in pairs}) > 2
+    assert len({line["seed_prompt"] for line in pairs}) > 3
+    phases = {phase["kind"]: phase for phase in summary["cost"]["phases"]}
+    assert phases["write"]["examples"] == 40 and phases["answer"]["tokens"] > 0
+    study(folder, folder / "whole")
+    assert "finished before" in capsys.readouterr().out
+    with pytest.raises(InputError, match="is there already, and another command wrote it; name another file"):
+        study(folder, folder / "whole", "--seed", 1, "--data_seed", 1)
+
+
+def test_killed_anywhere_it_ends_with_the_same_bits(folder, whole, tmp_path, monkeypatch):
+    kills = 0
+    for at in range(2, 60, 3):
+        with monkeypatch.context() as patch:
+            cut(patch, Scorer, "answered", at)
+            try:
+                study(folder, tmp_path)
+            except Cut:
+                kills += 1
+                assert not [path for path in tmp_path.glob("*") if path.name != "teacher_cache"]  # no half file, no other
+            else:
+                break
+    assert kills >= 3
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    _, _, summary = study(folder, tmp_path)
+    assert {name: summary[name] for name in ("kept", "dropped", "coverage", "setting")} == {
+        name: whole[-1][name] for name in ("kept", "dropped", "coverage", "setting")
+    }
+
+
+def test_no_cache_another_batch_and_other_queries(folder, whole, tmp_path):
+    again = study(folder, tmp_path / "again", "--teacher_cache_dir", "none")
+    assert again[:2] == whole[:2]
+    other = study(folder, tmp_path / "other", "--data_seed", 1)
+    assert [line["query"] for line in other[0]] != [line["query"] for line in whole[0]]
+    own = ("--seed_prompts", json.dumps({"mine": "ask of {passage}"}), "--writer_model_name_or_path", folder / "model")
+    mine = study(folder, tmp_path / "own", "--num_queries", 10, *own)
+    assert {line["seed_prompt"] for line in mine[0] + mine[1]} == {"mine"}
+
+
+def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
+    shutil.copy(folder / "whole" / "pairs.jsonl", tmp_path / "pairs.jsonl")
+    words = ("--task", "questions", "--model_name_or_path", folder / "model", "--query_file", tmp_path / "pairs.jsonl")
+    words += ("--answers", "given", "--document_column", "document", "--context", "document", "--context_dir", folder / "docs")
+    words += ("--chunk_tokens", 24, "--max_new_tokens", 6, "--num_train_epochs", 1, "--stop", "x|e", "--max_eval_samples", 4)
+    record = run("distill.py", tmp_path / "out", *words, "--ce_weight", 0)
+    frame = record.predictions.query("stage == 'teacher'")
+    assert frame["document"].str.contains("#").all()
+    ids = {line["query"]: line["answer_ids"] for line in whole[0]}
+    assert all(list(row["answer_ids"]) == ids[row["query"]] for _, row in frame.iterrows())  # greedy behind the same chunk
+    assert [*record.metrics["documents"]["teacher"]["questions"]] == sorted(set(frame["document"].str.partition("#")[0]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--chunk_overlap", 12), "--chunk_overlap 12: must be fewer than half of --chunk_tokens 24"),
+        (("--seed_prompts", '{"a": 1}'), "--seed_prompts: holds something else than texts by name"),
+        (("--context_glob", "*.md"), "--context_glob *.md fits no file in it"),
+        (("--context_file", "a.txt"), "does not go with --context_file; leave one of them out"),
+        (
+            ("--chunk_tokens", 400, "--max_query_tokens", 250),
+            "--max_new_tokens 250: with an answer of so many the longest prompt",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(folder, tmp_path, arguments, says):
+    with pytest.raises(InputError) as caught:
+        study(folder, tmp_path / "out", *arguments)
+    assert says in str(caught.value) and not list(tmp_path.rglob("pairs*"))
