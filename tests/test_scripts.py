@@ -35,6 +35,8 @@ SWEEPS = {
     "context_distillation/toy/defaults.sh": 69,
     "context_distillation/toy/sequential.sh": 2,
     "document_distillation/run.sh": 18,
+    "comparison/choose.sh": 3 * (3 + 2 + 1 + 1 + 3 + 2),
+    "comparison/run.sh": 3 * 6 * (1 + 3 * 4),
 }
 SCRIPTS = sorted(file.relative_to(ROOT) for end in ("sh", "sbatch") for file in (ROOT / "scripts").rglob(f"*.{end}"))
 
@@ -68,7 +70,7 @@ def test_scripts_pass_shellcheck():
 
 
 def test_all_sweeps_are_tested():
-    helpers = {"common.sh", "grid.sh", "get_model.sh", "get_smollm2.sh", "run_lines.sh"}
+    helpers = {"common.sh", "grid.sh", "comparison/grid.sh", "get_model.sh", "get_smollm2.sh", "run_lines.sh"}
     found = {str(path.relative_to("scripts")) for path in SCRIPTS if path.parts[1] != "slurm"}
     assert found == set(SWEEPS) | helpers
 

@@ -32,7 +32,13 @@ COLUMNS = ("label_logprobs", "token_logprobs")
 
 
 def split(data_dir: str, folder: str, *tasks: str) -> None:
-    """Write training and evaluation rows of the choice, both from the tasks' training rows."""
+    """Write training and evaluation rows of the choice, both from the tasks' training rows.
+
+    Raises:
+        InputError: there is no data folder, or it has no such file.
+    """
+    if not data_dir:
+        raise InputError("DATA_DIR: is empty; give the folder with local data, whose training rows are divided")
     for name in tasks:
         task = get_task(name)
         place = locate(task.train.source, data_dir)

@@ -6,8 +6,6 @@ setting OUTPUT_DIR logfiles/comparison-choices
 source scripts/comparison/grid.sh
 setting ROWS 48
 begin
-[ -n "$DATA_DIR" ] || fail "DATA_DIR: is empty; give the folder with local data, whose training rows are split"
-
 rows=$OUTPUT_DIR/rows
 [ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/comparison/choose.py split "$DATA_DIR" "$rows" "${tasks[@]}"
 for model in "${models[@]}"; do
