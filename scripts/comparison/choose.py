@@ -1,9 +1,9 @@
-"""The pattern of each model and task, and whether it is calibrated, by training rows alone (choose.sh runs both steps).
+"""The pattern of each model and task, and whether it is calibrated, by training rows alone; choose.sh runs both steps.
 
-`python scripts/comparison/choose.py split DATA_DIR FOLDER TASK...` writes a data folder whose evaluation rows are every tenth training
-row of DATA_DIR, and whose training rows are the others. `python scripts/comparison/choose.py table RUNS CSV` reads the calibrated
-runs of eval.py on that folder. Of each it scores two candidates, with and without calibration: the label words' log-probabilities
-that calibration starts from are in the record too. Of a model and task the candidate with the best accuracy is chosen; of equal
+`python scripts/comparison/choose.py split DATA_DIR FOLDER TASK...` writes a data folder whose evaluation rows are every tenth
+training row of DATA_DIR, and whose training rows are the others. `python scripts/comparison/choose.py table RUNS CSV` reads the
+calibrated runs of eval.py on that folder. Each gives two candidates, with calibration and without: the log-probabilities that
+calibration starts from are in the record too. Of a model and task the candidate with the best accuracy is chosen; of equal
 ones that with the lowest loss (mean negative log-probability of the right label among the labels, nats).
 """
 
