@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from llmft.arguments.deepspeed_config import find_config
@@ -40,7 +43,11 @@ SWEEPS = {
     "document_distillation/run.sh": 18,
     "task_diversity/run.sh": 4,
     "task_diversity/paper.sh": 10,
+    "comparison/choose.sh": 3 * (3 + 2 + 1 + 1 + 3 + 2),
+    "comparison/run.sh": 1 + 3 * 4,
 }
+CHOSEN = {"MODELS": "models/Qwen2.5-Coder-0.5B-Instruct", "TASKS": "mnli"}
+"""What there is a choice of in scripts/comparison/choices.csv."""
 SCRIPTS = sorted(file.relative_to(ROOT) for end in ("sh", "sbatch") for file in (ROOT / "scripts").rglob(f"*.{end}"))
 
 
@@ -75,14 +82,15 @@ def test_scripts_pass_shellcheck():
 
 
 def test_all_sweeps_are_tested():
-    helpers = {"common.sh", "grid.sh", "get_model.sh", "get_smollm2.sh", "run_lines.sh"}
+    helpers = {"common.sh", "grid.sh", "comparison/grid.sh", "get_model.sh", "get_smollm2.sh", "run_lines.sh"}
     found = {str(path.relative_to("scripts")) for path in SCRIPTS if path.parts[1] != "slurm"}
     assert found == set(SWEEPS) | helpers
 
 
 @pytest.mark.parametrize(("script", "runs"), SWEEPS.items())
 def test_sweeps_are_accepted_by_the_parser(script, runs):
-    commands = listing(script, **(NARROW if script in GRID else {}))
+    narrow = CHOSEN if script == "comparison/run.sh" else NARROW if script in GRID else {}
+    commands = listing(script, **narrow)
     assert len(commands) == runs
     assert len({tuple(command) for command in commands}) == runs
     seen = set()
@@ -216,6 +224,36 @@ def test_the_table_of_gaps_by_epoch(tmp_path):
         (folder / "DONE").touch()
     rows = table().stdout.splitlines()[2:]
     assert rows == ["| distill | 0.001 | 1 | 0.50 (0.50) |", "| distill | 0.001 | 1 | 0.75 (0.75) |"]  # two settings
+
+
+def test_choices_are_made_on_training_rows(tmp_path):
+    """The rule of the comparison: best accuracy, of equal ones lowest loss; calibrated or not from the same run."""
+    choose = runpy.run_path(str(ROOT / "scripts/comparison/choose.py"))
+    given = pd.DataFrame({"sentence1": [*map(str, range(20))], "sentence2": "b", "label": 0, "idx": range(20)})
+    (tmp_path / "data/glue/rte").mkdir(parents=True)
+    given.to_parquet(tmp_path / "data/glue/rte/train.parquet")
+    choose["split"](str(tmp_path / "data"), str(tmp_path / "rows"), "rte")
+    train, held_out = (pd.read_parquet(tmp_path / f"rows/glue/rte/{name}.parquet") for name in ("train", "validation"))
+    assert held_out["idx"].tolist() == [0, 10]
+    assert sorted([*train["idx"], *held_out["idx"]]) == [*range(20)]
+    right, wrong = np.log([0.9, 0.1]), np.log([0.2, 0.8])
+    records = {"minimal": ([right, wrong], [wrong, wrong]), "gpt-3": ([wrong, right], [right, right - 0.1])}
+    for pattern, (calibrated, plain) in records.items():
+        folder = tmp_path / "runs" / pattern
+        folder.mkdir(parents=True)
+        arguments = {
+            "DataArguments": {"task_name": "rte", "pattern_name": pattern},
+            "ModelArguments": {"model_name_or_path": "a/m"},
+        }
+        (folder / "config.json").write_text(json.dumps({"arguments": arguments}))
+        columns = {"target": [0, 0], "label_logprobs": calibrated, "token_logprobs": plain}
+        pd.DataFrame(columns).to_parquet(folder / "predictions.parquet")
+        (folder / "DONE").touch()
+    choose["table"](str(tmp_path / "runs"), str(tmp_path / "choices.csv"))
+    table = pd.read_csv(tmp_path / "choices.csv")
+    chosen = table[table["chosen"] == 1].to_dict("records")
+    assert [(row["model"], row["pattern"], row["calibrated"], row["accuracy"]) for row in chosen] == [("m", "gpt-3", 0, 1.0)]
+    assert table["accuracy"].tolist() == [1.0, 0.5, 0.5, 0.0]
 
 
 def test_the_first_screen_of_the_readme_runs_something():

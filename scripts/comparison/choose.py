@@ -1,0 +1,88 @@
+"""The pattern of each model and task, and whether it is calibrated, by training rows alone; choose.sh runs both steps.
+
+`python scripts/comparison/choose.py split DATA_DIR FOLDER TASK...` writes a data folder whose evaluation rows are every tenth
+training row of DATA_DIR, and whose training rows are the others. `python scripts/comparison/choose.py table RUNS CSV` reads the
+calibrated runs of eval.py on that folder. Each gives two candidates, with calibration and without: the log-probabilities that
+calibration starts from are in the record too. Of a model and task the candidate with the best accuracy is chosen; of equal
+ones that with the lowest loss (mean negative log-probability of the right label among the labels, nats).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llmft.errors import InputError
+from llmft.evaluation.labels import renormalise
+from llmft.runs.store import whole_file
+from llmft.tasks.files import locate
+from llmft.tasks.formats import read_file
+from llmft.tasks.table import get_task
+
+EVERY = 10
+"""One training row of so many is an evaluation row of the choice."""
+COLUMNS = ("label_logprobs", "token_logprobs")
+"""Columns of predictions.parquet with calibration and without."""
+
+
+def split(data_dir: str, folder: str, *tasks: str) -> None:
+    """Write training and evaluation rows of the choice, both from the tasks' training rows.
+
+    Raises:
+        InputError: there is no data folder, or it has no such file.
+    """
+    if not data_dir:
+        raise InputError("DATA_DIR: is empty; give the folder with local data, whose training rows are divided")
+    for name in tasks:
+        task = get_task(name)
+        place = locate(task.train.source, data_dir)
+        rows = pd.concat([pd.DataFrame(read_file(path, place.where)) for path in place.paths], ignore_index=True)
+        held_out = rows.index % EVERY == 0
+        for source, part in ((task.train.source, rows[~held_out]), (task.in_domain.source, rows[held_out])):
+            path = Path(folder, f"{source.local_files[0]}.parquet")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as unfinished:
+                part.to_parquet(unfinished, index=False)
+
+
+def candidates(record: Path) -> Iterator[dict[str, Any]]:
+    """The two candidates that a calibrated run is of."""
+    config = json.loads((record / "config.json").read_text())
+    data = config["arguments"]["DataArguments"]
+    predictions = pd.read_parquet(record / "predictions.parquet")
+    targets = predictions["target"].to_numpy()
+    for calibrated, column in zip((1, 0), COLUMNS, strict=True):
+        logprobs = renormalise(np.stack(predictions[column].to_numpy()))
+        yield {
+            "model": Path(config["arguments"]["ModelArguments"]["model_name_or_path"]).name,
+            "task": data["task_name"],
+            "pattern": data["pattern_name"],
+            "calibrated": calibrated,
+            "rows": len(predictions),
+            "accuracy": round(float(np.mean(logprobs.argmax(1) == targets)), 3),
+            "loss": round(float(-logprobs[np.arange(len(targets)), targets].mean()), 3),
+        }
+
+
+def table(runs: str, csv: str) -> None:
+    """Write all candidates, and which are chosen."""
+    records = [done.parent for done in sorted(Path(runs).rglob("DONE"))]
+    rows = pd.DataFrame([row for record in records for row in candidates(record)])
+    rows = rows.sort_values(["model", "task", "accuracy", "loss"], ascending=[True, True, False, True], ignore_index=True)
+    rows["chosen"] = (~rows.duplicated(["model", "task"])).astype(int)
+    with whole_file(Path(csv)) as unfinished:
+        rows.to_csv(unfinished, index=False)
+
+
+if __name__ == "__main__":
+    try:
+        {"split": split, "table": table}[sys.argv[1]](*sys.argv[2:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
