@@ -23,7 +23,7 @@ from benchmarks.world import QUICK, Shape, World
 from llmft.runs.store import write_json
 
 HERE = Path(__file__).parent
-PARTS = ("in_context", "distillation", "memory", "growth", "meter", "start_up")
+PARTS = ("in_context", "windows", "distillation", "memory", "growth", "meter", "start_up")
 BESIDE = HERE.parents[1] / "shared" / "data"
 
 

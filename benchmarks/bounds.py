@@ -40,13 +40,19 @@ def _memory(above: str, below: str) -> Callable[[Mapping[str, Any]], float]:
 
 
 def _worst_score(values: Mapping[str, Any]) -> float:
-    return max(values[f"scores: {name}"] for name in ("naive", "upstream", "harness"))
+    return max(values[f"scores: {name}"] for name in ("naive", "upstream", "harness", "windows"))
 
 
 BOUNDS = (
     Bound("16 shots: upstream style takes, times llmft's time", True, 50, _named("wall: upstream over ours")),
     Bound("16 shots: lm-evaluation-harness takes, times llmft's time", True, 15, _named("wall: harness over ours")),
     Bound("16 shots over no shots, context encoded", False, 1.35, _named("wall: behind the context over no shots")),
+    Bound(
+        "sliding windows: CPU time, 16 shots over none, context included",
+        False,
+        1.45,
+        _named("cpu: windows, 16 shots over none"),
+    ),
     Bound("scores: greatest difference to any other way of reading", False, 1e-4, _worst_score),
     Bound("64 shots over 4: time outside attention", False, 1.1, _named("time outside attention, 64 shots over 4")),
     Bound("100 to 10000 queries: time grows with the power", False, 1.05, _named("exponent of queries")),

@@ -7,11 +7,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks import distillation, growth, in_context, memory, metering, start_up
+from benchmarks import distillation, growth, in_context, memory, metering, start_up, windows
 from benchmarks.world import Shape, World
 
 PARTS = {
     "in_context": in_context.measure,
+    "windows": windows.measure,
     "distillation": distillation.measure,
     "growth": growth.measure,
     "meter": metering.measure,

@@ -53,11 +53,12 @@ class AnswerCache:
         from llmft.models.reading.packing import NAME
         from llmft.models.wrapping import bare_model
 
-        attention = bare_model(model).config._attn_implementation
+        bare = bare_model(model)
+        attention, before = bare.config._attn_implementation, "sdpa" if bare._supports_sdpa else "eager"
         weight, (_, world) = next(model.parameters()), rank_and_world()
         numerics = {
             "device": weight.device.type,
-            "attention": "sdpa" if attention == NAME else attention,  # which becomes that when the model first reads
+            "attention": before if attention == NAME else attention,  # which becomes that when the model first reads
             "queries": size.queries,
             "batch_tokens": size.tokens_on(weight.device.type),
             "ranks": world,

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from benchmarks import __main__ as command
 from benchmarks import floors
@@ -20,6 +21,8 @@ from benchmarks.measure import alternate, peak_beyond, ratio
 from benchmarks.ours import Distillation, Evaluation
 from benchmarks.peers import upstream_style, whole_prompts
 from benchmarks.table import BEGIN, END, tables, write_readme
+from benchmarks.windows import SMALL
+from benchmarks.windows import forward as windowed_forward
 from benchmarks.world import Shape, World, build_model
 
 SHAPE = Shape(hidden=32, layers=2, heads=4, feed_forward=48, vocabulary=400, positions=512)
@@ -60,6 +63,17 @@ def test_a_context_encoded_once_needs_what_a_whole_text_does() -> None:
     parted = floors.encoding(SHAPE, 9) + floors.forward(SHAPE, [3], prefix=9)
     looks_back = 4 * SHAPE.hidden * 9
     assert parted.flops == whole.flops - 2 * looks_back  # in the last layer the one of three that is asked looks back
+
+
+def test_floors_of_windows_are_what_torch_counts() -> None:
+    config = Gemma3TextConfig(**SMALL)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.arange(2, 52)[None], use_cache=False, logits_to_keep=1)
+    unseen = (2500 - 50 * 51 // 2) + (2500 - 32 * 33 // 2 - 18 * 32)  # of all pairs; the first layer has a window of 32
+    assert windowed_forward(config, [50]).flops + 4 * 64 * unseen == counter.get_total_flops()
+    behind = windowed_forward(config, [40], answers=False).flops + windowed_forward(config, [10], prefix=40).flops
+    assert behind == windowed_forward(config, [50]).flops - 4 * 64 * 9 * 40  # in the last layer one of ten looks back
 
 
 def test_training_needs_three_forward_passes() -> None:
@@ -142,14 +156,27 @@ def test_whole_run_and_its_readme(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "QUICK", SHAPE)
-    arguments = ["--quick", "--turns", "1", "--only", "in_context", "--threads", "1", "--out", str(tmp_path), "--data_dir"]
+    arguments = [
+        "--quick",
+        "--turns",
+        "1",
+        "--only",
+        "in_context,windows",
+        "--threads",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--data_dir",
+    ]
     assert command.main([*arguments, str(world.data_dir)]) == 0
     printed = capsys.readouterr().out
     assert "pass" in printed
     assert "not measured" in printed
     (path,) = tmp_path.glob("*.json")
     results = json.loads(path.read_text())
-    assert all(row["floor"] > 0 for row in results["parts"]["in_context"]["rows"])
+    assert all(row["floor"] > 0 for part in ("in_context", "windows") for row in results["parts"][part]["rows"])
+    assert results["parts"]["windows"]["values"]["scores: windows"] < 1e-5
+    assert results["parts"]["windows"]["tokens"]["context"] > SMALL["sliding_window"]
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     write_readme(readme, results)

@@ -19,7 +19,6 @@ Shared keys reach attention beside the row's: to lay them out in front of it wou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -76,7 +75,8 @@ def packed_attention(
         query: (1, H, T, d).
         key, value: (1, G, T, d), G a divisor of H, possibly `with_shared` (1, G, P, d); or (1, G, P + T, d), the shared ones in
             front. P > 0 goes without gradients and dropout.
-        attention_mask: what `packed_batch` or `continuations.masked_row` returns, or any that `sdpa` takes.
+        attention_mask: the places that `packed_batch` returns (int64), the distances that `continuations.masked_row` returns of
+            models with windows (int32), or any that `sdpa` takes.
         sliding_window: how many of a prompt's tokens a token sees, the last of which is itself; None for all.
         softcap: as of `softmax.attend`.
         s_aux: sinks (H,), as of `softmax.with_sinks`.
@@ -101,17 +101,17 @@ def packed_attention(
     parts = _alike(attention_mask[0, 0])
     blocks = [[_blocks(tensor[:, :, -row:], places) for tensor in (query, key, value)] for places in parts]  # (n, heads, t, d)
     blocks = [(q, repeat_kv(k, heads_per_key), repeat_kv(v, heads_per_key)) for q, k, v in blocks]
-    how = [_looks_back(q.shape[2], sliding_window, q.device) for q, _, _ in blocks]
+    masks = [_looks_back(q.shape[2], sliding_window, q.device) for q, _, _ in blocks]
     if shared[0] is None and softcap is None and s_aux is None:
         texts = [
             scaled_dot_product_attention(*b, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling)
-            for b, mask in zip(blocks, how, strict=True)
+            for b, mask in zip(blocks, masks, strict=True)
         ]
         return _row(texts, parts, row)[None], None
     texts, sums = zip(
         *(
             attend(*b, is_causal=mask is None, mask=mask, scale=scaling, softcap=softcap, dropout=dropout)
-            for b, mask in zip(blocks, how, strict=True)
+            for b, mask in zip(blocks, masks, strict=True)
         ),
         strict=True,
     )
@@ -135,27 +135,26 @@ def check_known(module: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
         raise ValueError(f"{type(module).__name__} asks for one of {', '.join(UNKNOWN)}: use --attn_implementation eager")
 
 
-@dataclass(frozen=True)
 class Front:
     """Keys and values that stand in front of all texts, and how attention looks at them.
 
-    Attributes:
+    Args:
         key, value: (1, G, P, d), of all tokens in front or of the last of them; more than a window holds are left out.
         window, scale, softcap, sinks: as of `packed_attention`.
     """
 
-    key: torch.Tensor
-    value: torch.Tensor
-    window: int | None
-    scale: float | None
-    softcap: float | None
-    sinks: torch.Tensor | None
-
-    def __post_init__(self) -> None:
-        if self.window is not None:
-            first = max(self.key.shape[2] - max(self.window - 1, 1), 0)  # one stays: kernels do not take none
-            for name in ("key", "value"):
-                object.__setattr__(self, name, getattr(self, name)[:, :, first:])
+    def __init__(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        window: int | None,
+        scale: float | None,
+        softcap: float | None,
+        sinks: torch.Tensor | None,
+    ) -> None:
+        first = 0 if window is None else max(key.shape[2] - max(window - 1, 1), 0)  # one stays: kernels do not take none
+        self.key, self.value = key[:, :, first:], value[:, :, first:]
+        self.window, self.scale, self.softcap, self.sinks = window, scale, softcap, sinks
 
     def is_all_seen(self, longest: int) -> bool:
         """Whether a text of so many tokens sees all of it from its last token too."""
@@ -283,8 +282,9 @@ def positional_mask(
     """`sdpa_mask`, with windows counted in tokens: padding may stand between a cartridge and a prompt."""
     lengths = {"q_length": q_length, "kv_length": kv_length, "q_offset": q_offset, "kv_offset": kv_offset}
     arguments |= {**lengths, "attention_mask": attention_mask}
-    if local_size is None or attention_mask is None or use_vmap:
-        return sdpa_mask(**arguments, local_size=local_size, use_vmap=use_vmap)
+    mask = sdpa_mask(**arguments, local_size=local_size, use_vmap=use_vmap)
+    if mask is None or local_size is None or attention_mask is None or use_vmap:
+        return mask
     seen = sdpa_mask(**{**arguments, "mask_function": causal_mask_function, "allow_is_causal_skip": False})
     places = attention_mask.cumsum(1)
     queries, keys = places[:, q_offset : q_offset + q_length], places[:, kv_offset : kv_offset + kv_length]

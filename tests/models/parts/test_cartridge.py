@@ -193,6 +193,6 @@ def test_saved_ones(tmp_path, tokenizers):
     torch.testing.assert_close(logprobs(loaded, QUERIES), logprobs(model, QUERIES), atol=0, rtol=0)
     with pytest.raises(InputError, match="there: is a model with a cartridge, which only"):
         start_of(loaded, "there")
-    tiny_model("mistral").save_pretrained(tmp_path / "base")
+    tiny_model("gpt_neo").save_pretrained(tmp_path / "base")
     with pytest.raises(InputError, match=f"--model_name_or_path {tmp_path / 'student'}: {tmp_path / 'base'} cannot read behind"):
         load_model(str(tmp_path / "student"), **how)
