@@ -2,10 +2,11 @@
 
     python -m tests.all_families [KIND ...]
 
-Each kind is made with three small layers, reads queries as `eval.py` does (in one row behind an encoded context, or padded, as it
-can), and then each prompt alone; and it writes answers, behind the context or padded whole prompts, and behind each prompt alone.
-Printed are how it reads them, the greatest difference of logits over their spread, and how many answers differ. Exit status 1 if
-a kind differs that `llmft.models.load` does not refuse. Kinds that cannot be made from these sizes are only listed.
+Each kind is made with three small layers, with windows shorter than the context where it has any. It reads queries as `eval.py`
+does (in one row behind an encoded context, or padded, as it can), and then each prompt alone; and it writes answers, behind the
+context or padded whole prompts, and behind each prompt alone. Printed are how it reads them, the greatest difference of logits
+over their spread, and how many answers differ. Exit status 1 if a kind differs that `llmft.models.load` does not refuse. Kinds
+that cannot be made from these sizes are only listed.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ SIZES = [
 ]
 """Tried one after the other, until a model comes out that reads."""
 
+WINDOW = {"sliding_window": 12, "use_sliding_window": True, "max_window_layers": 1}
+
 RANDOM = random.Random(0)
 PREFIX = [RANDOM.randrange(3, 200) for _ in range(23)]
 QUERIES = [[RANDOM.randrange(3, 200) for _ in range(RANDOM.randrange(1, 9))] for _ in range(13)]
@@ -76,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def look_at(kind: str) -> tuple[str, str]:
     """How a kind reads, and the difference that makes, or why it could not be made."""
     reason = ""
-    for sizes in SIZES:
+    windowed = [{**sizes, **WINDOW} for sizes in SIZES] if hasattr(AutoConfig.for_model(kind), "sliding_window") else []
+    for sizes in windowed + SIZES:
         try:
             model = make(kind, sizes)
             packs, error = difference(model)

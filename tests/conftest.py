@@ -187,14 +187,26 @@ CONFIGS = {
     "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 8}),
     "gemma": ("GemmaConfig", GEMMA),
     "gemma2": ("Gemma2Config", {**GEMMA, **SLIDING, "query_pre_attn_scalar": 8}),
+    "phi3": ("Phi3Config", {**GROUPED, **SLIDING}),
+    "olmo3": ("Olmo3Config", {**GROUPED, **SLIDING, "layer_types": ["sliding_attention", "full_attention"]}),
+    "gpt_oss": (
+        "GptOssConfig",
+        {
+            **GEMMA, **SLIDING, "num_local_experts": 2, "num_experts_per_tok": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ),
     "gemma3": ("Gemma3TextConfig", {**GEMMA, **SLIDING, "layer_types": ["sliding_attention", "full_attention"]}),
 }  # fmt: skip
 """Families by name: transformers' config class and what it takes for two small layers."""
 
 
-def tiny_model(family: str, vocabulary: int = 600):
-    """A random two-layer model of a family, the same every time; biases and norms are not the zeros and ones they start as. Its
-    ways of reading are compared by now, so that a test that looks at what goes through a model sees nothing of that."""
+def tiny_model(family: str, vocabulary: int = 600, **changes):
+    """A random two-layer model of a family, the same every time; biases and norms are not the zeros and ones they start as.
+
+    Its ways of reading are compared by now, so that a test that looks at what goes through a model sees nothing of that.
+    `changes` are settings of its config that are not the usual ones.
+    """
     import torch
     import transformers as tf
 
@@ -202,7 +214,7 @@ def tiny_model(family: str, vocabulary: int = 600):
 
     torch.manual_seed(0)
     kind, settings = CONFIGS[family]
-    model = tf.AutoModelForCausalLM.from_config(getattr(tf, kind)(vocab_size=vocabulary, **settings)).eval()
+    model = tf.AutoModelForCausalLM.from_config(getattr(tf, kind)(vocab_size=vocabulary, **{**settings, **changes})).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from llmft.models.precision import instructions_for
-from llmft.models.reading.packing import kernel_for
+from llmft.models.reading.softmax import kernel_for
 from llmft.runs.record import PACKAGES
 
 GIB = 2**30
@@ -59,7 +59,7 @@ def _gpu(place: int) -> str:
 def _kernel(device: torch.device, precision: str) -> str:
     """The kernel that packed attention takes for heads of 64 numbers."""
     heads = torch.zeros(1, 1, 8, 64, dtype=getattr(torch, precision), device=device)
-    return kernel_for(heads, heads, heads, is_causal=True)
+    return kernel_for(heads, heads, heads, None, is_causal=True)
 
 
 def _deepspeed() -> str:

@@ -247,13 +247,10 @@ def collate(
     return batch
 
 
-def collator(
-    model: torch.nn.Module, branches: Sequence[Sequence[int]], examples: Sequence[dict[str, Any]]
-) -> Callable[..., dict[str, Any]]:
-    """The way batches of these examples go through the model: packed if it can, so that none of its work is padding.
+def collator(model: torch.nn.Module, branches: Sequence[Sequence[int]]) -> Callable[..., dict[str, Any]]:
+    """The way batches of examples go through the model: packed if it can, so that none of its work is padding.
 
     Virtual tokens stand in front of every prompt, and branches behind it: those batches are padded.
     """
-    longest = max(len(example["input_ids"]) for example in examples)
-    packed = not branches and not virtual_tokens(model) and can_pack(model, longest) and agreement_of(model).holds
+    packed = not branches and not virtual_tokens(model) and can_pack(model) and agreement_of(model).holds
     return partial(collate, branches=branches, packed=packed)

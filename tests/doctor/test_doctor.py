@@ -5,7 +5,7 @@ import pytest
 from llmft.doctor import checks
 from llmft.doctor.__main__ import main
 from llmft.errors import InputError
-from llmft.models.reading import agreement, packing
+from llmft.models.reading import agreement, attention
 from tests.models.reading.test_agreement import kernel_without_sums
 
 
@@ -27,7 +27,7 @@ def test_a_sound_machine_passes(capsys):
 
 def test_a_broken_kernel_is_named_and_scores_are_right_all_the_same(monkeypatch, capsys):
     monkeypatch.setattr(agreement, "_AGREEMENTS", {})
-    monkeypatch.setattr(packing, "attend", kernel_without_sums(packing.attend))
+    monkeypatch.setattr(attention, "attend", kernel_without_sums(attention.attend))
     monkeypatch.setattr(checks, "PRECISIONS", ("float32",))
     assert main([]) == 1
     shown = capsys.readouterr()

@@ -35,7 +35,6 @@ METHODS = {
     "cartridge": ("cartridge", {"context_ids": [1, 30, 40, 50], "cartridge_tokens": 3}),
 }
 VANILLA = ["full", "head_only", "bitfit", "lora", "ia3", "parallel", "soft_prompt", "cartridge"]
-WITH_WINDOWS = {"gemma2", "gemma3"}
 CASES = [*METHODS, *(f"vanilla {method}" for method in VANILLA)]
 NAMES = ["entailment", "neutral", "contradiction"]
 HOW = {"dtype": "float32", "attn_implementation": None, "revision": "main", "cache_dir": None}
@@ -122,10 +121,6 @@ def test_a_student_scores_alike_however_it_is_asked_and_when_loaded_again(bases,
     if case.endswith("bitfit") and family in WITHOUT_BIASES:
         with pytest.raises(InputError, match=f"--bitfit: {base.name_or_path} has no bias terms"):
             check_part(base, part_flags("bitfit"))
-        return
-    if case.endswith("cartridge") and family in WITH_WINDOWS:
-        with pytest.raises(InputError, match=f"--use_cartridge: {base.name_or_path} cannot read behind keys and values"):
-            check_part(base, part_flags("cartridge"))
         return
     model, labels = start(base, case)
     train(model, labels)

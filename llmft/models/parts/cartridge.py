@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from peft import CartridgeConfig, TaskType, initialize_kv_prefix_from_past_key_values
+from transformers.cache_utils import DynamicCache
 
 from llmft.errors import InputError
 from llmft.models.distributed import weights_when_needed
 from llmft.models.parts.part import Part, base_of
 from llmft.models.parts.prompt_learning import PromptLearningModel, random_tokens, virtual_tokens_adapter
-from llmft.models.reading.kv_cache import encode, reads_behind_a_cache
+from llmft.models.reading.kv_cache import can_share, encode, reads_behind_a_cache
+from llmft.models.reading.packing import has_windows
 from llmft.models.structure import named
 
 if TYPE_CHECKING:
@@ -55,8 +57,8 @@ def _add(model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[
     if context_ids is None:
         context_ids = random_tokens(model.get_input_embeddings().num_embeddings, flags.cartridge_tokens, seed).tolist()
     start = context_start(context_ids, flags.cartridge_tokens, flags.cartridge_frozen_tokens)
-    with weights_when_needed(model, model):
-        cache = encode(model, start)
+    with weights_when_needed(model, model):  # also layers with a window keep all in a cache that knows of none
+        cache = encode(model, start, behind=DynamicCache() if has_windows(model) else None)
     _, heads, count, width = cache.layers[0].keys.shape
     config = CartridgeConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -95,10 +97,11 @@ def check_cartridge(model: PreTrainedModel, flag: str) -> None:
     """Check, on one token, that the model reads behind keys and values that stand for any text, in one shape for all layers.
 
     Raises:
-        InputError: it does not (sliding windows, recurrent states, distances counted along the row); begins with `flag`.
+        InputError: it does not (recurrent states, distances counted along the row); begins with `flag`.
     """
+    able = can_share(model) if has_windows(model) else reads_behind_a_cache(model)
     with weights_when_needed(model, model):
-        cache = encode(model, [0]) if reads_behind_a_cache(model) else None
+        cache = encode(model, [0]) if able else None
     shapes = {part.shape for layer in cache.layers for part in (layer.keys, layer.values)} if cache is not None else ()
     if len(shapes) != 1:
         raise InputError(

@@ -1,9 +1,9 @@
 """Whether prompts that lie side by side get the logits that they get as whole prompts: looked at once, before it is relied on.
 
-Reading side by side rests on kernels that differ from device to device (`packing.kernel_for`), and not every device has been
+Reading side by side rests on kernels that differ from device to device (`softmax.kernel_for`), and not every device has been
 tried. So the first time that a process reads with a kind of model, on a kind of device, in a precision, two short prompts are
 read in each fast way and as whole prompts. Where the logits differ by more than rounding explains, a warning says so, and whole
-prompts are read from then on, in training as well.
+prompts are read from then on, in training as well. Windows are narrowed for the comparison, so that they end within the prompts.
 
 The prompts are always the same, and nothing is random. Ranks go by the largest difference that any of them sees, so they decide
 alike. What is read here counts as nobody's tokens; its time is in the phase in which it happens, for the scripts `load`.
@@ -16,24 +16,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from llmft.models.distributed import all_gather
 from llmft.models.fingerprint import NO_MATTER
+from llmft.models.reading.attention import NAME
 from llmft.models.reading.continuations import Continued
-from llmft.models.reading.packing import NAME
 from llmft.models.wrapping import bare_model, precise
 from llmft.runs.notes import say_note
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BEHIND, BESIDE = "behind a shared context", "side by side"
 """The fast ways: queries that continue from shared keys and values, and whole prompts in one row, as packed training has them."""
 
 LENGTHS = (8, 3, 6)
 """Tokens of the shared context and of the two queries behind it."""
+
+WINDOW = 5
+"""Tokens that layers with a window see in the comparison: fewer than the context has, and than the longer query."""
 
 TOLERANCES = {torch.float16: 0.03, torch.bfloat16: 0.15}
 """The largest difference that rounding explains in half precision. Seen: at most .004 and .035, and .25 to 1.3 of wrong kernels
@@ -90,7 +98,8 @@ def agreement(model: torch.nn.Module, read: Read, ways: Sequence[str]) -> Agreem
     """
     kind = _kind(model)
     if kind not in _AGREEMENTS:
-        _AGREEMENTS[kind] = _compare(model, read, ways)
+        with _narrow_windows(bare_model(model)):
+            _AGREEMENTS[kind] = _compare(model, read, ways)
         if not _AGREEMENTS[kind].holds:
             say_note(str(_AGREEMENTS[kind]), "warning")
     return _AGREEMENTS[kind]
@@ -132,6 +141,18 @@ def _compare(model: torch.nn.Module, read: Read, ways: Sequence[str]) -> Agreeme
     ranks = all_gather((differences, failure))
     worst = {way: max(one[way] for one, _ in ranks) for way in ways}
     return Agreement(_name(model), worst, TOLERANCES.get(bare.dtype, TOLERANCE), max(failure for _, failure in ranks))
+
+
+@contextmanager
+def _narrow_windows(bare: PreTrainedModel) -> Iterator[None]:
+    """Context: every window of the model has `WINDOW` tokens."""
+    with ExitStack() as stack:
+        for holder in (bare.config.get_text_config(), *bare.modules()):
+            window = vars(holder).get("sliding_window")
+            if isinstance(window, int):
+                stack.callback(setattr, holder, "sliding_window", window)
+                holder.sliding_window = WINDOW
+        yield
 
 
 def _prompts(vocabulary: int) -> tuple[list[int], list[list[int]]]:

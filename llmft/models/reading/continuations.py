@@ -157,13 +157,19 @@ class LabelSequences:
         return {"label_logprobs": logprobs, "best_token": kept["best_token"][:: self.rows]}
 
 
-def masked_row(prompts: Continued, front: int, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+def masked_row(
+    prompts: Continued, front: int, dtype: torch.dtype, device: torch.device, *, windowed: bool = False
+) -> dict[str, torch.Tensor]:
     """Arguments of a model: the texts in one row of T tokens, each followed by its branches side by side, behind `front` tokens
     that all share; each token gets the position it has in a text by itself. The mask is made on the device.
 
+    Args:
+        windowed: whether what a token sees depends on the layer; its attention is `attention.packed_attention` then.
+
     Returns:
         `input_ids` and `position_ids` (1, T) int64; `attention_mask` (1, 1, T, front + T) of `dtype`, 0 where a token may look:
-        the front, its own text, its own branch; `logits_to_keep` (P,): the places whose logits are read.
+        the front, its own text, its own branch; if it is `windowed`, int32: how far in front of the token each is in the
+        token's own prompt, and -1 where it may not look; `logits_to_keep` (P,): the places whose logits are read.
     """
     rows = list(zip(prompts.texts, prompts.counts, prompts.branches, strict=True))
     pieces = [piece for text, _, branches in rows for piece in (text, *branches)]
@@ -186,8 +192,14 @@ def masked_row(prompts: Continued, front: int, dtype: torch.dtype, device: torch
     row = on_device(row, device)
     piece, text, index = row.pop("piece"), row.pop("text"), torch.arange(len(index), device=device)
     seen = (piece[:, None] == piece[None, :]) | (text[:, None] == piece[None, :])
+    hidden = ~(seen & (index[:, None] >= index[None, :]))
+    if windowed:
+        positions = row["position_ids"][0].int()
+        mask = positions[:, None] - torch.cat([torch.arange(front, dtype=torch.int32, device=device), positions])
+        mask[:, front:].masked_fill_(hidden, -1)
+        return {**row, "attention_mask": mask[None, None]}
     mask = torch.zeros(1, 1, len(index), front + len(index), dtype=dtype, device=device)
-    mask[..., front:].masked_fill_(~(seen & (index[:, None] >= index[None, :])), torch.finfo(dtype).min)
+    mask[..., front:].masked_fill_(hidden, torch.finfo(dtype).min)
     return {**row, "attention_mask": mask}
 
 

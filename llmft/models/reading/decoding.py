@@ -21,7 +21,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import sdpa_mask
 
-from llmft.models.reading.packing import LostKeysError, check_known, masked_attend, shared_by, with_front, with_shared
+from llmft.models.reading.attention import Front, LostKeysError, check_known, shared_by, with_shared
+from llmft.models.reading.softmax import masked_attend
 from llmft.models.wrapping import forward_parameters, unwrapped, virtual_tokens
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ def batch_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention in transformers' form, without gradients and dropout.
@@ -104,6 +108,7 @@ def batch_attention(
         query: (B, H, T, d), the last T of t tokens.
         key, value: (B, G, t, d), G a divisor of H, `with_shared` (1, G, P, d), which all tokens look at.
         attention_mask: (B, 1, T, t) bool, true where a token may look at one of its own row; None for all up to itself.
+        sliding_window, softcap, s_aux: as of `attention.packed_attention`.
 
     Returns:
         (B, T, H, d), and None for the weights.
@@ -116,11 +121,20 @@ def batch_attention(
         raise LostKeysError(type(module).__name__)
     check_known(module, kwargs)
     (batch, heads, tokens, _), group = query.shape, query.shape[1] // key.shape[1]
-    own = masked_attend(query, repeat_kv(key, group), repeat_kv(value, group), attention_mask, scaling)
+    own = masked_attend(query, repeat_kv(key, group), repeat_kv(value, group), attention_mask, scaling, softcap)
     row = query.transpose(0, 1).flatten(1, 2)[None]  # (1, H, B * T, d): to shared keys all rows are one
     text, text_sum = (part.transpose(1, 2).flatten(0, 1) for part in (own[0], own[1][..., None]))
-    attended = with_front(row, *shared, text, text_sum, scaling)
+    front = Front(*shared, sliding_window, scaling, softcap, s_aux)
+    places = None if front.is_all_seen(key.shape[2]) else _places(attention_mask, batch, tokens, key)
+    attended = front.put_together(row, text, text_sum, places)
     return attended.view(batch, tokens, heads, -1), None
+
+
+def _places(mask: torch.Tensor | None, batch: int, tokens: int, key: torch.Tensor) -> torch.Tensor:
+    """(B * T,) how many tokens of its own row each sees in front of itself: all of them, or it sees none in front of the row."""
+    if mask is None:
+        return torch.arange(key.shape[2] - tokens, key.shape[2], device=key.device).repeat(batch)
+    return mask.sum(-1).flatten() - 1
 
 
 AttentionInterface.register(NAME, batch_attention)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from llmft.models.reading.packing import NAME, depends_on_keys_alone, with_shared
+from llmft.models.reading.attention import NAME, with_shared
+from llmft.models.reading.packing import can_pack, can_share_keys, depends_on_keys_alone, has_windows
 from llmft.models.wrapping import bare_model, forward_parameters
 
 
@@ -78,7 +79,7 @@ def encode(
     """
     if not tokens:
         return behind
-    bare = bare_model(model)
+    bare, windowed = bare_model(model), has_windows(model) and can_share(model)
     was_training, cache, start = bare.training, behind, behind.get_seq_length() if behind is not None else 0
     ids = torch.tensor([list(tokens)], device=next(bare.parameters()).device)
     bare.eval()
@@ -86,7 +87,7 @@ def encode(
         for part in ids.split(chunk or len(tokens), dim=1):
             positions = torch.arange(start, start + part.shape[1], device=ids.device)[None] if cache is not None else None
             output = bare(input_ids=part, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache, start = plain_cache(output.past_key_values), start + part.shape[1]
+            cache, start = plain_cache(output.past_key_values, windowed=windowed), start + part.shape[1]
             if cache is None:
                 break
     finally:
@@ -94,9 +95,14 @@ def encode(
     return cache
 
 
-def plain_cache(cache: Any) -> DynamicCache | None:
-    """The cache if it is keys and values of all that was read and nothing else (no window, no recurrent states), else None."""
-    return cache if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers) else None
+def plain_cache(cache: Any, *, windowed: bool = False) -> DynamicCache | None:
+    """The cache if it is keys and values of all that was read and nothing else (no recurrent states), else None.
+
+    Args:
+        windowed: whether a layer may have only those that are within its window.
+    """
+    plain = {DynamicLayer, DynamicSlidingWindowLayer} if windowed else {DynamicLayer}
+    return cache if type(cache) is DynamicCache and {type(layer) for layer in cache.layers} <= plain else None
 
 
 def reads_behind_a_cache(model: torch.nn.Module) -> bool:
@@ -109,11 +115,11 @@ def reads_behind_a_cache(model: torch.nn.Module) -> bool:
 
 def can_share(model: torch.nn.Module) -> bool:
     """Whether texts behind a cache that they share mean the same as whole ones for this model."""
-    bare = bare_model(model)
-    if bare.config._attn_implementation not in ("sdpa", NAME, "eager"):  # others do not take our mask
+    if has_windows(model):  # which are counted along the row, but by our attention
+        return can_share_keys(model) and reads_behind_a_cache(model) and can_pack(model)
+    if bare_model(model).config._attn_implementation not in ("sdpa", NAME, "eager"):  # others do not take our mask
         return False
-    has_window = getattr(bare.config.get_text_config(), "sliding_window", None) is not None  # counted along the row
-    return not has_window and depends_on_keys_alone(model) and reads_behind_a_cache(model)
+    return depends_on_keys_alone(model) and reads_behind_a_cache(model)
 
 
 def kv_bytes_per_token(model: torch.nn.Module) -> int | None:

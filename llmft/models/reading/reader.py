@@ -3,8 +3,8 @@
 The shared prefix (a soft prompt is part of it) goes through the model once; the queries are packed side by side into rows that
 continue from its keys and values. Attention keeps the queries apart (`packing.py`; where that cannot, a block-diagonal mask), and
 explicit positions give each the place it would have alone. So scores equal those of whole prompts, without padding and without a
-copy of the cache for every query. Models this is not right for (sliding windows, recurrent states, no explicit positions) read
-whole prompts instead.
+copy of the cache for every query. Models this is not right for (recurrent states, no explicit positions) read whole prompts
+instead.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import torch
 from llmft.errors import InputError
 from llmft.models.distributed import all_gather, cut_up, rank_and_world, weights_when_needed
 from llmft.models.parts.head import Projection, positions_at_once, precise_output, project_in_pieces
-from llmft.models.reading.agreement import BEHIND, BESIDE, LENGTHS, Agreement, agreement
+from llmft.models.reading.agreement import BEHIND, BESIDE, Agreement, agreement
+from llmft.models.reading.attention import LostKeysError
 from llmft.models.reading.batches import BatchSize, Result, all_logits, at_positions, left_pad
 from llmft.models.reading.continuations import Continued, masked_row, padded_batch
 from llmft.models.reading.decoding import attends_beside, inputs_behind
 from llmft.models.reading.generation import Generation, Written, write
 from llmft.models.reading.kv_cache import JoinBuffer, can_share, encode, plain_cache, read_only
-from llmft.models.reading.packing import LostKeysError, can_pack, can_share_keys, packed_batch
+from llmft.models.reading.packing import can_pack, can_share_keys, has_windows, packed_batch
 from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _agreement(model: torch.nn.Module) -> Agreement:
         return reader.read(prompts, [0, 1], lambda logits, _: {"logits": logits})["logits"]
 
     shares = can_share(model)
-    return agreement(model, read, (BEHIND, BESIDE) if shares else (BESIDE,) if can_pack(model, sum(LENGTHS)) else ())
+    return agreement(model, read, (BEHIND, BESIDE) if shares else (BESIDE,) if can_pack(model) else ())
 
 
 class PrefixReader:
@@ -227,7 +228,8 @@ class PrefixReader:
         self._cache: DynamicCache | None = None
         self._packs = can_share(model) and _agreement(model).holds if packs is None else packs
         if self._packs and self.front:
-            virtual = plain_cache(unwrapped(model).virtual_cache()) if virtual_tokens(model) else None
+            windowed = has_windows(model)
+            virtual = plain_cache(unwrapped(model).virtual_cache(), windowed=windowed) if virtual_tokens(model) else None
             self._cache = encode(model, prefix, behind=virtual, chunk=size.tokens_on(self.device.type))
             self._packs = self._cache is not None
             self.tokens += encoded_virtual_tokens(model) + len(prefix) if self._packs else 0
@@ -282,6 +284,8 @@ class PrefixReader:
                 ids, tokens = write(self.bare, inputs, whole, generation, tokenizer, synced=cut_up(self.bare))
         except LostKeysError:
             self._in_front = True
+            if has_windows(self.model):  # which are counted along the rows then
+                self._cache, self._packs = None, False
             return self.write(prompts, rows, generation, tokenizer)
         real += sum(max(len(answer) - 1, 0) for answer in ids)
         self.tokens += real
@@ -292,11 +296,11 @@ class PrefixReader:
     def _beside(self) -> bool:
         """Whether answers are written with the prefix's keys beside the rows', not in front of each."""
         shares = self._cache is not None and not self._in_front
-        return shares and can_share_keys(self.model) and can_pack(self.model, 1)
+        return shares and can_share_keys(self.model) and can_pack(self.model)
 
     def _side_by_side(self, prompts: Continued) -> bool:
         """Whether attention keeps these prompts apart by itself, without a mask."""
-        able = can_pack(self.model, max(map(len, prompts.texts), default=0)) and (not self.front or can_share_keys(self.model))
+        able = can_pack(self.model) and (not self.front or can_share_keys(self.model))
         return able and not any(prompts.branches)
 
     def _read_packed(
@@ -305,7 +309,7 @@ class PrefixReader:
         """Prompts side by side in one row: the batch, and what is kept of it."""
         masked = not self._side_by_side(prompts)
         if masked:
-            batch = masked_row(prompts, self.front, self.bare.dtype, self.device)
+            batch = masked_row(prompts, self.front, self.bare.dtype, self.device, windowed=has_windows(self.model))
         else:
             shares = self._cache is not None and not self._in_front
             batch = on_device(packed_batch(prompts.texts, self.front, shares=shares, counts=prompts.counts), self.device)

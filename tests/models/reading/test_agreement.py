@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmft.evaluation.answer_cache import AnswerCache
-from llmft.models.reading import agreement, packing
+from llmft.models.reading import agreement, attention
 from llmft.models.reading.agreement import BEHIND, BESIDE, disagreements
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.reader import agreement_of
@@ -23,8 +23,8 @@ EXAMPLES = [{"input_ids": [5, 6, 7], "answer": 3}, {"input_ids": [8, 9], "answer
 def kernel_without_sums(attend):
     """Attention to shared keys whose softmax sums are wrong, as a device's kernel might give them."""
 
-    def wrong(query, key, value, *, is_causal=False, scale=None):
-        attended, sums = attend(query, key, value, is_causal=is_causal, scale=scale)
+    def wrong(query, key, value, *, is_causal=False, **more):
+        attended, sums = attend(query, key, value, is_causal=is_causal, **more)
         return attended, sums if is_causal else torch.zeros_like(sums)
 
     return wrong
@@ -45,7 +45,7 @@ def fresh(monkeypatch):
 
 @pytest.fixture(params=[kernel_without_sums, missing_kernel])
 def broken(fresh, monkeypatch, request):
-    monkeypatch.setattr(packing, "attend", request.param(packing.attend))
+    monkeypatch.setattr(attention, "attend", request.param(attention.attend))
 
 
 def reads_whole(scores, texts):
@@ -59,7 +59,7 @@ def test_behind_a_broken_kernel_prompts_are_read_whole_and_one_warning_says_so(f
         scores = score_answers(model, texts, LABELS, queries_per_row=4)
         np.testing.assert_allclose(scores.label_logprobs, one_by_one(model, texts)[0], atol=1e-5)
         assert reads_whole(scores, texts)
-    assert "logits_to_keep" not in collator(model, [], EXAMPLES)(EXAMPLES)
+    assert "logits_to_keep" not in collator(model, [])(EXAMPLES)
     (line,) = disagreements()
     assert capsys.readouterr().err == f"warning: {line}\n"
     assert f"{type(model).__name__} in float32 on cpu: logits of prompts read behind a shared context are not" in line
@@ -67,8 +67,8 @@ def test_behind_a_broken_kernel_prompts_are_read_whole_and_one_warning_says_so(f
 
 def test_what_a_broken_kernel_has_answered_is_not_taken_from_the_cache(fresh, monkeypatch, tmp_path, tokenizers):
     keys = []
-    for attend in (packing.attend, kernel_without_sums(packing.attend)):
-        monkeypatch.setattr(packing, "attend", attend)
+    for attend in (attention.attend, kernel_without_sums(attention.attend)):
+        monkeypatch.setattr(attention, "attend", attend)
         monkeypatch.setattr(agreement, "_AGREEMENTS", {})
         cache = AnswerCache.create(ContentCache(str(tmp_path)), tiny_model("opt"), tokenizers["opt"], BatchSize(4))
         keys.append(cache.key({}))
@@ -76,11 +76,11 @@ def test_what_a_broken_kernel_has_answered_is_not_taken_from_the_cache(fresh, mo
 
 
 def test_packed_training_is_compared_too(fresh, monkeypatch):
-    attention = packing.scaled_dot_product_attention
-    monkeypatch.setattr(packing, "scaled_dot_product_attention", lambda *args, **kwargs: attention(*args, **kwargs) * 2)
+    original = attention.scaled_dot_product_attention
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", lambda *args, **kwargs: original(*args, **kwargs) * 2)
     model = tiny_model("llama")
     assert agreement_of(model).differences[BEHIND] < 1e-5 < agreement_of(model).differences[BESIDE]
-    assert "logits_to_keep" not in collator(model, [], EXAMPLES)(EXAMPLES)
+    assert "logits_to_keep" not in collator(model, [])(EXAMPLES)
     np.testing.assert_allclose(
         score_answers(model, prompts(0), LABELS, queries_per_row=4).label_logprobs, one_by_one(model, prompts(0))[0], atol=1e-5
     )

@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, PhimoeConfig
 
-from llmft.models.reading import packing
+from llmft.models.reading import softmax
+from llmft.models.reading.attention import NAME, LostKeysError, packed_attention, with_shared
 from llmft.models.reading.batches import answer_logits, left_pad
 from llmft.models.reading.kv_cache import encode, read_only
-from llmft.models.reading.packing import NAME, LostKeysError, attend, can_pack, packed_attention, packed_batch, with_shared
+from llmft.models.reading.packing import can_pack, packed_batch
+from llmft.models.reading.softmax import attend
 from tests.conftest import CONFIGS, adapted, tiny_model
 from tests.models.reading.test_reader import LABELS, one_by_one, prompts
 from tests.scoring import score_answers
@@ -19,8 +22,8 @@ from tests.scoring import score_answers
 DTYPES = {"flash": torch.bfloat16, "efficient": torch.float32, "plain": torch.bfloat16}
 TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]] * 3
 OTHERS = {"gptj", "gpt_neo", "falcon"}  # attention of their own
-SOFTCAP = {"gemma2"}  # which sdpa has not
-WINDOWS = {"mistral", "gemma3"}  # their caches are not shared
+PLAIN = {"gemma2", "gpt_oss"}  # by products that are kept whole, or kernels and sinks
+WINDOWS = {"mistral", "gemma3", "phi3", "olmo3"}  # of which others look at fewer keys
 
 
 def test_a_row_by_hand():
@@ -68,11 +71,11 @@ class Attended(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("family", sorted(CONFIGS.keys() - OTHERS - SOFTCAP - WINDOWS))
+@pytest.mark.parametrize("family", sorted(CONFIGS.keys() - OTHERS - PLAIN - WINDOWS))
 @torch.no_grad()
 def test_in_the_last_layer_only_the_asked_tokens_look_at_the_shared_keys(family):
     model, logits = tiny_model(family), {}
-    assert can_pack(model, 9)
+    assert can_pack(model)
     encoded, heads = encode(model, [9, 8, 7, 6, 5]), model.config.num_attention_heads
     layers, tokens = model.config.num_hidden_layers, sum(map(len, TEXTS))
     counts = [min(len(text), 1 + i % 4) for i, text in enumerate(TEXTS)]
@@ -93,8 +96,8 @@ def test_families_that_pack_learn_the_same_packed_as_padded(family):
         for parameter in model.parameters():
             parameter *= 5 if parameter.ndim > 1 else 1
     other, answers = copy.deepcopy(model), torch.tensor([1, 2, 3, 4] * 3)
-    assert can_pack(model, 9) == (family not in OTHERS | SOFTCAP)
-    if not can_pack(model, 9):
+    assert can_pack(model) == (family not in OTHERS)
+    if not can_pack(model):
         return
     results = []
     for one, batch in ((model, packed_batch(TEXTS)), (other, left_pad(TEXTS))):
@@ -111,7 +114,7 @@ def test_families_that_pack_learn_the_same_packed_as_padded(family):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_adapters_and_checkpointed_layers_pack_too(checkpointing):
     model = adapted(tiny_model("llama"), "lora", adapter_dim=2)
-    assert can_pack(model, 9)
+    assert can_pack(model)
     model.train()
     batch, gradients = packed_batch(TEXTS), []
     for _ in range(2):
@@ -128,12 +131,12 @@ def test_adapters_and_checkpointed_layers_pack_too(checkpointing):
 def test_models_that_read_the_mask_themselves_are_not_packed():
     model = tiny_model("llama")
     model.config.output_router_logits = True
-    assert not can_pack(model, 9)
+    assert not can_pack(model)
 
 
 def test_half_precision_packs():
     model = tiny_model("llama").bfloat16()
-    assert can_pack(model, 9)
+    assert can_pack(model)
     with torch.no_grad():
         packed = answer_logits(model, packed_batch(TEXTS))
         padded = answer_logits(model, left_pad(TEXTS))
@@ -141,13 +144,13 @@ def test_half_precision_packs():
     torch.testing.assert_close(packed, padded, atol=2e-2, rtol=0)
 
 
-def test_a_window_shorter_than_a_text_or_another_attention_is_not_packed():
-    window = tiny_model("mistral")
-    assert can_pack(window, 16)
-    assert not can_pack(window, 17)
+def test_windows_that_attention_is_not_told_of_or_another_attention_are_not_packed():
+    assert not can_pack(tiny_model("llama", sliding_window=16))  # a setting that means nothing to it
+    phimoe = PhimoeConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, sliding_window=16)
+    assert not can_pack(AutoModelForCausalLM.from_config(phimoe))
     eager = tiny_model("llama")
     eager.set_attn_implementation("eager")
-    assert not can_pack(eager, 9)
+    assert not can_pack(eager)
 
 
 @pytest.mark.parametrize("family", ["opt", "gpt2", "gpt_neox", "llama", "gemma3"])
@@ -157,7 +160,7 @@ def test_other_masks_are_those_of_sdpa(family):
     batch, ids = left_pad(TEXTS), torch.tensor([[4, 8, 12, 16]])
     kwargs = {"max_new_tokens": 5, "do_sample": False}
     before = answer_logits(model, batch), model(ids).logits, model.generate(ids, **kwargs)
-    assert can_pack(model, 9)
+    assert can_pack(model)
     assert model.config._attn_implementation == NAME
     after = answer_logits(model, batch), model(ids).logits, model.generate(ids, **kwargs)
     for one, two in zip(before, after, strict=True):
@@ -166,7 +169,7 @@ def test_other_masks_are_those_of_sdpa(family):
 
 def test_it_is_not_written_into_a_saved_model(tmp_path):
     model = tiny_model("opt")
-    assert can_pack(model, 9)
+    assert can_pack(model)
     model.save_pretrained(tmp_path)
     assert NAME not in (tmp_path / "config.json").read_text()
 
@@ -176,7 +179,7 @@ def test_it_is_not_written_into_a_saved_model(tmp_path):
 
 @pytest.fixture(params=["cpu", "plain"])
 def kernel(request, monkeypatch):
-    monkeypatch.setattr(packing, "kernel_for", lambda *_: request.param)
+    monkeypatch.setattr(softmax, "kernel_for", lambda *_: request.param)
     return request.param
 
 
@@ -196,7 +199,7 @@ def test_sums_are_those_of_the_softmax(kernel, causal, keys, scale):
 def test_plain_products_give_what_the_kernel_gives(dtype, monkeypatch):
     query, key, value = (torch.randn(2, 3, 11, 16, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(3))
     found, sums = attend(query, key, value, is_causal=True)
-    monkeypatch.setattr(packing, "kernel_for", lambda *_: "plain")
+    monkeypatch.setattr(softmax, "kernel_for", lambda *_: "plain")
     plain, plain_sums = attend(query, key, value, is_causal=True)
     assert (plain.dtype, plain_sums.dtype) == (found.dtype, sums.dtype) == (dtype, torch.float32)
     tolerance = 1e-6 if dtype == torch.float32 else 2e-2
@@ -206,7 +209,7 @@ def test_plain_products_give_what_the_kernel_gives(dtype, monkeypatch):
 
 @pytest.mark.parametrize("family", ["opt", "llama", "gemma", "gpt_neox"])
 def test_scores_behind_a_context_without_a_kernel(family, monkeypatch):
-    monkeypatch.setattr(packing, "kernel_for", lambda *_: "plain")
+    monkeypatch.setattr(softmax, "kernel_for", lambda *_: "plain")
     model, found = tiny_model(family), prompts()
     expected, best = one_by_one(model, found)
     scores = score_answers(model, found, LABELS, queries_per_row=4)
@@ -217,7 +220,7 @@ def test_scores_behind_a_context_without_a_kernel(family, monkeypatch):
 @pytest.mark.parametrize("name", DTYPES)
 def test_kernels_of_gpus_take_and_give_these_shapes(name, monkeypatch):
     """On tensors without values; a row of 45 tokens, no multiple of what kernels fill sums up to."""
-    monkeypatch.setattr(packing, "kernel_for", lambda *_: name)
+    monkeypatch.setattr(softmax, "kernel_for", lambda *_: name)
     places = packed_batch([[1] * 30, [2], [3] * 14])["attention_mask"].to("meta")
     query = torch.empty(1, 4, 45, 16, dtype=DTYPES[name], device="meta")
     keys = torch.empty(1, 2, 12 + 45, 16, dtype=DTYPES[name], device="meta")
@@ -232,8 +235,8 @@ def test_kernels_of_gpus_take_and_give_these_shapes(name, monkeypatch):
     [(64, True, True, "flash"), (64, False, True, "efficient"), (20, True, False, "plain"), (64, False, False, "plain")],
 )
 def test_a_gpu_has_the_kernel_that_torch_says_is_fit(width, flash, efficient, expected, monkeypatch):
-    monkeypatch.setattr(packing, "can_use_flash_attention", lambda _: flash)
-    monkeypatch.setattr(packing, "can_use_efficient_attention", lambda _: efficient)
+    monkeypatch.setattr(softmax, "can_use_flash_attention", lambda _: flash)
+    monkeypatch.setattr(softmax, "can_use_efficient_attention", lambda _: efficient)
     with FakeTensorMode():
         one = torch.empty(1, 2, 5, width, dtype=torch.bfloat16, device="cuda")
-        assert packing.kernel_for(one, one, one, True) == expected
+        assert softmax.kernel_for(one, one, one, None, True) == expected

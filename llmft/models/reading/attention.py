@@ -1,0 +1,295 @@
+"""Attention over texts that lie side by side in one row: each at the cost it has alone, no padding, no mask over the row.
+
+n texts of T tokens in all go through the layers as one row of T. Only attention sees them apart: each looks at itself, and at P
+keys and values in front of the row, if there are any, which all share. That takes n * t^2 + T * P scores (t the longest text)
+where a mask over the row would take T * (T + P). Behind shared keys the two parts are put together by their softmax sums (as in
+Juravsky et al. 2024, arXiv:2402.05099):
+
+    out = w * out_shared + (1 - w) * out_text,    w = Z_shared / (Z_shared + Z_text)
+
+In the last layer only the tokens whose logits are read look at the shared keys: what the others would get there goes nowhere.
+In a layer with a window of W tokens each sees the last W of its own prompt, shared ones included, whatever lies beside it in the
+row. Of the shared keys only the last W - 1 are looked at, and a mask hides those that are too far from a token: T * min(P, W - 1)
+scores. A text longer than W looks at itself through a mask too: its t^2 scores are all made.
+
+The model gets the texts' places as `attention_mask`, which transformers hands on to attention as it is if it has four dimensions.
+Shared keys reach attention beside the row's: to lay them out in front of it would copy them for every batch and layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+from llmft.models.reading.softmax import attend, beside, masked_attend, with_sinks
+
+NAME = "packed_sdpa"
+"""Name among transformers' implementations of attention. For any other mask it is `sdpa`."""
+
+UNKNOWN = ("position_bias",)
+"""Changes of attention that packed rows do not know."""
+
+LENGTHS = 4
+"""Texts of unequal lengths look at themselves in so many groups, each padded to its longest."""
+
+
+class LostKeysError(Exception):
+    """A model does something to the keys between its cache and attention, and shared ones did not come with them."""
+
+
+def with_shared(new: torch.Tensor, shared: torch.Tensor, readers: torch.Tensor | None = None) -> torch.Tensor:
+    """A row's keys or values (1, G, T, d), which bring the shared ones (1, G, P, d) along to `packed_attention`.
+
+    Only this very tensor brings them: whatever is made of it is without, so that attention never sees one of the two changed.
+
+    Args:
+        readers: (A,) the only places in the row that need to look at the shared keys; None for all.
+    """
+    new = new.view_as(new)
+    new.llmft_shared, new.llmft_readers = shared, readers
+    return new
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention in transformers' form.
+
+    Args:
+        query: (1, H, T, d).
+        key, value: (1, G, T, d), G a divisor of H, possibly `with_shared` (1, G, P, d); or (1, G, P + T, d), the shared ones in
+            front. P > 0 goes without gradients and dropout.
+        attention_mask: what `packed_batch` or `continuations.masked_row` returns, or any that `sdpa` takes.
+        sliding_window: how many of a prompt's tokens a token sees, the last of which is itself; None for all.
+        softcap: as of `softmax.attend`.
+        s_aux: sinks (H,), as of `softmax.with_sinks`.
+
+    Returns:
+        (1, T, H, d), and None for the weights. Where the keys name `readers`, only those have looked at shared keys.
+
+    Raises:
+        LostKeysError: the mask says that there are shared keys, and they are not there.
+    """
+    if attention_mask is not None and attention_mask.dtype == torch.int32:
+        key, value, attention_mask = within_window(query, key, value, attention_mask, sliding_window)
+    if attention_mask is None or attention_mask.dtype != torch.int64:
+        if softcap is None and s_aux is None:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        return _plain_attention(query, key, value, attention_mask, dropout, scaling, softcap, s_aux, **kwargs)
+    check_known(module, kwargs)
+    heads_per_key, row = query.shape[1] // key.shape[1], query.shape[2]
+    shared = [shared_by(tensor, row) for tensor in (key, value)]
+    if attention_mask.shape[1] == 2 and any(front is None for front in shared):
+        raise LostKeysError(type(module).__name__)
+    parts = _alike(attention_mask[0, 0])
+    blocks = [[_blocks(tensor[:, :, -row:], places) for tensor in (query, key, value)] for places in parts]  # (n, heads, t, d)
+    blocks = [(q, repeat_kv(k, heads_per_key), repeat_kv(v, heads_per_key)) for q, k, v in blocks]
+    how = [_looks_back(q.shape[2], sliding_window, q.device) for q, _, _ in blocks]
+    if shared[0] is None and softcap is None and s_aux is None:
+        texts = [
+            scaled_dot_product_attention(*b, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling)
+            for b, mask in zip(blocks, how, strict=True)
+        ]
+        return _row(texts, parts, row)[None], None
+    texts, sums = zip(
+        *(
+            attend(*b, is_causal=mask is None, mask=mask, scale=scaling, softcap=softcap, dropout=dropout)
+            for b, mask in zip(blocks, how, strict=True)
+        ),
+        strict=True,
+    )
+    text, text_sum = _row(texts, parts, row), _row([total[..., None] for total in sums], parts, row)
+    if shared[0] is None:
+        return with_sinks(text, text_sum, s_aux)[None], None
+    front = Front(*shared, sliding_window, scaling, softcap, s_aux)
+    places = None if front.is_all_seen(attention_mask.shape[-1]) else _places_in_texts(parts, row)
+    readers = getattr(key, "llmft_readers", None)
+    if readers is None:
+        return front.put_together(query, text, text_sum, places)[None], None
+    behind = front.put_together(
+        query.index_select(2, readers), text[readers], text_sum[readers], None if places is None else places[readers]
+    )
+    return text.index_copy(0, readers, behind)[None], None
+
+
+def check_known(module: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
+    """Check that attention is asked for nothing that packed rows do not know."""
+    if any(arguments.get(name) is not None for name in UNKNOWN):
+        raise ValueError(f"{type(module).__name__} asks for one of {', '.join(UNKNOWN)}: use --attn_implementation eager")
+
+
+@dataclass(frozen=True)
+class Front:
+    """Keys and values that stand in front of all texts, and how attention looks at them.
+
+    Attributes:
+        key, value: (1, G, P, d), of all tokens in front or of the last of them; more than a window holds are left out.
+        window, scale, softcap, sinks: as of `packed_attention`.
+    """
+
+    key: torch.Tensor
+    value: torch.Tensor
+    window: int | None
+    scale: float | None
+    softcap: float | None
+    sinks: torch.Tensor | None
+
+    def __post_init__(self) -> None:
+        if self.window is not None:
+            first = max(self.key.shape[2] - max(self.window - 1, 1), 0)  # one stays: kernels do not take none
+            for name in ("key", "value"):
+                object.__setattr__(self, name, getattr(self, name)[:, :, first:])
+
+    def is_all_seen(self, longest: int) -> bool:
+        """Whether a text of so many tokens sees all of it from its last token too."""
+        return self.window is None or self.key.shape[2] + longest <= self.window
+
+    def put_together(
+        self, query: torch.Tensor, text: torch.Tensor, text_sum: torch.Tensor, places: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Attention of tokens to their own texts and to this together.
+
+        Args:
+            query: (1, H, T, d).
+            text, text_sum: attention to their own texts (T, H, d), and the logarithms of its softmax sums (T, H, 1).
+            places: (T,) how many tokens of its own text stand in front of each; None where all of this is seen.
+
+        Returns:
+            (T, H, d).
+        """
+        (heads, row, width), (groups, count) = query.shape[1:], self.key.shape[1:3]
+        mask = None
+        if places is not None:
+            distance = torch.arange(count, 0, -1, device=query.device) + places[:, None]
+            mask = (distance < self.window).repeat(heads // groups, 1)
+        folded = query.reshape(1, groups, -1, width)  # query heads that share keys lie behind one another
+        front, front_sum = attend(folded, self.key, self.value, mask=mask, scale=self.scale, softcap=self.softcap)
+        front, front_sum = front.reshape(heads, row, width).transpose(0, 1), front_sum.reshape(heads, row, 1).transpose(0, 1)
+        return with_sinks(*beside((text, text_sum), (front, front_sum)), self.sinks).to(query.dtype)
+
+
+def within_window(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, distances: torch.Tensor, window: int | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The keys and values (1, G, K, d) that any of the last T of K tokens sees, and a mask (1, 1, T, ...) of which each sees.
+
+    Args:
+        distances: (1, 1, T, at least K) int32, of the last keys that stand in a row: how far in front of a token each is in the
+            token's own prompt, -1 if it is in another.
+    """
+    row, count = query.shape[2], key.shape[2]
+    first = 0 if window is None else max(count - row - (window - 1), 0)
+    distances = distances[..., distances.shape[-1] - count + first :]
+    seen = (distances >= 0) if window is None else (distances >= 0) & (distances < window)
+    return key[:, :, first:], value[:, :, first:], seen
+
+
+def _plain_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """What `sdpa` does, of capped products and with sinks, by products that are kept whole."""
+    mask = mask >= 0 if mask is not None and mask.is_floating_point() else mask  # added ones: 0 is what may be seen
+    group = query.shape[1] // key.shape[1]
+    attended, sums = masked_attend(query, repeat_kv(key, group), repeat_kv(value, group), mask, scaling, softcap, dropout)
+    attended = with_sinks(attended.transpose(1, 2), sums.transpose(1, 2)[..., None], sinks)
+    return attended.to(query.dtype), None
+
+
+def _looks_back(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """(t, t) whether token i of a text looks at token j, where not all in front of it are within the window; else None."""
+    if window is None or length <= window:
+        return None
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(1 - window)
+
+
+def _places_in_texts(parts: Sequence[torch.Tensor], row: int) -> torch.Tensor:
+    """(T,) the place of each token of a row in its own text."""
+    where = torch.cat([part.flatten() for part in parts])
+    columns = torch.cat([torch.arange(part.shape[1], device=part.device).repeat(len(part)) for part in parts])
+    places = torch.empty(row + 1, dtype=torch.int64, device=where.device)
+    places[torch.where(where < 0, row, where)] = columns
+    return places[:row]
+
+
+def shared_by(tensor: torch.Tensor, row: int) -> torch.Tensor | None:
+    """What keys or values of a row of so many tokens bring along or have in front of them."""
+    return tensor[:, :, :-row] if tensor.shape[2] > row else getattr(tensor, "llmft_shared", None)
+
+
+def _alike(places: torch.Tensor) -> list[torch.Tensor]:
+    """The places of texts (n, t), parted into a few groups of texts nearly equally long where that saves work.
+
+    Only on a CPU, where lengths can be looked at without a wait and many small products are as fast as a large one.
+    """
+    if places.device.type != "cpu" or len(places) < 2 * LENGTHS:
+        return [places]
+    lengths, order = (places >= 0).sum(1).sort()
+    cut = [(which, int(length[-1])) for which, length in zip(order.chunk(LENGTHS), lengths.chunk(LENGTHS), strict=True)]
+    if sum(len(which) * longest**2 for which, longest in cut) > 0.8 * places.shape[0] * places.shape[1] ** 2:
+        return [places]
+    return [places[which, :longest] for which, longest in cut]
+
+
+def _blocks(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(1, H, T, d) -> (n, H, t, d); behind a text's end stands anything, which no real token looks at."""
+    rows = tensor[0].transpose(0, 1).flatten(1)
+    return rows.index_select(0, places.clamp(min=0).flatten()).view(*places.shape, tensor.shape[1], -1).transpose(1, 2)
+
+
+def _row(blocks: Sequence[torch.Tensor], places: Sequence[torch.Tensor], row: int) -> torch.Tensor:
+    """Groups of (n, H, t, d) -> (T, H, d): the inverse of `_blocks`."""
+    where = torch.cat([part.flatten() for part in places])
+    inverse = torch.empty(row + 1, dtype=torch.int64, device=where.device)
+    inverse[torch.where(where < 0, row, where)] = torch.arange(len(where), device=where.device)
+    return torch.cat([block.transpose(1, 2).flatten(0, 1) for block in blocks]).index_select(0, inverse[:row])
+
+
+def positional_mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    local_size: int | None = None,
+    attention_mask: torch.Tensor | None = None,
+    use_vmap: bool = False,
+    **arguments: Any,
+) -> torch.Tensor | None:
+    """`sdpa_mask`, with windows counted in tokens: padding may stand between a cartridge and a prompt."""
+    lengths = {"q_length": q_length, "kv_length": kv_length, "q_offset": q_offset, "kv_offset": kv_offset}
+    arguments |= {**lengths, "attention_mask": attention_mask}
+    if local_size is None or attention_mask is None or use_vmap:
+        return sdpa_mask(**arguments, local_size=local_size, use_vmap=use_vmap)
+    seen = sdpa_mask(**{**arguments, "mask_function": causal_mask_function, "allow_is_causal_skip": False})
+    places = attention_mask.cumsum(1)
+    queries, keys = places[:, q_offset : q_offset + q_length], places[:, kv_offset : kv_offset + kv_length]
+    return seen & (queries[:, None, :, None] - keys[:, None, None, :] < local_size)
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, positional_mask)
