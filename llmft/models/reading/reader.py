@@ -226,14 +226,15 @@ class PrefixReader:
         self._in_front = False  # whether attention needs the prefix's keys in front of a row's, not beside
         self._in_pieces = True
         self._cache: DynamicCache | None = None
-        self._packs = can_share(model) and _agreement(model).holds if packs is None else packs
+        able = can_share(model) if packs is None else packs
+        self._packs = able and (packs is not None or _agreement(model).holds)
         if self._packs and self.front:
             windowed = has_windows(model)
             virtual = plain_cache(unwrapped(model).virtual_cache(), windowed=windowed) if virtual_tokens(model) else None
             self._cache = encode(model, prefix, behind=virtual, chunk=size.tokens_on(self.device.type))
-            self._packs = self._cache is not None
+            able = self._packs = self._cache is not None
             self.tokens += encoded_virtual_tokens(model) + len(prefix) if self._packs else 0
-        if prefix and not self._packs:
+        if prefix and not able:
             name = type(self.bare).__name__
             logger.warning("%s: queries cannot share an encoded context, every prompt is encoded whole", name)
 

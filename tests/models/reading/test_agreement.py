@@ -86,6 +86,14 @@ def test_packed_training_is_compared_too(fresh, monkeypatch):
     )
 
 
+def test_short_prompts_reach_beyond_windows_of_any_width(fresh, monkeypatch):
+    attend = attention.attend
+    monkeypatch.setattr(attention, "attend", lambda *args, mask=None, **more: attend(*args, mask=None, **more))
+    model = tiny_model("gemma3", sliding_window=200)
+    assert agreement_of(model).differences[BEHIND] > 0.1
+    assert model.config.sliding_window == model.model.layers[0].self_attn.sliding_window == 200
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_models_are_compared_once_and_the_comparison_changes_nothing(fresh, dtype, capsys):
     model, texts, passes = tiny_model("qwen2").to(dtype), prompts(), []
