@@ -212,10 +212,13 @@ CONFIGS = {
 def tiny_model(family: str, vocabulary: int = 600, **changes):
     """A random two-layer model of a family, the same every time; biases and norms are not the zeros and ones they start as.
 
+    Its ways of reading are compared by now, so that a test that looks at what goes through a model sees nothing of that.
     `changes` are settings of its config that are not the usual ones.
     """
     import torch
     import transformers as tf
+
+    from llmft.models.reading.reader import agreement_of
 
     torch.manual_seed(0)
     kind, settings = CONFIGS[family]
@@ -225,6 +228,7 @@ def tiny_model(family: str, vocabulary: int = 600, **changes):
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    agreement_of(model)
     return model
 
 

@@ -51,6 +51,7 @@ class AnswerCache:
         """The cache of a model as it now is; reads all its weights once."""
         from llmft.models.fingerprint import fingerprint_weights
         from llmft.models.reading.packing import NAME
+        from llmft.models.reading.reader import agreement_of
         from llmft.models.wrapping import bare_model
 
         bare = bare_model(model)
@@ -63,6 +64,8 @@ class AnswerCache:
             "batch_tokens": size.tokens_on(weight.device.type),
             "ranks": world,
         }
+        if not agreement_of(model).holds:
+            numerics["reading"] = "whole prompts"
         if weight.dtype.itemsize < 4:
             numerics["logits"] = "float32"  # before, they were rounded to the weights' precision
         return cls(store, fingerprint_weights(model), fingerprint_tokenizer(tokenizer), str(weight.dtype), numerics)

@@ -196,6 +196,7 @@ class Job:
         """
         from llmft.evaluation.kinds import ANSWERS
         from llmft.models.distributed import all_gather
+        from llmft.models.reading.agreement import disagreements
         from llmft.pipelines.by_document import by_document
         from llmft.pipelines.model_card import write_cards
         from llmft.runs.summary import show_run
@@ -211,6 +212,7 @@ class Job:
             headline = ANSWERS[self.task.answer].headline_of(self.task)
             shown = {"headline": headline._asdict(), "sets": sets, "majority": majority}
             shown |= by_document(self.record.predictions, headline)
+            shown |= {"warnings": lines} if (lines := disagreements()) else {}
             self.record.write_results({**shown, **metrics, "weights": weights}, log)
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
             "resumed_from": self.resumed_from,

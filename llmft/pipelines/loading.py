@@ -14,6 +14,7 @@ from llmft.tasks.load import load_task
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from llmft.arguments.run import RunArguments
     from llmft.pipelines.job import Job
     from llmft.tasks.schema import Row
 
@@ -75,8 +76,25 @@ def load_start(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             loaded = start_of(loaded, job.model_name)
             check_part(loaded, job.config.trained)
         job.loaded = loaded, tokenizer
+        _say_slow(job.config.run, loaded)
     job.model_weights = count_trainable(job.loaded[0]).total
     return job.loaded
+
+
+def _say_slow(run: RunArguments, model: PreTrainedModel) -> None:
+    """Say it where the processor computes in a half precision without being made for it."""
+    import torch
+
+    from llmft.models.precision import instructions_for
+    from llmft.models.wrapping import bare_model
+
+    precision = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else bare_model(model).dtype
+    if run.device.type == "cpu" and precision.itemsize == 2 and instructions_for(precision) is None:
+        name = str(precision).removeprefix("torch.")
+        say_note(
+            f"this processor has no instructions for {name}, and is several times slower in it than in float32 "
+            "(docs/costs.md#half-precision-on-a-cpu); what it saves is memory"
+        )
 
 
 def load_other_model(
@@ -90,6 +108,8 @@ def load_other_model(
     Raises:
         InputError: there is no such model.
     """
+    from llmft.models.reading.reader import agreement_of
+
     model = job.config.model
     loaded, tokenizer = load_model(
         name,
@@ -102,7 +122,9 @@ def load_other_model(
         trust_remote_code=model.trust_remote_code,
         flag=flag,
     )
-    return loaded.to(job.config.run.device), tokenizer
+    loaded = loaded.to(job.config.run.device)
+    agreement_of(loaded)  # here, so that no phase in which rows are read pays for it
+    return loaded, tokenizer
 
 
 def _default_dtype(job: Job, name: str, revision: str, flag: str) -> str:

@@ -146,10 +146,10 @@ def make_trainer(
         model=student.model,
         args=run,
         train_dataset=[{**example, POSITION: i} for i, example in enumerate(examples)],
-        data_collator=collator(student.model, student.answers.branches),
         loss_mean=run.loss_mean,
         **trainer_arguments,
     )
+    trainer.data_collator = collator(student.model, student.answers.branches)  # the model is on its device by now
     for printing in (PrinterCallback, ProgressCallback):  # the log goes to train_log.jsonl
         trainer.remove_callback(printing)
     if not trainer.args.disable_tqdm:

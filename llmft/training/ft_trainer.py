@@ -19,6 +19,7 @@ from llmft.models.parts.head import Projection, positions_at_once, project_in_pi
 from llmft.models.reading.batches import all_logits, answer_logits
 from llmft.models.reading.continuations import Continued, padded_batch
 from llmft.models.reading.packing import can_pack, packed_batch
+from llmft.models.reading.reader import agreement_of
 from llmft.models.wrapping import encoded_virtual_tokens, on_device, virtual_tokens
 from llmft.training.checkpoints import ReadableCheckpoint
 from llmft.training.losses import answer_cross_entropy
@@ -260,5 +261,5 @@ def collator(model: torch.nn.Module, branches: Sequence[Sequence[int]]) -> Calla
 
     Virtual tokens stand in front of every prompt, and branches behind it: those batches are padded.
     """
-    packed = not branches and not virtual_tokens(model) and can_pack(model)
+    packed = not branches and not virtual_tokens(model) and can_pack(model) and agreement_of(model).holds
     return partial(collate, branches=branches, packed=packed)

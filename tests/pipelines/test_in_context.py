@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from llmft.errors import InputError
+from llmft.models.reading import agreement, attention
+from llmft.report.commands import show
 from tests.conftest import SHARED
+from tests.models.reading.test_agreement import kernel_without_sums
 from tests.pipelines.conftest import MAIN, run
 
 FEW = ("--num_shots", 4, "--max_eval_samples", 20)
@@ -39,6 +42,23 @@ def test_a_run_says_what_is_scored_and_what_of_its_rows_is_not_what_it_seems(tmp
     own = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", "--method", "vanilla", "--label_delimiter", ":"]
     with pytest.raises(InputError, match="--label_delimiter :: is read only with --method pbft"):
         MAIN["ft.py"](own)
+
+
+def test_behind_a_broken_kernel_a_run_has_the_same_scores_and_its_record_says_why_it_took_longer(tmp_path, monkeypatch, capsys):
+    sound = run("eval.py", tmp_path / "sound", *FEW)
+    monkeypatch.setattr(agreement, "_AGREEMENTS", {})
+    monkeypatch.setattr(attention, "attend", kernel_without_sums(attention.attend))
+    broken = run("eval.py", tmp_path / "broken", *FEW)
+    logprobs = [np.stack(one.predictions["label_logprobs"]) for one in (sound, broken)]
+    np.testing.assert_allclose(*logprobs, atol=1e-3)
+    (line,) = broken.metrics["warnings"]
+    assert capsys.readouterr().err.count(f"warning: {line}\n") == 1
+    assert "warnings" not in sound.metrics
+    tokens = [one.phases["evaluate icl toy"]["tokens"] for one in (sound, broken)]
+    assert tokens[0] < tokens[1] == round(20 * broken.metrics["tokens_per_query"]["icl"])  # as of whole prompts
+    assert sound.phases["load"]["tokens"] == broken.phases["load"]["tokens"] == 0
+    show.main([str(broken.path)])
+    assert f"warning: {line}" in capsys.readouterr().out
 
 
 def test_the_delimiter_is_in_the_name_and_in_demonstrations_too(tmp_path):

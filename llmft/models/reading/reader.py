@@ -23,6 +23,7 @@ import torch
 from llmft.errors import InputError
 from llmft.models.distributed import all_gather, cut_up, rank_and_world, weights_when_needed
 from llmft.models.parts.head import Projection, positions_at_once, precise_output, project_in_pieces
+from llmft.models.reading.agreement import BEHIND, BESIDE, Agreement, agreement
 from llmft.models.reading.attention import LostKeysError
 from llmft.models.reading.batches import BatchSize, Result, all_logits, at_positions, left_pad
 from llmft.models.reading.continuations import Continued, masked_row, padded_batch
@@ -200,17 +201,35 @@ def reading(model: torch.nn.Module) -> Iterator[None]:
             one.forward = forward
 
 
+def agreement_of(model: torch.nn.Module) -> Agreement:
+    """Whether the model's fast ways of reading give what its plain one does (`agreement`). All ranks must ask together."""
+    with torch.no_grad(), reading(model):
+        return _agreement(model)
+
+
+def _agreement(model: torch.nn.Module) -> Agreement:
+    def read(prompts: Continued, side_by_side: bool) -> torch.Tensor:
+        reader = PrefixReader(model, prompts.prefix, BatchSize(2), packs=side_by_side)
+        return reader.read(prompts, [0, 1], lambda logits, _: {"logits": logits})["logits"]
+
+    shares = can_share(model)
+    return agreement(model, read, (BEHIND, BESIDE) if shares else (BESIDE,) if can_pack(model) else ())
+
+
 class PrefixReader:
     """Reads prompts behind a prefix, which goes through the model once.
 
     To be made and used within `reading` and without gradients. What is encoded stays good as long as the model's weights stay the
     same.
 
+    Args:
+        packs: whether prompts lie side by side; None for where that is right for the model, on its device.
+
     Attributes:
         tokens, padding_tokens: what went through the model so far.
     """
 
-    def __init__(self, model: torch.nn.Module, prefix: list[int], size: BatchSize) -> None:
+    def __init__(self, model: torch.nn.Module, prefix: list[int], size: BatchSize, *, packs: bool | None = None) -> None:
         self.model, self.bare, self.size = model, bare_model(model), size
         self.front = virtual_tokens(model) + len(prefix)
         self.device = next(model.parameters()).device
@@ -219,14 +238,15 @@ class PrefixReader:
         self._in_front = False  # whether attention needs the prefix's keys in front of a row's, not beside
         self._in_pieces = True
         self._cache: DynamicCache | None = None
-        self._packs = can_share(model)
+        able = can_share(model) if packs is None else packs
+        self._packs = able and (packs is not None or _agreement(model).holds)
         if self._packs and self.front:
             windowed = has_windows(model)
             virtual = plain_cache(unwrapped(model).virtual_cache(), windowed=windowed) if virtual_tokens(model) else None
             self._cache = encode(model, prefix, behind=virtual, chunk=size.tokens_on(self.device.type))
-            self._packs = self._cache is not None
+            able = self._packs = self._cache is not None
             self.tokens += encoded_virtual_tokens(model) + len(prefix) if self._packs else 0
-        if prefix and not self._packs:
+        if prefix and not able:
             name = type(self.bare).__name__
             logger.warning("%s: queries cannot share an encoded context, every prompt is encoded whole", name)
 

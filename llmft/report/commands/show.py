@@ -102,7 +102,7 @@ def costs_table(run: Run) -> Table:
 
 def remarks(run: Run) -> list[str]:
     """What needs no table: selection, what the cache has saved, ranks, versions, files."""
-    lines = []
+    lines = [f"warning: {line}" for line in run.metrics.get("warnings", [])]
     for stage, entry in run.metrics.get("selection", {}).items():
         marked = " (selected on this evaluation set)" if entry["selected_on_evaluation_set"] else ""
         lines.append(f"{stage}: step {entry['step']}{marked}")

@@ -147,6 +147,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved():
 def test_a_batch_that_fails_within_the_layers_leaves_nothing_in_the_cache(attention):
     model, found = tiny_model("opt"), prompts()
     model.set_attn_implementation(attention)
+    reader.agreement_of(model)
     failures = [1]
 
     def fail(module, inputs, output):

@@ -1,0 +1,60 @@
+"""`python -m llmft.doctor [--model_name_or_path M]`: what is installed and seen on this machine, and whether it computes what it
+should. Ends with 0 if it does, 1 if something is wrong, and 2 on bad input, as every script."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from llmft.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Look at the machine, and print what is seen.
+
+    Returns:
+        The exit code: 0, or 1 if a check has failed.
+
+    Raises:
+        InputError: an argument is unusable, or there is no such model.
+    """
+    from rich.table import Table
+    from transformers.utils.logging import disable_progress_bar
+
+    from llmft.arguments.command_line import make, read
+    from llmft.arguments.model import ModelArguments
+    from llmft.doctor.checks import embedded_checks, model_checks
+    from llmft.doctor.machine import devices, facts
+    from llmft.runs.summary import plain_console
+
+    values, given = read((ModelArguments,), argv, "Whether this machine computes what it should.")
+    (flags,) = make((ModelArguments,), values)
+    if given and flags.model_name_or_path is None:
+        name, value = next(iter(given.items()))
+        raise InputError(f"--{name} {value}: is read only with --model_name_or_path; add that, or leave this out")
+    disable_progress_bar()
+    console = plain_console()
+    seen = Table(title="This machine", title_justify="left", show_header=False)
+    for name, value in facts():
+        seen.add_row(name, value)
+    console.print(seen)
+    checks = [check for device in devices() for check in embedded_checks(device)]
+    if flags.model_name_or_path is not None:
+        checks += model_checks(flags, devices()[-1])
+    table = Table("device", "check", "seen", "expected", "", title="Checks", title_justify="left")
+    for check in checks:
+        table.add_row(check.device, check.what, check.seen, check.expected, "ok" if check.passed else "WRONG")
+    console.print(table)
+    failed = [check for check in checks if not check.passed]
+    for check in failed:
+        console.print(f"wrong on {check.device}: {check.what}: {check.seen}, expected {check.expected}", soft_wrap=True)
+    console.print(f"{len(checks) - len(failed)} of {len(checks)} checks passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

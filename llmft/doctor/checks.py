@@ -1,0 +1,118 @@
+"""What is computed to see whether a device is right: models' ways of reading, and a distillation in the embedded world."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmft.doctor.machine import PRECISIONS
+from llmft.errors import one_line
+from llmft.models.load import load_model, short_name
+from llmft.models.reading.reader import agreement_of
+from llmft.models.wrapping import bare_model
+from llmft.pipelines.functions import distill, in_context
+from llmft.prompts.render import PromptFormat
+from llmft.worlds.nli.world import LABEL_WORDS, PATTERN, toy_splits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llmft.arguments.model import ModelArguments
+
+SHOTS, QUERIES, ROWS = 16, 64, 100
+"""Rows of the embedded task that are shown, distilled on, and evaluated on."""
+TRAINING = {"learning_rate": 1e-3, "num_train_epochs": 3}
+
+EXPECTED: Mapping[str, Mapping[str, float]] = {
+    "before": {"score_accuracy": 0.55, "ece": 0.0956},
+    "teacher": {"score_accuracy": 1.0, "ece": 0.0005},
+    "after": {"score_accuracy": 1.0, "ece": 0.1493},
+}
+"""Stage -> metric -> what this check gave on a CPU (x86-64 with AVX2, torch 2.13, one thread). Who pretrains the embedded model
+again puts here what the check then says."""
+TOLERANCE = 0.02
+"""How far metrics may be from that. Weights that were changed by a millionth gave the same to four digits."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at, what it gave and what it should give, in words."""
+
+    device: str
+    what: str
+    seen: str
+    expected: str
+    passed: bool
+
+
+def reading_checks(model: torch.nn.Module, name: str) -> Iterator[Check]:
+    """Whether the model's fast ways of reading give what its plain one does; no check for a model that has none.
+
+    Args:
+        name: what to call it.
+    """
+    agreement, precision = agreement_of(model), str(bare_model(model).dtype).removeprefix("torch.")
+    for way, difference in agreement.differences.items():
+        seen = agreement.failure if difference == math.inf and agreement.failure else f"{difference:.1e} off whole prompts"
+        what, passed = f"{name} in {precision}, read {way}", difference <= agreement.tolerance
+        yield Check(str(next(model.parameters()).device), what, seen, f"at most {agreement.tolerance:g}", passed)
+
+
+def model_checks(flags: ModelArguments, device: torch.device) -> Iterator[Check]:
+    """The ways of reading of the model that the flags name, on a device.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    name = short_name(flags.model_name_or_path)
+    model, _ = load_model(
+        flags.model_name_or_path,
+        dtype=flags.torch_dtype or "float32",
+        attn_implementation=flags.attn_implementation,
+        revision=flags.model_revision,
+        cache_dir=flags.cache_dir,
+        gguf_file=flags.gguf_file,
+        tokenizer_name=flags.tokenizer_name,
+        trust_remote_code=flags.trust_remote_code,
+    )
+    checks = [*_or_failed(device, name, reading_checks(model.to(device), name))]
+    yield from checks or [Check(str(device), f"{name}: ways of reading", "reads whole prompts alone", "", passed=True)]
+
+
+def embedded_checks(device: torch.device) -> Iterator[Check]:
+    """The embedded model's ways of reading in each precision, and its distillation, on a device. What cannot be computed there is
+    a check that has failed."""
+    for precision in PRECISIONS:
+        model, tokenizer = load_model("toy", dtype=precision)
+        yield from _or_failed(device, f"toy in {precision}", reading_checks(model.to(device), "toy"))
+    model, tokenizer = load_model("toy")
+    yield from _or_failed(device, "distillation of toy", _distillation_checks(model.to(device), tokenizer))
+
+
+def _distillation_checks(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Iterator[Check]:
+    device, rows = next(model.parameters()).device, toy_splits(None, data_seed=0)
+    shots, queries, asked = rows["train"][:SHOTS], rows["train"][SHOTS : SHOTS + QUERIES], rows["validation"][:ROWS]
+    prompt = PromptFormat(PATTERN, prefix="", separator="\n\n", words=LABEL_WORDS)
+
+    def check(stage: str, model: torch.nn.Module, **more: Any) -> Check:
+        metrics, expected = in_context(model, tokenizer, asked, prompt=prompt, **more)[0], EXPECTED[stage]
+        passed = all(abs(metrics[name] - value) <= TOLERANCE for name, value in expected.items())
+        seen, should = (", ".join(f"{name} {one[name]:.3f}" for name in expected) for one in (metrics, expected))
+        return Check(str(device), f"distillation of toy, {stage}", seen, f"{should}, {TOLERANCE:g} more or less", passed)
+
+    yield check("before", model)
+    yield check("teacher", model, demonstrations=shots)
+    on_cpu = device.type == "cpu"
+    yield check("after", distill(model, tokenizer, queries, prompt=prompt, demonstrations=shots, use_cpu=on_cpu, **TRAINING))
+
+
+def _or_failed(device: torch.device, what: str, checks: Iterator[Check]) -> Iterator[Check]:
+    """The checks, and one that has failed where they raise what torch raises if a device cannot compute something."""
+    try:
+        yield from checks
+    except RuntimeError as error:
+        yield Check(str(device), what, f"{type(error).__name__}: {one_line(error)}", "no error", passed=False)
