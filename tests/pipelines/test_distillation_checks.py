@@ -13,6 +13,8 @@ from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.objective import SUPPORTS, Objective
 from llmft.errors import InputError
+from llmft.evaluation.scores import Headline
+from llmft.pipelines.comparison import say_whether_context_helps
 from llmft.pipelines.distillation_checks import check_distillation, check_support
 from llmft.prompts.render import PromptFormat
 from llmft.tasks.table import get_task
@@ -56,3 +58,13 @@ def test_ranks_that_share_weights_read_equally_often(stage, mode, schedule, wron
     job = SimpleNamespace(config=config, given={}, task=get_task("toy"))
     with pytest.raises(InputError, match="--context_schedule cycle: with --teacher_mode online") if wrong else nullcontext():
         check_distillation(job)
+
+
+@pytest.mark.parametrize(("teacher", "warned"), [(0.4, False), (0.3, True), (0.2, True)])
+def test_a_context_that_does_not_help_its_teacher_is_warned_of(capsys, teacher, warned):
+    stages = {"teacher": {"notes": {"exact_match": teacher, "n": 50}}, "before": {"notes": {"exact_match": 0.3, "n": 50}}}
+    record = SimpleNamespace(stages=stages, writes=True)
+    job = SimpleNamespace(record=record, data=SimpleNamespace(in_domain={"notes": []}))
+    say_whether_context_helps(job, Headline("exact_match", higher_is_better=True))
+    text = f"the context does not help the teacher: exact_match is {teacher:.3f} with it and 0.300 without"
+    assert (text in capsys.readouterr().err) == warned
