@@ -39,9 +39,9 @@ SWEEPS = {
     "context_distillation/toy/sequential.sh": 2,
     "document_distillation/run.sh": 18,
     "comparison/choose.sh": 3 * (3 + 2 + 1 + 1 + 3 + 2),
-    "comparison/run.sh": 1 + 3 * 4,
+    "comparison/run.sh": 3 * (1 + 3 * 4),
 }
-CHOSEN = {"MODELS": "models/Qwen2.5-Coder-0.5B-Instruct", "TASKS": "mnli"}
+CHOSEN = {"MODELS": "models/Qwen2.5-Coder-0.5B-Instruct", "TASKS": "mnli qqp ag_news"}
 """What there is a choice of in scripts/comparison/choices.csv."""
 SCRIPTS = sorted(file.relative_to(ROOT) for end in ("sh", "sbatch") for file in (ROOT / "scripts").rglob(f"*.{end}"))
 
