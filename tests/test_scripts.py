@@ -44,9 +44,9 @@ SWEEPS = {
     "task_diversity/run.sh": 4,
     "task_diversity/paper.sh": 10,
     "comparison/choose.sh": 3 * (3 + 2 + 1 + 1 + 3 + 2),
-    "comparison/run.sh": 1 + 3 * 4,
+    "comparison/run.sh": 3 * (1 + 3 * 4),
 }
-CHOSEN = {"MODELS": "models/Qwen2.5-Coder-0.5B-Instruct", "TASKS": "mnli"}
+CHOSEN = {"MODELS": "models/Qwen2.5-Coder-0.5B-Instruct", "TASKS": "mnli qqp ag_news"}
 """What there is a choice of in scripts/comparison/choices.csv."""
 SCRIPTS = sorted(file.relative_to(ROOT) for end in ("sh", "sbatch") for file in (ROOT / "scripts").rglob(f"*.{end}"))
 
