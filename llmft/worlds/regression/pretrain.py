@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def train(training: EnsembleTraining, record: RunRecord, meter: Meter, save_ever
             report(step, dict(zip(names, losses.tolist(), strict=True)) if step % 100 == 0 else {})
             if step % recipe.eval_every == 0 or step == recipe.steps:
                 training.log.append(curve_point(training))
+                check_finite(training)
             if record.writes and step < recipe.steps and (asked or (save_every and step % save_every == 0)):
                 training.save(record.checkpoints, meter.as_dict())
             if asked and step < recipe.steps:
@@ -124,6 +126,24 @@ def curve_point(training: EnsembleTraining) -> dict[str, Any]:
         "pretrain_to_ridge": [one["to_ridge"] for one in of_pools],
         "true_to_ridge": [one["to_ridge"] for one in of_fresh],
     }
+
+
+def check_finite(training: EnsembleTraining) -> None:
+    """Checks the losses of the last point of the curves.
+
+    Raises:
+        InputError: one is NaN or infinite.
+    """
+    recipe, point = training.recipe, training.log[-1]
+    lost = [
+        pool_name(size) for size, loss in zip(recipe.num_pretraining_tasks, point["losses"], strict=True) if not isfinite(loss)
+    ]
+    if lost:
+        rate = "muon_rate" if recipe.optimizer == "muon" else "learning_rate"
+        raise InputError(
+            f"--{rate} {getattr(recipe, rate)}: the loss of {', '.join(lost)} is not finite at step {point['step']}; lower it "
+            "and start anew with --overwrite_output_dir"
+        )
 
 
 def finish_pretraining(training: EnsembleTraining, record: RunRecord, meter: Meter, resumed: str | None) -> None:

@@ -78,11 +78,19 @@ def of_first_rank(value: Any) -> Any:
 @contextmanager
 def doing(record: RunRecord, output_dir: str) -> Iterator[Meter | None]:
     """Context: this run is done by this process, or the ranks of this launch, alone; another that is at it is waited for. Yields
-    an open meter, or None where the run is finished."""
+    an open meter, or None where the run is finished.
+
+    Raises:
+        InputError: the output folder cannot be written to, or the device has no room for a batch.
+    """
     lock = RunLock(record.path) if record.writes else None
     with writing(output_dir):
-        while not of_first_rank(lock is None or lock.take()):
-            time.sleep(1.0)
+        if not of_first_rank(lock is None or lock.take()):
+            if lock is not None:
+                sys.stderr.write(f"waiting: {record.path} is being done by {lock.holder}\n")
+            with process_meter().waiting():
+                while not of_first_rank(lock is None or lock.take()):
+                    time.sleep(1.0)
         try:
             if of_first_rank(record.finished) and not record.overwrite:
                 if record.writes:
@@ -93,6 +101,11 @@ def doing(record: RunRecord, output_dir: str) -> Iterator[Meter | None]:
             meter = begun if begun.is_open else Meter(from_start=False)
             with meter.measuring():
                 yield meter
+        except torch.OutOfMemoryError as error:
+            record.abandon()
+            raise InputError(
+                "--batch_size: the device has no room for such batches; lower it, or train fewer models side by side"
+            ) from error
         except BaseException:
             record.abandon()
             raise
