@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 import torch
 
+from llmft.runs.launch import this_process
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
 from llmft.worlds.regression.estimators import dmmse, place_between, ridge
@@ -299,6 +300,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("num_contexts", "queries", "eval_queries", "steps", "fit_steps", "batch_size"):
         if chosen[name] < 1:
             raise InputError(f"--{name} {chosen[name]}: give 1 or more")
+    if this_process().world_size > 1:
+        raise InputError(
+            f"WORLD_SIZE {this_process().world_size}: students are trained by one process; start it without a launcher"
+        )
     runs = find_pretrained(arguments.pretrained, "--pretrained")
     if arguments.pretraining_steps is not None:
         runs = [run for run in runs if run.recipe.steps == arguments.pretraining_steps]

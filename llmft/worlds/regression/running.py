@@ -28,6 +28,9 @@ def run_command(main: Callable[[list[str] | None], None]) -> None:
     try:
         with on_sigterm(end_at_once):
             main(None)
+            if distributed.is_initialized():
+                distributed.barrier()  # what ends first has its launcher end the others
+                distributed.destroy_process_group()
     except InputError as error:
         _end(f"error: {error}", 2)
     except KeyboardInterrupt:

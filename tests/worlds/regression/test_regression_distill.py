@@ -130,7 +130,7 @@ def test_the_way_between_tasks_ends_at_them_and_keeps_their_length():
         (distill.main, "--pretrained {folder} --context_examples 8", "--context_examples 8: .* reads 1 to 7"),
         (distill.main, "--pretrained {folder} --steps 0", "--steps 0: give 1 or more"),
         (measure.main, "{none}", "there is no finished pretraining run"),
-        (measure.main, "{folder} --path_pairs 0", "--path_pairs 0: give 1 or more"),
+        (measure.main, "{folder} --path_pairs -1", "--path_pairs -1: give 0 or more"),
         (report.main, "diversity {none}", "cannot be read; name the folder"),
     ],
 )
