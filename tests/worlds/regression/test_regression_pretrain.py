@@ -171,15 +171,16 @@ def test_bad_flags_are_one_line_that_names_them(tmp_path, monkeypatch, flags, sa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_checkpoint_is_one_line(tmp_path, monkeypatch):
-    def end(training, save=EnsembleTraining.save):
+@pytest.mark.parametrize("file", ["state.pt", "progress.json"])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, monkeypatch, file):
+    def cut(*_):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "finish_pretraining", lambda *_: end(None))
+        patch.setattr(pretrain, "finish_pretraining", cut)
         with pytest.raises(MemoryError):
             run(tmp_path)
     (checkpoint,) = tmp_path.glob("pretrain/regression/*/*/checkpoints/*")
-    (checkpoint / "state.pt").write_bytes(b"nothing")
+    (checkpoint / file).write_bytes(b"nothing")
     with pytest.raises(InputError, match="is damaged"):
         run(tmp_path)
