@@ -20,6 +20,7 @@ import torch
 
 from llmft.errors import InputError
 from llmft.runs.names import DONE
+from llmft.runs.notes import say_note
 from llmft.runs.store import whole_file
 from llmft.worlds.regression.evaluation import PRETRAIN, TASK_SETS, TRUE
 from llmft.worlds.regression.paths import path_errors
@@ -55,7 +56,11 @@ def results_of(runs: Sequence[PretrainedRun]) -> pd.DataFrame:
             for task_set in TASK_SETS:
                 metrics = run.metrics["stages"]["after"][f"{task_set} {pool_name(pool)}"]
                 rows.append({**identify(run, pool), "tasks": task_set, **metrics})
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    again = frame.duplicated([*OF_RUN, "tasks"])
+    if again.any():
+        say_note(f"{again.sum() // len(TASK_SETS)} models were trained in two runs of the same budget and seed; the first counts")
+    return frame[~again]
 
 
 def curves_of(runs: Sequence[PretrainedRun]) -> pd.DataFrame:
@@ -80,7 +85,7 @@ def paths_of(runs: Sequence[PretrainedRun], pairs: int) -> pd.DataFrame:
     largest = {run.kind_key: max(one.budget for one in runs if one.kind_key == run.kind_key) for run in runs}
     rows = []
     for run in runs:
-        if run.budget == largest[run.kind_key]:
+        if pairs and run.budget == largest[run.kind_key]:
             model, pools = run.load()
             for pool, errors in zip(
                 run.recipe.num_pretraining_tasks, path_errors(model, pools, run.recipe.problem, pairs), strict=True
@@ -181,11 +186,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="the --output_dir of pretraining runs")
     parser.add_argument("--out", type=Path, help="where the tables go (default: FOLDER/task_diversity)")
     parser.add_argument(
-        "--path_pairs", type=int, default=32, help="pairs of tasks between which errors are measured (default: %(default)s)"
+        "--path_pairs",
+        type=int,
+        default=32,
+        help="pairs of tasks between which errors are measured, 0: none (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
-    if arguments.path_pairs < 1:
-        raise InputError(f"--path_pairs {arguments.path_pairs}: give 1 or more")
+    if arguments.path_pairs < 0:
+        raise InputError(f"--path_pairs {arguments.path_pairs}: give 0 or more")
     torch.set_num_threads(1)
     out = arguments.out or arguments.folder / "task_diversity"
     print(measure_runs(arguments.folder, out, arguments.path_pairs))

@@ -8,9 +8,9 @@ Each budget and seed is a run with a record of its own, in `<output_dir>/pretrai
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from safetensors.torch import save
 from llmft.cost.phases import combine_ranks
 from llmft.runs.finished import OUTPUT_DIR
 from llmft.runs.launch import this_process
-from llmft.runs.names import PROGRESS
 from llmft.runs.record import RunRecord
 from llmft.runs.signals import Ended, end_at_once, on_sigterm
 from llmft.runs.store import whole_file
@@ -87,9 +86,8 @@ def train(training: EnsembleTraining, record: RunRecord, meter: Meter, save_ever
     """
     recipe, checkpoint, asked = training.recipe, of_first_rank(record.last_checkpoint), []
     if checkpoint is not None:
-        done = read_checkpoint_progress(Path(checkpoint))
-        training.load(Path(checkpoint), done)
-        meter.add(done["costs"]["phases"], done["costs"]["total"]["largest_process_bytes"])
+        costs = training.load(Path(checkpoint))
+        meter.add(costs["phases"], costs["total"]["largest_process_bytes"])
     alone = this_process().world_size == 1
     with on_sigterm((lambda *_: asked.append(True)) if alone else end_at_once), progress(recipe.steps, training.step) as report:
         while training.step < recipe.steps:
@@ -99,16 +97,12 @@ def train(training: EnsembleTraining, record: RunRecord, meter: Meter, save_ever
             report(step, dict(zip(names, losses.tolist(), strict=True)) if step % 100 == 0 else {})
             if step % recipe.eval_every == 0 or step == recipe.steps:
                 training.log.append(curve_point(training))
-            if record.writes and step < recipe.steps and (asked or (save_every and step % save_every == 0)):
+                check_finite(training)
+            if record.writes and (asked or (save_every and step % save_every == 0)):
                 training.save(record.checkpoints, meter.as_dict())
-            if asked and step < recipe.steps:
+            if asked:
                 raise Ended(f"ended by SIGTERM: checkpoint-{step} is saved, and the same command goes on from there")
     return checkpoint
-
-
-def read_checkpoint_progress(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says beside its weights: `step`, `log` and `costs`."""
-    return json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
 
 
 def curve_point(training: EnsembleTraining) -> dict[str, Any]:
@@ -124,6 +118,24 @@ def curve_point(training: EnsembleTraining) -> dict[str, Any]:
         "pretrain_to_ridge": [one["to_ridge"] for one in of_pools],
         "true_to_ridge": [one["to_ridge"] for one in of_fresh],
     }
+
+
+def check_finite(training: EnsembleTraining) -> None:
+    """Checks the losses of the last point of the curves.
+
+    Raises:
+        InputError: one is NaN or infinite.
+    """
+    recipe, point = training.recipe, training.log[-1]
+    lost = [
+        pool_name(size) for size, loss in zip(recipe.num_pretraining_tasks, point["losses"], strict=True) if not isfinite(loss)
+    ]
+    if lost:
+        rate = "muon_rate" if recipe.optimizer == "muon" else "learning_rate"
+        raise InputError(
+            f"--{rate} {getattr(recipe, rate)}: the loss of {', '.join(lost)} is not finite at step {point['step']}; lower it "
+            "and start anew with --overwrite_output_dir"
+        )
 
 
 def finish_pretraining(training: EnsembleTraining, record: RunRecord, meter: Meter, resumed: str | None) -> None:

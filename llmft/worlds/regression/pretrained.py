@@ -58,7 +58,7 @@ class PretrainedRun:
         model = Regressors(recipe.shape, len(recipe.num_pretraining_tasks), recipe.seed)
         model.load_state_dict(load((self.path / WEIGHTS).read_bytes()))
         pools = draw_pools(recipe.num_pretraining_tasks, recipe.dimension, recipe.seed, device)
-        return model.to(device).eval(), pools
+        return model.to(device), pools
 
 
 def find_pretrained(folder: Path, flag: str) -> list[PretrainedRun]:

@@ -28,6 +28,9 @@ def run_command(main: Callable[[list[str] | None], None]) -> None:
     try:
         with on_sigterm(end_at_once):
             main(None)
+            if distributed.is_initialized():
+                distributed.barrier()  # what ends first has its launcher end the others
+                distributed.destroy_process_group()
     except InputError as error:
         _end(f"error: {error}", 2)
     except KeyboardInterrupt:
@@ -78,11 +81,19 @@ def of_first_rank(value: Any) -> Any:
 @contextmanager
 def doing(record: RunRecord, output_dir: str) -> Iterator[Meter | None]:
     """Context: this run is done by this process, or the ranks of this launch, alone; another that is at it is waited for. Yields
-    an open meter, or None where the run is finished."""
+    an open meter, or None where the run is finished.
+
+    Raises:
+        InputError: the output folder cannot be written to, or the device has no room for a batch.
+    """
     lock = RunLock(record.path) if record.writes else None
     with writing(output_dir):
-        while not of_first_rank(lock is None or lock.take()):
-            time.sleep(1.0)
+        if not of_first_rank(lock is None or lock.take()):
+            if lock is not None:
+                sys.stderr.write(f"waiting: {record.path} is being done by {lock.holder}\n")
+            with process_meter().waiting():
+                while not of_first_rank(lock is None or lock.take()):
+                    time.sleep(1.0)
         try:
             if of_first_rank(record.finished) and not record.overwrite:
                 if record.writes:
@@ -93,6 +104,11 @@ def doing(record: RunRecord, output_dir: str) -> Iterator[Meter | None]:
             meter = begun if begun.is_open else Meter(from_start=False)
             with meter.measuring():
                 yield meter
+        except torch.OutOfMemoryError as error:
+            record.abandon()
+            raise InputError(
+                "--batch_size: the device has no room for such batches; lower it, or train fewer models side by side"
+            ) from error
         except BaseException:
             record.abandon()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -74,18 +75,23 @@ class EnsembleTraining:
         for earlier in set(folder.glob("checkpoint-*")) - {path}:
             shutil.rmtree(earlier, ignore_errors=True)
 
-    def load(self, checkpoint: Path, progress: dict[str, Any]) -> None:
-        """Go on from a checkpoint, whose progress has been read.
+    def load(self, checkpoint: Path) -> dict[str, Any]:
+        """Go on from a checkpoint.
+
+        Returns:
+            The costs up to there.
 
         Raises:
             InputError: it is damaged.
         """
         try:
+            progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
             states = torch.load(checkpoint / STATE, map_location=self.device, weights_only=True)
             self.model.load_state_dict(states["model"])
             for (optimizer, _), state in zip(self.optimizers, states["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
             self.step, self.log = progress["step"], progress["log"]
+            return progress["costs"]
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(
                 f"--output_dir: {checkpoint} is damaged ({type(error).__name__}) and cannot be resumed from; remove that folder, "

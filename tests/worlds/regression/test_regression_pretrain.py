@@ -133,6 +133,22 @@ def test_rates_rise_and_fall_in_lines():
     assert [papers.rate_factor_at(step) for step in (0, 4, 7, 9)] == pytest.approx([0.2, 1.0, 0.4, 0.0])
 
 
+def test_few_tasks_are_recalled_and_many_are_generalised(tmp_path):
+    """The transition in small: a member of 4 tasks follows dMMSE, also where that is wrong; one of 64 solves new tasks better.
+    At 400 steps the former is .060 from dMMSE and .398 from ridge; the latter has an error of .514 where dMMSE has .640."""
+    path = run(
+        tmp_path,
+        *"--num_pretraining_tasks 4 64 --layers 2 --heads 8 --width 64 --batch_size 64 --steps 300 --save_every 0".split(),
+        *"--eval_every 300 --eval_sequences 2048".split(),
+    )
+    after = read(path, "metrics")["stages"]["after"]
+    few, few_new, many_new = (after[name] for name in ("pretrain M=4", "true M=4", "true M=64"))
+    assert few["to_dmmse"] < 0.3 * few["to_ridge"] and few["place"] < 0.25
+    assert few_new["error"] > 1.8 * few_new["error_ridge"]
+    assert many_new["error"] < many_new["error_dmmse"] - 0.04
+    assert many_new["to_ridge"] < 0.8 * many_new["dmmse_to_ridge"] and many_new["place"] > 0.5
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -155,15 +171,16 @@ def test_bad_flags_are_one_line_that_names_them(tmp_path, monkeypatch, flags, sa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_checkpoint_is_one_line(tmp_path, monkeypatch):
-    def end(training, save=EnsembleTraining.save):
+@pytest.mark.parametrize("file", ["state.pt", "progress.json"])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, monkeypatch, file):
+    def cut(*_):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "finish_pretraining", lambda *_: end(None))
+        patch.setattr(pretrain, "finish_pretraining", cut)
         with pytest.raises(MemoryError):
             run(tmp_path)
     (checkpoint,) = tmp_path.glob("pretrain/regression/*/*/checkpoints/*")
-    (checkpoint / "state.pt").write_bytes(b"nothing")
+    (checkpoint / file).write_bytes(b"nothing")
     with pytest.raises(InputError, match="is damaged"):
         run(tmp_path)
