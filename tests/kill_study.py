@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.conftest import byte_level_bpe, tiny_model
+from llmft.worlds.notes.world import draw_notes
 
 ROOT = Path(__file__).parents[1]
 FILES = ("pairs.jsonl", "pairs.dropped.jsonl", "pairs.summary.json")
@@ -29,8 +29,8 @@ LONGEST_S = 6.0
 
 def start(work: Path, out: Path) -> subprocess.Popen:
     """Start the command, or go on with it."""
-    words = f"--model_name_or_path {work}/model --context_dir {work}/docs --num_queries 400 --chunk_tokens 24 --max_new_tokens 30"
-    words += f" --max_query_tokens 30 --stop x|e --output_file {out}/pairs.jsonl --output_dir {out} --use_cpu"
+    words = f"--model_name_or_path notes --context_dir {work}/docs --num_queries 200 --chunk_tokens 60 --max_new_tokens 8"
+    words += f" --query_temperature 2 --keep_known --output_file {out}/pairs.jsonl --output_dir {out} --use_cpu"
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "llmft.self_study", *words.split()]
     return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL)
@@ -64,10 +64,9 @@ def main() -> None:
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        tiny_model("llama").save_pretrained(work / "model")
-        byte_level_bpe("</s>").save_pretrained(work / "model")
         (work / "docs").mkdir()
-        (work / "docs" / "a.txt").write_text(" ".join(f"the cat sat on mat {i}." for i in range(40)))
+        for seed in range(3):
+            (work / "docs" / f"{seed}.md").write_text(draw_notes(seed)[0].text)
         whole = work / "whole"
         assert start(work, whole).wait() == 0
         kills = ended = 0

@@ -15,13 +15,14 @@ import pandas as pd
 import pytest
 
 from llmft.arguments.deepspeed_config import find_config
-from llmft.pipelines import distill, fine_tune, in_context
+from llmft.pipelines import distill, fine_tune, in_context, self_study
 from llmft.worlds.regression import pretrain
 from llmft.worlds.regression.recipe import recipes_of
 from tests.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {"eval.py": in_context.GROUPS, "ft.py": fine_tune.GROUPS, "distill.py": distill.GROUPS}
+GROUPS["llmft.self_study"] = self_study.GROUPS
 TASKS = ("rte", "mnli", "qqp", "cola")
 NARROW = {"MODELS": "facebook/opt-125m", "DATA_SEEDS": "0 1 4"}
 GRID = {  # runs for one model and three draws, of which in-context learning takes the first two together
@@ -176,7 +177,8 @@ def test_a_batch_is_shared_out_over_the_processes():
 def test_shown_commands(page, count):
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    commands = [shlex.split(line, comments=True) for line in lines if re.search(r"\b(eval|ft|distill)\.py", line)]
+    ours = re.compile(r"\b(eval|ft|distill)\.py|\bllmft\.self_study")
+    commands = [shlex.split(line, comments=True) for line in lines if ours.search(line)]
     assert len(commands) == count
     for command in commands:
         assert accepted(without_deepspeed(command))
@@ -261,5 +263,5 @@ def test_the_first_screen_of_the_readme_runs_something():
 
 
 def test_entry_scripts_are_short():
-    for script in GROUPS:
+    for script in ("eval.py", "ft.py", "distill.py", "llmft/self_study/__main__.py"):
         assert len((ROOT / script).read_text().splitlines()) < 60

@@ -39,7 +39,7 @@ MOST = 9
 
 
 @dataclass
-class Pair:
+class WrittenPair:
     """A query and its answer.
 
     Attributes:
@@ -80,11 +80,11 @@ class Sieve:
     chunks: Sequence[Chunk]
     similarity: float
     keep_known: bool = False
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[WrittenPair] = field(default_factory=list)
     _answered: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Document and answer -> the queries that have it."""
 
-    def take(self, pairs: Sequence[Pair]) -> None:
+    def take(self, pairs: Sequence[WrittenPair]) -> None:
         """Take pairs that have no answers yet, and drop those whose query their document has been asked before."""
         self.pairs, asked = [*pairs], set()
         for pair in self.left():
@@ -92,7 +92,7 @@ class Sieve:
             pair.reason = REPEATED if key in asked else None
             asked.add(key)
 
-    def left(self, chunk: int | None = None) -> list[Pair]:
+    def left(self, chunk: int | None = None) -> list[WrittenPair]:
         """The pairs that are not dropped: about the chunk at this place, or all."""
         return [pair for pair in self.pairs if pair.reason is None and chunk in (None, pair.chunk)]
 
@@ -109,7 +109,7 @@ class Sieve:
             elif self._alike(pair):
                 pair.reason = ALIKE
 
-    def _alike(self, pair: Pair) -> bool:
+    def _alike(self, pair: WrittenPair) -> bool:
         query = plain(pair.query)
         others = self._answered.setdefault((self.chunks[pair.chunk].document, plain(pair.answer)), [])
         alike = any(fuzz.token_sort_ratio(query, other) >= 100 * self.similarity for other in others)
@@ -128,7 +128,7 @@ class Sieve:
         """The pairs that are left, or those that are dropped with the reason, as files have them."""
         return [self._line(pair) for pair in self.pairs if (pair.reason is not None) == dropped]
 
-    def _line(self, pair: Pair) -> dict[str, Any]:
+    def _line(self, pair: WrittenPair) -> dict[str, Any]:
         chunk = self.chunks[pair.chunk]
         line = {"document": chunk.document, "chunk": chunk.place, "seed_prompt": pair.seed_prompt, "query": pair.query}
         if pair.answer_ids:

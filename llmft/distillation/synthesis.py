@@ -1,7 +1,7 @@
 """Self-study: what a model is told to ask about a document.
 
 After Cartridges (Eyuboglu et al. 2025, arXiv:2506.06266, section 4.1): a model reads a chunk and is told by one of several
-generic prompts to write a query; it answers behind the same chunk. The prompts here are ours. Most prompts name a sentence of the
+generic prompts to write a query; it answers behind the same chunk. The prompts here are ours. Each prompt names a sentence of the
 chunk, a different one each time, so that all of the document is asked about.
 """
 
@@ -24,9 +24,10 @@ SEED_PROMPTS = {
     f'the answer: "{{passage}}" {ALONE}',
     "paraphrase": f'Write one question that this sentence answers, in other words than the sentence uses: "{{passage}}" {ALONE}',
     "use_case": f'Write one question that a person would ask who needs to know what this sentence says: "{{passage}}" {ALONE}',
-    "structure": f"Write one question that compares or connects two of the things that you have read about. {ALONE}",
-    "summary": "Write one request to sum up in a sentence what is known about one of the things that you have read about. "
-    f"{ALONE}",
+    "structure": "Write one question that connects or compares what this sentence is about with another thing that you have read "
+    f'about: "{{passage}}" {ALONE}',
+    "summary": "Write one request to sum up in a sentence what is known about the person, place or thing that this sentence is "
+    f'about: "{{passage}}" {ALONE}',
 }
 """Name -> what the writer is told; `{passage}` is a sentence of the chunk."""
 PASSAGE = "{passage}"

@@ -16,7 +16,7 @@ from llmft.distillation.rollouts import Rollout, Rollouts, Tally
 from llmft.distillation.targets import Targets
 from llmft.distillation.teacher import Teacher
 from llmft.evaluation.answers import ASKED, Answers
-from llmft.training.ft_trainer import REAL, WEIGHTS, FtTrainer, collator
+from llmft.training.ft_trainer import REAL, WEIGHTS, FtTrainer, collate, collator
 from llmft.training.stop_at_nan import POSITION
 
 RETAIN_EVERY = 4
@@ -99,7 +99,7 @@ class ContextDistillationTrainer(FtTrainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.choices, self.answers, self.teacher, self.retained = choices, answers, teacher, retained
-        self.collate_retained = None if retained is None else collator(self.model, (), retained.examples)
+        self.collate_retained = None if retained is None else collator(self.model, ())
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -165,16 +165,17 @@ class OnPolicyTrainer(ContextDistillationTrainer):
 
     Args:
         rollouts: writes the answers, and has the teacher read them.
-        data_collator: puts examples that have answers together.
     """
 
-    def __init__(
-        self, *args: Any, rollouts: Rollouts, every: int, data_collator: Callable[..., dict[str, Any]], **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, rollouts: Rollouts, every: int, **kwargs: Any) -> None:
         super().__init__(*args, data_collator=_queries, **kwargs)
-        self.rollouts, self.every, self.collate = rollouts, every, data_collator
+        self.rollouts, self.every, self.collate = rollouts, every, collate
         self._ahead: list[tuple[dict[str, Any], list[Rollout]]] = []  # batches of steps to come, and what they are made of
         self._restored: list[list[Rollout]] = []
+
+    def collate_with(self, collator: Callable[..., dict[str, Any]]) -> None:
+        """Put examples together this way once they have answers."""
+        self.collate = collator
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The batches of a step, with answers, and how many tokens (or examples) they have on all ranks."""

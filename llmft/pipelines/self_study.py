@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from llmft.cost.phases import Phase
-    from llmft.distillation.sifting import Pair, Sieve
+    from llmft.distillation.sifting import Sieve, WrittenPair
     from llmft.distillation.synthesis import Assignment
     from llmft.evaluation.answer_cache import AnswerCache
     from llmft.evaluation.scorer import Scorer
@@ -190,13 +190,13 @@ def question(idx: int, text: str) -> Row:
     return {"text1": text, "text2": None, "label": None, "idx": idx, "answer": (), "document": None}
 
 
-def write_queries(job: Job, chunks: Sequence[Chunk], assignments: Sequence[Assignment]) -> list[Pair]:
+def write_queries(job: Job, chunks: Sequence[Chunk], assignments: Sequence[Assignment]) -> list[WrittenPair]:
     """Have the writer write what is assigned, behind each chunk.
 
     Raises:
         InputError: the writer cannot be loaded, or its window does not hold a chunk.
     """
-    from llmft.distillation.sifting import Pair
+    from llmft.distillation.sifting import WrittenPair
 
     flags, data = job.config.self_study, job.config.data
     pattern, stop = TOLD_IN_CHAT if data.chat else TOLD_IN_TEXT
@@ -209,15 +209,19 @@ def write_queries(job: Job, chunks: Sequence[Chunk], assignments: Sequence[Assig
         told = format_of(replace(data, system_prompt=None))(
             pattern=pattern, prefix="", separator=prompt_format_of(job).separator, words=()
         )
-    pairs: dict[int, Pair] = {}
+    pairs: dict[int, WrittenPair] = {}
     with job.meter.phase("write") as phase:
         for place, chunk in enumerate(chunks):
             scorer = writer.scorer(replace(told, document=chunk.text))
             numbers = [number for number, one in enumerate(assignments) if one.chunk == place]
             for again in sorted({assignments[number].round for number in numbers}):
                 rows = [question(number, assignments[number].told) for number in numbers if assignments[number].round == again]
-                for row in with_seed(scorer, job.config.run.data_seed + SEEDS * again).answered(rows, phase):
-                    pairs[row["idx"]] = Pair.written(
+                try:
+                    written = with_seed(scorer, job.config.run.data_seed + SEEDS * again).answered(rows, phase)
+                except InputError as error:  # which speaks of answers
+                    raise InputError(str(error).replace("--max_new_tokens", "--max_query_tokens")) from error
+                for row in written:
+                    pairs[row["idx"]] = WrittenPair.written(
                         place, assignments[row["idx"]].seed_prompt, scorer.answers, row["answer_ids"]
                     )
     return [pairs[number] for number in range(len(assignments))]
@@ -243,7 +247,7 @@ def answer_queries(job: Job, asker: Asker, chunked: ChunkedDocuments, sieve: Sie
             sieve.take_answers_without(place, without.answers, answers_to(without, sieve.left(place), phase))
 
 
-def answers_to(scorer: Scorer, pairs: Sequence[Pair], phase: Phase) -> list[list[int]]:
+def answers_to(scorer: Scorer, pairs: Sequence[WrittenPair], phase: Phase) -> list[list[int]]:
     """What the model answers to the pairs' queries, as tokens."""
     rows = [question(number, pair.query) for number, pair in enumerate(pairs)]
     return [row["answer_ids"] for row in scorer.answered(rows, phase)] if rows else []

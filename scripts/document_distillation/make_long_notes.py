@@ -1,0 +1,57 @@
+"""Write a document of several windows of the embedded notes model, and questions about some of its facts.
+
+    python scripts/document_distillation/make_long_notes.py FOLDER --seed 0
+
+makes FOLDER/long.md, notes about places none of which is in two parts; and for every fourth fact FOLDER/train.jsonl, asked for in
+the training wordings, and FOLDER/validation.jsonl, in the held-out ones. The same seed gives the same files.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from llmft.worlds.notes.grammar import HELD_OUT_WORDINGS, TRAIN_WORDINGS
+from llmft.worlds.notes.world import NotesDocument, draw_document, question_text
+
+FACTS, PLACES = 24, 5
+"""Of a part; about 256 tokens."""
+EVERY = 4
+"""Of so many facts one is asked for."""
+
+
+def draw_parts(rng: random.Random, number: int) -> list[NotesDocument]:
+    """Documents that share no place."""
+    parts: list[NotesDocument] = []
+    names: set[str] = set()
+    while len(parts) < number:
+        part = draw_document(rng, FACTS, PLACES)
+        places = {place.name for place in part.places}
+        if not names & places:
+            names |= places
+            parts.append(part)
+    return parts
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", type=int, default=12, help="12 are four windows (default: %(default)s)")
+    arguments = parser.parse_args()
+    parts = draw_parts(random.Random(f"long notes {arguments.seed}"), arguments.parts)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    (arguments.folder / "long.md").write_text("\n\n".join(part.text for part in parts) + "\n")
+    for file, wordings in (("train", TRAIN_WORDINGS), ("validation", HELD_OUT_WORDINGS)):
+        rows = [
+            {"text1": question_text(fact.place, fact.attribute, wording), "answer": " ".join(fact.value)}
+            for part in parts
+            for fact in part.facts[::EVERY]
+            for wording in wordings
+        ]
+        (arguments.folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
