@@ -28,7 +28,7 @@ def about_file(job: Job, queries: Sequence[Row] = ()) -> list[Row]:
     if not (job.config.cuts and job.config.context.reads("file")):
         return [*queries]
     context = job.config.context
-    name = Path(context.context_dir).name if context.context_dir else context.context_files[0].name
+    name = Path(context.context_dir).resolve().name if context.context_dir else context.context_files[0].name
     job.data = replace(job.data, documents={name: file_text(job)})
     job.eval_sets = {of: [{**row, "document": name} for row in rows] for of, rows in job.eval_sets.items()}
     return [{**row, "document": name} for row in queries]

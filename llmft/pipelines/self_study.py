@@ -20,6 +20,7 @@ from llmft.arguments.self_study import SelfStudyArguments
 from llmft.cost.meter import Meter, process_meter
 from llmft.cost.phases import combine_ranks
 from llmft.errors import InputError
+from llmft.models.identity import fingerprint_model
 from llmft.pipelines.chunking import ChunkedDocuments, token_count
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_other_model, load_start
@@ -56,8 +57,8 @@ GROUPS = (
     SelfStudyArguments,
     RunArguments,
 )
-TOLD_IN_CHAT, TOLD_IN_TEXT = ("{text1}", None), ("{text1}\nQuestion:", r"\n")
-"""The pattern by which the writer is told what to write, and what its query ends with."""
+TOLD_IN_CHAT, TOLD_IN_TEXT, LINE_END = "{text1}", "{text1}\nQuestion:", r"\n"
+"""The patterns by which the writer is told what to write, and what ends its query where no chat template does."""
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
@@ -98,6 +99,9 @@ def prepare_study(argv: Sequence[str] | None) -> Job:
     config = Config(model, data, shots, context, writing, chunks=chunks, self_study=flags, run=run)
     identity = settings(config, task, method="self-study", model_name=name, given=given, schedule={})
     identity["documents"] = [file.name for file in context.context_files]
+    if flags.writer_model_name_or_path is not None:
+        writer, flag = flags.writer_model_name_or_path, "--writer_model_name_or_path"
+        identity["writer"] = fingerprint_model(writer, flags.writer_model_revision, flag, cache_dir=model.cache_dir)
     set_up_process(config)
     record = RunRecord(Path(flags.output_file).parent, writes=this_process().is_first)
     return Job("self-study", task, name, config, identity["given"], None, {}, short_hash(identity), {}, {}, record)
@@ -120,10 +124,13 @@ def study(job: Job, files: StudyFiles) -> None:
         chunked = ChunkedDocuments(job.config, documents, partial(token_count, tokenizer))
         chunks = [chunk for document in documents for chunk in chunked.chunks(document)]
         prompts = SEED_PROMPTS if flags.seed_prompts is None else seed_prompts_of(flags.seed_prompts)
+        asker = Asker.create(job, model, tokenizer)
         assignments = assign(chunks, [chunked.length(chunk.text) for chunk in chunks], prompts, flags.num_queries)
     sieve = Sieve(documents, chunks, flags.duplicate_similarity, keep_known=flags.keep_known)
-    sieve.take(write_queries(job, chunks, assignments))
-    answer_queries(job, Asker.create(job, model, tokenizer), chunked, sieve)
+    with job.meter.phase("load"):
+        writer = writer_of(asker)
+    sieve.take(write_queries(writer, chunks, assignments))
+    answer_queries(asker, chunked, sieve)
     costs = combine_ranks(all_gather(job.meter.as_dict()))
     if job.record.writes:
         told = {"setting": job.setting, "model": job.model_name, "given": without_secrets(job.given)}
@@ -190,41 +197,57 @@ def question(idx: int, text: str) -> Row:
     return {"text1": text, "text2": None, "label": None, "idx": idx, "answer": (), "document": None}
 
 
-def write_queries(job: Job, chunks: Sequence[Chunk], assignments: Sequence[Assignment]) -> list[WrittenPair]:
-    """Have the writer write what is assigned, behind each chunk.
+def writer_of(asker: Asker) -> Asker:
+    """The model that writes queries: the one that answers, or the other that the flags name, by their limit and temperature.
 
     Raises:
-        InputError: the writer cannot be loaded, or its window does not hold a chunk.
+        InputError: it cannot be loaded.
+    """
+    job, flags = asker.job, asker.job.config.self_study
+    stop = None if job.config.data.chat else LINE_END
+    writing = WritingArguments(flags.max_query_tokens, flags.query_temperature, stop)
+    told = replace(job, config=replace(job.config, writing=writing))
+    if flags.writer_model_name_or_path is None:
+        return replace(asker, job=told)
+    name, revision = flags.writer_model_name_or_path, flags.writer_model_revision
+    return Asker.create(told, *load_other_model(job, name, "--writer_model_name_or_path", revision=revision))
+
+
+def write_queries(writer: Asker, chunks: Sequence[Chunk], assignments: Sequence[Assignment]) -> list[WrittenPair]:
+    """Have a model write what is assigned, behind each chunk.
+
+    Raises:
+        InputError: its window does not hold a chunk.
     """
     from llmft.distillation.sifting import WrittenPair
 
-    flags, data = job.config.self_study, job.config.data
-    pattern, stop = TOLD_IN_CHAT if data.chat else TOLD_IN_TEXT
-    writing = WritingArguments(flags.max_query_tokens, flags.query_temperature, stop)
-    with job.meter.phase("load"):
-        loaded, name = job.loaded, flags.writer_model_name_or_path
-        if name is not None:
-            loaded = load_other_model(job, name, "--writer_model_name_or_path", revision=flags.writer_model_revision)
-        writer = Asker.create(replace(job, config=replace(job.config, writing=writing)), *loaded)
-        told = format_of(replace(data, system_prompt=None))(
-            pattern=pattern, prefix="", separator=prompt_format_of(job).separator, words=()
-        )
+    data, separator = writer.job.config.data, prompt_format_of(writer.job).separator
+    pattern = TOLD_IN_CHAT if data.chat else TOLD_IN_TEXT
+    told = format_of(replace(data, system_prompt=None))(pattern=pattern, prefix="", separator=separator, words=())
     pairs: dict[int, WrittenPair] = {}
-    with job.meter.phase("write") as phase:
+    with writer.job.meter.phase("write") as phase:
         for place, chunk in enumerate(chunks):
             scorer = writer.scorer(replace(told, document=chunk.text))
-            numbers = [number for number, one in enumerate(assignments) if one.chunk == place]
-            for again in sorted({assignments[number].round for number in numbers}):
-                rows = [question(number, assignments[number].told) for number in numbers if assignments[number].round == again]
-                try:
-                    written = with_seed(scorer, job.config.run.data_seed + SEEDS * again).answered(rows, phase)
-                except InputError as error:  # which speaks of answers
-                    raise InputError(str(error).replace("--max_new_tokens", "--max_query_tokens")) from error
-                for row in written:
-                    pairs[row["idx"]] = WrittenPair.written(
-                        place, assignments[row["idx"]].seed_prompt, scorer.answers, row["answer_ids"]
-                    )
+            mine = {number: one for number, one in enumerate(assignments) if one.chunk == place}
+            for again in sorted({one.round for one in mine.values()}):
+                rows = [question(number, one.told) for number, one in mine.items() if one.round == again]
+                seeded = with_seed(scorer, writer.job.config.run.data_seed + SEEDS * again)
+                for row in written_by(seeded, rows, phase):
+                    prompt = mine[row["idx"]].seed_prompt
+                    pairs[row["idx"]] = WrittenPair.written(place, prompt, scorer.answers, row["answer_ids"])
     return [pairs[number] for number in range(len(assignments))]
+
+
+def written_by(scorer: Scorer, rows: Sequence[Row], phase: Phase) -> list[Row]:
+    """As `Scorer.answered`, of queries.
+
+    Raises:
+        InputError: a prompt with its query does not fit the model's window.
+    """
+    try:
+        return scorer.answered(rows, phase)
+    except InputError as error:  # which speaks of answers
+        raise InputError(str(error).replace("--max_new_tokens", "--max_query_tokens")) from error
 
 
 def with_seed(scorer: Scorer, seed: int) -> Scorer:
@@ -232,12 +255,13 @@ def with_seed(scorer: Scorer, seed: int) -> Scorer:
     return replace(scorer, answers=replace(scorer.answers, generation=replace(scorer.answers.generation, seed=seed)))
 
 
-def answer_queries(job: Job, asker: Asker, chunked: ChunkedDocuments, sieve: Sieve) -> None:
+def answer_queries(asker: Asker, chunked: ChunkedDocuments, sieve: Sieve) -> None:
     """Have the model answer the pairs that are left, behind their chunks and without them; drop what is of no use.
 
     Raises:
         InputError: the model's window does not hold a chunk with a query.
     """
+    job = asker.job
     behind, without = prompt_format_of(job, "teacher"), asker.scorer(prompt_format_of(job, "student"))
     for place, chunk in enumerate(sieve.chunks):
         scorer = asker.scorer(replace(behind, document=chunked.read_with(chunk)[1]))
