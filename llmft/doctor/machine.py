@@ -46,7 +46,9 @@ def facts() -> Iterator[tuple[str, str]]:
 
 def _half_precision(precision: str) -> str:
     instructions = instructions_for(getattr(torch, precision))
-    return f"{precision}: " + (f"{instructions}, fast in evaluation" if instructions else "no instructions, slower than float32")
+    return f"{precision}: " + (
+        f"{instructions}, fast in evaluation" if instructions else "no instructions, much slower than float32"
+    )
 
 
 def _gpu(place: int) -> str:

@@ -1,4 +1,4 @@
-"""Which formats of half precision a processor computes by instructions of its own. Without them it is slower than in float32."""
+"""Which formats of half precision a processor has instructions for. Without them it is many times slower than in float32."""
 
 from __future__ import annotations
 

@@ -92,8 +92,8 @@ def _say_slow(run: RunArguments, model: PreTrainedModel) -> None:
     if run.device.type == "cpu" and precision.itemsize == 2 and instructions_for(precision) is None:
         name = str(precision).removeprefix("torch.")
         say_note(
-            f"this processor has no instructions for {name}, and is several times slower in it than in float32 "
-            "(docs/costs.md#half-precision-on-a-cpu); what it saves is memory"
+            f"this processor has no instructions for {name}: reading takes several times as long as in float32, training tens of "
+            "times (docs/costs.md#half-precision-on-a-cpu); what it saves is memory"
         )
 
 

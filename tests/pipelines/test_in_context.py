@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from llmft.errors import InputError
 from llmft.models.reading import agreement, attention
@@ -59,6 +60,13 @@ def test_behind_a_broken_kernel_a_run_has_the_same_scores_and_its_record_says_wh
     assert sound.phases["load"]["tokens"] == broken.phases["load"]["tokens"] == 0
     show.main([str(broken.path)])
     assert f"warning: {line}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("capabilities", [{}, {"amx_bf16": True}])
+def test_half_precision_that_is_slow_here_is_said_in_a_line(tmp_path, monkeypatch, capsys, capabilities):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    run("eval.py", tmp_path, "--num_shots", 0, "--max_eval_samples", 2, "--torch_dtype", "bfloat16")
+    assert capsys.readouterr().err.count("no instructions for bfloat16") == (not capabilities)
 
 
 def test_the_delimiter_is_in_the_name_and_in_demonstrations_too(tmp_path):
