@@ -26,7 +26,8 @@ from llmft.models.load import OTHER_PLACES
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.continuations import Continued
 from llmft.models.reading.generation import Generation
-from llmft.models.reading.reader import PrefixReader, open_prefix, reading
+from llmft.models.reading.reader import PrefixReader, reading
+from llmft.models.reading.shared_prefix import open_prefix
 from llmft.prompts.tokens import TokenizedPrompts
 
 LARGEST = 60_000_000

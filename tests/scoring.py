@@ -10,7 +10,7 @@ import torch
 
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.continuations import Continued, LabelSequences
-from llmft.models.reading.reader import read_logits
+from llmft.models.reading.shared_prefix import read_logits
 from llmft.prompts.tokens import TokenizedPrompts
 
 

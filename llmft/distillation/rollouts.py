@@ -27,7 +27,7 @@ from llmft.models.distributed import all_gather
 from llmft.models.reading.continuations import Continued
 from llmft.models.reading.following import Follower
 from llmft.models.reading.generation import Generation
-from llmft.models.reading.reader import OpenPrefix, open_prefix
+from llmft.models.reading.shared_prefix import OpenPrefix, open_prefix
 from llmft.prompts.tokens import TokenizedPrompts
 
 PLACES = (1, 2, 4, 8, 16)

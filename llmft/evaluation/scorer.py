@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llmft.models.reading.batches import BatchSize
     from llmft.models.reading.continuations import Continued
     from llmft.models.reading.generation import Written
-    from llmft.models.reading.reader import Kept, OpenPrefix
+    from llmft.models.reading.shared_prefix import Kept, OpenPrefix
     from llmft.prompts.tokens import TokenizedPrompts
     from llmft.tasks.schema import Row
 
@@ -115,7 +115,7 @@ class Scorer:
     @contextmanager
     def asking(self, prefix: list[int], phase: Phase) -> Iterator[PrefixAsking]:
         """Context: several things can be asked of the model behind a prefix, which it reads once."""
-        from llmft.models.reading.reader import open_prefix
+        from llmft.models.reading.shared_prefix import open_prefix
 
         with open_prefix(self.model, prefix, self.batch_size) as behind:
             yield PrefixAsking(self, behind, phase)

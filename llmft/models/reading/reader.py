@@ -12,23 +12,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import chain
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from llmft.errors import InputError
-from llmft.models.distributed import all_gather, cut_up, rank_and_world, weights_when_needed
+from llmft.models.distributed import cut_up, weights_when_needed
 from llmft.models.parts.head import Projection, positions_at_once, precise_output, project_in_pieces
 from llmft.models.reading.agreement import BEHIND, BESIDE, Agreement, agreement
 from llmft.models.reading.attention import LostKeysError
-from llmft.models.reading.batches import BatchSize, Result, all_logits, at_positions, left_pad
+from llmft.models.reading.batches import BatchSize, all_logits, at_positions, left_pad
 from llmft.models.reading.continuations import Continued, masked_row, padded_batch
 from llmft.models.reading.decoding import attends_beside, inputs_behind
-from llmft.models.reading.generation import Generation, Written, write
+from llmft.models.reading.generation import Generation, write
 from llmft.models.reading.kv_cache import JoinBuffer, can_share, encode, plain_cache, read_only
 from llmft.models.reading.packing import can_pack, can_share_keys, has_windows, packed_batch
 from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
@@ -41,144 +37,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LARGE = 2**20
-"""What is kept of a batch goes to the CPU at once if it has this many numbers; less stays on the device until the end, which
-saves a wait for every batch."""
-
 Keep = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 """Logits (p, V) and which of all positions those are, (p,) int64 on their device -> what is kept of them, tensors (p, ...)."""
 
 ProcessorOf = Callable[[Sequence[int]], "LogitsProcessor"]
 """Indices of prompts that are continued together -> what changes the logits of each token that is written behind them."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What was kept of the logits of N prompts.
-
-    Attributes:
-        arrays: (P, ...) each, the prompts' positions in order.
-        scored: indices of the prompts that this rank read; all ranks together read each.
-        tokens: tokens that went through the model on this rank, padding left out.
-        padding_tokens: padding that went through it.
-    """
-
-    arrays: dict[str, np.ndarray]
-    scored: list[int]
-    tokens: int
-    padding_tokens: int
-
-
-def read_logits(model: torch.nn.Module, prompts: Continued, keep: Keep, *, size: BatchSize) -> Kept:
-    """As `OpenPrefix.read`, of one set of prompts."""
-    with open_prefix(model, prompts.prefix, size) as behind:
-        return behind.read(prompts, keep)
-
-
-@contextmanager
-def open_prefix(model: torch.nn.Module, prefix: list[int], size: BatchSize) -> Iterator[OpenPrefix]:
-    """Context: whatever is asked of the model behind a prefix shares one encoding of it; nothing goes through the model before
-    something is asked.
-
-    Args:
-        model: a causal language model; its train/eval mode is put back afterwards.
-        size: how many queries go through the model together.
-    """
-    with torch.no_grad(), reading(model):
-        yield OpenPrefix(model, prefix, size)
-
-
-class OpenPrefix:
-    """A prefix behind which a model reads and writes; to be used within `open_prefix`, which makes it.
-
-    With several ranks each reads or writes its share, and all get everything.
-    """
-
-    def __init__(self, model: torch.nn.Module, prefix: list[int], size: BatchSize) -> None:
-        self.model, self.prefix, self.size = model, prefix, size
-
-    def read(self, prompts: Continued, keep: Keep) -> Kept:
-        """Read every prompt, and keep what `keep` makes of the logits at its positions; no (P, V) tensor is made but to be kept.
-
-        Args:
-            prompts: they begin with the prefix.
-
-        Raises:
-            InputError: the device's memory does not hold a batch of the size that the flags give.
-        """
-
-        def kept_of(batch: list[int]) -> dict[str, torch.Tensor]:
-            kept = self._reader.read(prompts, batch, keep)
-            return {name: tensor if tensor.numel() < LARGE else tensor.cpu() for name, tensor in kept.items()}
-
-        before = self._counted()
-        parts, scored = self._shared_out(self._reader_of(prompts).batches(prompts), kept_of)
-        arrays: dict[str, np.ndarray] = {}
-        on_host = [(batch, {name: tensor.cpu().numpy() for name, tensor in kept.items()}) for batch, kept in parts]
-        for batch, kept in chain.from_iterable(all_gather(on_host)):
-            positions = prompts.positions(batch)
-            for name, part in kept.items():
-                arrays.setdefault(name, np.empty((prompts.offsets[-1], *part.shape[1:]), part.dtype))[positions] = part
-        return Kept(arrays, scored, *self._counted(before))
-
-    def generate(
-        self,
-        prompts: TokenizedPrompts,
-        generation: Generation,
-        tokenizer: PreTrainedTokenizerBase,
-        processor: ProcessorOf | None = None,
-    ) -> Written:
-        """Have the model write an answer behind every prompt.
-
-        Args:
-            prompts: they begin with the prefix.
-            tokenizer: the model's, to find texts that end answers.
-            processor: changes the logits of each token before it is chosen; None for none.
-
-        Raises:
-            InputError: the device's memory does not hold a batch of the size that the flags give.
-        """
-        before = self._counted()
-        batches = self._reader_of(prompts).batches_to_write(prompts, generation)
-        parts, scored = self._shared_out(
-            batches, lambda batch: self._reader.write(prompts, batch, generation, tokenizer, processor)
-        )
-        ids: list[list[int]] = [[] for _ in prompts.suffixes]
-        for batch, answers in chain.from_iterable(all_gather(parts)):
-            for i, answer in zip(batch, answers, strict=True):
-                ids[i] = answer
-        return Written(ids, scored, *self._counted(before))
-
-    def _reader_of(self, prompts: Continued | TokenizedPrompts) -> PrefixReader:
-        if prompts.prefix != self.prefix:
-            raise ValueError("the prompts begin with another prefix")
-        return self._reader
-
-    @cached_property
-    def _reader(self) -> PrefixReader:
-        try:
-            return PrefixReader(self.model, self.prefix, self.size)
-        except torch.OutOfMemoryError as error:
-            tokens = self.size.tokens_on(next(self.model.parameters()).device.type)
-            raise InputError(
-                f"--max_batch_tokens {tokens}: memory does not hold the context's {len(self.prefix)} tokens, that many at a "
-                "time; give less, or a smaller model"
-            ) from error
-
-    def _counted(self, before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
-        """Tokens and padding that have gone through the model since; those of the prefix count with what is asked first."""
-        reader = vars(self).get("_reader")
-        return (reader.tokens - before[0], reader.padding_tokens - before[1]) if reader is not None else before
-
-    def _shared_out(
-        self, batches: list[list[int]], do: Callable[[list[int]], Result]
-    ) -> tuple[list[tuple[list[int], Result]], list[int]]:
-        """What this rank's share of the batches gives, each, and indices of the prompts in it."""
-        rank, world = rank_and_world()
-        passes = -(-len(batches) // world)  # as many on every rank, as sharded weights need; to do a batch twice is harmless
-        share = [batches[min(place, len(batches) - 1)] for place in range(rank, passes * world, world)]
-        parts = self.size.each(share, do, self._reader.device, halve=not self.size.tokens and world == 1)
-        return parts, sorted(chain.from_iterable(batches[rank::world]))
 
 
 @contextmanager

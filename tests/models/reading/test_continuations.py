@@ -11,7 +11,7 @@ from llmft.models.parts import head
 from llmft.models.reading.batches import BatchSize, answer_logits
 from llmft.models.reading.continuations import Continued, LabelSequences, masked_row, padded_batch
 from llmft.models.reading.packing import packed_batch
-from llmft.models.reading.reader import read_logits
+from llmft.models.reading.shared_prefix import read_logits
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import CONFIGS, tiny_model
 from tests.models.reading.test_reader import FAMILIES, prompts

@@ -6,12 +6,12 @@ import torch
 
 from llmft.errors import InputError
 from llmft.models.parts.head import untie
-from llmft.models.reading import reader
+from llmft.models.reading import reader, shared_prefix
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.continuations import Continued
 from llmft.models.reading.generation import Generation, RowSampler, uniform_numbers
 from llmft.models.reading.kv_cache import kv_bytes_per_token
-from llmft.models.reading.reader import open_prefix
+from llmft.models.reading.shared_prefix import open_prefix
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import CONFIGS, adapted, tiny_model
 from tests.models.reading import test_reader
@@ -247,9 +247,9 @@ def test_batches_are_as_large_as_the_answers_may_get():
 def test_ranks_share_the_answers(monkeypatch, world):
     model, found, gathered, scored = writer("opt"), prompts(), [], []
     expected = written(model, found, size=2)
-    monkeypatch.setattr(reader, "all_gather", lambda value: gathered.append(value) or gathered)
+    monkeypatch.setattr(shared_prefix, "all_gather", lambda value: gathered.append(value) or gathered)
     for rank in range(world):
-        monkeypatch.setattr(reader, "rank_and_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(shared_prefix, "rank_and_world", lambda rank=rank: (rank, world))
         answers = written(model, found, size=2)
         scored += answers.scored
     assert answers.ids == expected.ids

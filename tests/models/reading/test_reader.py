@@ -4,7 +4,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmft.errors import InputError
-from llmft.models.reading import reader
+from llmft.models.reading import reader, shared_prefix
 from llmft.models.reading.batches import BatchSize, answer_logits, left_pad
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import adapted, tiny_model
@@ -202,10 +202,10 @@ def test_ranks_share_the_prompts_with_equally_many_forward_passes(monkeypatch, w
     passes = []
     model.register_forward_hook(lambda module, inputs, output: passes.append(rank))
     gathered = []
-    monkeypatch.setattr(reader, "all_gather", lambda value: gathered.append(value) or gathered)
+    monkeypatch.setattr(shared_prefix, "all_gather", lambda value: gathered.append(value) or gathered)
     scored = []
     for rank in range(world):
-        monkeypatch.setattr(reader, "rank_and_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(shared_prefix, "rank_and_world", lambda rank=rank: (rank, world))
         scores = score_answers(model, found, LABELS, queries_per_row=2)
         scored += scores.scored
     assert sorted(scored) == list(range(len(found.suffixes)))

@@ -8,7 +8,7 @@ import torch
 from llmft.models.reading.batches import BatchSize, answer_logits, left_pad
 from llmft.models.reading.continuations import Continued
 from llmft.models.reading.packing import can_pack, packed_batch
-from llmft.models.reading.reader import read_logits
+from llmft.models.reading.shared_prefix import read_logits
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import adapted
 from tests.models.reading.test_generation import plain, writer, written
