@@ -2,7 +2,7 @@
 
     python scripts/document_distillation/make_guide.py FOLDER --seed 0
 
-makes FOLDER/guide.md, a guide to a town that is not there; FOLDER/train.jsonl, every fact asked for in three wordings; and
+makes FOLDER/guide.md, a guide to a town that is not there; FOLDER/train.jsonl, every fact asked for in six wordings; and
 FOLDER/validation.jsonl, every fact in two other wordings. The same seed gives the same files.
 """
 
@@ -47,6 +47,9 @@ QUESTIONS = {
         "In which year was the {place} founded?",
         "The {place}: what is the year of its foundation?",
         "Tell me when the {place} was founded.",
+        "Give the year of the foundation of the {place}.",
+        "Since which year has the {place} existed?",
+        "In what year did somebody found the {place}?",
         "When did the {place} come into being?",
         "What year does the {place} date from?",
     ),
@@ -54,6 +57,9 @@ QUESTIONS = {
         "Who founded the {place}?",
         "Name the founder of the {place}.",
         "The {place} was founded by whom?",
+        "By whom was the {place} set up?",
+        "The founder of the {place}: who was it?",
+        "To whom does the town owe the {place}?",
         "Which person set up the {place}?",
         "Whose work was the foundation of the {place}?",
     ),
@@ -61,6 +67,9 @@ QUESTIONS = {
         "What are the walls of the {place} made of?",
         "Name the material of the walls of the {place}.",
         "Which material was used for the walls of the {place}?",
+        "The builders of the {place} used which material for its walls?",
+        "Of which material are the walls of the {place}?",
+        "The walls of the {place}: which material is that?",
         "From what were the walls of the {place} built?",
         "The {place} has walls of what?",
     ),
@@ -68,6 +77,9 @@ QUESTIONS = {
         "What colour is the door of the {place}?",
         "Name the colour of the door of the {place}.",
         "The door of the {place}: which colour does it have?",
+        "Which colour has the door of the {place}?",
+        "What is the colour of the door at the {place}?",
+        "Somebody looks for the door of the {place}. What colour is it?",
         "In which colour is the door of the {place} painted?",
         "How is the door of the {place} painted?",
     ),
@@ -75,6 +87,9 @@ QUESTIONS = {
         "On which day is the {place} closed?",
         "Name the day of the week on which the {place} is closed.",
         "The {place} does not open on one day. Which one?",
+        "When is the {place} closed?",
+        "Which day of the week is the {place} shut?",
+        "The {place} is locked on which day?",
         "When in the week can one not visit the {place}?",
         "Which weekday should visitors of the {place} avoid?",
     ),
@@ -82,6 +97,9 @@ QUESTIONS = {
         "What do the keepers of the {place} sell?",
         "Name what one can buy from the keepers of the {place}.",
         "What is offered to eat or drink at the {place}?",
+        "What can visitors buy from the keepers of the {place}?",
+        "The keepers of the {place} are known for which food or drink?",
+        "The keepers of the {place} sell something. What is it?",
         "Which food or drink do visitors get at the {place}?",
         "What do people buy at the {place}?",
     ),
@@ -89,6 +107,9 @@ QUESTIONS = {
         "Which animals live behind the {place}?",
         "Name the animals behind the {place}.",
         "What kind of animals can be seen behind the {place}?",
+        "The animals behind the {place}: which are they?",
+        "What animals are there behind the {place}?",
+        "Which animals are at home behind the {place}?",
         "Which animals would one meet in the yard of the {place}?",
         "What lives at the back of the {place}?",
     ),

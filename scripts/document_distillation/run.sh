@@ -7,7 +7,7 @@ setting OUTPUT_DIR logfiles/documents
 setting MODEL models/Qwen2.5-Coder-0.5B-Instruct
 setting SEEDS '0 1 2'
 setting METHODS 'none file sft document lora cartridge'
-setting EPOCHS 10
+setting EPOCHS 5
 setting RATE 1e-3
 setting CARTRIDGE_RATE 5e-3
 begin
@@ -20,7 +20,7 @@ for seed in "${seeds[@]}"; do
     common=(--task questions --validation_file "$guide/validation.jsonl" --model_name_or_path "$MODEL" --output_dir "$OUTPUT_DIR"
         --chat --system_prompt 'Answer with the fact alone, in as few words as possible.' --max_new_tokens 24 --seed "$seed"
         --data_seed "$seed" --max_batch_tokens 1024)
-    trained=("${common[@]}" --train_file "$guide/train.jsonl" --num_train_epochs "$EPOCHS" --per_device_train_batch_size 8
+    trained=("${common[@]}" --train_file "$guide/train.jsonl" --num_train_epochs "$EPOCHS" --per_device_train_batch_size 4 --lr_scheduler_type linear
         --no_save_final_model)
     lora=(--use_adapter --adapter_dim 16 --learning_rate "$RATE")
     for method in "${methods[@]}"; do
