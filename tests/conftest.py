@@ -70,6 +70,12 @@ def variables_are_left_as_they_were() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are written without pictures, which take most of their time."""
+    monkeypatch.setattr("llmft.report.commands.write.draw_all", lambda *_: [])
+
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 ROWS = [

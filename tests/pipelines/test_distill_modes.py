@@ -13,10 +13,10 @@ from llmft.models.reading import reader
 from llmft.models.reading.kv_cache import encode
 from llmft.prompts.render import PromptFormat
 from llmft.worlds.nli import CHECKPOINT
-from tests.pipelines.conftest import run
+from tests.pipelines.conftest import IN_DOMAIN, run
 
 SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 16, "--num_train_epochs", 1, "--learning_rate", 1e-3)
-SHORT += ("--per_device_train_batch_size", 8, "--logging_steps", 1, "--no_evaluate_with_context")
+SHORT += ("--per_device_train_batch_size", 8, "--logging_steps", 1, *IN_DOMAIN, "--no_evaluate_with_context")
 THREE_EPOCHS = (*SHORT[:6], "--num_train_epochs", 3, *SHORT[8:])
 LEARN = ("--max_eval_samples", 60, "--max_train_samples", 192, "--num_train_epochs", 8, "--learning_rate", 1e-3)
 LEARN += ("--per_device_train_batch_size", 32, "--no_evaluate_with_context")
@@ -193,7 +193,7 @@ def test_queries_without_labels_from_a_file(tmp_path):
 
 def test_labels_of_several_tokens(tmp_path):
     several = ("--target_tokens", "Yes Yes,No", "--multi_token_labels", "--num_train_epochs", 2)
-    icl = run("eval.py", tmp_path, "--num_shots", 4, "--max_eval_samples", 20, *several[:3])
+    icl = run("eval.py", tmp_path, "--num_shots", 4, "--max_eval_samples", 20, *IN_DOMAIN, *several[:3])
     record = run("distill.py", tmp_path, *SHORT, *several)
     assert record.metrics["stages"]["teacher"] == icl.metrics["stages"]["icl"]
     assert record.metrics["kl"]["after"]["toy"] < record.metrics["kl"]["before"]["toy"]

@@ -12,9 +12,10 @@ from llmft.models.reading import agreement, attention
 from llmft.report.commands import show
 from tests.conftest import SHARED
 from tests.models.reading.test_agreement import kernel_without_sums
-from tests.pipelines.conftest import MAIN, run
+from tests.pipelines.conftest import IN_DOMAIN, MAIN, run
 
-FEW = ("--num_shots", 4, "--max_eval_samples", 20)
+ALL_SETS = ("--num_shots", 4, "--max_eval_samples", 20)
+FEW = (*ALL_SETS, *IN_DOMAIN)
 
 
 def read_csv(folder, pattern="*.csv"):
@@ -128,17 +129,17 @@ def test_listed_demonstrations_are_the_context(tmp_path):
     drawn = run("eval.py", tmp_path, *FEW)
     idx = drawn.json("config")["draws"]["demonstrations"][0]
     (tmp_path / "shots.csv").write_text("idx\n" + "".join(f"{i}\n" for i in idx))
-    listed = run("eval.py", tmp_path, "--max_eval_samples", 20, "--sample_indices_file", tmp_path / "shots.csv")
+    listed = run("eval.py", tmp_path, *FEW[2:], "--sample_indices_file", tmp_path / "shots.csv")
     assert listed.path != drawn.path
     assert listed.metrics["stages"] == drawn.metrics["stages"]
     (tmp_path / "shots.csv").write_text("idx\n" + "".join(f"{i}\n" for i in reversed(idx)))  # same name, other content
-    turned = run("eval.py", tmp_path, "--max_eval_samples", 20, "--sample_indices_file", tmp_path / "shots.csv")
+    turned = run("eval.py", tmp_path, *FEW[2:], "--sample_indices_file", tmp_path / "shots.csv")
     assert turned.json("config")["draws"]["demonstrations"][0] == idx[::-1]
 
 
 def test_prompts_over_the_asked_for_length_are_cut_and_counted(tmp_path):
-    whole = run("eval.py", tmp_path, *FEW).metrics["stages"]["icl"]
-    cut = run("eval.py", tmp_path, *FEW, "--max_seq_length", 54).metrics["stages"]["icl"]
+    whole = run("eval.py", tmp_path, *ALL_SETS).metrics["stages"]["icl"]
+    cut = run("eval.py", tmp_path, *ALL_SETS, "--max_seq_length", 54).metrics["stages"]["icl"]
     assert {name: found["n_shortened"] for name, found in whole.items()} == dict.fromkeys(whole, 0)
     assert any(0 < found["n_shortened"] <= found["n"] for found in cut.values())
     assert all(found["n"] == found["n_asked"] for found in cut.values())
@@ -146,12 +147,12 @@ def test_prompts_over_the_asked_for_length_are_cut_and_counted(tmp_path):
 
 def test_a_context_too_long_says_what_would_fit(tmp_path):
     with pytest.raises(InputError) as caught:
-        run("eval.py", tmp_path, "--num_shots", 100, "--max_eval_samples", 5)
+        run("eval.py", tmp_path, "--num_shots", 100, "--max_eval_samples", 5, *IN_DOMAIN)
     says = str(caught.value)
     fits = int(says.split("--num_shots ")[2].split()[0])
     assert f"(the first {fits} of these)" in says
     assert fits % 2 == 0
-    run("eval.py", tmp_path, "--num_shots", fits, "--max_eval_samples", 5)
+    run("eval.py", tmp_path, "--num_shots", fits, "--max_eval_samples", 5, *IN_DOMAIN)
 
 
 @pytest.mark.parametrize("flag", ["--fp16", "--bf16"])
@@ -163,8 +164,8 @@ def test_half_precision_scores_are_near_those_of_full_precision(tmp_path, flag):
 
 
 def test_the_csv_has_upstreams_columns(tmp_path):
-    record = run("eval.py", tmp_path, *FEW, "--group", "mine", "--task_description", "Judge:")
-    run("eval.py", tmp_path, *FEW, "--data_seed", 1)
+    record = run("eval.py", tmp_path, *ALL_SETS, "--group", "mine", "--task_description", "Judge:")
+    run("eval.py", tmp_path, *ALL_SETS, "--data_seed", 1)
     rows = read_csv(tmp_path, "toy_toy_*.csv")
     sets = record.metrics["sets"]["in_domain"] + record.metrics["sets"]["out_of_domain"]
     measures = ("loss", "accuracy", "score_accuracy", "runtime", "samples_per_second", "steps_per_second")

@@ -9,7 +9,7 @@ import torch
 
 from llmft.errors import InputError
 from llmft.worlds.nli import CHECKPOINT
-from tests.pipelines.conftest import run
+from tests.pipelines.conftest import IN_DOMAIN, run
 from tests.pipelines.test_distill_modes import SHORT, SLOW, assert_same_training
 
 
@@ -92,7 +92,7 @@ def test_a_teacher_of_another_vocabulary_is_an_error(tmp_path):
 
 def test_room_for_a_teachers_virtual_tokens_is_free_again_for_its_student(tmp_path):
     soft = ("--use_soft_prompt", "--num_soft_prompt_tokens", 4, "--max_train_samples", 8, "--num_train_epochs", 1)
-    teacher = run("ft.py", tmp_path, *soft, "--max_eval_samples", 4).path / "model"
+    teacher = run("ft.py", tmp_path, *soft, *IN_DOMAIN, "--max_eval_samples", 4).path / "model"
     words = (*SHORT[:-1], "--max_seq_length", 57)
     plain = run("distill.py", tmp_path, *words).metrics["stages"]
     stages = run("distill.py", tmp_path, *words, "--teacher_model_name_or_path", teacher).metrics["stages"]

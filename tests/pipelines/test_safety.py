@@ -12,9 +12,9 @@ from llmft.errors import InputError
 from llmft.runs.record import RunRecord, folder_name
 from llmft.runs.secrets import HIDDEN, command_without_secrets, without_secrets
 from llmft.worlds.nli import CHECKPOINT
-from tests.pipelines.conftest import MAIN, run
+from tests.pipelines.conftest import IN_DOMAIN, MAIN, run
 
-SMALL = ("--num_shots", 4, "--max_eval_samples", 8, "--max_train_samples", 8)
+SMALL = ("--num_shots", 4, "--max_eval_samples", 8, "--max_train_samples", 8, *IN_DOMAIN)
 STEPS = ("--num_train_epochs", 1, "--per_device_train_batch_size", 4, "--save_strategy", "steps", "--save_steps", 1)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,11 @@ from llmft.runs.signals import Ended
 from llmft.training import preemption
 from llmft.training.ft_trainer import FtTrainer
 from llmft.worlds.nli import CHECKPOINT
-from tests.pipelines.conftest import MAIN, run
+from tests.pipelines.conftest import IN_DOMAIN, MAIN, run
 from tests.pipelines.test_in_context import read_csv
 
 ROOT = Path(__file__).parents[2]
-SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 32, "--learning_rate", 1e-3)
+SHORT = ("--num_shots", 4, "--max_eval_samples", 20, "--max_train_samples", 32, "--learning_rate", 1e-3, *IN_DOMAIN)
 EIGHT_STEPS = ("--num_train_epochs", 2, "--per_device_train_batch_size", 8)
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -82,7 +83,7 @@ def test_sigterm_outside_of_training_ends_at_once_and_leaves_nothing(tmp_path, m
     from llmft.evaluation.scorer import Scorer
 
     at_call(monkeypatch, Scorer, "score", call, terminate)
-    words = ["--task", "toy", "--output_dir", str(tmp_path / "out"), "--use_cpu", *map(str, SHORT)]
+    words = ["--task", "toy", "--output_dir", str(tmp_path / "out"), "--use_cpu", *map(str, SHORT[: -len(IN_DOMAIN)])]
     with pytest.raises(SystemExit) as end:
         process.run_main(lambda: MAIN["ft.py"](words), process.Command())
     assert end.value.code == 143
@@ -198,7 +199,7 @@ for _ in range(8):  # imports, which cost most of such a run, are done once
 assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
 """
     done = subprocess.run(
-        [sys.executable, "-u", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=ALONE, timeout=120
+        [sys.executable, "-u", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=ALONE, timeout=570
     )
     assert done.stdout.count("record: ") == 3
     assert done.stdout.count("finished before: ") == 7 * 3
@@ -237,7 +238,7 @@ for main in (in_context.main, fine_tune.main, distill.main): main(sys.argv[1:])
 """
     subprocess.run(
         [sys.executable, "-c", code, *map(str, words), "--num_train_epochs", "1"],
-        check=True, cwd=ROOT, env={**ALONE, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120,
+        check=True, cwd=ROOT, env={**ALONE, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=570,
     )  # fmt: skip
     assert len(list(tmp_path.rglob("DONE"))) == 3
 
@@ -245,7 +246,8 @@ for main in (in_context.main, fine_tune.main, distill.main): main(sys.argv[1:])
 @pytest.mark.deepspeed
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 def test_two_ranks_save_one_checkpoint_when_told_to_end(tmp_path, launcher):
-    words = ["ft.py", "--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT), "--num_train_epochs", "200"]
+    words = ["ft.py", "--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT), "--max_steps", "400"]
+    words += ["--disable_tqdm", "False"]
     commands = {
         "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words],
         "deepspeed": ["deepspeed.launcher.runner", "--num_accelerators", "2", *words, "--deepspeed", "zero2"],
@@ -257,9 +259,11 @@ def test_two_ranks_save_one_checkpoint_when_told_to_end(tmp_path, launcher):
         stdout=subprocess.PIPE, stderr=(tmp_path / "err").open("w"), text=True,
     )  # fmt: skip
     assert any(line.startswith("trains ") for line in started.stdout)
-    time.sleep(4)
+    while not re.search(r"\b[1-9]\d*/400 \[", (tmp_path / "err").read_text()):  # of the progress bar
+        assert started.poll() is None
+        time.sleep(0.1)
     os.killpg(started.pid, signal.SIGTERM)  # all of them, as a sweep does; the launcher passes its own on
-    started.communicate(timeout=60)
+    started.communicate(timeout=570)
     assert "is saved, and the same command goes on from there" in (tmp_path / "err").read_text()
     (progress,) = tmp_path.rglob("progress.json")
     assert len(json.loads(progress.read_text())["costs"]) == 2

@@ -17,10 +17,10 @@ from llmft.worlds.nli import CHECKPOINT
 from llmft.worlds.nli.world import toy_splits
 from tests.conftest import tiny_model
 from tests.models.test_load import write_gguf
-from tests.pipelines.conftest import MAIN, Record, last_wins, run
+from tests.pipelines.conftest import IN_DOMAIN, MAIN, Record, last_wins, run
 
 SHORT = ("--max_eval_samples", 8, "--max_train_samples", 8, "--num_train_epochs", 1, "--learning_rate", 1e-2)
-SHORT += ("--per_device_train_batch_size", 4)
+SHORT += ("--per_device_train_batch_size", 4, *IN_DOMAIN)
 PARTS = {
     "full": (),
     "bitfit": ("--bitfit",),
@@ -98,7 +98,7 @@ def test_the_cards_code_gives_the_records_scores(student, tmp_path, monkeypatch,
 @pytest.mark.parametrize("stack", [("lora",), ("lora", "lora")], ids=" on ".join)
 def test_a_student_is_evaluated_in_the_precision_of_its_training(student, tmp_path, capsys, stack):
     record = student(*stack, more=("--torch_dtype", "bfloat16"))
-    arguments = ("--model_name_or_path", record.path / "model", "--num_shots", 0, "--max_eval_samples", 8)
+    arguments = ("--model_name_or_path", record.path / "model", "--num_shots", 0, "--max_eval_samples", 8, *IN_DOMAIN)
     again = run("eval.py", tmp_path, *arguments).predictions.query("set == 'toy'")
     assert np.array_equal(np.stack(again.token_logprobs), np.stack(expected(record).token_logprobs))
     run("ft.py", tmp_path, *SHORT, "--use_adapter", "--model_name_or_path", record.path / "model")
@@ -112,7 +112,7 @@ def test_a_student_on_the_hub_is_evaluated_in_the_precision_of_its_training(tmp_
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
     arguments = ("--model_name_or_path", "some/student", "--cache_dir", tmp_path / "hub")
-    arguments += ("--num_shots", 0, "--max_eval_samples", 8)
+    arguments += ("--num_shots", 0, "--max_eval_samples", 8, *IN_DOMAIN)
     scores = [
         np.stack(run("eval.py", tmp_path / dtype, *arguments, *more).predictions.token_logprobs)
         for dtype, more in (("own", ()), ("half", ("--torch_dtype", "bfloat16")), ("full", ("--torch_dtype", "float32")))

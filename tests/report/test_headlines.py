@@ -143,8 +143,7 @@ def test_axes_hold_all_values(of_mse):
         plt.close(figure)
 
 
-def test_a_report_on_one_headline_names_it_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmft.report.commands.write.draw_all", lambda *_: [])
+def test_a_report_on_one_headline_names_it_once(tmp_path, without_pictures):
     write(
         tmp_path, [Made(method=method, seed=s, headline="f1_tokens") for method in ("icl", "pbft") for s in range(2)], hans_rows=9
     )

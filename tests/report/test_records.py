@@ -76,7 +76,7 @@ def test_a_stray_config_hides_no_runs(tmp_path):
     assert [name for name, _ in collection.left_out] == ["icl"]
 
 
-def test_names_that_are_no_utf_8_are_shown_as_bytes(tmp_path, capsys):
+def test_names_that_are_no_utf_8_are_shown_as_bytes(tmp_path, without_pictures, capsys):
     (record,) = write(tmp_path / "plain", [Made(method="pbft")], hans_rows=4)
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
     shutil.move(tmp_path / "plain", odd)
@@ -117,7 +117,8 @@ def test_counts_may_be_larger_than_a_machine_word(tmp_path):
     assert found["flops_mean"] == found["training_flops_mean"] == 2.0**70
 
 
-def test_broken_lines_of_a_log_are_left_out_and_told(tmp_path, capsys):
+def test_broken_lines_of_a_log_are_left_out_and_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("llmft.report.commands.write.PICTURES", ("training",))
     first, second = sorted(write(tmp_path, [Made(method="pbft", seed=seed) for seed in range(2)], hans_rows=4))
     lines = [
         '{"loss": 0.5, "step": 1}',

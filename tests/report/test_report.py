@@ -106,7 +106,7 @@ def test_methods_come_in_the_order_of_tables(folder):
     assert summarise(collect(folder))["method"].unique().tolist() == ["pbft", "distill"]
 
 
-def test_the_report_is_written_and_says_what_was_found(folder, capsys):
+def test_the_report_is_written_and_says_what_was_found(folder, without_pictures, capsys):
     main([str(folder)])
     printed = capsys.readouterr().out
     assert "0.600 ± 0.200" in printed
@@ -129,7 +129,7 @@ def test_the_report_is_written_and_says_what_was_found(folder, capsys):
     assert (out / "tables" / "results.tex").read_text().startswith("% \\usepackage{booktabs}\n\\begin{table}")
 
 
-def test_all_tables_are_in_all_forms(made, tmp_path, capsys):
+def test_all_tables_are_in_all_forms(made, tmp_path, without_pictures, capsys):
     main([str(made[0]), "--out", str(tmp_path)])
     printed = capsys.readouterr().out
     text = (tmp_path / "report.md").read_text()
@@ -177,7 +177,7 @@ def test_latex_prints_text_as_it_is():
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(made, tmp_path):
+def test_latex_compiles(made, tmp_path, without_pictures):
     main([str(made[0]), "--out", str(tmp_path)])
     inputs = "".join(f"\\input{{tables/{path.name}}}" for path in sorted((tmp_path / "tables").iterdir()))
     packages = "\\usepackage{booktabs}\\usepackage{longtable}"
@@ -185,7 +185,7 @@ def test_latex_compiles(made, tmp_path):
     subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path, check=True)
 
 
-def test_a_folder_may_have_a_commands_name(tmp_path, monkeypatch):
+def test_a_folder_may_have_a_commands_name(tmp_path, monkeypatch, without_pictures):
     make_run(tmp_path / "show", 0, "pbft")
     monkeypatch.chdir(tmp_path)
     main(["./show"])

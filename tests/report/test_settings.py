@@ -106,9 +106,8 @@ def test_other_evaluation_rows_are_marked_wherever_two_are_compared(unlike):
 
 
 @pytest.fixture(params=["idx", "target"])
-def as_many(request, tmp_path, monkeypatch):
+def as_many(request, tmp_path, without_pictures):
     """Prompting and training of two models; prompting on other in-domain rows (by idx, or by label), though as many."""
-    monkeypatch.setattr("llmft.report.commands.write.draw_all", lambda *_: [])
     models, methods = ("opt-125m", "opt-350m"), ("icl", "pbft", "distill")
     made = [Made(model=model, method=method, seed=seed) for model in models for method in methods for seed in range(2)]
     for record in write(tmp_path, made, hans_rows=4):
@@ -242,7 +241,7 @@ def test_a_report_on_a_pattern_with_brackets(tmp_path, capsys):
     assert "[INST] {text1} [/INST]" in printed and str(folder / "report") in printed
 
 
-def test_published_numbers_are_in_the_csv_and_none_is_said(tmp_path, capsys):
+def test_published_numbers_are_in_the_csv_and_none_is_said(tmp_path, without_pictures, capsys):
     main_runs = [Made(model="opt-30b", pattern="gpt-3"), Made(model="opt-30b", method="pbft-lora", pattern="gpt-3")]
     write(tmp_path, main_runs, hans_rows=5000)
     main([str(tmp_path)])

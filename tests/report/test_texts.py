@@ -107,11 +107,9 @@ def test_a_context_without_shots_is_what_trained_runs_are_compared_with(mixed):
     assert len(pairs) == 4 * 2 + 6  # trained ones with both ways of prompting and with each other
 
 
-def test_reports_on_labels_have_nothing_about_words(tmp_path):
+def test_reports_on_labels_have_nothing_about_words(tmp_path, without_pictures):
     write(tmp_path, LABELS, hans_rows=20)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmft.report.commands.write.draw_all", lambda *_: [])
-        main([str(tmp_path)])
+    main([str(tmp_path)])
     assert not [name for name in table(collect(tmp_path), "report").columns if name.startswith("kv_bytes")]
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Answers in words" not in text and "KV KiB" not in text

@@ -39,7 +39,7 @@ def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
         left.set_xlabel(headline_name(means.iloc[0]))
         if are_shares(scores):
             left.set_xlim(min(0.45, scores.min(axis=None) - 0.03), 1.02)
-        right.set(xlabel="tokens per query (log)", xscale="log", xlim=(1, 5 * most))
+        right.set(xlabel="tokens per\nquery (log)", xscale="log", xlim=(1, 5 * most))
         panels.log_ticks(right.xaxis, 1, most)
         _domains(left, judged, {domain: domain for domain in DOMAINS})
         panels.note(figure, "A marker a run, a bar their mean; trained models after the last step.")
