@@ -175,7 +175,7 @@ def check(script, arguments, folder):
     assert set(os.listdir(folder)) == names
 
 
-@pytest.mark.parametrize("script", list(MAIN))
+@pytest.mark.parametrize("script", list(GROUPS))
 def test_command_lines(script, world):
     pairs = st.sampled_from(ACTIONS[script]).flatmap(lambda a: st.tuples(st.sampled_from(a.option_strings), values(a)))
 

@@ -104,7 +104,9 @@ def prepare_study(argv: Sequence[str] | None) -> Job:
         identity["writer"] = fingerprint_model(writer, flags.writer_model_revision, flag, cache_dir=model.cache_dir)
     set_up_process(config)
     record = RunRecord(Path(flags.output_file).parent, writes=this_process().is_first)
-    return Job("self-study", task, name, config, identity["given"], None, {}, short_hash(identity), {}, {}, record)
+    job = Job("self-study", task, name, config, identity["given"], None, {}, short_hash(identity), {}, {}, record)
+    prompt_format_of(job)  # says early what is wrong with it
+    return job
 
 
 def study(job: Job, files: StudyFiles) -> None:

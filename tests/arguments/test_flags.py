@@ -120,8 +120,11 @@ def test_what_nothing_would_read_is_refused_and_what_is_read_is_not(script, name
 def test_what_excludes_each_other_is_refused(script, name, condition):
     if condition == f"--{name}":
         return
-    field, _ = FLAGS[script][name]
-    message = refusal(script, **such(script, condition, met=True), **{name: other_value(field)})
+    field, rules = FLAGS[script][name]
+    values = {name: other_value(field)} | such(script, condition, met=True)
+    for needed in there(script, rules.needs):
+        values = such(script, needed, met=True) | values
+    message = refusal(script, **values)
     assert "does not go with" in message and is_line("two flags that exclude each other", message)
 
 

@@ -14,7 +14,17 @@ from tests.pipelines.conftest import run
 from tests.pipelines.test_text_runs import SHORT
 
 NAME = "notes"
-LEARNING = (*SHORT, "--max_train_samples", 32, "--num_train_epochs", 4, "--per_device_train_batch_size", 8)
+LEARNING = (
+    *SHORT,
+    "--eval_task_name",
+    "unanswerable",
+    "--max_train_samples",
+    32,
+    "--num_train_epochs",
+    4,
+    "--per_device_train_batch_size",
+    8,
+)
 
 
 @pytest.fixture(scope="module")

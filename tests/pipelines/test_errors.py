@@ -174,8 +174,13 @@ def test_missing_and_damaged_files(tmp_path):
 
 @pytest.mark.parametrize("script", list(MAIN))
 def test_the_scripts_exit_with_two_and_one_line(tmp_path, script):
-    command = [sys.executable, str(ROOT / script), "--task", "toy", "--pattern", "no text", "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [str(ROOT / script), "--task", "toy"]
+    if script == "self_study":
+        (tmp_path / "a.txt").write_text("a text")
+        command = ["-m", "llmft.self_study", "--model_name_or_path", "toy", "--context_file", str(tmp_path / "a.txt")]
+        command += ["--output_file", str(tmp_path / "out.jsonl")]
+    command = [sys.executable, *command, "--pattern", "no text", "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()

@@ -52,7 +52,7 @@ def test_a_run_is_named_by_what_can_change_its_result(script, words, named):
 NO_NAME = """
     cache_dir data_dir dataset_cache_dir output_dir overwrite_output_dir
     model_name_or_path task_name train_file validation_file test_file out_of_domain_file eval_task_path paws_qqp_file
-    cola_ood_file sample_indices_file metric deepspeed system_prompt
+    cola_ood_file sample_indices_file metric deepspeed system_prompt evaluate_elsewhere
     count_flops use_cpu deepspeed_stage disable_tqdm local_rank report_to run_name project
     log_level log_level_replica log_on_each_node logging_strategy logging_first_step logging_steps logging_nan_inf_filter
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
@@ -64,7 +64,7 @@ NO_NAME = """
 """Flags of all scripts that change no result, or whose content the name holds in another way."""
 NO_NAME_OF = {
     "ft.py": "context_file context_dir context_glob",
-    "distill.py": "context_file context_dir context_glob instruction query_file teacher_cache_dir teacher_model_name_or_path",
+    "distill.py": "context_file context_dir context_glob instruction query_file retain_file teacher_cache_dir teacher_model_name_or_path",
     "eval.py": """
         context_file context_dir context_glob instruction loss_mean group num_data_seeds max_train_samples
         accelerator_config activation_checkpointing activation_checkpointing_kwargs

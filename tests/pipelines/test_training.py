@@ -168,7 +168,7 @@ CUTS = {
         "evaluate",
         2,
     ),
-    "between a checkpoint and what we put there": ("ft.py", (*SHORT, *EIGHT_STEPS, *STEPS), training, "all_gather", 2),
+    "between a checkpoint and what we put there": ("ft.py", (*SHORT, *EIGHT_STEPS, *STEPS), training, "all_gather", 3),
     "in the saving of the weights, within an epoch": ("ft.py", (*SHORT, *EIGHT_STEPS, *EPOCHS), training, "_save", 2),
 }
 

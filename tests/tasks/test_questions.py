@@ -138,7 +138,7 @@ def test_lines_that_a_model_wrote_are_queries(write):
 def test_documents_in_files_of_their_own(write, tmp_path):
     for name in ("a.md", "b.md"):
         (tmp_path / name).write_text(f"The text of {name}.\n")
-    files = [ContextFile(name, str(tmp_path / name), "--context_file") for name in ("a.md", "b.md")]
+    files = [ContextFile(name, str(tmp_path / name)) for name in ("a.md", "b.md")]
     rows = [{**ASKED[0], "page": "b.md"}, {**ASKED[1], "page": "a.md"}]
     named = ("--validation_file", write(rows), "--document_column", "page")
     data = load(questions(*named, context_files=files))
