@@ -10,20 +10,13 @@ from llmft.report.__main__ import main
 from llmft.tasks.table import TASKS
 from llmft.tasks.unrelated import UNRELATED, unrelated_rows
 from llmft.worlds.notes.world import draw_notes, draw_unrelated, notes_documents, notes_unrelated
-from tests.pipelines.conftest import run
+from tests.pipelines.conftest import IN_DOMAIN, run
 from tests.pipelines.test_text_runs import SHORT
 
 NAME = "notes"
 LEARNING = (
-    *SHORT,
-    "--eval_task_name",
-    "unanswerable",
-    "--max_train_samples",
-    32,
-    "--num_train_epochs",
-    4,
-    "--per_device_train_batch_size",
-    8,
+    *(word for word in SHORT if word not in IN_DOMAIN),
+    *("--max_train_samples", 32, "--num_train_epochs", 4, "--per_device_train_batch_size", 8),
 )
 
 

@@ -64,7 +64,9 @@ NO_NAME = """
 """Flags of all scripts that change no result, or whose content the name holds in another way."""
 NO_NAME_OF = {
     "ft.py": "context_file context_dir context_glob",
-    "distill.py": "context_file context_dir context_glob instruction query_file retain_file teacher_cache_dir teacher_model_name_or_path",
+    "distill.py": """
+        context_file context_dir context_glob instruction query_file retain_file teacher_cache_dir teacher_model_name_or_path
+    """,
     "eval.py": """
         context_file context_dir context_glob instruction loss_mean group num_data_seeds max_train_samples
         accelerator_config activation_checkpointing activation_checkpointing_kwargs
