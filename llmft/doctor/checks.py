@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmft.doctor.machine import PRECISIONS
-from llmft.errors import one_line
+from llmft.errors import InputError, one_line
 from llmft.models.load import load_model, short_name
 from llmft.models.reading.reader import agreement_of
 from llmft.models.wrapping import bare_model
@@ -35,8 +35,8 @@ EXPECTED: Mapping[str, Mapping[str, float]] = {
 """Stage -> metric -> what this check gave on a CPU (x86-64 with AVX2, torch 2.13, one thread). Who pretrains the embedded model
 again puts here what the check then says."""
 TOLERANCE = 0.02
-"""How far metrics may be from that. Weights that were changed by a millionth at random moved them by .0001, by a thousandth (about
-what TF32 rounds by) by .012."""
+"""How far metrics may be from that. Weights that were changed by a millionth at random moved them by .0001, by a thousandth
+(about what TF32 rounds by) by .012."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def _distillation_checks(model: torch.nn.Module, tokenizer: PreTrainedTokenizerB
 
 
 def _or_failed(device: torch.device, what: str, checks: Iterator[Check]) -> Iterator[Check]:
-    """The checks, and one that has failed where they raise what torch raises if a device cannot compute something."""
+    """The checks, and one that has failed where they raise what comes of a device that cannot compute something, or gives NaN."""
     try:
         yield from checks
-    except RuntimeError as error:
+    except (RuntimeError, InputError) as error:
         yield Check(str(device), what, f"{type(error).__name__}: {one_line(error)}", "no error", passed=False)

@@ -32,7 +32,7 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "memory", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available"
     capabilities = torch.cpu.get_capabilities()
     name = f"{capabilities.get('cpu_name') or capabilities['architecture']}, {torch.backends.cpu.get_cpu_capability()}"
-    cores = f"{psutil.cpu_count(logical=False) or '?'} cores, {torch.get_num_threads()} threads used"
+    cores = f"{psutil.cpu_count(logical=False) or '?'} cores, threads in use: {torch.get_num_threads()}"
     yield "processor", f"{name}, {cores}"
     yield "half precision on the CPU", "; ".join(map(_half_precision, PRECISIONS[1:]))
     yield "CUDA", f"built for {torch.version.cuda or torch.version.hip or 'CPUs alone'}, {torch.cuda.device_count()} GPUs seen"
