@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llmft.models.load import OTHER_PLACES
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def look_at(kind: str) -> tuple[str, str]:
     """How a kind reads, and the difference that makes, or why it could not be made."""
     reason = ""
-    windowed = [{**sizes, **WINDOW} for sizes in SIZES] if hasattr(AutoConfig.for_model(kind), "sliding_window") else []
+    windowed = [{**sizes, **WINDOW} for sizes in SIZES] if hasattr(CONFIG_MAPPING[kind], "sliding_window") else []
     for sizes in windowed + SIZES:
         try:
             model = make(kind, sizes)
