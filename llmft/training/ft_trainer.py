@@ -18,7 +18,7 @@ from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.parts.head import Projection, positions_at_once, project_in_pieces
 from llmft.models.reading.batches import all_logits, answer_logits
 from llmft.models.reading.continuations import Continued, padded_batch
-from llmft.models.reading.packing import can_pack, packed_batch
+from llmft.models.reading.packing import can_pack, common_head, packed_batch
 from llmft.models.reading.reader import agreement_of
 from llmft.models.wrapping import encoded_virtual_tokens, on_device, virtual_tokens
 from llmft.training.checkpoints import ReadableCheckpoint
@@ -240,14 +240,14 @@ def collate(
     Args:
         examples: their places `query`, which only the host asks for, stay numbers.
         branches: token sequences that each prompt comes with, as labels of several tokens want it.
-        packed: side by side in one row, for models that `can_pack`; else padded on the left.
+        packed: side by side in one row, what all begin with once, for models that `can_pack`; else padded on the left.
     """
     if torch.utils.data.get_worker_info() is not None:  # its main process ends it, and has a checkpoint to save first
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     prompts = [example["input_ids"] for example in examples]
     positions = [example.get(ASKED, 1) for example in examples]
     if packed:
-        batch = packed_batch(prompts, counts=positions)
+        batch = packed_batch(prompts, counts=positions, head=common_head(prompts, positions))
     else:
         batch = padded_batch(Continued([], prompts, positions, [branches] * len(prompts)))
     batch[SIZE] = len(examples)

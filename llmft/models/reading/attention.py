@@ -1,9 +1,9 @@
 """Attention over texts that lie side by side in one row: each at the cost it has alone, no padding, no mask over the row.
 
-n texts of T tokens in all go through the layers as one row of T. Only attention sees them apart: each looks at itself, and at P
-keys and values in front of the row, if there are any, which all share. That takes n * t^2 + T * P scores (t the longest text)
-where a mask over the row would take T * (T + P). Behind shared keys the two parts are put together by their softmax sums (as in
-Juravsky et al. 2024, arXiv:2402.05099):
+n texts of T tokens in all go through the layers as one row of T; what all begin with can stand in it once. Only attention sees
+them apart: each looks at itself, and at P keys and values in front of the row, if there are any, which all share. That takes
+n * t^2 + T * P scores (t the longest text) where a mask over the row would take T * (T + P). Behind shared keys the two parts
+are put together by their softmax sums (as in Juravsky et al. 2024, arXiv:2402.05099):
 
     out = w * out_shared + (1 - w) * out_text,    w = Z_shared / (Z_shared + Z_text)
 
@@ -261,10 +261,11 @@ def _blocks(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def _row(blocks: Sequence[torch.Tensor], places: Sequence[torch.Tensor], row: int) -> torch.Tensor:
-    """Groups of (n, H, t, d) -> (T, H, d): the inverse of `_blocks`."""
+    """Groups of (n, H, t, d) -> (T, H, d): the inverse of `_blocks`. What several texts begin with is the same in
+    all of them, and taken from one."""
     where = torch.cat([part.flatten() for part in places])
-    inverse = torch.empty(row + 1, dtype=torch.int64, device=where.device)
-    inverse[torch.where(where < 0, row, where)] = torch.arange(len(where), device=where.device)
+    inverse = torch.full((row + 1,), len(where), dtype=torch.int64, device=where.device)
+    inverse.scatter_reduce_(0, torch.where(where < 0, row, where), torch.arange(len(where), device=where.device), "amin")
     return torch.cat([block.transpose(1, 2).flatten(0, 1) for block in blocks]).index_select(0, inverse[:row])
 
 

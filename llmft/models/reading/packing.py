@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,7 @@ SILENT = {"phimoe"}
 
 
 def packed_batch(
-    texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool = False, counts: Sequence[int] | None = None
+    texts: Sequence[Sequence[int]], start: int = 0, *, shares: bool = False, counts: Sequence[int] | None = None, head: int = 0
 ) -> dict[str, torch.Tensor]:
     """Texts side by side, as arguments of a model whose attention is `NAME`.
 
@@ -33,21 +34,33 @@ def packed_batch(
         start: position of each text's first token.
         shares: whether the model's cache brings shared keys along (`with_shared`); attention fails where they do not arrive.
         counts: at how many of each text's last tokens logits are read; None for one of each.
+        head: how many first tokens, the same in all texts, stand in the row once; logits are read behind them.
 
     Returns:
         `input_ids` and `position_ids` (1, T), `attention_mask` (1, 1, n, t): each token's place in the row, -1 behind a text's
         end (twice if it `shares`: (1, 2, n, t)); `logits_to_keep` (A,): the places whose logits are read, in order. All int64.
     """
     lengths = torch.tensor([len(text) for text in texts])
-    ends = lengths.cumsum(0)
+    ends = head + (lengths - head).cumsum(0)
     column = torch.arange(int(lengths.max()))
     places = torch.where(column < lengths[:, None], (ends - lengths)[:, None] + column, -1)
+    places[:, :head] = column[:head]
+    positions = [torch.arange(head), *(torch.arange(head, len(text)) for text in texts)]
     return {
-        "input_ids": torch.tensor([[token for text in texts for token in text]]),
-        "position_ids": torch.cat([torch.arange(start, start + len(text)) for text in texts])[None],
+        "input_ids": torch.tensor([[*texts[0][:head], *(token for text in texts for token in text[head:])]]),
+        "position_ids": start + torch.cat(positions)[None],
         "attention_mask": places.repeat(1, 2 if shares else 1, 1, 1),  # copied: what lies twice in one place cannot be pinned
         "logits_to_keep": last_places(ends, torch.tensor(counts or [1] * len(texts))),
     }
+
+
+def common_head(texts: Sequence[Sequence[int]], counts: Sequence[int]) -> int:
+    """How many first tokens of texts stand in a row once (`packed_batch`): those that all begin with, up to where logits are
+    read, as in chats with a system prompt; none where that saves less than one token in eight."""
+    shortest = min(len(text) - count for text, count in zip(texts, counts, strict=True))
+    columns = zip(*(text[:shortest] for text in texts), strict=True)
+    head = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return head if 8 * head * (len(texts) - 1) >= sum(map(len, texts)) else 0
 
 
 def last_places(ends: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from llmft.models.reading import softmax
 from llmft.models.reading.attention import NAME, LostKeysError, packed_attention, with_shared
 from llmft.models.reading.batches import answer_logits, left_pad
 from llmft.models.reading.kv_cache import encode, read_only
-from llmft.models.reading.packing import can_pack, packed_batch
+from llmft.models.reading.packing import can_pack, common_head, packed_batch
 from llmft.models.reading.softmax import attend
 from tests.conftest import CONFIGS, adapted, tiny_model
 from tests.models.reading.test_reader import LABELS, one_by_one, prompts
@@ -33,6 +33,18 @@ def test_a_row_by_hand():
     assert batch["attention_mask"].tolist() == [[[[0, 1, -1], [2, -1, -1], [3, 4, 5]]]]
     assert batch["logits_to_keep"].tolist() == [1, 2, 5]
     assert packed_batch([[5, 6], [7], [8, 9, 10]], counts=[2, 1, 2])["logits_to_keep"].tolist() == [0, 1, 2, 4, 5]
+
+
+def test_what_all_begin_with_stands_in_the_row_once():
+    texts, counts = [[1, 2, 5, 6], [1, 2, 7], [1, 2, 8, 9, 10]], [2, 1, 2]
+    assert common_head(texts, counts) == 2
+    batch = packed_batch(texts, counts=counts, head=2)
+    assert batch["input_ids"].tolist() == [[1, 2, 5, 6, 7, 8, 9, 10]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 2, 2, 3, 4]]
+    assert batch["attention_mask"].tolist() == [[[[0, 1, 2, 3, -1], [0, 1, 4, -1, -1], [0, 1, 5, 6, 7]]]]
+    assert batch["logits_to_keep"].tolist() == [2, 3, 4, 6, 7]
+    assert common_head(texts, [2, 2, 2]) == 1  # logits are read behind it
+    assert common_head([[1, *range(2 + i, 20 + i)] for i in range(4)], [1] * 4) == 0  # too little to matter
 
 
 @pytest.mark.parametrize("shares", [False, True])
@@ -89,8 +101,9 @@ def test_in_the_last_layer_only_the_asked_tokens_look_at_the_shared_keys(family)
     torch.testing.assert_close(logits[True], logits[False], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("head", [0, 9])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_families_that_pack_learn_the_same_packed_as_padded(family):
+def test_families_that_pack_learn_the_same_packed_as_padded(family, head):
     model = tiny_model(family)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -99,8 +112,8 @@ def test_families_that_pack_learn_the_same_packed_as_padded(family):
     assert can_pack(model) == (family not in OTHERS)
     if not can_pack(model):
         return
-    results = []
-    for one, batch in ((model, packed_batch(TEXTS)), (other, left_pad(TEXTS))):
+    results, texts = [], [[*range(40, 40 + head), *text] for text in TEXTS]
+    for one, batch in ((model, packed_batch(texts, head=head)), (other, left_pad(texts))):
         logits = answer_logits(one, batch)
         torch.nn.functional.cross_entropy(logits, answers).backward()
         results.append((logits.detach(), {name: p.grad for name, p in one.named_parameters() if p.grad is not None}))
