@@ -26,7 +26,7 @@ class ComposeArguments(Checked):
     )
     merge_weight: float = flag("What each LoRA adapter is multiplied by: 1 for the sum, 1 / n for the mean of n.", 1.0, above=0)
     ties_density: float = flag("Share of each matrix's weights that `ties` keeps, the largest.", 0.2, above=0, below=1)
-    output_dir: str = flag("Folder that holds all runs; what is put together lies there in `composed`.", "logfiles", kind="folder")
+    output_dir: str = flag("Folder that holds all runs; in its `composed` lies what is put together.", "logfiles", kind="folder")
 
     @property
     def merges(self) -> tuple[str, ...]:

@@ -85,8 +85,8 @@ class DistillationArguments(Objective):
         "So many tokens at the start of an answer in words are not learnt, its last one always is.", 0, at_least=0, answers=TEXT
     )
     answer_pattern: str | None = flag(
-        "Regular expression whose first group is the answer in what the teacher wrote, and ends it: the teacher may think in front "
-        "of it, and the student learns the group alone. Answers without a match are dropped.",
+        "Regular expression whose first group is the answer at the end of what the teacher wrote: it may think in front of that, "
+        "and the student learns the group alone. Answers without a match are dropped.",
         needs="--answers teacher",
         excludes={"--targets gold": "the teacher writes nothing there"},
         answers=TEXT,

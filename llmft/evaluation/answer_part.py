@@ -1,4 +1,4 @@
-"""The part of what a model wrote that is its answer, where it has thought in front of it (Snell et al. 2022, arXiv:2209.15189)."""
+"""The part of what a model wrote that is its answer, where it has thought first (Snell et al. 2022, arXiv:2209.15189)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Adapters that were trained apart, a document each, put together: asked about every document alone and all together. Cartridges
-stand one after the other in front of the prompt, LoRA adapters are merged. Each model is asked by eval.py, whose records the report
-reads."""
+stand one after the other in front of the prompt, LoRA adapters are merged. The questions are asked by eval.py, whose records the
+report reads."""
 
 from __future__ import annotations
 
@@ -152,10 +152,12 @@ def check_alike(runs: Sequence[DocumentRun], flags: ComposeArguments) -> None:
     first = runs[0]
     for run in runs[1:]:
         if (run.kind, run.base) != (first.kind, first.base):
-            raise InputError(f"--runs {run.path}: its student is of another kind or base than that of {first.path}; give alike ones")
+            other = f"its student is of another kind or base than that of {first.path}"
+            raise InputError(f"--runs {run.path}: {other}; give alike ones")
     if first.kind != "lora":
         if flags.merge is not None:
-            raise InputError(f"--merge {flags.merge}: is for LoRA adapters, and cartridges stand one after the other; leave it out")
+            merge = f"--merge {flags.merge}"
+            raise InputError(f"{merge}: is for LoRA adapters, and cartridges stand one after the other; leave it out")
         return
     ranks = sorted({run.settings["r"] for run in runs})
     added = next((how for how in flags.merges if how != "cat"), None)

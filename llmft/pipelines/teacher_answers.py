@@ -15,6 +15,7 @@ from llmft.tasks.texts import document_of, query_text
 
 if TYPE_CHECKING:
     from llmft.distillation.reference import TeacherReference
+    from llmft.evaluation.answer_part import AnswerPart
     from llmft.evaluation.answers import Answers
     from llmft.evaluation.scorer import MeanScorer
     from llmft.evaluation.scores import Scores
@@ -58,20 +59,24 @@ def split_answers(answers: Texts, queries: Sequence[Row]) -> tuple[list[Row], di
     learnt = [(row, part) for row, part in found if part.ends_answer]
     if not learnt:
         first = quote(answers.written(queries[0]["answer_ids"]))
-        raise InputError(f"{flag}: none of the teacher's {len(queries)} answers ends in a match, the first being {first}; change it")
+        none = f"none of the teacher's {len(queries)} answers ends in a match"
+        raise InputError(f"{flag}: {none}, the first being {first}; change it")
     unmatched, more = len(queries) - len(found), len(found) - len(learnt)
     reasons = {f"without a match of {flag}": unmatched, "with more text behind it": more}
     if note := left_out("the teacher's answers", len(queries), reasons):
         say_note(note)
-    within = [row for row, part in learnt if not part.whole_token]
+    within = [row["answer_ids"][part.begin] for row, part in learnt if not part.whole_token]
     if within:
-        token = quote(answers.prompter.tokenizer.decode(within[0]["answer_ids"][answers.part(within[0]["answer_ids"]).begin]))
+        token = quote(answers.prompter.tokenizer.decode(within[:1]))
         say_note(f"{flag}: {len(within)} matches begin within a token, the first within {token}; the whole token is learnt")
-    rows = [
-        {**row, "thought_ids": row["answer_ids"][: part.begin], "answer_ids": row["answer_ids"][part.begin :]} for row, part in learnt
-    ]
-    counts = {"written": len(queries), "learnt": len(learnt), "unmatched": unmatched, "more_behind": more, "within_token": len(within)}
-    return rows, counts
+    counts = {"learnt": len(learnt), "unmatched": unmatched, "more_behind": more, "within_token": len(within)}
+    return [cut(row, part) for row, part in learnt], {"written": len(queries), **counts}
+
+
+def cut(row: Row, part: AnswerPart) -> Row:
+    """A row whose `answer_ids` are those of a part of its answer; those in front are `thought_ids`."""
+    ids = row["answer_ids"]
+    return {**row, "thought_ids": ids[: part.begin], "answer_ids": ids[part.begin :]}
 
 
 def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
@@ -115,11 +120,9 @@ def references(job: Job, teacher: MeanScorer, scores: Mapping[str, Scores]) -> d
     objective = Objective(support="topk", topk=min(Objective.topk, logits_width(teacher.scorers[0].model)))
     made = {}
     for name, rows in job.eval_sets.items():
-        answered = []
-        for row, ids in zip(rows, scores[name]["answer_ids"], strict=True):
-            part = teacher.answers.part(ids)
-            begin = 0 if part is None else part.begin
-            answered.append({**row, "thought_ids": ids[:begin], "answer_ids": ids[begin:]})
+        written = [{**row, "answer_ids": ids} for row, ids in zip(rows, scores[name]["answer_ids"], strict=True)]
+        parts = [teacher.answers.part(row["answer_ids"]) for row in written]
+        answered = [row if part is None else cut(row, part) for row, part in zip(written, parts, strict=True)]
         with job.meter.phase("evaluate", "teacher", name) as phase:
             contexts = teacher.context_of(rows)
             targets = Teacher(teacher.scorers, answered, objective, context_of=contexts, counted=False).precompute(phase)

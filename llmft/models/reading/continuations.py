@@ -56,8 +56,8 @@ class Continued:
         """
         if not all(map(len, answers)):
             raise ValueError(f"answer {[*map(len, answers)].index(0)} has no tokens")
-        between = thoughts or [()] * len(answers)
-        texts = [[*suffix, *first, *answer[:-1]] for suffix, first, answer in zip(prompts.suffixes, between, answers, strict=True)]
+        parts = zip(prompts.suffixes, thoughts or [()] * len(answers), answers, strict=True)
+        texts = [[*suffix, *thought, *answer[:-1]] for suffix, thought, answer in parts]
         return cls(prompts.prefix, texts, [*map(len, answers)], [()] * len(texts))
 
     def of(self, rows: Sequence[int]) -> Continued:
