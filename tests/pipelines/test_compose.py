@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llmft.arguments.composing import ComposeArguments
 from llmft.pipelines import compose
 from tests.pipelines.conftest import IN_DOMAIN, run
 
-SHORT = ("--task", "notes", "--max_eval_samples", 6, *IN_DOMAIN, "--max_train_samples", 8, "--num_train_epochs", 1)
+SHORT = ("--task", "notes", "--max_eval_samples", 4, *IN_DOMAIN, "--max_train_samples", 8, "--num_train_epochs", 1)
 SHORT += ("--per_device_train_batch_size", 2, "--no_evaluate_with_context", "--no_evaluate_elsewhere", "--max_new_tokens", 8)
 PARTS = {"lora": ("--use_adapter", "--adapter_dim", 2), "cartridge": ("--use_cartridge", "--cartridge_tokens", 12)}
 
@@ -66,9 +67,11 @@ def test_one_way_of_merging_with_another_weight(trained, tmp_path):
     part, runs = trained
     if part == "cartridge":
         pytest.skip("cartridges are not merged")
-    half, _ = composition(tmp_path / "half", runs, "--merge", "cat", "--merge_weight", "0.5")
-    assert [path.name for path in half.iterdir() if path.is_dir()] == ["notes-lora-cat"]
-    whole, _ = composition(tmp_path / "whole", runs, "--merge", "cat")
-    halves, wholes = (weights(one / "notes-lora-cat") for one in (half, whole))
-    key = next(key for key in halves if ".lora_A." in key)
-    assert torch.allclose(halves[key] * 2, wholes[key])
+    students = []
+    for weight in (0.5, 1.0):
+        flags = ComposeArguments(",".join(str(one.path) for one in runs), "cat", weight, output_dir=str(tmp_path))
+        _, together = compose.put_together([compose.DocumentRun.read(one.path) for one in runs], flags)
+        assert [*together] == ["cat"]
+        students.append(weights(together["cat"]))
+    key = next(key for key in students[0] if ".lora_A." in key)
+    assert torch.allclose(students[0][key] * 2, students[1][key])
