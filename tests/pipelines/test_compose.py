@@ -1,13 +1,16 @@
 """Adapters of two documents put together and asked alone and together, by runs of the embedded notes."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from llmft.arguments.composing import ComposeArguments
-from llmft.pipelines import compose
+from llmft.arguments.run import as_dict
+from llmft.pipelines import compose, distill, in_context
+from tests.parsing import parse
 from tests.pipelines.conftest import IN_DOMAIN, run
 
 SHORT = ("--task", "notes", "--max_eval_samples", 4, *IN_DOMAIN, "--max_train_samples", 8, "--num_train_epochs", 1)
@@ -75,3 +78,23 @@ def test_one_way_of_merging_with_another_weight(trained, tmp_path):
         students.append(weights(together["cat"]))
     key = next(key for key in students[0] if ".lora_A." in key)
     assert torch.allclose(students[0][key] * 2, students[1][key])
+
+
+def test_questions_are_asked_as_their_run_asked_them():
+    words = "--task questions --query_file q.jsonl --chat --system_prompt Briefly. --student_pattern {text1} --context file"
+    more = "--context_file a.md --document_column document --max_new_tokens 24 --data_seed 3 --use_cpu"
+    more += " --use_adapter --max_train_samples 5 --learning_rate 1e-3"
+    groups, _ = parse(distill.GROUPS, [*words.split(), *more.split()])
+    config = {"task": "questions", "arguments": {type(group).__name__: as_dict(group) for group in groups}}
+    one = compose.DocumentRun(Path("run"), config, {})
+    assert one.document == "a.md"
+    (_, plain), (_, given) = (parse(in_context.GROUPS, some) for some in ([], one.words))
+    expected = {
+        "pattern": "{text1}",
+        "validation_file": "q.jsonl",
+        "system_prompt": "Briefly.",
+        "max_new_tokens": 24,
+        "data_seed": 3,
+    }
+    assert {name: given[name] for name in expected} == expected
+    assert given.keys() - plain.keys() - expected.keys() == {"context", "task_name", "chat", "use_cpu"}
