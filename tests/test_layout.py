@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "llmft"
-ROOMS = "doctor self_study pipelines distillation training evaluation models tasks prompts worlds arguments runs cost".split()
+ROOMS = """
+    doctor self_study compose pipelines distillation training evaluation models tasks prompts worlds arguments runs cost
+""".split()
 """From the top down; each imports from rooms below it alone."""
 LOOSE = ("__init__", "errors")
 REPORT = {"report", "runs", "cost", "errors"}

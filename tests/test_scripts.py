@@ -1,5 +1,6 @@
 """Every command that a sweep or the README shows is one that the real parser accepts, with each value in its place."""
 
+import ast
 import json
 import os
 import re
@@ -15,14 +16,14 @@ import pandas as pd
 import pytest
 
 from llmft.arguments.deepspeed_config import find_config
-from llmft.pipelines import distill, fine_tune, in_context, self_study
+from llmft.pipelines import compose, distill, fine_tune, in_context, self_study
 from llmft.worlds.regression import pretrain
 from llmft.worlds.regression.recipe import recipes_of
 from tests.parsing import parse
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {"eval.py": in_context.GROUPS, "ft.py": fine_tune.GROUPS, "distill.py": distill.GROUPS}
-GROUPS["llmft.self_study"] = self_study.GROUPS
+GROUPS |= {"llmft.self_study": self_study.GROUPS, "llmft.compose": compose.GROUPS}
 TASKS = ("rte", "mnli", "qqp", "cola")
 NARROW = {"MODELS": "facebook/opt-125m", "DATA_SEEDS": "0 1 4"}
 GRID = {  # runs for one model and three draws, of which in-context learning takes the first two together
@@ -173,15 +174,31 @@ def test_a_batch_is_shared_out_over_the_processes():
     assert command[command.index("--gradient_accumulation_steps") + 1] == "4"
 
 
-@pytest.mark.parametrize(("page", "count"), [("README.md", 9), ("docs/recipes.md", 14), ("docs/text.md", 21)])
+@pytest.mark.parametrize(("page", "count"), [("README.md", 9), ("docs/recipes.md", 27), ("docs/text.md", 25)])
 def test_shown_commands(page, count):
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    ours = re.compile(r"\b(eval|ft|distill)\.py|\bllmft\.self_study")
+    ours = re.compile(r"\b(eval|ft|distill)\.py|\bllmft\.(self_study|compose)")
     commands = [shlex.split(line, comments=True) for line in lines if ours.search(line)]
     assert len(commands) == count
     for command in commands:
         assert accepted(without_deepspeed(command))
+
+
+def test_tests_and_commands_behind_features_and_pitfalls_are_there():
+    text = (ROOT / "docs/comparison_of_tools.md").read_text()
+    commands = re.findall(r"`(python [^`]+)`", text)
+    assert all(accepted(shlex.split(command)) for command in commands)
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+    assert len(named) == text.count("::") and len(commands) > 10
+    for file, name in named:
+        functions = [node.name for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)]
+        assert name in functions, f"{file} has no {name}"
+    for row in text.splitlines():
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        if len(cells) == 12 and cells[0].strip().isdigit() and cells[10] == "Y":
+            assert "`" in cells[11], row
+    assert [int(row.split("|")[1]) for row in text.splitlines() if re.match(r"\| \d+ \|", row)] == [*range(1, 24), *range(1, 13)]
 
 
 @pytest.mark.parametrize(("page", "count"), [("README.md", 3), ("scripts/README.md", 4)])
@@ -263,5 +280,5 @@ def test_the_first_screen_of_the_readme_runs_something():
 
 
 def test_entry_scripts_are_short():
-    for script in ("eval.py", "ft.py", "distill.py", "llmft/self_study/__main__.py"):
+    for script in ("eval.py", "ft.py", "distill.py", "llmft/self_study/__main__.py", "llmft/compose/__main__.py"):
         assert len((ROOT / script).read_text().splitlines()) < 60

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 from llmft.arguments.context import TEXT
 from llmft.arguments.flags import flag
 from llmft.arguments.objective import SOFT, Objective
+from llmft.errors import InputError
 
 ON_POLICY = "--answers student|mixed"
 
@@ -82,6 +84,13 @@ class DistillationArguments(Objective):
     skip_first: int = flag(
         "So many tokens at the start of an answer in words are not learnt, its last one always is.", 0, at_least=0, answers=TEXT
     )
+    answer_pattern: str | None = flag(
+        "Regular expression whose first group is the answer at the end of what the teacher wrote: it may think in front of that, "
+        "and the student learns the group alone. Answers without a match are dropped.",
+        needs="--answers teacher",
+        excludes={"--targets gold": "the teacher writes nothing there"},
+        answers=TEXT,
+    )
     query_file: str | None = flag(
         "Queries from a file, with labels or without, in place of training rows (columns: --text1_column, --text2_column).",
         kind="path",
@@ -111,6 +120,17 @@ class DistillationArguments(Objective):
     student_target_prefix: str | None = flag("The student's prefix; default: --target_prefix.")
     teacher_target_tokens: str | None = flag("The teacher's label words; default: --target_tokens.")
     student_target_tokens: str | None = flag("The student's label words; default: --target_tokens.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.answer_pattern is not None:
+            pattern = f"--answer_pattern {self.answer_pattern}"
+            try:
+                groups = re.compile(self.answer_pattern).groups
+            except re.error as error:
+                raise InputError(f"{pattern}: is no regular expression ({error}); fix it") from error
+            if not groups:
+                raise InputError(f"{pattern}: has no group; put parentheses around what is the answer, as in 'Answer: (.+)'")
 
     @property
     def on_policy(self) -> bool:

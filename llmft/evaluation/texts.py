@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from llmft.errors import InputError, quote
+from llmft.evaluation.answer_part import AnswerPart, find_part
 from llmft.evaluation.answers import ASKED, Answers, Asking, Question, Reference
 from llmft.evaluation.metrics import more_metrics, row_scores
 from llmft.evaluation.scores import Headline, Scores, of_objects
@@ -69,6 +71,7 @@ class Texts(Answers):
         prompter: makes the tokens of answers.
         generation: how answers are written.
         headline: one of `TEXT_METRICS`.
+        pattern: its first group matches the part of what is written that counts as the answer; None for all of it.
     """
 
     in_words: ClassVar[bool] = True
@@ -78,6 +81,7 @@ class Texts(Answers):
     prompter: Prompter
     generation: Generation
     headline: Headline
+    pattern: re.Pattern[str] | None = None
 
     @classmethod
     def create(
@@ -154,10 +158,10 @@ class Texts(Answers):
         return np.array([*map(len, self.tokens(rows))], int)
 
     def continued(self, prompts: TokenizedPrompts, rows: Sequence[Row]) -> Continued:
-        """The rows' prompts, each by its answer."""
+        """The rows' prompts, each by what its model thought first, `thought_ids`, where there is any, and by its answer."""
         from llmft.models.reading.continuations import Continued
 
-        return Continued.by_answers(prompts, self.tokens(rows))
+        return Continued.by_answers(prompts, self.tokens(rows), [row.get("thought_ids", []) for row in rows])
 
     def ask(
         self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row], reference: Reference | None
@@ -204,11 +208,20 @@ class Texts(Answers):
         return columns
 
     def written(self, ids: Sequence[int]) -> str:
-        """The text of an answer: without what ended it, and spaces around."""
+        """The text of an answer: the part that `pattern` matches, where it does; without what ended it, and spaces around."""
+        part = self.part(ids)
+        return self.text(ids).strip() if part is None else part.text
+
+    def part(self, ids: Sequence[int]) -> AnswerPart | None:
+        """The part of an answer that `pattern` matches; None where it does not, or there is no pattern."""
+        return None if self.pattern is None else find_part(self.pattern, ids, self.text)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """All that was written, without what ended it."""
         end = -1 if ids and ids[-1] in self.generation.end_ids else len(ids)
         text = self.prompter.tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
         ends = [place for stop in self.generation.stop if (place := text.find(stop)) >= 0]
-        return text[: min(ends, default=len(text))].strip()
+        return text[: min(ends, default=len(text))]
 
     def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
         """The rows as training examples: a prompt and its answer but for the last token, `input_ids`; how many tokens the answer

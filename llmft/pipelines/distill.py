@@ -33,7 +33,7 @@ from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
 from llmft.pipelines.prompting import check_aligned, prompt_format_of
-from llmft.pipelines.teacher_answers import keep_answers, references, writes_answers
+from llmft.pipelines.teacher_answers import keep_answers, references, split_answers, thinking, writes_answers
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.runs.notes import say_note
 from llmft.tasks.queries import leave_out, load_queries
@@ -95,6 +95,8 @@ def distil(job: Job) -> None:
         writes = writes_answers(job, student.answers)
         if writes:
             queries = teacher.answered(queries, phase)
+            if flags.answer_pattern is not None:
+                queries, parts = split_answers(teacher.answers, queries)
             keep_answers(job, student.answers, queries)
         distributions = flags.targets == "soft" or (flags.targets == "hard" and not student.answers.in_words)
         precompute = distributions and not flags.reads_along
@@ -128,6 +130,8 @@ def distil(job: Job) -> None:
     )
     if flags.evaluate_with_context:
         metrics |= with_context(job, teacher.with_model(student.model))
+    if flags.answer_pattern is not None:
+        metrics["answer_pattern"] = parts
     metrics["contexts"] = {
         "kinds": list(job.config.context.contexts),
         "number": len(teacher.scorers),
@@ -173,6 +177,7 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention, list[Row]]
     student = replace(student, answers=student.answers.ending_as(teacher.answers))
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
     job.check_prompts(teacher, student, train_rows=queries)
+    teacher = thinking(teacher, flags.answer_pattern)
     check_aligned(teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
     check_sizes(job, teacher)
     check_start(job.model_name, trained_weights(model, job.config.trained))

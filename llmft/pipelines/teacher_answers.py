@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from llmft.errors import InputError, quote
 from llmft.runs.notes import say_note
+from llmft.tasks.rows import left_out
 from llmft.tasks.texts import document_of, query_text
 
 if TYPE_CHECKING:
     from llmft.distillation.reference import TeacherReference
+    from llmft.evaluation.answer_part import AnswerPart
     from llmft.evaluation.answers import Answers
     from llmft.evaluation.scorer import MeanScorer
     from llmft.evaluation.scores import Scores
+    from llmft.evaluation.texts import Texts
     from llmft.pipelines.job import Job
     from llmft.tasks.schema import Row
 
@@ -27,6 +33,52 @@ def writes_answers(job: Job, answers: Answers) -> bool:
     return answers.in_words and (flags.targets == "hard" or (flags.targets == "soft" and flags.answers == "teacher"))
 
 
+def thinking(teacher: MeanScorer, pattern: str | None) -> MeanScorer:
+    """The teacher, of whose answers only the part counts that --answer_pattern matches, if that is given."""
+    if pattern is None:
+        return teacher
+    compiled = re.compile(pattern)
+    return replace(
+        teacher,
+        scorers=tuple(replace(scorer, answers=replace(scorer.answers, pattern=compiled)) for scorer in teacher.scorers),
+    )
+
+
+def split_answers(answers: Texts, queries: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
+    """The queries whose answers end in a part that --answer_pattern matches, with `answer_ids` of that part and `thought_ids` of
+    what stands in front of it. Says how many others there are, and how many parts begin within a token.
+
+    Returns:
+        Also the counts, for the record.
+
+    Raises:
+        InputError: there is no such query.
+    """
+    flag, parts = f"--answer_pattern {answers.pattern.pattern}", [answers.part(row["answer_ids"]) for row in queries]
+    found = [(row, part) for row, part in zip(queries, parts, strict=True) if part is not None]
+    learnt = [(row, part) for row, part in found if part.ends_answer]
+    if not learnt:
+        first = quote(answers.written(queries[0]["answer_ids"]))
+        none = f"none of the teacher's {len(queries)} answers ends in a match"
+        raise InputError(f"{flag}: {none}, the first being {first}; change it")
+    unmatched, more = len(queries) - len(found), len(found) - len(learnt)
+    reasons = {f"without a match of {flag}": unmatched, "with more text behind it": more}
+    if note := left_out("the teacher's answers", len(queries), reasons):
+        say_note(note)
+    within = [row["answer_ids"][part.begin] for row, part in learnt if not part.whole_token]
+    if within:
+        token = quote(answers.prompter.tokenizer.decode(within[:1]))
+        say_note(f"{flag}: {len(within)} matches begin within a token, the first within {token}; the whole token is learnt")
+    counts = {"learnt": len(learnt), "unmatched": unmatched, "more_behind": more, "within_token": len(within)}
+    return [cut(row, part) for row, part in learnt], {"written": len(queries), **counts}
+
+
+def cut(row: Row, part: AnswerPart) -> Row:
+    """A row whose `answer_ids` are those of a part of its answer; those in front are `thought_ids`."""
+    ids = row["answer_ids"]
+    return {**row, "thought_ids": ids[: part.begin], "answer_ids": ids[part.begin :]}
+
+
 def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
     """Keep what the teacher has written for people to read; says how many answers were cut."""
     from llmft.runs.store import whole_file
@@ -37,6 +89,7 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
         {
             **whereabouts(row),
             "query": query_text(row),
+            **({"thought": answers.text(row["thought_ids"])} if "thought_ids" in row else {}),
             "answer": answers.written(row["answer_ids"]),
             "answer_ids": row["answer_ids"],
         }
@@ -45,7 +98,7 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
     with whole_file(job.record.path / TEACHER_ANSWERS) as aside:
         aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     limit = job.config.writing.max_new_tokens
-    cut = sum(len(row["answer_ids"]) == limit for row in queries)
+    cut = sum(len([*row.get("thought_ids", ()), *row["answer_ids"]]) == limit for row in queries)
     if cut:
         say_note(f"{cut} of {len(queries)} of the teacher's answers have all of --max_new_tokens {limit}, and may be cut there")
 
@@ -57,7 +110,8 @@ def whereabouts(row: Row) -> dict[str, str | None]:
 
 
 def references(job: Job, teacher: MeanScorer, scores: Mapping[str, Scores]) -> dict[str, TeacherReference]:
-    """The teacher's distributions along its own answers to the evaluation rows."""
+    """The teacher's distributions along its own answers to the evaluation rows: along the part that --answer_pattern matches, or
+    all of one without a match."""
     from llmft.arguments.objective import Objective
     from llmft.distillation.reference import TeacherReference
     from llmft.distillation.teacher import Teacher
@@ -66,7 +120,9 @@ def references(job: Job, teacher: MeanScorer, scores: Mapping[str, Scores]) -> d
     objective = Objective(support="topk", topk=min(Objective.topk, logits_width(teacher.scorers[0].model)))
     made = {}
     for name, rows in job.eval_sets.items():
-        answered = [{**row, "answer_ids": ids} for row, ids in zip(rows, scores[name]["answer_ids"], strict=True)]
+        written = [{**row, "answer_ids": ids} for row, ids in zip(rows, scores[name]["answer_ids"], strict=True)]
+        parts = [teacher.answers.part(row["answer_ids"]) for row in written]
+        answered = [row if part is None else cut(row, part) for row, part in zip(written, parts, strict=True)]
         with job.meter.phase("evaluate", "teacher", name) as phase:
             contexts = teacher.context_of(rows)
             targets = Teacher(teacher.scorers, answered, objective, context_of=contexts, counted=False).precompute(phase)

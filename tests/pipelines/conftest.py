@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 
 from llmft.cost.phases import key_of
-from llmft.pipelines import distill, fine_tune, in_context, self_study
+from llmft.pipelines import compose, distill, fine_tune, in_context, self_study
 
 IN_DOMAIN = ("--eval_task_name", "none")
 """For runs in which it does not matter how many sets are scored: most of a short run of the embedded worlds is scoring seven."""
 MAIN = {"eval.py": in_context.main, "ft.py": fine_tune.main, "distill.py": distill.main, "self_study": self_study.main}
+MAIN["compose"] = compose.main
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Case:
     cpu: bool = True
 
 
-SMALL = {"eval.py": "--num_shots 4 --max_eval_samples 8", "self_study": ""}
+SMALL = {"eval.py": "--num_shots 4 --max_eval_samples 8", "self_study": "", "compose": ""}
 SMALL["distill.py"] = SMALL["ft.py"] = (
     f"{SMALL['eval.py']} --max_train_samples 8 --num_train_epochs 1 --per_device_train_batch_size 4"
 )
@@ -321,6 +321,9 @@ CASES = {
     "labels of answers in words": Case("distill.py", "--task notes --support labels"),
     "the right label of answers in words": Case("distill.py", "--task notes --context label --num_shots 16"),
     "patterns that differ for answers in words": Case("distill.py", "--task notes --student_pattern 'Q: {{text1}} Answer:'"),
+    "a pattern of answers that is none": Case("distill.py", "--task notes --answer_pattern ("),
+    "a pattern of answers without a group": Case("distill.py", "--task notes --answer_pattern Answer:"),
+    "a pattern that fits no answer": Case("distill.py", "--task notes --answer_pattern Answer:(.+)"),
     "a flag for answers of another kind": Case("distill.py", "--task notes --calibrate"),
     "one context after the other in one run": Case("distill.py", "--num_contexts 2 --context_schedule sequential"),
     "a teacher for each of them": Case("distill.py", "--stage_teacher=last"),
@@ -333,6 +336,13 @@ CASES = {
     "seed prompts that are no texts": Case(
         "self_study", f"{STUDY} --context_file {{short_text}} --seed_prompts {{empty_prompts}}"
     ),
+    "fewer than two runs to put together": Case("compose", "--runs {lora_run},{lora_run}/"),
+    "an unknown way to merge": Case("compose", "--runs {lora_run},{other_run} --merge cat,svd"),
+    "a run without a student": Case("compose", "--runs {lora_run},{folder}"),
+    "a student that cannot be put together": Case("compose", "--runs {lora_run},{ia3_run}"),
+    "adapters that do not go together": Case("compose", "--runs {lora_run},{cartridge_run}"),
+    "cartridges that are to be merged": Case("compose", "--runs {cartridge_run},{same_cartridge_run} --merge cat"),
+    "adapters of different ranks": Case("compose", "--runs {lora_run},{other_run}"),
     "a GPU that is not there": Case("eval.py", "", gpu_asked_for, cpu=False),
     "a GPU's precision without GPU": Case("ft.py", "--bf16", cpu=False),
     "a GPU's network without GPU": Case("ft.py", "--ddp_backend nccl"),
@@ -433,7 +443,7 @@ def files(tmp_path_factory, tokenizers):
     found |= {"bytes": folder / "bytes.txt", "cut_parquet": folder / "cut.parquet", "folder": folder / "folder"}
     found["folder"].mkdir()
     found |= files_that_are_something_else(folder)
-    return {**found, **models(folder, tokenizers)}
+    return {**found, **models(folder, tokenizers), **finished_runs(folder)}
 
 
 def files_that_are_something_else(folder):
@@ -449,6 +459,23 @@ def files_that_are_something_else(folder):
             (folder / name / "glue" / "sst2" / f"train-{number}.parquet").touch()
     names = ("latin.csv", "workbook.csv", "saved", "one_of_two", "two_downloads")
     return {Path(name).stem: folder / name for name in names}
+
+
+def finished_runs(folder):
+    """Runs whose students are adapters, as far as is looked at before one is loaded."""
+    settings = {
+        "lora_run": {"peft_type": "LORA", "r": 4},
+        "other_run": {"peft_type": "LORA", "r": 8},
+        "ia3_run": {"peft_type": "IA3"},
+        "cartridge_run": {"peft_type": "CARTRIDGE"},
+        "same_cartridge_run": {"peft_type": "CARTRIDGE"},
+    }
+    for name, one in settings.items():
+        (folder / name / "model").mkdir(parents=True)
+        adapter = json.dumps({**one, "base_model_name_or_path": str(CHECKPOINT)})
+        for file, text in {"model/adapter_config.json": adapter, "config.json": "{}", "metrics.json": "{}", "DONE": ""}.items():
+            (folder / name / file).write_text(text)
+    return {name: folder / name for name in settings}
 
 
 def models(folder, tokenizers):
@@ -530,8 +557,9 @@ def test_the_line_and_nothing_else(what, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [word.strip("'").format(**files) for word in re.findall(r"'[^']*'|\S+", case.arguments)]
     base = ["--output_dir", "out", *SMALL[case.script].split(), *(["--use_cpu"] if case.cpu else [])]
-    base = [*base[:2], "--use_cpu"] if case.script == "self_study" else base
-    base = base if case.script == "self_study" or "--train_file" in words or "--task" in words else ["--task", "toy", *base]
+    base = {"self_study": [*base[:2], "--use_cpu"], "compose": base[:2]}.get(case.script, base)
+    named = case.script in ("self_study", "compose") or {"--train_file", "--task"} & {*words}
+    base = base if named else ["--task", "toy", *base]
     argv = last_wins([*base, *words]) if what != "an argument given twice" else [*base, *words]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "earlier").write_text("a result")

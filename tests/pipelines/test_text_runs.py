@@ -81,6 +81,23 @@ def test_hard_targets_are_the_tokens_that_the_teacher_wrote_and_gold_ones_the_ri
     assert losses(gold) == pytest.approx(losses(hard), rel=1e-4, abs=1e-6)
 
 
+def test_of_a_teacher_that_thinks_first_the_answer_alone_is_learnt_and_scored(folder, plain):
+    record = distil(folder, "--answer_pattern", r"(?:.* )?(\S+)")
+    counts = {"learnt": 8, "unmatched": 0, "more_behind": 0, "within_token": 0}
+    assert record.metrics["answer_pattern"] == {"written": 8, **counts}
+    lines, whole = (
+        [json.loads(line) for line in (one.path / "teacher_answers.jsonl").read_text().splitlines()] for one in (record, plain)
+    )
+    for part, all_of_it in zip(lines, whole, strict=True):
+        assert " ".join(filter(None, [part["thought"], part["answer"]])) == all_of_it["answer"]
+        assert part["answer_ids"] == all_of_it["answer_ids"][-len(part["answer_ids"]) :] and " " not in part["answer"]
+    taught, kl = record.predictions[lambda rows: rows["stage"] == "teacher"], record.metrics["kl"]
+    assert not taught["prediction"].str.contains(" ").any()
+    assert kl["after"]["notes"] < kl["before"]["notes"] and kl["before"] != plain.metrics["kl"]["before"]
+    words = distil(folder, "--answer_pattern", r"(?:.* )?(\S+)", "--targets", "hard")
+    assert np.isfinite(losses(words)).all() and losses(words) != losses(record)
+
+
 @pytest.mark.parametrize("part", [(), ("--use_adapter",)])
 def test_a_teacher_that_reads_along_gives_the_same_losses(folder, part):
     once, along = (distil(folder, *part, "--seed", 3, "--teacher_mode", mode) for mode in ("precompute", "online"))

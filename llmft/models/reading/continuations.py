@@ -46,11 +46,18 @@ class Continued:
         return cls(prompts.prefix, prompts.suffixes, [1] * count, [labels.continuations] * count)
 
     @classmethod
-    def by_answers(cls, prompts: TokenizedPrompts, answers: Sequence[Sequence[int]]) -> Continued:
-        """Each prompt by its answer: a position predicts each token."""
+    def by_answers(
+        cls, prompts: TokenizedPrompts, answers: Sequence[Sequence[int]], thoughts: Sequence[Sequence[int]] | None = None
+    ) -> Continued:
+        """Each prompt by its answer: a position predicts each token.
+
+        Args:
+            thoughts: (N) tokens that stand between a prompt and its answer, at which no logits are read; None for no such.
+        """
         if not all(map(len, answers)):
             raise ValueError(f"answer {[*map(len, answers)].index(0)} has no tokens")
-        texts = [[*suffix, *answer[:-1]] for suffix, answer in zip(prompts.suffixes, answers, strict=True)]
+        parts = zip(prompts.suffixes, thoughts or [()] * len(answers), answers, strict=True)
+        texts = [[*suffix, *thought, *answer[:-1]] for suffix, thought, answer in parts]
         return cls(prompts.prefix, texts, [*map(len, answers)], [()] * len(texts))
 
     def of(self, rows: Sequence[int]) -> Continued:

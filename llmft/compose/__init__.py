@@ -1,0 +1,1 @@
+"""`python -m llmft.compose`: the command of `llmft.pipelines.compose`."""

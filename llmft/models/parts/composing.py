@@ -1,0 +1,66 @@
+"""Adapters of several students as one: cartridges one after the other, LoRA adapters merged. All of it is peft's."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from peft import PeftModel, compose_cartridge_adapters
+
+from llmft.runs.model_folder import STUDENT_SETTINGS
+
+
+def join_cartridges(students: Sequence[Path], folder: Path) -> None:
+    """Write one cartridge of several, in their order. Each keeps the positions that its keys were made at, so that all of them
+    begin where the text does.
+
+    Args:
+        students: folders of cartridges of one base.
+        folder: an empty one.
+    """
+    compose_cartridge_adapters(students, output_path=folder)
+    shutil.copy(students[0] / STUDENT_SETTINGS, folder)
+
+
+def add_adapters(model: PeftModel, students: Sequence[Path]) -> list[str]:
+    """Load LoRA adapters beside that of a model, which is the first student's.
+
+    Returns:
+        What the model calls them, its own first.
+    """
+    names = [model.active_adapter, *(f"student-{number}" for number in range(1, len(students)))]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        for name, student in zip(names[1:], students[1:], strict=True):
+            model.load_adapter(str(student), name)
+    return names
+
+
+def merge_adapters(model: PeftModel, names: Sequence[str], how: str, weight: float, density: float) -> None:
+    """Merge LoRA adapters of a model into a new one, which is called `how`.
+
+    Args:
+        how: `cat` for the sum of their updates, exact; `linear` for B and A each the sum of theirs, times the square root of the
+            weight; `ties` for the same of what Yadav et al. 2023 (arXiv:2306.01708) keep of them.
+        weight: of each adapter.
+        density: share of the weights that `ties` keeps.
+    """
+    more = {"density": density} if how == "ties" else {}
+    model.add_weighted_adapter(list(names), [weight] * len(names), how, combination_type=how, **more)
+
+
+def save_merged(model: PeftModel, how: str, settings: Path, folder: Path) -> None:
+    """Write a merged adapter, loadable as a student is.
+
+    Args:
+        settings: folder of a student with the settings that all share.
+        folder: an empty one.
+    """
+    model.save_pretrained(str(folder), selected_adapters=[how], save_embedding_layers=False)
+    for file in (folder / how).iterdir():
+        file.rename(folder / file.name)
+    (folder / how).rmdir()
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty form
+    shutil.copy(settings / STUDENT_SETTINGS, folder)
