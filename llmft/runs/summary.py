@@ -29,6 +29,8 @@ RETENTION = "retention"
 """The group of the sets of other tasks."""
 MOST_PARTS = 12
 """Of more documents, or categories, a run does not show the scores of each."""
+WRONG_ANSWER = "wrong_answer"
+"""The share of answers in which a known wrong one stands, of rows of which one is known."""
 SELECTED = "* checkpoint selected on this evaluation set"
 """Legend of the star behind values for which `selected_on` holds."""
 
@@ -67,9 +69,9 @@ def selected_on(stage: str, domain: str) -> bool:
     return stage == f"best_{domain}"
 
 
-def part_names(stages: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """The documents, or categories, that any set of any stage has rows of."""
-    return sorted({name for sets in stages.values() for parts in sets.values() for name in parts})
+def part_names(stages: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> list[str]:
+    """The documents, or categories, of which any set of any stage has this metric."""
+    return sorted({name for sets in stages.values() for parts in sets.values() for name in parts if metric in parts[name]})
 
 
 def part_table(
@@ -80,7 +82,7 @@ def part_table(
     for name in ("stage", *names):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for stage, sets in stages.items():
-        shares = [{of: parts[name] for of, parts in sets.items() if name in parts} for name in names]
+        shares = [{of: parts[name] for of, parts in sets.items() if metric in parts.get(name, ())} for name in names]
         values = [pooled(one, [*one], metric) for one in shares]
         table.add_row(stage, *("-" if value is None else f"{value:.3f}" for value in values))
     return table
@@ -112,8 +114,9 @@ def show_run(path: Path) -> None:
         console.print(SELECTED)
     for key, part in (("documents", "document"), ("categories", "category")):
         parts = metrics.get(key, {})
-        if 0 < len(names := part_names(parts)) <= MOST_PARTS:
-            console.print(part_table(parts, names, headline, part))
+        for metric in (headline, WRONG_ANSWER):
+            if 0 < len(names := part_names(parts, metric)) <= MOST_PARTS:
+                console.print(part_table(parts, names, metric, part))
     for name, gap in metrics.get("gap_recovered", {}).items():
         console.print(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
     for line in elsewhere_lines(metrics):
