@@ -90,7 +90,9 @@ CHECKS: dict[str, RuleCheck] = {
     "equals": RuleCheck(lambda answer, text: answer == text.strip(), "text", _is_text, "a text"),
     "json_keys": RuleCheck(_has_keys, "keys", _are_keys, "a list of texts"),
     "lower_case": RuleCheck(lambda answer, _: answer.islower()),
-    "matches": RuleCheck(lambda answer, pattern: bool(re.search(pattern, answer)), "pattern", _is_pattern, "a regular expression"),
+    "matches": RuleCheck(
+        lambda answer, pattern: bool(re.search(pattern, answer)), "pattern", _is_pattern, "a regular expression"
+    ),
 }
 """The ways of checking by their names."""
 

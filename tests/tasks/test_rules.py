@@ -80,11 +80,15 @@ def test_a_row_of_other_rules_is_refused(rules, cell):
 
 @pytest.mark.parametrize("entry", ["lower_case", ["lower_case"], {}, {"check": 7}, {"check": ["lower_case"]}])
 def test_an_entry_that_is_no_rule_is_refused(entry):
-    with pytest.raises(InputError, match=r"--rules .*: rule odd is .*; write an object whose `check` is one of ends_with, equals"):
+    with pytest.raises(
+        InputError, match=r"--rules .*: rule odd is .*; write an object whose `check` is one of ends_with, equals"
+    ):
         read_rules(json.dumps({"odd": entry}))
 
 
-@pytest.mark.parametrize("entry", [{"check": "matches", "pattern": "("}, {"check": "json_keys", "keys": "name"}, {"check": "equals"}])
+@pytest.mark.parametrize(
+    "entry", [{"check": "matches", "pattern": "("}, {"check": "json_keys", "keys": "name"}, {"check": "equals"}]
+)
 def test_a_value_that_cannot_be_checked_for_is_refused(entry):
     with pytest.raises(InputError, match=r"--rules .*: rule odd: `\w+` is .*; write a "):
         read_rules(json.dumps({"odd": entry}))
