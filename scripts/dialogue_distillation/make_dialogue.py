@@ -3,8 +3,8 @@
     python scripts/dialogue_distillation/make_dialogue.py FOLDER --seed 0
 
 makes FOLDER/turns.jsonl, the dialogue with chit-chat between; FOLDER/train.jsonl, every fact asked for in six wordings; and
-FOLDER/validation.jsonl, every fact in two other wordings. A row's `category` is who, when, now (what holds since a change) or before
-(what held until then); those of a change have the other value as `wrong_answer`. The same seed gives the same files.
+FOLDER/validation.jsonl, every fact in two other wordings. A row's `category` is who, when, now (what holds since a change) or
+before (what held until then); those of a change have the other value as `wrong_answer`. The same seed gives the same files.
 """
 
 import argparse
@@ -31,10 +31,22 @@ DEEDS = {
 TOLD = ("Today {person} {deed}.", "News from the choir: {person} {deed} today.", "Guess what, {person} {deed} this morning.")
 """Ways of telling what somebody did."""
 CHANGES = {
-    "room": (ROOMS, "Our choir meets in the {value}, by the way.", "From today on the choir meets in the {value}, no longer in the {old}."),
-    "colour": (COLOURS, "We all wear {value} scarves when we sing.", "We have changed the scarves: they are {value} now, not {old}."),
-    "food": (FOODS, "For the feast {cook} wants to make {value}.", "Change of plan: {cook} will make {value} for the feast, not {old}."),
-}  # fmt: skip
+    "room": (
+        ROOMS,
+        "Our choir meets in the {value}, by the way.",
+        "From today on the choir meets in the {value}, no longer in the {old}.",
+    ),
+    "colour": (
+        COLOURS,
+        "We all wear {value} scarves when we sing.",
+        "We have changed the scarves: they are {value} now, not {old}.",
+    ),
+    "food": (
+        FOODS,
+        "For the feast {cook} wants to make {value}.",
+        "Change of plan: {cook} will make {value} for the feast, not {old}.",
+    ),
+}
 """What changes -> its values, how the first is told, and how the second."""
 CHATTER = (
     ("It has been raining since I got up.", "Then it is a good day to stay in and sing."),
