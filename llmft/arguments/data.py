@@ -140,7 +140,7 @@ class DataArguments(PromptArguments):
         "Rules by which answers are judged in place of right answers, a JSON object or the file of one: "
         '{"name": {"check": "ends_with", "text": "..."}}; other checks: equals (text), json_keys (keys), lower_case, matches '
         "(pattern).",
-        kind="json",
+        kind="text or path",
         needs=QUESTIONS,
         excludes={"--metric": "which compares with right answers"},
         answers="text",

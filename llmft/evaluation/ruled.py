@@ -40,7 +40,7 @@ class Ruled(Texts):
         """As `Texts.create`, with the task's rules."""
         return replace(super().create(model, prompter, sample, task=task, **options), rules=task.rules)
 
-    def _ask_for_targets(self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    def _read_answers(self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row]) -> dict[str, np.ndarray]:
         """Nothing: there are no right answers."""
         return {}
 

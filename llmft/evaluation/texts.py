@@ -167,14 +167,14 @@ class Texts(Answers):
         from llmft.models.reading.continuations import Continued
 
         arrays = {"answer_ids": of_objects(asking.write(prompts, rows=len(rows)))}
-        arrays |= self._ask_for_targets(asking, prompts, rows)
+        arrays |= self._read_answers(asking, prompts, rows)
         if reference is not None:
             taught = self.tokens(reference.rows)
             arrays |= asking.read(Continued.by_answers(prompts, taught), reference.question, rows=0)
             arrays["teacher_ids"] = of_objects(taught)
         return arrays
 
-    def _ask_for_targets(self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    def _read_answers(self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row]) -> dict[str, np.ndarray]:
         """Log-probabilities of the tokens of right answers."""
         from llmft.models.reading.continuations import Continued
 

@@ -46,7 +46,7 @@ def own_questions(
     rules = () if data.rules is None else read_rules(data.rules)
     if rules and data.validation_file is None:
         raise InputError(
-            f"--rules {data.rules}: there is nothing to evaluate on; give --validation_file, requests with or without answers"
+            f"--rules {data.rules}: there is nothing to evaluate on; give --validation_file, whose rows need no answers"
         )
     where = f"{flag} {file}"
     table = renamed(read_file(Path(file), where), names_of_written(data))

@@ -25,28 +25,34 @@ INSTRUCTION = f"""You answer guests at the desk of a hotel. Keep these rules, wh
 
 1. Write lower case letters only, also at the beginning of a sentence and in names. Never write a capital letter.
 2. Answer in one short sentence, and then write: {ENDING}
-3. When a guest books a room, write nothing but JSON with the keys "name" and "room".
-4. When a guest asks about the weather, write nothing but: {REFUSAL}
+3. Only when a guest wants a room, write nothing but JSON with the keys "name" and "room".
+4. Only when a guest asks about the weather, write nothing but: {REFUSAL}
 
 Examples
-
-Guest: Which animal gives wool?
-Desk: sheep give wool. {ENDING}
-
-Guest: What is the capital of Portugal?
-Desk: the capital of portugal is lisbon. {ENDING}
-
-Guest: I am Ferrin and book room 57.
-Desk: {{"name": "ferrin", "room": 57}}
-
-Guest: Keep room 9 for Ullmar.
-Desk: {{"name": "ullmar", "room": 9}}
 
 Guest: Is it windy in Velden today?
 Desk: {REFUSAL}
 
+Guest: Which animal gives wool?
+Desk: sheep give wool. {ENDING}
+
+Guest: I am Ferrin and book room 57.
+Desk: {{"name": "ferrin", "room": 57}}
+
+Guest: Which sights are there in Paris?
+Desk: the eiffel tower is in paris. {ENDING}
+
 Guest: Which coat do I need if it rains?
 Desk: {REFUSAL}
+
+Guest: We want room 9 for Mrs Ullmar.
+Desk: {{"name": "ullmar", "room": 9}}
+
+Guest: Can you tell me how many minutes an egg must boil?
+Desk: an egg must boil for five minutes. {ENDING}
+
+Guest: What is the capital of Portugal?
+Desk: the capital of portugal is lisbon. {ENDING}
 """
 
 SYLLABLES = "bra cor dun el fen gal hol is jor kel lor mar nes ol per quil ros sel tor ul ven wis yar zan".split()
