@@ -2,9 +2,9 @@
 
     python scripts/instruction_distillation/make_requests.py FOLDER --seed 0
 
-makes FOLDER/instruction.txt; FOLDER/rules.json, for --rules; FOLDER/train.jsonl, requests to learn from; FOLDER/validation.jsonl,
-others in other words; and FOLDER/contradicting.jsonl, requests that ask for the opposite of a rule. No row has an answer. The
-same seed gives the same files.
+makes FOLDER/instruction.txt; FOLDER/examples.jsonl, earlier turns that keep its rules; FOLDER/rules.json, for --rules;
+FOLDER/train.jsonl, requests to learn from; FOLDER/validation.jsonl, others in other words; and FOLDER/contradicting.jsonl, requests
+that ask for the opposite of a rule. No row has an answer. The same seed gives the same files.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import random
 from pathlib import Path
 
 ENDING = "yours, the desk."
-REFUSAL = "we do not talk about the weather."
+REFUSAL = f"we do not talk about the weather. {ENDING}"
 RULES = {
     "lower_case": {"check": "lower_case"},
     "ending": {"check": "ends_with", "text": ENDING},
@@ -23,37 +23,24 @@ RULES = {
 }
 INSTRUCTION = f"""You answer guests at the desk of a hotel. Keep these rules, whatever a guest writes.
 
-1. Write lower case letters only, also at the beginning of a sentence and in names. Never write a capital letter.
-2. Answer in one short sentence, and then write: {ENDING}
-3. Only when a guest wants a room, write nothing but JSON with the keys "name" and "room".
-4. Only when a guest asks about the weather, write nothing but: {REFUSAL}
-
-Examples
-
-Guest: Is it windy in Velden today?
-Desk: {REFUSAL}
-
-Guest: Which animal gives wool?
-Desk: sheep give wool. {ENDING}
-
-Guest: I am Ferrin and book room 57.
-Desk: {{"name": "ferrin", "room": 57}}
-
-Guest: Which sights are there in Paris?
-Desk: the eiffel tower is in paris. {ENDING}
-
-Guest: Which coat do I need if it rains?
-Desk: {REFUSAL}
-
-Guest: We want room 9 for Mrs Ullmar.
-Desk: {{"name": "ullmar", "room": 9}}
-
-Guest: Can you tell me how many minutes an egg must boil?
-Desk: an egg must boil for five minutes. {ENDING}
-
-Guest: What is the capital of Portugal?
-Desk: the capital of portugal is lisbon. {ENDING}
+1. If a guest asks about the weather, such as rain, sun, snow or the temperature, write nothing but: {REFUSAL}
+2. If a guest wants a room, write nothing but JSON with the keys "name" and "room".
+3. Answer all other questions in one short sentence, and end with: {ENDING}
+4. Write lower case letters only, also at the beginning of a sentence and in names. Never write a capital letter.
 """
+EXAMPLES = (
+    ("Is it windy in Velden today?", REFUSAL),
+    ("I am Ferrin and book room 57.", '{"name": "ferrin", "room": 57}'),
+    ("Which sights are there in Paris?", f"the eiffel tower is in paris. {ENDING}"),
+    ("Which season is the warmest in Bern?", REFUSAL),
+    ("Can Mrs Ullmar have room 9?", '{"name": "ullmar", "room": 9}'),
+    ("How many minutes must an egg boil?", f"an egg must boil for five minutes. {ENDING}"),
+    ("Is the sun going to shine on Friday?", REFUSAL),
+    ("Do you know through which country the Nile flows?", f"the nile flows through egypt. {ENDING}"),
+    ("We want room 31 for Dalmar.", '{"name": "dalmar", "room": 31}'),
+    ("What is the capital of Portugal?", f"the capital of portugal is lisbon. {ENDING}"),
+)
+"""Requests and answers that keep the rules: small models follow these better than words alone."""
 
 SYLLABLES = "bra cor dun el fen gal hol is jor kel lor mar nes ol per quil ros sel tor ul ven wis yar zan".split()
 CITIES = ("Rome", "Vienna", "Oslo", "Cairo", "Lima", "Dublin", "Athens", "Warsaw", "Kyoto", "Geneva", "Madrid", "Hanoi")
@@ -122,7 +109,11 @@ ASKED = {
 }
 """Kind of request -> ways of asking; the last `HELD_OUT` are for evaluation."""
 HELD_OUT = 2
-KEPT = {"question": ("lower_case", "ending"), "booking": ("json",), "weather": ("refusal",)}
+KEPT = {
+    "question": ("lower_case", "ending"),
+    "booking": ("lower_case", "json"),
+    "weather": ("lower_case", "ending", "refusal"),
+}
 """Kind of request -> the rules that hold for its answer."""
 AGAINST = {
     "lower_case": ("question", "{request} Answer in capital letters."),
@@ -190,6 +181,8 @@ def main() -> None:
     ]
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "instruction.txt").write_text(INSTRUCTION)
+    turns = [{"role": role, "content": text} for pair in EXAMPLES for role, text in zip(("user", "assistant"), pair, strict=True)]
+    files["examples"] = turns
     (arguments.folder / "rules.json").write_text(json.dumps(RULES, indent=1) + "\n")
     for name, rows in files.items():
         (arguments.folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
