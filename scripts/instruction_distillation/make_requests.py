@@ -3,8 +3,8 @@
     python scripts/instruction_distillation/make_requests.py FOLDER --seed 0
 
 makes FOLDER/instruction.txt; FOLDER/examples.jsonl, earlier turns that keep its rules; FOLDER/rules.json, for --rules;
-FOLDER/train.jsonl, requests to learn from; FOLDER/validation.jsonl, others in other words; and FOLDER/contradicting.jsonl, requests
-that ask for the opposite of a rule. No row has an answer. The same seed gives the same files.
+FOLDER/train.jsonl, requests to learn from; FOLDER/validation.jsonl, others in other words; and FOLDER/contradicting.jsonl,
+requests that ask for the opposite of a rule. No row has an answer. The same seed gives the same files.
 """
 
 import argparse
@@ -143,48 +143,45 @@ def row(request: str, kind: str, rules: tuple[str, ...]) -> dict:
     return {"text1": request, "category": kind, "rules": list(rules)}
 
 
+def draw_files(seed: int, number: int, held_out: int) -> dict[str, list[dict]]:
+    """Name -> rows of that file.
+
+    Args:
+        number: requests of each kind to learn from.
+        held_out: of each kind to evaluate on, and against each rule.
+    """
+    rng = random.Random(f"requests {seed}")
+    sets = {"train": number, "validation": held_out}
+    files = {
+        name: [
+            row(request, kind, rules)
+            for kind, rules in KEPT.items()
+            for request in requests(rng, kind, size, held_out=name == "validation")
+        ]
+        for name, size in sets.items()
+    }
+    files["contradicting"] = [
+        row(against.format(request=request), f"against {rule}", (rule,))
+        for rule, (kind, against) in AGAINST.items()
+        for request in requests(rng, kind, held_out, held_out=True)
+    ]
+    pairs = (zip(("user", "assistant"), pair, strict=True) for pair in EXAMPLES)
+    return files | {"examples": [{"role": role, "content": text} for pair in pairs for role, text in pair]}
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--requests",
-        type=int,
-        default=20,
-        choices=range(1, 61),
-        metavar="N",
-        help="of each kind to learn from (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--held_out",
-        type=int,
-        default=8,
-        choices=range(1, 13),
-        metavar="N",
-        help="of each kind, and against each rule (default: %(default)s)",
-    )
+    sizes = {"type": int, "metavar": "N"}
+    parser.add_argument("--requests", default=20, choices=range(1, 61), help="of each kind to learn from", **sizes)
+    parser.add_argument("--held_out", default=8, choices=range(1, 13), help="of each kind, and against each rule", **sizes)
     arguments = parser.parse_args()
-    rng = random.Random(f"requests {arguments.seed}")
-    files = {
-        name: [
-            row(request, kind, rules)
-            for kind, rules in KEPT.items()
-            for request in requests(rng, kind, number, held_out=name == "validation")
-        ]
-        for name, number in (("train", arguments.requests), ("validation", arguments.held_out))
-    }
-    files["contradicting"] = [
-        row(against.format(request=request), f"against {rule}", (rule,))
-        for rule, (kind, against) in AGAINST.items()
-        for request in requests(rng, kind, arguments.held_out, held_out=True)
-    ]
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "instruction.txt").write_text(INSTRUCTION)
-    turns = [{"role": role, "content": text} for pair in EXAMPLES for role, text in zip(("user", "assistant"), pair, strict=True)]
-    files["examples"] = turns
     (arguments.folder / "rules.json").write_text(json.dumps(RULES, indent=1) + "\n")
-    for name, rows in files.items():
+    for name, rows in draw_files(arguments.seed, arguments.requests, arguments.held_out).items():
         (arguments.folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
 
 

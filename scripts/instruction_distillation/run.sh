@@ -19,8 +19,8 @@ for seed in "${seeds[@]}"; do
     [ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/instruction_distillation/make_requests.py "$folder" --seed "$seed"
     common=(--task questions --rules "$folder/rules.json" --validation_file "$folder/validation.jsonl"
         --out_of_domain_file "$folder/contradicting.jsonl" --model_name_or_path "$MODEL" --output_dir "$OUTPUT_DIR" --chat
-        --pattern '{text1}' --max_new_tokens 40 --seed "$seed" --data_seed "$seed" --max_batch_tokens 1024)
-    context=(--context instruction --instruction "$folder/instruction.txt")
+        --pattern '{text1}' --max_new_tokens 32 --seed "$seed" --data_seed "$seed" --max_batch_tokens 1024)
+    context=(--context instruction,dialogue --instruction "$folder/instruction.txt" --context_file "$folder/examples.jsonl")
     for method in "${methods[@]}"; do
         case $method in
             none) run eval.py "${common[@]}" --context none ;;
