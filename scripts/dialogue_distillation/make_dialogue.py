@@ -28,7 +28,11 @@ DEEDS = {
     "found the old songbook": "find the old songbook",
 }
 """What was done, as told and as asked."""
-TOLD = ("Today {person} {deed}.", "News from the choir: {person} {deed} today.", "Guess what, {person} {deed} this morning.")
+TOLD = (
+    "Today, this {day}, {person} {deed}.",
+    "News from the choir: {person} {deed} on this fine {day}.",
+    "Guess what, {person} {deed} this {day} morning.",
+)
 """Ways of telling what somebody did."""
 CHANGES = {
     "room": (
@@ -163,7 +167,10 @@ def dialogue(seed: int, deeds: int) -> tuple[list[dict], list[dict], list[dict]]
     cook, *people = names
     values = {change: rng.sample(pool, 2) for change, (pool, _, _) in CHANGES.items()}
     done = [*zip(people, rng.sample(list(DEEDS), deeds), sorted(rng.sample(range(len(DAYS)), deeds)), strict=True)]
-    facts = [(day, TOLD[place % len(TOLD)].format(person=person, deed=deed)) for place, (person, deed, day) in enumerate(done)]
+    facts = [
+        (day, TOLD[place % len(TOLD)].format(person=person, deed=deed, day=DAYS[day]))
+        for place, (person, deed, day) in enumerate(done)
+    ]
     for change, (_, first, second) in CHANGES.items():
         old, new = values[change]
         early, late = rng.randrange(3), rng.randrange(3, len(DAYS))
