@@ -136,6 +136,15 @@ class DataArguments(PromptArguments):
         "contains, rougeL, edit_similarity (words); the file of a module of the library evaluate, or its name on the hub.",
         kind="path",
     )
+    rules: str | None = flag(
+        "Rules by which answers are judged in place of right answers, a JSON object or the file of one: "
+        '{"name": {"check": "ends_with", "text": "..."}}; other checks: equals (text), json_keys (keys), lower_case, matches '
+        "(pattern).",
+        kind="text or path",
+        needs=QUESTIONS,
+        excludes={"--metric": "which compares with right answers"},
+        answers="text",
+    )
     pattern_name: str = flag(
         "A pattern of Mosbach et al. 2023, Table 5, by its name.",
         "minimal",

@@ -47,7 +47,8 @@ def unanswerable(accepted: Sequence[str]) -> bool:
 def abstention(scores: Sequence[Scores]) -> dict[str, float]:
     """`abstention`, the share of questions that cannot be answered on which a model abstains, and `false_abstention`, that of the
     others; only those of which there are questions."""
-    answers = [answer for one in scores for answer in zip(one["accepted"], one["prediction"], strict=True)]
+    with_answers = [one for one in scores if "accepted" in one.columns]
+    answers = [answer for one in with_answers for answer in zip(one["accepted"], one["prediction"], strict=True)]
     shares = {}
     for name, kind in (("abstention", True), ("false_abstention", False)):
         predictions = [prediction for accepted, prediction in answers if unanswerable(accepted) == kind]

@@ -64,6 +64,12 @@ class Scores:
         return cls(**{**state, "columns": columns})
 
 
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of those values that are not None; None where there are none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
 OBJECTS = np.dtype(object).str
 
 

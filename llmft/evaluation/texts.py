@@ -13,10 +13,10 @@ import numpy as np
 from llmft.errors import InputError, quote
 from llmft.evaluation.answer_part import AnswerPart, find_part
 from llmft.evaluation.answers import ASKED, Answers, Asking, Question, Reference
-from llmft.evaluation.metrics import more_metrics, row_scores
-from llmft.evaluation.scores import Headline, Scores, of_objects
+from llmft.evaluation.metrics import load_metric, more_metrics, row_scores
+from llmft.evaluation.scores import Headline, Scores, mean_of, of_objects
 from llmft.prompts.render import decode_escapes
-from llmft.tasks.texts import query_text
+from llmft.tasks.texts import CATEGORY, WRONG_ANSWER, query_text
 
 if TYPE_CHECKING:
     import torch
@@ -61,8 +61,9 @@ class AnswerTokens(Question):
 class Texts(Answers):
     """Words that a model writes until it ends its answer.
 
-    Columns beside those that all `Scores` have: `query`, `document` (its name); `accepted`, all accepted answers (`target` is the
-    first); the row's `TEXT_METRICS`; `nll`, the mean negative log-probability (nats) of a token of the first accepted answer,
+    Columns beside those that all `Scores` have: `query`, `document` (its name), `category`; `accepted`, all accepted answers
+    (`target` is the first); the row's `TEXT_METRICS`; `wrong_answer`, 1 where a known wrong answer of the row stands in it, else
+    0, None where none is known; `nll`, the mean negative log-probability (nats) of a token of the first accepted answer,
     end token included, and `target_tokens`, how many it has; `answer_ids` and `tokens`, what was written and how many tokens it
     has; and against a reference `kl`, the mean divergence a token from the teacher along its answer, `teacher_tokens`, how many
     that has, and `same_answer`.
@@ -169,34 +170,33 @@ class Texts(Answers):
         """What the model writes; log-probabilities of the tokens of right answers; divergences along a reference's."""
         from llmft.models.reading.continuations import Continued
 
-        tokens = self.tokens(rows)
-        question = AnswerTokens(np.array([token for answer in tokens for token in answer], int))
         arrays = {"answer_ids": of_objects(asking.write(prompts, rows=len(rows)))}
-        arrays |= asking.read(Continued.by_answers(prompts, tokens), question, rows=0)
-        arrays["target_tokens"] = np.array([*map(len, tokens)], int)
+        arrays |= self._read_answers(asking, prompts, rows)
         if reference is not None:
             taught = self.tokens(reference.rows)
             arrays |= asking.read(Continued.by_answers(prompts, taught), reference.question, rows=0)
             arrays["teacher_ids"] = of_objects(taught)
         return arrays
 
+    def _read_answers(self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        """Log-probabilities of the tokens of right answers."""
+        from llmft.models.reading.continuations import Continued
+
+        tokens = self.tokens(rows)
+        question = AnswerTokens(np.array([token for answer in tokens for token in answer], int))
+        arrays = asking.read(Continued.by_answers(prompts, tokens), question, rows=0)
+        return {**arrays, "target_tokens": np.array([*map(len, tokens)], int)}
+
     def columns(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Columns of `Scores` from what `ask` gives."""
         predictions = [*map(self.written, arrays["answer_ids"])]
-        accepted = [row["answer"] for row in rows]
-        scores = row_scores(TEXT_METRICS, predictions, accepted)
-        metrics = {name: np.array(values, float) for name, values in scores.items()}
         columns = {
             "idx": np.array([row["idx"] for row in rows]),
-            "target": of_objects([answers[0] for answers in accepted]),
             "prediction": of_objects(predictions),
-            "score": metrics[self.headline.name],
             "query": of_objects([*map(query_text, rows)]),
             "document": of_objects([row["document"] for row in rows]),
-            "accepted": of_objects([[*answers] for answers in accepted]),
-            **metrics,
-            "nll": -means(arrays["token_logprobs"], arrays["target_tokens"]),
-            "target_tokens": arrays["target_tokens"],
+            CATEGORY: of_objects([row.get(CATEGORY) for row in rows]),
+            **self._judged(rows, predictions, arrays),
             "tokens": np.array([*map(len, arrays["answer_ids"])], int),
             "answer_ids": arrays["answer_ids"],
         }
@@ -206,6 +206,22 @@ class Texts(Answers):
             pairs = zip(arrays["answer_ids"], arrays["teacher_ids"], strict=True)
             columns["same_answer"] = np.array([one == other for one, other in pairs], float)
         return columns
+
+    def _judged(self, rows: Sequence[Row], predictions: Sequence[str], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns of what the answers are worth."""
+        accepted, wrong = ([row.get(column) or () for row in rows] for column in ("answer", WRONG_ANSWER))
+        scores = row_scores(TEXT_METRICS, predictions, accepted)
+        metrics = {name: np.array(values, float) for name, values in scores.items()}
+        contains, pairs = load_metric("contains", "text").row_score, zip(predictions, wrong, strict=True)
+        return {
+            "target": of_objects([answers[0] for answers in accepted]),
+            "score": metrics[self.headline.name],
+            "accepted": of_objects([[*answers] for answers in accepted]),
+            **metrics,
+            WRONG_ANSWER: of_objects([contains(text, answers) if answers else None for text, answers in pairs]),
+            "nll": -means(arrays["token_logprobs"], arrays["target_tokens"]),
+            "target_tokens": arrays["target_tokens"],
+        }
 
     def written(self, ids: Sequence[int]) -> str:
         """The text of an answer: the part that `pattern` matches, where it does; without what ended it, and spaces around."""
@@ -238,15 +254,16 @@ class Texts(Answers):
         return replace(self, generation=replace(self.generation, stop=other.generation.stop, end_ids=ends))
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
-        """`TEXT_METRICS`, `nll` (nats a token of the right answers), `tokens` (mean of an answer), `n`, `n_asked`, `n_shortened`,
-        and those of `names`.
+        """`TEXT_METRICS`, `wrong_answer` (of the rows of which one is known), `nll` (nats a token of the right answers), `tokens`
+        (mean of an answer), `n`, `n_asked`, `n_shortened`, and those of `names`.
 
         Raises:
             InputError: a metric fails.
         """
-        n, sizes = len(scores), scores["target_tokens"]
+        n, sizes, wrong = len(scores), scores["target_tokens"], mean_of(scores[WRONG_ANSWER])
         metrics = {
             **{name: float(np.mean(scores[name])) for name in TEXT_METRICS},
+            **({} if wrong is None else {WRONG_ANSWER: wrong}),
             "nll": float(scores["nll"] @ sizes / sizes.sum()),
             "tokens": float(np.mean(scores["tokens"])),
             "n": n,

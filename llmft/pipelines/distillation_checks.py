@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmft.arguments.deepspeed_config import zero_stage
 from llmft.errors import InputError
-from llmft.evaluation.kinds import ANSWERS
+from llmft.evaluation.kinds import answers_of
 
 if TYPE_CHECKING:
     from llmft.arguments.objective import Objective
@@ -21,7 +21,7 @@ def check_distillation(job: Job) -> None:
         InputError: arguments do not go together.
     """
     flags, shots, data, run = job.config.distillation, job.config.shots, job.config.data, job.config.run
-    context, answers = job.config.context, ANSWERS[job.task.answer]
+    context, answers = job.config.context, answers_of(job.task)
     if context.reads("none"):
         raise InputError("--context none: there is no context to distil; name one")
     if context.reads("demonstrations") and not shots.asked_for:

@@ -96,7 +96,7 @@ class Job:
         Raises:
             InputError: the prompts and the answers do not go together, such as a label word that is not one token.
         """
-        from llmft.evaluation.kinds import ANSWERS
+        from llmft.evaluation.kinds import answers_of
         from llmft.evaluation.scorer import Scorer
         from llmft.models.reading.batches import BatchSize
         from llmft.prompts.prompter import Prompter
@@ -109,7 +109,7 @@ class Job:
             reserved=self.config.trained.virtual_tokens if trained else 0,
             virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
         )
-        answers, sample = ANSWERS[(task or self.task).answer], sample or next(iter(self.eval_sets.values()))[0]
+        answers, sample = answers_of(task or self.task), sample or next(iter(self.eval_sets.values()))[0]
         batch_size, asked = BatchSize.of(self.config.run), {"task": task or self.task, "config": self.config}
         return Scorer.create(model, prompter, answers, sample, batch_size, **asked, calibrate=calibrate)
 
@@ -194,24 +194,24 @@ class Job:
             prompts: who is asked (`teacher`, `student`) -> the prompt format in each context, for a student's card.
             saved: what the cache's answers had cost when they were made, for `cost.json`.
         """
-        from llmft.evaluation.kinds import ANSWERS
+        from llmft.evaluation.kinds import answers_of
         from llmft.models.distributed import all_gather
         from llmft.models.reading.agreement import disagreements
-        from llmft.pipelines.by_document import by_document
+        from llmft.pipelines.breakdowns import breakdowns
         from llmft.pipelines.model_card import write_cards
         from llmft.runs.summary import show_run
 
         sets = {group: list(sets) for group, sets in (self.data.groups | self.other_sets).items()}
         majority = {}
         for name, rows in chain(self.eval_sets.items(), *(sets.items() for sets in self.other_sets.values())):
-            rate = ANSWERS[self.other_tasks.get(name, self.task).answer].majority(rows)
+            rate = answers_of(self.other_tasks.get(name, self.task)).majority(rows)
             if rate is not None:
                 majority[name] = rate
         weights = {"model": self.model_weights, "trainable": 0, **metrics.get("weights", {})}
         with self.meter.phase("record"):
-            headline = ANSWERS[self.task.answer].headline_of(self.task)
+            headline = answers_of(self.task).headline_of(self.task)
             shown = {"headline": headline._asdict(), "sets": sets, "majority": majority}
-            shown |= by_document(self.record.predictions, headline)
+            shown |= breakdowns(self.record.stages, self.record.predictions)
             shown |= {"warnings": lines} if (lines := disagreements()) else {}
             self.record.write_results({**shown, **metrics, "weights": weights}, log)
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {

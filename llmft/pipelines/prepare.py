@@ -102,9 +102,9 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
 
 def task_defaults(task: Task, values: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults of flags that a task sets, given the values of all."""
-    from llmft.evaluation.kinds import ANSWERS
+    from llmft.evaluation.kinds import answers_of
 
-    defaults = {} if values.get("targets", "soft") != "soft" else ANSWERS[task.answer].defaults
+    defaults = {} if values.get("targets", "soft") != "soft" else answers_of(task).defaults
     return {**defaults, "context": task.context}
 
 

@@ -73,6 +73,8 @@ def settings(
         values |= distillation_settings(config.distillation, task, data.data_dir, model.cache_dir)
     if data.system_prompt is not None:
         values["system_prompt"] = text_or_file(data.system_prompt, "--system_prompt")
+    if task.rules:
+        values["rules"] = [rule.as_text() for rule in task.rules]
     if task.metrics:
         values["metrics"] = sorted((Path(name).stem, describe_metric(name, task.answer)) for name in task.metrics)
     if listed is not None and _reads_demonstrations(config):

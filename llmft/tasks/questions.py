@@ -12,6 +12,7 @@ from llmft.prompts.render import read_context
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
 from llmft.tasks.rows import renamed
+from llmft.tasks.rules import read_rules
 from llmft.tasks.schema import EvalSet, Source, Task
 from llmft.tasks.table import QUESTION, TASKS
 from llmft.tasks.texts import read_answers
@@ -42,6 +43,11 @@ def own_questions(
     flag, file = ("--validation_file", data.validation_file) if data.validation_file else ("--query_file", query_file)
     if file is None:
         raise InputError(f"--task_name {NAME}: there is nothing to evaluate on; give --validation_file")
+    rules = () if data.rules is None else read_rules(data.rules)
+    if rules and data.validation_file is None:
+        raise InputError(
+            f"--rules {data.rules}: there is nothing to evaluate on; give --validation_file, whose rows need no answers"
+        )
     where = f"{flag} {file}"
     table = renamed(read_file(Path(file), where), names_of_written(data))
     columns = text_columns(data, table, where)
@@ -49,7 +55,8 @@ def own_questions(
     if data.document_column is not None:
         check_column(table, "document_column", data.document_column, where)
         check_different(columns, "document_column", data.document_column)
-    _check_answers(data, table, flag, file)
+    if not rules:
+        _check_answers(data, table, flag, file)
 
     def rows_of(argument: str, name: str, file: str) -> EvalSet:
         return EvalSet(
@@ -58,7 +65,7 @@ def own_questions(
             columns,
             label_column=None,
             answer_column=data.answer_column,
-            answer_optional=argument == "train_file" and not answers_needed,
+            answer_optional=not answers_needed if argument == "train_file" else bool(rules),
             document_column=data.document_column,
         )
 
@@ -73,6 +80,8 @@ def own_questions(
         patterns=patterns if columns[1] else TASKS[NAME].patterns,
         documents=(lambda variant, data_seed: documents_of(context_files)) if by_name else None,
         context=TASKS[NAME].context if data.document_column is None else "document",
+        headline="rules" if rules else TASKS[NAME].headline,
+        rules=rules,
         **sets,
     )
 

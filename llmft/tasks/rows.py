@@ -10,8 +10,18 @@ from typing import Any
 
 from llmft.errors import InputError, listed, quote
 from llmft.tasks.formats import Table
+from llmft.tasks.rules import COLUMN as RULES
+from llmft.tasks.rules import Rule, put_rules
 from llmft.tasks.schema import EvalSet, Row, Source, Task
-from llmft.tasks.texts import check_text, read_answer_ids, read_answers, read_documents
+from llmft.tasks.texts import (
+    CATEGORY,
+    WRONG_ANSWER,
+    check_text,
+    read_answer_ids,
+    read_answers,
+    read_categories,
+    read_documents,
+)
 
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,4000})(\.0+)?")
 """The digits of one; pandas writes those beside a missing value as 1.0. Python refuses to read more digits."""
@@ -56,7 +66,7 @@ def make_rows(
         kept, reasons = _with_labels(rows, table, eval_set, task, where, first)
     else:
         _put_documents(rows, table, eval_set, task, where, first, documents or {})
-        kept, reasons = _with_answers(rows, table, eval_set, where, first)
+        kept, reasons = _with_answers(rows, table, eval_set, task.rules, where, first)
     note = left_out(where, len(rows), reasons)
     kept = [row for row in kept if all(row[column] == value for column, value in eval_set.where)]
     if not kept:
@@ -88,7 +98,9 @@ def _with_labels(
     return kept, _reasons(labels, eval_set, label_map)
 
 
-def _with_answers(rows: list[Row], table: Table, eval_set: EvalSet, where: str, first: int) -> tuple[list[Row], dict[str, int]]:
+def _with_answers(
+    rows: list[Row], table: Table, eval_set: EvalSet, rules: Sequence[Rule], where: str, first: int
+) -> tuple[list[Row], dict[str, int]]:
     """The rows that have an answer in words, or need none, and reasons for leaving out others -> how many."""
     column = eval_set.answer_column
     for row, answers in zip(rows, read_answers(table.get(column, [None] * len(rows)), column, where, first), strict=True):
@@ -97,6 +109,12 @@ def _with_answers(rows: list[Row], table: Table, eval_set: EvalSet, where: str, 
         row.update({} if cell in (None, "") or cell != cell else {CHUNK: cell})
     for row, ids in zip(rows, read_answer_ids(table.get(ANSWER_IDS, ()), ANSWER_IDS, where, first), strict=False):
         row.update({} if ids is None else {ANSWER_IDS: ids})
+    for row, category in zip(rows, read_categories(table.get(CATEGORY, ()), where, first), strict=False):
+        row.update({} if category is None else {CATEGORY: category})
+    for row, answers in zip(rows, read_answers(table.get(WRONG_ANSWER, ()), WRONG_ANSWER, where, first), strict=False):
+        row.update({WRONG_ANSWER: answers} if answers else {})
+    if rules:
+        put_rules(rows, table.get(RULES, [None] * len(rows)), rules, where, first)
     kept = [row for row in rows if row["answer"] or eval_set.answer_optional]
     return kept, {"without an answer": len(rows) - len(kept)}
 

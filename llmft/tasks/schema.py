@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from llmft.arguments.training_defaults import Defaults
+from llmft.tasks.rules import Rule
 
 Row = dict[str, Any]
 """`text1`, `text2` (or None), `label` (None where labels are optional and it has none), `idx`, and the columns that its set is
 chosen by. Of a task with answers in words, `label` is None and there are: `answer`, a tuple of the accepted ones, the first of
 which is shown and learnt, () for none; `document`, the id of the document that it is about, or None; and where its file has
-them `answer_ids`, the tokens of the answer, and `chunk`, the place in the document that it is about."""
+them `answer_ids`, the tokens of the answer, `chunk`, the place in the document that it is about, `category`, a text by which
+scores are told apart, and `wrong_answer`, a tuple of answers that are known to be wrong. Of a task with rules `rules` is a tuple
+of the names of those that hold for it."""
 
 
 class NamedPattern(NamedTuple):
@@ -138,6 +141,7 @@ class Task:
         answer: the kind of its answers, a key of `llmft.evaluation.kinds.ANSWERS`.
         headline: the metric that it is judged by; "" for that of its kind of answers.
         context: what stands in front of a query unless --context says otherwise.
+        rules: what answers in words are judged by in place of right answers, where there are any.
         documents: of variant and data seed, the documents that its rows may be about, by id. None: rows hold the documents
             themselves, or are about none.
         unrelated: of variant and data seed, prompts that have nothing to do with the documents; None for those of
@@ -164,6 +168,7 @@ class Task:
     answer: str = "label"
     headline: str = ""
     context: str = "demonstrations"
+    rules: tuple[Rule, ...] = ()
     documents: Callable[[str | None, int], dict[str, str]] | None = field(default=None, compare=False)
     unrelated: Callable[[str | None, int], list[str]] | None = field(default=None, compare=False)
 

@@ -77,6 +77,7 @@ ABOUT_TWO += " --context document --num_shots 16"
 CHUNKED = (
     "--task questions --model_name_or_path notes --validation_file {questions} --context file --chunk_tokens 12 --num_shots 16"
 )
+RULED = "--task questions --model_name_or_path notes --validation_file {requests} --num_shots 0"
 STUDY = "--model_name_or_path notes --output_file pairs.jsonl"
 
 
@@ -251,6 +252,13 @@ CASES = {
     "a folder without such documents": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob *.md"),
     "a document in two places": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_file {{short_text}}"),
     "chunks that share too much": Case("distill.py", f"{CHUNKED} --context_file {{short_text}} --chunk_overlap 6"),
+    "a file without rules": Case("eval.py", f"{RULED} --rules {{empty_prompts}}"),
+    "a rule called otherwise": Case("eval.py", f"{RULED} --rules {{named_rules}}"),
+    "an unknown check": Case("eval.py", f"{RULED} --rules {{odd_rules}}"),
+    "a rule without what it needs": Case("eval.py", f"{RULED} --rules {{short_rules}}"),
+    "a rule with what it does not read": Case("eval.py", f"{RULED} --rules {{long_rules}}"),
+    "rules and nothing to evaluate on": Case("distill.py", "--task questions --query_file {requests} --rules {rules}"),
+    "rules and a metric of right answers": Case("eval.py", f"{RULED} --rules {{rules}} --metric rougeL"),
     "more shots than rows": Case("eval.py", "--num_shots 9000"),
     "shots that cannot be shared out": Case("eval.py", "--num_shots 3"),
     "a class without rows": Case("eval.py", own(more="--label_names no,yes,maybe --target_tokens Yes,No,rain --num_shots 6")),
@@ -282,6 +290,8 @@ CASES = {
     "no column of answers": Case("eval.py", "--task questions --validation_file {good}"),
     "no answers": Case("eval.py", "--task questions --validation_file {unanswered}"),
     "an answer that is no text": Case("eval.py", "--task questions --validation_file {numbers} --answer_column label"),
+    "a row of a rule that is not there": Case("eval.py", f"{RULED} --rules {{rules}}"),
+    "a category that is a list": Case("eval.py", RULED.replace("requests", "listed_category")),
     "nothing to evaluate on": Case("ft.py", "--task questions --train_file {questions}"),
     "a document that is not there": Case("distill.py", QUESTIONS.format("{lost}")),
     "a chunk of another text": Case("distill.py", f"{CHUNKED} --query_file {{other_chunk}} --context_file {{short_text}}"),
@@ -413,6 +423,13 @@ def files(tmp_path_factory, tokenizers):
         "case.jsonl": lines([{**rows[0], "label": "NO"}, *rows[1:]]),
         "questions.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "It was Ada."}] * 2),
         "unanswered.jsonl": lines([{"text1": "Who?", "answer": None}]),
+        "requests.jsonl": lines([{"text1": "Who?", "rules": ["polite"]}] * 8),
+        "listed_category.jsonl": lines([{"text1": "Who?", "answer": "Ada", "category": ["who"]}]),
+        "rules.json": '{"lower": {"check": "lower_case"}}',
+        "named_rules.json": '{"Lower case": {"check": "lower_case"}}',
+        "odd_rules.json": '{"polite": {"check": "is_polite"}}',
+        "short_rules.json": '{"ending": {"check": "ends_with", "text": ""}}',
+        "long_rules.json": '{"lower": {"check": "lower_case", "text": "abc"}}',
         "lost.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "guide-12345678"}]),
         "blank.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": " "}]),
         "other_chunk.jsonl": lines([{"text1": "Who?", "chunk": "0-7-00000000"}] * 8),

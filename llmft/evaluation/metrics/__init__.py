@@ -23,8 +23,9 @@ FOLDER = Path(__file__).parent
 TAKEN = {
     "label": "labels (predictions and references: numbers)",
     "text": "answers in words (predictions: strings, references: lists of strings)",
+    "rule": "answers that are judged by rules (--rules)",
 }
-"""Kind of answers, a key of `llmft.evaluation.kinds.ANSWERS` -> what its metrics take."""
+"""Kind of answers, a folder here -> what its metrics take."""
 
 
 def metric_file(name: str, kind: str) -> Path | None:

@@ -20,6 +20,8 @@ COUNTS = ("n", "n_asked", "n_shortened")
 MEANS_OVER_ROWS = ("score_accuracy", "accuracy", "loss", "kl", "agreement", "retention_change")
 """Metrics that, like every headline, are means over rows, and so can be taken over several sets together, though predictions have
 no column of them. Another one is so if they have (`RowWeights`); else it is given for single sets."""
+BY_PART = ("stages", "documents", "categories")
+"""What the record has by stage and set that is no metric."""
 PATTERNS = ("pattern_name", "pattern", "student_pattern")
 """Arguments of which the column `pattern` has one, the last that there is; or it is `CHAT`, the tokenizer's own."""
 CHAT = "chat"
@@ -132,6 +134,7 @@ def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any], weights: Row
     for stage, sets in metrics["stages"].items():
         scores = {name: {**values, **_beside(metrics, stage, name)} for name, values in sets.items()}
         groups = {group: names for group, names in metrics["sets"].items() if names and scores.keys() >= set(names)}
+        scores |= _by_category(metrics, stage)
         tokens, kv_bytes = (_prompt_size(metrics, stage, what) for what in ("tokens_per_query", "kv_bytes_per_query"))
         gaps = metrics.get("gap_recovered", {}) if stage == "after" else {}
         for name, members in [*groups.items(), *((name, [name]) for name in scores)]:
@@ -159,10 +162,17 @@ def _prompt_size(metrics: Mapping[str, Any], stage: str, what: str) -> float:
 
 def _beside(metrics: Mapping[str, Any], stage: str, name: str) -> dict[str, Any]:
     """Metrics of a set that the record has beside its stages: {metric: {stage: {set: value}}}, and the change of other tasks."""
-    by_metric = {metric: of.get(stage) for metric, of in metrics.items() if isinstance(of, dict) and metric != "stages"}
+    others = {metric: of for metric, of in metrics.items() if metric not in BY_PART and isinstance(of, dict)}
+    by_metric = {metric: of.get(stage) for metric, of in others.items()}
     if stage == "after":
         by_metric["retention_change"] = metrics.get("retention_change")
     return {metric: of[name] for metric, of in by_metric.items() if isinstance(of, dict) and name in of}
+
+
+def _by_category(metrics: Mapping[str, Any], stage: str) -> dict[str, dict[str, float]]:
+    """The metrics of each category of each set, which is called by both."""
+    sets = metrics.get("categories", {}).get(stage, {})
+    return {f"{name}: {category}": values for name, of in sets.items() for category, values in of.items()}
 
 
 def _pooled(sets: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, float]], headline: str) -> dict[str, float]:

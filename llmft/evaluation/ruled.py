@@ -1,0 +1,68 @@
+"""Answers in words that are judged by rules a program can check, and compared with no right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from llmft.evaluation.answers import Asking
+from llmft.evaluation.metrics import load_metric
+from llmft.evaluation.scores import Scores, mean_of, of_objects
+from llmft.evaluation.texts import Texts
+from llmft.tasks.rules import COLUMN, Rule
+
+if TYPE_CHECKING:
+    import torch
+
+    from llmft.prompts.prompter import Prompter
+    from llmft.prompts.tokens import TokenizedPrompts
+    from llmft.tasks.schema import Row, Task
+
+
+@dataclass(frozen=True)
+class Ruled(Texts):
+    """Words that a model writes, judged by rules: `rules` is 1 where an answer keeps all that hold for its row.
+
+    Columns as those of `Texts`, without those that compare with a right answer; `target` names the row's rules, and
+    `rule_<name>` is 1 where the answer keeps that rule, 0 where it does not, None where it does not hold for the row.
+
+    Attributes:
+        rules: all rules of the task.
+    """
+
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def create(cls, model: torch.nn.Module, prompter: Prompter, sample: Row, *, task: Task, **options: Any) -> Self:
+        """As `Texts.create`, with the task's rules."""
+        return replace(super().create(model, prompter, sample, task=task, **options), rules=task.rules)
+
+    def _read_answers(self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        """Nothing: there are no right answers."""
+        return {}
+
+    def _judged(self, rows: Sequence[Row], predictions: Sequence[str], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns of what the answers are worth: which rules they keep."""
+        metric, pairs = load_metric("rules", "rule"), [*zip(rows, predictions, strict=True)]
+        holding = [[rule.as_text() for rule in self.rules if rule.name in row[COLUMN]] for row in rows]
+        kept = np.array([metric.row_score(text, rules) for text, rules in zip(predictions, holding, strict=True)])
+        columns = {"target": of_objects([", ".join(row[COLUMN]) for row in rows]), "score": kept, "rules": kept}
+        for rule in self.rules:
+            of_rule = [metric.score(text, rule.as_text()) if rule.name in row[COLUMN] else None for row, text in pairs]
+            columns[f"rule_{rule.name}"] = of_objects(of_rule)
+        return columns
+
+    def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
+        """`rules`; `rule_<name>`, of the answers for which a rule holds the share that keep it; `tokens` (mean of an answer),
+        `n`, `n_asked`, `n_shortened`."""
+        shares = {name: mean_of(scores[name]) for name in ("rules", *(f"rule_{rule.name}" for rule in self.rules))}
+        return {
+            **{name: share for name, share in shares.items() if share is not None},
+            "tokens": float(np.mean(scores["tokens"])),
+            "n": len(scores),
+            "n_asked": len(scores),
+            "n_shortened": scores.shortened,
+        }

@@ -1,0 +1,53 @@
+"""The scores of a run document by document and category by category, beside those of all together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from llmft.evaluation.scores import mean_of
+from llmft.tasks.texts import CATEGORY, document_of
+
+Parts = dict[str, dict[str, dict[str, dict[str, float]]]]
+"""Stage -> set -> name of a part -> `n`, its rows, and their metrics."""
+
+
+def breakdowns(stages: Mapping[str, Mapping[str, Mapping[str, Any]]], predictions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """`documents` and `categories` of metrics.json: stage -> set -> document or category -> `n` rows of it, and the metrics
+    that are means over rows; without those of which there are fewer than two.
+
+    Args:
+        stages: the metrics of each stage and set.
+        predictions: columns of each stage and set, as the record has them.
+    """
+    predictions = [*predictions]
+    parts = {
+        "documents": _by(stages, predictions, "document", lambda name: name and document_of(name)),
+        "categories": _by(stages, predictions, CATEGORY, lambda name: name),
+    }
+    return {
+        name: scores
+        for name, scores in parts.items()
+        if len({part for sets in scores.values() for of in sets.values() for part in of}) > 1
+    }
+
+
+def _by(
+    stages: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    predictions: Iterable[Mapping[str, Any]],
+    column: str,
+    name_of: Callable[[str | None], str | None],
+) -> Parts:
+    scores: Parts = {}
+    for columns in predictions:
+        stage, name = columns["stage"], columns["set"]
+        parts = np.array([*map(name_of, columns.get(column, ()))], object)
+        measures = [metric for metric in stages[stage][name] if metric in columns and metric != "nll"]  # a mean over tokens
+        for part in sorted({*parts} - {None}):
+            rows = parts == part
+            values = {metric: mean_of(np.asarray(columns[metric])[rows]) for metric in measures}
+            values = {"n": int(rows.sum()), **{metric: value for metric, value in values.items() if value is not None}}
+            scores.setdefault(stage, {}).setdefault(name, {})[part] = values
+    return scores

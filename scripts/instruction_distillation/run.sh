@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# An instruction taken into the weights of a real model: which of its rules answers keep without it, behind it, and after distilling it,
+# to requests as they were learnt from and to such that ask for the opposite; three draws of requests. scripts/get_model.sh brings
+# the model.
+source "$(dirname "$0")/../common.sh"
+
+setting OUTPUT_DIR logfiles/instructions
+setting MODEL models/Qwen2.5-Coder-0.5B-Instruct
+setting SEEDS '0 1 2'
+setting METHODS 'none instruction lora'
+setting EPOCHS 4
+setting RATE 1e-3
+begin
+split "$SEEDS" seeds
+split "$METHODS" methods
+
+for seed in "${seeds[@]}"; do
+    folder=$OUTPUT_DIR/files/$seed
+    [ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/instruction_distillation/make_requests.py "$folder" --seed "$seed"
+    common=(--task questions --rules "$folder/rules.json" --validation_file "$folder/validation.jsonl"
+        --out_of_domain_file "$folder/contradicting.jsonl" --model_name_or_path "$MODEL" --output_dir "$OUTPUT_DIR" --chat
+        --pattern '{text1}' --max_new_tokens 32 --seed "$seed" --data_seed "$seed" --max_batch_tokens 1024)
+    context=(--context instruction,dialogue --instruction "$folder/instruction.txt" --context_file "$folder/examples.jsonl")
+    for method in "${methods[@]}"; do
+        case $method in
+            none) run eval.py "${common[@]}" --context none ;;
+            instruction) run eval.py "${common[@]}" "${context[@]}" ;;
+            lora)
+                run distill.py "${common[@]}" "${context[@]}" --train_file "$folder/train.jsonl" --num_train_epochs "$EPOCHS" \
+                    --per_device_train_batch_size 4 --lr_scheduler_type linear --no_save_final_model --use_adapter --adapter_dim 16 \
+                    --learning_rate "$RATE"
+                ;;
+            *) fail "METHODS=$METHODS: $method is none of none, instruction, lora" ;;
+        esac
+    done
+done
+finish
+report
