@@ -12,9 +12,10 @@ import numpy as np
 from llmft.errors import InputError, quote
 from llmft.evaluation.answers import ASKED, Answers, Asking, Question, Reference
 from llmft.evaluation.metrics import more_metrics, row_scores
+from llmft.evaluation.running import run_scores
 from llmft.evaluation.scores import Headline, Scores, of_objects
 from llmft.prompts.render import decode_escapes
-from llmft.tasks.texts import query_text
+from llmft.tasks.texts import CATEGORY, query_text
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row, Task
 
 TEXT_METRICS = ("exact_match", "f1", "contains", "rougeL", "edit_similarity")
-"""Metrics of every row, each from 0 to 1 (`llmft.evaluation.metrics`)."""
+"""Metrics of every row, each from 0 to 1 (`llmft.evaluation.metrics`); beside them it has the headline, if that is another."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,17 @@ class AnswerTokens(Question):
 class Texts(Answers):
     """Words that a model writes until it ends its answer.
 
-    Columns beside those that all `Scores` have: `query`, `document` (its name); `accepted`, all accepted answers (`target` is the
-    first); the row's `TEXT_METRICS`; `nll`, the mean negative log-probability (nats) of a token of the first accepted answer,
-    end token included, and `target_tokens`, how many it has; `answer_ids` and `tokens`, what was written and how many tokens it
-    has; and against a reference `kl`, the mean divergence a token from the teacher along its answer, `teacher_tokens`, how many
-    that has, and `same_answer`.
+    Columns beside those that all `Scores` have: `query`, `document` (its name); `category`, where rows have one; `accepted`, all
+    accepted answers (`target` is the first); the row's `TEXT_METRICS`; `runs`, where completed programs are run; `nll`, the mean
+    negative log-probability (nats) of a token of the first accepted answer, end token included, and `target_tokens`, how many it
+    has; `answer_ids` and `tokens`, what was written and how many tokens it has; and against a reference `kl`, the mean divergence
+    a token from the teacher along its answer, `teacher_tokens`, how many that has, and `same_answer`.
 
     Attributes:
         prompter: makes the tokens of answers.
         generation: how answers are written.
-        headline: one of `TEXT_METRICS`.
+        headline: a metric that is shipped for texts.
+        library: the folder that completed programs are run with; None where nothing is run.
     """
 
     in_words: ClassVar[bool] = True
@@ -78,6 +80,7 @@ class Texts(Answers):
     prompter: Prompter
     generation: Generation
     headline: Headline
+    library: str | None = None
 
     @classmethod
     def create(
@@ -101,10 +104,11 @@ class Texts(Answers):
         if calibrate:
             raise InputError("--calibrate: is defined over labels, and these answers are in words; leave it out")
         flags = WritingArguments() if config is None else config.writing
-        stops = prompter.stops if flags.stops is None else tuple(map(decode_escapes, flags.stops))
+        stops = (task.stops if task else ()) or prompter.stops
+        stops = stops if flags.stops is None else tuple(map(decode_escapes, flags.stops))
         seed = 0 if config is None or config.run is None else config.run.data_seed
         generation = Generation(flags.max_new_tokens, flags.generation_temperature, stops, prompter.end_ids, seed)
-        return cls(prompter, generation, cls.headline_of(task))
+        return cls(prompter, generation, cls.headline_of(task), config.data.run_code if config is not None else None)
 
     @staticmethod
     def headline_of(task: Task | None) -> Headline:
@@ -180,7 +184,7 @@ class Texts(Answers):
         """Columns of `Scores` from what `ask` gives."""
         predictions = [*map(self.written, arrays["answer_ids"])]
         accepted = [row["answer"] for row in rows]
-        scores = row_scores(TEXT_METRICS, predictions, accepted)
+        scores = row_scores(dict.fromkeys((*TEXT_METRICS, self.headline.name)), predictions, accepted)
         metrics = {name: np.array(values, float) for name, values in scores.items()}
         columns = {
             "idx": np.array([row["idx"] for row in rows]),
@@ -189,8 +193,10 @@ class Texts(Answers):
             "score": metrics[self.headline.name],
             "query": of_objects([*map(query_text, rows)]),
             "document": of_objects([row["document"] for row in rows]),
+            **({CATEGORY: of_objects([row.get(CATEGORY) for row in rows])} if any(CATEGORY in row for row in rows) else {}),
             "accepted": of_objects([[*answers] for answers in accepted]),
             **metrics,
+            **({"runs": np.array(run_scores(self.library, rows, predictions))} if self.library is not None else {}),
             "nll": -means(arrays["token_logprobs"], arrays["target_tokens"]),
             "target_tokens": arrays["target_tokens"],
             "tokens": np.array([*map(len, arrays["answer_ids"])], int),
@@ -225,22 +231,23 @@ class Texts(Answers):
         return replace(self, generation=replace(self.generation, stop=other.generation.stop, end_ids=ends))
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
-        """`TEXT_METRICS`, `nll` (nats a token of the right answers), `tokens` (mean of an answer), `n`, `n_asked`, `n_shortened`,
-        and those of `names`.
+        """`TEXT_METRICS`, the headline, `runs` where programs are run, `nll` (nats a token of the right answers), `tokens` (mean of
+        an answer), `n`, `n_asked`, `n_shortened`, and those of `names`.
 
         Raises:
             InputError: a metric fails.
         """
         n, sizes = len(scores), scores["target_tokens"]
+        of_rows = [*dict.fromkeys((*TEXT_METRICS, self.headline.name)), *(["runs"] if "runs" in scores.columns else [])]
         metrics = {
-            **{name: float(np.mean(scores[name])) for name in TEXT_METRICS},
+            **{name: float(np.mean(scores[name])) for name in of_rows},
             "nll": float(scores["nll"] @ sizes / sizes.sum()),
             "tokens": float(np.mean(scores["tokens"])),
             "n": n,
             "n_asked": n,
             "n_shortened": scores.shortened,
         }
-        others = [name for name in names if name not in TEXT_METRICS]
+        others = [name for name in names if name not in of_rows]
         return more_metrics(others, "text", scores["prediction"].tolist(), scores["accepted"].tolist(), metrics)
 
     def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:

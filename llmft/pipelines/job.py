@@ -117,8 +117,12 @@ class Job:
         """Check that the scorers' prompts fit the model; `train_rows` are the rows or queries that will be trained on.
 
         Raises:
-            InputError: they do not fit.
+            InputError: they do not fit, or programs are to be run and do not run with the right answers.
         """
+        if self.config.data.run_code is not None:
+            from llmft.evaluation.running import check_runs
+
+            check_runs(self.config.data.run_code, [row for rows in self.eval_sets.values() for row in rows])
         self.train_idx = [row["idx"] for row in train_rows]
         for scorer in scorers:
             scorer.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
@@ -197,7 +201,7 @@ class Job:
         from llmft.evaluation.kinds import ANSWERS
         from llmft.models.distributed import all_gather
         from llmft.models.reading.agreement import disagreements
-        from llmft.pipelines.by_document import by_document
+        from llmft.pipelines.breakdowns import breakdowns
         from llmft.pipelines.model_card import write_cards
         from llmft.runs.summary import show_run
 
@@ -211,7 +215,7 @@ class Job:
         with self.meter.phase("record"):
             headline = ANSWERS[self.task.answer].headline_of(self.task)
             shown = {"headline": headline._asdict(), "sets": sets, "majority": majority}
-            shown |= by_document(self.record.predictions, headline)
+            shown |= breakdowns(self.record.predictions, headline)
             shown |= {"warnings": lines} if (lines := disagreements()) else {}
             self.record.write_results({**shown, **metrics, "weights": weights}, log)
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {

@@ -27,8 +27,8 @@ OF_LABELS = "score_accuracy"
 """What other tasks are judged by, whose answers are labels."""
 RETENTION = "retention"
 """The group of the sets of other tasks."""
-MOST_DOCUMENTS = 12
-"""A run about more is not shown document by document."""
+MOST_PARTS = 12
+"""Of more documents, or categories, a run does not show the scores of each."""
 SELECTED = "* checkpoint selected on this evaluation set"
 """Legend of the star behind values for which `selected_on` holds."""
 
@@ -67,21 +67,21 @@ def selected_on(stage: str, domain: str) -> bool:
     return stage == f"best_{domain}"
 
 
-def document_names(stages: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """The documents that any set of any stage has rows about."""
-    return sorted({name for sets in stages.values() for documents in sets.values() for name in documents})
+def part_names(stages: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """The documents, or categories, that any set of any stage has rows of."""
+    return sorted({name for sets in stages.values() for parts in sets.values() for name in parts})
 
 
-def document_table(
-    stages: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], names: Sequence[str], headline: str
+def part_table(
+    stages: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], names: Sequence[str], metric: str, part: str
 ) -> Table:
-    """The headline of each stage by document, over all sets whose rows are about it."""
-    table = Table(title=f"{headline} by document", title_justify="left")
+    """A metric of each stage by document or category, over all sets that have rows of it."""
+    table = Table(title=f"{metric} by {part}", title_justify="left")
     for name in ("stage", *names):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for stage, sets in stages.items():
-        about = [{of: documents[name] for of, documents in sets.items() if name in documents} for name in names]
-        values = [pooled(one, [*one], headline) for one in about]
+        shares = [{of: parts[name] for of, parts in sets.items() if name in parts} for name in names]
+        values = [pooled(one, [*one], metric) for one in shares]
         table.add_row(stage, *("-" if value is None else f"{value:.3f}" for value in values))
     return table
 
@@ -110,9 +110,10 @@ def show_run(path: Path) -> None:
     console.print(table)
     if any(entry["selected_on_evaluation_set"] for entry in selection.values()):
         console.print(SELECTED)
-    documents = metrics.get("documents", {})
-    if 0 < len(names := document_names(documents)) <= MOST_DOCUMENTS:
-        console.print(document_table(documents, names, headline))
+    for key, part in (("documents", "document"), ("categories", "category")):
+        parts = metrics.get(key, {})
+        if 0 < len(names := part_names(parts)) <= MOST_PARTS:
+            console.print(part_table(parts, names, headline, part))
     for name, gap in metrics.get("gap_recovered", {}).items():
         console.print(f"gap recovered {name.replace('_', '-')}: " + ("no gap" if gap is None else f"{gap:.1%}"))
     for line in elsewhere_lines(metrics):

@@ -11,7 +11,7 @@ from typing import Any
 from llmft.errors import InputError, listed, quote
 from llmft.tasks.formats import Table
 from llmft.tasks.schema import EvalSet, Row, Source, Task
-from llmft.tasks.texts import check_text, read_answer_ids, read_answers, read_documents
+from llmft.tasks.texts import CATEGORY, check_text, read_answer_ids, read_answers, read_categories, read_documents
 
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,4000})(\.0+)?")
 """The digits of one; pandas writes those beside a missing value as 1.0. Python refuses to read more digits."""
@@ -97,6 +97,8 @@ def _with_answers(rows: list[Row], table: Table, eval_set: EvalSet, where: str, 
         row.update({} if cell in (None, "") or cell != cell else {CHUNK: cell})
     for row, ids in zip(rows, read_answer_ids(table.get(ANSWER_IDS, ()), ANSWER_IDS, where, first), strict=False):
         row.update({} if ids is None else {ANSWER_IDS: ids})
+    for row, category in zip(rows, read_categories(table.get(CATEGORY, ()), where, first), strict=False):
+        row.update({} if category is None else {CATEGORY: category})
     kept = [row for row in rows if row["answer"] or eval_set.answer_optional]
     return kept, {"without an answer": len(rows) - len(kept)}
 

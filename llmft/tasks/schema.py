@@ -12,7 +12,8 @@ Row = dict[str, Any]
 """`text1`, `text2` (or None), `label` (None where labels are optional and it has none), `idx`, and the columns that its set is
 chosen by. Of a task with answers in words, `label` is None and there are: `answer`, a tuple of the accepted ones, the first of
 which is shown and learnt, () for none; `document`, the id of the document that it is about, or None; and where its file has
-them `answer_ids`, the tokens of the answer, and `chunk`, the place in the document that it is about."""
+them `answer_ids`, the tokens of the answer, `chunk`, the place in the document that it is about, and
+`category`, a text by which scores are told apart."""
 
 
 class NamedPattern(NamedTuple):
@@ -140,6 +141,8 @@ class Task:
         context: what stands in front of a query unless --context says otherwise.
         documents: of variant and data seed, the documents that its rows may be about, by id. None: rows hold the documents
             themselves, or are about none.
+        delimiter: what stands between query and answer, as --label_delimiter; None for what the pattern's end makes of it.
+        stops: texts that end an answer unless --stop says otherwise.
         unrelated: of variant and data seed, prompts that have nothing to do with the documents; None for those of
             `tasks.unrelated`.
     """
@@ -166,6 +169,8 @@ class Task:
     context: str = "demonstrations"
     documents: Callable[[str | None, int], dict[str, str]] | None = field(default=None, compare=False)
     unrelated: Callable[[str | None, int], list[str]] | None = field(default=None, compare=False)
+    delimiter: str | None = None
+    stops: tuple[str, ...] = ()
 
     @property
     def row_sets(self) -> tuple[EvalSet, ...]:

@@ -18,6 +18,8 @@ ID = re.compile(r"\S+-[0-9a-f]{8}")
 """An id as `name_documents` makes it; no document is such a text."""
 
 
+CATEGORY = "category"
+"""The column, in files of answers in words, by which their scores are told apart."""
 CHUNK = re.compile(r"(.+)#[0-9]+-[0-9]+-[0-9a-f]{8}", re.DOTALL)
 """An id of a chunk."""
 
@@ -63,6 +65,20 @@ def read_answers(cells: Iterable[Any], column: str, where: str, first: int) -> l
             )
         answers.append(tuple(dict.fromkeys(check_text(text, column, where, row) for text in texts if text.strip())))
     return answers
+
+
+def read_categories(cells: Iterable[Any], where: str, first: int) -> list[str | None]:
+    """Each row's category as text, None where there is none.
+
+    Raises:
+        InputError: a cell is no text and no number.
+    """
+    read = []
+    for row, cell in enumerate(cells, first):
+        if not _missing(cell) and not isinstance(cell, str | int | float):
+            raise InputError(f"{where}: the {CATEGORY} of row {row} is {quote(cell)}; write a text or a number, or drop the column")
+        read.append(None if _missing(cell) else str(cell))
+    return read
 
 
 def read_answer_ids(cells: Iterable[Any], column: str, where: str, first: int) -> list[list[int] | None]:
