@@ -1,14 +1,14 @@
 """Runs a program from standard input with a folder of modules on its path: `python -I -S -B isolated.py FOLDER < PROGRAM`.
 
-Exit status 0 if it ends without an exception. Before it begins, the process gives up what it can on its platform: more than two
-seconds of CPU time and 512 MiB of memory, files that it could write, new processes, and the network. A script of its own, which
+Exit status 0 if it ends without an exception. Before it begins, the process gives up what it can on its platform: more than one
+second of CPU time and 512 MiB of memory, files that it could write, new processes, and the network. A script of its own, which
 imports the standard library alone, so that it starts quickly.
 """
 
 import os
 import sys
 
-CPU_SECONDS, MEMORY_BYTES = 2, 512 * 2**20
+CPU_SECONDS, MEMORY_BYTES = 1, 512 * 2**20
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000
 """Linux' CLONE_NEWUSER and CLONE_NEWNET: namespaces of its own, the second without any interface that is up."""
 REFUSED = ("socket.", "subprocess.", "shutil.", "ctypes.", "tempfile.", "os.system", "os.exec", "os.posix_spawn", "os.spawn")
