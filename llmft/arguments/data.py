@@ -133,12 +133,13 @@ class DataArguments(PromptArguments):
     max_eval_samples: int | None = flag("Rows of each evaluation set, upstream's fixed draw; default: all.", at_least=1)
     metric: str | None = flag(
         "More metrics of predictions and right answers, comma between: f1, matthews_correlation (labels); exact_match, f1, "
-        "contains, rougeL, edit_similarity (words), code_exact_match, identifier_match, identifier_f1 (code); the file of a module of the library evaluate, or its name on the hub.",
+        "contains, rougeL, edit_similarity (words), code_exact_match, identifier_match, identifier_f1 (code); the file of a "
+        "module of the library evaluate, or its name on the hub.",
         kind="path",
     )
     run_code: str | None = flag(
-        "Run the programs that answers complete, in a process with limits each, with the modules of this folder: the metric `runs`. "
-        "What a model writes is executed only with this flag.",
+        "Run the programs that answers complete, in a process with limits each, with the modules of this folder: the metric "
+        "`runs`. What a model writes is executed only with this flag.",
         kind="path",
         needs="--task_name code",
     )

@@ -48,8 +48,8 @@ def check_runs(library: str, rows: Sequence[Row]) -> None:
         fault = fault_of(library, row["text1"], row["answer"][0])
         if fault is not None:
             raise InputError(
-                f"--run_code {library}: row {row['idx']} does not run with its right answer, {quote(row['answer'][0])} ({fault}); "
-                "name the folder of the library that it is about, and evaluate rows that end in `assert <call> ==`"
+                f"--run_code {library}: row {row['idx']} does not run with its right answer, {quote(row['answer'][0])} "
+                f"({fault}); name the folder of the library that it is about, and evaluate rows that end in an assertion"
             )
 
 

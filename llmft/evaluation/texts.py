@@ -231,8 +231,8 @@ class Texts(Answers):
         return replace(self, generation=replace(self.generation, stop=other.generation.stop, end_ids=ends))
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
-        """`TEXT_METRICS`, the headline, `runs` where programs are run, `nll` (nats a token of the right answers), `tokens` (mean of
-        an answer), `n`, `n_asked`, `n_shortened`, and those of `names`.
+        """`TEXT_METRICS`, the headline, `runs` where programs are run, `nll` (nats a token of the right answers), `tokens` (mean
+        of an answer), `n`, `n_asked`, `n_shortened`, and those of `names`.
 
         Raises:
             InputError: a metric fails.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+
 class Cut(NamedTuple):
     """Where a query ends and its answer begins: a line (from 0) and a column in it."""
 

@@ -1,10 +1,10 @@
-"""Cuts completion rows from the Python files of a repository, for `--task code`:
+r"""Cuts completion rows from the Python files of a repository, for `--task code`:
 
-    python -m llmft.tasks.completions FOLDER --context_glob 'cost/*.py' --train_glob 'pipelines/*.py' --validation_glob 'report/*.py' \\
-        --output_dir rows
+    python -m llmft.tasks.completions FOLDER --context_glob 'cost/*.py' --train_glob 'pipelines/*.py' \
+        --validation_glob 'report/*.py' --output_dir rows
 
-writes rows/train.jsonl and rows/validation.jsonl. Each row stands at a line of a function that calls what it imports from the files of the
-context: the query is the file up to there, the answer the rest of the line. Those files are what the teacher reads
+writes rows/train.jsonl and rows/validation.jsonl. Each row stands at a line of a function that calls what it imports from the
+files of the context: the query is the file up to there, the answer the rest of the line. Those files are what the teacher reads
 (`--context file --context_dir FOLDER --context_glob ...`); no row is cut from them, nor from a training file for evaluation.
 """
 
@@ -61,11 +61,15 @@ def check_apart(sources: dict[str, dict[str, str]]) -> None:
     for flag, texts in sources.items():
         for path in texts:
             if path in places:
-                raise InputError(f"--{flag}: {path} is one of --{places[path]}, too; context, training and evaluation need files apart")
+                raise InputError(
+                    f"--{flag}: {path} is one of --{places[path]}, too; context, training and evaluation need files apart"
+                )
             places[path] = flag
 
 
-def cut_rows(texts: dict[str, str], modules: dict[str, set[str]], limits: argparse.Namespace) -> tuple[list[dict[str, Any]], Counter[str]]:
+def cut_rows(
+    texts: dict[str, str], modules: dict[str, set[str]], limits: argparse.Namespace
+) -> tuple[list[dict[str, Any]], Counter[str]]:
     """The rows of files, and how many places were left out and why."""
     rows, reasons = [], Counter()
     for path, text in texts.items():
@@ -131,8 +135,8 @@ def write_completions(arguments: argparse.Namespace) -> None:
         rows, reasons = cut_rows(sources[f"{name}_glob"], modules, arguments)
         if not rows:
             raise InputError(
-                f"--{name}_glob {getattr(arguments, f'{name}_glob')}: no function of these files calls what {listed(modules)} define; "
-                "give others, or longer queries and answers (--query_characters, --answer_characters)"
+                f"--{name}_glob {getattr(arguments, f'{name}_glob')}: no function of these files calls what {listed(modules)} "
+                "define; give others, or longer queries and answers (--query_characters, --answer_characters)"
             )
         most = getattr(arguments, f"max_{name}_rows") or len(rows)
         chosen = sorted(random.Random(arguments.seed).sample(range(len(rows)), min(most, len(rows))))

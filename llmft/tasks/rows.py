@@ -11,7 +11,14 @@ from typing import Any
 from llmft.errors import InputError, listed, quote
 from llmft.tasks.formats import Table
 from llmft.tasks.schema import EvalSet, Row, Source, Task
-from llmft.tasks.texts import CATEGORY, check_text, read_answer_ids, read_answers, read_categories, read_documents
+from llmft.tasks.texts import (
+    CATEGORY,
+    check_text,
+    read_answer_ids,
+    read_answers,
+    read_categories,
+    read_documents,
+)
 
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,4000})(\.0+)?")
 """The digits of one; pandas writes those beside a missing value as 1.0. Python refuses to read more digits."""

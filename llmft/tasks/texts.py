@@ -76,7 +76,9 @@ def read_categories(cells: Iterable[Any], where: str, first: int) -> list[str | 
     read = []
     for row, cell in enumerate(cells, first):
         if not _missing(cell) and not isinstance(cell, str | int | float):
-            raise InputError(f"{where}: the {CATEGORY} of row {row} is {quote(cell)}; write a text or a number, or drop the column")
+            raise InputError(
+                f"{where}: the {CATEGORY} of row {row} is {quote(cell)}; write a text or a number, or drop the column"
+            )
         read.append(None if _missing(cell) else str(cell))
     return read
 

@@ -4,8 +4,8 @@
 
 makes FOLDER/library, a module for each depth: calls of depth 1 return a literal, those of depth 2 and 3 what a call of the depth
 below returns. FOLDER/train.jsonl asks for calls in four wordings and FOLDER/validation.jsonl for the same calls in another, which
-can be run; FOLDER/unasked.jsonl asks in that for the calls that training leaves out. `category` is the depth. The same seed gives the same
-files.
+can be run; FOLDER/unasked.jsonl asks in that for the calls that training leaves out. `category` is the depth. The same seed gives
+the same files.
 """
 
 import argparse

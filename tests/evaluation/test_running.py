@@ -102,5 +102,5 @@ def test_what_a_program_may_not_do_fails(library, tmp_path, name):
 def test_a_library_that_does_not_fit_the_rows_is_an_error(library):
     row = {"idx": 3, "text1": VALUE, "answer": (' "otter"',)}
     check_runs(library, [row])
-    with pytest.raises(InputError, match="row 3 does not run with its right answer.*AssertionError"):
+    with pytest.raises(InputError, match=r"row 3 does not run with its right answer.*AssertionError"):
         check_runs(library, [{**row, "answer": (json.dumps("heron"),)}])

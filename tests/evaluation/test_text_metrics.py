@@ -225,7 +225,10 @@ def test_a_metric_of_another_kind_is_named(tmp_path):
         "answers in words (predictions: strings, references: lists of strings)",
         "labels (predictions and references: numbers)",
     )
-    takers = {"text": f"{words}; give one of {', '.join(sorted([*NAMES, *CODE_NAMES]))}", "label": f"{labels}; give one of f1, matthews_correlation"}
+    takers = {
+        "text": f"{words}; give one of {', '.join(sorted([*NAMES, *CODE_NAMES]))}",
+        "label": f"{labels}; give one of f1, matthews_correlation",
+    }
     files = [str(FOLDER / "label" / "f1.py"), str(FOLDER / "text" / "f1.py"), module(tmp_path, SEVERAL), module(tmp_path, ONE)]
     wrong = [("matthews_correlation", "text"), (files[0], "text"), (files[3], "text"), ("exact_match", "label")]
     for name, kind in [*wrong, (files[1], "label"), (files[2], "label")]:

@@ -77,6 +77,7 @@ ABOUT_TWO += " --context document --num_shots 16"
 CHUNKED = (
     "--task questions --model_name_or_path notes --validation_file {questions} --context file --chunk_tokens 12 --num_shots 16"
 )
+CODE = "--task code --model_name_or_path toy --num_shots 0"
 STUDY = "--model_name_or_path notes --output_file pairs.jsonl"
 
 
@@ -283,6 +284,9 @@ CASES = {
     "no answers": Case("eval.py", "--task questions --validation_file {unanswered}"),
     "an answer that is no text": Case("eval.py", "--task questions --validation_file {numbers} --answer_column label"),
     "nothing to evaluate on": Case("ft.py", "--task questions --train_file {questions}"),
+    "a category that is no text": Case("eval.py", f"{CODE} --validation_file {{odd_category}}"),
+    "a library that is not there": Case("eval.py", f"{CODE} --validation_file {{questions}} --run_code nowhere"),
+    "a right answer that does not run": Case("eval.py", f"{CODE} --validation_file {{questions}} --run_code {{folder}}"),
     "a document that is not there": Case("distill.py", QUESTIONS.format("{lost}")),
     "a chunk of another text": Case("distill.py", f"{CHUNKED} --query_file {{other_chunk}} --context_file {{short_text}}"),
     "a chunk that is none": Case("distill.py", f"{CHUNKED} --query_file {{no_chunk}} --context_file {{short_text}}"),
@@ -402,6 +406,7 @@ def files(tmp_path_factory, tokenizers):
         "one_label.jsonl": lines(rows[::2]),
         "case.jsonl": lines([{**rows[0], "label": "NO"}, *rows[1:]]),
         "questions.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "It was Ada."}] * 2),
+        "odd_category.jsonl": lines([{"text1": "Who?", "answer": "Ada", "category": ["depth"]}]),
         "unanswered.jsonl": lines([{"text1": "Who?", "answer": None}]),
         "lost.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "guide-12345678"}]),
         "blank.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": " "}]),

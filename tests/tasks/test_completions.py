@@ -111,7 +111,9 @@ def test_what_cannot_be_cut_is_one_line(repository, capsys, flags, line):
 def test_the_invented_library_returns_what_its_rows_say(tmp_path, monkeypatch):
     make = runpy.run_path(str(ROOT / "scripts/code_distillation/make_library.py"))
     for name in ("one", "two"):
-        monkeypatch.setattr("sys.argv", ["make_library.py", str(tmp_path / name), "--seed", "3", "--functions", "2", "--methods", "1"])
+        monkeypatch.setattr(
+            "sys.argv", ["make_library.py", str(tmp_path / name), "--seed", "3", "--functions", "2", "--methods", "1"]
+        )
         make["main"]()
     files = {path.relative_to(tmp_path / "one"): path.read_text() for path in (tmp_path / "one").rglob("*.*")}
     assert files == {path.relative_to(tmp_path / "two"): path.read_text() for path in (tmp_path / "two").rglob("*.*")}

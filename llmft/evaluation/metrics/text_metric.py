@@ -16,7 +16,7 @@ import numpy as np
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 KEYWORDS = frozenset(keyword.kwlist) - {"True", "False"}
 """Words of Python that are no identifiers; CrossCodeEval counts True and False as such."""
-NO_CODE = re.compile(r'''"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|#.*''')
+NO_CODE = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|#.*""")
 """A string or a comment."""
 ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
