@@ -46,16 +46,9 @@ def test_a_library_is_distilled_and_scores_are_told_apart_by_depth(folder, monke
     ran = []
     monkeypatch.setattr(running, "fault_of_program", lambda library, program: ran.append(program))
     context = ("--context", "file", "--context_dir", folder / "library", "--context_glob", "*.py")
-    training = (
-        "--train_file",
-        folder / "train.jsonl",
-        "--max_train_samples",
-        4,
-        "--num_train_epochs",
-        1,
-        "--no_evaluate_elsewhere",
-    )
-    record = run("distill.py", folder / "runs", *arguments(folder), *context, *training, "--run_code", folder / "library")
+    training = ("--train_file", folder / "train.jsonl", "--max_train_samples", 4, "--num_train_epochs", 1)
+    flags = (*arguments(folder), *context, *training, "--run_code", folder / "library", "--no_evaluate_elsewhere")
+    record = run("distill.py", folder / "runs", *flags)
     assert any(program.startswith("import ") for program in ran)
     for stage in ("teacher", "before", "after"):
         depths = record.metrics["categories"][stage]
