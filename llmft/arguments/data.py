@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmft.arguments.checks import Checked
 from llmft.arguments.flags import UPSTREAM, flag
 
-QUESTIONS = "--task_name questions"
+QUESTIONS = "--task_name questions|code"
 OWN_FILES = ("--train_file", "--query_file", QUESTIONS)
 WORDS = (QUESTIONS, "--query_file")
 PBFT = "--method pbft"
@@ -55,11 +55,11 @@ class DataArguments(PromptArguments):
     _argument_group_name = "task and prompt"
 
     task_name: str | None = flag(
-        "Task: toy, rte, mnli, mnli-original, qqp, cola, sst2, ag_news; with answers in words notes, squad, and questions, which "
-        "reads files of your own; default: rte.",
+        "Task: toy, rte, mnli, mnli-original, qqp, cola, sst2, ag_news; with answers in words notes, squad, and questions and "
+        "code, which read files of your own; default: rte.",
         aliases=("--task",),
         excludes="--train_file",
-        exempt=("questions",),
+        exempt=("questions", "code"),
         names_run=False,
     )
     task_variant: str | None = flag(
@@ -133,7 +133,8 @@ class DataArguments(PromptArguments):
     max_eval_samples: int | None = flag("Rows of each evaluation set, upstream's fixed draw; default: all.", at_least=1)
     metric: str | None = flag(
         "More metrics of predictions and right answers, comma between: f1, matthews_correlation (labels); exact_match, f1, "
-        "contains, rougeL, edit_similarity (words); the file of a module of the library evaluate, or its name on the hub.",
+        "contains, rougeL, edit_similarity (words), code_exact_match, identifier_match, identifier_f1 (code); the file of a "
+        "module of the library evaluate, or its name on the hub.",
         kind="path",
     )
     rules: str | None = flag(
@@ -144,6 +145,12 @@ class DataArguments(PromptArguments):
         needs=QUESTIONS,
         excludes={"--metric": "which compares with right answers"},
         answers="text",
+    )
+    run_code: str | None = flag(
+        "Run the programs that answers complete, in a process with limits each, with the modules of this folder: the metric "
+        "`runs`. What a model writes is executed only with this flag.",
+        kind="path",
+        needs="--task_name code",
     )
     pattern_name: str = flag(
         "A pattern of Mosbach et al. 2023, Table 5, by its name.",

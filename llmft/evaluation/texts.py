@@ -14,6 +14,7 @@ from llmft.errors import InputError, quote
 from llmft.evaluation.answer_part import AnswerPart, find_part
 from llmft.evaluation.answers import ASKED, Answers, Asking, Question, Reference
 from llmft.evaluation.metrics import load_metric, more_metrics, row_scores
+from llmft.evaluation.running import run_scores
 from llmft.evaluation.scores import Headline, Scores, mean_of, of_objects
 from llmft.prompts.render import decode_escapes
 from llmft.tasks.texts import CATEGORY, WRONG_ANSWER, query_text
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row, Task
 
 TEXT_METRICS = ("exact_match", "f1", "contains", "rougeL", "edit_similarity")
-"""Metrics of every row, each from 0 to 1 (`llmft.evaluation.metrics`)."""
+"""Metrics of every row, each from 0 to 1 (`llmft.evaluation.metrics`); beside them it has the headline, if that is another."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,18 @@ class Texts(Answers):
     """Words that a model writes until it ends its answer.
 
     Columns beside those that all `Scores` have: `query`, `document` (its name), `category`; `accepted`, all accepted answers
-    (`target` is the first); the row's `TEXT_METRICS`; `wrong_answer`, 1 where a known wrong answer of the row stands in it, else
-    0, None where none is known; `nll`, the mean negative log-probability (nats) of a token of the first accepted answer,
-    end token included, and `target_tokens`, how many it has; `answer_ids` and `tokens`, what was written and how many tokens it
-    has; and against a reference `kl`, the mean divergence a token from the teacher along its answer, `teacher_tokens`, how many
-    that has, and `same_answer`.
+    (`target` is the first); the row's `TEXT_METRICS` and headline; `runs`, where completed programs are run; `wrong_answer`, 1
+    where a known wrong answer of the row stands in it, else 0, None where none is known; `nll`, the mean negative log-probability
+    (nats) of a token of the first accepted answer, end token included, and `target_tokens`, how many it has; `answer_ids` and
+    `tokens`, what was written and how many tokens it has; and against a reference `kl`, the mean divergence a token from the
+    teacher along its answer, `teacher_tokens`, how many that has, and `same_answer`.
 
     Attributes:
         prompter: makes the tokens of answers.
         generation: how answers are written.
-        headline: one of `TEXT_METRICS`.
+        headline: a metric that is shipped for texts.
         pattern: its first group matches the part of what is written that counts as the answer; None for all of it.
+        library: the folder that completed programs are run with; None where nothing is run.
     """
 
     in_words: ClassVar[bool] = True
@@ -83,6 +85,7 @@ class Texts(Answers):
     generation: Generation
     headline: Headline
     pattern: re.Pattern[str] | None = None
+    library: str | None = None
 
     @classmethod
     def create(
@@ -106,10 +109,12 @@ class Texts(Answers):
         if calibrate:
             raise InputError("--calibrate: is defined over labels, and these answers are in words; leave it out")
         flags = WritingArguments() if config is None else config.writing
-        stops = prompter.stops if flags.stops is None else tuple(map(decode_escapes, flags.stops))
+        stops = (task.stops if task else ()) or prompter.stops
+        stops = stops if flags.stops is None else tuple(map(decode_escapes, flags.stops))
         seed = 0 if config is None or config.run is None else config.run.data_seed
         generation = Generation(flags.max_new_tokens, flags.generation_temperature, stops, prompter.end_ids, seed)
-        return cls(prompter, generation, cls.headline_of(task))
+        library = config.data.run_code if config is not None else None
+        return cls(prompter, generation, cls.headline_of(task), library=library)
 
     @staticmethod
     def headline_of(task: Task | None) -> Headline:
@@ -210,7 +215,7 @@ class Texts(Answers):
     def _judged(self, rows: Sequence[Row], predictions: Sequence[str], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Columns of what the answers are worth."""
         accepted, wrong = ([row.get(column) or () for row in rows] for column in ("answer", WRONG_ANSWER))
-        scores = row_scores(TEXT_METRICS, predictions, accepted)
+        scores = row_scores(dict.fromkeys((*TEXT_METRICS, self.headline.name)), predictions, accepted)
         metrics = {name: np.array(values, float) for name, values in scores.items()}
         contains, pairs = load_metric("contains", "text").row_score, zip(predictions, wrong, strict=True)
         return {
@@ -218,6 +223,7 @@ class Texts(Answers):
             "score": metrics[self.headline.name],
             "accepted": of_objects([[*answers] for answers in accepted]),
             **metrics,
+            **({"runs": np.array(run_scores(self.library, rows, predictions))} if self.library is not None else {}),
             WRONG_ANSWER: of_objects([contains(text, answers) if answers else None for text, answers in pairs]),
             "nll": -means(arrays["token_logprobs"], arrays["target_tokens"]),
             "target_tokens": arrays["target_tokens"],
@@ -254,15 +260,16 @@ class Texts(Answers):
         return replace(self, generation=replace(self.generation, stop=other.generation.stop, end_ids=ends))
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
-        """`TEXT_METRICS`, `wrong_answer` (of the rows of which one is known), `nll` (nats a token of the right answers), `tokens`
-        (mean of an answer), `n`, `n_asked`, `n_shortened`, and those of `names`.
+        """`TEXT_METRICS`, the headline, `runs` where programs are run, `wrong_answer` (of the rows of which one is known), `nll`
+        (nats a token of the right answers), `tokens` (mean of an answer), `n`, `n_asked`, `n_shortened`, and those of `names`.
 
         Raises:
             InputError: a metric fails.
         """
         n, sizes, wrong = len(scores), scores["target_tokens"], mean_of(scores[WRONG_ANSWER])
+        of_rows = [*dict.fromkeys((*TEXT_METRICS, self.headline.name)), *(["runs"] if "runs" in scores.columns else [])]
         metrics = {
-            **{name: float(np.mean(scores[name])) for name in TEXT_METRICS},
+            **{name: float(np.mean(scores[name])) for name in of_rows},
             **({} if wrong is None else {WRONG_ANSWER: wrong}),
             "nll": float(scores["nll"] @ sizes / sizes.sum()),
             "tokens": float(np.mean(scores["tokens"])),
@@ -270,7 +277,7 @@ class Texts(Answers):
             "n_asked": n,
             "n_shortened": scores.shortened,
         }
-        others = [name for name in names if name not in TEXT_METRICS]
+        others = [name for name in names if name not in of_rows]
         return more_metrics(others, "text", scores["prediction"].tolist(), scores["accepted"].tolist(), metrics)
 
     def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:

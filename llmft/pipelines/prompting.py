@@ -56,7 +56,7 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
         pattern_flag=pattern_flag,
         words_flag=words_flag,
         **(_context(job, labels, number) if who == "teacher" or job.method == "icl" else {}),
-        delimiter=data.label_delimiter,
+        delimiter=job.task.delimiter if data.label_delimiter is None else data.label_delimiter,
     )
 
 

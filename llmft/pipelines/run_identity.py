@@ -75,6 +75,9 @@ def settings(
         values["system_prompt"] = text_or_file(data.system_prompt, "--system_prompt")
     if task.rules:
         values["rules"] = [rule.as_text() for rule in task.rules]
+    if data.run_code is not None:
+        modules = sorted(path for path in Path(data.run_code).rglob("*.py") if path.is_file())
+        values["run_code"] = {path.relative_to(data.run_code).as_posix(): path.read_text(encoding="utf-8") for path in modules}
     if task.metrics:
         values["metrics"] = sorted((Path(name).stem, describe_metric(name, task.answer)) for name in task.metrics)
     if listed is not None and _reads_demonstrations(config):

@@ -1,4 +1,4 @@
-"""The task `questions`: files of the user's own whose answers are words, about documents or none."""
+"""The tasks `questions` and `code`: files of the user's own whose answers are words, about documents or none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmft.tasks.formats import Table, read_file
 from llmft.tasks.rows import renamed
 from llmft.tasks.rules import read_rules
 from llmft.tasks.schema import EvalSet, Source, Task
-from llmft.tasks.table import QUESTION, TASKS
+from llmft.tasks.table import TASKS
 from llmft.tasks.texts import read_answers
 from llmft.tasks.user_files import check_column, check_different, given, own_sets, text_columns
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmft.arguments.context import ContextFile
     from llmft.arguments.data import DataArguments
 
-NAME = "questions"
+NAMES = ("questions", "code")
 WRITTEN = "query"
 """The column of the question in files that a model wrote ({document, query, answer, answer_ids})."""
 
@@ -30,7 +30,7 @@ WRITTEN = "query"
 def own_questions(
     data: DataArguments, *, answers_needed: bool = True, query_file: str | None = None, context_files: Sequence[ContextFile] = ()
 ) -> Task:
-    """The task `questions` with the sets of the user's files. There may be no training rows.
+    """The task `questions` or `code` with the sets of the user's files. There may be no training rows.
 
     Args:
         answers_needed: whether training rows without an answer are left out.
@@ -40,9 +40,10 @@ def own_questions(
     Raises:
         InputError: a file or column is missing, there is nothing to evaluate on, or the arguments contradict each other.
     """
+    task = TASKS[data.task_name]
     flag, file = ("--validation_file", data.validation_file) if data.validation_file else ("--query_file", query_file)
     if file is None:
-        raise InputError(f"--task_name {NAME}: there is nothing to evaluate on; give --validation_file")
+        raise InputError(f"--task_name {task.name}: there is nothing to evaluate on; give --validation_file")
     rules = () if data.rules is None else read_rules(data.rules)
     if rules and data.validation_file is None:
         raise InputError(
@@ -69,18 +70,18 @@ def own_questions(
             document_column=data.document_column,
         )
 
-    sets = own_sets(data, NAME, rows_of)
+    sets = own_sets(data, task.name, rows_of)
     if data.validation_file is None:
-        sets["in_domain"] = rows_of("query_file", NAME, file)
+        sets["in_domain"] = rows_of("query_file", task.name, file)
         say_note(f"--validation_file: not given; the rows of --query_file {file} that have answers are evaluated on")
     by_name = bool(context_files) and data.document_column is not None
-    patterns = {name: named._replace(pattern=QUESTION + "\n{text2}") for name, named in TASKS[NAME].patterns.items()}
+    patterns = {name: named._replace(pattern=named.pattern + "\n{text2}") for name, named in task.patterns.items()}
     return replace(
-        TASKS[NAME],
-        patterns=patterns if columns[1] else TASKS[NAME].patterns,
+        task,
+        patterns=patterns if columns[1] else task.patterns,
         documents=(lambda variant, data_seed: documents_of(context_files)) if by_name else None,
-        context=TASKS[NAME].context if data.document_column is None else "document",
-        headline="rules" if rules else TASKS[NAME].headline,
+        context=task.context if data.document_column is None else "document",
+        headline="rules" if rules else task.headline,
         rules=rules,
         **sets,
     )

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, quote
-from llmft.tasks.questions import NAME as QUESTIONS
+from llmft.tasks.questions import NAMES as QUESTIONS
 from llmft.tasks.questions import own_questions
 from llmft.tasks.schema import OutOfDomain, Row, Task
 from llmft.tasks.table import HANS_SUBCASES, LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_task
@@ -36,7 +36,7 @@ def resolve_task(
     Raises:
         InputError: there is no such task or set, they do not fit together, or the user's own files are not usable.
     """
-    if data.task_name == QUESTIONS:
+    if data.task_name in QUESTIONS:
         task = own_questions(data, answers_needed=labels_needed, query_file=query_file, context_files=context_files)
     elif data.train_file is None:
         task = get_task(DEFAULT_TASK if data.task_name is None else data.task_name)
@@ -45,7 +45,8 @@ def resolve_task(
     task, size = _tested_on(task, data), data.subsample_splits
     if size is not None and task.splits is not None:
         raise InputError(f"--subsample_splits {size}: {task.name} makes its rows; leave it out, or take --max_eval_samples")
-    return replace(task, subsample_splits=task.subsample_splits if size is None else size, metrics=data.metrics)
+    metrics = tuple(dict.fromkeys((*task.metrics, *data.metrics)))
+    return replace(task, subsample_splits=task.subsample_splits if size is None else size, metrics=metrics)
 
 
 def with_training_rows(task: Task, *, needed: bool) -> Task:

@@ -144,6 +144,8 @@ class Task:
         rules: what answers in words are judged by in place of right answers, where there are any.
         documents: of variant and data seed, the documents that its rows may be about, by id. None: rows hold the documents
             themselves, or are about none.
+        delimiter: what stands between query and answer, as --label_delimiter; None for what the pattern's end makes of it.
+        stops: texts that end an answer unless --stop says otherwise.
         unrelated: of variant and data seed, prompts that have nothing to do with the documents; None for those of
             `tasks.unrelated`.
     """
@@ -171,6 +173,8 @@ class Task:
     rules: tuple[Rule, ...] = ()
     documents: Callable[[str | None, int], dict[str, str]] | None = field(default=None, compare=False)
     unrelated: Callable[[str | None, int], list[str]] | None = field(default=None, compare=False)
+    delimiter: str | None = None
+    stops: tuple[str, ...] = ()
 
     @property
     def row_sets(self) -> tuple[EvalSet, ...]:

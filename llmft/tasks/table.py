@@ -182,6 +182,17 @@ TASKS: dict[str, Task] = {
             answer="text",
             headline="contains",
         ),
+        Task(
+            name="code",  # its rows lie in files of the user's (`tasks.questions`, `tasks.completions`)
+            version=1,
+            label_names=(),
+            patterns={"minimal": NamedPattern("{text1}", "", ())},
+            answer="text",
+            headline="code_exact_match",
+            metrics=("identifier_match", "identifier_f1"),
+            delimiter="",
+            stops=("\n",),
+        ),
     )
 }
 

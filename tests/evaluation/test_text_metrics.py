@@ -8,6 +8,7 @@ from llmft.evaluation.kinds import ANSWERS
 from llmft.evaluation.metrics import FOLDER, TAKEN, compute_metric, load_metric, row_scores, shipped_metrics
 
 NAMES = ["contains", "edit_similarity", "exact_match", "f1", "rougeL"]
+CODE_NAMES = ["code_exact_match", "identifier_f1", "identifier_match"]
 
 CASES = {  # prediction, accepted answers -> contains, edit_similarity, exact_match, f1, rougeL
     "the same": ("red door", ["red door"], (1, 1, 1, 1, 1)),
@@ -56,6 +57,27 @@ def test_a_set_gets_the_mean_of_its_rows_here_and_from_the_file(name):
     assert compute_metric(str(FOLDER / "text" / f"{name}.py"), "text", predictions, references) == value
     loaded = evaluate.load(str(FOLDER / "text" / f"{name}.py"), keep_in_memory=True)
     assert loaded.compute(predictions=predictions, references=references) == value
+
+
+CODE_CASES = {  # prediction, accepted answers -> code_exact_match, identifier_f1, identifier_match
+    "the same but for white space": ("  f(x,\n y)", ["f(x, y) "], (1, 1, 1)),
+    "white space where there is none": ("f (x)", ["f(x)"], (0, 1, 1)),
+    "another case": ("F(x)", ["f(x)"], (0, 1 / 2, 0)),
+    "another literal": ("f('a', 1)", ["f('b', 2)"], (0, 1, 1)),
+    "names in a string or a comment": ('f("x \\" # y")  # g', ["f('z')"], (0, 1, 1)),
+    "keywords are none, True is one": ("return not True", ["True"], (0, 1, 1)),
+    "another order": ("f(x, y)", ["f(y, x)"], (0, 1, 0)),
+    "a name twice": ("f(x, x)", ["f(x)"], (0, 1, 0)),
+    "no names": ("1", ["2"], (0, 0, 1)),
+    "the best of several": ("f(x)", ["g(x)", "f(x, y)"], (0, 4 / 5, 0)),
+}
+
+
+@pytest.mark.parametrize("case", CODE_CASES)
+def test_scores_of_code_by_hand(case):
+    prediction, accepted, expected = CODE_CASES[case]
+    scores = {name: score for name, (score,) in row_scores(CODE_NAMES, [prediction], [accepted]).items()}
+    assert scores == pytest.approx(dict(zip(CODE_NAMES, expected, strict=True)))
 
 
 def squad_by_the_definition(text):
@@ -163,7 +185,7 @@ def test_a_row_without_an_accepted_answer_has_no_score(name):
 
 def test_each_kind_of_answers_has_metrics():
     assert set(ANSWERS) <= set(TAKEN)
-    assert shipped_metrics("text") == NAMES and shipped_metrics("label") == ["f1", "matthews_correlation"]
+    assert shipped_metrics("text") == sorted([*NAMES, *CODE_NAMES]) and shipped_metrics("label") == ["f1", "matthews_correlation"]
     assert compute_metric("f1", "text", ["red door"], [["red"]]) == {"f1": pytest.approx(2 / 3)}
     assert compute_metric("f1", "label", [1, 1, 0], [1, 0, 0]) == {"f1": pytest.approx(2 / 3)}
 
@@ -203,7 +225,10 @@ def test_a_metric_of_another_kind_is_named(tmp_path):
         "answers in words (predictions: strings, references: lists of strings)",
         "labels (predictions and references: numbers)",
     )
-    takers = {"text": f"{words}; give one of {', '.join(NAMES)}", "label": f"{labels}; give one of f1, matthews_correlation"}
+    takers = {
+        "text": f"{words}; give one of {', '.join(sorted([*NAMES, *CODE_NAMES]))}",
+        "label": f"{labels}; give one of f1, matthews_correlation",
+    }
     files = [str(FOLDER / "label" / "f1.py"), str(FOLDER / "text" / "f1.py"), module(tmp_path, SEVERAL), module(tmp_path, ONE)]
     wrong = [("matthews_correlation", "text"), (files[0], "text"), (files[3], "text"), ("exact_match", "label")]
     for name, kind in [*wrong, (files[1], "label"), (files[2], "label")]:

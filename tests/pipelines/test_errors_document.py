@@ -78,6 +78,7 @@ CHUNKED = (
     "--task questions --model_name_or_path notes --validation_file {questions} --context file --chunk_tokens 12 --num_shots 16"
 )
 RULED = "--task questions --model_name_or_path notes --validation_file {requests} --num_shots 0"
+CODE = "--task code --model_name_or_path toy --num_shots 0"
 STUDY = "--model_name_or_path notes --output_file pairs.jsonl"
 
 
@@ -293,6 +294,8 @@ CASES = {
     "a row of a rule that is not there": Case("eval.py", f"{RULED} --rules {{rules}}"),
     "a category that is a list": Case("eval.py", RULED.replace("requests", "listed_category")),
     "nothing to evaluate on": Case("ft.py", "--task questions --train_file {questions}"),
+    "a library that is not there": Case("eval.py", f"{CODE} --validation_file {{questions}} --run_code nowhere"),
+    "a right answer that does not run": Case("eval.py", f"{CODE} --validation_file {{questions}} --run_code {{folder}}"),
     "a document that is not there": Case("distill.py", QUESTIONS.format("{lost}")),
     "a chunk of another text": Case("distill.py", f"{CHUNKED} --query_file {{other_chunk}} --context_file {{short_text}}"),
     "a chunk that is none": Case("distill.py", f"{CHUNKED} --query_file {{no_chunk}} --context_file {{short_text}}"),

@@ -1,5 +1,7 @@
-"""What metrics of answers in words share: the best accepted answer counts, rows count alike, words are SQuAD's."""
+"""What metrics of answers in words share: the best accepted answer counts, rows count alike; words are SQuAD's, identifiers
+Python's."""
 
+import keyword
 import re
 import string
 from abc import ABC, abstractmethod
@@ -12,6 +14,10 @@ import evaluate
 import numpy as np
 
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+KEYWORDS = frozenset(keyword.kwlist) - {"True", "False"}
+"""Words of Python that are no identifiers; CrossCodeEval counts True and False as such."""
+NO_CODE = re.compile(r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|#.*""")
+"""A string or a comment."""
 ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
@@ -56,3 +62,11 @@ def squad_words(text: str) -> tuple[str, ...]:
     white space divides are words.
     """
     return tuple(ARTICLE.sub(" ", text.lower().translate(NO_PUNCTUATION)).split())
+
+
+@lru_cache(maxsize=64)
+def identifiers(code: str) -> tuple[str, ...]:
+    """The identifiers of a piece of Python in their order, whether it can be parsed or not; as in CrossCodeEval words that are no
+    keyword, outside of strings and comments."""
+    words = re.findall(r"\w+", NO_CODE.sub("", code))
+    return tuple(word for word in words if re.match("[_a-zA-Z]", word) and word not in KEYWORDS)

@@ -1,0 +1,124 @@
+"""Completion rows cut from a repository, and the invented library."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmft.evaluation.running import check_runs
+from llmft.tasks.completions import main
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = "def plum(size):\n    return size\n\n\nclass Shed:\n    pass\n"
+USER = '''"""A file."""
+
+import os
+from lib.garden import Shed, plum
+
+ABOVE = plum(1)
+
+
+def first(a):
+    x = os.path.join("ü", plum(a))
+    plum(a)
+    return x
+
+
+async def second():
+    shed = Shed.of(
+        plum(2),
+    )
+    return shed.plum(), [plum(i)
+                         for i in range(3)]
+'''
+FLAGS = ["--context_glob", "lib/*.py", "--train_glob", "a.py", "--validation_glob", "b.py"]
+
+
+@pytest.fixture
+def repository(tmp_path):
+    for name, text in {"lib/garden.py": LIBRARY, "lib/__init__.py": "", "a.py": USER, "b.py": USER}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def rows_of(repository, *flags):
+    main([str(repository), *FLAGS, "--output_dir", str(repository / "rows"), *map(str, flags)])
+    return [json.loads(line) for line in (repository / "rows/train.jsonl").read_text().splitlines()]
+
+
+def test_rows_are_cut_where_functions_call_what_they_import(repository, capsys):
+    rows = rows_of(repository)
+    assert [(row["line"], row["answer"]) for row in rows] == [
+        (10, " plum(a))"),
+        (11, "    plum(a)"),
+        (16, " Shed.of("),
+        (17, "        plum(2),"),
+        (19, " [plum(i)"),
+    ]
+    assert capsys.readouterr().out.startswith("train: 5 of 5 rows; 0 with lines left out of the query")
+    lines = USER.split("\n")
+    for row in rows:  # a query and its answer are the file up to there
+        assert (row["text1"] + row["answer"]).split("\n") == ["# a.py", *lines[: row["line"]]]
+        assert row["category"] == ("whole line" if row["text1"].endswith("\n") else "rest of a line")
+
+
+@given(st.integers(30, 400), st.integers(1, 3))
+@settings(deadline=None, max_examples=30)
+def test_lines_that_a_query_leaves_out_are_counted_in_it(tmp_path_factory, characters, answer_lines):
+    folder = tmp_path_factory.mktemp("cut")
+    (folder / "lib").mkdir()
+    for name, text in {"lib/garden.py": LIBRARY, "a.py": USER, "b.py": USER}.items():
+        (folder / name).write_text(text)
+    try:
+        rows = rows_of(folder, "--query_characters", characters, "--answer_lines", answer_lines)
+    except SystemExit:
+        return  # no row fits
+    lines = USER.split("\n")
+    for row in rows:
+        title, *text = (row["text1"] + row["answer"]).split("\n")
+        last, number = row["line"] + answer_lines - 1, row["lines_left_out"]
+        assert len(row["text1"]) <= characters and title == "# a.py"
+        if number:
+            place = text.index(f"# ... {number} {'line' if number == 1 else 'lines'} left out")
+            assert text[:place] in ([], ["from lib.garden import Shed, plum"])
+            assert "from lib.garden import Shed, plum" in text
+            del text[place]
+        assert text[-(last - number - 1) :] == lines[number + 1 : last] and len(text) == last - number
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--validation_glob", "[ab].py"], "--validation_glob: a.py is one of --train_glob, too"),
+        (["--train_glob", "c.py"], "--train_glob c.py: fits no Python file with text"),
+        (["--context_glob", "lib/__init__.py,b.py", "--validation_glob", "lib/garden.py"], "no function of these files calls"),
+        (["--answer_lines", "0"], "--answer_lines 0: give 1 or more"),
+        (["--query_characters", "10"], "--train_glob a.py: no function of these files calls"),
+    ],
+)
+def test_what_cannot_be_cut_is_one_line(repository, capsys, flags, line):
+    with pytest.raises(SystemExit) as ended:
+        rows_of(repository, *flags)
+    assert ended.value.code == 2 and not (repository / "rows").exists()
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and line in error
+
+
+def test_the_invented_library_returns_what_its_rows_say(tmp_path, monkeypatch):
+    make = runpy.run_path(str(ROOT / "scripts/code_distillation/make_library.py"))
+    for name in ("one", "two"):
+        monkeypatch.setattr(
+            "sys.argv", ["make_library.py", str(tmp_path / name), "--seed", "3", "--functions", "2", "--methods", "1"]
+        )
+        make["main"]()
+    files = {path.relative_to(tmp_path / "one"): path.read_text() for path in (tmp_path / "one").rglob("*.*")}
+    assert files == {path.relative_to(tmp_path / "two"): path.read_text() for path in (tmp_path / "two").rglob("*.*")}
+    sets = {name: [*map(json.loads, files[Path(f"{name}.jsonl")].splitlines())] for name in ("train", "validation", "unasked")}
+    assert {name: len(rows) for name, rows in sets.items()} == {"train": 12, "validation": 3, "unasked": 6}
+    evaluated = sets["validation"] + sets["unasked"]
+    assert {row["category"] for row in evaluated} == {"depth 1", "depth 2", "depth 3"}
+    check_runs(str(tmp_path / "one/library"), [{**row, "answer": (row["answer"],), "idx": 0} for row in evaluated])
