@@ -294,6 +294,22 @@ def in_float64(objective, teacher, student):
     return objective.temperature**2 * kl[objective.divergence]()
 
 
+PARTS = (slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 6))
+"""Of six texts, what two ranks read in a step of two batches each."""
+
+
+def parted_loss(trainer, student, batches):
+    """The mean over ranks and batches of what each makes of its part of a step."""
+    asked = [count for batch in batches for count in batch["asked"]]
+    items = torch.tensor(sum(asked) if trainer.loss_mean == "tokens" else len(asked))
+    trainer.args, before = SimpleNamespace(world_size=2, device=torch.device("cpu")), trainer.args
+    trainer.current_gradient_accumulation_steps = 2
+    with torch.no_grad():
+        losses = [trainer.compute_loss(student, batch, num_items_in_batch=items).item() for batch in batches]
+    trainer.args = before
+    return sum(losses) / len(losses)
+
+
 @pytest.mark.parametrize("objective", TEXT_OBJECTIVES, ids=lambda one: f"{one.support}-{one.divergence}-{one.temperature:g}")
 def test_the_loss_of_texts_is_that_of_float64_and_nothing_where_both_agree(tmp_path, objective):
     student, teacher = (tiny_model("llama") for _ in range(2))
@@ -328,9 +344,11 @@ def test_the_loss_of_texts_is_that_of_float64_and_nothing_where_both_agree(tmp_p
                 student.zero_grad()
                 loss = trainer.compute_loss(student, batch)
                 loss.backward()
+                parted = parted_loss(trainer, student, [collator(kept[part]) for part in PARTS])
                 sizes[who] = max(p.grad.abs().max() for p in student.parameters())
                 expected_loss = {"teacher": pytest.approx(value.item(), rel=2e-4), "student": pytest.approx(0, abs=1e-6)}
                 assert loss.item() == expected_loss[who], (how, loss_mean)
+                assert parted == expected_loss[who], (how, loss_mean)
             assert sizes["student"] < 1e-3 * sizes["teacher"]  # rounding: batches are of other sizes than single rows
 
 
