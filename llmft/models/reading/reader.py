@@ -158,11 +158,10 @@ class PrefixReader:
         beside, whole = self.beside, [prompts.whole(i) for i in rows]
         inputs, real = self.begin(prompts, rows)
         try:
-            processors = [] if processor is None else [processor(rows)]
+            processors, synced = [] if processor is None else [processor(rows)], cut_up(self.bare)
+            how = {"synced": synced, "leaves": beside and not synced and processor is None, "processors": processors}
             with attends_beside(self.bare) if beside else nullcontext():
-                ids, tokens = write(
-                    self.bare, inputs, whole, generation, tokenizer, synced=cut_up(self.bare), processors=processors
-                )
+                ids, tokens = write(self.bare, inputs, whole, generation, tokenizer, **how)
         except LostKeysError:
             self.puts_in_front()
             return self.write(prompts, rows, generation, tokenizer, processor)
