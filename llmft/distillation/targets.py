@@ -153,9 +153,9 @@ def support_scores(logits: torch.Tensor, support: str, tokens: torch.Tensor | Se
     classes = scores.gather(-1, chosen)
     if support == "labels":
         return classes
-    others = scores.scatter(-1, chosen, -torch.inf)  # (B, V)
-    empty = others.amax(-1, keepdim=True) == -torch.inf  # (B, 1); logsumexp of nothing is -inf, but its gradient is NaN
-    rest = others.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, -torch.inf)
+    least = torch.finfo(scores.dtype).min  # not -inf: of nothing else logsumexp would have a gradient of NaN
+    rest = scores.scatter(-1, chosen, least).logsumexp(-1, keepdim=True)  # (B, 1)
+    rest = rest.masked_fill(rest < least / 2, -torch.inf)  # where there is nothing else
     return torch.cat([classes, rest], dim=-1)
 
 
