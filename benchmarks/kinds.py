@@ -30,8 +30,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "gemma3_text": {**GEMMA_3, "query_pre_attn_scalar": 256, "sliding_window": 512},
     "llama": {**GEMMA_3, "tie_word_embeddings": True},
 }  # fmt: skip
-"""transformers' name of a kind -> OPT-125m, Qwen2-0.5B, Gemma-3-270M (every sixth layer sees all, the others the last 512 tokens),
-and a Llama as large as that."""
+"""Name of a kind, as transformers has it -> OPT-125m, Qwen2-0.5B, Gemma-3-270M (every sixth layer sees all, the others the last
+512 tokens), and a Llama as large as that."""
 SMALL: dict[str, Any] = {
     "vocab_size": 8000, "hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 64, "ffn_dim": 64, "query_pre_attn_scalar": 16,

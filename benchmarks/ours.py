@@ -179,6 +179,7 @@ class Distillation:
 
 
 def encode(scorer: Scorer, prompts: TokenizedPrompts) -> Any:
+    """Read what all prompts begin with."""
     from llmft.models.reading.reader import PrefixReader, reading
 
     with torch.no_grad(), reading(scorer.model):

@@ -48,6 +48,9 @@ def measure(world: World, item: str) -> dict[str, Any]:
         "transformers": lambda: _train_by_own_loss(texts, answers),
         "sdft": lambda: _train_by_sdft(texts, world, answers, tokens),
     }
+    if item == "sdft":
+        import trl.experimental.sdft  # noqa: F401 (does not count as memory of what is measured)
+    texts.warm_up()
     found, mib = peak_beyond(works[item.removesuffix("_64")]), 2**20
     config = world.config
     longest = max(len(example["input_ids"]) for example in texts.examples())

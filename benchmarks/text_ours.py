@@ -121,6 +121,11 @@ class Texts:
         """What stands behind the document in the teacher's prompts."""
         return [self.teacher.prompter.prompt_format.query(row) for row in self.queries]
 
+    def warm_up(self) -> None:
+        """Import whatever is imported where it is used, so that it does not count as memory of what is measured."""
+        import llmft.distillation.trainer
+        import llmft.pipelines.training  # noqa: F401
+
     def fine_tune(self, epochs: int = 1, **more: Any) -> None:
         """Training on the answers (SFT)."""
         from llmft.training.ft_trainer import FtTrainer

@@ -30,7 +30,7 @@ def peft_targets(model: torch.nn.Module, prompts: Sequence[list[int]], answers: 
 
 @torch.no_grad()
 def generate(model: torch.nn.Module, prompts: Sequence[list[int]], tokens: int) -> list[list[int]]:
-    """transformers' own on whole prompts, padded on the left: the most probable so many tokens behind each."""
+    """What transformers writes behind whole prompts, padded on the left: so many most probable tokens."""
     from benchmarks.ours import left_padded
 
     batch = left_padded(prompts)
@@ -62,7 +62,7 @@ class SdftTeacher:
 
 
 def own_loss(model: torch.nn.Module, examples: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """transformers' own loss of one padded batch, labels where the answers are."""
+    """The loss that transformers has, of one padded batch, labels where the answers are."""
     from benchmarks.ours import left_padded
 
     texts = [[*example["input_ids"], example["answer"][-1]] for example in examples]

@@ -68,8 +68,11 @@ def _one(world: KindWorld, document: int) -> dict[str, Any]:
     lengths, counts = [len(suffix) + count - 1 for suffix in suffixes], [count] * len(suffixes)
     floor = kind_floors.encoding(config, prefix) + kind_floors.forward(config, lengths, prefix, counts=counts)
     names = {
-        "targets": "llmft", "peft": "PEFT's example", "sdft": "TRL SDFT's teacher", "harness": "lm-evaluation-harness, scores alone",
-    }  # fmt: skip
+        "targets": "llmft",
+        "peft": "PEFT's example",
+        "sdft": "TRL SDFT's teacher",
+        "harness": "lm-evaluation-harness, scores alone",
+    }
     rows = []
     for arm in [name for name in names if name in times]:
         number = len(lengths) if arm == "targets" else len(answers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks import kind_floors
@@ -27,7 +28,7 @@ def measure(world: World) -> dict[str, Any]:
     for kind, one in worlds.items():
         texts[kind] = made = Texts.create(one, world.size(DOCUMENT, 60), world.size(ANSWERS, 8), *flags, trains=True)
         arms[f"targets {kind}"], arms[f"write {kind}"] = made.targets, made.write
-        arms[f"epoch {kind}"] = lambda made=made, targets=made.targets(): made.distil(targets)
+        arms[f"epoch {kind}"] = partial(made.distil, made.targets())
     times = alternate(arms, world.turns)
     rates, rows = rates_of(times["matrix"], flops), []
     names = {"targets": "targets", "write": "an answer written", "epoch": "distillation epoch, targets there"}
