@@ -161,7 +161,7 @@ def write(
     answers: list[list[int]] = [[] for _ in prompts]
     rows, written = torch.arange(len(prompts)), 0
     with _passes(bare) as passes:
-        while len(rows):
+        while True:
             leave = len(rows) // 2 if leaves else 0
             endings = Endings(len(rows), start, generation, tokenizer, bare.device, written=written, leave=leave)
             own = [] if numbers is None else [RowSampler(numbers[rows.to(device)], start, generation.temperature)]
@@ -177,11 +177,10 @@ def write(
                 )
             for row, tokens, length in zip(rows.tolist(), ids[:, start:].tolist(), endings.lengths.tolist(), strict=True):
                 answers[row] = tokens[:length]
-            written = ids.shape[1] - start
-            running = (~endings.ended).nonzero()[:, 0] if written < generation.max_new_tokens else endings.ended.nonzero()[:0, 0]
-            if len(running):
-                inputs = _going_on(inputs, ids, running)
-            rows = rows[running.cpu()]
+            written, running = ids.shape[1] - start, (~endings.ended).nonzero()[:, 0]
+            if written == generation.max_new_tokens or not len(running):
+                break
+            inputs, rows = _going_on(inputs, ids, running), rows[running.cpu()]
     return answers, sum(passes)
 
 
