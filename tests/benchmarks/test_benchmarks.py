@@ -21,10 +21,8 @@ from benchmarks import (
     results,
     text_generation,
     text_growth,
-    text_memory,
     text_teacher,
     text_training,
-    text_windows,
 )
 from benchmarks.bounds import BOUNDS, check_all
 from benchmarks.distillation import rereading_teacher
@@ -175,13 +173,12 @@ def test_training_arms_on_texts_train(world: World) -> None:
 
 
 def test_parts_about_texts_give_what_their_bounds_are_about(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = (text_teacher, text_training, text_generation, text_growth, text_windows)
-    for part in parts[:3]:
+    parts = (text_teacher, text_training, text_generation)
+    for part in parts:
         monkeypatch.setattr(part, "find_spec", lambda name: None)  # TRL and lm-eval take long to import
         monkeypatch.setattr(part, "KINDS", ("opt",))
     monkeypatch.setattr(results, "copy_rate", lambda: 1e10)
-    found = [part.measure(replace(world, turns=1)) for part in parts]
-    found += [text_memory.measure(world, item) for item in ("ours", "transformers")]
+    found = [part.measure(replace(world, turns=1)) for part in (*parts, text_growth)]
     assert all(row["floor"] > 0 < row["value"] for part in found for row in part["rows"])
     values = {name: value for part in found for name, value in part["values"].items()}
     assert values["opt: answers that differ"] == 0
@@ -189,9 +186,8 @@ def test_parts_about_texts_give_what_their_bounds_are_about(world: World, monkey
         values[name.replace("opt 60", "opt 2000").replace("opt 120", "opt 8000")] = values[name]
     values |= {name.replace("opt", "qwen2"): value for name, value in values.items()}
     measured = {one["text"] for one in check_all(values) if one["met"] is not None}
-    peers = ("TRL", "lm-evaluation-harness", "64 answers a step")
-    about = {bound.text for bound in BOUNDS if bound.text.startswith(("targets", "texts", "answers", "Gemma"))}
-    assert measured == {text for text in about if not any(peer in text for peer in peers)}
+    about = {bound.text for bound in BOUNDS if bound.text.startswith(("targets", "texts", "answers"))}
+    assert measured == {text for text in about if not any(part in text for part in ("TRL", "lm-evaluation-harness", "memory"))}
 
 
 def test_arms_take_turns() -> None:
