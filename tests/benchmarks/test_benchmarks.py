@@ -20,9 +20,6 @@ from benchmarks import (
     kind_floors,
     results,
     text_generation,
-    text_growth,
-    text_teacher,
-    text_training,
 )
 from benchmarks.bounds import BOUNDS, check_all
 from benchmarks.distillation import rereading_teacher
@@ -172,22 +169,17 @@ def test_training_arms_on_texts_train(world: World) -> None:
     torch.testing.assert_close(loss, expected)
 
 
-def test_parts_about_texts_give_what_their_bounds_are_about(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = (text_teacher, text_training, text_generation)
-    for part in parts:
-        monkeypatch.setattr(part, "find_spec", lambda name: None)  # TRL and lm-eval take long to import
-        monkeypatch.setattr(part, "KINDS", ("opt",))
+def test_a_part_about_texts_gives_what_its_bounds_are_about(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_generation, "find_spec", lambda name: None)  # lm-eval takes long to import
+    monkeypatch.setattr(text_generation, "KINDS", ("opt",))
     monkeypatch.setattr(results, "copy_rate", lambda: 1e10)
-    found = [part.measure(replace(world, turns=1)) for part in (*parts, text_growth)]
-    assert all(row["floor"] > 0 < row["value"] for part in found for row in part["rows"])
-    values = {name: value for part in found for name, value in part["values"].items()}
-    assert values["opt: answers that differ"] == 0
-    for name in list(values):  # bounds are about two kinds and full sizes
-        values[name.replace("opt 60", "opt 2000").replace("opt 120", "opt 8000")] = values[name]
-    values |= {name.replace("opt", "qwen2"): value for name, value in values.items()}
+    found = text_generation.measure(replace(world, turns=1))
+    assert all(row["floor"] > 0 < row["value"] for row in found["rows"])
+    values = found["values"] | {name.replace("opt", "qwen2"): value for name, value in found["values"].items()}
+    assert values["qwen2: answers that differ"] == 0
     measured = {one["text"] for one in check_all(values) if one["met"] is not None}
-    about = {bound.text for bound in BOUNDS if bound.text.startswith(("targets", "texts", "answers"))}
-    assert measured == {text for text in about if not any(part in text for part in ("TRL", "lm-evaluation-harness", "memory"))}
+    about = {bound.text for bound in BOUNDS if bound.text.startswith("answers")}
+    assert measured == {text for text in about if "lm-evaluation-harness" not in text}
 
 
 def test_arms_take_turns() -> None:
