@@ -16,14 +16,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks import memory, text_memory
 from benchmarks.bounds import check_all, line
 from benchmarks.measure import BUSY, machine
-from benchmarks.memory import items
 from benchmarks.world import QUICK, Shape, World
 from llmft.runs.store import write_json
 
 HERE = Path(__file__).parent
-PARTS = ("in_context", "windows", "distillation", "memory", "growth", "meter", "start_up")
+PARTS = (
+    "in_context",
+    "windows",
+    "distillation",
+    "memory",
+    "growth",
+    "meter",
+    "start_up",
+    "text_teacher",
+    "text_training",
+    "text_generation",
+    "text_memory",
+    "text_growth",
+    "text_windows",
+)
+ITEMS = {"memory": memory.items, "text_memory": text_memory.items}
+"""Parts of which every item has a process of its own."""
 BESIDE = HERE.parents[1] / "shared" / "data"
 
 
@@ -74,7 +90,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Every part in a process of its own (memory: every item), and what they found."""
+    """Every part in a process of its own (of `ITEMS`: every item), and what they found."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(options.threads),
@@ -100,7 +116,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         write_json(settings, {**own, "threads": options.threads})
         for name in options.only:
             start, found = time.perf_counter(), []
-            for unit in [f"memory:{item}" for item in items()] if name == "memory" else [name]:
+            for unit in [f"{name}:{item}" for item in ITEMS[name]()] if name in ITEMS else [name]:
                 result = Path(folder) / "result.json"
                 command = [sys.executable, "-m", "benchmarks.part", unit, str(settings), str(result)]
                 done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)

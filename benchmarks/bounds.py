@@ -39,6 +39,29 @@ def _memory(above: str, below: str) -> Callable[[Mapping[str, Any]], float]:
     return lambda values: values[f"memory: {above}"] / values[f"memory: {below}"]
 
 
+def _of_kinds(name: str, *, largest: bool = False) -> Callable[[Mapping[str, Any]], Any]:
+    """The least (or largest) of OPT's and Qwen2's values; `name` has {kind} in the place of these."""
+
+    def worst(values: Mapping[str, Any]) -> Any:
+        found = [values[name.format(kind=kind)] for kind in ("opt", "qwen2")]
+        return (max if largest else min)(found, key=lambda one: one["median"] if isinstance(one, dict) else one)
+
+    return worst
+
+
+def _text_memory(above: str, below: str, taken_off: str = "") -> Callable[[Mapping[str, Any]], float]:
+    """Memory of one item over another's, or what both take beyond the activations of a body of such a size."""
+
+    def of(values: Mapping[str, Any]) -> float:
+        parts = [
+            values[f"text memory: {item}"] - (values[f"text memory: {item.replace('ours', taken_off)}"] if taken_off else 0)
+            for item in (above, below)
+        ]
+        return parts[0] / parts[1]
+
+    return of
+
+
 def _worst_score(values: Mapping[str, Any]) -> float:
     return max(values[f"scores: {name}"] for name in ("naive", "upstream", "harness", "windows"))
 
@@ -73,6 +96,83 @@ BOUNDS = (
     Bound("the meter's own share of CPU time", False, 0.01, _named("cpu: the meter's own over all")),
     Bound("CPU time with the meter over without", False, 1.01, _named("cpu: with a meter over without")),
     Bound("distill.py --help over a bare parser", False, 1.2, _named("wall: help over a bare parser")),
+    Bound(
+        "targets of 64 texts behind 2000 tokens: PEFT's way takes, times llmft's time",
+        True,
+        20,
+        _of_kinds("wall: {kind} 2000: peft over targets"),
+    ),
+    Bound(
+        "targets of 64 texts behind 2000 tokens: TRL SDFT's teacher takes, times llmft's time",
+        True,
+        20,
+        _of_kinds("wall: {kind} 2000: sdft over targets"),
+    ),
+    Bound(
+        "targets of 64 texts behind 2000 tokens, over document once and answers alone",
+        False,
+        1.4,
+        _of_kinds("wall: {kind} 2000: targets over document once and answers alone", largest=True),
+    ),
+    Bound(
+        "targets of 64 texts behind 8000 tokens: PEFT's way takes, times llmft's time",
+        True,
+        60,
+        _of_kinds("wall: {kind} 8000: peft over targets"),
+    ),
+    Bound(
+        "texts: distillation epoch over SFT epoch",
+        False,
+        1.05,
+        _of_kinds("wall: {kind}: text distillation over SFT", largest=True),
+    ),
+    Bound(
+        "texts: TRL SDFT takes, times a whole distillation's time, 2000 tokens, 3 epochs",
+        True,
+        8,
+        _of_kinds("wall: {kind}: sdft over whole distillation of texts"),
+    ),
+    Bound(
+        "answers behind 2000 tokens: generate on whole prompts takes, times llmft's time",
+        True,
+        8,
+        _of_kinds("wall: {kind}: plain over writing"),
+    ),
+    Bound(
+        "answers behind 2000 tokens: lm-evaluation-harness takes, times llmft's time",
+        True,
+        4,
+        _of_kinds("wall: {kind}: harness over writing"),
+    ),
+    Bound(
+        "answers behind 2000 tokens that differ from others'", False, 0, _of_kinds("{kind}: answers that differ", largest=True)
+    ),
+    Bound("texts, memory: distillation over transformers' own loss", False, 1 / 2, _text_memory("ours", "transformers")),
+    Bound("texts, memory: distillation over TRL SDFT", False, 1 / 3, _text_memory("ours", "sdft")),
+    Bound("texts, memory but for activations: 64 answers a step over 16", False, 1.2, _text_memory("ours_64", "ours", "body")),
+    Bound(
+        "texts, document of 8000 tokens over 500: time outside attention of a target",
+        False,
+        1.1,
+        _named("time outside attention, targets, longest document over shortest"),
+    ),
+    Bound(
+        "texts, document of 8000 tokens over 500: time outside attention of writing",
+        False,
+        1.1,
+        _named("time outside attention, write, longest document over shortest"),
+    ),
+    Bound("texts, 100 to 10000 queries: time grows with the power", False, 1.05, _named("exponent of queries in words")),
+    Bound(
+        "texts: training step of LoRA: share of the matrix rate",
+        True,
+        0.6,
+        _of_kinds("wall: {kind}: utilisation, training step on texts"),
+    ),
+    *(
+        Bound(f"Gemma 3's shape over Llama's: {name}", False, 1.25, _named(f"wall: text windows: {work}"))
+        for work, name in (("targets", "targets"), ("write", "writing"), ("epoch", "distillation epoch"))
+    ),
     Bound("errors come before a model is loaded (1: yes)", True, 1, _named("errors before any model is loaded")),
 )
 

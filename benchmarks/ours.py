@@ -1,4 +1,4 @@
-"""llmft as the pipelines use it. The only file of the benchmarks that knows its signatures."""
+"""llmft as the pipelines use it. Beside `text_ours` the only file that knows its signatures."""
 
 from __future__ import annotations
 
@@ -24,16 +24,22 @@ if TYPE_CHECKING:
     from llmft.tasks.table import Row
 
 
-def open_job(script: str, world: World, model_folder: Path, *arguments: Any) -> Job:
-    """The job that a command line asks for: `eval.py` or `distill.py`, on RTE alone."""
-    from llmft.pipelines import distill, in_context
+def open_job(method: str, groups: Sequence[type], world: World, *arguments: Any) -> Job:
+    """The job that a command line asks for."""
     from llmft.pipelines.prepare import prepare
 
-    method, groups = {"eval.py": ("icl", in_context.GROUPS), "distill.py": ("distill", distill.GROUPS)}[script]
-    argv = ["--task", "rte", "--eval_task_name", "none", "--use_cpu", "--data_dir", world.data_dir]
-    argv += ["--model_name_or_path", model_folder, "--output_dir", world.folder / "runs", *arguments]
+    argv = ["--use_cpu", "--data_dir", world.data_dir, "--output_dir", world.folder / "runs", *arguments]
     (job,) = prepare(method, groups, list(map(str, argv)), "")
     return job
+
+
+def open_rte_job(script: str, world: World, model_folder: Path, *arguments: Any) -> Job:
+    """That of `eval.py` or `distill.py` on RTE alone."""
+    from llmft.pipelines import distill, in_context
+
+    method, groups = {"eval.py": ("icl", in_context.GROUPS), "distill.py": ("distill", distill.GROUPS)}[script]
+    rte = ("--task", "rte", "--eval_task_name", "none", "--model_name_or_path", model_folder)
+    return open_job(method, groups, world, *rte, *arguments)
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Evaluation:
         from llmft.pipelines.loading import load_data
         from llmft.pipelines.prompting import prompt_format_of
 
-        job = open_job("eval.py", world, world.model_folder(**changes), "--num_shots", shots)
+        job = open_rte_job("eval.py", world, world.model_folder(**changes), "--num_shots", shots)
         load_data(job, num_contexts=1 if shots else 0)
         model, tokenizer = world.load(**changes)
         scorer = job.scorer(model, tokenizer, prompt_format_of(job), demonstrations=job.demonstrations)
@@ -68,7 +74,7 @@ class Evaluation:
 
     def encode(self) -> Any:
         """Encode the context alone, as `score` does before the first query."""
-        return _encode(self.scorer, self.prompts)
+        return encode(self.scorer, self.prompts)
 
     @property
     def prompts(self) -> TokenizedPrompts:
@@ -94,7 +100,7 @@ class Distillation:
         from llmft.pipelines.prompting import prompt_format_of
         from llmft.pipelines.training import trainable
 
-        job = open_job(
+        job = open_rte_job(
             "distill.py", world, world.model_folder(), "--num_shots", shots, "--max_train_samples", queries,
             "--num_train_epochs", 1, "--per_device_train_batch_size", batch, "--teacher_cache_dir", "none", *arguments,
         )  # fmt: skip
@@ -138,7 +144,7 @@ class Distillation:
 
     def encode(self) -> Any:
         """Encode the context alone."""
-        return _encode(self.teacher.scorers[0], self.prompts("teacher"))
+        return encode(self.teacher.scorers[0], self.prompts("teacher"))
 
     def warm_up(self) -> None:
         """Import whatever is imported where it is used, so that it does not count as memory of what is measured."""
@@ -172,7 +178,8 @@ class Distillation:
         make_trainer(trainer_class, self.student, examples, self.job.config.run, **more).train()
 
 
-def _encode(scorer: Scorer, prompts: TokenizedPrompts) -> Any:
+def encode(scorer: Scorer, prompts: TokenizedPrompts) -> Any:
+    """Read what all prompts begin with."""
     from llmft.models.reading.reader import PrefixReader, reading
 
     with torch.no_grad(), reading(scorer.model):

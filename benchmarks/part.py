@@ -7,7 +7,21 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks import distillation, growth, in_context, memory, metering, start_up, windows
+from benchmarks import (
+    distillation,
+    growth,
+    in_context,
+    memory,
+    metering,
+    start_up,
+    text_generation,
+    text_growth,
+    text_memory,
+    text_teacher,
+    text_training,
+    text_windows,
+    windows,
+)
 from benchmarks.world import Shape, World
 
 PARTS = {
@@ -17,7 +31,13 @@ PARTS = {
     "growth": growth.measure,
     "meter": metering.measure,
     "start_up": start_up.measure,
+    "text_teacher": text_teacher.measure,
+    "text_training": text_training.measure,
+    "text_generation": text_generation.measure,
+    "text_growth": text_growth.measure,
+    "text_windows": text_windows.measure,
     **{f"memory:{item}": partial(memory.measure, item=item) for item in memory.ITEMS},
+    **{f"text_memory:{item}": partial(text_memory.measure, item=item) for item in text_memory.ITEMS},
 }
 """What each part's process does."""
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from benchmarks.ours import Distillation
+    from llmft.prompts.prompter import Prompter
 
 
 @torch.no_grad()
@@ -56,12 +57,23 @@ class Harness:
 
     def scores(self, texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
         """Log-likelihoods (N, L) of the words behind each text."""
+        found = self.logprobs([(text, f" {word}") for text in texts for word in words])
+        return found.reshape(len(texts), len(words))
+
+    def logprobs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Log-likelihoods (N,) of texts, each behind another."""
         from lm_eval.api.instance import Instance
 
-        pairs = [(text, f" {word}") for text in texts for word in words]
         requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
-        found = self.model.loglikelihood(requests, disable_tqdm=True)
-        return np.array([score for score, _ in found]).reshape(len(texts), len(words))
+        return np.array([score for score, _ in self.model.loglikelihood(requests, disable_tqdm=True)])
+
+    def write(self, texts: Sequence[str], tokens: int) -> list[str]:
+        """The most probable so many tokens behind each text, as words."""
+        from lm_eval.api.instance import Instance
+
+        settings = {"until": [], "max_gen_toks": tokens, "do_sample": False}
+        requests = [Instance("generate_until", {}, (text, settings), i) for i, text in enumerate(texts)]
+        return self.model.generate_until(requests, disable_tqdm=True)
 
 
 class RereadingTeacher:
@@ -86,35 +98,43 @@ class RereadingTeacher:
 
 def sdft(distillation: Distillation, folder: Path, *, checkpointing: bool = False) -> Callable[[], None]:
     """One epoch of TRL's self-distillation trainer over the same queries behind the same context: completions of one token,
-    one a query, the untrained model as teacher; batch and learning rate are ours, else its defaults, but for bfloat16 and
-    (unless `checkpointing`) gradient checkpointing, which it would switch on and we do without."""
+    one a query; batch and learning rate are ours."""
+    run, scorer = distillation.run, distillation.teacher.scorers[0]
+    queries = [scorer.prompter.prompt_format.query(row) for row in distillation.queries]
+    settings = {
+        "per_device_train_batch_size": run.per_device_train_batch_size,
+        "learning_rate": run.learning_rate,
+        "num_train_epochs": 1,
+        "max_completion_length": 1,
+        "gradient_checkpointing": checkpointing,
+    }
+
+    def train() -> None:
+        sdft_trainer(scorer.model, scorer.prompter, queries, folder, **settings).train()
+
+    return train
+
+
+def sdft_trainer(model: torch.nn.Module, prompter: Prompter, queries: Sequence[str], folder: Path, **settings: Any) -> Any:
+    """TRL's self-distillation trainer, the untrained model as teacher, which reads the prompter's context in front; with these
+    settings, and else its defaults, but for bfloat16, one completion a query, and prompts that are not cut."""
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
-    run, scorer = distillation.run, distillation.teacher.scorers[0]
-    queries = [scorer.prompter.prompt_format.query(row) for row in distillation.queries]
-    rows = Dataset.from_list([{"prompt": query, "privileged_context": scorer.prompter.context} for query in queries])
+    rows = Dataset.from_list([{"prompt": query, "privileged_context": prompter.context} for query in queries])
     config = SDFTConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=run.per_device_train_batch_size,
-        learning_rate=run.learning_rate,
-        num_train_epochs=1,
-        max_completion_length=1,
         max_prompt_length=None,
         num_generations=1,
         teacher_prompt_template="{privileged_context}{prompt}",
-        gradient_checkpointing=checkpointing,
         bf16=False,
         use_cpu=True,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        **settings,
     )
-
-    def train() -> None:
-        trainer = SDFTTrainer(model=scorer.model, args=config, train_dataset=rows, processing_class=scorer.prompter.tokenizer)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-
-    return train
+    trainer = SDFTTrainer(model=model, args=config, train_dataset=rows, processing_class=prompter.tokenizer)
+    trainer.remove_callback(PrinterCallback)
+    return trainer

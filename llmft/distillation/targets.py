@@ -28,7 +28,7 @@ class Targets(NamedTuple):
 
     Attributes:
         logprobs: (P, K) log-probabilities on the support, at each position of each query's answer.
-        tokens: (P, k) token ids that the first k classes of `topk` stand for, largest first; None for other supports.
+        tokens: (P, k) int32 token ids that the first k classes of `topk` stand for, largest first; None for other supports.
         query_of: (P,) place of the query that a position belongs to, on the CPU, in order; None for a position a query.
     """
 
@@ -94,7 +94,7 @@ class TokenQuestion(Question):
 
     def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
         """`logprobs` (p, k + m + 1) and `tokens` (p, k + m)."""
-        tokens = self.tokens.to(logits.device)[positions]
+        tokens = self.tokens.to(logits.device)[positions].long()
         if self.more:
             others = logits.scatter(-1, tokens, -torch.inf)
             tokens = torch.cat([tokens, others.topk(self.more).indices], dim=-1)
@@ -130,7 +130,7 @@ def support_targets(logits: torch.Tensor, support: str, *, label_ids: Sequence[i
     if support == "topk":
         if topk > logits.shape[-1]:
             raise InputError(f"--topk {topk}: the vocabulary has {logits.shape[-1]} tokens; ask for no more than that")
-        tokens = logits.topk(topk).indices
+        tokens = logits.topk(topk).indices.int()  # half of what is kept, in memory and on disk
         return Targets(tempered(support_scores(logits, support, tokens), 1.0), tokens)
     return Targets(tempered(support_scores(logits, support, label_ids), 1.0), None)
 
@@ -149,13 +149,13 @@ def support_scores(logits: torch.Tensor, support: str, tokens: torch.Tensor | Se
         return scores
     if not isinstance(tokens, torch.Tensor):
         tokens = index_on(logits.device, tuple(tokens))
-    chosen = tokens.expand(len(scores), -1)  # (B, K or K - 1)
+    chosen = tokens.long().expand(len(scores), -1)  # (B, K or K - 1)
     classes = scores.gather(-1, chosen)
     if support == "labels":
         return classes
-    others = scores.scatter(-1, chosen, -torch.inf)  # (B, V)
-    empty = others.amax(-1, keepdim=True) == -torch.inf  # (B, 1); logsumexp of nothing is -inf, but its gradient is NaN
-    rest = others.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, -torch.inf)
+    least = torch.finfo(scores.dtype).min  # not -inf: of nothing else logsumexp would have a gradient of NaN
+    rest = scores.scatter(-1, chosen, least).logsumexp(-1, keepdim=True)  # (B, 1)
+    rest = rest.masked_fill(rest < least / 2, -torch.inf)  # where there is nothing else
     return torch.cat([classes, rest], dim=-1)
 
 

@@ -51,21 +51,22 @@ class ContentCache:
         return self.folder / f"{hashlib.sha256(_canonical(key).encode()).hexdigest()}.safetensors"
 
     def get(self, key: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """The arrays put under `key` and their metadata; None where there are none, or (with a warning) their file is damaged."""
+        """The arrays put under `key` and their metadata; None where there are none, or (with a warning) their file is damaged.
+
+        The arrays stay in the file: what is looked at is read, and memory that is wanted elsewhere is given back.
+        """
         path = self.path(key)
         try:
-            with safe_open(path, framework="np") as file:
-                notes = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            arrays, notes = _mapped(path)
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # what bytes may look like
-            return self._damaged(path, " ".join(str(error).split()))
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            return self._damaged(path, " ".join(str(error).split()))  # whatever bytes may look like
         if notes.get("key") != _canonical(key):
             return self._damaged(path, "it holds another key")
         if notes.get("sha256") != _checksum(arrays, notes.get("metadata", "")):
             return self._damaged(path, "its checksum is wrong")
-        return arrays, json.loads(notes["metadata"])
+        return _mapped(path)[0], json.loads(notes["metadata"])  # anew: of those all has been looked at
 
     def put(self, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None) -> None:
         """Keep `arrays` under `key`, replacing what was there.
@@ -95,6 +96,12 @@ class ContentCache:
         return InputError(
             f"{self.flag} {self.folder}: cannot be written to ({reason}); name a folder of your own with room in it"
         )
+
+
+def _mapped(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """A file's arrays, which are not read before they are looked at, and its metadata."""
+    with safe_open(path, framework="pt") as file:  # numpy's way would read them
+        return {name: file.get_tensor(name).numpy() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], text: str) -> str:

@@ -15,12 +15,13 @@ from llmft.cost.flops import training_flops
 from llmft.cost.phases import Phase
 from llmft.evaluation.answers import ASKED
 from llmft.evaluation.checkpoint_selection import Evaluations
+from llmft.models.parts.gradients import with_gradient
 from llmft.models.parts.head import Projection, positions_at_once, project_in_pieces
 from llmft.models.reading.batches import all_logits, answer_logits
 from llmft.models.reading.continuations import Continued, padded_batch
 from llmft.models.reading.packing import can_pack, common_head, packed_batch
 from llmft.models.reading.reader import agreement_of
-from llmft.models.wrapping import encoded_virtual_tokens, on_device, virtual_tokens
+from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, virtual_tokens
 from llmft.training.checkpoints import ReadableCheckpoint
 from llmft.training.losses import answer_cross_entropy
 from llmft.training.stop_at_nan import POSITION, StopAtNonFinite
@@ -126,16 +127,23 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _loss_of_texts(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """Loss of texts; where their logits are many, they are made in pieces, and made again for each piece's gradient."""
+        """Loss of texts; where their logits are many, they are made in pieces. The gradient of a piece is taken with its loss
+        where the output layer is frozen, else the piece is made again for it."""
         count, losses = len(inputs[WEIGHTS]), []
-        if count <= positions_at_once(model) or not self.in_pieces:
+        frozen = not any(weight.requires_grad for weight in bare_model(model).get_output_embeddings().parameters())
+        at_once = positions_at_once(model, learnt=frozen)
+        if count <= at_once or not self.in_pieces:
             return self.answer_loss(self.answer_logits(model, inputs), inputs)
 
         def look(project: Projection, hidden: torch.Tensor, part: slice) -> None:
             piece = {name: v[part] for name, v in inputs.items() if isinstance(v, torch.Tensor) and len(v) == count}
-            losses.append(checkpoint(lambda hidden: self.answer_loss(project(hidden), piece), hidden, use_reentrant=False))
 
-        self.in_pieces = project_in_pieces(model, inputs, partial(all_logits, model, inputs), look)
+            def loss_of(hidden: torch.Tensor) -> torch.Tensor:
+                return self.answer_loss(project(hidden), piece)
+
+            losses.append(with_gradient(loss_of, hidden) if frozen else checkpoint(loss_of, hidden, use_reentrant=False))
+
+        self.in_pieces = project_in_pieces(model, inputs, partial(all_logits, model, inputs), look, at_once)
         return torch.stack(losses).sum() if self.in_pieces else self._loss_of_texts(model, inputs)
 
     def _weights(self, positions: Sequence[int], real: int | None, items: torch.Tensor | None) -> torch.Tensor:

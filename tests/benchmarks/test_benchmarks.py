@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import mmap
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, Gemma3TextConfig
+from transformers import AutoModelForCausalLM
 
 from benchmarks import __main__ as command
-from benchmarks import floors
+from benchmarks import (
+    floors,
+    kind_floors,
+    results,
+    text_generation,
+)
 from benchmarks.bounds import BOUNDS, check_all
 from benchmarks.distillation import rereading_teacher
 from benchmarks.growth import with_attention_clock
+from benchmarks.kinds import SIZES, SMALL, KindWorld
 from benchmarks.measure import alternate, peak_beyond, ratio
 from benchmarks.ours import Distillation, Evaluation
 from benchmarks.peers import upstream_style, whole_prompts
 from benchmarks.table import BEGIN, END, tables, write_readme
-from benchmarks.windows import SMALL
-from benchmarks.windows import forward as windowed_forward
+from benchmarks.text_ours import Texts
+from benchmarks.text_peers import generate, own_loss, peft_targets
 from benchmarks.world import Shape, World, build_model
 
 SHAPE = Shape(hidden=32, layers=2, heads=4, feed_forward=48, vocabulary=400, positions=512)
@@ -65,15 +73,29 @@ def test_a_context_encoded_once_needs_what_a_whole_text_does() -> None:
     assert parted.flops == whole.flops - 2 * looks_back  # in the last layer the one of three that is asked looks back
 
 
-def test_floors_of_windows_are_what_torch_counts() -> None:
-    config = Gemma3TextConfig(**SMALL)
+@pytest.mark.parametrize("kind", SIZES)
+def test_floors_of_all_kinds_are_what_torch_counts(world: World, kind: str) -> None:
+    config = KindWorld.of(world, kind).config
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(input_ids=torch.arange(2, 52)[None], use_cache=False, logits_to_keep=1)
-    unseen = (2500 - 50 * 51 // 2) + (2500 - 32 * 33 // 2 - 18 * 32)  # of all pairs; the first layer has a window of 32
-    assert windowed_forward(config, [50]).flops + 4 * 64 * unseen == counter.get_total_flops()
-    behind = windowed_forward(config, [40], answers=False).flops + windowed_forward(config, [10], prefix=40).flops
-    assert behind == windowed_forward(config, [50]).flops - 4 * 64 * 9 * 40  # in the last layer one of ten looks back
+        model(input_ids=torch.arange(2, 52)[None], use_cache=False, logits_to_keep=3)
+    width = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    unseen = 2 * (2500 - 50 * 51 // 2)  # of all pairs; the first of two layers may have a window of 32
+    unseen += 50 * 51 // 2 - 32 * 33 // 2 - 18 * 32 if kind == "gemma3_text" else 0
+    asked = kind_floors.forward(config, [50], counts=[3])
+    assert asked.flops + 4 * width * unseen == counter.get_total_flops()
+    behind = kind_floors.encoding(config, 40) + kind_floors.forward(config, [10], prefix=40, counts=[3])
+    assert behind.flops == asked.flops - 4 * width * 7 * 40  # in the last layer three of ten look back
+    assert kind_floors.weights(config) <= sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    step = kind_floors.lora_step(config, [50, 50], [3, 3]).flops
+    assert 1.9 < step / (2 * asked.flops) < 3
+
+
+def test_writing_reads_the_weights_once_for_each_token_of_a_batch(world: World) -> None:
+    config = KindWorld.of(world, "opt").config
+    one = kind_floors.writing(config, [5] * 8, 40, 6, 8)
+    assert one.flops == kind_floors.forward(config, [10] * 8, 40, counts=[6] * 8).flops
+    assert kind_floors.writing(config, [5] * 8, 40, 6, 4).bytes - one.bytes == one.bytes * 5 // 6
 
 
 def test_training_needs_three_forward_passes() -> None:
@@ -114,6 +136,52 @@ def test_training_arms_train(world: World) -> None:
         assert not torch.equal(before, ours.student.model.model.decoder.layers[0].fc1.weight)
 
 
+@pytest.mark.parametrize("kind", SIZES)
+def test_others_say_the_same_of_texts(world: World, kind: str) -> None:
+    of_kind = KindWorld.of(world, kind)
+    ours = Texts.create(of_kind, 70, 4, "--topk", 20, tokens=6)
+    prompts, answers = ours.prompts("teacher"), [row["answer_ids"] for row in ours.queries]
+    whole = [prompts.whole(i) for i in range(4)]
+    assert 70 <= len(prompts.prefix) < 90  # with what stands between document and queries
+    assert {len(answer) for answer in answers} == {6}
+    theirs, _ = of_kind.load()
+    logprobs = torch.cat([logprobs for logprobs, _ in peft_targets(theirs, whole, answers)])
+    torch.testing.assert_close(ours.targets().logprobs[:, :20], logprobs, atol=1e-5, rtol=0)
+    assert logprobs.std(0).min() > 1e-4  # or agreeing would say nothing
+    assert ours.write() == generate(theirs, whole, 6)
+
+
+def test_training_arms_on_texts_train(world: World) -> None:
+    flags = ("--per_device_train_batch_size", 2, "--learning_rate", 1e-2)
+    ours = Texts.create(KindWorld.of(world, "qwen2"), 40, 4, *flags, tokens=6, trains=True)
+    targets = ours.targets()
+    assert [part.shape for part in ours.any_targets()] == [part.shape for part in targets]
+    (weight,) = (p for name, p in ours.student.model.named_parameters() if "layers.1.mlp.down_proj.lora_B" in name)
+    for train in (ours.fine_tune, lambda: ours.distil(targets), lambda: ours.whole(2), ours.train_body):
+        before = weight.detach().clone()
+        train()
+        assert not torch.equal(before, weight)
+    examples = ours.examples()
+    with torch.no_grad():
+        loss = own_loss(ours.student.model, examples)
+        logits = [ours.student.model(torch.tensor([one["input_ids"]])).logits[0, -6:] for one in examples]
+    expected = F.cross_entropy(torch.cat(logits), torch.tensor([token for one in examples for token in one["answer"]]))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_part_about_texts_gives_what_its_bounds_are_about(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_generation, "find_spec", lambda name: None)  # lm-eval takes long to import
+    monkeypatch.setattr(text_generation, "KINDS", ("opt",))
+    monkeypatch.setattr(results, "copy_rate", lambda: 1e10)
+    found = text_generation.measure(replace(world, turns=1))
+    assert all(row["floor"] > 0 < row["value"] for row in found["rows"])
+    values = found["values"] | {name.replace("opt", "qwen2"): value for name, value in found["values"].items()}
+    assert values["qwen2: answers that differ"] == 0
+    measured = {one["text"] for one in check_all(values) if one["met"] is not None}
+    about = {bound.text for bound in BOUNDS if bound.text.startswith("answers")}
+    assert measured == {text for text in about if "lm-evaluation-harness" not in text}
+
+
 def test_arms_take_turns() -> None:
     order: list[str] = []
     times = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
@@ -150,6 +218,12 @@ def test_bounds_say_pass_fail_and_not_measured() -> None:
     assert checked["memory: 16 shots over upstream style"]["met"] is True
     assert checked["100 to 10000 queries: time grows with the power"]["met"] is False
     assert checked["distill.py --help over a bare parser"]["met"] is None
+    parts = {"ours": 5.0, "body": 2.0, "ours_64": 10.0, "body_64": 6.5}
+    values = {f"text memory: {item}": value for item, value in parts.items()}
+    values |= {f"wall: {kind} 2000: peft over targets": {"median": found} for kind, found in (("opt", 30), ("qwen2", 19))}
+    checked = {found["text"]: found for found in check_all(values)}
+    assert checked["texts, memory but for activations: 64 answers a step over 16"]["found"]["median"] == pytest.approx(3.5 / 3)
+    assert checked["targets of 64 texts behind 2000 tokens: PEFT's way takes, times llmft's time"]["met"] is False
 
 
 def test_whole_run_and_its_readme(

@@ -1,13 +1,17 @@
 import json
 import multiprocessing
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from llmft.distillation.targets import support_targets
 from llmft.errors import InputError
 from llmft.runs.content_cache import ContentCache
 
@@ -101,6 +105,26 @@ def test_a_file_under_another_key_s_name_does_not_pass(tmp_path, caplog):
     assert "holds another key" in caplog.text
 
 
+def test_targets_along_texts_are_small_and_stay_in_their_file(tmp_path):
+    targets = support_targets(torch.randn(64, 2000), "topk", label_ids=(), topk=50)
+    kept = {"logprobs": targets.logprobs, "tokens": targets.tokens}
+    arrays = {name: np.tile(tensor.numpy(), (1000, 1)) for name, tensor in kept.items()}  # of 1,000 answers of 64 tokens
+    cache = ContentCache(tmp_path)
+    cache.put(KEY, arrays)
+    size = cache.path(KEY).stat().st_size
+    assert 10 * size < 300e6
+    before = own_memory()
+    found, _ = cache.get(KEY)
+    np.testing.assert_array_equal(found["tokens"][-64:], kept["tokens"].numpy())
+    assert own_memory() - before < size / 4
+
+
+def own_memory():
+    """Bytes of this process that lie in no file."""
+    (kib,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kib) * 1024
+
+
 def test_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--teacher_cache_dir .*file/cache: cannot be written to"):
@@ -122,7 +146,7 @@ def write_often(folder, start, failures):
 
 
 def test_two_writers_at_once(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # which imports nothing again
     start, failures = context.Barrier(2), context.Queue()
     writers = [context.Process(target=write_often, args=(tmp_path, start, failures)) for _ in range(2)]
     for writer in writers:

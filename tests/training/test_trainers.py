@@ -355,8 +355,9 @@ def test_the_loss_of_texts_is_that_of_float64_and_nothing_where_both_agree(tmp_p
 @pytest.mark.parametrize(("trainer_class", "more"), TEXT_KINDS)
 @pytest.mark.parametrize("how", COLLATORS)
 @pytest.mark.parametrize("family", ["opt", "llama"])  # with the output layer tied to the embeddings or not
-def test_logits_of_texts_are_made_in_pieces_where_they_are_many(tmp_path, monkeypatch, trainer_class, more, how, family):
-    model, made, gradients = adapted(tiny_model(family), None), [], []
+@pytest.mark.parametrize("part", [None, "lora"])  # whose output layer is frozen
+def test_logits_of_texts_are_made_in_pieces_where_they_are_many(tmp_path, monkeypatch, trainer_class, more, how, family, part):
+    model, made, gradients = adapted(tiny_model(family), part), [], []
     assert can_pack(model)
     batch = COLLATORS[how](texts(6))
     trainer = make_trainer(tmp_path, trainer_class, model, **more)
@@ -366,7 +367,7 @@ def test_logits_of_texts_are_made_in_pieces_where_they_are_many(tmp_path, monkey
         model.zero_grad()
         loss = trainer.compute_loss(model, dict(batch))
         loss.backward()
-        gradients.append((loss, {name: p.grad for name, p in model.named_parameters()}))
+        gradients.append((loss, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}))
     assert made[1:] == [1]  # what the model itself gets of them
     (loss, whole), (other, pieces) = gradients
     torch.testing.assert_close(other, loss, rtol=1e-6, atol=0)

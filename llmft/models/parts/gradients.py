@@ -7,6 +7,9 @@ tensor, so the sum becomes a third of the same size, at the very moment when all
 nearly all of its rows are zero, so (on a CPU) only the others are made, and added to the sum where it lies. (Autograd would add a
 sparse one out of place.) benchmarks/README.md holds the memory of training to a bound that needs both.
 
+Losses of which the gradient is taken at once: what they are made of (logits, and copies of them) is let go before the next one is
+made, and not made a second time for the backward pass.
+
 Biases of keys, which with learnt positions change nothing: they add the same to all of a query's attention scores. Their gradient
 is 0 but for rounding, and Adam, which divides a gradient by its own size, would make whole steps of that: weights that differ
 from run to run with the order of a sum, for no effect. So it is made 0.
@@ -14,6 +17,7 @@ from run to run with the order of a sum, for no effect. So it is made 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +53,28 @@ def _forward(head: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
     # half-precision copies of autocast and the pieces of DeepSpeed ZeRO-3 have gradients of their own, which are no views
     separate = torch.is_autocast_enabled(hidden.device.type) or hasattr(head.weight, "ds_id")
     return F.linear(hidden, head.weight) if separate else _Linear.apply(hidden, head.weight)
+
+
+def with_gradient(loss_of: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
+    """The loss of some values, whose gradient for them is taken now; nothing else gets one."""
+    return _WithGradient.apply(values, loss_of)
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, values: torch.Tensor, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        values = values.detach().requires_grad_()
+        with torch.enable_grad():
+            loss = loss_of(values)
+        (gradient,) = torch.autograd.grad(loss, values)
+        context.save_for_backward(gradient)
+        return loss.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,) = context.saved_tensors
+        return grad_output * gradient, None
 
 
 class _Linear(torch.autograd.Function):

@@ -37,6 +37,8 @@ PIECE = 2**14
 LOGITS = 2**26
 """Logits that are made at once, at most (256 MiB): those of 256 positions, as many queries as a batch has by
 default, over a vocabulary of 2^18."""
+LEARNT = 2**24
+"""The same of a frozen output layer in training, where a gradient and copies of each piece are held beside it."""
 
 Projection = Callable[[torch.Tensor], torch.Tensor]
 """Hidden states (..., H) -> logits (..., V)."""
@@ -179,12 +181,16 @@ def forward_of(layer: torch.nn.Module, forward: Projection) -> Iterator[None]:
             layer.forward = before
 
 
-def positions_at_once(model: torch.nn.Module) -> int:
+def positions_at_once(model: torch.nn.Module, *, learnt: bool = False) -> int:
     """How many positions' logits are made at once, at most. All, where ZeRO-3 has cut up the weights: ranks must go through the
-    same modules, and only some have a batch that is large."""
+    same modules, and only some have a batch that is large.
+
+    Args:
+        learnt: whether the output layer is frozen and what is in front of it is trained.
+    """
     if cut_up(model):
         return sys.maxsize
-    return max(1, LOGITS // bare_model(model).config.get_text_config().vocab_size)
+    return max(1, (min(LEARNT, LOGITS) if learnt else LOGITS) // bare_model(model).config.get_text_config().vocab_size)
 
 
 def project_in_pieces(
@@ -192,6 +198,7 @@ def project_in_pieces(
     batch: dict[str, Any],
     run: Callable[[], torch.Tensor],
     look: Callable[[Projection, torch.Tensor, slice], None],
+    at_once: int,
 ) -> bool:
     """Run a model on a batch in which logits are read at more positions than they are made of at once.
 
@@ -199,11 +206,12 @@ def project_in_pieces(
         batch: as of `answer_logits`.
         run: runs the model; logits as it gives them, in this case of one position alone.
         look: is shown the positions piece by piece: the output layer's `forward`, hidden states (p, H), and which they are.
+        at_once: positions of a piece.
 
     Returns:
         Whether those are the model's logits; False where it does something to them behind its output layer.
     """
-    output, at_once = bare_model(model).get_output_embeddings(), positions_at_once(model)
+    output = bare_model(model).get_output_embeddings()
     project, ends = output.forward, []
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -18,6 +19,9 @@ Result = TypeVar("Result")
 
 DEFAULT_TOKENS = {"cpu": 2048}
 """Tokens a batch where no flag says, by kind of device: enough for matrix products to run at their full rate."""
+WRITTEN = {"cpu": 8192}
+"""The same where answers are written. They go through the model a token of each at a time, which takes many to come near that
+rate: on a CPU 18 reach a third of it, 64 two thirds."""
 LARGE_MEMORY = 16384
 """The same on accelerators; a single process halves a batch that memory does not hold."""
 MASKED = 4096
@@ -42,20 +46,42 @@ class BatchSize:
         """The limits in evaluation and teacher pass that a run's flags set."""
         return cls(run.per_device_eval_batch_size, run.max_batch_tokens)
 
-    def tokens_on(self, device_type: str, *, masked: bool = False) -> int:
-        """The limit on tokens on a device of this kind."""
-        suits = DEFAULT_TOKENS.get(device_type, LARGE_MEMORY)
+    def tokens_on(self, device_type: str, *, masked: bool = False, written: bool = False) -> int:
+        """The limit on tokens on a device of this kind; for batches that are `written`, on those that keys are kept of."""
+        suits = (WRITTEN if written else DEFAULT_TOKENS).get(device_type, LARGE_MEMORY)
         return self.tokens or (min(suits, MASKED) if masked else suits)
 
-    def batches(self, lengths: Sequence[int], device_type: str, *, padded: bool, masked: bool = False) -> list[list[int]]:
+    def batches(
+        self,
+        lengths: Sequence[int],
+        device_type: str,
+        *,
+        padded: bool,
+        masked: bool = False,
+        written: bool = False,
+        ranks: int = 1,
+    ) -> list[list[int]]:
         """Indices of queries of these lengths in tokens, shortest first, cut into batches.
 
         Args:
             padded: whether all texts of a batch count with the length of its longest.
             masked: whether they lie side by side behind a mask.
+            written: whether answers are written behind them.
+            ranks: how many take turns with the batches: each gets as many, and as many queries of each length, as can be.
         """
-        limit, batches, tokens = self.tokens_on(device_type, masked=masked), [], 0
-        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        limit = self.tokens_on(device_type, masked=masked, written=written)
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        shares = [self._cut(order[rank::ranks], lengths, limit, padded=padded) for rank in range(ranks)]
+        most = max(map(len, shares))
+        for share in shares:
+            while len(share) < most and max(map(len, share), default=0) > 1:
+                batch = share.pop(max(range(len(share)), key=lambda i, share=share: len(share[i])))
+                share += [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+        return [batch for turn in zip_longest(*shares) for batch in turn if batch]
+
+    def _cut(self, order: Sequence[int], lengths: Sequence[int], limit: int, *, padded: bool) -> list[list[int]]:
+        batches, tokens = [], 0
+        for i in order:
             grown = (len(batches[-1]) + 1) * lengths[i] if batches and padded else tokens + lengths[i]
             if not batches or grown > limit or len(batches[-1]) == self.queries:
                 batches.append([])

@@ -65,18 +65,31 @@ class Endings(StoppingCriteria):
 
     Args:
         start: the place of the first token written.
+        written: how many tokens each answer has so far.
+        leave: once no more answers than this are running, all stop, so that those can go on without the others.
     """
 
     def __init__(
-        self, batch: int, start: int, generation: Generation, tokenizer: PreTrainedTokenizerBase, device: torch.device
+        self,
+        batch: int,
+        start: int,
+        generation: Generation,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
+        *,
+        written: int = 0,
+        leave: int = 0,
     ) -> None:
-        self.start, self.stop, self.tokenizer = start, generation.stop, tokenizer
+        self.start, self.stop, self.tokenizer, self.leave = start, generation.stop, tokenizer, leave
         self.eos_token_id = torch.tensor(generation.end_ids, dtype=torch.int64, device=device)
-        self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.lengths = torch.full((batch,), written, dtype=torch.int64, device=device)
         self.ended = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.left = False
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """(B,) whether each has ended."""
+        """(B,) whether each has ended, or has stopped for now."""
+        if self.left:  # on some devices `generate` writes one token more, which it then takes back
+            return torch.ones_like(self.ended)
         self.lengths += ~self.ended
         self.ended |= torch.isin(input_ids[:, -1], self.eos_token_id)
         if self.stop:
@@ -84,7 +97,8 @@ class Endings(StoppingCriteria):
             texts = self.tokenizer.batch_decode(input_ids[running, self.start :].tolist())
             stopped = [any(stop in text for stop in self.stop) for text in texts]
             self.ended[running] = torch.tensor(stopped, dtype=torch.bool, device=self.ended.device)
-        return self.ended
+        self.left = bool(self.leave) and int((~self.ended).sum()) <= self.leave
+        return torch.ones_like(self.ended) if self.left else self.ended
 
 
 class RowSampler(LogitsProcessor):
@@ -123,6 +137,7 @@ def write(
     tokenizer: PreTrainedTokenizerBase,
     *,
     synced: bool,
+    leaves: bool = False,
     processors: Sequence[LogitsProcessor] = (),
 ) -> tuple[list[list[int]], int]:
     """Write an answer behind each prompt of a batch.
@@ -133,29 +148,52 @@ def write(
         inputs: arguments of the model that have it read the B prompts, padded on the left.
         prompts: the tokens of each, all of them.
         synced: whether all ranks go on until the last has finished, as sharded weights need.
+        leaves: whether answers that have ended leave the batch when half of it has: the inputs bring a cache then, and their
+            mask is over the rows' own tokens; neither `synced` nor with `processors`.
         processors: change the logits (B, V) of each token before it is chosen.
 
     Returns:
         The tokens of each answer, with what ended it; and how many tokens, of whatever kind, have gone through the model.
     """
     start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # of embeddings `generate` returns what follows alone
-    endings = Endings(len(prompts), start, generation, tokenizer, bare.device)
-    processors = [*processors]
-    if generation.temperature:
-        device = "cpu" if bare.device.type == "mps" else bare.device  # which has no float64
-        processors.append(RowSampler(uniform_numbers(prompts, generation).to(device), start, generation.temperature))
-    # the pad token stands behind what has ended
-    config = GenerationConfig(max_new_tokens=generation.max_new_tokens, do_sample=False, pad_token_id=0)
-    with _settings(bare, config), _passes(bare) as passes:
-        ids = bare.generate(
-            **inputs,
-            generation_config=config,
-            logits_processor=processors,
-            stopping_criteria=[endings],
-            synced_gpus=synced,
-        )
-    lengths = endings.lengths.tolist()
-    return [row[:length] for row, length in zip(ids[:, start:].tolist(), lengths, strict=True)], sum(passes)
+    device = "cpu" if bare.device.type == "mps" else bare.device  # which has no float64
+    numbers = uniform_numbers(prompts, generation).to(device) if generation.temperature else None
+    answers: list[list[int]] = [[] for _ in prompts]
+    rows, written = torch.arange(len(prompts)), 0
+    with _passes(bare) as passes:
+        while True:
+            leave = len(rows) // 2 if leaves else 0
+            endings = Endings(len(rows), start, generation, tokenizer, bare.device, written=written, leave=leave)
+            own = [] if numbers is None else [RowSampler(numbers[rows.to(device)], start, generation.temperature)]
+            # the pad token stands behind what has ended
+            config = GenerationConfig(max_new_tokens=generation.max_new_tokens - written, do_sample=False, pad_token_id=0)
+            with _settings(bare, config):
+                ids = bare.generate(
+                    **inputs,
+                    generation_config=config,
+                    logits_processor=[*processors, *own],
+                    stopping_criteria=[endings],
+                    synced_gpus=synced,
+                )
+            for row, tokens, length in zip(rows.tolist(), ids[:, start:].tolist(), endings.lengths.tolist(), strict=True):
+                answers[row] = tokens[:length]
+            written, running = ids.shape[1] - start, (~endings.ended).nonzero()[:, 0]
+            if written == generation.max_new_tokens or not len(running):
+                break
+            inputs, rows = _going_on(inputs, ids, running), rows[running.cpu()]
+    return answers, sum(passes)
+
+
+def _going_on(inputs: dict[str, Any], ids: torch.Tensor, rows: torch.Tensor) -> dict[str, Any]:
+    """Arguments that have the model go on with these rows alone, of which it has read all tokens (B, t) but the last."""
+    cache, mask, new = inputs["past_key_values"], inputs["attention_mask"], ids.shape[1] - inputs["attention_mask"].shape[1]
+    cache.batch_select_indices(rows)
+    return {
+        "input_ids": ids[rows],
+        "attention_mask": torch.cat([mask, mask.new_ones(len(mask), new)], dim=1)[rows],
+        "position_ids": inputs["position_ids"][rows, -1:] + new,
+        "past_key_values": cache,
+    }
 
 
 @contextmanager

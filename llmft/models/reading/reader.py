@@ -113,16 +113,16 @@ class PrefixReader:
             name = type(self.bare).__name__
             logger.warning("%s: queries cannot share an encoded context, every prompt is encoded whole", name)
 
-    def batches(self, prompts: Continued) -> list[list[int]]:
-        """Indices of prompts that are to be read together, by the reader's batch size."""
+    def batches(self, prompts: Continued, ranks: int = 1) -> list[list[int]]:
+        """Indices of prompts that are to be read together, by the reader's batch size; so many ranks take turns with them."""
         rows = list(zip(prompts.texts, prompts.branches, strict=True))
         if self._packs:
             lengths = [len(text) + sum(map(len, branches)) for text, branches in rows]
             masked = not self._side_by_side(prompts)
-            return self.size.batches(lengths, self.device.type, padded=False, masked=masked)
+            return self.size.batches(lengths, self.device.type, padded=False, masked=masked, ranks=ranks)
         front = len(prompts.prefix) + encoded_virtual_tokens(self.model)
         lengths = [(len(branches) or 1) * (front + len(text) + max(map(len, branches), default=0)) for text, branches in rows]
-        return self.size.batches(lengths, self.device.type, padded=True)
+        return self.size.batches(lengths, self.device.type, padded=True, ranks=ranks)
 
     def read(self, prompts: Continued, rows: Sequence[int], keep: Keep) -> dict[str, torch.Tensor]:
         """What is kept of the positions of these rows, one row after the other."""
@@ -140,11 +140,11 @@ class PrefixReader:
         self.padding_tokens += texts * length - real
         return kept
 
-    def batches_to_write(self, prompts: TokenizedPrompts, generation: Generation) -> list[list[int]]:
+    def batches_to_write(self, prompts: TokenizedPrompts, generation: Generation, ranks: int = 1) -> list[list[int]]:
         """Indices of prompts that answers are written behind together, by what the model keeps keys of for each."""
         front = 0 if self.beside else self.front
         lengths = [front + len(suffix) + generation.max_new_tokens for suffix in prompts.suffixes]
-        return self.size.batches(lengths, self.device.type, padded=True)
+        return self.size.batches(lengths, self.device.type, padded=True, written=True, ranks=ranks)
 
     def write(
         self,
@@ -158,11 +158,10 @@ class PrefixReader:
         beside, whole = self.beside, [prompts.whole(i) for i in rows]
         inputs, real = self.begin(prompts, rows)
         try:
-            processors = [] if processor is None else [processor(rows)]
+            processors, synced = [] if processor is None else [processor(rows)], cut_up(self.bare)
+            how = {"synced": synced, "leaves": beside and not synced and processor is None, "processors": processors}
             with attends_beside(self.bare) if beside else nullcontext():
-                ids, tokens = write(
-                    self.bare, inputs, whole, generation, tokenizer, synced=cut_up(self.bare), processors=processors
-                )
+                ids, tokens = write(self.bare, inputs, whole, generation, tokenizer, **how)
         except LostKeysError:
             self.puts_in_front()
             return self.write(prompts, rows, generation, tokenizer, processor)
@@ -237,14 +236,15 @@ class PrefixReader:
             logits: reads the batch; logits as the model gives them.
             positions: (P,) which of all positions the batch's are.
         """
-        if len(positions) <= positions_at_once(self.bare) or not self._in_pieces:
+        at_once = positions_at_once(self.bare)
+        if len(positions) <= at_once or not self._in_pieces:
             return keep(at_positions(batch, logits()), positions)
         pieces: list[dict[str, torch.Tensor]] = []
 
         def look(project: Projection, hidden: torch.Tensor, part: slice) -> None:
             pieces.append(keep(project(hidden), positions[part]))
 
-        if not project_in_pieces(self.bare, batch, logits, look):
+        if not project_in_pieces(self.bare, batch, logits, look, at_once):
             self._in_pieces = False
             return self._kept(batch, logits, positions, keep)
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}

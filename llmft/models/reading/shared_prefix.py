@@ -89,7 +89,9 @@ class OpenPrefix:
             return {name: tensor if tensor.numel() < LARGE else tensor.cpu() for name, tensor in kept.items()}
 
         before = self._counted()
-        parts, scored = self._shared_out(self._reader_of(prompts).batches(prompts), kept_of)
+        # the batches of labels are those of a single process, and so are the bits of their scores
+        ranks = rank_and_world()[1] if max(prompts.counts, default=1) > 1 else 1
+        parts, scored = self._shared_out(self._reader_of(prompts).batches(prompts, ranks), kept_of)
         arrays: dict[str, np.ndarray] = {}
         on_host = [(batch, {name: tensor.cpu().numpy() for name, tensor in kept.items()}) for batch, kept in parts]
         for batch, kept in chain.from_iterable(all_gather(on_host)):
@@ -116,7 +118,7 @@ class OpenPrefix:
             InputError: the device's memory does not hold a batch of the size that the flags give.
         """
         before = self._counted()
-        batches = self._reader_of(prompts).batches_to_write(prompts, generation)
+        batches = self._reader_of(prompts).batches_to_write(prompts, generation, rank_and_world()[1])
         parts, scored = self._shared_out(
             batches, lambda batch: self._reader.write(prompts, batch, generation, tokenizer, processor)
         )

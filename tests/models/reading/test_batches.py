@@ -27,10 +27,22 @@ def test_every_query_once_and_no_batch_over_the_limits(lengths, queries, tokens,
         assert len(batch) == queries or (len(taken) * max(taken) if padded else sum(taken)) > tokens
 
 
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 9), st.integers(60, 120), st.integers(2, 5))
+def test_ranks_get_as_much_as_each_other(lengths, queries, tokens, ranks):
+    batches = BatchSize(queries, tokens).batches(lengths, "cpu", padded=True, ranks=ranks)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(len(batch) <= queries and len(batch) * max(lengths[i] for i in batch) <= tokens for batch in batches)
+    shares = [[i for batch in batches[rank::ranks] for i in batch] for rank in range(ranks)]
+    assert [len(share) for share in shares] == [len(lengths[rank::ranks]) for rank in range(ranks)]
+    work = [sum(lengths[i] for i in share) for share in shares]
+    assert max(work) - min(work) <= max(lengths)
+
+
 def test_the_default_depends_on_the_device():
     assert BatchSize(8).tokens_on("cpu") == DEFAULT_TOKENS["cpu"]
     assert BatchSize(8).tokens_on("cuda") == LARGE_MEMORY
-    assert BatchSize(8, 77).tokens_on("cuda") == 77
+    assert BatchSize(8).tokens_on("cpu", written=True) > DEFAULT_TOKENS["cpu"]
+    assert BatchSize(8, 77).tokens_on("cuda") == BatchSize(8, 77).tokens_on("cpu", written=True) == 77
 
 
 def test_a_mask_over_the_row_keeps_batches_small():

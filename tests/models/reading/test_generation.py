@@ -246,14 +246,33 @@ def test_batches_are_as_large_as_the_answers_may_get():
 @pytest.mark.parametrize("world", [2, 5])
 def test_ranks_share_the_answers(monkeypatch, world):
     model, found, gathered, scored = writer("opt"), prompts(), [], []
-    expected = written(model, found, size=2)
+    expected = written(model, found, size=100)
     monkeypatch.setattr(shared_prefix, "all_gather", lambda value: gathered.append(value) or gathered)
     for rank in range(world):
         monkeypatch.setattr(shared_prefix, "rank_and_world", lambda rank=rank: (rank, world))
-        answers = written(model, found, size=2)
+        answers = written(model, found, size=100)
         scored += answers.scored
+        assert len(answers.scored) == len(found.suffixes[rank::world])  # whatever batches hold
     assert answers.ids == expected.ids
     assert sorted(scored) == list(range(len(found.suffixes)))
+
+
+@pytest.mark.parametrize("family", ["opt", "llama", "gemma3"])
+def test_answers_that_have_ended_leave_the_batch(family):
+    model, found, rows = writer(family), prompts(), []
+    whole = written(model, found, size=100).ids
+    ends = (whole[0][0], whole[1][1], whole[2][0])
+    expected = cut(whole, ends)
+    model.lm_head.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    drawn = Generation(TOKENS, temperature=1.0, end_ids=ends, seed=3)
+    for generation in (Generation(TOKENS, end_ids=ends), drawn):
+        one_by_one = written(model, found, generation, size=1).ids
+        rows.clear()
+        assert written(model, found, generation, size=100).ids == one_by_one
+        assert rows[1] == len(found.suffixes)  # behind the prefix
+        for step, batch in enumerate(rows[2:], start=1):
+            assert batch < 2 * sum(len(ids) > step for ids in one_by_one)
+        assert one_by_one == expected or generation is drawn
 
 
 @pytest.mark.parametrize("family", CONFIGS)
