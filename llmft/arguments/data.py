@@ -125,6 +125,13 @@ class DataArguments(PromptArguments):
         needs=WORDS,
         answers="text",
     )
+    turns_column: str | None = flag(
+        'Column in your own files of conversations, [{"role": "user", "content": "..."}, {"role": "assistant", ...}, ...], in '
+        "place of question and answer: each turn of the assistant is an answer, and the turns before it are read with its query; "
+        "a turn of the user may have its document. Default: turns, if there is one.",
+        needs=WORDS,
+        answers="text",
+    )
     max_train_samples: int | None = flag(
         "Training rows (ft.py) or queries (distill.py), drawn by --data_seed; default: all.",
         needs="--train_on train",

@@ -17,7 +17,7 @@ from llmft.evaluation.metrics import load_metric, more_metrics, row_scores
 from llmft.evaluation.running import run_scores
 from llmft.evaluation.scores import Headline, Scores, mean_of, of_objects
 from llmft.prompts.render import decode_escapes
-from llmft.tasks.texts import CATEGORY, WRONG_ANSWER, query_text
+from llmft.tasks.texts import CATEGORY, CONVERSATION, TURN, WRONG_ANSWER, conversation_text
 
 if TYPE_CHECKING:
     import torch
@@ -62,12 +62,13 @@ class AnswerTokens(Question):
 class Texts(Answers):
     """Words that a model writes until it ends its answer.
 
-    Columns beside those that all `Scores` have: `query`, `document` (its name), `category`; `accepted`, all accepted answers
-    (`target` is the first); the row's `TEXT_METRICS` and headline; `runs`, where completed programs are run; `wrong_answer`, 1
-    where a known wrong answer of the row stands in it, else 0, None where none is known; `nll`, the mean negative log-probability
-    (nats) of a token of the first accepted answer, end token included, and `target_tokens`, how many it has; `answer_ids` and
-    `tokens`, what was written and how many tokens it has; and against a reference `kl`, the mean divergence a token from the
-    teacher along its answer, `teacher_tokens`, how many that has, and `same_answer`.
+    Columns beside those that all `Scores` have: `query`, `document` (its name), `category`; of conversations `conversation` and
+    `turn`, which answer of it this is (the query then has all turns before it); `accepted`, all accepted answers (`target` is
+    the first); the row's `TEXT_METRICS` and headline; `runs`, where completed programs are run; `wrong_answer`, 1 where a known
+    wrong answer of the row stands in it, else 0, None where none is known; `nll`, the mean negative log-probability (nats) of a
+    token of the first accepted answer, end token included, and `target_tokens`, how many it has; `answer_ids` and `tokens`, what
+    was written and how many tokens it has; and against a reference `kl`, the mean divergence a token from the teacher along its
+    answer, `teacher_tokens`, how many that has, and `same_answer`.
 
     Attributes:
         prompter: makes the tokens of answers.
@@ -198,9 +199,9 @@ class Texts(Answers):
         columns = {
             "idx": np.array([row["idx"] for row in rows]),
             "prediction": of_objects(predictions),
-            "query": of_objects([*map(query_text, rows)]),
+            "query": of_objects([*map(conversation_text, rows)]),
             "document": of_objects([row["document"] for row in rows]),
-            CATEGORY: of_objects([row.get(CATEGORY) for row in rows]),
+            **{name: of_objects([row.get(name) for row in rows]) for name in (CATEGORY, CONVERSATION, TURN)},
             **self._judged(rows, predictions, arrays),
             "tokens": np.array([*map(len, arrays["answer_ids"])], int),
             "answer_ids": arrays["answer_ids"],

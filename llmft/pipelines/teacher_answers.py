@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llmft.errors import InputError, quote
 from llmft.runs.notes import say_note
 from llmft.tasks.rows import left_out
-from llmft.tasks.texts import document_of, query_text
+from llmft.tasks.texts import HISTORY, document_of, query_text
 
 if TYPE_CHECKING:
     from llmft.distillation.reference import TeacherReference
@@ -88,6 +88,7 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
     lines = [
         {
             **whereabouts(row),
+            **({HISTORY: [turn._asdict() for turn in row[HISTORY]]} if row.get(HISTORY) else {}),
             "query": query_text(row),
             **({"thought": answers.text(row["thought_ids"])} if "thought_ids" in row else {}),
             "answer": answers.written(row["answer_ids"]),

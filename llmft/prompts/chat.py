@@ -1,7 +1,7 @@
 """Prompts in a tokenizer's chat template: a query is a user's turn, and what the assistant says next is its answer.
 
     context = [system message: system prompt, instruction, document, description] + turns of a dialogue + demonstrations as turns
-    query   = user's turn + what the template writes until the assistant speaks
+    query   = [turns before it] + user's turn + what the template writes until the assistant speaks
 
 A template may write a system prompt of its own where it is given none. A context's system message then begins with that, so that
 a prompt with a context and one without differ by the context alone; `alignment` checks that they do.
@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmft.errors import InputError, quote
-from llmft.prompts.chat_template import ChatTemplate, common_end, fit
+from llmft.prompts.chat_template import ChatTemplate, Frame, common_end, fit
 from llmft.prompts.control import control_tokens, look_for
 from llmft.prompts.render import Piece, PromptFormat
 
@@ -74,7 +74,7 @@ class ChatFormat(PromptFormat):
     @cached_property
     def around(self) -> Around:
         """What the template writes around a query and its answer."""
-        template, first = self.template, ("system",) if self.system_prompt is not None else ()
+        template, first = self.template, self._first
         frame, answered = template.frame((*first, "user")), template.frame((*first, "user", "assistant"))
         tail, between = frame.texts[-1], answered.texts[-2]
         return Around(
@@ -85,6 +85,11 @@ class ChatFormat(PromptFormat):
             frame.trimmed[-1],
             answered.trimmed[-1],
         )
+
+    @property
+    def _first(self) -> tuple[str, ...]:
+        """The roles of the messages in front of a conversation without a context."""
+        return ("system",) if self.system_prompt is not None else ()
 
     def _header(self, first: tuple[str, ...]) -> str:
         """What is in front of a query alike behind a system message, behind a turn, and behind neither."""
@@ -123,7 +128,40 @@ class ChatFormat(PromptFormat):
 
     def query(self, row: Mapping[str, Any]) -> str:
         """The user's turn, and what is written until the assistant speaks."""
-        return self.around.header + self._asked(row) + self.around.behind.rstrip(" ")
+        return self.around.header + self.history(row) + self._asked(row) + self.around.behind.rstrip(" ")
+
+    def history(self, row: Mapping[str, Any]) -> str:
+        """The turns that come before a row's query, and what the template writes behind each."""
+        turns = row.get("history", ())
+        texts, trimmed = self._behind_turns(self._first, row) if turns else ((), ())
+        pairs = zip(turns, texts, trimmed, strict=False)
+        return "".join("".join(fit([turn.content], trim)) + text for turn, text, trim in pairs)
+
+    def check_histories(self, demonstrations: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Check that the template writes the rows' histories, and queries behind them, alike behind the context and without.
+
+        Raises:
+            InputError: it does not, or refuses such turns.
+        """
+        by_roles = {tuple(turn.role for turn in row["history"]): row for row in rows if row.get("history")}
+        front = tuple(role for role, _ in self._messages(demonstrations)) if by_roles else ()
+        for row in by_roles.values():
+            alone, behind = self._behind_turns(self._first, row), self._behind_turns(front, row)
+            if alone != behind or alone.texts[-1] != self.around.tail:
+                raise InputError(
+                    f"--chat: the chat template of {self.template.tokenizer.name_or_path} writes the turns of row {row['idx']} "
+                    "otherwise behind a context, or its last; leave --chat out"
+                )
+
+    def _behind_turns(self, front: tuple[str, ...], row: Mapping[str, Any]) -> Frame:
+        """What the template writes behind each turn of a row's history and behind its query, and how it trims these, where
+        messages of the roles `front` stand before them."""
+        roles = [*(turn.role for turn in row["history"]), "user"]
+        try:
+            frame = self.template.frame((*front, *roles))
+        except InputError as error:
+            raise InputError(f"{error} (row {row['idx']})") from error
+        return Frame(frame.texts[-len(roles) :], frame.trimmed[-len(roles) :])
 
     def _asked(self, row: Mapping[str, Any]) -> str:
         return "".join(fit([(self.body(row) + self.prefix).rstrip(" ")], self.around.query_trimmed))
@@ -166,6 +204,7 @@ class ChatFormat(PromptFormat):
         """Role and content of the messages in front of the query."""
         turns = [(turn.role, turn.content) for turn in self.turns if turn.role != "system"]
         for row in demonstrations:
+            turns += row.get("history", ())
             turns += [("user", self._asked(row)), ("assistant", self.answer(row))]
         messages = [(role, [Piece(text, context=True)]) for role, text in turns]
         first = next((content for role, content in messages if role == "user"), [])

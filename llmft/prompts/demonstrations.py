@@ -15,7 +15,8 @@ from llmft.errors import InputError
 from llmft.prompts.render import PromptFormat
 
 Row = Mapping[str, Any]
-"""A row of a task, by the names of its columns: `text1`, `text2`, `label`, `idx`; `answer`, where answers are words."""
+"""A row of a task, by the names of its columns: `text1`, `text2`, `label`, `idx`; `answer`, where answers are words, and
+`history` (a tuple of `render.Turn`), where it is of a conversation."""
 EVAL_SUBSET_SEED = 123
 """Upstream's seed for the evaluation subset: the same rows for every data seed."""
 

@@ -161,7 +161,12 @@ class Prompter:
         return max(0, count - count % labels if shots % labels == 0 else count)
 
     def tokenized(self, rows: Sequence[Row]) -> TokenizedPrompts:
-        """Prompts of the rows, whatever their length."""
+        """Prompts of the rows, whatever their length.
+
+        Raises:
+            InputError: a chat template writes their turns otherwise behind the context.
+        """
+        self.prompt_format.check_histories(self.demonstrations, rows)
         control, written = self.written(rows)
         context, opens = written.context(self.demonstrations), self.opens and not written.opens_itself
         if not self.opens and context == written.opening:

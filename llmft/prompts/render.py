@@ -1,6 +1,6 @@
 """The one prompt renderer: for demonstrations, queries, teacher and student alike.
 
-    query         = pattern(text1, text2) + prefix + delimiter            (never ends in a space)
+    query         = [turns before it] + pattern(text1, text2) + prefix + delimiter            (never ends in a space)
     demonstration = query + space + answer + separator                   (a label's word, or a text row's first answer)
     context       = [instruction + separator] + [document + separator] + [description + separator] + [turns + separator]
                     + demonstrations
@@ -94,8 +94,9 @@ def names_file(value: str) -> bool:
 
 
 def row_texts(row: Mapping[str, Any]) -> list[str]:
-    """The texts that a row brings into prompts, accepted answers included."""
-    return [*(row.get(name) or "" for name in FIELDS), *(row.get("answer") or ())]
+    """The texts that a row brings into prompts, accepted answers and earlier turns included."""
+    turns = (turn.content for turn in row.get("history", ()))
+    return [*turns, *(row.get(name) or "" for name in FIELDS), *(row.get("answer") or ())]
 
 
 class Turn(NamedTuple):
@@ -223,9 +224,16 @@ class PromptFormat:
         delimiter = self.settled().delimiter
         return delimiter[len(delimiter.rstrip(" ")) :]
 
+    def history(self, row: Mapping[str, Any]) -> str:
+        """The turns that come before a row's query, if it is of a conversation; teacher and student read them."""
+        return "".join(f"{turn.role}: {turn.content}\n" for turn in row.get("history", ()))
+
+    def check_histories(self, demonstrations: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Check that the rows' histories are written alike behind the context and without: lines are."""
+
     def query(self, row: Mapping[str, Any]) -> str:
         """What the model reads before it answers."""
-        return (self.body(row) + self.prefix).rstrip(" ") + self.settled().delimiter.rstrip(" ")
+        return self.history(row) + (self.body(row) + self.prefix).rstrip(" ") + self.settled().delimiter.rstrip(" ")
 
     def answer(self, row: Mapping[str, Any]) -> str:
         """The right answer in words: its label's, or the first of a row's texts."""
@@ -291,8 +299,8 @@ class UpstreamPromptFormat(PromptFormat):
 
     def query(self, row: Mapping[str, Any]) -> str:
         """What the model reads before it answers."""
-        return self.body(row) + (f" {self.prefix.strip()}" if self.prefix else "")
+        return self.history(row) + self.body(row) + (f" {self.prefix.strip()}" if self.prefix else "")
 
     def demonstration(self, row: Mapping[str, Any]) -> str:
         """The pattern, the prefix as given, the answer, the separator."""
-        return f"{self.body(row)}{self.prefix}{self.answer(row)}{self.separator}"
+        return f"{self.history(row)}{self.body(row)}{self.prefix}{self.answer(row)}{self.separator}"

@@ -198,12 +198,17 @@ def _records(records: Iterable[tuple[int, Any]], kind: str = "row") -> Table:
         if not isinstance(record, dict):
             raise ValueError(f"{kind} {number} is not an object with a value for each column")
         rows.append(record)
-    if len(rows) == 1 and rows[0] and all(isinstance(value, dict | list) for value in rows[0].values()):
+    if len(rows) == 1 and rows[0] and all(map(_is_column, rows[0].values())):
         raise WrongFile("it is one object of columns; write a list of rows (pandas: orient='records')")
     names = dict.fromkeys(name for record in rows for name in record)
     if not names:
         raise WrongFile("there is no row in it; give another file")
     return {name: [record.get(name) for record in rows] for name in names}
+
+
+def _is_column(value: Any) -> bool:
+    """Whether a value holds those of a column rather than itself being one: a list of objects is one, such as a conversation."""
+    return isinstance(value, dict | list) and not (value and isinstance(value, list) and isinstance(value[0], dict))
 
 
 def _check_separator(names: list[str], separator: str) -> None:

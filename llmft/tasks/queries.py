@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from llmft.errors import InputError, listed
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
-from llmft.tasks.questions import names_of_written
+from llmft.tasks.questions import names_of_written, turns_of
 from llmft.tasks.rows import make_rows, renamed
 from llmft.tasks.schema import EvalSet, Row, Source, Task
-from llmft.tasks.texts import asks, name_documents
+from llmft.tasks.texts import HISTORY, asks, name_documents
+from llmft.tasks.turns import Names, by_turn
 from llmft.tasks.user_files import check_column, given
 
 if TYPE_CHECKING:
@@ -66,13 +67,17 @@ def load_queries(
         columns = queries.text_columns if data.train_file else _text_columns(table, queries.text_columns, data, where)
         queries = replace(queries, text_columns=columns, label_column=_label_column(table, data, where) if labels else None)
     else:
-        table = renamed(table, names_of_written(data))
+        names = Names(
+            turns_of(data), data.text1_column, data.answer_column, data.document_column or queries.document_column or "document"
+        )
+        table, where = by_turn(renamed(table, names_of_written(data)), names, where)
         about_documents = documents is not None and queries.document_column is not None
         queries = replace(
             queries,
             text_columns=_text_columns(table, queries.text_columns, data, where),
             answer_column=_word_column(table, data, "answer", queries.answer_column, where) or queries.answer_column,
             document_column=_word_column(table, data, "document", queries.document_column, where) if about_documents else None,
+            turns_column=None,  # they are rows by now
         )
     rows, note = make_rows(table, queries, task, where, documents)
     if documents is not None and queries.document_column is not None:
@@ -83,7 +88,7 @@ def load_queries(
 
 
 def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) -> list[Row]:
-    """The queries that do not ask what a demonstration does: the answers to these would stand in the context.
+    """The queries that do not ask what a demonstration does, or a turn before it: the answers would stand in the context.
 
     Args:
         flag: the flag that says what is asked or shown, and its value, for messages.
@@ -91,13 +96,21 @@ def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) 
     Raises:
         InputError: there are none.
     """
-    shown = set(map(asks, demonstrations))
+    shown = {asks(asked) for row in demonstrations for asked in (row, *_before(row))}
     left = [row for row in queries if asks(row) not in shown]
     if not left:
         raise InputError(
             f"{flag}: each of the {len(queries)} queries is one of the demonstrations; show fewer, or give others ({QUERIES})"
         )
     return left
+
+
+def _before(row: Row) -> Iterator[Row]:
+    """The queries of a conversation that come before a row's."""
+    history = row.get(HISTORY, ())
+    for place, turn in enumerate(history):
+        if turn.role == "user":
+            yield {**row, "text1": turn.content, HISTORY: history[:place]}
 
 
 def _made_rows(task: Task) -> EvalSet:

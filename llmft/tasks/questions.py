@@ -13,9 +13,10 @@ from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
 from llmft.tasks.rows import renamed
 from llmft.tasks.rules import read_rules
-from llmft.tasks.schema import EvalSet, Source, Task
+from llmft.tasks.schema import EvalSet, NamedPattern, Source, Task
 from llmft.tasks.table import TASKS
 from llmft.tasks.texts import read_answers
+from llmft.tasks.turns import TURNS, Names, by_turn
 from llmft.tasks.user_files import check_column, check_different, given, own_sets, text_columns
 
 if TYPE_CHECKING:
@@ -51,13 +52,17 @@ def own_questions(
         )
     where = f"{flag} {file}"
     table = renamed(read_file(Path(file), where), names_of_written(data))
+    if data.turns_column is not None:
+        check_column(table, "turns_column", data.turns_column, where)
+    conversations = turns_of(data) in table
+    table, where = by_turn(table, Names(turns_of(data), data.text1_column, data.answer_column, data.document_column), where)
     columns = text_columns(data, table, where)
     check_different(columns, "answer_column", data.answer_column)
     if data.document_column is not None:
         check_column(table, "document_column", data.document_column, where)
         check_different(columns, "document_column", data.document_column)
     if not rules:
-        _check_answers(data, table, flag, file)
+        _check_answers(data, table, flag, where, conversations=conversations)
 
     def rows_of(argument: str, name: str, file: str) -> EvalSet:
         return EvalSet(
@@ -68,6 +73,7 @@ def own_questions(
             answer_column=data.answer_column,
             answer_optional=not answers_needed if argument == "train_file" else bool(rules),
             document_column=data.document_column,
+            turns_column=turns_of(data),
         )
 
     sets = own_sets(data, task.name, rows_of)
@@ -75,16 +81,29 @@ def own_questions(
         sets["in_domain"] = rows_of("query_file", task.name, file)
         say_note(f"--validation_file: not given; the rows of --query_file {file} that have answers are evaluated on")
     by_name = bool(context_files) and data.document_column is not None
-    patterns = {name: named._replace(pattern=named.pattern + "\n{text2}") for name, named in task.patterns.items()}
     return replace(
         task,
-        patterns=patterns if columns[1] else task.patterns,
+        patterns=_patterns(task, chat=data.chat, conversations=conversations, pair=columns[1] is not None),
         documents=(lambda variant, data_seed: documents_of(context_files)) if by_name else None,
         context=task.context if data.document_column is None else "document",
         headline="rules" if rules else task.headline,
         rules=rules,
         **sets,
     )
+
+
+def turns_of(data: DataArguments) -> str:
+    """The column of conversations, in files that have it."""
+    return TURNS if data.turns_column is None else data.turns_column
+
+
+def _patterns(task: Task, *, chat: bool, conversations: bool, pair: bool) -> dict[str, NamedPattern]:
+    """What is asked: the task's question, or of conversations the user's turn as those before it are written."""
+    if conversations:
+        return {"minimal": NamedPattern("{text1}", "", ()) if chat else NamedPattern("user: {text1}", "\nassistant:", ())}
+    if pair:
+        return {name: named._replace(pattern=named.pattern + "\n{text2}") for name, named in task.patterns.items()}
+    return task.patterns
 
 
 def names_of_written(data: DataArguments) -> tuple[tuple[str, str], ...]:
@@ -107,15 +126,15 @@ def documents_of(files: Sequence[ContextFile]) -> dict[str, str]:
     return documents
 
 
-def _check_answers(data: DataArguments, table: Table, flag: str, file: str) -> None:
+def _check_answers(data: DataArguments, table: Table, flag: str, where: str, *, conversations: bool) -> None:
     """Check that rows which are evaluated on have answers."""
-    where = f"{flag} {file}"
     check_column(table, "answer_column", data.answer_column, where)
     if not table[data.answer_column]:
         raise InputError(f"{where}: there is no row in it; give another file")
     if not any(read_answers(table[data.answer_column], data.answer_column, where, 1)):
         remedy = "write some there" if flag == "--validation_file" else "write some there, or give --validation_file"
+        argument, column = ("turns", turns_of(data)) if conversations else ("answer", data.answer_column)
         raise InputError(
-            f"{where}: no row has an answer in column {data.answer_column}, so there is nothing to evaluate on; {remedy}, or "
-            "name the column with --answer_column"
+            f"{where}: no row has an answer in column {column}, so there is nothing to evaluate on; {remedy}, or "
+            f"name the column with --{argument}_column"
         )

@@ -15,6 +15,9 @@ from llmft.tasks.rules import Rule, put_rules
 from llmft.tasks.schema import EvalSet, Row, Source, Task
 from llmft.tasks.texts import (
     CATEGORY,
+    CONVERSATION,
+    HISTORY,
+    TURN,
     WRONG_ANSWER,
     check_text,
     read_answer_ids,
@@ -22,6 +25,7 @@ from llmft.tasks.texts import (
     read_categories,
     read_documents,
 )
+from llmft.tasks.turns import Names, by_turn
 
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,4000})(\.0+)?")
 """The digits of one; pandas writes those beside a missing value as 1.0. Python refuses to read more digits."""
@@ -60,7 +64,12 @@ def make_rows(
     Raises:
         InputError: a column is missing or holds what it must not hold, a label is out of range, or no row is left.
     """
-    table, first = _part(_columns(table, eval_set, where), eval_set.source, where)
+    table = renamed(table, eval_set.source.rename)
+    if eval_set.turns_column is not None:
+        names = Names(eval_set.turns_column, eval_set.text_columns[0], eval_set.answer_column, eval_set.document_column)
+        table, where = by_turn(table, names, where)
+    _check_columns(table, eval_set, where)
+    table, first = _part(table, eval_set.source, where)
     rows = _bare_rows(table, eval_set, where, first)
     if eval_set.answer_column is None:
         kept, reasons = _with_labels(rows, table, eval_set, task, where, first)
@@ -105,6 +114,9 @@ def _with_answers(
     column = eval_set.answer_column
     for row, answers in zip(rows, read_answers(table.get(column, [None] * len(rows)), column, where, first), strict=True):
         row["answer"] = answers
+    for column in (HISTORY, TURN, CONVERSATION):
+        for row, cell in zip(rows, table.get(column, ()), strict=False):
+            row[column] = cell
     for row, cell in zip(rows, table.get(CHUNK, ()), strict=False):
         row.update({} if cell in (None, "") or cell != cell else {CHUNK: cell})
     for row, ids in zip(rows, read_answer_ids(table.get(ANSWER_IDS, ()), ANSWER_IDS, where, first), strict=False):
@@ -131,15 +143,13 @@ def _put_documents(
         row["document"] = document
 
 
-def _columns(table: Table, eval_set: EvalSet, where: str) -> Table:
-    """The table under the names that the set uses, which must all be there."""
-    table = renamed(table, eval_set.source.rename)
+def _check_columns(table: Table, eval_set: EvalSet, where: str) -> None:
+    """Check that the columns that the set uses are all there."""
     answers = eval_set.answer_column or eval_set.label_column
     needed = (*eval_set.text_columns, None if eval_set.answer_optional else answers, eval_set.document_column)
     missing = [c for c in (*needed, *dict(eval_set.where)) if c and c not in table]
     if missing:
         raise InputError(f"{where}: no column {', '.join(missing)}; the columns are {listed(table)}")
-    return table
 
 
 def renamed(table: Table, names: Sequence[tuple[str, str]]) -> Table:

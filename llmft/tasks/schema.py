@@ -14,7 +14,8 @@ Row = dict[str, Any]
 chosen by. Of a task with answers in words, `label` is None and there are: `answer`, a tuple of the accepted ones, the first of
 which is shown and learnt, () for none; `document`, the id of the document that it is about, or None; and where its file has
 them `answer_ids`, the tokens of the answer, `chunk`, the place in the document that it is about, `category`, a text by which
-scores are told apart, and `wrong_answer`, a tuple of answers that are known to be wrong. Of a task with rules `rules` is a tuple
+scores are told apart, `wrong_answer`, a tuple of answers that are known to be wrong, and of a conversation `history`, a tuple of
+the turns before the query, `turn`, the number of the answer, and `conversation`. Of a task with rules `rules` is a tuple
 of the names of those that hold for it."""
 
 
@@ -81,6 +82,7 @@ class EvalSet:
         answer_column: the column of the answers, of a set that has words in place of labels.
         answer_optional: whether rows without a label (see `rows.label_of`), or without an answer in words, are rows too.
         document_column: the column of the document that a row is about: its text, or the id of one that the task has.
+        turns_column: where there is such a column, rows are conversations, each answer of which is a row (`tasks.turns`).
         title_column: where there is such a column, ids of documents begin with what it holds.
         label_map: the task's label for each label of the source, None for rows that are left out; None: they are the same.
         label: the only label, after mapping, whose rows are taken.
@@ -95,6 +97,7 @@ class EvalSet:
     answer_column: str | None = None
     answer_optional: bool = False
     document_column: str | None = None
+    turns_column: str | None = None
     title_column: str | None = None
     label_map: tuple[int | None, ...] | None = None
     label: int | None = None

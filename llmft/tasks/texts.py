@@ -22,6 +22,8 @@ CATEGORY = "category"
 """The column, in files of answers in words, by which their scores are told apart."""
 WRONG_ANSWER = "wrong_answer"
 """The column, there, of answers that are known to be wrong, such as a value that has changed since."""
+HISTORY, CONVERSATION, TURN = "history", "conversation", "turn"
+"""Of a row of a conversation: the turns before its query, the conversation's idx, and which of its answers this is, from 1."""
 CHUNK = re.compile(r"(.+)#[0-9]+-[0-9]+-[0-9a-f]{8}", re.DOTALL)
 """An id of a chunk."""
 
@@ -171,10 +173,16 @@ def query_text(row: Row) -> str:
     return "\n".join(filter(None, (row["text1"], row["text2"])))
 
 
-def asks(row: Row) -> tuple[str | None, ...]:
-    """What a row asks, whatever its idx: its texts, and the document that they are about."""
+def conversation_text(row: Row) -> str:
+    """What was said before a query and its texts, for people."""
+    return "\n".join([*(f"{turn.role}: {turn.content}" for turn in row.get(HISTORY, ())), query_text(row)])
+
+
+def asks(row: Row) -> tuple[Any, ...]:
+    """What a row asks, whatever its idx: its texts, what was said before them, and the document that they are about."""
     document = row.get("document")
-    return row["text1"], row["text2"], document_of(document) if isinstance(document, str) else document
+    document = document_of(document) if isinstance(document, str) else document
+    return row["text1"], row["text2"], row.get(HISTORY, ()), document
 
 
 def _missing(cell: Any) -> bool:

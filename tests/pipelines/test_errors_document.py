@@ -79,6 +79,9 @@ CHUNKED = (
 )
 RULED = "--task questions --model_name_or_path notes --validation_file {requests} --num_shots 0"
 CODE = "--task code --model_name_or_path toy --num_shots 0"
+TALKS = (
+    "--task questions --validation_file {} --document_column document --context file --context_file {{short_text}} --num_shots 16"
+)
 STUDY = "--model_name_or_path notes --output_file pairs.jsonl"
 
 
@@ -234,6 +237,12 @@ CASES = {
         f"{own('{tall}', '{tall}', '--target_tokens Yes,No')} --chat --model_name_or_path {{chat}} "
         "--context_role user --separate_shots_by '' --context file --context_file {short_text} --num_shots 16",
     ),
+    "turns that a chat template refuses": Case(
+        "eval.py", f"{TALKS.format('{talk_twice}')} --chat --model_name_or_path {{alternating_chat}}"
+    ),
+    "turns that a chat template writes otherwise behind a context": Case(
+        "eval.py", f"{TALKS.format('{talk}')} --chat --model_name_or_path {{counting_chat}}"
+    ),
     "an answer of no tokens": Case(
         "eval.py", "--task questions --validation_file {questions} --num_shots 0 --model_name_or_path {no_ada}"
     ),
@@ -293,6 +302,14 @@ CASES = {
     "an answer that is no text": Case("eval.py", "--task questions --validation_file {numbers} --answer_column label"),
     "a row of a rule that is not there": Case("eval.py", f"{RULED} --rules {{rules}}"),
     "a category that is a list": Case("eval.py", RULED.replace("requests", "listed_category")),
+    "no column of conversations": Case("eval.py", "--task questions --validation_file {questions} --turns_column turns"),
+    "conversations beside single questions": Case("eval.py", TALKS.format("{talk_and_question}")),
+    "a conversation that is none": Case("eval.py", TALKS.format("{talk_of_text}")),
+    "a conversation without turns": Case("eval.py", TALKS.format("{talk_of_nothing}")),
+    "a turn of an unknown role": Case("eval.py", TALKS.format("{talk_of_tool}")),
+    "a turn without text": Case("eval.py", TALKS.format("{talk_of_spaces}")),
+    "an answer to nothing": Case("eval.py", TALKS.format("{talk_of_answer}")),
+    "a document of the assistant's turn": Case("eval.py", TALKS.format("{talk_of_document}")),
     "nothing to evaluate on": Case("ft.py", "--task questions --train_file {questions}"),
     "a library that is not there": Case("eval.py", f"{CODE} --validation_file {{questions}} --run_code nowhere"),
     "a right answer that does not run": Case("eval.py", f"{CODE} --validation_file {{questions}} --run_code {{folder}}"),
@@ -438,6 +455,7 @@ def files(tmp_path_factory, tokenizers):
         "other_chunk.jsonl": lines([{"text1": "Who?", "chunk": "0-7-00000000"}] * 8),
         "no_chunk.jsonl": lines([{"text1": "Who?", "chunk": "the second"}] * 8),
         "two.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": f"It was {name}."} for name in ("Ada", "Ben")] * 4),
+        **{f"{name}.jsonl": lines([row]) for name, row in talks().items()},
         "semicolons.csv": "text1;label\na;0\n",
         "by_columns.json": pd.DataFrame(rows).to_json(),
         "tool_turn.jsonl": lines([{"role": "user", "content": "Who?"}, {"role": "tool", "content": "x"}]),
@@ -464,6 +482,25 @@ def files(tmp_path_factory, tokenizers):
     found["folder"].mkdir()
     found |= files_that_are_something_else(folder)
     return {**found, **models(folder, tokenizers), **finished_runs(folder)}
+
+
+def talks():
+    """Conversations by the names of their files, most of them with something wrong."""
+    asked, answered = {"role": "user", "content": "Who?", "document": "It was Ada."}, {"role": "assistant", "content": "Ada"}
+    turns = {
+        "talk": [asked, answered, asked, answered],
+        "talk_twice": [asked, asked, answered],
+        "talk_of_text": "Who?",
+        "talk_of_nothing": [],
+        "talk_of_tool": [asked, {**answered, "role": "tool"}],
+        "talk_of_spaces": [asked, {**answered, "content": " "}],
+        "talk_of_answer": [answered],
+        "talk_of_document": [asked, {**answered, "document": "It was Ada."}],
+    }
+    return {
+        **{name: {"turns": cell, "kind": "a"} for name, cell in turns.items()},
+        "talk_and_question": {"turns": [asked], "text1": "Who?"},
+    }
 
 
 def files_that_are_something_else(folder):
@@ -519,6 +556,9 @@ def models(folder, tokenizers):
         "chat": chat,
         "failing_chat": "{{ raise_exception('not today') }}",
         "no_system": "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + chat,
+        "alternating_chat": "{% for m in messages %}{% if not loop.first and m.role == loop.previtem.role %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + chat,
+        "counting_chat": chat.replace("}}\n", "}}{{ ' ' ~ loop.index if m.role == 'assistant' }}\n"),
         "upper_chat": chat.replace("m.content", "m.content | upper"),
         "uneven_chat": "{% if messages[0].role != 'system' %}tall{% endif %}" + chat,
     }

@@ -208,6 +208,35 @@ def test_several_documents_are_distilled_at_once(questions):
     assert [line["document"] for line in answers].count("notes-3") == 10
 
 
+def test_every_answer_of_a_conversation_is_learnt_behind_the_document_of_its_turn(tmp_path):
+    texts = [text for seed in (3, 4) for text in notes_documents(None, seed).values()]
+    for split, number in (("train", 3), ("validation", 2)):
+        lines = []
+        for pair in zip(*(notes_splits(None, seed)[split][:number] for seed in (3, 4)), strict=True):
+            turns = []
+            for row, text in zip(pair, texts, strict=True):  # the second turn is about another document
+                turns += [{"role": "user", "content": row["text1"], "document": text}]
+                turns += [{"role": "assistant", "content": row["answer"]}]
+            lines.append(json.dumps({"turns": turns}) + "\n")
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+    shared = ("--task", "questions", "--model_name_or_path", "notes", "--document_column", "document", "--context", "document")
+    shared += ("--pattern", "Question: {text1} Answer:", "--num_train_epochs", 1, "--per_device_train_batch_size", 2)
+    shared += ("--validation_file", tmp_path / "validation.jsonl", "--logging_steps", 1, "--learning_rate", 1e-3)
+    shared += ("--train_file", tmp_path / "train.jsonl", "--max_new_tokens", 10)
+    record = run("distill.py", tmp_path / "out", *shared, "--no_evaluate_elsewhere", "--no_evaluate_with_context")
+    stages, kl = record.metrics["stages"], record.metrics["kl"]
+    assert stages["teacher"]["questions"]["contains"] >= 0.75 and stages["before"]["questions"]["contains"] == 0
+    assert record.metrics["contexts"]["number"] == 2 and len(losses(record)) == 3  # of 6 answers
+    assert kl["after"]["questions"] < kl["before"]["questions"] - 0.02
+    taught = record.predictions[lambda rows: rows["stage"] == "teacher"]
+    assert taught["turn"].tolist() == [1, 2] * 2 and taught["conversation"].tolist() == [str(i // 2) for i in range(4)]
+    assert taught["document"].nunique() == 2 and (taught["document"].iloc[::2] == taught["document"].iloc[0]).all()
+    first, second = taught["query"].iloc[:2]
+    assert second.startswith(f"user: {first}\nassistant: {taught['target'].iloc[0]}\n")
+    lines = (record.path / "teacher_answers.jsonl").read_text().splitlines()
+    assert [len(json.loads(line).get("history", ())) for line in lines].count(2) == 3
+
+
 def test_other_tasks_are_asked_about_before_and_after(tmp_path, without_pictures, capsys):
     rows = [
         {"text1": f"{row['text1']} {row['text2']}", "answer": ("Yes", "No")[row["label"]]} for row in toy_splits(None, 0)["train"]
