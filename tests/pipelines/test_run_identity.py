@@ -53,7 +53,7 @@ NO_NAME = """
     cache_dir data_dir dataset_cache_dir output_dir overwrite_output_dir
     model_name_or_path task_name train_file validation_file test_file out_of_domain_file eval_task_path paws_qqp_file
     cola_ood_file sample_indices_file metric deepspeed system_prompt evaluate_elsewhere
-    count_flops use_cpu deepspeed_stage disable_tqdm local_rank report_to run_name project
+    rules run_code count_flops use_cpu deepspeed_stage disable_tqdm local_rank report_to run_name project
     log_level log_level_replica log_on_each_node logging_strategy logging_first_step logging_steps logging_nan_inf_filter
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
     save_strategy save_steps save_total_limit save_on_each_node do_train do_eval debug skip_memory_metrics
