@@ -20,7 +20,7 @@ for seed in "${seeds[@]}"; do
     common=(--task questions --rules "$folder/rules.json" --validation_file "$folder/validation.jsonl"
         --out_of_domain_file "$folder/contradicting.jsonl" --model_name_or_path "$MODEL" --output_dir "$OUTPUT_DIR" --chat
         --pattern '{text1}' --max_new_tokens 32 --seed "$seed" --data_seed "$seed" --max_batch_tokens 1024)
-    context=(--context instruction,dialogue --instruction "$folder/instruction.txt" --context_file "$folder/examples.jsonl")
+    context=(--context "instruction,dialogue" --instruction "$folder/instruction.txt" --context_file "$folder/examples.jsonl")
     for method in "${methods[@]}"; do
         case $method in
             none) run eval.py "${common[@]}" --context none ;;

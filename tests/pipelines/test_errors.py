@@ -174,17 +174,17 @@ def test_missing_and_damaged_files(tmp_path):
 
 @pytest.mark.parametrize("script", list(MAIN))
 def test_the_scripts_exit_with_two_and_one_line(tmp_path, script):
-    command = [str(ROOT / script), "--task", "toy"]
-    if script == "self_study":
-        (tmp_path / "a.txt").write_text("a text")
-        command = ["-m", "llmft.self_study", "--model_name_or_path", "toy", "--context_file", str(tmp_path / "a.txt")]
-        command += ["--output_file", str(tmp_path / "out.jsonl")]
-    command = [sys.executable, *command, "--pattern", "no text", "--output_dir", str(tmp_path / "out")]
+    (tmp_path / "a.txt").write_text("a text")
+    study = f"-m llmft.self_study --model_name_or_path toy --context_file {tmp_path}/a.txt --output_file {tmp_path}/out.jsonl"
+    wrong = ["--runs", "no run"] if script == "compose" else ["--pattern", "no text"]
+    command = {"self_study": study, "compose": "-m llmft.compose"}.get(script, f"{ROOT / script} --task toy").split()
+    command = [sys.executable, *command, *wrong, "--output_dir", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: --pattern 'no text'")
+    flag, value = wrong
+    assert line.startswith((f"error: {flag} {value!r}", f"error: {flag} {value}: "))
 
 
 def test_an_error_of_ours_keeps_its_traceback(tmp_path):
