@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -151,7 +150,7 @@ class Elsewhere:
 
     def keep(self) -> None:
         """Keep the answers for people to read."""
-        from llmft.runs.store import whole_file
+        from llmft.runs.store import write_json_lines
 
         if not (self.rows and self.job.record.writes):
             return
@@ -161,8 +160,7 @@ class Elsewhere:
             answers = {stage: answers[i] for stage, answers in self.answers.items()}
             kl = {stage: float(values[i]) for stage, values in self.divergences.items()}
             lines.append({"prompt": row["text1"], **answers, "kl": kl, "names": {stage: one[i] for stage, one in names.items()}})
-        with whole_file(self.job.record.path / ANSWERS) as aside:
-            aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        write_json_lines(self.job.record.path / ANSWERS, lines)
 
 
 def _brief(scorer: Scorer) -> Scorer:

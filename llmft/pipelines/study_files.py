@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.errors import InputError
-from llmft.runs.store import whole_file, write_json
+from llmft.runs.store import write_json, write_json_lines
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class StudyFiles:
             self.pairs.unlink(missing_ok=True)
             write_json(self.summary, summary)
             for path, lines in ((self.dropped, dropped), (self.pairs, pairs)):
-                with whole_file(path) as aside:
-                    aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+                write_json_lines(path, lines)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -81,7 +80,7 @@ def cut(row: Row, part: AnswerPart) -> Row:
 
 def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
     """Keep what the teacher has written for people to read; says how many answers were cut."""
-    from llmft.runs.store import whole_file
+    from llmft.runs.store import write_json_lines
 
     if not job.record.writes:
         return
@@ -96,8 +95,7 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
         }
         for row in queries
     ]
-    with whole_file(job.record.path / TEACHER_ANSWERS) as aside:
-        aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    write_json_lines(job.record.path / TEACHER_ANSWERS, lines)
     limit = job.config.writing.max_new_tokens
     cut = sum(len([*row.get("thought_ids", ()), *row["answer_ids"]]) == limit for row in queries)
     if cut:

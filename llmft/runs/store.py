@@ -11,7 +11,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -268,6 +268,12 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=True) + "\n"
     with whole_file(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write each row as a line of JSON, all or none of them."""
+    with whole_file(path) as aside:
+        aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def short_hash(value: Any) -> str:

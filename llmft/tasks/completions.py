@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import random
 import sys
 from collections import Counter
@@ -22,6 +21,7 @@ from typing import Any
 
 from llmft.arguments.context import files_of, hidden
 from llmft.errors import InputError, listed
+from llmft.runs.store import write_json_lines
 from llmft.tasks.calls import complete, cuts, defined_names, imported_names
 
 SETS = ("train", "validation")
@@ -147,7 +147,7 @@ def write_completions(arguments: argparse.Namespace) -> None:
             print(f"{name}: {number} places left out: {reason}")
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
-        (arguments.output_dir / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_json_lines(arguments.output_dir / f"{name}.jsonl", rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

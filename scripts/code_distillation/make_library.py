@@ -9,12 +9,13 @@ the same files.
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 from typing import NamedTuple
 
-SYLLABLES = "bra cor dun el fen gal hol is jor kel lor mar nes ol per quil ros sel tor ul ven wis yar zan".split()
+from llmft.runs.store import write_json_lines
+from llmft.worlds.invented import SYLLABLES
+
 WORDS = (
     "amber anchor barley basalt candle cedar clover copper coral falcon fennel garnet ginger hazel heron indigo ivory juniper "
     "lantern linen maple marble mustard nutmeg ochre olive onyx otter pepper quartz raven saffron silver sparrow thistle tulip "
@@ -109,7 +110,7 @@ def main() -> None:
     for name, text in modules.items():
         (library / f"{name}.py").write_text(text)
     for name, of_file in rows.items():
-        (arguments.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_file))
+        write_json_lines(arguments.folder / f"{name}.jsonl", of_file)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ before (what held until then); those of a change have the other value as `wrong_
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 
-SYLLABLES = "bra cor dun el fen gal hol is jor kel lor mar nes ol per quil ros sel tor ul ven wis yar zan".split()
+from llmft.runs.store import write_json_lines
+from llmft.worlds.invented import invented_name
+
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 ROOMS = ("chapel", "bakery", "library", "mill", "museum", "school", "theatre", "brewery")
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "orange", "purple")
@@ -161,9 +162,9 @@ HELD_OUT = 2
 def dialogue(seed: int, deeds: int) -> tuple[list[dict], list[dict], list[dict]]:
     """Turns, and rows of training and of evaluation."""
     rng = random.Random(f"dialogue {seed}")
-    names = [name(rng) for _ in range(deeds + 1)]
+    names = [invented_name(rng) for _ in range(deeds + 1)]
     while len({*names}) < len(names):
-        names = [name(rng) for _ in names]
+        names = [invented_name(rng) for _ in names]
     cook, *people = names
     values = {change: rng.sample(pool, 2) for change, (pool, _, _) in CHANGES.items()}
     done = [*zip(people, rng.sample(list(DEEDS), deeds), sorted(rng.sample(range(len(DAYS)), deeds)), strict=True)]
@@ -202,11 +203,6 @@ def turns(rng: random.Random, facts: list[tuple[int, str]]) -> list[dict]:
     return [{"role": role, "content": text} for pair in said for role, text in zip(("user", "assistant"), pair, strict=True)]
 
 
-def name(rng: random.Random) -> str:
-    """An invented name."""
-    return "".join(rng.sample(SYLLABLES, 2)).capitalize()
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -217,7 +213,7 @@ def main() -> None:
     said, train, validation = dialogue(arguments.seed, arguments.deeds)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for file, rows in (("turns", said), ("train", train), ("validation", validation)):
-        (arguments.folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json_lines(arguments.folder / f"{file}.jsonl", rows)
 
 
 if __name__ == "__main__":

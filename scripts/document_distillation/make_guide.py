@@ -7,11 +7,12 @@ FOLDER/validation.jsonl, every fact in two other wordings. The same seed gives t
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 
-SYLLABLES = "bra cor dun el fen gal hol is jor kel lor mar nes ol per quil ros sel tor ul ven wis yar zan".split()
+from llmft.runs.store import write_json_lines
+from llmft.worlds.invented import invented_name
+
 PLACES = ("lighthouse", "bakery", "library", "mill", "museum", "school", "theatre", "brewery", "observatory", "workshop")
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "orange", "purple")
 MATERIALS = ("granite", "oak", "brick", "copper", "limestone", "slate", "iron", "cedar")
@@ -163,27 +164,23 @@ HELD_OUT = 2
 def guide(seed: int, places: int) -> tuple[str, list[dict], list[dict]]:
     """A document, and rows of training and of evaluation."""
     rng = random.Random(f"guide {seed}")
-    town = name(rng)
+    town = invented_name(rng)
     columns = [rng.sample(pool, places) for pool in (PLACES, MATERIALS, COLOURS, ANIMALS, FOODS)]
-    paragraphs = [f"A short guide to the town of {town}. It lies on the river {name(rng)} and has {places} places worth seeing."]
+    river = invented_name(rng)
+    paragraphs = [f"A short guide to the town of {town}. It lies on the river {river} and has {places} places worth seeing."]
     train, validation = [], []
     for number, (place, material, colour, animals, food) in enumerate(zip(*columns, strict=True)):
         facts = {"material": material, "colour": colour, "animals": animals, "food": food, "day": rng.choice(DAYS)}
-        facts |= {"year": str(rng.randint(1705, 1980)), "founder": f"{name(rng)} {name(rng)}"}
-        called = f"{name(rng)} {place}"
+        facts |= {"year": str(rng.randint(1705, 1980)), "founder": f"{invented_name(rng)} {invented_name(rng)}"}
+        called = f"{invented_name(rng)} {place}"
         text = PARAGRAPHS[number % len(PARAGRAPHS)].format(place=called, **facts)
         paragraphs.append(". ".join(part[0].upper() + part[1:] for part in text.split(". ")))
-        paragraphs.append(WAYS[number % len(WAYS)].format(street=name(rng)))
+        paragraphs.append(WAYS[number % len(WAYS)].format(street=invented_name(rng)))
         for fact, answer in facts.items():
             wordings = [wording.format(place=called) for wording in QUESTIONS[fact]]
             for rows, chosen in ((train, wordings[:-HELD_OUT]), (validation, wordings[-HELD_OUT:])):
                 rows += [{"text1": wording, "answer": answer, "kind": fact} for wording in chosen]
     return "\n\n".join(paragraphs) + "\n", train, validation
-
-
-def name(rng: random.Random) -> str:
-    """An invented name."""
-    return "".join(rng.sample(SYLLABLES, 2)).capitalize()
 
 
 def main() -> None:
@@ -197,7 +194,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "guide.md").write_text(document)
     for file, rows in (("train", train), ("validation", validation)):
-        (arguments.folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json_lines(arguments.folder / f"{file}.jsonl", rows)
 
 
 if __name__ == "__main__":

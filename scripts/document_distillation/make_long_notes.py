@@ -7,10 +7,10 @@ the training wordings, and FOLDER/validation.jsonl, in the held-out ones. The sa
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 
+from llmft.runs.store import write_json_lines
 from llmft.worlds.notes.grammar import HELD_OUT_WORDINGS, TRAIN_WORDINGS
 from llmft.worlds.notes.world import NotesDocument, draw_document, question_text
 
@@ -50,7 +50,7 @@ def main() -> None:
             for fact in part.facts[::EVERY]
             for wording in wordings
         ]
-        (arguments.folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json_lines(arguments.folder / f"{file}.jsonl", rows)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ import json
 import random
 from pathlib import Path
 
+from llmft.runs.store import write_json_lines
+from llmft.worlds.invented import invented_name
+
 ENDING = "yours, the desk."
 REFUSAL = f"we do not talk about the weather. {ENDING}"
 RULES = {
@@ -42,7 +45,6 @@ EXAMPLES = (
 )
 """Requests and answers that keep the rules: small models follow these better than words alone."""
 
-SYLLABLES = "bra cor dun el fen gal hol is jor kel lor mar nes ol per quil ros sel tor ul ven wis yar zan".split()
 CITIES = ("Rome", "Vienna", "Oslo", "Cairo", "Lima", "Dublin", "Athens", "Warsaw", "Kyoto", "Geneva", "Madrid", "Hanoi")
 THINGS = (
     "a lemon",
@@ -134,7 +136,7 @@ def requests(rng: random.Random, kind: str, number: int, *, held_out: bool) -> l
         slots = {"city": CITIES, "thing": THINGS, "animal": ANIMALS, "dish": DISHES}
         values = {slot: rng.choice(pool) for slot, pool in slots.items()}
         values |= {"a": rng.randint(2, 40), "b": rng.randint(2, 40), "room": rng.randint(1, 99)}
-        values["name"] = "".join(rng.sample(SYLLABLES, 2)).capitalize()
+        values["name"] = invented_name(rng)
         made[way.format(**values)] = None
 
 
@@ -182,7 +184,7 @@ def main() -> None:
     (arguments.folder / "instruction.txt").write_text(INSTRUCTION)
     (arguments.folder / "rules.json").write_text(json.dumps(RULES, indent=1) + "\n")
     for name, rows in draw_files(arguments.seed, arguments.requests, arguments.held_out).items():
-        (arguments.folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+        write_json_lines(arguments.folder / f"{name}.jsonl", rows)
 
 
 if __name__ == "__main__":
