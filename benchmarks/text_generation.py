@@ -13,17 +13,14 @@ from benchmarks.peers import Harness
 from benchmarks.results import rates_of, timed_row
 from benchmarks.text_ours import TOKENS, Texts
 from benchmarks.text_peers import generate
-from benchmarks.text_teacher import ANSWERS, KINDS, add, products_of
+from benchmarks.text_teacher import ANSWERS, of_each_kind, products_of
 from benchmarks.text_training import DOCUMENT
 from benchmarks.world import World
 
 
 def measure(world: World) -> dict[str, Any]:
     """Time of all ways, an answer, and how many answers differ."""
-    whole: dict[str, Any] = {"rows": [], "values": {}, "times": {}}
-    for kind in KINDS:
-        add(whole, _one(KindWorld.of(world, kind)), kind)
-    return whole
+    return of_each_kind(world, _one)
 
 
 def _one(world: KindWorld) -> dict[str, Any]:

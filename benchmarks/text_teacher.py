@@ -37,6 +37,14 @@ def add(whole: dict[str, Any], found: dict[str, Any], name: str) -> None:
     whole["times"][name] = found["times"]
 
 
+def of_each_kind(world: World, measure_one: Callable[[KindWorld], dict[str, Any]]) -> dict[str, Any]:
+    """What is found of the model of each kind."""
+    whole: dict[str, Any] = {"rows": [], "values": {}, "times": {}}
+    for kind in KINDS:
+        add(whole, measure_one(KindWorld.of(world, kind)), kind)
+    return whole
+
+
 def products_of(world: KindWorld) -> tuple[Callable[[], None], int]:
     """Matrix products as wide as the model's, and their FLOPs."""
     config = world.config

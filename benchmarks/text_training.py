@@ -12,7 +12,7 @@ from benchmarks.measure import alternate, ratio
 from benchmarks.peers import sdft_trainer
 from benchmarks.results import rates_of, timed_row
 from benchmarks.text_ours import TOKENS, Texts
-from benchmarks.text_teacher import ANSWERS, KINDS, add, products_of
+from benchmarks.text_teacher import ANSWERS, of_each_kind, products_of
 from benchmarks.world import World
 
 DOCUMENT = 2000
@@ -23,10 +23,7 @@ LEARNING_RATE = 1e-4
 
 def measure(world: World) -> dict[str, Any]:
     """Time of all ways, an answer."""
-    whole: dict[str, Any] = {"rows": [], "values": {}, "times": {}}
-    for kind in KINDS:
-        add(whole, _one(KindWorld.of(world, kind)), kind)
-    return whole
+    return of_each_kind(world, _one)
 
 
 def _one(world: KindWorld) -> dict[str, Any]:

@@ -85,7 +85,15 @@ def test_scripts_pass_shellcheck():
 
 
 def test_all_sweeps_are_tested():
-    helpers = {"common.sh", "grid.sh", "comparison/grid.sh", "get_model.sh", "get_smollm2.sh", "run_lines.sh"}
+    helpers = {
+        "common.sh",
+        "grid.sh",
+        "comparison/grid.sh",
+        "get_model.sh",
+        "get_smollm2.sh",
+        "run_lines.sh",
+        "with_and_without.sh",
+    }
     found = {str(path.relative_to("scripts")) for path in SCRIPTS if path.parts[1] != "slurm"}
     assert found == set(SWEEPS) | helpers
 

@@ -2,6 +2,7 @@
 # Code taken into the weights of a real model: an invented library, whose answers are checked by running them, and a part of this
 # project; each without it, with it in the prompt, and distilled. scripts/get_model.sh brings the model.
 source "$(dirname "$0")/../common.sh"
+source "$(dirname "$0")/../with_and_without.sh"
 
 setting OUTPUT_DIR logfiles/code
 setting MODEL models/Qwen2.5-Coder-0.5B-Instruct
@@ -21,23 +22,6 @@ split "$LIBRARIES" libraries
 split "$SEEDS" seeds
 split "$METHODS" methods
 
-# compare EPOCHS: add the runs of all methods; `common`, `rows` and `context` are set.
-compare() {
-    local method
-    for method in "${methods[@]}"; do
-        case $method in
-            none) run eval.py "${common[@]}" --context none ;;
-            file) run eval.py "${common[@]}" --context file "${context[@]}" ;;
-            lora)
-                run distill.py "${common[@]}" --train_file "$rows/train.jsonl" --context file "${context[@]}" --num_train_epochs "$1" \
-                    --per_device_train_batch_size 4 --lr_scheduler_type linear --use_adapter --adapter_dim 16 --learning_rate "$RATE" \
-                    --no_save_final_model
-                ;;
-            *) fail "METHODS=$METHODS: $method is none of none, file, lora" ;;
-        esac
-    done
-}
-
 for seed in "${seeds[@]}"; do
     model=(--model_name_or_path "$MODEL" --output_dir "$OUTPUT_DIR" --seed "$seed" --data_seed "$seed" --max_batch_tokens 1024)
     for library in "${libraries[@]}"; do
@@ -47,8 +31,8 @@ for seed in "${seeds[@]}"; do
             invented)
                 [ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/code_distillation/make_library.py "$rows" --seed "$seed"
                 common+=(--out_of_domain_file "$rows/unasked.jsonl" --run_code "$rows/library" --max_new_tokens 16)
-                context=(--context_dir "$rows/library" --context_glob '*.py')
-                compare "$EPOCHS"
+                context=(--context file --context_dir "$rows/library" --context_glob '*.py')
+                compare file "$rows/train.jsonl" "$EPOCHS"
                 ;;
             real)
                 [ "$seed" = "${seeds[0]}" ] || continue # its rows are the same for all seeds
@@ -56,8 +40,8 @@ for seed in "${seeds[@]}"; do
                     --train_glob "$TRAIN_GLOB" --validation_glob "$VALIDATION_GLOB" --query_characters "$QUERY_CHARACTERS" \
                     --output_dir "$rows"
                 common+=(--max_new_tokens 64)
-                context=(--context_dir "$FOLDER" --context_glob "$CONTEXT_GLOB")
-                compare "$REAL_EPOCHS"
+                context=(--context file --context_dir "$FOLDER" --context_glob "$CONTEXT_GLOB")
+                compare file "$rows/train.jsonl" "$REAL_EPOCHS"
                 ;;
             *) fail "LIBRARIES=$LIBRARIES: $library is none of invented, real" ;;
         esac

@@ -2,6 +2,7 @@
 # An invented dialogue taken into the weights of a real model: who did what, when, and what has changed, asked without it, behind it,
 # and after distilling it; three dialogues. scripts/get_model.sh brings the model.
 source "$(dirname "$0")/../common.sh"
+source "$(dirname "$0")/../with_and_without.sh"
 
 setting OUTPUT_DIR logfiles/dialogues
 setting MODEL models/Qwen2.5-Coder-0.5B-Instruct
@@ -20,18 +21,7 @@ for seed in "${seeds[@]}"; do
         --chat --pattern '{text1}' --system_prompt 'Answer with the fact alone, in as few words as possible.' --max_new_tokens 16
         --seed "$seed" --data_seed "$seed" --max_batch_tokens 1024)
     context=(--context dialogue --context_file "$folder/turns.jsonl")
-    for method in "${methods[@]}"; do
-        case $method in
-            none) run eval.py "${common[@]}" --context none ;;
-            dialogue) run eval.py "${common[@]}" "${context[@]}" ;;
-            lora)
-                run distill.py "${common[@]}" "${context[@]}" --train_file "$folder/train.jsonl" --num_train_epochs "$EPOCHS" \
-                    --per_device_train_batch_size 4 --lr_scheduler_type linear --no_save_final_model --use_adapter --adapter_dim 16 \
-                    --learning_rate "$RATE"
-                ;;
-            *) fail "METHODS=$METHODS: $method is none of none, dialogue, lora" ;;
-        esac
-    done
+    compare dialogue "$folder/train.jsonl" "$EPOCHS"
 done
 finish
 report

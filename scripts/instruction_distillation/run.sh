@@ -3,6 +3,7 @@
 # to requests as they were learnt from and to such that ask for the opposite; three draws of requests. scripts/get_model.sh brings
 # the model.
 source "$(dirname "$0")/../common.sh"
+source "$(dirname "$0")/../with_and_without.sh"
 
 setting OUTPUT_DIR logfiles/instructions
 setting MODEL models/Qwen2.5-Coder-0.5B-Instruct
@@ -21,18 +22,7 @@ for seed in "${seeds[@]}"; do
         --out_of_domain_file "$folder/contradicting.jsonl" --model_name_or_path "$MODEL" --output_dir "$OUTPUT_DIR" --chat
         --pattern '{text1}' --max_new_tokens 32 --seed "$seed" --data_seed "$seed" --max_batch_tokens 1024)
     context=(--context "instruction,dialogue" --instruction "$folder/instruction.txt" --context_file "$folder/examples.jsonl")
-    for method in "${methods[@]}"; do
-        case $method in
-            none) run eval.py "${common[@]}" --context none ;;
-            instruction) run eval.py "${common[@]}" "${context[@]}" ;;
-            lora)
-                run distill.py "${common[@]}" "${context[@]}" --train_file "$folder/train.jsonl" --num_train_epochs "$EPOCHS" \
-                    --per_device_train_batch_size 4 --lr_scheduler_type linear --no_save_final_model --use_adapter --adapter_dim 16 \
-                    --learning_rate "$RATE"
-                ;;
-            *) fail "METHODS=$METHODS: $method is none of none, instruction, lora" ;;
-        esac
-    done
+    compare instruction "$folder/train.jsonl" "$EPOCHS"
 done
 finish
 report

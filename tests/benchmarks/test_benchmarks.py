@@ -20,6 +20,7 @@ from benchmarks import (
     kind_floors,
     results,
     text_generation,
+    text_teacher,
 )
 from benchmarks.bounds import BOUNDS, check_all
 from benchmarks.distillation import rereading_teacher
@@ -171,7 +172,7 @@ def test_training_arms_on_texts_train(world: World) -> None:
 
 def test_a_part_about_texts_gives_what_its_bounds_are_about(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_generation, "find_spec", lambda name: None)  # lm-eval takes long to import
-    monkeypatch.setattr(text_generation, "KINDS", ("opt",))
+    monkeypatch.setattr(text_teacher, "KINDS", ("opt",))
     monkeypatch.setattr(results, "copy_rate", lambda: 1e10)
     found = text_generation.measure(replace(world, turns=1))
     assert all(row["floor"] > 0 < row["value"] for row in found["rows"])

@@ -1,6 +1,3 @@
-import json
-
-import pandas as pd
 import pytest
 
 from llmft.arguments.data import DataArguments
@@ -15,23 +12,6 @@ from tests.parsing import parse
 def queries(file, *arguments, **more):
     ((data, _), _) = parse((DataArguments, DistillationArguments), ["--query_file", str(file), *map(str, arguments)])
     return load_queries(str(file), data, resolve_task(data, labels_needed=False), **more)
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes rows to a file of the given name."""
-
-    def make(rows, name="queries.jsonl"):
-        file = tmp_path / name
-        if file.suffix == ".parquet":
-            pd.DataFrame(rows).to_parquet(file)
-        elif file.suffix == ".csv":
-            pd.DataFrame(rows).to_csv(file, index=False)
-        else:
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return file
-
-    return make
 
 
 @pytest.mark.parametrize("name", ["q.jsonl", "q.csv", "q.parquet"])

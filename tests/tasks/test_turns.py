@@ -1,8 +1,5 @@
 """Conversations as rows: one for each turn of the assistant, its history part of the query."""
 
-import json
-
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,21 +27,6 @@ def assistant(text, **more):
 
 TALK = [user("Who?", page="It was Ada."), assistant("Ada"), user("When?", page="Born in 1815."), assistant("1815"), user("Sure?")]
 WHO, WHEN = (Turn("user", "Who?"), Turn("assistant", "Ada")), (Turn("user", "When?"), Turn("assistant", "1815"))
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes rows to a file of the given name."""
-
-    def make(rows, name="talks.jsonl"):
-        file = tmp_path / name
-        if file.suffix == ".parquet":
-            pd.DataFrame(rows).to_parquet(file)
-        else:
-            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return file
-
-    return make
 
 
 def queries(file, task, *arguments, documents):

@@ -31,6 +31,8 @@ def kernel_without_sums(attend):
 
 
 def missing_kernel(attend):
+    """A kernel that a device does not have: torch raises this error then."""
+
     def missing(*_args, **_kwargs):
         raise NotImplementedError("no such operator on this device")
 
