@@ -158,6 +158,7 @@ class DataArguments(PromptArguments):
         "`runs`. What a model writes is executed only with this flag.",
         kind="path",
         needs="--task_name code",
+        excludes={"--rules": "by which answers are judged instead"},
     )
     pattern_name: str = flag(
         "A pattern of Mosbach et al. 2023, Table 5, by its name.",

@@ -23,6 +23,12 @@ class AnswerPart(NamedTuple):
     ends_answer: bool
 
 
+def match_of(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """Where a pattern matches a text first; None where it does not, or its group has nothing but white space."""
+    match = pattern.search(text)
+    return match if match is not None and (match[1] or "").strip() else None
+
+
 def find_part(pattern: re.Pattern[str], ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> AnswerPart | None:
     """The part of an answer where a pattern matches first; None where it does not, or the part is empty. Tokens are cut between,
     never made anew.
@@ -32,10 +38,10 @@ def find_part(pattern: re.Pattern[str], ids: Sequence[int], decode: Callable[[Se
         decode: gives the text of tokens.
     """
     text = decode(ids)
-    match = pattern.search(text)
-    part = match[1].strip() if match is not None and match[1] else ""
-    if not part:
+    match = match_of(pattern, text)
+    if match is None:
         return None
+    part = match[1].strip()
     start, begin, front = text.index(part, match.start(1)), 0, ""
     for count in range(1, len(ids)):
         before = decode(ids[:count])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from llmft.errors import InputError, quote
-from llmft.evaluation.answer_part import AnswerPart, find_part
+from llmft.evaluation.answer_part import AnswerPart, find_part, match_of
 from llmft.evaluation.answers import ASKED, Answers, Asking, Question, Reference
 from llmft.evaluation.metrics import load_metric, more_metrics, row_scores
 from llmft.evaluation.running import run_scores
@@ -232,8 +232,9 @@ class Texts(Answers):
 
     def written(self, ids: Sequence[int]) -> str:
         """The text of an answer: the part that `pattern` matches, where it does; without what ended it, and spaces around."""
-        part = self.part(ids)
-        return self.text(ids).strip() if part is None else part.text
+        text = self.text(ids)
+        match = None if self.pattern is None else match_of(self.pattern, text)
+        return (text if match is None else match[1]).strip()
 
     def part(self, ids: Sequence[int]) -> AnswerPart | None:
         """The part of an answer that `pattern` matches; None where it does not, or there is no pattern."""

@@ -28,6 +28,7 @@ from llmft.runs.model_folder import HEAD_SETTINGS, PEFT_SETTINGS, base_named_in,
 from llmft.runs.names import DONE
 from llmft.runs.record import environment
 from llmft.runs.store import short_hash, whole_folder, write_json, writing
+from llmft.tasks.questions import NAMES
 
 GROUPS = (ComposeArguments,)
 KINDS = {"LORA": "lora", "CARTRIDGE": "cartridge"}
@@ -135,12 +136,13 @@ class DocumentRun:
         given = dict(self.arguments)
         for name in ("pattern", "target_prefix", "target_tokens"):
             given[name] = given[name] if given.get(f"student_{name}") is None else given[f"student_{name}"]
-        if given["task_name"] == "questions" and given["validation_file"] is None:
+        if given["task_name"] in NAMES and given["validation_file"] is None:
             given["validation_file"] = given.get("query_file")
         defaults = {name: default_of(flags_of(group)[name][0]) for group, names in ASKED_BY.items() for name in names}
         read_by_eval = {name for group in ASKED_BY for name, (_, rules) in flags_of(group).items() if rules.evaluation == "read"}
-        asked = [name for name in defaults if given[name] != defaults[name] and (name in read_by_eval or name == "use_cpu")]
-        return ["--context", "none", *(f"--{name}={given[name]}" for name in asked)]
+        values = {name: given.get(name, default) for name, default in defaults.items()}  # an older record lacks newer flags
+        asked = [name for name in defaults if values[name] != defaults[name] and (name in read_by_eval or name == "use_cpu")]
+        return ["--context", "none", *(f"--{name}={values[name]}" for name in asked)]
 
 
 def check_alike(runs: Sequence[DocumentRun], flags: ComposeArguments) -> None:

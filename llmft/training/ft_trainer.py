@@ -128,10 +128,10 @@ class FtTrainer(ReadableCheckpoint, Trainer):
 
     def _loss_of_texts(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """Loss of texts; where their logits are many, they are made in pieces. The gradient of a piece is taken with its loss
-        where the output layer is frozen, else the piece is made again for it."""
+        where the output layer is frozen. Else the piece is made again for it; in float16 too, as its gradients must be scaled."""
         count, losses = len(inputs[WEIGHTS]), []
         frozen = not any(weight.requires_grad for weight in bare_model(model).get_output_embeddings().parameters())
-        at_once = positions_at_once(model, learnt=frozen)
+        at_once, at_its_loss = positions_at_once(model, learnt=frozen), frozen and self.accelerator.mixed_precision != "fp16"
         if count <= at_once or not self.in_pieces:
             return self.answer_loss(self.answer_logits(model, inputs), inputs)
 
@@ -141,7 +141,7 @@ class FtTrainer(ReadableCheckpoint, Trainer):
             def loss_of(hidden: torch.Tensor) -> torch.Tensor:
                 return self.answer_loss(project(hidden), piece)
 
-            losses.append(with_gradient(loss_of, hidden) if frozen else checkpoint(loss_of, hidden, use_reentrant=False))
+            losses.append(with_gradient(loss_of, hidden) if at_its_loss else checkpoint(loss_of, hidden, use_reentrant=False))
 
         self.in_pieces = project_in_pieces(model, inputs, partial(all_logits, model, inputs), look, at_once)
         return torch.stack(losses).sum() if self.in_pieces else self._loss_of_texts(model, inputs)

@@ -8,6 +8,8 @@ import pytest
 
 from llmft.evaluation.metrics import FOLDER, compute_metric
 from llmft.report.__main__ import main
+from llmft.report.records.flatten import score_rows
+from llmft.report.records.predictions import RowWeights
 from llmft.tasks.rules import read_rules
 from llmft.worlds.notes.world import notes_documents, notes_splits
 from tests.pipelines.conftest import run
@@ -107,6 +109,14 @@ def test_categories_and_wrong_answers_are_scored_apart(changed):
     known = frame[frame["category"].notna()]
     assert frame["wrong_answer"].notna().sum() == 6
     assert metrics["stages"]["icl"]["questions"]["wrong_answer"] == known["wrong_answer"].mean()
+
+
+def test_a_category_of_the_set_that_a_checkpoint_was_chosen_on_says_so(changed):
+    parts = {name: {"best_in_domain": changed.metrics[name]["icl"]} for name in ("stages", "categories")}
+    cost = {**changed.json("cost"), "saved_by_teacher_cache": {"phases": []}}
+    scores = score_rows({**changed.metrics, **parts}, cost, RowWeights())
+    selected = {name: chosen for _, _, name, *_, chosen in scores}
+    assert selected["questions"] and selected["questions: now"] and selected["questions: before"]
 
 
 def test_the_report_has_rules_and_categories(files, ruled, changed, without_pictures, capsys):

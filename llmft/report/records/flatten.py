@@ -134,13 +134,15 @@ def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any], weights: Row
     for stage, sets in metrics["stages"].items():
         scores = {name: {**values, **_beside(metrics, stage, name)} for name, values in sets.items()}
         groups = {group: names for group, names in metrics["sets"].items() if names and scores.keys() >= set(names)}
-        scores |= _by_category(metrics, stage)
+        categories = _by_category(metrics, stage)
+        scores |= {name: values for name, (_, values) in categories.items()}
         tokens, kv_bytes = (_prompt_size(metrics, stage, what) for what in ("tokens_per_query", "kv_bytes_per_query"))
         gaps = metrics.get("gap_recovered", {}) if stage == "after" else {}
         for name, members in [*groups.items(), *((name, [name]) for name in scores)]:
             n = sum(scores[member]["n"] for member in members)
             costs = _query_costs([work.get((stage, member), {}) for member in members], tokens)
-            selected = any(selected_on(stage, group) and name in (group, *names) for group, names in groups.items())
+            whole = categories[name][0] if name in categories else name
+            selected = any(selected_on(stage, group) and whole in (group, *names) for group, names in groups.items())
             of_rows = [weights.of(stage, member, scores[member]["n"]) for member in members]
             for metric, value in _pooled([scores[member] for member in members], of_rows, headline).items():
                 if math.isfinite(value):
@@ -169,10 +171,10 @@ def _beside(metrics: Mapping[str, Any], stage: str, name: str) -> dict[str, Any]
     return {metric: of[name] for metric, of in by_metric.items() if isinstance(of, dict) and name in of}
 
 
-def _by_category(metrics: Mapping[str, Any], stage: str) -> dict[str, dict[str, float]]:
-    """The metrics of each category of each set, which is called by both."""
+def _by_category(metrics: Mapping[str, Any], stage: str) -> dict[str, tuple[str, dict[str, float]]]:
+    """The set and the metrics of each category of each set, which is called by both."""
     sets = metrics.get("categories", {}).get(stage, {})
-    return {f"{name}: {category}": values for name, of in sets.items() for category, values in of.items()}
+    return {f"{name}: {category}": (name, values) for name, of in sets.items() for category, values in of.items()}
 
 
 def _pooled(sets: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, float]], headline: str) -> dict[str, float]:
