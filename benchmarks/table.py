@@ -1,19 +1,19 @@
-"""A results file as the tables in README.md, between its markers."""
+"""Results files as the tables in README.md, between its markers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bounds import found_text
+from benchmarks.bounds import BOUNDS, found_text
 from llmft.runs.store import whole_file
 
 BEGIN, END = "<!-- results: made by python -m benchmarks --write_readme -->", "<!-- end of results -->"
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """Markdown: what the numbers hold for, the bounds, and all rows with their floors."""
+    """Markdown: what the numbers of a file hold for, the bounds that it has numbers for, and all rows with their floors."""
     machine, tokens = results["machine"], results["parts"].get("in_context", {}).get("tokens")
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
@@ -24,8 +24,8 @@ def tables(results: Mapping[str, Any]) -> str:
         lines[0] += f" The context has {tokens['context']} tokens, a query {tokens['query_mean']:.0f} (mean)."
     lines += ["", "| must show | limit | found (of the turns: median, least to greatest) | met |", "|---|---|---|---|"]
     for bound in results["bounds"]:
-        met = {True: "yes", False: "**no**", None: "not measured"}[bound["met"]]
-        lines.append(f"| {bound['text']} | {bound['limit']} | {found_text(bound)} | {met} |")
+        if bound["met"] is not None:
+            lines.append(f"| {bound['text']} | {bound['limit']} | {found_text(bound)} | {'yes' if bound['met'] else '**no**'} |")
     lines += ["", "| part | what | measured | floor | the floor is | times the floor |", "|---|---|---|---|---|---|"]
     lines += [_row(row) for row in all_rows(results)]
     return "\n".join(lines)
@@ -36,15 +36,19 @@ def all_rows(results: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return (row for found in results["parts"].values() for row in found["rows"])
 
 
-def write_readme(path: Path, results: Mapping[str, Any]) -> None:
-    """Put the tables between the markers of the file; all else in it stays."""
+def write_readme(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Put the tables of results files, one after the other, between the markers of the file, and say which bounds none has
+    numbers for; all else in it stays."""
     text = path.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not end:
         raise ValueError(f"{path.name} lacks the markers {BEGIN} and {END}")
+    measured = {bound["text"] for results in runs for bound in results["bounds"] if bound["met"] is not None}
+    missing = [bound.text for bound in BOUNDS if bound.text not in measured]
+    parts = [*map(tables, runs), *([f"Not measured: {'; '.join(missing)}."] if missing else [])]
     with whole_file(path) as aside:
-        aside.write_text(f"{head}{BEGIN}\n\n{tables(results)}\n\n{END}{tail}", encoding="utf-8")
+        aside.write_text("\n\n".join([f"{head}{BEGIN}", *parts, f"{END}{tail}"]), encoding="utf-8")
 
 
 def short(number: float) -> str:

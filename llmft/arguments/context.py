@@ -49,9 +49,11 @@ def names_documents(context: str, document_column: str | None) -> bool:
     return document_column is not None and not {"file", "dialogue"} & {*files_of(context)}
 
 
-def hidden(path: Path) -> bool:
-    """Whether a file's name, or that of a folder it is in, begins with a dot."""
-    return any(part.startswith(".") for part in path.parts)
+def files_in(folder: Path, globs: str) -> list[Path]:
+    """The files of a folder that one of the patterns fits, comma between, by their paths; none whose name, or that of a folder
+    it is in, begins with a dot."""
+    paths = {path for pattern in files_of(globs) for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 @dataclass
@@ -72,7 +74,10 @@ class DocumentArguments(Checked):
         needs=READ,
     )
     context_glob: str = flag(
-        "Which files of --context_dir, as Python's glob writes it.", "**/*", needs="--context_dir", names_run=False
+        "Which files of --context_dir, as Python's glob writes it; several with commas between.",
+        "**/*",
+        needs="--context_dir",
+        names_run=False,
     )
 
     def __post_init__(self) -> None:
@@ -92,7 +97,7 @@ class DocumentArguments(Checked):
         folder, shown = Path(self.context_dir), f"--context_dir {self.context_dir}"
         if not folder.is_dir():
             raise InputError(f"{shown}: no such folder; name one with documents")
-        paths = sorted(path for path in folder.glob(self.context_glob) if path.is_file() and not hidden(path.relative_to(folder)))
+        paths = files_in(folder, self.context_glob)
         if not paths:
             raise InputError(f"{shown}: --context_glob {self.context_glob} fits no file in it; give another, as **/*.md")
         return [ContextFile(path.relative_to(folder).as_posix(), str(path), "--context_dir") for path in paths]

@@ -34,7 +34,7 @@ class Objective(Checked):
     topk: int = flag("How many tokens of the teacher's.", 50, at_least=1, needs="--support topk")
     divergence: str = flag(
         "`forward` KL(teacher || student), `reverse` KL(student || teacher), or `jsd`. Default: forward; with --answers student "
-        "or mixed reverse.",
+        "reverse.",
         "forward",
         choices=DIVERGENCES,
         needs=SOFT,

@@ -36,6 +36,7 @@ INHERITED = {
         prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps batch_eval_metrics
         include_for_metrics fp16_full_eval bf16_full_eval metric_for_best_model greater_is_better hub_always_push fsdp fsdp_config
         parallelism_config torch_compile torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config
+        ignore_data_skip auto_find_batch_size enable_jit_checkpoint
         """,
         supported=False,  # it would go unread or break here
     ),

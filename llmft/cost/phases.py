@@ -25,7 +25,8 @@ class Phase:
     """Costs of one phase; `examples`, `tokens`, `padding_tokens` and `flops` are counted by whoever does the work.
 
     Attributes:
-        kind: what is done: `load`, `teacher`, `adapt`, `train`, `evaluate`, `save`, `record`, `other`.
+        kind: what is done: `load`, `teacher`, `adapt`, `train`, `rollout`, `evaluate`, `save`, `record`, `other`; by self-study
+            `write`, `answer`, `answer without the document`; `compose`.
         stage, set: of an evaluation, which stage of the run and which set of rows; else None.
         flops: by a rule.
         flops_counted: those of the operators that ran; None where they were not counted.

@@ -7,8 +7,10 @@ of (Speculative Self-Distillation, 2026).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -103,24 +105,27 @@ class TeacherTakesOver(LogitsProcessor):
     """Puts the teacher's log-probabilities in place of the student's scores wherever the two are too far apart.
 
     Args:
-        follow: the teacher's logits (B, V), given the tokens (B,) that were written last, or None at the first.
+        follower: reads along, as the teacher.
+        behind: context in which it can.
         threshold: Jensen-Shannon divergence, over the vocabulary, in nats; at most ln 2.
     """
 
-    def __init__(self, follow: Any, threshold: float) -> None:
-        self.follow, self.threshold = follow, threshold
+    def __init__(self, follower: Follower, behind: Callable[[], AbstractContextManager[Any]], threshold: float) -> None:
+        self.follower, self.behind, self.threshold = follower, behind, threshold
         self.taken: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """(B, V) -> (B, V)."""
-        logits = self.follow(input_ids[:, -1] if self.taken else None)
+        with self.behind():
+            logits = self.follower.next_logits(input_ids[:, -1] if self.taken else None)
         teacher, student = tempered(logits, 1.0), tempered(scores, 1.0)
         taken = jensen_shannon(teacher, student, 0.5) > self.threshold
         self.taken.append(taken)
         return torch.where(taken[:, None], teacher, student)
 
     def count(self, lengths: Sequence[int]) -> list[int]:
-        """How many tokens of each of the answers, which have these lengths, the teacher wrote."""
+        """How many tokens of each of the answers, which have these lengths, the teacher wrote; also counts what it has read."""
+        self.follower.count(lengths)
         taken = torch.stack(self.taken, dim=1).cpu()
         return [int(row[:length].sum()) for row, length in zip(taken, lengths, strict=True)]
 
@@ -195,14 +200,10 @@ class Rollouts:
 
     def takes_over(self, context: int, places: Sequence[int]) -> TeacherTakesOver:
         """What has the teacher take over in answers to the queries at these places, all behind one context of its own."""
-        with self.teacher.behind(context) as (reader, prompts):
+        behind = partial(self.teacher.behind, context)
+        with behind() as (reader, prompts):
             follower = Follower(reader, prompts, self.teacher.row_of(context, places))
-
-        def follow(tokens: torch.Tensor | None) -> torch.Tensor:
-            with self.teacher.behind(context):
-                return follower.next_logits(tokens)
-
-        return TeacherTakesOver(follow, self.threshold)
+        return TeacherTakesOver(follower, behind, self.threshold)
 
     def _read(
         self, behind: OpenPrefix, places: Sequence[int], answers: Mapping[int, list[int]], phase: Phase

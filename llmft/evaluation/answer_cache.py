@@ -49,6 +49,8 @@ class AnswerCache:
         cls, store: ContentCache, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, size: BatchSize
     ) -> AnswerCache:
         """The cache of a model as it now is; reads all its weights once."""
+        import torch
+
         from llmft.models.fingerprint import fingerprint_weights
         from llmft.models.reading.packing import NAME
         from llmft.models.reading.reader import agreement_of
@@ -68,6 +70,8 @@ class AnswerCache:
             numerics["reading"] = "whole prompts"
         if weight.dtype.itemsize < 4:
             numerics["logits"] = "float32"  # before, they were rounded to the weights' precision
+        if weight.device.type == "cuda" and weight.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+            numerics["products"] = "tf32"
         return cls(store, fingerprint_weights(model), fingerprint_tokenizer(tokenizer), str(weight.dtype), numerics)
 
     def key(self, question: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from llmft.evaluation.answers import Asking
 from llmft.evaluation.metrics import load_metric
-from llmft.evaluation.scores import Scores, mean_of, of_objects
+from llmft.evaluation.scores import Scores, mean_of_known, of_objects
 from llmft.evaluation.texts import Texts
 from llmft.tasks.rules import COLUMN, Rule
 
@@ -47,20 +47,22 @@ class Ruled(Texts):
     def _judged(self, rows: Sequence[Row], predictions: Sequence[str], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Columns of what the answers are worth: which rules they keep."""
         metric, pairs = load_metric("rules", "rule"), [*zip(rows, predictions, strict=True)]
-        holding = [[rule.as_text() for rule in self.rules if rule.name in row[COLUMN]] for row in rows]
-        kept = np.array([metric.row_score(text, rules) for text, rules in zip(predictions, holding, strict=True)])
+        of_rules = {
+            f"rule_{rule.name}": [metric.score(text, rule.as_text()) if rule.name in row[COLUMN] else None for row, text in pairs]
+            for rule in self.rules
+        }
+        of_rows = zip(*of_rules.values(), strict=True)
+        kept = np.array([min(score for score in scores if score is not None) for scores in of_rows])
         columns = {"target": of_objects([", ".join(row[COLUMN]) for row in rows]), "score": kept, "rules": kept}
-        for rule in self.rules:
-            of_rule = [metric.score(text, rule.as_text()) if rule.name in row[COLUMN] else None for row, text in pairs]
-            columns[f"rule_{rule.name}"] = of_objects(of_rule)
-        return columns
+        return columns | {name: of_objects(scores) for name, scores in of_rules.items()}
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
-        """`rules`; `rule_<name>`, of the answers for which a rule holds the share that keep it; `tokens` (mean of an answer),
-        `n`, `n_asked`, `n_shortened`."""
-        shares = {name: mean_of(scores[name]) for name in ("rules", *(f"rule_{rule.name}" for rule in self.rules))}
+        """`rules`; `rule_<name>`, of the answers for which a rule holds the share that keep it, and `n_rule_<name>`, how many
+        these are; `tokens` (mean of an answer), `n`, `n_asked`, `n_shortened`."""
+        names = [f"rule_{rule.name}" for rule in self.rules]
         return {
-            **{name: share for name, share in shares.items() if share is not None},
+            "rules": float(np.mean(scores["rules"])),
+            **{key: value for name in names for key, value in mean_of_known(name, scores[name]).items()},
             "tokens": float(np.mean(scores["tokens"])),
             "n": len(scores),
             "n_asked": len(scores),

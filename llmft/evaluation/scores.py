@@ -64,10 +64,11 @@ class Scores:
         return cls(**{**state, "columns": columns})
 
 
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean of those values that are not None; None where there are none."""
+def mean_of_known(name: str, values: Sequence[float | None]) -> dict[str, float]:
+    """A metric that not every row has: its mean over the values that are not None, and how many these are, as the metric
+    `n_<name>`; nothing where there are none."""
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    return {name: float(np.mean(known)), f"n_{name}": len(known)} if known else {}
 
 
 OBJECTS = np.dtype(object).str

@@ -15,7 +15,7 @@ from llmft.evaluation.answer_part import AnswerPart, find_part, match_of
 from llmft.evaluation.answers import ASKED, Answers, Asking, Question, Reference
 from llmft.evaluation.metrics import load_metric, more_metrics, row_scores
 from llmft.evaluation.running import run_scores
-from llmft.evaluation.scores import Headline, Scores, mean_of, of_objects
+from llmft.evaluation.scores import Headline, Scores, mean_of_known, of_objects
 from llmft.prompts.render import decode_escapes
 from llmft.tasks.texts import CATEGORY, CONVERSATION, TURN, WRONG_ANSWER, conversation_text
 
@@ -262,17 +262,18 @@ class Texts(Answers):
         return replace(self, generation=replace(self.generation, stop=other.generation.stop, end_ids=ends))
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
-        """`TEXT_METRICS`, the headline, `runs` where programs are run, `wrong_answer` (of the rows of which one is known), `nll`
-        (nats a token of the right answers), `tokens` (mean of an answer), `n`, `n_asked`, `n_shortened`, and those of `names`.
+        """`TEXT_METRICS`, the headline, `runs` where programs are run, `wrong_answer` (of the rows of which one is known,
+        `n_wrong_answer`), `nll` (nats a token of the right answers), `tokens` (mean of an answer), `n`, `n_asked`, `n_shortened`,
+        and those of `names`.
 
         Raises:
             InputError: a metric fails.
         """
-        n, sizes, wrong = len(scores), scores["target_tokens"], mean_of(scores[WRONG_ANSWER])
+        n, sizes = len(scores), scores["target_tokens"]
         of_rows = [*dict.fromkeys((*TEXT_METRICS, self.headline.name)), *(["runs"] if "runs" in scores.columns else [])]
         metrics = {
             **{name: float(np.mean(scores[name])) for name in of_rows},
-            **({} if wrong is None else {WRONG_ANSWER: wrong}),
+            **mean_of_known(WRONG_ANSWER, scores[WRONG_ANSWER]),
             "nll": float(scores["nll"] @ sizes / sizes.sum()),
             "tokens": float(np.mean(scores["tokens"])),
             "n": n,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llmft.evaluation.scores import mean_of
+from llmft.evaluation.scores import mean_of_known
 from llmft.tasks.texts import CATEGORY, document_of
 
 Parts = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -47,7 +47,9 @@ def _by(
         measures = [metric for metric in stages[stage][name] if metric in columns and metric != "nll"]  # a mean over tokens
         for part in sorted({*parts} - {None}):
             rows = parts == part
-            values = {metric: mean_of(np.asarray(columns[metric])[rows]) for metric in measures}
-            values = {"n": int(rows.sum()), **{metric: value for metric, value in values.items() if value is not None}}
+            values = {"n": int(rows.sum())}
+            for metric in measures:
+                known = mean_of_known(metric, np.asarray(columns[metric])[rows])
+                values |= known if known.get(f"n_{metric}") != values["n"] else {metric: known[metric]}
             scores.setdefault(stage, {}).setdefault(name, {})[part] = values
     return scores

@@ -24,6 +24,7 @@ from llmft.cost.phases import combine_ranks
 from llmft.errors import InputError
 from llmft.models.identity import fingerprint_model
 from llmft.pipelines import in_context
+from llmft.runs.launch import this_process
 from llmft.runs.model_folder import HEAD_SETTINGS, PEFT_SETTINGS, base_named_in, read_settings, student_settings
 from llmft.runs.names import DONE
 from llmft.runs.record import environment
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
         InputError: the arguments are unusable, or the adapters do not go together.
     """
     (flags,) = make(GROUPS, read(GROUPS, argv, __doc__)[0])
+    if this_process().world_size > 1:
+        raise InputError("WORLD_SIZE: adapters are put together by one process; start it without a launcher")
     runs = [DocumentRun.read(Path(folder)) for folder in flags.folders]
     check_alike(runs, flags)
     with writing(flags.output_dir):

@@ -1,6 +1,6 @@
-"""Fine-tuning on labelled rows. Pattern-based (PBFT): train the model to give the right label's token behind the query; its
-language-modelling head and a verbalizer stand in for a classification head. Vanilla: train a new classification head in its place
-(Mosbach et al. 2023, section 3)."""
+"""Fine-tuning on labelled rows, on answers in words, or on documents as they are. Pattern-based (PBFT): train the model to give
+the right label's token behind the query; its language-modelling head and a verbalizer stand in for a classification head.
+Vanilla: train a new classification head in its place (Mosbach et al. 2023, section 3)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GROUPS = (
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
-    """Fine-tune on labelled rows; evaluate before and after, in-domain and out-of-domain.
+    """Fine-tune on rows or documents; evaluate before and after, in-domain and out-of-domain.
 
     Returns:
         The folders of the runs.

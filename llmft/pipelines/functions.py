@@ -117,7 +117,8 @@ def distill(
     Args:
         demonstrations: the context; or, or besides, what `teacher_prompt` puts in front (its `instruction`, `document`).
         teacher_prompt: the teacher's prompt; None for the student's.
-        teacher: another model of the same vocabulary and its tokenizer; None for the model itself.
+        teacher: another model of the same vocabulary and its tokenizer; None for the model itself. Where its output layer is
+            padded to more tokens than the model's, these are cut off, and stay so.
         objective: what is minimised; None for the forward KL over the labels, or, of answers in words, over the teacher's 50
             largest and the rest at each token of what it answers.
         part, training: as in `fine_tune`, with distill.py's defaults (`DistillationRunArguments`).

@@ -128,12 +128,12 @@ def load_other_model(
 
 
 def _default_dtype(job: Job, name: str, revision: str, flag: str) -> str:
-    """The precision where none is asked for: float32, in eval.py that of --fp16 or --bf16, or a student's own."""
+    """The precision where none is asked for: float32 for training, else that of --fp16 or --bf16, or a student's own."""
     from llmft.models.identity import settings_of_student
 
     run, cache_dir = job.config.run, job.config.model.cache_dir
     trained_in = settings_of_student(name, revision, cache_dir).get("dtype", "float32")
-    if job.method == "icl":
+    if job.config.trained is None:
         return "float16" if run.fp16 else "bfloat16" if run.bf16 else trained_in
     if trained_in != "float32":
         say_note(

@@ -68,7 +68,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
             )
         )
         implied = {"context": "demonstrations"} if {"num_shots", "sample_indices_file"} & {*written} else {}
-        if values.get("answers") in ("student", "mixed"):
+        if values.get("answers") == "student":
             implied["divergence"] = "reverse"
         return task_defaults(asked[0], values), implied
 

@@ -70,9 +70,12 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     Raises:
         InputError: the arguments are unusable.
     """
+    from llmft.models.distributed import from_rank_0
+
     job = prepare_study(argv)
     files, run = StudyFiles.of(job.config.self_study.output_file), job.config.run
-    if not files.finished(job.setting, overwrite=run.overwrite_output_dir):
+    finished = job.record.writes and files.finished(job.setting, overwrite=run.overwrite_output_dir)
+    if not from_rank_0(finished):  # rank 0's view counts: disks may lag
         begun = process_meter()
         job.meter = begun if begun.is_open else Meter(from_start=False)
         with oom_as_input_error(run), job.meter.measuring(count_flops=run.count_flops):

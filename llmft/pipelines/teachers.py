@@ -34,26 +34,29 @@ def teacher_model(
         job, flags.teacher_model_name_or_path, "--teacher_model_name_or_path", revision=flags.teacher_model_revision
     )
     check_vocabularies(its_tokenizer, tokenizer, f"--teacher_model_name_or_path {flags.teacher_model_name_or_path}")
-    fit_logits(model, job.loaded[0], flags.support)
+    fit_logits(model, job.loaded[0], flags.support, on_policy=flags.on_policy)
     return model.eval().requires_grad_(False), its_tokenizer
 
 
-def fit_logits(teacher: PreTrainedModel, student: PreTrainedModel, support: str) -> None:
+def fit_logits(teacher: PreTrainedModel, student: PreTrainedModel, support: str, *, on_policy: bool = False) -> None:
     """Cut the teacher's logits to the width of the student's: the rest pads its output layer, as the vocabulary is the same.
+
+    Args:
+        on_policy: whether the teacher is asked about the student's own tokens.
 
     Raises:
         InputError: the teacher does not give what the support compares.
     """
     if support != "labels" and classification_head(teacher) is not None:
         raise InputError(f"--support {support}: the teacher is a classifier and gives labels alone; use --support labels")
-    if support in ("topk", "vocab"):
-        widths = [logits_width(model) for model in (teacher, student)]
-        if widths[0] > widths[1]:
-            cut_logits(teacher, widths[1])
-        elif widths[0] < widths[1] and support == "vocab":
-            raise InputError(
-                f"--support vocab: teacher and student give {widths[0]} and {widths[1]} logits; use labels, labels_rest or topk"
-            )
+    if support in ("labels", "labels_rest"):
+        return
+    widths = [logits_width(model) for model in (teacher, student)]
+    if widths[0] > widths[1]:
+        cut_logits(teacher, widths[1])
+    elif widths[0] < widths[1] and (support == "vocab" or on_policy):
+        given, remedy = ("--answers student|mixed", "--answers teacher") if on_policy else ("--support vocab", "--support topk")
+        raise InputError(f"{given}: teacher and student give {widths[0]} and {widths[1]} logits; use {remedy}")
 
 
 def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, flag: str) -> None:
@@ -80,8 +83,9 @@ def check_sizes(job: Job, teacher: MeanScorer) -> None:
     """
     flags, part = job.config.distillation, job.config.trained
     size = bare_model(teacher.scorers[0].model).config.get_text_config().vocab_size
-    if flags.support == "topk" and flags.topk > size:
-        raise InputError(f"--topk {flags.topk}: the vocabulary has {size} tokens; ask for no more than that")
+    most = size // 2 if flags.answers == "mixed" else size  # as many of the teacher's stand beside the student's
+    if flags.support == "topk" and flags.topk > most:
+        raise InputError(f"--topk {flags.topk}: the vocabulary has {size} tokens; ask for no more than {most}")
     if part.use_cartridge and len(teacher.scorers) > 1:
         raise InputError(
             f"--use_cartridge: starts as the keys and values of one context, and there are {len(teacher.scorers)} documents; ask "

@@ -33,7 +33,7 @@ from llmft.training.callbacks import (
 )
 from llmft.training.checkpoints import read_progress
 from llmft.training.ft_trainer import FtTrainer, collator
-from llmft.training.preemption import SaveAtSigterm
+from llmft.training.preemption import EndOnceSaved, SaveAtSigterm
 from llmft.training.reporting import reporting
 from llmft.training.stop_at_nan import POSITION, StopAtNonFinite
 
@@ -105,6 +105,7 @@ def train(
             **trainer_arguments,
         )
         _add_callbacks(job, trainer, student, phase, kept)
+        trainer.add_callback(EndOnceSaved(saving))  # behind those that add to a checkpoint
         _restore(job, evaluations, trainer)
         with saving.listening():
             trainer.train(resume_from_checkpoint=job.resumed_from)

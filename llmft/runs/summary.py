@@ -13,14 +13,24 @@ from rich.table import Table
 
 
 def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str) -> float | None:
-    """A metric of one stage over several sets taken together, every row counting the same.
+    """A metric of one stage over several sets taken together, every row that has it counting the same.
 
     None for no sets, and where the stage did not score one of them.
     """
     if not all(s in metrics for s in sets):
         return None
-    rows = sum(metrics[s]["n"] for s in sets)
-    return sum(metrics[s][name] * metrics[s]["n"] for s in sets) / rows if rows else None
+    sizes = [rows_of(metrics[s], name) for s in sets]
+    return sum(metrics[s][name] * size for s, size in zip(sets, sizes, strict=True)) / sum(sizes) if sum(sizes) else None
+
+
+def rows_of(metrics: Mapping[str, float], name: str) -> float:
+    """How many rows of a set a metric is over: all, but where the record says of how many it is known."""
+    return metrics.get(f"n_{name}", metrics["n"])
+
+
+def is_count(name: str) -> bool:
+    """Whether what a record has beside the metrics of a set is a number of rows."""
+    return name == "n" or name.startswith("n_")
 
 
 OF_LABELS = "score_accuracy"

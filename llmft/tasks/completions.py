@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.arguments.context import files_of, hidden
+from llmft.arguments.context import files_in
 from llmft.errors import InputError, listed
 from llmft.runs.store import write_json_lines
 from llmft.tasks.calls import complete, cuts, defined_names, imported_names
@@ -35,10 +35,10 @@ def find_sources(folder: Path, glob: str, flag: str) -> dict[str, str]:
     """
     if not folder.is_dir():
         raise InputError(f"FOLDER {folder}: no such folder; name the one that the globs are about")
-    paths = {path for pattern in files_of(glob) for path in folder.glob(pattern)}
-    paths = sorted(path for path in paths if path.suffix == ".py" and not hidden(path.relative_to(folder)))
     texts = {}
-    for path in paths:
+    for path in files_in(folder, glob):
+        if path.suffix != ".py":
+            continue
         try:
             text = path.read_text(encoding="utf-8")
             ast.parse(text)

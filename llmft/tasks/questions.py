@@ -87,6 +87,7 @@ def own_questions(
         documents=(lambda variant, data_seed: documents_of(context_files)) if by_name else None,
         context=task.context if data.document_column is None else "document",
         headline="rules" if rules else task.headline,
+        metrics=() if rules else task.metrics,  # which compare with right answers
         rules=rules,
         **sets,
     )

@@ -64,10 +64,5 @@ UNRELATED = (
 def unrelated_rows(task: Task, variant: str | None, data_seed: int) -> list[Row]:
     """The prompts as rows of a task with answers in words, without answers: its own where its model reads no others."""
     texts: Sequence[str] = UNRELATED if task.unrelated is None else task.unrelated(variant, data_seed)
-    return prompt_rows(texts, "unrelated")
-
-
-def prompt_rows(texts: Sequence[str], kind: str) -> list[Row]:
-    """Rows that ask texts and have no answers."""
     empty = {"text2": "", "label": None, "answer": (), "document": None}
-    return [{"text1": text, **empty, "idx": f"{kind}-{i}"} for i, text in enumerate(texts)]
+    return [{"text1": text, **empty, "idx": f"unrelated-{i}"} for i, text in enumerate(texts)]

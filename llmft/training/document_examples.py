@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmft.evaluation.answers import ASKED
+from llmft.prompts.control import ControlTokens
 from llmft.prompts.tokens import token_ids
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def document_examples(
     examples: list[dict[str, Any]] = []
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for name, text in documents.items():
-        tokens = [*token_ids(tokenizer, text), *end]
+        tokens = [*token_ids(tokenizer, text, ControlTokens.create(tokenizer, [text])), *end]  # its control tokens are text
         step = longest or len(tokens)
         for start in range(0, len(tokens) - 1, step):
             part = tokens[start : start + step + 1]

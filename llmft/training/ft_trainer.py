@@ -240,6 +240,12 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         self.examples_seen = self.tokens_seen = self.positions_seen = 0
 
 
+def leave_sigterm_to_main() -> None:
+    """In a process that makes batches, ignore SIGTERM: its main process ends it, and has a checkpoint to save first."""
+    if torch.utils.data.get_worker_info() is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def collate(
     examples: Sequence[dict[str, Any]], branches: Sequence[Sequence[int]] = (), *, packed: bool = False
 ) -> dict[str, Any]:
@@ -250,8 +256,7 @@ def collate(
         branches: token sequences that each prompt comes with, as labels of several tokens want it.
         packed: side by side in one row, what all begin with once, for models that `can_pack`; else padded on the left.
     """
-    if torch.utils.data.get_worker_info() is not None:  # its main process ends it, and has a checkpoint to save first
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_sigterm_to_main()
     prompts = [example["input_ids"] for example in examples]
     positions = [example.get(ASKED, 1) for example in examples]
     if packed:

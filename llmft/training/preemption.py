@@ -18,7 +18,8 @@ SAME_S = 5.0
 
 
 class SaveAtSigterm(TrainerCallback):
-    """Saves a checkpoint and ends the process once any rank has been sent SIGTERM; another one later ends it at once.
+    """Has a checkpoint saved once any rank has been sent SIGTERM, by which `EndOnceSaved` ends; another SIGTERM later ends the
+    process at once.
 
     What a step's end brings in any case, an evaluation too, comes first: the checkpoint must hold it. Behind the last step there
     is no checkpoint, so that SIGTERM ends the process at once again.
@@ -62,19 +63,25 @@ class SaveAtSigterm(TrainerCallback):
         self._any = later(any_rank)
         return known
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """End if the checkpoint is saved.
+
+class EndOnceSaved(TrainerCallback):
+    """Ends the process when the checkpoint is saved that `SaveAtSigterm` has asked for.
+
+    It must stand behind all that a checkpoint is made of.
+    """
+
+    def __init__(self, saving: SaveAtSigterm) -> None:
+        self.saving = saving
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """End if it was asked for.
 
         Raises:
-            Ended: it is.
+            Ended: it was.
         """
-        if self.ending:
+        if self.saving.ending:
             all_gather(None)  # rank 0 may still be writing: what ends first has its launcher end the others
             raise Ended(f"ended by SIGTERM: checkpoint-{state.global_step} is saved, and the same command goes on from there")
-
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """As at the beginning of the next step."""
-        self.on_step_begin(args, state, control)
 
 
 def later(value: torch.Tensor) -> Callable[[], float]:

@@ -254,8 +254,11 @@ def test_whole_run_and_its_readme(
     assert results["parts"]["windows"]["tokens"]["context"] > SMALL["sliding_window"]
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_readme(readme, results)
-    assert readme.read_text() == f"before\n{BEGIN}\n\n{tables(results)}\n\n{END}\nafter\n"
+    write_readme(readme, [results, results])
+    parts = readme.read_text().split("\n\n" + tables(results))
+    assert (parts[0], parts[1]) == (f"before\n{BEGIN}", "")
+    missing = "; ".join(bound["text"] for bound in results["bounds"] if bound["met"] is None)
+    assert parts[2] == f"\n\nNot measured: {missing}.\n\n{END}\nafter\n"
     assert "| in-context | llmft, 16 shots |" in readme.read_text()
     text = path.read_text()
     assert str(tmp_path) not in text

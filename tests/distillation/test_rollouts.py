@@ -93,6 +93,20 @@ def test_targets_are_the_teachers_probabilities_of_the_students_likeliest_tokens
         assert torch.allclose(probabilities.sum(1), torch.ones(len(tokens)), atol=1e-5)
 
 
+def test_what_fills_up_an_answer_that_has_ended_is_padding():
+    one, places = rollouts(threshold=0.0), [0, 2]
+    taker = one.takes_over(0, places)
+    ids, scores = torch.ones(2, 5, dtype=int), torch.zeros(2, one.student.model.config.vocab_size)
+    with one.teacher.behind(0) as (reader, _):
+        pass
+    taker(ids, scores)
+    tokens, padding = reader.tokens, reader.padding_tokens
+    for _ in range(3):
+        taker(ids, scores)
+    taker.count([4, 2])
+    assert (reader.tokens - tokens, reader.padding_tokens - padding) == (3 + 1, 2)
+
+
 def test_answers_are_drawn_by_step_and_query_and_a_state_keeps_their_bits():
     one, other = rollouts(temperature=1.0), rollouts(temperature=1.0)
     first = [rollout.state() for rollout in one.renew(PLACES, 7)]

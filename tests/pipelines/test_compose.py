@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from llmft.arguments.composing import ComposeArguments
 from llmft.arguments.run import as_dict
+from llmft.errors import InputError
 from llmft.pipelines import compose, distill, in_context
 from tests.parsing import parse
 from tests.pipelines.conftest import IN_DOMAIN, run
@@ -29,6 +30,12 @@ def composition(folder, runs, *words):
     compose.main(["--runs", ",".join(str(one.path) for one in runs), "--output_dir", str(folder), *words])
     (path,) = folder.glob("composed/*/composition.json")
     return path.parent, json.loads(path.read_text())
+
+
+def test_several_ranks_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE: .*start it without a launcher"):
+        compose.main(["--runs", f"{tmp_path},{tmp_path}"])
 
 
 def weights(student):

@@ -337,6 +337,7 @@ CASES = {
     "a model that gives NaN": Case("eval.py", "--model_name_or_path {nan_model}"),
     "weights that are infinite from the start": Case("ft.py", "--model_name_or_path {infinite}"),
     "k above the vocabulary": Case("distill.py", "--support topk --topk 99999"),
+    "k above half of it, where the teacher's are compared, too": Case("distill.py", "--task notes --answers mixed --topk 400"),
     "a student with more logits than its teacher": Case(
         "distill.py", f"--support vocab --teacher_model_name_or_path {CHECKPOINT} --model_name_or_path {{wide}}"
     ),

@@ -10,6 +10,7 @@ from llmft.evaluation.metrics import FOLDER, compute_metric
 from llmft.report.__main__ import main
 from llmft.report.records.flatten import score_rows
 from llmft.report.records.predictions import RowWeights
+from llmft.runs.summary import pooled
 from llmft.tasks.rules import read_rules
 from llmft.worlds.notes.world import notes_documents, notes_splits
 from tests.pipelines.conftest import run
@@ -75,6 +76,8 @@ def test_rules_are_checked_on_every_answer_of_all_stages(files, ruled):
         references = [[rule.as_text() for rule in of_row] for of_row in holding]
         module = compute_metric("rules", "rule", part["prediction"].tolist(), references)
         assert {key: value for key, value in metrics.items() if key.startswith("rule")} == pytest.approx(module)
+        known = {f"n_rule_{rule.name}": int(part[f"rule_{rule.name}"].notna().sum()) for rule in rules}
+        assert {key: value for key, value in metrics.items() if key.startswith("n_rule")} == {k: n for k, n in known.items() if n}
         assert metrics["n"] == len(part) == {"questions": 8, "questions-out_of_domain": 4}[name]
         assert not {"contains", "nll", "accepted"} & {*metrics, *part}
     assert set(frame[frame["set"] == "questions-out_of_domain"]["target"]) == {"short"}
@@ -108,7 +111,19 @@ def test_categories_and_wrong_answers_are_scored_apart(changed):
     assert categories["before"]["wrong_answer"] == categories["before"]["contains"] >= 2 / 3  # what is right is called wrong
     known = frame[frame["category"].notna()]
     assert frame["wrong_answer"].notna().sum() == 6
-    assert metrics["stages"]["icl"]["questions"]["wrong_answer"] == known["wrong_answer"].mean()
+    whole = metrics["stages"]["icl"]["questions"]
+    assert (whole["wrong_answer"], whole["n_wrong_answer"]) == (known["wrong_answer"].mean(), 6)
+
+
+def test_several_sets_together_count_the_rows_that_have_a_metric():
+    sets = {"a": {"n": 4, "contains": 1.0, "wrong_answer": 1.0, "n_wrong_answer": 1}, "b": {"n": 8, "contains": 0.25}}
+    sets["b"] |= {"wrong_answer": 0.0, "n_wrong_answer": 3}
+    assert pooled(sets, ["a", "b"], "wrong_answer") == 0.25
+    record = {"headline": {"name": "contains"}, "stages": {"icl": sets}, "sets": {"in_domain": ["a", "b"]}}
+    cost = {"phases": [], "saved_by_teacher_cache": {"phases": []}}
+    rows = score_rows(record, cost, RowWeights(["contains", "wrong_answer"]))
+    together = {row[3]: row[4] for row in rows if row[2] == "in_domain"}
+    assert together == {"contains": 0.5, "wrong_answer": 0.25}
 
 
 def test_a_category_of_the_set_that_a_checkpoint_was_chosen_on_says_so(changed):

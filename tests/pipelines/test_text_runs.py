@@ -94,8 +94,10 @@ def test_of_a_teacher_that_thinks_first_the_answer_alone_is_learnt_and_scored(fo
     taught, kl = record.predictions[lambda rows: rows["stage"] == "teacher"], record.metrics["kl"]
     assert not taught["prediction"].str.contains(" ").any()
     assert kl["after"]["notes"] < kl["before"]["notes"] and kl["before"] != plain.metrics["kl"]["before"]
-    words = distil(folder, "--answer_pattern", r"(?:.* )?(\S+)", "--targets", "hard")
+    words = distil(folder, "--answer_pattern", r"(\S+ .*)", "--targets", "hard")  # answers of one word are left out
     assert np.isfinite(losses(words)).all() and losses(words) != losses(record)
+    assert 0 < words.metrics["answer_pattern"]["learnt"] < 8
+    assert len(words.json("config")["draws"]["train_rows"]) == words.metrics["answer_pattern"]["learnt"]
 
 
 @pytest.mark.parametrize("part", [(), ("--use_adapter",)])

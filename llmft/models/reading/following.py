@@ -26,7 +26,7 @@ class Follower:
     """
 
     def __init__(self, reader: PrefixReader, prompts: TokenizedPrompts, rows: Sequence[int]) -> None:
-        self.reader, self.prompts, self.rows = reader, prompts, rows
+        self.reader, self.prompts, self.rows, self.steps = reader, prompts, rows, 0
         self._begin()
 
     def _begin(self) -> None:
@@ -47,8 +47,14 @@ class Follower:
             "attention_mask": torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1),
             "position_ids": self.inputs["position_ids"][:, -1:] + 1,
         }
-        self.reader.tokens += len(tokens)
+        self.steps += 1
         return self._logits()
+
+    def count(self, lengths: Sequence[int]) -> None:
+        """Count what was read of the answers, which have these lengths; what fills up those that had ended is padding."""
+        read = sum(max(length - 1, 0) for length in lengths)
+        self.reader.tokens += read
+        self.reader.padding_tokens += self.steps * len(lengths) - read
 
     def _first_logits(self) -> torch.Tensor:
         try:

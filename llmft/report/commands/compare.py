@@ -12,14 +12,13 @@ import pandas as pd
 
 from llmft.errors import InputError
 from llmft.report.commands.one_run import Run, find_run, first_values, four_digits, table_of, understood
-from llmft.report.records.flatten import COUNTS
 from llmft.report.records.identities import TRAINED_ON, data_of, differing
 from llmft.report.records.names import FINAL_STAGES
 from llmft.report.records.predictions import compact, read_predictions
 from llmft.report.statistics.paired import MCNEMAR, WILCOXON, mcnemar_p, only_better, wilcoxon_p
 from llmft.runs.finished import OUTPUT_DIR
 from llmft.runs.store import whole_file
-from llmft.runs.summary import plain_console
+from llmft.runs.summary import is_count, plain_console
 
 SHOWN = 20
 """Flips that are printed; `--out` gives all."""
@@ -102,7 +101,7 @@ def metric_rows(one: Run, other: Run) -> Iterator[tuple[str, ...]]:
         for name, values in first[a].items():
             for metric, value in values.items():
                 changed = second[b].get(name, {}).get(metric)
-                if metric not in COUNTS and value is not None and changed is not None:
+                if not is_count(metric) and value is not None and changed is not None:
                     yield title, name, metric, four_digits(value), four_digits(changed), f"{changed - value:+.4g}"
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.report.commands.examples import examples_of, print_examples
 from llmft.report.commands.one_run import Run, find_run, first_values, four_digits, table_of, understood
-from llmft.report.records.flatten import COUNTS
 from llmft.runs.finished import OUTPUT_DIR
-from llmft.runs.summary import elsewhere_lines, plain_console
+from llmft.runs.summary import elsewhere_lines, is_count, plain_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +63,7 @@ def metrics_table(run: Run) -> Table:
     """Every metric of every stage and set."""
     stages, majority = run.metrics["stages"], run.metrics.get("majority", {})
     names = list(dict.fromkeys(name for sets in stages.values() for values in sets.values() for name in values))
-    names = [name for name in (*names, *(["majority"] if majority else [])) if name not in COUNTS[1:]]
+    names = [name for name in (*names, *(["majority"] if majority else [])) if name == "n" or not is_count(name)]
     rows = [
         (stage, name, *(four_digits({**values, "majority": majority.get(name)}.get(metric)) for metric in names))
         for stage, sets in stages.items()

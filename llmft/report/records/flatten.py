@@ -9,14 +9,12 @@ from typing import Any
 from llmft.report.records.identities import identity
 from llmft.report.records.names import DOMAINS, SELECTIONS
 from llmft.report.records.predictions import RowWeights
-from llmft.runs.summary import selected_on
+from llmft.runs.summary import is_count, rows_of, selected_on
 
 SEEDS = ("seed", "data_seed")
 DEMONSTRATIONS = "demonstrations"
 LABELLED = ("pbft", "vanilla", "gold-label")
 """What methods' names begin with whose training rows have labels: these rows are their shots."""
-COUNTS = ("n", "n_asked", "n_shortened")
-"""What the record has beside the metrics of a set."""
 MEANS_OVER_ROWS = ("score_accuracy", "accuracy", "loss", "kl", "agreement", "retention_change")
 """Metrics that, like every headline, are means over rows, and so can be taken over several sets together, though predictions have
 no column of them. Another one is so if they have (`RowWeights`); else it is given for single sets."""
@@ -180,14 +178,17 @@ def _by_category(metrics: Mapping[str, Any], stage: str) -> dict[str, tuple[str,
 def _pooled(sets: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, float]], headline: str) -> dict[str, float]:
     """The metrics of some sets taken together, every row (or every token of it) counting the same; of several sets those that are
     means. `weights` has for each set how much its value of a metric counts, where its rows have that metric."""
-    metrics = [name for name in sets[0] if name not in COUNTS and all(values.get(name) is not None for values in sets)]
+    metrics = [name for name in sets[0] if not is_count(name) and all(values.get(name) is not None for values in sets)]
     if len(sets) == 1:
         return {name: sets[0][name] for name in metrics}
     means = {}
     for name in metrics:
         of_rows = all(name in of for of in weights)
         if of_rows or name in (headline, *MEANS_OVER_ROWS):
-            sizes = [of[name] if of_rows else values["n"] for of, values in zip(weights, sets, strict=True)]
+            sizes = [
+                of[name] if of_rows and f"n_{name}" not in values else rows_of(values, name)
+                for of, values in zip(weights, sets, strict=True)
+            ]
             if total := sum(sizes):
                 means[name] = sum(values[name] * size for values, size in zip(sets, sizes, strict=True)) / total
     return means
