@@ -14,7 +14,7 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Speed and memory beside what others do; twenty minutes on two quiet cores. RTE's rows lie in $LLMFT_DATA_DIR or ../shared/data.
+# Speed and memory beside what others do; two hours on two quiet cores. RTE's rows lie in $LLMFT_DATA_DIR or ../shared/data.
 bench: .venv/ready-bench
 	$(BIN)/python -m benchmarks --write_readme
 

@@ -54,10 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("error: --data_dir: no glue/rte/train.parquet there; name the folder that holds RTE's rows", file=sys.stderr)
             return 2
         runs = [measure(options)]
-        path = options.out / file_name(runs[0])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, runs[0])
-        print(f"results: {path.name}")
     if options.write_readme:
         from benchmarks.figure import draw
         from benchmarks.table import write_readme
@@ -91,7 +87,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Every part in a process of its own (of `ITEMS`: every item), and what they found."""
+    """Every part in a process of its own (of `ITEMS`: every item), and what they found; written to the results file after each,
+    so that one that is stopped has what was measured."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(options.threads),
@@ -103,7 +100,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     about = machine(options.threads)
     if about["load_at_start"] > BUSY:
         print(f"warning: the load average is {about['load_at_start']:.2f}: times and their ratios are not to be trusted")
-    parts, failed = {}, []
+    options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="llmft-bench-") as folder:
         world = World(Path(folder), options.data_dir.resolve(), QUICK if options.quick else Shape(), options.quick, options.turns)
         settings = Path(folder) / "settings.json"
@@ -115,6 +112,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "turns": world.turns,
         }
         write_json(settings, {**own, "threads": options.threads})
+        results: dict[str, Any] = {
+            "date": datetime.date.today().isoformat(),
+            "commit": commit(),
+            "machine": about,
+            "shape": asdict(world.shape),
+            "quick": options.quick,
+            "turns": options.turns,
+            "bounds": check_all({}),
+            "failed": [],
+            "parts": {},
+        }
+        path = options.out / file_name(results, options.only)
         for name in options.only:
             start, found = time.perf_counter(), []
             for unit in [f"{name}:{item}" for item in ITEMS[name]()] if name in ITEMS else [name]:
@@ -123,31 +132,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
                 if done.returncode:
                     print(f"error: {unit} failed:\n" + "\n".join(done.stderr.splitlines()[-15:]), file=sys.stderr)
-                    failed.append(unit)
+                    results["failed"].append(unit)
                 else:
                     found.append(json.loads(result.read_text()))
             if found:
-                parts[name] = join(found)
+                results["parts"][name] = join(found)
+            values = {key: value for part in results["parts"].values() for key, value in part["values"].items()}
+            results["bounds"] = check_all(values)
+            write_json(path, results)
             print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    values = {key: value for found in parts.values() for key, value in found["values"].items()}
-    return {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
-        "machine": about,
-        "shape": asdict(world.shape),
-        "quick": options.quick,
-        "turns": options.turns,
-        "bounds": check_all(values),
-        "failed": failed,
-        "parts": parts,
-    }
+    print(f"results: {path.name}")
+    return results
 
 
-def file_name(results: dict[str, Any]) -> str:
-    """Day and machine; what was quick or not whole says so."""
+def file_name(results: dict[str, Any], asked: Sequence[str]) -> str:
+    """Day and machine; where not all parts were asked for, these; and whether it was quick."""
     about = results["machine"]
     words = [results["date"], re.sub(r"[^a-z0-9]+", "-", about["processor"].lower()).strip("-"), f"{about['threads']}-threads"]
-    words += [] if set(results["parts"]) == set(PARTS) else sorted(results["parts"])
+    words += [] if set(asked) == set(PARTS) else sorted(asked)
     return "-".join([*words, *(["quick"] if results["quick"] else [])]) + ".json"
 
 

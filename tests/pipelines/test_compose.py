@@ -35,7 +35,7 @@ def composition(folder, runs, *words):
 def test_several_ranks_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match=r"WORLD_SIZE: .*start it without a launcher"):
-        compose.main(["--runs", f"{tmp_path},{tmp_path}"])
+        compose.main(["--runs", f"{tmp_path}/a,{tmp_path}/b"])
 
 
 def weights(student):
