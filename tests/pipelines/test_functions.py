@@ -1,4 +1,4 @@
-"""llmft from Python: the README's example, and the three functions on the embedded world."""
+"""llmft from Python: the examples of the README and docs/text.md, and the three functions on the embedded worlds."""
 
 import re
 from dataclasses import replace
@@ -12,7 +12,7 @@ from llmft.errors import InputError
 from llmft.worlds.nli.world import toy_splits
 from llmft.worlds.notes.world import notes_documents, notes_splits
 
-README = Path(__file__).parents[2] / "README.md"
+README, TEXT = (Path(__file__).parents[2] / name for name in ("README.md", "docs/text.md"))
 CARTRIDGE = llmft.AdapterArguments(use_cartridge=True)
 PROMPT = llmft.PromptFormat("{text1} {text2} ?", prefix="", separator="\n\n", words=("Yes", "No"))
 
@@ -28,13 +28,39 @@ def accuracy(model, tokenizer, rows, **more):
     return llmft.in_context(model, tokenizer, rows, prompt=PROMPT, **more)[0]["score_accuracy"]
 
 
+def programs(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+
+
 def test_the_readme_shows_a_program_that_runs(capsys):
-    (program,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    (program,) = programs(README)
     assert len(program.strip().splitlines()) <= 15
     exec(compile(program, str(README), "exec"), {})
     without, teacher, student = map(float, re.findall(r"[01]\.\d+", capsys.readouterr().out))
     assert without < 0.7 < 0.95 < teacher
     assert student > 0.95
+
+
+def test_the_page_on_words_distils_a_document(capsys):
+    _, program = programs(TEXT)
+    exec(compile(program, str(TEXT), "exec"), {})
+    without, teacher, student = map(float, re.findall(r"[01]\.\d+", capsys.readouterr().out))
+    assert without < 0.1 and teacher > 0.95
+    assert student > 0.9
+
+
+def test_the_page_on_words_asks_a_student(tmp_path, monkeypatch, capsys):
+    program, _ = programs(TEXT)
+    model, tokenizer = llmft.load_model("notes")
+    prompt, part = llmft.PromptFormat("{text1}", "", "", words=()), llmft.AdapterArguments(use_adapter=True)
+    rows = [{"text1": "Who founded the mill ?", "answer": "not stated"}]
+    student = llmft.fine_tune(model, tokenizer, rows, prompt=prompt, part=part, max_steps=1, use_cpu=True)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    for saved in (student, tokenizer):
+        saved.save_pretrained(tmp_path / "RUN/model")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, str(TEXT), "exec"), {})
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize("flags", [{}, {"use_adapter": True}, {"use_cartridge": True}])
