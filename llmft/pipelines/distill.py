@@ -97,7 +97,7 @@ def distil(job: Job) -> None:
             queries = teacher.answered(queries, phase)
             if flags.answer_pattern is not None:
                 queries, parts = split_answers(teacher.answers, queries)
-                job.train_idx = [row["idx"] for row in queries]
+                job.train_idx = [row["idx"] for row in queries]  # by which a loss that is no number is told
             keep_answers(job, student.answers, queries)
         distributions = flags.targets == "soft" or (flags.targets == "hard" and not student.answers.in_words)
         precompute = distributions and not flags.reads_along

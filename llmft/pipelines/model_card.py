@@ -92,7 +92,7 @@ def card(run: Path, folder: Path, stage: str, model_name: str, prompts: Mapping[
     sections = {
         f"{config['model']}: {config['method']} on {config['task']}": introduction(config, folder, origin, model_name),
         "How to load it": loading(folder, base, config),
-        "What it was trained on": training_data(config),
+        "What it was trained on": training_data(config, metrics),
         "Prompts": prompt_texts(prompts, classifier=(folder / HEAD_SETTINGS).is_file()),
         "Scores": scores(metrics, stage),
         "Costs": cost_sentence(cost, metrics),
@@ -145,12 +145,13 @@ def loading(folder: Path, base: Base | None, config: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *limits])
 
 
-def training_data(config: dict[str, Any]) -> str:
+def training_data(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Context and rows."""
     arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
     draws, lines = config["draws"], [f"- task: {config['task']} (version {config['task_version']})"]
     lines += [f"- data: {', '.join(config['data_fingerprints'])}"]
-    lines += [f"- rows that were trained on: {len(draws['train_rows'])}"]
+    learnt = metrics.get("answer_pattern", {}).get("learnt", len(draws["train_rows"]))
+    lines += [f"- rows that were trained on: {learnt}"]
     if "context" in arguments:
         lines += [f"- context: {arguments['context']}"]
     if arguments.get("instruction"):
