@@ -118,6 +118,10 @@ def without_adapter(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
             parameter.requires_grad_(requires_grad)
 
 
+SHOWN = 2
+"""Groups of trained tensors that a run's output names."""
+
+
 @dataclass(frozen=True)
 class TrainedGroup:
     """Trained tensors alike but for the layer they are in.
@@ -155,8 +159,10 @@ class TrainableCount:
     def __str__(self) -> str:
         if self.trainable == self.total:
             return f"trains all {self.total:,} weights"
-        groups = ", ".join(f"{g.name} ({' x '.join(map(str, g.shape))}) x {g.tensors}" for g in self.trained)
-        return f"trains {self.trainable:,} of {self.total:,} weights ({self.share:.3%}): {groups}"
+        groups = [f"{g.name} ({' x '.join(map(str, g.shape))}) x {g.tensors}" for g in self.trained]
+        if len(groups) > SHOWN:
+            groups[SHOWN:] = [f"{len(groups) - SHOWN} more, all in metrics.json"]
+        return f"trains {self.trainable:,} of {self.total:,} weights ({self.share:.3%}): {', '.join(groups)}"
 
 
 def count_trainable(model: torch.nn.Module) -> TrainableCount:
