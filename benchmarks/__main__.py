@@ -87,8 +87,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Every part in a process of its own (of `ITEMS`: every item), and what they found; written to the results file after each,
-    so that one that is stopped has what was measured."""
+    """Every part in a process of its own (of `ITEMS`: every item), and what they found; written after each, so that what
+    was measured is there if the others are stopped."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(options.threads),
@@ -124,6 +124,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "parts": {},
         }
         path = options.out / file_name(results, options.only)
+        unfinished = path.with_suffix(".unfinished.json")
         for name in options.only:
             start, found = time.perf_counter(), []
             for unit in [f"{name}:{item}" for item in ITEMS[name]()] if name in ITEMS else [name]:
@@ -139,8 +140,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 results["parts"][name] = join(found)
             values = {key: value for part in results["parts"].values() for key, value in part["values"].items()}
             results["bounds"] = check_all(values)
-            write_json(path, results)
+            write_json(unfinished, results)
             print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    unfinished.replace(path)
     print(f"results: {path.name}")
     return results
 

@@ -33,8 +33,8 @@ class Objective(Checked):
     )
     topk: int = flag("How many tokens of the teacher's.", 50, at_least=1, needs="--support topk")
     divergence: str = flag(
-        "`forward` KL(teacher || student), `reverse` KL(student || teacher), or `jsd`. Default: forward; with --answers student "
-        "reverse.",
+        "`forward` KL(teacher || student), `reverse` KL(student || teacher), or `jsd`. Default: forward; reverse with "
+        "--answers student.",
         "forward",
         choices=DIVERGENCES,
         needs=SOFT,

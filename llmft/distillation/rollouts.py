@@ -106,7 +106,7 @@ class TeacherTakesOver(LogitsProcessor):
 
     Args:
         follower: reads along, as the teacher.
-        behind: context in which it can.
+        behind: opens the context in which it can read.
         threshold: Jensen-Shannon divergence, over the vocabulary, in nats; at most ln 2.
     """
 

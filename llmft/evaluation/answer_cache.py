@@ -70,7 +70,7 @@ class AnswerCache:
             numerics["reading"] = "whole prompts"
         if weight.dtype.itemsize < 4:
             numerics["logits"] = "float32"  # before, they were rounded to the weights' precision
-        if weight.device.type == "cuda" and weight.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+        if weight.device.type == "cuda" and weight.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
             numerics["products"] = "tf32"
         return cls(store, fingerprint_weights(model), fingerprint_tokenizer(tokenizer), str(weight.dtype), numerics)
 

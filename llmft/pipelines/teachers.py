@@ -34,15 +34,15 @@ def teacher_model(
         job, flags.teacher_model_name_or_path, "--teacher_model_name_or_path", revision=flags.teacher_model_revision
     )
     check_vocabularies(its_tokenizer, tokenizer, f"--teacher_model_name_or_path {flags.teacher_model_name_or_path}")
-    fit_logits(model, job.loaded[0], flags.support, on_policy=flags.on_policy)
+    fit_logits(model, job.loaded[0], flags.support, flags.answers)
     return model.eval().requires_grad_(False), its_tokenizer
 
 
-def fit_logits(teacher: PreTrainedModel, student: PreTrainedModel, support: str, *, on_policy: bool = False) -> None:
+def fit_logits(teacher: PreTrainedModel, student: PreTrainedModel, support: str, answers: str = "teacher") -> None:
     """Cut the teacher's logits to the width of the student's: the rest pads its output layer, as the vocabulary is the same.
 
     Args:
-        on_policy: whether the teacher is asked about the student's own tokens.
+        answers: who writes them; of the student's own, each token must be one to the teacher.
 
     Raises:
         InputError: the teacher does not give what the support compares.
@@ -54,8 +54,9 @@ def fit_logits(teacher: PreTrainedModel, student: PreTrainedModel, support: str,
     widths = [logits_width(model) for model in (teacher, student)]
     if widths[0] > widths[1]:
         cut_logits(teacher, widths[1])
-    elif widths[0] < widths[1] and (support == "vocab" or on_policy):
-        given, remedy = ("--answers student|mixed", "--answers teacher") if on_policy else ("--support vocab", "--support topk")
+    elif widths[0] < widths[1] and (support == "vocab" or answers in ("student", "mixed")):
+        by_support = ("--support vocab", "--support topk")
+        given, remedy = by_support if support == "vocab" else (f"--answers {answers}", "--answers teacher")
         raise InputError(f"{given}: teacher and student give {widths[0]} and {widths[1]} logits; use {remedy}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ def rows_of(metrics: Mapping[str, float], name: str) -> float:
     return metrics.get(f"n_{name}", metrics["n"])
 
 
-def is_count(name: str) -> bool:
-    """Whether what a record has beside the metrics of a set is a number of rows."""
-    return name == "n" or name.startswith("n_")
+def is_count(name: str, metrics: Collection[str]) -> bool:
+    """Whether this name, of those that a record has of a set, is that of a number of rows and not of a metric."""
+    return name in ("n", "n_asked", "n_shortened") or name.removeprefix("n_") in {*metrics} - {name}
 
 
 OF_LABELS = "score_accuracy"

@@ -341,6 +341,9 @@ CASES = {
     "a student with more logits than its teacher": Case(
         "distill.py", f"--support vocab --teacher_model_name_or_path {CHECKPOINT} --model_name_or_path {{wide}}"
     ),
+    "a student that writes and has more logits than its teacher": Case(
+        "distill.py", f"--task notes --answers student --teacher_model_name_or_path {CHECKPOINT} --model_name_or_path {{wide}}"
+    ),
     "a cartridge with nothing to train": Case("distill.py", "--use_cartridge --cartridge_frozen_tokens 999"),
     "no context": Case("distill.py", "--num_shots 0"),
     "nothing to take in": Case("distill.py", "--task notes --context none --num_shots 16"),

@@ -101,7 +101,7 @@ def metric_rows(one: Run, other: Run) -> Iterator[tuple[str, ...]]:
         for name, values in first[a].items():
             for metric, value in values.items():
                 changed = second[b].get(name, {}).get(metric)
-                if not is_count(metric) and value is not None and changed is not None:
+                if not is_count(metric, values) and value is not None and changed is not None:
                     yield title, name, metric, four_digits(value), four_digits(changed), f"{changed - value:+.4g}"
 
 

@@ -63,7 +63,7 @@ def metrics_table(run: Run) -> Table:
     """Every metric of every stage and set."""
     stages, majority = run.metrics["stages"], run.metrics.get("majority", {})
     names = list(dict.fromkeys(name for sets in stages.values() for values in sets.values() for name in values))
-    names = [name for name in (*names, *(["majority"] if majority else [])) if name == "n" or not is_count(name)]
+    names = [name for name in (*names, *(["majority"] if majority else [])) if name == "n" or not is_count(name, names)]
     rows = [
         (stage, name, *(four_digits({**values, "majority": majority.get(name)}.get(metric)) for metric in names))
         for stage, sets in stages.items()

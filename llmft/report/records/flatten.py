@@ -178,7 +178,7 @@ def _by_category(metrics: Mapping[str, Any], stage: str) -> dict[str, tuple[str,
 def _pooled(sets: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, float]], headline: str) -> dict[str, float]:
     """The metrics of some sets taken together, every row (or every token of it) counting the same; of several sets those that are
     means. `weights` has for each set how much its value of a metric counts, where its rows have that metric."""
-    metrics = [name for name in sets[0] if not is_count(name) and all(values.get(name) is not None for values in sets)]
+    metrics = [name for name in sets[0] if not is_count(name, sets[0]) and all(values.get(name) is not None for values in sets)]
     if len(sets) == 1:
         return {name: sets[0][name] for name in metrics}
     means = {}
