@@ -10,8 +10,9 @@ setting DATA_SEEDS '0 1 2'
 setting ROWS 100
 setting QUERIES 256
 setting EPOCHS 2
-setting RATE 1e-3
+setting RATE 2e-4
 setting TUNE_EPOCHS 20
+setting TUNE_RATE 1e-3
 begin
 split "$METHODS" methods
 split "$DATA_SEEDS" data_seeds
@@ -19,7 +20,7 @@ split "$DATA_SEEDS" data_seeds
 known='distill zero-shot icl pbft vanilla'
 for method in "${methods[@]}"; do [[ " $known " = *" $method "* ]] || fail "METHODS=$METHODS: $method is none of $known"; done
 
-lora=(--use_adapter --adapter_dim 16 --lora_alpha 32 --learning_rate "$RATE" --per_device_train_batch_size 8 --no_save_final_model
+lora=(--use_adapter --adapter_dim 16 --lora_alpha 32 --per_device_train_batch_size 8 --no_save_final_model
     --save_strategy steps --save_steps 0.25)
 
 # add METHODS TASKS: the runs of those that are asked for, all of a draw before the next one.
@@ -53,12 +54,12 @@ add_run() {
             ;;
         icl) run eval.py "${common[@]}" "${calibrate[@]}" --num_shots "$shots" ;;
         distill)
-            run distill.py "${common[@]}" "${calibrate[@]}" --num_shots "$shots" "${lora[@]}" --max_train_samples "$QUERIES" \
-                --num_train_epochs "$EPOCHS" --no_evaluate_with_context
+            run distill.py "${common[@]}" "${calibrate[@]}" --num_shots "$shots" "${lora[@]}" --learning_rate "$RATE" \
+                --max_train_samples "$QUERIES" --num_train_epochs "$EPOCHS" --no_evaluate_with_context
             ;;
         pbft | vanilla)
             run ft.py "${common[@]}" "${lora[@]}" --method "$method" --train_on demonstrations --num_shots "$shots" \
-                --num_train_epochs "$TUNE_EPOCHS"
+                --num_train_epochs "$TUNE_EPOCHS" --learning_rate "$TUNE_RATE"
             ;;
     esac
 }
