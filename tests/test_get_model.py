@@ -206,7 +206,9 @@ def test_a_download_that_is_stopped_leaves_nothing(tmp_path, number):
         "import pathlib, sys, time\npathlib.Path(sys.argv[sys.argv.index('--dest') + 1], 'half').touch()\ntime.sleep(60)\n"
     )
     (tmp_path / "pip" / "__main__.py").write_text(never_ends)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored, by what is started, too
     with command(tmp_path / "models" / "here", script="get_smollm2.sh", PYTHONPATH=str(tmp_path)) as process:
+        signal.signal(number, before)
         try:
             until = time.monotonic() + 30
             while not any(tmp_path.glob("models/.here.*/half")):
