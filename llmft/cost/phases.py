@@ -91,8 +91,9 @@ class Samples:
 
     @property
     def mean(self) -> int | None:
-        """Over the time between samples; the peak where there was none; None without a sample."""
-        return int(self.area / self.seconds) if self.seconds else self.peak
+        """Over the time between samples, at most the peak, which leaves out a child's first sample; the peak where there was no
+        time; None without a sample."""
+        return min(int(self.area / self.seconds), self.peak) if self.seconds else self.peak
 
 
 def total(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:

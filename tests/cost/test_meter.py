@@ -14,7 +14,7 @@ import torch
 from llmft.cost import meter as meter_module
 from llmft.cost.flops import inference_flops, training_flops
 from llmft.cost.meter import Meter
-from llmft.cost.phases import Phase, combine_ranks, total
+from llmft.cost.phases import Phase, Samples, combine_ranks, total
 from llmft.cost.processes import cpu_seconds
 from tests.conftest import tiny_model
 
@@ -287,3 +287,10 @@ def test_operators_are_counted_on_request():
     with Meter(from_start=False).phase("not counted") as phase:
         model(input_ids=ids)
     assert phase.flops_counted is None
+
+
+def test_a_mean_is_at_most_the_peak():
+    samples = Samples()
+    for now in range(3):
+        samples.add(now, 30, peak=20)  # a child that is new in each
+    assert (samples.peak, samples.mean) == (20, 20)
