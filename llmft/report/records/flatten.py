@@ -141,7 +141,7 @@ def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any], weights: Row
             costs = _query_costs([work.get((stage, member), {}) for member in members], tokens)
             whole = categories[name][0] if name in categories else name
             selected = any(selected_on(stage, group) and whole in (group, *names) for group, names in groups.items())
-            of_rows = [weights.of(stage, member, scores[member]["n"]) for member in members]
+            of_rows = [weights.of(stage, member, scores[member]) for member in members]
             for metric, value in _pooled([scores[member] for member in members], of_rows, headline).items():
                 if math.isfinite(value):
                     gap = gaps.get(name) if metric == headline else None
@@ -185,10 +185,7 @@ def _pooled(sets: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, fl
     for name in metrics:
         of_rows = all(name in of for of in weights)
         if of_rows or name in (headline, *MEANS_OVER_ROWS):
-            sizes = [
-                of[name] if of_rows and f"n_{name}" not in values else rows_of(values, name)
-                for of, values in zip(weights, sets, strict=True)
-            ]
+            sizes = [of[name] if of_rows else rows_of(values, name) for of, values in zip(weights, sets, strict=True)]
             if total := sum(sizes):
                 means[name] = sum(values[name] * size for values, size in zip(sets, sizes, strict=True)) / total
     return means

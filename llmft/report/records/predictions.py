@@ -13,6 +13,7 @@ import numpy as np
 from llmft.report.records.find import path_text
 from llmft.report.records.names import DOMAINS, FINAL_STAGES
 from llmft.report.records.versions import OLD_ROW_COLUMNS, predictions_of
+from llmft.runs.summary import rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,10 +82,10 @@ class RowWeights:
     rows: Sequence[str] = ()
     tokens: Mapping[str, Mapping[tuple[str, str], float]] = field(default_factory=dict)
 
-    def of(self, stage: str, name: str, n: int) -> dict[str, float]:
-        """The weights of a set with n rows by metric, also of columns that are no metrics."""
+    def of(self, stage: str, name: str, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The weights of a set with these metrics by metric, also of columns that are no metrics."""
         over_tokens = {metric: of[stage, name] for metric, of in self.tokens.items() if (stage, name) in of}
-        return {**dict.fromkeys(self.rows, n), **over_tokens}
+        return {**{column: rows_of(metrics, column) for column in self.rows}, **over_tokens}
 
 
 def row_weights(predictions: Predictions) -> RowWeights:
