@@ -142,6 +142,17 @@ class DistillationArguments(Objective):
         """Whether the teacher reads while the student trains."""
         return self.teacher_mode == "online" or self.on_policy
 
+    def learns_kl(self, *, in_words: bool) -> bool:
+        """Whether the loss is the KL that evaluation measures, but for the queries that it is over.
+
+        Args:
+            in_words: whether answers are texts, not labels.
+        """
+        supports = ("topk", "vocab") if in_words else ("labels",)
+        other_terms = self.ce_weight or self.retain_weight or self.skip_first or self.on_policy
+        forward = self.targets == "soft" and self.divergence == "forward" and self.temperature == 1
+        return forward and self.support in supports and not other_terms
+
     @property
     def objective(self) -> Objective:
         """What is minimised, as checked choices."""

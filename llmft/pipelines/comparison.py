@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmft.pipelines.prompt_sizes import prompt_sizes
@@ -20,20 +20,41 @@ CHANCE = 2
 """Standard errors that scores may be lower by without being called worse."""
 HARDLY_MOVED, MOVED_AWAY = 0.8, 1.25
 """KL after training / KL before, from where on a student has hardly moved, or has moved away from its teacher."""
+THROWN_OFF = 1.75
+"""Loss of some steps / KL before training, from where on these steps have thrown the student off. At the rates of
+docs/comparison it was 2.1 and 4.5 where a rate was too high, 1.1 and less where it was not."""
 
 
-def say_how_far(name: str, before: float, after: float) -> None:
-    """Print a hint if training has not brought the student nearer to its teacher.
+def mean_losses(log: Sequence[Mapping[str, Any]], steps: int = 10) -> list[float]:
+    """The training log's loss, as means over so many steps, or over the steps between two of its entries if those are more:
+    one batch alone says little."""
+    windows: dict[int, list[float]] = {}
+    for entry in log:
+        if "loss" in entry:
+            windows.setdefault((entry["step"] - 1) // steps, []).append(entry["loss"])
+    return [sum(losses) / len(losses) for losses in windows.values()]
+
+
+def say_how_far(name: str, before: float, after: float, losses: Sequence[float] = ()) -> None:
+    """Print a hint if training has not brought the student nearer to its teacher, or has led it away first.
 
     Args:
         name: the evaluation set.
         before: KL of the student from its teacher before training, in nats.
         after: the same after training.
+        losses: the training log's, if they are such KL, too.
     """
-    if before < NEAR or after <= HARDLY_MOVED * before:
+    if before < NEAR:
         return
     figures = f"KL to the teacher on {name} was {before:.3f} and is {after:.3f}"
-    if after < MOVED_AWAY * before:
+    if max(losses, default=0.0) > THROWN_OFF * before:
+        print(
+            f"training has thrown the student off before it learnt: {figures}, and its training loss has been {max(losses):.3f}; "
+            "try a --learning_rate 3 to 10 times as low"
+        )
+    elif after <= HARDLY_MOVED * before:
+        return
+    elif after < MOVED_AWAY * before:
         print(
             f"the student has hardly moved: {figures}; try a --learning_rate 3 to 10 times as high, more --num_train_epochs, or "
             "more queries (--max_train_samples)"

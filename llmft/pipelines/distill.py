@@ -21,6 +21,7 @@ from llmft.errors import InputError
 from llmft.pipelines.chunking import about_chunks
 from llmft.pipelines.comparison import (
     compare,
+    mean_losses,
     say_how_far,
     say_whether_context_helps,
     say_whether_out_of_domain_suffers,
@@ -142,8 +143,9 @@ def distil(job: Job) -> None:
     ends = scores["before"], trained.scores["after"]
     say_whether_out_of_domain_suffers(job.data.out_of_domain, *ends, student.answers.headline)
     if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
+        losses = mean_losses(trained.log) if flags.learns_kl(in_words=student.answers.in_words) else []
         for name in job.data.in_domain:  # in front of the table, the last that a sweep shows of a run
-            say_how_far(name, metrics["kl"]["before"][name], metrics["kl"]["after"][name])
+            say_how_far(name, metrics["kl"]["before"][name], metrics["kl"]["after"][name], losses)
     formats = {  # those of documents differ in these alone
         "teacher": [scorer.prompter.prompt_format for scorer in teacher.scorers[: flags.num_contexts]],
         "student": [student.prompter.prompt_format],

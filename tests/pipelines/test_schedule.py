@@ -7,7 +7,7 @@ import pytest
 from llmft.arguments.run import DistillationRunArguments, RunArguments
 from llmft.errors import InputError
 from llmft.pipelines import distill, fine_tune, in_context
-from llmft.pipelines.distill import say_how_far
+from llmft.pipelines.comparison import mean_losses, say_how_far
 from llmft.pipelines.loading import load_data
 from llmft.pipelines.prepare import prepare
 from llmft.tasks import load
@@ -135,10 +135,28 @@ def test_a_run_says_what_it_uses_and_whether_the_student_has_hardly_moved(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "says"),
-    [(1.0, 0.79, ""), (1.0, 0.81, "hardly moved"), (1.0, 1.3, "moved away from its teacher"), (0.0, 0.0, ""), (1e-4, 1e-4, "")],
-)
-def test_what_is_said_of_a_student_that_is_no_nearer_to_its_teacher(capsys, before, after, says):
-    say_how_far("rte", before, after)
+    ("before", "after", "losses", "says"),
+    [
+        (1.0, 0.79, (), ""), (1.0, 0.81, (), "hardly moved"), (1.0, 1.3, (), "moved away from its teacher"), (0.0, 0.0, (), ""),
+        (1e-4, 1e-4, (), ""), (0.157, 0.023, (0.33, 0.05), "thrown the student off"),
+        (0.062, 0.06, (0.28, 0.07), "thrown the student off"), (0.159, 0.011, (0.14, 0.03), ""),
+        (1.0, 0.81, (1.2, 0.9), "hardly moved"), (1e-4, 1e-4, (1e-3,), ""),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_a_student_that_is_no_nearer_to_its_teacher_or_was_led_away_first(capsys, before, after, losses, says):
+    say_how_far("rte", before, after, losses)
     printed = capsys.readouterr().out
     assert says in printed and bool(printed) == bool(says)
+
+
+def test_a_run_whose_rate_is_too_high_is_told_to_lower_it(tmp_path, capsys):
+    options = ["--max_train_samples", 16, "--max_eval_samples", 20, "--num_train_epochs", 8, "--logging_steps", 1]
+    run("distill.py", tmp_path, *options, "--use_adapter", "--learning_rate", 1)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "has thrown the student off" in line]
+    assert "KL to the teacher on toy was " in line and line.endswith("try a --learning_rate 3 to 10 times as low")
+
+
+def test_losses_are_means_over_ten_steps_or_more():
+    log = [{"loss": 1.0, "step": 1}, {"loss": 3.0, "step": 10}, {"eval_toy_kl": 9.0, "step": 10}, {"loss": 5.0, "step": 11}]
+    assert mean_losses(log) == [2.0, 5.0] and mean_losses([{"train_loss": 1.0, "step": 11}]) == []
+    assert mean_losses([{"loss": 1.0, "step": 25}, {"loss": 2.0, "step": 50}]) == [1.0, 2.0]
