@@ -20,6 +20,7 @@ from llmft.tasks.texts import (
     TURN,
     WRONG_ANSWER,
     check_text,
+    missing,
     read_answer_ids,
     read_answers,
     read_categories,
@@ -39,11 +40,26 @@ BOOLEANS = ("False", "True")
 
 
 ANSWER_IDS = "answer_ids"
-"""The column, in files of answers in words, of their tokens."""
-
-
+"""The column, in files of text answers, of their tokens."""
 CHUNK = "chunk"
-"""The column, there, of the place of the chunk in its document that a row is about."""
+"""The column, in such files, that says which chunk of its document a row is about, by number."""
+
+
+def _unchanged(cells: Sequence[Any], column: str, where: str, first: int) -> Sequence[Any]:
+    """Cells that are checked elsewhere: by `tasks.turns` and, once the documents are cut, by `pipelines.chunking`."""
+    return cells
+
+
+OPTIONAL = {
+    HISTORY: _unchanged,
+    TURN: _unchanged,
+    CONVERSATION: _unchanged,
+    CHUNK: _unchanged,
+    ANSWER_IDS: read_answer_ids,
+    CATEGORY: read_categories,
+    WRONG_ANSWER: read_answers,
+}
+"""Columns that files of text answers may have -> what reads their cells. A row gets no key for a missing value."""
 
 
 def make_rows(
@@ -114,17 +130,9 @@ def _with_answers(
     column = eval_set.answer_column
     for row, answers in zip(rows, read_answers(table.get(column, [None] * len(rows)), column, where, first), strict=True):
         row["answer"] = answers
-    for column in (HISTORY, TURN, CONVERSATION):
-        for row, cell in zip(rows, table.get(column, ()), strict=False):
-            row[column] = cell
-    for row, cell in zip(rows, table.get(CHUNK, ()), strict=False):
-        row.update({} if cell in (None, "") or cell != cell else {CHUNK: cell})
-    for row, ids in zip(rows, read_answer_ids(table.get(ANSWER_IDS, ()), ANSWER_IDS, where, first), strict=False):
-        row.update({} if ids is None else {ANSWER_IDS: ids})
-    for row, category in zip(rows, read_categories(table.get(CATEGORY, ()), where, first), strict=False):
-        row.update({} if category is None else {CATEGORY: category})
-    for row, answers in zip(rows, read_answers(table.get(WRONG_ANSWER, ()), WRONG_ANSWER, where, first), strict=False):
-        row.update({WRONG_ANSWER: answers} if answers else {})
+    for column in OPTIONAL.keys() & table.keys():
+        for row, value in zip(rows, OPTIONAL[column](table[column], column, where, first), strict=True):
+            row.update({} if missing(value) else {column: value})
     if rules:
         put_rules(rows, table.get(RULES, [None] * len(rows)), rules, where, first)
     kept = [row for row in rows if row["answer"] or eval_set.answer_optional]

@@ -62,7 +62,7 @@ def read_answers(cells: Iterable[Any], column: str, where: str, first: int) -> l
     answers = []
     for row, cell in enumerate(cells, first):
         texts = cell["text"] if isinstance(cell, dict) and "text" in cell else cell
-        texts = [] if _missing(texts) else texts if isinstance(texts, list) else [texts]
+        texts = [] if missing(texts) else texts if isinstance(texts, list) else [texts]
         if not all(isinstance(text, str) for text in texts):
             raise InputError(
                 f"{where}: the answer of row {row} is {quote(cell)}; write a text, or a list of texts, in column {column}"
@@ -71,7 +71,7 @@ def read_answers(cells: Iterable[Any], column: str, where: str, first: int) -> l
     return answers
 
 
-def read_categories(cells: Iterable[Any], where: str, first: int) -> list[str | None]:
+def read_categories(cells: Iterable[Any], column: str, where: str, first: int) -> list[str | None]:
     """Each row's category as text, None where there is none.
 
     Raises:
@@ -79,11 +79,9 @@ def read_categories(cells: Iterable[Any], where: str, first: int) -> list[str | 
     """
     read = []
     for row, cell in enumerate(cells, first):
-        if not _missing(cell) and not isinstance(cell, str | int | float):
-            raise InputError(
-                f"{where}: the {CATEGORY} of row {row} is {quote(cell)}; write a text or a number, or drop the column"
-            )
-        read.append(None if _missing(cell) else str(cell))
+        if not missing(cell) and not isinstance(cell, str | int | float):
+            raise InputError(f"{where}: the {column} of row {row} is {quote(cell)}; write a text or a number, or drop the column")
+        read.append(None if missing(cell) else str(cell))
     return read
 
 
@@ -95,7 +93,7 @@ def read_answer_ids(cells: Iterable[Any], column: str, where: str, first: int) -
     """
     read = []
     for row, cell in enumerate(cells, first):
-        ids = None if _missing(cell) else cell
+        ids = None if missing(cell) else cell
         if ids is not None and not (isinstance(ids, list) and ids and all(type(number) is int and number >= 0 for number in ids)):
             raise InputError(
                 f"{where}: column {column} of row {row} is {quote(cell)}; write the tokens of the answer, a list of whole "
@@ -185,5 +183,6 @@ def asks(row: Row) -> tuple[Any, ...]:
     return row["text1"], row["text2"], row.get(HISTORY, ()), document
 
 
-def _missing(cell: Any) -> bool:
+def missing(cell: Any) -> bool:
+    """Whether a cell of a file holds no value: None, NaN, or nothing between its delimiters."""
     return cell is None or cell == "" or cell != cell

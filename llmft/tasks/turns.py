@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from llmft.errors import InputError, quote
 from llmft.prompts.render import Turn
 from llmft.tasks.formats import Table
-from llmft.tasks.texts import CONVERSATION, HISTORY, TURN, WRONG_ANSWER, check_text
+from llmft.tasks.texts import CONVERSATION, HISTORY, TURN, WRONG_ANSWER, check_text, missing
 
 TURNS = "turns"
 """The column of conversations, unless another is named."""
@@ -97,7 +97,7 @@ def _turns(cell: Any, column: str, where: str, row: int) -> tuple[Turn, ...]:
     Raises:
         InputError: it is no list of turns, or one has another role or no text.
     """
-    turns: Any = [] if cell is None or cell != cell else cell
+    turns: Any = [] if missing(cell) else cell
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise InputError(f"{where}: column {column} of row {row} is {quote(cell)}; write {SHAPE}")
     for number, turn in enumerate(turns, 1):
