@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from llmft.errors import InputError
+from llmft.runs.notes import say_note
 from llmft.runs.store import whole_file
-
-logger = logging.getLogger(__name__)
 
 
 class ContentCache:
@@ -89,7 +87,7 @@ class ContentCache:
             raise self._unwritable(error) from error
 
     def _damaged(self, path: Path, reason: str) -> None:
-        logger.warning("%s: %s is damaged (%s) and is computed anew", self.flag, path, reason)
+        say_note(f"{self.flag}: {path} is damaged ({reason}); its content is computed again", "warning")
 
     def _unwritable(self, error: Exception) -> InputError:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -9,7 +9,6 @@ instead.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -28,6 +27,7 @@ from llmft.models.reading.generation import Generation, write
 from llmft.models.reading.kv_cache import JoinBuffer, can_share, encode, plain_cache, read_only
 from llmft.models.reading.packing import can_pack, can_share_keys, has_windows, packed_batch
 from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, unwrapped, virtual_tokens
+from llmft.runs.notes import say_note
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessor, PreTrainedTokenizerBase
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from llmft.prompts.tokens import TokenizedPrompts
 
-logger = logging.getLogger(__name__)
 
 Keep = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 """Logits (p, V) and which of all positions those are, (p,) int64 on their device -> what is kept of them, tensors (p, ...)."""
@@ -111,7 +110,7 @@ class PrefixReader:
             self.tokens += encoded_virtual_tokens(model) + len(prefix) if self._packs else 0
         if prefix and not able:
             name = type(self.bare).__name__
-            logger.warning("%s: queries cannot share an encoded context, every prompt is encoded whole", name)
+            say_note(f"{name}: queries cannot share an encoded context, so every prompt is encoded whole", "warning")
 
     def batches(self, prompts: Continued, ranks: int = 1) -> list[list[int]]:
         """Indices of prompts that are to be read together, by the reader's batch size; so many ranks take turns with them."""

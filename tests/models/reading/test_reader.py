@@ -165,11 +165,11 @@ def test_a_batch_that_fails_within_the_layers_leaves_nothing_in_the_cache(attent
 
 
 @pytest.mark.parametrize("family", ["gpt_neo", "falcon"])
-def test_where_packing_would_be_wrong_whole_prompts_are_read_and_that_is_said(family, caplog):
+def test_where_packing_would_be_wrong_whole_prompts_are_read_and_that_is_said(family, capsys):
     model, found = tiny_model(family), prompts()
     scores = score_answers(model, found, LABELS, queries_per_row=4)
     assert scores.tokens >= sum(len(found.whole(i)) for i in range(len(found.suffixes)))
-    assert "every prompt is encoded whole" in caplog.text
+    assert "every prompt is encoded whole" in capsys.readouterr().err
 
 
 def test_queries_of_a_model_that_runs_along_the_row_are_read_apart_without_a_context_too():
