@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llmft.errors import InputError, listed, quote
+from llmft.prompts.turns import SURROGATE
 from llmft.tasks.schema import Row
 
-SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half a character, which JSON can write and no tokenizer can read."""
 UNTITLED = "document"
 """What ids of documents without a title begin with."""
 ID = re.compile(r"\S+-[0-9a-f]{8}")

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from llmft.errors import InputError, quote
 from llmft.prompts.render import Turn
+from llmft.prompts.turns import read_turn
 from llmft.tasks.formats import Table
-from llmft.tasks.texts import CONVERSATION, HISTORY, TURN, WRONG_ANSWER, check_text, missing
+from llmft.tasks.texts import CONVERSATION, HISTORY, TURN, WRONG_ANSWER, missing
 
 TURNS = "turns"
 """The column of conversations, unless another is named."""
@@ -17,6 +18,7 @@ ROLES = ("user", "assistant")
 OF_ONE_ANSWER = ("text2", "answer_ids", "chunk", WRONG_ANSWER, HISTORY)
 """Columns that say something about one answer, and so do not go with several in a row."""
 SHAPE = '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
+"""What a conversation looks like."""
 
 
 class Names(NamedTuple):
@@ -95,16 +97,10 @@ def _turns(cell: Any, column: str, where: str, row: int) -> tuple[Turn, ...]:
     """The turns of a cell of a column.
 
     Raises:
-        InputError: it is no list of turns, or one has another role or no text.
+        InputError: it is not a list of turns, or one has another role or no text.
     """
     turns: Any = [] if missing(cell) else cell
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise InputError(f"{where}: column {column} of row {row} is {quote(cell)}; write {SHAPE}")
-    for number, turn in enumerate(turns, 1):
-        at, role, content = f"{where}: column {column} of row {row}: turn {number}", turn.get("role"), turn.get("content")
-        if role not in ROLES:
-            raise InputError(f"{at} is of the role {quote(role)}; use {' or '.join(ROLES)}")
-        if not isinstance(content, str) or not content.strip():
-            raise InputError(f"{at} has the content {quote(content)}; give it some text, or leave it out")
-        check_text(content, column, where, row)
-    return tuple(Turn(turn["role"], turn["content"]) for turn in turns)
+    places = [f"{where}: column {column} of row {row}: turn {number + 1}" for number in range(len(turns))]
+    return tuple(read_turn(turn, ROLES, place) for turn, place in zip(turns, places, strict=True))

@@ -401,9 +401,10 @@ def test_a_dialogue_in_a_pattern_is_lines(tmp_path):
         ),
         ('"text"', "line 2 has no text role and content; write"),
         ('{"role": "user"}', "line 2 has no text content; write"),
-        ('{"role": "tool", "content": "x"}', "line 2: unknown role 'tool'; use system, user, assistant"),
-        ('{"role": "user", "content": " "}', "line 2: the content is empty; give it some text, or leave the line out"),
-        ('{"role": "system", "content": "x"}', "turn 2 is of the role system; only the first may be"),
+        ('{"role": "tool", "content": "x"}', "line 2 has the role 'tool'; use system or user or assistant"),
+        ('{"role": "user", "content": " "}', "line 2 has an empty content; add text, or drop the turn"),
+        (r'{"role": "user", "content": "\ud800"}', "line 2 holds half a surrogate pair; fix the file"),
+        ('{"role": "system", "content": "x"}', "turn 2 has the role system; only the first may have it"),
     ],
 )
 def test_what_is_no_dialogue(tmp_path, line, says):

@@ -113,10 +113,10 @@ def test_no_query_is_answered_in_the_history_of_a_demonstration():
 
 
 REFUSED = {
-    "role": ([user("a"), {"role": "tool", "content": "x"}], "turn 2 is of the role 'tool'; use user or assistant"),
-    "system": ([{"role": "system", "content": "x"}], "turn 1 is of the role 'system'; use user or assistant"),
-    "empty": ([user(" ")], "turn 1 has the content ' '; give it some text, or leave it out"),
-    "no text": ([user("a"), {"role": "assistant"}], "turn 2 has the content None; give it some text"),
+    "role": ([user("a"), {"role": "tool", "content": "x"}], "turn 2 has the role 'tool'; use user or assistant"),
+    "system": ([{"role": "system", "content": "x"}], "turn 1 has the role 'system'; use user or assistant"),
+    "empty": ([user(" ")], "turn 1 has an empty content; add text, or drop the turn"),
+    "no text": ([user("a"), {"role": "assistant"}], "turn 2 has no text content; write {"),
     "no list": ("a", f"is 'a'; write {SHAPE}"),
     "no objects": (["a"], f"is ['a']; write {SHAPE}"),
     "no turn": ([], f"has no turn; write {SHAPE}"),
@@ -127,7 +127,7 @@ REFUSED = {
         [user("a"), assistant("b", page="x")],
         "turn 2 is the assistant's and has a page; give that to the user's before it",
     ),
-    "surrogate": ([user("a\ud800")], "holds half a surrogate pair in row 2"),
+    "surrogate": ([user("a\ud800")], "row 2: turn 1 holds half a surrogate pair; fix the file"),
 }
 
 
