@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmft.errors import InputError, one_line
+from llmft.runs.program import exit_on_bad_input
 from llmft.runs.store import whole_folder
 
 GB = 1e9
@@ -329,8 +330,5 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, stop)
-    try:
+    with exit_on_bad_input():
         main(sys.argv[1:])
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)

@@ -297,6 +297,13 @@ def process_meter() -> Meter:
     return Meter()
 
 
+def open_meter() -> Meter:
+    """The meter of what this process does next: the one that its entry script has opened if nothing has closed it yet, else a new
+    one."""
+    begun = process_meter()
+    return begun if begun.is_open else Meter(from_start=False)
+
+
 def used_cuda() -> Any | None:
     """`torch.cuda` if this process has put it to use, else None; never imports torch or touches a device."""
     torch = sys.modules.get("torch")

@@ -25,12 +25,12 @@ from llmft.distillation.divergences import jensen_shannon
 from llmft.distillation.targets import SupportQuestion, Targets, TokenQuestion, tempered
 from llmft.distillation.teacher import Teacher
 from llmft.evaluation.scorer import Scorer
-from llmft.models.distributed import all_gather
 from llmft.models.reading.continuations import Continued
 from llmft.models.reading.following import Follower
 from llmft.models.reading.generation import Generation
 from llmft.models.reading.shared_prefix import OpenPrefix, open_prefix
 from llmft.prompts.tokens import TokenizedPrompts
+from llmft.runs.ranks import all_gather
 
 PLACES = (1, 2, 4, 8, 16)
 """Tokens of an answer from which on divergences are counted together, up to the next of these."""

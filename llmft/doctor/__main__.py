@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from llmft.errors import InputError
+from llmft.runs.program import exit_on_bad_input
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,8 +54,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_bad_input():
         sys.exit(main())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

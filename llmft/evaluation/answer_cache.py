@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmft.cost.phases import Phase, PhaseKey
-from llmft.models.distributed import all_gather, from_rank_0, rank_and_world
 from llmft.runs.content_cache import ContentCache
+from llmft.runs.ranks import all_gather, from_rank_0, rank_and_world
 
 if TYPE_CHECKING:
     import torch

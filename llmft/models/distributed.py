@@ -1,4 +1,4 @@
-"""Several processes: this one's rank, and gathering results and weights from all."""
+"""Weights that DeepSpeed ZeRO-3 has cut up among ranks, made whole where they are needed."""
 
 from __future__ import annotations
 
@@ -9,53 +9,6 @@ from typing import Any
 import torch
 
 from llmft.runs.launch import this_process
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's rank and how many there are; (0, 1) on a plain start. Where there are several and no group of them yet,
-    whatever they would do together is an error of torch's: none goes on as if it were alone."""
-    process = this_process()
-    return process.rank, process.world_size
-
-
-def all_gather(value: Any) -> list[Any]:
-    """Every rank's `value`, in rank order, on every rank. The value must be picklable."""
-    _, world = rank_and_world()
-    if world == 1:
-        return [value]
-    values: list[Any] = [None] * world
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def from_rank_0(value: Any) -> Any:
-    """Rank 0's `value` on every rank. It must be picklable."""
-    if rank_and_world()[1] == 1:
-        return value
-    values = [value]
-    torch.distributed.broadcast_object_list(values, src=0)
-    return values[0]
-
-
-def lost_peer(error: RuntimeError) -> bool:
-    """Whether ranks could not do something together because another one has ended."""
-    lost = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
-    return lost and this_process().world_size > 1
-
-
-def in_group() -> bool:
-    """Whether this process is in a process group with others."""
-    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-
-
-def leave_together() -> None:
-    """Wait for all ranks and end the process group, if there (still) is one.
-
-    A rank that just exits leaves the group's threads running, which now and then aborts the process after its work is done.
-    """
-    if in_group():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
 
 
 def cut_up(model: torch.nn.Module) -> bool:
@@ -129,12 +82,11 @@ def weights_on_rank_0(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator
         bare: the part of `model` that saving computes nothing with. The few other weights (virtual tokens, which peft puts
             together before it saves them) are whole on all ranks.
     """
-    rank, _ = rank_and_world()
     whole: list[tuple[torch.Tensor, torch.Tensor]] = []
     for weight in bare.parameters():
         if hasattr(weight, "ds_id"):
             with whole_weights([weight]):
-                if rank == 0:
+                if this_process().is_first:
                     whole.append((weight, weight.detach().to("cpu", copy=True)))
     shares = [(weight, weight.data) for weight, _ in whole]
     try:

@@ -19,7 +19,7 @@ from llmft.arguments.data import DataArguments
 from llmft.arguments.flags import default_of, flags_of
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
-from llmft.cost.meter import Meter, process_meter
+from llmft.cost.meter import open_meter
 from llmft.cost.phases import combine_ranks
 from llmft.errors import InputError
 from llmft.models.identity import fingerprint_model
@@ -183,8 +183,7 @@ def put_together(runs: Sequence[DocumentRun], flags: ComposeArguments) -> tuple[
     students = {name: folder / f"{runs[0].config['model']}-{kind}-{name}" for name in names}
     if (folder / SUMMARY).is_file():
         return folder, students
-    begun = process_meter()
-    meter = begun if begun.is_open else Meter(from_start=False)
+    meter = open_meter()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with meter.measuring(), meter.phase("compose"), whole_folder(folder) as aside:
         for student in students.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 
 from llmft.runs.finished import process_command
@@ -19,6 +20,8 @@ def run_script(pipeline: str) -> None:
     from llmft.cost.meter import process_meter
 
     process_meter().open()  # before what takes long to import
-    from llmft.pipelines.process import run_main
+    from llmft.runs.program import run_main
 
-    run_main(import_module(f"llmft.pipelines.{pipeline}").main, command)
+    main = import_module(f"llmft.pipelines.{pipeline}").main
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # raised by peft's calls, not by ours
+    run_main(lambda: command.keep(main()))

@@ -14,6 +14,7 @@ from llmft.cost.phases import PhaseKey, combine_ranks
 from llmft.models.load import short_name
 from llmft.prompts.render import PromptFormat
 from llmft.runs.notes import say_note
+from llmft.runs.ranks import all_gather
 from llmft.runs.record import RunRecord
 from llmft.tasks.load import TaskData
 from llmft.tasks.schema import Row, Task
@@ -199,7 +200,6 @@ class Job:
             saved: what the cache's answers had cost when they were made, for `cost.json`.
         """
         from llmft.evaluation.kinds import answers_of
-        from llmft.models.distributed import all_gather
         from llmft.models.reading.agreement import disagreements
         from llmft.pipelines.breakdowns import breakdowns
         from llmft.pipelines.model_card import write_cards

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
+from llmft.runs.ranks import all_gather
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,6 @@ def learn_on_policy(
     """
     from llmft.distillation.rollouts import Rollouts, Tally
     from llmft.distillation.trainer import OnPolicyTrainer
-    from llmft.models.distributed import all_gather
     from llmft.pipelines.training import train
 
     flags = job.config.distillation

@@ -33,6 +33,7 @@ from llmft.pipelines.schedule import Schedule, learning_rate_in_force, schedule_
 from llmft.prompts.render import read_text
 from llmft.runs.finished import Command, process_command
 from llmft.runs.launch import REMEDY, this_process
+from llmft.runs.ranks import all_gather
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
 from llmft.tasks.resolve import resolve_task, with_training_rows
@@ -246,8 +247,6 @@ def check_ranks(runs: list[str]) -> None:
     Raises:
         InputError: one is asked for others.
     """
-    from llmft.models.distributed import all_gather
-
     for rank, others in enumerate(all_gather(runs)):
         if others != runs:
             raise InputError(

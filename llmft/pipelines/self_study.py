@@ -17,7 +17,7 @@ from llmft.arguments.data import DataArguments, DemonstrationArguments, PromptAr
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import SEEDS, RunArguments
 from llmft.arguments.self_study import SelfStudyArguments
-from llmft.cost.meter import Meter, process_meter
+from llmft.cost.meter import open_meter
 from llmft.cost.phases import combine_ranks
 from llmft.errors import InputError
 from llmft.models.identity import fingerprint_model
@@ -25,11 +25,13 @@ from llmft.pipelines.chunking import ChunkedDocuments, token_count
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_other_model, load_start
 from llmft.pipelines.prepare import set_up_process
-from llmft.pipelines.process import oom_as_input_error
+from llmft.pipelines.process import no_room
 from llmft.pipelines.prompting import format_of, prompt_format_of
 from llmft.pipelines.run_identity import settings
 from llmft.pipelines.study_files import StudyFiles
 from llmft.runs.launch import this_process
+from llmft.runs.program import oom_as_input_error
+from llmft.runs.ranks import all_gather, from_rank_0
 from llmft.runs.record import RunRecord, environment
 from llmft.runs.secrets import without_secrets
 from llmft.runs.store import short_hash
@@ -70,15 +72,12 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     Raises:
         InputError: the arguments are unusable.
     """
-    from llmft.models.distributed import from_rank_0
-
     job = prepare_study(argv)
     files, run = StudyFiles.of(job.config.self_study.output_file), job.config.run
     finished = job.record.writes and files.finished(job.setting, overwrite=run.overwrite_output_dir)
     if not from_rank_0(finished):  # rank 0's view counts: disks may lag
-        begun = process_meter()
-        job.meter = begun if begun.is_open else Meter(from_start=False)
-        with oom_as_input_error(run), job.meter.measuring(count_flops=run.count_flops):
+        job.meter = open_meter()
+        with oom_as_input_error(no_room(run)), job.meter.measuring(count_flops=run.count_flops):
             study(job, files)
     return []
 
@@ -120,7 +119,6 @@ def study(job: Job, files: StudyFiles) -> None:
     """
     from llmft.distillation.sifting import Sieve
     from llmft.distillation.synthesis import SEED_PROMPTS, assign
-    from llmft.models.distributed import all_gather
 
     flags = job.config.self_study
     with job.meter.phase("load"):

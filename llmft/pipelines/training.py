@@ -15,12 +15,13 @@ from transformers import PrinterCallback, ProgressCallback
 from llmft.arguments.run import RunArguments
 from llmft.cost.phases import key_of
 from llmft.evaluation.checkpoint_selection import Evaluations
-from llmft.models.distributed import all_gather, from_rank_0, rank_and_world, weights_on_rank_0
+from llmft.models.distributed import weights_on_rank_0
 from llmft.models.parts.adapt import adapt, count_trainable
 from llmft.models.parts.saving import save_student
 from llmft.models.parts.stacked import name_start
 from llmft.models.wrapping import bare_model
 from llmft.pipelines.job import Job
+from llmft.runs.ranks import all_gather, from_rank_0, rank_and_world
 from llmft.runs.store import whole_folder
 from llmft.training.callbacks import (
     EvaluateThenSave,
@@ -107,7 +108,7 @@ def train(
         _add_callbacks(job, trainer, student, phase, kept)
         trainer.add_callback(EndOnceSaved(saving))  # behind those that add to a checkpoint
         _restore(job, evaluations, trainer)
-        with saving.listening():
+        with saving.preemption.listening():
             trainer.train(resume_from_checkpoint=job.resumed_from)
         trainer.count_work(phase)
     if run.save_final_model:

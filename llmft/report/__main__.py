@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llmft.errors import InputError
 from llmft.report.commands import compare, diversity, show
+from llmft.runs.program import exit_on_bad_input
 
 SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "show": show.main,
@@ -41,8 +41,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     gc.disable()  # a short process that holds millions of objects: looking for cycles among them takes a fifth of its time
-    try:
+    with exit_on_bad_input():
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

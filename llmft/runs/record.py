@@ -5,15 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import pickle
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from llmft.errors import InputError
 from llmft.runs.names import DONE, PROGRESS
@@ -178,6 +182,22 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder of them that were written whole, by their steps."""
     whole = [progress.parent for progress in folder.glob(f"checkpoint-*/{PROGRESS}")]
     return sorted(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]))
+
+
+@contextmanager
+def readable(checkpoint: str | Path | None) -> Iterator[None]:
+    """Context: files of the checkpoint are read.
+
+    Raises:
+        InputError: one of them is missing or damaged.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise InputError(
+            f"--output_dir: {checkpoint} is damaged ({type(error).__name__}) and cannot be resumed from; remove that folder to "
+            "resume from an earlier one, or start anew with --overwrite_output_dir"
+        ) from error
 
 
 def folder_name(name: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import ast
 import random
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from llmft.arguments.context import files_in
 from llmft.errors import InputError, listed
+from llmft.runs.program import exit_on_bad_input
 from llmft.runs.store import write_json_lines
 from llmft.tasks.calls import complete, cuts, defined_names, imported_names
 
@@ -152,11 +152,8 @@ def write_completions(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; bad input is one line and exit status 2."""
-    try:
+    with exit_on_bad_input():
         write_completions(parser().parse_args(argv))
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmft.evaluation.checkpoint_selection import Evaluations
-from llmft.models.distributed import rank_and_world, whole_weights
+from llmft.models.distributed import whole_weights
 from llmft.runs.names import PROGRESS
+from llmft.runs.ranks import rank_and_world
 from llmft.runs.record import last_checkpoint, whole_checkpoints
 from llmft.training.checkpoints import write_progress
 

@@ -7,21 +7,17 @@ under DeepSpeed only in an output folder that is yours.
 from __future__ import annotations
 
 import json
-import pickle
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import Trainer
 
-from llmft.errors import InputError
 from llmft.models.distributed import weights_beside, whole_weights
 from llmft.models.wrapping import bare_model
 from llmft.runs.names import PROGRESS
+from llmft.runs.record import readable
 from llmft.runs.store import sync_folder, write_json
 
 
@@ -55,22 +51,6 @@ class ReadableCheckpoint(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with readable(checkpoint):
             super()._load_rng_state(checkpoint)
-
-
-@contextmanager
-def readable(checkpoint: str | None) -> Iterator[None]:
-    """Context: files of the checkpoint are read.
-
-    Raises:
-        InputError: one of them is missing or not what it must be.
-    """
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise InputError(
-            f"--output_dir: {checkpoint} is damaged ({type(error).__name__}) and cannot be resumed from; remove that folder to "
-            "resume from an earlier one, or start anew with --overwrite_output_dir"
-        ) from error
 
 
 def write_progress(checkpoint: Path, progress: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmft.errors import InputError
-from llmft.models.distributed import all_gather, rank_and_world
+from llmft.runs.ranks import all_gather, rank_and_world
 from llmft.runs.record import last_checkpoint
 
 POSITION = "position"

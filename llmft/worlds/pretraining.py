@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from llmft.errors import InputError
+from llmft.runs.program import exit_on_bad_input
 from llmft.runs.store import whole_folder
 from llmft.worlds.muon import Muon
 
@@ -126,13 +127,10 @@ def read_flags(
 ) -> argparse.Namespace:
     """The flags; ends with status 2 and one line where `check` or the place of the output raises InputError."""
     arguments = parser.parse_args(argv)
-    try:
+    with exit_on_bad_input():
         check(arguments)
         if arguments.output_dir.exists():
             raise InputError(f"--output_dir {arguments.output_dir} exists: remove it or choose another")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     return arguments
 
 

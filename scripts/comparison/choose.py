@@ -20,6 +20,7 @@ import pandas as pd
 
 from llmft.errors import InputError
 from llmft.evaluation.labels import renormalise
+from llmft.runs.program import exit_on_bad_input
 from llmft.runs.store import whole_file
 from llmft.tasks.files import locate
 from llmft.tasks.formats import read_file
@@ -81,8 +82,5 @@ def table(runs: str, csv: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_on_bad_input():
         {"split": split, "table": table}[sys.argv[1]](*sys.argv[2:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

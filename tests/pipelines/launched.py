@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from llmft.models.distributed import leave_together
+from llmft.runs.ranks import leave_together
 from llmft.training.ft_trainer import FtTrainer
 from tests.pipelines.conftest import MAIN
 from tests.pipelines.test_training import Cut, cut

@@ -188,8 +188,8 @@ def test_the_scripts_exit_with_two_and_one_line(tmp_path, script):
 
 
 def test_an_error_of_ours_keeps_its_traceback(tmp_path):
-    code = "from llmft.pipelines.process import run_main\nfrom llmft.runs.finished import Command\n"
-    code += "def broken(): raise ZeroDivisionError('a fault of ours')\nrun_main(broken, Command())"
+    code = "from llmft.runs.program import run_main\n"
+    code += "def broken(): raise ZeroDivisionError('a fault of ours')\nrun_main(broken)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1
     assert "Traceback" in done.stderr

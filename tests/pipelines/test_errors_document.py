@@ -19,11 +19,10 @@ from transformers import BartConfig, BartForCausalLM
 
 from llmft.arguments import run_checks
 from llmft.distillation.trainer import ContextDistillationTrainer
-from llmft.models import distributed
 from llmft.models.reading import kv_cache, reader
-from llmft.pipelines.process import run_main
-from llmft.runs.finished import Command
+from llmft.pipelines import prepare
 from llmft.runs.launch import Process
+from llmft.runs.program import run_main
 from llmft.training import ft_trainer
 from llmft.worlds.nli import CHECKPOINT
 from tests.evaluation.test_labels import MODULE
@@ -172,7 +171,7 @@ def port_in_use(monkeypatch):
 
 
 def other_runs(monkeypatch):
-    monkeypatch.setattr(distributed, "all_gather", lambda runs: [runs, ["out/icl/toy/toy/0123456789ab"]])
+    monkeypatch.setattr(prepare, "all_gather", lambda runs: [runs, ["out/icl/toy/toy/0123456789ab"]])
 
 
 def another_rank(monkeypatch):
@@ -648,5 +647,5 @@ def test_the_line_and_nothing_else(what, files, tmp_path, monkeypatch, capsys):
 def stop(script, argv):
     """Run an entry script; it must exit with status 2."""
     with pytest.raises(SystemExit) as caught:
-        run_main(lambda: MAIN[script](argv), Command())
+        run_main(lambda: MAIN[script](argv))
     assert caught.value.code == 2

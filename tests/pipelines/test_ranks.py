@@ -2,16 +2,13 @@
 
 import os
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from llmft.arguments.command_line import modern
 from llmft.cost.meter import Meter
 from llmft.errors import InputError
-from llmft.models import distributed
-from llmft.pipelines import process
-from llmft.runs.finished import Command
+from llmft.runs import program, ranks, session
 from llmft.runs.launch import Process, join_launch, this_process
 from llmft.runs.record import RunRecord
 
@@ -26,16 +23,16 @@ def test_ranks_other_than_0_wait_for_their_end_before_they_say_an_error(monkeypa
             monkeypatch.setenv(name, str(value))
     waited, handled = [], []
     monkeypatch.setattr(time, "sleep", lambda seconds: waited.append((seconds, capsys.readouterr().err)))
-    monkeypatch.setattr(process.signal, "signal", lambda *what: handled.append(what))
+    monkeypatch.setattr(program.signal, "signal", lambda *what: handled.append(what))
 
     def wrong():
         raise InputError("--task_name nope: no such task")
 
     with pytest.raises(SystemExit) as end:
-        process.run_main(wrong, Command())
+        program.run_main(wrong)
     assert end.value.code == 2
     assert waited == [(seconds, "") for seconds in waits]
-    default = (process.signal.SIGTERM, process.signal.SIG_DFL)
+    default = (program.signal.SIGTERM, program.signal.SIG_DFL)
     assert handled.count(default) == len(waits)
     assert capsys.readouterr().err == "error: --task_name nope: no such task\n"
 
@@ -43,12 +40,12 @@ def test_ranks_other_than_0_wait_for_their_end_before_they_say_an_error(monkeypa
 @pytest.mark.parametrize("rank", [0, 1])
 def test_no_rank_is_charged_for_another_process_that_does_the_run(tmp_path, monkeypatch, rank):
     meter, answers = Meter(from_start=False), [False, False, True]
-    monkeypatch.setattr(process, "process_meter", lambda: meter)
-    monkeypatch.setattr(process, "LOOK_EVERY_S", 0.3)
-    monkeypatch.setattr(distributed, "from_rank_0", lambda _: answers.pop(0))  # what rank 0 finds
-    job = SimpleNamespace(record=RunRecord(tmp_path / "run", writes=rank == 0))
+    monkeypatch.setattr(session, "process_meter", lambda: meter)
+    monkeypatch.setattr(session, "LOOK_EVERY_S", 0.3)
+    monkeypatch.setattr(session, "from_rank_0", lambda _: answers.pop(0))  # what rank 0 finds
+    record = RunRecord(tmp_path / "run", writes=rank == 0)
     with meter.measuring():
-        with process.exclusively(job):
+        with session.exclusively(record):
             pass
         assert meter.as_dict()["total"]["wall_s"] < 0.2
     assert answers == []
@@ -82,7 +79,7 @@ def test_every_launcher_says_which_process_this_is(monkeypatch, launcher):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert this_process() == process
-    assert distributed.rank_and_world() == (process.rank, process.world_size)
+    assert ranks.rank_and_world() == (process.rank, process.world_size)
     monkeypatch.setenv("MASTER_ADDR", "node-1")
     join_launch(alone=False)
 
@@ -123,11 +120,11 @@ def test_a_rank_whose_peer_has_ended_leaves_it_to_that_one_to_say_why(monkeypatc
     monkeypatch.setenv("WORLD_SIZE", str(world))
     waited = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    monkeypatch.setattr(process.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(program.signal, "signal", lambda *_: None)
 
     def end():
         raise RuntimeError(error)
 
     with pytest.raises(RuntimeError):
-        process.run_main(end, Command())
+        program.run_main(end)
     assert waited == waits

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from llmft.pipelines import process
+from llmft.runs import session, signals
+from llmft.runs.program import run_main
 from llmft.runs.run_lock import RunLock
 from llmft.runs.signals import Ended
-from llmft.training import preemption
 from llmft.training.ft_trainer import FtTrainer
 from llmft.worlds.nli import CHECKPOINT
 from tests.pipelines.conftest import IN_DOMAIN, MAIN, run
@@ -85,7 +85,7 @@ def test_sigterm_outside_of_training_ends_at_once_and_leaves_nothing(tmp_path, m
     at_call(monkeypatch, Scorer, "score", call, terminate)
     words = ["--task", "toy", "--output_dir", str(tmp_path / "out"), "--use_cpu", *map(str, SHORT[: -len(IN_DOMAIN)])]
     with pytest.raises(SystemExit) as end:
-        process.run_main(lambda: MAIN["ft.py"](words), process.Command())
+        run_main(lambda: MAIN["ft.py"](words))
     assert end.value.code == 143
     assert not (tmp_path / "out").exists()
     assert capsys.readouterr().err.splitlines()[-1] == "ended by SIGTERM: the same command goes on from what is saved"
@@ -95,7 +95,7 @@ def test_a_second_sigterm_ends_at_once(tmp_path, monkeypatch):
     def twice():
         terminate()
         terminate()  # a launcher's, for the same reason
-        monkeypatch.setattr(preemption, "SAME_S", 0.0)
+        monkeypatch.setattr(signals, "SAME_S", 0.0)
         terminate()
 
     at_call(monkeypatch, FtTrainer, "compute_loss", 3, twice)
@@ -108,7 +108,7 @@ def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
     at_call(monkeypatch, FtTrainer, "compute_loss", 3, lambda: signal.raise_signal(signal.SIGINT))
     words = ["--task", "toy", "--output_dir", str(tmp_path / "out"), "--use_cpu", *map(str, SHORT)]
     with pytest.raises(SystemExit) as end:
-        process.run_main(lambda: MAIN["ft.py"](words), process.Command())
+        run_main(lambda: MAIN["ft.py"](words))
     assert end.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted: the same command goes on from what is saved"
 
@@ -141,7 +141,7 @@ def test_a_second_process_waits_and_finds_the_run_finished(tmp_path, monkeypatch
         (record.path / "DONE").touch()
         lock.release()
 
-    monkeypatch.setattr(process.time, "sleep", other_one_ends)
+    monkeypatch.setattr(session.time, "sleep", other_one_ends)
     capsys.readouterr()
     assert MAIN["eval.py"](words) == [record.path]
     out, err = capsys.readouterr()
@@ -177,7 +177,7 @@ def test_a_row_of_the_csv_is_not_written_twice_where_a_session_ended_behind_it(t
     with monkeypatch.context() as patch:
         at_call(patch, Job, "finish", 1, ends)
         with pytest.raises(SystemExit):
-            process.run_main(lambda: MAIN["eval.py"](words), process.Command())
+            run_main(lambda: MAIN["eval.py"](words))
     assert len(read_csv(tmp_path)) == 1
     run("eval.py", tmp_path, *SHORT)
     assert len(read_csv(tmp_path)) == 1
@@ -187,8 +187,9 @@ def test_eight_processes_with_the_same_runs_do_each_once(tmp_path):
     words = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT), "--num_data_seeds", "3"]
     code = f"""
 import os
-from llmft.pipelines import in_context, process
-process.LOOK_EVERY_S = 0.1
+from llmft.pipelines import in_context
+from llmft.runs import session
+session.LOOK_EVERY_S = 0.1
 children = []
 for _ in range(8):  # imports, which cost most of such a run, are done once
     child = os.fork()

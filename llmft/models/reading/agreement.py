@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from llmft.models.distributed import all_gather
 from llmft.models.fingerprint import NO_MATTER
 from llmft.models.reading.attention import NAME
 from llmft.models.reading.continuations import Continued
 from llmft.models.wrapping import bare_model, precise
 from llmft.runs.notes import say_note
+from llmft.runs.ranks import all_gather
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from llmft.errors import InputError
-from llmft.models.distributed import all_gather, rank_and_world
 from llmft.models.reading.batches import BatchSize, Result
 from llmft.models.reading.continuations import Continued
 from llmft.models.reading.generation import Generation, Written
 from llmft.models.reading.reader import Keep, PrefixReader, ProcessorOf, reading
+from llmft.runs.ranks import all_gather, rank_and_world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -25,12 +25,13 @@ if __name__ == "__main__":
 import torch
 
 from llmft.runs.launch import this_process
+from llmft.runs.program import oom_as_input_error, run_main
 from llmft.runs.record import RunRecord
+from llmft.runs.session import session
 from llmft.runs.store import short_hash
-from llmft.worlds.regression.pretrain import add_run_flags, config_of, finish_record
+from llmft.worlds.regression.pretrain import NO_ROOM, add_run_flags, config_of, finish_record, use_device
 from llmft.worlds.regression.pretrained import PretrainedRun, find_pretrained
 from llmft.worlds.regression.recipe import VERSION, pool_name
-from llmft.worlds.regression.running import doing, run_command, use_device
 from llmft.worlds.regression.students import NEW, OF_POOL, DistillationRecipe, Outcome, distances_of, distill_contexts
 
 KEPT = 256
@@ -52,7 +53,7 @@ def distill_run(
     settings = {**asdict(recipe), "version": VERSION, "device": device.type, "pretrained": run.path.name}
     record = RunRecord.locate(arguments.output_dir, ("distill", "regression", run.recipe.model_name), settings, True)
     record.overwrite = arguments.overwrite_output_dir
-    with doing(record, arguments.output_dir) as meter:
+    with oom_as_input_error(NO_ROOM), session(record, arguments.output_dir) as meter:
         if meter is None:
             return None
         groups = {"RegressionRecipe": asdict(run.recipe), "DistillationRecipe": {**asdict(recipe), "seed": None}}
@@ -167,4 +168,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_main(main)

@@ -21,12 +21,12 @@ import torch
 from llmft.errors import InputError
 from llmft.runs.names import DONE
 from llmft.runs.notes import say_note
+from llmft.runs.program import run_main
 from llmft.runs.store import whole_file
 from llmft.worlds.regression.evaluation import PRETRAIN, TASK_SETS, TRUE
 from llmft.worlds.regression.paths import path_errors
 from llmft.worlds.regression.pretrained import PretrainedRun, find_pretrained, method_of
 from llmft.worlds.regression.recipe import pool_name
-from llmft.worlds.regression.running import run_command
 from llmft.worlds.regression.tasks import FRESH
 from llmft.worlds.regression.thresholds import changes_of, summary_of_changes
 
@@ -201,4 +201,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_main(main)

@@ -25,19 +25,22 @@ from safetensors.torch import save
 
 from llmft.cost.phases import combine_ranks
 from llmft.runs.finished import OUTPUT_DIR
-from llmft.runs.launch import this_process
+from llmft.runs.launch import join_launch, this_process
+from llmft.runs.program import oom_as_input_error, run_main
+from llmft.runs.ranks import all_gather, from_rank_0
 from llmft.runs.record import RunRecord
-from llmft.runs.signals import Ended, end_at_once, on_sigterm
+from llmft.runs.session import session
+from llmft.runs.signals import Preemption, end_after
 from llmft.runs.store import whole_file
 from llmft.worlds.pretraining import progress
 from llmft.worlds.regression.evaluation import PRETRAIN, TASK_SETS, TRUE, Comparison, evaluate
 from llmft.worlds.regression.pretrained import WEIGHTS
 from llmft.worlds.regression.recipe import VERSION, RegressionRecipe, add_recipe_flags, pool_name, recipes_of
-from llmft.worlds.regression.running import doing, gathered, of_first_rank, run_command, use_device
 from llmft.worlds.regression.training import EnsembleTraining
 
 CURVE_SEQUENCES = 512
 """Of each set of tasks, for a point of the curves over steps."""
+NO_ROOM = "--batch_size: the device has no room for such batches; lower it, or train fewer models side by side"
 HEADLINE = {"name": "distance", "higher_is_better": False}
 
 
@@ -52,7 +55,7 @@ def pretrain_ensemble(recipe: RegressionRecipe, arguments: argparse.Namespace, d
     where = ("pretrain", "regression", recipe.model_name)
     record = RunRecord.locate(arguments.output_dir, where, settings, this_process().is_first)
     record.overwrite = arguments.overwrite_output_dir
-    with doing(record, arguments.output_dir) as meter:
+    with oom_as_input_error(NO_ROOM), session(record, arguments.output_dir) as meter:
         if meter is not None:
             record.write_config(config_of("pretrain", recipe, {"RegressionRecipe": asdict(recipe)}))
             with meter.phase("train"):
@@ -79,17 +82,16 @@ def config_of(method: str, recipe: RegressionRecipe, arguments: dict[str, dict[s
 
 def train(training: EnsembleTraining, record: RunRecord, meter: Meter, save_every: int) -> str | None:
     """Take the steps that are left, with a point of the curves every `eval_every` and a checkpoint every `save_every` of them.
-    On SIGTERM a single process saves one more; several end at once.
+    On SIGTERM it saves one more and ends.
 
     Returns:
         The checkpoint that the training went on from.
     """
-    recipe, checkpoint, asked = training.recipe, of_first_rank(record.last_checkpoint), []
+    recipe, checkpoint, preemption = training.recipe, from_rank_0(record.last_checkpoint), Preemption()
     if checkpoint is not None:
         costs = training.load(Path(checkpoint))
         meter.add(costs["phases"], costs["total"]["largest_process_bytes"])
-    alone = this_process().world_size == 1
-    with on_sigterm((lambda *_: asked.append(True)) if alone else end_at_once), progress(recipe.steps, training.step) as report:
+    with preemption.listening(), progress(recipe.steps, training.step) as report:
         while training.step < recipe.steps:
             losses = training.take_step()
             step = training.step
@@ -98,10 +100,11 @@ def train(training: EnsembleTraining, record: RunRecord, meter: Meter, save_ever
             if step % recipe.eval_every == 0 or step == recipe.steps:
                 training.log.append(curve_point(training))
                 check_finite(training)
+            asked = preemption.asks_to_save(training.device, last=step == recipe.steps)
             if record.writes and (asked or (save_every and step % save_every == 0)):
                 training.save(record.checkpoints, meter.as_dict())
             if asked:
-                raise Ended(f"ended by SIGTERM: checkpoint-{step} is saved, and the same command goes on from there")
+                end_after(f"checkpoint-{step}")
     return checkpoint
 
 
@@ -168,7 +171,7 @@ def add_comparison(record: RunRecord, task_set: str, name: str, one: Comparison)
 
 def finish_record(record: RunRecord, meter: Meter, resumed: str | None) -> None:
     """Write the costs of all ranks, end the record, and say where it is."""
-    costs = combine_ranks(gathered(meter.as_dict()))
+    costs = combine_ranks(all_gather(meter.as_dict()))
     record.write_costs({**costs, "resumed_from": resumed, "loaded_by": None, "saved_by_teacher_cache": {}})
     record.finish()
     if record.writes:
@@ -180,6 +183,23 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", default=OUTPUT_DIR, help="folder of the records (default: %(default)s)")
     parser.add_argument("--overwrite_output_dir", action="store_true", help="do finished runs again")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+
+
+def use_device(name: str) -> torch.device:
+    """The device of this process, which joins the other ranks of its launch.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    torch.set_num_threads(1)  # matrices this small gain nothing from more, and one thread gives the same bits again
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU; use --device cpu")
+    join_launch(alone=False)
+    process = this_process()
+    device = torch.device(name, process.local_rank) if name == "cuda" else torch.device(name)
+    if process.world_size > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if name == "cuda" else "gloo")
+    return device
 
 
 def pretraining_parser() -> argparse.ArgumentParser:
@@ -213,4 +233,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_main(main)

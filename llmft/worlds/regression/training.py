@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from llmft.errors import InputError
 from llmft.runs.launch import this_process
 from llmft.runs.names import PROGRESS
+from llmft.runs.record import readable
 from llmft.runs.store import whole_folder, write_json
 from llmft.worlds.muon import Muon
 from llmft.worlds.regression.model import Regressors
@@ -84,7 +83,7 @@ class EnsembleTraining:
         Raises:
             InputError: it is damaged.
         """
-        try:
+        with readable(checkpoint):
             progress = json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8"))
             states = torch.load(checkpoint / STATE, map_location=self.device, weights_only=True)
             self.model.load_state_dict(states["model"])
@@ -92,11 +91,6 @@ class EnsembleTraining:
                 optimizer.load_state_dict(state)
             self.step, self.log = progress["step"], progress["log"]
             return progress["costs"]
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(
-                f"--output_dir: {checkpoint} is damaged ({type(error).__name__}) and cannot be resumed from; remove that folder, "
-                "or start anew with --overwrite_output_dir"
-            ) from error
 
 
 def build_ensemble_optimizers(model: Regressors, recipe: RegressionRecipe) -> list[tuple[torch.optim.Optimizer, float]]:

@@ -91,17 +91,43 @@ def test_resumed_runs_end_in_the_same_bits(tmp_path, monkeypatch, whole, how):
     assert all(torch.equal(weights[name], weight) for name, weight in expected.items())
 
 
-def test_two_ranks_have_the_losses_of_one_process(tmp_path, whole):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "llmft.worlds.regression.pretrain", *TINY, "--output_dir", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+TOLD_TO_END = """
+import signal
+from llmft.runs.launch import this_process
+from llmft.runs.program import run_main
+from llmft.worlds.regression import pretrain
+
+take_step = pretrain.EnsembleTraining.take_step
+
+def told(training):
+    if training.step == 3 and not this_process().is_first:
+        signal.raise_signal(signal.SIGTERM)
+    return take_step(training)
+
+pretrain.EnsembleTraining.take_step = told
+run_main(pretrain.main)
+"""
+
+
+def test_two_ranks_have_the_losses_of_one_process_also_after_a_sigterm(tmp_path, whole):
+    def launch(*program):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *program, *TINY]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [*command, "--output_dir", str(tmp_path / "out")], capture_output=True, text=True, check=False, env=environment
+        )
+
+    (tmp_path / "told.py").write_text(TOLD_TO_END)
+    ended = launch(str(tmp_path / "told.py"))
+    assert ended.returncode != 0 and ended.stderr.count("checkpoint-5 is saved") == 1, ended.stderr  # rank 1 is asked in step 4
+    done = launch("-m", "llmft.worlds.regression.pretrain")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("record: ") == 1
-    (path,) = (done.parent for done in tmp_path.glob("pretrain/regression/*/*/DONE"))
+    (path,) = (done.parent for done in tmp_path.glob("out/pretrain/regression/*/*/DONE"))
     for ours, theirs in zip(log(path), log(whole), strict=True):
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
-    assert len(read(path, "cost")["ranks"]) == 2
+    costs = read(path, "cost")
+    assert len(costs["ranks"]) == 2 and costs["resumed_from"].endswith("checkpoint-5")
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
