@@ -16,7 +16,6 @@ from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
-from llmft.pipelines.chunking import about_chunks
 from llmft.pipelines.comparison import (
     compare,
     mean_losses,
@@ -24,11 +23,10 @@ from llmft.pipelines.comparison import (
     say_whether_context_helps,
     say_whether_out_of_domain_suffers,
 )
-from llmft.pipelines.contexts import about_file, context_scorer, named_documents
+from llmft.pipelines.contexts import load_contexts
 from llmft.pipelines.distillation_checks import check_distillation, check_support, needs_copy
 from llmft.pipelines.job import Job
 from llmft.pipelines.learning import learn, teacher_of
-from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
@@ -137,19 +135,14 @@ def load(job: Job) -> Loaded:
     from llmft.pipelines.on_policy import check_follows
     from llmft.pipelines.retaining import retained_rows
     from llmft.pipelines.retention import Retention, retention_tasks
-    from llmft.pipelines.teachers import check_sizes, teacher_model, with_cache
+    from llmft.pipelines.teachers import check_sizes, with_cache
     from llmft.training.stop_at_nan import check_start
 
     flags, calibrate = job.config.distillation, job.config.calibration.calibrate
     student_format = prompt_format_of(job, "student")
     check_support(flags.objective, prompt_format_of(job, "teacher"), student_format, calibrate=calibrate)
-    load_data(job, num_contexts=flags.num_contexts if job.config.context.reads("demonstrations") else 0)
-    queries = draw_queries(job)
-    queries = about_file(job, queries)
-    named_documents(job, queries)
-    model, tokenizer = load_start(job)
-    queries = about_chunks(job, tokenizer, queries)
-    teacher = context_scorer(job, teacher_model(job, flags, tokenizer), "teacher", queries=queries, calibrate=calibrate)
+    teacher, queries = load_contexts(job, "teacher", draw_queries)
+    model, tokenizer = job.loaded
     student = job.scorer(model, tokenizer, student_format, trained=True)
     student = replace(student, answers=student.answers.ending_as(teacher.answers))
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
