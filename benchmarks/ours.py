@@ -128,7 +128,7 @@ class Distillation:
     def teacher_pass(self) -> Targets:
         """The teacher's answers to all queries."""
         from llmft.cost.phases import Phase
-        from llmft.pipelines.distill import teacher_of
+        from llmft.pipelines.learning import teacher_of
 
         return teacher_of(self.teacher, self.queries, self.flags).precompute(Phase("benchmark"))
 

@@ -180,6 +180,10 @@ class DataArguments(PromptArguments):
     multi_token_labels: bool = flag(
         "A label may be several tokens: it is scored by the log-probability of them all (eval.py, distill.py).",
         False,
+        excludes={
+            "--targets hard|gold": "which are learnt from labels of one token",
+            "--ce_weight": "the cross-entropy is with labels of one token",
+        },
         answers="label",
     )
     max_seq_length: int | None = flag(

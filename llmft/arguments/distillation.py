@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 from llmft.arguments.context import TEXT
 from llmft.arguments.flags import flag
-from llmft.arguments.objective import SOFT, Objective
+from llmft.arguments.objective import ON_POLICY, SOFT, Objective
 from llmft.errors import InputError
-
-ON_POLICY = "--answers student|mixed"
 
 
 @dataclass
@@ -44,7 +42,10 @@ class DistillationArguments(Objective):
         "precompute",
         choices=("precompute", "online"),
         needs=SOFT,
-        excludes={ON_POLICY: "the teacher always reads along there"},
+        excludes={
+            ON_POLICY: "the teacher always reads along there",
+            "--support sampled": "whose tokens are there before training",
+        },
     )
     teacher_cache_dir: str | None = flag(
         "Where the teacher's answers are kept for other runs; default: teacher_cache in --output_dir; `none` keeps none.",

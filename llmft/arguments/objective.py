@@ -10,6 +10,8 @@ from llmft.arguments.flags import flag
 SUPPORTS = ("labels", "labels_rest", "topk", "vocab", "sampled")
 DIVERGENCES = ("forward", "reverse", "jsd")
 SOFT = "--targets soft"
+ON_POLICY = "--answers student|mixed"
+SAMPLED = {"--support sampled": "which is a cross-entropy with the tokens of answers"}
 
 
 @dataclass
@@ -30,6 +32,8 @@ class Objective(Checked):
         "labels",
         choices=SUPPORTS,
         needs=SOFT,
+        excludes={ON_POLICY: "teacher and student are compared on the student's likeliest tokens"},
+        exempt=("topk",),
     )
     topk: int = flag("How many tokens of the teacher's.", 50, at_least=1, needs="--support topk")
     divergence: str = flag(
@@ -38,6 +42,7 @@ class Objective(Checked):
         "forward",
         choices=DIVERGENCES,
         needs=SOFT,
+        excludes=SAMPLED,
     )
     jsd_beta: float = flag(
         "Weight of the teacher in the mixture.",
@@ -48,7 +53,11 @@ class Objective(Checked):
         needs="--divergence jsd",
     )
     temperature: float = flag(
-        "Temperature of teacher and student in the loss, which is multiplied by its square.", 1.0, above=0, needs=SOFT
+        "Temperature of teacher and student in the loss, which is multiplied by its square.",
+        1.0,
+        above=0,
+        needs=SOFT,
+        excludes=SAMPLED,
     )
     ce_weight: float = flag(
         "Weight of the cross-entropy that is added: with gold labels, which the queries must have; of answers in words with the "
@@ -56,4 +65,5 @@ class Objective(Checked):
         0.0,
         at_least=0,
         needs=SOFT,
+        excludes={ON_POLICY: "the student would learn its own tokens"},
     )

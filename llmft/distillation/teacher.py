@@ -18,7 +18,8 @@ from llmft.arguments.objective import Objective
 from llmft.cost.flops import inference_flops
 from llmft.cost.phases import Phase
 from llmft.distillation.targets import SupportQuestion, Targets, mean_logprobs, sampled_targets, support_targets
-from llmft.evaluation.scorer import Scorer
+from llmft.evaluation.scorer import MeanScorer, Scorer
+from llmft.models.parts.head import logits_width
 from llmft.models.reading.continuations import Continued
 from llmft.models.reading.reader import PrefixReader, reading
 from llmft.models.wrapping import on_device
@@ -246,6 +247,18 @@ class _Online:
             return Targets(answers.labels(kept, self.log_prior), None)
         kept = self.reader.read(self.prompts, rows, SupportQuestion.of(self.objective, answers, support).keep)
         return Targets(kept["logprobs"], kept.get("tokens"))
+
+
+def likeliest_along(scorer: MeanScorer, answered: Sequence[Row], phase: Phase, topk: int = Objective.topk) -> Targets:
+    """A model's k likeliest tokens at each token of the answers that rows have; costs are on `phase`, without examples.
+
+    Args:
+        answered: rows with `answer_ids`, as `MeanScorer.answered` gives them.
+        topk: k, or all tokens of the vocabulary if those are fewer.
+    """
+    objective = Objective(support="topk", topk=min(topk, logits_width(scorer.scorers[0].model)))
+    contexts = scorer.context_of(answered)
+    return Teacher(scorer.scorers, answered, objective, context_of=contexts, counted=False).precompute(phase)
 
 
 def _mean(parts: Sequence[Targets]) -> Targets:

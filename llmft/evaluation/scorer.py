@@ -100,11 +100,15 @@ class Scorer:
         per_query = virtual_tokens(self.model) + float(np.mean(tokens))
         return Scores(columns, per_query, prompts.shortened)
 
-    def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:
-        """The rows with the tokens of what the model writes, `answer_ids`; for kinds of answers that are written."""
+    def answered(self, rows: Sequence[Row], phase: Phase, *, counted: bool = True) -> list[Row]:
+        """The rows with the tokens of what the model writes, `answer_ids`; for kinds of answers that are written.
+
+        Args:
+            counted: whether costs count the rows as examples.
+        """
         prompts = self.prompter.prompts(rows)
         with self.asking(prompts.prefix, phase) as asking:
-            written = asking.write(prompts, rows=len(rows))
+            written = asking.write(prompts, rows=len(rows) if counted else 0)
         return [{**row, "answer_ids": ids} for row, ids in zip(rows, written, strict=True)]
 
     def read(self, prompts: Continued, question: Question, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:

@@ -80,7 +80,7 @@ class ChunkedDocuments:
         return [chunks[place] for place in range(len(rows))], strangers
 
 
-def about_chunks(job: Job, tokenizer: PreTrainedTokenizerBase, queries: Sequence[Row] = ()) -> list[Row]:
+def about_chunks(job: Job, tokenizer: PreTrainedTokenizerBase, queries: Sequence[Row]) -> list[Row]:
     """The queries, and as `job.eval_sets` the evaluation rows, each about the chunk that it is asked behind: `document` is the id
     of what is read, `chunk` the place. The job's documents are then these, too. Where nothing is cut, all stays as it is.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError
+from llmft.pipelines.chunking import about_chunks
+from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prompting import file_text, prompt_format_of
 
 if TYPE_CHECKING:
@@ -18,7 +20,36 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row
 
 
-def about_file(job: Job, queries: Sequence[Row] = ()) -> list[Row]:
+def load_contexts(
+    job: Job, who: str | None = None, draw_queries: Callable[[Job], list[Row]] | None = None
+) -> tuple[MeanScorer, list[Row]]:
+    """Load data and models, and put the contexts that the flags ask for in front of queries.
+
+    Args:
+        who: as in `prompt_format_of`; the teacher may be a model of its own.
+        draw_queries: gives rows besides the evaluation rows that will be asked about, once the data is loaded.
+
+    Returns:
+        What asks the model with these contexts in front, and the queries. Where each row has a document of its own, or a chunk of
+        one, queries and `job.eval_sets` name it.
+
+    Raises:
+        InputError: something is missing or does not fit together.
+    """
+    from llmft.pipelines.teachers import teacher_model
+
+    flags = job.config.distillation
+    number = flags.num_contexts if flags else 1
+    load_data(job, num_contexts=number if job.config.context.reads("demonstrations") else 0)
+    queries = about_file(job, draw_queries(job) if draw_queries else [])
+    check_documents(job, queries)
+    _, tokenizer = load_start(job)
+    queries = about_chunks(job, tokenizer, queries)
+    loaded = teacher_model(job, flags, tokenizer) if flags else job.loaded
+    return context_scorer(job, loaded, who, queries=queries), queries
+
+
+def about_file(job: Job, queries: Sequence[Row]) -> list[Row]:
     """The queries, and as `job.eval_sets` the evaluation rows, as rows about the one text of --context file, where that is cut
     into chunks; else as they are.
 
@@ -34,22 +65,19 @@ def about_file(job: Job, queries: Sequence[Row] = ()) -> list[Row]:
     return [{**row, "document": name} for row in queries]
 
 
-def named_documents(job: Job, queries: Sequence[Row] = ()) -> tuple[str, ...]:
-    """The documents that queries and evaluation rows are asked behind; none where these are no context.
+def check_documents(job: Job, queries: Sequence[Row]) -> None:
+    """Check that queries and evaluation rows name a document, if each is asked about its own.
 
     Raises:
-        InputError: a row has none.
+        InputError: a row names none.
     """
-    if not job.config.by_document:
-        return ()
     rows = [row for rows in (queries, *job.eval_sets.values()) for row in rows]
     without = next((row for row in rows if row.get("document") is None), None)
-    if without is not None:
+    if job.config.by_document and without is not None:
         raise InputError(
             f"--context document: row {without['idx']} is about no document; name their column with --document_column, or give "
             "--context file --context_file"
         )
-    return tuple(dict.fromkeys(row["document"] for row in rows))
 
 
 def context_scorer(
@@ -58,7 +86,6 @@ def context_scorer(
     who: str | None = None,
     *,
     queries: Sequence[Row] = (),
-    calibrate: bool = False,
 ) -> MeanScorer:
     """The way of asking a model behind the contexts that the flags ask for.
 
@@ -67,12 +94,13 @@ def context_scorer(
         queries: rows beside the evaluation rows that will be asked about.
 
     Raises:
-        InputError: the prompts and the answers do not go together, or there is no document.
+        InputError: the prompts and the answers do not go together.
     """
     from llmft.evaluation.scorer import DocumentScorer, MeanScorer
 
-    documents = named_documents(job, queries)
-    if documents:
+    calibrate = job.config.calibration.calibrate
+    if job.config.by_document:
+        documents = tuple(dict.fromkeys(row["document"] for rows in (queries, *job.eval_sets.values()) for row in rows))
         prompt_format = prompt_format_of(job, who)
         instruction = prompt_format.document  # one of a file, taken as it is
         in_front = instruction + prompt_format.separator if instruction else ""

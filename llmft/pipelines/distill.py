@@ -4,10 +4,8 @@ alike. The queries are training rows without their labels, unless what is asked 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,6 @@ from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import DistillationRunArguments
 from llmft.errors import InputError
-from llmft.pipelines.chunking import about_chunks
 from llmft.pipelines.comparison import (
     compare,
     mean_losses,
@@ -26,10 +23,10 @@ from llmft.pipelines.comparison import (
     say_whether_context_helps,
     say_whether_out_of_domain_suffers,
 )
-from llmft.pipelines.contexts import about_file, context_scorer, named_documents
+from llmft.pipelines.contexts import load_contexts
 from llmft.pipelines.distillation_checks import check_distillation, check_support, needs_copy
 from llmft.pipelines.job import Job
-from llmft.pipelines.loading import load_data, load_start
+from llmft.pipelines.learning import learn, teacher_of
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
@@ -43,15 +40,15 @@ from llmft.tasks.schema import Row
 from llmft.tasks.texts import answered
 
 if TYPE_CHECKING:
-    import torch
-
+    from llmft.cost.phases import Phase
     from llmft.distillation.targets import Targets
-    from llmft.distillation.teacher import Teacher
-    from llmft.distillation.trainer import Retained
+    from llmft.evaluation.answers import Answers
     from llmft.evaluation.scorer import MeanScorer, Scorer
     from llmft.evaluation.scores import Scores
+    from llmft.pipelines.elsewhere import Elsewhere
     from llmft.pipelines.retention import Retention
     from llmft.pipelines.training import Trained
+    from llmft.prompts.render import PromptFormat
 
 GROUPS = (
     ModelArguments,
@@ -79,103 +76,73 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     return run_jobs(prepare("distill", GROUPS, argv, description=__doc__), distil)
 
 
+@dataclass
+class Loaded:
+    """What a run has loaded. On the way queries get answers, the student gets trainable weights, and the teacher may lose its
+    model.
+
+    Attributes:
+        queries: what the student learns from.
+        retain_rows: the prompts of `--retain_file`.
+        retention: the other tasks that the student is asked about.
+        elsewhere: the prompts that have nothing to do with the context.
+    """
+
+    teacher: MeanScorer
+    student: Scorer
+    queries: list[Row]
+    retain_rows: list[Row]
+    retention: Retention
+    elsewhere: Elsewhere
+
+
 def distil(job: Job) -> None:
     """One run."""
     from llmft.models.reading.kv_cache import kv_bytes_per_token
-    from llmft.pipelines.elsewhere import Elsewhere, context_texts
     from llmft.pipelines.retaining import retained
     from llmft.pipelines.training import trainable
 
-    flags = job.config.distillation
     check_distillation(job)
     with job.meter.phase("load"):
-        teacher, student, queries, retention, retain_rows = load(job)
-        texts = [text for scorer in teacher.scorers for text in context_texts(scorer.prompter)]
-        elsewhere = Elsewhere.create(job, student.answers, texts)
+        loaded = load(job)
     with job.meter.phase("teacher") as phase:
-        writes = writes_answers(job, student.answers)
-        if writes:
-            queries = teacher.answered(queries, phase)
-            if flags.answer_pattern is not None:
-                queries, parts = split_answers(teacher.answers, queries)
-                job.train_idx = [row["idx"] for row in queries]  # by which a loss that is no number is told
-            keep_answers(job, student.answers, queries)
-        distributions = flags.targets == "soft" or (flags.targets == "hard" and not student.answers.in_words)
-        precompute = distributions and not flags.reads_along
-        targets = teacher_of(teacher, queries, flags, counted=not writes).precompute(phase) if precompute else None
-    scores = {"teacher": job.score("teacher", teacher)}
-    if student.answers.in_words:
-        job.references = references(job, teacher, scores["teacher"])
-    scores["before"] = job.score("before", student)
-    elsewhere.before(student)
-    elsewhere.score("teacher", teacher.scorers[0])
-    if flags.targets != "gold":
-        say_whether_context_helps(job, student.answers.headline)
-    retention.score("before", student.model)
-    cache, sizes = teacher.scorers[0].cache, {"teacher": kv_bytes_per_token(teacher.scorers[0].model)}
-    if not flags.reads_along:  # its answers are all that training needs: another model goes out of memory
-        teacher = teacher.with_model(student.model)
-    elif needs_copy(job):
-        teacher = teacher.with_model(copy.deepcopy(student.model))
-    own_cache = cache if flags.teacher_model_name_or_path is None else None
-    keeps = retained(job, student, retain_rows, own_cache)
-    student = student.with_model(trainable(job, student.model, context_ids=teacher.scorers[0].prompter.context_ids))
-    trained = learn(job, student, queries, teacher, targets, scores["teacher"], keeps)
-    retention.score("after", student.model)
-    elsewhere.score("after", student)
-    elsewhere.keep()
-    metrics = (
-        compare(job, student.answers, scores | trained.scores, {**sizes, "student": kv_bytes_per_token(student.model)})
-        | trained.metrics
-        | retention.change(job.record.stages)
-        | elsewhere.metrics(scores | trained.scores)
-    )
-    if flags.evaluate_with_context:
-        metrics |= with_context(job, teacher.with_model(student.model))
-    if flags.answer_pattern is not None:
-        metrics["answer_pattern"] = parts
-    metrics["contexts"] = {
-        "kinds": list(job.config.context.contexts),
-        "number": len(teacher.scorers),
-        "schedule": flags.context_schedule,
-        "demonstrations": sum(map(len, job.contexts)),
-    }
-    ends = scores["before"], trained.scores["after"]
-    say_whether_out_of_domain_suffers(job.data.out_of_domain, *ends, student.answers.headline)
-    if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
-        losses = mean_losses(trained.log) if flags.learns_kl(in_words=student.answers.in_words) else []
-        for name in job.data.in_domain:  # in front of the table, the last that a sweep shows of a run
-            say_how_far(name, metrics["kl"]["before"][name], metrics["kl"]["after"][name], losses)
-    formats = {  # those of documents differ in these alone
-        "teacher": [scorer.prompter.prompt_format for scorer in teacher.scorers[: flags.num_contexts]],
-        "student": [student.prompter.prompt_format],
-    }
-    job.finish(metrics, trained.log, prompts=formats, saved=cache.saved_but(job.paid_before) if cache else None)
+        loaded.queries, matched = with_answers(job, loaded, phase)
+        targets = precomputed(job, loaded, phase)
+    scores = score_before(job, loaded)
+    cache, token_bytes = loaded.teacher.scorers[0].cache, {"teacher": kv_bytes_per_token(loaded.teacher.scorers[0].model)}
+    loaded.teacher = teacher_while_training(job, loaded)
+    own_cache = cache if job.config.distillation.teacher_model_name_or_path is None else None
+    keeps = retained(job, loaded.student, loaded.retain_rows, own_cache)
+    context_ids = loaded.teacher.scorers[0].prompter.context_ids
+    loaded.student = loaded.student.with_model(trainable(job, loaded.student.model, context_ids=context_ids))
+    trained = learn(job, loaded.student, loaded.queries, loaded.teacher, targets, scores["teacher"], keeps)
+    scores |= trained.scores
+    token_bytes["student"] = kv_bytes_per_token(loaded.student.model)
+    metrics = measure(job, loaded, scores, token_bytes, trained) | matched
+    advise(job, loaded.student.answers, scores, metrics, trained)
+    saved = cache.saved_but(job.paid_before) if cache else None
+    job.finish(metrics, trained.log, prompts=prompt_formats(job, loaded), saved=saved)
 
 
-def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention, list[Row]]:
-    """Teacher, student (its model not yet made trainable), queries, the retention tasks, and the prompts of `--retain_file`.
+def load(job: Job) -> Loaded:
+    """Load whatever the run needs.
 
     Raises:
         InputError: something is missing or does not fit together; past this, the run has a folder.
     """
     from llmft.models.parts.adapt import trained_weights
+    from llmft.pipelines.elsewhere import Elsewhere, context_texts
     from llmft.pipelines.on_policy import check_follows
     from llmft.pipelines.retaining import retained_rows
     from llmft.pipelines.retention import Retention, retention_tasks
-    from llmft.pipelines.teachers import check_sizes, teacher_model, with_cache
+    from llmft.pipelines.teachers import check_sizes, with_cache
     from llmft.training.stop_at_nan import check_start
 
     flags, calibrate = job.config.distillation, job.config.calibration.calibrate
     student_format = prompt_format_of(job, "student")
     check_support(flags.objective, prompt_format_of(job, "teacher"), student_format, calibrate=calibrate)
-    load_data(job, num_contexts=flags.num_contexts if job.config.context.reads("demonstrations") else 0)
-    queries = draw_queries(job)
-    queries = about_file(job, queries)
-    named_documents(job, queries)
-    model, tokenizer = load_start(job)
-    queries = about_chunks(job, tokenizer, queries)
-    teacher = context_scorer(job, teacher_model(job, flags, tokenizer), "teacher", queries=queries, calibrate=calibrate)
+    teacher, queries = load_contexts(job, "teacher", draw_queries)
+    model, tokenizer = job.loaded
     student = job.scorer(model, tokenizer, student_format, trained=True)
     student = replace(student, answers=student.answers.ending_as(teacher.answers))
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
@@ -189,7 +156,8 @@ def load(job: Job) -> tuple[MeanScorer, Scorer, list[Row], Retention, list[Row]]
     teacher = with_cache(job, teacher)
     job.begin()
     say_prompts(job, {"teacher": teacher.scorers[0], "student": student}, queries, trained_as="queries that are learnt from")
-    return teacher, student, queries, retention, retain_rows
+    texts = [text for scorer in teacher.scorers for text in context_texts(scorer.prompter)]
+    return Loaded(teacher, student, queries, retain_rows, retention, Elsewhere.create(job, student.answers, texts))
 
 
 def draw_queries(job: Job) -> list[Row]:
@@ -237,6 +205,91 @@ def _source(job: Job) -> str:
     return next((f"--{name} {file}" for name, file in files.items() if file is not None), shots)
 
 
+def with_answers(job: Job, loaded: Loaded, phase: Phase) -> tuple[list[Row], dict[str, Any]]:
+    """Have the teacher write answers to the queries, if the flags ask for that.
+
+    Returns:
+        The queries that are learnt from, and what `metrics.json` gets about --answer_pattern.
+
+    Raises:
+        InputError: --answer_pattern matches none of the answers.
+    """
+    answers, matched = loaded.teacher.answers, {}
+    if not writes_answers(job, answers):
+        return loaded.queries, matched
+    queries = loaded.teacher.answered(loaded.queries, phase)
+    if job.config.distillation.answer_pattern is not None:
+        queries, matched["answer_pattern"] = split_answers(answers, queries)
+        job.train_idx = [row["idx"] for row in queries]  # for messages about a batch
+    keep_answers(job, loaded.student.answers, queries)
+    return queries, matched
+
+
+def precomputed(job: Job, loaded: Loaded, phase: Phase) -> Targets | None:
+    """The teacher's distributions; None if it reads along, or if they are not what the student learns."""
+    flags, answers = job.config.distillation, loaded.student.answers
+    learnt = flags.targets == "soft" or (flags.targets == "hard" and not answers.in_words)
+    if flags.reads_along or not learnt:
+        return None
+    counted = not writes_answers(job, answers)  # writing has counted the queries already
+    return teacher_of(loaded.teacher, loaded.queries, flags, counted=counted).precompute(phase)
+
+
+def score_before(job: Job, loaded: Loaded) -> dict[str, dict[str, Scores]]:
+    """Score the teacher, and the student before training; warn if the context does not help."""
+    teacher, student = loaded.teacher, loaded.student
+    scores = {"teacher": job.score("teacher", teacher)}
+    if student.answers.in_words:
+        job.references = references(job, teacher, scores["teacher"])
+    scores["before"] = job.score("before", student)
+    loaded.elsewhere.before(student)
+    loaded.elsewhere.score("teacher", teacher.scorers[0])
+    if job.config.distillation.targets != "gold":
+        say_whether_context_helps(job, student.answers.headline)
+    loaded.retention.score("before", student.model)
+    return scores
+
+
+def teacher_while_training(job: Job, loaded: Loaded) -> MeanScorer:
+    """The teacher, with the model that it needs from now on."""
+    if not job.config.distillation.reads_along:  # its answers are all that training needs: free the memory of another model
+        return loaded.teacher.with_model(loaded.student.model)
+    return loaded.teacher.with_model(copy.deepcopy(loaded.student.model)) if needs_copy(job) else loaded.teacher
+
+
+def measure(
+    job: Job, loaded: Loaded, scores: dict[str, dict[str, Scores]], token_bytes: Mapping[str, int | None], trained: Trained
+) -> dict[str, Any]:
+    """Score the trained student on everything but its own evaluation sets.
+
+    Args:
+        scores: of all stages.
+        token_bytes: bytes of a token's keys and values, for teacher and student.
+
+    Returns:
+        What `metrics.json` gets in addition to scores.
+    """
+    flags, student = job.config.distillation, loaded.student
+    loaded.retention.score("after", student.model)
+    loaded.elsewhere.score("after", student)
+    loaded.elsewhere.keep()
+    metrics = (
+        compare(job, student.answers, scores, token_bytes)
+        | trained.metrics
+        | loaded.retention.change(job.record.stages)
+        | loaded.elsewhere.metrics(scores)
+    )
+    if flags.evaluate_with_context:
+        metrics |= with_context(job, loaded.teacher.with_model(student.model))
+    metrics["contexts"] = {
+        "kinds": list(job.config.context.contexts),
+        "number": len(loaded.teacher.scorers),
+        "schedule": flags.context_schedule,
+        "demonstrations": sum(map(len, job.contexts)),
+    }
+    return metrics
+
+
 def with_context(job: Job, student: MeanScorer) -> dict[str, Any]:
     """Score the student with the context in front; if both do not fit its window, say why in `after_with_context`."""
     try:
@@ -247,70 +300,22 @@ def with_context(job: Job, student: MeanScorer) -> dict[str, Any]:
     return {}
 
 
-def teacher_of(
-    scorer: MeanScorer,
-    queries: Sequence[Row],
-    flags: DistillationArguments,
-    frozen: Callable[[], AbstractContextManager[torch.nn.Module]] | None = None,
-    *,
-    counted: bool = True,
-) -> Teacher:
-    """The teacher of these queries: the mean over all contexts, with `cycle` for query i context i mod m, or each query's own."""
-    import numpy as np
-
-    from llmft.distillation.teacher import Teacher
-
-    cycles = flags.context_schedule == "cycle"
-    context_of = np.arange(len(queries)) % len(scorer.scorers) if cycles else scorer.context_of(queries)
-    return Teacher(
-        scorer.scorers,
-        queries,
-        flags.objective,
-        context_of=context_of,
-        counted=counted,
-        frozen=frozen,
-        skip_first=flags.skip_first,
-    )
+def advise(
+    job: Job, answers: Answers, scores: Mapping[str, Mapping[str, Scores]], metrics: Mapping[str, Any], trained: Trained
+) -> None:
+    """Say if training has done harm, or next to nothing."""
+    say_whether_out_of_domain_suffers(job.data.out_of_domain, scores["before"], scores["after"], answers.headline)
+    flags = job.config.distillation
+    if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
+        losses = mean_losses(trained.log) if flags.learns_kl(in_words=answers.in_words) else []
+        for name in job.data.in_domain:  # in front of the table, the last that a sweep shows of a run
+            say_how_far(name, metrics["kl"]["before"][name], metrics["kl"]["after"][name], losses)
 
 
-def learn(
-    job: Job,
-    student: Scorer,
-    queries: Sequence[Row],
-    teacher: MeanScorer,
-    targets: Targets | None,
-    reference: dict[str, Scores],
-    keeps: Retained | None = None,
-) -> Trained:
-    """Train the student on the teacher's answers to the queries, or on the gold answers.
-
-    Args:
-        teacher: reads along if there are no `targets` and no gold answers are learnt.
-        targets: the precomputed answers.
-        reference: the teacher's scores of all evaluation sets, to log the divergence from.
-        keeps: what the student is to keep; None for nothing.
-    """
-    from llmft.distillation.trainer import ContextDistillationTrainer, skipping, with_targets
-    from llmft.models.parts.adapt import without_adapter
-    from llmft.pipelines.on_policy import learn_on_policy
-    from llmft.pipelines.training import train
-    from llmft.training.ft_trainer import FtTrainer
-
-    flags, answers = job.config.distillation, student.answers
-    reading_along = None
-    if flags.targets == "soft" and targets is None:
-        keeps_start = flags.teacher_model_name_or_path is None and not needs_copy(job)
-        frozen = partial(without_adapter, student.model) if keeps_start else partial(nullcontext, teacher.scorers[0].model)
-        reading_along = teacher_of(teacher, queries, flags, frozen)
-    if flags.on_policy:
-        return learn_on_policy(job, student, reading_along, reference, keeps)
-    hard = flags.targets == "hard" and not answers.in_words  # a teacher's words are the queries' already
-    rows = answers.answered(queries, targets.logprobs) if hard else queries
-    gold = flags.targets != "soft" or flags.ce_weight > 0
-    examples = answers.examples(student.prompter.prompts(queries), rows, gold=gold)
-    if flags.skip_first:
-        examples = skipping(examples, flags.skip_first)
-    if flags.targets != "soft":
-        return train(job, FtTrainer, student, examples, reference=reference)
-    learning = {"choices": flags.objective, "answers": answers, "teacher": reading_along, "retained": keeps}
-    return train(job, ContextDistillationTrainer, student, with_targets(examples, targets), reference=reference, **learning)
+def prompt_formats(job: Job, loaded: Loaded) -> dict[str, list[PromptFormat]]:
+    """Who is asked -> the prompt format in each context; those of documents differ only in these."""
+    scorers = loaded.teacher.scorers[: job.config.distillation.num_contexts]
+    return {
+        "teacher": [scorer.prompter.prompt_format for scorer in scorers],
+        "student": [loaded.student.prompter.prompt_format],
+    }

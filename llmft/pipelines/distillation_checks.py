@@ -43,16 +43,6 @@ def check_distillation(job: Job) -> None:
         raise InputError(
             f"--support {flags.support}: answers to {job.task.name} have none; give one of {', '.join(answers.supports)}"
         )
-    if flags.on_policy and (flags.support, flags.ce_weight) != ("topk", 0):
-        raise InputError(
-            f"--answers {flags.answers}: teacher and student are compared on the student's likeliest tokens; leave --support and "
-            "--ce_weight as they are"
-        )
-    if flags.support == "sampled" and (flags.divergence, flags.temperature, flags.teacher_mode) != ("forward", 1, "precompute"):
-        raise InputError(
-            "--support sampled: is a cross-entropy with answers that are there before; leave --divergence, --temperature and "
-            "--teacher_mode as they are"
-        )
     if answers.in_words and data.max_seq_length is not None:
         raise InputError(
             f"--max_seq_length {data.max_seq_length}: would cut a query behind its context and not without; answers in words "
@@ -72,8 +62,8 @@ def check_distillation(job: Job) -> None:
         raise InputError(
             f"{name}: with {along} under ZeRO-3 one process would wait for another's weights; use precompute, mean or zero2"
         )
-    if data.multi_token_labels and (flags.support != "labels" or flags.ce_weight or flags.targets != "soft"):
-        raise InputError("--multi_token_labels: goes with --support labels and --targets soft, without --ce_weight")
+    if data.multi_token_labels and flags.support != "labels":  # no rule of the flag: the support of words has another default
+        raise InputError(f"--multi_token_labels: does not go with --support {flags.support}; leave one of them out")
 
 
 def check_support(objective: Objective, teacher: PromptFormat, student: PromptFormat, *, calibrate: bool) -> None:

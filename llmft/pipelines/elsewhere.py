@@ -63,30 +63,19 @@ class Elsewhere:
 
     def before(self, student: Scorer) -> None:
         """Have the model before training answer; others are compared with it along its answers."""
-        prompts = self._prompts(student)
-        if prompts is None:
+        if self._prompts(student) is None:
             self.rows = []
             return
-        import torch
-
-        from llmft.arguments.objective import Objective
         from llmft.distillation.reference import TeacherReference
-        from llmft.distillation.targets import SupportQuestion, Targets
-        from llmft.models.parts.head import logits_width
-        from llmft.models.reading.continuations import Continued
+        from llmft.distillation.teacher import likeliest_along
+        from llmft.evaluation.scorer import MeanScorer
 
         student = _brief(student)
-        topk = min(Objective.topk, logits_width(student.model))
-        with self.job.meter.phase("evaluate", "before", SET) as phase, student.asking(prompts.prefix, phase) as asking:
-            written = asking.write(prompts, rows=len(self.rows))
-            question = SupportQuestion("topk", topk, student.answers)
-            kept = asking.read(Continued.by_answers(prompts, written), question, rows=0)
-        tensors = {name: torch.from_numpy(array) for name, array in kept.items()}
-        query_of = torch.arange(len(written)).repeat_interleave(torch.tensor([*map(len, written)]))
-        targets = Targets(tensors["logprobs"], tensors["tokens"], query_of).by_query()
-        rows = [{**row, "answer_ids": ids} for row, ids in zip(self.rows, written, strict=True)]
-        self.reference = TeacherReference(rows, targets)
-        self.answers["before"] = [*map(student.answers.written, written)]
+        with self.job.meter.phase("evaluate", "before", SET) as phase:
+            answered = student.answered(self.rows, phase)
+            targets = likeliest_along(MeanScorer((student,)), answered, phase)
+        self.reference = TeacherReference(answered, targets.by_query())
+        self.answers["before"] = [student.answers.written(row["answer_ids"]) for row in answered]
 
     def score(self, stage: str, scorer: Scorer) -> None:
         """Have a model answer, and compare it with the model before."""

@@ -12,10 +12,8 @@ from llmft.arguments.methods import InContextArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
-from llmft.pipelines.chunking import about_chunks
-from llmft.pipelines.contexts import about_file, context_scorer, named_documents
+from llmft.pipelines.contexts import load_contexts
 from llmft.pipelines.job import Job
-from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
@@ -56,12 +54,7 @@ def evaluate(job: Job) -> None:
         raise InputError("--context label: is what a teacher of distill.py reads; choose another")
     prompt_format_of(job)
     with job.meter.phase("load"):
-        load_data(job, num_contexts=1 if job.config.context.reads("demonstrations") else 0)
-        about_file(job)
-        named_documents(job)
-        loaded = load_start(job)
-        about_chunks(job, loaded[1])
-        scorer = context_scorer(job, loaded, calibrate=job.config.calibration.calibrate)
+        scorer, _ = load_contexts(job)
         job.check_prompts(scorer)
         job.begin()
         say_prompts(job, {"": scorer.scorers[0]})

@@ -37,21 +37,15 @@ def retained(job: Job, student: Scorer, rows: list[Row], cache: AnswerCache | No
         student: asks the model before training.
         cache: of that model's answers.
     """
-    from llmft.distillation.teacher import Teacher
+    from llmft.distillation.teacher import likeliest_along
     from llmft.distillation.trainer import Retained, with_targets
-    from llmft.models.parts.head import logits_width
+    from llmft.evaluation.scorer import MeanScorer
 
-    flags = job.config.distillation
+    flags, scorer = job.config.distillation, replace(student, cache=cache)
     if not rows:
         return None
-    topk = min(flags.topk, logits_width(student.model))
-    objective = replace(flags.objective, support="topk", topk=topk, ce_weight=0.0)
-    scorer = replace(student, cache=cache)
     with job.meter.phase("teacher") as phase:
-        prompts = scorer.prompter.prompts(rows)
-        with scorer.asking(prompts.prefix, phase) as asking:
-            written = asking.write(prompts)
-        answered = [{**row, "answer_ids": ids} for row, ids in zip(rows, written, strict=True)]
-        targets = Teacher((scorer,), answered, objective, counted=False).precompute(phase)
-    examples = with_targets(scorer.answers.examples(prompts, answered, gold=False), targets)
-    return Retained(flags.retain_weight, examples, objective)
+        answered = scorer.answered(rows, phase, counted=False)
+        targets = likeliest_along(MeanScorer((scorer,)), answered, phase, flags.topk)
+    examples = with_targets(scorer.answers.examples(scorer.prompter.prompts(rows), answered, gold=False), targets)
+    return Retained(flags.retain_weight, examples, replace(flags.objective, support="topk", ce_weight=0.0))

@@ -111,19 +111,15 @@ def whereabouts(row: Row) -> dict[str, str | None]:
 def references(job: Job, teacher: MeanScorer, scores: Mapping[str, Scores]) -> dict[str, TeacherReference]:
     """The teacher's distributions along its own answers to the evaluation rows: along the part that --answer_pattern matches, or
     all of one without a match."""
-    from llmft.arguments.objective import Objective
     from llmft.distillation.reference import TeacherReference
-    from llmft.distillation.teacher import Teacher
-    from llmft.models.parts.head import logits_width
+    from llmft.distillation.teacher import likeliest_along
 
-    objective = Objective(support="topk", topk=min(Objective.topk, logits_width(teacher.scorers[0].model)))
     made = {}
     for name, rows in job.eval_sets.items():
         written = [{**row, "answer_ids": ids} for row, ids in zip(rows, scores[name]["answer_ids"], strict=True)]
         parts = [teacher.answers.part(row["answer_ids"]) for row in written]
         answered = [row if part is None else cut(row, part) for row, part in zip(written, parts, strict=True)]
         with job.meter.phase("evaluate", "teacher", name) as phase:
-            contexts = teacher.context_of(rows)
-            targets = Teacher(teacher.scorers, answered, objective, context_of=contexts, counted=False).precompute(phase)
+            targets = likeliest_along(teacher, answered, phase)
         made[name] = TeacherReference(answered, targets.by_query())
     return made

@@ -348,7 +348,6 @@ CASES = {
     "nothing to take in": Case("distill.py", "--task notes --context none --num_shots 16"),
     "documents of a task without any": Case("distill.py", "--context document --num_shots 16"),
     "several documents for one cartridge": Case("distill.py", f"{ABOUT_TWO} --use_cartridge"),
-    "on-policy answers compared on other tokens": Case("distill.py", "--task notes --answers student --support vocab"),
     "a teacher that cannot read along token by token": Case("distill.py", "--task notes --answers mixed", shares_nothing),
     "several contexts for answers in words": Case("distill.py", "--task notes --num_contexts 2"),
     "labels of answers in words": Case("distill.py", "--task notes --support labels"),
