@@ -137,10 +137,10 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--chunk_overlap", 12), "--chunk_overlap 12: must be fewer than half of --chunk_tokens 24"),
+        (("--chunk_overlap", 12), "--chunk_overlap 12: must be less than half of --chunk_tokens 24"),
         (("--seed_prompts", '{"a": 1}'), "--seed_prompts: holds something else than texts by name"),
-        (("--context_glob", "*.md"), "--context_glob *.md fits no file in it"),
-        (("--context_file", "a.txt"), "does not go with --context_file; leave one of them out"),
+        (("--context_glob", "*.md"), "--context_glob *.md matches no file in it"),
+        (("--context_file", "a.txt"), "cannot be combined with --context_file; drop one of them"),
         (
             ("--chunk_tokens", 400, "--max_query_tokens", 200),
             "--max_query_tokens 200: with an answer of so many the longest prompt",
