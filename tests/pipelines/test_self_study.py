@@ -84,7 +84,7 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
     phases = {phase["kind"]: phase for phase in summary["cost"]["phases"]}
     assert phases["write"]["examples"] == 40 and phases["answer"]["tokens"] > 0
     study(folder, folder / "whole")
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     with pytest.raises(InputError, match="is there already, and another command wrote it; name another file"):
         study(folder, folder / "whole", "--seed", 1, "--data_seed", 1)
 

@@ -219,7 +219,7 @@ def test_a_finished_student_is_pushed(tmp_path, monkeypatch, capsys, offline):
     assert MAIN["ft.py"](last_wins(again)) == [record.path]
     assert calls["create"][1] == "toy-pbft-bitfit"  # a finished run's student is pushed as well
     again = capsys.readouterr()
-    assert "finished before" in again.out
+    assert "already finished" in again.out
     assert "hub-token-1234" not in written + out + err + again.out + again.err
 
 
