@@ -1,7 +1,7 @@
 """llmft: few-shot fine-tuning, in-context learning and context distillation of decoder language models, side by side.
 
 `in_context`, `fine_tune` and `distill` are the three methods as functions (`llmft.pipelines.functions`); `PromptFormat`,
-`ChatFormat`, `AdapterArguments` and `Objective` are what they take, `load_model` loads a model and its tokenizer.
+`ChatFormat`, `AdapterArguments` and `Objective` are their arguments, and `load_model` loads a model and its tokenizer.
 """
 
 from importlib import import_module
@@ -19,7 +19,7 @@ PLACES = {
     "Objective": "llmft.arguments.objective",
     "load_model": "llmft.models.load",
 }
-"""Name -> its module, imported when the name is first used: torch takes seconds to import."""
+"""Name -> its module, imported on first use: importing torch takes seconds."""
 
 
 def __getattr__(name: str) -> Any:

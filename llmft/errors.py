@@ -1,18 +1,18 @@
-"""The one kind of error that is the user's to fix: entry scripts print it as a single line and exit with status 2."""
+"""The error for everything that the user can fix: entry scripts print it as a single line and exit with status 2."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 LONGEST = 2000
-"""Characters of a message; a longer one, made long by a value in it, loses its middle."""
+"""Maximum characters of a message; a longer one, which is due to a value in it, is cut in the middle."""
 
 
 class InputError(ValueError):
     """Bad input. The message is one line naming the flag (or file), its value, and the remedy.
 
     Args:
-        message: line breaks in it, which values and other libraries' reasons may hold, become spaces.
+        message: line breaks in it, which may come from values and from other libraries' messages, become spaces.
     """
 
     def __init__(self, message: str) -> None:
@@ -21,7 +21,7 @@ class InputError(ValueError):
 
 
 def quote(value: object, limit: int = 100) -> str:
-    """A value as messages show it: as Python writes it, of at most `limit` characters."""
+    """A value for a message: its repr, cut to at most `limit` characters."""
     shown = repr(value)
     return shown if len(shown) <= limit else f"{shown[: limit - 4]}...{shown[-1]}"
 
@@ -33,5 +33,5 @@ def one_line(error: object) -> str:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Names with commas between, of at most 300 characters; one that is empty or has spaces around it is quoted."""
+    """Comma-separated names, cut to at most 300 characters; empty names and names with spaces around them are quoted."""
     return one_line(", ".join(name if name and name == name.strip() else quote(name) for name in map(str, names)))

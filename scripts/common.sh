@@ -155,8 +155,8 @@ collect() {
         how="failed (status $status)"
         failed=$((failed + 1))
         failures+=("$number $status")
-    elif grep -q '^finished before: ' "$logs/$number.log" && ! grep -q '^record: ' "$logs/$number.log"; then
-        how="skipped (finished before)"
+    elif grep -q '^already finished: ' "$logs/$number.log" && ! grep -q '^record: ' "$logs/$number.log"; then
+        how="skipped (already finished)"
         skipped=$((skipped + 1))
     else
         finished=$((finished + 1))

@@ -66,7 +66,7 @@ def eight_at_once(work: Path) -> None:
     began, same = time.monotonic(), work / "same"
     out = at_once([[*EVAL, "--output_dir", str(same), "--num_data_seeds", "3"]] * EIGHT)
     check(same, rows=3, runs=3)
-    done, known = (sum(text.count(line) for text in out) for line in ("record: ", "finished before: "))
+    done, known = (sum(text.count(line) for text in out) for line in ("record: ", "already finished: "))
     assert (done, known) == (3, 7 * 3), (done, known)
     print(f"three draws eight times: 3 rows, {done} runs done, {known} times found finished; {time.monotonic() - began:.0f} s")
 
@@ -74,7 +74,7 @@ def eight_at_once(work: Path) -> None:
     out = at_once([["bash", "scripts/icl_versus_distillation/run.sh"]] * EIGHT, **SWEEP, OUTPUT_DIR=str(swept))
     check(swept, rows=1, runs=3)
     logs = [log.read_text() for log in swept.glob("sweeps/**/*.log")]
-    done, known = (sum(text.count(line) for text in logs) for line in ("record: ", "finished before: "))
+    done, known = (sum(text.count(line) for text in logs) for line in ("record: ", "already finished: "))
     assert (done, known) == (3, 7 * 3), (done, known)
     print(f"a sweep eight times: 1 row, {done} runs done, {known} times found finished; {time.monotonic() - began:.0f} s")
 

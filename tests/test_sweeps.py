@@ -18,7 +18,7 @@ FAKE = """#!/usr/bin/env bash
 case "$*" in
     *-m\\ llmft.report*) ;;
     *fails*) echo "error: --model_name_or_path fails: no" >&2; exit 2 ;;
-    *known*) echo "finished before: somewhere" ;;
+    *known*) echo "already finished: somewhere" ;;
     *sleeps*) sleep 60 & echo "$$ $! ${CUDA_VISIBLE_DEVICES:-}" >>"$PIDS"; trap 'exit 143' TERM; wait ;;
     *) printf '%s\\n' "$@"; echo "record: somewhere" ;;
 esac

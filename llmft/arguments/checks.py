@@ -1,4 +1,4 @@
-"""The one checker of flags: it reads the rules that stand with each flag (`llmft.arguments.flags`)."""
+"""Checks all flags against the rules that each flag declares (`llmft.arguments.flags`)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool
     Args:
         groups: dataclasses of flags.
         values: the value of each flag.
-        all_groups: whether these are all the flags there are. If not, a flag that may be read because of one in another group
-            is let pass.
-        trains: whether the script trains; flags that eval.py refuses are for those that do.
+        all_groups: whether these are all the flags of the script. If not, a flag passes if one in another group may make it
+            take effect.
+        trains: whether the script trains; eval.py, which does not, refuses some flags.
 
     Raises:
-        InputError: a value is out of range, or would not be read, or flags do not go together.
+        InputError: a value is out of range or would have no effect, or flags contradict each other.
     """
     for group in groups:
         for name, (field, rules) in flags_of(group).items():
@@ -46,7 +46,7 @@ def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool
 
 
 class Checked:
-    """A dataclass of flags whose values are checked when it is made."""
+    """A dataclass of flags that checks its values when it is created."""
 
     def __post_init__(self) -> None:
         check([type(self)], vars(self))
@@ -71,20 +71,20 @@ def _check_value(name: str, value: Any, shown: str, field: dataclasses.Field[Any
         if bound is not None and not inside(value, bound):
             raise InputError(f"{shown}: must be {limits(rules)}")
     if rules.kind == "steps" and (value <= 0 or (value > 1 and value != int(value))):
-        raise InputError(f"{shown}: must be a whole number of steps, or a share of all between 0 and 1")
+        raise InputError(f"{shown}: must be a whole number of steps, or a fraction of all steps between 0 and 1")
 
 
 def _check_text(name: str, value: str, shown: str, rules: Rules) -> None:
     if not value.strip() and not rules.may_be_empty:
         raise InputError(f"{shown}: is empty; give a value, or leave it out")
     if rules.kind in ("path", "folder", "json") and not value.startswith("{") and not may_be_path(value.replace(",", "/")):
-        raise InputError(f"--{name} {value[:60]}...: is longer than a path can be; give a shorter one")
+        raise InputError(f"--{name} {value[:60]}...: is too long for a path; use a shorter one")
     if rules.kind == "json":
         read_json(name, value)
 
 
 def limits(rules: Rules) -> str:
-    """The limits of a number as messages say them."""
+    """The limits of a number, worded for a message."""
     parts = ((phrase, getattr(rules, name)) for name, (phrase, _) in LIMITS.items())
     return " and ".join(phrase.format(limit) for phrase, limit in parts if limit is not None) + rules.hint
 
@@ -92,20 +92,20 @@ def limits(rules: Rules) -> str:
 def _check_others(name: str, shown: str, rules: Rules, values: Mapping[str, Any], *, all_groups: bool) -> None:
     needs = known(rules.needs, values)
     if needs and not any(holds(condition, values) for condition in needs) and (all_groups or len(needs) == len(rules.needs)):
-        raise InputError(f"{shown}: is read only with {in_words(needs)}; add that, or leave this out")
+        raise InputError(f"{shown}: has no effect without {in_words(needs)}; add it, or drop this flag")
     for condition in known(rules.excludes, values) if values[name] not in rules.exempt else ():
         if condition != f"--{name}" and holds(condition, values):
             reason = rules.excludes[condition] and f" ({rules.excludes[condition]})"
-            raise InputError(f"{shown}: does not go with {in_words([condition])}{reason}; leave one of them out")
+            raise InputError(f"{shown}: cannot be combined with {in_words([condition])}{reason}; drop one of them")
 
 
 def known(conditions: Iterable[str], flags: Container[str]) -> list[str]:
-    """Those conditions of `Rules` that are on flags which there are."""
+    """The conditions of `Rules` whose flags all exist."""
     return [condition for condition in conditions if all(name in flags for name, _ in CONDITION.findall(condition))]
 
 
 def holds(condition: str, values: Mapping[str, Any]) -> bool:
-    """Whether a condition of `Rules` is met."""
+    """Whether a condition of `Rules` holds."""
     return all(_is(values[name], wanted) for name, wanted in CONDITION.findall(condition))
 
 
@@ -118,16 +118,16 @@ def _is(value: Any, wanted: str) -> bool:
 
 
 def in_words(conditions: Iterable[str]) -> str:
-    """Conditions, of which one is enough, as messages say them."""
+    """Alternative conditions, worded for a message."""
     text = " or ".join(conditions).replace("+", " or more")
     return re.sub(r"\|(?=[^ ]*\|)", ", ", text).replace("|", " or ")
 
 
 def read_json(name: str, value: str) -> dict[str, Any]:
-    """The JSON object that a flag's value is, or that is in the file it names.
+    """The JSON object given as a flag's value, or in the file that the value names.
 
     Raises:
-        InputError: there is none.
+        InputError: the file cannot be read, or holds no JSON object.
     """
     text = value
     if not value.startswith("{"):
@@ -142,5 +142,5 @@ def read_json(name: str, value: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"--{name} {value}: is not JSON ({error}); fix it") from error
     if not isinstance(settings, dict):
-        raise InputError(f"--{name} {value}: holds no JSON object; write {{...}}")
+        raise InputError(f"--{name} {value}: is not a JSON object; write {{...}}")
     return settings

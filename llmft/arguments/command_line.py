@@ -1,4 +1,4 @@
-"""From the command line to argument groups: old names of arguments, errors of one line, help."""
+"""From the command line to argument groups: old names of arguments, one-line errors, help."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from llmft.runs.notes import say_note
 RENAMED = {
     "--evaluation_strategy": "--eval_strategy",
     "--no_cuda": "--use_cpu",
-    "--warmup_ratio": "--warmup_steps",  # a value below 1 is a share of all steps
+    "--warmup_ratio": "--warmup_steps",  # a value below 1 is a fraction of all steps
 }
 """Arguments that transformers has renamed since upstream's sweeps were written."""
 
 OBSOLETE = {
-    "--overwrite_cache": "no preprocessed data set is kept on disk",
-    "--pad_to_max_length": "prompts are never padded to a maximum",
-    "--use_fast_tokenizer": "transformers chooses the tokenizer's kind",
+    "--overwrite_cache": "preprocessed data sets are never cached on disk",
+    "--pad_to_max_length": "prompts are never padded to a maximum length",
+    "--use_fast_tokenizer": "transformers chooses the type of tokenizer",
     "--use_auth_token": "the hub library uses its own login",
     "--disable_wandb": "nothing is logged to wandb unless --report_to says so",
 }
-"""Arguments of upstream's that ask for what is always so here; they are taken off the command line with a note."""
+"""Upstream arguments that ask for what is always done here; they are removed from the command line with a note."""
 
 ONE_AFTER_THE_OTHER = (
     "one context after the other is two commands: distill.py --context_file A ..., then distill.py --context_file B "
@@ -42,7 +42,7 @@ ONE_AFTER_THE_OTHER = (
     "teaches"
 )
 REMOVED = {"--stage_teacher": ONE_AFTER_THE_OTHER, "--context_schedule sequential": ONE_AFTER_THE_OTHER}
-"""Arguments, some with a value, that there are no longer, and what does the same."""
+"""Arguments that were removed, some only with a certain value, and what to use instead."""
 
 
 class OneLineParser(HfArgumentParser):
@@ -50,7 +50,7 @@ class OneLineParser(HfArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._action_groups.sort(key=lambda group: group.title == UPSTREAM)  # the last to be shown
+        self._action_groups.sort(key=lambda group: group.title == UPSTREAM)  # shown last
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing usage and exiting."""
@@ -58,11 +58,11 @@ class OneLineParser(HfArgumentParser):
 
     @cached_property
     def rules(self) -> dict[str, Rules]:
-        """Those of each flag, inherited ones too."""
+        """The rules of each flag, including inherited flags."""
         return {name: rules for group in self.dataclass_types for name, (_, rules) in flags_of(group).items()}
 
     def _parse_dataclass_field(self, parser: ArgumentParser, field: Field[Any]) -> None:
-        """Add a flag to the group of its dataclass, or to that which its own metadata names. Its help says what it needs."""
+        """Add a flag to the group of its dataclass, or to the group in its metadata, and say in its help what it requires."""
         metadata = dict(field.metadata)
         metadata.pop("rules", None)
         title = metadata.pop("group", None)
@@ -85,21 +85,21 @@ def read(
     """Read the command line.
 
     Args:
-        more_defaults: of the values, and of the names of the arguments that are written on the command line, gives defaults that
-            depend on them, and values of other arguments that they imply.
+        more_defaults: takes the values and the names of the arguments on the command line; returns the defaults that depend on
+            them, and the values of other arguments that they imply.
 
     Returns:
-        The value of each argument, and of those whose value is not the default.
+        The value of each argument, and the values that differ from the default.
 
     Raises:
-        InputError: an argument is unknown, given twice, of the wrong kind, or not usable as a value.
+        InputError: an argument is unknown or given twice, or its value has the wrong type or is invalid.
     """
     words = modern(sys.argv[1:] if argv is None else argv)
     for word in words:
         try:
             word.encode()
-        except UnicodeEncodeError as error:  # Python keeps other bytes as half surrogates, which nothing can write
-            raise InputError(f"{word!a}: is not UTF-8; write it in that encoding") from error
+        except UnicodeEncodeError as error:  # Python keeps other bytes as lone surrogates, which cannot be encoded
+            raise InputError(f"{word!a}: is not UTF-8; use that encoding") from error
     parser = OneLineParser(list(groups), description=description, usage="%(prog)s [--argument value ...]", allow_abbrev=False)
     with _in_one_line():
         namespace, unknown = parser.parse_known_args(words)
@@ -107,7 +107,7 @@ def read(
         names = [name for action in parser._actions for name in action.option_strings]
         near = difflib.get_close_matches(unknown[0].split("=")[0], names, n=1, cutoff=0.8)
         name = unknown[0].split("=")[0] if unknown[0].startswith("--") else unknown[0]  # a value may be a secret
-        raise InputError(f"{name}: no such argument; " + (f"is {near[0]} meant?" if near else "see --help"))
+        raise InputError(f"{name}: no such argument; " + (f"did you mean {near[0]}?" if near else "see --help"))
     written, values = written_arguments(parser, words), vars(namespace)
     defaults = {name: parser.get_default(name) for name in values}
     if more_defaults is not None:
@@ -120,10 +120,10 @@ def read(
 
 
 def make(groups: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """One instance of each group, from the arguments' values.
+    """One instance of each group, built from the arguments' values.
 
     Raises:
-        InputError: an argument is out of range, or arguments do not go together.
+        InputError: an argument is out of range, or arguments contradict each other.
     """
     with _in_one_line():
         return tuple(group(**{f.name: values[f.name] for f in fields(group) if f.init and f.name in values}) for group in groups)
@@ -131,17 +131,17 @@ def make(groups: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...]:
 
 @contextmanager
 def _in_one_line() -> Iterator[None]:
-    """Context: what transformers' own checks of TrainingArguments raise becomes an `InputError`."""
+    """Context: errors that transformers raises when it checks TrainingArguments become `InputError`s."""
     try:
         yield
     except InputError:
         raise
     except (ValueError, ImportError) as error:
-        raise InputError(f"the arguments do not go together: {' '.join(str(error).split())}; see --help") from error
+        raise InputError(f"the arguments contradict each other: {' '.join(str(error).split())}; see --help") from error
 
 
 def modern(argv: Sequence[str]) -> list[str]:
-    """The command line with old names replaced and obsolete arguments (and their value, if any) taken off, with a note.
+    """The command line with old names replaced and obsolete arguments (and their values, if any) removed, with a note.
 
     Raises:
         InputError: an argument is one of `REMOVED`.
@@ -164,10 +164,10 @@ def modern(argv: Sequence[str]) -> list[str]:
 
 
 def written_arguments(parser: HfArgumentParser, words: Sequence[str]) -> Collection[str]:
-    """The names of the arguments that stand on the command line.
+    """The names of the arguments on the command line.
 
     Raises:
-        InputError: one stands there twice, under the same or another of its names: it would silently count once.
+        InputError: one is given twice, under the same name or an alias: all but one value would be silently ignored.
     """
     seen: dict[str, str] = {}
     for word in words:
@@ -176,6 +176,6 @@ def written_arguments(parser: HfArgumentParser, words: Sequence[str]) -> Collect
         if action is None:
             continue
         if action.dest in seen:
-            raise InputError(f"{name}: given twice (before as {seen[action.dest]}); leave one out")
+            raise InputError(f"{name}: given twice (earlier as {seen[action.dest]}); drop one of them")
         seen[action.dest] = name
     return seen

@@ -17,7 +17,7 @@ from llmft.arguments.self_study import SelfStudyArguments
 
 @dataclass
 class Config:
-    """The arguments of a run by group; a script leaves the groups that it does not have None."""
+    """The arguments of a run by group; groups that a script does not have are None."""
 
     model: ModelArguments
     data: DataArguments
@@ -36,7 +36,7 @@ class Config:
 
     @classmethod
     def of(cls, groups: Iterable[Any]) -> Config:
-        """The config that holds these groups."""
+        """The config made of these groups."""
         kinds = get_type_hints(cls)
         return cls(**{name: group for group in groups for name, kind in kinds.items() if isinstance(group, kind)})
 
@@ -47,11 +47,11 @@ class Config:
 
     @property
     def by_document(self) -> bool:
-        """Whether each row is asked behind a document of its own, or its chunk of one."""
+        """Whether each row is asked after its own document or chunk."""
         return self.context.reads("document") or (self.cuts and self.context.reads("file"))
 
     @property
     def groups(self) -> dict[str, Any]:
-        """Name of the dataclass -> group, as records list them."""
+        """Name of the dataclass -> group, as listed in records."""
         values = (getattr(self, field.name) for field in fields(self))
         return {type(group).__name__: group for group in values if group is not None}

@@ -1,4 +1,4 @@
-"""What stands in front of a query, and how answers in words are written."""
+"""What comes before a query, and how text answers are generated."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from llmft.arguments.flags import flag
 from llmft.errors import InputError
 
 READ = ("--context file|document|dialogue", "--train_on document", "--document_column")
-"""What reads files of text."""
+"""Settings that read text files."""
 CONTEXTS = ("demonstrations", "instruction", "label", "file", "document", "dialogue", "none")
 TEXT = "text"
 
 
 class ContextFile(NamedTuple):
-    """A file of text for a context.
+    """A text file for a context.
 
     Attributes:
-        name: what rows call it.
-        path: where it lies.
-        flag: the flag that it comes by, for messages.
+        name: the name that rows use for it.
+        path: its location.
+        flag: the flag that it was given with, for messages.
     """
 
     name: str
@@ -31,50 +31,50 @@ class ContextFile(NamedTuple):
 
     @property
     def head(self) -> str:
-        """What stands in front of its text: its name, where it comes from a folder."""
+        """What comes before its text: its name, if it is from a folder."""
         return f"{self.name}\n" if self.flag == "--context_dir" else ""
 
 
 def files_of(names: str | None) -> list[str]:
-    """The names that a flag gives, comma between."""
+    """The names in a comma-separated flag."""
     return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
 def names_documents(context: str, document_column: str | None) -> bool:
-    """Whether the files of --context_file are the documents that rows name by --document_column.
+    """Whether the files of --context_file are the documents that rows name in --document_column.
 
     Args:
-        context: the value of --context; "" where a script has none.
+        context: the value of --context; "" if a script has no such flag.
     """
     return document_column is not None and not {"file", "dialogue"} & {*files_of(context)}
 
 
 def files_in(folder: Path, globs: str) -> list[Path]:
-    """The files of a folder that one of the patterns fits, comma between, by their paths; none whose name, or that of a folder
-    it is in, begins with a dot."""
+    """The files of a folder that match one of the comma-separated patterns, sorted by path. Files and folders whose names begin
+    with a dot are skipped."""
     paths = {path for pattern in files_of(globs) for path in folder.glob(pattern) if path.is_file()}
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 @dataclass
 class DocumentArguments(Checked):
-    """Files of text that queries are about."""
+    """Text files that queries are about."""
 
     _argument_group_name = "context"
 
     context_file: str | None = flag(
-        "File whose text stands in front of the query, or one for each of --num_contexts, comma between; of --context dialogue a "
-        "jsonl of earlier turns (`role`, `content`); of --context document the documents that rows name by --document_column.",
+        "File whose text comes before the query, or one for each of --num_contexts (comma-separated). With --context dialogue, a "
+        "jsonl of earlier turns (`role`, `content`); with --context document, the documents that --document_column refers to.",
         kind="path",
         needs=READ,
     )
     context_dir: str | None = flag(
-        "Folder of documents, each with its path in front, by which rows name it; of --context file all of them are one text.",
+        "Folder of documents. Each is preceded by its path, which rows use as its name; with --context file all form one text.",
         kind="path",
         needs=READ,
     )
     context_glob: str = flag(
-        "Which files of --context_dir, as Python's glob writes it; several with commas between.",
+        "Which files of --context_dir to read: patterns of Python's glob (comma-separated).",
         "**/*",
         needs="--context_dir",
         names_run=False,
@@ -83,127 +83,131 @@ class DocumentArguments(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.context_dir is not None and self.context_file is not None:
-            raise InputError(f"--context_dir {self.context_dir}: does not go with --context_file; leave one of them out")
+            raise InputError(f"--context_dir {self.context_dir}: cannot be combined with --context_file; drop one of them")
 
     @property
     def context_files(self) -> list[ContextFile]:
-        """The files of --context_file in their order, or those of --context_dir by their paths.
+        """The files of --context_file in the order given, or those of --context_dir sorted by path.
 
         Raises:
-            InputError: the folder has none.
+            InputError: the folder does not exist or has no matching file.
         """
         if self.context_dir is None:
             return [ContextFile(Path(name).name, name) for name in files_of(self.context_file)]
         folder, shown = Path(self.context_dir), f"--context_dir {self.context_dir}"
         if not folder.is_dir():
-            raise InputError(f"{shown}: no such folder; name one with documents")
+            raise InputError(f"{shown}: no such folder; name a folder of documents")
         paths = files_in(folder, self.context_glob)
         if not paths:
-            raise InputError(f"{shown}: --context_glob {self.context_glob} fits no file in it; give another, as **/*.md")
+            raise InputError(f"{shown}: --context_glob {self.context_glob} matches no file in it; use another, such as **/*.md")
         return [ContextFile(path.relative_to(folder).as_posix(), str(path), "--context_dir") for path in paths]
 
     @property
     def texts(self) -> list[list[ContextFile]]:
-        """The files of each text of --context file: one of --context_file, all of --context_dir."""
+        """The files of each text of --context file: one file of --context_file, or all files of --context_dir."""
         return [self.context_files] if self.context_dir else [[file] for file in self.context_files]
 
     @property
     def contexts(self) -> tuple[str, ...]:
-        """The kinds of context asked for: none where a script has no --context."""
+        """The requested kinds of context: none if a script has no --context."""
         return ()
 
     def reads(self, kind: str) -> bool:
-        """Whether a context of this kind stands in front of a query."""
+        """Whether a context of this kind comes before a query."""
         return kind in self.contexts
 
 
 @dataclass
 class ContextArguments(DocumentArguments):
-    """What stands in front of a query."""
+    """What comes before a query."""
 
     context: str = flag(
-        "What is read in front of the query, comma between: `demonstrations` (--num_shots), `instruction` (--instruction), "
-        "`file` (--context_file), `document` (that of the query), `dialogue` (earlier turns, --context_file), `label` (the "
-        "query's right label, in --label_pattern); or `none`. Default: demonstrations; of tasks about documents, document.",
+        "What comes before the query (comma-separated): `demonstrations` (--num_shots), `instruction` (--instruction), "
+        "`file` (--context_file), `document` (the query's own), `dialogue` (earlier turns, --context_file), `label` (the "
+        "query's correct label, in --label_pattern); or `none`. Default: demonstrations; for tasks about documents, document.",
         "demonstrations",
     )
     instruction: str | None = flag(
-        "A text, or a file with one; default: the task's own, where it has one.",
+        "A text, or a file that contains it; default: the task's own instruction, if it has one.",
         kind="text or path",
         needs="--context instruction",
     )
 
     @property
     def contexts(self) -> tuple[str, ...]:
-        """The kinds of context asked for."""
+        """The requested kinds of context."""
         return tuple(name.strip() for name in self.context.split(","))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         names = self.contexts
         if {*names} - {*CONTEXTS} or len({*names}) < len(names) or ("none" in names and len(names) > 1):
-            raise InputError(f"--context {self.context}: give one or more of {', '.join(CONTEXTS)}, comma between, each once")
+            raise InputError(f"--context {self.context}: choose from {', '.join(CONTEXTS)} (comma-separated, each once)")
         for kind in ("file", "dialogue"):
             if self.reads(kind) and self.context_file is None and (self.context_dir is None or kind == "dialogue"):
                 raise InputError(f"--context {kind}: name the file with --context_file")
         if self.reads("file") + self.reads("dialogue") + self.reads("document") > 1:
-            raise InputError(f"--context {self.context}: --context_file can be one of file, document and dialogue; choose one")
+            raise InputError(f"--context {self.context}: --context_file can be only one of file, document and dialogue")
 
 
 @dataclass
 class ChunkArguments(Checked):
-    """How documents are cut that are too long to be read at once."""
+    """How documents that are too long to be read at once are cut into chunks."""
 
     _argument_group_name = "chunks of documents"
 
     chunk_tokens: int | None = flag(
-        "Cut documents into chunks of at most so many tokens; a query is asked behind the one that its column `chunk` names, or "
-        "whose words fit it best. Default: a document is read whole.",
+        "Cut documents into chunks of at most this many tokens. A query is asked after the chunk in its `chunk` column, or else "
+        "after the best match by words. Default: documents are read whole.",
         at_least=8,
         needs="--context file|document",
         answers=TEXT,
     )
     chunk_overlap: int | None = flag(
-        "Tokens at most that a chunk shares with the one before, fewer than half of --chunk_tokens; default: a tenth of these.",
+        "Maximum overlap of a chunk with the previous one, in tokens, less than half of --chunk_tokens; default: a tenth of it.",
         at_least=0,
         needs="--chunk_tokens",
         answers=TEXT,
     )
     chunk_neighbours: int = flag(
-        "So many chunks on either side are read along with a query's own.", 0, at_least=0, needs="--chunk_tokens", answers=TEXT
+        "Number of neighbouring chunks on each side that are read together with the query's own.",
+        0,
+        at_least=0,
+        needs="--chunk_tokens",
+        answers=TEXT,
     )
 
     @property
     def overlap(self) -> int:
-        """Tokens that chunks share."""
+        """Overlap of chunks in tokens."""
         return self.chunk_tokens // 10 if self.chunk_overlap is None else self.chunk_overlap
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.chunk_tokens is not None and 2 * self.overlap >= self.chunk_tokens:
             raise InputError(
-                f"--chunk_overlap {self.chunk_overlap}: must be fewer than half of --chunk_tokens {self.chunk_tokens}; give less"
+                f"--chunk_overlap {self.chunk_overlap}: must be less than half of --chunk_tokens {self.chunk_tokens}; lower it"
             )
 
 
 @dataclass
 class WritingArguments(Checked):
-    """How a model writes answers."""
+    """How a model generates answers."""
 
-    _argument_group_name = "answers in words"
+    _argument_group_name = "text answers"
 
-    max_new_tokens: int = flag("An answer has at most so many tokens.", 64, at_least=1, answers=TEXT)
+    max_new_tokens: int = flag("Maximum length of an answer in tokens.", 64, at_least=1, answers=TEXT)
     generation_temperature: float = flag(
-        "Temperature at which answers are sampled; 0: the most probable token each time.", 0.0, at_least=0, answers=TEXT
+        "Temperature at which answers are sampled; 0: always the most probable token.", 0.0, at_least=0, answers=TEXT
     )
     stop: str | None = flag(
-        r"Text that ends an answer, or several, `|` between; \n and \t mean newline and tab. Default: where demonstrations are "
-        "shown in a pattern, what stands behind an answer there.",
+        r"Text that ends an answer, or several separated by `|`; \n and \t mean newline and tab. Default: if demonstrations are "
+        "shown in a pattern, the text that follows an answer there.",
         answers=TEXT,
     )
 
     evaluate_elsewhere: bool = flag(
-        "Report how far a trained model is from the model before on prompts that have nothing to do with the context.",
+        "Report how far the trained model has moved from the original one on prompts unrelated to the context.",
         True,
         names_run=False,
         evaluation="refused",
@@ -212,10 +216,10 @@ class WritingArguments(Checked):
 
     @property
     def stops(self) -> tuple[str, ...] | None:
-        """The texts of --stop as they are written; None where it is not given."""
+        """The texts of --stop as given; None without --stop."""
         return None if self.stop is None else tuple(self.stop.split("|"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.stop is not None and not all(self.stops):
-            raise InputError(f"--stop {self.stop}: a part is empty, which stands in every answer; put text in front of each |")
+            raise InputError(f"--stop {self.stop}: a part is empty, so it matches any answer; put text on both sides of |")

@@ -1,4 +1,4 @@
-"""The DeepSpeed config that --deepspeed names, and how DeepSpeed starts on a CPU."""
+"""The DeepSpeed config given by --deepspeed, and how DeepSpeed starts on a CPU."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ CONFIGS = Path(__file__).parents[2] / "deepspeed_configs"
 
 
 def find_config(name: str) -> str:
-    """The file that `--deepspeed name` means: that path, else a config of the project by its name, with `.json` or without. A
-    config itself, as JSON, is what it is.
+    """The file meant by `--deepspeed name`: that path, or else a config of this project by its name, with or without `.json`. A
+    config given as JSON is returned as it is.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
     """
     if name.startswith("{"):
         return name
@@ -29,15 +29,15 @@ def find_config(name: str) -> str:
 
 
 def zero_stage(config: str | dict[str, Any]) -> int:
-    """The ZeRO stage of a config, as JSON too, or of the file with one; DeepSpeed's own default is 0."""
+    """The ZeRO stage of a config, given as an object, as JSON or as a file; DeepSpeed's own default is 0."""
     settings = read_json("deepspeed", config) if isinstance(config, str) else config
     return settings.get("zero_optimization", {}).get("stage", 0)
 
 
 def keep_off_the_compiler() -> None:
-    """Have ranks on one CPU talk as torch has them talk. DeepSpeed would compile a way of its own at each machine's first start,
-    which only its tensor-parallel inference uses: it takes a minute, waits for ever for a start that was killed meanwhile, and
-    leaves 70 MB of shared memory a rank behind."""
+    """Make ranks on one CPU communicate through torch. DeepSpeed would compile its own communication at the first start on each
+    machine, although only its tensor-parallel inference uses it: this takes a minute, waits forever if an earlier compilation was
+    killed, and leaks 70 MB of shared memory per rank."""
     import deepspeed.ops
     from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
 

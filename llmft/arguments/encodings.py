@@ -1,4 +1,4 @@
-"""The bytes of a file: unpacked, named for what they are, and decoded. Text is UTF-8 and nothing else is guessed."""
+"""The bytes of a file: unpacked, identified, and decoded. Text is UTF-8; no other encoding is guessed."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import zipfile
 from pathlib import Path
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-"""Endings of packed files that are read as what they hold."""
+"""Endings of compressed files that are read as their content."""
 SAVE_AS_TABLE = "save it as csv in UTF-8"
 KINDS = (
-    (b"PAR1", "a parquet file", "let its name end in .parquet"),
-    (b"\x1f\x8b", "packed by gzip", "let its name end in .gz"),
-    (b"BZh9", "packed by bzip2", "let its name end in .bz2"),
-    (b"\xfd7zXZ\x00", "packed by xz", "let its name end in .xz"),
+    (b"PAR1", "a parquet file", " .parquet"),
+    (b"\x1f\x8b", "packed by gzip", " .gz"),
+    (b"BZh9", "packed by bzip2", " .bz2"),
+    (b"\xfd7zXZ\x00", "packed by xz", " .xz"),
     (b"\x28\xb5\x2f\xfd", "packed by zstd", "unpack it"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (xls)", SAVE_AS_TABLE),
     (b"\x93NUMPY", "a numpy array", SAVE_AS_TABLE),
     (b"ARROW1", "an Arrow (feather) file", "write it with pandas' to_parquet"),
-    (b"\xff\xff\xff\xff", "an Arrow stream, as save_to_disk writes it", "write it with the data set's to_parquet"),
+    (b"\xff\xff\xff\xff", "an Arrow stream, as written by save_to_disk", "write it with the data set's to_parquet"),
     (b"\x89HDF", "an HDF5 file", SAVE_AS_TABLE),
     (b"SQLite format 3\x00", "an SQLite database", SAVE_AS_TABLE),
     (b"%PDF", "a PDF", "save it as text in UTF-8"),
-    (b"version https://git-lfs", "a Git LFS pointer in place of the file", "run git lfs pull"),
+    (b"version https://git-lfs", "a Git LFS pointer instead of the file", "run git lfs pull"),
 )
-"""First bytes, what such a file is, and what to do."""
+"""First bytes, the kind of file that they indicate, and the remedy."""
 WIDE = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
 
 class WrongFile(ValueError):
-    """A file is sound and is not what its name says. The message ends with the remedy."""
+    """A file is intact but not of the type that its name says. The message ends with the remedy."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a file, unpacked where its ending says it is packed.
+    """The bytes of a file, unpacked if its ending says that it is compressed.
 
     Raises:
         OSError, EOFError, lzma.LZMAError, zlib.error: it cannot be read or unpacked.
@@ -54,7 +54,7 @@ def decode(data: bytes) -> str:
     """The text of a file in UTF-8, without a byte order mark; line ends stay as they are.
 
     Raises:
-        WrongFile: it is no text, or not in UTF-8.
+        WrongFile: it is not text, or not in UTF-8.
     """
     if what := kind_of(data):
         raise WrongFile("it is {}; {}".format(*what))
@@ -69,12 +69,12 @@ def decode(data: bytes) -> str:
 
 
 def kind_of(data: bytes) -> tuple[str, str] | None:
-    """What a file is by its first bytes, and the remedy; None where nothing speaks against text."""
+    """The kind of a file according to its first bytes, and the remedy; None if it may be text."""
     if data.startswith(b"PK\x03\x04"):
         return _kind_of_zip(data)
     encoding = next((name for mark, name in WIDE if data.startswith(mark)), None)
     head = data[:400]
-    if encoding is None and max(head[0::2].count(0), head[1::2].count(0)) * 20 > len(head) * 9 > 70:  # ASCII in two bytes each
+    if encoding is None and max(head[0::2].count(0), head[1::2].count(0)) * 20 > len(head) * 9 > 70:  # ASCII stored in two bytes
         encoding = "UTF-16"
     for start, name, remedy in KINDS:
         if data.startswith(start):

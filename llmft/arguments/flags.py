@@ -1,4 +1,4 @@
-"""A command-line flag as a field of a dataclass, with the rules that the flag keeps."""
+"""A command-line flag as a field of a dataclass, with the rules for its values."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from dataclasses import dataclass, field
 from typing import Any
 
 UPSTREAM = "upstream's names"
-"""Group of `--help` for flags that only say what others say, too."""
+"""Group of `--help` for flags that duplicate others."""
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""Bytes of a file's or folder's name, and of a path, that systems take."""
+"""Maximum bytes of a file or folder name, and of a path."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a flag's value may be, and what the flag is to a run. `llmft.arguments.checks` enforces them on all values but the
-    default.
+    """Which values a flag accepts, and what role it plays in a run. `llmft.arguments.checks` enforces them on all values except
+    the default.
 
     A condition is written as on the command line: `--use_adapter --adapter_type lora|parallel` (both flags, the second with one
-    of two values), `--num_contexts 2+` (2 or more), `--deepspeed` (any value, or on). A flag that takes several values, comma
-    between, has each of them.
+    of two values), `--num_contexts 2+` (2 or more), `--deepspeed` (any value, or switched on). A comma-separated flag matches
+    each of its values.
 
     Attributes:
-        needs: the flag is read only under this condition, or under one of several. A condition on a flag that a script does not
-            have does not count there.
-        excludes: condition that the flag does not go with -> why not, for the message.
-        exempt: values that go with all of these.
+        needs: conditions of which one must hold for the flag to have an effect. Conditions on flags that a script does not have
+            are ignored.
+        excludes: condition that the flag cannot be combined with -> the reason, for the message.
+        exempt: values to which `excludes` does not apply.
         at_least, above, below: limits of a number.
-        or_value: a number outside of the limits that has a meaning of its own.
-        hint: what the message says behind the limits.
-        supported: whether another value than the default is.
-        may_be_empty: whether a text may be.
-        kind: `value`; `path` of a file or folder whose content matters (or the name of a model on the hub); `folder` where things
-            are kept; `text or path`; `json`, an object or the file of one; `steps`, a number of steps, or a share of all below
-            1; `secret`.
-        names_run: whether the value is part of a run's name; default: by the kind. What is not either changes no result, or
-            `pipelines.run_identity` puts the content in the name.
+        or_value: a number outside the limits that has a special meaning.
+        hint: text that the message adds after the limits.
+        supported: whether values other than the default are supported.
+        may_be_empty: whether a text may be empty.
+        kind: `value`; `path` of a file or folder whose content matters (or the name of a model on the hub); `folder` for
+            storage; `text or path`; `json`, an object or a file with one; `steps`, a number of steps, or a fraction of all
+            steps if below 1; `secret`.
+        names_run: whether the value is part of a run's name; default: depends on the kind. A value that is not part of it
+            either changes no result, or `pipelines.run_identity` adds its content to the name.
         evaluation: what eval.py does with it: `read`, `ignored` (upstream's sweeps pass it), or `refused`.
-        answers: the kind of answers (`Task.answer`) that it is about; None for any.
+        answers: the kind of answers (`Task.answer`) that the flag is for; None for any.
     """
 
     needs: tuple[str, ...] = ()
@@ -70,10 +70,10 @@ def flag(
     """A field with a help text and a default.
 
     Args:
-        choices: all values that it may have.
+        choices: the allowed values.
         aliases: other names of the flag.
-        group: its group in `--help`, where that is not its dataclass's.
-        rules: fields of `Rules`; a single condition may be given as text, excluded for a reason that is plain.
+        group: its group in `--help`, if it differs from its dataclass's.
+        rules: fields of `Rules`; a single condition may be given as a string, an exclusion then has no reason in its message.
     """
     if isinstance(rules.get("needs"), str):
         rules["needs"] = (rules["needs"],)
@@ -87,7 +87,7 @@ def flag(
 
 
 def flags_of(group: type) -> dict[str, tuple[dataclasses.Field[Any], Rules]]:
-    """The flags of a dataclass: name -> its field and rules. Those of fields that it inherits from a library stand in its table
+    """The flags of a dataclass: name -> its field and rules. The rules of fields inherited from a library are in its table
     `INHERITED`."""
     inherited = getattr(group, "INHERITED", {})
     return {
@@ -98,7 +98,7 @@ def flags_of(group: type) -> dict[str, tuple[dataclasses.Field[Any], Rules]]:
 
 
 def paths_named(groups: Sequence[type], values: Mapping[str, Any]) -> list[str]:
-    """Whatever the values of flags name as files or folders whose content matters, or as models on the hub."""
+    """All files or folders whose content matters, and all models on the hub, that the values of flags name."""
     names: dict[str, None] = {}
     for group in groups:
         for name, (_, rules) in flags_of(group).items():
@@ -109,11 +109,11 @@ def paths_named(groups: Sequence[type], values: Mapping[str, Any]) -> list[str]:
 
 
 def may_be_path(text: str) -> bool:
-    """Whether a system takes a text as a path; it would refuse to look at a long one."""
+    """Whether a text can be a path; the system would raise an error for one that is too long."""
     sizes = [len(os.fsencode(part)) for part in text.split("/")]
     return bool(text) and "\0" not in text and max(sizes) <= LONGEST_NAME and sum(sizes) + len(sizes) <= LONGEST_PATH
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """The value of a flag that is not given."""
+    """The default value of a flag."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -1,4 +1,4 @@
-"""What context distillation minimises, as a small set of checked choices; flags are checked before torch is loaded."""
+"""The loss of context distillation, as a few checked choices; flags are checked before torch is loaded."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Objective(Checked):
     the support; for the divergences see `distillation/divergences.py`.
 
     Raises:
-        InputError: a value is out of range, or is given where nothing reads it.
+        InputError: a value is out of range, or is set where it has no effect.
     """
 
     support: str = flag(
-        "What the distributions are over: `labels` alone, `labels_rest` (and one bucket for all other tokens), `topk` (the "
-        "teacher's k largest and one bucket), `vocab`; of answers in words also `sampled`: the answer's own tokens, which is a "
-        "cross-entropy. Default: labels; of answers in words topk.",
+        "What the distributions are over: `labels` only, `labels_rest` (labels and one bucket for all other tokens), `topk` (the "
+        "teacher's k most probable tokens and one bucket), `vocab`; for text answers also `sampled`: the answer's own tokens, "
+        "which makes it a cross-entropy. Default: labels; for text answers topk.",
         "labels",
         choices=SUPPORTS,
         needs=SOFT,
         excludes={ON_POLICY: "teacher and student are compared on the student's likeliest tokens"},
         exempt=("topk",),
     )
-    topk: int = flag("How many tokens of the teacher's.", 50, at_least=1, needs="--support topk")
+    topk: int = flag("Number of the teacher's most probable tokens.", 50, at_least=1, needs="--support topk")
     divergence: str = flag(
         "`forward` KL(teacher || student), `reverse` KL(student || teacher), or `jsd`. Default: forward; reverse with "
         "--answers student.",
@@ -53,15 +53,15 @@ class Objective(Checked):
         needs="--divergence jsd",
     )
     temperature: float = flag(
-        "Temperature of teacher and student in the loss, which is multiplied by its square.",
+        "Temperature of teacher and student in the loss; the loss is multiplied by its square.",
         1.0,
         above=0,
         needs=SOFT,
         excludes=SAMPLED,
     )
     ce_weight: float = flag(
-        "Weight of the cross-entropy that is added: with gold labels, which the queries must have; of answers in words with the "
-        "tokens of --answers.",
+        "Weight of an added cross-entropy: with the gold labels, which the queries must have; for text answers, with the tokens "
+        "of --answers.",
         0.0,
         at_least=0,
         needs=SOFT,

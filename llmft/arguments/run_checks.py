@@ -1,4 +1,4 @@
-"""What transformers would find out late, in other words, or never: DeepSpeed's config, devices, ranks, optimizers, schedules."""
+"""Checks that transformers makes late, unclearly or never: DeepSpeed's config, devices, ranks, optimizers, schedules."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 SECTIONS = ("zero_optimization", "fp16", "bf16", "optimizer", "scheduler", "activation_checkpointing", "aio")
 PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
 NO_GPUS = ("", "-1", "NoDevFiles")
-"""Values of $CUDA_VISIBLE_DEVICES that ask for none; the last is Slurm's."""
+"""Values of $CUDA_VISIBLE_DEVICES that mean no GPU; the last is Slurm's."""
 SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], "trackio": ["trackio"]}
-"""Logging services, and the packages of which each needs one."""
+"""Logging services, and packages of which each needs any one."""
 
 
 def check_before(run: Any) -> None:
-    """Check the fields of a `RunArguments` as they were given, before transformers takes them up.
+    """Check the fields of a `RunArguments` as given, before transformers processes them.
 
     Raises:
         InputError: one cannot be used.
@@ -37,16 +37,16 @@ def check_before(run: Any) -> None:
         check_deepspeed(run.deepspeed)
     _check_devices(run)
     if run.eval_strategy == "steps" and run.eval_steps is None:
-        raise InputError("--eval_strategy steps: needs --eval_steps; add that")
+        raise InputError("--eval_strategy steps: needs --eval_steps; add it")
     if run.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
         raise InputError(
-            f"--lr_scheduler_type {run.lr_scheduler_type}: goes by an evaluation loss, which is not read; take another"
+            f"--lr_scheduler_type {run.lr_scheduler_type}: needs an evaluation loss, which is not computed; use another"
         )
     if run.push_to_hub and not run.save_final_model:
-        raise InputError("--push_to_hub: needs the trained weights, which --no_save_final_model drops; leave one of them out")
+        raise InputError("--push_to_hub: needs the trained weights, which --no_save_final_model discards; drop one of them")
     for service in run.report_to:
         if service not in ("none", *SERVICES):
-            raise InputError(f"--report_to {service}: no such service; give none, or some of: {', '.join(SERVICES)}")
+            raise InputError(f"--report_to {service}: no such service; use none, or any of {', '.join(SERVICES)}")
         if service in SERVICES and not any(importlib.util.find_spec(package) for package in SERVICES[service]):
             raise InputError(f"--report_to {service}: the package is not installed; pip install {service}")
     stage = None if run.deepspeed_stage is None else zero_stage(run.deepspeed)
@@ -55,17 +55,17 @@ def check_before(run: Any) -> None:
 
 
 def check_after(run: TrainingArguments) -> None:
-    """Check what transformers has made of the arguments; a process uses one GPU.
+    """Check the arguments after transformers has processed them; a process uses one GPU.
 
     Raises:
-        InputError: they do not fit together, or a package is missing.
+        InputError: they contradict each other, or a package is missing.
     """
     if run.n_gpu > 1:
-        say_note(f"one of {run.n_gpu} GPUs is used; start with torchrun or deepspeed to use more")
-        run._n_gpu = 1  # else transformers would split every batch between threads, and read more rows a step than asked for
+        say_note(f"only one of {run.n_gpu} GPUs is used; start with torchrun or deepspeed to use more")
+        run._n_gpu = 1  # else transformers splits batches between threads, and reads more rows per step than requested
     if run.deepspeed and run.hf_deepspeed_config.mismatches:
         names = "; ".join(mismatch.lstrip("- ") for mismatch in run.hf_deepspeed_config.mismatches)
-        raise InputError(f"--deepspeed {run.deepspeed}: does not agree with the arguments ({names}); write auto there")
+        raise InputError(f"--deepspeed {run.deepspeed}: contradicts the arguments ({names}); write auto there")
     if run.optim_args is not None or run.optim.value not in PLAIN_OPTIMIZERS:
         _check_optimizer(run)
     if run.lr_scheduler_kwargs or run.lr_scheduler_type.value.endswith(("min_lr", "decay")):
@@ -73,7 +73,7 @@ def check_after(run: TrainingArguments) -> None:
 
 
 def has_accelerator() -> bool:
-    """Whether there is a device for ranks to compute on, other than the CPU. A Mac's GPU is one for a single process only."""
+    """Whether ranks have a device other than the CPU to compute on. A Mac's GPU serves only a single process."""
     import torch
 
     return torch.accelerator.is_available() and (this_process().world_size == 1 or not torch.backends.mps.is_available())
@@ -81,12 +81,12 @@ def has_accelerator() -> bool:
 
 @contextmanager
 def meeting(run: TrainingArguments) -> Iterator[None]:
-    """Context: the ranks of a launch make their process group. SIGTERM ends them at once: there is nothing to save, and Python
-    would hear of it only when they have met.
+    """Context: the ranks of a launch create their process group. SIGTERM stops them at once: there is nothing to save, and Python
+    would handle it only after they have met.
 
     Raises:
-        InputError: they cannot meet, or accelerate, which decides what ranks compute together, takes this process for another
-            than its launcher does, which decides who writes.
+        InputError: they cannot meet, or the rank of this process differs between accelerate, which decides what ranks compute
+            together, and the launcher, which decides who writes.
     """
     import torch
 
@@ -102,19 +102,19 @@ def meeting(run: TrainingArguments) -> Iterator[None]:
     ranks = (run.process_index, run.world_size) if group.is_initialized() else None
     if ranks != (process.rank, process.world_size) and (ranks or process.world_size > 1):
         raise InputError(
-            f"RANK {process.rank}: is one of WORLD_SIZE {process.world_size} for its launcher, and rank {run.process_index} of "
-            f"{run.world_size} for accelerate; {REMEDY}"
+            f"RANK {process.rank}: is one of WORLD_SIZE {process.world_size} according to its launcher, but rank "
+            f"{run.process_index} of {run.world_size} according to accelerate; {REMEDY}"
         )
 
 
 def check_deepspeed(file: str) -> None:
-    """Check a DeepSpeed config as far as can be without a model; `auto` may stand anywhere.
+    """Check a DeepSpeed config as far as possible without a model; any value may be `auto`.
 
     Args:
         file: its name, or the config itself as JSON.
 
     Raises:
-        InputError: it cannot be read, or is no config.
+        InputError: it cannot be read, or is not a config.
     """
     config = read_json("deepspeed", file)
     for name in SECTIONS:
@@ -140,14 +140,14 @@ def _without_auto(value: Any) -> Any:
 
 
 def _check_devices(run: TrainingArguments) -> None:
-    """A GPU that is asked for must be there: a run that goes on without it takes days where hours were meant."""
+    """A requested GPU must exist: a run that continues without it takes days instead of hours."""
     import torch
 
     if torch.cuda.is_available() and not run.use_cpu:
         return
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # DeepSpeed's launcher sets it for CPUs, too
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # DeepSpeed's launcher sets it even for CPUs
     if not run.use_cpu and not launched() and visible not in NO_GPUS:
-        raise InputError(f"--use_cpu False: there is no GPU, and CUDA_VISIBLE_DEVICES={visible} asks for one; add --use_cpu")
+        raise InputError(f"--use_cpu False: there is no GPU, but CUDA_VISIBLE_DEVICES={visible} asks for one; add --use_cpu")
     for name in ("bf16", "tf32"):
         if getattr(run, name) and not (name == "bf16" and run.use_cpu):
             remedy = "add --use_cpu, or leave it out" if name == "bf16" else "leave it out"
@@ -155,7 +155,7 @@ def _check_devices(run: TrainingArguments) -> None:
     if run.ddp_backend in ("nccl", "xccl", "hccl"):
         raise InputError(f"--ddp_backend {run.ddp_backend}: there is no GPU to use; leave it out")
     if run.ddp_backend is not None and not launched():
-        raise InputError(f"--ddp_backend {run.ddp_backend}: is read only with several processes; start them, or leave it out")
+        raise InputError(f"--ddp_backend {run.ddp_backend}: has no effect without several processes; start them, or leave it out")
 
 
 def _check_optimizer(run: TrainingArguments) -> None:
@@ -164,11 +164,11 @@ def _check_optimizer(run: TrainingArguments) -> None:
     try:
         Trainer.get_optimizer_cls_and_kwargs(run)
     except ImportError as error:
-        raise InputError(f"--optim {run.optim.value}: needs a package that is not there ({error}); install it") from error
+        raise InputError(f"--optim {run.optim.value}: needs a package that is not installed ({error}); install it") from error
     except ValueError as error:
-        if run.optim_args is not None or run.optim.value == "adamw_anyprecision":  # others may need the model to say
+        if run.optim_args is not None or run.optim.value == "adamw_anyprecision":  # others may need the model to tell
             raise InputError(
-                f"--optim {run.optim.value}, --optim_args {run.optim_args}: cannot be used ({error}); give name=value, ..."
+                f"--optim {run.optim.value}, --optim_args {run.optim_args}: cannot be used ({error}); write name=value, ..."
             ) from error
 
 
@@ -186,6 +186,6 @@ def _check_schedule(run: TrainingArguments) -> None:
         )
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"--lr_scheduler_type {run.lr_scheduler_type.value}: --lr_scheduler_kwargs {run.lr_scheduler_kwargs} do not go with "
+            f"--lr_scheduler_type {run.lr_scheduler_type.value}: --lr_scheduler_kwargs {run.lr_scheduler_kwargs} do not fit "
             f"it ({error}); fix them"
         ) from error

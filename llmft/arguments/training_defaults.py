@@ -1,7 +1,7 @@
-"""Learning rate and epochs where the flags say nothing: by what is trained, for what, and on how many rows.
+"""Default learning rates and epochs, depending on the trained part, the method, and the number of rows.
 
-docs/defaults.md has the searches that the numbers come from. A task whose own model needs others has them in its entry of the
-task table. Rates are for AdamW. A run's name holds the values in force, so that a change here gives new names to new runs.
+docs/defaults.md describes the searches behind these numbers. A task whose own model needs others has them in its entry in the
+task table. Rates are for AdamW. A run's name includes the values in effect, so a change here gives new runs new names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 PAPER = {"learning_rate": 1e-5, "num_train_epochs": 40.0}
-"""Mosbach et al. 2023, Table 7: what ft.py uses for all weights. A record's `given` leaves these out."""
+"""Mosbach et al. 2023, Table 7: the values of ft.py for all weights. A record's `given` omits them."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class TrainingDefaults:
 
     Attributes:
         learning_rate: AdamW's peak rate.
-        rows_seen: rows that all epochs read together, a row counted each time it is read; infinite: `most_epochs` always.
-        most_epochs: the epochs that few rows are read in.
+        rows_seen: rows read in all epochs together, counting repeats; infinite: always `most_epochs`.
+        most_epochs: the maximum number of epochs, used if there are few rows.
     """
 
     learning_rate: float
@@ -30,11 +30,11 @@ class TrainingDefaults:
 
     @property
     def by_rows(self) -> bool:
-        """Whether the epochs depend on the rows."""
+        """Whether the number of epochs depends on the number of rows."""
         return self.rows_seen < math.inf
 
     def epochs(self, rows: int) -> int:
-        """Passes over so many rows: as many as it takes to read `rows_seen`, from 1 to `most_epochs`."""
+        """The number of passes over this many rows that it takes to read `rows_seen`, from 1 to `most_epochs`."""
         return math.ceil(min(max(self.rows_seen / max(rows, 1), 1), self.most_epochs))
 
 
@@ -42,7 +42,7 @@ Defaults = Mapping[str | None, TrainingDefaults]
 """Trained part -> how it is trained; None is all weights."""
 
 QUERIES_SEEN = 1536
-"""Queries that distillation reads in all epochs: 6 epochs over 256 queries, 4 over 384, 1 over 1536 or more."""
+"""Queries that distillation reads in all epochs together: 6 epochs over 256 queries, 4 over 384, 1 over 1536 or more."""
 
 PARTS = (
     (None, "all weights", 2e-5, TrainingDefaults(PAPER["learning_rate"])),
@@ -54,9 +54,9 @@ PARTS = (
     ("parallel-attn", "parallel adapters beside attention", 5e-4, TrainingDefaults(2e-4, most_epochs=80)),
     ("parallel-fc", "parallel adapters beside the feed-forward", 5e-4, TrainingDefaults(2e-4, most_epochs=80)),
     ("soft_prompt", "a soft prompt", 1e-2, TrainingDefaults(1e-2)),
-    ("cartridge", "a cartridge", 1e-3, TrainingDefaults(1e-2)),  # a distilled one starts as the context: little is left to learn
+    ("cartridge", "a cartridge", 1e-3, TrainingDefaults(1e-2)),  # distilled ones start as the context: little left to learn
 )
-"""Trained part, as `AdapterArguments.part` names it; what people call it; its rate in distillation; how it is fine-tuned."""
+"""Trained part (`AdapterArguments.part`); its name for users; its rate in distillation; its settings in fine-tuning."""
 
 PART_NAMES = {part: name for part, name, _, _ in PARTS}
 DISTILLATION: Defaults = {part: TrainingDefaults(rate, QUERIES_SEEN) for part, _, rate, _ in PARTS}

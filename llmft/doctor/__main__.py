@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     (flags,) = make((ModelArguments,), values)
     if given and flags.model_name_or_path is None:
         name, value = next(iter(given.items()))
-        raise InputError(f"--{name} {value}: is read only with --model_name_or_path; add that, or leave this out")
+        raise InputError(f"--{name} {value}: has no effect without --model_name_or_path; add it, or drop this flag")
     disable_progress_bar()
     console = plain_console()
     seen = Table(title="This machine", title_justify="left", show_header=False)

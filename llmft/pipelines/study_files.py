@@ -46,7 +46,7 @@ class StudyFiles:
                 f"--output_file {self.pairs}: is there already, and another command wrote it; name another file, or give "
                 "--overwrite_output_dir"
             )
-        print(f"finished before: {self.pairs} (--overwrite_output_dir does it again)")
+        print(f"already finished: {self.pairs} (--overwrite_output_dir runs it again)")
         return True
 
     def write(self, pairs: Sequence[dict[str, Any]], dropped: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:

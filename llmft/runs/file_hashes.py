@@ -1,7 +1,7 @@
-"""Hashes of whole files. Large ones are read once: their hash is kept in a folder of the user's, with what state they were in.
+"""Hashes of whole files. Large files are read once: their hash is cached in the user's cache folder, along with their state.
 
-As in git's index, a file that was changed within the last moments is not kept: it could be changed again without its times
-saying so. The kept hashes are a convenience alone: where the folder cannot be written to, files are read again each time.
+As in git's index, a file that has just been changed is not cached: it could change again without a change of its timestamps.
+The cache is only a convenience: if its folder is not writable, files are read again each time.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 SMALL = 1 << 20
-"""Bytes up to which a file is read each time."""
+"""Files of up to this many bytes are read each time."""
 CHUNK = 1 << 25
-"""Bytes that one thread hashes at a time; part of what a hash is."""
+"""Bytes that one thread hashes at a time; the hashes depend on it."""
 BLOCK = 1 << 20
 SETTLED_S = 2.0
-"""Age of a change from which file systems give a later one another time."""
+"""Age of a change after which file systems give a later change a different timestamp."""
 NOTED_S = 1.0
-"""Seconds of reading from which a note says so."""
+"""Reading that takes at least this many seconds is reported in a note."""
 VERSION = "file-hashes-1"
 
 
 def cache_dir() -> Path:
-    """Where hashes are kept: `LLMFT_CACHE_DIR`, else `llmft` in the user's folder for caches."""
+    """Where hashes are cached: `LLMFT_CACHE_DIR`, else `llmft` in the user's cache folder."""
     named = os.environ.get("LLMFT_CACHE_DIR")
     above = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return (Path(named) if named else Path(above) / "llmft") / VERSION
 
 
 def hash_files(files: Sequence[Path]) -> list[str]:
-    """The hash (64 hex digits) of the content of each file, all of it.
+    """The hash (64 hex digits) of the whole content of each file.
 
-    Where that takes longer than a moment, rank 0 shows a bar on a terminal, and a note with size and seconds.
+    If this takes longer than a moment, rank 0 shows a progress bar on a terminal, and a note with size and seconds.
 
     Raises:
         OSError: a file cannot be read.
@@ -68,7 +68,7 @@ def hash_files(files: Sequence[Path]) -> list[str]:
             hashes.append(_read(file, bar) if entry is None else _hash_large(file, entry, bar))
     seconds = time.monotonic() - started
     if unread and seconds >= NOTED_S:
-        again = f"; {cache_dir()} cannot be written to, so the next run reads them again"
+        again = f"; {cache_dir()} is not writable, so the next run reads them again"
         kept = os.access(cache_dir(), os.W_OK)
         say_note(f"hashed {unread / 1e6:,.0f} MB of model files in {seconds:.1f} s to name the run{'' if kept else again}")
     return hashes
@@ -78,7 +78,7 @@ def _hash_large(file: Path, entry: Path, bar: tqdm) -> str:
     kept = _kept(entry, file.stat())
     if kept is not None:
         return kept
-    with _alone(entry):  # the ranks of one launch ask at the same time: one reads, the others wait for it
+    with _alone(entry):  # the ranks of one launch get here at the same time: one reads, the others wait
         before = file.stat()
         kept = _kept(entry, before)
         if kept is not None:
@@ -93,7 +93,7 @@ def _hash_large(file: Path, entry: Path, bar: tqdm) -> str:
 
 
 def _read(file: Path, bar: tqdm) -> str:
-    """The hash of the hashes of a file's chunks, which threads make."""
+    """The hash of the hashes of a file's chunks, which threads compute."""
     handle = os.open(file, os.O_RDONLY)
     try:
         size = os.fstat(handle).st_size
@@ -117,7 +117,7 @@ def _read(file: Path, bar: tqdm) -> str:
 
 
 def _entry(file: Path) -> Path:
-    """Where the hash of a file is kept; one place for each path, so that a changed file leaves nothing behind."""
+    """Where the hash of a file is cached; one place for each path, so that a changed file leaves no stale entry."""
     return cache_dir() / f"{hashlib.sha256(os.fsencode(os.path.realpath(file))).hexdigest()[:40]}.json"
 
 
@@ -125,18 +125,18 @@ def _kept(entry: Path, state: os.stat_result) -> str | None:
     try:
         kept = json.loads(entry.read_text(encoding="utf-8"))
         return str(kept["hash"]) if kept["state"] == _state(state) else None
-    except (OSError, ValueError, KeyError, TypeError):  # none, or none of ours
+    except (OSError, ValueError, KeyError, TypeError):  # no entry, or not one of ours
         return None
 
 
 def _state(state: os.stat_result) -> list[int]:
-    """What changes with a file's content: nobody can set the time of the last change of its inode."""
+    """Values that change with a file's content: the change time of an inode (ctime) cannot be set by users."""
     return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
 
 
 @contextmanager
 def _alone(entry: Path) -> Iterator[None]:
-    """Context: no other process on this machine reads the same file; where there can be no lock, all do."""
+    """Context: no other process on this machine reads the same file. Without support for locks, all of them do."""
     with ExitStack() as stack:
         with suppress(OSError, InputError):
             entry.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""Whether this very command line has been finished before, found out without importing anything heavy: a sweep that is started
-again passes its finished runs in a fraction of a second each.
+"""Whether this exact command line has finished before, determined without heavy imports: a restarted sweep skips its finished
+runs in a fraction of a second each.
 
-A run's real name is the hash that `pipelines/run_identity.py` makes of all that can change its result, which takes torch and
-transformers. So a command that has ended leaves a note in `<output_dir>/.finished/`, under its words, folder, environment,
-devices and code: its runs, and what each file that it reads was like (size, times, inode) before it was read. Whatever has
-changed, or cannot be looked at, sends the command down the long way, which decides anew.
+A run's real name is the hash that `pipelines/run_identity.py` computes from everything that can change its result, which needs
+torch and transformers. So a finished command leaves a note in `<output_dir>/.finished/`, keyed by its arguments, folder,
+environment, devices and code: its runs, and the state (size, times, inode) of each file that it reads, taken before reading.
+If anything has changed or cannot be examined, the command takes the slow path, which decides again.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ ENVIRONMENT = re.compile(
     r"(LLMFT|ACCELERATE|CUDA|NVIDIA|ROCR|HIP|GPU|ZE|DS)_|SLURM_.*GPU|WANDB_PROJECT"
     r"|(HF_HOME|HF_HUB_CACHE|HUGGINGFACE_HUB_CACHE|XDG_CACHE_HOME|HOME)$"
 )
-"""Variables that can change a default, the devices that are there, or the place of the hub's cache."""
+"""Variables that can change a default, the available devices, or the location of the hub's cache."""
 DEVICES = re.compile(r"nvidia\d+|kfd|renderD\d+|accel\d+|davinci\d+")
-"""Names in /dev of what a run may compute on."""
+"""Names in /dev of devices that a run may compute on."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-"""What a name on the hub looks like."""
+"""Pattern of names on the hub."""
 MOST_FILES = 20_000
-"""A folder with more is not looked through."""
+"""A folder with more files is not examined."""
 PROJECT = Path(__file__).parents[2]
 
 
@@ -48,9 +48,9 @@ class Command:
     """A command line as it was when its process started.
 
     Attributes:
-        note: the file that holds, or would hold, its runs; None where there can be none: ranks of one launch must all go the
-            same way.
-        files: what it reads -> what that was like.
+        note: the file that holds, or would hold, its runs; None if there can be none: all ranks of one launch must take the
+            same path.
+        files: what it reads -> its state at that time.
     """
 
     note: Path | None = None
@@ -58,7 +58,7 @@ class Command:
 
     @classmethod
     def of(cls, argv: Sequence[str]) -> Command:
-        """A command line, with the script's name in front."""
+        """The command of these words; the first one is the script's name."""
         try:
             (output_dir,) = _output_dirs(argv) or [OUTPUT_DIR]
             code = [_state(PROJECT / "llmft"), _state(PROJECT / "deepspeed_configs")]
@@ -69,11 +69,11 @@ class Command:
             return cls()
 
     def reads(self, names: Iterable[str], caches: Iterable[str] = ()) -> None:
-        """Note what files, folders and models are like that the command is about to read.
+        """Record the state of the files, folders and models that the command is about to read.
 
         Args:
-            names: paths, whether there is anything or not, or names on the hub.
-            caches: folders where models of the hub lie, beside the usual one.
+            names: paths, existing or not, or names on the hub.
+            caches: folders with hub models, in addition to the default one.
         """
         try:
             if self.note is not None:
@@ -82,7 +82,7 @@ class Command:
             self.note = None
 
     def finished(self) -> bool:
-        """Whether all its runs are finished; says where their records are if they are."""
+        """Whether all its runs are finished; if so, prints where their records are."""
         try:
             noted = json.loads(self.note.read_text(encoding="utf-8")) if self.note else {}
             records = [Path(record) for record in noted.get("records", [])]
@@ -90,22 +90,22 @@ class Command:
                 return False
             if any(_state(Path(path)) != state for path, state in noted["files"].items()):
                 return False
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no note, or none of ours
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no note, or not one of ours
             return False
         for record in records:
             say_finished(record)
         return True
 
     def keep(self, records: Sequence[Path]) -> None:
-        """Note that its runs are these, and finished."""
+        """Record that these are its runs and that they are finished."""
         from llmft.runs.store import write_json
 
         if self.note and records and all((record / DONE).is_file() for record in records):
             try:
                 self.note.parent.mkdir(exist_ok=True)
                 write_json(self.note, {"records": list(map(str, records)), "files": self.files})
-            except OSError as error:  # the runs are finished all the same
-                say_note(f"{self.note} cannot be written ({error.strerror}); the command is not recognised early")
+            except OSError as error:  # the runs are finished nevertheless
+                say_note(f"{self.note} cannot be written ({error.strerror}); restarts of this command will not be skipped early")
 
 
 @cache
@@ -115,8 +115,8 @@ def process_command() -> Command:
 
 
 def say_finished(record: Path) -> None:
-    """What is printed of a run that is not done again."""
-    print(f"finished before: {record} (--overwrite_output_dir does it again)")
+    """Print the line about a run that is skipped because it is finished."""
+    print(f"already finished: {record} (--overwrite_output_dir runs it again)")
 
 
 def _output_dirs(argv: Sequence[str]) -> list[str]:
@@ -125,9 +125,9 @@ def _output_dirs(argv: Sequence[str]) -> list[str]:
 
 
 def _environment() -> list[object]:
-    """What of this machine and its variables can change a run's name."""
+    """Properties and variables of this machine that can change a run's name."""
     variables = {name: value for name, value in os.environ.items() if ENVIRONMENT.match(name)}
-    visible = variables.pop("CUDA_VISIBLE_DEVICES", None)  # a sweep gives any of them: their number counts
+    visible = variables.pop("CUDA_VISIBLE_DEVICES", None)  # a sweep may assign any of them: only their number matters
     hidden = ("", "-1", "NoDevFiles")
     shown = visible and len(list(takewhile(lambda device: device.strip() not in hidden, visible.split(","))))
     devices = sorted(name for name in os.listdir("/dev") if DEVICES.fullmatch(name)) if os.path.isdir("/dev") else []
@@ -135,28 +135,28 @@ def _environment() -> list[object]:
 
 
 def _with_bases(names: Iterable[str], caches: Iterable[str]) -> Iterator[Path]:
-    """What is read of these names, and where it would be read from if it were there."""
+    """The paths that are read for these names, including those that would be read if they existed."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     names = list(names)
-    for name in names:  # to which bases of adapters are added
+    for name in names:  # bases of adapters are appended below
         path = Path(name)
         yield path
-        if HUB_NAME.fullmatch(name):  # which commit a branch is at, as far as this machine knows
+        if HUB_NAME.fullmatch(name):  # the commit of a branch, as far as this machine knows
             yield from (Path(folder, f"models--{name}".replace("/", "--"), "refs") for folder in (HF_HUB_CACHE, *caches))
         if path.is_dir():
-            yield path.parent / "config.json"  # a run's model is called by it
+            yield path.parent / "config.json"  # the name of a run's model is in it
             base = base_named_in(path)
             if base is not None and base.name not in names:
                 names.append(base.name)
 
 
 def _state(path: Path) -> str:
-    """A hash that changes with the content of a file, of all files in a folder, or of a module and those beside it.
+    """A hash that changes with the content of a file, of all files in a folder, or of a module and the modules next to it.
 
     Raises:
-        OSError: something cannot be looked at.
-        ValueError: it is too much to look at.
+        OSError: something cannot be examined.
+        ValueError: there are too many files.
     """
     digest = hashlib.sha256(b"folder" if path.is_dir() else b"")
     for file in _files(path):

@@ -1,5 +1,5 @@
-"""The processes of one launch, and which of them this one is. Launchers say so in variables, from a program's first line on;
-this is the one place that reads them."""
+"""The processes of one launch, and which one this is. Launchers set variables that are available from a program's first line
+on; they are read only here."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ WORLD_SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_
 LOCAL_WORLD_SIZE = (
     "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE",
 )  # fmt: skip
-"""Variables of torchrun and deepspeed, then those of MPI's launchers that accelerate reads too; the first that is set counts."""
+"""Variables of torchrun and deepspeed, then those of MPI launchers that accelerate reads too; the first that is set counts."""
 MEETING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables by which ranks find each other."""
 NOT_DISTRIBUTED = "-1"
-"""A rank of this value means a plain start without others."""
+"""A rank with this value means a plain start of a single process."""
 PORT = "29500"
-"""Where ranks meet if no launcher says; torch's own default."""
-REMEDY = "start all processes by one launcher, torchrun or deepspeed"
+"""Where ranks meet if the launcher does not say; torch's own default."""
+REMEDY = "start all processes with one launcher, torchrun or deepspeed"
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process among those of its launch; the only one on a plain start."""
+    """A process of a launch; the only one on a plain start."""
 
     rank: int = 0
     local_rank: int = 0
@@ -42,23 +42,23 @@ class Process:
 
 
 def this_process() -> Process:
-    """This process, by its variables; a value that is no number, which `join_launch` refuses, counts as none."""
+    """This process, according to its variables; values that are not numbers, which `join_launch` refuses, count as unset."""
     return Process(_number(RANK) or 0, _number(LOCAL_RANK) or 0, _number(WORLD_SIZE) or 1)
 
 
 def launched() -> bool:
-    """Whether a launcher has started this process, be it the only one."""
+    """Whether a launcher has started this process, even if it is the only one."""
     return _set(WORLD_SIZE) is not None
 
 
 def join_launch(*, alone: bool) -> None:
-    """Check what the launcher says, and say it in torchrun's variables, which accelerate and DeepSpeed read on every device.
+    """Check the launcher's variables, and set torchrun's accordingly, which accelerate and DeepSpeed read on every device.
 
     Args:
-        alone: say so on a plain start, too: DeepSpeed looks for MPI otherwise.
+        alone: set them on a plain start as well: otherwise DeepSpeed looks for MPI.
 
     Raises:
-        InputError: the variables do not fit together.
+        InputError: the variables contradict each other.
     """
     process = this_process()
     _check(process)
@@ -94,10 +94,10 @@ def _say(process: Process, address: str, port: str) -> None:
 
 
 def check_port() -> None:
-    """Check that rank 0 can be met where its launcher says. Torch would say in a traceback that another launch is met there.
+    """Check that rank 0 can be reached at the launcher's port. If another launch uses it, torch would fail with a traceback.
 
     Raises:
-        InputError: another program listens at the port.
+        InputError: another program listens on the port.
     """
     if not this_process().is_first or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun itself listens there
         return
@@ -111,9 +111,9 @@ def check_port() -> None:
 
 
 def port_error(port: str, reason: str) -> InputError:
-    """The error of a port at which ranks cannot meet."""
+    """The error for a port where ranks cannot meet."""
     return InputError(
-        f"MASTER_PORT {port}: ranks cannot meet there ({reason}); give a free one, deepspeed --master_port <port>, or torchrun "
+        f"MASTER_PORT {port}: ranks cannot meet there ({reason}); use a free port, deepspeed --master_port <port>, or torchrun "
         "--standalone, which finds one"
     )
 
@@ -125,7 +125,7 @@ def _free_port() -> str:
 
 
 def _set(names: Sequence[str]) -> str | None:
-    """The first of these variables that is set."""
+    """The first of these variables that is set, if any."""
     return next((name for name in names if name in os.environ), None)
 
 

@@ -1,4 +1,4 @@
-"""What a student's folder says it holds, and which model an adapter goes with. Imports nothing heavy."""
+"""What a student's folder contains, and which model an adapter belongs to. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from llmft.errors import InputError, quote
 
 PEFT_SETTINGS, PARALLEL_SETTINGS, HEAD_SETTINGS = "adapter_config.json", "parallel_adapter.json", "classification_head.json"
-"""Files by which a folder is known to hold an adapter of peft's, parallel adapters, a classification head."""
+"""Files whose presence shows that a folder holds a peft adapter, parallel adapters, or a classification head."""
 STUDENT_SETTINGS = "student.json"
-"""File of a student's folder with what its training knew and other files do not say: precision, the base's .gguf file."""
+"""File in a student's folder with facts about its training that no other file has: precision, the base's .gguf file."""
 START = "start"
-"""Folder within an adapter's: the merged model that it was trained on, where that is no model that is kept elsewhere."""
+"""Subfolder of an adapter's folder: the merged model that it was trained on, if that is not stored elsewhere."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """The model that an adapter goes with, and the file that names it."""
+    """The model that an adapter belongs to, and the file that names it."""
 
     name: str
     revision: str
@@ -28,15 +28,15 @@ class Base:
 
 
 def adapter_settings(folder: Path) -> Path | None:
-    """The file by which `folder` is known to hold an adapter; None where it holds none."""
+    """The file that shows that `folder` holds an adapter; None if it holds none."""
     return next((folder / name for name in (PEFT_SETTINGS, PARALLEL_SETTINGS) if (folder / name).is_file()), None)
 
 
 def base_named_in(folder: Path) -> Base | None:
-    """The base of the adapter in `folder`; None where it holds no adapter.
+    """The base of the adapter in `folder`; None if it holds no adapter.
 
     Raises:
-        InputError: it does not say which.
+        InputError: its settings do not name the base.
     """
     file = adapter_settings(folder)
     if file is None:
@@ -50,7 +50,8 @@ def base_named_in(folder: Path) -> Base | None:
         )
     if not isinstance(name, str) or Path(name).resolve() == folder.resolve():
         raise InputError(
-            f"--model_name_or_path {folder}: {file.name} names as base {quote(name)}; write the base's folder or hub name there"
+            f"--model_name_or_path {folder}: {file.name} names {quote(name)} as its base; write the base's folder or hub "
+            "name there"
         )
     if (folder / START).is_dir():  # moves with the adapter, whatever path its settings name
         return Base(str(folder / START), "main", file.name)
@@ -58,7 +59,7 @@ def base_named_in(folder: Path) -> Base | None:
 
 
 def student_settings(folder: Path) -> dict[str, Any]:
-    """What a run noted about the student it saved in `folder`; nothing where no run did.
+    """What a run recorded about the student that it saved in `folder`; empty if no run did.
 
     Raises:
         InputError: the file is damaged.
@@ -71,15 +72,15 @@ def read_settings(file: Path) -> dict[str, Any]:
     """The JSON object in a file of a model's folder.
 
     Raises:
-        InputError: there is none.
+        InputError: the file cannot be read or is not a JSON object.
     """
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"--model_name_or_path {file.parent}: {file.name} cannot be read as JSON ({reason}); save the model anew"
+            f"--model_name_or_path {file.parent}: {file.name} cannot be read as JSON ({reason}); save the model again"
         ) from error
     if not isinstance(settings, dict):
-        raise InputError(f"--model_name_or_path {file.parent}: {file.name} holds no JSON object; save the model anew")
+        raise InputError(f"--model_name_or_path {file.parent}: {file.name} is not a JSON object; save the model again")
     return settings

@@ -3,4 +3,4 @@
 DONE = "DONE"
 """Written last: the run is finished."""
 PROGRESS = "progress.json"
-"""The file of a checkpoint that is written behind all others."""
+"""The file of a checkpoint that is written last."""

@@ -1,4 +1,4 @@
-"""The record of one run: a folder named by everything that can change its result, with `DONE` written last."""
+"""The record of one run: a folder whose name depends on everything that can change its result; `DONE` is written last."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llmft.runs.secrets import command_without_secrets, without_secrets
 from llmft.runs.store import short_hash, whole_file, write_json
 
 LONGEST_FOLDER = 200
-"""Bytes of a folder's name; systems end at 255."""
+"""Maximum bytes of a folder's name; systems allow 255."""
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "numpy")
 
 
@@ -35,8 +35,8 @@ class RunRecord:
 
     Args:
         path: the run's folder.
-        writes: whether this process is the one that writes (rank 0); the others go through the same motions.
-        overwrite: whether an earlier run with these settings is to be forgotten, once this one has passed all checks.
+        writes: whether this process writes (rank 0); the others make the same calls without effect.
+        overwrite: whether to delete an earlier run with these settings, once this one has passed all checks.
     """
 
     path: Path
@@ -45,9 +45,9 @@ class RunRecord:
     stages: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     predictions: list[dict[str, Any]] = field(default_factory=list)
     continued: bool = False
-    """Whether an earlier session has begun this run."""
+    """Whether an earlier session has started this run."""
     _new: bool = False
-    """Whether this session has begun it, and nothing outside of its folder counts on that."""
+    """Whether this session has started it, and nothing outside its folder relies on that."""
 
     @classmethod
     def locate(cls, output_dir: str, parts: Sequence[str], settings: dict[str, Any], writes: bool) -> RunRecord:
@@ -62,37 +62,39 @@ class RunRecord:
                 there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
             except OSError as error:
                 raise InputError(
-                    f"--output_dir {output_dir}: is no name of a folder ({error.strerror}); choose another"
+                    f"--output_dir {output_dir}: is not a valid folder name ({error.strerror}); choose another"
                 ) from error
             if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-                raise InputError(f"--output_dir {output_dir}: {there} is no folder that can be written to; choose another")
+                raise InputError(f"--output_dir {output_dir}: {there} is not a writable folder; choose another")
         return cls(path, writes)
 
     @property
     def finished(self) -> bool:
-        """Whether a run with these settings has ended."""
+        """Whether a run with these settings is finished."""
         return (self.path / DONE).is_file()
 
     @property
     def last_checkpoint(self) -> str | None:
-        """The newest checkpoint that was written whole."""
+        """The newest complete checkpoint."""
         checkpoint = last_checkpoint(self.checkpoints)
         return None if checkpoint is None else str(checkpoint)
 
     @property
     def checkpoints(self) -> Path:
-        """Where an unfinished run keeps what it resumes from."""
+        """Where an unfinished run keeps its checkpoints."""
         return self.path / "checkpoints"
 
     def clear(self) -> None:
-        """Forget an earlier run with these settings."""
+        """Delete an earlier run with these settings."""
         if self.writes:
-            (self.path / DONE).unlink(missing_ok=True)  # first, so that a kill halfway leaves no folder that looks finished
+            (self.path / DONE).unlink(
+                missing_ok=True
+            )  # first, so that a process killed halfway leaves no folder that looks finished
             shutil.rmtree(self.path, ignore_errors=True)
 
     def abandon(self) -> None:
-        """Leave nothing half-written: what this process has made of a run that has no checkpoint goes away, and so does what a
-        session has left in one that has."""
+        """Leave nothing half-written: remove what this process has written of a run without a checkpoint, or the leftovers in a
+        run that has one."""
         if not self.writes:
             return
         if self._new and not self.finished and self.last_checkpoint is None:
@@ -101,11 +103,11 @@ class RunRecord:
             self.tidy()
 
     def stay(self) -> None:
-        """From here on `abandon` leaves the folder, by which the next session knows that this one has begun."""
+        """From here on `abandon` leaves the folder, which tells the next session that this one had started."""
         self._new = False
 
     def tidy(self) -> None:
-        """Remove what a killed session has left: files written aside, checkpoints that are not whole, and all of them where the
+        """Remove what a killed session has left behind: temporary files and incomplete checkpoints, or all checkpoints if the
         run is finished."""
         if not self.writes:
             return
@@ -123,10 +125,10 @@ class RunRecord:
         self.predictions.append({"stage": stage, "set": eval_set, **predictions})
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Make the folder and write `config.json`, with the versions and the commit it ran under, and without secrets.
+        """Create the folder and write `config.json`, with the versions and the commit of the code, and without secrets.
 
         Raises:
-            InputError: the folder cannot be made.
+            InputError: the folder cannot be created.
         """
         if self.overwrite:
             self.clear()
@@ -138,12 +140,12 @@ class RunRecord:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(
-                    f"--output_dir: {error.filename} cannot be made ({error.strerror}); choose another folder"
+                    f"--output_dir: {error.filename} cannot be created ({error.strerror}); choose another folder"
                 ) from error
             write_json(self.path / "config.json", without_secrets({**config, "environment": environment()}))
 
     def write_results(self, metrics: dict[str, Any], log: Sequence[dict[str, Any]] = ()) -> None:
-        """Write everything but the costs."""
+        """Write everything except the costs."""
         if not self.writes:
             return
         import pandas as pd
@@ -152,7 +154,9 @@ class RunRecord:
             with whole_file(self.path / "train_log.jsonl") as aside:
                 aside.write_text("".join(json.dumps(entry) + "\n" for entry in log), encoding="utf-8")
         rows = pd.concat([pd.DataFrame(columns) for columns in self.predictions], ignore_index=True)
-        for name in rows.columns.intersection(["target", "prediction"]):  # labels of other tasks, if a run's own are texts
+        for name in rows.columns.intersection(
+            ["target", "prediction"]
+        ):  # labels of other tasks, if the run's own answers are text
             if rows[name].map(type).eq(str).any():
                 rows[name] = rows[name].map(str)
         with whole_file(self.path / "predictions.parquet") as aside:
@@ -165,7 +169,7 @@ class RunRecord:
             write_json(self.path / "cost.json", costs)
 
     def finish(self) -> None:
-        """Write `DONE`, behind everything else, and let go of the checkpoints."""
+        """Write `DONE`, after everything else, and remove the checkpoints."""
         if not self.writes:
             return
         with whole_file(self.path / DONE) as aside:
@@ -174,12 +178,12 @@ class RunRecord:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder of them that was written whole; None where there is none."""
+    """The newest complete checkpoint in a folder of checkpoints; None if there is none."""
     return next(reversed(whole_checkpoints(folder)), None)
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder of them that were written whole, by their steps."""
+    """The complete checkpoints in a folder of checkpoints, sorted by step."""
     whole = [progress.parent for progress in folder.glob(f"checkpoint-*/{PROGRESS}")]
     return sorted(whole, key=lambda checkpoint: int(checkpoint.name.split("-")[1]))
 
@@ -201,13 +205,13 @@ def readable(checkpoint: str | Path | None) -> Iterator[None]:
 
 
 def folder_name(name: str) -> str:
-    """A name as one folder's: it cannot lead out of the one it is in, whatever a model's path or config says."""
+    """A name made safe as that of a single folder: it cannot lead out of its parent, whatever a model's path or config says."""
     plain = re.sub(r"[/\\\x00-\x1f]", "-", name).encode()[:LONGEST_FOLDER].decode(errors="ignore")
     return plain if plain.strip(".") else plain.replace(".", "-") or "-"
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit and command line, for the record; none of it changes the run's name."""
+    """Versions, commit and command line, for the record; none of these changes the run's name."""
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -217,7 +221,7 @@ def environment() -> dict[str, Any]:
 
 
 def git_state(file: Path) -> dict[str, Any]:
-    """Commit of the checkout that tracks `file`, and whether it has changes; None where no checkout does."""
+    """Commit of the checkout that tracks `file`, and whether it has changes; None if no checkout tracks it."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(file.parent), *words], capture_output=True, text=True, check=True).stdout.strip()

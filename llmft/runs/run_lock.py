@@ -1,4 +1,4 @@
-"""One process at a time does a run; another with the same command says which, and waits for it to end."""
+"""Only one process at a time executes a run; another with the same command reports which one, and waits for it to end."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from llmft.runs.store import TRIES, flock, is_there, remove_stale_locks
 
 
 class RunLock:
-    """The right to do the run in the folder `path`, shared by all ranks of a launch, of which one holds it.
+    """The right to execute the run in the folder `path`, shared by all ranks of a launch and held by rank 0.
 
-    It is the system's own lock of a file beside the folder, which ends with its holder, however that ends. The file itself goes
-    away with the lock; one left behind by a killed process holds nothing. Where the disk takes no locks, a note says so.
+    It is a lock of the operating system on a file next to the folder, which is released when its holder ends, in whatever way.
+    The file is removed with the lock; one left behind by a killed process locks nothing. If the disk does not support locks, a
+    note says so.
     """
 
     def __init__(self, path: Path) -> None:
         if not this_process().is_first:
-            raise RuntimeError("a run's lock is rank 0's to take: the ranks of one launch would wait for each other")
+            raise RuntimeError("only rank 0 may take a run's lock: the ranks of one launch would wait for each other")
         self.file = path.with_name(f".{path.name}.lock")
         self._handle: TextIO | None = None
         self._made: dict[Path, None] = {}
 
     def take(self) -> bool:
-        """Try to take it, now; False if another process has it.
+        """Try to take it without waiting; False if another process has it.
 
         Raises:
-            InputError: the file, or the folder it is in, cannot be made.
-            OSError: the same, with a reason that is the disk's.
+            InputError: the file, or its folder, cannot be created.
+            OSError: the same, for a reason that lies with the disk.
         """
         reason: OSError | None = None
         for _ in range(TRIES):
@@ -43,7 +44,7 @@ class RunLock:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 handle = self.file.open("a+", encoding="utf-8")
-            except (FileNotFoundError, FileExistsError) as error:  # of a folder that another process has just removed: once more
+            except (FileNotFoundError, FileExistsError) as error:  # another process has just removed a folder: try again
                 file = error.filename
                 if isinstance(error, FileExistsError) and os.path.lexists(file) and not os.path.isdir(file):
                     raise
@@ -55,10 +56,10 @@ class RunLock:
             if is_there(handle, self.file):
                 handle.close()
                 return False
-            handle.close()  # its holder has let go of it in between
+            handle.close()  # its holder has released it in the meantime
         self._remove_folders()
-        why = reason.strerror if reason else "other processes remove it all the time"
-        raise InputError(f"--output_dir: {self.file.parent} cannot be made ({why}); choose another folder") from reason
+        why = reason.strerror if reason else "other processes keep removing it"
+        raise InputError(f"--output_dir: {self.file.parent} cannot be created ({why}); choose another folder") from reason
 
     def _hold(self, handle: TextIO) -> bool:
         try:
@@ -76,15 +77,15 @@ class RunLock:
 
     @property
     def holder(self) -> str:
-        """Who has it, for people."""
+        """Who has it, as text for the user."""
         try:
             holder = json.loads(self.file.read_text(encoding="utf-8"))
             return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
-        except (OSError, ValueError, KeyError, TypeError):  # it is being written, or gone
+        except (OSError, ValueError, KeyError, TypeError):  # it is being written, or has disappeared
             return "another process"
 
     def release(self) -> None:
-        """Let go of it, and leave no trace where the run has left none."""
+        """Release it, and leave no trace if the run has left none."""
         if self._handle is None:
             return
         self.file.unlink(missing_ok=True)
@@ -94,5 +95,5 @@ class RunLock:
 
     def _remove_folders(self) -> None:
         for folder in self._made:
-            with suppress(OSError):  # there is something in it by now, or another process has removed it
+            with suppress(OSError):  # it is no longer empty, or another process has removed it
                 folder.rmdir()

@@ -1,4 +1,4 @@
-"""Secrets stay out of records and messages: values of flags and keys named so, and of such variables of the environment."""
+"""Keeps secrets out of records and messages: values of flags, keys and environment variables with names of secrets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 NAME = re.compile(r"(token|api_?key|secret|password|credentials?)$", re.IGNORECASE)
-"""What names of secrets end in; `target_tokens` and the like are none."""
+"""Endings of names of secrets; `target_tokens` and the like do not match."""
 HIDDEN = "***"
 SHORTEST = 8
-"""Shorter values of the environment are left alone: they may occur in any text."""
+"""Shorter values of environment variables are not replaced: they may occur in any text."""
 
 
 def is_secret(name: str) -> bool:
@@ -20,7 +20,8 @@ def is_secret(name: str) -> bool:
 
 
 def without_secrets(value: Any) -> Any:
-    """A JSON-able value with secrets replaced by `HIDDEN`: of keys named so, and the environment's wherever they stand."""
+    """A JSON-able value with secrets replaced by `HIDDEN`: values of keys with such names, and secrets of the environment
+    wherever they occur."""
     if isinstance(value, dict):
         return {k: HIDDEN if v and is_secret(str(k)) else without_secrets(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -33,7 +34,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def command_without_secrets(argv: Sequence[str]) -> list[str]:
-    """A command line with the secrets on it replaced."""
+    """A command line with its secrets replaced."""
     words: list[str] = []
     hide = False
     for word in argv:

@@ -1,5 +1,5 @@
-"""How SIGTERM ends a process: one line, exit status 128 + the signal's number, nothing half-written. In training a checkpoint is
-saved first: Slurm sends SIGTERM before it takes a node away."""
+"""How SIGTERM stops a process: one line, exit status 128 + the signal's number, nothing half-written. Training saves a checkpoint
+first: Slurm sends SIGTERM before it takes a node away."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAME_S = 5.0
 
 
 class Ended(SystemExit):
-    """A signal has ended the process; `line` says what is left of its work."""
+    """A signal has stopped the process; `line` says what remains of its work."""
 
     def __init__(self, line: str, number: int = signal.SIGTERM) -> None:
         super().__init__(128 + number)
@@ -31,15 +31,15 @@ def end_at_once(*_: Any) -> NoReturn:
     """A handler of SIGTERM.
 
     Raises:
-        Ended: always, from wherever the process is; files that are being written aside go away.
+        Ended: always, wherever the process is; temporary files are removed.
     """
-    raise Ended("ended by SIGTERM: the same command goes on from what is saved")
+    raise Ended("stopped by SIGTERM; run the same command again to resume")
 
 
 @contextmanager
 def on_sigterm(handler: Callable[..., None] | signal.Handlers) -> Iterator[None]:
-    """Context: SIGTERM calls `handler`, or does what the system has it do. Only a process's main thread may say so; others leave
-    things as they are."""
+    """Context: SIGTERM calls `handler`, or has the system's default effect. Only a process's main thread can set this; in other
+    threads nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the short names of settings."""
+"""Files that are written completely or not at all, and short hashes of settings."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ DISK = {
     getattr(errno, name)
     for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM EIO ESTALE ENOTDIR EISDIR EEXIST ENAMETOOLONG ELOOP EMFILE".split()
 }
-"""Errors of writing a file that are the user's to fix: room, rights, names, the disk itself."""
+"""Errors of writing a file that the user can fix: space, permissions, names, the disk itself."""
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""Errors of a network disk that takes no locks."""
+"""Errors of a network disk that does not support locks."""
 DISK_TEXTS = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)), "PytorchStreamWriter failed")
-"""The same from libraries that write by themselves and say why in words alone (safetensors), or not at all (torch)."""
+"""The same errors from libraries that write files themselves and give the reason only as text (safetensors) or not at all
+(torch)."""
 ASIDE = ".llmft-aside"
-"""What names of files end in that are being written."""
+"""Ending of the names of files that are being written."""
 TRIES = 1000
-"""How often making a folder, or taking a lock, is tried again when other processes remove it in the meantime."""
+"""How often to retry creating a folder, or taking a lock, that other processes remove in the meantime."""
 WEEK = 7 * 24 * 60 * 60
-"""Seconds after which a file that another machine has left aside counts as abandoned."""
+"""Seconds after which a temporary file of another machine counts as abandoned."""
 
 
 @contextmanager
 def writing(output_dir: str) -> Iterator[None]:
-    """Context: files are written below `output_dir`.
+    """Context: files are written under `output_dir`.
 
     Raises:
-        InputError: the system would not let that be; files that were whole before still are.
+        InputError: the system does not permit it; files that were complete before still are.
     """
     try:
         yield
-    except Exception as error:  # each library has its own for this
+    except Exception as error:  # each library raises its own
         text = one_line(error)
         of_system = isinstance(error, OSError) and error.errno in DISK
         in_words = isinstance(error, OSError | RuntimeError | SafetensorError) and any(words in text for words in DISK_TEXTS)
@@ -57,18 +58,18 @@ def writing(output_dir: str) -> Iterator[None]:
         reason, where = (error.strerror or text, error.filename) if isinstance(error, OSError) else (text, None)
         place = f" at {where}" if where else ""
         raise InputError(
-            f"--output_dir {output_dir}: cannot be written to ({reason}{place}); make room or choose another folder, "
-            "then the same command goes on from the last checkpoint"
+            f"--output_dir {output_dir}: cannot be written to ({reason}{place}); free some space or choose another folder, "
+            "then run the same command again to resume at the last checkpoint"
         ) from error
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a path to write to; when the block ends well, what was written is synced and takes the name `path`.
+    """Yields a path to write to; when the block succeeds, what was written is synced and gets the name `path`.
 
-    Until then it has no name, where the system can do that, so that nothing is left of it whenever the process is killed. There
-    is no way to put a nameless file in place of another: if `path` is there, the new one has a name beside it for an instant.
-    Elsewhere it has one all along. What killed processes have left aside in the folder goes away first.
+    Until then the file has no name, if the system supports that, so that nothing is left of it whenever the process is killed.
+    A nameless file cannot replace another one: if `path` exists, the new file gets a temporary name for an instant. On other
+    systems it has one all along. Temporary files that killed processes have left in the folder are removed first.
     """
     with _writing_in(path.parent) as folder, _nameless(folder) as handle:
         if handle is None:
@@ -82,7 +83,7 @@ def whole_file(path: Path) -> Iterator[Path]:
                 yield nameless
             except OSError as error:
                 if error.filename is not None and Path(error.filename) == nameless:
-                    error.filename = str(path)  # a name that says something to people
+                    error.filename = str(path)  # a name that means something to users
                 raise
             os.fsync(handle)
             _give_name(handle, folder, path)
@@ -91,10 +92,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _nameless(folder: int) -> Iterator[int | None]:
-    """A new file without a name in an open folder; None where the system has no such files."""
+    """A new file without a name in an open folder; None if the system does not support such files."""
     try:
         handle = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o666, dir_fd=folder) if os.path.exists("/proc/self/fd") else None
-    except (AttributeError, OSError):  # another system or disk; what else is wrong, a file with a name meets too
+    except (AttributeError, OSError):  # another system or disk; any other problem also affects a file with a name
         handle = None
     try:
         yield handle
@@ -106,13 +107,13 @@ def _nameless(folder: int) -> Iterator[int | None]:
 def _give_name(handle: int, folder: int, path: Path) -> None:
     """Give a nameless file in an open folder the name `path`."""
     nameless = f"/proc/self/fd/{handle}"
-    link = partial(os.link, nameless, dst_dir_fd=folder)  # with a folder it is linkat, which follows the link that this is
+    link = partial(os.link, nameless, dst_dir_fd=folder)  # with a folder it is linkat, which follows this symbolic link
     try:
         link(path.name)
         return
     except FileExistsError:
         can_link = True
-    except OSError:  # a disk that gives no names to such files
+    except OSError:  # a disk that cannot name such files
         can_link = False
     with _named_beside(path) as aside:
         if can_link:
@@ -124,8 +125,8 @@ def _give_name(handle: int, folder: int, path: Path) -> None:
 
 @contextmanager
 def _named_beside(path: Path) -> Iterator[Path]:
-    """A name beside `path` for a file that takes its name when the block ends well, and goes away otherwise."""
-    start = path.name[:40]  # any name that a system takes leaves room for the rest
+    """A temporary path next to `path` for a file that is renamed to `path` when the block succeeds, and removed otherwise."""
+    start = path.name[:40]  # leaves room for the rest, however long the name is
     aside = path.with_name(f".{start}.{secrets.token_hex(4)}.{_machine()}{ASIDE}")
     try:
         yield aside
@@ -136,11 +137,11 @@ def _named_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _writing_in(folder: Path) -> Iterator[int]:
-    """Context: the folder is open, and others know that a file is being written aside in it. Where nobody else is at it, what was
-    left goes first.
+    """Context: the folder is open, and others know that a file is being written in it. If nobody else is writing, leftovers are
+    removed first.
 
-    Writers share a lock of the folder itself: it leaves no file, and the system lets go of it when its holder dies. On network
-    disks it may reach no further than this machine. Where there is none, nothing is removed.
+    Writers share a lock on the folder itself: it leaves no file, and the system releases it when its holder dies. On network
+    disks it may only apply to this machine. Without locks, nothing is removed.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -155,16 +156,16 @@ def _writing_in(folder: Path) -> Iterator[int]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove files written aside, while nobody on this machine writes any; those of other machines when they are old."""
+    """Remove temporary files while nobody on this machine is writing; those of other machines only when they are old."""
     for path in folder.glob(f".*{ASIDE}"):
-        with suppress(OSError):  # another user's, or gone
+        with suppress(OSError):  # another user's, or already removed
             if path.name.endswith(f".{_machine()}{ASIDE}") or time.time() - path.stat().st_mtime > WEEK:
                 path.unlink()
 
 
 @cache
 def _machine() -> str:
-    """Names the running system: processes under it see each other's locks."""
+    """Identifies the running system: its processes see each other's locks."""
     try:
         name = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
     except OSError:
@@ -174,10 +175,10 @@ def _machine() -> str:
 
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Yields an empty folder beside `path`; when the block ends well it is synced and takes the name `path`.
+    """Yields an empty folder next to `path`; when the block succeeds, it is synced and renamed to `path`.
 
     Args:
-        replace: remove an older folder of that name. If not, one with files in it stays, and there is an OSError.
+        replace: remove an older folder of that name. If False, a non-empty one stays, and an OSError is raised.
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     aside.mkdir()
@@ -185,7 +186,7 @@ def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
     try:
         yield aside
         for file in filter(Path.is_file, aside.rglob("*")):
-            file.chmod(mode)  # safetensors writes files that their owner alone can read
+            file.chmod(mode)  # safetensors writes files that only their owner can read
         sync_folder(aside)
         if replace:
             shutil.rmtree(path, ignore_errors=True)
@@ -196,13 +197,13 @@ def whole_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the system put everything in it on the disk itself: what is written behind it must not survive it."""
+    """Flush everything in a folder to the disk: a file written later must not survive a crash that this one does not."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
 
 
 def sync(path: Path) -> None:
-    """Have the system put a file's content, or the names in a folder, on the disk itself."""
+    """Flush a file's content, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -212,37 +213,40 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time for the file `path`; the system lets go of it when its holder dies. Where the disk takes no
-    locks, a note says so.
+    """Context: this process alone holds the lock for the file `path`; the system releases it when its holder dies. If the disk
+    does not support locks, a note says so.
 
     Raises:
-        InputError: its file does not stay.
+        InputError: other processes keep removing its file.
     """
     file = path.with_name(f".{path.name}.lock")
     for _ in range(TRIES):
         with file.open("a", encoding="utf-8") as handle:
             flock(handle, fcntl.LOCK_EX, path.parent)
-            if not is_there(handle, file):  # its holder has let go of it, and of the file
+            if not is_there(handle, file):  # its holder has released it and removed the file
                 continue
             try:
                 yield
             finally:
                 file.unlink(missing_ok=True)
             return
-    raise InputError(f"--output_dir: {file} does not stay (other processes remove it all the time); choose another folder")
+    raise InputError(f"--output_dir: other processes keep removing {file}; choose another folder")
 
 
 def remove_stale_locks(held: Path) -> None:
-    """Remove files of locks that killed processes have left beside one that this process holds: those that nobody holds."""
+    """Remove lock files, next to one that this process holds, that killed processes have left behind and nobody holds."""
     for file in {*held.parent.glob(".*.lock")} - {held}:
-        with suppress(OSError), file.open("r+", encoding="utf-8") as handle:  # held, another user's, gone, or there are no locks
+        with (
+            suppress(OSError),
+            file.open("r+", encoding="utf-8") as handle,
+        ):  # held, another user's, already removed, or locks are unsupported
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_there(handle, file):
                 file.unlink()
 
 
 def is_there(handle: TextIO, file: Path) -> bool:
-    """Whether the name still means the file that was opened."""
+    """Whether the name still refers to the opened file."""
     try:
         return os.path.samestat(os.fstat(handle.fileno()), file.stat())
     except FileNotFoundError:
@@ -250,7 +254,7 @@ def is_there(handle: TextIO, file: Path) -> bool:
 
 
 def flock(handle: TextIO, how: int, folder: Path) -> None:
-    """Lock an open file in `folder`; a note, and no lock, where the disk takes none.
+    """Lock an open file in `folder`; only a note, and no lock, if the disk does not support locks.
 
     Raises:
         BlockingIOError: another process has it, and `how` says not to wait.
@@ -260,11 +264,11 @@ def flock(handle: TextIO, how: int, folder: Path) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        say_note(f"{folder} takes no locks ({error.strerror}); start no run twice at a time")
+        say_note(f"{folder} does not support file locks ({error.strerror}); do not start the same run twice at once")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, completely or not at all."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=True) + "\n"
     with whole_file(path) as aside:
         aside.write_text(text, encoding="utf-8")

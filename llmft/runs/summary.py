@@ -1,4 +1,4 @@
-"""One run as a short table, from its record alone."""
+"""A short table of one run, made only from its record."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console  # not when the run is shown: its record has been written by then, without what this costs
+from rich.console import Console  # imported up front: when the run is shown, its record and costs have already been written
 from rich.table import Table
 
 
 def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str) -> float | None:
-    """A metric of one stage over several sets taken together, every row that has it counting the same.
+    """A metric of one stage pooled over several sets; every row that has it gets the same weight.
 
-    None for no sets, and where the stage did not score one of them.
+    None for no sets, or if the stage did not score one of them.
     """
     if not all(s in metrics for s in sets):
         return None
@@ -24,38 +24,38 @@ def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name
 
 
 def rows_of(metrics: Mapping[str, float], name: str) -> float:
-    """How many rows of a set a metric is over: all, but where the record says of how many it is known."""
+    """The number of rows of a set that a metric covers: all, unless the record has a count for it."""
     return metrics.get(f"n_{name}", metrics["n"])
 
 
 def is_count(name: str, metrics: Collection[str]) -> bool:
-    """Whether this name, of those that a record has of a set, is that of a number of rows and not of a metric."""
+    """Whether a name in a set's part of a record is that of a number of rows, not of a metric."""
     return name in ("n", "n_asked", "n_shortened") or name.removeprefix("n_") in {*metrics} - {name}
 
 
 OF_LABELS = "score_accuracy"
-"""What other tasks are judged by, whose answers are labels."""
+"""The metric for other tasks, whose answers are labels."""
 RETENTION = "retention"
 """The group of the sets of other tasks."""
 MOST_PARTS = 12
-"""Of more documents, or categories, a run does not show the scores of each."""
+"""If there are more documents or categories than this, a run does not show a score for each."""
 WRONG_ANSWER = "wrong_answer"
-"""The share of answers in which a known wrong one stands, of rows of which one is known."""
+"""The share of answers that contain the known wrong answer, among rows that have one."""
 SELECTED = "* checkpoint selected on this evaluation set"
-"""Legend of the star behind values for which `selected_on` holds."""
+"""Legend of the star after values for which `selected_on` holds."""
 
 
 ELSEWHERE = {
-    "off_context_kl": ("KL from the model before", ".3f"),
-    "contamination": ("names of the context", ".0%"),
-    "abstention": ("abstains where there is no answer", ".0%"),
-    "false_abstention": ("and where there is one", ".0%"),
+    "off_context_kl": ("KL from the original model", ".3f"),
+    "contamination": ("mentions names of the context", ".0%"),
+    "abstention": ("abstains if there is no answer", ".0%"),
+    "false_abstention": ("abstains if there is one", ".0%"),
 }
-"""Metrics of what a run did to answers that have nothing to do with its context -> what people call them, and their form."""
+"""Metrics of a run's effect on answers that are unrelated to its context -> their names for users, and their format."""
 
 
 def elsewhere_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """What a record says of unrelated prompts and of questions without an answer: a line for each stage that it was asked at."""
+    """A record's scores on unrelated prompts and on questions without an answer: a line for each stage that measured them."""
     by_stage: dict[str, list[str]] = {}
     for metric, (name, form) in ELSEWHERE.items() if "elsewhere" in metrics else ():
         for stage, of_sets in metrics.get(metric, {}).items():
@@ -64,30 +64,30 @@ def elsewhere_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def judged_by(group: str, headline: str) -> str:
-    """The metric that a group of sets is judged by: the run's headline, or that of labels."""
+    """The metric that a group of sets is judged by: the run's headline metric, or the one for labels."""
     return OF_LABELS if group == RETENTION else headline
 
 
 def column_name(group: str, headline: str) -> str:
-    """What a table of the headline calls a group of sets: it says so where those are judged by another metric."""
+    """The name of a group of sets in a table of the headline metric; it mentions the metric if that is another one."""
     metric = judged_by(group, headline)
     return group.replace("_", "-") + ("" if metric == headline else f": {metric}")
 
 
 def selected_on(stage: str, domain: str) -> bool:
-    """Whether the stage's checkpoint was picked for the headline on the sets of this domain."""
+    """Whether the stage's checkpoint was selected by the headline metric on the sets of this domain."""
     return stage == f"best_{domain}"
 
 
 def part_names(stages: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> list[str]:
-    """The documents, or categories, of which any set of any stage has this metric."""
+    """The documents, or categories, for which any set of any stage has this metric."""
     return sorted({name for sets in stages.values() for parts in sets.values() for name in parts if metric in parts[name]})
 
 
 def part_table(
     stages: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], names: Sequence[str], metric: str, part: str
 ) -> Table:
-    """A metric of each stage by document or category, over all sets that have rows of it."""
+    """A metric of each stage by document or category, over all sets that have such rows."""
     table = Table(title=f"{metric} by {part}", title_justify="left")
     for name in ("stage", *names):
         table.add_column(name, justify="left" if name == "stage" else "right")
@@ -99,12 +99,12 @@ def part_table(
 
 
 def plain_console() -> Console:
-    """A console that prints names, patterns and paths as they are, also `[INST]` and `:tada:`; wide where it is no terminal."""
+    """A console that prints names, patterns and paths verbatim, even `[INST]` and `:tada:`; wide if it is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else 190, highlight=False, markup=False, emoji=False)
 
 
 def show_run(path: Path) -> None:
-    """Print the headline of each stage, costs and place of the run at `path`."""
+    """Print the headline metric of each stage, the costs and the location of the run at `path`."""
     config, metrics, cost = (json.loads((path / f"{name}.json").read_text()) for name in ("config", "metrics", "cost"))
     headline = metrics["headline"]["name"]
     table = Table(title=f"{config['method']} on {config['task']} with {config['model']}: {headline}", title_justify="left")

@@ -217,7 +217,7 @@ def _check_separator(names: list[str], separator: str) -> None:
         return
     other = next((mark for mark in SEPARATORS if mark in names[0] and mark != separator), None)
     if other:
-        remedy = {"\t": "let its name end in .tsv", ",": "let its name end in .csv"}.get(other, "save it with commas")
+        remedy = {"\t": "rename it to end in .tsv", ",": "rename it to end in .csv"}.get(other, "save it with commas")
         raise WrongFile(
             f"{SEPARATORS[other]} separates its columns ({quote(names[0])}), and not {SEPARATORS[separator]}; {remedy}"
         )

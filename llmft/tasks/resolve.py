@@ -83,7 +83,8 @@ def _tested_on(task: Task, data: DataArguments) -> Task:
     for name, argument in FILE_FLAGS.items():
         if getattr(data, argument) is not None and name not in names:
             raise InputError(
-                f"--{argument} {getattr(data, argument)}: is read only with --eval_task_name {name}; add that, or leave this out"
+                f"--{argument} {getattr(data, argument)}: has no effect without --eval_task_name {name}; add it, or "
+                "drop this flag"
             )
     heuristics = _heuristics(data, evaluated="hans" in names)
     if requested is None and not entries:
@@ -121,7 +122,7 @@ def _from_files(entry: OutOfDomain, data: DataArguments) -> OutOfDomain:
     if data.eval_task_path is None or entry.name != data.eval_task_name.strip():
         return entry.read_from(file, f"--{argument}")
     if file is not None:
-        raise InputError(f"--eval_task_path {data.eval_task_path}: --{argument} {file} names a file too; leave one of them out")
+        raise InputError(f"--eval_task_path {data.eval_task_path}: --{argument} {file} names a file too; drop one of them")
     return entry.read_from(data.eval_task_path, "--eval_task_path")
 
 
@@ -129,7 +130,7 @@ def _heuristics(data: DataArguments, *, evaluated: bool) -> tuple[str, ...]:
     """HANS' heuristics that are asked for, in the table's order."""
     for argument, default in (("hans_heuristics", LEXICAL_OVERLAP), ("hans_subcase", None)):
         if getattr(data, argument) != default and not evaluated:
-            raise InputError(f"--{argument} {getattr(data, argument)}: is read only where hans is evaluated; leave it out")
+            raise InputError(f"--{argument} {getattr(data, argument)}: has no effect unless hans is evaluated; leave it out")
     names = [name.strip() for name in data.hans_heuristics.split(",")]
     names = list(HANS_SUBCASES) if names == ["all"] else names
     unknown = [name for name in names if name not in HANS_SUBCASES]

@@ -73,7 +73,7 @@ def test_the_deepspeed_stage_is_checked_against_the_config():
     """One that agrees is accepted where the configs are trained with, in tests/arguments/test_deepspeed_config.py."""
     with pytest.raises(InputError, match=r"--deepspeed_stage 2: deepspeed_configs/zero3\.json has stage 3"):
         parse(fine_tune.GROUPS, ["--deepspeed", "deepspeed_configs/zero3.json", "--deepspeed_stage", "2", "--use_cpu"])
-    with pytest.raises(InputError, match="--deepspeed_stage 2: is read only with --deepspeed; add that"):
+    with pytest.raises(InputError, match="--deepspeed_stage 2: has no effect without --deepspeed; add it"):
         parse(fine_tune.GROUPS, ["--deepspeed_stage", "2"])
 
 
@@ -91,9 +91,9 @@ def test_old_names_and_needless_arguments(capsys):
     ("words", "says"),
     [
         (["--seed", "1", "--seed", "2"], "--seed: given twice"),
-        (["--task", "rte", "--task_name=toy"], "--task_name: given twice (before as --task)"),
+        (["--task", "rte", "--task_name=toy"], "--task_name: given twice (earlier as --task)"),
         (["--evaluation_strategy", "no", "--eval_strategy", "epoch"], "--eval_strategy: given twice"),
-        (["--balanced", "--no_balanced"], "--no_balanced: given twice (before as --balanced)"),
+        (["--balanced", "--no_balanced"], "--no_balanced: given twice (earlier as --balanced)"),
     ],
 )
 def test_an_argument_given_twice_is_an_error(words, says):

@@ -95,7 +95,7 @@ def test_a_file_of_the_users_wins_over_a_name(tmp_path, monkeypatch):
     [
         (None, "no such file"),
         ("{oops", "is not JSON"),
-        ("[1]", "no JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"zero_optimization": 2}', "zero_optimization is 2"),
         (b"\xff\xfe", "cannot be read"),
     ],

@@ -106,7 +106,7 @@ def test_what_nothing_would_read_is_refused_and_what_is_read_is_not(script, name
     without = {n: v for c in together for n, v in such(script, c, met=False).items()}
     message = refusal(script, **without, **{name: value})
     shown = "***" if rules.kind == "secret" else value
-    assert message == f"--{name} {shown}: is read only with {in_words(together)}; add that, or leave this out"
+    assert message == f"--{name} {shown}: has no effect without {in_words(together)}; add it, or drop this flag"
     assert is_line("a flag that nothing would read", message)
     needed = such(script, condition, met=True)
     for n in (flags := [*needed]):  # which grows by what these need themselves
@@ -125,11 +125,11 @@ def test_what_excludes_each_other_is_refused(script, name, condition):
     for needed in there(script, rules.needs):
         values = such(script, needed, met=True) | values
     message = refusal(script, **values)
-    assert "does not go with" in message and is_line("two flags that exclude each other", message)
+    assert "cannot be combined with" in message and is_line("two flags that exclude each other", message)
 
 
 def test_eval_py_names_no_remedy_that_it_refuses():
-    """What is read only with a flag that eval.py refuses is refused like it, and before anything is said of that flag."""
+    """What has no effect without a flag that eval.py refuses is refused like it, and before anything is said of that flag."""
     for name, (_, rules) in FLAGS["eval.py"].items():
         needed = {flag for condition in there("eval.py", rules.needs) for flag, _ in CONDITION.findall(condition)}
         if any(FLAGS["eval.py"][flag][1].evaluation == "refused" for flag in needed):

@@ -14,7 +14,7 @@ def test_a_process_uses_one_gpu_and_says_so(capsys):
     run.lr_scheduler_type = SimpleNamespace(value="linear")
     check_after(run)
     assert run._n_gpu == 1
-    assert "note: one of 8 GPUs is used; start with torchrun or deepspeed to use more" in capsys.readouterr().err
+    assert "note: only one of 8 GPUs is used; start with torchrun or deepspeed to use more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -47,5 +47,5 @@ def test_what_cannot_be_computed_on_a_device_is_a_failed_check(monkeypatch, caps
 
 
 def test_a_flag_about_no_model_is_refused():
-    with pytest.raises(InputError, match="--torch_dtype bfloat16: is read only with --model_name_or_path"):
+    with pytest.raises(InputError, match="--torch_dtype bfloat16: has no effect without --model_name_or_path"):
         main(["--torch_dtype", "bfloat16"])

@@ -69,7 +69,7 @@ def test_each_is_asked_alone_and_all_together_about_every_document(trained, tmp_
 
     files = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     composition(tmp_path, runs)
-    assert capsys.readouterr().out.count("finished before") == 2 * (2 + len(ways))
+    assert capsys.readouterr().out.count("already finished") == 2 * (2 + len(ways))
     assert {file: file.read_bytes() for file in files} == files
 
 

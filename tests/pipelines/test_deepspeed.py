@@ -101,7 +101,7 @@ def test_a_finished_run_and_bad_input_of_one_rank_alone_are_one_line(launched, t
     again = words(folder.parents[3], *TYPED, TRAIN, 16)
     again.remove("--use_cpu")
     text = launch(*again)
-    assert (text.count("finished before: "), text.count("record: ")) == (1, 0)
+    assert (text.count("already finished: "), text.count("record: ")) == (1, 0)
     (tmp_path / "file").write_text("")
     text = launch(*words(tmp_path / "file", *TYPED, TRAIN, 16), status=2)  # rank 0 alone looks at it
     assert (text.count("error: "), text.count("Traceback")) == (1, 0), text

@@ -52,7 +52,7 @@ def test_a_record_says_how_far_a_student_is_from_the_model_before_where_nobody_a
     asked = sum(phase["cpu_total_s"] for name, phase in plain.phases.items() if name.endswith("elsewhere"))
     assert 0 < asked < plain.phases["train"]["cpu_total_s"]
     main(["show", str(plain.path)])
-    assert f"elsewhere, after: KL from the model before {kl['after']:.3f}" in capsys.readouterr().out
+    assert f"elsewhere, after: KL from the original model {kl['after']:.3f}" in capsys.readouterr().out
 
 
 def test_a_part_of_the_loss_keeps_the_student_as_it_was_elsewhere(folder, plain):

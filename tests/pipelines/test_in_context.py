@@ -42,7 +42,7 @@ def test_a_run_says_what_is_scored_and_what_of_its_rows_is_not_what_it_seems(tmp
     MAIN["ft.py"]([*map(str, words), "--num_train_epochs", "1"])
     assert "1 of 3 of custom are trained on\n" in capsys.readouterr().err
     own = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", "--method", "vanilla", "--label_delimiter", ":"]
-    with pytest.raises(InputError, match="--label_delimiter :: is read only with --method pbft"):
+    with pytest.raises(InputError, match="--label_delimiter :: has no effect without --method pbft"):
         MAIN["ft.py"](own)
 
 

@@ -35,7 +35,7 @@ def test_a_finished_run_is_not_repeated(tmp_path, capsys):
     times = {file: file.stat().st_mtime_ns for file in record.path.iterdir()}
     capsys.readouterr()
     MAIN["eval.py"](["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT)])
-    assert capsys.readouterr().out.startswith(f"finished before: {record.path}")
+    assert capsys.readouterr().out.startswith(f"already finished: {record.path}")
     assert {file: file.stat().st_mtime_ns for file in record.path.iterdir()} == times
     MAIN["eval.py"](["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT), "--overwrite_output_dir"])
     assert (record.path / "DONE").stat().st_mtime_ns > times[record.path / "DONE"]

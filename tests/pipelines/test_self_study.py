@@ -84,7 +84,7 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
     phases = {phase["kind"]: phase for phase in summary["cost"]["phases"]}
     assert phases["write"]["examples"] == 40 and phases["answer"]["tokens"] > 0
     study(folder, folder / "whole")
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     with pytest.raises(InputError, match="is there already, and another command wrote it; name another file"):
         study(folder, folder / "whole", "--seed", 1, "--data_seed", 1)
 
@@ -137,10 +137,10 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--chunk_overlap", 12), "--chunk_overlap 12: must be fewer than half of --chunk_tokens 24"),
+        (("--chunk_overlap", 12), "--chunk_overlap 12: must be less than half of --chunk_tokens 24"),
         (("--seed_prompts", '{"a": 1}'), "--seed_prompts: holds something else than texts by name"),
-        (("--context_glob", "*.md"), "--context_glob *.md fits no file in it"),
-        (("--context_file", "a.txt"), "does not go with --context_file; leave one of them out"),
+        (("--context_glob", "*.md"), "--context_glob *.md matches no file in it"),
+        (("--context_file", "a.txt"), "cannot be combined with --context_file; drop one of them"),
         (
             ("--chunk_tokens", 400, "--max_query_tokens", 200),
             "--max_query_tokens 200: with an answer of so many the longest prompt",

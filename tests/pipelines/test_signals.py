@@ -88,7 +88,7 @@ def test_sigterm_outside_of_training_ends_at_once_and_leaves_nothing(tmp_path, m
         run_main(lambda: MAIN["ft.py"](words))
     assert end.value.code == 143
     assert not (tmp_path / "out").exists()
-    assert capsys.readouterr().err.splitlines()[-1] == "ended by SIGTERM: the same command goes on from what is saved"
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped by SIGTERM; run the same command again to resume"
 
 
 def test_a_second_sigterm_ends_at_once(tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def test_a_second_process_waits_and_finds_the_run_finished(tmp_path, monkeypatch
     assert MAIN["eval.py"](words) == [record.path]
     out, err = capsys.readouterr()
     assert f"waiting: {record.path} is being done by process {os.getpid()} on " in err
-    assert out.startswith(f"finished before: {record.path} ")
+    assert out.startswith(f"already finished: {record.path} ")
 
 
 def test_a_row_of_the_csv_is_not_written_twice_where_a_session_was_killed_behind_it(tmp_path, monkeypatch):
@@ -203,7 +203,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
         [sys.executable, "-u", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=ALONE, timeout=570
     )
     assert done.stdout.count("record: ") == 3
-    assert done.stdout.count("finished before: ") == 7 * 3
+    assert done.stdout.count("already finished: ") == 7 * 3
     assert len(list(tmp_path.rglob("DONE"))) == len(read_csv(tmp_path)) == 3
     assert sorted(path.name for path in tmp_path.rglob(".*")) == []
 

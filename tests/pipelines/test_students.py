@@ -219,12 +219,12 @@ def test_a_finished_student_is_pushed(tmp_path, monkeypatch, capsys, offline):
     assert MAIN["ft.py"](last_wins(again)) == [record.path]
     assert calls["create"][1] == "toy-pbft-bitfit"  # a finished run's student is pushed as well
     again = capsys.readouterr()
-    assert "finished before" in again.out
+    assert "already finished" in again.out
     assert "hub-token-1234" not in written + out + err + again.out + again.err
 
 
 def test_flags_of_the_hub_that_nothing_would_read(tmp_path):
-    with pytest.raises(InputError, match=r"^--hub_token \*\*\*: is read only with --push_to_hub"):
+    with pytest.raises(InputError, match=r"^--hub_token \*\*\*: has no effect without --push_to_hub"):
         run("ft.py", tmp_path, "--hub_token", "hub-token-1234")
     with pytest.raises(InputError, match="--no_save_final_model"):
         run("ft.py", tmp_path, "--push_to_hub", "--no_save_final_model")

@@ -77,7 +77,7 @@ def test_the_name_of_a_run_follows_the_content_of_own_files(tmp_path, own_files,
     MAIN["eval.py"](
         list(map(str, [*moved, "--num_shots", 0, "--model_name_or_path", "toy", "--use_cpu", "--output_dir", tmp_path / "out"]))
     )
-    assert f"finished before: {first.path}" in capsys.readouterr().out
+    assert f"already finished: {first.path}" in capsys.readouterr().out
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:5]))
     assert start("eval.py", tmp_path / "out", *moved, "--num_shots", 0).metrics["stages"]["icl"]["custom"]["n"] == 5
 

@@ -75,7 +75,7 @@ def done(place):
 
 def test_the_same_command_is_recognised(done, capsys):
     assert command(*WORDS).finished()
-    assert capsys.readouterr().out == "finished before: out/pbft/run (--overwrite_output_dir does it again)\n"
+    assert capsys.readouterr().out == "already finished: out/pbft/run (--overwrite_output_dir runs it again)\n"
     (note,) = (done.parents[1] / ".finished").iterdir()
     assert json.loads(note.read_text()).keys() == {"records", "files"}  # no word of the command: it may be a secret
 
@@ -203,6 +203,6 @@ def test_nothing_heavy_is_imported_for_it(done, tmp_path, script):
     subprocess.run([sys.executable, "-c", noting], check=True, env=environment)
     started = [sys.executable, "-X", "importtime", str(ROOT / script), *WORDS]
     again = subprocess.run(started, capture_output=True, text=True, check=True, env=environment)
-    assert again.stdout.startswith("finished before: out/pbft/run")
+    assert again.stdout.startswith("already finished: out/pbft/run")
     imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in again.stderr.splitlines() if "|" in line}
     assert not imported & {"torch", "transformers", "numpy", "safetensors", "psutil", "pandas"}

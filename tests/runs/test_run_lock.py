@@ -139,4 +139,4 @@ def test_a_disk_without_locks_is_named(tmp_path, monkeypatch, capsys, number):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert RunLock(tmp_path / "run").take()
-    assert capsys.readouterr().err.startswith(f"note: {tmp_path} takes no locks (")
+    assert capsys.readouterr().err.startswith(f"note: {tmp_path} does not support file locks (")

@@ -67,7 +67,7 @@ def test_files_of_several_runs_are_written_where_the_disk_takes_no_locks(tmp_pat
     monkeypatch.setattr(fcntl, "flock", refuse)
     with locked(tmp_path / "a.csv"):
         pass
-    assert capsys.readouterr().err.startswith(f"note: {tmp_path} takes no locks (")
+    assert capsys.readouterr().err.startswith(f"note: {tmp_path} does not support file locks (")
 
 
 def test_short_hash_follows_content():
@@ -138,7 +138,7 @@ TORCH = "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed 
 def test_what_the_disk_will_not_take_is_one_line(tmp_path, error):
     write_json(tmp_path / "a.json", {"old": 1})
     with (
-        pytest.raises(InputError, match=r"^--output_dir out: cannot be written to \(.*\); make room") as caught,
+        pytest.raises(InputError, match=r"^--output_dir out: cannot be written to \(.*\); free some space") as caught,
         writing("out"),
         whole_file(tmp_path / "a.json") as aside,
     ):

@@ -118,8 +118,8 @@ def test_files_that_are_no_queries(write, rows, arguments, says):
 def test_columns_are_still_refused_where_nothing_reads_them():
     for argument in ("--text1_column", "--text2_column", "--label_column"):
         words = ["--task", "rte", argument, "q"]
-        with pytest.raises(InputError, match=f"{argument} q: is read only with --train_file"):
+        with pytest.raises(InputError, match=f"{argument} q: has no effect without --train_file"):
             parse((DataArguments,), words)
         assert parse((DataArguments, DistillationArguments), [*words, "--query_file", "f.csv"])
-    with pytest.raises(InputError, match="--label_names a,b: is read only with --train_file"):
+    with pytest.raises(InputError, match="--label_names a,b: has no effect without --train_file"):
         parse((DataArguments, DistillationArguments), ["--task", "rte", "--label_names", "a,b", "--query_file", "f.csv"])

@@ -201,9 +201,9 @@ def test_files_without_rows(write):
     [
         ("--task questions", "--task_name questions: there is nothing to evaluate on; give --validation_file"),
         ("--task questions --train_file f", "--task_name questions: there is nothing to evaluate on"),
-        ("--answer_column a", "--answer_column a: is read only with --task_name questions"),
-        ("--document_column a", "--document_column a: is read only with --task_name questions"),
-        ("--task questions --label_names a,b", "--label_names a,b: is read only with --train_file"),
+        ("--answer_column a", "--answer_column a: has no effect without --task_name questions"),
+        ("--document_column a", "--document_column a: has no effect without --task_name questions"),
+        ("--task questions --label_names a,b", "--label_names a,b: has no effect without --train_file"),
     ],
 )
 def test_arguments_that_do_not_fit_together(arguments, says):

@@ -63,7 +63,7 @@ def test_a_run_has_a_record_like_any_other_and_is_done_once(whole, capsys):
     before = (whole / "metrics.json").stat().st_mtime_ns
     capsys.readouterr()
     assert run(whole.parents[3]) == whole
-    assert "finished before" in capsys.readouterr().out and (whole / "metrics.json").stat().st_mtime_ns == before
+    assert "already finished" in capsys.readouterr().out and (whole / "metrics.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("how", ["killed", "sigterm"])
