@@ -1,4 +1,5 @@
-"""Answers of a frozen model, kept on disk under what they follow from: other seeds and sweeps do none of that work again."""
+"""Answers of a frozen model, cached on disk under everything they depend on, so that other seeds and sweeps need not compute
+them again."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from llmft.models.reading.batches import BatchSize
 
 TARGETS_VERSION = 1
-"""Part of every key; to be raised when the code changes so that the same key would give other answers."""
+"""Part of every key; raise it when a change of the code makes the same key give other answers."""
 
 
 @dataclass
@@ -29,12 +30,11 @@ class AnswerCache:
     """The cache of one model and tokenizer.
 
     Attributes:
-        weights, tokenizer: fingerprints (token ids say what was read; the tokenizer's says what it meant).
-        dtype: in which the model computes.
-        numerics: what else can change the last bits (device type, attention, queries a row).
-        saved: for each phase that asked, what the answers that were in the cache had cost when they were made: `cpu_s`,
-            `tokens`, `flops` and `examples` added up, `answers` their number. A run that takes them up must not look as if its
-            teacher were free.
+        weights, tokenizer: fingerprints (token ids say what was read; the tokenizer's fingerprint says what they meant).
+        dtype: the precision in which the model computes.
+        numerics: what else can change the last bits (device type, attention, queries per row).
+        saved: for each phase that asked, what the cached answers cost when they were computed: the sums of `cpu_s`, `tokens`,
+            `flops` and `examples`, and `answers`, their number. A run that uses them must not look as if its teacher were free.
     """
 
     store: ContentCache
@@ -48,7 +48,7 @@ class AnswerCache:
     def create(
         cls, store: ContentCache, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, size: BatchSize
     ) -> AnswerCache:
-        """The cache of a model as it now is; reads all its weights once."""
+        """The cache of a model in its current state; reads all its weights once."""
         import torch
 
         from llmft.models.fingerprint import fingerprint_weights
@@ -61,7 +61,7 @@ class AnswerCache:
         weight, (_, world) = next(model.parameters()), rank_and_world()
         numerics = {
             "device": weight.device.type,
-            "attention": before if attention == NAME else attention,  # which becomes that when the model first reads
+            "attention": before if attention == NAME else attention,  # which it becomes when the model first reads
             "queries": size.queries,
             "batch_tokens": size.tokens_on(weight.device.type),
             "ranks": world,
@@ -75,17 +75,19 @@ class AnswerCache:
         return cls(store, fingerprint_weights(model), fingerprint_tokenizer(tokenizer), str(weight.dtype), numerics)
 
     def key(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """All that decides the answers to a question: its own key (what is asked about which tokens), and how the model is."""
+        """All that determines the answers to a question: its own key (what is asked about which tokens) and the state of the
+        model."""
         model = {"weights": self.weights, "tokenizer": self.tokenizer, "dtype": self.dtype, "numerics": self.numerics}
         return {"version": TARGETS_VERSION, **model, **question}
 
     def get(
         self, question: Mapping[str, Any], compute: Callable[[], dict[str, np.ndarray]], phase: Phase
     ) -> dict[str, np.ndarray]:
-        """What was kept under this question's key; else what `compute` gives, which is then kept. Its costs are on `phase`."""
+        """What is stored under this question's key, or else the result of `compute`, which is then stored. Its costs go to
+        `phase`."""
         key = self.key(question)
         rank, _ = rank_and_world()
-        kept = from_rank_0(self.store.get(key) if rank == 0 else None)  # one rank looks: all must go the same way
+        kept = from_rank_0(self.store.get(key) if rank == 0 else None)  # one rank looks: all must take the same branch
         if kept is not None:
             arrays, costs = kept
             sums = self.saved.setdefault(phase.key, {})
@@ -100,13 +102,13 @@ class AnswerCache:
         }
         shares: list[dict[str, Any]] = all_gather({**done, "cpu_s": time.process_time() - started})
         sound = not any(np.isnan(array).any() for array in answers.values() if array.dtype.kind == "f")
-        if rank == 0 and sound:  # what is none ends the run, and must not end others
+        if rank == 0 and sound:  # NaN ends this run, and must not end others
             self.store.put(key, answers, {name: sum(share[name] for share in shares) for name in shares[0]})
         return answers
 
     def saved_but(self, paid: Collection[PhaseKey]) -> dict[str, Any]:
-        """`saved_by_teacher_cache` of the record: what was saved in other phases than these, whose answers an earlier session of
-        the same run has made: the sums, and in `phases` those of each; {} where nothing was."""
+        """`saved_by_teacher_cache` of the record: what was saved in all phases except `paid`, whose answers an earlier session
+        of the same run computed. It has the sums, and in `phases` those of each phase; {} if nothing was saved."""
         saved = {key: costs for key, costs in self.saved.items() if key not in paid}
         names = sorted({name for costs in saved.values() for name in costs})
         sums = {name: sum(costs.get(name, 0) for costs in saved.values()) for name in names}
@@ -115,6 +117,6 @@ class AnswerCache:
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What identifies a tokenizer: its vocabulary."""
+    """Identifies a tokenizer, by its vocabulary."""
     pairs = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
     return hashlib.sha256(repr(pairs).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The part of what a model wrote that is its answer, where it has thought first (Snell et al. 2022, arXiv:2209.15189)."""
+"""The part of a model's output that is its answer, when it has thought first (Snell et al. 2022, arXiv:2209.15189)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class AnswerPart(NamedTuple):
     """What the first group of a pattern matches.
 
     Attributes:
-        text: that, without white space around.
-        begin: the token that it begins in; it goes on to the last.
-        whole_token: whether that token holds nothing but white space in front of it.
-        ends_answer: whether nothing but white space follows it.
+        text: the match, stripped of white space.
+        begin: the token in which it begins; it extends to the last token.
+        whole_token: whether that token has only white space before it.
+        ends_answer: whether only white space follows it.
     """
 
     text: str
@@ -24,18 +24,18 @@ class AnswerPart(NamedTuple):
 
 
 def match_of(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """Where a pattern matches a text first; None where it does not, or its group has nothing but white space."""
+    """A pattern's first match in a text; None if there is none, or its group has only white space."""
     match = pattern.search(text)
     return match if match is not None and (match[1] or "").strip() else None
 
 
 def find_part(pattern: re.Pattern[str], ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> AnswerPart | None:
-    """The part of an answer where a pattern matches first; None where it does not, or the part is empty. Tokens are cut between,
-    never made anew.
+    """The part of an answer that a pattern's first match gives; None if there is no match, or the part is empty. The answer is
+    cut between its tokens and never tokenized again.
 
     Args:
         ids: tokens of the answer.
-        decode: gives the text of tokens.
+        decode: returns the text of tokens.
     """
     text = decode(ids)
     match = match_of(pattern, text)
@@ -47,6 +47,6 @@ def find_part(pattern: re.Pattern[str], ids: Sequence[int], decode: Callable[[Se
         before = decode(ids[:count])
         if len(before) > start:
             break
-        if text.startswith(before):  # else a token is a piece of a letter, or changes how the one before it is written
+        if text.startswith(before):  # else a token is part of a letter, or changes how the previous one is written
             begin, front = count, before
     return AnswerPart(part, begin, not text[len(front) : start].strip(), not text[match.end(1) :].strip())

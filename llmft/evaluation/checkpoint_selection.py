@@ -1,4 +1,4 @@
-"""Evaluations during training, and the checkpoints they pick (Mosbach et al. 2023, sections 3 and 4: best in-domain, last,
+"""Evaluations during training, and the checkpoints they select (Mosbach et al. 2023, sections 3 and 4: best in-domain, last,
 best out-of-domain)."""
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class Evaluation:
 
 @dataclass
 class Evaluations:
-    """Every evaluation of a run as metrics; the scores of the last one and of the best.
+    """Metrics of every evaluation of a run, and scores of the last and the best ones.
 
-    A best one is picked by the headline on the evaluation sets themselves, which only shows what training passed through. The
-    model's start is no candidate. All ranks hold the same.
+    The best are selected by the headline on the evaluation sets themselves, so they only show what training passed through. The
+    untrained model is not a candidate. All ranks hold the same.
 
     Args:
-        score: scores all sets with the model as it is; what that costs is counted under the stage it is given.
+        score: scores all sets with the current model; the cost is counted under the given stage.
         measure: the metrics of each set.
         answers: how answers are judged.
-        domains: those a best one is picked for: `in_domain` and `out_of_domain` with their sets, or none.
-        teacher: its scores of all sets, from which the divergence of each evaluation is reckoned; None where there is none.
+        domains: those for which a best evaluation is selected: `in_domain` and `out_of_domain` with their sets, or none.
+        teacher: its scores of all sets, from which each evaluation's divergence is computed; None if there is none.
     """
 
     score: Callable[[str], Mapping[str, Scores]]
@@ -47,12 +47,12 @@ class Evaluations:
     stages: dict[str, Evaluation] = field(default_factory=dict)
 
     def evaluate(self, step: int, epoch: float, *, last: bool) -> dict[str, dict[str, Any]]:
-        """Score all sets and keep what is to be kept; returns the metrics of each set."""
+        """Score all sets and keep the last and best scores; returns the metrics of each set."""
         evaluation = Evaluation(step, epoch, self.score(LAST if last else "during_training"))
         sets, headline = self.measure(evaluation.scores), self.answers.headline
         for domain, names in self.domains.items():
             value, *earlier = (pooled(one, names, headline.name) for one in (sets, *(e["sets"] for e in self.history)))
-            if all(headline.better(value, other) for other in earlier):  # the earliest of equals stays
+            if all(headline.better(value, other) for other in earlier):  # of equal ones the earliest stays
                 self.stages[f"best_{domain}"] = evaluation
         self.stages = {LAST: evaluation, **self.best}
         self.history.append({"step": step, "epoch": epoch, "sets": sets})
@@ -68,14 +68,14 @@ class Evaluations:
 
     @property
     def selection(self) -> dict[str, dict[str, Any]]:
-        """Of every stage its step, its epoch, and whether it was picked on the very sets it is judged by."""
+        """For every stage its step, its epoch, and whether it was selected on the very sets it is judged on."""
         return {
             stage: {"step": evaluation.step, "epoch": evaluation.epoch, "selected_on_evaluation_set": stage != LAST}
             for stage, evaluation in self.stages.items()
         }
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, JSON-able: a checkpoint that is read must not be able to run code, as a pickle is."""
+        """What `restore` needs, JSON-able: unlike a pickle, a checkpoint must not be able to run code when it is read."""
         stages = {
             stage: {**vars(evaluation), "scores": {name: scores.state() for name, scores in evaluation.scores.items()}}
             for stage, evaluation in self.stages.items()
@@ -83,7 +83,7 @@ class Evaluations:
         return {"history": list(self.history), "stages": stages}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from the `state` of an interrupted run, bit for bit."""
+        """Resume from the `state` of an interrupted run, bit for bit."""
         self.history, self.stages = state["history"], {}
         for stage, kept in state["stages"].items():
             scores = {name: Scores.from_state(one) for name, one in kept["scores"].items()}

@@ -1,4 +1,4 @@
-"""What a document leaves in answers that have nothing to do with it, and whether a model says that it does not know."""
+"""Traces of a document in answers that have nothing to do with it, and whether a model says that it does not know."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ if TYPE_CHECKING:
     from llmft.evaluation.scores import Scores
 
 NAME = re.compile(r"(?<=[\w,;] )[A-Z]\w+|\b\d{2,}\b")
-"""A word with a capital within a sentence, or a number of two digits or more."""
+"""A capitalised word within a sentence, or a number of two digits or more."""
 ABSTENTIONS = (
     "not stated", "not mentioned", "not given", "not known", "unknown", "no answer", "unanswerable", "I do not know",
     "I don't know", "cannot be answered",
 )  # fmt: skip
-"""What an answer says that gives none. A question whose accepted answer is one of these cannot be answered."""
+"""Texts by which an answer says that there is none. A question whose accepted answer is one of these is unanswerable."""
 
 
 def names_in(texts: Iterable[str]) -> frozenset[str]:
-    """The names and numbers of texts: words with a capital that do not begin a sentence, and numbers of two digits or more."""
+    """The names and numbers in texts: capitalised words that do not begin a sentence, and numbers of two digits or more."""
     return frozenset(name for text in texts for name in NAME.findall(text))
 
 
 def contaminating(answer: str, prompt: str, names: frozenset[str]) -> list[str]:
-    """The names in an answer that its prompt does not have."""
+    """The names in an answer that its prompt does not contain."""
     words = set(re.findall(r"\w+", answer)) - set(re.findall(r"\w+", prompt))
     return sorted(words & names)
 
 
 def abstains(answer: str) -> bool:
-    """Whether an answer says, among other things, that there is none."""
+    """Whether an answer says, possibly among other things, that there is none."""
     words = f" {' '.join(squad_words(answer))} "
     return any(f" {' '.join(squad_words(text))} " in words for text in ABSTENTIONS)
 
 
 def unanswerable(accepted: Sequence[str]) -> bool:
-    """Whether a question that has these accepted answers cannot be answered."""
+    """Whether these accepted answers say that the question is unanswerable."""
     return any(squad_words(accepted[0]) == squad_words(text) for text in ABSTENTIONS)
 
 
 def abstention(scores: Sequence[Scores]) -> dict[str, float]:
-    """`abstention`, the share of questions that cannot be answered on which a model abstains, and `false_abstention`, that of the
-    others; only those of which there are questions."""
+    """`abstention`, the share of unanswerable questions on which a model abstains, and `false_abstention`, the same share of
+    the others; each only if there are such questions."""
     with_answers = [one for one in scores if "accepted" in one.columns]
     answers = [answer for one in with_answers for answer in zip(one["accepted"], one["prediction"], strict=True)]
     shares = {}

@@ -1,4 +1,4 @@
-"""Which kinds of answers there are."""
+"""The kinds of answers."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ ANSWERS: dict[str, type[Answers]] = {"label": Labels, "text": Texts}
 
 
 def answers_of(task: Task) -> type[Answers]:
-    """The kind of a task's answers: words are judged by rules where it has some."""
+    """The kind of a task's answers; words are judged by rules if the task has some."""
     return Ruled if task.rules else ANSWERS[task.answer]

@@ -1,4 +1,4 @@
-"""Answers that are labels: what is asked of a model about them, and what its answers are worth."""
+"""Answers that are labels: how a model is asked for them, and how its answers are scored."""
 
 from __future__ import annotations
 
@@ -25,21 +25,23 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row, Task
 
 BORDER = 3
-"""Tokens of a query's end that are shown."""
+"""Number of tokens shown from the end of a query."""
 
 
 @dataclass(frozen=True)
 class Labels(Answers):
-    """One of L labels, the same for all rows. A label's score is the log-probability of its tokens behind the query.
+    """One of L labels, the same for all rows. A label's score is the log-probability of its tokens after the query.
 
-    Columns beside those that all `Scores` have: `label_logprobs` (N, L), log-probabilities over the labels alone, calibrated if
-    that is asked for; `token_logprobs` (N, L), those of the labels' tokens over the vocabulary; `best_token` (N,), the most
-    probable token of the vocabulary. `target` and `prediction` are numbers of labels.
+    Columns in
+    addition to those of all `Scores`: `label_logprobs` (N, L), log-probabilities over the labels alone, calibrated if
+        requested; `token_logprobs` (N, L), those of the labels' tokens over the vocabulary; `best_token` (N,), the most
+        probable
+    token of the vocabulary. `target` and `prediction` are numbers of labels.
 
     Attributes:
         sequences: each label's tokens, nearly always one; a classifier's are 0 to L - 1, its whole vocabulary.
-        calibrate: whether the labels' prior behind the same context is divided out.
-        border: the tokens around the place where a query meets its label, for people; "" for a classifier.
+        calibrate: whether the labels' prior after the same context is divided out.
+        border: the tokens around the border of query and label, for display; "" for a classifier.
     """
 
     supports: ClassVar[tuple[str, ...]] = ("labels", "labels_rest", "topk", "vocab")
@@ -60,13 +62,13 @@ class Labels(Answers):
         config: Config | None = None,
         calibrate: bool = False,
     ) -> Labels:
-        """The labels' tokens behind the query of `sample`.
+        """The labels' tokens after the query of `sample`.
 
         Args:
-            config: says whether a label may be more than one token; None for no.
+            config: says whether a label may have several tokens; None for no.
 
         Raises:
-            InputError: a label word is not one token there, or the model is a classifier of another number of labels.
+            InputError: a label word is not a single token there, or the model is a classifier with another number of labels.
         """
         from llmft.models.parts.head import classification_head
         from llmft.models.reading.continuations import LabelSequences
@@ -97,22 +99,22 @@ class Labels(Answers):
 
     @property
     def ids(self) -> list[int]:
-        """The token of each label; of labels of several tokens their places in what `compared` gives."""
+        """The token of each label; for labels of several tokens, their indices in the result of `compared`."""
         return [*range(len(self.sequences.sequences))] if self.behind else [token for (token,) in self.sequences.sequences]
 
     @property
     def behind(self) -> int:
-        """Tokens of an answer that the model reads behind the query."""
+        """Number of an answer's tokens that the model reads after the query."""
         return max(map(len, self.sequences.sequences)) - 1
 
     def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
-        """Check that labels without a space stand behind all rows' queries as tokens of their own.
+        """Check that labels without a space are separate tokens after all rows' queries.
 
         Raises:
             InputError: one merges with a query's end.
         """
         prompt_format = prompter.prompt_format
-        if prompt_format.space or not self.border:  # behind a space nothing merges, a classifier writes no labels
+        if prompt_format.space or not self.border:  # nothing merges after a space, and a classifier writes no labels
             return
         rows = [*rows, *prompter.demonstrations]
         control, written = prompter.written(rows)
@@ -120,11 +122,11 @@ class Labels(Answers):
         check_border(control, queries, prompt_format.words, sequences, prompt_format.end_flag, space="")
 
     def content_free(self, prompter: Prompter) -> list[Row]:
-        """Rows that are asked about behind all others, to calibrate by; none where nothing is calibrated."""
+        """Rows that are asked about after all others, for calibration; none if nothing is calibrated."""
         return prompter.prompt_format.content_free_rows() if self.calibrate else []
 
     def continued(self, prompts: TokenizedPrompts, rows: Sequence[Row]) -> Continued:
-        """The rows' prompts by all labels."""
+        """The rows' prompts, each followed by all labels."""
         from llmft.models.reading.continuations import Continued
 
         return Continued.by_labels(prompts, self.sequences)
@@ -140,15 +142,15 @@ class Labels(Answers):
         return self.sequences
 
     def columns(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns of `Scores` from the answers to the question about N rows, and behind them about the content-free ones."""
+        """Columns of `Scores` from the answers to the question about N rows, followed by the content-free ones."""
         n, logprobs = len(rows), arrays["label_logprobs"]
         prior = label_prior(logprobs[n:]) if len(logprobs) > n else None
         idx, targets = (np.array([row[name] for row in rows]) for name in ("idx", "label"))
         return _columns(idx, targets, renormalise(logprobs[:n], prior), logprobs[:n], arrays["best_token"][:n])
 
     def labels(self, answers: Scores | Mapping[str, torch.Tensor], log_prior: torch.Tensor | None = None) -> torch.Tensor:
-        """(N, L) float32, the column `label_logprobs`: of scores, or of what the question has kept of N prompts, without a wait
-        for its device."""
+        """(N, L) float32, the column `label_logprobs`: from scores, or from what the question has kept of N prompts, without
+        waiting for its device."""
         import torch
 
         if isinstance(answers, Scores):
@@ -162,11 +164,11 @@ class Labels(Answers):
 
     @property
     def branches(self) -> list[tuple[int, ...]]:
-        """Token sequences that every training prompt comes with: what labels of several tokens are read off."""
+        """Token sequences that are read along with every training prompt, for labels of several tokens."""
         return self.sequences.continuations
 
     def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
-        """The rows as training examples: tokens `input_ids`, and if `gold` the token `answer` of the right label."""
+        """The rows as training examples: tokens `input_ids`, and the token `answer` of the right label if `gold`."""
         examples: list[dict[str, Any]] = [{"input_ids": prompts.whole(i)} for i in range(len(rows))]
         ids = self.ids
         if gold:
@@ -175,17 +177,17 @@ class Labels(Answers):
         return examples
 
     def answered(self, rows: Sequence[Row], logprobs: torch.Tensor) -> list[Row]:
-        """The rows with a teacher's labels in place of their own, from its log-probabilities (N, L)."""
+        """The rows with a teacher's labels instead of their own, from its log-probabilities (N, L)."""
         return [{**row, "label": label} for row, label in zip(rows, logprobs.argmax(1).tolist(), strict=True)]
 
     def compared(self, logits: torch.Tensor) -> torch.Tensor:
-        """What of a student's logits (P, V) is compared with a teacher's answers: they, or of labels of several tokens their
+        """What is compared with a teacher's answers: a student's logits (P, V), or for labels of several tokens their
         log-probabilities (B, L)."""
         return self.sequences.logprobs(logits) if self.behind else logits
 
     def mean(self, scores: Sequence[Scores]) -> dict[str, np.ndarray]:
-        """Columns of the mean over contexts of the distributions behind each; `best_token` is the one that most put first (the
-        smallest of several)."""
+        """Columns of the mean over contexts of the distributions after each; `best_token` is the one that most of them rank
+        first (on ties the smallest)."""
 
         def mean(name: str) -> np.ndarray:
             return np.logaddexp.reduce([one[name] for one in scores]) - np.log(len(scores))
@@ -197,8 +199,8 @@ class Labels(Answers):
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
         """`accuracy`, `score_accuracy`, `loss`, `ece`, `n`, `n_asked`, `n_shortened`, and those of `names`.
 
-        `score_accuracy` takes the argmax over the labels (Mosbach et al. 2023, section 3); `accuracy` counts an answer only
-        where the label's token is the argmax over the whole vocabulary, None for labels of several tokens; `loss` is the mean
+        `score_accuracy` takes the argmax over the labels (Mosbach et al. 2023, section 3); `accuracy` counts an answer only if
+        the label's token is the argmax over the whole vocabulary, None for labels of several tokens; `loss` is the mean
         negative log-probability (nats) of the right label's token over the vocabulary; `ece` is the expected calibration error
         of the label probabilities (15 bins).
 
@@ -221,7 +223,8 @@ class Labels(Answers):
         return more_metrics(names, "label", scores["prediction"], targets, metrics)
 
     def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
-        """`kl`, mean KL(teacher || student) over the labels in nats; `agreement`, share of the rows that both answer alike."""
+        """`kl`, mean KL(teacher || student) over the labels in nats; `agreement`, share of the rows with the same answer from
+        both."""
         p, q = teacher["label_logprobs"], student["label_logprobs"]
         return {
             "kl": float(np.mean(np.sum(np.exp(p) * (p - q), axis=1))),
@@ -254,8 +257,8 @@ def renormalise(logprobs: np.ndarray, prior: np.ndarray | None = None) -> np.nda
 
     Args:
         logprobs: (N, L) log-probabilities of the label tokens.
-        prior: (L,) label probabilities that content-free queries get behind the same context; divided out where given
-            (contextual calibration with a diagonal matrix, Zhao et al. 2021, arXiv:2102.09690, section 5).
+        prior: (L,) label probabilities that content-free queries get after the same context; divided out if given (contextual
+            calibration with a diagonal matrix, Zhao et al. 2021, arXiv:2102.09690, section 5).
     """
     scores = logprobs if prior is None else logprobs - np.log(prior)
     scores = scores - scores.max(axis=1, keepdims=True)
@@ -270,12 +273,12 @@ def label_prior(content_free_logprobs: np.ndarray) -> np.ndarray:
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Mean gap between confidence and accuracy, 0 to 1 (Guo et al. 2017, arXiv:1706.04599, eq. 3; 15 bins as there).
 
-    Confidence is the largest label probability, the prediction its label (the first of equals). Bin m of M equal-width bins
-    holds confidences in ((m - 1) / M, m / M]; a bin counts by its share of the N examples, an empty one not at all.
+    Confidence is the largest label probability, and the prediction is its label (the first on ties). Bin m of M equal-width
+    bins holds confidences in ((m - 1) / M, m / M]; a bin is weighted by its share of the N examples.
 
     Args:
         probabilities: (N, L) of the labels, N at least 1; each row adds up to 1.
-        labels: (N,) the right ones.
+        labels: (N,) the right labels.
         bins: M, 1 or more.
     """
     confidence = probabilities.max(axis=1)

@@ -1,4 +1,4 @@
-"""Answers in words that are judged by rules a program can check, and compared with no right answer."""
+"""Answers in words that are judged by rules a program can check, instead of being compared with right answers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ruled(Texts):
-    """Words that a model writes, judged by rules: `rules` is 1 where an answer keeps all that hold for its row.
+    """Words that a model writes, judged by rules: `rules` is 1 if an answer follows all that apply to its row.
 
-    Columns as those of `Texts`, without those that compare with a right answer; `target` names the row's rules, and
-    `rule_<name>` is 1 where the answer keeps that rule, 0 where it does not, None where it does not hold for the row.
+    Columns are those of `Texts`, without those that compare with a right answer; `target` names the row's rules, and
+    `rule_<name>` is 1 if the answer follows that rule, 0 if it does not, None if it does not apply to the row.
 
     Attributes:
         rules: all rules of the task.
@@ -45,7 +45,7 @@ class Ruled(Texts):
         return {}
 
     def _judged(self, rows: Sequence[Row], predictions: Sequence[str], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns of what the answers are worth: which rules they keep."""
+        """The columns that judge the answers: which rules they follow."""
         metric, pairs = load_metric("rules", "rule"), [*zip(rows, predictions, strict=True)]
         of_rules = {
             f"rule_{rule.name}": [metric.score(text, rule.as_text()) if rule.name in row[COLUMN] else None for row, text in pairs]
@@ -57,8 +57,8 @@ class Ruled(Texts):
         return columns | {name: of_objects(scores) for name, scores in of_rules.items()}
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
-        """`rules`; `rule_<name>`, of the answers for which a rule holds the share that keep it, and `n_rule_<name>`, how many
-        these are; `tokens` (mean of an answer), `n`, `n_asked`, `n_shortened`."""
+        """`rules`; `rule_<name>`, the share of answers that follow a rule among those it applies to, and `n_rule_<name>`, how
+        many these are; `tokens` (mean per answer), `n`, `n_asked`, `n_shortened`."""
         names = [f"rule_{rule.name}" for rule in self.rules]
         return {
             "rules": float(np.mean(scores["rules"])),

@@ -1,8 +1,9 @@
-"""Whether programs that a model has completed run. Nothing a model writes is executed but here, and only with --run_code.
-
-A program is a query whose last line is an assertion that its answer completes: `assert garden.plum() ==` by a value, or
-`assert "otter" ==` by a call. What the model wrote must be that and nothing else: a literal, or a call with literal arguments of
-what the query imports. So `assert garden.plum() == garden.plum()` is no answer, and no other code of a model is executed.
+"""Whether programs that a model has completed run. This is the only place where text from a model is executed, and only with
+--run_code.
+A program is a query whose last line is an assertion that its answer completes: `assert garden.plum() ==` with a value, or
+`assert "otter" ==` with a call. The model must write that and nothing else: a literal, or a call, with literal arguments, of
+something that the query imports. So `assert garden.plum() == garden.plum()` is no answer, and no other code of a model is
+executed.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 CHILD = Path(__file__).with_name("isolated.py")
 SECONDS = 10
-"""Of wall-clock time that a program has; the child limits its CPU time and memory itself."""
+"""Wall-clock limit of a program; the child itself limits its CPU time and memory."""
 NOT_ONE = "it is no comparison of a call with a literal"
 
 
 def run_scores(library: str, rows: Sequence[Row], predictions: Sequence[str]) -> list[float]:
-    """(N,) 1 where the row's program, completed by the prediction, runs without an error; else 0.
+    """(N,) 1 if the row's program, completed by the prediction, runs without an error; else 0.
 
     Args:
         library: the folder whose modules programs import.
@@ -37,10 +38,10 @@ def run_scores(library: str, rows: Sequence[Row], predictions: Sequence[str]) ->
 
 
 def check_runs(library: str, rows: Sequence[Row]) -> None:
-    """Check that the rows' right answers run: else it would be the library's or the platform's fault if others did not.
+    """Check that the rows' right answers run; otherwise failures of other answers would be the library's or the platform's fault.
 
     Raises:
-        InputError: there is no such folder, or one does not run.
+        InputError: there is no such folder, or a right answer does not run.
     """
     if not Path(library).is_dir():
         raise InputError(f"--run_code {library}: no such folder; name the one with the modules that the rows import")
@@ -54,7 +55,7 @@ def check_runs(library: str, rows: Sequence[Row]) -> None:
 
 
 def fault_of(library: str, query: str, completion: str) -> str | None:
-    """Why a program does not run; None where it does."""
+    """Why a program does not run; None if it does."""
     head, _, start = query.rpartition("\n")
     line = f"{start.strip()} {completion.strip()}"
     if not is_comparison(line, imported_names(head)):
@@ -63,7 +64,7 @@ def fault_of(library: str, query: str, completion: str) -> str | None:
 
 
 def imported_names(program: str) -> set[str]:
-    """The names that a program binds by imports; none where it is no Python."""
+    """The names that a program binds by imports; none if it is not Python."""
     try:
         nodes = [*ast.walk(ast.parse(program))]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -73,7 +74,7 @@ def imported_names(program: str) -> set[str]:
 
 
 def is_comparison(line: str, names: set[str]) -> bool:
-    """Whether a line asserts that a call of something of these names equals a literal, on whatever side, and nothing else."""
+    """Whether a line only asserts that a call of something with these names equals a literal, on either side."""
     try:
         body = ast.parse(line).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -93,7 +94,8 @@ def _is_literal(node: ast.expr) -> bool:
 
 
 def _is_call(node: ast.expr, names: set[str]) -> bool:
-    """Whether it calls, with literals alone, what an imported name leads to through public attributes and such calls."""
+    """Whether it is a call, with literal arguments only, of something reached from an imported name by public attributes and
+    such calls."""
     if not isinstance(node, ast.Call):
         return False
     function = node.func
@@ -106,8 +108,8 @@ def _is_call(node: ast.expr, names: set[str]) -> bool:
 
 @lru_cache(maxsize=4096)  # teacher and student often write the same
 def fault_of_program(library: str, program: str) -> str | None:
-    """Run a program in a process of its own (`isolated.py`), with the library on its path, and say why it fails; None where it
-    does not. It has the standard library and no other package."""
+    """Run a program in its own process (`isolated.py`), with the library on its path, and return why it fails; None if it does
+    not. It has only the standard library."""
     command = [sys.executable, "-I", "-S", "-B", str(CHILD), str(Path(library).resolve())]
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Scoring rows: their prompts go through a model, and its answers become columns."""
+"""Scoring rows: a model reads their prompts, and its answers become columns."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scorer:
-    """One way of asking a model: by these prompts, for these answers.
+    """One way of asking a model: with these prompts, for these answers.
 
     Attributes:
         batch_size: how many prompts go through the model together.
-        cache: may hold answers of the model, whose weights must then stay as they are.
+        cache: may hold answers of the model, whose weights must then not change.
     """
 
     model: torch.nn.Module
@@ -62,18 +62,18 @@ class Scorer:
             answers: the kind of answers, made for the prompt of `sample` with these `options` (as `Labels.create`).
 
         Raises:
-            InputError: the prompts and these answers do not go together.
+            InputError: the prompts and these answers do not fit together.
         """
         prompter = fitted(prompter, model)
         made = answers.create(model, prompter, sample, **options)
         return cls(model, replace(prompter, behind=made.behind), made, batch_size)
 
     def with_model(self, model: torch.nn.Module) -> Scorer:
-        """The same questions to another model, whose weights may change."""
+        """The same questions for another model, whose weights may change."""
         return replace(self, model=model, prompter=fitted(self.prompter, model), cache=None)
 
     def check_window(self, rows: Sequence[Row]) -> None:
-        """Check early that the rows' prompts fit the model's window, and that answers can stand behind them.
+        """Check early that the rows' prompts fit the model's window, and that answers can follow them.
 
         Raises:
             InputError: they do not.
@@ -82,10 +82,10 @@ class Scorer:
         self.prompter.check_window(rows)
 
     def score(self, rows: Sequence[Row], phase: Phase, reference: Reference | None = None) -> Scores:
-        """Ask about every row; what it cost is counted on `phase`.
+        """Ask about every row; the costs go to `phase`.
 
         Args:
-            reference: what answers are compared with, beside the rows' own; None for nothing, or where that needs no asking.
+            reference: what answers are compared with in addition to the rows' own; None for nothing, or if that needs no model.
 
         Raises:
             InputError: a prompt does not fit the model's window, or the model gives no numbers.
@@ -101,7 +101,7 @@ class Scorer:
         return Scores(columns, per_query, prompts.shortened)
 
     def answered(self, rows: Sequence[Row], phase: Phase, *, counted: bool = True) -> list[Row]:
-        """The rows with the tokens of what the model writes, `answer_ids`; for kinds of answers that are written.
+        """The rows with the tokens of that the model writes, `answer_ids`; for kinds of answers that are generated.
 
         Args:
             counted: whether costs count the rows as examples.
@@ -112,20 +112,20 @@ class Scorer:
         return [{**row, "answer_ids": ids} for row, ids in zip(rows, written, strict=True)]
 
     def read(self, prompts: Continued, question: Question, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:
-        """As `PrefixAsking.read`, of these prompts alone."""
+        """As `PrefixAsking.read`, for these prompts only."""
         with self.asking(prompts.prefix, phase) as asking:
             return asking.read(prompts, question, rows=rows)
 
     @contextmanager
     def asking(self, prefix: list[int], phase: Phase) -> Iterator[PrefixAsking]:
-        """Context: several things can be asked of the model behind a prefix, which it reads once."""
+        """Context manager: the model can be asked several things after a prefix, which it reads once."""
         from llmft.models.reading.shared_prefix import open_prefix
 
         with open_prefix(self.model, prefix, self.batch_size) as behind:
             yield PrefixAsking(self, behind, phase)
 
     def _check_numbers(self, rows: Sequence[Row], columns: Mapping[str, np.ndarray]) -> None:
-        """Check that what is known of the rows are numbers."""
+        """Check that the rows' columns are not NaN."""
         bad = np.zeros(len(rows), bool)
         for column in columns.values():
             if column.dtype.kind == "f":
@@ -140,7 +140,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class PrefixAsking:
-    """Asks behind one prefix. The model reads that once, and only if the cache lacks an answer; costs are counted on `phase`."""
+    """Asks after one prefix. The model reads it once, and only if the cache lacks an answer; costs go to `phase`."""
 
     scorer: Scorer
     behind: OpenPrefix
@@ -150,7 +150,7 @@ class PrefixAsking:
         """The model's answers to a question about each of the prompts.
 
         Args:
-            rows: how many of the prompts are examples; those behind them are content-free queries.
+            rows: how many of the prompts are examples; those after them are content-free queries.
         """
 
         def compute() -> dict[str, np.ndarray]:
@@ -161,7 +161,7 @@ class PrefixAsking:
         return self._cached(lambda: prompts.key | question.key, compute)
 
     def write(self, prompts: TokenizedPrompts, *, rows: int = 0) -> list[list[int]]:
-        """The tokens of what the model writes behind each of the prompts, of which the first `rows` count as examples."""
+        """The tokens that the model writes after each of the prompts; the first `rows` of these count as examples."""
         from llmft.models.reading.continuations import Continued
 
         generation, tokenizer = self.scorer.answers.generation, self.scorer.prompter.tokenizer
@@ -186,40 +186,40 @@ class PrefixAsking:
 
 @dataclass(frozen=True)
 class MeanScorer:
-    """The mean over contexts of the distributions behind each: one scorer a context, all of one kind of answer."""
+    """The mean over contexts of the distributions after each: one scorer per context, all for the same kind of answers."""
 
     scorers: tuple[Scorer, ...]
 
     @property
     def answers(self) -> Answers:
-        """How the first context's answers are measured, and so the mean."""
+        """The first context's kind of answers, which also measures the mean."""
         return self.scorers[0].answers
 
     def with_model(self, model: torch.nn.Module) -> Self:
-        """The same questions to another model."""
+        """The same questions for another model."""
         return replace(self, scorers=tuple(scorer.with_model(model) for scorer in self.scorers))
 
     def check_window(self, rows: Sequence[Row]) -> None:
-        """As `Scorer.check_window`, behind every context that a row is asked behind."""
+        """As `Scorer.check_window`, for every context that a row is asked after."""
         for scorer, places in self.parts(rows):
             scorer.check_window([rows[place] for place in places])
 
     def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:
-        """As `Scorer.answered`, behind the only context: words have no mean."""
+        """As `Scorer.answered`, after the only context, since texts have no mean."""
         (scorer,) = self.scorers
         return scorer.answered(rows, phase)
 
     def context_of(self, rows: Sequence[Row]) -> np.ndarray | None:
-        """(N,) the context that each row is asked behind; None for all."""
+        """(N,) the context that each row is asked after; None for all."""
         return None
 
     def parts(self, rows: Sequence[Row]) -> Iterator[tuple[Scorer, np.ndarray]]:
-        """Each scorer, and the places of the rows that it is for: all."""
+        """Each scorer, and the indices of its rows: all of them."""
         for scorer in self.scorers:
             yield scorer, np.arange(len(rows))
 
     def score(self, rows: Sequence[Row], phase: Phase, reference: Reference | None = None) -> Scores:
-        """As `Scorer.score`; a row is shortened as often as behind the context that leaves least room."""
+        """As `Scorer.score`; `shortened` is that of the context that leaves the least room."""
         scores = [scorer.score(rows, phase, reference) for scorer in self.scorers]
         if len(scores) == 1:
             return scores[0]
@@ -229,16 +229,16 @@ class MeanScorer:
 
 @dataclass(frozen=True)
 class DocumentScorer(MeanScorer):
-    """Each row is asked behind the document that it names: one scorer a document, all of one kind of answer.
+    """Each row is asked after the document that it names: one scorer per document, all for the same kind of answers.
 
     Attributes:
-        documents: of each scorer, the document's name.
+        documents: the name of each scorer's document.
     """
 
     documents: tuple[str, ...] = ()
 
     def context_of(self, rows: Sequence[Row]) -> np.ndarray:
-        """(N,) the place of each row's document.
+        """(N,) the index of each row's document.
 
         Raises:
             InputError: a row has none.
@@ -250,7 +250,7 @@ class DocumentScorer(MeanScorer):
         return np.array([places[row["document"]] for row in rows], int)
 
     def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:
-        """As `Scorer.answered`, each row behind its document."""
+        """As `Scorer.answered`, each row after its document."""
         answered: list[Row] = [*rows]
         for scorer, places in self.parts(rows):
             for place, row in zip(places, scorer.answered([rows[place] for place in places], phase), strict=True):
@@ -258,7 +258,7 @@ class DocumentScorer(MeanScorer):
         return answered
 
     def score(self, rows: Sequence[Row], phase: Phase, reference: Reference | None = None) -> Scores:
-        """As `Scorer.score`, each row behind its document; in the order of the rows."""
+        """As `Scorer.score`, each row after its document; in the order of the rows."""
         parts = [*self.parts(rows)]
         scores = [
             scorer.score([rows[place] for place in places], phase, None if reference is None else reference.of(places))
@@ -270,13 +270,13 @@ class DocumentScorer(MeanScorer):
         return Scores(columns, tokens, sum(one.shortened for one in scores))
 
     def parts(self, rows: Sequence[Row]) -> Iterator[tuple[Scorer, np.ndarray]]:
-        """The scorer of each document that rows name, and the places of those rows."""
+        """The scorer of each document that rows name, and the indices of those rows."""
         contexts = self.context_of(rows)
         for number in np.unique(contexts):
             yield self.scorers[number], np.flatnonzero(contexts == number)
 
 
 def fitted(prompter: Prompter, model: torch.nn.Module) -> Prompter:
-    """The prompter with the numbers of a model."""
+    """The prompter with the sizes of a model."""
     virtual = max(prompter.reserved, virtual_tokens(model))
     return replace(prompter, window=window(model), virtual=virtual, opens=not has_cartridge(model))

@@ -1,4 +1,4 @@
-"""What a model answered to a set of rows, as columns; which columns there are is the kind of answer's business."""
+"""A model's answers to a set of rows, as columns; the kind of answers decides which columns there are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Headline(NamedTuple):
-    """The metric that a kind of answer is judged by; the mean of the column `score` is its value."""
+    """The main metric of a kind of answers; its value is the mean of the column `score`."""
 
     name: str
     higher_is_better: bool
@@ -20,17 +20,17 @@ class Headline(NamedTuple):
         return value > other if self.higher_is_better else value < other
 
     def gap_recovered(self, teacher: float, before: float, after: float) -> float | None:
-        """Share of the gap between student and teacher that training closed; None where the teacher was no better."""
+        """Share of the gap between student and teacher that training closed; None if the teacher was no better."""
         return (after - before) / (teacher - before) if self.better(teacher, before) else None
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model answered to N rows.
+    """A model's answers to N rows.
 
     Attributes:
-        columns: name -> (N, ...). Always `idx`, `target` (the right answer), `prediction`, and `score` (the row's headline, 0 to
-            1); the others are the kind of answer's own. Texts and lists are objects (`of_objects`).
+        columns: name -> (N, ...). Always `idx`, `target` (the right answer), `prediction`, and `score` (the row's headline, 0
+            to 1); the others depend on the kind of answers. Texts and lists are objects (`of_objects`).
         tokens_per_query: mean tokens of a whole prompt, context and the model's virtual tokens included.
         shortened: rows whose text was cut to fit --max_seq_length.
     """
@@ -46,17 +46,17 @@ class Scores:
         return len(self.columns["idx"])
 
     def where(self, chosen: np.ndarray) -> Scores:
-        """The same for the rows that the mask (N,) chooses."""
+        """The scores of the rows that the mask (N,) selects."""
         return replace(self, columns={name: column[chosen] for name, column in self.columns.items()})
 
     def state(self) -> dict[str, Any]:
-        """All of it, JSON-able: columns as their type and their values, which JSON keeps exactly."""
+        """Everything, JSON-able: columns as types and values, which JSON keeps exactly."""
         columns = {name: {"dtype": c.dtype.str, "values": c.tolist()} for name, c in self.columns.items()}
         return {**vars(self), "columns": columns}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Scores:
-        """The scores whose `state` that was, bit for bit."""
+        """The scores that had this `state`, bit for bit."""
         columns = {
             name: of_objects(column["values"]) if column["dtype"] == OBJECTS else np.array(column["values"], column["dtype"])
             for name, column in state["columns"].items()
@@ -65,8 +65,8 @@ class Scores:
 
 
 def mean_of_known(name: str, values: Sequence[float | None]) -> dict[str, float]:
-    """A metric that not every row has: its mean over the values that are not None, and how many these are, as the metric
-    `n_<name>`; nothing where there are none."""
+    """A metric that not every row has: its mean over the values that are not None, and their number, as the metric `n_<name>`;
+    nothing if there are none."""
     known = [value for value in values if value is not None]
     return {name: float(np.mean(known)), f"n_{name}": len(known)} if known else {}
 

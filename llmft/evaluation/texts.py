@@ -1,4 +1,4 @@
-"""Answers in words: what a model writes behind a query, and how probable the right answer is to it there."""
+"""Answers in words: what a model writes after a query, and how probable it finds the right answer there."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row, Task
 
 TEXT_METRICS = ("exact_match", "f1", "contains", "rougeL", "edit_similarity")
-"""Metrics of every row, each from 0 to 1 (`llmft.evaluation.metrics`); beside them it has the headline, if that is another."""
+"""Metrics of every row, each from 0 to 1 (`llmft.evaluation.metrics`), in addition to the headline if that is another."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class AnswerTokens(Question):
     """The question for the log-probability of each token of given answers.
 
     Attributes:
-        tokens: (P,) those of all answers, one answer after the other.
+        tokens: (P,) the tokens of all answers, one answer after another.
     """
 
     tokens: np.ndarray
 
     @property
     def key(self) -> dict[str, Any]:
-        """What the prompts' own key lacks: each answer's last token."""
+        """What the prompts' key lacks: each answer's last token."""
         return {"support": "answer", "answers": hashlib.sha256(self.tokens.astype("<i8")).hexdigest()}
 
     def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -62,20 +62,20 @@ class AnswerTokens(Question):
 class Texts(Answers):
     """Words that a model writes until it ends its answer.
 
-    Columns beside those that all `Scores` have: `query`, `document` (its name), `category`; of conversations `conversation` and
-    `turn`, which answer of it this is (the query then has all turns before it); `accepted`, all accepted answers (`target` is
-    the first); the row's `TEXT_METRICS` and headline; `runs`, where completed programs are run; `wrong_answer`, 1 where a known
-    wrong answer of the row stands in it, else 0, None where none is known; `nll`, the mean negative log-probability (nats) of a
-    token of the first accepted answer, end token included, and `target_tokens`, how many it has; `answer_ids` and `tokens`, what
-    was written and how many tokens it has; and against a reference `kl`, the mean divergence a token from the teacher along its
-    answer, `teacher_tokens`, how many that has, and `same_answer`.
+    Columns in addition to those of all `Scores`: `query`, `document` (its name), `category`; for conversations `conversation`
+    and `turn`, the number of the answer in it (the query then includes all turns before it); `accepted`, all accepted answers
+    (`target` is the first); the row's `TEXT_METRICS` and headline; `runs`, if completed programs are run; `wrong_answer`, 1 if
+    the answer contains a known wrong answer of the row, else 0, None if none is known; `nll`, the mean negative log-probability
+    (nats) per token of the first accepted answer, end token included, and `target_tokens`, its length; `answer_ids` and
+    `tokens`, what was written and its length; and with a reference `kl`, the mean divergence per token from the teacher along its
+    answer, `teacher_tokens`, the length of that, and `same_answer`.
 
     Attributes:
-        prompter: makes the tokens of answers.
-        generation: how answers are written.
+        prompter: tokenizes answers.
+        generation: how answers are generated.
         headline: a metric that is shipped for texts.
-        pattern: its first group matches the part of what is written that counts as the answer; None for all of it.
-        library: the folder that completed programs are run with; None where nothing is run.
+        pattern: its first group matches the part of the output that counts as the answer; None for all of it.
+        library: the folder that completed programs are run with; None if nothing is run.
     """
 
     in_words: ClassVar[bool] = True
@@ -99,10 +99,10 @@ class Texts(Answers):
         config: Config | None = None,
         calibrate: bool = False,
     ) -> Texts:
-        """Answers as the flags want them written: without any, the most probable words.
+        """Answers generated according to the flags: greedily by default.
 
         Raises:
-            InputError: label words are calibrated, words in a text are not.
+            InputError: only label words can be calibrated, not texts.
         """
         from llmft.arguments.context import WritingArguments
         from llmft.models.reading.generation import Generation
@@ -119,19 +119,19 @@ class Texts(Answers):
 
     @staticmethod
     def headline_of(task: Task | None) -> Headline:
-        """The task's own, or whether the answer is an accepted one."""
+        """The task's own, or else exact match with an accepted answer."""
         return Headline(task.headline if task is not None and task.headline else "exact_match", higher_is_better=True)
 
     @property
     def behind(self) -> int:
-        """Tokens of an answer that the model reads behind the query, at most."""
+        """The maximum number of an answer's tokens that the model reads after the query."""
         return self.generation.max_new_tokens
 
     def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
-        """Check that the rows' answers are as short as answers may be, and that tokens which are given are those of the answer.
+        """Check that the rows' answers are not too long, and that given tokens are those of the answer.
 
         Raises:
-            InputError: one is longer, has no tokens, or merges with the end of its query; or its tokens say something else.
+            InputError: one is too long, has no tokens, or merges with the end of its query; or its tokens are another text.
         """
         answered = [row for row in rows if row["answer"] or row.get("answer_ids")]
         for row in answered:
@@ -157,15 +157,16 @@ class Texts(Answers):
             )
 
     def tokens(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Each row's answer as it follows its query, end token included: what was written for it, else the first accepted one."""
+        """Each row's answer as it follows its query, end token included: the generated tokens if there are any, else the first
+        accepted one."""
         return self.prompter.answer_tokens(rows)
 
     def sizes(self, rows: Sequence[Row]) -> np.ndarray:
-        """(N,) tokens of each row's answer."""
+        """(N,) number of tokens of each row's answer."""
         return np.array([*map(len, self.tokens(rows))], int)
 
     def continued(self, prompts: TokenizedPrompts, rows: Sequence[Row]) -> Continued:
-        """The rows' prompts, each by what its model thought first, `thought_ids`, where there is any, and by its answer."""
+        """The rows' prompts, each followed by the model's thoughts, `thought_ids`, if there are any, and by its answer."""
         from llmft.models.reading.continuations import Continued
 
         return Continued.by_answers(prompts, self.tokens(rows), [row.get("thought_ids", []) for row in rows])
@@ -173,7 +174,7 @@ class Texts(Answers):
     def ask(
         self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row], reference: Reference | None
     ) -> dict[str, np.ndarray]:
-        """What the model writes; log-probabilities of the tokens of right answers; divergences along a reference's."""
+        """What the model writes; log-probabilities of the tokens of right answers; divergences along those of a reference."""
         from llmft.models.reading.continuations import Continued
 
         arrays = {"answer_ids": of_objects(asking.write(prompts, rows=len(rows)))}
@@ -194,7 +195,7 @@ class Texts(Answers):
         return {**arrays, "target_tokens": np.array([*map(len, tokens)], int)}
 
     def columns(self, rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns of `Scores` from what `ask` gives."""
+        """Columns of `Scores` from the result of `ask`."""
         predictions = [*map(self.written, arrays["answer_ids"])]
         columns = {
             "idx": np.array([row["idx"] for row in rows]),
@@ -214,7 +215,7 @@ class Texts(Answers):
         return columns
 
     def _judged(self, rows: Sequence[Row], predictions: Sequence[str], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns of what the answers are worth."""
+        """The columns that judge the answers."""
         accepted, wrong = ([row.get(column) or () for row in rows] for column in ("answer", WRONG_ANSWER))
         scores = row_scores(dict.fromkeys((*TEXT_METRICS, self.headline.name)), predictions, accepted)
         metrics = {name: np.array(values, float) for name, values in scores.items()}
@@ -231,25 +232,26 @@ class Texts(Answers):
         }
 
     def written(self, ids: Sequence[int]) -> str:
-        """The text of an answer: the part that `pattern` matches, where it does; without what ended it, and spaces around."""
+        """The text of an answer, or the part that `pattern` matches, if it does; without the end token or stop string, and
+        stripped."""
         text = self.text(ids)
         match = None if self.pattern is None else match_of(self.pattern, text)
         return (text if match is None else match[1]).strip()
 
     def part(self, ids: Sequence[int]) -> AnswerPart | None:
-        """The part of an answer that `pattern` matches; None where it does not, or there is no pattern."""
+        """The part of an answer that `pattern` matches; None if it does not, or there is no pattern."""
         return None if self.pattern is None else find_part(self.pattern, ids, self.text)
 
     def text(self, ids: Sequence[int]) -> str:
-        """All that was written, without what ended it."""
+        """The whole text, without the end token or stop string."""
         end = -1 if ids and ids[-1] in self.generation.end_ids else len(ids)
         text = self.prompter.tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
         ends = [place for stop in self.generation.stop if (place := text.find(stop)) >= 0]
         return text[: min(ends, default=len(text))]
 
     def examples(self, prompts: TokenizedPrompts, rows: Sequence[Row], *, gold: bool) -> list[dict[str, Any]]:
-        """The rows as training examples: a prompt and its answer but for the last token, `input_ids`; how many tokens the answer
-        has, `asked`; and if `gold` these, `answer`."""
+        """The rows as training examples: `input_ids`, a prompt and its answer without the last token; `asked`, the length of
+        the answer; and if `gold`, its tokens as `answer`."""
         examples = []
         for i, tokens in enumerate(self.tokens(rows)):
             example: dict[str, Any] = {"input_ids": [*prompts.whole(i), *tokens[:-1]], ASKED: len(tokens)}
@@ -257,13 +259,13 @@ class Texts(Answers):
         return examples
 
     def ending_as(self, other: Texts) -> Texts:
-        """The same, but answers end with whatever those others end with, too."""
+        """The same, but answers also end with whatever ends those of `other`."""
         ends = tuple(dict.fromkeys((*self.generation.end_ids, *other.generation.end_ids)))
         return replace(self, generation=replace(self.generation, stop=other.generation.stop, end_ids=ends))
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
-        """`TEXT_METRICS`, the headline, `runs` where programs are run, `wrong_answer` (of the rows of which one is known,
-        `n_wrong_answer`), `nll` (nats a token of the right answers), `tokens` (mean of an answer), `n`, `n_asked`, `n_shortened`,
+        """`TEXT_METRICS`, the headline, `runs` if programs are run, `wrong_answer` (over the `n_wrong_answer` rows with a known
+        wrong answer), `nll` (nats per token of the right answers), `tokens` (mean per answer), `n`, `n_asked`, `n_shortened`,
         and those of `names`.
 
         Raises:
@@ -284,12 +286,12 @@ class Texts(Answers):
         return more_metrics(others, "text", scores["prediction"].tolist(), scores["accepted"].tolist(), metrics)
 
     def divergence(self, teacher: Scores, student: Scores) -> dict[str, float]:
-        """`kl`, mean divergence a token along the teacher's answers, in nats; `agreement`, the share of answers that are the
+        """`kl`, mean divergence per token along the teacher's answers, in nats; `agreement`, the share of answers that are the
         same, token by token."""
         sizes = student["teacher_tokens"]
         return {"kl": float(student["kl"] @ sizes / sizes.sum()), "agreement": float(np.mean(student["same_answer"]))}
 
 
 def means(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(N,) the mean of each row's stretch of values (P,), none of which is empty."""
+    """(N,) the mean of each row's segment of the values (P,); no segment is empty."""
     return np.add.reduceat(values.astype(float), np.concatenate([[0], sizes.cumsum()[:-1]])) / sizes

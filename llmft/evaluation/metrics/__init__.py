@@ -1,5 +1,5 @@
-"""Metrics of predictions and right answers, as modules of the library `evaluate`: each file in the folder of a kind of answers is
-one; users add theirs."""
+"""Metrics of predictions and right answers, as modules of the library `evaluate`: one per file in the folder of a kind of
+answers; users can add their own."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ TAKEN = {
     "text": "answers in words (predictions: strings, references: lists of strings)",
     "rule": "answers that are judged by rules (--rules)",
 }
-"""Kind of answers, a folder here -> what its metrics take."""
+"""Kind of answers (a folder here) -> what its metrics take."""
 
 
 def metric_file(name: str, kind: str) -> Path | None:
-    """The file of a metric that is shipped for this kind of answers, or that a path names; None for a name that `evaluate` looks
-    for on the hub."""
+    """The file of a metric that is shipped for this kind of answers, or that is given by a path; None for a name that
+    `evaluate` looks up on the hub."""
     if name in shipped_metrics(kind):
         return FOLDER / kind / f"{name}.py"
     file = Path(name) / f"{Path(name).name}.py" if Path(name).is_dir() else Path(name)
@@ -38,7 +38,7 @@ def metric_file(name: str, kind: str) -> Path | None:
 
 
 def module_texts(file: Path) -> dict[str, str]:
-    """The text of a metric's module and of those that it imports from beside it: file name -> text."""
+    """The source of a metric's module and of the modules that it imports from the same folder: file name -> text."""
     texts: dict[str, str] = {}
     waiting = [file]
     while waiting:
@@ -53,13 +53,13 @@ def module_texts(file: Path) -> dict[str, str]:
 
 @cache
 def load_metric(name: str, kind: str) -> evaluate.Metric:
-    """A metric by its name here, its file, or its name on the hub; those here and files need no network.
+    """A metric by its name here, its file, or its name on the hub; only the last needs a network.
 
     Args:
-        kind: the kind of answers that it is to measure, a key of `TAKEN`.
+        kind: the kind of answers to measure, a key of `TAKEN`.
 
     Raises:
-        InputError: there is none, it cannot be loaded, or it does not take answers of this kind.
+        InputError: there is no such metric, it cannot be loaded, or it does not take answers of this kind.
     """
     import evaluate
 
@@ -83,17 +83,17 @@ def load_metric(name: str, kind: str) -> evaluate.Metric:
 
 
 def _load_shipped(name: str, kind: str) -> evaluate.Metric:
-    """One of this folder, imported as it is: `evaluate.load` would need a cache of modules that can be written to."""
+    """One from this folder, imported directly: `evaluate.load` would need a writable cache of modules."""
     import evaluate
 
     classes = [value for value in vars(import_module(f"{__name__}.{kind}.{name}")).values() if isinstance(value, type)]
     metrics = [cls for cls in classes if issubclass(cls, evaluate.Metric) and not isabstract(cls)]
-    with TemporaryDirectory() as folder:  # it makes one, though it keeps everything in memory
+    with TemporaryDirectory() as folder:  # it creates one although it keeps everything in memory
         return metrics[0](keep_in_memory=True, cache_dir=folder)
 
 
 def _kinds(metric: evaluate.Metric) -> set[str]:
-    """The kinds of answers that a metric takes, by the features that it declares; several forms of them may be declared."""
+    """The kinds of answers that a metric takes, by the features that it declares; it may declare several forms."""
     kinds = set()
     for form in metric.features if isinstance(metric.features, list) else [metric.features]:
         predictions, references = form.get("predictions"), form.get("references")
@@ -110,17 +110,17 @@ def shipped_metrics(kind: str) -> list[str]:
 
 
 def row_scores(names: Sequence[str], predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, list[float]]:
-    """What each of N answers in words is worth by metrics that are shipped for them, from 0 to 1: name -> N scores.
+    """Scores of N answers in words under metrics that are shipped for them, from 0 to 1: name -> N scores.
 
     Args:
-        references: the accepted answers of each row, one at least, of which the best one counts.
+        references: the accepted answers of each row, at least one; the best one counts.
 
     Raises:
-        ValueError: a row has no accepted answer, or there are not as many rows of both.
+        ValueError: a row has no accepted answer, or the numbers of rows differ.
     """
     metrics = {name: load_metric(name, "text") for name in names}
     scores: dict[str, list[float]] = {name: [] for name in names}
-    for prediction, accepted in zip(predictions, references, strict=True):  # by rows: metrics share a text's words
+    for prediction, accepted in zip(predictions, references, strict=True):  # by row: metrics share a text's words
         for name, metric in metrics.items():
             scores[name].append(metric.row_score(prediction, accepted))
     return scores
@@ -129,12 +129,12 @@ def row_scores(names: Sequence[str], predictions: Sequence[str], references: Seq
 def compute_metric(
     name: str, kind: str, predictions: Sequence | np.ndarray, references: Sequence | np.ndarray
 ) -> dict[str, float]:
-    """The numbers that a metric gives for N predictions and right answers: name -> value.
+    """The values of a metric for N predictions and right answers: name -> value.
 
     Args:
         kind: the kind of these answers, a key of `TAKEN`.
         predictions: numbers of labels, or texts.
-        references: numbers of labels, or for each row the texts that are accepted, one at least.
+        references: numbers of labels, or for each row the accepted texts, at least one.
 
     Raises:
         InputError: the metric does not take answers of this kind, fails, or gives no number.
@@ -161,11 +161,12 @@ def more_metrics(
     references: Sequence | np.ndarray,
     metrics: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The metrics of a set, and those that these give: where a name of a number is taken, the metric's name goes in front.
+    """The metrics of a set together with these further ones; if the name of a value is taken, the metric's name is prefixed to
+    it.
 
     Args:
-        names: as those of `compute_metric`, whose other arguments and errors are these, too.
-        metrics: those that there are.
+        names: as in `compute_metric`, which also has the other arguments and errors.
+        metrics: the metrics so far.
     """
     metrics = dict(metrics)
     for metric in names:

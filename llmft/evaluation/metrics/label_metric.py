@@ -1,4 +1,4 @@
-"""What metrics of labels share: predictions and references are numbers."""
+"""Base of metrics of labels: predictions and references are numbers."""
 
 from abc import ABC, abstractmethod
 
@@ -17,4 +17,4 @@ class LabelMetric(evaluate.Metric, ABC):
 
     @abstractmethod
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        """The metric's numbers by their names."""
+        """The metric's values by name."""

@@ -7,7 +7,7 @@ from llmft.evaluation.metrics.label_metric import LabelMetric
 
 
 class MatthewsCorrelation(LabelMetric):
-    """Matthews' correlation, from -1 to 1; 0 where all predictions and right answers are the same."""
+    """Matthews' correlation, from -1 to 1; 0 if all predictions and right answers are the same."""
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         if len({*predictions, *references}) == 1:  # scikit-learn gives 0 as well, and a warning

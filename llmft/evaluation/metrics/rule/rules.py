@@ -1,4 +1,4 @@
-"""Which rules of an instruction answers keep."""
+"""Which rules of an instruction the answers follow."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from llmft.tasks.rules import Rule
 
 
 class RulesKept(TextMetric):
-    """`rules`, the share of answers that keep all rules which hold for them, and `rule_<name>` for each rule the share of those
-    answers for which it holds that keep it."""
+    """`rules`, the share of answers that follow all rules that apply to them, and for each rule `rule_<name>`, the share of
+    answers that follow it among those it applies to."""
 
     key = "rules"
 
     def score(self, prediction: str, reference: str) -> float:
-        """1 where a prediction keeps a rule, else 0."""
+        """1 if a prediction follows a rule, else 0."""
         return float(Rule.from_text(reference).kept(prediction))
 
     def row_score(self, prediction: str, accepted: Sequence[str]) -> float:
-        """1 where a prediction keeps all of its rules, else 0."""
+        """1 if a prediction follows all of its rules, else 0."""
         return min(self.score(prediction, rule) for rule in accepted)
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Metrics of answers in words: predictions are texts, references lists of accepted texts, of which the best one counts."""
+"""Metrics of answers in words: predictions are texts, references lists of accepted texts; the best match counts."""

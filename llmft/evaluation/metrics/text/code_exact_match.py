@@ -4,10 +4,10 @@ from llmft.evaluation.metrics.text_metric import TextMetric
 
 
 class CodeExactMatch(TextMetric):
-    """1 where prediction and answer are the same but for the amount of white space; else 0.
+    """1 if prediction and answer are the same except for the amount of white space; else 0.
 
-    What white space divides must be the same, letters and punctuation included: the exact match (EM) of RepoBench (Liu et al.
-    2023, arXiv:2306.03091). SQuAD's, `exact_match`, passes over what code consists of.
+    The pieces between white space must be the same, including case and punctuation: the exact match (EM) of RepoBench (Liu et al.
+    2023, arXiv:2306.03091). SQuAD's `exact_match` ignores much of what code consists of.
     """
 
     key = "code_exact_match"

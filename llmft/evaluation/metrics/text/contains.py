@@ -1,12 +1,13 @@
-"""Whether the answer stands in what a model wrote."""
+"""Whether what a model wrote contains the answer."""
 
 from llmft.evaluation.metrics.text_metric import TextMetric, squad_words
 
 
 class Contains(TextMetric):
-    """1 where the answer's words stand in the prediction one behind the other, by SQuAD's rules; else 0.
+    """1 if the prediction contains the answer's words one right after the other, by SQuAD's rules; else 0.
 
-    Whole words: "no" does not stand in "I do not know", nor "7" in "17 km". An answer of no words stands in a prediction of none.
+    Whole words: "I do not know" does not contain "no", nor "17 km" "7". A prediction without words contains an answer without
+        any.
     """
 
     key = "contains"

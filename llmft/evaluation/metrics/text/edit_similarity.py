@@ -6,11 +6,11 @@ from llmft.evaluation.metrics.text_metric import TextMetric
 
 
 class EditSimilarity(TextMetric):
-    """1 - d / (m + n) for texts of m and n characters without the white space around them, nothing else being normalised.
+    """1 - d / (m + n) for texts of m and n characters after stripping white space, without further normalisation.
 
-    d is the number of characters to insert or delete, a replacement being one of each. This is the edit similarity (ES) of
-    RepoBench and CrossCodeEval, which both take `fuzz.ratio`, here not rounded and from 0 to 1. RepoEval's, 1 - d' / max(m, n)
-    with replacements as one edit, is another. 1 where both texts are empty.
+    d is the number of characters to insert or delete; a replacement is one of each. This is the edit similarity (ES) of
+    RepoBench and CrossCodeEval, which both use `fuzz.ratio`, but not rounded and from 0 to 1. RepoEval's differs: 1 - d' /
+    max(m, n) with a replacement as one edit. 1 if both texts are empty.
     """
 
     key = "edit_similarity"

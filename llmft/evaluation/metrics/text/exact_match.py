@@ -4,7 +4,7 @@ from llmft.evaluation.metrics.text_metric import TextMetric, squad_words
 
 
 class ExactMatch(TextMetric):
-    """1 where prediction and answer have the same words in the same order, by SQuAD's rules; else 0."""
+    """1 if prediction and answer have the same words in the same order, by SQuAD's rules; else 0."""
 
     key = "exact_match"
 

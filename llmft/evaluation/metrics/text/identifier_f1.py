@@ -4,9 +4,9 @@ from llmft.evaluation.metrics.text_metric import TextMetric, identifiers
 
 
 class IdentifierF1(TextMetric):
-    """F1 of the identifiers that prediction and answer share, each counted once; those of `identifier_match`.
+    """F1 of the identifiers that prediction and answer share, each counted once; identifiers as in `identifier_match`.
 
-    The identifier F1 of CrossCodeEval (Ding et al. 2023, arXiv:2310.11248). 0 where neither has any.
+    The identifier F1 of CrossCodeEval (Ding et al. 2023, arXiv:2310.11248). 0 if neither has any.
     """
 
     key = "identifier_f1"

@@ -9,7 +9,7 @@ class RougeL(TextMetric):
     """F-measure of the longest common subsequence of words (Lin 2004), without stemming.
 
     Words are those of the package rouge-score and of the library's metric `rouge`: runs of a to z and 0 to 9 in lower case. All
-    other letters divide words, so texts in other scripts have none, and a text without words scores 0.
+    other letters separate words, so texts in other scripts have none, and a text without words scores 0.
     """
 
     key = "rougeL"
