@@ -49,10 +49,19 @@ def names_documents(context: str, document_column: str | None) -> bool:
     return document_column is not None and not {"file", "dialogue"} & {*files_of(context)}
 
 
-def files_in(folder: Path, globs: str) -> list[Path]:
+def files_in(folder: Path, globs: str, flag: str) -> list[Path]:
     """The files of a folder that match one of the comma-separated patterns, sorted by path. Files and folders whose names begin
-    with a dot are skipped."""
-    paths = {path for pattern in files_of(globs) for path in folder.glob(pattern) if path.is_file()}
+    with a dot are skipped.
+
+    Raises:
+        InputError: a pattern is not one that Python's glob takes.
+    """
+    try:
+        paths = {path for pattern in files_of(globs) for path in folder.glob(pattern) if path.is_file()}
+    except (NotImplementedError, ValueError) as error:  # an absolute path, or ** as part of a name
+        raise InputError(
+            f"{flag} {globs}: cannot be used ({error}); use patterns relative to the folder, such as **/*.md"
+        ) from error
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
@@ -97,7 +106,7 @@ class DocumentArguments(Checked):
         folder, shown = Path(self.context_dir), f"--context_dir {self.context_dir}"
         if not folder.is_dir():
             raise InputError(f"{shown}: no such folder; name a folder of documents")
-        paths = files_in(folder, self.context_glob)
+        paths = files_in(folder, self.context_glob, "--context_glob")
         if not paths:
             raise InputError(f"{shown}: --context_glob {self.context_glob} matches no file in it; use another, such as **/*.md")
         return [ContextFile(path.relative_to(folder).as_posix(), str(path), "--context_dir") for path in paths]

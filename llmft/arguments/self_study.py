@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from llmft.arguments.checks import Checked
 from llmft.arguments.flags import flag
@@ -44,3 +45,5 @@ class SelfStudyArguments(Checked):
         super().__post_init__()
         if self.output_file is None:
             raise InputError("--output_file: not given; name the jsonl file to write")
+        if Path(self.output_file).suffix != ".jsonl" or Path(self.output_file).is_dir():
+            raise InputError(f"--output_file {self.output_file}: is not the name of a jsonl file; let it end in .jsonl")

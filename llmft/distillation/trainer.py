@@ -66,7 +66,7 @@ class Retained:
     choices: Objective
 
     def rows(self, epoch: int, queries: int, places: Sequence[int]) -> list[dict[str, Any]]:
-        """A quarter as many as a batch has queries, in turn over the epochs.
+        """For a batch, a quarter as many prompts as it has queries, at least one; a query brings another one in each epoch.
 
         Args:
             queries: how many there are.

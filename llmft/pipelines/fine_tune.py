@@ -120,10 +120,12 @@ def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
 
 
 def document_texts(job: Job) -> dict[str, str]:
-    """The documents that evaluation rows are about, or the files that the flags name: name -> text."""
+    """The files that the flags name, or the documents that evaluation rows are about: name -> text."""
     files = job.config.context.context_files
     if files and job.config.data.document_column is None:
         return {file.path: read_context(file) for file in files}
+    if files:  # all of them, whether or not a row names them
+        return job.data.documents
     named = dict.fromkeys(row.get("document") for rows in job.eval_sets.values() for row in rows)
     return {name: job.data.documents[name] for name in named if name is not None}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -55,17 +56,26 @@ def in_context(
     prompt: PromptFormat,
     demonstrations: Sequence[Row] = (),
     calibrate: bool = False,
+    stop: Sequence[str] = (),
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Ask a model about rows that have a label or an answer, behind demonstrations if there are any.
+
+    Args:
+        stop: texts that end a text answer, besides the model's end token. By default the separator of demonstrations, if there
+            are any: give it for a student that learnt from such a teacher.
 
     Returns:
         The metrics, and a frame with `idx`, `target`, `prediction` and `score` of each row.
 
     Raises:
-        InputError: a prompt does not fit the model's window, or a label word is not one token.
+        InputError: a prompt does not fit the model's window, a label word is not one token, or labels are given a `stop`.
     """
     rows = _complete(rows, prompt)
+    if stop and not _kind(prompt).in_words:
+        raise InputError("stop: labels are not generated, so nothing ends them; leave it out")
     scorer = _scorer(model, tokenizer, rows, prompt, _complete(demonstrations, prompt, least=0), calibrate)
+    if stop:
+        scorer = replace(scorer, answers=scorer.answers.stopping_at(stop))
     scores = scorer.score(rows, Phase("evaluate"))
     return scorer.answers.metrics(scores), pd.DataFrame({name: scores[name] for name in ("idx", "target", "prediction", "score")})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.errors import InputError
-from llmft.runs.store import write_json, write_json_lines
+from llmft.runs.store import check_writable, write_json, write_json_lines
 
 
 @dataclass(frozen=True)
@@ -32,22 +31,30 @@ class StudyFiles:
         """Whether the same command has ended, which is then said.
 
         Raises:
-            InputError: the file is there and comes from another, or the folder cannot be written to.
+            InputError: one of the files exists and comes from another, or the folder cannot be written to.
         """
-        there = next(folder for folder in self.pairs.absolute().parents if folder.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-            raise InputError(f"--output_file {self.pairs}: {there} is no folder that can be written to; choose another")
-        if not self.pairs.exists() or overwrite:
+        check_writable(self.pairs.parent, f"--output_file {self.pairs}")
+        there = next((path for path in (self.pairs, self.dropped, self.summary) if path.exists()), None)
+        if there is None or overwrite:
             return False
-        with self.writing():
-            noted = json.loads(self.summary.read_text(encoding="utf-8")) if self.summary.exists() else {}
-        if noted.get("setting") != setting:
+        if self._setting() != setting:
             raise InputError(
-                f"--output_file {self.pairs}: is there already, and another command wrote it; name another file, or give "
+                f"--output_file {self.pairs}: {there.name} exists, and another command wrote it; name another file, or add "
                 "--overwrite_output_dir"
             )
+        if not self.pairs.exists():  # a command that was killed while it wrote the other two
+            return False
         print(f"already finished: {self.pairs} (--overwrite_output_dir runs it again)")
         return True
+
+    def _setting(self) -> str | None:
+        """What the summary says of the command that wrote it; None if there is none, or if it is something else."""
+        try:
+            with self.writing():
+                noted = json.loads(self.summary.read_text(encoding="utf-8")) if self.summary.exists() else None
+        except ValueError:
+            return None
+        return noted.get("setting") if isinstance(noted, dict) else None
 
     def write(self, pairs: Sequence[dict[str, Any]], dropped: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
         """Write all three, the pairs last."""

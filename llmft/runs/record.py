@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import pickle
 import platform
 import re
@@ -22,7 +21,7 @@ from safetensors import SafetensorError
 from llmft.errors import InputError
 from llmft.runs.names import DONE, PROGRESS
 from llmft.runs.secrets import command_without_secrets, without_secrets
-from llmft.runs.store import short_hash, whole_file, write_json
+from llmft.runs.store import check_writable, short_hash, whole_file, write_json
 
 LONGEST_FOLDER = 200
 """Maximum bytes of a folder's name; systems allow 255."""
@@ -58,14 +57,7 @@ class RunRecord:
         """
         path = Path(output_dir).joinpath(*map(folder_name, parts), short_hash(settings))
         if writes:
-            try:
-                there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-            except OSError as error:
-                raise InputError(
-                    f"--output_dir {output_dir}: is not a valid folder name ({error.strerror}); choose another"
-                ) from error
-            if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-                raise InputError(f"--output_dir {output_dir}: {there} is not a writable folder; choose another")
+            check_writable(path, f"--output_dir {output_dir}")
         return cls(path, writes)
 
     @property

@@ -40,6 +40,23 @@ WEEK = 7 * 24 * 60 * 60
 """Seconds after which a temporary file of another machine counts as abandoned."""
 
 
+def check_writable(folder: Path, flag: str) -> None:
+    """Check that a folder can be made, or written to if it is there.
+
+    Args:
+        flag: flag and value, for the error.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"{flag}: is not a valid folder name ({error.strerror}); choose another") from error
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise InputError(f"{flag}: {there} is not a writable folder; choose another")
+
+
 @contextmanager
 def writing(output_dir: str) -> Iterator[None]:
     """Context: files are written under `output_dir`.

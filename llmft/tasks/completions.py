@@ -21,7 +21,7 @@ from typing import Any
 from llmft.arguments.context import files_in
 from llmft.errors import InputError, listed
 from llmft.runs.program import exit_on_bad_input
-from llmft.runs.store import write_json_lines
+from llmft.runs.store import check_writable, write_json_lines
 from llmft.tasks.calls import complete, cuts, defined_names, imported_names
 
 SETS = ("train", "validation")
@@ -36,7 +36,7 @@ def find_sources(folder: Path, glob: str, flag: str) -> dict[str, str]:
     if not folder.is_dir():
         raise InputError(f"FOLDER {folder}: no such folder; name the one that the globs are about")
     texts = {}
-    for path in files_in(folder, glob):
+    for path in files_in(folder, glob, f"--{flag}"):
         if path.suffix != ".py":
             continue
         try:
@@ -120,6 +120,7 @@ def write_completions(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: a flag cannot be used, or there are no rows.
     """
+    check_writable(arguments.output_dir, f"--output_dir {arguments.output_dir}")
     for name in ("query_characters", "answer_characters", "answer_lines", "max_train_rows", "max_validation_rows"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

@@ -55,11 +55,15 @@ def by_turn(table: Table, names: Names, where: str) -> tuple[Table, str]:
             "columns out"
         )
     others = [name for name in table if name not in (names.turns, "idx")]
-    ids = table.get("idx", range(len(table[names.turns])))
+    ids = [*map(str, table.get("idx", range(len(table[names.turns]))))]
+    again = next((place for place, idx in enumerate(ids) if idx in ids[:place]), None)
+    if again is not None:
+        first, idx = ids.index(ids[again]) + 1, ids[again]
+        raise InputError(f"{where}: column idx has {idx} in rows {first} and {again + 1}; make it unique, or drop the column")
     rows = []
     for (number, cell), idx in zip(_cells(table, names.turns), ids, strict=True):
         shared = {name: table[name][number - 1] for name in others}
-        rows += [{**shared, CONVERSATION: str(idx), **asked} for asked in _asked(cell, names, shared, where, number)]
+        rows += [{**shared, CONVERSATION: idx, **asked} for asked in _asked(cell, names, shared, where, number)]
     about_documents = any(names.document in row for row in rows)
     columns = [*others, names.text, names.answer, HISTORY, TURN, CONVERSATION, *([names.document] if about_documents else [])]
     return {name: [row.get(name) for row in rows] for name in dict.fromkeys(columns)}, f"{where} (a row for each query)"

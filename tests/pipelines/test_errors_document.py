@@ -258,6 +258,9 @@ CASES = {
     "an answer longer than answers may be": Case("distill.py", "--task notes --max_new_tokens 2"),
     "a text file that cannot be read": Case("distill.py", "--context file --context_file {bytes} --num_shots 16"),
     "a folder of documents that is not there": Case("distill.py", f"{CHUNKED} --context_dir nowhere"),
+    "a pattern that is none of a folder's files": Case(
+        "distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob /etc/*.md"
+    ),
     "a folder without such documents": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob *.md"),
     "a document in two places": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_file {{short_text}}"),
     "chunks that share too much": Case("distill.py", f"{CHUNKED} --context_file {{short_text}} --chunk_overlap 6"),
@@ -360,6 +363,7 @@ CASES = {
     "one context after the other in one run": Case("distill.py", "--num_contexts 2 --context_schedule sequential"),
     "a teacher for each of them": Case("distill.py", "--stage_teacher=last"),
     "a cache that cannot be written to": Case("distill.py", "--teacher_cache_dir {good}"),
+    "pairs in a file of another kind": Case("self_study", f"{STUDY} --context_file {{short_text}} --output_file pairs.csv"),
     "no file for the pairs": Case("self_study", "--model_name_or_path notes --context_file {short_text}"),
     "no documents to study": Case("self_study", STUDY),
     "a file of other pairs": Case(

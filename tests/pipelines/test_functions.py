@@ -125,6 +125,8 @@ def test_answers_in_words_are_learnt_from_a_document_or_from_rows():
     assert metrics(student)["nll"] < before["nll"] - 1
     tuned = llmft.fine_tune(model, tokenizer, rows["train"][:40], prompt=prompt, part=part, num_train_epochs=5, **short)
     assert metrics(tuned)["nll"] < before["nll"] - 1
+    predictions = llmft.in_context(model, tokenizer, asked, prompt=behind, stop=["a", "e"])[1]
+    assert not any(letter in answer for answer in predictions["prediction"] for letter in "ae")
     predictions = llmft.in_context(model, tokenizer, asked, prompt=behind)[1]
     assert predictions["target"].tolist() == [row["answer"] for row in asked]
     with pytest.raises(InputError, match="answer"):
@@ -133,6 +135,8 @@ def test_answers_in_words_are_learnt_from_a_document_or_from_rows():
 
 def test_what_cannot_be_used_is_an_input_error(toy):
     model, tokenizer, shots, _, test = toy
+    with pytest.raises(InputError, match=r"^stop: labels are not generated"):
+        llmft.in_context(model, tokenizer, test, prompt=PROMPT, stop=["."])
     with pytest.raises(InputError, match="--num_train_epochs"):
         llmft.fine_tune(model, tokenizer, shots, prompt=PROMPT, num_train_epochs=-1.0, use_cpu=True)
     for more, message in (({"eval_strategy": "epoch"}, "eval_strategy epoch"), ({"part": CARTRIDGE}, "cartridge_tokens 0")):

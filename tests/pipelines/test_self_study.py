@@ -85,7 +85,7 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
     assert phases["write"]["examples"] == 40 and phases["answer"]["tokens"] > 0
     study(folder, folder / "whole")
     assert "already finished" in capsys.readouterr().out
-    with pytest.raises(InputError, match="is there already, and another command wrote it; name another file"):
+    with pytest.raises(InputError, match="pairs.jsonl exists, and another command wrote it; name another file"):
         study(folder, folder / "whole", "--seed", 1, "--data_seed", 1)
 
 
@@ -135,10 +135,22 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content"), [("pairs.summary.json", "{}"), ("pairs.dropped.jsonl", ""), ("pairs.summary.json", "x")]
+)
+def test_no_file_of_another_command_is_replaced(folder, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=f"pairs.jsonl: {name} exists, and another command wrote it; "):
+        study(folder, tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, content)]
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("--chunk_overlap", 12), "--chunk_overlap 12: must be less than half of --chunk_tokens 24"),
         (("--seed_prompts", '{"a": 1}'), "--seed_prompts: holds something else than texts by name"),
+        (("--output_file", "pairs.csv"), "--output_file pairs.csv: is not the name of a jsonl file; let it end in .jsonl"),
+        (("--output_file", "."), "--output_file .: is not the name of a jsonl file"),
         (("--context_glob", "*.md"), "--context_glob *.md matches no file in it"),
         (("--context_file", "a.txt"), "cannot be combined with --context_file; drop one of them"),
         (

@@ -131,6 +131,12 @@ REFUSED = {
 }
 
 
+def test_conversations_have_numbers_of_their_own(write):
+    rows = [{"idx": idx, "turns": TALK} for idx in (7, 9, 7)]
+    with pytest.raises(InputError, match="column idx has 7 in rows 1 and 3; make it unique, or drop the column"):
+        load(resolve("--task", "questions", "--validation_file", write(rows)))
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_no_conversation(what):
     cell, says = REFUSED[what]
