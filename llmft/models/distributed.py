@@ -12,13 +12,13 @@ from llmft.runs.launch import this_process
 
 
 def cut_up(model: torch.nn.Module) -> bool:
-    """Whether DeepSpeed ZeRO-3 has cut up weights of the model: ranks must then go through the same modules, as often."""
+    """Whether DeepSpeed ZeRO-3 has cut up weights of the model: all ranks must then run the same modules, equally often."""
     return any(hasattr(weight, "ds_id") for weight in model.parameters())
 
 
 @contextmanager
 def whole_weights(weights: Iterable[torch.Tensor]) -> Iterator[None]:
-    """Context: every rank holds the whole of those weights that DeepSpeed ZeRO-3 has cut up; nothing to do for others."""
+    """Context: every rank holds the whole of each weight that DeepSpeed ZeRO-3 has cut up; other weights are left as they are."""
     parts = [weight for weight in weights if hasattr(weight, "ds_id")]
     if not parts:
         yield
@@ -31,12 +31,12 @@ def whole_weights(weights: Iterable[torch.Tensor]) -> Iterator[None]:
 
 @contextmanager
 def weights_when_needed(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator[None]:
-    """Context: a module holds the whole of its weights while it computes, where DeepSpeed ZeRO-3 has cut them up: no rank ever
-    holds the whole model. All ranks must go through the same modules. What DeepSpeed's engine has gathered is left to it.
+    """Context: a module whose weights DeepSpeed ZeRO-3 has cut up holds all of them only while it computes, so no rank ever holds
+    the whole model. All ranks must run the same modules. What DeepSpeed's engine has gathered is left to it.
 
     Args:
-        bare: the part of `model` whose modules use their weights in their own `forward` alone. The few others (soft prompts) are
-            whole all along, and so are those in lists and dicts (IA3).
+        bare: the part of `model` whose modules use their weights only in their own `forward`. The few other weights (soft
+            prompts) are whole throughout, and so are those in lists and dicts (IA3).
     """
     if not cut_up(model):
         yield
@@ -67,8 +67,8 @@ def weights_when_needed(model: torch.nn.Module, bare: torch.nn.Module) -> Iterat
         yield
 
 
-def weights_beside(model: torch.nn.Module, bare: torch.nn.Module) -> list[torch.Tensor]:
-    """The weights of `model` that are not in its part `bare`: of a transformers model, its virtual tokens."""
+def weights_outside(model: torch.nn.Module, bare: torch.nn.Module) -> list[torch.Tensor]:
+    """The weights of `model` outside its part `bare`; in a transformers model, its virtual tokens."""
     inside = set(bare.parameters())
     return [weight for weight in model.parameters() if weight not in inside]
 
@@ -76,10 +76,10 @@ def weights_beside(model: torch.nn.Module, bare: torch.nn.Module) -> list[torch.
 @contextmanager
 def weights_on_rank_0(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator[None]:
     """Context: rank 0 holds all weights of the model, to save them; those that DeepSpeed ZeRO-3 has cut up are on the CPU.
-    All ranks gather them, one after the other.
+    All ranks gather them, one weight at a time.
 
     Args:
-        bare: the part of `model` that saving computes nothing with. The few other weights (virtual tokens, which peft puts
+        bare: the part of `model` whose weights are saved as they are. The few other weights (virtual tokens, which peft puts
             together before it saves them) are whole on all ranks.
     """
     whole: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -92,7 +92,7 @@ def weights_on_rank_0(model: torch.nn.Module, bare: torch.nn.Module) -> Iterator
     try:
         for weight, content in whole:
             weight.data = content
-        with whole_weights(weights_beside(model, bare)):
+        with whole_weights(weights_outside(model, bare)):
             yield
     finally:
         for weight, share in shares:

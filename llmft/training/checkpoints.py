@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from llmft.models.distributed import weights_beside, whole_weights
+from llmft.models.distributed import weights_outside, whole_weights
 from llmft.models.wrapping import bare_model
 from llmft.runs.names import PROGRESS
 from llmft.runs.record import readable
@@ -25,7 +25,7 @@ class ReadableCheckpoint(Trainer):
     """A Trainer whose reading of a checkpoint ends in one clear line where that is damaged."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        with whole_weights(weights_beside(self.model, bare_model(self.model))):  # peft takes these from the model itself
+        with whole_weights(weights_outside(self.model, bare_model(self.model))):  # peft takes these from the model itself
             super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

@@ -41,13 +41,13 @@ def test_ranks_other_than_0_wait_for_their_end_before_they_say_an_error(monkeypa
 def test_no_rank_is_charged_for_another_process_that_does_the_run(tmp_path, monkeypatch, rank):
     meter, answers = Meter(from_start=False), [False, False, True]
     monkeypatch.setattr(session, "process_meter", lambda: meter)
-    monkeypatch.setattr(session, "LOOK_EVERY_S", 0.3)
+    monkeypatch.setattr(session, "LOOK_EVERY_S", 0.5)
     monkeypatch.setattr(session, "from_rank_0", lambda _: answers.pop(0))  # what rank 0 finds
     record = RunRecord(tmp_path / "run", writes=rank == 0)
     with meter.measuring():
         with session.exclusively(record):
             pass
-        assert meter.as_dict()["total"]["wall_s"] < 0.2
+        assert meter.as_dict()["total"]["wall_s"] < 0.7  # of at least 1.0
     assert answers == []
 
 

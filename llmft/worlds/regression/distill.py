@@ -2,10 +2,10 @@
 
     python -m llmft.worlds.regression.distill --pretrained logfiles
 
-The teacher is the trained model behind the examples of one task, f(context, x); the student starts as the same model, reads x
-alone and is trained towards the teacher's outputs on fresh x. Both predict a number, so the divergence is the squared error:
-KL(N(f, s2) || N(g, s2)) = (f - g)^2 / (2 s2) for normal distributions of equal variance. The teacher and the divergences of
-`llmft.distillation` are those of distributions over tokens, which these models do not have.
+The teacher is the trained model that reads the examples of one task before x, f(context, x). The student starts as the same
+model, reads only x, and is trained towards the teacher's outputs on fresh x. Both predict a number, so the divergence is the
+squared error: KL(N(f, s2) || N(g, s2)) = (f - g)^2 / (2 s2) for normal distributions of equal variance. The teacher and the
+divergences of `llmft.distillation` are for distributions over tokens, which these models do not have.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from llmft.worlds.regression.recipe import VERSION, pool_name
 from llmft.worlds.regression.students import NEW, OF_POOL, DistillationRecipe, Outcome, distances_of, distill_contexts
 
 KEPT = 256
-"""Queries of each context whose predictions are in the record."""
+"""Queries of each context whose predictions go into the record."""
 COLUMNS = (
     "student_to_teacher", "student_to_dmmse", "student_to_ridge", "dmmse_to_ridge", "place", "error_student", "error_teacher",
     "error_dmmse", "error_ridge", "error_fit",
@@ -71,7 +71,11 @@ def distill_run(
 def finish_distillation(
     outcome: Outcome, run: PretrainedRun, recipe: DistillationRecipe, record: RunRecord, meter: Meter
 ) -> dict[str, dict[str, float]]:
-    """Write the record: a set for each pool, whose `error` at each stage is the distance from the true w.x. Returns its table."""
+    """Write the record, with a set for each pool whose `error` at each stage is the distance from the true w.x.
+
+    Returns:
+        The rows of the table by pool.
+    """
     dimension = run.recipe.dimension
     names = [pool_name(size) for size in run.recipe.num_pretraining_tasks]
     stages = {"teacher": outcome.teacher, "before": outcome.before, "after": outcome.student, "fit": outcome.fit}
@@ -98,7 +102,7 @@ def finish_distillation(
 
 
 def distillation_markdown(table: dict[str, dict[str, float]]) -> str:
-    """The table as Markdown, a row a pool."""
+    """The table as Markdown, one row per pool."""
     lines = ["| pool | " + " | ".join(COLUMNS).replace("_", " ") + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, row in table.items():
         cells = (f"{row[column]:.4f}" if column in row else "-" for column in COLUMNS)
@@ -117,24 +121,26 @@ def distillation_parser() -> argparse.ArgumentParser:
         value = getattr(default, name)
         parser.add_argument(f"--{name}", type=type(value), default=value, help=f"{text} (default: %(default)s)", **options)
 
-    parser.add_argument("--pretrained", type=Path, required=True, help="a pretraining run, or a folder of them: each is taken")
-    parser.add_argument("--pretraining_steps", type=int, help="take only the runs of so many steps")
-    add("context_task", "whether contexts show new tasks or those of a model's own pool", choices=(NEW, OF_POOL))
+    parser.add_argument(
+        "--pretrained", type=Path, required=True, help="a pretraining run, or a folder of them, each of which is distilled"
+    )
+    parser.add_argument("--pretraining_steps", type=int, help="take only the runs with this many steps")
+    add("context_task", "whether contexts show new tasks or tasks of a model's own pool", choices=(NEW, OF_POOL))
     parser.add_argument("--context_examples", type=int, help="examples in a context (default: all but one of the model's)")
-    add("num_contexts", "contexts a model, each with a student of its own")
+    add("num_contexts", "contexts per model, each with its own student")
     add("queries", "inputs that students are trained on")
     add("eval_queries", "inputs that they are evaluated on")
-    add("steps", "of a student's training")
-    add("fit_steps", "of the control's, which is fitted on the examples themselves")
-    add("batch_size", "inputs a step")
-    add("learning_rate", "Adam's, which falls to 0 in a line")
+    add("steps", "training steps of a student")
+    add("fit_steps", "training steps of the control, which is fitted on the examples themselves")
+    add("batch_size", "inputs per step")
+    add("learning_rate", "of Adam; it falls linearly to 0")
     add("seed", "decides contexts, queries and batches")
     add_run_flags(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: flags, the pretraining runs, then a distillation for each.
+    """Read the flags, find the pretraining runs and distil each.
 
     Raises:
         InputError: a flag cannot be used.
@@ -153,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs = [run for run in runs if run.recipe.steps == arguments.pretraining_steps]
         if not runs:
             raise InputError(
-                f"--pretraining_steps {arguments.pretraining_steps}: no run below {arguments.pretrained} has so many"
+                f"--pretraining_steps {arguments.pretraining_steps}: no run below {arguments.pretrained} has that many"
             )
     device = use_device(arguments.device)
     for run in runs:

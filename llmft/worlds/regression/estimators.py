@@ -1,7 +1,7 @@
-"""The two Bayesian estimators that a pretrained transformer is compared with, and how far predictions lie apart (Raventos et al.
+"""The two Bayesian estimators that a pretrained transformer is compared with, and how far apart predictions lie (Raventos et al.
 2023, arXiv:2306.15063): dMMSE is optimal for the pool of tasks that a model was pretrained on, ridge for tasks w ~ N(0, I).
 
-Both predict w.x_k from the k - 1 examples before it, for every k at once; they follow dtype and device of their inputs.
+Both predict w.x_k from the k - 1 examples before it, for every k at once, in the dtype and on the device of their inputs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import torch
 
 BLOCK = 2**22
-"""Numbers in the (sequences, examples, tasks) tensors that dMMSE makes: 16 MiB each in float32."""
+"""Elements of the (sequences, examples, tasks) tensors that dMMSE makes: 16 MiB each in float32."""
 NO_VARIANCE = 1e-10
 """Eigenvalues of X'X below this share of the largest count as 0 where there is no noise."""
 
@@ -19,14 +19,14 @@ NO_VARIANCE = 1e-10
 def dmmse(x: torch.Tensor, labels: torch.Tensor, pool: torch.Tensor, noise_variance: float, block: int = BLOCK) -> torch.Tensor:
     """Posterior mean under the uniform prior on a pool (eq. 2): w_k = sum_i softmax_i(-1/(2 s2) sum_{j<k} (y_j - w_i.x_j)^2) w_i.
 
-    The first prediction is that of the pool's mean. Without noise the posterior lies on the tasks with the smallest residual.
+    The first prediction is the pool's mean. Without noise, all posterior mass is on the tasks with the smallest residual.
 
     Args:
         x: (B, K, D).
         labels: (B, K).
-        pool: (M, D), of any size: both its tasks and the sequences are read a part at a time.
+        pool: (M, D), of any size: tasks and sequences are processed in parts.
         noise_variance: s2, 0 or more.
-        block: the most numbers in a (sequences, K, tasks) tensor.
+        block: the largest number of elements in a (sequences, K, tasks) tensor.
 
     Returns:
         (B, K) predictions.
@@ -42,8 +42,8 @@ def dmmse(x: torch.Tensor, labels: torch.Tensor, pool: torch.Tensor, noise_varia
 def _posterior_mean(x: torch.Tensor, labels: torch.Tensor, blocks: tuple[torch.Tensor, ...], scale: float) -> torch.Tensor:
     """The estimate for a few sequences, with running sums over the blocks of tasks.
 
-    Relative to the smallest residual so far, `least` (B, K), `mass` is the sum of the weights and `weighted` that of the weighted
-    predictions, so that nothing over- or underflows.
+    `mass` is the sum of the weights and `weighted` that of the weighted predictions, both relative to the smallest residual so
+    far, `least` (B, K), so that nothing over- or underflows.
     """
     least = torch.full_like(labels, math.inf)
     mass, weighted = torch.zeros_like(labels), torch.zeros_like(labels)
@@ -63,7 +63,7 @@ def _posterior_mean(x: torch.Tensor, labels: torch.Tensor, blocks: tuple[torch.T
 def ridge(x: torch.Tensor, labels: torch.Tensor, noise_variance: float) -> torch.Tensor:
     """Posterior mean under w ~ N(0, I) (eq. 3): w_k = (X'X + s2 I)^-1 X'y over the k - 1 examples before; w_1 = 0.
 
-    Solved in float64, in which X'X + s2 I can be inverted for k <= D however little noise there is; without any it is the
+    Solved in float64, where X'X + s2 I can be inverted for k <= D however little noise there is; without noise it is the
     least-squares solution of the smallest norm.
 
     Args:
@@ -97,6 +97,6 @@ def place_between(to_dmmse: float, to_ridge: float, between: float) -> float | N
 
     Args:
         to_dmmse, to_ridge: distance (eq. 4) of the predictions to each.
-        between: distance of the two to one another; 0 where they are the same and there is no line.
+        between: distance between the two; 0 where they are the same and there is no line.
     """
     return (to_dmmse + between - to_ridge) / (2 * between) if between > 0 else None

@@ -1,4 +1,4 @@
-"""A pretrained ensemble beside the two estimators, on tasks of its pools and on fresh ones."""
+"""Compares a pretrained ensemble with the two estimators, on tasks of its pools and on fresh ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PRETRAIN, TRUE = "pretrain", "true"
 """Tasks of the pool with new inputs and noise (T_Pretrain), and fresh ones (T_True)."""
 TASK_SETS = (PRETRAIN, TRUE)
 EVALUATION_SEED = 7
-"""Evaluation sequences are the same for all models, whatever their seeds; those of pools differ in the tasks."""
+"""Evaluation sequences are the same for all models, whatever their seeds; sequences of pools differ only in their tasks."""
 CHUNK = 1024
-"""Sequences that are drawn, predicted and compared at a time."""
+"""Sequences drawn, predicted and compared at a time."""
 KEPT = 1024
-"""Of the first so many sequences of a set, results are kept one by one."""
+"""The number of sequences, from the start of a set, whose results are kept one by one."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Comparison:
     n: int = 0
 
     def add(self, chunk: dict[str, torch.Tensor], rows: dict[str, torch.Tensor]) -> None:
-        """Take in the results of further sequences."""
+        """Add the results of more sequences."""
         size = len(rows["score"])
         for name, values in chunk.items():
             before = self.by_position.get(name, torch.zeros_like(values))
@@ -49,8 +49,8 @@ class Comparison:
         self.n += size
 
     def metrics(self, task_set: str) -> dict[str, float]:
-        """Means over positions; `distance` is that to the optimal estimator of the set (dMMSE for tasks of the pool, ridge for
-        fresh ones), `place` lies between dMMSE (0) and ridge (1) where these differ."""
+        """Means over positions. `distance` is the distance to the optimal estimator of the set (dMMSE for tasks of the pool,
+        ridge for fresh ones); `place` lies between dMMSE (0) and ridge (1) where these differ."""
         means = {name: values.mean().item() for name, values in self.by_position.items()}
         place = place_between(means["to_dmmse"], means["to_ridge"], means["dmmse_to_ridge"])
         distance = means["to_dmmse" if task_set == PRETRAIN else "to_ridge"]
@@ -61,7 +61,7 @@ class Comparison:
 def evaluate(
     model: Regressors, pools: Sequence[Pool], problem: Problem, sequences: int, task_sets: Sequence[str] = TASK_SETS
 ) -> dict[str, list[Comparison]]:
-    """Compares each member with the estimators for its pool: set of tasks -> a comparison a member."""
+    """Compares each member with the estimators for its pool: set of tasks -> a comparison for each member."""
     device = model.read_in.device
     comparisons = {name: [Comparison() for _ in pools] for name in task_sets}
     for task_set in task_sets:

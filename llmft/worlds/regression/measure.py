@@ -4,7 +4,7 @@
 
 `results.csv` has every number of every run, `thresholds.csv` how the distance to ridge changes from one budget to the next,
 `steps.csv` the curves over training, `path.csv` the errors along the lines between two tasks of a pool, `distillation.csv` the
-students; `tables.md` is for reading. `python -m llmft.report diversity` draws them.
+students; `tables.md` is the readable version. `python -m llmft.report diversity` draws them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def results_of(runs: Sequence[PretrainedRun]) -> pd.DataFrame:
 
 
 def curves_of(runs: Sequence[PretrainedRun]) -> pd.DataFrame:
-    """A row for each member and logged step: the distances on the way."""
+    """A row for each member and logged step: the distances during training."""
     rows = [
         {**identify(run, pool), "step": entry["step"], **{name: entry[name][member] for name in CURVES}}
         for run in runs
@@ -75,13 +75,13 @@ def curves_of(runs: Sequence[PretrainedRun]) -> pd.DataFrame:
 
 
 def nearest_steps(curves: pd.DataFrame) -> pd.DataFrame:
-    """t* of each member: the step at which it is nearest to ridge on tasks of its pool (the paper's figure 4), and how near."""
+    """t* of each member: the step at which it is closest to ridge on tasks of its pool (the paper's figure 4), and how close."""
     nearest = curves.loc[curves.groupby(OF_RUN, sort=False)["pretrain_to_ridge"].idxmin()]
     return nearest[[*OF_RUN, "step", "pretrain_to_ridge"]].reset_index(drop=True)
 
 
 def paths_of(runs: Sequence[PretrainedRun], pairs: int) -> pd.DataFrame:
-    """A row for each member of the largest budget of its kind and each place between two tasks of its pool."""
+    """A row for each member with the largest budget of its kind and each point between two tasks of its pool."""
     largest = {run.kind_key: max(one.budget for one in runs if one.kind_key == run.kind_key) for run in runs}
     rows = []
     for run in runs:
@@ -108,7 +108,7 @@ def distillations_below(folder: Path) -> pd.DataFrame:
 
 
 def markdown_of(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table; numbers that are no whole ones with four digits, empty cells as -."""
+    """A frame as a Markdown table, with four decimals for fractional numbers and - for empty cells."""
 
     def cell(value: Any) -> str:
         if pd.isna(value):
@@ -121,14 +121,14 @@ def markdown_of(frame: pd.DataFrame) -> str:
 
 
 def for_reading(results: pd.DataFrame) -> pd.DataFrame:
-    """A row for each member: distances of both sets of tasks side by side, as eq. 4 has them."""
+    """A row for each member: the distances of eq. 4 on both sets of tasks, side by side."""
     wide = results.pivot(index=OF_RUN, columns="tasks", values=[name for name in {name for _, name in RESULTS}])
     columns = {f"{task_set}: {name}".replace("_", " "): wide[name][task_set] for task_set, name in RESULTS}
     return pd.DataFrame(columns).reset_index().pipe(with_pool_names)
 
 
 def with_pool_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame in the order of its pools, fresh tasks last, with their names in place of their sizes."""
+    """The frame ordered by pool, fresh tasks last, with the pools' names in place of their sizes."""
     place = frame["pool"].where(frame["pool"] != FRESH, float("inf"))
     others = [name for name in OF_RUN if name in frame.columns and name != "pool"]
     ordered = frame.assign(place=place).sort_values([*others, "place"], kind="stable").drop(columns="place")
@@ -175,7 +175,7 @@ def measure_runs(folder: Path, out: Path, pairs: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: flags, then the tables.
+    """Read the flags and write the tables.
 
     Raises:
         InputError: there is nothing to measure.

@@ -1,7 +1,7 @@
-"""Decoders of GPT-2's architecture that read examples and predict labels, one for each pool of tasks, side by side.
+"""Decoders with GPT-2's architecture that read examples and predict labels, one for each pool of tasks, trained side by side.
 
-A member of the ensemble computes what transformers' GPT2Model does between a linear read-in and read-out (a test compares the
-two). Here the weights of all members are stacked along a first axis E, for which GPT2Model has no place: one matrix product
+Between a linear read-in and read-out, a member of the ensemble computes what transformers' GPT2Model does (a test compares the
+two). Here the weights of all members are stacked along a first axis E, which GPT2Model does not support; one matrix product
 serves all of them. At the default size that is 1.3 times as fast on one CPU thread; on a GPU it is one kernel launch instead of
 E.
 """
@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 
 TOKENS = ("paper", "paired", "compact")
-"""Forms in which examples are read; see `as_tokens`."""
+"""Ways to encode examples; see `as_tokens`."""
 POSITION_STD = 0.02
-"""GPT-2's, of the learned positions."""
+"""Standard deviation of the initial position embeddings, as in GPT-2."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class RegressorShape:
     width: int = 64
     tokens: str = "compact"
     init_std: float = 0.08
-    """Standard deviation of initial weights, divided by sqrt(2 layers) before a residual sum; GPT-2 and the paper have 0.02."""
+    """Standard deviation of initial weights, divided by sqrt(2 layers) before a residual sum; 0.02 in GPT-2 and the paper."""
     read_in_std: float = 0.5
-    """The same of the read-in."""
+    """The same for the read-in."""
 
     @property
     def token_size(self) -> int:
@@ -44,7 +44,7 @@ class RegressorShape:
 
     @property
     def tokens_per_example(self) -> int:
-        """Tokens that an example takes, the first of which is read out."""
+        """Tokens per example, the first of which is read out."""
         return 1 if self.tokens == "compact" else 2
 
 
@@ -54,8 +54,8 @@ def as_tokens(x: torch.Tensor, labels: torch.Tensor, form: str) -> torch.Tensor:
     Args:
         x: (E, B, K, D).
         labels: (E, B, K).
-        form: `paper`: (0, x_k), (y_k, 0), the paper's; `paired`: (0, x_k), (y_k, x_k); `compact`: one token an example,
-            (y_{k-1}, x_{k-1}, x_k), half as many and nothing to pair.
+        form: `paper`: (0, x_k), (y_k, 0), as in the paper; `paired`: (0, x_k), (y_k, x_k); `compact`: one token per example,
+            (y_{k-1}, x_{k-1}, x_k), half as many and with nothing to pair.
 
     Returns:
         (E, B, T, token size), where T is 2K or K.
@@ -104,11 +104,11 @@ class Regressors(nn.Module):
         return torch.einsum("ebkc,ec->ebk", read, self.read_out[:, 0])
 
     def kernels(self) -> list[nn.Parameter]:
-        """The matrices inside the blocks, (E, out, in): what Muon trains, and what the paper's weight decay is on."""
+        """The matrices inside the blocks, (E, out, in): those that Muon trains and that the paper's weight decay applies to."""
         return [layer.weight for layer in self.blocks.modules() if isinstance(layer, StackedLinear)]
 
     def copies(self, times: int) -> Regressors:
-        """Each member so many times, one after the other, with weights of their own."""
+        """Each member repeated `times` times, copies next to each other, each with its own weights."""
         copied = Regressors(self.shape, self.members * times, 0)
         copied.load_state_dict({name: weight.repeat_interleave(times, 0) for name, weight in self.state_dict().items()})
         return copied.to(self.read_in.device)
@@ -141,7 +141,7 @@ class StackedNorm(nn.Module):
 
 
 class StackedBlock(nn.Module):
-    """A block of each member: x + attention(norm(x)), then x + mlp(norm(x)), as GPT-2 has it, without dropout."""
+    """A block of each member: x + attention(norm(x)), then x + mlp(norm(x)), as in GPT-2, without dropout."""
 
     def __init__(self, shape: RegressorShape, members: int, normal: Callable[..., nn.Parameter]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Errors along the way from one task of a pool to another (Raventos et al. 2023, figure 5)."""
+"""Errors along the path from one task of a pool to another (Raventos et al. 2023, figure 5)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def between_tasks(first: torch.Tensor, second: torch.Tensor, share: float) -> to
 
 @torch.no_grad()
 def path_errors(model: Regressors, pools: Sequence[Pool], problem: Problem, pairs: int) -> list[list[dict[str, float]]]:
-    """For each member, rows over the way between pairs of tasks of its pool: `share` and the noiseless errors of model, dMMSE and
-    ridge, divided by D. Pools of fewer than two tasks have no rows; a member of fresh tasks is measured between fresh ones."""
+    """For each member, a row for each place on the path between two tasks of its pool: `share`, and the noiseless errors of
+    model, dMMSE and ridge, divided by D. Pools of fewer than two tasks have no rows; a member trained on fresh tasks is measured
+    between fresh ones."""
     fresh = draw_pools([2 * pairs], problem.dimension, SEED)[0]
     rows: list[list[dict[str, float]]] = [[] for _ in pools]
     for place in range(PLACES):
@@ -55,7 +56,7 @@ def path_errors(model: Regressors, pools: Sequence[Pool], problem: Problem, pair
 
 
 def _ends(pool: torch.Tensor, pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two different tasks of a pool so many times, the same at every place of the way."""
+    """`pairs` pairs of two different tasks of a pool, the same at every place on the path."""
     generator = seeded_generator(SEED, len(pool))
     first = torch.randint(len(pool), (pairs,), generator=generator)
     second = (first + 1 + torch.randint(len(pool) - 1, (pairs,), generator=generator)) % len(pool)

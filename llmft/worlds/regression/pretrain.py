@@ -1,8 +1,8 @@
-"""Pretrains small transformers on few or many linear regression tasks, one model for each size of the pool of tasks:
+"""Pretrains small transformers on few or many linear regression tasks, one model for each pool size:
 
     python -m llmft.worlds.regression.pretrain --num_pretraining_tasks 4 16 64 256 1024 0 --steps 2000 4000 --seeds 0 1
 
-Each budget and seed is a run with a record of its own, in `<output_dir>/pretrain/regression/`; `measure` makes tables of them.
+Each budget and seed is a run with its own record in `<output_dir>/pretrain/regression/`; `measure` makes tables of them.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from llmft.worlds.regression.recipe import VERSION, RegressionRecipe, add_recipe
 from llmft.worlds.regression.training import EnsembleTraining
 
 CURVE_SEQUENCES = 512
-"""Of each set of tasks, for a point of the curves over steps."""
+"""Sequences of each set of tasks for one point of the curves over steps."""
 NO_ROOM = "--batch_size: the device has no room for such batches; lower it, or train fewer models side by side"
 HEADLINE = {"name": "distance", "higher_is_better": False}
 
 
 def pretrain_ensemble(recipe: RegressionRecipe, arguments: argparse.Namespace, device: torch.device) -> Path:
-    """Do one run, or what is left of it, and write its record.
+    """Do one run, or what remains of it, and write its record.
 
     Returns:
         Its folder.
     """
     settings = {**asdict(recipe), "version": VERSION, "device": device.type, "compile": arguments.compile}
-    settings["ranks"] = this_process().world_size  # sums over ranks have last bits of their own
+    settings["ranks"] = this_process().world_size  # the last bits of sums over ranks depend on their number
     where = ("pretrain", "regression", recipe.model_name)
     record = RunRecord.locate(arguments.output_dir, where, settings, this_process().is_first)
     record.overwrite = arguments.overwrite_output_dir
@@ -66,7 +66,7 @@ def pretrain_ensemble(recipe: RegressionRecipe, arguments: argparse.Namespace, d
 
 
 def config_of(method: str, recipe: RegressionRecipe, arguments: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `config.json` says of a run, in the form that all runs have."""
+    """What `config.json` says about a run, in the form that all runs share."""
     return {
         "method": method,
         "task": "regression",
@@ -81,11 +81,11 @@ def config_of(method: str, recipe: RegressionRecipe, arguments: dict[str, dict[s
 
 
 def train(training: EnsembleTraining, record: RunRecord, meter: Meter, save_every: int) -> str | None:
-    """Take the steps that are left, with a point of the curves every `eval_every` and a checkpoint every `save_every` of them.
-    On SIGTERM it saves one more and ends.
+    """Take the remaining steps, with a point of the curves every `eval_every` and a checkpoint every `save_every` of them. On
+    SIGTERM, save one more checkpoint and end the process.
 
     Returns:
-        The checkpoint that the training went on from.
+        The checkpoint that training resumed from.
     """
     recipe, checkpoint, preemption = training.recipe, from_rank_0(record.last_checkpoint), Preemption()
     if checkpoint is not None:
@@ -109,7 +109,7 @@ def train(training: EnsembleTraining, record: RunRecord, meter: Meter, save_ever
 
 
 def curve_point(training: EnsembleTraining) -> dict[str, Any]:
-    """The distances at this step: name -> one value a member; and `loss`, the mean of all members' (eq. 1)."""
+    """The distances at this step, name -> one value for each member, and `loss`, the mean over all members (eq. 1)."""
     recipe = training.recipe
     compared = evaluate(training.model, training.pools, recipe.problem, min(CURVE_SEQUENCES, recipe.eval_sequences))
     of_pools, of_fresh = ([one.metrics(name) for one in compared[name]] for name in TASK_SETS)
@@ -124,7 +124,7 @@ def curve_point(training: EnsembleTraining) -> dict[str, Any]:
 
 
 def check_finite(training: EnsembleTraining) -> None:
-    """Checks the losses of the last point of the curves.
+    """Check the losses of the last point of the curves.
 
     Raises:
         InputError: one is NaN or infinite.
@@ -164,7 +164,7 @@ def finish_pretraining(training: EnsembleTraining, record: RunRecord, meter: Met
 
 
 def add_comparison(record: RunRecord, task_set: str, name: str, one: Comparison) -> None:
-    """Put a member's results on a set of tasks into the record."""
+    """Add a member's results on a set of tasks to the record."""
     rows = {"idx": list(range(len(one.rows["score"]))), **one.rows}
     record.add("after", f"{task_set} {name}", one.metrics(task_set), rows)
 
@@ -179,19 +179,19 @@ def finish_record(record: RunRecord, meter: Meter, resumed: str | None) -> None:
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """Where a run's record goes, and what it runs on."""
+    """Flags for where a run's record goes, and what it runs on."""
     parser.add_argument("--output_dir", default=OUTPUT_DIR, help="folder of the records (default: %(default)s)")
     parser.add_argument("--overwrite_output_dir", action="store_true", help="do finished runs again")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
 
 
 def use_device(name: str) -> torch.device:
-    """The device of this process, which joins the other ranks of its launch.
+    """The device that this process computes on, after it has joined the other ranks of its launch.
 
     Raises:
         InputError: there is no such device.
     """
-    torch.set_num_threads(1)  # matrices this small gain nothing from more, and one thread gives the same bits again
+    torch.set_num_threads(1)  # matrices this small gain nothing from more threads, and one gives the same bits every time
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no GPU; use --device cpu")
     join_launch(alone=False)
@@ -215,7 +215,7 @@ def pretraining_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: flags, then each run.
+    """Read the flags and do each run.
 
     Raises:
         InputError: a flag cannot be used.

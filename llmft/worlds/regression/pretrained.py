@@ -19,7 +19,7 @@ from llmft.worlds.regression.tasks import Pool, draw_pools
 WEIGHTS = "model.safetensors"
 """The trained ensemble in a run's folder."""
 NOT_OF_KIND = ("num_pretraining_tasks", "steps", "batch_size", "seed", "eval_every", "eval_sequences")
-"""What runs may differ in that are of one kind. A member does not depend on which others are trained beside it."""
+"""What runs of one kind may differ in. A member does not depend on which others are trained with it."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class PretrainedRun:
 
     @property
     def budget(self) -> int:
-        """Sequences that it was trained on."""
+        """The number of sequences that it was trained on."""
         return self.recipe.steps * self.recipe.batch_size
 
     @property
     def kind(self) -> str:
-        """What it shares with runs of other pools, budgets and seeds: the arguments that are not at their default."""
+        """What it shares with runs of other pools, budgets and seeds: the arguments that differ from their defaults."""
         shown = {name: value for name, value in self.recipe.given.items() if name not in NOT_OF_KIND}
         return " ".join(f"--{name} {value}" for name, value in shown.items()) or "default"
 
     @property
     def kind_key(self) -> tuple[Any, ...]:
-        """The same as a key: all that is not in `NOT_OF_KIND`."""
+        """The same as a key: everything that is not in `NOT_OF_KIND`."""
         return tuple(value for name, value in asdict(self.recipe).items() if name not in NOT_OF_KIND)
 
     def load(self, device: torch.device | str = "cpu") -> tuple[Regressors, list[Pool]]:
@@ -62,10 +62,10 @@ class PretrainedRun:
 
 
 def find_pretrained(folder: Path, flag: str) -> list[PretrainedRun]:
-    """The finished pretraining runs at or below a folder, in the order of their budgets and seeds.
+    """The finished pretraining runs at or below a folder, ordered by budget and seed.
 
     Raises:
-        InputError: there is none; the line names `flag`.
+        InputError: there are none; the line names `flag`.
     """
     runs = [read_pretrained(done.parent) for done in sorted(folder.rglob(DONE)) if method_of(done.parent) == "pretrain"]
     if not runs:

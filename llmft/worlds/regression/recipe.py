@@ -1,4 +1,4 @@
-"""Everything that decides the weights of a pretrained ensemble, and the flags that say it."""
+"""Everything that decides the weights of a pretrained ensemble, and the flags for it."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class RegressionRecipe:
 
     @property
     def problem(self) -> Problem:
-        """What the tasks are."""
+        """The tasks and their sequences."""
         return Problem(self.dimension, self.examples, self.noise_variance)
 
     @property
     def shape(self) -> RegressorShape:
-        """What a member is."""
+        """The shape of a member."""
         own = {field.name: getattr(self, field.name) for field in fields(RegressorShape)}
         return RegressorShape(**own)
 
@@ -61,23 +61,23 @@ class RegressionRecipe:
 
     @property
     def model_name(self) -> str:
-        """What the members are called in records."""
+        """The name of the members in records."""
         return f"{self.layers}x{self.width}-{self.tokens}"
 
     @property
     def given(self) -> dict[str, Any]:
-        """The values that are not at their default."""
+        """The values that differ from their defaults."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
 
     @classmethod
     def from_record(cls, config: dict[str, Any]) -> RegressionRecipe:
-        """That of a run's `config.json`."""
+        """The recipe in a run's `config.json`."""
         values = config["arguments"][cls.__name__]
         own = {field.name: values[field.name] for field in fields(cls)}
         return cls(**own | {"num_pretraining_tasks": tuple(own["num_pretraining_tasks"])})
 
     def rate_factor_at(self, step: int) -> float:
-        """Factor on all learning rates at a step, from 0: in a line up over `warmup_share` of the steps, then down to 0."""
+        """Factor on all learning rates at a step (from 0): up linearly over `warmup_share` of the steps, then down to 0."""
         done = (step + 1) / self.steps
         if done <= self.warmup_share:
             return done / self.warmup_share
@@ -85,7 +85,7 @@ class RegressionRecipe:
 
 
 def pool_name(size: int) -> str:
-    """How a pool is called: `M=64`, or `M=inf` where every task is fresh."""
+    """The name of a pool: `M=64`, or `M=inf` where every task is fresh."""
     return f"M={size if size != FRESH else 'inf'}"
 
 
@@ -109,22 +109,22 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     of("layers", help="of each model")
     of("heads", help="of each layer")
     of("width", help="of each layer")
-    of("tokens", choices=TOKENS, help="paper: (0, x), (y, 0); paired: (0, x), (y, x); compact: (y, x of before, x)")
-    of("init_std", help="standard deviation of initial weights; the paper's is 0.02")
-    of("read_in_std", help="the same of the read-in; the paper's is 0.02")
-    of("optimizer", choices=OPTIMIZERS, help="of the matrices inside the blocks; everything else is trained by Adam")
-    of("learning_rate", help="Adam's, at its peak")
-    of("muon_rate", help="Muon's, at its peak")
-    of("beta2", help="Adam's; the paper's is 0.999")
-    of("warmup_share", help="of the steps, in which rates rise; then they fall to 0 in a line; 0.5 is the paper's triangle")
-    of("weight_decay", help="decoupled, times the learning rate, on the matrices inside the blocks alone")
-    of("batch_size", help="sequences a step, over all processes")
+    of("tokens", choices=TOKENS, help="paper: (0, x), (y, 0); paired: (0, x), (y, x); compact: (previous y, previous x, x)")
+    of("init_std", help="standard deviation of initial weights; 0.02 in the paper")
+    of("read_in_std", help="the same for the read-in; 0.02 in the paper")
+    of("optimizer", choices=OPTIMIZERS, help="for the matrices inside the blocks; everything else is trained with Adam")
+    of("learning_rate", help="peak rate of Adam")
+    of("muon_rate", help="peak rate of Muon")
+    of("beta2", help="of Adam; 0.999 in the paper")
+    of("warmup_share", help="share of the steps in which rates rise, before they fall linearly to 0; 0.5 is the paper's triangle")
+    of("weight_decay", help="decoupled, times the learning rate, and only on the matrices inside the blocks")
+    of("batch_size", help="sequences per step, over all processes")
     add("--steps", type=int, nargs="+", default=[default.steps], metavar="N",
-        help=f"of training; several budgets are several runs (default: {default.steps})")  # fmt: skip
+        help=f"training steps; several budgets are several runs (default: {default.steps})")  # fmt: skip
     add("--seeds", type=int, nargs="+", default=[default.seed], metavar="SEED",
         help=f"decide pools, sequences and initial weights; several are several runs (default: {default.seed})")  # fmt: skip
-    of("eval_every", help="steps between two points of the curves over steps")
-    of("eval_sequences", help="sequences of each set of tasks at the end; the curves are of 512")
+    of("eval_every", help="steps between two points of the training curves")
+    of("eval_sequences", help="sequences of each set of tasks in the final evaluation; the curves use 512")
 
 
 def recipes_of(arguments: argparse.Namespace) -> Iterator[RegressionRecipe]:
@@ -149,7 +149,7 @@ def recipes_of(arguments: argparse.Namespace) -> Iterator[RegressionRecipe]:
 
 
 def check_recipe(recipe: RegressionRecipe) -> None:
-    """Checks values that argparse cannot.
+    """Check values that argparse cannot.
 
     Raises:
         InputError: one cannot be used.
@@ -167,7 +167,7 @@ def check_recipe(recipe: RegressionRecipe) -> None:
         if not 0 <= getattr(recipe, name) < 1:
             raise InputError(f"--{name} {getattr(recipe, name)}: give a share from 0 to below 1")
     if recipe.examples < 2:
-        raise InputError(f"--examples {recipe.examples}: give 2 or more, so that a context has a query behind it")
+        raise InputError(f"--examples {recipe.examples}: give 2 or more, so that a query follows the context")
     if recipe.width % recipe.heads:
         raise InputError(f"--width {recipe.width}: is no multiple of --heads {recipe.heads}; choose another of the two")
     sizes = recipe.num_pretraining_tasks

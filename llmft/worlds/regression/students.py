@@ -1,4 +1,4 @@
-"""Students of fixed contexts: the teacher is a trained model behind a few examples, the student the same model without them."""
+"""Students of fixed contexts: the teacher is a trained model given a few examples, the student the same model without them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from llmft.worlds.regression.pretrained import PretrainedRun
 from llmft.worlds.regression.tasks import Pool, Problem, Sequences, draw_sequences, seeded_generator
 
 CONTEXTS = 50
-"""Beside the seed, what the stream of contexts and queries depends on."""
+"""Together with the seed, this decides the stream of contexts and queries."""
 CHUNK = 256
-"""Queries that a teacher reads behind a context at a time."""
+"""Queries that a teacher reads after a context at a time."""
 NEW, OF_POOL = "new", "pool"
 
 
@@ -25,16 +25,16 @@ class DistillationRecipe:
     """How contexts are drawn and students trained."""
 
     context_task: str = NEW
-    """Whether a context shows a new task, or one of the model's own pool."""
+    """Whether a context shows a new task or one of the model's own pool."""
     context_examples: int = 7
     num_contexts: int = 4
-    """A model; each has a student of its own."""
+    """Contexts per model, each with its own student."""
     queries: int = 4096
     """Inputs that students are trained on."""
     eval_queries: int = 1024
     steps: int = 400
     fit_steps: int = 200
-    """Of the control, which is fitted on the examples themselves."""
+    """Training steps of the control, which is fitted on the examples themselves."""
     batch_size: int = 64
     learning_rate: float = 1e-3
     seed: int = 0
@@ -46,8 +46,8 @@ class Outcome:
 
     Attributes:
         signal: w.x of the context's task.
-        teacher, student, dmmse, ridge: the model, its estimators and the student.
-        before: the student as it started.
+        teacher, student, dmmse, ridge: the model, the student and the two estimators.
+        before: the student before training.
         fit: the control.
     """
 
@@ -61,7 +61,7 @@ class Outcome:
 
 
 def distill_contexts(run: PretrainedRun, recipe: DistillationRecipe, meter: Meter, device: torch.device) -> Outcome:
-    """Draw contexts, train students of all models and contexts side by side, and let everyone answer the evaluation queries."""
+    """Draw contexts, train the students of all models and contexts side by side, and compare all on the evaluation queries."""
     problem = replace(run.recipe.problem, examples=recipe.context_examples)
     generator = seeded_generator(recipe.seed, CONTEXTS, device=device)
     with meter.phase("load"):
@@ -75,7 +75,7 @@ def distill_contexts(run: PretrainedRun, recipe: DistillationRecipe, meter: Mete
         teacher, student = trained.copies(recipe.num_contexts), trained.copies(recipe.num_contexts)
         control = trained.copies(recipe.num_contexts)
     with meter.phase("teacher"):
-        targets, answers = (behind_contexts(teacher, contexts, x) for x in (queries, unseen))
+        targets, answers = (with_contexts(teacher, contexts, x) for x in (queries, unseen))
     with torch.no_grad():
         before = without_context(student, unseen)
     with meter.phase("train"):
@@ -95,9 +95,9 @@ def distill_contexts(run: PretrainedRun, recipe: DistillationRecipe, meter: Mete
 
 
 @torch.no_grad()
-def behind_contexts(model: Regressors, contexts: Sequences, x: torch.Tensor) -> torch.Tensor:
-    """(E, Q) predictions for (Q, D) inputs, each behind the context of its member: (S, n, D) inputs that all models share, with
-    labels of their own, (E / S, S, n)."""
+def with_contexts(model: Regressors, contexts: Sequences, x: torch.Tensor) -> torch.Tensor:
+    """(E, Q) predictions for (Q, D) inputs, each after the context of its member. All models share the (S, n, D) inputs of the
+    contexts; their labels, (E / S, S, n), are their own."""
     members, (count, examples, dimension) = model.members, contexts.x.shape
     inputs = contexts.x.repeat(members // count, 1, 1)[:, None]  # (E, 1, n, D)
     labels = contexts.labels.reshape(members, 1, examples)
@@ -112,7 +112,7 @@ def behind_contexts(model: Regressors, contexts: Sequences, x: torch.Tensor) -> 
 
 
 def without_context(model: Regressors, x: torch.Tensor) -> torch.Tensor:
-    """(E, Q) predictions for (Q, D) inputs, or (E, Q, D), with nothing in front of them."""
+    """(E, Q) predictions for (Q, D) inputs, or (E, Q, D), with no context before them."""
     x = x.expand(model.members, *x.shape[-2:])
     return model(x[:, :, None], x.new_zeros(*x.shape[:2], 1))[:, :, 0]
 
@@ -120,7 +120,7 @@ def without_context(model: Regressors, x: torch.Tensor) -> torch.Tensor:
 def fit_students(
     model: Regressors, batch: Callable[[], tuple[torch.Tensor, torch.Tensor]], steps: int, learning_rate: float
 ) -> None:
-    """Train all weights on the squared error, by Adam whose rate falls to 0 in a line.
+    """Train all weights on the squared error with Adam, whose rate falls linearly to 0.
 
     Args:
         batch: draws inputs, as `without_context` takes them, and their (E, B) targets.
@@ -135,7 +135,7 @@ def fit_students(
 
 
 def estimates(contexts: Sequences, x: torch.Tensor, pools: Sequence[Pool], problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
-    """What dMMSE and ridge predict for (Q, D) inputs behind the contexts: two (E, Q)."""
+    """The predictions of dMMSE and ridge for (Q, D) inputs after the contexts: two (E, Q)."""
     by_dmmse, by_ridge = [], []
     for pool, of_model in zip(pools, contexts.labels, strict=True):
         for inputs, labels in zip(contexts.x, of_model, strict=True):

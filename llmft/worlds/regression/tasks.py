@@ -1,7 +1,7 @@
 """Linear regression tasks and the sequences that show them (Raventos et al. 2023, arXiv:2306.15063, section 2).
 
 A task is a vector w of D weights. A sequence shows one task in K examples: x_k ~ N(0, I_D) and y_k = w.x_k + noise of variance
-s2. A pool is the M tasks that a model is pretrained on; a pool of size 0 stands for a fresh task w ~ N(0, I_D) in every sequence,
+s2. A pool is the M tasks that a model is pretrained on; a pool of size 0 means a fresh task w ~ N(0, I_D) in every sequence,
 the distribution that the paper calls T_True.
 """
 
@@ -16,7 +16,7 @@ import torch
 FRESH = 0
 """Size of a pool without tasks of its own: every sequence gets a fresh one."""
 SAME_SIGNAL = 0.25 / 8
-"""Noise variance a dimension in the paper's experiments: it keeps the ratio of signal to noise as D grows (section 3.2)."""
+"""Noise variance per dimension in the paper's experiments; it keeps the ratio of signal to noise as D grows (section 3.2)."""
 
 Pool = torch.Tensor | None
 """(M, D) tasks; None for fresh ones."""
@@ -36,7 +36,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Sequences:
-    """The same examples and noise, labelled by the task of each of E pools.
+    """The same inputs and noise, labelled by a task of each of E pools.
 
     Attributes:
         x: (B, K, D) inputs.
@@ -66,11 +66,11 @@ def draw_tasks(pool: Pool, choice: torch.Tensor, fresh: torch.Tensor) -> torch.T
     """(B, D) tasks: those of the pool at `choice` (B,), uniform in [0, 1), or the fresh ones (B, D) if there is no pool."""
     if pool is None:
         return fresh
-    return pool[(choice.double() * len(pool)).long()]  # doubles: float32 cannot tell all tasks of a large pool apart
+    return pool[(choice.double() * len(pool)).long()]  # in float64, since float32 cannot reach every task of a large pool
 
 
 def draw_sequences(pools: Sequence[Pool], problem: Problem, batch: int, generator: torch.Generator) -> Sequences:
-    """Draws `batch` sequences on the generator's device. What is random is drawn once for all pools, so that models of different
+    """Draw `batch` sequences on the generator's device. Random numbers are drawn once for all pools, so that models of different
     pools are compared on the same inputs and noise."""
     device, size = generator.device, (batch, problem.examples)
     x = torch.randn(*size, problem.dimension, generator=generator, device=device)

@@ -14,16 +14,16 @@ from llmft.worlds.regression.evaluation import TRUE
 from llmft.worlds.regression.tasks import FRESH
 
 SIGNIFICANT = 0.05
-"""Two-sided p of Student's t over seeds below which a change has a direction."""
+"""A change has a direction if the two-sided p of Student's t over seeds is below this."""
 BUDGET = ["steps", "batch_size"]
 
 
 def changes_of(results: pd.DataFrame) -> pd.DataFrame:
-    """How the distance to ridge on fresh tasks changes from each budget of a kind to the next, a row for each seed and pool.
+    """How the distance to ridge on fresh tasks changes from each budget of a kind to the next, one row for each seed and pool.
 
     Returns:
         `kind`, `dimension`, `seed`, `pool`, `less` and `more` (sequences of the two budgets), `to_ridge_less`, `to_ridge_more`,
-        and `change`, their difference: above 0 the model has moved away.
+        and `change`, their difference, which is above 0 if the model has moved away.
     """
     true = results[results["tasks"] == TRUE]
     rows: list[dict[str, Any]] = []
@@ -43,13 +43,13 @@ def changes_of(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def threshold(changes: dict[int, float]) -> float | None:
-    """M* of one seed, interpolated in log M where the change from one budget to the next falls through 0.
+    """M* of one seed, interpolated in log M, where the change from one budget to the next goes from above 0 to below.
 
     Args:
         changes: pool size -> change of the distance to ridge; fresh tasks do not count.
 
     Returns:
-        The crossing; None where there is not exactly one, from above 0 to below.
+        The crossing; None unless there is exactly one and it is downwards.
     """
     sizes = sorted(size for size in changes if size != FRESH)
     crossings = [(a, b) for a, b in pairwise(sizes) if (changes[a] > 0) != (changes[b] > 0)]
@@ -61,8 +61,8 @@ def threshold(changes: dict[int, float]) -> float | None:
 
 
 def summary_of_changes(changes: pd.DataFrame) -> pd.DataFrame:
-    """For each kind and pair of budgets: M* of each seed, and pool by pool the change of every seed, with the direction if seeds
-    tell it apart from 0 (t test, p < .05): `away`, `towards`, or `not told apart`."""
+    """For each kind and pair of budgets: M* of each seed, and for each pool the change of every seed with its direction, which is
+    `away` or `towards` if seeds tell it apart from 0 (t test, p < .05), else `not told apart`."""
     rows = []
     for (kind, dimension, less, more), part in (
         changes.groupby(["kind", "dimension", "less", "more"], sort=False) if len(changes) else ()
@@ -81,7 +81,7 @@ def summary_of_changes(changes: pd.DataFrame) -> pd.DataFrame:
 
 
 def direction(values: pd.Series) -> str:
-    """What seeds together say of a change."""
+    """The direction of a change over all seeds."""
     if len(values) < 2 or ttest_1samp(values, 0.0).pvalue >= SIGNIFICANT:
         return "not told apart"
     return "away" if values.mean() > 0 else "towards"

@@ -1,4 +1,4 @@
-"""The training of an ensemble: its step, and the state that it goes on from."""
+"""The training of an ensemble: its step, and the state that it resumes from."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from llmft.worlds.regression.recipe import RegressionRecipe
 from llmft.worlds.regression.tasks import draw_pools, draw_sequences, seeded_generator
 
 TRAINING = 2
-"""Beside the seed and the step, what the stream of training sequences depends on."""
+"""Together with the seed and the step, this decides the stream of training sequences."""
 STATE = "state.pt"
 
 
 class EnsembleTraining:
-    """An ensemble in training. Its batches depend on seed and step alone, not on what was drawn before.
+    """An ensemble in training. Its batches depend only on seed and step, not on what was drawn before.
 
     Args:
-        device: where it is trained.
+        device: what it is trained on.
         compiled: whether torch compiles the model.
     """
 
@@ -42,7 +42,7 @@ class EnsembleTraining:
         self.log: list[dict[str, Any]] = []
 
     def take_step(self) -> torch.Tensor:
-        """One step of all members on a new batch, of which each process takes its share.
+        """Train all members for one step on a new batch, of which each process takes its share.
 
         Returns:
             (E,) losses of this process's share, normalised (eq. 1).
@@ -64,7 +64,7 @@ class EnsembleTraining:
         return losses.detach() / recipe.dimension
 
     def save(self, folder: Path, costs: dict[str, Any]) -> None:
-        """Put `checkpoint-<step>` into a folder, with the costs so far, in place of earlier ones."""
+        """Save `checkpoint-<step>` to a folder, with the costs so far, and remove earlier ones."""
         path = folder / f"checkpoint-{self.step}"
         folder.mkdir(exist_ok=True)
         with whole_folder(path) as aside:
@@ -75,10 +75,10 @@ class EnsembleTraining:
             shutil.rmtree(earlier, ignore_errors=True)
 
     def load(self, checkpoint: Path) -> dict[str, Any]:
-        """Go on from a checkpoint.
+        """Resume from a checkpoint.
 
         Returns:
-            The costs up to there.
+            The costs up to then.
 
         Raises:
             InputError: it is damaged.
@@ -94,7 +94,7 @@ class EnsembleTraining:
 
 
 def build_ensemble_optimizers(model: Regressors, recipe: RegressionRecipe) -> list[tuple[torch.optim.Optimizer, float]]:
-    """The optimizers, each with its peak rate. Weight decay is on the matrices inside the blocks alone, whoever trains them."""
+    """The optimizers, each with its peak rate. Weight decay applies only to the matrices inside the blocks."""
     kernels = model.kernels()
     inside = {id(parameter) for parameter in kernels}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]

@@ -42,14 +42,14 @@ def test_teacher_and_estimators_read_the_context_before_the_query():
     for weight in model.parameters():
         weight.add_(torch.randn(weight.shape, generator=seeded_generator(1)) * 0.1)
     x = torch.randn(6, 3, generator=seeded_generator(2))
-    behind, alone = students.behind_contexts(model, contexts, x), students.without_context(model, x)
+    given, alone = students.with_contexts(model, contexts, x), students.without_context(model, x)
     by_dmmse, by_ridge = students.estimates(contexts, x, pools, problem)
     for pool, context in [(0, 0), (0, 1), (1, 0), (1, 1)]:
         member, labels = 2 * pool + context, contexts.labels[pool, context]
         sequence = torch.cat([contexts.x[context].expand(6, -1, -1), x[:, None]], 1)
         shown = torch.cat([labels, torch.zeros(1)]).expand(6, -1)
         each = model(sequence, shown.expand(4, -1, -1))[member, :, -1]
-        torch.testing.assert_close(behind[member], each)
+        torch.testing.assert_close(given[member], each)
         torch.testing.assert_close(by_ridge[member], ridge(sequence, shown, 0.1)[:, -1])
         of_pool = ridge(sequence, shown, 0.1) if pools[pool] is None else dmmse(sequence, shown, pools[pool], 0.1)
         torch.testing.assert_close(by_dmmse[member], of_pool[:, -1])
