@@ -20,7 +20,7 @@ CASES = [
     ("eval.py", ["--target_tokens", "Yes,Nope"], "--target_tokens 'Yes,Nope': 'Nope' is not one token"),
     ("eval.py", ["--target_tokens", "Yes,Yes"], "--target_tokens 'Yes,Yes': two labels have the same word"),
     ("eval.py", ["--target_tokens", "Yes"], "--target_tokens 'Yes': 1 words for 2 labels"),
-    ("eval.py", ["--num_shots", "3"], "--num_shots 3: cannot be shared out evenly"),
+    ("eval.py", ["--num_shots", "3"], "--num_shots 3: cannot be divided evenly"),
     ("eval.py", ["--num_shots", "100"], "--num_shots 100: the longest prompt has"),
     ("eval.py", ["--num_shots", "9000"], "--num_shots 9000: 4500 demonstrations of label 0"),
     ("eval.py", ["--num_shots", "many"], "argument --num_shots"),
@@ -114,7 +114,11 @@ CASES = [
     ("distill.py", ["--context", "file"], "--context file: name the file with --context_file"),
     ("distill.py", ["--context", "file", "--context_file", "/no.txt"], "--context_file /no.txt: cannot be read"),
     ("distill.py", ["--instruction", "x"], "--instruction x: has no effect without --context instruction"),
-    ("distill.py", ["--context", "instruction", "--instruction", "instrutcion.txt"], "looks like a file, and there is none"),
+    (
+        "distill.py",
+        ["--context", "instruction", "--instruction", "instrutcion.txt"],
+        "looks like a file name, but there is no such file",
+    ),
     (
         "distill.py",
         ["--context", "instruction", "--num_shots", "4"],

@@ -143,7 +143,7 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
         (("--context_file", "a.txt"), "cannot be combined with --context_file; drop one of them"),
         (
             ("--chunk_tokens", 400, "--max_query_tokens", 200),
-            "--max_query_tokens 200: with an answer of so many the longest prompt",
+            "--max_query_tokens 200: with an answer of this length the longest prompt",
         ),
     ],
 )
