@@ -32,7 +32,7 @@ CASES = [
     ("eval.py", ["--task_variant", "entailmint"], "--task_variant"),
     ("eval.py", ["--task", "rte", "--task_variant", "flipped"], "--task_variant flipped: task rte has no variants"),
     ("eval.py", ["--train_file", "/nowhere.csv"], "--task_name toy: cannot be combined with --train_file; drop one of them"),
-    ("eval.py", ["--task", "sst2", "--eval_task_name", "hans"], "--eval_task_name hans: goes with rte, mnli, mnli-original"),
+    ("eval.py", ["--task", "sst2", "--eval_task_name", "hans"], "--eval_task_name hans: belongs to rte, mnli, mnli-original"),
     ("eval.py", ["--task", "qqp"], "--paws_qqp_file"),
     ("eval.py", ["--task", "qqp", "--paws_qqp_file", "/nowhere.tsv"], "--paws_qqp_file /nowhere.tsv: no such file"),
     ("eval.py", ["--task", "rte", "--hans_subcase", "le_nothing"], "--hans_subcase le_nothing"),
