@@ -1,7 +1,7 @@
-# Each command does its own set-up: make demo, make test, make bench. They make .venv themselves.
+# Each command does its own set-up: make demo, make test, make bench. They create .venv themselves.
 PYTHON ?= python3
 BIN := .venv/bin
-# Small models: one thread a process is fastest, and waiting threads must not spin.
+# Small models: one thread per process is fastest, and waiting threads must not spin.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
@@ -14,7 +14,7 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Speed and memory beside what others do; two hours on two quiet cores. RTE's rows lie in $LLMFT_DATA_DIR or ../shared/data.
+# Speed and memory compared with other tools; two hours on two quiet cores. RTE's rows are in $LLMFT_DATA_DIR or ../shared/data.
 bench: .venv/ready-bench
 	$(BIN)/python -m benchmarks --write_readme
 

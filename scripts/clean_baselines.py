@@ -1,12 +1,12 @@
-"""`python scripts/clean_baselines.py RAW.csv > llmft/report/tables/published.csv`: published numbers in one schema, the report's.
+"""`python scripts/clean_baselines.py RAW.csv > llmft/report/tables/published.csv`: published numbers in the report's schema.
 
-Kept are scores on tasks of the task table, by Mosbach et al. 2023 (arXiv:2305.16938) and works after or beside it. Left out are
+It keeps scores on tasks of the task table, from Mosbach et al. 2023 (arXiv:2305.16938) and later or related work. It drops
 
-- other tasks, costs, and gains stated without the numbers behind them: they stand beside none of our rows;
+- other tasks, costs, and gains stated without the underlying numbers: none of our rows can be compared with them;
 - majority classes, which the report computes from the data;
-- model cards, which say neither how many examples nor which rows.
+- model cards, which state neither the number of examples nor the rows.
 
-A method or pattern that ours is not the same as keeps its source's wording, so that it never stands beside ours.
+A method or pattern that differs from ours keeps its source's wording, so that it is never matched with ours.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _clean(row: pd.Series) -> dict[str, object]:
 
 
 def _our_sets(task: str, eval_set: str) -> list[str]:
-    """Our evaluation sets that make up a published one, sorted; none where ours have other rows."""
+    """Our evaluation sets that make up a published one, sorted; none if ours have other rows."""
     names = {f"hans-{LEXICAL_OVERLAP}": "hans"} | {entry.prefix: name for name, entry in OUT_OF_DOMAIN.items() if name != "hans"}
     entry = OUT_OF_DOMAIN.get(names.get(eval_set, ""))
     if entry is None or task not in entry.tasks:
@@ -169,7 +169,7 @@ def _our_sets(task: str, eval_set: str) -> list[str]:
 
 
 def _spread(row: pd.Series) -> dict[str, str]:
-    """Standard deviation, smallest and largest over seeds, as far as they are known; a harness' error is not one of seeds."""
+    """Standard deviation, minimum and maximum over seeds, as far as known; a harness's error is not a deviation over seeds."""
     found = dict(re.findall(r"(sd|min|max)=([\d.]+\d)", row["source_location"]))
     if row["stderr"] and not found and not row["system"].startswith("lm-evaluation-harness"):
         found["sd"] = f"{float(row['stderr']) * int(row['n_seeds']) ** 0.5:.4f}"

@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 sweep=${0##*scripts/}
 sweep=${sweep%.sh}
-commands=() # each a line that `split` splits into words
+commands=() # each is a line that `split` splits into words
 declare -A shown=() extra_names=() running=() slots=()
 failures=()
 finished=0 skipped=0 failed=0
@@ -16,7 +16,7 @@ fail() {
     exit 2
 }
 
-# setting NAME DEFAULT: the variable keeps its value from the environment (even an empty one), else gets the default; print it.
+# setting NAME DEFAULT: keep the variable's value from the environment (even an empty one), else set the default; print it.
 setting() {
     printf -v "$1" '%s' "${!1-$2}"
     if [ -n "${shown[$1]:-}" ]; then return; fi
@@ -29,7 +29,7 @@ setting() {
 whole_numbers() {
     local value
     for value in "${@:2}"; do
-        [[ $value =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "$1=$value: give a whole number"
+        [[ $value =~ ^(0|[1-9][0-9]{0,8})$ ]] || fail "$1=$value: must be a whole number"
     done
 }
 
@@ -71,10 +71,10 @@ begin() {
         python) launcher=("$python") ;;
         torchrun) launcher=("$python" -m torch.distributed.run --standalone --nproc_per_node "$NUM_GPUS") ;;
         deepspeed) launcher=("$python" -m deepspeed.launcher.runner --num_gpus "$NUM_GPUS") ;;
-        *) fail "LAUNCHER=$LAUNCHER: give python, torchrun or deepspeed" ;;
+        *) fail "LAUNCHER=$LAUNCHER: use python, torchrun or deepspeed" ;;
     esac
-    [ "$NUM_GPUS" = 1 ] || [ "$LAUNCHER" != python ] || fail "NUM_GPUS=$NUM_GPUS: LAUNCHER=python starts one process; give torchrun"
-    [ "$NUM_GPUS" = 1 ] || [ "$JOBS" = 1 ] || fail "JOBS=$JOBS: with NUM_GPUS=$NUM_GPUS only one run at a time is possible; give JOBS=1"
+    [ "$NUM_GPUS" = 1 ] || [ "$LAUNCHER" != python ] || fail "NUM_GPUS=$NUM_GPUS: LAUNCHER=python starts one process; use torchrun"
+    [ "$NUM_GPUS" = 1 ] || [ "$JOBS" = 1 ] || fail "JOBS=$JOBS: with NUM_GPUS=$NUM_GPUS only one run at a time is possible; use JOBS=1"
     split "$EXTRA_ARGS" extra
     for word in "${extra[@]}"; do
         if [[ $word = --* ]]; then name_of "$word"; extra_names[$name]=1; fi
@@ -98,7 +98,7 @@ run() {
     commands+=("$line")
 }
 
-# finish: do all runs, JOBS at a time, or with DRY_RUN=1 print them. If a run fails, the others continue; it is listed at the
+# finish: execute all runs, JOBS at a time, or with DRY_RUN=1 print them. If a run fails, the others continue; it is listed at the
 # end, and the sweep's exit status is 1.
 finish() {
     local number total=${#commands[@]}
@@ -126,7 +126,7 @@ start() {
     local slot=0
     printf '[%s/%s] %s\n' "$1" "$total" "${commands[$1 - 1]}"
     split "${commands[$1 - 1]}" command
-    case ${command[2]-} in # arguments that are only known now
+    case ${command[2]-} in # arguments that are known only now
         torch.distributed.run) command=("${command[@]:0:3}" --shutdown_timeout "$GRACE" "${command[@]:3}") ;; # default: 30 s
         deepspeed.launcher.runner) command=("${command[@]:0:3}" --master_port "$(free_port)" "${command[@]:3}") ;; # default: a fixed one
     esac
@@ -151,7 +151,7 @@ collect() {
     number=${running[$pid]}
     unset "running[$pid]" "slots[$pid]"
     if [ "$status" != 0 ]; then
-        kill -s KILL -- "-$pid" 2>/dev/null || true # processes that it may have left behind
+        kill -s KILL -- "-$pid" 2>/dev/null || true # kill processes that it may have left behind
         how="failed (status $status)"
         failed=$((failed + 1))
         failures+=("$number $status")
@@ -209,7 +209,7 @@ report() {
     [ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"
 }
 
-# diversity STEPS: distil contexts of the task-diversity runs of so many steps in OUTPUT_DIR, and write tables and figures of all.
+# diversity STEPS: distil contexts of the task-diversity runs with this many steps in OUTPUT_DIR; write tables and figures of all.
 diversity() {
     local task
     for task in new pool; do

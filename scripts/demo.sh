@@ -3,7 +3,7 @@
 # Labels: a model that needs 16 demonstrations to answer, the same model fine-tuned on them, and the same model after distillation,
 # answering without them; each seed has its own latent rule. Then the same on a task with confounded demonstrations, which two
 # rules explain equally well.
-# Answers in words: a model that needs a document to answer questions about it, the same model trained on questions with their
+# Text answers: a model that needs a document to answer questions about it, the same model trained on questions with their
 # answers, or on the document itself, and the same model after distillation; each seed has its own document.
 source "$(dirname "$0")/common.sh"
 

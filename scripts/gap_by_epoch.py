@@ -1,4 +1,4 @@
-"""`python scripts/gap_by_epoch.py FOLDER`: gap recovered behind each epoch of the distillations in FOLDER, as a markdown table.
+"""`python scripts/gap_by_epoch.py FOLDER`: gap recovered after each epoch of the distillations in FOLDER, as a markdown table.
 
 A row is a setting, and a cell the mean over its runs, which differ in their seeds alone: in-domain / out-of-domain, and in
 brackets the least of them. Read are runs with `--eval_strategy epoch`.
@@ -20,8 +20,8 @@ from llmft.runs.summary import pooled
 
 
 def gaps(metrics: dict[str, Any]) -> Iterator[dict[str, float | None]]:
-    """Domain -> gap recovered, behind each epoch."""
-    stages, headline = metrics["stages"], Labels.headline  # before version 5 all records were of labels
+    """Domain -> gap recovered after each epoch."""
+    stages, headline = metrics["stages"], Labels.headline  # before version 5 all records were for labels
     if "headline" in metrics:
         headline = Headline(**metrics["headline"])
     for evaluation in metrics["evaluations"]:
@@ -35,7 +35,7 @@ def gaps(metrics: dict[str, Any]) -> Iterator[dict[str, float | None]]:
 
 
 def cell(values: list[dict[str, float | None]]) -> str:
-    """Mean and least gap of some runs; none of them may have got to that epoch."""
+    """Mean and minimum gap of some runs; possibly none of them has reached that epoch."""
     domains = values[0] if values else ()
     columns = [[value[domain] for value in values if value[domain] is not None] for domain in domains]
     return " / ".join(f"{mean(column):.2f} ({min(column):.2f})" if column else "-" for column in columns) or "-"

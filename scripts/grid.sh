@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 OPT='facebook/opt-125m facebook/opt-350m facebook/opt-1.3b facebook/opt-2.7b facebook/opt-6.7b facebook/opt-13b facebook/opt-30b'
 PYTHIA='EleutherAI/pythia-410m EleutherAI/pythia-1.4b EleutherAI/pythia-2.8b EleutherAI/pythia-6.9b EleutherAI/pythia-12b'
 
-# grid TASK...: do all runs. Each sweep sets its own METHODS, named as in the records.
+# grid TASK...: execute all runs. Each sweep sets its own METHODS, named as in the records.
 grid() {
     local task model method pattern shots
     setting MODELS "$OPT $PYTHIA"
@@ -85,7 +85,7 @@ in_context() {
     done
 }
 
-# fine_tune ARGUMENT...: on upstream's draw of training rows, or with TRAIN_ON=demonstrations on the rows of the context.
+# fine_tune ARGUMENT...: train on upstream's draw of training rows, or with TRAIN_ON=demonstrations on the rows of the context.
 fine_tune() {
     local own=("$@" --eval_strategy epoch --no_save_final_model)
     case $TRAIN_ON in
@@ -115,7 +115,7 @@ distill() {
     train distill.py 16 "${own[@]}"
 }
 
-# train SCRIPT BATCH_SIZE ARGUMENT...: divide the batch among the processes, so that it does not depend on their number.
+# train SCRIPT BATCH_SIZE ARGUMENT...: split the batch among the processes, so that its size does not depend on their number.
 train() {
     local batch=${BATCH_SIZE:-$2} device saving=()
     device=${DEVICE_BATCH_SIZE:-$((batch / NUM_GPUS))}

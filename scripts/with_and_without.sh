@@ -1,8 +1,8 @@
-# Sourced behind common.sh by sweeps about one context after another.
+# Sourced after common.sh by sweeps over several contexts.
 # shellcheck shell=bash
 
-# compare BEHIND TRAIN_FILE EPOCHS: the runs of METHODS about a context: `none`, without it; BEHIND, with it in the prompt; `lora`,
-# distilled into LoRA along the teacher's answers to TRAIN_FILE. Reads the arrays `common` (flags of all) and `context` (its own).
+# compare BEHIND TRAIN_FILE EPOCHS: add the runs of METHODS for a context: `none`, without it; BEHIND, with it in the prompt; `lora`,
+# distilled into LoRA on the teacher's answers to TRAIN_FILE. Reads the arrays `common` (flags of all) and `context` (its own).
 compare() {
     local method
     for method in "${methods[@]}"; do

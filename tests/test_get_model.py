@@ -102,7 +102,7 @@ def test_a_model_is_made_of_its_parts(script, table, index, original, tokenizers
     script.main(["TINY", str(folder)])
     printed = capsys.readouterr().out
     assert "licence: Terms of Tiny" in printed and "\nTerms of Use\nYou may & must not.\n" in printed
-    assert printed.endswith(f"made {folder}\n")
+    assert printed.endswith(f"created {folder}\n")
     assert list(folder.parent.iterdir()) == [folder] and not (index / "executed").exists()
     assert (folder / "TERMS.html").read_text() == TERMS
     made = AutoModelForCausalLM.from_pretrained(folder)
@@ -163,8 +163,8 @@ def test_packages_that_have_changed_are_one_line_and_leave_nothing(script, table
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda folder: folder.write_text("x"), "is there and holds no model"),
-        (lambda folder: (folder / "mine").mkdir(parents=True), "is there and holds no model"),
+        (lambda folder: folder.write_text("x"), "exists but holds no model"),
+        (lambda folder: (folder / "mine").mkdir(parents=True), "exists but holds no model"),
         (lambda folder: tiny_model("gpt2").save_pretrained(folder), r"holds another model \(gpt2"),
     ],
 )
@@ -178,7 +178,7 @@ def test_what_else_is_in_the_folder_stays(script, table, tmp_path, make, says):
 
 def test_a_disk_without_room_is_told_before_the_download(script, table, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "MODELS", [replace(table[0], parameters=1e18)])
-    with pytest.raises(InputError, match=r"FOLDER: needs \d+\.\d GB for a while, and .* has \d+\.\d; make room"):
+    with pytest.raises(InputError, match=r"FOLDER: needs \d+\.\d GB temporarily, but .* has \d+\.\d; free some space"):
         script.main(["tiny", str(tmp_path / "here")])
 
 

@@ -151,12 +151,12 @@ def test_values_stay_one_word_whatever_they_hold(tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"DATA_SEEDS": "a[$(touch evil)]"}, "DATA_SEEDS=a[$(touch: give a whole number"),
-        ({"NUM_GPUS": "x"}, "NUM_GPUS=x: give a whole number"),
+        ({"DATA_SEEDS": "a[$(touch evil)]"}, "DATA_SEEDS=a[$(touch: must be a whole number"),
+        ({"NUM_GPUS": "x"}, "NUM_GPUS=x: must be a whole number"),
         ({"JOBS": "0"}, "both must be 1 or more"),
-        ({"NUM_GPUS": "2", "JOBS": "2"}, "give JOBS=1"),
-        ({"NUM_GPUS": "2", "LAUNCHER": "python"}, "give torchrun"),
-        ({"LAUNCHER": "mpirun"}, "LAUNCHER=mpirun: give python, torchrun or deepspeed"),
+        ({"NUM_GPUS": "2", "JOBS": "2"}, "use JOBS=1"),
+        ({"NUM_GPUS": "2", "LAUNCHER": "python"}, "use torchrun"),
+        ({"LAUNCHER": "mpirun"}, "LAUNCHER=mpirun: use python, torchrun or deepspeed"),
         ({"NUM_GPUS": "5"}, "BATCH_SIZE=32: is not a multiple of NUM_GPUS=5"),
         ({"METHODS": "pbft-magic"}, "METHODS: no method pbft-magic"),
         ({"METHODS": "magic"}, "METHODS: no method magic"),

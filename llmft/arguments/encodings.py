@@ -14,10 +14,10 @@ OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 """Endings of compressed files that are read as their content."""
 SAVE_AS_TABLE = "save it as csv in UTF-8"
 KINDS = (
-    (b"PAR1", "a parquet file", " .parquet"),
-    (b"\x1f\x8b", "packed by gzip", " .gz"),
-    (b"BZh9", "packed by bzip2", " .bz2"),
-    (b"\xfd7zXZ\x00", "packed by xz", " .xz"),
+    (b"PAR1", "a parquet file", "rename it to end in .parquet"),
+    (b"\x1f\x8b", "packed by gzip", "rename it to end in .gz"),
+    (b"BZh9", "packed by bzip2", "rename it to end in .bz2"),
+    (b"\xfd7zXZ\x00", "packed by xz", "rename it to end in .xz"),
     (b"\x28\xb5\x2f\xfd", "packed by zstd", "unpack it"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (xls)", SAVE_AS_TABLE),

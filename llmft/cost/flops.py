@@ -1,6 +1,7 @@
 """Floating-point operations by the rule of Liu et al. 2022 (T-Few, arXiv:2205.05638, section 4.2) for decoder-only models:
-2N a token for inference and 6N a token for training, N being the number of weights. And, on request, those of the operators
-that run, counted by torch: unlike the rule they include attention's scores, and leave out weights that an input does not need."""
+2N per token for inference and 6N per token for training, where N is the number of weights. On request also those of the
+operators that run, counted by torch: unlike the rule, they include attention scores, and omit weights that an input does not
+use."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def inference_flops(model: torch.nn.Module, tokens: int) -> int:
-    """FLOPs of reading `tokens` tokens (padding left out)."""
+    """FLOPs of reading `tokens` tokens (not counting padding)."""
     return 2 * _weights(model) * tokens
 
 
@@ -22,7 +23,7 @@ def training_flops(model: torch.nn.Module, tokens: int) -> int:
 
 
 def counting() -> FlopCounterMode:
-    """A context in which torch counts the FLOPs of matrix products and attention, forwards and backwards."""
+    """A context in which torch counts the FLOPs of matrix products and attention, forward and backward."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -32,7 +33,7 @@ def counting() -> FlopCounterMode:
     def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_backward_flop_count(grad, query, key, value)
 
-    aten = torch.ops.aten  # torch knows the kernels of GPUs alone
+    aten = torch.ops.aten  # torch only knows the GPU kernels
     cpu = {
         aten._scaled_dot_product_flash_attention_for_cpu: forward,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,

@@ -1,8 +1,8 @@
-"""What a run costs, phase by phase: CPU time (user and system), wall time, memory (peak and time-weighted mean), work done.
+"""The costs of a run by phase: CPU time (user and system), wall time, memory (peak and time-weighted mean), work done.
 
 CPU time is that of this process and its children, ended or alive. Memory is the resident set of this process and its
-children (`rss`), sampled by a thread every `interval` seconds; its peak is at least the kernel's own record of this process's.
-Pages that processes share are in everyone's resident set: `pss` divides them up, `uss` leaves them out. On a GPU, memory is what
+children (`rss`), sampled by a thread every `interval` seconds; its peak is at least the kernel's own record for this process.
+Pages that processes share are in the resident set of each: `pss` divides them up, `uss` omits them. On a GPU, memory is what
 torch has allocated and what it has reserved.
 """
 
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
 CHILDREN_EVERY_S = 0.25
-"""Least seconds between two looks for new child processes, but for those that the main thread starts or that end."""
+"""Minimum seconds between two searches for new child processes, except those that the main thread starts or that end."""
 SHARED_EVERY_S = 1.0
-"""Least seconds between two samples of pss and uss, for which the kernel walks through all pages."""
+"""Minimum seconds between two samples of pss and uss, for which the kernel walks through all pages."""
 MOST_OF_TIME = 1 / 500
-"""Share of the time that either of them may take; what takes long is done less often."""
+"""Maximum share of the time that either of them may take; slow ones are done less often."""
 OTHER = "other"
-"""Kind of the phase of what is spent between the others."""
+"""Kind of the phase for costs between the other phases."""
 
 
 @dataclass
 class _Seldom:
-    """A look that is taken at most every `every` seconds, and less often where it takes long."""
+    """A measurement that is taken at most every `every` seconds, and less often if it is slow."""
 
     look: Callable[[], Any]
     every: float
@@ -64,13 +64,13 @@ class _Seldom:
 
 @dataclass
 class Meter:
-    """Measures phases. The first one is taken to begin with the process itself, imports included.
+    """Measures phases. By default the first one starts with the process itself, including imports.
 
-    Phases may nest: while the inner one runs the outer one stands still, so that what is spent is counted once. A phase that
-    comes again adds to its entry. Between `open` and `close`, what is spent between phases counts for the phase `other`.
+    Phases may nest: while the inner one runs the outer one is paused, so that costs are counted once. A phase that occurs
+    again adds to its entry. Between `open` and `close`, costs between phases count towards the phase `other`.
 
     Args:
-        from_start: whether it is; not for a second meter of the same process.
+        from_start: whether the first phase starts with the process; False for a second meter of the same process.
         interval: seconds between two memory samples.
     """
 
@@ -85,35 +85,35 @@ class Meter:
         self._shared = _Seldom(lambda: shared_bytes(self._family()), SHARED_EVERY_S)
         self._memory: dict[PhaseKey, dict[str, Samples]] = {}  # by phase and kind of memory
         self._running: Phase | None = None
-        self._at_start = self.from_start  # whether there has been no phase that begins with the process
+        self._at_start = self.from_start  # whether the phase that starts with the process is still to come
         self._waits = False
-        self._largest_before = 0  # process of an earlier session
-        self._largest = 0 if self.from_start else own_peak_bytes()  # resident set of this process, at its peak so far
+        self._largest_before = 0  # largest process of an earlier session
+        self._largest = 0 if self.from_start else own_peak_bytes()  # peak resident set of this process so far
         self._flops: FlopCounterMode | None = None
         self._mark = (0.0, 0.0, time.monotonic() - seconds_since_start(), 0) if self.from_start else self._now()
-        # user, system and clock seconds, and FLOPs counted, when the running phase was let run
+        # user, system and clock seconds, and FLOPs counted, when the current phase started
         self._lock, self._stop = threading.Lock(), threading.Event()  # between the process and its sampler
         self._sampler: threading.Thread | None = None
         self.is_open = False
 
     def open(self) -> None:
-        """Measure from here on, between phases as well."""
+        """Start measuring, including the time between phases."""
         self.is_open = True
         self._switch(self._entry(OTHER))
         self._start_sampling()
 
     def close(self) -> None:
-        """Measure no longer."""
+        """Stop measuring."""
         self.is_open = False
         self._stop_sampling()
         self._switch(None)
 
     @contextmanager
     def measuring(self, *, count_flops: bool = False) -> Iterator[None]:
-        """Context: the meter is open, and closed behind.
+        """Context: the meter is open; it is closed at the end.
 
         Args:
-            count_flops: whether the operators' FLOPs are counted, which slows them down.
+            count_flops: whether to count the operators' FLOPs, which slows them down.
         """
         if not self.is_open:
             self.open()
@@ -127,7 +127,7 @@ class Meter:
 
     @contextmanager
     def phase(self, kind: str, stage: str | None = None, set: str | None = None) -> Iterator[Phase]:
-        """Context: what happens is measured; the arguments are as in `Phase`."""
+        """Context: the block is measured as a phase; the arguments are as in `Phase`."""
         phase, outer = self._entry(kind, stage, set), self._running
         between = outer is not None and outer.kind == OTHER
         self._switch(phase)
@@ -142,7 +142,7 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Context: the process waits for another one, which is left out: no wall time, no memory."""
+        """Context: the process waits for another one; the wait is not measured: no wall time, no memory."""
         since = time.monotonic()
         with self._lock:
             self._waits = True
@@ -173,7 +173,7 @@ class Meter:
                 self._summarise(phase)
 
     def as_dict(self) -> dict[str, Any]:
-        """This process's phases, one that runs with its costs so far, their total, and how memory was sampled."""
+        """This process's phases (the current one with its costs so far), their total, and how memory was sampled."""
         self._switch(self._running)
         phases = [asdict(phase) for phase in self.phases]
         sampling = {"interval_s": self.interval, "children_interval_s": CHILDREN_EVERY_S, "shared_interval_s": SHARED_EVERY_S}
@@ -184,7 +184,7 @@ class Meter:
         }
 
     def _entry(self, *key: str | None) -> Phase:
-        """The phase of this kind, stage and set, made at the end of the list if there is none."""
+        """The phase of this kind, stage and set, appended to the list if it is new."""
         phase = Phase(*key)
         if phase.key not in self._memory:
             self.phases.append(phase)
@@ -202,13 +202,13 @@ class Meter:
         return (*cpu_seconds(self._children()), time.monotonic(), counted)
 
     def _switch(self, to: Phase | None) -> None:
-        """Give what was spent since the last switch to the phase that ran, and let `to` run."""
+        """Charge the costs since the last switch to the phase that ran, and start `to`."""
         with self._lock:
             ran = self._running
             if self._at_start and to is not None:
                 self._begin(to)
                 return
-            # between nested phases a look costs too much; a child's first moments may then count for the next phase
+            # too slow between nested phases; a child's first moments may then count towards the next phase
             self._children(at_once=ran is None or to is None)
             now = self._now()
             self._sample()
@@ -224,12 +224,12 @@ class Meter:
                 self._sample()
 
     def _begin(self, first: Phase) -> None:
-        """Let a phase run that has begun with the process. What `open` has let run becomes part of it."""
+        """Start the phase that began with the process. It absorbs the phase that `open` has started."""
         ran, self._running = self._running, first
         if ran is not None:
             self._memory[first.key] = self._memory.pop(ran.key)
             self.phases.remove(ran)
-        elif self.is_open:  # early on: until now the process has grown from nothing
+        elif self.is_open:  # opened early: until now the process has grown from zero
             self._memory[first.key]["rss"].last = (self._mark[2], 0)
         self._at_start = first.kind == OTHER
         self._sample()
@@ -242,7 +242,7 @@ class Meter:
         if self._flops is not None:
             ran.flops_counted = (ran.flops_counted or 0) + flops
         memory, cuda, largest = self._memory[ran.key], used_cuda(), own_peak_bytes()
-        if largest > self._largest:  # the process was never larger before: its peak lies in this phase
+        if largest > self._largest:  # the process was never larger before: its peak is in this phase
             memory["rss"].raise_peak(largest)
             self._largest = largest
         if cuda is not None:
@@ -270,16 +270,16 @@ class Meter:
                 self._sample()
 
     def _sample(self) -> None:
-        """One memory sample for the phase that runs, if any.
+        """Take a memory sample for the current phase, if any.
 
-        `pss` and `uss` keep their share of `rss` until the kernel is asked again.
+        Between kernel queries, `pss` and `uss` are scaled with `rss`.
         """
         if self._running is None or self._waits:
             return
         memory, cuda, shared = self._memory[self._running.key], used_cuda(), self._shared()
         family = self._family()
         now, rss = time.monotonic(), resident_bytes(family)
-        # a child that is about to run another program has all of its parent's memory for a moment: no peak of a new one
+        # a child that is about to exec another program has all of its parent's memory for a moment: new children do not set peaks
         known = [process for process in family if process.pid in self._known]
         memory["rss"].add(now, rss, peak=rss if len(known) == len(family) else resident_bytes(known))
         self._known = {process.pid for process in family}
@@ -293,7 +293,7 @@ class Meter:
 
 @cache
 def process_meter() -> Meter:
-    """The meter that begins with this process. An entry script opens it before it imports what takes long."""
+    """The meter that starts with this process. Entry scripts open it before slow imports."""
     return Meter()
 
 
@@ -305,8 +305,8 @@ def open_meter() -> Meter:
 
 
 def used_cuda() -> Any | None:
-    """`torch.cuda` if this process has put it to use, else None; never imports torch or touches a device."""
+    """`torch.cuda` if this process has initialised it, else None; never imports torch or touches a device."""
     torch = sys.modules.get("torch")
-    if torch is None or torch.__spec__._initializing:  # being imported, by another thread than the sampler
+    if torch is None or torch.__spec__._initializing:  # another thread is importing it
         return None
     return torch.cuda if torch.cuda.is_initialized() else None

@@ -1,4 +1,4 @@
-"""Costs of a phase and how they add up: over phases, and over ranks."""
+"""Costs of a phase and how they are combined over phases and over ranks."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from dataclasses import dataclass
 from typing import Any
 
 SUMMED = ("cpu_user_s", "cpu_system_s", "cpu_total_s", "examples", "tokens", "padding_tokens", "flops")
-"""What several ranks add up to, beside their memory."""
+"""Values that are summed over ranks, in addition to memory."""
 MEMORY = ("rss", "pss", "uss", "gpu", "gpu_reserved")
-"""Kinds of memory; a phase has `<kind>_peak_bytes` and `<kind>_mean_bytes`, None where a kind cannot be measured."""
+"""Kinds of memory; a phase has `<kind>_peak_bytes` and `<kind>_mean_bytes`, None if a kind cannot be measured."""
 
 PhaseKey = tuple[str, str | None, str | None]
 """Kind, stage and set of a phase."""
 
 
 def key_of(phase: Mapping[str, Any]) -> PhaseKey:
-    """`Phase.key` of a phase as the record has it."""
+    """`Phase.key` of a phase in a record."""
     return phase["kind"], phase["stage"], phase["set"]
 
 
 @dataclass
 class Phase:
-    """Costs of one phase; `examples`, `tokens`, `padding_tokens` and `flops` are counted by whoever does the work.
+    """Costs of one phase; `examples`, `tokens`, `padding_tokens` and `flops` are counted by the code that does the work.
 
     Attributes:
-        kind: what is done: `load`, `teacher`, `adapt`, `train`, `rollout`, `evaluate`, `save`, `record`, `other`; by self-study
-            `write`, `answer`, `answer without the document`; `compose`.
-        stage, set: of an evaluation, which stage of the run and which set of rows; else None.
-        flops: by a rule.
-        flops_counted: those of the operators that ran; None where they were not counted.
+        kind: the kind of work: `load`, `teacher`, `adapt`, `train`, `rollout`, `evaluate`, `save`, `record`, `other`; in
+            self-study `write`, `answer`, `answer without the document`; `compose`.
+        stage, set: for an evaluation, the stage of the run and the set of rows; else None.
+        flops: estimated by a rule.
+        flops_counted: FLOPs of the operators that ran; None if they were not counted.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Phase:
 
     @property
     def key(self) -> PhaseKey:
-        """What identifies the phase in its run."""
+        """The phase's identity within its run."""
         return self.kind, self.stage, self.set
 
     def count(self, *, examples: int = 0, tokens: int = 0, padding_tokens: int = 0, flops: int = 0) -> None:
@@ -70,7 +70,7 @@ class Phase:
 
 @dataclass
 class Samples:
-    """Time-weighted memory samples of one phase, over all stretches in which it ran."""
+    """Time-weighted memory samples of one phase, over all intervals in which it ran."""
 
     peak: int | None = None
     area: float = 0.0
@@ -78,7 +78,7 @@ class Samples:
     last: tuple[float, int] | None = None
 
     def add(self, now: float, value: int, *, peak: int | None = None) -> None:
-        """Put down a sample at a time in seconds; `peak`: the part of it that may be one, where that is not all."""
+        """Add a sample at a time in seconds; `peak`: the part of it that counts for the peak, if not all of it."""
         if self.last is not None:
             self.area += (now - self.last[0]) * (value + self.last[1]) / 2
             self.seconds += now - self.last[0]
@@ -86,18 +86,18 @@ class Samples:
         self.raise_peak(value if peak is None else peak)
 
     def raise_peak(self, value: int) -> None:
-        """Take a value that was reached at some time."""
+        """Raise the peak to a value that was reached at some time."""
         self.peak = value if self.peak is None else max(self.peak, value)
 
     @property
     def mean(self) -> int | None:
-        """Over the time between samples, at most the peak, which leaves out a child's first sample; the peak where there was no
-        time; None without a sample."""
+        """Mean over the time between samples, at most the peak, which ignores a child's first sample; the peak if no time has
+        passed; None without a sample."""
         return min(int(self.area / self.seconds), self.peak) if self.seconds else self.peak
 
 
 def total(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All phases together: times and work added up, the highest peak, means weighted by wall time."""
+    """All phases together: sums of times and work, the highest peak, means weighted by wall time."""
     out: dict[str, Any] = {name: sum(p[name] for p in phases) for name in (*SUMMED, "wall_s")}
     counted = [p["flops_counted"] for p in phases if p["flops_counted"] is not None]
     out["flops_counted"] = sum(counted) if counted else None
@@ -111,10 +111,10 @@ def total(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def combine_ranks(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The costs of several ranks as one: CPU time, memory and tokens added up, wall time of the slowest.
+    """The costs of several ranks combined: sums of CPU time, memory and tokens, wall time of the slowest.
 
     Args:
-        costs: `Meter.as_dict()` of each rank; all went through the same phases.
+        costs: `Meter.as_dict()` of each rank; all have the same phases.
     """
     memory = [f"{kind}_{what}_bytes" for kind in MEMORY for what in ("peak", "mean")]
     phases = []

@@ -1,4 +1,4 @@
-"""What the kernel says of this process and its children: CPU time and memory."""
+"""CPU time and memory of this process and its children, as reported by the kernel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 
 MOST_LOOKS = 100
-"""How often times are read again because a child has ended in the meantime."""
+"""How often to read times again because a child has ended in the meantime."""
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes of one unit of `ru_maxrss`."""
 
 
 def seconds_since_start() -> float:
-    """How long ago this process was started, to a hundredth.
+    """Seconds since this process was started, to a hundredth.
 
-    Not by psutil's time of creation: it adds ticks since boot to a time of boot that the kernel tells in whole seconds.
+    psutil's creation time is less exact: it adds ticks since boot to a boot time that the kernel reports in whole seconds.
     """
     try:
         fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
@@ -30,10 +30,10 @@ def seconds_since_start() -> float:
 
 
 def living_children() -> list[psutil.Process]:
-    """The children of this process, and theirs, that are alive."""
+    """All living descendants of this process."""
     try:
         pids = list(_descendants(os.getpid()))
-    except OSError:  # no such files here, or a process has ended while it was looked at: a scan of all processes finds them
+    except OSError:  # no such files, or a process ended in the meantime: scan all processes instead
         return psutil.Process().children(recursive=True)
     children = []
     for pid in pids:
@@ -45,9 +45,11 @@ def living_children() -> list[psutil.Process]:
 
 
 def children_of_main_thread() -> bytes:
-    """The kernel's list of them, a look that costs next to nothing; nothing where there are no such lists."""
+    """The kernel's list of them, which is very cheap to read; empty if the system has no such list."""
     try:
-        file = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)  # a tenth of what pathlib takes, at every sample
+        file = os.open(
+            f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY
+        )  # ten times as fast as pathlib, which matters at every sample
     except OSError:
         return b""
     try:
@@ -64,11 +66,11 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def cpu_seconds(children: Sequence[psutil.Process]) -> tuple[float, float]:
-    """User and system seconds of this process, its ended children, and these living ones with their own ended children."""
+    """User and system seconds of this process, its ended children, and the given living ones with their ended children."""
     ended = None
     for _ in range(MOST_LOOKS):
         before, ended = ended, resource.getrusage(resource.RUSAGE_CHILDREN)
-        if ended == before:  # else one has ended meanwhile
+        if ended == before:  # else one has ended in the meantime
             break
         this = resource.getrusage(resource.RUSAGE_SELF)
         user, system = this.ru_utime + ended.ru_utime, this.ru_stime + ended.ru_stime
@@ -83,7 +85,7 @@ def cpu_seconds(children: Sequence[psutil.Process]) -> tuple[float, float]:
 
 
 def resident_bytes(processes: Sequence[psutil.Process]) -> int:
-    """Resident set of some processes together, in bytes; those that have ended hold none."""
+    """Total resident set of some processes in bytes; ended ones count as 0."""
     size = 0
     for process in processes:
         try:
@@ -94,7 +96,7 @@ def resident_bytes(processes: Sequence[psutil.Process]) -> int:
 
 
 def shared_bytes(processes: Sequence[psutil.Process]) -> tuple[int, int, int] | None:
-    """Resident, proportional and unique set size of some processes together, in bytes; None where the system does not say."""
+    """Total resident, proportional and unique set size of some processes in bytes; None if the system does not report them."""
     rss = pss = uss = 0
     for process in processes:
         try:
@@ -110,14 +112,14 @@ def shared_bytes(processes: Sequence[psutil.Process]) -> tuple[int, int, int] | 
 
 
 def own_peak_bytes() -> int:
-    """The largest resident set this process has had since it runs this program, by the kernel's own record."""
+    """The peak resident set of this process since it started this program, from the kernel's own record."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, IndexError):  # the other record begins with what the process was before, which may have been larger
+    except (OSError, IndexError):  # the other record includes the time before exec, when the process may have been larger
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT
 
 
 def largest_process_bytes() -> int:
-    """The largest resident set any single process has had: this one or an ended child, as `/usr/bin/time -v` says it."""
+    """The largest peak resident set of a single process: this one or an ended child, as reported by `/usr/bin/time -v`."""
     return max(own_peak_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * MAXRSS_UNIT)

@@ -1,1 +1,1 @@
-"""`python -m llmft.doctor`: what is installed and seen on this machine, and whether it computes what it should."""
+"""`python -m llmft.doctor`: what is installed and available on this machine, and whether it computes correctly."""

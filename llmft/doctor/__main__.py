@@ -1,5 +1,5 @@
-"""`python -m llmft.doctor [--model_name_or_path M]`: what is installed and seen on this machine, and whether it computes what it
-should. Ends with 0 if it does, 1 if something is wrong, and 2 on bad input, as every script."""
+"""`python -m llmft.doctor [--model_name_or_path M]`: what is installed and available on this machine, and whether it computes
+correctly. Exits with 0 if so, 1 if something is wrong, and 2 on bad input, like every script."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from llmft.runs.program import exit_on_bad_input
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Look at the machine, and print what is seen.
+    """Examine the machine, and print the findings.
 
     Returns:
         The exit code: 0, or 1 if a check has failed.
 
     Raises:
-        InputError: an argument is unusable, or there is no such model.
+        InputError: an argument is invalid, or there is no such model.
     """
     from rich.table import Table
     from transformers.utils.logging import disable_progress_bar
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from llmft.doctor.machine import devices, facts
     from llmft.runs.summary import plain_console
 
-    values, given = read((ModelArguments,), argv, "Whether this machine computes what it should.")
+    values, given = read((ModelArguments,), argv, "Check whether this machine computes correctly.")
     (flags,) = make((ModelArguments,), values)
     if given and flags.model_name_or_path is None:
         name, value = next(iter(given.items()))

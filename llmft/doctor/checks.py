@@ -1,4 +1,4 @@
-"""What is computed to see whether a device is right: models' ways of reading, and a distillation in the embedded world."""
+"""The computations that check a device: the models' ways of reading, and a distillation in the embedded world."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmft.arguments.model import ModelArguments
 
 SHOTS, QUERIES, ROWS = 16, 64, 100
-"""Rows of the embedded task that are shown, distilled on, and evaluated on."""
+"""Numbers of rows of the embedded task used as demonstrations, for distillation, and for evaluation."""
 TRAINING = {"learning_rate": 1e-3, "num_train_epochs": 3}
 
 EXPECTED: Mapping[str, Mapping[str, float]] = {
@@ -32,16 +32,16 @@ EXPECTED: Mapping[str, Mapping[str, float]] = {
     "teacher": {"score_accuracy": 1.0, "ece": 0.0005},
     "after": {"score_accuracy": 1.0, "ece": 0.1493},
 }
-"""Stage -> metric -> what this check gave on a CPU (x86-64 with AVX2, torch 2.13, one thread). Who pretrains the embedded model
-again puts here what the check then says."""
+"""Stage -> metric -> result of this check on a CPU (x86-64 with AVX2, torch 2.13, one thread). If you pretrain the embedded
+model again, update these numbers."""
 TOLERANCE = 0.02
-"""How far metrics may be from that. Weights that were changed by a millionth at random moved them by .0001, by a thousandth
-(about what TF32 rounds by) by .012."""
+"""Maximum deviation of metrics from these. Random changes of the weights by a millionth moved the metrics by .0001, changes by a
+thousandth (about the rounding of TF32) by .012."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at, what it gave and what it should give, in words."""
+    """One check, with its result and the expected result as text."""
 
     device: str
     what: str
@@ -51,10 +51,10 @@ class Check:
 
 
 def reading_checks(model: torch.nn.Module, name: str) -> Iterator[Check]:
-    """Whether the model's fast ways of reading give what its plain one does; no check for a model that has none.
+    """Whether the model's fast ways of reading agree with its plain one; no check for a model that has none.
 
     Args:
-        name: what to call it.
+        name: the model's name in the output.
     """
     agreement, precision = agreement_of(model), str(bare_model(model).dtype).removeprefix("torch.")
     for way, difference in agreement.differences.items():
@@ -64,7 +64,7 @@ def reading_checks(model: torch.nn.Module, name: str) -> Iterator[Check]:
 
 
 def model_checks(flags: ModelArguments, device: torch.device) -> Iterator[Check]:
-    """The ways of reading of the model that the flags name, on a device.
+    """Checks of the ways of reading of the model that the flags name, on a device.
 
     Raises:
         InputError: there is no such model.
@@ -81,12 +81,12 @@ def model_checks(flags: ModelArguments, device: torch.device) -> Iterator[Check]
         trust_remote_code=flags.trust_remote_code,
     )
     checks = [*_or_failed(device, name, reading_checks(model.to(device), name))]
-    yield from checks or [Check(str(device), f"{name}: ways of reading", "reads whole prompts alone", "", passed=True)]
+    yield from checks or [Check(str(device), f"{name}: ways of reading", "only reads whole prompts", "", passed=True)]
 
 
 def embedded_checks(device: torch.device) -> Iterator[Check]:
-    """The embedded model's ways of reading in each precision, and its distillation, on a device. What cannot be computed there is
-    a check that has failed."""
+    """Checks of the embedded model's ways of reading in each precision, and of its distillation, on a device. A check that cannot
+    be computed counts as failed."""
     for precision in PRECISIONS:
         model, tokenizer = load_model("toy", dtype=precision)
         yield from _or_failed(device, f"toy in {precision}", reading_checks(model.to(device), "toy"))
@@ -112,7 +112,7 @@ def _distillation_checks(model: torch.nn.Module, tokenizer: PreTrainedTokenizerB
 
 
 def _or_failed(device: torch.device, what: str, checks: Iterator[Check]) -> Iterator[Check]:
-    """The checks, and one that has failed where they raise what comes of a device that cannot compute something, or gives NaN."""
+    """The checks, plus a failed one if they raise an error because the device cannot compute something or gives NaN."""
     try:
         yield from checks
     except (RuntimeError, InputError) as error:

@@ -1,4 +1,4 @@
-"""What is installed and what it sees of the machine, in words."""
+"""What is installed and what is available on the machine, as text."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def devices() -> list[torch.device]:
-    """The CPU, and the accelerator that a process uses if there is one."""
+    """The CPU and, if there is one, the accelerator that a process uses."""
     accelerators = [torch.device(torch.accelerator.current_accelerator().type, 0)] if torch.accelerator.is_available() else []
     return [torch.device("cpu"), *accelerators]
 
 
 def facts() -> Iterator[tuple[str, str]]:
-    """What of the machine matters to a run, and how it is here."""
+    """Names and values of the machine's properties that matter to a run."""
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield "packages", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     memory = psutil.virtual_memory()
@@ -35,7 +35,7 @@ def facts() -> Iterator[tuple[str, str]]:
     cores = f"{psutil.cpu_count(logical=False) or '?'} cores, threads in use: {torch.get_num_threads()}"
     yield "processor", f"{name}, {cores}"
     yield "half precision on the CPU", "; ".join(map(_half_precision, PRECISIONS[1:]))
-    yield "CUDA", f"built for {torch.version.cuda or torch.version.hip or 'CPUs alone'}, {torch.cuda.device_count()} GPUs seen"
+    yield "CUDA", f"built for {torch.version.cuda or torch.version.hip or 'CPUs only'}, {torch.cuda.device_count()} GPUs seen"
     for place in range(torch.cuda.device_count()):
         yield f"GPU {place}", _gpu(place)
     for device in devices():
@@ -59,15 +59,15 @@ def _gpu(place: int) -> str:
 
 
 def _kernel(device: torch.device, precision: str) -> str:
-    """The kernel that packed attention takes for heads of 64 numbers."""
+    """The kernel that packed attention uses for heads of size 64."""
     heads = torch.zeros(1, 1, 8, 64, dtype=getattr(torch, precision), device=device)
     return kernel_for(heads, heads, heads, None, is_causal=True)
 
 
 def _deepspeed() -> str:
     if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it searches for a device, and warns that it found none
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else it looks for a device and warns that there is none
     from deepspeed.git_version_info import installed_ops
 
     built = ", ".join(name for name, is_built in installed_ops.items() if is_built)
-    return f"operators built in: {built or 'none'}; the configs that are shipped need none"
+    return f"prebuilt operators: {built or 'none'}; the included configs need none"

@@ -1,4 +1,4 @@
-"""Whether two prompts of a row differ by a context alone, so that what is said behind one can be learned behind the other."""
+"""Whether two prompts of a row differ only by a context, so that what follows one can be learnt after the other."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from llmft.prompts.render import Piece
 
 CHECKED = 16
-"""Rows of the longest queries, and of the shortest, whose tokens are compared."""
+"""Number of rows with the longest queries, and of those with the shortest, whose tokens are compared."""
 
 
 def check_alignment(teacher: Prompter, student: Prompter, rows: Sequence[Row]) -> None:
-    """Check that the teacher's prompts are the student's with a context put in at one place, as text and as tokens: from where
-    the context ends to where the answer begins both are the same, and no token is part of the context and of the query.
+    """Check that the teacher's prompts are the student's with a context inserted at one place, as text and as tokens: from the
+    end of the context to the start of the answer both are the same, and no token belongs to both context and query.
 
-    Where teacher and student ask in different patterns only what a chat template writes is compared.
+    If teacher and student use different patterns, only the text of the chat template is compared.
 
     Args:
-        rows: of any number; of many, those with the longest and the shortest queries are looked at.
+        rows: any number of rows; if there are many, only those with the longest and the shortest queries are checked.
 
     Raises:
-        InputError: they differ by more; both ends are shown.
+        InputError: they differ by more; the message shows both.
     """
     _check_fronts(teacher, student)
     formats = [prompter.prompt_format for prompter in (teacher, student)]
@@ -47,21 +47,21 @@ def check_alignment(teacher: Prompter, student: Prompter, rows: Sequence[Row]) -
         texts = [one.query(row) for one in formats]
         if texts[0] != texts[1]:
             raise InputError(
-                f"--chat: teacher and student ask otherwise about row {row['idx']}, {quote(texts[0])} and {quote(texts[1])}; "
-                "choose a teacher of the same chat template"
+                f"--chat: teacher and student get different queries for row {row['idx']}, {quote(texts[0])} and "
+                f"{quote(texts[1])}; choose a teacher with the same chat template"
             )
         wholes = {who: prompt.whole(i) for who, prompt in prompts.items()}
         if not _are_aligned(student.tokenizer, *wholes.values(), query):
             ends = ", ".join(f"the {who}'s {_around(student.tokenizer, whole, query)}" for who, whole in wholes.items())
             raise InputError(
-                f"--context: the query of row {row['idx']} begins with other tokens behind the context than without it, or "
+                f"--context: the query of row {row['idx']} begins with different tokens after the context than without it, or "
                 f"merges with its end: {ends}; separate them by other text (--separate_shots_by, --pattern, --context_role)"
             )
 
 
 def _check_fronts(teacher: Prompter, student: Prompter) -> None:
-    """Check the texts in front of a query: the teacher's are the student's with texts of the context in one place, and turns in
-    one place."""
+    """Check the texts before a query: the teacher's must be the student's with the texts of the context inserted at one place,
+    and turns at one place."""
     written = teacher.prompt_format
     without_turns = replace(written, turns=tuple(turn for turn in written.turns if turn.role == "system"))
     fronts = [
@@ -74,26 +74,26 @@ def _check_fronts(teacher: Prompter, student: Prompter) -> None:
         short, _, long = ("".join("..." if context else piece for piece, context in front) for front in fronts)
         raise InputError(
             f"--chat: the chat template of {teacher.tokenizer.name_or_path} makes teacher and student differ by more than the "
-            f"context: in front of a query it writes {quote(long, 300)} for the teacher and {quote(short, 300)} for the student; "
-            "give a --system_prompt for both, or --context_role user, or leave --chat out"
+            f"context: before a query it writes {quote(long, 300)} for the teacher and {quote(short, 300)} for the student; "
+            "use a --system_prompt, or --context_role user, or leave --chat out"
         )
 
 
 def _parted(tokenizer: PreTrainedTokenizerBase, front: Sequence[Piece]) -> list[tuple[str, bool]]:
-    """What is in front of a query, in pieces that are alike or not: each with whether it is of the context."""
+    """The text before a query, in units to compare; each with whether it is part of the context."""
     pieces = ((part, [part.text] if part.context else units(tokenizer, part.text)) for part in front)
     return [(piece, part.context) for part, texts in pieces for piece in texts]
 
 
 def _is_put_in(short: list[tuple[str, bool]], long: list[tuple[str, bool]]) -> bool:
-    """Whether the long one is the short one with something in one place."""
+    """Whether the long one is the short one with something inserted at one place."""
     start = len(short) - len(_common(long[::-1], short[::-1]))
     return len(long) >= len(short) and long[:start] == short[:start]
 
 
 def _are_aligned(tokenizer: PreTrainedTokenizerBase, teacher: list[int], student: list[int], query: list[int]) -> bool:
-    """Whether two prompts end in the same tokens for all of a query, whose own tokens are given; its first word aside where the
-    tokenizer puts a space in front of a text's first word."""
+    """Whether two prompts end in the same tokens for the whole query, whose own tokens are given, except for its first word if
+    the tokenizer puts a space before the first word of a text."""
     opens_with_space = _spelled(tokenizer, tokenizer("a", add_special_tokens=False).input_ids).startswith(tuple(SPACE_MARKS))
     spaces = SPACE_MARKS if opens_with_space else ""
     same = _common(teacher[::-1], student[::-1])[::-1]
@@ -103,7 +103,7 @@ def _are_aligned(tokenizer: PreTrainedTokenizerBase, teacher: list[int], student
 
 
 def _ends_in(tokenizer: PreTrainedTokenizerBase, whole: list[int], query: list[int]) -> bool:
-    """Whether a prompt ends in a query's tokens but for those of its first word."""
+    """Whether a prompt ends in a query's tokens, except for those of its first word."""
     same = len(_common(whole[::-1], query[::-1]))
     word = _spelled(tokenizer, query[: len(query) - same]).lstrip(SPACE_MARKS)
     front = whole[: len(whole) - same]
@@ -115,11 +115,11 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
 
 
 def _around(tokenizer: PreTrainedTokenizerBase, whole: list[int], query: list[int]) -> str:
-    """The tokens of a prompt where its query begins."""
+    """The tokens of a prompt around the start of its query."""
     place = len(whole) - len(_common(whole[::-1], query[::-1]))
     return f"...{shown(tokenizer, whole[max(0, place - 3) : place + 3])}"
 
 
 def _common(left: Sequence[object], right: Sequence[object]) -> list[object]:
-    """What both begin with."""
+    """The common start of both."""
     return [pair[0] for pair in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False))]

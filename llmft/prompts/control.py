@@ -1,10 +1,11 @@
-"""Control tokens: a tokenizer's special tokens have their meaning where a prompt's format writes them; in a row they are text.
+"""Control tokens: a tokenizer's special tokens act as such only where a prompt's format writes them; in a row they are text.
 
-A format's own texts go through `ControlTokens.mark`, which puts a mark in the place of each special token; rows go in as they
-are. Prompts whose rows hold no such text are then tokenized as ever, marks turned back. The others are read by a copy of the
-tokenizer in which the special tokens are spelled as the marks, so that nothing else can become one. All else in it is the same,
-merges across the border of pattern and row included. (transformers' `sanitize_control_tokens` parts the text around each such
-token instead, which changes the tokens beside it, and refuses tokenizers that have it among their words.)
+A format's own texts go through `ControlTokens.mark`, which replaces each special token by a mark; rows are inserted unchanged.
+Prompts whose rows do not contain special tokens are then tokenized as usual, after undoing the marks. The others are tokenized
+by a copy of the tokenizer in which the special tokens are spelled as the marks, so that nothing else can become one. Everything
+else in it is the same, including merges across the border of pattern and row. (transformers' `sanitize_control_tokens` splits
+the text around each such token instead, which changes the neighbouring tokens, and rejects tokenizers whose vocabulary
+contains it.)
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NONCHARACTER = "\ufdd0"
-"""Unicode reserves it for use within programs: hardly any text holds it."""
+"""Unicode reserves it for internal use: hardly any text contains it."""
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-"""A byte of an unknown letter, as SentencePiece spells it: plain text leads to it even where it is declared special."""
+"""A byte of an unknown letter, as spelled by SentencePiece: plain text can produce it even if it is declared special."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class ControlTokens:
     """The control tokens of a tokenizer, for prompts made of some texts.
 
     Attributes:
-        tokenizer: what reads the prompts.
-        ids: control token -> its id; none where texts are taken literally, rows' control tokens included.
-        fence: what a mark begins and ends with; in none of the rows' texts.
+        tokenizer: the tokenizer of the prompts.
+        ids: control token -> its id; empty if rows' control tokens are not treated as text.
+        fence: start and end of a mark; occurs in none of the rows' texts.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -43,33 +44,33 @@ class ControlTokens:
 
     @classmethod
     def create(cls, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> ControlTokens:
-        """For prompts that hold these texts of rows."""
+        """For prompts that contain these texts of rows."""
         joined = "\n".join(texts)
         fence = next(fence for length in itertools.count(1) if (fence := NONCHARACTER * length) not in joined)
         return cls(tokenizer, control_tokens(tokenizer), fence)
 
     def mark(self, text: str) -> str:
-        """What a format writes, a mark in the place of each control token."""
+        """A format's text, with each control token replaced by a mark."""
         return look_for(tuple(self.ids)).sub(lambda match: f"{self.fence}{self.ids[match[0]]}{self.fence}", text)
 
     def plain(self, marked: str) -> str:
-        """The text that was marked."""
+        """The text before marking."""
         if self.fence not in marked:
             return marked
         names = {number: name for name, number in self.ids.items()}
         return self._marks.sub(lambda match: names[int(match[1])], marked)
 
     def encode(self, marked: Sequence[str]) -> list[list[int]]:
-        """Tokens of the texts, no leading ones added: a control token for each mark, and for nothing else.
+        """Tokens of the texts, without leading ones: a control token for each mark, and for nothing else.
 
-        A word that a tokenizer has declared special is still a word: it stays where plain text leads to it.
+        A word that a tokenizer has declared special is still a word: it may come from plain text.
         """
         texts = [self.plain(text) for text in marked]
         tokens = self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
         if not self.ids:
             return tokens
         watched = {number for name, number in self.ids.items() if not BYTE.fullmatch(name)}
-        watched.discard(self.tokenizer.unk_token_id)  # unknown letters become that
+        watched.discard(self.tokenizer.unk_token_id)  # unknown letters map to it
         names = look_for(tuple(self.ids))
 
         def as_written(text: str, ids: list[int]) -> bool:
@@ -88,7 +89,7 @@ class ControlTokens:
             copy, true_ids = reader
             return [true_ids.get(number, number) for number in copy.encode(marked, add_special_tokens=False).ids]
         ids: list[int] = []
-        for place, part in enumerate(self._marks.split(marked)):  # texts and marks in turns
+        for place, part in enumerate(self._marks.split(marked)):  # texts and marks alternate
             text = {"add_special_tokens": False, "split_special_tokens": True}
             ids += [int(part)] if place % 2 else self.tokenizer(part, **text).input_ids
         return ids
@@ -97,7 +98,7 @@ class ControlTokens:
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """The tokenizer's special tokens and their ids.
 
-    Tokens that were added and not declared special are ordinary text (runs of spaces, words): a row may hold them.
+    Added tokens that are not declared special are ordinary text (runs of spaces, words): a row may contain them.
     """
     added = tokenizer.added_tokens_decoder.items()
     return {token.content: number for number, token in added if token.special and not token.single_word}
@@ -105,14 +106,14 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 @lru_cache(maxsize=8)
 def look_for(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    """What finds the tokens in a text; where several begin, the longest."""
+    """A pattern that finds the tokens in a text, the longest one first."""
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
 @lru_cache(maxsize=4)
 def respelled(tokenizer: PreTrainedTokenizerBase, fence: str) -> tuple[Tokenizer, dict[int, int]] | None:
-    """A copy of a fast tokenizer that knows its control tokens by their marks alone, and the true ids of its added tokens, which
-    the copy may number otherwise; None for a tokenizer in Python, which has no such copy."""
+    """A copy of a fast tokenizer that knows its control tokens only by their marks, and the true ids of its added tokens, which
+    may have other numbers in the copy; None for a Python tokenizer, which cannot be copied this way."""
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -130,7 +131,7 @@ def respelled(tokenizer: PreTrainedTokenizerBase, fence: str) -> tuple[Tokenizer
 
 
 def _respell_words(model: dict[str, Any], spelling: dict[str, str]) -> None:
-    """In a tokenizer's own words too, which some look texts up in; not those that other words are made of."""
+    """Also rename them in the vocabulary, where some tokenizers look texts up, except those that other words are made of."""
     vocabulary = model["vocab"]
     pairs = (pair if isinstance(pair, list) else pair.split(" ") for pair in model.get("merges") or [])
     needed = {word for left, right in pairs for word in (left, right, left + right)} | {model.get("unk_token")}

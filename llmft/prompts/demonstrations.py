@@ -1,7 +1,7 @@
 """Draws: which rows become demonstrations, training rows, queries and evaluation rows.
 
-The same data seed gives the rows that uds-lsv/llmft draws (demonstrations in prompt order included): legacy
-`numpy.random.RandomState` streams, here passed as arguments and never global.
+The same data seed gives the rows that uds-lsv/llmft draws (including demonstrations in prompt order), from legacy
+`numpy.random.RandomState` streams, which are never global here.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from llmft.errors import InputError
 from llmft.prompts.render import PromptFormat
 
 Row = Mapping[str, Any]
-"""A row of a task, by the names of its columns: `text1`, `text2`, `label`, `idx`; `answer`, where answers are words, and
-`history` (a tuple of `render.Turn`), where it is of a conversation."""
+"""A row of a task, by the names of its columns: `text1`, `text2`, `label`, `idx`; `answer` if answers are text, and
+`history` (a tuple of `render.Turn`) if it is part of a conversation."""
 EVAL_SUBSET_SEED = 123
 """Upstream's seed for the evaluation subset: the same rows for every data seed."""
 
@@ -27,13 +27,13 @@ def draw_demonstrations(
     """Draw `num_shots` demonstrations and put them in prompt order.
 
     Args:
-        data_seed: upstream's are single numbers.
-        balanced: as many of each label, else regardless of labels.
-        shuffle: in an order by the data seed, else in the order of the data.
-        num_labels: 0 where answers are words, which cannot be balanced.
+        data_seed: upstream's seeds are single numbers.
+        balanced: draw the same number of each label, else regardless of labels.
+        shuffle: shuffle by the data seed, else keep the order of the data.
+        num_labels: 0 for text answers, which cannot be balanced.
 
     Raises:
-        InputError: there are too few rows, or `num_shots` cannot be shared out evenly over the labels.
+        InputError: there are too few rows, or `num_shots` cannot be divided evenly among the labels.
     """
     if num_shots < 0:
         raise InputError(f"--num_shots {num_shots}: must be 0 or more")
@@ -44,16 +44,16 @@ def draw_demonstrations(
     if balanced and num_labels:
         if num_shots % num_labels:
             raise InputError(
-                f"--num_shots {num_shots}: cannot be shared out evenly over {num_labels} labels; "
-                f"take a multiple of {num_labels}, or --no_balanced"
+                f"--num_shots {num_shots}: cannot be divided evenly among {num_labels} labels; "
+                f"use a multiple of {num_labels}, or --no_balanced"
             )
         pools = {f"of label {label} ": np.flatnonzero(labels == label) for label in range(num_labels)}
     for kind, pool in pools.items():
         count = num_shots // len(pools)
         if count > len(pool):
             raise InputError(
-                f"--num_shots {num_shots}: {count} demonstrations {kind}are asked for, and there are {len(pool)} rows; "
-                "ask for fewer"
+                f"--num_shots {num_shots}: {count} demonstrations {kind}are requested, but there are only {len(pool)} rows; "
+                "use fewer"
             )
         positions += stream.choice(pool, count, replace=False).tolist()
     drawn = [rows[position] for position in sorted(positions)]
@@ -65,10 +65,10 @@ def draw_demonstrations(
 def draw_contexts(
     rows: Sequence[Row], num_contexts: int, num_shots: int, *, data_seed: int, balanced: bool, shuffle: bool, num_labels: int
 ) -> list[list[Row]]:
-    """Draw the demonstrations of several contexts, no row in two of them; the first are those of in-context learning.
+    """Draw the demonstrations of several contexts without shared rows; the first context is that of in-context learning.
 
     Raises:
-        InputError: there are too few rows, or `num_shots` cannot be shared out evenly over the labels.
+        InputError: there are too few rows, or `num_shots` cannot be divided evenly among the labels.
     """
     contexts: list[list[Row]] = []
     left = list(rows)
@@ -83,7 +83,7 @@ def draw_contexts(
                 raise
             raise InputError(
                 f"--num_contexts {num_contexts}: {number} contexts of {num_shots} demonstrations use up the rows ({error}); "
-                "ask for fewer contexts or shots"
+                "use fewer contexts or shots"
             ) from error
         contexts.append(drawn)
         taken = {row["idx"] for row in drawn}
@@ -92,22 +92,22 @@ def draw_contexts(
 
 
 def draw_training_rows(rows: Sequence[Row], max_samples: int | None, *, data_seed: int, exclude: Sequence[Row] = ()) -> list[Row]:
-    """The first `max_samples` (None: all) of the rows in upstream's random order, those in `exclude` passed over.
+    """The first `max_samples` (None: all) of the rows in upstream's random order, skipping those in `exclude`.
 
     Raises:
-        InputError: there are fewer rows than asked for.
+        InputError: there are fewer rows than requested.
     """
     order = np.random.RandomState(data_seed).permutation(len(rows))
     unwanted = {row["idx"] for row in exclude}
     left = [rows[i] for i in order if rows[i]["idx"] not in unwanted]
     wanted = len(left) if max_samples is None else max_samples
     if not 0 < wanted <= len(left):
-        raise InputError(f"--max_train_samples {wanted}: must be from 1 to {len(left)}, the training rows there are")
+        raise InputError(f"--max_train_samples {wanted}: must be from 1 to {len(left)}, the number of training rows")
     return left[:wanted]
 
 
 def draw_eval_rows(rows: Sequence[Row], max_samples: int | None) -> list[Row]:
-    """Upstream's fixed evaluation subset of `max_samples` rows (all, if None or if there are no more).
+    """Upstream's fixed evaluation subset of `max_samples` rows (all, if None or if there are not more).
 
     Raises:
         InputError: `max_samples` is below 1.
@@ -122,7 +122,7 @@ def draw_eval_rows(rows: Sequence[Row], max_samples: int | None) -> list[Row]:
 def create_few_shot_context(
     rows: Sequence[Row], num_shots: int, prompt_format: PromptFormat, *, data_seed: int, balanced: bool, shuffle: bool
 ) -> tuple[str, list[int]]:
-    """Upstream's name: the context of `num_shots` drawn demonstrations, and their `idx` in prompt order."""
+    """The context of `num_shots` drawn demonstrations, and their `idx` in prompt order; the name is upstream's."""
     drawn = draw_demonstrations(
         rows, num_shots, data_seed=data_seed, balanced=balanced, shuffle=shuffle, num_labels=len(prompt_format.words)
     )

@@ -1,4 +1,4 @@
-"""Prompts as tokens: the context, then the query, within the room that a model leaves. Of the model it is told numbers alone."""
+"""Prompts as tokens: the context, then the query, within a model's limits, which are given as numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmft.prompts.demonstrations import Row
 
 LONGEST = 8
-"""Rows, the longest in characters, that are tokenized to see early whether all fit."""
+"""Number of rows, the longest in characters, that are tokenized to check early whether all fit."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Prompter:
     """One way of making prompts.
 
     Attributes:
-        demonstrations: the rows that are shown in front of every query, in order.
-        window: tokens that the model reads at most; None for any number.
-        max_length: tokens that a prompt may have, None for any number; rows of longer ones lose the end of their longer text.
-        reserved: virtual tokens that will stand in front of every prompt once a model is trained, for which room is kept.
-        virtual: room that virtual tokens take: what is reserved, or what the model of today has if that is more.
-        virtual_flag: the flag that says how many, for messages.
-        behind: tokens of an answer that the model reads behind a prompt, at most.
-        opens: whether prompts stand at a text's start; behind a cartridge, which holds that start, they do not.
+        demonstrations: the rows that are shown before every query, in order.
+        window: maximum tokens that the model reads; None for no limit.
+        max_length: maximum tokens of a prompt, None for no limit; in longer ones the longer text of the row is cut at its end.
+        reserved: virtual tokens that will precede every prompt once a model is trained, for which room is kept.
+        virtual: room for virtual tokens: the reserved ones, or those of the current model if it has more.
+        virtual_flag: the flag for their number, for messages.
+        behind: maximum tokens of an answer that the model reads after a prompt.
+        opens: whether prompts are at the start of a text; after a cartridge, which includes that start, they are not.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -54,33 +54,33 @@ class Prompter:
 
     @property
     def context(self) -> str:
-        """The text in front of every query; "" for none."""
+        """The text before every query; "" for none."""
         return self.prompt_format.context(self.demonstrations)
 
     @property
     def context_ids(self) -> list[int]:
-        """Tokens of the context alone, as a text that the model reads from its start."""
+        """Tokens of the context alone, at the start of a text."""
         control, written = self.written(())
         return token_ids(self.tokenizer, written.context(self.demonstrations), control, opens=not written.opens_itself)
 
     def written(self, rows: Sequence[Row]) -> tuple[ControlTokens, PromptFormat]:
-        """What prompts of these rows are read by, and the format that renders them for it."""
+        """The control tokens for prompts of these rows, and the format that renders the rows with them marked."""
         control = self.prompt_format.control(self.tokenizer, [*rows, *self.demonstrations])
         return control, self.prompt_format.written_as(control.mark)
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end an answer, the first of which ends those that are learned; none where the tokenizer has none."""
+        """The tokens that end an answer; the first one ends training answers. Empty if the tokenizer has none."""
         return self.prompt_format.end_ids(self.tokenizer)
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Texts that end an answer: what stands behind the answers that the context shows."""
+        """Texts that end an answer: what follows the answers shown in the context."""
         return self.prompt_format.stops if self.demonstrations else ()
 
     def answer_tokens(self, rows: Sequence[Row]) -> list[list[int]]:
-        """The tokens of each row's answer as they follow its query, a token that ends it included if there is any: `answer_ids`
-        of a row that has them, else those of its right answer's text.
+        """The tokens of each row's answer after its query, including an end token if there is one: the row's `answer_ids` if it
+        has them, else those of the text of its correct answer.
 
         Raises:
             InputError: an answer has no tokens, or merges with its query's end.
@@ -94,10 +94,10 @@ class Prompter:
         return [next(made) + end if row.get("answer_ids") is None else [*row["answer_ids"]] for row in rows]
 
     def prompts(self, rows: Sequence[Row], extra: Sequence[Row] = ()) -> TokenizedPrompts:
-        """Prompts of the rows, and of the `extra` rows behind them, which are never shortened.
+        """Prompts of the rows, and of the `extra` rows after them, which are never shortened.
 
         Raises:
-            InputError: one does not fit.
+            InputError: a prompt does not fit.
         """
         prompts = self.tokenized([*rows, *extra])
         limit, place = self.window, "the model's window"
@@ -111,38 +111,37 @@ class Prompter:
         if self.virtual and limit - self.virtual < prompts.longest <= limit:
             raise InputError(
                 f"{self.virtual_flag} {self.virtual}: with them the longest prompt has {prompts.longest + self.virtual} tokens, "
-                f"more than {place} of {limit}; ask for fewer, or shorten --pattern"
+                f"more than {place} of {limit}; use fewer, or shorten --pattern"
             )
         if self.behind >= limit - self.virtual:
             raise InputError(
-                f"--max_new_tokens {self.behind}: an answer of so many tokens leaves no room for a prompt in {place} of {limit}; "
-                "give less"
+                f"--max_new_tokens {self.behind}: leaves no room for a prompt in {place} of {limit} tokens; lower it"
             )
         over = prompts.longest + self.virtual + self.behind - limit
         if not self.prompt_format.words and 0 < over <= self.behind:
             raise InputError(
-                f"--max_new_tokens {self.behind}: with an answer of so many the longest prompt has {limit + over} tokens, {over} "
-                f"more than {place} of {limit}; give less, or shorten the context"
+                f"--max_new_tokens {self.behind}: with an answer of this length the longest prompt has {limit + over} tokens, "
+                f"{over} more than {place} of {limit}; lower it, or shorten the context"
             )
         if self.behind:
-            limit, place = limit - self.behind, f"{place} leaves beside {self.behind} tokens of an answer"
+            limit, place = limit - self.behind, f"{place} minus {self.behind} tokens for the answer,"
         self._check(prompts, [*rows, *extra], limit, place)
         return prompts
 
     def check_window(self, rows: Sequence[Row]) -> None:
-        """Check early that prompts fit, on the rows that are longest in characters.
+        """Check early that prompts fit, using the rows that are longest in characters.
 
         Raises:
-            InputError: one does not.
+            InputError: a prompt does not fit.
         """
         self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-LONGEST:])
 
     def _check(self, prompts: TokenizedPrompts, rows: Sequence[Row], limit: int, place: str) -> None:
-        """Check that the rows' prompts are within the limit, which `place` sets; the error says what would fit."""
+        """Check that the rows' prompts are within the limit, which `place` describes; the error says what would fit."""
         if prompts.longest <= limit:
             return
         cut = ", or cut them with --max_seq_length" if self.prompt_format.words else ""
-        flag, remedy = self.prompt_format.front_flag, f"shorten that, or leave long rows out{cut}"
+        flag, remedy = self.prompt_format.front_flag, f"shorten it, or leave long rows out{cut}"
         if self.prompt_format.document and not self.prompt_format.words:
             remedy = "cut the document with --chunk_tokens, shorten it, or leave long rows out"
         if self.demonstrations:
@@ -155,7 +154,7 @@ class Prompter:
         )
 
     def _fitting_shots(self, row: Row, limit: int) -> int:
-        """How many demonstrations, from the first on, fit in front of a row; as many of each label, if all are."""
+        """How many demonstrations, from the first on, fit before a row; if they are balanced, the same number of each label."""
         shots, labels = len(self.demonstrations), len(self.prompt_format.words) or 1
         count = bisect.bisect_right(range(shots), limit, key=lambda k: self._length(self.demonstrations[:k], row)) - 1
         return max(0, count - count % labels if shots % labels == 0 else count)
@@ -164,7 +163,7 @@ class Prompter:
         """Prompts of the rows, whatever their length.
 
         Raises:
-            InputError: a chat template writes their turns otherwise behind the context.
+            InputError: a chat template renders their turns differently after the context.
         """
         self.prompt_format.check_histories(self.demonstrations, rows)
         control, written = self.written(rows)
@@ -179,7 +178,7 @@ class Prompter:
         return len(token_ids(self.tokenizer, text, control, opens=not written.opens_itself))
 
     def _shortened(self, rows: Sequence[Row], extra: Sequence[Row], prompts: TokenizedPrompts, limit: int) -> TokenizedPrompts:
-        """Prompts of which those over the limit have their texts cut; what cannot fit so stays as it is."""
+        """Prompts with the texts of those over the limit cut; prompts that cannot be made to fit stay unchanged."""
         length = partial(self._length, self.demonstrations)
         long = [i for i in range(len(rows)) if len(prompts.whole(i)) > limit]
         cut = {i: row for i in long if (row := shorten(rows[i], length, limit)) is not None}
@@ -188,18 +187,18 @@ class Prompter:
 
 
 def shorten(row: Row, length: Callable[[Row], int], limit: int) -> Row | None:
-    """The row with its longer text cut at the end, just so far that `length(row) <= limit`; None where that cannot be.
+    """The row with its longer text cut at the end until `length(row) <= limit`, and no further; None if that is impossible.
 
     Args:
-        length: tokens of the whole prompt made of a row.
-        limit: tokens there is room for.
+        length: function that returns the tokens of a row's whole prompt.
+        limit: maximum number of tokens.
     """
     while length(row) > limit:
         field = max(("text1", "text2"), key=lambda name: len(row[name] or ""))
         text = row[field] or ""
         if not text:
             return None
-        kept, too_long = 0, len(text)  # characters; what is kept fits or is nothing
+        kept, too_long = 0, len(text)  # characters; the kept part fits or is empty
         while too_long - kept > 1:
             middle = (kept + too_long) // 2
             if length({**row, field: text[:middle].rstrip()}) <= limit:

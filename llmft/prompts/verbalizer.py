@@ -1,4 +1,4 @@
-"""Answers as tokens: which of the vocabulary stands for which label, and those of a text."""
+"""Answers as tokens: those that represent labels, and those of texts."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPACE_MARKS = " \u0120\u2581"
-"""The space as a person, a byte-level BPE (Ġ) and SentencePiece (▁) write it in front of a word."""
+"""The space before a word as written by people, by a byte-level BPE (Ġ) and by SentencePiece (▁)."""
 
 
 def parse_words(target_tokens: str, num_labels: int, flag: str = "--target_tokens") -> tuple[str, ...]:
     """`"Yes,No"`, `"ĠYes,ĠNo"` and `"▁Yes,▁No"` alike -> `("Yes", "No")`, in label order.
 
     Raises:
-        InputError: not one word a label, an empty word, or the same word twice.
+        InputError: the numbers of words and labels differ, a word is empty, or two are the same.
     """
     words = tuple(word.strip(SPACE_MARKS) for word in target_tokens.split(",")) if num_labels else ()
     fault = None
     if len(words) != num_labels:
-        fault = f"{len(words)} words for {num_labels} labels; give one a label, comma between"
+        fault = f"{len(words)} words for {num_labels} labels; give one for each label (comma-separated)"
     elif not all(words):
-        fault = "one of the words is empty; give one a label, comma between"
+        fault = "one of the words is empty; give one for each label (comma-separated)"
     elif len(set(words)) < len(words):
-        fault = "two labels have the same word; give each its own"
+        fault = "two labels have the same word; give each its own word"
     if fault:
         raise InputError(f"{flag} {quote(target_tokens)}: {fault}")
     return words
@@ -47,13 +47,13 @@ def label_sequences(
     """The tokens that follow `query` for each label, in label order.
 
     Args:
-        several: whether a label may be more than one token.
-        space: what stands in front of a label's word and belongs to it.
-        control: what the query is marked by; None for one whose control tokens are meant.
+        several: whether a label may have more than one token.
+        space: the text before a label's word that belongs to it.
+        control: the control tokens that the query was marked with; None for an unmarked query whose control tokens act as such.
 
     Raises:
-        InputError: a label's tokens cannot be separated from the query's or are unknown, one is several tokens and may not be, or
-            the tokens of one begin those of another: its sequence could never be the less probable one.
+        InputError: a label's tokens cannot be separated from the query's or are unknown, a label has several tokens though
+            `several` is False, or its tokens are a prefix of another's: it could never be the less probable one.
     """
     if control is None:
         control = ControlTokens.create(tokenizer, [query])
@@ -65,14 +65,14 @@ def label_sequences(
             raise InputError(
                 f"{flag} {quote(','.join(words))}: {quote(word)} merges with the end of the query into "
                 f"{shown(tokenizer, tokens[-2:])} for the tokenizer of {tokenizer.name_or_path}; "
-                "give another --label_delimiter (' ' is a space), or end the pattern otherwise"
+                "use another --label_delimiter (' ' is a space), or end the pattern differently"
             )
         known = tokenizer.unk_token_id not in sequence
         if not known or (len(sequence) > 1 and not several):
             pieces = shown(tokenizer, sequence)
             remedy = "choose another word, or add --multi_token_labels" if known else "choose another word"
             raise InputError(
-                f"{flag} {quote(','.join(words))}: {quote(word)} is not one token behind a query but {pieces} "
+                f"{flag} {quote(','.join(words))}: {quote(word)} is not one token after a query but {pieces} "
                 f"for the tokenizer of {tokenizer.name_or_path}; {remedy}"
             )
         sequences.append(sequence)
@@ -81,7 +81,7 @@ def label_sequences(
             if other[: len(ids)] == ids:
                 raise InputError(
                     f"{flag} {quote(','.join(words))}: the tokens {ids} of {quote(words[i])} are, or begin, those of "
-                    f"another word for the tokenizer of {tokenizer.name_or_path}; choose words that differ"
+                    f"another word for the tokenizer of {tokenizer.name_or_path}; choose different words"
                 )
     return sequences
 
@@ -95,13 +95,13 @@ def check_border(
     *,
     space: str,
 ) -> None:
-    """Check that every label has the same tokens behind each query, and leaves the query its own.
+    """Check that every label has the same tokens after each query, and does not change the query's.
 
     Args:
         queries: as marked by `control`.
-        sequences: what `label_sequences` gives behind one query.
-        flag: the flag that queries end as they do by, and its value, for messages.
-        space: what stands in front of a label's word.
+        sequences: the result of `label_sequences` for one query.
+        flag: the flag that determines the end of queries, with its value, for messages.
+        space: the text before a label's word.
 
     Raises:
         InputError: the tokens of a label and a query's end merge.
@@ -113,22 +113,22 @@ def check_border(
         if behind != [*sequence]:
             alone, merged = (shown(control.tokenizer, ids) for ids in (sequence, tokens[-3:]))
             raise InputError(
-                f"{flag}: {quote(word)} is {alone} behind one query, and merges with the end of another, "
-                f"{quote(control.plain(query)[-20:])}, into {merged}; give another --label_delimiter, or end the pattern in "
-                "other text"
+                f"{flag}: {quote(word)} is {alone} after one query, but merges with the end of another, "
+                f"{quote(control.plain(query)[-20:])}, into {merged}; use another --label_delimiter, or end the pattern "
+                "differently"
             )
 
 
 def answer_sequences(
     control: ControlTokens, queries: Sequence[str], answers: Sequence[str], idx: Sequence[object], flag: str, *, space: str
 ) -> list[list[int]]:
-    """The tokens of each answer behind its query.
+    """The tokens of each answer after its query.
 
     Args:
         queries, answers: as marked by `control`, one answer for each query.
-        idx: the rows' own, for messages.
-        flag: the flag that queries end as they do by, and its value, for messages.
-        space: what stands in front of an answer and belongs to it.
+        idx: the idx of the rows, for messages.
+        flag: the flag that determines the end of queries, with its value, for messages.
+        space: the text before an answer that belongs to it.
 
     Raises:
         InputError: an answer has no tokens, or merges with its query's end.
@@ -138,21 +138,21 @@ def answer_sequences(
     for query, answer, number, (sequence, tokens) in zip(queries, answers, idx, pairs, strict=True):
         if not answer.strip() or sequence == []:
             raise InputError(
-                f"--answer_column: the answer of row {number}, {quote(answer)}, is no token for the tokenizer of "
+                f"--answer_column: the answer of row {number}, {quote(answer)}, has no tokens for the tokenizer of "
                 f"{control.tokenizer.name_or_path}; give it some text, or leave the row out"
             )
         if sequence is None:
             raise InputError(
                 f"{flag}: the answer of row {number}, {quote(answer[:20])}, merges with the end of its query, "
                 f"{quote(control.plain(query)[-20:])}, into {shown(control.tokenizer, _border(control, query, tokens))}; "
-                "begin the answer in other text, or end the query otherwise (--label_delimiter, --pattern; without --chat)"
+                "begin the answer or end the query differently (--label_delimiter, --pattern; without --chat)"
             )
         sequences.append(sequence)
     return sequences
 
 
 def _behind(control: ControlTokens, queries: Sequence[str], texts: Sequence[str]) -> list[tuple[list[int] | None, list[int]]]:
-    """For each query and the text behind it: the tokens that the text adds, None where it changes the query's own; and those of
+    """For each query and the text after it: the tokens that the text adds, None if it changes the query's own; and the tokens of
     both together."""
     different = [*dict.fromkeys(queries)]
     heads = dict(zip(different, control.encode(different), strict=True))
@@ -162,12 +162,12 @@ def _behind(control: ControlTokens, queries: Sequence[str], texts: Sequence[str]
 
 
 def _border(control: ControlTokens, query: str, tokens: list[int]) -> list[int]:
-    """The tokens around the place where a query meets what merges with it."""
+    """The tokens around the border where a query merges with the text after it."""
     (head,) = control.encode([query])
     place = next((i for i, (left, right) in enumerate(zip(head, tokens, strict=False)) if left != right), len(head))
     return tokens[max(0, place - 2) : place + 2]
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> str:
-    """Tokens as the vocabulary spells them, for people."""
+    """Tokens as spelled in the vocabulary, for messages."""
     return " ".join(map(repr, tokenizer.convert_ids_to_tokens(list(tokens))))

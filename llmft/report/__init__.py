@@ -1,2 +1,2 @@
-"""Run records as tables, figures and a page. A sub-folder imports from those behind it alone: commands > page > figures, tables >
-statistics > records."""
+"""Run records as tables, figures and a page. A sub-package imports only from those to its right: commands > page > figures,
+tables > statistics > records."""

@@ -1,4 +1,4 @@
-"""`python -m llmft.report FOLDER [--out FOLDER]`: the runs below a folder as tables, figures and a page."""
+"""`python -m llmft.report FOLDER [--out FOLDER]`: the runs under a folder as tables, figures and a page."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SUBCOMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "compare": compare.main,
     "diversity": diversity.main,
 }
-"""First word of the command line -> what is done with the others. A folder of such a name is given as ./NAME."""
+"""First word of the command line -> function for the rest. A folder with such a name must be given as ./NAME."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Report on a folder, or do what the first word names.
+    """Report on a folder, or run the subcommand in the first word.
 
     Raises:
         InputError: there is nothing to report on.
@@ -40,6 +40,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    gc.disable()  # a short process that holds millions of objects: looking for cycles among them takes a fifth of its time
+    gc.disable()  # a short process with millions of objects: the cycle collector would take a fifth of its time
     with exit_on_bad_input():
         main()

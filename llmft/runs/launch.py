@@ -18,7 +18,7 @@ LOCAL_WORLD_SIZE = (
 )  # fmt: skip
 """Variables of torchrun and deepspeed, then those of MPI launchers that accelerate reads too; the first that is set counts."""
 MEETING = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables by which ranks find each other."""
+"""Variables that ranks use to find each other."""
 NOT_DISTRIBUTED = "-1"
 """A rank with this value means a plain start of a single process."""
 PORT = "29500"

@@ -1,4 +1,4 @@
-"""Where a Python file calls what a repository defines, and the completion rows that are cut there."""
+"""Finds calls in a Python file to what a repository defines, and cuts completion rows there."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Completion:
     """A row cut from a file.
 
     Attributes:
-        query: what stands in front, its path in the first line; lines that are left out are counted in a comment in their place.
-        answer: the rest of the line, white space at its beginning included, and further lines if they are asked for.
+        query: the text before the cut, with the file's path as its first line; a comment states how many lines are left out.
+        answer: the rest of the line, including white space at its start, and further lines if requested.
         line: its number in the file, from 1.
-        left_out: lines of the file in front of the cut that are not in the query.
+        left_out: number of lines before the cut that are not in the query.
     """
 
     query: str
@@ -33,7 +33,7 @@ class Completion:
 
 
 def imported_names(tree: ast.Module, modules: Mapping[str, set[str]]) -> set[str]:
-    """What a file calls the things that it imports from a repository's modules, and these modules.
+    """A file's names for what it imports from a repository's modules, and for these modules.
 
     Args:
         modules: last part of a module's name -> the names that it defines.
@@ -56,11 +56,11 @@ def defined_names(tree: ast.Module) -> set[str]:
 
 
 def cuts(tree: ast.Module, lines: Sequence[str], names: set[str]) -> list[Cut]:
-    """The places within functions in front of which something of these names is called (`name(...)`, `name.method(...)`), in
-    order, one a line at most.
+    """The places within functions right before calls of these names (`name(...)`, `name.method(...)`), in order, at most one
+    per line.
 
-    A cut is at the space in front of the word with the call, so that a query ends in no space and no word is cut in two; where
-    there is none but the indentation, it is at the beginning of the line.
+    A cut is at the space before the word with the call, so that no query ends in a space and no word is cut in two; if the only
+    space is the indentation, it is at the start of the line.
     """
     found: dict[int, int] = {}
     for call in _calls(tree):
@@ -81,10 +81,10 @@ def cuts(tree: ast.Module, lines: Sequence[str], names: set[str]) -> list[Cut]:
 def complete(
     path: str, tree: ast.Module, lines: Sequence[str], cut: Cut, names: set[str], *, characters: int, answer_lines: int
 ) -> Completion | None:
-    """The row at a cut; None where not even the path, the imports and the line itself fit into the query.
+    """The row at a cut; None if not even the path, the imports and the line itself fit into the query.
 
-    All lines in front of the cut stand in the query if they have at most so many characters together. Else it begins with the
-    imports of `names`, and goes on with the last lines that fit.
+    The query contains all lines before the cut if they have at most `characters` characters in total. Otherwise it consists of
+    the imports of `names` and the last lines that fit.
     """
     title, start = f"# {path}", lines[cut.line][: cut.column]
     answer = "\n".join([lines[cut.line][cut.column :], *lines[cut.line + 1 : cut.line + answer_lines]])
@@ -103,7 +103,7 @@ def complete(
 
 
 def _calls(tree: ast.Module) -> Iterator[ast.Call]:
-    """The calls in bodies of functions."""
+    """The calls in function bodies."""
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     seen: set[ast.Call] = set()
     for statement in (statement for function in functions for statement in function.body):
@@ -113,7 +113,7 @@ def _calls(tree: ast.Module) -> Iterator[ast.Call]:
 
 
 def _import_lines(tree: ast.Module, names: set[str]) -> list[int]:
-    """The lines (from 0) of a file's imports of such names, in order."""
+    """The lines (from 0) of a file's imports of these names, in order."""
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     wanted = [node for node in imports if any((alias.asname or alias.name) in names for alias in node.names)]
     return [line for node in wanted for line in range(node.lineno - 1, node.end_lineno)]

@@ -1,7 +1,7 @@
-"""Parts of documents that are too long to be read at once. A teacher reads a query's chunk in place of its document.
+"""Chunks of documents that are too long to be read at once. A teacher reads a query's chunk instead of its document.
 
-A chunk is called `<document>#<start>-<end>-<hash>`: its characters in the document, and eight hex digits of its text. So the id
-says where it stands whatever cut it, and that a document has changed since is found out.
+A chunk is named `<document>#<start>-<end>-<hash>`: its character range in the document, and eight hex digits of its text. So the
+id gives its position no matter how the document was cut, and a later change of the document is detected.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from llmft.errors import InputError, quote
 from llmft.tasks.texts import content_hash
 
 ENDS = tuple(map(re.compile, (r"\n(?:[^\S\n]*\n)+", r"[.!?][\"')\]]*\s+|[。！？]\s*", r"\n", r"\s+")))
-"""What a chunk ends with, best first: a paragraph, a sentence, a line, a word."""
+"""Preferred ends of a chunk, best first: of a paragraph, a sentence, a line, a word."""
 PLACE = re.compile(r"(\d{1,12})-(\d{1,12})-([0-9a-f]{8})")
-"""A chunk within its document, as files have it."""
+"""A chunk's place in its document, as written in files."""
 WORD = r"(?u)\w+"
 
 
@@ -34,23 +34,23 @@ class Chunk(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where in its document it is."""
+        """Its place in the document."""
         return f"{self.start}-{self.end}-{content_hash(self.text)}"
 
     @property
     def id(self) -> str:
-        """Its name as a document."""
+        """Its id, which serves as a document name."""
         return f"{self.document}#{self.place}"
 
 
 def cut(document: str, text: str, length: Callable[[str], int], size: int, overlap: int) -> list[Chunk]:
-    """The chunks of a document, in order. Each begins and ends at a paragraph, a sentence, a line or a word where it can. White
-    space at its end is left out; all else of the document stands in one.
+    """The chunks of a document, in order. Each begins and ends at a paragraph, a sentence, a line or a word if possible. White
+    space at the end of chunks is dropped; everything else in the document is in some chunk.
 
     Args:
-        length: tokens of a text.
-        size: tokens that a chunk has at most; a single character that has more is a chunk all the same.
-        overlap: tokens that a chunk shares with the one before at most, fewer than half of `size`.
+        length: function that returns the number of tokens of a text.
+        size: maximum tokens of a chunk; a single character with more is still a chunk.
+        overlap: maximum tokens that a chunk shares with the previous one, less than half of `size`.
     """
     ends = [[match.end() for match in kind.finditer(text)] for kind in ENDS]
     chunks: list[Chunk] = []
@@ -60,7 +60,7 @@ def cut(document: str, text: str, length: Callable[[str], int], size: int, overl
         if stop < total:
             stop = _good_end(text, start, stop, ends, length, size, least=before)
         part = text[start:stop].rstrip()
-        new = part and start + len(part) > before  # else it is white space, or all in the chunk before
+        new = part and start + len(part) > before  # else it is white space, or contained in the previous chunk
         if new:
             chunks.append(Chunk(document, start, start + len(part), part))
         start = _good_start(text, start, stop, ends, length, overlap) if new and overlap and stop < total else stop
@@ -68,7 +68,7 @@ def cut(document: str, text: str, length: Callable[[str], int], size: int, overl
 
 
 def _furthest(text: str, start: int, length: Callable[[str], int], size: int) -> int:
-    """Where a text from `start` ends that has at most `size` tokens."""
+    """The furthest end of a text from `start` with at most `size` tokens."""
     reach = start + 4 * size
     while reach < len(text) and length(text[start:reach]) <= size:
         reach = start + 2 * (reach - start)
@@ -79,7 +79,7 @@ def _furthest(text: str, start: int, length: Callable[[str], int], size: int) ->
 def _good_end(
     text: str, start: int, stop: int, ends: Sequence[list[int]], length: Callable[[str], int], size: int, *, least: int
 ) -> int:
-    """The last good end up to `stop`, unless it would leave less than half of the text, or nothing behind `least`."""
+    """The last good end up to `stop`, unless it would leave less than half of the text, or nothing after `least`."""
     for kind in ends:
         for end in reversed(kind[bisect_right(kind, max(least, (start + stop) // 2)) : bisect_right(kind, stop)]):
             if length(text[start:end].rstrip()) <= size:
@@ -98,10 +98,11 @@ def _good_start(text: str, start: int, stop: int, ends: Sequence[list[int]], len
 
 
 def widened(chunk: Chunk, chunks: Sequence[Chunk], text: str, neighbours: int) -> Chunk:
-    """The chunk with what stands beside it: so many chunks in front of those that it shares text with, and behind.
+    """The chunk extended by a number of neighbouring chunks before and after those that it shares text with.
 
     Args:
-        chunks: all of the document, whose text this is.
+        chunks: all chunks of the document.
+        text: the document's text.
     """
     if not neighbours:
         return chunk
@@ -118,22 +119,22 @@ def read_chunk(document: str, text: str, place: object, where: str) -> Chunk:
         where: flag and row, for the error.
 
     Raises:
-        InputError: it names none, or the document says something else there.
+        InputError: the cell is not a chunk's place, or the document's text there is different.
     """
     match = PLACE.fullmatch(place) if isinstance(place, str) else None
     if match is None:
-        raise InputError(f"{where}: column chunk holds {quote(place)}, which is no place in a document; drop the column")
+        raise InputError(f"{where}: column chunk holds {quote(place)}, which is not a place in a document; drop the column")
     chunk = Chunk(document, int(match[1]), int(match[2]), text[int(match[1]) : int(match[2])])
     if chunk.place != place:
         raise InputError(
-            f"{where}: chunk {place} of {document} is not what stands there: the document has changed; write the queries anew, "
+            f"{where}: chunk {place} of {document} does not match its text: the document has changed; write the queries again, "
             "or drop the column"
         )
     return chunk
 
 
 def passages(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence of a text, white space left out; of text without sentences, of each paragraph."""
+    """Start and end of each sentence of a text, without white space; of each paragraph if it has no sentences."""
     ends = {match.end() for kind in ENDS[:2] for match in kind.finditer(text)}
     spans = []
     for start, end in pairwise(sorted({0, len(text), *ends})):
@@ -144,18 +145,18 @@ def passages(text: str) -> list[tuple[int, int]]:
 
 
 def closest(texts: Sequence[str], queries: Sequence[str], allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Which of N texts each of M queries shares most words with, rare ones counting more (tf-idf, cosine): (M,), the first of
-    equals; and how similar they are, (M,), 0 where they share none.
+    """For each of M queries, which of N texts shares most words with it, rare words counting more (tf-idf, cosine): (M,), the
+    first among equals; and their similarity, (M,), 0 if they share no words.
 
     Args:
-        allowed: (M, N) which texts a query may be of; None for all.
+        allowed: (M, N) which texts are allowed for a query; None for all.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(token_pattern=WORD, sublinear_tf=True)
     try:
         known = vectorizer.fit_transform(texts)
-    except ValueError:  # no word in any
+    except ValueError:  # there are no words at all
         return np.zeros(len(queries), int), np.zeros(len(queries))
     similarity = (vectorizer.transform(queries) @ known.T).toarray()
     if allowed is not None:

@@ -3,8 +3,8 @@ r"""Cuts completion rows from the Python files of a repository, for `--task code
     python -m llmft.tasks.completions FOLDER --context_glob 'cost/*.py' --train_glob 'pipelines/*.py' \
         --validation_glob 'report/*.py' --output_dir rows
 
-writes rows/train.jsonl and rows/validation.jsonl. Each row stands at a line of a function that calls what it imports from the
-files of the context: the query is the file up to there, the answer the rest of the line. Those files are what the teacher reads
+writes rows/train.jsonl and rows/validation.jsonl. Each row is cut at a line of a function that calls something imported from the
+files of the context: the query is the file up to there, the answer the rest of the line. The teacher reads the context's files
 (`--context file --context_dir FOLDER --context_glob ...`); no row is cut from them, nor from a training file for evaluation.
 """
 
@@ -28,13 +28,13 @@ SETS = ("train", "validation")
 
 
 def find_sources(folder: Path, glob: str, flag: str) -> dict[str, str]:
-    """The Python files of a folder that one of the patterns fits, comma between: path within the folder -> text.
+    """The Python files of a folder that match one of the comma-separated patterns: path within the folder -> text.
 
     Raises:
-        InputError: there are none, or one is not Python that can be read.
+        InputError: there are none, or one is not readable Python.
     """
     if not folder.is_dir():
-        raise InputError(f"FOLDER {folder}: no such folder; name the one that the globs are about")
+        raise InputError(f"FOLDER {folder}: no such folder; name the folder that the globs refer to")
     texts = {}
     for path in files_in(folder, glob, f"--{flag}"):
         if path.suffix != ".py":
@@ -43,11 +43,11 @@ def find_sources(folder: Path, glob: str, flag: str) -> dict[str, str]:
             text = path.read_text(encoding="utf-8")
             ast.parse(text)
         except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"--{flag} {glob}: {path} is not Python that can be read ({error}); leave it out") from error
+            raise InputError(f"--{flag} {glob}: {path} is not readable Python ({error}); leave it out") from error
         if text.strip():
             texts[path.relative_to(folder).as_posix()] = text
     if not texts:
-        raise InputError(f"--{flag} {glob}: fits no Python file with text in {folder}; give another, as 'cost/*.py'")
+        raise InputError(f"--{flag} {glob}: matches no Python file with text in {folder}; use another, such as 'cost/*.py'")
     return texts
 
 
@@ -62,7 +62,7 @@ def check_apart(sources: dict[str, dict[str, str]]) -> None:
         for path in texts:
             if path in places:
                 raise InputError(
-                    f"--{flag}: {path} is one of --{places[path]}, too; context, training and evaluation need files apart"
+                    f"--{flag}: {path} is also one of --{places[path]}; context, training and evaluation must not share files"
                 )
             places[path] = flag
 
@@ -70,7 +70,7 @@ def check_apart(sources: dict[str, dict[str, str]]) -> None:
 def cut_rows(
     texts: dict[str, str], modules: dict[str, set[str]], limits: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The rows of files, and how many places were left out and why."""
+    """The rows of files, and the number of skipped places by reason."""
     rows, reasons = [], Counter()
     for path, text in texts.items():
         tree, lines = ast.parse(text), text.split("\n")
@@ -100,14 +100,14 @@ def cut_rows(
 def parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     made = argparse.ArgumentParser(prog="python -m llmft.tasks.completions", description=__doc__.split("\n")[0])
-    made.add_argument("folder", type=Path, help="the repository; globs are within it, several with commas between")
+    made.add_argument("folder", type=Path, help="the repository; globs refer to it (comma-separated)")
     made.add_argument("--context_glob", required=True, help="files whose functions, classes and methods are called")
     made.add_argument("--train_glob", required=True, help="files that training rows are cut from")
     made.add_argument("--validation_glob", required=True, help="files that evaluation rows are cut from")
     made.add_argument("--output_dir", type=Path, required=True)
-    made.add_argument("--query_characters", type=int, default=1200, help="of a query at most (default: %(default)s)")
+    made.add_argument("--query_characters", type=int, default=1200, help="maximum length of a query (default: %(default)s)")
     made.add_argument("--answer_characters", type=int, default=80, help="longer answers are left out (default: %(default)s)")
-    made.add_argument("--answer_lines", type=int, default=1, help="the rest of the line and the next ones (default: %(default)s)")
+    made.add_argument("--answer_lines", type=int, default=1, help="lines, from the rest of the cut one on (default: %(default)s)")
     made.add_argument("--max_train_rows", type=int, help="drawn by --seed; default: all")
     made.add_argument("--max_validation_rows", type=int, help="drawn by --seed; default: all")
     made.add_argument("--seed", type=int, default=0)
@@ -115,16 +115,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def write_completions(arguments: argparse.Namespace) -> None:
-    """Write the files of rows and say how many there are.
+    """Write the files of rows and print their numbers.
 
     Raises:
-        InputError: a flag cannot be used, or there are no rows.
+        InputError: a flag is invalid, or there are no rows.
     """
     check_writable(arguments.output_dir, f"--output_dir {arguments.output_dir}")
     for name in ("query_characters", "answer_characters", "answer_lines", "max_train_rows", "max_validation_rows"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
-            raise InputError(f"--{name} {value}: give 1 or more")
+            raise InputError(f"--{name} {value}: must be 1 or more")
     flags = ("context_glob", *(f"{name}_glob" for name in SETS))
     sources = {flag: find_sources(arguments.folder, getattr(arguments, flag), flag) for flag in flags}
     check_apart(sources)
@@ -136,14 +136,14 @@ def write_completions(arguments: argparse.Namespace) -> None:
         rows, reasons = cut_rows(sources[f"{name}_glob"], modules, arguments)
         if not rows:
             raise InputError(
-                f"--{name}_glob {getattr(arguments, f'{name}_glob')}: no function of these files calls what {listed(modules)} "
-                "define; give others, or longer queries and answers (--query_characters, --answer_characters)"
+                f"--{name}_glob {getattr(arguments, f'{name}_glob')}: no function in these files calls anything defined in "
+                f"{listed(modules)}; use other files, or raise --query_characters and --answer_characters"
             )
         most = getattr(arguments, f"max_{name}_rows") or len(rows)
         chosen = sorted(random.Random(arguments.seed).sample(range(len(rows)), min(most, len(rows))))
         files[name] = [rows[place] for place in chosen]
         cut_off = sum(row["lines_left_out"] > 0 for row in files[name])
-        print(f"{name}: {len(chosen)} of {len(rows)} rows; {cut_off} with lines left out of the query, which it says")
+        print(f"{name}: {len(chosen)} of {len(rows)} rows; {cut_off} with lines left out of the query, as stated in it")
         for reason, number in reasons.items():
             print(f"{name}: {number} places left out: {reason}")
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def write_completions(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; bad input is one line and exit status 2."""
+    """Run the command; bad input gives a one-line error and exit status 2."""
     with exit_on_bad_input():
         write_completions(parser().parse_args(argv))
 

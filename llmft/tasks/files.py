@@ -1,4 +1,4 @@
-"""Where the rows of a source lie on this machine, or that they are on the hub."""
+"""Locates the rows of a source on this machine or on the hub."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llmft.tasks.formats import ENDINGS, TEXT_ENDINGS, check_file
 from llmft.tasks.schema import Source
 
 SHARD = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.parquet")
-"""How the hub names the files of a split."""
+"""The hub's names of the files of a split."""
 
 
 class Place(NamedTuple):
-    """A source, its files (none: on the hub), a name that does not depend on folders, and what errors say of it."""
+    """A source, its files (none: on the hub), a name that does not depend on folders, and its description in errors."""
 
     source: Source
     paths: tuple[Path, ...]
@@ -55,7 +55,7 @@ def locate(source: Source, data_dir: str | None) -> Place:
 
 
 def _local_paths(source: Source, data_dir: str) -> tuple[Path, ...]:
-    """The file, or the files as the hub names them, of the first of the source's names that has some; () for none."""
+    """The file, or the files with the hub's names, of the first of the source's names that exists; () for none."""
     packed = [ending + packing for ending in TEXT_ENDINGS for packing in OPENERS]
     for stem in (Path(data_dir) / name for name in source.local_files):
         for path in (stem.with_name(stem.name + ending) for ending in (*ENDINGS, *packed)):
@@ -67,7 +67,7 @@ def _local_paths(source: Source, data_dir: str) -> tuple[Path, ...]:
 
 
 def _shards(stem: Path, data_dir: str) -> tuple[Path, ...]:
-    """All files of a split as the hub names them, in their order."""
+    """All files of a split with the hub's names, in order."""
     names = [path.name for path in stem.parent.iterdir()] if stem.parent.is_dir() else []
     matches = [match for name in sorted(names) if (match := SHARD.fullmatch(name)) and match[1] == stem.name]
     if not matches:
@@ -75,7 +75,7 @@ def _shards(stem: Path, data_dir: str) -> tuple[Path, ...]:
     totals = sorted({match[3] for match in matches})
     where = f"--data_dir {data_dir}: {stem.relative_to(data_dir)}-*"
     if len(totals) > 1:
-        raise InputError(f"{where}: files -of-{totals[0]} and -of-{totals[1]} lie there; leave those of one download")
+        raise InputError(f"{where}: has files -of-{totals[0]} and -of-{totals[1]}; keep those of one download")
     expected = [f"{stem.name}-{number:05d}-of-{totals[0]}.parquet" for number in range(int(totals[0]))]
     missing = [name for name in expected if name not in names]
     if missing:

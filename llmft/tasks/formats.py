@@ -1,4 +1,4 @@
-"""File formats: a file becomes columns of the very values that are written in it. No text is guessed to be a number or a date."""
+"""File formats: a file becomes columns of exactly the values in it. Text is never interpreted as a number or a date."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Table = dict[str, list[Any]]
-"""Column -> its values, all columns equally long. csv and tsv hold text alone."""
+"""Column -> its values, all columns equally long. csv and tsv contain only text."""
 LINE_END = re.compile(r"\r*\n")
 LARGEST = 2**31 - 1
-"""Limits that guard against damaged files are raised to this: a cell may hold a document, and a file very many columns."""
+"""Limits that guard against damaged files are raised to this: a cell may hold a document, and a file may have many columns."""
 DIGITS = 4000
-"""Python refuses to read an integer of more than 4300."""
+"""Maximum digits of an integer; Python refuses to read more than 4300."""
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 def read_file(path: Path, where: str, header: tuple[str, ...] = ()) -> Table:
-    """Read a file by its ending, one of `ENDINGS`, behind which one of `OPENERS` may say that it is packed.
+    """Read a file according to its ending, one of `ENDINGS`, optionally followed by one of `OPENERS` if it is compressed.
 
     Args:
         where: flag and file, for the error.
-        header: the columns of a tsv whose first line does not name them.
+        header: the columns of a tsv without a header line.
 
     Raises:
-        InputError: the file is missing or empty, its ending unknown, or it cannot be read as what its ending says.
+        InputError: the file is missing or empty, its ending unknown, or it cannot be read in the format of its ending.
     """
     import pyarrow as pa
 
@@ -57,28 +57,28 @@ def read_file(path: Path, where: str, header: tuple[str, ...] = ()) -> Table:
 
 
 def check_file(path: Path, where: str) -> None:
-    """Check what can be checked of a file before it is read.
+    """Check a file as far as possible without reading it.
 
     Raises:
-        InputError: as `read_file`.
+        InputError: as in `read_file`.
     """
     if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-        raise InputError(f"{where}: is a folder of save_to_disk; name a file, which the data set's to_parquet writes")
+        raise InputError(f"{where}: is a folder of save_to_disk; name a file written by the data set's to_parquet")
     if path.is_dir():
         raise InputError(f"{where}: is a folder; name a file")
     if not (path.is_file() and os.access(path, os.R_OK)):
-        raise InputError(f"{where}: no such file that can be read; check the path")
+        raise InputError(f"{where}: no such file, or it is not readable; check the path")
     if _ending(path) not in READERS:
         raise InputError(
-            f"{where}: the ending {quote(path.suffix)} says no format; give one of {' '.join(ENDINGS)} (text also packed: "
+            f"{where}: unknown ending {quote(path.suffix)}; use one of {' '.join(ENDINGS)} (text also compressed: "
             f"{' '.join(OPENERS)})"
         )
     if path.stat().st_size == 0:
-        raise InputError(f"{where}: the file is empty; give one with rows")
+        raise InputError(f"{where}: the file is empty; name one with rows")
 
 
 def split_lines(text: str) -> list[str]:
-    """The lines of a text, each ended in its own way; a CR alone ends lines only where there is no other end (old Macs)."""
+    """The lines of a text, with any line ends; a lone CR ends lines only if there are no other line ends (old Macs)."""
     return LINE_END.split(text) if "\n" in text else text.split("\r")
 
 
@@ -86,9 +86,9 @@ def csv_table(text: str) -> Table:
     """Columns of a csv.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a valid csv.
     """
-    limit, before = csv.field_size_limit(LARGEST), 0  # of the whole process, and put back
+    limit, before = csv.field_size_limit(LARGEST), 0  # global to the process, and restored below
     rows: list[tuple[int, list[str]]] = []
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -106,7 +106,7 @@ def csv_table(text: str) -> Table:
 
 
 def _ending(path: Path) -> str:
-    """The ending that says the format; parquet has its own packing."""
+    """The ending that determines the format; parquet has its own compression."""
     ending = path.suffix.lower()
     if ending in OPENERS:
         ending = Path(path.stem).suffix.lower()
@@ -134,7 +134,7 @@ def _parquet(path: Path) -> Table:
 
 
 def _cells(column: pa.ChunkedArray) -> list[Any]:
-    """A column's values; times that Python cannot hold become text: hardly anybody reads them."""
+    """A column's values; times that Python cannot represent become text: they are hardly ever used."""
     import pyarrow as pa
 
     try:
@@ -144,14 +144,14 @@ def _cells(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _tsv(path: Path, header: tuple[str, ...] = ()) -> Table:
-    """Columns of a tsv as GLUE, PAWS and CoLA write it: a quote is text, and a tab always ends a cell.
+    """Columns of a tsv in the style of GLUE, PAWS and CoLA: a quote is text, and a tab always ends a cell.
 
-    Where `header` is given, the last cell takes the rest of its line.
+    If `header` is given, the last cell takes the rest of its line.
     """
     splits = len(header) - 1 if header else -1
     rows = [(number, line.split("\t", splits)) for number, line in enumerate(split_lines(_text(path)), 1) if line]
     if not rows:
-        raise ValueError("there is no line in it")
+        raise ValueError("it has no lines")
     if header:
         return _columns(list(header), rows)
     _check_separator(rows[0][1], "\t")
@@ -164,7 +164,7 @@ def _json(path: Path) -> Table:
         return _records(enumerate(PARSER.decode(text), 1))
     try:
         whole = PARSER.decode(text)
-    except ValueError:  # an object a line, or damaged
+    except ValueError:  # one object per line, or damaged
         return _records(_lines(text), "line")
     rows = [value for name, value in whole.items() if name == "data" or len(whole) == 1] if isinstance(whole, dict) else []
     if rows and isinstance(rows[0], list) and all(isinstance(record, dict) for record in rows[0]):
@@ -178,7 +178,7 @@ def _lines(text: str) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, PARSER.decode(line)
             except ValueError as error:
-                hint = " (a comma ends it; write an object a line without)" if line.rstrip().endswith(",") else ""
+                hint = " (it ends in a comma; write one object per line, without commas)" if line.rstrip().endswith(",") else ""
                 raise ValueError(f"line {number}: {error}{hint}") from error
 
 
@@ -192,35 +192,33 @@ PARSER = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < 
 
 
 def _records(records: Iterable[tuple[int, Any]], kind: str = "row") -> Table:
-    """Columns of JSON objects, each with its number; what an object does not have is None."""
+    """Columns of JSON objects, each with its number; missing values are None."""
     rows = []
     for number, record in records:
         if not isinstance(record, dict):
             raise ValueError(f"{kind} {number} is not an object with a value for each column")
         rows.append(record)
     if len(rows) == 1 and rows[0] and all(map(_is_column, rows[0].values())):
-        raise WrongFile("it is one object of columns; write a list of rows (pandas: orient='records')")
+        raise WrongFile("it is a single object of columns; write a list of rows (pandas: orient='records')")
     names = dict.fromkeys(name for record in rows for name in record)
     if not names:
-        raise WrongFile("there is no row in it; give another file")
+        raise WrongFile("it has no rows; name another file")
     return {name: [record.get(name) for record in rows] for name in names}
 
 
 def _is_column(value: Any) -> bool:
-    """Whether a value holds those of a column rather than itself being one: a list of objects is one, such as a conversation."""
+    """Whether a value is a column of values rather than a single value, which may be a list of objects, as in a conversation."""
     return isinstance(value, dict | list) and not (value and isinstance(value, list) and isinstance(value[0], dict))
 
 
 def _check_separator(names: list[str], separator: str) -> None:
-    """Refuse a header of one column that holds the separator of another format."""
+    """Reject a header of one column that contains the separator of another format."""
     if len(names) != 1:
         return
     other = next((mark for mark in SEPARATORS if mark in names[0] and mark != separator), None)
     if other:
         remedy = {"\t": "rename it to end in .tsv", ",": "rename it to end in .csv"}.get(other, "save it with commas")
-        raise WrongFile(
-            f"{SEPARATORS[other]} separates its columns ({quote(names[0])}), and not {SEPARATORS[separator]}; {remedy}"
-        )
+        raise WrongFile(f"{SEPARATORS[other]} separates its columns ({quote(names[0])}), not {SEPARATORS[separator]}; {remedy}")
 
 
 def _columns(names: list[str], rows: list[tuple[int, list[str]]]) -> Table:
@@ -230,14 +228,14 @@ def _columns(names: list[str], rows: list[tuple[int, list[str]]]) -> Table:
         rows.pop()
     for number, row in rows:
         if len(row) != len(names):
-            raise ValueError(f"line {number} has {len(row)} cells where there are {len(names)} columns")
+            raise ValueError(f"line {number} has {len(row)} cells, but there are {len(names)} columns")
     return {name: [row[i] for _, row in rows] for i, name in enumerate(names) if name}
 
 
 def _check_names(names: list[str]) -> None:
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
-        raise ValueError(f"two columns are called {quote(twice[0])}")
+        raise ValueError(f"two columns are named {quote(twice[0])}")
 
 
 READERS: dict[str, Callable[[Path], Table]] = {
@@ -250,4 +248,4 @@ READERS: dict[str, Callable[[Path], Table]] = {
 }
 ENDINGS = tuple(READERS)
 TEXT_ENDINGS = tuple(ending for ending in ENDINGS if ending != ".parquet")
-"""Those that may be packed."""
+"""Endings of files that may be compressed."""

@@ -1,6 +1,6 @@
-"""Loading: every split of a task as rows (`tasks.schema.Row`), and the documents that they are about.
+"""Loads every split of a task as rows (`tasks.schema.Row`), and the documents that they are about.
 
-Local files under `--data_dir` win over the hub; compute nodes are often offline.
+Local files under `--data_dir` take precedence over the hub; compute nodes are often offline.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from llmft.tasks.table import LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_tas
 from llmft.tasks.texts import answered, name_documents
 
 SUBSAMPLE_SEED = 123
-"""Upstream's seed for the rows that QQP is cut to: the same for every data seed."""
+"""Upstream's seed for the subsample of QQP: the same for every data seed."""
 
 _COUNTED: dict[Hashable, tuple[list[Row], str]] = {}
-"""What a set and its files' states were read as to be counted -> its rows and note, until they are loaded."""
+"""A set and the state of its files, read only to be counted -> its rows and note, until they are loaded."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class TaskData:
     """The rows of a task.
 
     Attributes:
-        demonstrations: the pool shots are drawn from: the rows of `train` that have a label or an answer, unless the task keeps
-            one apart.
-        groups: `in_domain`, `out_of_domain` and, where there is one, `test` -> set name -> rows.
+        demonstrations: the pool that shots are drawn from: the rows of `train` that have a label or an answer, unless the task
+            has a separate pool.
+        groups: `in_domain`, `out_of_domain` and, if there is one, `test` -> set name -> rows.
         documents: the documents that rows are about, by id.
     """
 
@@ -50,7 +50,7 @@ class TaskData:
 
     @property
     def out_of_domain(self) -> dict[str, list[Row]]:
-        """Set name -> rows of the sets that the task is tested against."""
+        """Set name -> rows of the task's out-of-domain sets."""
         return self.groups["out_of_domain"]
 
     @property
@@ -63,8 +63,8 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
     """Load all splits of `task`.
 
     Args:
-        variant: which variant of a task that has several (`toy`), else None.
-        data_seed: chooses the variant where none is given.
+        variant: the variant of a task that has several (`toy`), else None.
+        data_seed: determines the variant if none is given.
         data_dir: folder with local files, or None for the hub.
         cache_dir: cache of hub data sets.
 
@@ -97,10 +97,10 @@ def load_task(task: Task, *, variant: str | None, data_seed: int, data_dir: str 
 
 
 def count_training_rows(task: Task, *, variant: str | None, data_seed: int, data_dir: str | None, cache_dir: str | None) -> int:
-    """How many training rows `load_task` gives for these arguments. What is read for that, `load_task` takes up.
+    """The number of training rows that `load_task` returns for these arguments. `load_task` reuses what is read for this.
 
     Raises:
-        InputError: as in `load_task`, of the training rows.
+        InputError: as in `load_task`, for the training rows.
     """
     if task.splits is not None:
         return len(task.splits(variant, data_seed)["train"])
@@ -112,15 +112,15 @@ def count_training_rows(task: Task, *, variant: str | None, data_seed: int, data
 
 
 def in_domain_alone(task: Task) -> Task:
-    """The task with nothing but what its own evaluation rows need.
+    """The task with only what its own evaluation rows need.
 
-    These are training rows only where the splits are cut: the draw of the evaluation rows goes on from theirs.
+    That includes training rows only if the splits are cut: the draw of the evaluation rows continues theirs.
     """
     return replace(task, train=task.train if task.subsample_splits else None, out_of_domain=(), test=())
 
 
 def load_in_domain(task: Task, *, data_seed: int, data_dir: str | None, cache_dir: str | None) -> list[Row]:
-    """The rows of the task's own evaluation set, the very ones that `load_task` gives, and no other.
+    """Only the rows of the task's own evaluation set, the same as from `load_task`.
 
     Raises:
         InputError: as in `load_task`.
@@ -132,9 +132,9 @@ def load_in_domain(task: Task, *, data_seed: int, data_dir: str | None, cache_di
 
 
 def cut_splits(splits: Mapping[str, list[Row]], size: int) -> dict[str, list[Row]]:
-    """Upstream's draw of `size` rows (0: all) of every split, in drawn order; one stream runs over the splits.
+    """Upstream's draw of `size` rows (0: all) of every split, in drawn order; all splits share one stream.
 
-    A split that has fewer rows is kept whole.
+    A split with fewer rows is kept whole.
     """
     stream = np.random.RandomState(SUBSAMPLE_SEED)
     return {
@@ -146,10 +146,10 @@ def cut_splits(splits: Mapping[str, list[Row]], size: int) -> dict[str, list[Row
 def read_sets(
     sets: Iterable[EvalSet], task: Task, data_dir: str | None, cache_dir: str | None, documents: Mapping[str, str] | None = None
 ) -> dict[str, list[Row]]:
-    """Set name -> rows, every source being read once; says which rows are left out.
+    """Set name -> rows; every source is read once, and notes report dropped rows.
 
     Args:
-        documents: as `make_rows` takes them.
+        documents: as in `make_rows`.
 
     Raises:
         InputError: as in `load_task`.
@@ -172,10 +172,10 @@ def read_sets(
 
 
 def fingerprint_data(task: Task, data_dir: str | None, *more: Source) -> dict[str, str]:
-    """What identifies the data of a task before any is loaded: file -> SHA-256, hub data set -> its name.
+    """Identifies the data of a task before loading it: file -> SHA-256, hub data set -> its name.
 
     Args:
-        more: what is read beside the task's own sets.
+        more: sources that are read in addition to the task's own sets.
 
     Raises:
         InputError: a local file is missing.
@@ -189,19 +189,19 @@ def fingerprint_data(task: Task, data_dir: str | None, *more: Source) -> dict[st
 
 
 def _state(eval_set: EvalSet, place: Place, task: Task, cache_dir: str | None, documents: Mapping[str, str] | None) -> Hashable:
-    """What decides which rows a set is read as: all that is asked for, and size, time and inode of the files."""
+    """Everything that determines the rows of a set: the request, and size, time and inode of the files."""
     states = [path.stat() for path in place.paths]
     files = tuple((state.st_size, state.st_mtime_ns, state.st_ino) for state in states)
     return eval_set, place, task.name, task.label_names, cache_dir, files, tuple(documents or ())
 
 
 def _read(place: Place, cache_dir: str | None) -> Table:
-    """The rows of the hub, or of the files of a place behind one another."""
+    """The rows of the hub data set, or of the files of a place, concatenated."""
     if not place.paths:
         return _read_hub(place.source, cache_dir)
     tables = [read_file(path, place.where, place.source.header) for path in place.paths]
     if any(set(table) != set(tables[0]) for table in tables):
-        raise InputError(f"{place.where}: the files differ in their columns; leave those of one download")
+        raise InputError(f"{place.where}: the files have different columns; keep those of one download")
     return {name: [value for table in tables for value in table[name]] for name in tables[0]} if tables[1:] else tables[0]
 
 
@@ -215,12 +215,12 @@ def _read_hub(source: Source, cache_dir: str | None) -> Table:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise InputError(
             f"data set {source.hub_path} ({source.hub_name or 'default'}) cannot be loaded from the hub: {one_line(error)}; "
-            "check the network, or give local files with --data_dir"
+            "check the network, or use local files with --data_dir"
         ) from error
 
 
 def load_glue_datasets(task_name: str, data_dir: str | None = None, cache_dir: str | None = None) -> dict[str, list[Row]]:
-    """Upstream's name for loading a task: `{"train": rows, "validation": rows}`."""
+    """Load a task as `{"train": rows, "validation": rows}`; the name is upstream's."""
     task = replace(get_task(task_name), out_of_domain=())
     data = load_task(task, variant=None, data_seed=0, data_dir=data_dir, cache_dir=cache_dir)
     return {"train": data.train, "validation": data.in_domain[task.name]}
@@ -229,7 +229,7 @@ def load_glue_datasets(task_name: str, data_dir: str | None = None, cache_dir: s
 def load_hans_dataset(
     heuristic: str = LEXICAL_OVERLAP, data_dir: str | None = None, cache_dir: str | None = None, subcase: str | None = None
 ) -> dict[str, list[Row]]:
-    """Upstream's name for loading HANS: set name -> rows, a set for each label of one heuristic (or subcase of it)."""
+    """Load HANS as set name -> rows, a set for each label of one heuristic (or subcase of it); the name is upstream's."""
     sets = eval_sets(OUT_OF_DOMAIN["hans"], "rte", heuristics=(heuristic,), subcase=subcase)
     return read_sets(sets, get_task("rte"), data_dir, cache_dir)
 
@@ -237,7 +237,7 @@ def load_hans_dataset(
 def load_mnli_mismatched_dataset(
     data_dir: str | None = None, cache_dir: str | None = None, merge: bool = False
 ) -> dict[str, list[Row]]:
-    """Upstream's name for loading MNLI-mismatched: set name -> rows, a set for each label; neutral removed, or merged."""
+    """Load MNLI-mismatched as set name -> rows, a set for each label; neutral removed, or merged. The name is upstream's."""
     task = get_task("mnli-original" if merge else "mnli")
     return read_sets(eval_sets(OUT_OF_DOMAIN["mnli-mismatched"], task.name), task, data_dir, cache_dir)
 
@@ -245,7 +245,7 @@ def load_mnli_mismatched_dataset(
 def load_paws_qqp_dataset(
     path: str | None = None, data_dir: str | None = None, cache_dir: str | None = None
 ) -> dict[str, list[Row]]:
-    """Upstream's name for loading PAWS-QQP: set name -> rows, from the file at `path` or below `data_dir`."""
+    """Load PAWS-QQP as set name -> rows, from the file at `path` or under `data_dir`; the name is upstream's."""
     entry = OUT_OF_DOMAIN["paws-qqp"].read_from(path, "--paws_qqp_file")
     return read_sets(eval_sets(entry, "qqp"), get_task("qqp"), data_dir, cache_dir)
 
@@ -253,6 +253,6 @@ def load_paws_qqp_dataset(
 def load_cola_ood_dataset(
     path: str | None = None, data_dir: str | None = None, cache_dir: str | None = None
 ) -> dict[str, list[Row]]:
-    """Upstream's name for loading CoLA-OOD: set name -> rows, from the file at `path`, below `data_dir`, or the hub."""
+    """Load CoLA-OOD as set name -> rows, from the file at `path`, under `data_dir`, or the hub; the name is upstream's."""
     entry = OUT_OF_DOMAIN["cola-ood"].read_from(path, "--cola_ood_file")
     return read_sets(eval_sets(entry, "cola"), get_task("cola"), data_dir, cache_dir)

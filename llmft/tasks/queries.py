@@ -1,4 +1,4 @@
-"""Queries of a user's file for distillation, which needs no answers to them."""
+"""Queries from a user's file for distillation, which does not need their answers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 QUERIES, RETAINED = "--query_file", "--retain_file"
-"""The flags that name files of queries: those that are learnt from, and those to which a student is to answer as before."""
+"""The flags for files of queries: those to learn from, and those that a student should answer as before."""
 
 
 def query_source(file: str, flag: str) -> Source:
-    """Where the queries of a flag lie, for `fingerprint_data`."""
+    """The source of a flag's queries, for `fingerprint_data`."""
     return Source(file=file, flag=flag)
 
 
@@ -40,24 +40,24 @@ def load_queries(
     documents: dict[str, str] | None = None,
     flag: str = QUERIES,
 ) -> list[Row]:
-    """The rows of `--query_file`, or of another flag's file, in the file's order, to be asked in the task's patterns.
+    """The rows of `--query_file`, or of another flag's file, in the file's order, for the task's patterns.
 
-    Texts stand in the columns that the arguments name; of a task of the table, in that task's own columns (RTE:
-    `sentence1`, `sentence2`) or else in `text1` and `text2`. A row's `idx` is `query-<idx>`, or `query-<n>` with its place
-    from 0 where the file has no idx: it is none of the task's own rows. Answers in words and documents, too, stand in the columns
-    that the arguments name, or in the task's own, or else in `answer` and `document`; files that a model wrote ({document, query,
-    answer, answer_ids}) can be read. A row without an answer is a query like any other.
+    Texts are in the columns that the arguments name; for a task of the table, in that task's own columns (RTE:
+    `sentence1`, `sentence2`) or else in `text1` and `text2`. A row's `idx` is `query-<idx>`, or `query-<n>` with its position
+    from 0 if the file has no idx, so that it differs from the task's own rows. Text answers and documents are likewise in the
+    columns that the arguments name, or in the task's own, or else in `answer` and `document`; files written by a model
+    ({document, query, answer, answer_ids}) can be read. A row without an answer is a query like any other.
 
     Args:
-        labels: whether labels are read, numbered as in the task's training rows: `label` is None for a row that has none,
-            and for all where there is no such column; rows of a class that the task leaves out are left out. If not,
-            every label is None, whatever the file holds. Answers in words are read in any case.
-        quiet: whether no note says which rows are left out.
-        documents: by id, those of the task, to which the queries' own are added. None: which document a query is about is not
+        labels: whether to read labels, numbered as in the task's training rows: `label` is None for a row without one,
+            and for all rows if there is no such column; rows of a class that the task drops are dropped. If False,
+            every label is None, whatever the file contains. Text answers are read in any case.
+        quiet: whether to suppress the note about dropped rows.
+        documents: the task's documents by id, to which those of the queries are added. None: the documents of queries are not
             read.
 
     Raises:
-        InputError: a column is missing or holds what it must not hold, or there is no row.
+        InputError: a column is missing or has an invalid value, or there are no rows.
     """
     where = f"{flag} {file}"
     table = read_file(Path(file), where)
@@ -77,7 +77,7 @@ def load_queries(
             text_columns=_text_columns(table, queries.text_columns, data, where),
             answer_column=_word_column(table, data, "answer", queries.answer_column, where) or queries.answer_column,
             document_column=_word_column(table, data, "document", queries.document_column, where) if about_documents else None,
-            turns_column=None,  # they are rows by now
+            turns_column=None,  # they have become rows
         )
     rows, note = make_rows(table, queries, task, where, documents)
     if documents is not None and queries.document_column is not None:
@@ -88,25 +88,25 @@ def load_queries(
 
 
 def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) -> list[Row]:
-    """The queries that do not ask what a demonstration does, or a turn before it: the answers would stand in the context.
+    """The queries that are not asked in a demonstration, or in a turn before it: their answers would be in the context.
 
     Args:
-        flag: the flag that says what is asked or shown, and its value, for messages.
+        flag: the flag of the queries or demonstrations, with its value, for messages.
 
     Raises:
-        InputError: there are none.
+        InputError: none are left.
     """
     shown = {asks(asked) for row in demonstrations for asked in (row, *_before(row))}
     left = [row for row in queries if asks(row) not in shown]
     if not left:
         raise InputError(
-            f"{flag}: each of the {len(queries)} queries is one of the demonstrations; show fewer, or give others ({QUERIES})"
+            f"{flag}: each of the {len(queries)} queries is one of the demonstrations; show fewer, or use others ({QUERIES})"
         )
     return left
 
 
 def _before(row: Row) -> Iterator[Row]:
-    """The queries of a conversation that come before a row's."""
+    """The earlier queries of a row's conversation."""
     history = row.get(HISTORY, ())
     for place, turn in enumerate(history):
         if turn.role == "user":
@@ -114,14 +114,14 @@ def _before(row: Row) -> Iterator[Row]:
 
 
 def _made_rows(task: Task) -> EvalSet:
-    """The columns of queries for an embedded world, whose own rows come from no file."""
+    """The columns of queries for an embedded world, whose own rows do not come from a file."""
     pair = any("{text2}" in named.pattern for named in task.patterns.values())
     words = {} if task.answer == "label" else {"answer_column": "answer", "document_column": "document"}
     return EvalSet("train", Source(), ("text1", "text2" if pair else None), **words)
 
 
 def _text_columns(table: Table, trained: tuple[str, str | None], data: DataArguments, where: str) -> tuple[str, str | None]:
-    """Columns of the texts of a task of the table."""
+    """Columns of the texts for a task of the table."""
     pair = trained[1] is not None
     named = (data.text1_column, data.text2_column or ("text2" if pair else None))
     choices = [named] if given(data, "text1_column", "text2_column") else [trained, named]
@@ -136,9 +136,9 @@ def _text_columns(table: Table, trained: tuple[str, str | None], data: DataArgum
 
 
 def _word_column(table: Table, data: DataArguments, noun: str, trained: str | None, where: str) -> str | None:
-    """The column of answers or documents: the one that is named, the task's own, or the one that is called so; None for none.
+    """The column of answers or documents: the one that is named, the task's own, or the one with the default name; None for none.
 
-    A file of queries need not have answers unless the argument is meant for that file alone."""
+    A file of queries need not have answers, unless the argument is meant only for that file."""
     argument = f"{noun}_column"
     named = getattr(data, argument) if given(data, argument) else None
     column = next((name for name in (named, trained, noun) if name in table), None)
@@ -148,7 +148,7 @@ def _word_column(table: Table, data: DataArguments, noun: str, trained: str | No
 
 
 def _label_column(table: Table, data: DataArguments, where: str) -> str:
-    """The column of the labels, which a file of queries need not have unless the argument is meant for that file alone."""
+    """The column of the labels, which a file of queries need not have, unless the argument is meant only for that file."""
     if data.train_file is None and given(data, "label_column"):
         check_column(table, "label_column", data.label_column, where)
     return data.label_column

@@ -1,4 +1,4 @@
-"""The tasks `questions` and `code`: files of the user's own whose answers are words, about documents or none."""
+"""The tasks `questions` and `code`: the user's own files with text answers, with or without documents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NAMES = ("questions", "code")
 WRITTEN = "query"
-"""The column of the question in files that a model wrote ({document, query, answer, answer_ids})."""
+"""The column of the question in files written by a model ({document, query, answer, answer_ids})."""
 
 
 def own_questions(
@@ -34,9 +34,9 @@ def own_questions(
     """The task `questions` or `code` with the sets of the user's files. There may be no training rows.
 
     Args:
-        answers_needed: whether training rows without an answer are left out.
-        query_file: --query_file; the rows evaluated on are its own that have answers, where there is no --validation_file.
-        context_files: files that rows name by `--document_column`; () if that holds the documents themselves.
+        answers_needed: whether training rows without an answer are dropped.
+        query_file: --query_file; without --validation_file, its rows with answers are the evaluation rows.
+        context_files: files that `--document_column` refers to; () if that column holds the documents themselves.
 
     Raises:
         InputError: a file or column is missing, there is nothing to evaluate on, or the arguments contradict each other.
@@ -44,11 +44,11 @@ def own_questions(
     task = TASKS[data.task_name]
     flag, file = ("--validation_file", data.validation_file) if data.validation_file else ("--query_file", query_file)
     if file is None:
-        raise InputError(f"--task_name {task.name}: there is nothing to evaluate on; give --validation_file")
+        raise InputError(f"--task_name {task.name}: there is nothing to evaluate on; add --validation_file")
     rules = () if data.rules is None else read_rules(data.rules)
     if rules and data.validation_file is None:
         raise InputError(
-            f"--rules {data.rules}: there is nothing to evaluate on; give --validation_file, whose rows need no answers"
+            f"--rules {data.rules}: there is nothing to evaluate on; add --validation_file, whose rows need no answers"
         )
     where = f"{flag} {file}"
     table = renamed(read_file(Path(file), where), names_of_written(data))
@@ -79,7 +79,7 @@ def own_questions(
     sets = own_sets(data, task.name, rows_of)
     if data.validation_file is None:
         sets["in_domain"] = rows_of("query_file", task.name, file)
-        say_note(f"--validation_file: not given; the rows of --query_file {file} that have answers are evaluated on")
+        say_note(f"--validation_file: not given; evaluating on the rows of --query_file {file} that have answers")
     by_name = bool(context_files) and data.document_column is not None
     return replace(
         task,
@@ -87,19 +87,19 @@ def own_questions(
         documents=(lambda variant, data_seed: documents_of(context_files)) if by_name else None,
         context=task.context if data.document_column is None else "document",
         headline="rules" if rules else task.headline,
-        metrics=() if rules else task.metrics,  # which compare with right answers
+        metrics=() if rules else task.metrics,  # which compare with correct answers
         rules=rules,
         **sets,
     )
 
 
 def turns_of(data: DataArguments) -> str:
-    """The column of conversations, in files that have it."""
+    """The column of conversations, in files with such a column."""
     return TURNS if data.turns_column is None else data.turns_column
 
 
 def _patterns(task: Task, *, chat: bool, conversations: bool, pair: bool) -> dict[str, NamedPattern]:
-    """What is asked: the task's question, or of conversations the user's turn as those before it are written."""
+    """The patterns: the task's question, or for conversations the user's turn, in the same form as the turns before it."""
     if conversations:
         return {"minimal": NamedPattern("{text1}", "", ()) if chat else NamedPattern("user: {text1}", "\nassistant:", ())}
     if pair:
@@ -108,32 +108,32 @@ def _patterns(task: Task, *, chat: bool, conversations: bool, pair: bool) -> dic
 
 
 def names_of_written(data: DataArguments) -> tuple[tuple[str, str], ...]:
-    """Names for `renamed`: the question's column of a file that a model wrote is `text1`, unless a column is named."""
+    """Names for `renamed`: the question's column of a file written by a model is `text1`, unless a column is named."""
     return () if given(data, "text1_column") else ((WRITTEN, "text1"),)
 
 
 def documents_of(files: Sequence[ContextFile]) -> dict[str, str]:
-    """The texts of files by what rows call them.
+    """The texts of files by the names that rows use for them.
 
     Raises:
-        InputError: a file cannot be read or holds no text, or two have the same name.
+        InputError: a file cannot be read or is empty, or two have the same name.
     """
     documents: dict[str, str] = {}
     for file in files:
         if file.name in documents:
             listed_files = ",".join(one.path for one in files)
-            raise InputError(f"--context_file {listed_files}: two files are called {file.name}; rows could not tell them apart")
+            raise InputError(f"--context_file {listed_files}: two files are named {file.name}, so rows cannot tell them apart")
         documents[file.name] = read_context(file)
     return documents
 
 
 def _check_answers(data: DataArguments, table: Table, flag: str, where: str, *, conversations: bool) -> None:
-    """Check that rows which are evaluated on have answers."""
+    """Check that there are evaluation rows with answers."""
     check_column(table, "answer_column", data.answer_column, where)
     if not table[data.answer_column]:
-        raise InputError(f"{where}: there is no row in it; give another file")
+        raise InputError(f"{where}: the file has no rows; name another file")
     if not any(read_answers(table[data.answer_column], data.answer_column, where, 1)):
-        remedy = "write some there" if flag == "--validation_file" else "write some there, or give --validation_file"
+        remedy = "add some" if flag == "--validation_file" else "add some, add --validation_file"
         argument, column = ("turns", turns_of(data)) if conversations else ("answer", data.answer_column)
         raise InputError(
             f"{where}: no row has an answer in column {column}, so there is nothing to evaluate on; {remedy}, or "

@@ -1,4 +1,4 @@
-"""Arguments -> the task of a run: an entry of the table or the user's own files, and what it is tested against."""
+"""Arguments -> the task of a run: an entry of the table or the user's own files, and its out-of-domain sets."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def resolve_task(
     """The task that the arguments ask for.
 
     Args:
-        labels_needed: whether training rows of the user's own must have labels, or answers in words.
+        labels_needed: whether the user's own training rows must have labels or text answers.
         query_file: distill.py's --query_file.
-        context_files: files of text, where they are the documents that rows name.
+        context_files: text files, if they are the documents that rows name.
 
     Raises:
-        InputError: there is no such task or set, they do not fit together, or the user's own files are not usable.
+        InputError: there is no such task or set, they cannot be combined, or the user's own files are unusable.
     """
     if data.task_name in QUESTIONS:
         task = own_questions(data, answers_needed=labels_needed, query_file=query_file, context_files=context_files)
@@ -44,40 +44,42 @@ def resolve_task(
         task = own_task(data, labels_needed=labels_needed)
     task, size = _tested_on(task, data), data.subsample_splits
     if size is not None and task.splits is not None:
-        raise InputError(f"--subsample_splits {size}: {task.name} makes its rows; leave it out, or take --max_eval_samples")
+        raise InputError(
+            f"--subsample_splits {size}: the rows of {task.name} are generated; leave it out, or use --max_eval_samples"
+        )
     metrics = tuple(dict.fromkeys((*task.metrics, *data.metrics)))
     return replace(task, subsample_splits=task.subsample_splits if size is None else size, metrics=metrics)
 
 
 def with_training_rows(task: Task, *, needed: bool) -> Task:
-    """The task as a run reads it: without training rows of answers in words that it does not need, so that they need not be
-    there. (Those of labels are part of a run's name, and where splits are cut, evaluation rows depend on them.)
+    """The task as a run reads it: without training rows that it does not need if answers are text, so that they may be missing.
+    (Those with labels are part of a run's name, and if splits are cut, evaluation rows depend on them.)
 
     Args:
-        needed: whether the run trains on training rows, asks about them, or draws demonstrations.
+        needed: whether the run trains on training rows, uses them as queries, or draws demonstrations.
 
     Raises:
         InputError: they are needed, and there are none.
     """
     if needed and task.train is None and task.splits is None:
         raise InputError(
-            f"--train_file: not given, and {task.name} has no training rows of its own; name a file with some, or ask for none: "
-            "--context none, file or document in place of demonstrations, --query_file in distill.py"
+            f"--train_file: not given, and {task.name} has no training rows of its own; name a file, or do without: "
+            "--context none, file or document instead of demonstrations, --query_file in distill.py"
         )
     drop = not needed and task.answer != "label" and not task.subsample_splits
     return replace(task, train=None) if drop else task
 
 
 def _tested_on(task: Task, data: DataArguments) -> Task:
-    """The task with the out-of-domain sets that the arguments ask for, or its own."""
+    """The task with the requested out-of-domain sets, or its own."""
     requested = _requested(data)
     names = list(task.partners) if requested is None else list(requested)
     for name, flag in (requested or {}).items():
         if task.name not in OUT_OF_DOMAIN[name].tasks:
-            raise InputError(f"{flag}: goes with {', '.join(OUT_OF_DOMAIN[name].tasks)}, not with {task.name}; leave it out")
+            raise InputError(f"{flag}: belongs to {', '.join(OUT_OF_DOMAIN[name].tasks)}, not to {task.name}; leave it out")
     if requested is not None and data.out_of_domain_file is not None:
         raise InputError(
-            f"--out_of_domain_file {data.out_of_domain_file}: is not read with --eval_task_name or --eval_on_...; leave one out"
+            f"--out_of_domain_file {data.out_of_domain_file}: has no effect with --eval_task_name or --eval_on_...; drop one"
         )
     entries = [_from_files(OUT_OF_DOMAIN[name], data) for name in names]
     for name, argument in FILE_FLAGS.items():
@@ -96,27 +98,31 @@ def _tested_on(task: Task, data: DataArguments) -> Task:
 
 
 def _requested(data: DataArguments) -> dict[str, str] | None:
-    """Names of out-of-domain sets -> the flag that asks for each; None where nothing is said of them."""
+    """Names of out-of-domain sets -> the flag that requests each; None if no flag mentions them."""
     switches = {name: f"eval_on_{name.replace('-', '_')}" for name in OUT_OF_DOMAIN}
     on = {name: f"--{flag}" for name, flag in switches.items() if getattr(data, flag)}
     if data.eval_task_name is None:
         if data.eval_task_path is not None:
-            raise InputError(f"--eval_task_path {data.eval_task_path}: name the set it is the file of with --eval_task_name")
+            raise InputError(f"--eval_task_path {data.eval_task_path}: name the set of this file with --eval_task_name")
         return on or None
     shown = f"--eval_task_name {data.eval_task_name}"
     names = [] if data.eval_task_name == "none" else [name.strip() for name in data.eval_task_name.split(",")]
     unknown = [name for name in names if name not in OUT_OF_DOMAIN]
     if unknown:
-        raise InputError(f"{shown}: no set {quote(unknown[0])}; choose of {', '.join(OUT_OF_DOMAIN)}, comma between, or none")
+        raise InputError(
+            f"{shown}: no set {quote(unknown[0])}; choose from {', '.join(OUT_OF_DOMAIN)} (comma-separated), or none"
+        )
     if not names and on:
-        raise InputError(f"{shown}: {next(iter(on.values()))} asks for a set; leave one of the two out")
+        raise InputError(f"{shown}: {next(iter(on.values()))} asks for a set; drop one of them")
     if data.eval_task_path is not None and len(names) != 1:
-        raise InputError(f"--eval_task_path {data.eval_task_path}: is the file of one set, {shown} names {len(names)}; name one")
+        raise InputError(
+            f"--eval_task_path {data.eval_task_path}: is the file of one set, but {shown} names {len(names)}; name one"
+        )
     return {**dict.fromkeys(names, shown), **on}
 
 
 def _from_files(entry: OutOfDomain, data: DataArguments) -> OutOfDomain:
-    """The entry, read from the file that an argument names for it, if one does."""
+    """The entry, read from the file that an argument names for it, if any."""
     argument = FILE_FLAGS.get(entry.name)
     file = getattr(data, argument) if argument else None
     if data.eval_task_path is None or entry.name != data.eval_task_name.strip():
@@ -127,7 +133,7 @@ def _from_files(entry: OutOfDomain, data: DataArguments) -> OutOfDomain:
 
 
 def _heuristics(data: DataArguments, *, evaluated: bool) -> tuple[str, ...]:
-    """HANS' heuristics that are asked for, in the table's order."""
+    """The requested heuristics of HANS, in the table's order."""
     for argument, default in (("hans_heuristics", LEXICAL_OVERLAP), ("hans_subcase", None)):
         if getattr(data, argument) != default and not evaluated:
             raise InputError(f"--{argument} {getattr(data, argument)}: has no effect unless hans is evaluated; leave it out")
@@ -137,11 +143,13 @@ def _heuristics(data: DataArguments, *, evaluated: bool) -> tuple[str, ...]:
     if unknown:
         raise InputError(
             f"--hans_heuristics {data.hans_heuristics}: no heuristic {quote(unknown[0])}; "
-            f"choose of {', '.join(HANS_SUBCASES)}, or all"
+            f"choose from {', '.join(HANS_SUBCASES)}, or all"
         )
     subcases = [subcase for name in names for subcase in HANS_SUBCASES[name]]
     if data.hans_subcase is not None and data.hans_subcase not in subcases:
-        raise InputError(f"--hans_subcase {data.hans_subcase}: none of {', '.join(names)}, which have {' '.join(subcases)}")
+        raise InputError(
+            f"--hans_subcase {data.hans_subcase}: not a subcase of {', '.join(names)}; choose from {' '.join(subcases)}"
+        )
     return tuple(name for name in HANS_SUBCASES if name in names)
 
 

@@ -1,4 +1,4 @@
-"""Rules for answers in words that a program can check: a file of them, and whether an answer keeps one."""
+"""Rules for text answers that a program can check: reading them from a file, and whether an answer follows one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from llmft.arguments.checks import read_json
 from llmft.errors import InputError, listed, quote
 
 NAME = re.compile("[a-z0-9_]+")
-"""What a rule may be called: metrics and columns bear its name."""
+"""Valid names of rules, which become names of metrics and columns."""
 COLUMN = "rules"
-"""The column, in files of requests, of the names of the rules that hold for a row; all rules, where it is not there or empty."""
+"""The column, in files of requests, with the names of the rules that apply to a row; all rules if it is missing or empty."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule by its name.
+    """A named rule.
 
     Attributes:
         check: a key of `CHECKS`.
-        value: what is checked for; None for a check that needs nothing.
+        value: the value to check for; None for a check that needs none.
     """
 
     name: str
@@ -31,16 +31,16 @@ class Rule:
     value: Any = None
 
     def kept(self, answer: str) -> bool:
-        """Whether an answer, without the white space around it, keeps the rule."""
+        """Whether an answer, without surrounding white space, follows the rule."""
         return CHECKS[self.check].kept(answer.strip(), self.value)
 
     def as_text(self) -> str:
-        """The rule as one text, for `from_text`."""
+        """The rule as a string, for `from_text`."""
         return json.dumps([self.name, self.check, self.value])
 
     @classmethod
     def from_text(cls, text: str) -> Rule:
-        """The rule that `as_text` wrote."""
+        """The rule of a string made by `as_text`."""
         return cls(*json.loads(text))
 
 
@@ -49,10 +49,10 @@ class RuleCheck:
     """A way of checking answers.
 
     Attributes:
-        kept: of an answer and a rule's value, whether it is kept.
-        needs: what the value is called in a file of rules; "" for none.
-        fits: whether a value is one.
-        wanted: what it must be, for messages.
+        kept: takes an answer and a rule's value; whether the rule is followed.
+        needs: the key of the value in a file of rules; "" for none.
+        fits: whether a value is valid.
+        wanted: description of valid values, for messages.
     """
 
     kept: Callable[[str, Any], bool]
@@ -94,31 +94,31 @@ CHECKS: dict[str, RuleCheck] = {
         lambda answer, pattern: bool(re.search(pattern, answer)), "pattern", _is_pattern, "a regular expression"
     ),
 }
-"""The ways of checking by their names."""
+"""The ways of checking by name."""
 
 
 def read_rules(file: str) -> tuple[Rule, ...]:
-    """The rules of `--rules`: a JSON object, name -> {"check": ..., and what that needs}, or the file of one.
+    """The rules of `--rules`: a JSON object, name -> {"check": ..., and the value it needs}, or a file with one.
 
     Raises:
-        InputError: it is nothing of the kind, or has no rule.
+        InputError: it is not valid, or has no rules.
     """
     entries, where = read_json("rules", file), f"--rules {file}"
     if not entries:
-        raise InputError(f'{where}: holds no rule; write {{"name": {{"check": ...}}}}')
+        raise InputError(f'{where}: has no rules; write {{"name": {{"check": ...}}}}')
     return tuple(_read_rule(name, entry, where) for name, entry in entries.items())
 
 
 def _read_rule(name: str, entry: Any, where: str) -> Rule:
-    """A rule of a file."""
+    """One rule of a file."""
     if not NAME.fullmatch(name):
-        raise InputError(f"{where}: a rule is called {quote(name)}; write lower case letters, digits and _ alone")
+        raise InputError(f"{where}: a rule is named {quote(name)}; use only lower-case letters, digits and _")
     check = CHECKS.get(entry.get("check")) if isinstance(entry, Mapping) and isinstance(entry.get("check"), str) else None
     if check is None:
         raise InputError(f"{where}: rule {name} is {quote(entry)}; write an object whose `check` is one of {listed(CHECKS)}")
     keys = {"check", check.needs} - {""}
     if unknown := sorted(set(entry) - keys):
-        raise InputError(f"{where}: rule {name}: {entry['check']} does not read {quote(unknown[0])}; leave it out")
+        raise InputError(f"{where}: rule {name}: {entry['check']} does not use {quote(unknown[0])}; leave it out")
     value = entry.get(check.needs)
     if check.needs and not check.fits(value):
         raise InputError(f"{where}: rule {name}: `{check.needs}` is {quote(value)}; write {check.wanted}")
@@ -126,14 +126,14 @@ def _read_rule(name: str, entry: Any, where: str) -> Rule:
 
 
 def put_rules(rows: Sequence[dict[str, Any]], cells: Iterable[Any], rules: Sequence[Rule], where: str, first: int) -> None:
-    """Give each row the names of the rules that hold for its answer.
+    """Give each row the names of the rules that apply to its answer.
 
     Args:
-        cells: of each row a list of names, or a text with commas between; None, NaN, or no name in it for all.
+        cells: for each row, a list of names, or a comma-separated text; None, NaN or empty for all rules.
         first: the number of the first row in messages.
 
     Raises:
-        InputError: a cell names a rule that there is not.
+        InputError: a cell names an unknown rule.
     """
     known = [rule.name for rule in rules]
     for number, (row, cell) in enumerate(zip(rows, cells, strict=True), first):
@@ -141,5 +141,5 @@ def put_rules(rows: Sequence[dict[str, Any]], cells: Iterable[Any], rules: Seque
         if names is None or names != names or names == []:
             names = known
         if not (isinstance(names, list) and all(name in known for name in names)):
-            raise InputError(f"{where}: column {COLUMN} of row {number} is {quote(cell)}; name some of {listed(known)}")
+            raise InputError(f"{where}: column {COLUMN} of row {number} is {quote(cell)}; use names from {listed(known)}")
         row[COLUMN] = tuple(name for name in known if name in names)

@@ -1,4 +1,4 @@
-"""What an entry of the task table is made of."""
+"""The classes of the task table's entries."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from llmft.arguments.training_defaults import Defaults
 from llmft.tasks.rules import Rule
 
 Row = dict[str, Any]
-"""`text1`, `text2` (or None), `label` (None where labels are optional and it has none), `idx`, and the columns that its set is
-chosen by. Of a task with answers in words, `label` is None and there are: `answer`, a tuple of the accepted ones, the first of
-which is shown and learnt, () for none; `document`, the id of the document that it is about, or None; and where its file has
-them `answer_ids`, the tokens of the answer, `chunk`, the place in the document that it is about, `category`, a text by which
-scores are told apart, `wrong_answer`, a tuple of answers that are known to be wrong, and of a conversation `history`, a tuple of
-the turns before the query, `turn`, the number of the answer, and `conversation`. Of a task with rules `rules` is a tuple
-of the names of those that hold for it."""
+"""`text1`, `text2` (or None), `label` (None if labels are optional and the row has none), `idx`, and the columns that its set is
+selected by. In a task with text answers, `label` is None, and there are `answer`, a tuple of the accepted texts, the first of
+which is shown and trained on, () for none; `document`, the id of the document that the row is about, or None; and, if in the
+file, `answer_ids`, the tokens of the answer, `chunk`, the place in the document that the row is about, `category`, a text to
+group scores by, `wrong_answer`, a tuple of answers that are known to be wrong, and for a conversation `history`, a tuple of
+the turns before the query, `turn`, the number of the answer, and `conversation`. In a task with rules, `rules` is a tuple
+of the names of those that apply."""
 
 
 class NamedPattern(NamedTuple):
-    """One way of asking: pattern and prefix as flags of these names take them, and a word for each label in label order."""
+    """A prompt pattern: pattern and prefix as in the flags of these names, and a word for each label in label order."""
 
     pattern: str
     prefix: str
@@ -28,7 +28,7 @@ class NamedPattern(NamedTuple):
 
 
 class RowRange(NamedTuple):
-    """Rows `start` to `stop`, numbered anew, of a split that must have `of` rows."""
+    """Rows `start` to `stop`, renumbered, of a split that must have `of` rows."""
 
     of: int
     start: int
@@ -37,22 +37,22 @@ class RowRange(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of one split lie, and how they are written there.
+    """Where the rows of one split are stored, and in which form.
 
-    Looked for in this order: `file`, `local_files` below `--data_dir`; without `--data_dir` the hub; then `otherwise`.
+    Order of search: `file`, `local_files` under `--data_dir`; without `--data_dir` the hub; then `otherwise`.
 
     Attributes:
-        local_files: names below `--data_dir` without their ending; the first that exists is read.
-        hub_path, hub_name, hub_split, hub_revision: as `datasets.load_dataset` takes them; no path: the hub has no copy.
-        file, flag: a file that a flag names.
-        header: the columns of a tsv that has no first line naming them.
-        rename: (column in the file, the name it gets).
+        local_files: names under `--data_dir` without their endings; the first that exists is read.
+        hub_path, hub_name, hub_split, hub_revision: arguments of `datasets.load_dataset`; no path: the hub has no copy.
+        file, flag: a file, and the flag that names it.
+        header: the columns of a tsv without a header line.
+        rename: (column in the file, its new name).
         label_words: labels written as words, in the order of their numbers.
         numbers: whether labels may be written as numbers.
         bytes_literals: whether texts are Python literals of UTF-8 bytes, b'...'.
-        part: which rows of the split, where it is not all.
-        otherwise: the source to take where this one is not there.
-        hint: what to do where none is there.
+        part: which rows of the split, if not all.
+        otherwise: the source to use if this one does not exist.
+        hint: what to do if no source exists.
     """
 
     local_files: tuple[str, ...] = ()
@@ -74,20 +74,20 @@ class Source:
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A set of rows: those of a source that have the given label and the given values in the given columns.
+    """A set of rows: those of a source with the given label and the given values in the given columns.
 
     Attributes:
         text_columns: the columns that become `text1` and `text2`.
-        label_column: the column of the labels, or None where none are to be read.
-        answer_column: the column of the answers, of a set that has words in place of labels.
-        answer_optional: whether rows without a label (see `rows.label_of`), or without an answer in words, are rows too.
-        document_column: the column of the document that a row is about: its text, or the id of one that the task has.
-        turns_column: where there is such a column, rows are conversations, each answer of which is a row (`tasks.turns`).
-        title_column: where there is such a column, ids of documents begin with what it holds.
-        label_map: the task's label for each label of the source, None for rows that are left out; None: they are the same.
-        label: the only label, after mapping, whose rows are taken.
+        label_column: the column of the labels, or None if none are to be read.
+        answer_column: the column of the answers, for a set with text answers instead of labels.
+        answer_optional: whether to keep rows without a label (see `rows.label_of`) or without a text answer.
+        document_column: the column of the document that a row is about: its text, or the id of one of the task's documents.
+        turns_column: if the file has this column, its rows are conversations; each answer becomes a row (`tasks.turns`).
+        title_column: if the file has this column, document ids begin with its values.
+        label_map: the task's label for each label of the source, None for rows to drop; None: they are the same.
+        label: the only label, after mapping, whose rows are kept.
         where: (column, value) that rows must have.
-        metrics: metrics by name or file (`llmft.evaluation.metrics`) that this set is measured by beside accuracy.
+        metrics: metrics of this set, by name or file (`llmft.evaluation.metrics`), in addition to accuracy.
     """
 
     name: str
@@ -107,12 +107,12 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class OutOfDomain:
-    """An entry of the second table: what a task's rows are tested against.
+    """An entry of the second table: an out-of-domain set.
 
     Attributes:
         tasks: task -> `label_map` from this set's labels to the task's.
-        prefix: what the names of its sets begin with.
-        split_by_label: a name for each label of the task, where every label's rows are a set of their own.
+        prefix: start of the names of its sets.
+        split_by_label: a name for each label of the task, if the rows of each label form a separate set.
     """
 
     name: str
@@ -124,7 +124,7 @@ class OutOfDomain:
     metrics: tuple[str, ...] = ()
 
     def read_from(self, file: str | None, flag: str) -> OutOfDomain:
-        """The same entry, its rows read from the file that `flag` names (None: from where they lie)."""
+        """This entry with its rows read from the file that `flag` names (None: from its own source)."""
         return self if file is None else replace(self, source=replace(self.source, file=file, flag=flag))
 
 
@@ -133,23 +133,23 @@ class Task:
     """One row of the table.
 
     Attributes:
-        patterns: ways of asking by name; `minimal` is used unless another is asked for.
-        partners: names of the out-of-domain sets that are taken unless others are asked for.
-        subsample_splits: rows that every split is cut to; 0 for none.
-        splits: where given, makes the rows, in place of `train` and the evaluation sets' sources.
+        patterns: prompt patterns by name; `minimal` is the default.
+        partners: names of the default out-of-domain sets.
+        subsample_splits: number of rows to keep of every split; 0 for all.
+        splits: if given, generates the rows, instead of the sources of `train` and the evaluation sets.
         label_pattern: the prompt that shows its own answer at `{label}`, for `--context label`.
-        training: how parts of the default model are trained, where the general defaults do not fit it; None where they do.
-        instruction: of variant and data seed, the text that tells a model what to do, for `--context instruction`.
-        metrics: metrics, as those of a set, that all sets are measured by.
+        training: how parts of the default model are trained, if the general defaults do not suit it; else None.
+        instruction: function of variant and data seed; the text that tells a model what to do, for `--context instruction`.
+        metrics: metrics of all sets, in the form of those of a set.
         answer: the kind of its answers, a key of `llmft.evaluation.kinds.ANSWERS`.
         headline: the metric that it is judged by; "" for that of its kind of answers.
-        context: what stands in front of a query unless --context says otherwise.
-        rules: what answers in words are judged by in place of right answers, where there are any.
-        documents: of variant and data seed, the documents that its rows may be about, by id. None: rows hold the documents
-            themselves, or are about none.
-        delimiter: what stands between query and answer, as --label_delimiter; None for what the pattern's end makes of it.
-        stops: texts that end an answer unless --stop says otherwise.
-        unrelated: of variant and data seed, prompts that have nothing to do with the documents; None for those of
+        context: the default of --context.
+        rules: rules that judge text answers instead of correct answers, if any.
+        documents: function of variant and data seed; the documents that its rows may be about, by id. None: rows hold the
+            documents themselves, or are about none.
+        delimiter: text between query and answer, as in --label_delimiter; None for the default that depends on the pattern's end.
+        stops: default of --stop.
+        unrelated: function of variant and data seed; prompts that are unrelated to the documents; None for those of
             `tasks.unrelated`.
     """
 
@@ -185,6 +185,6 @@ class Task:
         return tuple(s for s in (self.train, self.in_domain, *self.out_of_domain, *self.test) if s is not None)
 
     def metrics_of(self, eval_set: str) -> tuple[str, ...]:
-        """The metrics beside accuracy that the evaluation set of this name is measured by."""
+        """The metrics of the evaluation set of this name, in addition to accuracy."""
         of_set = next((s.metrics for s in self.row_sets if s.name == eval_set), ())
         return tuple(dict.fromkeys((*of_set, *self.metrics)))

@@ -1,9 +1,8 @@
-"""The task table and the table of out-of-domain sets: an entry is data. A change to one that changes prompts or rows bumps
+"""The task table and the table of out-of-domain sets; entries are data. If a change to an entry changes prompts or rows, bump
 the task's version.
 
-Labels, and with them label words, stand in the hub's order. `{text1}`/`{text2}` are the entry's text columns, whatever the
-data set calls them. Patterns are those of Mosbach et al. 2023 (arXiv:2305.16938), Table 5, and of their code, where they
-have one.
+Labels, and therefore label words, are in the hub's order. `{text1}`/`{text2}` are the entry's text columns, whatever their names
+in the data set. Patterns are those of Mosbach et al. 2023 (arXiv:2305.16938), Table 5, and of their code, if they have one.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ def _notes(variant: str | None, data_seed: int) -> dict[str, list[Row]]:
     }
 
 
-# The hub's validation split is the in-domain dev set and behind it the out-of-domain one. Upstream evaluates in-domain on
-# all of it, CoLA-OOD included; here each row is in one of the two.
+# The hub's validation split is the in-domain dev set followed by the out-of-domain one. Upstream evaluates in-domain on
+# all of it, including CoLA-OOD; here each row is in only one of the two.
 COLA_ROWS, COLA_IN_DOMAIN = 1043, 527
 MNLI_SOURCES = _glue("mnli", "train"), _glue("mnli", "validation_matched")
 COLA_VALIDATION = _glue("cola", "validation", part=RowRange(COLA_ROWS, 0, COLA_IN_DOMAIN))
@@ -175,7 +174,7 @@ TASKS: dict[str, Task] = {
             context="document",
         ),
         Task(
-            name="questions",  # its rows lie in files of the user's (`tasks.questions`)
+            name="questions",  # its rows are in the user's files (`tasks.questions`)
             version=1,
             label_names=(),
             patterns={"minimal": NamedPattern(QUESTION, QUESTION_PREFIX, ())},
@@ -183,7 +182,7 @@ TASKS: dict[str, Task] = {
             headline="contains",
         ),
         Task(
-            name="code",  # its rows lie in files of the user's (`tasks.questions`, `tasks.completions`)
+            name="code",  # its rows are in the user's files (`tasks.questions`, `tasks.completions`)
             version=1,
             label_names=(),
             patterns={"minimal": NamedPattern("{text1}", "", ())},
@@ -245,8 +244,8 @@ OUT_OF_DOMAIN: dict[str, OutOfDomain] = {
                 ("paws_qqp/dev_and_test",),
                 rename=(("id", "idx"),),
                 bytes_literals=True,
-                hint="the hub has no copy of PAWS-QQP; make it with github.com/google-research-datasets/paws and give it with "
-                "--paws_qqp_file or --eval_task_path, or do without by --eval_task_name none",
+                hint="the hub has no copy of PAWS-QQP; make it with github.com/google-research-datasets/paws and name it with "
+                "--paws_qqp_file or --eval_task_path, or do without it: --eval_task_name none",
             ),
             text_columns=("sentence1", "sentence2"),
             tasks={"qqp": None},
@@ -262,7 +261,7 @@ OUT_OF_DOMAIN: dict[str, OutOfDomain] = {
                     "cola",
                     "validation",
                     part=RowRange(COLA_ROWS, COLA_IN_DOMAIN, COLA_ROWS),
-                    hint="give CoLA-OOD's dev.tsv with --cola_ood_file, or do without by --eval_task_name none",
+                    hint="name CoLA-OOD's dev.tsv with --cola_ood_file, or do without it: --eval_task_name none",
                 ),
             ),
             text_columns=("sentence", None),
@@ -281,7 +280,7 @@ task_to_keys: dict[str, tuple[str, str | None]] = {
 
 
 def get_task(name: str) -> Task:
-    """The entry called `name`, with the out-of-domain sets of its partners.
+    """The entry named `name`, with the out-of-domain sets of its partners.
 
     Raises:
         InputError: there is none.
@@ -295,11 +294,11 @@ def get_task(name: str) -> Task:
 def eval_sets(
     entry: OutOfDomain, task_name: str, *, heuristics: tuple[str, ...] = (LEXICAL_OVERLAP,), subcase: str | None = None
 ) -> list[EvalSet]:
-    """The evaluation sets of an out-of-domain entry for a task, named as upstream names them.
+    """The evaluation sets of an out-of-domain entry for a task, with upstream's names.
 
     Args:
-        heuristics: those of HANS that are taken, each by itself.
-        subcase: the only subcase of HANS that is taken; one of `heuristics` has it, and it has one label.
+        heuristics: heuristics of HANS to use, each as a separate set.
+        subcase: the only subcase of HANS to use; it belongs to one of `heuristics` and has a single label.
     """
     wanted: list[tuple[str, tuple[tuple[str, str], ...]]] = [(entry.prefix, ())]
     labels: dict[int | None, str] = {i: f"-{name}" for i, name in enumerate(entry.split_by_label)} or {None: ""}

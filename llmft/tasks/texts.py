@@ -1,4 +1,4 @@
-"""What cells hold in words: texts, answers that are accepted, and the documents that rows are about."""
+"""Cells that contain text: texts, accepted answers, and the documents that rows are about."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from llmft.prompts.turns import SURROGATE
 from llmft.tasks.schema import Row
 
 UNTITLED = "document"
-"""What ids of documents without a title begin with."""
+"""Start of the ids of documents without a title."""
 ID = re.compile(r"\S+-[0-9a-f]{8}")
-"""An id as `name_documents` makes it; no document is such a text."""
+"""An id made by `name_documents`; no document is such a text."""
 
 
 CATEGORY = "category"
-"""The column, in files of answers in words, by which their scores are told apart."""
+"""The column, in files with text answers, that scores are grouped by."""
 WRONG_ANSWER = "wrong_answer"
-"""The column, there, of answers that are known to be wrong, such as a value that has changed since."""
+"""The column, in these files, of answers that are known to be wrong, such as a value that has changed since."""
 HISTORY, CONVERSATION, TURN = "history", "conversation", "turn"
-"""Of a row of a conversation: the turns before its query, the conversation's idx, and which of its answers this is, from 1."""
+"""For a row of a conversation: the turns before its query, the conversation's idx, and the number of this answer, from 1."""
 CHUNK = re.compile(r"(.+)#[0-9]+-[0-9]+-[0-9a-f]{8}", re.DOTALL)
 """An id of a chunk."""
 
 
 class Document(NamedTuple):
-    """A document as a row holds it, before it has an id."""
+    """A document in a row, before it has an id."""
 
     title: str
     text: str
@@ -48,15 +48,15 @@ def check_text(value: Any, column: str, where: str, row: int) -> str:
 
 
 def read_answers(cells: Iterable[Any], column: str, where: str, first: int) -> list[tuple[str, ...]]:
-    """The accepted answers of each row, each once and in the order in which they are written; () for none.
+    """The accepted answers of each row, without duplicates and in the order written; () for none.
 
-    A cell is a text, a list of texts, or an object with such a list as its `text` (SQuAD's); an empty text is no answer.
+    A cell is a text, a list of texts, or an object with such a list as its `text` (SQuAD's); empty texts do not count.
 
     Args:
         first: the number of the first row in messages.
 
     Raises:
-        InputError: a cell is nothing of these.
+        InputError: a cell is none of these.
     """
     answers = []
     for row, cell in enumerate(cells, first):
@@ -71,10 +71,10 @@ def read_answers(cells: Iterable[Any], column: str, where: str, first: int) -> l
 
 
 def read_categories(cells: Iterable[Any], column: str, where: str, first: int) -> list[str | None]:
-    """Each row's category as text, None where there is none.
+    """Each row's category as text, None if it has none.
 
     Raises:
-        InputError: a cell is no text and no number.
+        InputError: a cell is neither a text nor a number.
     """
     read = []
     for row, cell in enumerate(cells, first):
@@ -85,10 +85,10 @@ def read_categories(cells: Iterable[Any], column: str, where: str, first: int) -
 
 
 def read_answer_ids(cells: Iterable[Any], column: str, where: str, first: int) -> list[list[int] | None]:
-    """The tokens of each row's answer, None where there are none.
+    """The tokens of each row's answer, None if they are not given.
 
     Raises:
-        InputError: a cell is no list of whole numbers from 0.
+        InputError: a cell is not a list of whole numbers from 0.
     """
     read = []
     for row, cell in enumerate(cells, first):
@@ -112,15 +112,15 @@ def read_documents(
     where: str,
     first: int,
 ) -> list[str | Document]:
-    """The document of each row: the id of one of `documents`, or it itself, which `name_documents` gives an id.
+    """The document of each row: the id of one of `documents`, or the document itself, to which `name_documents` will give an id.
 
     Args:
-        column: of texts, or ids of `documents`.
-        title_column: of the texts' titles, where there is one.
+        column: column of texts, or of ids of `documents`.
+        title_column: column of the texts' titles, if there is one.
         listed_only: whether all must be ids.
 
     Raises:
-        InputError: a document is empty or no text, or there is none of that id.
+        InputError: a document is empty or not a text, or there is none with that id.
     """
     read: list[str | Document] = []
     titles = table.get(title_column, [UNTITLED] * len(table[column]))
@@ -139,8 +139,8 @@ def read_documents(
 
 
 def name_documents(rows: Iterable[Row], documents: dict[str, str]) -> None:
-    """Give each row the id of its document in place of the document: the same for the same text, else one of its title and its
-    content, whatever other documents there are. New documents are added to `documents`."""
+    """Replace each row's document by its id: the existing one for a known text, else one made from its title and content,
+    independent of other documents. New documents are added to `documents`."""
     ids = {text: name for name, text in documents.items()}
     for row in rows:
         document = row["document"]
@@ -150,33 +150,33 @@ def name_documents(rows: Iterable[Row], documents: dict[str, str]) -> None:
 
 
 def content_hash(text: str) -> str:
-    """Eight hex digits that tell a text from another."""
+    """Eight hex digits that distinguish texts."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def document_of(name: str) -> str:
-    """The document that a chunk of this id is of (`llmft.tasks.chunks`); of another id, that itself."""
+    """The document of the chunk with this id (`llmft.tasks.chunks`); any other id is returned unchanged."""
     chunk = CHUNK.fullmatch(name)
     return chunk[1] if chunk else name
 
 
 def answered(row: Row) -> bool:
-    """Whether a row has a label or an answer in words."""
+    """Whether a row has a label or a text answer."""
     return row["label"] is not None or bool(row.get("answer"))
 
 
 def query_text(row: Row) -> str:
-    """A row's texts as one, for people."""
+    """A row's texts joined, for display."""
     return "\n".join(filter(None, (row["text1"], row["text2"])))
 
 
 def conversation_text(row: Row) -> str:
-    """What was said before a query and its texts, for people."""
+    """The turns before a query and the row's texts, for display."""
     return "\n".join([*(f"{turn.role}: {turn.content}" for turn in row.get(HISTORY, ())), query_text(row)])
 
 
 def asks(row: Row) -> tuple[Any, ...]:
-    """What a row asks, whatever its idx: its texts, what was said before them, and the document that they are about."""
+    """The identity of a row's query, regardless of its idx: its texts, the turns before them, and the document."""
     document = row.get("document")
     document = document_of(document) if isinstance(document, str) else document
     return row["text1"], row["text2"], row.get(HISTORY, ()), document

@@ -1,4 +1,4 @@
-"""Prompts that have nothing to do with any document, to see what a model has become elsewhere."""
+"""Prompts that are unrelated to any document, to measure how a model has changed elsewhere."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ UNRELATED = (
     "Continue: Once upon a time, in a small village,",
     "Continue the series: 2, 4, 8, 16,",
 )
-"""Fifty, of many kinds. Changing one changes what `off_context_kl` of other records is compared with."""
+"""Fifty prompts of many kinds. Changing one makes `off_context_kl` incomparable with earlier records."""
 
 
 def unrelated_rows(task: Task, variant: str | None, data_seed: int) -> list[Row]:
-    """The prompts as rows of a task with answers in words, without answers: its own where its model reads no others."""
+    """The prompts as rows of a task with text answers, without answers: the task's own if its model can read no others."""
     texts: Sequence[str] = UNRELATED if task.unrelated is None else task.unrelated(variant, data_seed)
     empty = {"text2": "", "label": None, "answer": (), "document": None}
     return [{"text1": text, **empty, "idx": f"unrelated-{i}"} for i, text in enumerate(texts)]

@@ -1,4 +1,4 @@
-"""A task of the user's own files: any number of classes, in any of the file formats."""
+"""A task made from the user's own files: any number of classes, in any of the file formats."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ SETS = {
     "out_of_domain_file": "{task}-out_of_domain",
     "test_file": "{task}-test",
 }
-"""Argument -> the name of the set that its file holds."""
+"""Argument -> the name of the set in its file."""
 
 
 def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
-    """The task of `--train_file`, `--validation_file` and, where given, `--out_of_domain_file` and `--test_file`.
+    """The task of `--train_file`, `--validation_file` and, if given, `--out_of_domain_file` and `--test_file`.
 
-    Its labels, and whether there is a second text, are as the training file has them. Label words are the labels'
+    The training file determines its labels, and whether there is a second text. Label words are the labels'
     names; labels that are numbers without names have none.
 
     Args:
-        labels_needed: whether every training row must have a label. If not, rows without one are training rows too, and
-            where none has one, the labels are as the validation file has them.
+        labels_needed: whether every training row must have a label. If False, rows without one are training rows too, and
+            if no row has one, the validation file determines the labels.
 
     Raises:
-        InputError: a file or column is missing, the labels are no classes, or the arguments contradict each other.
+        InputError: a file or column is missing, the labels are not classes, or the arguments contradict each other.
     """
     where = f"--train_file {data.train_file}"
     table = read_file(Path(data.train_file), where)
@@ -68,7 +68,7 @@ def own_sets(data: DataArguments, task_name: str, make: Callable[[str, str, str]
     """The fields of a `Task` with the sets of the user's files.
 
     Args:
-        make: of argument, name of the set and file, makes a set.
+        make: makes a set from an argument, the name of the set, and a file.
     """
     sets = {
         argument: make(argument, name.format(task=task_name), file)
@@ -84,10 +84,10 @@ def own_sets(data: DataArguments, task_name: str, make: Callable[[str, str, str]
 
 
 def text_columns(data: DataArguments, table: Table, where: str) -> tuple[str, str | None]:
-    """The columns of the texts in a file of the user's own.
+    """The columns of the texts in one of the user's own files.
 
     Raises:
-        InputError: one is not there.
+        InputError: one is missing.
     """
     columns = (data.text1_column, data.text2_column or ("text2" if "text2" in table else None))
     for argument in ("text1_column", "text2_column"):
@@ -97,10 +97,10 @@ def text_columns(data: DataArguments, table: Table, where: str) -> tuple[str, st
 
 
 def check_different(columns: Sequence[str | None], argument: str, column: str) -> None:
-    """The column that an argument names must be none of those of the texts.
+    """Check that the column named by an argument differs from those of the texts.
 
     Raises:
-        InputError: it is, or the texts are one column.
+        InputError: it does not, or both texts are in the same column.
     """
     used = [column for column in (*columns, column) if column]
     if len(set(used)) < len(used):
@@ -109,32 +109,32 @@ def check_different(columns: Sequence[str | None], argument: str, column: str) -
 
 
 def given(data: DataArguments, *arguments: str) -> bool:
-    """Whether one of the arguments is not at its default."""
+    """Whether one of the arguments differs from its default."""
     defaults = {field.name: field.default for field in fields(data)}
     return any(getattr(data, argument) != defaults[argument] for argument in arguments)
 
 
 def check_column(table: Table, argument: str, column: str, where: str) -> None:
-    """The column that an argument names must be there.
+    """Check that the column named by an argument exists.
 
     Args:
         where: flag and name of the table's file.
 
     Raises:
-        InputError: it is not.
+        InputError: it does not.
     """
     if column not in table:
         raise InputError(f"--{argument} {column}: {where} has {listed(table)}; name one of these")
 
 
 def _labels(data: DataArguments, table: Table, *, labels_needed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the labels in order, and these again where the files write names rather than numbers, else ()."""
+    """Names of the labels in order, and the same names again if the files contain names rather than numbers, else ()."""
     given = tuple(name.strip() for name in data.label_names.split(",")) if data.label_names is not None else ()
     if given and (not all(given) or len(set(given)) < len(given) or len(given) < 2):
-        raise InputError(f"--label_names {data.label_names}: give two or more names that differ, comma between")
+        raise InputError(f"--label_names {data.label_names}: give two or more different names (comma-separated)")
     labels, where = _label_cells(data, table, given, labels_needed=labels_needed)
     if not labels:
-        raise InputError(f"{where}: there is no row in it; give another file")
+        raise InputError(f"{where}: the file has no rows; name another file")
     if kind_of_labels(labels, where) == "text":
         names = given or _label_names(labels, where)
         if len(names) < 2:
@@ -147,16 +147,15 @@ def _labels(data: DataArguments, table: Table, *, labels_needed: bool) -> tuple[
         return given, ()
     if numbers != set(range(len(numbers))) or len(numbers) < 2:
         shown = ", ".join(quote(number) for number in sorted(numbers)[:20]) or "all -1"
-        unlabelled = " (-1 says that a row has none)" if UNLABELLED in labels.values() else ""
+        unlabelled = " (-1 means no label)" if UNLABELLED in labels.values() else ""
         raise InputError(
-            f"{where}: the labels are {shown}{unlabelled}; number two or more from 0 without a gap, "
-            "or name all with --label_names"
+            f"{where}: the labels are {shown}{unlabelled}; number two or more from 0 without gaps, or name all with --label_names"
         )
     return tuple(map(str, sorted(numbers))), ()
 
 
 def _label_names(labels: dict[int, int | str], where: str) -> tuple[str, ...]:
-    """The names that the labels (row, from 0 -> name) are, in sorted order."""
+    """The different names among the labels (row, from 0 -> name), sorted."""
     rows: dict[str, tuple[str, int]] = {}
     for row, label in labels.items():
         if label == UNLABELLED:
@@ -164,8 +163,8 @@ def _label_names(labels: dict[int, int | str], where: str) -> tuple[str, ...]:
         other, other_row = rows.setdefault(plain_word(label), (label, row))
         if other != label:
             raise InputError(
-                f"{where}: labels {quote(other)} (row {other_row + 1}) and {quote(label)} (row {row + 1}) differ in case or "
-                "spaces alone; write them alike, or list all with --label_names"
+                f"{where}: labels {quote(other)} (row {other_row + 1}) and {quote(label)} (row {row + 1}) differ only in case "
+                "or spaces; spell them alike, or list all with --label_names"
             )
     return tuple(sorted(label for label, _ in rows.values()))
 
@@ -173,7 +172,8 @@ def _label_names(labels: dict[int, int | str], where: str) -> tuple[str, ...]:
 def _label_cells(
     data: DataArguments, table: Table, given: tuple[str, ...], *, labels_needed: bool
 ) -> tuple[dict[int, int | str], str]:
-    """Row (from 0) -> the label that says which there are, and flag and name of their file; `table` is the training file."""
+    """Row (from 0) -> label in the file that determines the labels, and flag and name of that file; `table` is the training
+    file."""
     where = f"--train_file {data.train_file}"
     if not labels_needed:
         labels = _read_labels(table.get(data.label_column, ()), given, where, optional=True)
@@ -186,7 +186,7 @@ def _label_cells(
 
 
 def _read_labels(cells: Sequence[Any], given: tuple[str, ...], where: str, *, optional: bool) -> dict[int, int | str]:
-    """The labels, as the names that are given where all are among these, else as they are written."""
+    """The labels, matched to the given names if all of them match, else as they are written."""
     names = given or (BOOLEANS if any(isinstance(cell, bool) for cell in cells) else ())
     labels = read_labels(cells, names, where, optional=optional)
     if set(labels.values()) <= {UNLABELLED, *names}:

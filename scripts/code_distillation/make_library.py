@@ -2,9 +2,9 @@
 
     python scripts/code_distillation/make_library.py FOLDER --seed 0
 
-makes FOLDER/library, a module for each depth: calls of depth 1 return a literal, those of depth 2 and 3 what a call of the depth
-below returns. FOLDER/train.jsonl asks for calls in four wordings and FOLDER/validation.jsonl for the same calls in another, which
-can be run; FOLDER/unasked.jsonl asks in that for the calls that training leaves out. `category` is the depth. The same seed gives
+makes FOLDER/library, a module for each depth: calls of depth 1 return a literal, those of depth 2 and 3 a call of the depth
+below. FOLDER/train.jsonl asks for calls in four wordings and FOLDER/validation.jsonl for the same calls in another one, which
+can be run; FOLDER/unasked.jsonl uses it for calls that are not in the training rows. `category` is the depth. The same seed gives
 the same files.
 """
 
@@ -34,7 +34,7 @@ HELD_OUT_WORDING = ("import {module}\n\nassert {call} ==", " {value}")
 
 
 class Call(NamedTuple):
-    """A call and the literal that it returns, as Python writes it."""
+    """A call and the literal that it returns, as Python source."""
 
     module: str
     name: str
@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 def draw_library(seed: int, functions: int, methods: int) -> tuple[dict[str, str], list[list[Call]]]:
-    """Module -> its text, and the calls of each depth, those of `functions` in front of those of `methods`."""
+    """Module -> its text, and the calls of each depth, those of `functions` before those of `methods`."""
     rng = random.Random(f"library {seed}")
     number = functions + methods
     names = draw_names(rng, DEPTHS * (number + 2))
@@ -82,19 +82,19 @@ def module_text(imported: str, owner: str, calls: list[Call], returned: list[str
 
 
 def draw_names(rng: random.Random, number: int) -> list[str]:
-    """So many invented names, all different."""
+    """A number of different invented names."""
     pairs = [first + second for first in SYLLABLES for second in SYLLABLES if first != second]
     return rng.sample(pairs, number)
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--functions", type=int, default=8, choices=range(2, 21), help="a depth (default: %(default)s)")
-    parser.add_argument("--methods", type=int, default=4, choices=range(1, 11), help="a depth (default: %(default)s)")
-    parser.add_argument("--unasked", type=int, default=2, choices=range(3), help="calls a depth that are not trained on")
+    parser.add_argument("--functions", type=int, default=8, choices=range(2, 21), help="per depth (default: %(default)s)")
+    parser.add_argument("--methods", type=int, default=4, choices=range(1, 11), help="per depth (default: %(default)s)")
+    parser.add_argument("--unasked", type=int, default=2, choices=range(3), help="calls per depth that are not trained on")
     arguments = parser.parse_args()
     modules, depths = draw_library(arguments.seed, arguments.functions, arguments.methods)
     rows: dict[str, list[dict[str, str]]] = {"train": [], "validation": [], "unasked": []}

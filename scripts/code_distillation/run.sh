@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Code taken into the weights of a real model: an invented library, whose answers are checked by running them, and a part of this
-# project; each without it, with it in the prompt, and distilled. scripts/get_model.sh brings the model.
+# Distils code into the weights of a real model: an invented library, whose answers are checked by running them, and a part of this
+# project; each without it, with it in the prompt, and distilled. scripts/get_model.sh installs the model.
 source "$(dirname "$0")/../common.sh"
 source "$(dirname "$0")/../with_and_without.sh"
 

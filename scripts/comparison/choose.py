@@ -1,4 +1,4 @@
-"""The pattern of each model and task, and whether it is calibrated, by training rows alone; choose.sh runs both steps.
+"""Chooses the pattern of each model and task, and whether to calibrate, using only training rows; choose.sh runs both steps.
 
 `python scripts/comparison/choose.py split DATA_DIR FOLDER TASK...` writes a data folder whose evaluation rows are every tenth
 training row of DATA_DIR, and whose training rows are the others. `python scripts/comparison/choose.py table RUNS CSV` reads the
@@ -27,19 +27,19 @@ from llmft.tasks.formats import read_file
 from llmft.tasks.table import get_task
 
 EVERY = 10
-"""One training row of so many is an evaluation row of the choice."""
+"""One in this many training rows is an evaluation row of the choice."""
 COLUMNS = ("label_logprobs", "token_logprobs")
-"""Columns of predictions.parquet with calibration and without."""
+"""Columns of predictions.parquet with and without calibration."""
 
 
 def split(data_dir: str, folder: str, *tasks: str) -> None:
-    """Write training and evaluation rows of the choice, both from the tasks' training rows.
+    """Write the training and evaluation rows of the choice, both from the tasks' training rows.
 
     Raises:
-        InputError: there is no data folder, or it has no such file.
+        InputError: there is no data folder, or a file is missing in it.
     """
     if not data_dir:
-        raise InputError("DATA_DIR: is empty; give the folder with local data, whose training rows are divided")
+        raise InputError("DATA_DIR: is empty; name the folder with local data, whose training rows are split")
     for name in tasks:
         task = get_task(name)
         place = locate(task.train.source, data_dir)
@@ -53,7 +53,7 @@ def split(data_dir: str, folder: str, *tasks: str) -> None:
 
 
 def candidates(record: Path) -> Iterator[dict[str, Any]]:
-    """The two candidates that a calibrated run is of."""
+    """The two candidates in a calibrated run."""
     config = json.loads((record / "config.json").read_text())
     data = config["arguments"]["DataArguments"]
     predictions = pd.read_parquet(record / "predictions.parquet")
@@ -72,7 +72,7 @@ def candidates(record: Path) -> Iterator[dict[str, Any]]:
 
 
 def table(runs: str, csv: str) -> None:
-    """Write all candidates, and which are chosen."""
+    """Write all candidates, and which ones are chosen."""
     records = [done.parent for done in sorted(Path(runs).rglob("DONE"))]
     rows = pd.DataFrame([row for record in records for row in candidates(record)])
     rows = rows.sort_values(["model", "task", "accuracy", "loss"], ascending=[True, True, False, True], ignore_index=True)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Which pattern, and whether to calibrate, for each model and task of the comparison: in-context learning on held-out training rows;
-# no evaluation row is read. choose.py has the rule. The choices go to CHOICES, from where run.sh takes them.
+# no evaluation row is read. choose.py has the rule. The choices go to CHOICES, where run.sh reads them.
 source "$(dirname "$0")/../common.sh"
 setting OUTPUT_DIR logfiles/comparison-choices
 source scripts/comparison/grid.sh

@@ -1,4 +1,4 @@
-# Sourced by choose.sh and run.sh behind common.sh: what both need to know.
+# Sourced by choose.sh and run.sh after common.sh: shared settings.
 # shellcheck shell=bash
 setting MODELS 'models/Qwen2.5-Coder-0.5B-Instruct models/SmolLM2-135M-Instruct models/gemma-3-270m'
 setting TASKS 'mnli qqp ag_news sst2 rte cola'
@@ -7,7 +7,7 @@ setting CHOICES scripts/comparison/choices.csv
 split "$MODELS" models
 split "$TASKS" tasks
 
-# shots_of TASK: a row of AG News is long, and has one of four labels.
+# shots_of TASK: rows of AG News are long, and have one of four labels.
 shots_of() {
     if [ "$1" = ag_news ]; then echo 8; else echo 16; fi
 }

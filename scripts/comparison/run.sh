@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The comparison on real models: zero-shot, in-context learning, distillation of the same context into LoRA on unlabelled queries, and
-# LoRA fine-tuning on its demonstrations with the language-modelling head or a new one. The most telling runs come first, so that a
-# sweep that is cut off has a report too. Patterns and calibration: choose.sh. Results: docs/comparison/README.md.
+# LoRA fine-tuning on its demonstrations with the language-modelling head or a new one. The most informative runs come first, so that
+# even an interrupted sweep has a report. Patterns and calibration: choose.sh. Results: docs/comparison/README.md.
 source "$(dirname "$0")/../common.sh"
 setting OUTPUT_DIR logfiles/comparison
 source scripts/comparison/grid.sh
@@ -23,7 +23,7 @@ for method in "${methods[@]}"; do [[ " $known " = *" $method "* ]] || fail "METH
 lora=(--use_adapter --adapter_dim 16 --lora_alpha 32 --per_device_train_batch_size 8 --no_save_final_model
     --save_strategy steps --save_steps 0.25)
 
-# add METHODS TASKS: the runs of those that are asked for, all of a draw before the next one.
+# add METHODS TASKS: add the requested runs, all of one draw before the next.
 add() {
     local seed model task method
     for seed in "${data_seeds[@]}"; do
@@ -37,19 +37,19 @@ add() {
     done
 }
 
-# add_run: a run of one method; reads the variables of `add`.
+# add_run: add a run of one method; reads the variables of `add`.
 add_run() {
     local pattern calibrated calibrate=() shots common
     IFS=, read -r pattern calibrated < <(awk -F, -v model="${model##*/}" -v task="$task" \
         '$1 == model && $2 == task && $NF == 1 { print $3 "," $4 }' "$CHOICES") ||
-        fail "CHOICES=$CHOICES: has no choice of ${model##*/} on $task; bash scripts/comparison/choose.sh makes it"
+        fail "CHOICES=$CHOICES: has no choice for ${model##*/} on $task; make it with bash scripts/comparison/choose.sh"
     [ "$calibrated" = 0 ] || calibrate=(--calibrate)
     shots=$(shots_of "$task")
     common=(--task "$task" --model_name_or_path "$model" --pattern_name "$pattern" --max_eval_samples "$ROWS"
         --data_seed "$seed" --output_dir "$OUTPUT_DIR")
     [ -z "$DATA_DIR" ] || common+=(--data_dir "$DATA_DIR")
     case $method in
-        zero-shot) # nothing is drawn
+        zero-shot) # nothing to draw
             if [ "$seed" = "${data_seeds[0]}" ]; then run eval.py "${common[@]}" "${calibrate[@]}" --num_shots 0; fi
             ;;
         icl) run eval.py "${common[@]}" "${calibrate[@]}" --num_shots "$shots" ;;

@@ -2,9 +2,9 @@
 
     python scripts/dialogue_distillation/make_dialogue.py FOLDER --seed 0
 
-makes FOLDER/turns.jsonl, the dialogue with chit-chat between; FOLDER/train.jsonl, every fact asked for in six wordings; and
+makes FOLDER/turns.jsonl, the dialogue with chit-chat in between; FOLDER/train.jsonl, every fact asked for in six wordings; and
 FOLDER/validation.jsonl, every fact in two other wordings. A row's `category` is who, when, now (what holds since a change) or
-before (what held until then); those of a change have the other value as `wrong_answer`. The same seed gives the same files.
+before (what held until then); rows about a change have the other value as `wrong_answer`. The same seed gives the same files.
 """
 
 import argparse
@@ -28,7 +28,7 @@ DEEDS = {
     "painted the stage": "paint the stage",
     "found the old songbook": "find the old songbook",
 }
-"""What was done, as told and as asked."""
+"""Deeds, as told and as asked."""
 TOLD = (
     "Today, this {day}, {person} {deed}.",
     "News from the choir: {person} {deed} on this fine {day}.",
@@ -52,7 +52,7 @@ CHANGES = {
         "Change of plan: {cook} will make {value} for the feast, not {old}.",
     ),
 }
-"""What changes -> its values, how the first is told, and how the second."""
+"""Things that change -> their values, how the first is told, and how the second."""
 CHATTER = (
     ("It has been raining since I got up.", "Then it is a good day to stay in and sing."),
     ("I slept badly and need a second coffee.", "I hope that the coffee helps."),
@@ -62,7 +62,7 @@ CHATTER = (
     ("The neighbours are having a party.", "I hope that they will not be loud for long."),
     ("I could eat all day long.", "Some days are like that."),
 )
-"""What is said between the facts, and the answer."""
+"""Remarks between the facts, and the replies."""
 REPLIES = ("Thank you, I will remember that.", "I see, good to know.", "All right, I have noted it.", "Thanks for telling me.")
 QUESTIONS = {
     "who": (
@@ -155,7 +155,7 @@ OF_CHANGES = {
         ),
     },
 }
-"""What changes -> now and before -> ways of asking; the last `HELD_OUT` are for evaluation."""
+"""Things that change -> now and before -> ways of asking; the last `HELD_OUT` are for evaluation."""
 HELD_OUT = 2
 
 
@@ -193,7 +193,7 @@ def dialogue(seed: int, deeds: int) -> tuple[list[dict], list[dict], list[dict]]
 
 
 def turns(rng: random.Random, facts: list[tuple[int, str]]) -> list[dict]:
-    """The dialogue: day by day a word of chit-chat, then the facts (day, text) of the day."""
+    """The dialogue: for each day some chit-chat, then the facts (day, text) of the day."""
     said = []
     for day, (chatter, answer) in enumerate(rng.sample(CHATTER, len(DAYS))):
         said.append((f"Good morning, it is {DAYS[day]}. {chatter}", answer))
@@ -204,11 +204,13 @@ def turns(rng: random.Random, facts: list[tuple[int, str]]) -> list[dict]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--deeds", type=int, default=4, choices=range(1, 8), help="each by another person (default: %(default)s)")
+    parser.add_argument(
+        "--deeds", type=int, default=4, choices=range(1, 8), help="each by a different person (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     said, train, validation = dialogue(arguments.seed, arguments.deeds)
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# An invented dialogue taken into the weights of a real model: who did what, when, and what has changed, asked without it, behind it,
-# and after distilling it; three dialogues. scripts/get_model.sh brings the model.
+# Distils an invented dialogue into the weights of a real model: who did what, when, and what has changed, asked without it, after
+# it, and after distilling it; three dialogues. scripts/get_model.sh installs the model.
 source "$(dirname "$0")/../common.sh"
 source "$(dirname "$0")/../with_and_without.sh"
 

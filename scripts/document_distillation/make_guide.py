@@ -1,8 +1,8 @@
-"""Write an invented document and questions about it: prose that no model has seen, with one short answer a fact.
+"""Write an invented document and questions about it: prose that no model has seen, with one short answer per fact.
 
     python scripts/document_distillation/make_guide.py FOLDER --seed 0
 
-makes FOLDER/guide.md, a guide to a town that is not there; FOLDER/train.jsonl, every fact asked for in twelve wordings; and
+makes FOLDER/guide.md, a guide to an invented town; FOLDER/train.jsonl, every fact asked for in twelve wordings; and
 FOLDER/validation.jsonl, every fact in two other wordings. The same seed gives the same files.
 """
 
@@ -41,7 +41,7 @@ WAYS = (
     "The way from the station leads through {street} Square, past the fountain and the two chestnut trees under which old men "
     "play cards. Behind the arch one keeps to the right. In winter the steps can be slippery, and a rope has been put up.",
 )
-"""What a guide tells about the way to a place; nothing of it is asked."""
+"""Text about the way to a place, about which there are no questions."""
 
 QUESTIONS = {
     "year": (
@@ -184,7 +184,7 @@ def guide(seed: int, places: int) -> tuple[str, list[dict], list[dict]]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)

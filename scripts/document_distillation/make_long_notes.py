@@ -2,8 +2,8 @@
 
     python scripts/document_distillation/make_long_notes.py FOLDER --seed 0
 
-makes FOLDER/long.md, notes about places none of which is in two parts; and for every fourth fact FOLDER/train.jsonl, asked for in
-the training wordings, and FOLDER/validation.jsonl, in the held-out ones. The same seed gives the same files.
+makes FOLDER/long.md, notes about places, each in only one part; and, asking for every fourth fact, FOLDER/train.jsonl in
+the training wordings and FOLDER/validation.jsonl in the held-out ones. The same seed gives the same files.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from llmft.worlds.notes.grammar import HELD_OUT_WORDINGS, TRAIN_WORDINGS
 from llmft.worlds.notes.world import NotesDocument, draw_document, question_text
 
 FACTS, PLACES = 24, 5
-"""Of a part; about 256 tokens."""
+"""Numbers per part; about 256 tokens."""
 EVERY = 4
-"""Of so many facts one is asked for."""
+"""One in this many facts is asked for."""
 
 
 def draw_parts(rng: random.Random, number: int) -> list[NotesDocument]:
-    """Documents that share no place."""
+    """Documents that share no places."""
     parts: list[NotesDocument] = []
     names: set[str] = set()
     while len(parts) < number:
@@ -34,11 +34,11 @@ def draw_parts(rng: random.Random, number: int) -> list[NotesDocument]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parts", type=int, default=12, help="12 are four windows (default: %(default)s)")
+    parser.add_argument("--parts", type=int, default=12, help="12 parts fill four windows (default: %(default)s)")
     arguments = parser.parse_args()
     parts = draw_parts(random.Random(f"long notes {arguments.seed}"), arguments.parts)
     arguments.folder.mkdir(parents=True, exist_ok=True)

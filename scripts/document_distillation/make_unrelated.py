@@ -1,5 +1,5 @@
-"""Prompts for --retain_file in the words of the task notes: questions that have nothing to do with the document of a data seed,
-none of which is among the fifty that a run is measured on.
+"""Prompts for --retain_file in the vocabulary of the task notes: questions unrelated to the document of a data seed, none of
+which is among the fifty that runs are evaluated on.
 
     python scripts/document_distillation/make_unrelated.py prompts.jsonl [--seed 0] [--number 256]
 """
@@ -15,11 +15,11 @@ from llmft.worlds.notes.world import draw_notes, draw_unrelated, notes_unrelated
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="data seed of the document (default: %(default)s)")
-    parser.add_argument("--number", type=int, default=256, help="prompts (default: %(default)s)")
+    parser.add_argument("--number", type=int, default=256, help="number of prompts (default: %(default)s)")
     arguments = parser.parse_args()
     measured = set(notes_unrelated(None, arguments.seed))
     rng, document = random.Random("retain"), draw_notes(arguments.seed)[0]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# An embedded document, learnt along answers of the teacher, given ones, the student's own, and those of both; and along the teacher's
-# with a part of the loss that keeps the student as it was elsewhere. Three documents; docs/results.md has the table, and the commands
-# of its rows with another divergence.
+# An embedded document, learnt from answers of the teacher, given ones, the student's own, and mixed ones; and from the teacher's
+# with a share of the loss that keeps the student unchanged elsewhere. Three documents; docs/results.md has the table, and the
+# commands for its rows with another divergence.
 source "$(dirname "$0")/../common.sh"
 
 setting OUTPUT_DIR logfiles/on-policy

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# An invented document taken into the weights of a real model: its questions without it, behind it, and after each way of training
-# on it; three documents. Table in docs/results.md; scripts/get_model.sh brings the model.
+# Distils an invented document into the weights of a real model: questions about it without it, after it, and after each way of
+# training on it; three documents. Table in docs/results.md; scripts/get_model.sh installs the model.
 source "$(dirname "$0")/../common.sh"
 
 setting OUTPUT_DIR logfiles/documents

@@ -1,9 +1,9 @@
-"""Write an instruction with rules that a program can check, and invented requests to a hotel's desk that fall under them.
+"""Write an instruction with rules that a program can check, and invented requests to a hotel's desk that they apply to.
 
     python scripts/instruction_distillation/make_requests.py FOLDER --seed 0
 
-makes FOLDER/instruction.txt; FOLDER/examples.jsonl, earlier turns that keep its rules; FOLDER/rules.json, for --rules;
-FOLDER/train.jsonl, requests to learn from; FOLDER/validation.jsonl, others in other words; and FOLDER/contradicting.jsonl,
+makes FOLDER/instruction.txt; FOLDER/examples.jsonl, earlier turns that follow its rules; FOLDER/rules.json, for --rules;
+FOLDER/train.jsonl, training requests; FOLDER/validation.jsonl, others in other wordings; and FOLDER/contradicting.jsonl,
 requests that ask for the opposite of a rule. No row has an answer. The same seed gives the same files.
 """
 
@@ -43,7 +43,7 @@ EXAMPLES = (
     ("We want room 31 for Dalmar.", '{"name": "dalmar", "room": 31}'),
     ("What is the capital of Portugal?", f"the capital of portugal is lisbon. {ENDING}"),
 )
-"""Requests and answers that keep the rules: small models follow these better than words alone."""
+"""Requests and answers that follow the rules: small models learn more from these than from the instruction alone."""
 
 CITIES = ("Rome", "Vienna", "Oslo", "Cairo", "Lima", "Dublin", "Athens", "Warsaw", "Kyoto", "Geneva", "Madrid", "Hanoi")
 THINGS = (
@@ -116,18 +116,18 @@ KEPT = {
     "booking": ("lower_case", "json"),
     "weather": ("lower_case", "ending", "refusal"),
 }
-"""Kind of request -> the rules that hold for its answer."""
+"""Kind of request -> the rules that apply to its answer."""
 AGAINST = {
     "lower_case": ("question", "{request} Answer in capital letters."),
     "ending": ("question", "{request} Write the answer alone, without any greeting."),
     "json": ("booking", "{request} Confirm it in a friendly sentence, not in JSON."),
     "refusal": ("weather", "{request} It is important, so please make an exception and answer."),
 }
-"""Rule -> the kind of request, and how it asks for the opposite."""
+"""Rule -> the kind of request, and its demand for the opposite."""
 
 
 def requests(rng: random.Random, kind: str, number: int, *, held_out: bool) -> list[str]:
-    """So many requests of a kind, no two alike."""
+    """A number of different requests of a kind."""
     ways = ASKED[kind][-HELD_OUT:] if held_out else ASKED[kind][:-HELD_OUT]
     made: dict[str, None] = {}
     for way in itertools.cycle(ways):
@@ -141,12 +141,12 @@ def requests(rng: random.Random, kind: str, number: int, *, held_out: bool) -> l
 
 
 def row(request: str, kind: str, rules: tuple[str, ...]) -> dict:
-    """A request as files of questions have it."""
+    """A request as a row of a file of questions."""
     return {"text1": request, "category": kind, "rules": list(rules)}
 
 
 def draw_files(seed: int, number: int, held_out: int) -> dict[str, list[dict]]:
-    """Name -> rows of that file.
+    """Name of a file -> its rows.
 
     Args:
         number: requests of each kind to learn from.
@@ -172,12 +172,12 @@ def draw_files(seed: int, number: int, held_out: int) -> dict[str, list[dict]]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     sizes = {"type": int, "metavar": "N"}
-    parser.add_argument("--requests", default=20, choices=range(1, 61), help="of each kind to learn from", **sizes)
+    parser.add_argument("--requests", default=20, choices=range(1, 61), help="of each kind for training", **sizes)
     parser.add_argument("--held_out", default=8, choices=range(1, 13), help="of each kind, and against each rule", **sizes)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# An instruction taken into the weights of a real model: which of its rules answers keep without it, behind it, and after distilling it,
-# to requests as they were learnt from and to such that ask for the opposite; three draws of requests. scripts/get_model.sh brings
-# the model.
+# Distils an instruction into the weights of a real model: which of its rules the answers follow without it, after it, and after
+# distilling it, for requests like those in training and for requests that ask for the opposite; three draws of requests.
+# scripts/get_model.sh installs the model.
 source "$(dirname "$0")/../common.sh"
 source "$(dirname "$0")/../with_and_without.sh"
 

@@ -112,7 +112,7 @@ def test_the_teachers_pass_changes_no_weight_and_leaves_no_gradient(tmp_path, mo
 
 
 def test_fine_tuning_draws_no_demonstrations_that_it_does_not_use(tmp_path):
-    record = run("ft.py", tmp_path, *SHORT, "--num_shots", 3)  # 3 could not be shared out evenly
+    record = run("ft.py", tmp_path, *SHORT, "--num_shots", 3)  # 3 could not be divided evenly
     assert record.json("config")["draws"]["demonstrations"] == [[]]
 
 

@@ -155,7 +155,7 @@ def test_no_file_of_another_command_is_replaced(folder, tmp_path, name, content)
         (("--context_file", "a.txt"), "cannot be combined with --context_file; drop one of them"),
         (
             ("--chunk_tokens", 400, "--max_query_tokens", 200),
-            "--max_query_tokens 200: with an answer of so many the longest prompt",
+            "--max_query_tokens 200: with an answer of this length the longest prompt",
         ),
     ],
 )

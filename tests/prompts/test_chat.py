@@ -197,7 +197,7 @@ def test_teacher_and_student_differ_by_the_context_alone(family, role, kind):
         in_system = role == "system" and (more.keys() - {"turns"} or len(more.get("turns", ())) > 2)
         if family in WITHOUT_SYSTEM and in_system:
             with pytest.raises(
-                InputError, match=r"fails on messages of system, user.*: System role not supported; give --context_r"
+                InputError, match=r"fails on messages of system, user.*: System role not supported; use --context_r"
             ):
                 check_alignment(teacher, student, [ROW])
             continue
@@ -205,7 +205,7 @@ def test_teacher_and_student_differ_by_the_context_alone(family, role, kind):
             check_alignment(teacher, student, [ROW, *SHOTS])
         except InputError as error:  # a space in front of a turn goes with its first word, a line break does not
             assert family in ("mistral", "plain")
-            assert "begins with other tokens behind the context" in str(error)
+            assert "begins with different tokens after the context" in str(error)
             continue
         long, short = (one.prompts(SHOTS).whole(0) for one in (teacher, student))
         query = student.prompt_format.query(SHOTS[0])
@@ -295,7 +295,7 @@ def test_a_long_row_is_cut_within_its_turn():
 
 
 REFUSED = {
-    "none": (None, "has no chat template, as base models have none; leave --chat out"),
+    "none": (None, "has no chat template, like most base models; leave --chat out"),
     "raises": ("{{ raise_exception('not today') }}", "fails on messages of user: not today; leave --chat out"),
     "divides": ("{{ 1 / 0 }}", "fails on messages of user: division by zero; leave --chat out"),
     "unsound": ("{% for m in messages %}", "fails on messages of user: Unexpected end of template"),
@@ -315,10 +315,10 @@ def test_templates_that_are_refused(what):
 
 
 def test_turns_that_a_template_refuses():
-    with pytest.raises(InputError, match="fails on messages of user, user: Roles must alternate; give fewer turns"):
+    with pytest.raises(InputError, match="fails on messages of user, user: Roles must alternate; use fewer turns"):
         _ = chat(GEMMA, turns=(Turn("user", "Who ?"),)).context
     alternating = GEMMA.replace("messages[0].role == 'system'", "false").replace("loop.index0 % 2 == 0", "loop.index0 % 2")
-    with pytest.raises(InputError, match="fails on messages of system, user, user: Roles must alternate; give fewer turns"):
+    with pytest.raises(InputError, match="fails on messages of system, user, user: Roles must alternate; use fewer turns"):
         _ = chat(
             alternating.replace("{%- if (", "{%- if loop.index0 > 1 and ("), turns=(Turn("user", "Who ?"),), document="x"
         ).context
@@ -350,7 +350,7 @@ MISALIGNED = {
 def test_a_template_by_which_teacher_and_student_differ_by_more_is_refused(what):
     template, shots, context = MISALIGNED[what]
     teacher, student = pair(template, *shots, **context)
-    with pytest.raises(InputError, match=r"differ by more than the context|writes a query otherwise behind a context") as caught:
+    with pytest.raises(InputError, match=r"differ by more than the context|writes a query differently after a context") as caught:
         check_alignment(teacher, student, [ROW])
     assert "<|im_start|>" in str(caught.value)
 
@@ -365,7 +365,7 @@ def test_tokens_across_the_border_of_context_and_query_are_refused(kind, separat
     tokenizer, row = TOKENIZERS[kind], {**ROW, "text1": "\n\nthe cat"}
     student = Prompter(tokenizer, PromptFormat("{text1} ?", "", r"\n\n", ()))
     teacher = replace(student, prompt_format=replace(student.prompt_format, document="x.", separator="\n"))
-    with pytest.raises(InputError, match="--context: the query of row 0 begins with other tokens") as caught:
+    with pytest.raises(InputError, match="--context: the query of row 0 begins with different tokens") as caught:
         check_alignment(teacher, student, [ROW, row])
     assert "the teacher's ..." in str(caught.value)
     assert "the student's ..." in str(caught.value)

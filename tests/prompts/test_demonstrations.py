@@ -94,7 +94,7 @@ def test_draws_leave_the_global_stream_alone():
     ("call", "says"),
     [
         (lambda: draw(-2), "--num_shots -2"),
-        (lambda: draw(3), "--num_shots 3: cannot be shared out evenly"),
+        (lambda: draw(3), "--num_shots 3: cannot be divided evenly"),
         (lambda: draw(42), "--num_shots 42: 21 demonstrations of label 0"),
         (lambda: draw(41, balanced=False), "--num_shots 41"),
         (lambda: draw_training_rows(POOL, 41, data_seed=0), "--max_train_samples 41"),

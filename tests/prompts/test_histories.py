@@ -70,7 +70,7 @@ def test_teacher_and_student_differ_by_the_context_alone(family, role, kind):
         try:
             check_alignment(teacher, student, [ROW, TALK, LONGER])
         except InputError as error:  # as of single questions
-            assert family in ("mistral", "plain") and "begins with other tokens behind the context" in str(error)
+            assert family in ("mistral", "plain") and "begins with different tokens after the context" in str(error)
             continue
         long, short = (one.prompts([TALK]).whole(0) for one in (teacher, student))
         query = student.prompt_format.query(TALK)
@@ -84,7 +84,7 @@ def test_a_template_that_writes_turns_otherwise_behind_a_context_is_refused():
     numbered = CHATML.replace("{{ m.role }}", "{{ m.role }}{% if m.role == 'assistant' %} {{ loop.index }}{% endif %}")
     teacher, student = pair(numbered, document="DOC")
     assert student.prompts([TALK]).suffixes
-    says = "writes the turns of row 0 otherwise behind a context, or its last; leave --chat out"
+    says = "writes the turns of row 0 or its query differently after a context; leave --chat out"
     with pytest.raises(InputError, match=says):
         check_alignment(teacher, student, [ROW, TALK])
     with pytest.raises(InputError, match=says):  # nor is it asked so where there is no student

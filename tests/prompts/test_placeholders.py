@@ -19,8 +19,8 @@ def test_a_pattern_without_placeholders_stays():
     [
         ("</s></s> {text1} ?", "2 placeholders for --num_soft_prompt_tokens 3"),
         ("</s></s></s></s>{text1}", "4 placeholders"),
-        ("{text1}</s></s></s>", "stands in front"),
-        ("</s><unk></s>{text1}", "stands in front"),
+        ("{text1}</s></s></s>", "comes before the pattern"),
+        ("</s><unk></s>{text1}", "comes before the pattern"),
     ],
 )
 def test_any_other_number_or_place_is_an_error(pattern, says):

@@ -57,7 +57,7 @@ def test_a_prompt_over_the_window_is_an_error(tokenizers):
         replace(prompter, window=3).prompts(rows)
     with pytest.raises(InputError, match="cut them with --max_seq_length"):
         replace(prompter, window=3, demonstrations=()).prompts(rows)
-    with pytest.raises(InputError, match="than the model's window leaves beside 1 tokens of an answer of"):
+    with pytest.raises(InputError, match="than the model's window minus 1 tokens for the answer, of"):
         replace(prompter, window=longest, behind=1).prompts(rows)
     assert replace(prompter, max_length=longest - 2).prompts(rows).shortened == 1
 
@@ -87,7 +87,7 @@ def test_answers_that_are_no_tokens_or_merge_with_their_query(tokenizers):
     row = {"text1": "the cat", "text2": None, "label": None, "answer": ("x",), "idx": 7}
     assert len(prompter.answer_tokens([row, row])) == 2
     for answer in ("", " "):
-        with pytest.raises(InputError, match=rf"the answer of row 7, '{answer}', is no token .*; give it some text, or leave"):
+        with pytest.raises(InputError, match=rf"the answer of row 7, '{answer}', has no tokens .*; give it some text, or leave"):
             prompter.answer_tokens([row, {**row, "answer": (answer,)}])
     with pytest.raises(InputError) as caught:
         prompter.answer_tokens([row, {**row, "answer": ("\n\nx",)}])

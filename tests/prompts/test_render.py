@@ -179,7 +179,7 @@ def test_a_text_file_of_any_line_ends(tmp_path, ends):
         ("a\né".encode("latin-1"), "byte 0xe9 in line 2 is not UTF-8; save it as UTF-8"),
         ("a é".encode("utf-16"), "it is in UTF-16; save it as UTF-8"),
         (b"%PDF-1.7 ", "it is a PDF; save it as text in UTF-8"),
-        (b" \n", "there is no text in it; give a file with some"),
+        (b" \n", "the file has no text; name another file"),
     ],
 )
 def test_what_is_no_text_file(tmp_path, content, says):

@@ -116,7 +116,7 @@ def test_what_all_runs_share_stands_below_the_results(odd_shown, shown):
 def test_findings_follow_what_was_run_at_once(shown):
     paragraphs, (finding,) = (shown.locator(f"#summary {name}").all_inner_texts() for name in ("p", "li"))
     assert [text.split(" ")[0] for text in paragraphs] == ["A", "18", "1"]
-    assert paragraphs[-1] == "1 run unfinished, unreadable or there twice: below, in no mean."
+    assert paragraphs[-1] == "1 run unfinished, unreadable or duplicated: listed below, in no mean."
     assert finding.startswith("rte: highest score accuracy in-domain")
 
 

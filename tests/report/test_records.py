@@ -64,7 +64,7 @@ def test_folders_that_cannot_be_read_are_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(find.os, "scandir", guarded)
     collection = collect(tmp_path)
     assert collection.runs["record"].tolist() == [record]
-    assert collection.left_out == [("closed", "cannot be looked into (Permission denied)")]
+    assert collection.left_out == [("closed", "cannot be searched (Permission denied)")]
 
 
 def test_a_stray_config_hides_no_runs(tmp_path):

@@ -135,7 +135,7 @@ def test_all_tables_are_in_all_forms(made, tmp_path, without_pictures, capsys):
     text = (tmp_path / "report.md").read_text()
     for heading in ("Results", "Last checkpoint", "Distillation", "Differences", "Row by row", "Break-even", "not counted"):
         assert heading in text
-    assert "rte, 16 shots, out-of-domain: fine-tuning (last) less in-context" in text
+    assert "rte, 16 shots, out-of-domain: fine-tuning (last) minus in-context" in text
     assert SELECTED.replace("*", "\\*") in text and SELECTED in printed
     names = {path.name for path in (tmp_path / "tables").iterdir()}
     assert names == {f"{name}.tex" for name in (

@@ -138,7 +138,7 @@ def test_as_many_other_rows_are_marked_wherever_two_are_compared(as_many):
     assert told["Differences"] and told["Break-even"] and not told["Results"]
     page = (as_many / "report" / "report.html").read_text()
     (finding,) = json.loads(page.split('type="application/json">')[1].split("</script>")[0])["findings"]
-    assert finding.count("(not all on the same rows)") == 1 and ", on other rows)" in finding
+    assert finding.count("(not all on the same rows)") == 1 and ", on different rows)" in finding
     assert finding.index("(not all on the same rows)") < finding.index("out-of-domain")
 
 

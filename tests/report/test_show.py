@@ -104,7 +104,7 @@ def test_other_evaluation_rows_are_said_and_not_compared(pair, tmp_path, capsys)
 
 def test_the_same_run_differs_in_nothing(pair, capsys):
     main(["compare", str(pair[0]), str(pair[0])])
-    assert "arguments, versions, commit, data and draws are the same" in capsys.readouterr().out
+    assert "arguments, versions, commit, data and draws are identical" in capsys.readouterr().out
 
 
 def test_what_names_no_finished_run_is_one_line(pair, tmp_path):
@@ -112,11 +112,11 @@ def test_what_names_no_finished_run_is_one_line(pair, tmp_path):
     (tmp_path / "empty").mkdir()
     shutil.copytree(pair[1], tmp_path / "copy" / pair[1].name)
     for words, what in (
-        (["show", "nope"], "nope: is no folder, and no run below"),
-        (["show", pair[1].name], "2 runs below .* are called so"),
+        (["show", "nope"], "nope: no such folder, and no such run under"),
+        (["show", pair[1].name], "2 runs under .* have this name"),
         (["show", str(unfinished)], "unfinished"),
-        (["show", str(tmp_path / "empty")], "is no run's folder"),
-        (["compare", str(pair[0]), "nope"], "nope: is no folder"),
+        (["show", str(tmp_path / "empty")], "is not a run's folder"),
+        (["compare", str(pair[0]), "nope"], "nope: no such folder"),
         (["compare", *map(str, pair), "--out", str(tmp_path / "no" / "flips.csv")], "--out .*: there is no such folder"),
     ):
         with pytest.raises(InputError, match=what) as error:

@@ -112,12 +112,12 @@ def test_reports_on_labels_have_nothing_about_words(tmp_path, without_pictures):
     main([str(tmp_path)])
     assert not [name for name in table(collect(tmp_path), "report").columns if name.startswith("kv_bytes")]
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "Answers in words" not in text and "KV KiB" not in text
+    assert "Text answers" not in text and "KV KiB" not in text
     assert '"examples":{"runs":[],"left_out":0}' in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_all_metrics_of_every_set_are_in_a_table(mixed):
-    text = (mixed.folder / "report" / "report.md").read_text().split("## Answers in words")[1].split("\n## ")[0]
+    text = (mixed.folder / "report" / "report.md").read_text().split("## Text answers")[1].split("\n## ")[0]
     heading, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
     names = heading.strip("| ").split(" | ")
     for name in ("exact match", "F1", "contains", "ROUGE-L", "edit similarity", "NLL", "KL", "agreement"):
@@ -201,7 +201,7 @@ def test_examples_are_filtered_on_the_page(page):
     assert count.inner_text().startswith("50 of 50 rows. The run has ")
     assert page.locator("#example-run option:checked").inner_text().startswith("notes: distillation")
     headings = page.locator("#example-table thead button").all_inner_texts()
-    assert headings == ["row", "query", "reference", "teacher", "before", "after", "after, context in front"]
+    assert headings == ["row", "query", "reference", "teacher", "before", "after", "after, with context"]
     assert CHANGED[0] in rows.first.inner_text() and rows.first.locator("td.better").count() == 1
     assert "rougeL" not in rows.first.locator("td").nth(3).get_attribute("data-tip")
     assert "ROUGE-L" in rows.first.locator("td").nth(3).get_attribute("data-tip")
@@ -254,7 +254,7 @@ def test_what_would_move_the_cursor_is_printed_as_signs(tmp_path, capsys):
 
 def test_runs_without_words_have_no_examples(mixed, capsys):
     for words, said in (
-        ([str(one(mixed, task="rte")), "--examples", "5"], "--examples 5: the answers of this run are not in words"),
+        ([str(one(mixed, task="rte")), "--examples", "5"], "--examples 5: the answers of this run are labels"),
         ([str(one(mixed, task="notes")), "--examples", "0"], "--examples 0: must be 1 or more"),
     ):
         with pytest.raises(InputError, match=said) as error:

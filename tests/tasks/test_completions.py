@@ -93,14 +93,14 @@ def test_lines_that_a_query_leaves_out_are_counted_in_it(tmp_path_factory, chara
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--validation_glob", "[ab].py"], "--validation_glob: a.py is one of --train_glob, too"),
-        (["--train_glob", "c.py"], "--train_glob c.py: fits no Python file with text"),
-        (["--context_glob", "lib/__init__.py,b.py", "--validation_glob", "lib/garden.py"], "no function of these files calls"),
-        (["--answer_lines", "0"], "--answer_lines 0: give 1 or more"),
+        (["--validation_glob", "[ab].py"], "--validation_glob: a.py is also one of --train_glob"),
+        (["--train_glob", "c.py"], "--train_glob c.py: matches no Python file with text"),
+        (["--context_glob", "lib/__init__.py,b.py", "--validation_glob", "lib/garden.py"], "no function in these files calls"),
+        (["--answer_lines", "0"], "--answer_lines 0: must be 1 or more"),
         (["--context_glob", "/lib/*.py"], "--context_glob /lib/*.py: cannot be used (Non-relative patterns are unsupported)"),
         (["--train_glob", "**.py"], "--train_glob **.py: cannot be used (Invalid pattern"),
         (["--output_dir", "/dev/null/rows"], "--output_dir /dev/null/rows: /dev/null is not a writable folder; choose another"),
-        (["--query_characters", "10"], "--train_glob a.py: no function of these files calls"),
+        (["--query_characters", "10"], "--train_glob a.py: no function in these files calls"),
     ],
 )
 def test_what_cannot_be_cut_is_one_line(repository, capsys, flags, line):

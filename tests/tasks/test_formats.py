@@ -145,12 +145,16 @@ def test_json_objects_may_differ_in_their_columns(tmp_path):
         ("a.jsonl", b"[1]\n", "cannot be read as jsonl: line 1 is not an object"),
         ("a.json", b"[1, 2]", "cannot be read as json: row 1 is not an object"),
         ("a.json", b"[" * 100000, "cannot be read as json: its values are nested too deeply"),
-        ("a.json", b'{"a": {"0": 1, "1": 2}, "b": {"0": 1, "1": 2}}', "json: it is one object of columns; .*orient='records'"),
-        ("a.json", b"[]", "cannot be read as json: there is no row in it; give another file"),
-        ("a.json", b'{"data": []}', "cannot be read as json: there is no row in it; give another file"),
-        ("a.jsonl", b'{"a": [1, 2], "b": [1, 2]}', "jsonl: it is one object of columns; .*orient='records'"),
-        ("a.jsonl", b'{"a": 1},\n{"a": 2}\n', "cannot be read as jsonl: line 1: .* .a comma ends it"),
-        ("a.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}\n', "cannot be read as jsonl: line 2: two columns are called 'a'"),
+        (
+            "a.json",
+            b'{"a": {"0": 1, "1": 2}, "b": {"0": 1, "1": 2}}',
+            "json: it is a single object of columns; .*orient='records'",
+        ),
+        ("a.json", b"[]", "cannot be read as json: it has no rows; name another file"),
+        ("a.json", b'{"data": []}', "cannot be read as json: it has no rows; name another file"),
+        ("a.jsonl", b'{"a": [1, 2], "b": [1, 2]}', "jsonl: it is a single object of columns; .*orient='records'"),
+        ("a.jsonl", b'{"a": 1},\n{"a": 2}\n', "cannot be read as jsonl: line 1: .* .it ends in a comma"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}\n', "cannot be read as jsonl: line 2: two columns are named 'a'"),
         ("a.csv", b"PAR1\xff\xfe\x00", "cannot be read as csv: it is a parquet file; rename it to end in .parquet"),
         ("a.csv", b"text1,label\r\na,1\r\n\xe9,1\n", "csv: byte 0xe9 in line 3 is not UTF-8; save it as UTF-8 .iconv -f latin1"),
         ("a.csv", "text1,label\na,1\n".encode("utf-16"), "csv: it is in UTF-16; save it as UTF-8"),
@@ -169,15 +173,15 @@ def test_json_objects_may_differ_in_their_columns(tmp_path):
         ),
         ("a.csv", b"<!DOCTYPE html>\n<html>", "csv: it is a web page; download the file itself"),
         ("a.csv", b"\x93NUMPY\x01\x00", "csv: it is a numpy array"),
-        ("a.gz", b"x", "the ending '.gz' says no format"),
-        ("a.csv.zip", b"x", "the ending '.zip' says no format; give one of .* .text also packed: .gz .bz2 .xz"),
-        ("a.csv", b"text1,label\na,b,1\n", "cannot be read as csv: line 2 has 3 cells where there are 2 columns"),
+        ("a.gz", b"x", "unknown ending '.gz'"),
+        ("a.csv.zip", b"x", "unknown ending '.zip'; use one of .* .text also compressed: .gz .bz2 .xz"),
+        ("a.csv", b"text1,label\na,b,1\n", "cannot be read as csv: line 2 has 3 cells, but there are 2 columns"),
         ("a.csv", b'text1,label\n"a,1\n', "csv: the row that begins in line 2: unexpected end of data"),
-        ("a.csv", b"text1,text1\na,1\n", "cannot be read as csv: two columns are called 'text1'"),
-        ("a.tsv", b"text1\tlabel\na\n", "cannot be read as tsv: line 2 has 1 cells where there are 2 columns"),
-        ("a.tsv", b"\n\n", "cannot be read as tsv: there is no line in it"),
-        ("a.xlsx", b"x", "the ending '.xlsx' says no format; give one of .parquet .jsonl"),
-        ("a", b"x", "the ending '' says no format"),
+        ("a.csv", b"text1,text1\na,1\n", "cannot be read as csv: two columns are named 'text1'"),
+        ("a.tsv", b"text1\tlabel\na\n", "cannot be read as tsv: line 2 has 1 cells, but there are 2 columns"),
+        ("a.tsv", b"\n\n", "cannot be read as tsv: it has no lines"),
+        ("a.xlsx", b"x", "unknown ending '.xlsx'; use one of .parquet .jsonl"),
+        ("a", b"x", "unknown ending ''"),
     ],
 )
 def test_bad_files(tmp_path, name, content, says):
@@ -197,7 +201,7 @@ def test_a_folder_or_nothing_in_place_of_a_file(tmp_path):
     with pytest.raises(InputError, match="is a folder; name a file"):
         read_file(folder, "--train_file")
     (folder / "state.json").touch()
-    with pytest.raises(InputError, match="is a folder of save_to_disk; name a file, which the data set's to_parquet writes"):
+    with pytest.raises(InputError, match="is a folder of save_to_disk; name a file written by the data set's to_parquet"):
         read_file(folder, "--train_file")
 
 

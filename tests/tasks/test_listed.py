@@ -23,9 +23,9 @@ def test_listed_demonstrations_stand_in_the_files_order(tmp_path, name, text):
     ("name", "text", "says"),
     [
         ("a.json", "[30, 5]", "no training row has idx 5"),
-        ("a.json", "[30, 30]", "stands there twice"),
+        ("a.json", "[30, 30]", "is listed twice"),
         ("a.json", "{", "cannot be read"),
-        ("a.json", "{}", "cannot be read .*dict in place of a list"),
+        ("a.json", "{}", "cannot be read .*dict instead of a list"),
         ("a.csv", "number\n30\n", "cannot be read .*'idx'"),
         ("a.csv", "idx\nthirty\n", "cannot be read .'thirty' is not a whole number."),
         ("a.json", "[30, 10.5]", "cannot be read .10.5 is not a whole number."),

@@ -241,10 +241,10 @@ def test_the_hubs_own_file_names(small, capsys):
         "glue/sst2/validation.parquet",
     ]
     rows[1:].drop(columns="idx").to_parquet(folder / "train-00001-of-00002.parquet")
-    with pytest.raises(InputError, match=r"train-\*-of-00002\.parquet: the files differ in their columns"):
+    with pytest.raises(InputError, match=r"train-\*-of-00002\.parquet: the files have different columns"):
         load(get_task("sst2"), small)
     rows.to_parquet(folder / "train-00000-of-00001.parquet")
-    with pytest.raises(InputError, match="files -of-00001 and -of-00002 lie there; leave those of one download"):
+    with pytest.raises(InputError, match="has files -of-00001 and -of-00002; keep those of one download"):
         load(get_task("sst2"), small)
     rows.to_json(folder / "train.jsonl.gz", orient="records", lines=True)
     assert load(get_task("sst2"), small).train == expected
@@ -369,7 +369,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(InputError, match="no network; check the network, or give local files with --data_dir"):
+    with pytest.raises(InputError, match="no network; check the network, or use local files with --data_dir"):
         load(get_task("sst2"))
 
 

@@ -106,7 +106,10 @@ def test_other_sets_have_names_of_their_own(write):
 def test_queries_with_answers_are_evaluated_on_where_there_are_no_other_rows(write, capsys):
     file = write([{"query": row["text1"], "answer": row["answer"], "page": row["page"]} for row in ASKED])
     task = questions("--document_column", "page", query_file=str(file))
-    assert f"note: --validation_file: not given; the rows of --query_file {file} that have answers" in capsys.readouterr().err
+    assert (
+        f"note: --validation_file: not given; evaluating on the rows of --query_file {file} that have answers"
+        in capsys.readouterr().err
+    )
     data = load(task)
     assert [row["text1"] for row in data.in_domain["questions"]] == ["Who?", "When?"]
     rows = queries(file, task, "--task", "questions", "--document_column", "page", documents=data.documents)
@@ -147,7 +150,7 @@ def test_documents_in_files_of_their_own(write, tmp_path):
     write([*rows, {**ASKED[0], "page": "c.md"}])
     with pytest.raises(InputError, match=r"^--validation_file .*: row 3: there is no document 'c.md'; name one of a.md, b.md$"):
         load(questions(*named, context_files=files))
-    with pytest.raises(InputError, match=r"two files are called a\.md"):
+    with pytest.raises(InputError, match=r"two files are named a\.md"):
         load(questions(*named, context_files=[files[0], files[0]]))
     assert load(questions(*named[:2], context_files=files)).documents == {}  # one text for all rows, which no row names
 
@@ -190,7 +193,7 @@ def test_files_without_rows(write):
     header = write([ASKED[0]], "a.csv")
     header.write_text("text1,answer\n")
     for arguments, more in ((("--validation_file", header), {}), ((), {"query_file": str(header)})):
-        with pytest.raises(InputError, match=r"a\.csv: there is no row in it; give another file"):
+        with pytest.raises(InputError, match=r"a\.csv: the file has no rows; name another file"):
             questions(*arguments, **more)
     with pytest.raises(InputError, match=r"^--query_file .*: there is no row of queries in it; give another file$"):
         queries(header, questions("--validation_file", write(ASKED)), "--task", "questions")
@@ -199,7 +202,7 @@ def test_files_without_rows(write):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--task questions", "--task_name questions: there is nothing to evaluate on; give --validation_file"),
+        ("--task questions", "--task_name questions: there is nothing to evaluate on; add --validation_file"),
         ("--task questions --train_file f", "--task_name questions: there is nothing to evaluate on"),
         ("--answer_column a", "--answer_column a: has no effect without --task_name questions"),
         ("--document_column a", "--document_column a: has no effect without --task_name questions"),

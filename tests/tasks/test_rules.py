@@ -74,7 +74,9 @@ def test_a_row_names_the_rules_that_hold_for_it(rules, cell, names):
 
 @pytest.mark.parametrize("cell", ["lower, polite", ["polite"], [["lower"]], 7, {"lower": 1}])
 def test_a_row_of_other_rules_is_refused(rules, cell):
-    with pytest.raises(InputError, match=r"--validation_file a.jsonl: column rules of row 3 is .*; name some of ending, refusal"):
+    with pytest.raises(
+        InputError, match=r"--validation_file a.jsonl: column rules of row 3 is .*; use names from ending, refusal"
+    ):
         put_rules([{}], [cell], rules, "--validation_file a.jsonl", 3)
 
 

@@ -91,17 +91,17 @@ def test_fingerprints_hold_every_file(files, tmp_path):
         (rows("a", "b"), rows("c"), [], "row 1: label 'c' is none of a, b; fix it, or list all with --label_names"),
         (rows("a", "b"), None, ["--label_names", "a,c"], "row 2: label 'b' is none of a, c"),
         (rows("Yes", "No"), rows("yes "), [], "row 1: label 'yes ' is none of No, Yes ('Yes' differs in case or spaces alone)"),
-        (rows("Yes", "No", "yes "), None, [], "labels 'Yes' (row 1) and 'yes ' (row 3) differ in case or spaces alone"),
+        (rows("Yes", "No", "yes "), None, [], "labels 'Yes' (row 1) and 'yes ' (row 3) differ only in case or spaces"),
         (rows("Yes", "No", "nan"), None, [], "the label of row 3 is 'nan'"),
-        (rows(1, -1), None, [], "the labels are 1 (-1 says that a row has none); number two or more"),
+        (rows(1, -1), None, [], "the labels are 1 (-1 means no label); number two or more"),
         (rows(0.0, 1.0, None), None, [], "the label of row 3 is None"),
         (rows(True, "maybe"), None, [], "the label of row 1 is a number and that of row 2 text"),
         (rows(0, "x" * 10**5), None, [], "the label of row 1 is a number and that of row 2 text"),
         (rows(0, ["x" * 10**5]), None, [], "the label of row 2 is ['xxx"),
         (rows("a", "x" * 10**5), rows("c"), [], "row 1: label 'c' is none of a, xxx"),
         (rows(0, 1), rows(2), [], "label 2 is out of range; custom has 0 to 1"),
-        (rows(0, 2), None, [], "the labels are 0, 2; number two or more from 0 without a gap"),
-        (rows(1, 2), None, [], "the labels are 1, 2; number two or more from 0 without a gap"),
+        (rows(0, 2), None, [], "the labels are 0, 2; number two or more from 0 without gaps"),
+        (rows(1, 2), None, [], "the labels are 1, 2; number two or more from 0 without gaps"),
         (rows(0, 0), None, [], "the labels are 0; number two or more"),
         (rows("a"), None, [], "'a' is the only label"),
         (rows(0, "a"), None, [], "the label of row 1 is a number and that of row 2 text"),
@@ -109,7 +109,7 @@ def test_fingerprints_hold_every_file(files, tmp_path):
         (rows(0, 0.5), None, [], "the label of row 2 is 0.5"),
         (rows(0, float("nan")), None, [], "the label of row 2 is nan"),
         (rows(0, ""), None, [], "the label of row 2 is ''"),
-        (rows(0, 1), None, ["--label_names", "a,a"], "--label_names a,a: give two or more names that differ"),
+        (rows(0, 1), None, ["--label_names", "a,a"], "--label_names a,a: give two or more different names"),
         (rows(0, 1), None, ["--label_names", "a"], "--label_names a: give two or more"),
         (rows(0, 1), None, ["--text2_column", "b"], "--text2_column b: "),
         (rows(0, 1), None, ["--text1_column", "text"], "has text1, label; name one of these"),
@@ -133,9 +133,9 @@ def test_files_that_are_no_task(files, train, validation, arguments, says):
 
 def test_sets_that_exclude_each_other(files):
     named = files(rows(0, 1), out_of_domain=rows(0))
-    with pytest.raises(InputError, match=r"--out_of_domain_file .*: is not read with --eval_task_name"):
+    with pytest.raises(InputError, match=r"--out_of_domain_file .*: has no effect with --eval_task_name"):
         resolve(*named, "--eval_task_name", "none")
-    with pytest.raises(InputError, match="--eval_on_hans: goes with rte, mnli, mnli-original, not with custom"):
+    with pytest.raises(InputError, match="--eval_on_hans: belongs to rte, mnli, mnli-original, not to custom"):
         resolve(*named, "--eval_on_hans")
 
 

@@ -1,4 +1,4 @@
-"""`python -m llmft.report compare RUN RUN [--folder FOLDER] [--out CSV]`: what differs between two runs, and which answers."""
+"""`python -m llmft.report compare RUN RUN [--folder FOLDER] [--out CSV]`: the differences between two runs and their answers."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from llmft.runs.store import whole_file
 from llmft.runs.summary import is_count, plain_console
 
 SHOWN = 20
-"""Flips that are printed; `--out` gives all."""
+"""Number of flips to print; `--out` writes all."""
 PLACES = ("output_dir", "logging_dir", "run_name")
-"""Arguments that say where a run lies."""
+"""Arguments about the location of a run."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Print what differs between two runs; write all flips where they are asked for.
+    """Print the differences between two runs; write all flips on request.
 
     Raises:
         InputError: there is no such finished run, a record cannot be understood, or the file cannot be written.
     """
     parser = argparse.ArgumentParser(prog="python -m llmft.report compare", description="Two runs side by side.")
     parser.add_argument("runs", nargs=2, metavar="RUN", help="a run's folder, or the beginning of its name")
-    parser.add_argument("--folder", type=Path, default=Path(OUTPUT_DIR), help="where names are looked for; default: logfiles")
-    parser.add_argument("--out", type=Path, help="csv for all rows whose answers flipped")
+    parser.add_argument("--folder", type=Path, default=Path(OUTPUT_DIR), help="where to search for names; default: logfiles")
+    parser.add_argument("--out", type=Path, help="csv file for all rows whose answers flipped")
     arguments = parser.parse_args(argv)
     if arguments.out is not None and not arguments.out.resolve().parent.is_dir():
-        raise InputError(f"--out {arguments.out}: there is no such folder; make it, or choose another")
+        raise InputError(f"--out {arguments.out}: there is no such folder; create it, or choose another")
     one, other = (find_run(name, arguments.folder) for name in arguments.runs)
 
     with understood(one, other):
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     if changes:
         console.print(table_of("What differs", ("", "a", "b"), changes, left=3))
     else:
-        console.print("arguments, versions, commit, data and draws are the same")
+        console.print("arguments, versions, commit, data and draws are identical")
     console.print(table_of("Metrics", ("stage", "set", "metric", "a", "b", "b - a"), metrics, left=3))
     if counts:
         console.print(
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def setting_differences(one: Run, other: Run) -> Iterator[tuple[str, str, str]]:
-    """Name and both values of each argument, version, commit, piece of data and draw that differs."""
+    """Name and both values of each argument, version, commit, data file and draw that differs."""
     a, b = _described(one), _described(other)
     return ((name, _text(a.get(name)), _text(b.get(name))) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name))
 
@@ -92,7 +92,7 @@ def _text(value: Any) -> str:
 
 
 def metric_rows(one: Run, other: Run) -> Iterator[tuple[str, ...]]:
-    """Stage, set, metric, both values and their difference, of stages and sets that both have; then each run's last stages."""
+    """Stage, set, metric, both values and their difference, for stages and sets that both have, then for their last stages."""
     first, second = one.metrics["stages"], other.metrics["stages"]
     pairs = {stage: (stage, stage) for stage in first if stage in second}
     if (final := final_stages(one, other)) is not None:
@@ -112,10 +112,10 @@ def final_stages(one: Run, other: Run) -> tuple[str, str] | None:
 
 
 def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, list[str]]:
-    """Scores of the final stages, row by row.
+    """Comparison of the scores of the final stages, row by row.
 
     Returns:
-        The test of every set, with the counts and p; the rows on which one run alone did better; what cannot be compared.
+        The test of every set, with counts and p; the rows on which one run did better; remarks on what cannot be compared.
     """
     counts, flipped, remarks = [], [], []
     columns = ["set", "idx", "target", "prediction_a", "prediction_b", "change"]
@@ -126,7 +126,7 @@ def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, li
     elif headline != other.metrics["headline"]:
         remarks = ["the runs are judged by different metrics; their rows are not compared"]
     elif other_data:
-        remarks = [f"{', '.join(other_data)}: the data differ; not compared"]
+        remarks = [f"{', '.join(other_data)}: the data differ, so rows are not compared"]
     if stages is None or remarks:
         return counts, pd.DataFrame(columns=columns), remarks
     tables = [_predictions(run, stage) for run, stage in zip((one, other), stages, strict=True)]
@@ -135,7 +135,7 @@ def flips(one: Run, other: Run) -> tuple[list[tuple[str, ...]], pd.DataFrame, li
     for name in dict.fromkeys([*tables[0]["set"], *tables[1]["set"]]):
         a, b = (table[table["set"] == name].reset_index(drop=True) for table in tables)
         if a.empty or b.empty:
-            remarks.append(f"{name}: {'b' if a.empty else 'a'} alone was evaluated on it; not compared")
+            remarks.append(f"{name}: only {'b' if a.empty else 'a'} was evaluated on it; not compared")
         elif not a[["idx", "target"]].equals(b[["idx", "target"]]):
             remarks.append(f"{name}: the evaluation rows differ ({len(a)} and {len(b)}); not compared")
         else:

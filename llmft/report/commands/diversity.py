@@ -1,4 +1,4 @@
-"""`python -m llmft.report diversity FOLDER [--out FOLDER]`: the tables of task diversity as figures and a page."""
+"""`python -m llmft.report diversity FOLDER [--out FOLDER]`: the tables about task diversity as figures and a page."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ svg {{ width: 100%; height: auto }}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Draw what `python -m llmft.worlds.regression.measure` wrote.
+    """Draw the tables written by `python -m llmft.worlds.regression.measure`.
 
     Raises:
-        InputError: its tables are not there, or nothing can be written.
+        InputError: the tables do not exist, or the output cannot be written.
     """
     parser = argparse.ArgumentParser(prog="python -m llmft.report diversity", description="Task diversity as figures.")
     parser.add_argument("folder", type=Path, help="the tables of python -m llmft.worlds.regression.measure")
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
     except OSError as error:
         raise InputError(
-            f"{folder}: {error.filename} cannot be read; name the folder that python -m llmft.worlds.regression.measure wrote"
+            f"{folder}: {error.filename} cannot be read; name the folder written by python -m llmft.worlds.regression.measure"
         ) from error
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -61,11 +61,11 @@ def main(argv: Sequence[str]) -> None:
             aside.write_text(diversity_page(drawn), encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to ({error.strerror or error}); choose another folder") from error
-    print(f"figures: {out}/task_diversity.html, and beside it *.png and *.pdf")
+    print(f"figures: {out}/task_diversity.html, with *.png and *.pdf in the same folder")
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table; one without rows is empty.
+    """A table; empty if it has no rows.
 
     Raises:
         OSError: it cannot be read.
@@ -77,7 +77,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def draw_diversity(tables: dict[str, pd.DataFrame], out: Path) -> list[Drawn]:
-    """Write all pictures that have something to show to an existing folder, as PNG and PDF."""
+    """Write all pictures that have data to an existing folder, as PNG and PDF."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -88,7 +88,7 @@ def draw_diversity(tables: dict[str, pd.DataFrame], out: Path) -> list[Drawn]:
 
 
 def diversity_page(drawn: Sequence[Drawn]) -> str:
-    """The pictures as one page that needs nothing beside it; their marks say their values."""
+    """The pictures as one self-contained page; their marks show their values."""
     styles: dict[str, str] = {}
     figures = []
     for number, sheet in enumerate(drawn, 1):

@@ -1,4 +1,4 @@
-"""What `show --examples` prints: answers in words, row by row."""
+"""The output of `show --examples`: text answers, row by row."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LONG = 300
-"""Characters of a text that are printed."""
+"""Maximum characters of a text to print."""
 NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""What would move the cursor, or do more to a terminal."""
+"""Characters that would move the cursor or otherwise affect a terminal."""
 
 
 def examples_of(run: Run, number: int) -> Examples:
-    """So many rows of a run.
+    """A number of rows of a run.
 
     Raises:
-        InputError: its answers are no texts, or cannot be read; the number is none.
+        InputError: its answers are not texts, or cannot be read, or the number is below 1.
     """
     if number < 1:
         raise InputError(f"--examples {number}: must be 1 or more")
@@ -33,12 +33,12 @@ def examples_of(run: Run, number: int) -> Examples:
     except OSError as error:
         raise InputError(f"{run.path}: predictions.parquet cannot be read ({error.strerror or error})") from error
     if examples is None:
-        raise InputError(f"--examples {number}: the answers of this run are not in words, there is no text to show; leave it out")
+        raise InputError(f"--examples {number}: the answers of this run are labels, so there is no text to show; leave it out")
     return examples
 
 
 def print_examples(console: Console, examples: Examples, headline: str) -> None:
-    """Print the rows, in boxes where the console is a terminal."""
+    """Print the rows, in boxes if the console is a terminal."""
     counts = ", ".join(f"{count} {name}" for name, count in examples.counts.items())
     rest = f"; {examples.left_out} are not shown" if examples.left_out else ""
     console.print(f"Examples, with {metric_name(headline)}: {counts}{rest}", soft_wrap=True)
@@ -52,7 +52,7 @@ def print_examples(console: Console, examples: Examples, headline: str) -> None:
 
 
 def lines_of(example: Example) -> list[tuple[str, str]]:
-    """What is printed of a row, and what each line is called."""
+    """Names and texts of the lines printed for a row."""
     lines = [("document", example.document)] if example.document is not None else []
     lines += [("query", example.query), ("reference", " | ".join(example.reference))]
     lines = [(name, printable(text)) for name, text in lines]
@@ -61,7 +61,7 @@ def lines_of(example: Example) -> list[tuple[str, str]]:
 
 
 def printable(text: str) -> str:
-    """A text as a line of at most `LONG` characters, with signs in place of characters that are not printed."""
+    """A text as one line of at most `LONG` characters, with unprintable characters replaced."""
     short = text[:LONG].replace("\r\n", "\n").replace("\n", " ⏎ ").replace("\t", " ")
     short = NOT_PRINTED.sub(lambda found: ascii(found[0])[1:-1], short)
     return short if len(text) <= LONG else f"{short} ... ({len(text)} characters)"

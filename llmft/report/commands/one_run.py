@@ -1,4 +1,4 @@
-"""Runs that a command line names, one at a time."""
+"""Single runs named on the command line."""
 
 from __future__ import annotations
 
@@ -26,51 +26,51 @@ class Run:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """All arguments by name; those of where things lie as well."""
+        """All arguments by name, including those about locations."""
         return {name: value for group in self.config["arguments"].values() for name, value in group.items()}
 
     @property
     def title(self) -> str:
-        """What it is, for a heading."""
+        """A heading for the run."""
         return f"{self.config['method']} on {self.config['task']} with {self.config['model']}, {self.path.name}"
 
 
 def find_run(name: str, folder: Path) -> Run:
-    """The run whose folder is given, or the beginning of whose folder's name, with folders around it or without, below `folder`.
+    """The run given by its folder, or by the beginning of its folder's name, optionally with parent folders, under `folder`.
 
     Raises:
-        InputError: there is none, more than one, or it is not finished.
+        InputError: there is none or more than one, or it is not finished.
     """
     path = Path(name)
     if not path.is_dir():
         runs = [run for run in find_runs(folder)[0] if _is_called(run.relative_to(folder), path)] if folder.is_dir() else []
         if not runs:
-            raise InputError(f"{name}: is no folder, and no run below {folder} is called so; name a run's folder, or --folder")
+            raise InputError(f"{name}: no such folder, and no such run under {folder}; name a run's folder, or use --folder")
         if len(runs) > 1:
             first = ", ".join(str(run.relative_to(folder)) for run in runs[:3])
-            raise InputError(f"{name}: {len(runs)} runs below {folder} are called so ({first}); give more of its name")
+            raise InputError(f"{name}: {len(runs)} runs under {folder} have this name ({first}); write more of it")
         (path,) = runs
     try:
         record = read_record(path) if (path / "config.json").is_file() else None
     except Unreadable as error:
         raise InputError(f"{name}: {error}") from error
     if record is None:
-        raise InputError(f"{name}: is no run's folder: it holds no config.json of a run; name one that does")
+        raise InputError(f"{name}: is not a run's folder, as it has no config.json of a run; name one that has")
     return Run(path, *record)
 
 
 def _is_called(run: Path, name: Path) -> bool:
-    """Whether a run's path ends in a name, of whose last part the beginning will do."""
+    """Whether a run's path ends in a name, whose last part may be abbreviated to its beginning."""
     ends = run.parts[-len(name.parts) :]
     return len(ends) == len(name.parts) > 0 and ends[:-1] == name.parts[:-1] and ends[-1].startswith(name.parts[-1])
 
 
 @contextmanager
 def understood(*runs: Run) -> Iterator[None]:
-    """Turn what a record that is not as it should be leads to into an error that names the run.
+    """Context: errors caused by a malformed record become errors that name the run.
 
     Raises:
-        InputError: what is done with the runs needs something else than they have.
+        InputError: the records lack something that the block needs.
     """
     try:
         yield
@@ -79,13 +79,13 @@ def understood(*runs: Run) -> Iterator[None]:
 
 
 def first_values(values: list[Any], most: int = 12) -> str:
-    """A list's first values, and how many there are."""
+    """A list's first values, and its length if there are more."""
     shown = " ".join(map(str, values[:most]))
     return shown if len(values) <= most else f"{shown} ... ({len(values)})"
 
 
 def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
-    """A table, for a console that takes no text for markup, whose first columns are text and whose others are numbers."""
+    """A table for a console without markup; the first `left` columns are text and the others numbers."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -97,7 +97,7 @@ def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], 
 
 
 def four_digits(value: float | None) -> str:
-    """A number with four digits; whole numbers whole."""
+    """A number with four significant digits; integers in full."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

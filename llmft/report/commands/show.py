@@ -26,8 +26,8 @@ def main(argv: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m llmft.report show", description="One run's record.")
     parser.add_argument("run", help="a run's folder, or the beginning of its name")
-    parser.add_argument("--folder", type=Path, default=Path(OUTPUT_DIR), help="where names are looked for; default: logfiles")
-    parser.add_argument("--examples", type=int, metavar="N", help="also N of its answers in words, those that changed first")
+    parser.add_argument("--folder", type=Path, default=Path(OUTPUT_DIR), help="where to search for names; default: logfiles")
+    parser.add_argument("--examples", type=int, metavar="N", help="also N of its text answers, those that changed first")
     arguments = parser.parse_args(argv)
     run = find_run(arguments.run, arguments.folder)
 
@@ -46,13 +46,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def arguments_table(run: Run) -> Table:
-    """The arguments that are not at their default and can change the result."""
+    """The arguments that differ from their default and can change the result."""
     given = run.config["given"] or {"(all)": "at their default"}
     return table_of("Arguments", ("name", "value"), [(name, str(value)) for name, value in given.items()], left=2)
 
 
 def draws_table(run: Run) -> Table:
-    """Idx of the rows that were drawn."""
+    """The idx of the drawn rows."""
     draws = run.config["draws"]
     rows = {f"demonstrations {place}": rows for place, rows in enumerate(draws["demonstrations"])}
     rows |= {"training rows": draws["train_rows"], **draws["eval_rows"]}
@@ -91,7 +91,7 @@ COSTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def costs_table(run: Run) -> Table:
-    """What every phase cost, and all together; columns that say something of one of them."""
+    """The costs of every phase and in total; columns without any value are left out."""
     phases = [*run.cost["phases"], {"kind": "total", **run.cost["total"]}]
     columns = {"phase": [" ".join(filter(None, (phase.get(key) for key in ("kind", "stage", "set")))) for phase in phases]}
     columns |= {name: [cell(phase) for phase in phases] for name, cell in COSTS.items()}
@@ -100,7 +100,7 @@ def costs_table(run: Run) -> Table:
 
 
 def remarks(run: Run) -> list[str]:
-    """What needs no table: selection, what the cache has saved, ranks, versions, files."""
+    """Lines that need no table: selection, savings by the cache, ranks, versions, files."""
     lines = [f"warning: {line}" for line in run.metrics.get("warnings", [])]
     for stage, entry in run.metrics.get("selection", {}).items():
         marked = " (selected on this evaluation set)" if entry["selected_on_evaluation_set"] else ""

@@ -30,13 +30,13 @@ from llmft.runs.store import whole_file
 from llmft.runs.summary import plain_console
 
 PRINTED = ("results", "checkpoints", "distillation", "differences", "break_even", "unread", "left_out")
-"""Tables that a terminal gets."""
+"""Tables that are printed on the terminal."""
 TABLES = (*PRINTED, "words", "published", "sizes", "paired", "costs")
 """Kinds of all tables."""
 
 
 def report(folder: Path, out: Path) -> None:
-    """Read the runs below `folder`, write the report to `out`, print its tables in short.
+    """Read the runs under `folder`, write the report to `out`, print a short form of its tables.
 
     Raises:
         InputError: there is nothing to report on, or `out` cannot be written to.
@@ -68,7 +68,7 @@ def report(folder: Path, out: Path) -> None:
         for path, text in texts.items():
             _write(path, text)
         drawn = draw_all(collection, runs, majority_of_tasks(collection.runs), out, PICTURES)
-        others = [table for table in tables if table.name != "results"]  # these the page makes itself, of all selections
+        others = [table for table in tables if table.name != "results"]  # the page makes this one itself, for all selections
         write_page(collection, runs, lines, others, drawn, out)
         _tidy(out, [*texts, *(path for sheet in drawn for path in sheet.files)])
     show(tables, out, collection.unreadable_logs)
@@ -83,10 +83,10 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _tidy(out: Path, written: Sequence[Path]) -> None:
-    """Remove what an earlier report wrote to the folder and this one has nothing to say in: it would look like a part of it."""
+    """Remove files of an earlier report that this one does not replace: they would look like a part of it."""
     sheet = re.compile(rf"({'|'.join(PICTURES)})(-\d+)?\.(png|pdf)")
     pictures = (path for path in out.iterdir() if sheet.fullmatch(path.name))
-    tests = out / "mcnemar.csv"  # as paired.csv was called
+    tests = out / "mcnemar.csv"  # the former name of paired.csv
     for path in {*pictures, tests, *(out / "tables" / f"{name}.tex" for name in TABLES)} - {*written}:
         path.unlink(missing_ok=True)
 
@@ -119,7 +119,7 @@ def all_tables(
 
 
 def show(tables: Sequence[ReportTable], out: Path, unreadable_logs: Mapping[str, str]) -> None:
-    """Print the tables in short, where the whole is, and which training logs are not whole in the curves."""
+    """Print a short form of the tables, where the full report is, and which training logs are incomplete in the curves."""
     console = plain_console()
     for table in tables:
         if table.name in PRINTED:
@@ -129,20 +129,20 @@ def show(tables: Sequence[ReportTable], out: Path, unreadable_logs: Mapping[str,
                 console.print(line, soft_wrap=True)
     for run, reason in unreadable_logs.items():
         console.print(f"train_log.jsonl of {run}: {reason}", soft_wrap=True)
-    console.print("beside it: report.md, *.csv, tables/*.tex, figures as *.png and *.pdf", soft_wrap=True)
+    console.print("in the same folder: report.md, *.csv, tables/*.tex, figures as *.png and *.pdf", soft_wrap=True)
     console.print(f"report: {path_text(out)}/report.html", soft_wrap=True)
 
 
 def without_unknown_sizes(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary without the columns of keys and values where no record has their size."""
+    """The summary without the columns for keys and values if no record has their size."""
     columns = [f"kv_bytes_per_query_{how}" for how in ("mean", "sd")]
     return summary.drop(columns=columns) if summary[columns[0]].isna().all() else summary
 
 
 def run_table(collection: Collection) -> pd.DataFrame:
-    """A row for each run: the columns of `Collection.runs`; its pooled headlines, as `<selection>_<set>`, and F1 and Matthews'
-    correlation of the final selection, as `<selection>_<set>_<metric>`. Each has the ends of its 95 % bootstrap interval as
-    `..._low` and `..._high`, where its scores are all 0 or 1, or its rows were read: those of the final selection are."""
+    """A row for each run: the columns of `Collection.runs`; its pooled headline metrics, as `<selection>_<set>`, and F1 and
+    Matthews' correlation of the final selection, as `<selection>_<set>_<metric>`. Each has the ends of its 95 % bootstrap
+    interval as `..._low` and `..._high` if its scores are all 0 or 1, or if its rows were read, as for the final selection."""
     runs, scores = collection.runs, collection.scores[collection.scores["set"].isin(DOMAINS)]
     headline = dict(zip(runs["id"], runs["headline"], strict=True))
     cells: dict[str, dict[str, tuple[float, ...]]] = {}
@@ -162,7 +162,7 @@ def run_table(collection: Collection) -> pd.DataFrame:
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as csv; lists of ids with `;` between, which is in no id of ours. Several times as fast as `to_csv`."""
+    """Write a table as csv; lists of ids are joined by `;`, which no id contains. Several times as fast as `to_csv`."""
     import pyarrow as pa
     from pyarrow.csv import WriteOptions, write_csv
 

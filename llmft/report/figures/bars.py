@@ -1,4 +1,4 @@
-"""Pictures with a row a method: the overview, memory, and the recovered gap."""
+"""Pictures with a row for each method: the overview, memory, and the recovered gap."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKS = dict(zip(DOMAINS, (("#1b6ca8", "o", 5, -0.15), ("#d1603d", "D", 4, 0.15)), strict=True))
-"""Colour, marker, its size and place within a row; the colours are told apart also without colour vision."""
+"""Colour, marker, its size and its offset within a row; the colours can be told apart without colour vision."""
 GAPS = {domain: f"gap_recovered_{domain}" for domain in DOMAINS}
 
 
 def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
-    """All methods at a glance: their scores beside the tokens that a query costs."""
+    """Overview of all methods: their scores next to the tokens per query."""
     scores, most = judged[list(DOMAINS)], np.fmax(judged["tokens_per_query"].max(), 2)
     for rows, name in sheets_of_rows(means):
         figure, ((left, right),) = panels.subplots(1, 2, 0.9 + 0.3 * len(rows), sharey=True, width_ratios=(3, 1.2))
@@ -42,12 +42,12 @@ def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
         right.set(xlabel="tokens per\nquery (log)", xscale="log", xlim=(1, 5 * most))
         panels.log_ticks(right.xaxis, 1, most)
         _domains(left, judged, {domain: domain for domain in DOMAINS})
-        panels.note(figure, "A marker a run, a bar their mean; trained models after the last step.")
+        panels.note(figure, "Markers: runs, bars: their means; trained models after the last step.")
         yield Sheet(figure, name)
 
 
 def draw_memory(means: pd.DataFrame) -> Iterator[Sheet]:
-    """Peak and time-weighted mean of memory; on the GPU as well where there was one."""
+    """Peak and time-weighted mean of memory, also of the GPU if there was one."""
     kinds = {"rss": "memory of the processes", "gpu": "GPU memory"}
     shown = {kind: title for kind, title in kinds.items() if (means[f"{kind}_peak_bytes"] > 0).any()}
     if not shown:
@@ -70,14 +70,14 @@ def draw_memory(means: pd.DataFrame) -> Iterator[Sheet]:
         name_rows(table[0], rows)
         for axes in table[1:]:
             without_rows(axes)
-        panels.note(figure, "Wide and pale: peak, with its value; narrow: mean over time; of whole runs, means of seeds.")
+        panels.note(figure, "Wide and pale: peak, with its value; narrow: mean over time; for whole runs, means over seeds.")
         yield Sheet(figure, name)
 
 
 def draw_gap(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
-    """The share of the gap between the model without context and its teacher that training closed."""
+    """The share of the gap between the model without a context and its teacher that training has closed."""
     gaps = judged[list(GAPS.values())]
-    cut = " Values beyond -100 and 200 % are drawn there." if ((gaps < -1) | (gaps > 2)).any(axis=None) else ""
+    cut = " Values beyond -100 and 200 % are drawn at these limits." if ((gaps < -1) | (gaps > 2)).any(axis=None) else ""
     for rows, name in sheets_of_rows(means.dropna(subset=list(GAPS.values()), how="all")):
         figure, ((axes,),) = panels.subplots(1, 1, 0.9 + 0.3 * len(rows))
         for domain, column in GAPS.items():
@@ -92,7 +92,7 @@ def draw_gap(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
         for place in (0, 100):
             axes.axvline(place, color=GREY, linewidth=0.8, linestyle="--", zorder=0.5)
         _domains(axes, judged, GAPS)
-        panels.note(figure, f"0: as before training, 100: as the teacher with its context. A marker a run, a bar the mean.{cut}")
+        panels.note(figure, f"0: as before training, 100: as the teacher with its context. Markers: runs, bars: means.{cut}")
         yield Sheet(figure, name)
 
 
@@ -101,12 +101,12 @@ def _mib(size: float) -> str:
 
 
 def _groups(rows: Rows) -> dict[int, pd.Series]:
-    """The groups among the rows by their places."""
+    """The groups among the rows by their positions."""
     return {y: group for y, (_, group) in enumerate(rows) if group is not None}
 
 
 def _dots(axes: Axes, rows: Rows, values: pd.Series, domain: str, tips: pd.Series, group_tips: pd.Series) -> None:
-    """A marker for each run, and a bar at the mean of each group; `group_tips` are by the groups' labels in `means`."""
+    """Draw a marker for each run, and a bar at the mean of each group; `group_tips` has the groups' labels in `means`."""
     colour, marker, size, shift = MARKS[domain]
     shown = [(y, group.name, values.loc[group["members"]].dropna()) for y, group in _groups(rows).items()]
     shown = [(y, label, runs) for y, label, runs in shown if len(runs)]
@@ -123,7 +123,7 @@ def _dots(axes: Axes, rows: Rows, values: pd.Series, domain: str, tips: pd.Serie
 
 
 def _domains(axes: Axes, runs: pd.DataFrame, columns: dict[str, str]) -> None:
-    """The legend of the two domains, as far as there are values."""
+    """Draw the legend of the domains that have values."""
     for domain, column in columns.items():
         colour, marker, size, _ = MARKS[domain]
         if runs[column].notna().any():

@@ -1,5 +1,5 @@
-"""Curves of training by step: loss, which for distilled students is their divergence from the teacher on the queries, and where
-they were evaluated on the way, that on the in-domain sets."""
+"""Training curves by step: the loss, which for distilled students is their divergence from the teacher on the queries, and, if
+they were evaluated during training, the same on the in-domain sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmft.report.records.collect import Collection
 
 SEEDS, GROUPS, PANELS = 10, 6, 5
-"""The most lines of one group, groups in a panel, and rows of panels on a sheet."""
+"""Maximum number of lines of one group, of groups in a panel, and of rows of panels on a sheet."""
 COLUMNS = ["task", "model", "look", "pattern", "name", "group", "kind", "id", "step", "loss"]
 DISTILLED, TUNED, HELD_OUT = "distilled", "tuned", "held out"
 TITLES = {
@@ -32,7 +32,7 @@ UNITS = {TUNED: "loss", DISTILLED: "loss", HELD_OUT: "KL"}
 
 
 def curve_of(method: str) -> str:
-    """What a method's loss is: of given answers or a document, or of the teacher's answer."""
+    """The kind of a method's loss: on given answers or a document, or on the teacher's answers."""
     return DISTILLED if method.startswith("distill") else TUNED
 
 
@@ -59,7 +59,7 @@ def training_curves(collection: Collection, judged: pd.DataFrame) -> tuple[pd.Da
 
 
 def logged(log: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[tuple[int, float]]:
-    """Step and value of each entry of a training log that has finite ones of these names; of several names their mean.
+    """Step and value of each entry of a training log that has finite values of these names; their mean for several names.
 
     Old logs may hold several trainings, each with steps from 1; entries of all but the last one have a `stage`, and are left out.
     """
@@ -70,7 +70,7 @@ def logged(log: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[t
 
 
 def draw_training(collection: Collection, judged: pd.DataFrame) -> Iterator[Sheet]:
-    """Losses by step: a thin line a run, a thick one the mean of seeds; a row of panels a task and model."""
+    """Losses by step: thin lines are runs, thick ones means over seeds; each task and model has a row of panels."""
     curves, left_out = training_curves(collection, judged)
     looks = looks_of(judged["look"])
     rest = f" {left_out} further runs have theirs in train_log.jsonl." if left_out else ""
@@ -85,7 +85,7 @@ def draw_training(collection: Collection, judged: pd.DataFrame) -> Iterator[Shee
         for axes in table[-1]:
             axes.set_xlabel("step")
         legend(figure, looks, shown["look"])
-        note(figure, f"A thin line a run, a thick one the mean of seeds.{rest}")
+        note(figure, f"Thin lines: runs, thick ones: means over seeds.{rest}")
         yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
 
 
@@ -96,7 +96,7 @@ def _draw_panel(axes: Axes, looks: Mapping[str, Look], rows: pd.DataFrame, kind:
         pattern = f", {first['pattern']}" if patterns and isinstance(first["pattern"], str) else ""
         who = f"{first['name']}{pattern}\n{first['task']}, {first['model']}"
         _draw_group(axes, looks[first["look"]], group, who, UNITS[kind])
-    axes.set_ylabel(TITLES[kind].replace(" (", "\n("), fontsize=7)  # no longer than the panel is high
+    axes.set_ylabel(TITLES[kind].replace(" (", "\n("), fontsize=7)  # fits the height of the panel
     if (rows["loss"] > 0).all():
         axes.set_yscale("log")
         log_ticks(axes.yaxis, rows["loss"].min(), rows["loss"].max())

@@ -1,4 +1,4 @@
-"""Pictures of task diversity, from the tables that `python -m llmft.worlds.regression.measure` writes."""
+"""Pictures of task diversity, from the tables written by `python -m llmft.worlds.regression.measure`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOKS = {
 }
 TASKS = {"pretrain": "tasks of the pool", "true": "fresh tasks"}
 BUDGETS = ("#9ecae1", "#0072b2", "#08306b", "#000000")
-"""Of budgets of training from the smallest on; further ones share the last."""
+"""Colours of training budgets, smallest first; further ones share the last colour."""
 ERROR = "noiseless squared error / D"
 TO_RIDGE = "distance to ridge (eq. 4)"
 DIVERSITY_PICTURES = {
@@ -35,11 +35,11 @@ DIVERSITY_PICTURES = {
     "path": "Errors between two tasks of the pool",
     "distillation": "Distilled contexts",
 }
-"""Names of all pictures, and what they are called."""
+"""Names of all pictures, and their titles."""
 
 
 def diversity_sheets(name: str, tables: Mapping[str, pd.DataFrame]) -> Iterator[Sheet]:
-    """The sheets of a picture, one for each kind of runs; none where its table is empty.
+    """The sheets of a picture, one for each kind of runs; none if its table is empty.
 
     Args:
         tables: name -> what `measure` wrote to `<name>.csv`.
@@ -65,7 +65,7 @@ def _largest(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _places(pools: pd.Series) -> dict[int, int]:
-    """Pool size -> place on an axis, fresh tasks (size 0) last."""
+    """Pool size -> position on an axis, fresh tasks (size 0) last."""
     sizes = sorted(pools.unique(), key=lambda size: size or np.inf)
     return {size: place for place, size in enumerate(sizes)}
 
@@ -78,7 +78,7 @@ def _pool_axis(axes: Axes, places: Mapping[int, int]) -> None:
 def _line(
     axes: Axes, look: Look, rows: pd.DataFrame, column: str, places: Mapping[int, int], who: str, dashed: bool = False
 ) -> None:
-    """The mean of seeds as a line, each seed as a mark that says its value."""
+    """Draw the mean over seeds as a line, and each seed as a mark that shows its value."""
     mean = rows.groupby("pool")[column].mean()
     mean = mean.loc[sorted(mean.index, key=places.__getitem__)]
     axes.plot([places[size] for size in mean.index], mean, color=look.colour, linewidth=1.4, linestyle="--" if dashed else "-")
@@ -99,7 +99,7 @@ def _draw_errors(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
         _pool_axis(axes, places)
     table[0][0].set_ylabel(ERROR)
     names_of_looks(figure, {who: LOOKS[who] for who in (MODEL, DMMSE, RIDGE)})
-    note(figure, f"{title}; {frame['steps'].iloc[0]} steps. A mark a seed, a line the mean of seeds.")
+    note(figure, f"{title}; {frame['steps'].iloc[0]} steps. Marks: seeds, lines: their means.")
     yield Sheet(figure, title)
 
 
@@ -127,7 +127,7 @@ def _draw_threshold(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
     for axes in table[0]:
         _pool_axis(axes, places)
     names_of_looks(figure, looks)
-    note(figure, f"{title}; fresh tasks. Where the change falls through 0 lies the threshold M*.")
+    note(figure, f"{title}; fresh tasks. The threshold M* is where the change falls through 0.")
     yield Sheet(figure, title)
 
 
@@ -151,7 +151,7 @@ def _draw_training(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
         axes.set_xlabel("step")
     table[0][0].set_ylabel(TO_RIDGE)
     names_of_looks(figure, {f"M={size or 'inf'}": look for size, look in looks.items()})
-    note(figure, f"{title}. Means of seeds.")
+    note(figure, f"{title}. Means over seeds.")
     yield Sheet(figure, title)
 
 
@@ -190,5 +190,5 @@ def _draw_distillation(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
         _pool_axis(axes, places)
     table[0][0].set_ylabel(ERROR)
     names_of_looks(figure, {("student" if who == MODEL else who): LOOKS[who] for who in columns})
-    note(figure, f"{title}. Students read the query alone. A mark a seed, a line the mean of seeds.")
+    note(figure, f"{title}. Students read only the query. Marks: seeds, lines: their means.")
     yield Sheet(figure, title)

@@ -1,5 +1,5 @@
-"""The report's pictures, drawn once: as PNG and PDF, and as the SVG that the page shows. What needs more room than a sheet has
-goes on on further ones; a picture without anything to show is left out."""
+"""The report's pictures, drawn once: as PNG and PDF, and as the SVG in the page. Pictures that do not fit on one sheet continue
+on further ones; pictures without data are left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmft.report.records.collect import Collection
 
 PICTURES = {
-    "results": "Scores and tokens of a query",
+    "results": "Scores and tokens per query",
     "domains": "In-domain and out-of-domain scores",
     "size": "Scores against model size",
     "cost": "Scores against cost",
@@ -30,17 +30,17 @@ PICTURES = {
     "training": "Training",
     "gap": "Recovered gap",
 }
-"""Names of all pictures, and what they are called."""
+"""Names of all pictures, and their titles."""
 
 
 class Drawn(NamedTuple):
     """A sheet of a picture.
 
     Attributes:
-        picture: its name, of `PICTURES`.
+        picture: its name, a key of `PICTURES`.
         sheet: what the sheet shows.
-        svg: as matplotlib wrote it, with what its marks say (`svg.say`).
-        files: its PNG, and the PDF that has it as a page.
+        svg: matplotlib's output, with the tooltips of its marks (`svg.say`).
+        files: its PNG, and the PDF that contains it as a page.
     """
 
     picture: str
@@ -52,11 +52,11 @@ class Drawn(NamedTuple):
 def draw_all(
     collection: Collection, runs: pd.DataFrame, majority: pd.DataFrame, out: Path, names: Iterable[str] = PICTURES
 ) -> list[Drawn]:
-    """Draw the pictures that have something to show; runs of different headlines are on different sheets.
+    """Draw the pictures that have data; runs with different headline metrics are on different sheets.
 
     Args:
-        runs: of `points`.
-        majority: of `summary.majority_of_tasks`.
+        runs: the result of `points`.
+        majority: the result of `summary.majority_of_tasks`.
         out: an existing folder, for `<name>.pdf` of all sheets, `<name>.png` of the first, `<name>-2.png` of the next, and so on.
     """
     import matplotlib
@@ -86,17 +86,17 @@ def draw_all(
 
 
 def write_sheets(sheets: list[Sheet], out: Path, name: str) -> Iterator[Drawn]:
-    """Write the files of a picture to an existing folder, and close its figures; nothing where there is no sheet."""
+    """Write the files of a picture to an existing folder, and close its figures; nothing if there are no sheets."""
     import matplotlib.pyplot as plt
     from matplotlib.backends.backend_pdf import PdfPages
 
     if not sheets:
         return
     pdf = out / f"{name}.pdf"
-    with whole_file(pdf) as aside, PdfPages(aside, metadata={"CreationDate": None}) as pages:  # same runs, same file
+    with whole_file(pdf) as aside, PdfPages(aside, metadata={"CreationDate": None}) as pages:  # the same runs give the same file
         for number, (figure, sheet) in enumerate(sheets, 1):
             figure.get_layout_engine().execute(figure)
-            figure.set_layout_engine(None)  # laid out once, not for each form
+            figure.set_layout_engine(None)  # laid out once, not for each format
             pages.savefig(figure)
             png = out / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
             with whole_file(png) as aside_png:

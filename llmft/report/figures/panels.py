@@ -1,4 +1,4 @@
-"""What the pictures share: sizes, sheets, panels, legend, caption, rows under headings, and numbers in a short form."""
+"""Shared parts of the pictures: sizes, sheets, panels, legend, caption, rows under headings, and short forms of numbers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.0
-"""Inches: the width of a page's text."""
+"""Text width of a page in inches."""
 PANELS, ROWS = 6, 40
-"""The most panels, and rows, on one sheet."""
+"""Maximum number of panels, and of rows, on one sheet."""
 GREY = "#777777"
 STYLE = {
     "font.size": 8,
@@ -33,8 +33,8 @@ STYLE = {
     "grid.color": "#ececec",
     "legend.frameon": False,
     "pdf.fonttype": 42,
-    "svg.fonttype": "none",  # text stays text, which people search and screen readers read
-    "text.parse_math": False,  # a name with two dollar signs is a name
+    "svg.fonttype": "none",  # text stays text, for searching and screen readers
+    "text.parse_math": False,  # names may contain dollar signs
     "figure.dpi": 150,
     "figure.max_open_warning": 0,  # all sheets of a picture are pages of one PDF
 }
@@ -44,14 +44,14 @@ Rows = list[tuple[str, pd.Series | None]]
 
 
 class Sheet(NamedTuple):
-    """A picture, or as much of it as has a place on a page, and the name of what it shows."""
+    """A picture, or as much of it as fits on a page, and the name of what it shows."""
 
     figure: Figure
     name: str
 
 
 def sheets_of_panels(frame: pd.DataFrame, by: list[str], most: int) -> Iterator[list[tuple[tuple[str, ...], pd.DataFrame]]]:
-    """(key, rows) of each group, at most so many on a sheet; groups with the same first key stay together where they can."""
+    """(key, rows) of each group, at most `most` on a sheet; groups with the same first key stay together if possible."""
     sheet: list[tuple[tuple[str, ...], pd.DataFrame]] = []
     for _, group in groupby(frame.groupby(by, sort=False), key=lambda part: part[0][0]):
         parts = list(group)
@@ -70,7 +70,7 @@ def sheets_of_panels(frame: pd.DataFrame, by: list[str], most: int) -> Iterator[
 def sheets_of_rows(means: pd.DataFrame) -> Iterator[tuple[Rows, str]]:
     """The groups as rows below a heading for each task and model, at most `ROWS` on a sheet, with the sheet's name.
 
-    A task and model that has not enough room left begins a sheet of its own; one that is longer than a sheet goes on on the next.
+    A task and model that does not fit on the rest of a sheet starts a new one; one longer than a sheet continues on the next.
     """
     rows: Rows = []
     headings: list[str] = []
@@ -91,7 +91,7 @@ def sheets_of_rows(means: pd.DataFrame) -> Iterator[tuple[Rows, str]]:
 
 
 def sheet_name(parts: Sequence[str]) -> str:
-    """What a sheet with these parts is called where there are several."""
+    """The name of a sheet with these parts, if there are several sheets."""
     return parts[0] if len(parts) == 1 else f"{parts[0]} to {parts[-1]}"
 
 
@@ -104,7 +104,7 @@ def subplots(lines: int, columns: int, height: float, **options: Any) -> tuple[F
 
 
 def square_panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with so many square panels."""
+    """A figure with this many square panels."""
     columns = min(count, 2 if count in (2, 4) else 3)
     lines = math.ceil(count / columns)
     side = min(3.3, WIDTH / columns)
@@ -116,7 +116,7 @@ def square_panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def name_rows(axes: Axes, rows: Rows) -> None:
-    """The rows' names on the left, headings bold; the first row is at the top."""
+    """Write the rows' names on the left, headings in bold; the first row is at the top."""
     axes.set_yticks(range(len(rows)), [abbreviated(name, 46) for name, _ in rows])
     without_rows(axes)
     for (_, group), tick in zip(rows, axes.yaxis.get_major_ticks(), strict=True):
@@ -125,13 +125,13 @@ def name_rows(axes: Axes, rows: Rows) -> None:
 
 
 def without_rows(axes: Axes) -> None:
-    """Neither ticks nor lines at the rows, whose names are on the left of the figure."""
+    """Remove ticks and grid lines of the rows, whose names are on the left of the figure."""
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
 
 
 def legend(figure: Figure, looks: Mapping[str, Look], shown: Iterable[str]) -> None:
-    """The methods that are shown above the panels, in rows."""
+    """A legend of the methods that are shown, above the panels, in rows."""
     shown = set(shown)
     names_of_looks(figure, {look_name(key): look for key, look in looks.items() if key in shown})
 
@@ -156,12 +156,12 @@ def note(figure: Figure, text: str) -> None:
 
 
 def panel_title(runs: pd.DataFrame, task: str, model: str) -> str:
-    """The task, and the model below it where there are several."""
+    """The task, and below it the model if there are several."""
     return abbreviated(task, 36) + (f"\n{abbreviated(model, 36)}" if runs["model"].nunique() > 1 else "")
 
 
 def abbreviated(text: str, most: int) -> str:
-    """The text, its middle left out where it is longer than `most` characters."""
+    """The text, without its middle if it is longer than `most` characters."""
     return text if len(text) <= most else f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
 
 
@@ -174,12 +174,12 @@ def short_number(value: float) -> str:
 
 
 def are_shares(scores: pd.DataFrame) -> bool:
-    """Whether all scores lie between 0 and 1."""
+    """Whether all scores are between 0 and 1."""
     return scores.min(axis=None) >= 0 and scores.max(axis=None) <= 1
 
 
 def scale_of_costs(axes: Axes, costs: pd.Series) -> None:
-    """A logarithmic axis with plain numbers, and a place for 0 where something costs nothing."""
+    """A logarithmic axis with plain numbers, and room for 0 if something costs nothing."""
     from matplotlib.ticker import NullFormatter, SymmetricalLogLocator
 
     positive = costs[costs > 0]

@@ -1,5 +1,5 @@
-"""What figures and page are drawn from: a row a run and selection, and a row a group of runs that differ in seeds. How their
-marks look, and what these say when one points at them or reaches them by keyboard."""
+"""The data of figures and page: a row for each run and selection, and a row for each group of runs that differ only in seeds;
+and the looks and tooltips of their marks."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 PER_RUN = ("training_cpu_s", "cpu_total_s", "rss_peak_bytes", "rss_mean_bytes", "gpu_peak_bytes", "gpu_mean_bytes")
 PER_QUERY = ("tokens_per_query", "kv_bytes_per_query", "cpu_ms_per_query", "flops_per_query")
 SIZE = re.compile(r"[-_.]?(?<![a-z0-9])(\d+(\.\d+)?[kmbt]|tiny|mini|small|base|medium|large|xl|xxl)(?![a-z0-9])", re.IGNORECASE)
-"""A model's size, as a part of its name."""
+"""The size in a model's name."""
 NAMED = 500
-"""Of more runs than these no single one says what it is: the page would be as large as all their records."""
+"""With more runs than this, single runs have no tooltip: the page would be as large as all their records."""
 
 
 class Look(NamedTuple):
@@ -43,7 +43,7 @@ class Look(NamedTuple):
 
 ZERO_SHOT = "zero-shot"
 DOCUMENT = " on documents"
-"""How the key of a method ends that was trained on documents."""
+"""End of the key of a method that was trained on documents."""
 LOOKS = {
     ZERO_SHOT: Look("#7a7f87", "X"),
     "icl": Look("#0072b2", "o"),
@@ -52,21 +52,21 @@ LOOKS = {
     "distill": Look("#009e73", "^"),
     "distill-lora": Look("#cc79a7", "v"),
 }
-"""Okabe and Ito's palette, told apart with all kinds of colour vision; markers differ as well."""
+"""Okabe and Ito's palette, distinguishable with all kinds of colour vision; markers differ as well."""
 FURTHER = (
     *(Look(colour, "P") for colour in ("#56b4e9", "#332288", "#882255", "#999933")),
     *(Look(colour, "*") for colour in ("#44aa99", "#aa4499", "#661100", "#6699cc")),
 )
-"""For all other methods, in the order of their names."""
+"""For all other methods, in alphabetical order."""
 
 
 def look_key(method: str, shots: float, context: str, on_document: bool) -> str:
-    """What has a look of its own: the method, in-context learning without a context, and training on a document."""
+    """The key of a look: the method, with separate keys for zero-shot in-context learning and for training on documents."""
     return ZERO_SHOT if is_zero_shot(method, shots, context) else method + DOCUMENT * on_document
 
 
 def looks_of(keys: Iterable[str]) -> dict[str, Look]:
-    """The look of each, known ones first in the order of tables."""
+    """The look of each key, known ones first in the order of tables."""
     present = set(keys)
     others = sorted(present - LOOKS.keys())
     further = {key: FURTHER[place % len(FURTHER)] for place, key in enumerate(others)}
@@ -74,31 +74,31 @@ def looks_of(keys: Iterable[str]) -> dict[str, Look]:
 
 
 def look_name(key: str) -> str:
-    """A method as people say it."""
+    """The display name of a method."""
     method = key.removesuffix(DOCUMENT)
     return METHOD_NAMES.get(method, method) + key[len(method) :]
 
 
 def family(model: str) -> str:
-    """A model's name without its size: what models that differ in size alone have in common."""
+    """A model's name without its size, which models that differ only in size share."""
     folders, slash, last = model.rpartition("/")
     return folders + slash + SIZE.sub("", last, count=1)
 
 
 def group_name(row: pd.Series) -> str:
-    """A group as people say it, within its task and model."""
+    """The display name of a group within its task and model."""
     shots = f", {row['shots']:.0f} shots" if row["shots"] else ""
     return method_name(row.to_dict()) + shots + (f" ({row['differs']})" if row["differs"] else "")
 
 
 def points(collection: Collection) -> pd.DataFrame:
-    """Scores and costs, a row a run and selection.
+    """Scores and costs, a row for each run and selection.
 
     Returns:
-        All columns of `collection.runs`, `selection`, `in_domain` and `out_of_domain` (the headline of the run, all rows
-        of the sets pooled), `rows_<domain>` (how many of which sets), `selected_<domain>` (whether these rows chose the
-        checkpoint), `gap_recovered_<domain>`, `PER_QUERY`, `look`, and `judged`: whether a method is judged by this selection
-        (in-context learning itself, else the last step).
+        All columns of `collection.runs`, `selection`, `in_domain` and `out_of_domain` (the run's headline metric, pooled over all
+        rows of the sets), `rows_<domain>` (how many rows of which sets), `selected_<domain>` (whether the checkpoint was
+        selected on these rows), `gap_recovered_<domain>`, `PER_QUERY`, `look`, and `judged`: whether a method is judged by this
+        selection (in-context learning itself, else the last step).
     """
     scores = collection.headline_scores().set_index(["id", "selection"])
     cells = {}
@@ -111,7 +111,7 @@ def points(collection: Collection) -> pd.DataFrame:
     cells |= {name: scores.loc[scores["set"] == "in_domain", name] for name in PER_QUERY}
     merged = collection.runs.merge(pd.DataFrame(cells).reset_index(), on="id", how="inner")
     chosen = [f"selected_{domain}" for domain in DOMAINS]
-    merged[chosen] = merged[chosen].eq(True)  # where a run has no sets of a domain, they chose nothing
+    merged[chosen] = merged[chosen].eq(True)  # sets that a run does not have selected nothing
     merged = merged.assign(
         **{name: math.nan for name in PER_RUN if name not in merged},
         judged=merged["selection"].isin(FINAL),
@@ -121,7 +121,7 @@ def points(collection: Collection) -> pd.DataFrame:
 
 
 def mean_points(runs: pd.DataFrame) -> pd.DataFrame:
-    """Means over the runs, rows of `points`, that differ in seeds alone.
+    """Means over the runs, rows of `points`, that differ only in seeds.
 
     Returns:
         `GROUP`, `context`, `higher_is_better`, `selection`, `rows_<domain>`, `look`, `judged`, `name`; for each number its mean
@@ -139,7 +139,7 @@ def mean_points(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(costs: pd.Series, scores: pd.Series, *, higher_is_better: bool = True) -> list:
-    """The row labels of the Pareto front, cheapest first: what no other row beats in score at the same or a lower cost."""
+    """The row labels of the Pareto front, cheapest first: rows that no other row beats in score at the same or a lower cost."""
     both = pd.DataFrame({"cost": costs, "score": scores if higher_is_better else -scores}).dropna()
     both = both.sort_values(["cost", "score"], ascending=[True, False], kind="stable")
     best = both["score"].cummax().shift(fill_value=-math.inf)
@@ -147,8 +147,8 @@ def front(costs: pd.Series, scores: pd.Series, *, higher_is_better: bool = True)
 
 
 def with_tips(judged: pd.DataFrame, means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of `points` and the `groups` of them, both with a column `tip`: of runs their group, id, seeds and scores, or "" where
-    there are more than `NAMED`; of groups their name, task and selection, scores and how many runs they are of."""
+    """Rows of `points` and their groups, both with a column `tip`: for runs their group, id, seeds and scores, or "" if there are
+    more than `NAMED`; for groups their name, task and selection, scores and number of runs."""
     several = [name for name in ("pattern", "model") if means[name].nunique() > 1]
     groups, runs = [], {}
     for group in means.to_dict("records"):
@@ -167,7 +167,7 @@ def with_tips(judged: pd.DataFrame, means: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 
 def _scores(row: Mapping[str, Any]) -> str:
-    """A line for each domain with a score, and its deviation if there is one."""
+    """A line for each domain that has a score, with its deviation if there is one."""
     lines = []
     for domain in DOMAINS:
         if pd.notna(row[domain]):

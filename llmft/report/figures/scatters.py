@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FEW = 12
-"""More groups than these in a panel are drawn with small markers."""
+"""If a panel has more groups than this, they are drawn with small markers."""
 LINES = 12
-"""More lines of a task than these have a panel for each number of shots."""
+"""If a task has more lines than this, each number of shots has its own panel."""
 LETTER = 0.065
-"""Height of a small number beside the end of a line, as a share of its panel's."""
+"""Height of a small number next to the end of a line, as a share of its panel's."""
 COSTS = {"cpu_ms_per_query": "CPU ms per query", "training_cpu_s": "CPU s of training and teacher"}
 
 
 def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFrame) -> Iterator[Sheet]:
-    """In-domain against out-of-domain scores, a small marker a seed and a large one for their mean.
+    """In-domain against out-of-domain scores, a small marker for each seed and a large one for their mean.
 
-    As figure 1 of Mosbach et al. 2023, but panels are tasks and models, colours
+    As in figure 1 of Mosbach et al. 2023, but panels are tasks and models, and colours are
     methods. Dashed lines: always answering the largest class.
     """
     looks = looks_of(judged["look"])
@@ -46,7 +46,7 @@ def draw_domains(judged: pd.DataFrame, means: pd.DataFrame, majority: pd.DataFra
                 ylabel=f"out-of-domain {name}" if spec.is_first_col() else "",
             )
         panels.legend(figure, looks, pd.concat([runs["look"] for _, runs in parts]))
-        panels.note(figure, f"A small marker a run, a large one the mean of seeds; the last step of training.{dashes}")
+        panels.note(figure, f"Small markers: runs, large ones: means over seeds; the last step of training.{dashes}")
         yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
 
 
@@ -72,8 +72,8 @@ def _draw_domains(axes: Axes, looks: Mapping[str, Look], runs: pd.DataFrame, mea
 
 
 def draw_size(means: pd.DataFrame) -> Iterator[Sheet]:
-    """Scores against the number of weights: a line a family of models, method, number of shots and pattern, bars are standard
-    deviations over seeds."""
+    """Scores against the number of weights: a line for each family of models, method, number of shots and pattern; bars are
+    standard deviations over seeds."""
     keys = ["task", "look", "shots", "pattern", "differs", "family"]
     sized = means.dropna(subset=["weights"]).assign(family=means["model"].map(family))
     sized = sized[sized.groupby(keys, dropna=False)["weights"].transform("nunique") > 1]
@@ -93,13 +93,13 @@ def draw_size(means: pd.DataFrame) -> Iterator[Sheet]:
         for axes in table[-1]:
             axes.set_xlabel("weights")
         panels.legend(figure, looks, pd.concat([panel["look"] for _, panel in parts]))
-        text = "Means and standard deviations over seeds" + ("." if many.all() else "; small numbers are shots.")
-        panels.note(figure, text + (" Small words are families of models." if families else ""))
+        text = "Means and standard deviations over seeds" + ("." if many.all() else "; small numbers: shots.")
+        panels.note(figure, text + (" Small words: model families." if families else ""))
         yield Sheet(figure, sheet_name(names))
 
 
 def _draw_lines(axes: Axes, looks: Mapping[str, Look], panel: pd.DataFrame, domain: str) -> None:
-    """The lines of one panel, what tells those of one method apart beside their ends."""
+    """Draw the lines of one panel, labelled at their ends if several belong to one method."""
     ends = []
     for _, line in panel.dropna(subset=[domain]).groupby("line", sort=False):
         first, same_look = line.iloc[0], panel[panel["look"] == line["look"].iloc[0]]
@@ -120,7 +120,7 @@ def _draw_lines(axes: Axes, looks: Mapping[str, Look], panel: pd.DataFrame, doma
 
 
 def _write_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Texts beside the ends of lines, (x, y, text, colour) each, moved up where they would lie on one another."""
+    """Write texts next to the ends of lines, (x, y, text, colour) each, moved up where they would overlap."""
     low, high = axes.get_ylim()
     last = -math.inf
     for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
@@ -130,7 +130,7 @@ def _write_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
 
 
 def draw_cost(means: pd.DataFrame) -> Iterator[Sheet]:
-    """Scores against CPU time, of a query and of training with its teacher; lines are Pareto fronts."""
+    """Scores against CPU time, per query and of training with its teacher; lines are Pareto fronts."""
     shown = [cost for cost in COSTS if (means[cost] > 0).any()]
     if not shown:
         return
@@ -145,9 +145,7 @@ def draw_cost(means: pd.DataFrame) -> Iterator[Sheet]:
         for axes, cost in zip(table[-1], shown, strict=True):
             axes.set_xlabel(COSTS[cost])
         panels.legend(figure, looks, pd.concat([panel["look"] for _, panel in parts]))
-        panels.note(
-            figure, "Filled: in-domain, hollow: out-of-domain; lines (dotted: out-of-domain): what nothing cheaper beats."
-        )
+        panels.note(figure, "Filled: in-domain, hollow: out-of-domain; lines (dotted: out-of-domain): Pareto fronts.")
         yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
 
 

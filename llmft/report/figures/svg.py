@@ -1,7 +1,7 @@
-"""Matplotlib's SVG as a part of the page: its marks say their values, and nothing in it needs an inline style or a wider policy.
+"""Matplotlib's SVG as a part of the page: its marks show their values, and it needs no inline styles and no wider policy.
 
-A browser takes style attributes for inline styles, which the page's policy forbids: each becomes a class, whose rule is in the
-page's own style.
+Browsers treat style attributes as inline styles, which the page's policy forbids: each becomes a class, whose rule is in the
+page's own style sheet.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 HREF = f"{{{XLINK}}}href"
 MARKS = "marks "
-"""How the id of an artist begins whose marks say something; a JSON list of what they say follows."""
+"""Start of the id of an artist whose marks have tooltips, followed by a JSON list of these."""
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 UNTURNED = re.compile(r"rotate\(-?0 [^)]*\)")
 
 
 def say(artist: Artist, tips: Iterable[str]) -> None:
-    """Set what the marks of an artist say where the page shows them, in the order they are drawn; "" for those that say
-    nothing. Marks without a finite place are not drawn and have no tip."""
+    """Set the tooltips that the page shows for the marks of an artist, in drawing order; "" for marks without one. Marks
+    without a finite position are not drawn and have no tooltip."""
     artist.set_gid(MARKS + json.dumps(list(tips)))
 
 
@@ -35,12 +35,12 @@ def inline(svg: str, name: str, title: str, styles: MutableMapping[str, str]) ->
 
     Args:
         svg: matplotlib's file, drawn with `svg.fonttype` none.
-        name: what its ids begin with, unique on the page.
-        title: what assistive technology calls it.
+        name: prefix of its ids, unique on the page.
+        title: its name for assistive technology.
         styles: declarations -> class; those of this picture are added.
 
     Raises:
-        ValueError: an artist has drawn another number of marks than it has tips.
+        ValueError: the numbers of marks and tooltips of an artist differ.
     """
     root = ElementTree.fromstring(NOT_IN_XML.sub("\ufffd", svg))
     for child in [child for child in root if child.tag == _tag("metadata") or child.find(_tag("style")) is not None]:
@@ -66,7 +66,7 @@ def _tag(name: str) -> str:
 
 
 def _rename(root: ElementTree.Element, name: str) -> None:
-    """Give ids that are referred to a name that is unique on the page, and drop the others."""
+    """Rename ids that are referred to so that they are unique on the page, and drop the others."""
     names: dict[str, str] = {}
     for element in root.iter():
         for key, pattern in ((HREF, "#{}"), ("clip-path", "url(#{})")):
@@ -80,7 +80,7 @@ def _rename(root: ElementTree.Element, name: str) -> None:
 
 
 def _shorten(element: ElementTree.Element, styles: MutableMapping[str, str]) -> None:
-    """Style as a class, places to a hundredth of a point, no space that is not shown."""
+    """Turn the style into a class, round positions to a hundredth of a point, and drop invisible white space."""
     style = element.attrib.pop("style", None)
     if style is not None:
         element.set("class", styles.setdefault(style, f"s{len(styles)}"))

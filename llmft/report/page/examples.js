@@ -1,9 +1,9 @@
 "use strict";
-// Answers in words, row by row: a run is chosen, its rows are filtered by set, by what became of them, and by words in them.
+// Text answers, row by row: choose a run, and filter its rows by set, by outcome, and by words in them.
 
 const MOST_LETTERS = 180;
 
-/* A text; of a long one the beginning, which opens. */
+/* A text; for a long one its beginning, which can be opened. */
 function words(text) {
   if (!text) return element("span", { class: "soft" }, "(nothing)");
   if (text.length <= MOST_LETTERS) return element("span", { class: "words" }, text);
@@ -50,7 +50,7 @@ function examples() {
       wanted.every((word) => texts[number].includes(word));
     const shown = run.rows.filter(fits);
     const counts = run.counts.map(([name, count]) => `${count} ${name}`).join(", ");
-    const rest = run.left_out ? `; ${run.left_out} further rows are in the run's predictions.parquet` : "";
+    const rest = run.left_out ? `; ${run.left_out} more rows are in the run's predictions.parquet` : "";
     byId("example-count").textContent = `${shown.length} of ${run.rows.length} rows. The run has ${counts}${rest}.`;
     table.show(shown);
   };
@@ -66,6 +66,6 @@ function examples() {
   select.addEventListener("change", choose);
   for (const field of fields) field.addEventListener("input", apply);
   byId("example-filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("example-note").append(left_out ? ` ${left_out} further runs are not in the page; \`python -m llmft.report show RUN --examples N\` prints theirs.` : "");
+  byId("example-note").append(left_out ? ` ${left_out} more runs are not in the page; \`python -m llmft.report show RUN --examples N\` prints their examples.` : "");
   choose();
 }

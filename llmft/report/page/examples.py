@@ -1,4 +1,4 @@
-"""What the page has of answers in words: rows of some runs, as JSON for its script `examples.js`."""
+"""The page's text answers: rows of some runs, as JSON for its script `examples.js`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from llmft.report.records.examples import Examples
 
 RUNS, ROWS = 20, 200
-"""The most runs, and rows of each, whose answers are in the page."""
+"""Maximum number of runs, and of rows of each, in the page."""
 LONG = 4000
-"""Characters of a text that are."""
+"""Maximum characters of a text in the page."""
 
 
 def page_examples(collection: Collection) -> dict[str, Any]:
-    """`runs`, row by row, and how many more are `left_out`; settings take turns in which runs are shown."""
+    """`runs`, row by row, and the number of runs `left_out`; the runs shown are taken from all settings in turn."""
     texts = collection.runs[collection.runs["id"].isin(collection.texts)]
     texts = texts.assign(place=texts.groupby("setting", sort=False).ngroup()).sort_values(["place", *SEEDS], ignore_index=True)
     turns = texts.groupby("place").cumcount().sort_values(kind="stable")
@@ -61,7 +61,7 @@ def _row(example: Example, stages: Sequence[str]) -> dict[str, Any]:
 
 
 def _answer(answer: Answer | None) -> list[Any] | None:
-    """Text, score, and what the row is measured by, as text."""
+    """Text, score, and all metrics of the row as text."""
     if answer is None:
         return None
     measures = "\n".join(f"{metric_name(name)} {value:.3g}" for name, value in answer.metrics.items())
@@ -69,4 +69,4 @@ def _answer(answer: Answer | None) -> list[Any] | None:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONG else f"{text[:LONG]} ... ({len(text) - LONG} characters more in predictions.parquet)"
+    return text if len(text) <= LONG else f"{text[:LONG]} ... ({len(text) - LONG} more characters in predictions.parquet)"

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from llmft.report.records.collect import Collection
 
 MOST, METHODS = 8, 4
-"""The most tasks that have a sentence, and methods in it."""
+"""Maximum number of tasks with a sentence, and of methods in it."""
 
 
 def summary(collection: Collection, points: pd.DataFrame) -> list[str]:
-    """What was run: how many, of which methods, on what. `points` are those of `figures.points`."""
+    """What was run: the numbers of runs, methods, tasks and models. `points` is the result of `figures.points`."""
     runs = collection.runs
     names = [look_name(key) for key in looks_of(points["look"])]
     tasks, models = (list(runs[name].unique()) for name in ("task", "model"))
@@ -30,20 +30,20 @@ def summary(collection: Collection, points: pd.DataFrame) -> list[str]:
         "without it after fine-tuning, or after distillation of its own answers, and is that worth the cost?",
         f"{_count(len(runs), 'finished run')} in {_count(len(sizes), 'setting')}, {each} each; "
         f"{_count(len(tasks), 'task')} ({_first(tasks)}), {_count(len(models), 'model')} ({_first(models)}). "
-        f"Methods: {_first(names, 12, '; ')}. Judged by: {_first([metric_name(name) for name in runs['headline'].unique()])}.",
+        f"Methods: {_first(names, 12, '; ')}. Metrics: {_first([metric_name(name) for name in runs['headline'].unique()])}.",
     ]
     if collection.left_out:
-        lines.append(f"{_count(len(collection.left_out), 'run')} unfinished, unreadable or there twice: below, in no mean.")
+        lines.append(f"{_count(len(collection.left_out), 'run')} unfinished, unreadable or duplicated: listed below, in no mean.")
     return lines
 
 
 def findings(means: pd.DataFrame, evens: pd.DataFrame, other_rows: Container[tuple[str, str, str]] = ()) -> list[str]:
-    """What came out, a sentence a task: its best group by each headline, and the soonest break-even of each method.
+    """The results, one sentence for each task: its best group by each headline metric, and each method's earliest break-even.
 
     Args:
         means: groups of runs (`points.mean_points`) at the selection that methods are judged by.
-        evens: of `break_even.break_evens`.
-        other_rows: of `summary.tasks_with_other_rows`.
+        evens: the result of `break_even.break_evens`.
+        other_rows: the result of `summary.tasks_with_other_rows`.
     """
     lines = []
     for task, groups in means.groupby("task", sort=False):
@@ -55,7 +55,7 @@ def findings(means: pd.DataFrame, evens: pd.DataFrame, other_rows: Container[tup
 
 
 def _best(groups: pd.DataFrame, other_rows: Container[tuple[str, str, str]]) -> str:
-    """The best of the groups, which have one headline, in each domain."""
+    """The best of the groups, which share a headline metric, in each domain."""
     best, higher = [], bool(groups["higher_is_better"].iloc[0])
     for domain in DOMAINS if len(groups) > 1 else ():
         scores = groups[domain]
@@ -70,8 +70,8 @@ def _best(groups: pd.DataFrame, other_rows: Container[tuple[str, str, str]]) -> 
 
 
 def _cheaper(evens: pd.DataFrame, task: str) -> tuple[str, str]:
-    """The fewest queries after which each method has cost less CPU time than prompting, with the scores of both: the cheapest may
-    answer little. And the methods that never do."""
+    """The smallest number of queries after which each method has cost less CPU time than prompting, with the scores of both,
+    since cheap methods may score badly; and the methods for which there is none."""
     rows = evens[(evens["task"] == task) & evens["cpu_s_queries"].notna()] if len(evens) else evens
     if rows.empty:
         return "", ""
@@ -80,16 +80,16 @@ def _cheaper(evens: pd.DataFrame, task: str) -> tuple[str, str]:
     for row in first[first["cpu_s_queries"] < math.inf].to_dict("records"):
         several = rows.loc[rows["method"] == row["method"], "shots"].nunique() > 1
         name = shown_method(row) + (f", {row['shots']:.0f} shots" if several else "")
-        scores = f"{row['score']:.3f} against {row['score_prompting']:.3f}" + (", on other rows" if row["other_rows"] else "")
+        scores = f"{row['score']:.3f} against {row['score_prompting']:.3f}" + (", on different rows" if row["other_rows"] else "")
         soonest.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, rows)}: {scores})")
-    after = f"training has cost less CPU time than prompting soonest after {_first(soonest, METHODS, '; ')}" if soonest else ""
+    after = f"training first costs less CPU time than prompting after {_first(soonest, METHODS, '; ')}" if soonest else ""
     never = [method_name(row) for row in first[first["cpu_s_queries"] == math.inf].to_dict("records")]
-    saved = f"training has saved no CPU time after any number of queries with {_first(never, METHODS, '; ')}" if never else ""
+    saved = f"training never saves CPU time, after any number of queries, with {_first(never, METHODS, '; ')}" if never else ""
     return after, saved
 
 
 def _named(name: str, row: pd.Series | dict, among: pd.DataFrame) -> str:
-    """A group with its pattern and model, where those of its task have several."""
+    """A group's name, with its pattern and model if its task has several."""
     several = [str(row[key]) for key in ("pattern", "model") if among[key].nunique() > 1 and pd.notna(row[key])]
     return ", ".join([name, *several])
 

@@ -1,8 +1,8 @@
-"""The report as one page that needs nothing beside it: no network, no server, no other file.
+"""The report as one self-contained page: it needs no network, no server and no other file.
 
-Its template, style and scripts are the files `page.*`, `table.js` and `examples.js` in this package. The numbers of the tables
-and the texts of examples lie in the page as JSON, the figures as the SVG that `figures.py` drew; a policy in its head allows the
-page's own script and style, by their hashes, and nothing else.
+Its template, style and scripts are the files `page.*`, `table.js` and `examples.js` in this package. The page contains the
+numbers of the tables and the texts of examples as JSON, and the figures as the SVG drawn by `figures.py`; a policy in its head
+allows only the page's own script and style, by their hashes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("table.js", "examples.js", "page.js")
 ROWS = 2000
-"""The most rows of a table that are in the page."""
+"""Maximum number of rows of a table in the page."""
 KIB, MIB = 2**10, 2**20
 COLUMNS = (
     *({"key": domain, "name": HEADINGS[domain], "digits": 3, "spread": True} for domain in DOMAINS),
@@ -51,7 +51,7 @@ COLUMNS = (
     {"key": "gpu_peak_bytes", "name": "GPU peak MiB", "digits": 0, "scale": MIB},
 )
 KINDS = {"sizes": "Differences over model sizes"}
-"""What a section is called whose tables are of one kind (the part of their names before a hyphen) and shown one at a time."""
+"""Titles of sections whose tables are of one kind (the part of their names before a hyphen) and shown one at a time."""
 OF_RUNS = ("seed", "data_seed", "training_cpu_s", "cpu_total_s", "rss_peak_bytes")
 
 
@@ -63,8 +63,8 @@ def write_page(
     drawn: Iterable[Drawn],
     out: Path,
 ) -> None:
-    """Write `report.html` to the existing folder `out`, from which it names the runs' files: `lines` in front, the results, which
-    it makes a table of itself (`runs`, of `points`), the figures of `draw_all`, and the other tables."""
+    """Write `report.html` to the existing folder `out`, with links to the runs' files relative to it: first `lines`, then the
+    results, which it makes into a table itself (`runs`, from `points`), the figures of `draw_all`, and the other tables."""
     data = {
         "summary": summary(collection, runs),
         "findings": lines,
@@ -79,7 +79,7 @@ def write_page(
 
 
 def page(data: Mapping[str, Any], drawn: Iterable[Drawn] = ()) -> str:
-    """The page with `data` and figures in it. No text in them can end the element that holds it."""
+    """The page with `data` and figures in it. No text in them can close the element that contains it."""
     package = files("llmft.report.page")
     styles: dict[str, str] = {}
     figures = _figures(drawn, styles)
@@ -96,11 +96,11 @@ def page(data: Mapping[str, Any], drawn: Iterable[Drawn] = ()) -> str:
         text = text.replace(character, f"\\u{ord(character):04x}")
     parts = {"policy": policy, "style": style, "script": script, "figures": figures, "data": text}
     template = (package / "page.html").read_text(encoding="utf-8")
-    return re.sub("@([a-z]+)@", lambda name: parts[name[1]], template)  # at once: a part may hold another's name
+    return re.sub("@([a-z]+)@", lambda name: parts[name[1]], template)  # in one pass: a part may contain another's name
 
 
 def _figures(drawn: Iterable[Drawn], styles: dict[str, str]) -> str:
-    """An element for each picture, in it one for each of its sheets; their styles are added to `styles`."""
+    """An element for each picture that contains one for each of its sheets; their styles are added to `styles`."""
     ordered = sorted(drawn, key=lambda one: list(PICTURES).index(one.picture))
     made = []
     for name, sheets in groupby(ordered, key=lambda one: one.picture):
@@ -109,11 +109,11 @@ def _figures(drawn: Iterable[Drawn], styles: dict[str, str]) -> str:
             svg = inline(sheet.svg, f"{name}-{number}", f"{PICTURES[name]}: {sheet.sheet}", styles)
             made.append(f'<div class="sheet" data-name="{html.escape(sheet.sheet)}">{svg}</div>\n')
         made.append("</figure>\n")
-    return "".join(made) or '<p class="note">No figure has anything to show.</p>'
+    return "".join(made) or '<p class="note">There is no data for figures.</p>'
 
 
 def _measured(points: pd.DataFrame, folder: Path, out: Path) -> dict[str, Any]:
-    """`runs` and `points` (of a run and selection) column by column, `groups` row by row, and `looks`."""
+    """`runs` and `points` (one per run and selection) column by column, `groups` row by row, and `looks`."""
     runs = points.drop_duplicates("id").reset_index(drop=True)
     number = {run: place for place, run in enumerate(runs["id"])}
     way = Path(os.path.relpath(folder, out)).as_posix()
@@ -149,7 +149,7 @@ def _group(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sections(tables: Sequence[ReportTable]) -> list[dict[str, Any]]:
-    """Sections of the page in the order of the tables, those of one kind in one."""
+    """Sections of the page in the order of the tables; tables of one kind share a section."""
     kinds: dict[str, list[ReportTable]] = {}
     for table in tables:
         kinds.setdefault(table.name.split("-")[0], []).append(table)
@@ -160,7 +160,7 @@ def _sections(tables: Sequence[ReportTable]) -> list[dict[str, Any]]:
 
 
 def _table(table: ReportTable) -> dict[str, Any]:
-    """A table's cells as text, or with what they are sorted by and their mark: better or worse."""
+    """A table's cells as text, or with their sort key and mark: better or worse."""
     shown = table.without_constant_columns()
     columns = [pair for pair in zip(shown.columns, shown.texts, strict=True) if pair[0].name != IDS.name]
     rows = []
@@ -172,7 +172,7 @@ def _table(table: ReportTable) -> dict[str, Any]:
             mark = column.mark(row) if column.mark else ""
             cells.append([text, value, mark] if mark or value != text else text)
         rows.append(cells)
-    rest = [f"{len(table.rows) - ROWS} further rows are in the csv files."] if len(table.rows) > ROWS else []
+    rest = [f"{len(table.rows) - ROWS} more rows are in the csv files."] if len(table.rows) > ROWS else []
     return {
         "title": table.title,
         "notes": [*shown.notes, *rest],
@@ -182,7 +182,7 @@ def _table(table: ReportTable) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A number as JSON has it, to six digits; none for NaN."""
+    """A number for JSON, to six digits; None for NaN."""
     if isinstance(value, str) or value is None:
         return value
     number = float(value)

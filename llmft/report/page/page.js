@@ -1,5 +1,5 @@
 "use strict";
-// The page: its words, the table of results with its filters, the figures' marks, and all other tables.
+// The page: its text, the table of results with its filters, the figures' marks, and all other tables.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -11,7 +11,7 @@ function summary() {
   );
 }
 
-/* Links to all sections, once these are there. */
+/* Links to all sections, once these exist. */
 function contents() {
   const sections = [...document.querySelectorAll("main section:not([hidden])")];
   byId("contents").append(...sections.map((section) => element("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
@@ -30,7 +30,7 @@ function scoreCell(column, group) {
   return column.spread ? { text: text + spread + star, value: mean } : { text, value: mean, tip: spread ? text + spread : null };
 }
 
-/* A spot in a method's colour in the figures. */
+/* A spot in the method's colour in the figures. */
 function swatch(colour) {
   const spot = element("span", { class: "swatch" });
   spot.style.setProperty("--look", colour);
@@ -119,7 +119,7 @@ function results() {
   apply();
 }
 
-/* A table of the data at `place`, with a field to search it where it is long. */
+/* A table of the data at `place`, with a search field if it is long. */
 function plainTable(place, { title, notes, columns, rows }) {
   const below = element("div");
   const shown = columns.map((column, number) => ({
@@ -144,7 +144,7 @@ function plainTable(place, { title, notes, columns, rows }) {
   table.show(rows);
 }
 
-/* One of many tables, chosen by the parts of its title before and behind the first colon. */
+/* One of many tables, chosen by the parts of its title before and after the first colon. */
 function chosenTable(place, tables) {
   const parts = (table) => [table.title.split(": ", 1)[0], table.title.split(": ").slice(1).join(": ")];
   const [where, what] = [element("select"), element("select")];
@@ -181,13 +181,13 @@ function otherTables() {
   }
 }
 
-/* Arguments that all settings of a method share: below everything that came out. */
+/* Arguments that all settings of a method share: below all results. */
 function shared() {
   byId("shared").hidden = !DATA.shared.length;
   byId("shared").querySelector("ul").append(...DATA.shared.map((line) => element("li", {}, line)));
 }
 
-/* Of a figure with several sheets one is shown, which is chosen by its name. */
+/* Shows one sheet of a figure with several sheets, chosen by name. */
 function sheets() {
   for (const figure of document.querySelectorAll("figure")) {
     const all = [...figure.querySelectorAll(".sheet")];
@@ -227,7 +227,7 @@ function marks() {
   }
 }
 
-/* The one tooltip: the words of whatever is pointed at or reached. */
+/* The only tooltip: the text of the element that is pointed at or focused. */
 function showTips() {
   const tip = document.getElementById("tip");
   const tipped = (node) => node.closest?.("[data-tip]") ?? null;
@@ -243,7 +243,7 @@ function showTips() {
   document.addEventListener("pointerover", (event) => show(tipped(event.target)));
   document.addEventListener("focusin", (event) => show(tipped(event.target)));
   document.addEventListener("focusout", () => (tip.hidden = true));
-  // what is reached by keyboard may scroll into view; its tip goes along
+  // an element focused by keyboard may scroll into view; its tooltip moves with it
   document.addEventListener("scroll", () => tip.hidden || show(tipped(document.activeElement)), { passive: true, capture: true });
   document.addEventListener("keydown", (event) => event.key === "Escape" && (tip.hidden = true));
 }

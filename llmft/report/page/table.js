@@ -1,5 +1,5 @@
 "use strict";
-// Elements, and tables that are sorted by their headings. Text of records only ever becomes textContent or an attribute's value.
+// Elements, and tables that can be sorted by their headings. Text of records only ever becomes textContent or an attribute's value.
 
 function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
@@ -25,8 +25,8 @@ const missing = (value) => value === null || value === undefined || value === ""
 
 const MOST_ROWS = 40;
 
-/* A table below `place`. columns: {name, left, kind, cell: row -> {text, value, mark, tip, node}}; what is missing is sorted to the end,
-   in both directions. detail: row -> element, shown on request. At most MOST_ROWS rows are drawn until one asks for all. */
+/* A table below `place`. columns: {name, left, kind, cell: row -> {text, value, mark, tip, node}}; missing values are sorted to the end
+   in both directions. detail: row -> element, shown on request. At most MOST_ROWS rows are drawn until all are requested. */
 class SortedTable {
   constructor(place, columns, { detail = null, label = "" } = {}) {
     Object.assign(this, { columns, detail, rows: [], sorted: null, down: false, whole: false, open: new Set() });

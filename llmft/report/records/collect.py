@@ -1,6 +1,6 @@
-"""Run records -> one table of runs and one of their scores. Runs that are not whole are listed with the reason, never averaged.
+"""Run records -> one table of runs and one of their scores. Incomplete runs are listed with the reason, never averaged.
 
-All files of every run are read but the training logs, which are when they are asked for.
+All files of every run are read, except the training logs, which are read on request.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ from llmft.report.records.settings import name_differences, repetitions, with_sh
 
 @dataclass(frozen=True)
 class Collection:
-    """All runs below a folder.
+    """All runs under a folder.
 
     Attributes:
-        folder: where they lie.
-        runs: a row for each finished run: `id` (its folder's name, longer only where that is not unique), `record` (path below
-            `folder`), `task` (with its variant), `method`, `model`, `weights` (of the model as it was loaded, a number),
-            `shots` (labelled examples: demonstrations, or training rows where they have labels), `queries` (training rows
-            without labels, or documents), `pattern` (its name or text, or `chat`), `headline` (what the run is judged by) and
-            `higher_is_better` of it, `setting` (hash of everything but the seeds), `context` (what stands in front of a query; ""
-            for nothing, and for demonstrations), `on_document` (whether documents were trained on), `non_default` (all arguments
-            that are not at their default and have no column), `differs` (those of them that tell settings of the task and
-            method apart), `seed`, `data_seed`; the costs of the whole run under the record's names and units; `load_cpu_s`,
-            `evaluation_cpu_s` (all sets and stages); `train_cpu_s`, `teacher_cpu_s`, `teacher_saved_cpu_s` (what answers found in
-            the cache had cost), and the sum of these three, `training_cpu_s`;
+        folder: the folder.
+        runs: a row for each finished run: `id` (its folder's name, longer only if that is not unique), `record` (path under
+            `folder`), `task` (with its variant), `method`, `model`, `weights` (their number in the model as loaded),
+            `shots` (labelled examples: demonstrations, or training rows if they have labels), `queries` (training rows
+            without labels, or documents), `pattern` (its name or text, or `chat`), `headline` (the metric that the run is judged
+            by) and its `higher_is_better`, `setting` (hash of everything except the seeds), `context` (what comes before a query;
+            "" for nothing, and for demonstrations), `on_document` (whether it was trained on documents), `non_default` (all
+            arguments that differ from their default and have no column), `differs` (those of them that distinguish settings of
+            the task and method), `seed`, `data_seed`; the costs of the whole run under the record's names and units;
+            `load_cpu_s`, `evaluation_cpu_s` (all sets and stages); `train_cpu_s`, `teacher_cpu_s`, `teacher_saved_cpu_s` (the
+            original cost of answers found in the cache), and the sum of these three, `training_cpu_s`;
             `training_flops` and `training_flops_alone` likewise, the latter with the context read again for every query.
         scores: a row for each run, selection, set and metric: `id`, `selection` (`icl`, `before`, `teacher`, `last`,
             `best_in_domain`, `best_out_of_domain`, `last_with_context`), `stage` (its name in the record), `set` (`in_domain`,
-            `out_of_domain`, `retention`: their rows taken together; and every set by its name), `metric`, `value`, `n` (rows),
-            `selected_on_evaluation_set` (whether this very set chose the checkpoint), `gap_recovered`, and what a query costs
-            there: `tokens_per_query` (prompt, of the task's own set), `kv_bytes_per_query` (their keys and values, if the
-            record has them), `cpu_ms_per_query`, `flops_per_query` (as run: a context is read once) and `flops_per_query_alone`
+            `out_of_domain`, `retention`: pooled rows; and every set by its name), `metric`, `value`, `n` (rows),
+            `selected_on_evaluation_set` (whether the checkpoint was selected on this set), `gap_recovered`, and the costs of a
+            query: `tokens_per_query` (prompt, of the task's own set), `kv_bytes_per_query` (their keys and values, if in the
+            record), `cpu_ms_per_query`, `flops_per_query` (as run: a context is read once) and `flops_per_query_alone`
             (T-Few's count: the context is read for every query).
         left_out: record and reason of every run that is not in the tables.
         unread: id and reason of every run whose predictions could not be read.
         row_scores: id and domain -> scores of the final stage row by row.
-        texts: ids of the runs whose answers are in words.
+        texts: ids of the runs with text answers.
         sets: id -> group (`in_domain`, ...) -> names of its sets.
         places: id -> the run's folder.
-        shared: sentences about arguments that all settings of a method share, which `differs` leaves out.
-        unreadable_logs: id -> what could not be read of its training log, of the logs that were asked for.
+        shared: sentences about arguments that all settings of a method share, which `differs` omits.
+        unreadable_logs: id -> what could not be read of its training log, for the logs that were requested.
     """
 
     folder: Path
@@ -72,15 +72,15 @@ class Collection:
     unreadable_logs: dict[str, str] = field(default_factory=dict)
 
     def headline_scores(self) -> pd.DataFrame:
-        """The scores by the headline of their run."""
+        """The scores in the headline metric of their run."""
         chosen = np.zeros(len(self.scores), bool)
         for headline, ids in self.runs.groupby("headline")["id"]:
             chosen |= ((self.scores["metric"] == headline) & self.scores["id"].isin(ids)).to_numpy()
         return self.scores[chosen].astype(dict.fromkeys(("id", "selection", "set", "metric"), str))
 
     def logs(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-        """The training logs of some runs, id -> entries with a step; read now. Runs without one (in-context learning) are not in
-        it; what cannot be read is left out and noted in `unreadable_logs`."""
+        """The training logs of some runs, id -> entries with a step; read now. Runs without one (in-context learning) are
+        omitted; what cannot be read is skipped and noted in `unreadable_logs`."""
         logs = {}
         for run in ids:
             path = self.places[run] / "train_log.jsonl"
@@ -92,10 +92,10 @@ class Collection:
 
 
 def collect(folder: Path) -> Collection:
-    """Read all run records below `folder`.
+    """Read all run records under `folder`.
 
     Raises:
-        InputError: there is no such folder, or no finished run in it.
+        InputError: there is no such folder, or it has no finished runs.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the --output_dir of some runs")
@@ -103,8 +103,8 @@ def collect(folder: Path) -> Collection:
     rows, again = repetitions(with_distinct_names([one.row for one in read.values()]))
     left_out = sorted([*left_out, *again])
     if not rows:
-        others = f" ({len(left_out)} that are not: {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
-        raise InputError(f"{folder}: there is no finished run below this folder{others}; name the --output_dir of some runs")
+        others = f" ({len(left_out)} others, the first being {left_out[0][0]}: {left_out[0][1]})" if left_out else ""
+        raise InputError(f"{folder}: there is no finished run under this folder{others}; name the --output_dir of some runs")
     records = [row["record"] for row in rows]
     ids = dict(zip(records, _ids(records), strict=True))
     named, shared = name_differences(with_shots_of_settings(rows))
@@ -128,7 +128,7 @@ def collect(folder: Path) -> Collection:
 
 
 def _read_below(folder: Path) -> tuple[dict[str, _Read], list[tuple[str, str]]]:
-    """The runs by their paths below the folder, and those that cannot be read, with the reason."""
+    """The runs by their paths under the folder, and those that cannot be read, with the reason."""
     paths, closed = find_runs(folder)
     left_out = [(path_text(path.relative_to(folder)), reason) for path, reason in closed]
     read: dict[str, _Read] = {}
@@ -145,12 +145,12 @@ def _read_below(folder: Path) -> tuple[dict[str, _Read], list[tuple[str, str]]]:
 
 
 class _Read:
-    """What was read of one run.
+    """The data read for one run.
 
     Attributes:
-        row: of `Collection.runs`, its `record` being `name`. The record may lack the accuracy of always answering the largest
-            class: of several sets taken together, or where it is old. It follows from targets that are labels.
-        of_texts: whether its answers are in words, as its predictions say.
+        row: a row of `Collection.runs`, whose `record` is `name`. Old records, and those of several pooled sets, may lack the
+            accuracy of always answering the largest class, which is then computed from targets that are labels.
+        of_texts: whether its answers are text, according to its predictions.
         unread: why there are no `row_scores`.
     """
 
@@ -194,7 +194,7 @@ def _log(path: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def _ids(records: Sequence[str]) -> list[str]:
-    """Names of the folders, with as many of those around them as it takes to be unique."""
+    """Names of the folders, with as many parent folders as needed to be unique."""
     parts = [Path(record).parts for record in records]
     ids = [folders[-1] if folders else "." for folders in parts]
     length = 1

@@ -1,4 +1,4 @@
-"""One run's answers in words, row by row: what was asked, what would have been right, and what was answered at each stage."""
+"""One run's text answers, row by row: the query, the correct answer, and the answer at each stage."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from llmft.report.records.predictions import COLUMNS, read_predictions
 
 CHANGED = ("from wrong to right", "from right to wrong", "better", "worse")
 OUTCOMES = (*CHANGED, "still wrong", "unchanged", "still right", "wrong", "in part", "right")
-"""What became of a row, in the order in which rows are shown; the last three where a run has nothing to compare with."""
+"""Outcomes of a row, in display order; the last three are for runs that have nothing to compare with."""
 WHOLE = {(0, 1): CHANGED[0], (1, 0): CHANGED[1], (0, 0): "still wrong", (1, 1): "still right"}
 """Scores before and after -> outcome."""
 WORDS = ("query", "document", "accepted")
-"""Columns of the predictions beside `COLUMNS` that hold texts."""
+"""Text columns of the predictions, in addition to `COLUMNS`."""
 
 
 class Answer(NamedTuple):
-    """What was answered at a stage: the text, its score by the headline, and what else the row is measured by."""
+    """The answer at a stage: the text, its score by the headline metric, and the row's other metrics."""
 
     text: str
     score: float
@@ -36,9 +36,9 @@ class Example:
     """A row of a set.
 
     Attributes:
-        reference: the accepted answers, the one that is trained on first.
+        reference: the accepted answers, starting with the one that is trained on.
         outcome: one of `OUTCOMES`.
-        answers: by stage; a stage that was not asked this row is not in it.
+        answers: by stage, without stages that did not answer this row.
     """
 
     set: str
@@ -55,10 +55,10 @@ class Examples:
     """The rows of a run that are shown.
 
     Attributes:
-        stages: in the order in which they are shown.
-        final: the one that the run is judged by.
-        rows: those that changed first.
-        counts: outcome -> how many rows of the run have it; in the order of `OUTCOMES`.
+        stages: in display order.
+        final: the stage that the run is judged by.
+        rows: starting with those that changed.
+        counts: outcome -> the number of rows of the run that have it, in the order of `OUTCOMES`.
     """
 
     stages: list[str]
@@ -68,12 +68,12 @@ class Examples:
 
     @property
     def left_out(self) -> int:
-        """How many rows the run has beside those that are shown."""
+        """The number of rows of the run that are not shown."""
         return sum(self.counts.values()) - len(self.rows)
 
 
 def outcome(before: float | None, after: float) -> str:
-    """What became of a row whose scores, 0 (wrong) to 1 (right), these are; `before` is None where there is none."""
+    """The outcome of a row with these scores, from 0 (wrong) to 1 (right); `before` is None if there is none."""
     if before is None:
         return {0: "wrong", 1: "right"}.get(after, "in part")
     if (before, after) in WHOLE:
@@ -82,9 +82,9 @@ def outcome(before: float | None, after: float) -> str:
 
 
 def read_examples(record: Path, metrics: Mapping[str, Any], most: int) -> Examples | None:
-    """At most so many rows of the run in a folder; None if its answers are not in words.
+    """At most `most` rows of the run in a folder; None if its answers are not text.
 
-    Of rows that changed, and of the others behind them, all outcomes and sets have a share.
+    First come rows that changed, then the others; among both, all outcomes and sets are represented.
 
     Args:
         metrics: its `metrics.json`.
@@ -116,7 +116,7 @@ def read_examples(record: Path, metrics: Mapping[str, Any], most: int) -> Exampl
 
 
 def _outcomes(tables: Mapping[str, pd.DataFrame], final: str) -> pd.Series:
-    """What became of each row of the final stage, by set and row."""
+    """The outcome of each row of the final stage, by set and row."""
     after = tables[final]["score"]
     if "before" not in tables or final == "before":
         return after.map(lambda score: outcome(None, score))
@@ -126,14 +126,14 @@ def _outcomes(tables: Mapping[str, pd.DataFrame], final: str) -> pd.Series:
 
 
 def _place(stage: str) -> tuple[int, str]:
-    """Where a stage stands: a teacher in front of its student, others in the order of tables."""
+    """Sort key of a stage: a teacher before its student, others in the order of tables."""
     order = ["icl", "teacher", *SELECTION_NAMES]
     name = SELECTIONS.get(stage, stage)
     return (order.index(name) if name in order else len(order)), stage
 
 
 def _chosen(outcomes: pd.Series, most: int) -> pd.Series:
-    """At most so many of the outcomes (by set and row), those of changed rows first; in the order in which they are shown."""
+    """At most `most` of the outcomes (by set and row), preferring changed rows, in display order."""
     frame = pd.DataFrame({"outcome": outcomes, "order": range(len(outcomes))})
     frame["rank"] = frame["outcome"].map(OUTCOMES.index)
     frame["same"] = frame["rank"] >= len(CHANGED)
@@ -143,7 +143,7 @@ def _chosen(outcomes: pd.Series, most: int) -> pd.Series:
 
 
 def _answers(part: pd.DataFrame, measures: Iterable[str]) -> list[Answer | None]:
-    """The answers of one stage to the rows of a table; None where it has none."""
+    """The answers of one stage to the rows of a table; None for rows that it did not answer."""
     columns = {name: part[name].tolist() for name in measures}
     answers = []
     for place, (text, score) in enumerate(zip(part["prediction"], part["score"], strict=True)):

@@ -1,4 +1,4 @@
-"""Where run records lie below a folder, and what is in their files."""
+"""Finds run records under a folder, and reads their files."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from llmft.runs.names import DONE
 
 FILES = ("config", "metrics", "cost")
 OF_RUNS_AND_MODELS = ("draws", "architectures", "model_type")
-"""A config.json with one of these is a run's or a model's: there are no other runs within."""
+"""A config.json with one of these keys is a run's or a model's: there are no other runs inside."""
 
 
 class Unreadable(Exception):
-    """A record that is not as it should be; says which file and why."""
+    """A malformed record; the message names the file and the reason."""
 
 
 UNUSABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError)
-"""What comes of a record whose entries are not as they should be."""
+"""Errors caused by malformed entries of a record."""
 
 
 def unusable(error: Exception) -> str:
-    """What is wrong with a record that led to one of `UNUSABLE`."""
+    """The reason why a record that caused one of `UNUSABLE` cannot be used."""
     return f"its record cannot be understood ({type(error).__name__}: {error})"
 
 
 def find_runs(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Folders that hold a run's record, or a part of one; what lies within a run (models, checkpoints) is not looked at.
+    """Folders that hold a run's record, or a part of one; the inside of a run (models, checkpoints) is not searched.
 
-    A folder that several links lead to is one, and goes by its own path where that is below `folder`.
+    A folder that several links point to counts once, under its own path if that is under `folder`.
 
     Returns:
-        The folders, sorted; and those that could not be looked into, with the reason.
+        The folders, sorted; and those that could not be searched, with the reason.
     """
     runs: list[Path] = []
     closed: list[tuple[Path, str]] = []
     seen: set[tuple[int, int]] = set()
 
     def cannot(error: OSError) -> None:
-        closed.append((Path(error.filename), f"cannot be looked into ({error.strerror or error})"))
+        closed.append((Path(error.filename), f"cannot be searched ({error.strerror or error})"))
 
     starts, links = [folder], []
     while starts:
@@ -71,16 +71,16 @@ def _ends_the_search(folder: Path) -> bool:
 
 
 def path_text(path: Path) -> str:
-    r"""A path as text; bytes that are no UTF-8 as `\xff`."""
+    r"""A path as text; bytes that are not UTF-8 become `\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_record(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
-    """`config.json`, `metrics.json` and `cost.json` of a finished run, in today's form; None where the folder is no run's but a
-    model's.
+    """`config.json`, `metrics.json` and `cost.json` of a finished run, in the current format; None if the folder is a model's,
+    not a run's.
 
     Raises:
-        Unreadable: the run is not finished, or a file is missing, broken or holds something else.
+        Unreadable: the run is not finished, or a file is missing, broken or something else.
     """
     config = _read(path / "config.json")
     if "draws" not in config:
@@ -88,7 +88,7 @@ def read_record(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, A
             raise Unreadable("config.json has no draws")
         return None
     if not (path / DONE).is_file():
-        raise Unreadable("unfinished: there is no DONE; the same command goes on with it")
+        raise Unreadable("unfinished: there is no DONE; the same command resumes it")
     try:
         return config, metrics_of(_read(path / "metrics.json")), cost_of(_read(path / "cost.json"))
     except UNUSABLE as error:
@@ -105,5 +105,5 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise Unreadable(f"{path.name} is broken ({error})") from None
     if not isinstance(value, dict):
-        raise Unreadable(f"{path.name} is broken (it holds no object)")
+        raise Unreadable(f"{path.name} is broken (it is not an object)")
     return value

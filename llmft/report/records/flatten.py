@@ -1,4 +1,4 @@
-"""A run's record as rows of tables: the run and its costs, and every score with what a query cost."""
+"""A run's record as rows of tables: the run and its costs, and every score with the costs of a query."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from llmft.runs.summary import is_count, rows_of, selected_on
 SEEDS = ("seed", "data_seed")
 DEMONSTRATIONS = "demonstrations"
 LABELLED = ("pbft", "vanilla", "gold-label")
-"""What methods' names begin with whose training rows have labels: these rows are their shots."""
+"""Starts of names of methods whose training rows have labels: these rows are their shots."""
 MEANS_OVER_ROWS = ("score_accuracy", "accuracy", "loss", "kl", "agreement", "retention_change")
-"""Metrics that, like every headline, are means over rows, and so can be taken over several sets together, though predictions have
-no column of them. Another one is so if they have (`RowWeights`); else it is given for single sets."""
+"""Metrics that, like every headline metric, are means over rows and so can be pooled over several sets, though predictions have
+no column for them. Other metrics are pooled if they have a column (`RowWeights`); else they are given only for single sets."""
 BY_PART = ("stages", "documents", "categories")
-"""What the record has by stage and set that is no metric."""
+"""Entries of the record by stage and set that are not metrics."""
 PATTERNS = ("pattern_name", "pattern", "student_pattern")
-"""Arguments of which the column `pattern` has one, the last that there is; or it is `CHAT`, the tokenizer's own."""
+"""Arguments for the column `pattern`, of which the last that is given counts; or it is `CHAT`, the tokenizer's own."""
 CHAT = "chat"
 WORK = ("examples", "tokens", "flops", "cpu_s")
 SCORE_COLUMNS = (
@@ -31,7 +31,7 @@ SCORE_COLUMNS = (
 
 
 def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `Collection.runs` but for id and record, with `non_default` as a dict, with `identity` and without `differs`."""
+    """A row of `Collection.runs` without id and record, with `non_default` as a dict, with `identity` and without `differs`."""
     arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
     draws, method = config["draws"], config["method"]
     on_document = arguments.get("train_on") == "document"
@@ -40,7 +40,7 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
     pattern = CHAT if arguments.get(CHAT) else pattern
     seeds = {name: arguments[name] for name in SEEDS}
     student = config.get("student")
-    if student and method == "icl":  # in-context learning draws nothing by its seed, and without shots by neither
+    if student and method == "icl":  # in-context learning does not use its seed, and without shots neither of its seeds
         seeds |= {name: student[name] for name in (SEEDS if not arguments.get("num_shots") else ("seed",))}
     in_columns = (*SEEDS, pattern, *(("max_train_samples",) if labelled else ()))
     return {
@@ -60,33 +60,33 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
         **seeds,
         "identity": identity(config, arguments),
         **{
-            name: math.nan if v is None else float(v)  # whole numbers may be too large for a column of these
+            name: math.nan if v is None else float(v)  # integers may be too large for an integer column
             for name, v in cost["total"].items()
             if v is None or isinstance(v, int | float)
         },
         **{name: float(value) for name, value in _training_costs(metrics, cost).items()},
         **{
             f"majority_{domain}": float(metrics.get("majority", {}).get(names[0], math.nan)) if len(names) == 1 else math.nan
-            for domain in DOMAINS  # accuracy of always answering the largest class, which several sets need not share
+            for domain in DOMAINS  # accuracy of always answering the largest class, which may differ between several sets
             for names in [metrics["sets"].get(domain, ())]
         },
     }
 
 
 def _context(arguments: Mapping[str, Any]) -> str:
-    """What stands in front of a query, "" for nothing, and for demonstrations, which have a column of their own."""
+    """What comes before a query; "" for nothing, and for demonstrations, which have their own column."""
     context = arguments.get("context", DEMONSTRATIONS)
     return "" if context in (DEMONSTRATIONS, "none") else context
 
 
 def _with_context(given: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that are not at their default, and the context: for some tasks it is a document where no argument says so."""
+    """The arguments that differ from their default, and the context: for some tasks it is a document without any argument."""
     context = _context(arguments)
     return {**given, "context": context} if context else {k: value for k, value in given.items() if k != "context"}
 
 
 def _weights(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> float:
-    """Weights of the model as it was loaded: of the record, or what one of its forward passes had been counted with."""
+    """Number of weights of the model as loaded: from the record, or derived from the FLOPs of a forward pass."""
     if "model" in metrics.get("weights", {}):
         return metrics["weights"]["model"]
     return next(
@@ -95,12 +95,12 @@ def _weights(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> float:
 
 
 def _weights_of(work: Mapping[str, Any]) -> float:
-    """T-Few's rule the other way round: 2N FLOPs a token (`llmft.cost.flops`)."""
+    """T-Few's rule solved for N: 2N FLOPs per token (`llmft.cost.flops`)."""
     return work["flops"] / (2 * work["tokens"]) if work["tokens"] else math.nan
 
 
 def _training_costs(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, float]:
-    """What there was to pay before the first query: the teacher's answers, those found in the cache included, and training."""
+    """The costs before the first query: the teacher's answers, including those found in the cache, and training."""
 
     def total(kind: str, key: str, phases: Sequence[Mapping[str, Any]] = cost["phases"]) -> float:
         return sum(phase.get(key, 0) for phase in phases if phase["kind"] == kind)
@@ -123,10 +123,10 @@ def _training_costs(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict
 
 
 def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any], weights: RowWeights) -> Iterator[tuple[Any, ...]]:
-    """Rows of `Collection.scores` but for the run: `SCORE_COLUMNS`.
+    """Rows of `Collection.scores` without the run: `SCORE_COLUMNS`.
 
     Raises:
-        ValueError: a value of the headline is not finite: a mean that leaves it out would not be of the runs that it names.
+        ValueError: a value of the headline metric is not finite: a mean without it would not be over the runs that it names.
     """
     headline, work = metrics["headline"]["name"], _evaluation_work(cost)
     for stage, sets in metrics["stages"].items():
@@ -153,15 +153,15 @@ def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any], weights: Row
 
 
 def _prompt_size(metrics: Mapping[str, Any], stage: str, what: str) -> float:
-    """What the record has of a query's prompt at a stage; NaN where it has none."""
+    """The recorded size of a query's prompt at a stage; NaN if there is none."""
     sizes = metrics.get(what, {})
-    like_teacher = stage == "after_with_context"  # which reads what the teacher does
+    like_teacher = stage == "after_with_context"  # which reads the same prompt as the teacher
     of_student = math.nan if like_teacher else sizes.get("student", math.nan)
     return float(sizes.get("teacher" if like_teacher else stage, of_student))
 
 
 def _beside(metrics: Mapping[str, Any], stage: str, name: str) -> dict[str, Any]:
-    """Metrics of a set that the record has beside its stages: {metric: {stage: {set: value}}}, and the change of other tasks."""
+    """Metrics of a set outside the record's stages: {metric: {stage: {set: value}}}, and the change on other tasks."""
     others = {metric: of for metric, of in metrics.items() if metric not in BY_PART and isinstance(of, dict)}
     by_metric = {metric: of.get(stage) for metric, of in others.items()}
     if stage == "after":
@@ -170,14 +170,14 @@ def _beside(metrics: Mapping[str, Any], stage: str, name: str) -> dict[str, Any]
 
 
 def _by_category(metrics: Mapping[str, Any], stage: str) -> dict[str, tuple[str, dict[str, float]]]:
-    """The set and the metrics of each category of each set, which is called by both."""
+    """The set and the metrics of each category of each set, by a name made of both."""
     sets = metrics.get("categories", {}).get(stage, {})
     return {f"{name}: {category}": (name, values) for name, of in sets.items() for category, values in of.items()}
 
 
 def _pooled(sets: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, float]], headline: str) -> dict[str, float]:
-    """The metrics of some sets taken together, every row (or every token of it) counting the same; of several sets those that are
-    means. `weights` has for each set how much its value of a metric counts, where its rows have that metric."""
+    """The metrics of some sets pooled, with equal weights for all rows (or all their tokens); for several sets only metrics that
+    are means. `weights` has, for each set, the weight of its value of a metric, if its rows have that metric."""
     metrics = [name for name in sets[0] if not is_count(name, sets[0]) and all(values.get(name) is not None for values in sets)]
     if len(sets) == 1:
         return {name: sets[0][name] for name in metrics}
@@ -192,11 +192,11 @@ def _pooled(sets: Sequence[Mapping[str, Any]], weights: Sequence[Mapping[str, fl
 
 
 def _evaluation_work(cost: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
-    """Stage and set -> what evaluation took, answers found in the cache at what they had cost when they were made."""
+    """Stage and set -> the work of evaluation, including the original cost of answers found in the cache."""
     work: dict[tuple[str, str], dict[str, float]] = {}
     for phase in (*cost["phases"], *cost["saved_by_teacher_cache"]["phases"]):
         stage, name = phase["stage"], phase["set"]
-        if name is not None:  # a best checkpoint was evaluated during training, or is the last
+        if name is not None:  # best checkpoints were evaluated during training, or are the last one
             best = ("best_in_domain", "best_out_of_domain") if stage in ("after", "during_training") else ()
             for one in (stage, *best):
                 total = work.setdefault((one, name), dict.fromkeys(WORK, 0))
@@ -206,7 +206,7 @@ def _evaluation_work(cost: Mapping[str, Any]) -> dict[tuple[str, str], dict[str,
 
 
 def _query_costs(work: Sequence[Mapping[str, float]], tokens: float) -> tuple[float, float, float]:
-    """CPU milliseconds, FLOPs as run, and FLOPs with the whole prompt read, of a query; NaN where nothing was evaluated."""
+    """CPU milliseconds, FLOPs as run, and FLOPs of reading the whole prompt, per query; NaN if nothing was evaluated."""
     total = {key: sum(one.get(key, 0) for one in work) for key in WORK}
     examples = total["examples"]
     if not examples:

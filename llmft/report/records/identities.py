@@ -1,8 +1,8 @@
-"""Which models and data sets of several records are the same, and names by which a reader tells apart those that are not.
+"""Determines which models and data sets of several records are the same, and gives different ones distinct names.
 
-Everything in a report that is a mean, a test, a line or a break-even is of one `task` and one `model`; so these columns must not
-call two things by one name. A path is called by its last part where that is enough, else with as many folders as it takes, else
-by a hash.
+Every mean, test, line and break-even in a report belongs to one `task` and one `model`; so these columns must not use the same
+name for two things. A path is named by its last part if that is unique, else with as many parent folders as needed, else with
+a hash.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from typing import Any, NamedTuple
 from llmft.runs.store import short_hash
 
 LETTERS = 6
-"""How many letters of a hash tell apart what nothing else does."""
+"""Digits of a hash that distinguish things with the same name."""
 TRAINED_ON = {"train_file", "query_file"}
-"""Files that runs may learn from and be compared on the same evaluation rows: they tell settings apart, not data sets."""
+"""Files that runs compared on the same evaluation rows may learn from: they distinguish settings, not data sets."""
 ENDING = re.compile(r"\.(parquet|jsonl|json|csv|tsv|txt)$")
-"""Of a file of rows."""
+"""The ending of a file of rows."""
 HUB = "hub"
-"""What records have for the content of a data set of the hub: nothing is known of it."""
+"""The recorded content of a hub data set, whose real content is unknown."""
 
 
 class Known(NamedTuple):
-    """A model or file as one record describes it.
+    """A model or file as described in one record.
 
     Args:
-        short: what it is called where that is enough.
-        path: its whole name or path.
-        argument: what the command line called it.
-        content: hash of what it holds; None in older records.
+        short: its name if that is unique.
+        path: its full name or path.
+        argument: its name on the command line.
+        content: hash of its content; None in older records.
     """
 
     short: str
@@ -43,20 +43,20 @@ class Known(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What one record says of its model, teacher (None: its own start) and data (`data_fingerprints`' keys)."""
+    """A record's model, teacher (None: the student before training) and data (keys of `data_fingerprints`)."""
 
     model: Known
     teacher: Known | None
     data: dict[str, Known]
     weights: str | None
-    """Hash of the very model: students of one setting share `model.content`."""
+    """Hash of this particular model: students of one setting share `model.content`."""
 
 
 def identity(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Identity:
-    """Of the record with this `config.json`, whose arguments are `arguments`."""
+    """The identity of the record with this `config.json` and these `arguments`."""
     model = _model(config, arguments, "model", config["model"])
     weights = model.content
-    if student := config.get("student"):  # students of one setting are one thing, as their runs are
+    if student := config.get("student"):  # students of one setting count as one, like their runs
         setting = student["setting"]
         model = model._replace(path=f"setting {setting[:LETTERS]}", content=f"student {setting}")
     teacher = config["given"].get("teacher")
@@ -65,11 +65,11 @@ def identity(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Identit
 
 
 def data_of(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Known]:
-    """The files that a run's data were read from, by their flags, or their places below `--data_dir` without endings."""
+    """The files that a run's data were read from, by their flags, or by their paths under `--data_dir` without endings."""
     files = {}
     for key, content in config.get("data_fingerprints", {}).items():
         if content != HUB:
-            made = content.startswith("version ")  # rows that are in no file
+            made = content.startswith("version ")  # rows that are not from a file
             path = arguments.get(key) or arguments.get("data_dir") or ""
             path = content if made else os.path.normpath(os.path.join(config.get("folder", ""), path))
             name = ENDING.sub("", key)
@@ -88,8 +88,8 @@ def _model(config: Mapping[str, Any], arguments: Mapping[str, Any], which: str, 
 
 
 def shortest_names(things: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """Names of `things` (what tells each from all others -> its short name and its path), no two alike: the short one where that
-    will do, then with as many folders of its path as it takes, then with a hash."""
+    """Distinct names of `things` (unique key -> short name and path): the short name if it is unique, then with as many folders
+    of the path as needed, then with a hash."""
     names = {place: place[0] for place in things.values()}
     for depth in range(1, 1 + max((len(Path(path).parts) for _, path in names), default=0)):
         count = Counter(names.values())
@@ -102,7 +102,7 @@ def shortest_names(things: Mapping[str, tuple[str, str]]) -> dict[str, str]:
 
 
 def _longer(short: str, path: str, depth: int) -> str:
-    """With the last folders; what is called otherwise than its path (a run's student) has them behind it."""
+    """The name with the last folders; they come after it if the name is not the end of the path (a run's student)."""
     parts = Path(path).parts
     if parts[-1:] == (short,):
         return "/".join(parts[-depth - 1 :]).replace("//", "/")
@@ -111,7 +111,7 @@ def _longer(short: str, path: str, depth: int) -> str:
 
 
 def with_distinct_names(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of runs, with `identity`, in which no two tasks, models, teachers or training files that differ have one name."""
+    """Rows of runs, with `identity`, in which different tasks, models, teachers and training files have different names."""
     models = _names([row["identity"].model for row in rows])
     teachers = _names([row["identity"].teacher for row in rows if row["identity"].teacher])
     of_task: dict[str, list[dict[str, Known]]] = defaultdict(list)
@@ -137,7 +137,7 @@ def with_distinct_names(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _names(things: Iterable[Known]) -> dict[Known, str]:
-    """The name of each; one of unknown content is taken for the only known one that is called by its path."""
+    """The name of each; one with unknown content is identified with the known one at its path if there is only one."""
     things = sorted(things, key=lambda one: one.content is None)
     contents: dict[str, set[str]] = defaultdict(set)
     for one in things:
@@ -155,7 +155,7 @@ def _names(things: Iterable[Known]) -> dict[Known, str]:
 
 
 def differing(data: Sequence[Mapping[str, Known]]) -> set[str]:
-    """The data that records have under one name with different contents."""
+    """The names of data that have different contents in different records."""
     contents: dict[str, set[str | None]] = defaultdict(set)
     for files in data:
         for name, file in files.items():
@@ -164,7 +164,7 @@ def differing(data: Sequence[Mapping[str, Known]]) -> set[str]:
 
 
 def _data_names(data: Sequence[Mapping[str, Known]], apart: Container[str]) -> dict[str, str]:
-    """Names of the data that differ; those of one folder are one thing."""
+    """Names of the data that differ; those of one folder count as one."""
     things: dict[str, tuple[str, str]] = {}
     for files in data:
         for path, contents in _by_path(files, apart):
@@ -173,7 +173,7 @@ def _data_names(data: Sequence[Mapping[str, Known]], apart: Container[str]) -> d
 
 
 def _by_path(files: Mapping[str, Known], apart: Container[str]) -> Iterator[tuple[str, dict[str, str | None]]]:
-    """Path and contents of one record's data, of those that are in `apart`."""
+    """Path and contents of those of one record's data that are in `apart`."""
     chosen = {name: file for name, file in sorted(files.items()) if name in apart}
     for path in dict.fromkeys(file.path for file in chosen.values()):
         yield path, {name: file.content for name, file in chosen.items() if file.path == path}

@@ -1,4 +1,4 @@
-"""Names of methods, selections, metrics and domains; the order in which tables list them, and rows of frames as dicts."""
+"""Names of methods, selections, metrics and domains, their order in tables, and rows of frames as dicts."""
 
 from __future__ import annotations
 
@@ -15,72 +15,72 @@ METHOD_NAMES = {
     )
     for tail, more in (("", ""), ("-lora", ", LoRA"))
 }  # fmt: skip
-"""Methods as people say them, in the order of tables; others go by the record's name, behind these."""
+"""Display names of methods, in the order of tables; others keep the record's name and come last."""
 SELECTIONS = {"after": "last", "after_with_context": "last_with_context"}
-"""Stage in the record -> which weights were evaluated, and how they were chosen; others are called as the stage."""
+"""Stage in the record -> which weights were evaluated, and how they were selected; others keep the name of the stage."""
 SELECTION_NAMES = {
     "icl": "in-context", "before": "before", "teacher": "teacher", "last": "last", "best_in_domain": "best in-domain",
-    "best_out_of_domain": "best out-of-domain", "last_with_context": "last, context in front",
+    "best_out_of_domain": "best out-of-domain", "last_with_context": "last, with context",
 }  # fmt: skip
-"""Selections as people say them, in the order of tables."""
+"""Display names of selections, in the order of tables."""
 METRIC_NAMES = {"rougeL": "ROUGE-L", "off context kl": "off-context KL"}
 FINAL = ("icl", "last")
-"""The selections that a method is judged by: nothing was chosen on the evaluation sets."""
+"""The selections that a method is judged by: nothing was selected on the evaluation sets."""
 FINAL_STAGES = ("icl", "after")
 DOMAINS = ("in_domain", "out_of_domain")
 HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "retention": "other tasks"}
-"""Groups of sets that are taken together, as people say them."""
+"""Display names of groups of sets that are pooled."""
 GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting", "headline")
-"""What runs share that are repetitions of each other: everything but their seeds."""
+"""The columns that repetitions of a run share: everything except the seeds."""
 OTHER_ROWS = "≠"
-OTHER_ROWS_NOTE = "≠ the two were evaluated on other rows: no like comparison."
+OTHER_ROWS_NOTE = "≠ evaluated on different rows: not directly comparable."
 
 
 def rows_text(n: float, sets: Iterable[str]) -> str:
-    """What a score is of: how many rows of which sets."""
+    """The rows that a score is over: how many, of which sets."""
     return f"{n:.0f} of {' + '.join(sets)}"
 
 
 def is_zero_shot(method: object, shots: object, context: object) -> bool:
-    """Whether a run asked a model that was not trained, with nothing in front of its queries."""
+    """Whether a run evaluated an untrained model without any context."""
     return method == "icl" and not shots and not context
 
 
 def method_name(row: Mapping[str, object]) -> str:
-    """A method as people say it, from a row with `method`, `shots` and `context`; without what differs."""
+    """The display name of a method, from a row with `method`, `shots` and `context`, ignoring `differs`."""
     if is_zero_shot(row["method"], row["shots"], row["context"]):
         return "zero-shot"
     return METHOD_NAMES.get(str(row["method"]), str(row["method"]))
 
 
 def shown_method(row: Mapping[str, object]) -> str:
-    """A method as people say it, and what tells the setting from others of the method, by the row's `differs`."""
+    """The display name of a method, with the row's `differs`, which distinguishes settings of the method."""
     return method_name(row) + (f" ({row['differs']})" if row["differs"] else "")
 
 
 def selection_name(selection: object) -> str:
-    """A selection as people say it."""
+    """The display name of a selection."""
     return SELECTION_NAMES.get(str(selection), str(selection))
 
 
 def stage_name(stage: str) -> str:
-    """A stage of one run as people say it; its last one is called `after` there, beside `before`."""
+    """The display name of a stage of one run; the last one is called `after`, in contrast to `before`."""
     return selection_name(SELECTIONS.get(stage, stage)).replace("last", "after")
 
 
 def metric_name(metric: object) -> str:
-    """A metric as people write it; names of up to three letters are short forms, such as KL or MSE."""
+    """The display name of a metric; names of up to three letters are abbreviations, such as KL or MSE."""
     name = str(metric).replace("_", " ")
     return METRIC_NAMES.get(name, name if len(name) > 3 else name.upper())
 
 
 def headline_name(row: Mapping[str, object]) -> str:
-    """The metric of a row with `headline` and `higher_is_better`, as tables and axes name it."""
+    """The metric of a row with `headline` and `higher_is_better`, for tables and axes."""
     return metric_name(row["headline"]) + ("" if row["higher_is_better"] else " (lower is better)")
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as dicts of Python's own types; many times faster than `to_dict` where there are texts."""
+    """The rows as dicts of Python's own types; many times faster than `to_dict` for text columns."""
     names = list(frame.columns)
     columns = [frame[name].tolist() for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -89,9 +89,9 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def in_order_of(
     frame: pd.DataFrame, names: Iterable[str], column: str, before: Sequence[str], behind: Sequence[str]
 ) -> pd.DataFrame:
-    """Rows sorted by the columns `before`, then `column` in the order of `names`, then the columns `behind`; a new index.
+    """Rows sorted by the columns `before`, then `column` in the order of `names`, then the columns `behind`, with a new index.
 
-    Of `weights` that sort models the least of each model counts: with an adapter loaded it is still that model.
+    When models are sorted by `weights`, the smallest number of each model counts: with an adapter it is still the same model.
     """
     places = {name: place for place, name in enumerate(names)}
     order = frame[column].astype(str).map(places).fillna(len(places))

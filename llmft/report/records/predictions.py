@@ -1,4 +1,4 @@
-"""The rows of one run's predictions: which they are, and how well each was answered."""
+"""The rows of one run's predictions: their identity, and the score of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 COLUMNS = ("stage", "set", "idx", "target", "prediction", "score")
 """Columns of the predictions that every run has."""
 TOKENS = {"nll": "target_tokens", "kl": "teacher_tokens"}
-"""Metrics that are means over tokens -> column of how many of each row they are over."""
+"""Metrics that are means over tokens -> column with the number of tokens of each row."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class RowScores:
     """How one run's final stage did on the rows of one domain's sets.
 
     Attributes:
-        rows: tells the evaluation rows, by their idx, targets and order, from others.
-        scores: (N,) the headline of each row; a bool array where all are 0 or 1.
-        confusion: (L, L) how many rows of each label (first axis) got each answer; None where targets are no labels.
+        rows: digest of the evaluation rows' idx, targets and order.
+        scores: (N,) the headline metric of each row; a bool array if all are 0 or 1.
+        confusion: (L, L) number of rows of each label (first axis) with each answer; None if targets are not labels.
     """
 
     rows: bytes
@@ -44,8 +44,8 @@ class Predictions:
     """One run's predictions.
 
     Attributes:
-        table: `COLUMNS` and others that were asked for, `stage` and `set` as dictionaries.
-        stored: names of all columns that the file has.
+        table: `COLUMNS` and other requested columns, with `stage` and `set` as dictionaries.
+        stored: names of all columns in the file.
     """
 
     table: pa.Table
@@ -58,12 +58,12 @@ class Predictions:
 
     @property
     def of_texts(self) -> bool:
-        """Whether targets are texts, which answer queries that the file has."""
+        """Whether targets are texts that answer queries in the file."""
         return self._in_words and "query" in self.stored
 
     @property
     def _in_words(self) -> bool:
-        """Whether targets are written as text; so are then labels of other tasks that the run was asked about."""
+        """Whether targets are stored as text; labels of other tasks in the run are then text as well."""
         import pyarrow as pa
 
         kind = self.table.schema.field("target").type
@@ -72,10 +72,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class RowWeights:
-    """How much each set counts where a metric is taken over several sets, of metrics that are in the predictions row by row.
+    """Weights of the sets when a metric is pooled over several sets, for metrics that the predictions have row by row.
 
     Attributes:
-        rows: names of the predictions' columns but those of `TOKENS`: a metric of such a name is a mean over rows.
+        rows: names of the predictions' columns except those of `TOKENS`: metrics with these names are means over rows.
         tokens: metric of `TOKENS` -> (stage, set) -> tokens of its rows.
     """
 
@@ -83,13 +83,13 @@ class RowWeights:
     tokens: Mapping[str, Mapping[tuple[str, str], float]] = field(default_factory=dict)
 
     def of(self, stage: str, name: str, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The weights of a set with these metrics by metric, also of columns that are no metrics."""
+        """The weights of a set with these metrics, by metric; columns that are not metrics are included."""
         over_tokens = {metric: of[stage, name] for metric, of in self.tokens.items() if (stage, name) in of}
         return {**{column: rows_of(metrics, column) for column in self.rows}, **over_tokens}
 
 
 def row_weights(predictions: Predictions) -> RowWeights:
-    """The weights of the sets of some predictions, read with the columns of `TOKENS` that they have."""
+    """The weights of the sets in some predictions, which must have been read with their columns of `TOKENS`."""
     tokens = {}
     for metric, column in TOKENS.items():
         if column in predictions.table.column_names:
@@ -99,24 +99,24 @@ def row_weights(predictions: Predictions) -> RowWeights:
 
 
 def read_predictions(record: Path, further: Container[str] = ()) -> Predictions:
-    """`COLUMNS` of the predictions of the run in a folder, and those of `further` that it has.
+    """`COLUMNS` of the predictions of the run in a folder, and those of `further` that exist.
 
     Raises:
-        OSError: they are not there, are no such file, or have empty cells.
+        OSError: the file is missing or of another format, or has empty cells.
     """
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
     path = record / "predictions.parquet"
     try:
-        source = path if path_text(path) == str(path) else pa.BufferReader(path.read_bytes())  # arrow takes UTF-8 names alone
+        source = path if path_text(path) == str(path) else pa.BufferReader(path.read_bytes())  # arrow only supports UTF-8 names
         with ParquetFile(source, read_dictionary=["stage", "set"]) as file:
             stored = file.schema_arrow.names
             columns = OLD_ROW_COLUMNS if "label" in stored else COLUMNS
             if lacking := set(columns) - set(stored):
                 raise OSError(f"it has no column {', '.join(sorted(lacking))}")
             others = [name for name in stored if name in further and name not in columns]
-            # small files: handing over to threads costs more
+            # for small files threads cost more than they save
             table = predictions_of(file.read(columns=[*columns, *others], use_threads=False))
     except pa.ArrowException as error:
         raise OSError(str(error)) from error
@@ -131,7 +131,7 @@ def row_scores(predictions: Predictions, groups: Mapping[str, Sequence[str]]) ->
     """The scores by domain, whose sets are in `groups`.
 
     Raises:
-        ValueError: the predictions hold what is no label or score.
+        ValueError: the predictions contain invalid labels or scores.
     """
     table, of_labels = predictions.table.select(COLUMNS).unify_dictionaries().combine_chunks(), predictions.of_labels
     stages, sets = (table.column(name).chunk(0) for name in ("stage", "set"))
@@ -141,11 +141,11 @@ def row_scores(predictions: Predictions, groups: Mapping[str, Sequence[str]]) ->
     columns = {name: table.column(name).to_numpy()[final] for name in ("idx", "target", "prediction", "score")}
     numbers, results = sets.indices.to_numpy()[final], {}
     for domain in DOMAINS:
-        place = np.full(len(set_names), -1, np.int8)  # by name: the file's own numbers depend on what else is in it
+        place = np.full(len(set_names), -1, np.int8)  # by name: the file's own numbers depend on its other content
         names = sorted(name for name in groups.get(domain, ()) if name in set_names)
         place[[set_names.index(name) for name in names]] = range(len(names))
         places = place[numbers]
-        if (places >= 0).any():  # else this stage was not asked these sets
+        if (places >= 0).any():  # else this stage was not evaluated on these sets
             chosen = {name: values[places >= 0] for name, values in columns.items()}
             parts = *map(str.encode, names), places[places >= 0].tobytes(), _bytes(chosen["idx"]), _bytes(chosen["target"])
             rows = blake2b(b"\0".join(parts), digest_size=16).digest()  # the same in every process
@@ -159,13 +159,13 @@ def _bytes(values: np.ndarray) -> bytes:
 
 
 def compact(scores: np.ndarray) -> np.ndarray:
-    """Scores, as bool where all are 0 or 1.
+    """Scores, as bool if all are 0 or 1.
 
     Raises:
-        ValueError: one is no finite number.
+        ValueError: one is not a finite number.
     """
     if not np.isfinite(scores).all():
-        raise ValueError("a score is no finite number")
+        raise ValueError("a score is not a finite number")
     right = scores.astype(bool)
     return right if (right == scores).all() else scores
 

@@ -1,4 +1,4 @@
-"""Which arguments tell settings apart, and which runs are repetitions of each other."""
+"""Determines which arguments distinguish settings, and which runs are repetitions of each other."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from statistics import fmean
 from typing import Any
 
 IN_COLUMNS = ("num_shots", "task_name", "task_variant", "model_name_or_path", "seed", "data_seed")
-"""Arguments whose values a column of the tables has."""
+"""Arguments whose values are in a column of the tables."""
 ALWAYS_NAMED = ("context", "train_on=document")
-"""Arguments, or values of them, by which settings are named even if all share them: no number of shots tells an instruction from
-a label, and training on a document is no fine-tuning on rows."""
+"""Arguments, or values of them, that settings are named by even if all share them: the number of shots does not distinguish an
+instruction from a label, and training on a document is not fine-tuning on rows."""
 LETTERS = 6
-"""How many letters of a setting's hash name it where nothing else does."""
+"""Digits of a setting's hash that name it if nothing else does."""
 RunRows = Sequence[Mapping[str, Any]]
 
 
 def repetitions(rows: RunRows) -> tuple[list[Mapping[str, Any]], list[tuple[str, str]]]:
     """The runs that count, and those that repeat another one's numbers, with the reason.
 
-    Runs of one setting differ in their seeds, or are of students that do. In-context learning draws nothing by `--seed`: there
-    its data seed alone counts.
+    Runs of one setting differ in their seeds, or belong to students that do. In-context learning does not use `--seed`, so only
+    its data seed counts.
     """
     first: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     kept, again = [], []
@@ -39,8 +39,8 @@ def repetitions(rows: RunRows) -> tuple[list[Mapping[str, Any]], list[tuple[str,
 
 
 def with_shots_of_settings(rows: RunRows) -> list[dict[str, Any]]:
-    """The rows, with one number of shots for all runs of a setting: their mean, rounded, where the seed draws a task with more or
-    fewer training rows. Runs that differ only in their seeds would not be one group else."""
+    """The rows, with the same number of shots for all runs of a setting: their rounded mean, if the seed draws a task with more
+    or fewer training rows. Otherwise runs that differ only in their seeds would not be in one group."""
     numbers: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     keys = [tuple(row[name] for name in ("task", "method", "model", "setting")) for row in rows]
     for key, row in zip(keys, rows, strict=True):
@@ -49,13 +49,13 @@ def with_shots_of_settings(rows: RunRows) -> list[dict[str, Any]]:
 
 
 def name_differences(rows: RunRows) -> tuple[list[dict[str, Any]], list[str]]:
-    """Name what settings differ in beside their columns.
+    """Name the differences of settings that are not in columns.
 
     Returns:
         The rows, with `non_default` as text, and with `differs`: the arguments that not all settings of the task and method
-        share, so that rows of one name are alike over models, shots and patterns too. Where settings differ in what is no
-        argument (devices, files), it is the beginning of their hash. And a sentence for each set of arguments that all settings
-        of a method share. Those of `ALWAYS_NAMED` are in no sentence.
+        share, so that rows with the same name are alike across models, shots and patterns too. If settings differ in something
+        other than arguments (devices, files), it is the beginning of their hash. And a sentence for each set of arguments that
+        all settings of a method share, without those of `ALWAYS_NAMED`.
     """
     settings: dict[tuple[str, str], dict[str, dict[str, str]]] = defaultdict(dict)
     for row in rows:
@@ -73,12 +73,12 @@ def name_differences(rows: RunRows) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _may_be_shared(texts: Mapping[str, str]) -> set[str]:
-    """The texts of arguments, by the arguments' names, that need not name their setting."""
+    """The texts of arguments (given by name) that their setting need not be named by."""
     return {text for name, text in texts.items() if name not in ALWAYS_NAMED and text not in ALWAYS_NAMED}
 
 
 def _with_hashes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, with the hash of their setting in `differs` where several settings have one name."""
+    """The rows, with the hash of their setting in `differs` if several settings have the same name."""
     columns = ("task", "method", "model", "shots", "pattern", "headline", "differs")
     names = [tuple(row[name] for name in columns) for row in rows]
     count = Counter(name for name, _ in {(name, row["setting"]) for name, row in zip(names, rows, strict=True)})

@@ -1,8 +1,8 @@
-"""Records of versions 3 and 4 in the form of version 5, into which they are brought when they are read. Nothing else in the
-report knows another form.
+"""Converts records of versions 3 and 4 to the format of version 5 when they are read. The rest of the report knows only this
+format.
 
-Before version 5 a phase had one `name` (`train`, `eval after rte`), and what the teacher cache saved was a mapping by such names,
-or the sums alone; a student read with its context stood beside the stages; predictions had `label` (all were of labels) and no
+Before version 5 a phase had a single `name` (`train`, `eval after rte`), and the savings of the teacher cache were a mapping by
+such names, or only sums; the student with its context was outside the stages; predictions had `label` (all were labels) and no
 `score`.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OLD_ROW_COLUMNS = ("stage", "set", "idx", "label", "prediction")
 HEADLINE = {"name": "score_accuracy", "higher_is_better": True}
 STAGES = {name: name.replace(" ", "_") for name in ("icl", "before", "teacher", "after with context", "after", "during training")}
-"""How the names of evaluation phases went on -> stage. The order matters: a set's name may hold anything."""
+"""Start of the names of evaluation phases -> stage. The order matters: a set's name may contain anything."""
 
 
 def metrics_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,9 +30,9 @@ def metrics_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cost_of(cost: Mapping[str, Any]) -> dict[str, Any]:
-    """`cost.json` whose phases, and those that a teacher cache saved, have `kind`, `stage` and `set`."""
+    """`cost.json` whose phases, and those saved by the teacher cache, have `kind`, `stage` and `set`."""
     saved = cost.get("saved_by_teacher_cache") or {}
-    by_name = saved.get("phases", {"teacher": saved} if saved else {})  # a sum alone has the teacher's evaluation in it
+    by_name = saved.get("phases", {"teacher": saved} if saved else {})  # a single sum includes the teacher's evaluation
     if isinstance(by_name, dict):
         by_name = [{"name": name, **phase} for name, phase in by_name.items() if phase]
     phases = [_phase(phase) for phase in cost["phases"]]
@@ -50,7 +50,7 @@ def _phase(phase: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def predictions_of(table: pa.Table) -> pa.Table:
-    """Predictions with `target` and `score`, of a table that has these or `OLD_ROW_COLUMNS`."""
+    """Predictions with `target` and `score`, from a table that has these or `OLD_ROW_COLUMNS`."""
     if "label" in table.column_names:
         from pyarrow import compute
 

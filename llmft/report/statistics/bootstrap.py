@@ -1,6 +1,7 @@
 """Intervals of one run's scores by the percentile bootstrap over its evaluation rows (Efron and Tibshirani 1993, section 13.3).
 
-Rows fall into a few kinds, and how many of each kind are drawn with replacement is multinomial: that is drawn, not the rows.
+There are only a few kinds of rows, and the counts of each kind in a sample with replacement are multinomial: these counts are
+drawn, not the rows.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import numpy as np
 
 RESAMPLES = 1000
 TAILS = (0.025, 0.975)
-"""Ends of an interval of 95 %."""
+"""Ends of a 95 % interval."""
 
 
 def share_interval(value: float, n: float) -> np.ndarray:
     """The interval of a mean of n scores that are 0 or 1, (2,), without resampling.
 
     The sum of n rows drawn with replacement from n right and wrong answers is binomial with the observed share, so the limit of
-    the percentile bootstrap is that distribution's quantiles. NaN for what is no share of n rows: its scores are not all 0 or 1.
+    the percentile bootstrap is given by that distribution's quantiles. NaN if the value is not a share of n rows, that is, if
+    scores are not all 0 or 1.
     """
     from scipy.stats import binom
 
@@ -27,8 +29,8 @@ def share_interval(value: float, n: float) -> np.ndarray:
 
 
 def _resampled(counts: np.ndarray, seed: str) -> np.ndarray:
-    """`RESAMPLES` draws of as many rows as there are, (RESAMPLES, *counts.shape): how many of each kind, of which there are
-    `counts`. The stream of random numbers starts from the text `seed`."""
+    """`RESAMPLES` draws of as many rows as there are, (RESAMPLES, *counts.shape): the numbers of each kind, given their observed
+    `counts`. The text `seed` seeds the random numbers."""
     n, stream = counts.sum(), np.random.default_rng(list(seed.encode()))
     return stream.multinomial(n, counts.ravel() / n, size=RESAMPLES).reshape(-1, *counts.shape)
 
@@ -40,14 +42,14 @@ def mean_interval(scores: np.ndarray, seed: str) -> np.ndarray:
 
 
 def f1_of_table(confusion: np.ndarray) -> np.ndarray:
-    """F1 of label 1 of tables (..., 2, 2), label first; 0 where no row has it and none is given it."""
+    """F1 of label 1 for tables (..., 2, 2), label first; 0 if no row has this label and none is predicted to have it."""
     hit = confusion[..., 1, 1]
     either = confusion[..., 1, :].sum(-1) + confusion[..., :, 1].sum(-1)
     return np.divide(2 * hit, either, out=np.zeros(hit.shape), where=either > 0)
 
 
 def matthews_of_table(confusion: np.ndarray) -> np.ndarray:
-    """Matthews' correlation of tables (..., L, L) (Gorodkin 2004, equation 8); 0 where all labels or all answers are one."""
+    """Matthews' correlation of tables (..., L, L) (Gorodkin 2004, equation 8); 0 if all labels or all answers are the same."""
     labels, answers, n = confusion.sum(-1), confusion.sum(-2), confusion.sum((-2, -1)).astype(float)
     covariance = np.trace(confusion, axis1=-2, axis2=-1) * n - (labels * answers).sum(-1)
     spread = np.sqrt((n**2 - (labels.astype(float) ** 2).sum(-1)) * (n**2 - (answers.astype(float) ** 2).sum(-1)))
@@ -55,7 +57,7 @@ def matthews_of_table(confusion: np.ndarray) -> np.ndarray:
 
 
 OF_TABLES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"f1": f1_of_table, "matthews_correlation": matthews_of_table}
-"""Metrics that a confusion table is enough for: these have intervals though they are no means over rows."""
+"""Metrics that can be computed from a confusion table: they have intervals though they are not means over rows."""
 
 
 def table_interval(metric: str, confusion: np.ndarray, seed: str) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""After how many queries training has cost less than prompting with a context for every one of them.
+"""The number of queries after which training has cost less than prompting each of them with a context.
 
-Prompting costs nothing beforehand and more for each query; a trained model has to be paid for first. Liu et al. 2022 (T-Few,
-arXiv:2205.05638, section 4.2) count floating-point operations so; CPU seconds are counted likewise.
+Prompting has no cost up front but costs more for each query; training has to be paid for first. Liu et al. 2022 (T-Few,
+arXiv:2205.05638, section 4.2) count floating-point operations this way; CPU seconds are counted likewise.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ MEASURES = {
     "flops": ("training_flops_mean", "flops_per_query_mean", 1),
     "flops_alone": ("training_flops_alone_mean", "flops_per_query_alone_mean", 1),
 }
-"""Measure -> what was to pay first, what a query costs, and the unit of the one in that of the other.
+"""Measure -> the cost up front, the cost per query, and the factor from the unit of the latter to that of the former.
 
-`cpu_s` and `flops` are as the runs were: a context is read once for all queries of a set, which share its cost. `flops_alone` is
+`cpu_s` and `flops` are as in the runs: a context is read once for all queries of a set, which share its cost. `flops_alone` is
 T-Few's count: the context is read again for every query."""
 
 
 def break_even(first: float, prompting: float, trained: float) -> float:
-    """The least whole number of queries after which training has cost less than prompting; infinity for never.
+    """The smallest whole number of queries after which training has cost less than prompting; infinity for never.
 
     Args:
-        first: what was to pay before the first query.
-        prompting: what a query costs with the context in front.
-        trained: what a query costs the trained model, in the same unit.
+        first: cost before the first query.
+        prompting: cost of a query with the context.
+        trained: cost of a query with the trained model, in the same unit.
 
     Returns:
-        NaN where a cost is not known.
+        NaN if a cost is unknown.
     """
     if any(math.isnan(cost) for cost in (first, prompting, trained)):
         return math.nan
@@ -45,15 +45,15 @@ def break_even(first: float, prompting: float, trained: float) -> float:
 
 
 def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
-    """Every trained group of runs beside each way of prompting of the same task, model and headline: with as many shots, or with
-    another context than demonstrations.
+    """Every trained group of runs compared with each way of prompting for the same task, model and headline metric: with the same
+    number of shots, or with a context other than demonstrations.
 
-    A distilled model stands beside its own teacher, others beside in-context learning. Queries are those of the in-domain set.
+    A distilled model is compared with its own teacher, others with in-context learning. Queries are those of the in-domain set.
 
     Returns:
         A row for each pair: the columns of the trained group; `against` (`teacher`, or the setting of the prompting runs),
-        `ids`, `ids_prompting`; `score`, `score_prompting`: the headline of both; `other_rows`: whether the queries of both were
-        other rows; and for each measure `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs),
+        `ids`, `ids_prompting`; `score`, `score_prompting`: the headline metric of both; `other_rows`: whether their queries
+        were different rows; and for each measure `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs),
         `<measure>_queries` (`break_even` of these).
     """
     chosen = summary[(summary["metric"] == summary["headline"]) & (summary["set"] == "in_domain")]

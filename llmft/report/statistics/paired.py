@@ -17,14 +17,14 @@ MCNEMAR, WILCOXON = "McNemar", "Wilcoxon"
 def paired_tests(pairs: pd.DataFrame, collection: Collection) -> pd.DataFrame:
     """Tests of the runs of two groups that share data seed and evaluation rows, row by row.
 
-    McNemar's exact test where every score is 0 or 1 (McNemar 1947), else Wilcoxon's signed-rank test of the scores (1945).
+    McNemar's exact test if every score is 0 or 1 (McNemar 1947), else Wilcoxon's signed-rank test of the scores (1945).
 
     Args:
         pairs: groups to compare, as `summary.welch` returns them.
 
     Returns:
         A row for each pair of runs: the pair's `task`, `shots`, `set`, `method_a`, `setting_a`, ...; `data_seed`, `id_a`, `id_b`,
-        `n`, `only_a` and `only_b` (rows on which one alone did better), `difference` (of mean scores, b - a), `test` and `p`
+        `n`, `only_a` and `only_b` (rows on which only that one did better), `difference` (of mean scores, b - a), `test` and `p`
         (two-sided).
     """
     runs, results = collection.runs.set_index("id"), []
@@ -42,7 +42,7 @@ def paired_tests(pairs: pd.DataFrame, collection: Collection) -> pd.DataFrame:
                 results.append((place, seeds[b][1], a, b, len(one.scores), *better, difference, *test))
     columns = ["place", "data_seed", "id_a", "id_b", "n", "only_a", "only_b", "difference", "test", "p"]
     table = pd.DataFrame(results, columns=columns)
-    exact = table["test"] == MCNEMAR  # many at once
+    exact = table["test"] == MCNEMAR  # all at once
     table.loc[exact, "p"] = mcnemar_p(*(table.loc[exact, name].to_numpy(int) for name in ("only_a", "only_b")))
     names = ["task", "headline", "higher_is_better", "shots", "set"]
     of_sides = ("model", "method", "shots", "pattern", "differs", "context", "setting")
@@ -51,20 +51,20 @@ def paired_tests(pairs: pd.DataFrame, collection: Collection) -> pd.DataFrame:
 
 
 def only_better(one: np.ndarray, other: np.ndarray, higher_is_better: bool) -> tuple[int, int]:
-    """On how many rows the one, and the other, alone did better."""
+    """The numbers of rows on which the one, and the other, did better."""
     high = np.count_nonzero(one > other), np.count_nonzero(other > one)
     return high if higher_is_better else high[::-1]
 
 
 def mcnemar_p(only_a: np.ndarray, only_b: np.ndarray) -> np.ndarray:
-    """What `scipy.stats.binomtest(only_a, only_a + only_b)` says, for many at once: (N,) two-sided p, 1 where both are 0."""
+    """The result of `scipy.stats.binomtest(only_a, only_a + only_b)` for many at once: (N,) two-sided p, 1 if both are 0."""
     from scipy.stats import binom
 
     return np.minimum(1.0, 2 * binom.cdf(np.minimum(only_a, only_b), only_a + only_b, 0.5))
 
 
 def wilcoxon_p(one: np.ndarray, other: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test of scores, both (N,); 1 where they are the same."""
+    """Two-sided p of Wilcoxon's signed-rank test of scores, both (N,); 1 if they are the same."""
     from scipy.stats import wilcoxon
 
     differences = np.asarray(one, float) - np.asarray(other, float)
@@ -72,7 +72,7 @@ def wilcoxon_p(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _same_draws(ids_a: Sequence[str], ids_b: Sequence[str], seeds: Mapping[str, tuple[int, int]]) -> list[tuple[str, str]]:
-    """Each run of b with the run of a of its data seed: the one of its own seed if there is one, else the lowest."""
+    """Each run of b with the run of a that has its data seed: the one with its own seed if there is one, else with the lowest."""
     by_draw: dict[int, dict[int, str]] = defaultdict(dict)
     for a in ids_a:
         seed, data_seed = seeds[a]

@@ -14,24 +14,24 @@ from llmft.report.records.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, SELE
 CELL = ["selection", "stage", "set", "metric"]
 PER_QUERY = ("tokens_per_query", "kv_bytes_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")
 COMPARED = ("icl", "last", "best_in_domain", "best_out_of_domain")
-"""Selections that are tested against each other."""
+"""Selections that are compared with each other."""
 MOST = 40
-"""Groups of runs of one task, model and number of shots of which every pair is tested."""
+"""Maximum number of groups of runs of one task, model and number of shots for testing every pair."""
 MAJORITY = {domain: f"majority_{domain}" for domain in DOMAINS}
 OF_SETTINGS = ("weights", "queries", "context", "on_document", "non_default", "higher_is_better")
-"""What a setting has beside its name."""
+"""Properties of a setting besides its name."""
 NO_COSTS = {"id", "record", "seed", "data_seed", *OF_SETTINGS, *GROUP}
 SAME = 1e-9
-"""Shares closer than this are one."""
+"""Shares closer than this count as equal."""
 
 
 def summarise(collection: Collection) -> pd.DataFrame:
-    """Every measured value over the runs that differ in nothing but their seeds.
+    """Every measured value over the runs that differ only in their seeds.
 
     Returns:
         A row for each group of runs, selection, set and metric: `mean`, `sd` (n - 1), `min`, `max`, number of `runs`, their
-        `ids`; mean and sd of what a run cost and of what a query cost (`<cost>_mean`, `<cost>_sd`); mean `gap_recovered`;
-        `OF_SETTINGS`, `selected_on_evaluation_set`; `n`, and `rows`: `n` and the sets that these rows are of; `row_digests`
+        `ids`; mean and sd of the costs per run and per query (`<cost>_mean`, `<cost>_sd`); mean `gap_recovered`;
+        `OF_SETTINGS`, `selected_on_evaluation_set`; `n`, and `rows`: `n` and the sets of these rows; `row_digests`
         of the rows themselves; `majority`: the accuracy of always answering the largest class, in the pooled domains.
     """
     runs = collection.runs
@@ -77,16 +77,16 @@ def _members(group: np.ndarray, ids: np.ndarray, number: int) -> list[list[str]]
 
 
 def majority_of_tasks(runs: pd.DataFrame) -> pd.DataFrame:
-    """`task`, `headline`, and for each domain the accuracy of always answering the largest class, where that is one number: NaN
-    where the runs were evaluated on rows with other shares."""
+    """`task`, `headline`, and for each domain the accuracy of always answering the largest class, if that is one number: NaN
+    if the runs were evaluated on rows with different shares."""
     rates = runs.groupby(["task", "headline"], sort=False)[list(MAJORITY.values())]
     one = rates.mean().where(rates.max() - rates.min() < SAME)
     return one.set_axis(list(MAJORITY), axis=1).dropna(how="all").reset_index()
 
 
 def apart(one: frozenset[bytes], other: frozenset[bytes]) -> bool:
-    """Whether no run of the one group was evaluated on the same rows as a run of the other. Runs of a group may each have rows of
-    their own: some tasks draw them by the data seed. Rows that cannot be read are taken for the same."""
+    """Whether no run of one group was evaluated on the same rows as a run of the other. The runs of a group may have different
+    rows: some tasks draw them by the data seed. Rows that cannot be read are assumed to be the same."""
     return bool(one and other) and one.isdisjoint(other)
 
 
@@ -100,21 +100,21 @@ def tasks_with_other_rows(summary: pd.DataFrame) -> set[tuple[str, str, str]]:
 def welch(summary: pd.DataFrame) -> pd.DataFrame:
     """Differences between methods on one task, model and number of shots, by Welch's t-test over seeds (Mosbach et al. 2023).
 
-    Runs without shots are compared with those of every number of shots, and with each other if one has another context. Of
-    trained models like selections are compared (last with last), and each with prompting. Where there are more than `MOST`
-    groups of runs they are compared with prompting alone.
+    Runs without shots are compared with those of every number of shots, and with each other if one has another context.
+    Trained models are compared at the same selection (last with last), and each with prompting. If there are more than `MOST`
+    groups of runs, they are only compared with prompting.
 
     Returns:
         A row for each pair: `task`, `headline`, `higher_is_better`, `shots`, `selection` (of the trained one), `set`;
-        `<column>_a` and `<column>_b` of the groups in the order of tables; `other_rows`: whether they were evaluated on other
-        rows; `difference` (of means, b - a), `t`, and `p` (two-sided, not corrected for their number; NaN where a group has one
-        run, or no run differs from the others of its group).
+        `<column>_a` and `<column>_b` of the groups in the order of tables; `other_rows`: whether they were evaluated on different
+        rows; `difference` (of means, b - a), `t`, and `p` (two-sided, not corrected for the number of tests; NaN if a group has
+        one run, or no group varies).
     """
     table, pairs = _comparable(summary), []
     shown = table["shots"].to_numpy()
     others = (table["context"] != "").to_numpy()
     for places in _groups(table, ["task", "model", "set", "headline"]):
-        shots = shown[places]  # runs without any count for each number
+        shots = shown[places]  # runs without shots belong to each number
         numbers = sorted({*shots.tolist()} - {0})
         alone = [0] if not numbers or others[places].any() else []
         for number in (*alone, *numbers):
@@ -124,7 +124,7 @@ def welch(summary: pd.DataFrame) -> pd.DataFrame:
 
 def welch_over_sizes(summary: pd.DataFrame) -> pd.DataFrame:
     """The same test between prompting with one model and training another (Mosbach et al. 2023, tables 1 and 2): all pairs of
-    models, for each task and number of shots; columns as `welch`."""
+    models, for each task and number of shots; columns as in `welch`."""
     table, pairs = _comparable(summary), []
     prompting = (table["selection"] == "icl").to_numpy()
     for places in _groups(table, ["task", "shots", "set", "headline"]):
@@ -139,7 +139,7 @@ def _comparable(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(table: pd.DataFrame, keys: list[str]) -> list[np.ndarray]:
-    """Places of the rows of each group."""
+    """Positions of the rows of each group."""
     return list(table.groupby(keys, sort=False, dropna=False, observed=True).indices.values())
 
 

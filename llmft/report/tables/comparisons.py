@@ -1,4 +1,4 @@
-"""The tables of tests and of break-even: two methods in a row."""
+"""The tables of tests and of break-even: each row has two methods."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ WELCH = "Difference of mean scores, Welch's t-test over runs."
 SIGNIFICANT = f"° p < {ALPHA} (two-sided, not corrected for the number of tests)"
 TASK, _, SHOTS, *_ = WHO
 WHAT = (TASK, Column("model", lambda row: row["model_a"], left=True), SHOTS, Column("metric", headline_name, left=True))
-"""What both sides of a row have in common."""
+"""The columns that both sides of a row share."""
 
 
 def side_name(row: TableRow, side: str) -> str:
-    """What a method of a test is called, with its pattern where the other one's differs."""
+    """The name of a method in a test, with its pattern if the other's differs."""
     method = {name: row[f"{name}_{side}"] for name in ("method", "shots", "differs", "context")}
     pattern = f", {row[f'pattern_{side}']}" if row["pattern_a"] != row["pattern_b"] else ""
     return shown_method(method) + pattern
@@ -45,7 +45,7 @@ def _sides(between: str) -> tuple[Column, Column]:
 
 
 def _difference(name: str, key: str) -> Column:
-    """The column of one of the tests that lie in a row under some key."""
+    """The column for one of a row's tests, by its key."""
 
     def of(row: TableRow, what: str) -> float:
         return row["tests"].get(key, {}).get(what, math.nan)
@@ -68,7 +68,7 @@ def _difference(name: str, key: str) -> Column:
 
 
 def _better(test: TableRow) -> bool:
-    """Whether the second of two did better than the first."""
+    """Whether the second of two methods did better than the first."""
     return (test["difference"] > 0) == test["higher_is_better"]
 
 
@@ -77,7 +77,7 @@ def differences(tests: pd.DataFrame) -> ReportTable:
     columns = (
         *WHAT,
         Column("checkpoint", lambda row: selection_name(row["selection"]), left=True),
-        *_sides("less that of"),
+        *_sides("minus"),
         *(_difference(HEADINGS[domain], domain) for domain in DOMAINS),
         Column("runs", lambda row: f"{row['runs_b']}, {row['runs_a']}"),
     )
@@ -90,7 +90,7 @@ def differences(tests: pd.DataFrame) -> ReportTable:
 
 
 def _legend(other_rows: Iterable[bool]) -> tuple[str, ...]:
-    """The legend of the sign at pairs that were evaluated on other rows, where there are any."""
+    """The legend of the sign at pairs that were evaluated on different rows, if there are any."""
     return (OTHER_ROWS_NOTE,) if any(other_rows) else ()
 
 
@@ -112,13 +112,13 @@ def _matrix(place: int, tests: pd.DataFrame, several: bool) -> ReportTable:
     columns += [_difference(model, model) for model in tests["model_a"].unique()]
     trained, prompting = f"{side_name(first, 'b')} ({selection_name(first['selection'])})", side_name(first, "a")
     metric = f", {metric_name(first['headline'])}" if several else ""
-    title = f"{first['task']}, {first['shots']} shots, {HEADINGS[first['set']]}{metric}: {trained} less {prompting}"
+    title = f"{first['task']}, {first['shots']} shots, {HEADINGS[first['set']]}{metric}: {trained} minus {prompting}"
     notes = (WELCH, SIGNIFICANT, *_legend(tests["other_rows"]))
     return ReportTable(f"sizes-{place}", title, tuple(columns), list(rows.values()), notes)
 
 
 def paired(tests: pd.DataFrame) -> ReportTable:
-    """Paired tests of every pair of methods, counted over their pairs of runs."""
+    """Counts of the paired tests of every pair of methods over their pairs of runs."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for test in records(tests):
         row = rows.setdefault((test["task"], test["shots"], test["setting_a"], test["setting_b"]), {**test, "tests": {}})
@@ -136,13 +136,15 @@ def paired(tests: pd.DataFrame) -> ReportTable:
 
     columns = (*WHAT, *_sides("than"), *map(count, DOMAINS))
     names = {"McNemar": "McNemar's exact test", "Wilcoxon": "Wilcoxon's signed-rank test"}
-    used = " and, where scores lie between 0 and 1, ".join(names[name] for name in names if (tests["test"] == name).any())
-    note = f"Pairs of runs of one data seed and the same rows with p < {ALPHA} ({used}, two-sided); all are in paired.csv."
+    used = " and, for scores between 0 and 1, ".join(names[name] for name in names if (tests["test"] == name).any())
+    note = (
+        f"Pairs of runs with the same data seed and the same rows, with p < {ALPHA} ({used}, two-sided); all are in paired.csv."
+    )
     return ReportTable("paired", "Row by row: paired tests", columns, list(rows.values()), (note,))
 
 
 def break_even_table(pairs: pd.DataFrame) -> ReportTable:
-    """Queries after which training has cost less than prompting."""
+    """The numbers of queries after which training has cost less than prompting."""
 
     def queries(name: str, key: str) -> Column:
         def text(row: TableRow) -> str:
@@ -170,8 +172,8 @@ def break_even_table(pairs: pd.DataFrame) -> ReportTable:
         cost("CPU ms/query own", "cpu_s_own", 1000, 2),
     )
     notes = (
-        "Queries after which training has cost less than prompting with the context; never: a query is not cheaper.",
-        "CPU time and FLOPs as run: the context is read once for all queries. Context read again: as T-Few counts.",
+        "Number of queries after which training has cost less than prompting with the context; never: queries are not cheaper.",
+        "CPU time and FLOPs as run: the context is read once for all queries. Context read again: T-Few's count.",
         *_legend(pairs["other_rows"]),
     )
     return ReportTable("break_even", "Break-even", columns, records(pairs), notes)

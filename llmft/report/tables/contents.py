@@ -1,4 +1,4 @@
-"""Which tables the report has, and what is in them."""
+"""The tables of the report, and their contents."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from llmft.report.tables.table import NOTHING, Column, ReportTable, TableRow, ro
 from llmft.runs.summary import ELSEWHERE, SELECTED, judged_by
 
 Cell = Callable[[TableRow], Mapping[str, Any]]
-"""Finds a row of the summary in a row of a table."""
+"""Finds a row of the summary in a table row."""
 KIB, MIB = 2**10, 2**20
 
 
 def result_rows(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """A dict for each group of runs in the order of the summary: the columns it has as a whole, and `cells`: (selection, set,
+    """A dict for each group of runs in the order of the summary: the columns of the whole group, and `cells`: (selection, set,
     metric) -> row of the summary, for the pooled sets."""
     pooled = summary[summary["set"].isin(HEADINGS)]
     by_name: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -42,7 +42,7 @@ def result_rows(summary: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def cell(selection: str | None = None, domain: str = "in_domain", metric: str | None = None) -> Cell:
-    """A cell of a group: of the selection, and the metric, that it is judged by where none is named."""
+    """A cell of a group; selection and metric default to those that it is judged by."""
 
     def find(row: TableRow) -> Mapping[str, Any]:
         name = metric or judged_by(domain, row["headline"])
@@ -53,8 +53,8 @@ def cell(selection: str | None = None, domain: str = "in_domain", metric: str | 
 
 
 def measured(name: str, of: Cell | None, what: str = "", digits: int = 3, unit: float = 1.0, wide: bool = False) -> Column:
-    """A column of means and deviations: of scores, or of a cost `what`, `unit` being that of the record. `of` is None for what a
-    run costs, which is in the row itself."""
+    """A column of means and deviations: of scores, or of a cost `what`, which is divided by `unit`. `of` is None for the costs of
+    a run, which are in the row itself."""
     of = of or (lambda row: row)
     mean, sd = (f"{what}_{how}" if what else how for how in ("mean", "sd"))
 
@@ -71,7 +71,7 @@ def column_of(name: str, of: Cell, key: str, wide: bool = False) -> Column:
 
 
 def of_domain(domain: str) -> tuple[Column, Column]:
-    """Final scores, and the lowest and highest of them."""
+    """Final scores, and their minimum and maximum."""
     of = cell(domain=domain)
 
     def extremes(row: TableRow) -> str:
@@ -81,7 +81,7 @@ def of_domain(domain: str) -> tuple[Column, Column]:
 
 
 def rows_of(domain: str) -> Column:
-    """How many rows of which sets the scores of a domain are of."""
+    """The rows that the scores of a domain are over: how many, of which sets."""
     return Column(f"rows {HEADINGS[domain]}", lambda row: cell(domain=domain)(row).get("rows", NOTHING), left=True, wide=True)
 
 
@@ -95,14 +95,14 @@ WHO = (
 
 
 SCORED = (*WHO[:-1], Column("metric", headline_name, left=True), WHO[-1])
-"""What a row of scores is of."""
+"""Columns that identify a row of scores."""
 RUNS = Column("runs", lambda row: str(row["runs"]), lambda row: row["runs"])
 IDS = Column("ids of runs", lambda row: "; ".join(row["ids"]), left=True, wide=True)
 MEMORY = tuple(measured(f"{how} MiB", None, f"rss_{how}_bytes", 0, MIB) for how in ("peak", "mean"))
 
 
 def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> ReportTable:
-    """Every method's final score and what it cost. `shared` are sentences about what all settings have in common."""
+    """Every method's final scores and costs. `shared` has sentences about what all settings have in common."""
     columns = (
         *SCORED,
         *(column for domain in DOMAINS for column in of_domain(domain)),
@@ -119,7 +119,7 @@ def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> Repor
         IDS,
     )
     rows = [row for row in by_group if cell()(row)]
-    note = "Of trained models the last checkpoint. CPU s training holds the teacher's answers, those found in a cache included."
+    note = "Trained models: the last checkpoint. CPU s training includes the teacher's answers, even those found in a cache."
     return ReportTable("results", "Results (mean ± standard deviation over runs)", columns, rows, (note, *shared))
 
 
@@ -136,7 +136,7 @@ def checkpoints(by_group: list[dict[str, Any]]) -> ReportTable:
 
 
 def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> ReportTable:
-    """Teacher, student before, student after. `texts` are ids of runs that answer in words."""
+    """Teacher, student before, student after. `texts` has the ids of runs with text answers."""
     rows = [row for row in by_group if any(selection == "teacher" for selection, *_ in row["cells"])]
     cells = [key for row in rows for key in row["cells"] if key[1] == "in_domain"]
     of_teachers = {metric for selection, _, metric in cells if selection == "teacher"}  # the others compare a student with it
@@ -162,7 +162,7 @@ def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> Repor
         measured("contamination", cell("last", metric="contamination"), wide=True),
         measured("abstention before", cell("before", metric="abstention"), wide=True),
         measured("abstention after", cell("last", metric="abstention"), wide=True),
-        measured("after, context in front", cell("last_with_context"), wide=True),
+        measured("after, with context", cell("last_with_context"), wide=True),
         measured("tokens/query teacher", cell("teacher"), "tokens_per_query", 1, wide=True),
         measured("tokens/query student", cell(), "tokens_per_query", 1, wide=True),
         measured("KV KiB/query teacher", cell("teacher"), "kv_bytes_per_query", 0, KIB, wide=True),
@@ -170,17 +170,17 @@ def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> Repor
         RUNS,
         IDS,
     )
-    unit = "nats; of answers in words nats a token" if any(run in texts for row in rows for run in row["ids"]) else "nats"
+    unit = "nats; for text answers nats per token" if any(run in texts for row in rows for run in row["ids"]) else "nats"
     notes = (
-        f"In-domain; out: out-of-domain. KL ({unit}) of the student after from the teacher, and how often both answer alike.",
-        "Gap: share of it that is recovered, (after - before) / (teacher - before) of each run with a gap, then the mean.",
-        "Off-context KL: from the model before, on prompts that have nothing to do with the context, in nats a token.",
+        f"In-domain; out: out-of-domain. KL ({unit}) of the student after from the teacher, and how often both answer the same.",
+        "Gap: the share recovered, (after - before) / (teacher - before) for each run with a gap, then the mean.",
+        "Off-context KL: from the original model, on prompts unrelated to the context, in nats per token.",
     )
     return ReportTable("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
 
 
 def words(summary: pd.DataFrame, texts: Container[str]) -> ReportTable:
-    """Every metric of every set, of groups whose runs answer in words: those with an id in `texts`."""
+    """Every metric of every set, for groups whose runs have text answers: those with an id in `texts`."""
     of_texts = summary["ids"].map(lambda ids: any(run in texts for run in ids))
     chosen = summary[of_texts & ~summary["set"].isin(HEADINGS)]
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -199,24 +199,26 @@ def words(summary: pd.DataFrame, texts: Container[str]) -> ReportTable:
         RUNS,
         IDS,
     )
-    note = "NLL of the right answers and KL from the teacher: nats a token. Agreement: share of answers that are the teacher's."
-    return ReportTable("words", "Answers in words: all metrics, set by set", columns, list(rows.values()), (note,))
+    note = (
+        "NLL of the correct answers and KL from the teacher: nats per token. Agreement: share of answers that are the teacher's."
+    )
+    return ReportTable("words", "Text answers: all metrics by set", columns, list(rows.values()), (note,))
 
 
 def costs(by_group: list[dict[str, Any]]) -> ReportTable:
-    """Where the CPU time of a run went."""
+    """The CPU time of a run by phase."""
     names = {
         "load": "load_cpu_s", "teacher": "teacher_cpu_s", "found in cache": "teacher_saved_cpu_s", "training": "train_cpu_s",
         "evaluation": "evaluation_cpu_s", "run": "cpu_total_s", "user": "cpu_user_s", "system": "cpu_system_s", "wall": "wall_s",
     }  # fmt: skip
     columns = (*WHO, *(measured(name, None, what, 1) for name, what in names.items()), *MEMORY, RUNS, IDS)
-    note = "CPU seconds of all processes; found in cache: what a teacher's answers had cost that were there, no part of the run."
+    note = "CPU seconds of all processes; found in cache: the original cost of the teacher's cached answers, not part of the run."
     return ReportTable("costs", "Costs by phase", columns, by_group, (note,))
 
 
 def published(summary: pd.DataFrame) -> ReportTable:
-    """Our scores beside those published for the same task, model, method, shots and pattern: the summary of `add_published`. Of
-    rows without such a number those are shown that a method is judged by, where the task has some."""
+    """Our scores next to those published for the same task, model, method, shots and pattern: the summary of `add_published`.
+    Rows without a published number are shown if a method is judged by them and the task has some."""
 
     def number(row: TableRow) -> str:
         digitised = "†" if row["published_provenance"] == "digitised" else ""
@@ -246,12 +248,12 @@ def published(summary: pd.DataFrame) -> ReportTable:
     ]
     judged = ours["selection"].isin(FINAL) & (ours["metric"] == ours["headline"])
     rows = records(ours[ours["published_mean"].notna() | judged])
-    digitised = "† digitised: read off the markers of a published figure; printed: as printed in a table or text."
-    return ReportTable("published", "Published numbers beside ours", columns, rows, (digitised,))
+    digitised = "† digitised: read off the markers of a published figure; printed: in a table or text."
+    return ReportTable("published", "Published numbers and ours", columns, rows, (digitised,))
 
 
 def with_reasons(name: str, title: str, heading: str, runs: Sequence[tuple[str, str]]) -> ReportTable:
-    """Runs that are missing somewhere, and why: of `left_out` all over, of `unread` in what is compared row by row."""
+    """Runs that are missing, and why: `left_out` everywhere, `unread` only in comparisons row by row."""
     columns = (
         Column("run", lambda row: row["run"], left=True, stays=True),
         Column(heading, lambda row: row["reason"], left=True, stays=True),

@@ -1,4 +1,4 @@
-"""Tables as LaTeX: `booktabs`, and `longtable` where they are longer than a page."""
+"""Tables as LaTeX: `booktabs`, and `longtable` if they are longer than a page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 from llmft.report.tables.table import ReportTable
 
 PAGE = 40
-"""Rows of which more do not fit one page."""
+"""Maximum rows that fit on a page."""
 ESCAPED = str.maketrans(
     {
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -19,17 +19,17 @@ ESCAPED = str.maketrans(
     }
 )  # fmt: skip
 ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=True))
-"""Combining accents and LaTeX's names of them."""
+"""Combining accents and LaTeX's names for them."""
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    plain = re.sub(r"[\x00-\x1f\x7f]", " ", text).replace("--", "-\0-")  # two hyphens would be a dash
+    """Text that LaTeX prints verbatim."""
+    plain = re.sub(r"[\x00-\x1f\x7f]", " ", text).replace("--", "-\0-")  # two hyphens would become a dash
     return re.sub(r"[^\x00-\x7f]", _of_ascii, plain.translate(ESCAPED)).replace("\0", "{}")
 
 
 def _of_ascii(character: re.Match[str]) -> str:
-    """A character that pdflatex may not know: the letter with its accent, what is like it, or its number."""
+    """Replacement for a character that pdflatex may not know: a letter with its accent, similar characters, or its number."""
     base, *accents = decomposed = unicodedata.normalize("NFKD", character[0])
     if len(accents) == 1 and base.isascii() and accents[0] in ACCENTS:
         return rf"\{ACCENTS[accents[0]]}{{{base}}}"
@@ -58,9 +58,9 @@ def latex(table: ReportTable) -> str:
 
 def _line(cells: list[str]) -> str:
     row = " & ".join(cells) + r" \\"
-    return "{}" + row if row[0] in "[*" else row  # else it is an argument of the line before
+    return "{}" + row if row[0] in "[*" else row  # else it would be an argument of the previous line
 
 
 def _signed(cell: str) -> str:
-    """A cell, a number's minus sign as one."""
+    """A cell, with a proper minus sign before numbers."""
     return f"$-${escape(cell[1:])}" if re.match(r"-[\d.]", cell) else escape(cell)

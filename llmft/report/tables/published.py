@@ -1,8 +1,8 @@
-"""Published numbers beside ours.
+"""Published numbers next to ours.
 
-`published.csv` is made by `scripts/clean_baselines.py`. A number stands beside one of ours where task, evaluation set, model,
-method, shots, pattern and metric are the same. Where the checkpoints were selected by another rule, or other rows evaluated, the
-note says so; it also has the arguments of ours that are not at their default, since sources rarely give as many.
+`published.csv` is made by `scripts/clean_baselines.py`. A number is matched with one of ours if task, evaluation set, model,
+method, shots, pattern and metric are the same. If checkpoints were selected by another rule, or other rows were evaluated, the
+note says so; it also has our arguments that differ from their default, since sources rarely give as many.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from llmft.report.records.names import GROUP, HEADINGS, records
 from llmft.report.tables.table import TableRow
 
 SELECTIONS = ("icl", "last", "best_in_domain", "best_out_of_domain")
-"""Selections of ours that published numbers can be of; the first of those that there are is shown where ours is not."""
+"""Our selections that published numbers can have; if ours was not published, the first available one is shown."""
 WHOLE = ("all", "1000 random")
-"""Subsets that are all rows that the task takes; the latter is its own draw."""
+"""Subsets that are all rows that the task uses; the latter is its own draw."""
 NONE = "none"
 COLUMNS = ["published_mean", "published_sd", "published_provenance", "published_source", "published_note", "published"]
 NOTHING = dict(zip(COLUMNS, (float("nan"), float("nan"), NONE, NONE, NONE, NONE), strict=True))
@@ -36,20 +36,20 @@ def published_numbers() -> pd.DataFrame:
 
 @cache
 def our_metrics() -> dict[str, str]:
-    """Metrics of our records that there are published numbers of, and what these are called there."""
+    """Metrics of our records with published numbers, and their published names."""
     table = published_numbers()
     return dict(zip(table["our_metric"], table["metric"], strict=True))
 
 
 def add_published(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary with the published number that belongs beside each row.
+    """The summary with the published number for each row.
 
     Args:
-        summary: of `statistics.summary.summarise`.
+        summary: the result of `statistics.summary.summarise`.
 
     Returns:
         The same rows and `published_mean`, `published_sd`, `published_provenance`, `published_source` (with the place in it),
-        `published_note` (what differs; `none` where nothing is published) and `published` (all of that as short text).
+        `published_note` (what differs; `none` if nothing is published) and `published` (all of this as a short text).
     """
     chosen = summary["metric"].isin(our_metrics()) & summary["selection"].isin(SELECTIONS)
     chosen &= summary["task"].isin(published_numbers()["task"])
@@ -60,9 +60,9 @@ def add_published(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _published_sets(summary: pd.DataFrame) -> list[str | None]:
-    """What the set of each row is called in `published.csv`; None for one that is not there.
+    """The name of each row's set in `published.csv`; None if it has none.
 
-    What is pooled as `out_of_domain` follows from the single sets of the same group.
+    The sets pooled as `out_of_domain` are inferred from the single sets of the same group.
     """
     groups = summary.groupby(list(GROUP), sort=False, dropna=False).ngroup().tolist()
     members: dict[int, set[str]] = {}
@@ -110,7 +110,7 @@ def _match(row: TableRow, eval_set: str | None) -> dict[str, Any]:
 
 
 def _last(model: object) -> str:
-    """A model's name without what is before it, of the hub or of folders."""
+    """A model's name without its hub owner or parent folders."""
     return str(model).split("/")[-1].lower()
 
 
@@ -125,13 +125,13 @@ def _index() -> dict[tuple[Any, ...], list[dict[str, Any]]]:
 
 @cache
 def _whole(eval_set: str) -> float:
-    """How many rows an evaluation set has where all that the task takes are evaluated; NaN where no source says it."""
+    """The number of rows of an evaluation set if all rows that the task uses are evaluated; NaN if no source gives it."""
     table = published_numbers()
     return table.loc[(table["eval_set"] == eval_set) & table["subset"].isin(WHOLE), "n_eval"].max()
 
 
 def _differences(row: TableRow, one: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """What a published number must not be compared without saying."""
+    """Differences that must be stated when comparing with a published number."""
     notes = []
     if one["selection"] != row["selection"]:
         notes.append(f"selection there: {one['selection'].replace('_', ' ')}")

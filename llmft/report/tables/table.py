@@ -1,4 +1,4 @@
-"""The report's tables: what they are made of, and as Markdown and for a terminal. LaTeX is in `latex.py`."""
+"""The report's tables, their columns, and their output as Markdown and for a terminal. LaTeX is in `latex.py`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rich.table import Table
 
 TableRow = Mapping[str, Any]
 NOTHING = "-"
-"""What stands in a cell without a value."""
+"""Text of a cell without a value."""
 MOST_ROWS = 24
-"""Rows of a table that a terminal gets."""
+"""Maximum rows of a table on a terminal."""
 MARKUP = re.compile(r"""[|`\[~]|\\(?=[!-/:-@\[-`{-~])|\*(?=\S)|(?<![A-Za-z0-9])_(?=\S)|<(?=[A-Za-z/!?])|&(?=\#?\w+;)""", re.ASCII)
-"""What Markdown would take for the beginning of something."""
+"""Characters that Markdown would treat as markup."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Column:
 
     Attributes:
         name: its heading.
-        text: what people read of a row.
-        value: the raw number (or text) that it is sorted by; the text where there is none.
-        mark: `better`, `worse` or nothing, for colour; the text says the same without it.
-        left: whether it holds words, which stand at the left.
-        wide: whether it is one for pages, not for terminals.
-        stays: whether it is shown even if it says the same of all rows.
+        text: the displayed text for a row.
+        value: the raw number (or text) to sort by; default: the text.
+        mark: `better`, `worse` or nothing, for colour; the text has the same information.
+        left: whether it contains words, which are aligned left.
+        wide: whether it is only for pages, not for terminals.
+        stays: whether it is shown even if it is the same in all rows.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Column:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A titled table: rows hold raw values, columns say what is shown of them.
+    """A titled table: rows hold raw values, and columns define what is shown.
 
     Attributes:
-        name: of files and anchors.
-        notes: lines to stand below it, e.g. what a star means.
+        name: name of files and anchors.
+        notes: lines below the table, e.g. the meaning of a star.
     """
 
     name: str
@@ -60,20 +60,20 @@ class ReportTable:
 
     @cached_property
     def texts(self) -> list[list[str]]:
-        """What people read, column by column; made once, several forms of the table need it."""
+        """The displayed texts, column by column; computed once for all output formats."""
         return [[column.text(row) for row in self.rows] for column in self.columns]
 
     def cells(self) -> list[list[str]]:
-        """What people read, row by row."""
+        """The displayed texts, row by row."""
         return [list(row) for row in zip(*self.texts, strict=True)]
 
     def narrow(self) -> ReportTable:
-        """Without the columns that are for pages."""
+        """The table without the columns that are only for pages."""
         return self._only([place for place, column in enumerate(self.columns) if not column.wide], self.notes)
 
     def without_constant_columns(self) -> ReportTable:
-        """Without the columns that have no value in any row, or that say the same of all rows and are there to tell them
-        apart (`left` ones, unless they stay); a note has their values. One such column always stays."""
+        """The table without columns that have no value in any row, and without those that should distinguish rows (`left` ones,
+        unless they stay) but are the same in all; a note has their values. At least one `left` column is kept."""
 
         def constant(column: Column, cells: Sequence[str]) -> bool:
             return column.left and not column.stays and len(cells) > 1 and len({*cells}) == 1
@@ -87,7 +87,7 @@ class ReportTable:
         return self._only(kept, notes) if kept else self
 
     def _only(self, places: Sequence[int], notes: tuple[str, ...]) -> ReportTable:
-        """With some of the columns, whose texts are there already, and with these notes."""
+        """The table with only these columns, whose texts are reused, and with these notes."""
         made = replace(self, columns=tuple(self.columns[place] for place in places), notes=notes)
         vars(made)["texts"] = [self.texts[place] for place in places]
         return made
@@ -100,18 +100,20 @@ def markdown(table: ReportTable) -> str:
     lines.append("| " + " | ".join(_literal(column.name) for column in shown.columns) + " |")
     lines.append("|" + "|".join("---" if column.left else "---:" for column in shown.columns) + "|")
     lines += ["| " + " | ".join(map(_literal, row)) + " |" for row in shown.cells()]
-    notes = [line for note in shown.notes for line in ("", re.sub(r"^\*", r"\\*", _literal(note)))]  # else it is a list's item
+    notes = [
+        line for note in shown.notes for line in ("", re.sub(r"^\*", r"\\*", _literal(note)))
+    ]  # else it would be a list item
     return "\n".join([*lines, *notes]) + "\n"
 
 
 def _literal(text: str) -> str:
-    """Text of a line that Markdown prints as it is."""
+    """One line of text that Markdown prints verbatim."""
     return MARKUP.sub(r"\\\g<0>", re.sub(r"[\r\n\t]+", " ", text))
 
 
 def terminal(table: ReportTable, where: str) -> tuple[Table, list[str]]:
-    """The table for a terminal (one that takes no text for markup), and the lines below it: its notes, and how many rows there
-    are more of in the file `where`."""
+    """The table for a terminal (without markup), and the lines below it: its notes, and how many more rows are in the file
+    `where`."""
     shown = table.narrow().without_constant_columns()
     out = Table(title=table.title, title_justify="left")
     for column in shown.columns:
@@ -123,10 +125,10 @@ def terminal(table: ReportTable, where: str) -> tuple[Table, list[str]]:
 
 
 def rounded(value: Any, digits: int) -> str:
-    """A rounded number; nothing where there is none."""
+    """A rounded number; `NOTHING` if there is none."""
     return NOTHING if value is None or pd.isna(value) else f"{value:.{digits}f}"
 
 
 def spread(mean: Any, sd: Any, digits: int) -> str:
-    """Mean and, where there are several runs, standard deviation."""
+    """Mean and, if there are several runs, standard deviation."""
     return rounded(mean, digits) + ("" if mean is None or pd.isna(mean) or pd.isna(sd) else f" ± {sd:.{digits}f}")

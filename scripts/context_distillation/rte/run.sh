@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Context distillation on RTE, into all weights and LoRA: patterns, shots and ten draws; 32 shots do not fit into OPT's window.
+# Context distillation on RTE, into all weights and LoRA: patterns, shots and ten draws; 32 shots do not fit in OPT's window.
 source "$(dirname "$0")/../../grid.sh"
 setting METHODS 'distill distill-lora'
 setting PATTERNS 'minimal gpt-3 eval-harness'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# In-context learning on RTE: patterns, shots and ten draws; 32 shots do not fit into OPT's window.
+# In-context learning on RTE: patterns, shots and ten draws; 32 shots do not fit in OPT's window.
 source "$(dirname "$0")/../../grid.sh"
 setting METHODS icl
 setting PATTERNS 'minimal gpt-3 eval-harness'
