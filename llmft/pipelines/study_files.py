@@ -16,7 +16,7 @@ from llmft.runs.store import write_json, write_json_lines
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """What self-study writes: the pairs that are kept, those that are not, and what there is to say of both."""
+    """What self-study writes: the pairs that are kept, those that are dropped, and a summary."""
 
     pairs: Path
     dropped: Path
@@ -24,29 +24,29 @@ class StudyFiles:
 
     @classmethod
     def of(cls, output_file: str) -> StudyFiles:
-        """The file of this name, and those beside it."""
+        """The file with this name, and those next to it."""
         pairs = Path(output_file)
         return cls(pairs, pairs.with_suffix(".dropped.jsonl"), pairs.with_suffix(".summary.json"))
 
     def finished(self, setting: str, *, overwrite: bool) -> bool:
-        """Whether the same command has ended, which is then said.
+        """Whether the same command has already finished; if so, says so.
 
         Raises:
-            InputError: the file is there and comes from another, or the folder cannot be written to.
+            InputError: the file exists and comes from another command, or the folder is not writable.
         """
         there = next(folder for folder in self.pairs.absolute().parents if folder.exists())
         if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-            raise InputError(f"--output_file {self.pairs}: {there} is no folder that can be written to; choose another")
+            raise InputError(f"--output_file {self.pairs}: {there} is not a writable folder; choose another")
         if not self.pairs.exists() or overwrite:
             return False
         with self.writing():
             noted = json.loads(self.summary.read_text(encoding="utf-8")) if self.summary.exists() else {}
         if noted.get("setting") != setting:
             raise InputError(
-                f"--output_file {self.pairs}: is there already, and another command wrote it; name another file, or give "
+                f"--output_file {self.pairs}: already exists and was written by another command; choose another file, or use "
                 "--overwrite_output_dir"
             )
-        print(f"finished before: {self.pairs} (--overwrite_output_dir does it again)")
+        print(f"already finished: {self.pairs} (--overwrite_output_dir runs it again)")
         return True
 
     def write(self, pairs: Sequence[dict[str, Any]], dropped: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ class StudyFiles:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Context: the files are written."""
+        """Context manager for writing the files."""
         try:
             yield
         except OSError as error:

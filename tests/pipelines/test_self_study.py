@@ -1,4 +1,5 @@
-"""Self-study as a command: what it writes, again, after a kill, and in distill.py. A tiny random model writes and answers."""
+"""Self-study as a command: what it writes, when repeated, after a kill, and in distill.py. A tiny random model writes and
+answers."""
 
 import json
 import shutil
@@ -61,7 +62,7 @@ def study(folder, out, *arguments):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    with pytest.MonkeyPatch.context() as patch:  # what a random model writes is seldom a whole query
+    with pytest.MonkeyPatch.context() as patch:  # a random model seldom writes a whole query
         patch.setattr(sifting, "ran_out", lambda *_: False)
         return study(folder, folder / "whole")
 
@@ -84,8 +85,8 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
     phases = {phase["kind"]: phase for phase in summary["cost"]["phases"]}
     assert phases["write"]["examples"] == 40 and phases["answer"]["tokens"] > 0
     study(folder, folder / "whole")
-    assert "finished before" in capsys.readouterr().out
-    with pytest.raises(InputError, match="is there already, and another command wrote it; name another file"):
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(InputError, match="already exists and was written by another command; choose another file"):
         study(folder, folder / "whole", "--seed", 1, "--data_seed", 1)
 
 
@@ -130,7 +131,7 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
     assert frame["document"].str.contains("#").all()
     ids = {(f"{line['document']}#{line['chunk']}", line["query"]): line["answer_ids"] for line in whole[0]}
     written = [(list(row["answer_ids"]), ids[row["document"], row["query"]]) for _, row in frame.iterrows()]
-    assert all(one == other for one, other in written), written  # greedy behind the same chunk
+    assert all(one == other for one, other in written), written  # greedy after the same chunk
     assert [*record.metrics["documents"]["teacher"]["questions"]] == sorted(set(frame["document"].str.partition("#")[0]))
 
 
@@ -138,7 +139,7 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
     ("arguments", "says"),
     [
         (("--chunk_overlap", 12), "--chunk_overlap 12: must be fewer than half of --chunk_tokens 24"),
-        (("--seed_prompts", '{"a": 1}'), "--seed_prompts: holds something else than texts by name"),
+        (("--seed_prompts", '{"a": 1}'), "--seed_prompts: does not map names to texts"),
         (("--context_glob", "*.md"), "--context_glob *.md fits no file in it"),
         (("--context_file", "a.txt"), "does not go with --context_file; leave one of them out"),
         (
