@@ -1,1 +1,1 @@
-"""What the speed and memory of llmft rest on, measured beside what others do: `make bench`."""
+"""Measures the speed and memory of llmft, and of other tools for comparison: `make bench`."""

@@ -39,19 +39,19 @@ PARTS = (
     "text_windows",
 )
 ITEMS = {"memory": memory.items, "text_memory": text_memory.items}
-"""Parts of which every item has a process of its own."""
+"""Parts in which every item has its own process."""
 BESIDE = HERE.parents[1] / "shared" / "data"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what is asked for; 0 when all was measured, whether or not the bounds hold, 1 when a part failed, 2 when the data
-    are missing."""
+    """Measure the requested parts; 0 if all were measured, whether or not the bounds hold, 1 if a part failed, 2 if data are
+    missing."""
     options = parse(argv)
     if options.from_file is not None:
         runs = [json.loads(path.read_text()) for path in options.from_file]
     else:
         if not (options.data_dir / "glue" / "rte" / "train.parquet").is_file():
-            print("error: --data_dir: no glue/rte/train.parquet there; name the folder that holds RTE's rows", file=sys.stderr)
+            print("error: --data_dir: has no glue/rte/train.parquet; give the folder with RTE's rows", file=sys.stderr)
             return 2
         runs = [measure(options)]
     if options.write_readme:
@@ -61,45 +61,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         draw(runs[0], HERE / "results.png")
         write_readme(HERE / "README.md", runs)
     for results in runs:
-        print("a tiny model: only that all works counts" if results["quick"] else "", *map(line, results["bounds"]), sep="\n")
+        print("a tiny model: only a check that all works" if results["quick"] else "", *map(line, results["bounds"]), sep="\n")
     return 1 if any(results["failed"] for results in runs) else 0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", default=",".join(PARTS), help="parts to measure, comma between: " + ", ".join(PARTS))
-    parser.add_argument("--quick", action="store_true", help="a tiny model and few rows, to see that all works")
-    parser.add_argument("--turns", type=int, default=3, help="how often what is compared takes turns")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts to measure (comma-separated): " + ", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few rows, to check that everything works")
+    parser.add_argument("--turns", type=int, default=3, help="number of turns for things that are compared")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the results file")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads; default: all cores")
     default = Path(os.environ.get("LLMFT_DATA_DIR", BESIDE))
     parser.add_argument("--data_dir", type=Path, default=default, help="folder with glue/rte; default: $LLMFT_DATA_DIR")
-    parser.add_argument("--from_file", type=Path, nargs="+", help="measure nothing, take these results files")
-    parser.add_argument("--write_readme", action="store_true", help="make README.md's tables anew, and results.png of the first")
+    parser.add_argument("--from_file", type=Path, nargs="+", help="measure nothing, use these results files")
+    parser.add_argument("--write_readme", action="store_true", help="rewrite README.md's tables, and results.png from the first")
     options = parser.parse_args(argv)
     options.only = options.only.split(",")
     if options.quick and options.write_readme:
-        parser.error("--write_readme: what --quick measures is no result; leave one of them out")
+        parser.error("--write_readme: cannot be combined with --quick, which measures no results; drop one of them")
     if unknown := set(options.only) - set(PARTS):
-        parser.error(f"--only {','.join(sorted(unknown))}: no such part; there are {', '.join(PARTS)}")
+        parser.error(f"--only {','.join(sorted(unknown))}: no such part; choose from {', '.join(PARTS)}")
     return options
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Every part in a process of its own (of `ITEMS`: every item), and what they found; written after each, so that what
-    was measured is there if the others are stopped."""
+    """The results of every part, each in its own process (for `ITEMS`: every item); written after each, so that what was
+    measured is kept if the others are stopped."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(options.threads),
-        "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads that spin would slow what else there is
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would slow down everything else
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }
     os.environ |= environment
     about = machine(options.threads)
     if about["load_at_start"] > BUSY:
-        print(f"warning: the load average is {about['load_at_start']:.2f}: times and their ratios are not to be trusted")
+        print(f"warning: the load average is {about['load_at_start']:.2f}: do not trust times and their ratios")
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="llmft-bench-") as folder:
         world = World(Path(folder), options.data_dir.resolve(), QUICK if options.quick else Shape(), options.quick, options.turns)
@@ -148,7 +148,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def file_name(results: dict[str, Any], asked: Sequence[str]) -> str:
-    """Day and machine; where not all parts were asked for, these; and whether it was quick."""
+    """Day and machine; the parts, if not all were requested; and whether it was quick."""
     about = results["machine"]
     words = [results["date"], re.sub(r"[^a-z0-9]+", "-", about["processor"].lower()).strip("-"), f"{about['threads']}-threads"]
     words += [] if set(asked) == set(PARTS) else sorted(asked)
@@ -156,7 +156,7 @@ def file_name(results: dict[str, Any], asked: Sequence[str]) -> str:
 
 
 def join(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The findings of several processes as those of one."""
+    """The results of several processes as one."""
     whole = dict(found[0])
     for more in found[1:]:
         whole["rows"] = whole["rows"] + more["rows"]

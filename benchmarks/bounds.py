@@ -1,4 +1,4 @@
-"""What the measurements must show, and whether they do."""
+"""The bounds that the measurements must satisfy, and whether they do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Bound:
     value: Callable[[Mapping[str, Any]], Any]
 
     def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Limit, what was found (with its spread where it was measured in turns; None where it was not measured), and whether
+        """The limit, the value found (with its spread if it was measured in turns; None if it was not measured), and whether
         that is within the limit."""
         try:
             found = self.value(values)
@@ -40,7 +40,7 @@ def _memory(above: str, below: str) -> Callable[[Mapping[str, Any]], float]:
 
 
 def _of_kinds(name: str, *, largest: bool = False) -> Callable[[Mapping[str, Any]], Any]:
-    """The least (or largest) of OPT's and Qwen2's values; `name` has {kind} in the place of these."""
+    """The smallest (or largest) of OPT's and Qwen2's values; `name` has the placeholder {kind} for these."""
 
     def worst(values: Mapping[str, Any]) -> Any:
         found = [values[name.format(kind=kind)] for kind in ("opt", "qwen2")]
@@ -50,7 +50,7 @@ def _of_kinds(name: str, *, largest: bool = False) -> Callable[[Mapping[str, Any
 
 
 def _text_memory(above: str, below: str, taken_off: str = "") -> Callable[[Mapping[str, Any]], float]:
-    """Memory of one item over another's, or what both take beyond the activations of a body of such a size."""
+    """Memory of one item over another's, or of both beyond the activations of a body of the same size."""
 
     def of(values: Mapping[str, Any]) -> float:
         parts = [
@@ -178,7 +178,7 @@ BOUNDS = (
 
 
 def check_all(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every bound against what was measured."""
+    """Every bound, checked against the measurements."""
     return [bound.check(values) for bound in BOUNDS]
 
 
@@ -189,7 +189,7 @@ def line(checked: Mapping[str, Any]) -> str:
 
 
 def found_text(checked: Mapping[str, Any]) -> str:
-    """What was found, with its spread where there is one."""
+    """The value found, with its spread if there is one."""
     found = checked["found"]
     if found["median"] is None:
         return "-"

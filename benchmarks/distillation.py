@@ -1,4 +1,4 @@
-"""Training: an epoch of distillation beside one of fine-tuning, the teacher pass, and what other ways of distilling cost."""
+"""Training: an epoch of distillation compared with one of fine-tuning, the teacher pass, and other ways of distilling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def measure(world: World) -> dict[str, Any]:
     target = ours.teacher_pass()
     loops: list[float] = []
     products, flops = matrix_products(world.shape, TOKENS)
-    # a few hundredths apart, if that: twice as many turns as others
+    # these differ by a few hundredths at most: twice as many turns as for others
     times = alternate({"fine_tune": ours.fine_tune, "distil": lambda: ours.distil(target)}, 2 * world.turns)
     arms = {
         "matrix": products,
@@ -39,7 +39,7 @@ def measure(world: World) -> dict[str, Any]:
         "rereading": lambda: short.distil_online(rereading_teacher(short)),
     }
     if find_spec("trl"):
-        theirs = Distillation.create(world, SHOTS, few, min(BATCH, few))  # a model of its own: TRL takes the dropout out of it
+        theirs = Distillation.create(world, SHOTS, few, min(BATCH, few))  # a separate model: TRL removes its dropout
         slow["sdft"] = sdft(theirs, world.folder / "sdft")
     times |= alternate(slow, max(1, world.turns - 1))
     rates, shape = rates_of(times["matrix"], flops), world.shape
@@ -90,14 +90,14 @@ def measure(world: World) -> dict[str, Any]:
 
 
 def rereading_teacher(distillation: Distillation) -> RereadingTeacher:
-    """The peer's teacher: a frozen copy of the model as it is now, kept beside the student."""
+    """The peer's teacher: a frozen copy of the current model, kept in addition to the student."""
     prompts = distillation.prompts("teacher")
     whole = [prompts.whole(i) for i in range(len(prompts.suffixes))]
     return RereadingTeacher(copy.deepcopy(distillation.student.model).eval(), whole, distillation.student.answers.ids)
 
 
 def loop_clock(seconds: list[float]) -> Any:
-    """A callback that puts down how long the training loop took: all steps with their data, without what is set up before."""
+    """A callback that records how long the training loop took: all steps with their data, without the setup."""
     import time
 
     from transformers import TrainerCallback

@@ -37,7 +37,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
 
 
 def _bars(axes: Any, rows: list[Mapping[str, Any]], title: str) -> None:
-    """Times or bytes as bars on a logarithmic scale, each with its floor as a mark."""
+    """Times or bytes as bars on a logarithmic scale, each with a mark at its floor."""
     axes.set_title(title, fontsize=10, loc="left")
     if not rows:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
@@ -60,7 +60,7 @@ def _bars(axes: Any, rows: list[Mapping[str, Any]], title: str) -> None:
 
 
 def _growth(axes: Any, shots: Mapping[str, Mapping[str, float]]) -> None:
-    """Time of an example against the tokens of the context, attention and all else apart."""
+    """Time per example against the tokens of the context, with attention and everything else shown separately."""
     axes.set_title("Time behind an encoded context", fontsize=10, loc="left")
     tokens = [found["context_tokens"] for found in shots.values()]
     rest = [found["rest_s"] for found in shots.values()]

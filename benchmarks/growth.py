@@ -20,12 +20,12 @@ from benchmarks.results import rates_of, timed_row
 from benchmarks.world import World
 
 ROOM = 8192
-"""Positions of the model that reads 64 demonstrations (about 5,400 tokens); all else has the usual shape."""
+"""Positions of the model that reads 64 demonstrations (about 5,400 tokens); otherwise it has the usual shape."""
 FEW_SHOTS = 4
 
 
 def measure(world: World) -> dict[str, Any]:
-    """Both growths, with the time that attention itself takes taken apart."""
+    """Both growths, with the time of attention itself measured separately."""
     products, flops = matrix_products(world.shape, TOKENS)
     shots = (0, FEW_SHOTS, 8) if world.quick else (0, FEW_SHOTS, 16, 64)
     asked = {k: Evaluation.create(world, k, world.size(64, 8), positions=ROOM) for k in shots}
@@ -54,7 +54,7 @@ def measure(world: World) -> dict[str, Any]:
 def _one(
     world: World, k: int, asked: Evaluation, times: dict[str, Times], attention: dict[str, list[float]], rates: dict[str, float]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an example costs behind k demonstrations that have been encoded, and the row of the table."""
+    """The cost of an example after k demonstrations that have been encoded, and the row of the table."""
     prompts, n = asked.prompts, len(asked.rows)
     prefix, lengths = len(prompts.prefix) if k else 0, list(map(len, prompts.suffixes))
 
@@ -80,7 +80,7 @@ def _one(
 
 
 def _queries(world: World, rates: dict[str, float]) -> tuple[dict[int, float], list[dict[str, Any]], float]:
-    """Seconds of whole runs on more and more queries, by a model of one layer, and the exponent of their growth."""
+    """Seconds of whole runs on increasing numbers of queries, with a model of one layer, and the exponent of their growth."""
     counts = (10, 20, 40) if world.quick else (100, 1000, 10_000)
     asked = Evaluation.create(world, FEW_SHOTS, counts[-1], layers=1)
     shape = world.changed(layers=1)
@@ -99,8 +99,8 @@ def _queries(world: World, rates: dict[str, float]) -> tuple[dict[int, float], l
 
 
 def with_attention_clock(model: torch.nn.Module, work: Callable[[], Any]) -> tuple[Callable[[], None], list[float]]:
-    """The work, and a list that gets the seconds each doing of it spends in the model's attention: all that its attention modules
-    do but their projections, so what grows with the keys and values in front."""
+    """The work, and a list to which each repetition adds its seconds in the model's attention: everything that its attention
+    modules do except projections, so the part that grows with the preceding keys and values."""
     seconds: list[float] = []
 
     def clocked() -> None:
@@ -120,7 +120,7 @@ def _attention_clock(model: torch.nn.Module) -> Iterator[list[float]]:
         started[module] = time.perf_counter()
 
     def stop(module: torch.nn.Module, *results: Any, sign: int) -> None:
-        parts.append(sign * (time.perf_counter() - started[module]))  # on a CPU all is done when a call returns
+        parts.append(sign * (time.perf_counter() - started[module]))  # on a CPU the work is done when a call returns
 
     signs: dict[torch.nn.Module, int] = {}
     for module in model.modules():

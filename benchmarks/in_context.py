@@ -1,4 +1,4 @@
-"""Evaluation by in-context learning: a context encoded once, against encoding it again for every example."""
+"""Evaluation by in-context learning: encoding a context once, compared with encoding it again for every example."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.world import World
 
 SHOTS = 16
 TOKENS = 2048
-"""Tokens of the batch by which the matrix rate is measured."""
+"""Tokens in the batch with which the matrix rate is measured."""
 
 
 def measure(world: World) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def measure(world: World) -> dict[str, Any]:
     def keep(name: str, work: Any) -> Any:
         return lambda: scores.__setitem__(name, work())
 
-    theirs, tokenizer = world.load()  # a model of their own: ours gets another attention
+    theirs, tokenizer = world.load()  # a separate model: ours gets another attention
     older, width = world.load("eager")[0], world.shape.positions
     products, flops = matrix_products(world.shape, TOKENS)
     arms = {
@@ -49,9 +49,9 @@ def measure(world: World) -> dict[str, Any]:
         harness = Harness(theirs, tokenizer)
         arms["harness"] = keep("harness", lambda: harness.scores(texts, scorer.prompter.prompt_format.words))
         counts["harness"] = few
-    alternate({name: arms[name] for name in ("encode", "matrix")}, 1)  # nothing is measured cold
+    alternate({name: arms[name] for name in ("encode", "matrix")}, 1)  # so that nothing is measured cold
     times = alternate(arms, world.turns)
-    # a few hundredths matter between these, which take least of the time: twice as many turns
+    # a few hundredths matter between these, which are the fastest: twice as many turns
     fast = alternate({name: arms[name] for name in ("matrix", "encode", "ours", "zero")}, world.turns)
     times |= {name: times[name] + more for name, more in fast.items()}
     rates = rates_of(times["matrix"], flops)

@@ -1,8 +1,9 @@
-"""The least work that a model of any kind needs, as `floors` counts it for OPT: with keys and values that heads share, gated
-feed-forward parts, and windows.
+"""The least work that a model of any kind needs, counted as in `floors` for OPT, but with keys and values that heads share,
+gated feed-forward parts, and windows.
 
-A training step of LoRA needs two forward passes' matrix products, as frozen weights have no gradients, and three of attention.
-A token that is written reads all weights once for the rows that are written together, and the keys and values in front.
+A training step of LoRA needs the matrix products of two forward passes, since frozen weights have no gradients, and the
+attention of three. A written token reads all weights once for the rows that are written together, and the preceding keys and
+values.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ def layer_weights(config: PreTrainedConfig) -> int:
 
 
 def weights(config: PreTrainedConfig) -> int:
-    """Numbers in all matrices that a token goes through; the output layer is the input embeddings."""
+    """Numbers in all matrices that a token goes through; the output layer is tied to the input embeddings."""
     return layer_weights(config) * config.num_hidden_layers + config.hidden_size * config.vocab_size
 
 
 def cache_bytes(config: PreTrainedConfig, tokens: int) -> int:
-    """Bytes of the keys and values of so many tokens in front that a text is read behind: of a window, those within it."""
+    """Bytes of the keys and values of this many tokens before a text; in layers with a window, only those within it."""
     kept = sum(min(tokens, window - 1) for window in _windows(config, tokens + 1))
     return FLOAT * 2 * _shared_width(config) * kept
 
 
 def attention_flops(config: PreTrainedConfig, lengths: Sequence[int], prefix: int = 0, counts: Sequence[int] = ()) -> int:
-    """FLOPs of causal attention within texts, each behind a prefix that in the last layer is looked at from its last `counts`
-    tokens alone (one of each if empty)."""
+    """FLOPs of causal attention within texts, each after a prefix, to which in the last layer only its last `counts` tokens
+    attend (one of each if empty)."""
     pairs, windows = 0, _windows(config, prefix + max(lengths))
     for layer, window in enumerate(windows):
         last = layer == len(windows) - 1
@@ -56,12 +57,12 @@ def forward(config: PreTrainedConfig, lengths: Sequence[int], prefix: int = 0, *
 
 
 def encoding(config: PreTrainedConfig, tokens: int) -> Floor:
-    """Making the keys and values of a text."""
+    """Computing the keys and values of a text."""
     return forward(config, [tokens], counts=[0])
 
 
 def lora_step(config: PreTrainedConfig, lengths: Sequence[int], counts: Sequence[int]) -> Floor:
-    """A step of LoRA training, but for LoRA's own products, a hundredth of these; the first layer's input has no gradient."""
+    """A step of LoRA training, without LoRA's own products, a hundredth of these; the first layer's input has no gradient."""
     once = forward(config, lengths, counts=counts)
     attention = attention_flops(config, lengths, counts=counts)
     first = 2 * sum(lengths) * config.hidden_size * (_width(config) + 2 * _shared_width(config))
@@ -69,7 +70,7 @@ def lora_step(config: PreTrainedConfig, lengths: Sequence[int], counts: Sequence
 
 
 def writing(config: PreTrainedConfig, lengths: Sequence[int], prefix: int, tokens: int, rows: int) -> Floor:
-    """Writing so many tokens behind each of some texts, which are behind a prefix that is there.
+    """Writing `tokens` tokens after each of some texts, which follow a prefix that is encoded already.
 
     Args:
         rows: how many are written together.
@@ -82,8 +83,8 @@ def writing(config: PreTrainedConfig, lengths: Sequence[int], prefix: int, token
 
 
 def _pairs(first: int, end: int, window: int) -> int:
-    """Pairs of the tokens at these places of a text and those they see."""
-    within = max(min(end, window) - first, 0)  # those that see all in front of them
+    """Number of pairs of a token at these places of a text and a token that it sees."""
+    within = max(min(end, window) - first, 0)  # those that see everything before them
     return within * (2 * first + within + 1) // 2 + (max(end - first, 0) - within) * window
 
 

@@ -1,4 +1,4 @@
-"""Models of several kinds with random weights, for what is measured of free text."""
+"""Models of several kinds with random weights, for the measurements with free text."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SIZES: dict[str, dict[str, Any]] = {
     "gemma3_text": {**GEMMA_3, "query_pre_attn_scalar": 256, "sliding_window": 512},
     "llama": {**GEMMA_3, "tie_word_embeddings": True},
 }  # fmt: skip
-"""Name of a kind, as transformers has it -> OPT-125m, Qwen2-0.5B, Gemma-3-270M (every sixth layer sees all, the others the last
-512 tokens), and a Llama as large as that."""
+"""transformers' name of a kind -> the sizes of OPT-125m, Qwen2-0.5B, Gemma-3-270M (every sixth layer sees everything, the
+others the last 512 tokens), and a Llama of the same size as that."""
 SMALL: dict[str, Any] = {
     "vocab_size": 8000, "hidden_size": 32, "word_embed_proj_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 64, "ffn_dim": 64, "query_pre_attn_scalar": 16,
     "sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"],
 }  # fmt: skip
-"""What `--quick` puts in place of these, each kind as far as it has them."""
+"""Replacements for these with `--quick`, as far as a kind has them."""
 NAMES = {"opt": "OPT-125m", "qwen2": "Qwen2-0.5B", "gemma3_text": "Gemma 3", "llama": "Llama"}
 
 
@@ -49,11 +49,11 @@ def small(kind: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class KindWorld(World):
-    """A world whose model is of another kind.
+    """A world with another kind of model.
 
     Attributes:
         kind: one of `SIZES`.
-        layers: how many the model has; None for as many as its kind.
+        layers: how many the model has; None for the number of its kind.
     """
 
     kind: str = "opt"
@@ -65,7 +65,7 @@ class KindWorld(World):
         return cls(**{field.name: getattr(world, field.name) for field in fields(World)}, kind=kind, layers=layers)
 
     def model_folder(self) -> Path:
-        """Folder of the model and its tokenizer; made if it is not there yet."""
+        """Folder of the model and its tokenizer; created if missing."""
         path = self.folder / f"{self.kind}-{self.layers or 'all'}"
         if not path.is_dir():
             import torch
@@ -89,7 +89,7 @@ class KindWorld(World):
 
 
 def filled(tokenizer: PreTrainedTokenizerBase, size: int) -> PreTrainedTokenizerBase:
-    """The tokenizer with entries that no text has, up to so many: a model with random weights writes any of them."""
+    """The tokenizer, filled up to `size` with entries that occur in no text: a model with random weights writes any of them."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Measuring: alternating times, peak memory, the rates of the machine that floors are reckoned with."""
+"""Measuring: alternating times, peak memory, the machine's rates from which floors are computed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import Any
 from benchmarks.world import Shape
 
 BUSY = 0.5
-"""Load average above which times of this run are to be doubted."""
+"""Load average above which times of this run are doubtful."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """Wall and CPU seconds of something done several times; CPU seconds say more where others use the machine as well."""
+    """Wall and CPU seconds of something done several times; CPU seconds say more if others use the machine as well."""
 
     wall: list[float]
     cpu: list[float]
@@ -41,7 +41,7 @@ class Times:
 
 
 def alternate(arms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Times]:
-    """Do all arms in turn, A B C A B C ..., so that what the machine does meanwhile meets all of them alike."""
+    """Do all arms in turn, A B C A B C ..., so that other work on the machine affects all of them equally."""
     found: dict[str, Times] = {name: Times([], []) for name in arms}
     for _ in range(repeats):
         for name, work in arms.items():
@@ -54,19 +54,19 @@ def alternate(arms: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, 
 
 
 def _cpu_seconds() -> float:
-    """User and system time of this process and of its children that have ended."""
+    """User and system time of this process and of its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
-    """Median, least and greatest of the ratios of one turn's two times."""
+    """Median, minimum and maximum over turns of the ratio of two times."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 def matrix_products(shape: Shape, tokens: int) -> tuple[Callable[[], None], int]:
-    """The matrix products of one layer for a batch of so many tokens and nothing else, 24 times; and their FLOPs."""
+    """Only the matrix products of one layer for a batch of this many tokens, 24 times; and their FLOPs."""
     import torch
 
     hidden, wide = shape.hidden, shape.feed_forward
@@ -83,7 +83,8 @@ def matrix_products(shape: Shape, tokens: int) -> tuple[Callable[[], None], int]
 
 
 def copy_rate() -> float:
-    """Bytes a second that memory gives in reading and writing: the best of five copies of 256 MiB, read and written once each."""
+    """Memory bandwidth in bytes per second, reading and writing: the best of five copies of 256 MiB, each read and written
+    once."""
     import torch
 
     source = torch.ones(1 << 26)
@@ -97,9 +98,9 @@ def copy_rate() -> float:
 
 
 def peak_beyond(work: Callable[[], Any]) -> dict[str, int]:
-    """Bytes of resident memory at the peak of `work` beyond what was there at its start, weights included.
+    """Bytes of resident memory at the peak of `work` beyond what was there at its start, which includes the weights.
 
-    Linux keeps the peak of a process and lets it be set back; nothing has to be sampled.
+    Linux keeps the peak of a process and can reset it, so nothing has to be sampled.
     """
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
@@ -114,7 +115,7 @@ def _memory(name: str) -> int:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the numbers hold for: processor, threads, memory, versions, how busy the machine is. No names of host or user."""
+    """What the numbers were measured on: processor, threads, memory, versions, load of the machine. No names of host or user."""
     import psutil
 
     names = re.findall(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())

@@ -1,4 +1,4 @@
-"""Peak memory of one thing, beyond what is there before it starts: the process, its libraries, and the weights."""
+"""Peak memory of one item, beyond what is there before it starts: the process, its libraries, and the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.results import plain_row
 from benchmarks.world import World
 
 QUERIES, BATCH = 16, 8
-"""Training goes on for two steps: AdamW's moments are there from the second on."""
+"""Training takes two steps: AdamW's moments exist from the second on."""
 ITEMS = {
     "zero": "llmft, no shots",
     "ours": f"llmft, {SHOTS} shots",
@@ -33,12 +33,12 @@ NEEDS = {"harness": "lm_eval", "sdft": "trl", "sdft_checkpointing": "trl"}
 
 
 def items() -> list[str]:
-    """What can be measured here."""
+    """The items that can be measured here."""
     return [item for item in ITEMS if item not in NEEDS or find_spec(NEEDS[item])]
 
 
 def measure(world: World, item: str) -> dict[str, Any]:
-    """Peak of one item; each wants a process of its own."""
+    """Peak of one item; each needs its own process."""
     training = item in ("fine_tune", "distil", "rereading", "sdft", "sdft_checkpointing")
     work, context = (_training if training else _evaluation)(world, item)
     found = peak_beyond(work)

@@ -1,4 +1,4 @@
-"""What measuring costs: the same matrix products with and without a meter that watches, and the CPU time of the meter itself."""
+"""The cost of measuring: the same matrix products with and without a running meter, and the CPU time of the meter itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKENS = 512
 
 @dataclass
 class Weighed(Meter):
-    """A meter that knows its own CPU seconds: those of the thread that samples, and of going from phase to phase."""
+    """A meter that knows its own CPU seconds: those of the sampling thread, and of phase changes."""
 
     own_s: float = 0.0
 
@@ -28,11 +28,11 @@ class Weighed(Meter):
 
     def _keep_sampling(self) -> None:
         super()._keep_sampling()
-        self.own_s += time.thread_time()  # all that this thread has had
+        self.own_s += time.thread_time()  # everything that this thread has used
 
 
 def measure(world: World) -> dict[str, Any]:
-    """Seconds of the same work in turns."""
+    """Seconds of the same work, in turns."""
     products, _ = matrix_products(world.shape, TOKENS)
     weighed = []
 
@@ -43,7 +43,7 @@ def measure(world: World) -> dict[str, Any]:
         weighed.append(meter.own_s)
 
     products()
-    times = alternate({"without": products, "with": watched}, 10 * world.turns)  # a hundredth among noise
+    times = alternate({"without": products, "with": watched}, 10 * world.turns)  # a hundredth, within noise
     rows = [plain_row("meter", "matrix products", "s", times["with"].median, times["without"].median, "the same without a meter")]
     values = {
         "wall: with a meter over without": ratio(times["with"].wall, times["without"].wall),

@@ -1,4 +1,4 @@
-"""llmft as the pipelines use it. Beside `text_ours` the only file that knows its signatures."""
+"""llmft as the pipelines use it. Apart from `text_ours` the only file that depends on its signatures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def open_job(method: str, groups: Sequence[type], world: World, *arguments: Any) -> Job:
-    """The job that a command line asks for."""
+    """The job of a command line."""
     from llmft.pipelines.prepare import prepare
 
     argv = ["--use_cpu", "--data_dir", world.data_dir, "--output_dir", world.folder / "runs", *arguments]
@@ -34,7 +34,7 @@ def open_job(method: str, groups: Sequence[type], world: World, *arguments: Any)
 
 
 def open_rte_job(script: str, world: World, model_folder: Path, *arguments: Any) -> Job:
-    """That of `eval.py` or `distill.py` on RTE alone."""
+    """That of `eval.py` or `distill.py` on only RTE."""
     from llmft.pipelines import distill, in_context
 
     method, groups = {"eval.py": ("icl", in_context.GROUPS), "distill.py": ("distill", distill.GROUPS)}[script]
@@ -51,10 +51,10 @@ class Evaluation:
 
     @classmethod
     def create(cls, world: World, shots: int, rows: int, **changes: int) -> Evaluation:
-        """eval.py's, with `shots` demonstrations; `rows` of the validation rows, from the first on again where they are too few.
+        """eval.py's, with `shots` demonstrations; `rows` of the validation rows, starting over if there are too few.
 
         Args:
-            changes: sizes of the model that are not the world's.
+            changes: sizes of the model that differ from the world's.
         """
         from llmft.pipelines.loading import load_data
         from llmft.pipelines.prompting import prompt_format_of
@@ -67,24 +67,24 @@ class Evaluation:
         return cls(scorer, [all_rows[i % len(all_rows)] for i in range(rows)])
 
     def score(self, rows: Sequence[Row] | None = None) -> Scores:
-        """Scores of all rows; the context is encoded anew."""
+        """Scores of all rows; the context is encoded again."""
         from llmft.cost.phases import Phase
 
         return self.scorer.score(self.rows if rows is None else rows, Phase("benchmark"))
 
     def encode(self) -> Any:
-        """Encode the context alone, as `score` does before the first query."""
+        """Encode only the context, as `score` does before the first query."""
         return encode(self.scorer, self.prompts)
 
     @property
     def prompts(self) -> TokenizedPrompts:
-        """The rows' prompts: the tokens that all share, and each one's own."""
+        """The rows' prompts: the common tokens, and each row's own."""
         return self.scorer.prompter.prompts(self.rows)
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What distill.py prepares before it trains, and its trainers."""
+    """What distill.py prepares before training, and its trainers."""
 
     job: Job
     teacher: MeanScorer
@@ -108,7 +108,7 @@ class Distillation:
         model, tokenizer = world.load()
         job.loaded = model, tokenizer
         teacher = context_scorer(job, job.loaded, "teacher")
-        with contextlib.redirect_stdout(io.StringIO()):  # how many weights are trained
+        with contextlib.redirect_stdout(io.StringIO()):  # the number of trained weights
             model = trainable(job, model)
         student = job.scorer(model, tokenizer, prompt_format_of(job, "student"), trained=True)
         return cls(job, teacher, student, draw_queries(job))
@@ -137,17 +137,17 @@ class Distillation:
         return (self.student if who == "student" else self.teacher.scorers[0]).prompter.prompts(self.queries)
 
     def read_queries(self) -> Scores:
-        """One forward pass over the queries alone."""
+        """One forward pass over only the queries."""
         from llmft.cost.phases import Phase
 
         return self.student.score(self.queries, Phase("benchmark"))
 
     def encode(self) -> Any:
-        """Encode the context alone."""
+        """Encode only the context."""
         return encode(self.teacher.scorers[0], self.prompts("teacher"))
 
     def warm_up(self) -> None:
-        """Import whatever is imported where it is used, so that it does not count as memory of what is measured."""
+        """Do all late imports now, so that they do not count as memory of the measured work."""
 
     def fine_tune(self, **more: Any) -> None:
         """One epoch of pattern-based fine-tuning on the queries and their labels."""
@@ -160,7 +160,7 @@ class Distillation:
         self._learn(target, None, **more)
 
     def distil_online(self, teacher: Any) -> None:
-        """One epoch with a teacher that reads along: its `targets(places of queries)` are `Targets`."""
+        """One epoch with an online teacher: its `targets(places of queries)` are `Targets`."""
         self._learn(None, teacher)
 
     def _learn(self, targets: Targets | None, teacher: Any, **more: Any) -> None:
@@ -179,7 +179,7 @@ class Distillation:
 
 
 def encode(scorer: Scorer, prompts: TokenizedPrompts) -> Any:
-    """Read what all prompts begin with."""
+    """Read the common beginning of all prompts."""
     from llmft.models.reading.reader import PrefixReader, reading
 
     with torch.no_grad(), reading(scorer.model):
@@ -187,7 +187,7 @@ def encode(scorer: Scorer, prompts: TokenizedPrompts) -> Any:
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-    """A batch whose last column holds every prompt's last token."""
+    """A batch whose last column has every prompt's last token."""
     from llmft.models.reading.batches import left_pad
 
     return left_pad(prompts)

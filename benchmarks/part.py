@@ -1,4 +1,4 @@
-"""One part of the benchmark, in a process of its own: `python -m benchmarks.part NAME SETTINGS.json RESULT.json`."""
+"""One part of the benchmark, in its own process: `python -m benchmarks.part NAME SETTINGS.json RESULT.json`."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ PARTS = {
     **{f"memory:{item}": partial(memory.measure, item=item) for item in memory.ITEMS},
     **{f"text_memory:{item}": partial(text_memory.measure, item=item) for item in text_memory.ITEMS},
 }
-"""What each part's process does."""
+"""The work of each part's process."""
 
 
 def main(name: str, settings_file: str, result_file: str) -> None:
-    """Measure and write what was found."""
+    """Measure and write the results."""
     import torch
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 

@@ -1,9 +1,9 @@
-"""What others do, for the same prompts, model and tokenizer. None of it is used by llmft.
+"""What other tools do with the same prompts, model and tokenizer. None of it is used by llmft.
 
-`whole_prompts` and `upstream_style` are written from behaviour: the first is the plainest right way, the second what
+`whole_prompts` and `upstream_style` reproduce behaviour: the first is the simplest correct way, the second what
 uds-lsv/llmft's evaluation does (two prompts at a time, padded to the model's window, all positions projected to the vocabulary;
 its attention was explicit matrix products, transformers' `eager`).
-lm-evaluation-harness and TRL are the packages themselves (extra `bench`), through their own interfaces.
+lm-evaluation-harness and TRL are the packages themselves (extra `bench`), used through their own interfaces.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def whole_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], labels: Sequence[int]) -> np.ndarray:
-    """Label log-probabilities (N, L): every prompt is read whole, at its own length, with only its last position projected."""
+    """Label log-probabilities (N, L): every prompt is read whole, at its own length, and only its last position is projected."""
     found = [model(torch.tensor([list(p)]), use_cache=False, logits_to_keep=1).logits[0, -1] for p in prompts]
     return torch.stack(found).log_softmax(-1)[:, list(labels)].numpy()
 
@@ -34,7 +34,7 @@ def whole_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], labe
 def upstream_style(
     model: PreTrainedModel, prompts: Sequence[Sequence[int]], labels: Sequence[int], width: int, batch: int = 2
 ) -> np.ndarray:
-    """Label log-probabilities (N, L) by batches of two padded to the window, with logits of every position."""
+    """Label log-probabilities (N, L) with batches of two padded to the window, and logits at every position."""
     found = []
     for start in range(0, len(prompts), batch):
         some = prompts[start : start + batch]
@@ -56,19 +56,19 @@ class Harness:
         self.model = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
 
     def scores(self, texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
-        """Log-likelihoods (N, L) of the words behind each text."""
+        """Log-likelihoods (N, L) of the words after each text."""
         found = self.logprobs([(text, f" {word}") for text in texts for word in words])
         return found.reshape(len(texts), len(words))
 
     def logprobs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-        """Log-likelihoods (N,) of texts, each behind another."""
+        """Log-likelihoods (N,) of texts, each after another."""
         from lm_eval.api.instance import Instance
 
         requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
         return np.array([score for score, _ in self.model.loglikelihood(requests, disable_tqdm=True)])
 
     def write(self, texts: Sequence[str], tokens: int) -> list[str]:
-        """The most probable so many tokens behind each text, as words."""
+        """`tokens` tokens of greedy continuation after each text, as words."""
         from lm_eval.api.instance import Instance
 
         settings = {"until": [], "max_gen_toks": tokens, "do_sample": False}
@@ -77,7 +77,7 @@ class Harness:
 
 
 class RereadingTeacher:
-    """An online teacher without a shared prefix: it reads context and query of every query of a batch, padded, each time."""
+    """An online teacher without a shared prefix: for every query of a batch it reads context and query again, padded."""
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], labels: Sequence[int]) -> None:
         self.model, self.prompts, self.labels = model, prompts, list(labels)
@@ -97,8 +97,8 @@ class RereadingTeacher:
 
 
 def sdft(distillation: Distillation, folder: Path, *, checkpointing: bool = False) -> Callable[[], None]:
-    """One epoch of TRL's self-distillation trainer over the same queries behind the same context: completions of one token,
-    one a query; batch and learning rate are ours."""
+    """One epoch of TRL's self-distillation trainer over the same queries after the same context: one completion of one token
+    per query; batch and learning rate are ours."""
     run, scorer = distillation.run, distillation.teacher.scorers[0]
     queries = [scorer.prompter.prompt_format.query(row) for row in distillation.queries]
     settings = {
@@ -116,8 +116,8 @@ def sdft(distillation: Distillation, folder: Path, *, checkpointing: bool = Fals
 
 
 def sdft_trainer(model: torch.nn.Module, prompter: Prompter, queries: Sequence[str], folder: Path, **settings: Any) -> Any:
-    """TRL's self-distillation trainer, the untrained model as teacher, which reads the prompter's context in front; with these
-    settings, and else its defaults, but for bfloat16, one completion a query, and prompts that are not cut."""
+    """TRL's self-distillation trainer with the untrained model as teacher, which reads the prompter's context first; with these
+    settings and otherwise its defaults, except for bfloat16, one completion per query, and prompts that are not cut."""
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer

@@ -1,4 +1,4 @@
-"""Rows of the table: what was measured, the floor of that work, the ratio to it."""
+"""Rows of the table: the measurement, the floor of that work, and the ratio of the two."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from benchmarks.measure import Times, copy_rate
 
 
 def rates_of(products: Times, flops: int) -> dict[str, float]:
-    """The rates of this machine in this process: of matrix products in float32, and of copying."""
+    """The rates of this machine in this process: for matrix products in float32, and for copying."""
     return {"flops_per_s": flops / products.median, "bytes_per_s": copy_rate()}
 
 
 def timed_row(
     part: str, name: str, times: Times, examples: int, floor: Floor, floor_examples: int, rates: dict[str, float]
 ) -> dict[str, Any]:
-    """Seconds an example.
+    """Seconds per example.
 
     Args:
-        examples: what `times` are of.
-        floor: of the same work on `floor_examples` examples.
+        examples: the number of examples in `times`.
+        floor: that of the same work on `floor_examples` examples.
     """
     least = floor.as_dict(rates)
     value, own = times.median / examples, least["seconds"] / floor_examples
@@ -42,7 +42,7 @@ def timed_row(
 
 
 def plain_row(part: str, name: str, unit: str, value: float, floor: float, of: str) -> dict[str, Any]:
-    """A measured number and its floor in the same unit; `of` says what the floor is."""
+    """A measured value and its floor in the same unit; `of` says what the floor is."""
     return {
         "part": part,
         "name": name,

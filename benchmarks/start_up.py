@@ -1,4 +1,4 @@
-"""From the command line to help, to an error, to the first answers: whole processes, as a user starts them."""
+"""From the command line to help, to an error, and to the first answers: whole processes, as a user starts them."""
 
 from __future__ import annotations
 

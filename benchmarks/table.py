@@ -13,7 +13,8 @@ BEGIN, END = "<!-- results: made by python -m benchmarks --write_readme -->", "<
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """Markdown: what the numbers of a file hold for, the bounds that it has numbers for, and all rows with their floors."""
+    """Markdown: what the numbers of a file were measured on, the bounds that it has numbers for, and all rows with their
+    floors."""
     machine, tokens = results["machine"], results["parts"].get("in_context", {}).get("tokens")
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
@@ -37,8 +38,8 @@ def all_rows(results: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 
 
 def write_readme(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
-    """Put the tables of results files, one after the other, between the markers of the file, and say which bounds none has
-    numbers for; all else in it stays."""
+    """Write the tables of results files, one after another, between the markers of the file, and say for which bounds none has
+    numbers; everything else in it is kept."""
     text = path.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)

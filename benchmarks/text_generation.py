@@ -1,4 +1,4 @@
-"""Answers that a model writes behind a document that it reads once, against whole prompts."""
+"""Answers that a model writes after a document that it reads once, compared with whole prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.world import World
 
 
 def measure(world: World) -> dict[str, Any]:
-    """Time of all ways, an answer, and how many answers differ."""
+    """Time per answer in all ways, and how many answers differ."""
     return of_each_kind(world, _one)
 
 
@@ -27,7 +27,7 @@ def _one(world: KindWorld) -> dict[str, Any]:
     ours = Texts.create(world, world.size(DOCUMENT, 60), world.size(ANSWERS, 8))
     few = ours.of(world.size(4, 2))
     prompts, number = ours.prompts("teacher"), len(few.queries)
-    theirs, tokenizer = world.load()  # a model of its own: ours gets another attention
+    theirs, tokenizer = world.load()  # a separate model: ours gets another attention
     written: dict[str, list[Any]] = {}
 
     def keep(name: str, work: Callable[[], list[Any]]) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""How the cost of an answer grows with its document, and the cost of a teacher's targets with the number of queries."""
+"""How the cost of an answer grows with its document, and that of a teacher's targets with the number of queries."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from benchmarks.world import World
 KIND = "opt"
 WORKS = {"targets": "targets", "write": "an answer written"}
 SHORT = 8
-"""Tokens of an answer where there are many."""
+"""Tokens per answer when there are many answers."""
 
 
 def measure(world: World) -> dict[str, Any]:
-    """Both growths, with the time that attention itself takes taken apart."""
+    """Both growths, with the time of attention itself measured separately."""
     of_all = KindWorld.of(world, KIND)
     products, flops = products_of(of_all)
     documents = (60, 120) if world.quick else DOCUMENTS
@@ -56,7 +56,7 @@ def measure(world: World) -> dict[str, Any]:
 
 
 def _behind(seconds: dict[str, list[float]], name: str, document: int) -> list[float]:
-    """What each turn took behind the document."""
+    """The time that each turn took after the document."""
     return [a - b for a, b in zip(seconds[f"{name} {document}"], seconds[f"encode {document}"], strict=True)]
 
 
@@ -70,7 +70,7 @@ def _floor(world: KindWorld, texts: Texts, name: str) -> kind_floors.Floor:
 
 
 def _queries(world: World, rates: dict[str, float]) -> tuple[list[dict[str, Any]], float]:
-    """Rows of whole passes over more and more queries, by a model of one layer, and the exponent of their growth."""
+    """Rows for whole passes over increasing numbers of queries, with a model of one layer, and the exponent of their growth."""
     counts, world = (10, 20, 40) if world.quick else (100, 1000, 10_000), KindWorld.of(world, KIND, layers=1)
     asked = Texts.create(world, world.size(DOCUMENTS[0], 60), counts[-1], tokens=SHORT)
     asked.of(counts[0]).targets()

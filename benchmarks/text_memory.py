@@ -17,9 +17,9 @@ from benchmarks.world import World
 
 KIND = "qwen2"
 TOKENS, FEW, MANY = 128, 16, 64
-"""Of an answer; answers a step."""
+"""Tokens per answer; answers per step."""
 DOCUMENT = 500
-"""Of TRL, whose teacher reads along."""
+"""For TRL, whose teacher reads the document, too."""
 ITEMS = {
     "ours": "distillation, 16 answers a step",
     "ours_64": "distillation, 64 answers a step",
@@ -31,13 +31,13 @@ ITEMS = {
 
 
 def items() -> list[str]:
-    """What can be measured here."""
+    """The items that can be measured here."""
     return [item for item in ITEMS if item != "sdft" or find_spec("trl")]
 
 
 def measure(world: World, item: str) -> dict[str, Any]:
-    """Peak of one item in a process of its own, all with gradient checkpointing, as is TRL's default: two steps, the first of
-    which makes the optimizer's moments."""
+    """Peak of one item in its own process, all with gradient checkpointing, which is TRL's default: two steps, the first of
+    which creates the optimizer's moments."""
     world = KindWorld.of(world, KIND)
     answers, tokens = world.size(MANY if item.endswith("_64") else FEW, 4), world.size(TOKENS, 16)
     flags = ("--per_device_train_batch_size", answers, "--learning_rate", 1e-4, "--gradient_checkpointing")

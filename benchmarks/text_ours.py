@@ -1,4 +1,4 @@
-"""llmft with answers in words, as distill.py uses it; beside `ours` the only file that knows its signatures."""
+"""llmft with answers in words, as distill.py uses it; apart from `ours` the only file that depends on its signatures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row
 
 TOKENS = 24
-"""Of an answer."""
+"""Tokens per answer."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Texts:
     """A document, queries about it, and answers to them.
 
     Attributes:
-        teacher: asks behind the document.
-        student: asks without it, a model with LoRA if that is trained, else the teacher's.
+        teacher: asks after the document.
+        student: asks without it; a model with LoRA if that is trained, else the teacher's.
         queries: each with the tokens of an answer, `answer_ids`.
     """
 
@@ -50,10 +50,10 @@ class Texts:
         """distill.py's.
 
         Args:
-            document: tokens of it.
-            queries: how many.
-            tokens: of an answer.
-            trains: whether the student has LoRA, on a model of its own.
+            document: number of its tokens.
+            queries: number of queries.
+            tokens: number of tokens per answer.
+            trains: whether the student has LoRA, on a separate model.
         """
         from llmft.pipelines.contexts import context_scorer
         from llmft.pipelines.distill import GROUPS, draw_queries
@@ -73,7 +73,7 @@ class Texts:
         job.loaded = model, tokenizer
         (teacher,) = context_scorer(job, job.loaded, "teacher").scorers
         if trains:
-            with contextlib.redirect_stdout(io.StringIO()):  # how many weights are trained
+            with contextlib.redirect_stdout(io.StringIO()):  # the number of trained weights
                 model = trainable(job, world.load()[0])
         student = job.scorer(model, tokenizer, prompt_format_of(job, "student"), trained=True)
         rows = draw_queries(job)
@@ -82,11 +82,11 @@ class Texts:
         return cls(job, teacher, student, answered)
 
     def of(self, number: int) -> Texts:
-        """The same with the first so many queries."""
+        """The same with the first `number` queries."""
         return replace(self, queries=self.queries[:number])
 
     def targets(self) -> Targets:
-        """What the teacher says along the answers; it reads the document first."""
+        """The teacher's targets along the answers; it reads the document first."""
         from llmft.cost.phases import Phase
 
         return self._teacher(self.teacher).precompute(Phase("benchmark"))
@@ -98,7 +98,7 @@ class Texts:
         return self._teacher(self.student).precompute(Phase("benchmark"))
 
     def encode(self) -> Any:
-        """Read the document alone."""
+        """Read only the document."""
         from benchmarks.ours import encode
 
         return encode(self.teacher, self.prompts("teacher"))
@@ -110,7 +110,7 @@ class Texts:
         return [row["answer_ids"] for row in self.teacher.answered(self.queries, Phase("benchmark"))]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Those of an answer as words."""
+        """The tokens of an answer as text."""
         return self.teacher.answers.written(tokens)
 
     def prompts(self, who: str) -> TokenizedPrompts:
@@ -118,11 +118,11 @@ class Texts:
         return getattr(self, who).prompter.prompts(self.queries)
 
     def prompt_texts(self) -> list[str]:
-        """What stands behind the document in the teacher's prompts."""
+        """What follows the document in the teacher's prompts."""
         return [self.teacher.prompter.prompt_format.query(row) for row in self.queries]
 
     def warm_up(self) -> None:
-        """Import whatever is imported where it is used, so that it does not count as memory of what is measured."""
+        """Do all late imports now, so that they do not count as memory of the measured work."""
         import llmft.distillation.trainer
         import llmft.pipelines.training  # noqa: F401
 
@@ -141,14 +141,14 @@ class Texts:
         self._train(ContextDistillationTrainer, examples, epochs, **learning)
 
     def whole(self, epochs: int) -> None:
-        """A whole distillation: the teacher writes answers, gives its targets along them, and the student learns."""
+        """A whole distillation: the teacher writes answers, computes its targets along them, and the student learns."""
         from llmft.cost.phases import Phase
 
         written = replace(self, queries=self.teacher.answered(self.queries, Phase("benchmark")))
         written.distil(written.targets(), epochs)
 
     def train_body(self) -> None:
-        """Training of everything below the output layer, by a loss that needs no memory."""
+        """Training of everything below the output layer, with a loss that needs no memory."""
         from llmft.models.parts.head import forward_of
         from llmft.models.wrapping import bare_model
         from llmft.training.ft_trainer import FtTrainer
@@ -161,7 +161,7 @@ class Texts:
         self._train(BodyTrainer, self.examples(), 1)
 
     def any_targets(self) -> Targets:
-        """Targets of the right shape, which no teacher has to be asked for."""
+        """Targets of the right shape that need no teacher."""
         from llmft.distillation.targets import Targets
 
         counts = torch.tensor([len(row["answer_ids"]) for row in self.queries])
@@ -171,7 +171,7 @@ class Texts:
         return Targets(logprobs, tokens, torch.arange(len(counts)).repeat_interleave(counts))
 
     def examples(self, *, gold: bool = True) -> list[dict[str, Any]]:
-        """What the student is trained on."""
+        """The student's training examples."""
         return self.student.answers.examples(self.prompts("student"), self.queries, gold=gold)
 
     def _teacher(self, scorer: Scorer) -> Teacher:
@@ -188,7 +188,7 @@ class Texts:
 
 
 def write_files(world: KindWorld, tokenizer: Any, document: int, queries: int) -> Path:
-    """A folder with `document.txt`, so many tokens of RTE's texts, and `queries.jsonl`, RTE's hypotheses as questions."""
+    """A folder with `document.txt`, `document` tokens of RTE's texts, and `queries.jsonl`, RTE's hypotheses as questions."""
     import pandas as pd
 
     folder = world.folder / f"{world.kind}-{document}-{queries}"

@@ -1,7 +1,7 @@
-"""What others do with answers in words, for the same prompts, model and tokenizer; beside `peers`.
+"""What other tools do with answers in words, with the same prompts, model and tokenizer; see also `peers`.
 
-`peft_targets` and `own_loss` are written from behaviour: the first is what the teacher of PEFT's example for cartridges does for
-each sample and step, the second what transformers does with labels.
+`peft_targets` and `own_loss` reproduce behaviour: the first is what the teacher in PEFT's cartridge example does for each sample
+and step, the second what transformers does with labels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def peft_targets(model: torch.nn.Module, prompts: Sequence[list[int]], answers: Sequence[list[int]], topk: int = 20) -> Any:
     """The teacher's k largest log-probabilities along each answer: document, query and answer go through the model one sample
-    after the other, and logits are made at all of their positions."""
+    at a time, with logits at all of their positions."""
     found = []
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = torch.tensor([[*prompt, *answer[:-1]]])
@@ -30,7 +30,7 @@ def peft_targets(model: torch.nn.Module, prompts: Sequence[list[int]], answers: 
 
 @torch.no_grad()
 def generate(model: torch.nn.Module, prompts: Sequence[list[int]], tokens: int) -> list[list[int]]:
-    """What transformers writes behind whole prompts, padded on the left: so many most probable tokens."""
+    """What transformers writes after whole prompts, padded on the left: `tokens` tokens, greedily."""
     from benchmarks.ours import left_padded
 
     batch = left_padded(prompts)
@@ -40,10 +40,10 @@ def generate(model: torch.nn.Module, prompts: Sequence[list[int]], tokens: int) 
 
 
 class SdftTeacher:
-    """The teacher of TRL's self-distillation trainer, by the trainer's own methods.
+    """The teacher of TRL's self-distillation trainer, through the trainer's own methods.
 
     Args:
-        trainer: of `peers.sdft_trainer`.
+        trainer: from `peers.sdft_trainer`.
     """
 
     def __init__(self, trainer: Any, texts: Texts) -> None:
@@ -56,13 +56,13 @@ class SdftTeacher:
 
     @torch.no_grad()
     def targets(self) -> torch.Tensor:
-        """Its logits (B, tokens, V) along the answers, all in one batch, each behind the document."""
+        """Its logits (B, tokens, V) along the answers, all in one batch, each after the document."""
         inputs = (self.batch["teacher_input_ids"], self.batch["teacher_attention_mask"])
         return self.trainer._forward_logits(self.trainer.teacher_model, *inputs, self.keep)
 
 
 def own_loss(model: torch.nn.Module, examples: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """The loss that transformers has, of one padded batch, labels where the answers are."""
+    """The loss of transformers itself for one padded batch, with labels at the answers."""
     from benchmarks.ours import left_padded
 
     texts = [[*example["input_ids"], example["answer"][-1]] for example in examples]

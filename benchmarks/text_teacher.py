@@ -1,4 +1,4 @@
-"""A teacher's targets along answers in words behind a document that is read once, against reading it for every answer."""
+"""A teacher's targets along answers in words after a document that is read once, compared with reading it for every answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWERS = 64
 
 
 def measure(world: World) -> dict[str, Any]:
-    """Time of all ways, an answer."""
+    """Time per answer in all ways."""
     whole: dict[str, Any] = {"rows": [], "values": {}, "times": {}}
     for kind in KINDS:
         for document in (60, 120) if world.quick else DOCUMENTS:
@@ -31,14 +31,14 @@ def measure(world: World) -> dict[str, Any]:
 
 
 def add(whole: dict[str, Any], found: dict[str, Any], name: str) -> None:
-    """Put what was found of one model to the rest."""
+    """Add the results for one model to the rest."""
     whole["rows"] += found["rows"]
     whole["values"] |= found["values"]
     whole["times"][name] = found["times"]
 
 
 def of_each_kind(world: World, measure_one: Callable[[KindWorld], dict[str, Any]]) -> dict[str, Any]:
-    """What is found of the model of each kind."""
+    """The results for each kind of model."""
     whole: dict[str, Any] = {"rows": [], "values": {}, "times": {}}
     for kind in KINDS:
         add(whole, measure_one(KindWorld.of(world, kind)), kind)
@@ -57,7 +57,7 @@ def _one(world: KindWorld, document: int) -> dict[str, Any]:
     few = ours.of(1 if document > 4000 else 2)
     prompts, answers = few.prompts("teacher"), [row["answer_ids"] for row in few.queries]
     whole = [prompts.whole(i) for i in range(len(answers))]
-    theirs, tokenizer = world.load()  # a model of its own: ours gets another attention
+    theirs, tokenizer = world.load()  # a separate model: ours gets another attention
     products, flops = products_of(world)
     fast = {"matrix": products, "targets": ours.targets, "encode": ours.encode, "alone": ours.read_alone}
     slow: dict[str, Callable[[], Any]] = {"peft": lambda: peft_targets(theirs, whole, answers)}

@@ -1,4 +1,5 @@
-"""Training on texts: an epoch of distillation beside one of SFT on the same answers, and whole distillations beside TRL's."""
+"""Training on texts: an epoch of distillation compared with one of SFT on the same answers, and whole distillations with
+TRL's."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ LEARNING_RATE = 1e-4
 
 
 def measure(world: World) -> dict[str, Any]:
-    """Time of all ways, an answer."""
+    """Time per answer in all ways."""
     return of_each_kind(world, _one)
 
 
@@ -39,7 +40,7 @@ def _one(world: KindWorld) -> dict[str, Any]:
         "sft": lambda: ours.fine_tune(callbacks=[loop_clock(loops)]),
         "distil": lambda: ours.distil(targets),
     }
-    times = alternate(fast, 2 * world.turns)  # a few hundredths apart, if that
+    times = alternate(fast, 2 * world.turns)  # a few hundredths apart at most
     slow = {"whole": lambda: ours.whole(EPOCHS)}
     if find_spec("trl"):
         theirs = Texts.create(world, world.size(DOCUMENT, 60), few, *flags, trains=True)

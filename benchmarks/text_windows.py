@@ -1,4 +1,4 @@
-"""Texts behind a document longer than a model's windows: Gemma 3 beside a Llama of the same size."""
+"""Texts after a document longer than a model's windows: Gemma 3 compared with a Llama of the same size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WINDOWED, PLAIN = "gemma3_text", "llama"
 
 
 def measure(world: World) -> dict[str, Any]:
-    """Time of targets, writing and an epoch, an answer."""
+    """Time per answer for targets, writing and an epoch."""
     worlds = {kind: KindWorld.of(world, kind) for kind in (WINDOWED, PLAIN)}
     products, flops = products_of(worlds[PLAIN])
     arms: dict[str, Callable[[], Any]] = {"matrix": products}

@@ -1,4 +1,4 @@
-"""Evaluation by in-context learning of a model with sliding windows, behind a context that is longer than those."""
+"""Evaluation by in-context learning of a model with sliding windows, after a context that is longer than these."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def measure(world: World) -> dict[str, Any]:
     zero = Evaluation.create(world, 0, len(ours.rows))
     few, prompts, config = world.size(4, 2), ours.prompts, world.config
     whole = [prompts.whole(i) for i in range(few)]
-    theirs, _ = world.load()  # a model of its own: ours gets another attention
+    theirs, _ = world.load()  # a separate model: ours gets another attention
     products, flops = matrix_products(world.shape, TOKENS)
     arms = {
         "matrix": products,

@@ -1,4 +1,4 @@
-"""What all measurements share: a random model of OPT-125m's shape in a folder, a tokenizer, the options of the run."""
+"""Shared by all measurements: a random model of OPT-125m's shape in a folder, a tokenizer, the options of the run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 VOCABULARY = 50_000
-"""Most entries that the tokenizer may learn from RTE's training rows; it finds about 29,000, and makes 69 tokens of a row where
-SmolLM2's, of 49,152 entries, makes 70."""
+"""The most entries that the tokenizer may learn from RTE's training rows; it finds about 29,000, and makes 69 tokens of a row,
+while SmolLM2's tokenizer, with 49,152 entries, makes 70."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,13 @@ class Shape:
 
     @property
     def weights(self) -> int:
-        """Numbers in all weights; the output layer is the input embeddings (OPT has two positions more than it can use)."""
+        """Number of all weights; the output layer is tied to the input embeddings (OPT has two positions more than it can
+        use)."""
         return self.layer_weights * self.layers + (self.vocabulary + self.positions + 2 + 2) * self.hidden
 
     @property
     def layer_weights(self) -> int:
-        """Numbers in one layer: four square projections, two of the feed-forward part, their biases, two norms."""
+        """Number of weights in one layer: four square projections, two of the feed-forward part, their biases, two norms."""
         hidden, wide = self.hidden, self.feed_forward
         return 4 * hidden * hidden + 2 * hidden * wide + 4 * hidden + wide + hidden + 4 * hidden
 
@@ -42,13 +43,13 @@ QUICK = Shape(hidden=64, layers=2, heads=4, feed_forward=128, vocabulary=8000)
 
 @dataclass(frozen=True)
 class World:
-    """Where a measurement finds what it needs.
+    """The files and options that a measurement needs.
 
     Attributes:
-        folder: holds model folders, and runs' output; it is thrown away at the end.
-        data_dir: holds `glue/rte/train.parquet` and `validation.parquet`.
-        quick: whether few rows do, to see that all works.
-        turns: how often what is compared takes turns.
+        folder: has model folders, and runs' output; it is deleted at the end.
+        data_dir: has `glue/rte/train.parquet` and `validation.parquet`.
+        quick: whether a few rows suffice, to check that everything works.
+        turns: number of turns for things that are compared.
     """
 
     folder: Path
@@ -58,7 +59,7 @@ class World:
     turns: int
 
     def size(self, usual: int, quick: int) -> int:
-        """How many of something to measure with."""
+        """The number of something to measure with."""
         return quick if self.quick else usual
 
     def changed(self, **changes: int) -> Shape:
@@ -66,7 +67,7 @@ class World:
         return replace(self.shape, **changes)
 
     def model_folder(self, **changes: int) -> Path:
-        """Folder of the model (of the shape with some sizes changed) and its tokenizer; made if it is not there yet."""
+        """Folder of the model (with some sizes changed) and its tokenizer; created if missing."""
         shape = self.changed(**changes)
         path = self.folder / "-".join(["model", *(f"{name}{size}" for name, size in changes.items())])
         if not path.is_dir():
@@ -75,7 +76,7 @@ class World:
         return path
 
     def load(self, attention: str = "sdpa", **changes: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Model and tokenizer as any user would load them, with one of transformers' implementations of attention."""
+        """Model and tokenizer as any user would load them, with one of transformers' attention implementations."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         path = self.model_folder(**changes)
@@ -107,8 +108,8 @@ def build_model(shape: Shape) -> PreTrainedModel:
 
 
 def train_tokenizer(data_dir: Path, vocabulary: int) -> PreTrainedTokenizerBase:
-    """A byte-level BPE tokenizer as OPT's (its beginning-of-text token too), trained on RTE's training rows: OPT's own cannot be
-    had without a hub."""
+    """A byte-level BPE tokenizer like OPT's (including its beginning-of-text token), trained on RTE's training rows, since
+    OPT's own is only on the hub."""
     import pandas as pd
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""Every kind of causal language model in transformers, small and random: do queries behind a context get their own scores?
+"""Every kind of causal language model in transformers, small and random: do queries after a context get their own scores?
 
     python -m tests.all_families [KIND ...]
 
@@ -31,7 +31,7 @@ from llmft.models.reading.shared_prefix import open_prefix
 from llmft.prompts.tokens import TokenizedPrompts
 
 LARGEST = 60_000_000
-"""Kinds whose sizes have other names come out in full: those are left out."""
+"""Kinds whose sizes have other names would have their full size, so they are left out."""
 COMMON = {
     "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
     "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "is_decoder": True,
@@ -52,7 +52,7 @@ SIZES = [
     {**COMMON, **ALIKE},
     {**COMMON, **LATENT},
 ]
-"""Tried one after the other, until a model comes out that reads."""
+"""Tried in order, until one gives a model that can read."""
 
 WINDOW = {"sliding_window": 12, "use_sliding_window": True, "max_window_layers": 1}
 
@@ -62,7 +62,7 @@ QUERIES = [[RANDOM.randrange(3, 200) for _ in range(RANDOM.randrange(1, 9))] for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Look at all kinds, or those named."""
+    """Check all kinds, or the named ones."""
     parser = argparse.ArgumentParser(prog="python -m tests.all_families", description=__doc__)
     parser.add_argument("kinds", nargs="*", help="transformers' model types; default: all")
     warnings.filterwarnings("ignore")
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def look_at(kind: str) -> tuple[str, str]:
-    """How a kind reads, and the difference that makes, or why it could not be made."""
+    """How a kind reads, and the resulting difference, or why it could not be built."""
     reason = ""
     windowed = [{**sizes, **WINDOW} for sizes in SIZES] if hasattr(CONFIG_MAPPING[kind], "sliding_window") else []
     for sizes in windowed + SIZES:
@@ -86,7 +86,7 @@ def look_at(kind: str) -> tuple[str, str]:
             model = make(kind, sizes)
             packs, error = difference(model)
             answers = differing_answers(model)
-        except Exception as problem:  # whatever a model's own code raises at sizes it was not made for
+        except Exception as problem:  # whatever a model's own code raises for sizes it was not made for
             reason = reason or f"{type(problem).__name__}: {' '.join(str(problem).split())[:80]}"
             continue
         right = error < 1e-4 and not answers
@@ -116,7 +116,7 @@ def make(kind: str, sizes: dict[str, object]) -> torch.nn.Module:
 
 @torch.no_grad()
 def difference(model: torch.nn.Module) -> tuple[bool, float]:
-    """Whether queries lie in one row behind an encoded context, and the greatest difference to prompts read alone, over the
+    """Whether queries are in one row after an encoded context, and the largest difference from prompts read alone, over the
     logits' spread."""
     prompts = Continued(PREFIX, QUERIES, [1] * len(QUERIES), [()] * len(QUERIES))
     with reading(model):
@@ -128,7 +128,7 @@ def difference(model: torch.nn.Module) -> tuple[bool, float]:
 
 @torch.no_grad()
 def differing_answers(model: torch.nn.Module) -> int | None:
-    """How many answers of several tokens are not those that `generate` alone writes behind each prompt; None where that fails."""
+    """How many answers of several tokens differ from those of `generate` on each prompt alone; None if that fails."""
     settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     try:
         alone = [model.generate(torch.tensor([PREFIX + query]), **settings)[0].tolist() for query in QUERIES]

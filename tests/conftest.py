@@ -30,25 +30,25 @@ LONG = """
     pipelines/test_real_model arguments/test_deepspeed_config pipelines/test_methods pipelines/test_errors
     pipelines/test_runs benchmarks/test_benchmarks
 """
-"""Files that take longest, in that order."""
+"""The files that take longest, in order."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files: two processes that share the suite then end at about the same time."""
+    """Begin with the long files, so that two processes that share the suite end at about the same time."""
     places = {Path(__file__).parent / f"{name}.py": place for place, name in enumerate(LONG.split())}
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def what_lives_on_is_not_searched_for_garbage() -> None:
-    """Each training run has the garbage collector look through all objects: modules and what plugins keep need it once."""
+    """Each training run makes the garbage collector check all objects; modules and plugins' objects need that only once."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing is kept in the folder for caches of whoever runs the tests."""
+    """Tests write nothing to the user's own cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMFT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -56,7 +56,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_config_of_deepspeed_is_left() -> Iterator[None]:
-    """A test's config of ZeRO-3 would have later tests of the process load models in pieces until it is collected."""
+    """Until it is collected, a test's ZeRO-3 config would make later tests of the process load models partitioned."""
     yield
     integration = sys.modules.get("transformers.integrations.deepspeed")
     if integration is not None:
@@ -84,7 +84,7 @@ ROWS = [
     {"text1": "", "text2": "", "label": 0, "idx": 8},
     {"text1": "one more .", "text2": "more", "label": 1, "idx": 11},
 ]
-"""Rows with everything in them that a renderer could trip over."""
+"""Rows with everything that a renderer could trip over."""
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +112,7 @@ def smollm2() -> Path:
     root = Path(__file__).parents[1]
     folder = root / "models" / "SmolLM2-135M-Instruct"
     folder.parent.mkdir(exist_ok=True)
-    with lock(folder):  # several test processes may want it at once
+    with lock(folder):  # several test processes may need it at once
         if not folder.is_dir():
             done = subprocess.run([root / "scripts" / "get_smollm2.sh"], capture_output=True, text=True, check=False)
             if done.returncode:
@@ -121,7 +121,7 @@ def smollm2() -> Path:
 
 
 def byte_level_bpe(bos: str | None):
-    """A tokenizer as GPT-2's (bos None) or OPT's, trained on a few words."""
+    """A tokenizer like GPT-2's (bos None) or OPT's, trained on a few words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -143,7 +143,7 @@ def byte_level_bpe(bos: str | None):
 
 
 def sentencepiece_bpe():
-    """A tokenizer as Llama's: the space is a letter (▁) of the words, unknown characters fall back to bytes."""
+    """A tokenizer like Llama's: the space is a letter (▁) of the words, unknown characters fall back to bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -212,7 +212,7 @@ CONFIGS = {
     ),
     "gemma3": ("Gemma3TextConfig", {**GEMMA, **SLIDING, "layer_types": ["sliding_attention", "full_attention"]}),
 }  # fmt: skip
-"""Families by name: transformers' config class and what it takes for two small layers."""
+"""Families by name: transformers' config class and its arguments for two small layers."""
 
 
 def tiny_model(family: str, vocabulary: int = 600, **changes):

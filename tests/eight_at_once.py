@@ -1,4 +1,4 @@
-"""Eight processes at the same runs and the same csv at once, as they are typed, on the embedded world.
+"""Eight processes doing the same runs and writing the same csv at once, started as by a user, on the embedded world.
 
     python tests/eight_at_once.py [--work FOLDER]
 
@@ -32,7 +32,7 @@ ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF
 
 
 def at_once(commands: Sequence[Sequence[str]], **variables: str) -> list[str]:
-    """What the commands print, started together; all must end well."""
+    """The output of the commands, started together; all must succeed."""
     started = [
         subprocess.Popen(command, cwd=ROOT, env=ALONE | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for command in commands
@@ -44,7 +44,7 @@ def at_once(commands: Sequence[Sequence[str]], **variables: str) -> list[str]:
 
 
 def check(folder: Path, rows: int, runs: int) -> None:
-    """As many rows, all different, and as many runs; no file written aside."""
+    """This many rows, all different, and this many runs; no temporary file is left."""
     (file,) = folder.glob("*.csv")
     with file.open(newline="") as stream:
         found = list(csv.DictReader(stream))
@@ -55,7 +55,7 @@ def check(folder: Path, rows: int, runs: int) -> None:
 
 
 def eight_at_once(work: Path) -> None:
-    """Do as the module says."""
+    """Run what the module describes."""
     began = time.monotonic()
     own = work / "own"
     out = at_once([[*EVAL, "--output_dir", str(own), "--data_seed", str(seed)] for seed in range(EIGHT)])

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a sweep of `scripts/context_distillation` on the embedded world, and what must come of it.
+"""kill -9 at random moments of a sweep of `scripts/context_distillation` on the embedded world, and checks of the outcome.
 
     python -m tests.kill_nine [--kills 20] [--seed 0] [--work FOLDER]
 
@@ -40,8 +40,9 @@ SMALL = (
 )
 COUNTS = ("examples", "tokens", "padding_tokens", "flops")
 LEAST_SHARE = 0.8
-"""Of an undisturbed training's CPU time that a resumed one's must have: it has the same steps, on a machine of varying speed."""
-EVENTS = {  # what a kill comes behind: its trace in the output folder, the longest delay in seconds, how often it is drawn
+"""The share of an undisturbed training's CPU time that a resumed one must have: it has the same steps, on a machine of varying
+speed."""
+EVENTS = {  # the event before a kill: its trace in the output folder, the longest delay in seconds, how often it is drawn
     "the start": (None, 8.0, 1),
     "the folder": ("config.json", 3.0, 2),
     "a checkpoint begun": ("checkpoint-*", 0.1, 3),
@@ -53,7 +54,7 @@ import faulthandler, os, signal
 stream = open(os.path.join(os.environ["STACKS"], str(os.getpid())), "w")
 faulthandler.register(signal.SIGUSR1, file=stream, all_threads=False)
 """
-"""Has every Python process of a sweep write its stack at SIGUSR1."""
+"""Makes every Python process of a sweep write its stack on SIGUSR1."""
 DOING = {  # functions on the stack -> what it is, the first that fits
     "writing a checkpoint": ("_save_checkpoint", "write_progress"),
     "writing weights": ("_save", "save_student", "_copy"),
@@ -68,7 +69,7 @@ DOING = {  # functions on the stack -> what it is, the first that fits
 
 
 def start(output_dir: Path, log: Path, arguments: str) -> psutil.Popen:
-    """Start the sweep, or go on with it."""
+    """Start or resume the sweep."""
     site = log.parent / "site"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(SITE)
@@ -86,7 +87,7 @@ def start(output_dir: Path, log: Path, arguments: str) -> psutil.Popen:
 
 
 def kill(sweep: psutil.Popen, stacks: Path) -> str:
-    """kill -9 for the sweep and everything it has started; first the driver, so that it starts nothing more.
+    """kill -9 for the sweep and everything it has started; the driver first, so that it starts nothing more.
 
     Returns:
         What the run under way was doing.
@@ -110,7 +111,7 @@ def kill(sweep: psutil.Popen, stacks: Path) -> str:
 
 
 def written(stacks: Path, asked: list[psutil.Process]) -> str:
-    """The stacks of processes that were asked for them, as soon as they are there."""
+    """The stacks of processes that were asked for them, as soon as they are written."""
     for _ in range(50):
         texts = [(stacks / str(process.pid)).read_text() for process in asked]
         if all(texts):
@@ -134,12 +135,12 @@ def runs(output_dir: Path) -> dict[str, Path]:
 
 
 def wait(sweep: psutil.Popen, output_dir: Path, event: str, count: int, delay: float) -> bool:
-    """Wait for so many more traces of an event, and then some time; whether the sweep has not ended before."""
+    """Wait for this many more traces of an event, and then some time; whether the sweep was still running."""
     pattern = EVENTS[event][0]
     before = traces(output_dir, pattern)
     seen = set(before)
     while pattern is not None and len(seen - before) < count:
-        seen |= traces(output_dir, pattern)  # some go away
+        seen |= traces(output_dir, pattern)  # some are removed
         if sweep.poll() is not None:
             return False
         time.sleep(0.01)
@@ -151,9 +152,9 @@ def wait(sweep: psutil.Popen, output_dir: Path, event: str, count: int, delay: f
 
 
 def traces(output_dir: Path, pattern: str | None) -> set[tuple[Path, int]]:
-    """Files or folders of a name with their inodes: one that is written anew is another."""
+    """Files or folders of a name with their inodes: one that is written again counts as another."""
     found: set[tuple[Path, int]] = set()
-    for folder, folders, files in os.walk(output_dir) if pattern is not None else ():  # which minds no folder that goes away
+    for folder, folders, files in os.walk(output_dir) if pattern is not None else ():  # which tolerates folders that disappear
         for path in (Path(folder) / name for name in (*folders, *files)):
             if path.match(pattern):
                 with contextlib.suppress(FileNotFoundError):
@@ -162,7 +163,7 @@ def traces(output_dir: Path, pattern: str | None) -> set[tuple[Path, int]]:
 
 
 def check_whole(output_dir: Path) -> None:
-    """No file that has its name is half-written; a checkpoint counts from its `progress.json` on."""
+    """No file with its final name is half-written; a checkpoint counts once it has `progress.json`."""
     for file in output_dir.rglob("*.*"):
         parts = file.relative_to(output_dir).parts
         checkpoint = next((parent for parent in file.parents if parent.name.startswith("checkpoint-")), None)
@@ -182,7 +183,7 @@ def check_whole(output_dir: Path) -> None:
 
 
 def compare(expected: Path, found: Path, done_at: dict[str, int]) -> int:
-    """Check a sweep that was killed against the one that was not; returns how many of its runs went on from a checkpoint."""
+    """Compare a sweep that was killed with one that was not; returns how many of its runs resumed from a checkpoint."""
     wanted, had = runs(expected), runs(found)
     assert wanted.keys() == had.keys(), (wanted.keys(), had.keys())
     resumed = 0
@@ -207,7 +208,7 @@ def compare(expected: Path, found: Path, done_at: dict[str, int]) -> int:
 
 
 def kill_nine(work: Path, kills: int, seed: int, say: Callable[[str], None] = print, arguments: str = SMALL) -> None:
-    """Do as the module says."""
+    """Run what the module describes."""
     generator, log, began = random.Random(seed), work / "sweeps.log", time.monotonic()
     assert start(work / "undisturbed", log, arguments).wait() == 0, log.read_text()
     total = len(runs(work / "undisturbed"))

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of runs whose student writes while it trains, and what must come of it.
+"""kill -9 at random moments of runs whose student writes while it trains, and checks of the outcome.
 
     python -m tests.kill_on_policy [--kills 20] [--seed 0] [--work FOLDER]
 
@@ -29,11 +29,11 @@ COMMON = (
 )
 RUNS = (f"{COMMON} --answers student", f"{COMMON} --answers mixed --use_adapter --learning_rate 3e-3 --retain_weight 0.1")
 EVENTS = {"config.json": (2.0, 1), "checkpoint-*": (0.2, 3), "checkpoint-*/progress.json": (1.0, 6)}
-"""Trace in the output folder that a kill comes behind -> longest delay in seconds, and how often it is drawn."""
+"""Trace in the output folder after which a kill comes -> longest delay in seconds, and how often it is drawn."""
 
 
 def session(output_dir: Path, prompts: Path) -> None:
-    """What one process does: all runs, or what is left of them."""
+    """The work of one process: all runs, or what is left of them."""
     torch.set_num_threads(1)
     with (output_dir.parent / "log").open("a") as log:
         os.dup2(log.fileno(), 1)
@@ -44,7 +44,7 @@ def session(output_dir: Path, prompts: Path) -> None:
 
 
 def kill(process: multiprocessing.Process, output_dir: Path, generator: random.Random) -> str | None:
-    """Kill a session behind a random event; what that was, None if it ended before."""
+    """Kill a session after a random event; returns the event, None if the session ended before."""
     (pattern,) = generator.choices(list(EVENTS), [often for _, often in EVENTS.values()])
     before, count = traces(output_dir, pattern), generator.randint(1, 4) if "checkpoint" in pattern else 1
     delay, seen = generator.uniform(0, EVENTS[pattern][0]), set()
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def kill_all(work: Path, kills: int, generator: random.Random) -> None:
-    """Do as the module says."""
+    """Run what the module describes."""
     fork, prompts, killed, turn, resumed = multiprocessing.get_context("fork"), work / "prompts.jsonl", 0, 0, 0
     prompts.write_text("".join(f'{{"text1": "Who founded the Kelwick {word}?"}}\n' for word in ("mill", "inn", "museum")))
 

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of `python -m llmft.self_study`, and what must come of it.
+"""kill -9 at random moments of `python -m llmft.self_study`, and checks of the outcome.
 
     python -m tests.kill_study [--kills 20] [--seed 0]
 
@@ -24,11 +24,11 @@ ROOT = Path(__file__).parents[1]
 FILES = ("pairs.jsonl", "pairs.dropped.jsonl", "pairs.summary.json")
 CACHE = "teacher_cache"
 LONGEST_S = 6.0
-"""Seconds, at most, from the first file in the cache to a kill."""
+"""Maximum seconds from the first file in the cache to a kill."""
 
 
 def start(work: Path, out: Path) -> subprocess.Popen:
-    """Start the command, or go on with it."""
+    """Start or resume the command."""
     words = f"--model_name_or_path notes --context_dir {work}/docs --num_queries 200 --chunk_tokens 60 --max_new_tokens 8"
     words += f" --query_temperature 2 --keep_known --output_file {out}/pairs.jsonl --output_dir {out} --use_cpu"
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -42,7 +42,7 @@ def kept(out: Path) -> int:
 
 
 def kill_somewhere(work: Path, out: Path, rng: random.Random) -> bool:
-    """Start the command and kill it a random time after it has first kept something more; whether it was still at work."""
+    """Start the command and kill it a random time after it has first cached something new; whether it was still running."""
     process, before, delay = start(work, out), kept(out), rng.uniform(0, LONGEST_S)
     while process.poll() is None and kept(out) == before:
         time.sleep(0.01)

@@ -38,14 +38,14 @@ LAUNCHERS = {
 WAYS = [(cpu, config) for config in ("zero2", "zero3", None) for cpu in (True, False)]
 BATCH = 32
 NOISE = 1e-4
-"""How far metrics may differ: sums of the two ranks' parts are rounded otherwise."""
+"""How much metrics may differ: sums of the two ranks' parts are rounded differently."""
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 ALONE["PYTHONFAULTHANDLER"] = "1"
 ALONE["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 def words(script: str, output_dir: Path, ranks: int) -> list[str]:
-    """The command line behind `python` or a launcher, all of whose ranks together take one batch."""
+    """The command line after `python` or a launcher; all ranks together take one batch."""
     batch = [] if script == "eval.py" else ["--per_device_train_batch_size", str(BATCH // ranks)]
     return [
         script,
@@ -85,7 +85,7 @@ def kill(process: psutil.Popen) -> None:
 
 
 def numbers(tree: Any, name: str = "") -> dict[str, float]:
-    """All numbers in nested dicts and lists by their places."""
+    """All numbers in nested dicts and lists, by their paths."""
     if isinstance(tree, dict | list):
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
         return {place: value for key, part in items for place, value in numbers(part, f"{name}/{key}").items()}
@@ -99,7 +99,7 @@ def metrics(output_dir: Path) -> dict[str, float]:
 
 
 def start(name: str, launcher: str, script: str, way: tuple[bool, str | None], work: Path, limit: float) -> dict[str, Any]:
-    """Start two ranks; how long they took, and what was wrong with them."""
+    """Start two ranks; returns how long they took, and what was wrong with them."""
     (cpu, config), output_dir, log = way, work / name, work / f"{name}.log"
     module, number = LAUNCHERS[launcher]
     with socket.socket() as free:
@@ -135,7 +135,7 @@ def faults_of(script: str, status: int | None, output_dir: Path, text: str, work
 
 @contextlib.contextmanager
 def only_one(path: Path) -> Iterator[bool]:
-    """Whether nobody else has it within; the system lets go of it when its holder dies."""
+    """Whether nobody else holds the lock; the system releases it when its holder dies."""
     with path.with_suffix(".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,7 +146,7 @@ def only_one(path: Path) -> Iterator[bool]:
 
 
 def run_alone(work: Path, limit: float) -> None:
-    """What one process gives, for each script."""
+    """The results of one process, for each script."""
     for script in SCRIPTS:
         output_dir = work / f"alone-{script}"
         with (work / f"alone-{script}.lock").open("w") as handle:
@@ -158,7 +158,7 @@ def run_alone(work: Path, limit: float) -> None:
 
 
 def many_starts(starts: int, work: Path, limit: float) -> bool:
-    """Do as the module says; whether all was well."""
+    """Run what the module describes; returns whether everything was right."""
     work.mkdir(parents=True, exist_ok=True)
     run_alone(work, limit)
     cases = list(itertools.product(range(starts), LAUNCHERS, SCRIPTS))

@@ -1,4 +1,4 @@
-"""Argument groups of a command line, without the runs it asks for."""
+"""Argument groups of a command line, without its runs."""
 
 from llmft.arguments.command_line import make, read
 

@@ -1,4 +1,4 @@
-"""Fifteen commands whose results a change of the code must leave as they are, to the bit: metrics, predictions and weights.
+"""Fifteen commands whose results must not change with the code, to the bit: metrics, predictions and weights.
 
     python -m tests.pinned run RESULTS.json [--checkout FOLDER] [--only NAME ...]
     python -m tests.pinned compare BEFORE.json AFTER.json
@@ -60,7 +60,7 @@ LABEL_COLUMN = "label"
 
 
 def run(checkout: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Start the commands in `checkout`, one after the other: name -> what each gave."""
+    """Run the commands in `checkout` in sequence: name -> results."""
     results = {}
     variables = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     variables |= {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
@@ -101,7 +101,7 @@ def outcome(record: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as JSON has it; floats are written so that they are told apart to the bit."""
+    """A cell as JSON; floats are written so that different bits give different texts."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -121,7 +121,7 @@ def _sha256(content: bytes) -> str:
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Print a row for each command; whether all that `before` has is the same in `after`."""
+    """Print a row for each command; returns whether everything in `before` is the same in `after`."""
     alike = True
     print(f"{'command':12} {'metrics':>9} {'predictions':>12} {'weights':>9}   first difference")
     for name, old in before.items():
@@ -136,7 +136,7 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 
 def _differences(old: Any, new: Any, place: str) -> Iterator[str]:
-    """Places where `new` has not what `old` has; what is only in `new` is no difference."""
+    """Paths at which `new` differs from `old`; what is only in `new` is not a difference."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key, value in old.items():
             yield from _differences(value, new.get(key), f"{place}/{key}")

@@ -1,4 +1,4 @@
-"""Label scores of plain prompts, as tests ask for them."""
+"""Label scores of plain prompts, for tests."""
 
 from __future__ import annotations
 

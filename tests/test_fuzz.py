@@ -1,4 +1,4 @@
-"""A thousand command lines and data files at random: each is taken, or refused in one line; none ends in a traceback."""
+"""A thousand random command lines and data files: each is accepted, or refused in one line; none ends in a traceback."""
 
 import csv
 import json
@@ -150,7 +150,7 @@ def write(file, rows):
 
 
 def values(action):
-    """What may stand behind a flag: mostly of its kind, else anything, several or nothing."""
+    """What may follow a flag: mostly a value of its kind, else anything, several values or nothing."""
     if action.choices:
         right = st.sampled_from(list(map(str, action.choices)))
     elif action.type in NUMBERS:

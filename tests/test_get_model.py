@@ -1,4 +1,4 @@
-"""scripts/get_model.sh with packages that the tests make: what a user sees of it, and what it leaves on the disk."""
+"""scripts/get_model.sh with packages created by the tests: what a user sees, and what it leaves on the disk."""
 
 import hashlib
 import importlib.util
@@ -30,7 +30,7 @@ TERMS = "<style>x</style><h1>Terms of Use</h1>\n\n<p>You may &amp; must not.</p>
 
 @pytest.fixture
 def script(monkeypatch, index):
-    """The script as a module, with pip seeing the packages of `index` alone."""
+    """The script as a module, with pip seeing only the packages of `index`."""
     spec = importlib.util.spec_from_file_location("get_model", ROOT / "scripts" / "get_model.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "get_model", module)  # where dataclasses look
@@ -134,7 +134,7 @@ def gone(index):
 
 
 def only_source(index):
-    """A package whose set-up would be executed to make a wheel of it."""
+    """A package whose setup would be executed to build a wheel."""
     gone(index)
     setup = f"open({str(index / 'executed')!r}, 'w')".encode()
     with tarfile.open(index / "tiny-model-part2-1.0.tar.gz", "w:gz") as archive:

@@ -1,4 +1,4 @@
-"""The layout of llmft, read off its imports: no circle, no arrow up, one loose file."""
+"""The layout of llmft, checked by its imports: no cycles, no imports upwards, one loose file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[1] / "llmft"
 ROOMS = """
     doctor self_study compose pipelines distillation training evaluation models tasks prompts worlds arguments runs cost
 """.split()
-"""From the top down; each imports from rooms below it alone."""
+"""From the top down; each imports only from those below it."""
 LOOSE = ("__init__", "errors")
 REPORT = {"report", "runs", "cost", "errors"}
-"""All that the report imports: it reads records and stands apart."""
+"""Everything that the report imports: it reads records and is otherwise independent."""
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -24,7 +24,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(root: Path) -> set[tuple[str, str]]:
-    """(importing, imported) modules of a package, imports within functions and for types alone included."""
+    """(importing, imported) modules of a package, including imports within functions and only for types."""
     names, pairs = modules(root), set()
     for name, file in names.items():
         package = name if file.stem == "__init__" else name.rpartition(".")[0]
@@ -39,7 +39,7 @@ def imports(root: Path) -> set[tuple[str, str]]:
                 continue
             for target in targets:
                 while target and target not in names:
-                    target = target.rpartition(".")[0]  # a function, say, of its module
+                    target = target.rpartition(".")[0]  # for example a function in its module
                 if target and target != name:
                     pairs.add((name, target))
     return pairs

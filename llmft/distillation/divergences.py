@@ -1,9 +1,9 @@
 """Divergences between teacher and student on a support, and the loss of context distillation.
 
-Each takes normalised log-probabilities, (P, K) and (P, K), a row a position, and gives (P,) nats. A class without mass (-inf)
-adds nothing where its probability is the weight. Gradients are with respect to the student alone, and right where its
-log-probabilities come out of `log_softmax`: a part proportional to the student's probabilities q has no effect there, so it is
-added or left out such that equal distributions get a gradient of exactly 0, not of rounding errors. Derivatives are first-order
+Each takes normalised log-probabilities, (P, K) and (P, K), one row per position, and returns (P,) nats. A class without mass
+(-inf) adds nothing where its probability is the weight. Gradients are only with respect to the student, and correct if its
+log-probabilities come from `log_softmax`: there, a term proportional to the student's probabilities q has no effect, so we add
+or omit it such that equal distributions get a gradient of exactly 0 instead of rounding errors. Derivatives are first-order
 only.
 """
 
@@ -20,9 +20,9 @@ from llmft.training.losses import answer_cross_entropy
 
 
 def forward_kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """KL(teacher || student): sum p (log p - log q), the expectation being the teacher's (Askell et al. 2021, eq. 2.1).
+    """KL(teacher || student): sum p (log p - log q), an expectation under the teacher (Askell et al. 2021, eq. 2.1).
 
-    Infinite where the student leaves out a class that the teacher has.
+    Infinite if the student gives no mass to a class to which the teacher gives some.
     """
     mass = student.exp()
     no_mass = (mass - mass.detach()).sum(-1)  # 0, with gradient q: together q - p
@@ -32,7 +32,7 @@ def forward_kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
 def reverse_kl(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
     """KL(student || teacher): sum q (log q - log p).
 
-    Infinite where the teacher leaves out a class that the student has.
+    Infinite if the teacher gives no mass to a class to which the student gives some.
     """
     return (student.exp() * _log_ratio(student, teacher).detach()).sum(-1)  # gradient q (log q - log p)
 
@@ -42,10 +42,11 @@ def jensen_shannon(teacher: torch.Tensor, student: torch.Tensor, beta: float) ->
 
         beta KL(teacher || m) + (1 - beta) KL(student || m),    m = beta teacher + (1 - beta) student.
 
-    Symmetric at beta = 1/2. Between 0 and -beta ln beta - (1 - beta) ln(1 - beta), at most ln 2, whatever is empty. It vanishes
-    at both ends of beta: divided by beta it tends to forward KL as beta -> 0, divided by 1 - beta to reverse KL as beta -> 1.
+    Symmetric at beta = 1/2. Between 0 and -beta ln beta - (1 - beta) ln(1 - beta), at most ln 2, even if classes are empty. It
+    vanishes at both ends of beta: divided by beta it tends to forward KL as beta -> 0, divided by 1 - beta to reverse KL as
+    beta -> 1.
     """
-    mixture = _log_mixture(teacher, student.detach(), beta)  # its own gradient is one through the mass of m, always 1
+    mixture = _log_mixture(teacher, student.detach(), beta)  # its gradient would be through the mass of m, which is always 1
     from_student = (student.exp() * _log_ratio(student, mixture).detach()).sum(-1)
     return beta * (teacher.exp() * _log_ratio(teacher, mixture)).sum(-1) + (1 - beta) * from_student
 
@@ -55,7 +56,7 @@ BY_NAME: dict[str, Callable[[torch.Tensor, torch.Tensor, Objective], torch.Tenso
     "reverse": lambda teacher, student, _: reverse_kl(teacher, student),
     "jsd": lambda teacher, student, objective: jensen_shannon(teacher, student, objective.jsd_beta),
 }
-"""The divergence of each name in `objective.DIVERGENCES`."""
+"""Divergences by their names in `objective.DIVERGENCES`."""
 
 
 def divergence_loss(
@@ -63,13 +64,14 @@ def divergence_loss(
 ) -> torch.Tensor:
     """T^2 times the divergence, mean over the positions.
 
-    T^2 keeps the size of the gradient as T changes (Hinton et al. 2015, arXiv:1503.02531, section 2).
+    T^2 keeps the size of the gradient the same as T changes (Hinton et
+    al. 2015, arXiv:1503.02531, section 2).
 
     Args:
         objective: divergence, beta and T.
         teacher_logprobs: (P, K) as kept in `Targets`.
         student_scores: (P, K) the student's log-scores on the same support, normalised here.
-        weights: (P,) what each position counts in a weighted sum, instead of the mean.
+        weights: (P,) the weight of each position in a weighted sum, instead of the mean.
     """
     teacher = tempered(teacher_logprobs, objective.temperature)
     student = tempered(student_scores, objective.temperature)
@@ -89,14 +91,14 @@ def distillation_loss(
 
     Args:
         objective: the choices.
-        logits: (P, V) the student's, at the positions of the answers.
-        teacher_logprobs: (P, K) the teacher's on the support.
+        logits: (P, V) of the student, at the positions of the answers.
+        teacher_logprobs: (P, K) of the teacher, on the support.
         tokens: for `labels` and `labels_rest` the student's L label tokens, for `topk` the target's (P, k), for `vocab` None.
         answers: (P,) gold tokens; the cross-entropy is over the vocabulary, at temperature 1, as in fine-tuning.
-        weights: (P,) what each position counts in a weighted sum, instead of the mean.
+        weights: (P,) the weight of each position in a weighted sum, instead of the mean.
 
     Raises:
-        InputError: a cross-entropy is asked for, and there are no gold labels.
+        InputError: a cross-entropy is requested, but there are no gold labels.
     """
     loss = divergence_loss(objective, teacher_logprobs, support_scores(logits, objective.support, tokens), weights)
     if not objective.ce_weight:
@@ -107,7 +109,7 @@ def distillation_loss(
 
 
 def _log_ratio(weighted: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """log(weighted / other), 0 where `weighted` has no mass."""
+    """log(weighted / other), and 0 where `weighted` has no mass."""
     return torch.where(weighted == -torch.inf, 0.0, weighted - other)
 
 

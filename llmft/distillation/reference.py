@@ -1,4 +1,4 @@
-"""A teacher's answers to evaluation rows, and how far others are from it along them."""
+"""A teacher's answers to evaluation rows, and the divergence of other models from it along these."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TeacherReference:
     """The teacher's answers to rows, and its distributions along them.
 
     Attributes:
-        rows: each with its answer's tokens `answer_ids`.
+        rows: each with the tokens of its answer, `answer_ids`.
         targets: of each row, on the support `topk`.
     """
 
@@ -27,7 +27,7 @@ class TeacherReference:
     targets: Sequence[Targets]
 
     def of(self, places: Sequence[int]) -> TeacherReference:
-        """That of the rows at these places alone."""
+        """The reference for only the rows at these places."""
         return TeacherReference([self.rows[i] for i in places], [self.targets[i] for i in places])
 
     @property
@@ -43,7 +43,7 @@ class DivergenceQuestion(Question):
     """The question for KL(teacher || model), in nats, over the teacher's k largest tokens and the rest.
 
     Attributes:
-        logprobs, tokens: the teacher's (P, k + 1) and (P, k), as in `Targets`.
+        logprobs, tokens: (P, k + 1) and (P, k) of the teacher, as in `Targets`.
     """
 
     logprobs: torch.Tensor
@@ -51,7 +51,7 @@ class DivergenceQuestion(Question):
 
     @property
     def key(self) -> dict[str, Any]:
-        """Not kept for other runs: it is asked of students."""
+        """Not cached for other runs, since students are asked."""
         raise ValueError("divergences from a teacher are not cached")
 
     def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,8 +1,8 @@
-"""On-policy answers: the student writes behind the query alone, and the teacher reads along behind its context.
+"""On-policy answers: the student writes after the query alone, and the teacher reads along after its context.
 
-A student is compared with its teacher along answers of its own, not the teacher's (Agarwal et al. 2024, arXiv:2306.13649). With
-`mixed` the teacher takes over wherever the two are too far apart, so that answers do not drift to what the context says nothing
-of (Speculative Self-Distillation, 2026).
+A student is compared with its teacher along its own answers, not the teacher's (Agarwal et al. 2024, arXiv:2306.13649). With
+`mixed` the teacher takes over wherever the two are too far apart, so that answers do not drift to things that the context says
+nothing about (Speculative Self-Distillation, 2026).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from llmft.prompts.tokens import TokenizedPrompts
 from llmft.runs.ranks import all_gather
 
 PLACES = (1, 2, 4, 8, 16)
-"""Tokens of an answer from which on divergences are counted together, up to the next of these."""
+"""First positions of the ranges of an answer in which divergences are counted together; each range ends before the next."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """An answer that was written for a query, and what it is learnt from at its P learnt positions.
+    """An answer written for a query, and the targets at its P learnt positions.
 
     Attributes:
         tokens: all of the answer.
@@ -54,14 +54,14 @@ class Rollout:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Rollout:
-        """The rollout whose `state` that was."""
+        """The rollout that had this `state`."""
         return cls(state["answer"], Targets(torch.tensor(state["logprobs"]), torch.tensor(state["tokens"])))
 
 
 @dataclass
 class Tally:
-    """What was written so far: answers, their tokens, how many of these the teacher wrote, and the Jensen-Shannon divergence of
-    student and teacher (nats, over the tokens that are compared) by the place in the answer."""
+    """Totals so far: answers, their tokens, how many of these the teacher wrote, and the Jensen-Shannon divergence of student
+    and teacher (nats, over the tokens compared) by position in the answer."""
 
     answers: int = 0
     tokens: int = 0
@@ -81,7 +81,7 @@ class Tally:
             self.positions[group] += 1
 
     def __add__(self, other: Tally) -> Tally:
-        """That of both together."""
+        """The tally of both together."""
         sums = {
             name: [*map(sum, zip(value, other_value, strict=True))] if isinstance(value, list) else value + other_value
             for (name, value), other_value in zip(vars(self).items(), vars(other).values(), strict=True)
@@ -89,7 +89,7 @@ class Tally:
         return Tally(**sums)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the record: means for the sums, and where nothing was counted None."""
+        """For the record: means instead of sums, None where nothing was counted."""
         named = [f"{first}" if last == first + 1 else f"{first}-{last - 1}" for first, last in pairwise(PLACES)]
         means = [total / n if n else None for total, n in zip(self.divergence, self.positions, strict=True)]
         return {
@@ -102,11 +102,11 @@ class Tally:
 
 
 class TeacherTakesOver(LogitsProcessor):
-    """Puts the teacher's log-probabilities in place of the student's scores wherever the two are too far apart.
+    """Replaces the student's scores by the teacher's log-probabilities wherever the two are too far apart.
 
     Args:
         follower: reads along, as the teacher.
-        behind: opens the context in which it can read.
+        behind: opens the context manager in which it can read.
         threshold: Jensen-Shannon divergence, over the vocabulary, in nats; at most ln 2.
     """
 
@@ -124,24 +124,24 @@ class TeacherTakesOver(LogitsProcessor):
         return torch.where(taken[:, None], teacher, student)
 
     def count(self, lengths: Sequence[int]) -> list[int]:
-        """How many tokens of each of the answers, which have these lengths, the teacher wrote; also counts what it has read."""
+        """How many tokens the teacher wrote in each of the answers of these lengths; also counts the tokens it has read."""
         self.follower.count(lengths)
         taken = torch.stack(self.taken, dim=1).cpu()
         return [int(row[:length].sum()) for row, length in zip(taken, lengths, strict=True)]
 
 
 class Rollouts:
-    """Writes answers to queries as the student now is, and has the teacher read them.
+    """Writes answers to queries with the current student, and has the teacher read them.
 
-    With several ranks each writes its share of what all have asked for.
+    With several ranks, each writes its share of what all ranks need.
 
     Args:
-        student: asks the model that is trained.
+        student: asks the model that is being trained.
         teacher: `online`; about the same queries.
-        generation: how answers are written; its seed is that of training.
-        topk: k, how many of the student's largest tokens are compared.
-        threshold: from where on the teacher takes over; None for never. If it may, as many of its own tokens are compared, too.
-        meter: costs are on its phase `rollout`.
+        generation: how answers are generated; its seed is that of training.
+        topk: k, how many of the student's most likely tokens are compared.
+        threshold: divergence above which the teacher takes over; None for never. If it may, k of its own tokens are compared too.
+        meter: costs go to its phase `rollout`.
     """
 
     def __init__(
@@ -154,13 +154,13 @@ class Rollouts:
         self.tally = Tally()
 
     def renew(self, places: Sequence[int], step: int) -> list[Rollout]:
-        """Answers to the queries at these places, each query's own; drawn by the step and the query.
+        """Answers to the queries at these places; draws depend on the step and the query.
 
         Args:
-            step: of training.
+            step: the training step.
         """
         asked = sorted({*chain.from_iterable(all_gather([*places]))})
-        generation = replace(self.generation, seed=self.generation.seed + (step << 32))  # a query gets another answer each time
+        generation = replace(self.generation, seed=self.generation.seed + (step << 32))  # a new answer each time
         with self.meter.phase("rollout") as phase:
             with open_prefix(self.student.model, self.prompts.prefix, self.student.batch_size) as behind:
                 by_teacher: dict[int, int] = {}
@@ -182,7 +182,7 @@ class Rollouts:
         by_teacher: dict[int, int],
         phase: Phase,
     ) -> dict[int, list[int]]:
-        """Place -> the tokens of an answer; puts into `by_teacher` how many of these are the teacher's."""
+        """Place -> the tokens of an answer; stores in `by_teacher` how many of these are the teacher's."""
         tokenizer = self.student.prompter.tokenizer
         if self.threshold is None:
             written = behind.generate(self._prompts_of(places), generation, tokenizer)
@@ -199,7 +199,8 @@ class Rollouts:
         return answers
 
     def takes_over(self, context: int, places: Sequence[int]) -> TeacherTakesOver:
-        """What has the teacher take over in answers to the queries at these places, all behind one context of its own."""
+        """The logits processor that lets the teacher take over in answers to the queries at these places, all with the same
+        context."""
         behind = partial(self.teacher.behind, context)
         with behind() as (reader, prompts):
             follower = Follower(reader, prompts, self.teacher.row_of(context, places))
@@ -208,7 +209,7 @@ class Rollouts:
     def _read(
         self, behind: OpenPrefix, places: Sequence[int], answers: Mapping[int, list[int]], phase: Phase
     ) -> dict[int, Targets]:
-        """Place -> the student's k largest tokens at the learnt positions of the answer, with their log-probabilities."""
+        """Place -> the student's k most likely tokens at the learnt positions of the answer, with their log-probabilities."""
         prompts = self._by_answers(self._prompts_of(places), [answers[place] for place in places])
         kept = behind.read(prompts, self.question.keep)
         self._count(phase, kept)
@@ -219,7 +220,7 @@ class Rollouts:
         }
 
     def _taught(self, places: Sequence[int], answers: Mapping[int, list[int]], students: Mapping[int, Targets]) -> list[Rollout]:
-        """What the teacher says along the answers, on the student's tokens."""
+        """The teacher's distributions along the answers, on the student's tokens."""
         rollouts: dict[int, Rollout] = {}
         for context, group in self.teacher.by_context(places):
             chosen = [places[i] for i in group]
@@ -250,7 +251,7 @@ class Rollouts:
 
 
 class _Takers:
-    """Has the teacher take over in each batch of prompts that is continued, and remembers where it did.
+    """Lets the teacher take over in each batch of prompts that is continued, and remembers where it did.
 
     Args:
         places: of the queries whose prompts are continued.
@@ -266,7 +267,7 @@ class _Takers:
         return taker
 
     def counts(self, answers: Sequence[Sequence[int]]) -> dict[int, int]:
-        """Place -> how many tokens of its answer the teacher wrote; the last attempt at a batch counts."""
+        """Place -> how many tokens of its answer the teacher wrote; of several attempts at a batch, the last counts."""
         counts: dict[int, int] = {}
         for rows, taker in self.made:
             if taker.taken:

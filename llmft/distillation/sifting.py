@@ -1,4 +1,5 @@
-"""Self-study: which of the pairs that a model has written are worth learning from, and what of the documents they are about."""
+"""Self-study: which of the pairs that a model has written are worth learning from, and which parts of the documents they
+cover."""
 
 from __future__ import annotations
 
@@ -27,15 +28,15 @@ POINTING = re.compile(
     rf"|\bthese {TEXTS}s\b|\bthe author\b|\baccording to (?:it|this)\b",
     re.IGNORECASE,
 )
-"""Words that point at a text which the student will not see (English)."""
+"""Phrases that point at a text which the student will not see (English)."""
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 EMPTY, CUT, POINTS, REPEATED = "query empty", "query cut", "query points at the text", "query asked before"
 ANSWER_EMPTY, ANSWER_CUT, ANSWER_POINTS = "answer empty", "answer cut", "answer points at the text"
 ALIKE, KNOWN = "query like another with the same answer", "same answer without the document"
 REASONS = (EMPTY, CUT, POINTS, REPEATED, ANSWER_EMPTY, ANSWER_CUT, ANSWER_POINTS, ALIKE, KNOWN)
-"""Why pairs are dropped, in the order in which they are looked at; the first that holds counts."""
+"""Reasons for dropping pairs, in the order in which they are checked; the first that applies counts."""
 MOST = 9
-"""Times that a sentence was asked about, from which on the figure does not tell more."""
+"""The largest count of questions about a sentence that the figure distinguishes."""
 
 
 @dataclass
@@ -43,8 +44,8 @@ class WrittenPair:
     """A query and its answer.
 
     Attributes:
-        chunk: place of its chunk in the list of all.
-        reason: why it is dropped; None where it is not.
+        chunk: index of its chunk in the list of all chunks.
+        reason: why it is dropped; None if it is not.
     """
 
     chunk: int
@@ -57,7 +58,7 @@ class WrittenPair:
 
     @classmethod
     def written(cls, chunk: int, seed_prompt: str, answers: Answers, ids: Sequence[int]) -> Self:
-        """The pair of a query that a model has written in these tokens."""
+        """The pair for a query that a model has written as these tokens."""
         text = answers.written(ids)
         query = tidied(text)
         cut = ran_out(answers, ids) and text.rstrip().endswith(query)  # a first question of several is whole
@@ -68,12 +69,12 @@ class WrittenPair:
 
 @dataclass
 class Sieve:
-    """Pairs about the chunks of documents, which of them are dropped and why.
+    """Pairs about the chunks of documents; which are dropped, and why.
 
     Args:
         documents: id -> text.
-        similarity: from 0 to 1, from where on a query is like another with the same answer.
-        keep_known: whether queries stay that get the same answer without the document.
+        similarity: threshold, from 0 to 1, above which a query counts as like another with the same answer.
+        keep_known: whether to keep queries that get the same answer without the document.
     """
 
     documents: Mapping[str, str]
@@ -82,10 +83,10 @@ class Sieve:
     keep_known: bool = False
     pairs: list[WrittenPair] = field(default_factory=list)
     _answered: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    """Document and answer -> the queries that have it."""
+    """Document and answer -> the queries with that answer."""
 
     def take(self, pairs: Sequence[WrittenPair]) -> None:
-        """Take pairs that have no answers yet, and drop those whose query their document has been asked before."""
+        """Add pairs that have no answers yet, and drop those whose query has been asked about the document before."""
         self.pairs, asked = [*pairs], set()
         for pair in self.left():
             key = self.chunks[pair.chunk].document, plain(pair.query)
@@ -93,11 +94,11 @@ class Sieve:
             asked.add(key)
 
     def left(self, chunk: int | None = None) -> list[WrittenPair]:
-        """The pairs that are not dropped: about the chunk at this place, or all."""
+        """The pairs that are not dropped: those about the chunk with this index, or all."""
         return [pair for pair in self.pairs if pair.reason is None and chunk in (None, pair.chunk)]
 
     def take_answers(self, chunk: int, answers: Answers, ids: Sequence[list[int]]) -> None:
-        """Give the pairs that are left of a chunk their answers, and drop those that have none worth learning."""
+        """Give the remaining pairs of a chunk their answers, and drop those whose answer is not worth learning."""
         for pair, tokens in zip(self.left(chunk), ids, strict=True):
             pair.answer, pair.answer_ids = answers.written(tokens), tokens
             if not plain(pair.answer):
@@ -118,14 +119,14 @@ class Sieve:
         return alike
 
     def take_answers_without(self, chunk: int, answers: Answers, ids: Sequence[list[int]]) -> None:
-        """Compare the answers of the pairs that are left of a chunk with what the model answers without the document."""
+        """Compare the answers of a chunk's remaining pairs with the model's answers without the document."""
         for pair, tokens in zip(self.left(chunk), ids, strict=True):
             pair.known = plain(answers.written(tokens)) == plain(pair.answer)
             if pair.known and not self.keep_known:
                 pair.reason = KNOWN
 
     def lines(self, *, dropped: bool) -> list[dict[str, Any]]:
-        """The pairs that are left, or those that are dropped with the reason, as files have them."""
+        """The remaining pairs, or the dropped ones with the reason, in the format of the files."""
         return [self._line(pair) for pair in self.pairs if (pair.reason is not None) == dropped]
 
     def _line(self, pair: WrittenPair) -> dict[str, Any]:
@@ -139,13 +140,13 @@ class Sieve:
 
     @cached_property
     def covered(self) -> list[list[tuple[int, int, int]]]:
-        """Of each chunk its sentences: start and end in the document, and how many of the pairs that are left are about it. A
-        pair is about the sentence of its chunk that shares most rare words with it, or about none."""
+        """The sentences of each chunk: start and end in the document, and how many of the remaining pairs are about it. A pair
+        is about the sentence of its chunk that shares the most rare words with it, or about none."""
         return [coverage(chunk, [f"{pair.query} {pair.answer}" for pair in self.left(i)]) for i, chunk in enumerate(self.chunks)]
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts: pairs written, kept and dropped, by reason and seed prompt; answers with numbers that stand nowhere in their
+        """Counts: pairs written, kept and dropped, by reason and seed prompt; answers with numbers that are not in their
         document; and how often each sentence was asked about."""
         dropped = Counter(pair.reason for pair in self.pairs if pair.reason is not None)
         prompts = dict.fromkeys(pair.seed_prompt for pair in self.pairs)
@@ -169,17 +170,17 @@ class Sieve:
         }
 
     def report(self) -> list[str]:
-        """What people are told, a line each; of each chunk how often its sentences were asked about, a digit a sentence."""
+        """The printed summary, line by line; for each chunk one digit per sentence, how often it was asked about."""
         summary = self.summary
         lines = [f"kept {summary['kept']} of {summary['written']} queries"]
         lines += [f"dropped {count}: {reason}" for reason, count in summary["dropped"].items() if count]
         lines += [f"seed prompt {name}: kept {of['kept']} of {of['written']}" for name, of in summary["seed_prompts"].items()]
         invented = summary["answers_with_numbers_not_in_document"]
         if invented:
-            lines.append(f"{invented} answers have numbers that stand nowhere in the document (numbers_not_in_document)")
+            lines.append(f"{invented} answers contain numbers that are not in the document (numbers_not_in_document)")
         counts = [[count for *_, count in spans] for spans in self.covered]
         asked, sentences = sum(count > 0 for chunk in counts for count in chunk), sum(map(len, counts))
-        lines.append(f"{asked} of {sentences} sentences were asked about; how often, a digit a sentence ({MOST}: or more):")
+        lines.append(f"{asked} of {sentences} sentences were asked about; how often, one digit per sentence ({MOST}: or more):")
         for chunk, numbers in zip(self.chunks, counts, strict=True):
             digits = "".join(str(min(number, MOST)) if number else "." for number in numbers)
             lines.append(f"{chunk.document}, characters {chunk.start} to {chunk.end}: {digits}")
@@ -187,30 +188,30 @@ class Sieve:
 
 
 def ran_out(answers: Answers, ids: Sequence[int]) -> bool:
-    """Whether a text was cut because it had all the tokens that it may have."""
+    """Whether a text was cut because it reached the maximum number of tokens."""
     generation, end = answers.generation, ids[-1] if ids else None
     stopped = any(stop in answers.prompter.tokenizer.decode(list(ids)) for stop in generation.stop)
     return len(ids) == generation.max_new_tokens and end not in generation.end_ids and not stopped
 
 
 def points_at_text(text: str) -> bool:
-    """Whether a text speaks of another, which a reader would have to see."""
+    """Whether a text refers to another text that a reader would have to see."""
     return POINTING.search(text) is not None
 
 
 def numbers_not_in(answer: str, text: str) -> list[str]:
-    """The numbers of an answer, in digits, that stand nowhere in a text; signs between digits do not count."""
+    """The numbers of an answer, in digits, that a text does not contain; punctuation between digits does not count."""
     known = {re.sub(r"\D", "", number) for number in NUMBER.findall(text)}
     return [number for number in NUMBER.findall(answer) if re.sub(r"\D", "", number) not in known]
 
 
 def plain(text: str) -> str:
-    """A text's words by the rules of SQuAD, with a space between."""
+    """A text's words by the rules of SQuAD, joined by spaces."""
     return " ".join(squad_words(text))
 
 
 def coverage(chunk: Chunk, texts: Sequence[str]) -> list[tuple[int, int, int]]:
-    """The sentences of a chunk: start and end in the document, and how many of the texts are most like each."""
+    """The sentences of a chunk: start and end in the document, and for how many of the texts each is the most similar."""
     spans = passages(chunk.text)
     counts = np.zeros(len(spans), int)
     if texts:

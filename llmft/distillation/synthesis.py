@@ -1,8 +1,8 @@
-"""Self-study: what a model is told to ask about a document.
+"""Self-study: the prompts by which a model asks about a document.
 
-After Cartridges (Eyuboglu et al. 2025, arXiv:2506.06266, section 4.1): a model reads a chunk and is told by one of several
-generic prompts to write a query; it answers behind the same chunk. The prompts here are ours. Each prompt names a sentence of the
-chunk, a different one each time, so that all of the document is asked about.
+After Cartridges (Eyuboglu et al. 2025, arXiv:2506.06266, section 4.1): a model reads a chunk, and one of several generic prompts
+asks it to write a query; it answers after the same chunk. The prompts here are ours. Each prompt names a sentence of the chunk,
+a different one each time, so that queries cover the whole document.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ SEED_PROMPTS = {
     "summary": "Write one request to sum up in a sentence what is known about the person, place or thing that this sentence is "
     f'about: "{{passage}}" {ALONE}',
 }
-"""Name -> what the writer is told; `{passage}` is a sentence of the chunk."""
+"""Name -> the writer's prompt; `{passage}` is a sentence of the chunk."""
 PASSAGE = "{passage}"
 LABEL = re.compile(r"^(?:\W*(?:question|query|request|q)\W*\d*\s*[:.)\-]\W*|\s*\d+[.)]\s+|\s*[-*•]\s+)", re.IGNORECASE)
-"""What stands in front of a question that a model writes."""
+"""What may precede a question that a model writes."""
 QUOTES = "\"'“”‘’`*_ \t"
 
 
 class Assignment(NamedTuple):
-    """One query that is to be written: about which chunk (its place in a list), by which seed prompt, in which round: in a round
-    no two of a chunk's queries are told the same."""
+    """One query to be written: about which chunk (its index in a list), with which seed prompt, in which round. No two queries
+    of a chunk have the same prompt in a round."""
 
     chunk: int
     seed_prompt: str
@@ -47,8 +47,8 @@ class Assignment(NamedTuple):
 
 
 def assign(chunks: Sequence[Chunk], sizes: Sequence[int], prompts: Mapping[str, str], number: int) -> list[Assignment]:
-    """What each of `number` queries is to be about, by chunk: chunks get queries in proportion to their size, and each chunk's go
-    through all prompts and all sentences in turn.
+    """Assign `number` queries to chunks and prompts: chunks get queries in proportion to their size, and each chunk's queries
+    cycle through all prompts and all sentences.
 
     Args:
         sizes: tokens of each chunk.
@@ -67,7 +67,7 @@ def assign(chunks: Sequence[Chunk], sizes: Sequence[int], prompts: Mapping[str, 
 
 
 def apportion(sizes: Sequence[int], number: int) -> list[int]:
-    """`number` shared out in proportion to sizes; what is left over goes to the largest remainders, the first of equals."""
+    """`number` divided in proportion to sizes; what is left over goes to the largest remainders, the first on ties."""
     shares = np.array(sizes, float) * number / sum(sizes)
     counts = shares.astype(int)
     rest = np.argsort(counts - shares, kind="stable")[: number - counts.sum()]
@@ -76,7 +76,7 @@ def apportion(sizes: Sequence[int], number: int) -> list[int]:
 
 
 def tidied(text: str) -> str:
-    """The first question of what a model has written, without a label, a number or quotes around it."""
+    """The first question in what a model has written, without a label, a number or quotes around it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = lines[1:] if len(lines) > 1 and lines[0].endswith(":") else lines  # "Here is a question:"
     return LABEL.sub("", lines[0]).strip(QUOTES) if lines else ""

@@ -1,7 +1,7 @@
-"""The frozen teacher: reads context and query. Before training once for every query, or online at every step.
+"""The frozen teacher: it reads context and query, either once for every query before training, or online at every step.
 
-The teacher is the student's own start unless it is another model. It runs without gradients and without dropout. In the first
-way only its answers are left when training starts: no second copy in memory and nothing that training could touch.
+The teacher is the initial student unless it is another model. It runs without gradients and without dropout. In the first case
+only its answers remain when training starts: there is no second copy in memory and nothing that training could change.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from llmft.prompts.tokens import TokenizedPrompts
 from llmft.tasks.schema import Row
 
 CHUNK = 256
-"""Positions whose distributions over the vocabulary are held at once, where a mean has to be taken there."""
+"""Number of positions whose distributions over the vocabulary are in memory at once when their mean is taken."""
 HELD = 2**31
-"""Bytes of keys and values that the contexts of a teacher which reads along may take up together. Above that, those that were
-read behind longest ago are dropped, and encoded again when they are needed."""
+"""Maximum bytes of keys and values of all contexts of an online teacher. Beyond that, the least recently used are dropped, and
+encoded again when they are needed."""
 
 Read = Callable[[int, Sequence[int], str], Targets]
-"""Context, places of queries, support -> the answers behind that context."""
+"""Context, places of queries, support -> the answers after that context."""
 
 
 class Teacher:
-    """Answers N queries on the objective's support: all beforehand (`precompute`), or some at every step (`targets`).
+    """Answers N queries on the objective's support: all in advance (`precompute`), or some at every step (`targets`).
 
     Args:
-        scorers: how the teacher is asked behind each of m contexts.
-        context_of: (N,) the context that a query is answered behind; None for the mean over all contexts.
+        scorers: how the teacher is asked after each of m contexts.
+        context_of: (N,) the context after which a query is answered; None for the mean over all contexts.
         counted: whether costs count the queries as examples.
-        frozen: for `targets`, gives the model to read with, for as long as it is read with; its weights are always the same.
-        skip_first: tokens at an answer's start that are not learnt, of which there are no targets (`Continued.skipping`).
+        frozen: for `targets`, context manager for the model to read with; its weights are always the same.
+        skip_first: number of tokens at the start of an answer that have no targets and are not learnt (`Continued.skipping`).
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Teacher:
         self._recent: list[_Online] = []
 
     def precompute(self, phase: Phase) -> Targets:
-        """The answers to all queries, from the cache where it has them; costs are on `phase`.
+        """The answers to all queries, from the cache if it has them; costs go to `phase`.
 
         Raises:
             InputError: a prompt does not fit the teacher's window, or k is larger than the vocabulary.
@@ -80,7 +80,7 @@ class Teacher:
         places, cache = range(len(self.queries)), self.scorers[0].cache
         if cache is None or not self._largest_of_mean:
             return self._targets(places, partial(self._ask, self.scorers, phase))
-        scorers = [replace(scorer, cache=None) for scorer in self.scorers]  # the mean alone is kept
+        scorers = [replace(scorer, cache=None) for scorer in self.scorers]  # only the mean is cached
 
         def compute() -> dict[str, np.ndarray]:
             targets = self._targets(places, partial(self._ask, scorers, phase))
@@ -93,36 +93,36 @@ class Teacher:
 
     @torch.no_grad()
     def targets(self, places: Sequence[int]) -> Targets:
-        """The answers to the queries at these places, read anew; each context is encoded once, as far as `HELD` allows."""
+        """The answers to the queries at these places, computed now; each context is encoded once, as far as `HELD` allows."""
         with self.frozen() as model, reading(model):
             return self._targets(places, lambda i, places, support: self._opened(i, model).targets(places, support))
 
     def by_context(self, places: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Each context that queries at these places are answered behind, one each, and which of the places those are."""
+        """The contexts of the queries at these places, one per query, each with the indices of its queries among the places."""
         contexts = np.zeros(len(places), int) if self.context_of is None else self.context_of[places]
         for context in np.unique(contexts):
             yield int(context), np.flatnonzero(contexts == context)
 
     @contextmanager
     def behind(self, context: int) -> Iterator[tuple[PrefixReader, TokenizedPrompts]]:
-        """Context: the model reads behind a context of its own, which is encoded once, as far as `HELD` allows.
+        """Context manager: the model reads after a context, which is encoded once, as far as `HELD` allows.
 
         Yields:
-            What reads, and the prompts of all queries that are answered there, in the order of the queries.
+            The reader, and the prompts of all queries with that context, in the order of the queries.
         """
         with torch.no_grad(), self.frozen() as model, reading(model):
             online = self._opened(context, model)
             yield online.reader, online.asked
 
     def row_of(self, context: int, places: Sequence[int]) -> np.ndarray:
-        """Which of the prompts that `behind` gives belong to the queries at these places, all answered behind that context."""
+        """The indices, among the prompts of `behind`, of the queries at these places, all of which have that context."""
         return np.searchsorted(self.online[context].places, places)
 
     def _online(self, context: int) -> _Online:
         return _Online(self.scorers[context], self.queries, self.objective, self._places(context), self.skip_first)
 
     def _opened(self, context: int, model: torch.nn.Module) -> _Online:
-        """A context, encoded; those that were read behind longest ago are dropped if all together take up too much."""
+        """A context, encoded; the least recently used ones are dropped if all together take too much memory."""
         online = self.online[context]
         online.open(model)
         self._recent = [*(one for one in self._recent if one is not online), online]
@@ -131,12 +131,12 @@ class Teacher:
         return online
 
     def _continued(self, scorer: Scorer, queries: Sequence[Row]) -> Continued:
-        """The queries' prompts by their answers."""
+        """The queries' prompts with their answers."""
         prompts = scorer.prompter.prompts(queries)
         return scorer.answers.continued(prompts, queries).skipping(self.skip_first)
 
     def count_work(self, phase: Phase) -> None:
-        """Count on `phase` what `targets` has read on this rank since the last call."""
+        """Add to `phase` what `targets` has read on this rank since the last call."""
         tokens, padding = (sum(one.read[place] for one in self.online) for place in (0, 1))
         done, model = tokens - self.counted[0], self.scorers[0].model
         phase.count(tokens=done, padding_tokens=padding - self.counted[1], flops=inference_flops(model, done))
@@ -144,24 +144,24 @@ class Teacher:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """(N,) positions of each query."""
+        """(N,) number of positions of each query."""
         sizes = self.scorers[0].answers.sizes(self.queries)
         return np.maximum(sizes - self.skip_first, 1) if self.skip_first else sizes
 
     @property
     def _largest_of_mean(self) -> bool:
-        """Whether the largest of a mean are asked for: they have to be looked for in the whole vocabulary."""
+        """Whether the most likely tokens of a mean are needed, which requires the whole vocabulary."""
         return self.objective.support == "topk" and self.context_of is None and len(self.scorers) > 1
 
     def _places(self, context: int) -> np.ndarray:
-        """Places of the queries that are answered behind a context, in order."""
+        """Places of the queries with a context, in order."""
         return np.flatnonzero(np.full(len(self.queries), True) if self.context_of is None else self.context_of == context)
 
     def _query_of(self, places: Sequence[int]) -> torch.Tensor:
         return torch.from_numpy(np.repeat(np.arange(len(places)), self.sizes[places]))
 
     def _targets(self, places: Sequence[int], read: Read) -> Targets:
-        """The answers behind all contexts, or each query's own, put together."""
+        """The answers after all contexts, or after each query's own, put together."""
         contexts, query_of = range(len(self.scorers)), self._query_of(places)
         if self.context_of is not None:
             return self._by_context(places, read)._replace(query_of=query_of)
@@ -175,7 +175,7 @@ class Teacher:
         return _joined(parts)._replace(query_of=query_of)
 
     def _by_context(self, places: Sequence[int], read: Read) -> Targets:
-        """Each query's answer behind its own context, in the order of the places."""
+        """Each query's answer after its own context, in the order of the places."""
         contexts = self.context_of[places]
         groups = [np.flatnonzero(contexts == i) for i in range(len(self.scorers))]
         by_context = [(i, [places[at] for at in group]) for i, group in enumerate(groups) if len(group)]
@@ -197,15 +197,15 @@ class Teacher:
 
 
 class _Online:
-    """One context's answers, read anew.
+    """One context's answers, computed online.
 
     Args:
-        places: those of all queries that are answered behind it, in order.
+        places: the places of all queries with this context, in order.
 
     Attributes:
-        asked: the prompts of these queries, and of content-free ones behind them.
-        reader: what the context is encoded in; None while it is not.
-        log_prior: what content-free queries get; None where nothing is calibrated.
+        asked: the prompts of these queries, followed by those of content-free ones.
+        reader: holds the encoded context; None while it is not encoded.
+        log_prior: from content-free queries; None if nothing is calibrated.
     """
 
     def __init__(self, scorer: Scorer, queries: Sequence[Row], objective: Objective, places: np.ndarray, skip_first: int) -> None:
@@ -218,22 +218,22 @@ class _Online:
 
     @cached_property
     def prompts(self) -> Continued:
-        """The prompts by the queries' own answers."""
+        """The prompts with the queries' answers."""
         return self.scorer.answers.continued(self.asked, [*self.queries, *self.content_free]).skipping(self.skip_first)
 
     @property
     def read(self) -> tuple[int, int]:
-        """Tokens and padding that have gone through the model."""
+        """Numbers of tokens and of padding tokens that have gone through the model."""
         now = (self.reader.tokens, self.reader.padding_tokens) if self.reader is not None else (0, 0)
         return self._before[0] + now[0], self._before[1] + now[1]
 
     def open(self, model: torch.nn.Module) -> None:
-        """Encode the context, if it is not."""
+        """Encode the context if it is not encoded."""
         if self.reader is None:
             self.reader = PrefixReader(model, self.asked.prefix, self.scorer.batch_size)
 
     def close(self) -> None:
-        """Drop what is encoded."""
+        """Drop the encoded context."""
         self._before, self.reader = self.read, None
 
     def targets(self, places: Sequence[int], support: str) -> Targets:
@@ -262,7 +262,7 @@ def likeliest_along(scorer: MeanScorer, answered: Sequence[Row], phase: Phase, t
 
 
 def _mean(parts: Sequence[Targets]) -> Targets:
-    """The mean over contexts of their distributions; of one context, its own."""
+    """The mean of the distributions of several contexts; for a single context, its own."""
     return parts[0] if len(parts) == 1 else Targets(mean_logprobs(torch.stack([part.logprobs for part in parts])), None)
 
 

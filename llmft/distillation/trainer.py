@@ -1,4 +1,4 @@
-"""Context distillation: the student reads the query alone and learns to answer as the teacher did behind the context."""
+"""Context distillation: the student reads only the query and learns to answer as the teacher did after the context."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from llmft.training.ft_trainer import REAL, WEIGHTS, FtTrainer, collate, collato
 from llmft.training.stop_at_nan import POSITION
 
 RETAIN_EVERY = 4
-"""Queries of a batch for one prompt of `Retained` that is read beside them."""
+"""Number of queries in a batch for each prompt of `Retained` that is read with them."""
 UNBOUNDED = {"forward": ("student", "teacher", "reverse"), "reverse": ("teacher", "student", "forward")}
-"""Divergences that may be infinite: which side then gives no probability, to what which side gives some; another to use."""
+"""Divergences that may be infinite: the side that then gives no probability, the side that gives some, and an alternative."""
 
 
 def with_targets(examples: Sequence[dict[str, Any]], targets: Targets | None) -> list[dict[str, Any]]:
-    """The examples with what they are to be answered like: `teacher_logprobs` (A, K) at the A positions that each asks, and for
-    `topk` `teacher_tokens` (A, k); or, for an online teacher, the place `query` of their query.
+    """The examples with their targets: `teacher_logprobs` (A, K) at the A positions that each asks about, and for `topk` also
+    `teacher_tokens` (A, k); or, for an online teacher, the place `query` of their query.
 
     Args:
-        targets: precomputed, in the order of the examples; None for those of an online teacher.
+        targets: precomputed, in the order of the examples; None with an online teacher.
     """
     if targets is None:
         return [{**example, "query": i} for i, example in enumerate(examples)]
@@ -43,7 +43,7 @@ def with_targets(examples: Sequence[dict[str, Any]], targets: Targets | None) ->
 
 
 def skipping(examples: Sequence[dict[str, Any]], first: int) -> list[dict[str, Any]]:
-    """Examples of texts that do not learn the first so many tokens of their answers; the last one always is learnt."""
+    """Examples of texts without a loss on the `first` tokens of their answers; the last token is always learnt."""
     shorter = []
     for example in examples:
         size = max(example[ASKED] - first, 1)
@@ -54,10 +54,11 @@ def skipping(examples: Sequence[dict[str, Any]], first: int) -> list[dict[str, A
 
 @dataclass(frozen=True)
 class Retained:
-    """Prompts to which the student is to answer as the model before did: `weight` of the loss is D(before, student) on them.
+    """Prompts to which the student should answer as the model did before training: `weight` is the share in the loss of
+    D(before, student) on them.
 
     Attributes:
-        examples: with the targets of the model before.
+        examples: with the targets of the model before training.
         choices: divergence, support and temperature.
     """
 
@@ -69,23 +70,23 @@ class Retained:
         """For a batch, a quarter as many prompts as it has queries, at least one; a query brings another one in each epoch.
 
         Args:
-            queries: how many there are.
-            places: of the batch's queries among them.
+            queries: the number of all queries.
+            places: those of the batch's queries.
         """
         return [self.examples[(epoch * queries + place) % len(self.examples)] for place in places[::RETAIN_EVERY]]
 
 
 class ContextDistillationTrainer(FtTrainer):
-    """Minimises T^2 * D(teacher, student) on a support, plus what is asked for of a cross-entropy with gold answers
-    (Askell et al. 2021, eq. 2.1; Snell et al. 2022, eq. 1).
+    """Minimises T^2 * D(teacher, student) on a support, plus a weighted cross-entropy with gold answers if requested (Askell et
+    al. 2021, eq. 2.1; Snell et al. 2022, eq. 1).
 
-    A training example holds what `with_targets` gives it; `answer`, the gold token (or tokens), is read by the cross-entropy.
+    A training example has what `with_targets` adds; the cross-entropy uses its `answer`, the gold token (or tokens).
 
     Args:
         choices: divergence, support, temperature, weight of the cross-entropy.
         answers: the student's, and how they are compared with the teacher's.
-        teacher: the teacher that reads along, or None for precomputed answers.
-        retained: what the student is to keep; None for nothing.
+        teacher: the online teacher, or None for precomputed answers.
+        retained: the behaviour that the student should keep; None for nothing.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class ContextDistillationTrainer(FtTrainer):
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Loss of one batch, of which a part is about what the student is to keep."""
+        """Loss of one batch, part of which is on `retained`, if there is any."""
         if self.retained is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         places, weight = inputs[POSITION].tolist(), self.retained.weight
@@ -119,11 +120,11 @@ class ContextDistillationTrainer(FtTrainer):
         return distillation_loss(self.retained.choices, logits, batch["teacher_logprobs"], batch["teacher_tokens"])
 
     def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """What of the student's logits is compared with the teacher's answers."""
+        """The part of the student's logits that is compared with the teacher's answers."""
         return self.answers.compared(super().answer_logits(model, inputs))
 
     def count_work(self, phase: Phase) -> None:
-        """Count also what an online teacher has read."""
+        """Also count what an online teacher has read."""
         super().count_work(phase)
         if self.teacher is not None:
             self.teacher.count_work(phase)
@@ -137,12 +138,12 @@ class ContextDistillationTrainer(FtTrainer):
                 inputs["teacher_tokens"] = targets.tokens
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """Divergence from the teacher's answers, from what `answer_logits` gives."""
+        """Divergence from the teacher's answers, from the result of `answer_logits`."""
         tokens, gold = inputs.get("teacher_tokens", self.answers.ids), inputs.get("answer")
         return distillation_loss(self.choices, logits, inputs["teacher_logprobs"], tokens, gold, inputs.get(WEIGHTS))
 
     def cause(self, loss: float, positions: Sequence[int]) -> str | None:
-        """A divergence is infinite where one side has no probability at all and the other has some."""
+        """A divergence is infinite where one side gives zero probability and the other does not."""
         divergence, support = self.choices.divergence, self.choices.support
         if loss != math.inf or divergence not in UNBOUNDED or self.choices.ce_weight:
             return None
@@ -160,8 +161,8 @@ class ContextDistillationTrainer(FtTrainer):
 class OnPolicyTrainer(ContextDistillationTrainer):
     """Context distillation along answers that the student writes while it trains (`Rollouts`).
 
-    An example is a query's prompt, `input_ids`. Every `every` steps the answers for as many steps are written, for fewer at an
-    epoch's end. The batches are then as those of answers that were there before.
+    An example is a query's prompt, `input_ids`. Every `every` steps, the answers for that many steps are written (fewer at the
+    end of an epoch). The resulting batches are like those with precomputed answers.
 
     Args:
         rollouts: writes the answers, and has the teacher read them.
@@ -170,15 +171,15 @@ class OnPolicyTrainer(ContextDistillationTrainer):
     def __init__(self, *args: Any, rollouts: Rollouts, every: int, **kwargs: Any) -> None:
         super().__init__(*args, data_collator=_queries, **kwargs)
         self.rollouts, self.every, self.collate = rollouts, every, collate
-        self._ahead: list[tuple[dict[str, Any], list[Rollout]]] = []  # batches of steps to come, and what they are made of
+        self._ahead: list[tuple[dict[str, Any], list[Rollout]]] = []  # batches of the next steps, and what they are made from
         self._restored: list[list[Rollout]] = []
 
     def collate_with(self, collator: Callable[..., dict[str, Any]]) -> None:
-        """Put examples together this way once they have answers."""
+        """Set how examples are collated once they have answers."""
         self.collate = collator
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The batches of a step, with answers, and how many tokens (or examples) they have on all ranks."""
+        """The batches of a step, with answers, and their number of tokens (or examples) on all ranks."""
         if not self._ahead:
             asked = self._fetched(epoch_iterator, len(self._restored) or num_batches * self.every, device)
             written = self._restored or self._renewed(asked)
@@ -187,21 +188,21 @@ class OnPolicyTrainer(ContextDistillationTrainer):
         return batches, self.items_of(batches, device)
 
     def cause(self, loss: float, positions: Sequence[int]) -> str | None:
-        """None: the distributions are over likely tokens and all others, so that none of their divergences is infinite."""
+        """None: the distributions are over likely tokens and all others, so no divergence is infinite."""
         return None
 
     def progress(self) -> Any:
-        """The answers of steps to come, and what was counted."""
+        """The answers of the next steps, and the tally."""
         ahead = [[rollout.state() for rollout in rollouts] for _, rollouts in self._ahead]
         return {"ahead": ahead, "tally": vars(self.rollouts.tally)}
 
     def restore(self, progress: Any) -> None:
-        """Take them up."""
+        """Restore them."""
         self._restored = [[*map(Rollout.from_state, states)] for states in progress["ahead"]]
         self.rollouts.tally = Tally(**progress["tally"])
 
     def _fetched(self, epoch_iterator: Any, number: int, device: torch.device) -> list[dict[str, Any]]:
-        """So many batches of queries, or what the epoch has left."""
+        """`number` batches of queries, or what the epoch has left."""
         fetched: list[dict[str, Any]] = []
         while len(fetched) < number:
             fetched += super().get_batch_samples(epoch_iterator, 1, device)[0]
@@ -231,6 +232,6 @@ class OnPolicyTrainer(ContextDistillationTrainer):
 
 
 def _queries(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of queries by their places: they have no answers yet."""
+    """A batch of queries, as their places: they have no answers yet."""
     leave_sigterm_to_main()
     return {"query": [example[POSITION] for example in examples]}

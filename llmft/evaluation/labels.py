@@ -32,10 +32,8 @@ BORDER = 3
 class Labels(Answers):
     """One of L labels, the same for all rows. A label's score is the log-probability of its tokens after the query.
 
-    Columns in
-    addition to those of all `Scores`: `label_logprobs` (N, L), log-probabilities over the labels alone, calibrated if
-        requested; `token_logprobs` (N, L), those of the labels' tokens over the vocabulary; `best_token` (N,), the most
-        probable
+    Columns in addition to those of all `Scores`: `label_logprobs` (N, L), log-probabilities over the labels alone, calibrated if
+    requested; `token_logprobs` (N, L), those of the labels' tokens over the vocabulary; `best_token` (N,), the most probable
     token of the vocabulary. `target` and `prediction` are numbers of labels.
 
     Attributes:
@@ -78,7 +76,9 @@ class Labels(Answers):
         if head is not None:
             if len(head.label_names) != len(words):
                 names = ", ".join(head.label_names)
-                raise InputError(f"--model_name_or_path: a classifier of the labels {names}, the task has {len(words)}")
+                raise InputError(
+                    f"--model_name_or_path: is a classifier of the labels {names}, but the task has {len(words)} labels"
+                )
             return cls(LabelSequences.create([[i] for i in range(len(words))]), calibrate)
         control, written = prompter.written([sample])
         query, tokenizer = written.query(sample).rstrip(" "), prompter.tokenizer  # upstream's own may end in a space

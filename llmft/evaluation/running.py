@@ -1,5 +1,6 @@
 """Whether programs that a model has completed run. This is the only place where text from a model is executed, and only with
 --run_code.
+
 A program is a query whose last line is an assertion that its answer completes: `assert garden.plum() ==` with a value, or
 `assert "otter" ==` with a call. The model must write that and nothing else: a literal, or a call, with literal arguments, of
 something that the query imports. So `assert garden.plum() == garden.plum()` is no answer, and no other code of a model is

@@ -246,7 +246,7 @@ class DocumentScorer(MeanScorer):
         places = {name: place for place, name in enumerate(self.documents)}
         for row in rows:
             if row.get("document") not in places:
-                raise InputError(f"--context document: row {row['idx']} is about no document that is asked behind")
+                raise InputError(f"--context document: row {row['idx']} has none of the documents that are asked about")
         return np.array([places[row["document"]] for row in rows], int)
 
     def answered(self, rows: Sequence[Row], phase: Phase) -> list[Row]:

@@ -108,7 +108,7 @@ class Texts(Answers):
         from llmft.models.reading.generation import Generation
 
         if calibrate:
-            raise InputError("--calibrate: is defined over labels, and these answers are in words; leave it out")
+            raise InputError("--calibrate: is defined for labels, but these answers are in words; drop this flag")
         flags = WritingArguments() if config is None else config.writing
         stops = (task.stops if task else ()) or prompter.stops
         stops = stops if flags.stops is None else tuple(map(decode_escapes, flags.stops))
@@ -141,7 +141,7 @@ class Texts(Answers):
             row = answered[int(sizes.argmax())]
             raise InputError(
                 f"--max_new_tokens {self.generation.max_new_tokens}: the answer of row {row['idx']} has {sizes.max()} tokens; "
-                "give as many, or leave long answers out"
+                "use at least that many, or leave out long answers"
             )
 
     def _check_tokens(self, row: Row) -> None:
@@ -152,8 +152,8 @@ class Texts(Answers):
         if not known or (row["answer"] and self.written(ids) not in [answer.strip() for answer in row["answer"]]):
             said = quote(self.written(ids)) if known else "nothing"
             raise InputError(
-                f"answer_ids of row {row['idx']}: are {said} to the tokenizer of {self.prompter.tokenizer.name_or_path}, and its "
-                "answer is another; drop that column of the file"
+                f"answer_ids of row {row['idx']}: mean {said} to the tokenizer of {self.prompter.tokenizer.name_or_path}, which "
+                "is not its answer; drop that column of the file"
             )
 
     def tokens(self, rows: Sequence[Row]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""What identifies a loaded model exactly: every byte of its weights, and the settings they are used with."""
+"""Exact identification of a loaded model: every byte of its weights, and the settings they are used with."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from llmft.models.distributed import whole_weights
 from llmft.models.wrapping import bare_model, unwrapped
 
 CHUNK = 1 << 26
-"""Bytes that are brought to the CPU and hashed at a time."""
+"""Number of bytes that are copied to the CPU and hashed at a time."""
 
 NO_MATTER = frozenset("_name_or_path transformers_version architectures dtype torch_dtype use_cache".split())
-"""Entries of a config that say where a model comes from or how it is held, not what it computes."""
+"""Entries of a config about where a model comes from or how it is stored, not what it computes."""
 
 
 def fingerprint_weights(model: torch.nn.Module) -> str:
     """SHA-256 (64 hex digits) of the architecture, its config, and all weights and kept buffers, in name order.
 
-    The same on every device and wherever the model was loaded from; another after any change of a weight's bits, type or
-    shape, or of code that came with it. `identity.fingerprint_model` names a run by files, before anything is loaded; this
-    reads what was loaded, at about the speed of SHA-256 (1 to 2 GB/s where the processor has instructions for it). No more
-    than `CHUNK` bytes are copied, but a tensor that is not contiguous is copied whole.
+    It is the same on every device and wherever the model was loaded from, and changes with any change of a weight's bits, type
+    or shape, or of code that came with the model. `identity.fingerprint_model` names a run by files, before anything is loaded;
+    this reads what was loaded, at about the speed of SHA-256 (1 to 2 GB/s if the processor has instructions for it). At most
+    `CHUNK` bytes are copied at a time, except that a tensor that is not contiguous is copied whole.
 
     Args:
         model: a transformers model, possibly wrapped; adapters, soft prompts and their settings are part of it.
@@ -35,7 +35,7 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
     adapters = {name: adapter.to_dict() for name, adapter in getattr(whole, "peft_config", {}).items()}
     settings = json.dumps([config, adapters], sort_keys=True, default=str)
     digest = hashlib.sha256(f"{type(bare).__name__} {settings}\n".encode())
-    if getattr(bare.config, "auto_map", None):  # its class came with it: that file, and those that it imports from beside it
+    if getattr(bare.config, "auto_map", None):  # its class came with it: that file, and those it imports from the same folder
         from transformers.dynamic_module_utils import get_relative_import_files
 
         module = sys.modules[type(bare).__module__].__file__

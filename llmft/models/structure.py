@@ -1,7 +1,7 @@
-"""Where attention and feed-forward of a decoder are, by its structure: no list of model types.
+"""Finds attention and feed-forward of a decoder by its structure, without a list of model types.
 
-A layer's attention is what lies in its module of an attention class; its other linear layers, in the order they are
-defined, are the feed-forward. Within attention the field's names of the projections tell them apart.
+A layer's attention is everything in its module of an attention class; its other linear layers, in the order of their
+definition, are the feed-forward. Within attention, projections are recognised by their usual names.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PROJECTIONS = {role: re.compile(rf"({role[0]}|{role})(_proj|_lin)?") for role in
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer; all but `path` are paths of linear layers within it.
+    """One decoder layer; all attributes except `path` are paths of linear layers within it.
 
     Attributes:
         path: the layer within the model.
-        projections: `query`, `key` and `value`, or `fused` where one linear layer makes all three.
+        projections: `query`, `key` and `value`, or `fused` if one linear layer computes all three.
         attention: the linear layers that read the attention's input and make its output.
         feed_forward: those of the feed-forward.
     """
@@ -39,7 +39,7 @@ class Layer:
 
 
 def named(model: PreTrainedModel) -> str:
-    """The model's name for messages: where it came from, else its kind."""
+    """The model's name for messages: where it was loaded from, or else its kind."""
     return model.name_or_path or model.config.model_type
 
 
@@ -51,7 +51,7 @@ def is_linear(module: torch.nn.Module) -> bool:
 
 
 def sizes(linear: torch.nn.Module) -> tuple[int, int]:
-    """Input and output width of a linear layer, also where ZeRO-3 has cut its weight up."""
+    """Input and output width of a linear layer, even if ZeRO-3 has partitioned its weight."""
     if isinstance(linear, torch.nn.Linear):
         return linear.in_features, linear.out_features
     return tuple(getattr(linear.weight, "ds_shape", None) or linear.weight.shape)  # GPT-2's are (in, out)
@@ -61,7 +61,7 @@ def layers(model: PreTrainedModel) -> list[Layer]:
     """The decoder layers of a plain causal language model, first to last.
 
     Raises:
-        InputError: its layers have not one attention and one dense feed-forward each (a mixture of experts, say).
+        InputError: its layers do not have one attention and one dense feed-forward each (for example a mixture of experts).
     """
     depth = model.config.get_text_config().num_hidden_layers
     stacks = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth}
@@ -70,7 +70,7 @@ def layers(model: PreTrainedModel) -> list[Layer]:
         if all(paths):
             return paths
     raise InputError(
-        f"--model_name_or_path {named(model)}: no layers of one attention and one dense feed-forward are found in it; "
+        f"--model_name_or_path {named(model)}: has no layers of one attention and one dense feed-forward; "
         "train with --use_adapter --adapter_type lora --lora_targets all-linear, which needs none"
     )
 
@@ -86,14 +86,14 @@ def _layer(path: str, layer: torch.nn.Module) -> Layer | None:
     if set(projections) not in ({"fused"}, set(PROJECTIONS)) or len(outputs) != 1 or len(feed) < 2:
         return None
     (width, inner), (last, out) = sizes(linears[feed[0]]), sizes(linears[feed[-1]])
-    if out != width or inner not in (last, 2 * last):  # twice where gate and up are one
+    if out != width or inner not in (last, 2 * last):  # twice if gate and up are one layer
         return None
     first = projections.get("fused") or projections["query"]
     return Layer(path, projections, (first, outputs[0]), (feed[0], feed[-1]))
 
 
 def role_of(name: str) -> str | None:
-    """What a linear layer of this name makes in attention: `query`, `key`, `value`, `fused` for all three; None for others."""
+    """What a linear layer of this name computes in attention: `query`, `key`, `value`, `fused` for all three; None for others."""
     if FUSED.fullmatch(name):
         return "fused"
     return next((role for role, pattern in PROJECTIONS.items() if pattern.fullmatch(name)), None)

@@ -18,22 +18,22 @@ def forward_parameters(model: torch.nn.Module) -> set[str]:
 
 
 def bare_model(model: torch.nn.Module) -> PreTrainedModel:
-    """The transformers model inside DDP, DeepSpeed and PEFT wrappings (LoRA layers stay in it)."""
+    """The transformers model inside DDP, DeepSpeed and PEFT wrappers (LoRA layers stay in it)."""
     model = unwrapped(model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The model inside DDP and DeepSpeed wrappings; one of PEFT's stays."""
+    """The model inside DDP and DeepSpeed wrappers; a PEFT wrapper stays."""
     while hasattr(model, "module"):
         model = model.module
     return model
 
 
 def virtual_tokens(model: torch.nn.Module) -> int:
-    """How many trained virtual tokens stand in front of every prompt: a soft prompt's, or a cartridge's.
+    """How many trained virtual tokens come before every prompt: a soft prompt's, or a cartridge's.
 
-    A cartridge counts with its whole length. It saves the encoding of a context, not the attention to it, and takes up the same
+    A cartridge counts with its full length. It saves the encoding of a context, not the attention to it, and takes the same
     room in the window.
     """
     config = getattr(unwrapped(model), "active_peft_config", None)
@@ -41,17 +41,17 @@ def virtual_tokens(model: torch.nn.Module) -> int:
 
 
 def encoded_virtual_tokens(model: torch.nn.Module) -> int:
-    """How many of them go through the layers with a prompt, and cost what its tokens do: none of a cartridge's."""
+    """How many of them go through the layers with a prompt, and cost as much as its tokens: none of a cartridge's."""
     return 0 if has_cartridge(model) else virtual_tokens(model)
 
 
 def has_cartridge(model: torch.nn.Module) -> bool:
-    """Whether prompts are read behind a cartridge, which stands for the beginning of the text that they go on with."""
+    """Whether prompts are read after a cartridge, which replaces the beginning of the text that they continue."""
     return virtual_tokens(model) > 0 and unwrapped(model).active_peft_config.peft_type == "CARTRIDGE"
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch, its tensors on the device; a GPU copies them while it still computes the batch before."""
+    """The batch, with its tensors on the device; a GPU copies them while it still computes the previous batch."""
 
     def copied(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -63,7 +63,7 @@ def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def index_on(device: torch.device, indices: tuple[int, ...]) -> torch.Tensor:
-    """A few indices as a tensor (L,) int64 on the device, made there once: a GPU is waited for at each copy of a list."""
+    """A few indices as a tensor (L,) int64 on the device, created there once: each copy of a list would wait for a GPU."""
     return torch.tensor(indices, dtype=torch.int64, device=device)
 
 

@@ -1,4 +1,4 @@
-"""The scores of a run document by document and category by category, beside those of all together."""
+"""A run's scores broken down by document and by category."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from llmft.evaluation.scores import mean_of_known
 from llmft.tasks.texts import CATEGORY, document_of
 
 Parts = dict[str, dict[str, dict[str, dict[str, float]]]]
-"""Stage -> set -> name of a part -> `n`, its rows, and their metrics."""
+"""Stage -> set -> name of a part -> `n`, its number of rows, and their metrics."""
 
 
 def breakdowns(stages: Mapping[str, Mapping[str, Mapping[str, Any]]], predictions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """`documents` and `categories` of metrics.json: stage -> set -> document or category -> `n` rows of it, and the metrics
-    that are means over rows; without those of which there are fewer than two.
+    """`documents` and `categories` of metrics.json: stage -> set -> document or category -> its `n` rows and the metrics that
+        are means over rows; left out if there are fewer than two documents or categories.
 
     Args:
         stages: the metrics of each stage and set.
-        predictions: columns of each stage and set, as the record has them.
+        predictions: columns of each stage and set, as in the record.
     """
     predictions = [*predictions]
     parts = {

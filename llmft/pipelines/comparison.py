@@ -1,4 +1,4 @@
-"""What distillation is judged by beside its scores: how far the student is from its teacher, and what a query costs."""
+"""How distillation is judged in addition to scores: the student's distance from its teacher, and the cost of a query."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from llmft.pipelines.job import Job
 
 NEAR = 1e-3
-"""KL, in nats, of a student that has nothing to learn from its teacher."""
+"""KL, in nats, below which a student has nothing to learn from its teacher."""
 CHANCE = 2
-"""Standard errors that scores may be lower by without being called worse."""
+"""Number of standard errors by which scores may drop without being called worse."""
 HARDLY_MOVED, MOVED_AWAY = 0.8, 1.25
-"""KL after training / KL before, from where on a student has hardly moved, or has moved away from its teacher."""
+"""Thresholds of KL after training / KL before: above the first the student has hardly moved, above the second it has moved
+away."""
 THROWN_OFF = 1.75
-"""Loss of some steps / KL before training, from where on these steps have thrown the student off. At the rates of
-docs/comparison it was 2.1 and 4.5 where a rate was too high, 1.1 and less where it was not."""
+"""Threshold of the loss of some steps / KL before training, above which these steps have thrown the student off. In
+docs/comparison the ratio was 2.1 and 4.5 where the rate was too high, and at most 1.1 where it was not."""
 
 
 def mean_losses(log: Sequence[Mapping[str, Any]], steps: int = 10) -> list[float]:
-    """The training log's loss, as means over so many steps, or over the steps between two of its entries if those are more:
-    one batch alone says little."""
+    """The training log's loss, as means over `steps` steps, or over the steps between two log entries if those are more: a
+    single batch says little."""
     windows: dict[int, list[float]] = {}
     for entry in log:
         if "loss" in entry:
@@ -36,37 +37,37 @@ def mean_losses(log: Sequence[Mapping[str, Any]], steps: int = 10) -> list[float
 
 
 def say_how_far(name: str, before: float, after: float, losses: Sequence[float] = ()) -> None:
-    """Print a hint if training has not brought the student nearer to its teacher, or has led it away first.
+    """Print a hint if training has not brought the student closer to its teacher, or has first led it away.
 
     Args:
         name: the evaluation set.
         before: KL of the student from its teacher before training, in nats.
         after: the same after training.
-        losses: the training log's, if they are such KL, too.
+        losses: those of the training log, if they are also KL from the teacher.
     """
     if before < NEAR:
         return
     figures = f"KL to the teacher on {name} was {before:.3f} and is {after:.3f}"
     if max(losses, default=0.0) > THROWN_OFF * before:
         print(
-            f"training has thrown the student off before it learnt: {figures}, and its training loss has been {max(losses):.3f}; "
-            "try a --learning_rate 3 to 10 times as low"
+            f"training threw the student off at first: {figures}, and the training loss reached {max(losses):.3f}; "
+            "try a --learning_rate 3 to 10 times lower"
         )
     elif after <= HARDLY_MOVED * before:
         return
     elif after < MOVED_AWAY * before:
         print(
-            f"the student has hardly moved: {figures}; try a --learning_rate 3 to 10 times as high, more --num_train_epochs, or "
+            f"the student has hardly moved: {figures}; try a --learning_rate 3 to 10 times higher, more --num_train_epochs, or "
             "more queries (--max_train_samples)"
         )
     else:
-        print(f"the student has moved away from its teacher: {figures}; try a --learning_rate 3 to 10 times as low")
+        print(f"the student has moved away from its teacher: {figures}; try a --learning_rate 3 to 10 times lower")
 
 
 def compare(
     job: Job, answers: Answers, scores: dict[str, dict[str, Scores]], token_bytes: Mapping[str, int | None]
 ) -> dict[str, Any]:
-    """What distillation is judged by beside accuracy: KL and agreement with the teacher, gap recovered, tokens a query."""
+    """Measures of distillation other than accuracy: KL and agreement with the teacher, gap recovered, tokens per query."""
     teacher, stages, headline = scores["teacher"], job.record.stages, answers.headline
     against: dict[str, dict[str, dict[str, float]]] = {"kl": {}, "agreement": {}}
     for stage, sets in scores.items():
@@ -85,10 +86,11 @@ def compare(
 def say_whether_out_of_domain_suffers(
     sets: Collection[str], before: Mapping[str, Scores], after: Mapping[str, Scores], headline: Headline
 ) -> None:
-    """Warn if the student is worse out of domain than before training, by more than `CHANCE` standard errors of rows' changes.
+    """Warn if the student is worse out of domain than before training, by more than `CHANCE` standard errors of the rows'
+    changes.
 
     Args:
-        sets: names of the out-of-domain sets, which may be none.
+        sets: names of the out-of-domain sets; may be empty.
         before, after: scores of all sets.
     """
     import numpy as np
@@ -101,14 +103,14 @@ def say_whether_out_of_domain_suffers(
         say_note(
             f"distillation has made the student worse out of domain: {headline.name} on {', '.join(sets)} was "
             f"{earlier.mean():.3f} and is {later.mean():.3f}; try a lower --learning_rate, fewer --num_train_epochs, or "
-            "queries that are more like those",
+            "queries that are closer to those rows",
             "warning",
         )
 
 
 def say_whether_context_helps(job: Job, headline: Headline) -> None:
-    """Warn if the teacher is no better with the context than the student without: there is nothing to learn then."""
+    """Warn if the teacher with the context is no better than the student without it: then there is nothing to learn."""
     values = {stage: pooled(job.record.stages[stage], list(job.data.in_domain), headline.name) for stage in ("teacher", "before")}
     if job.record.writes and not headline.better(values["teacher"], values["before"]):
         figures = f"{headline.name} is {values['teacher']:.3f} with it and {values['before']:.3f} without"
-        say_note(f"the context does not help the teacher: {figures}; another model or context may", "warning")
+        say_note(f"the context does not help the teacher: {figures}; try another model or context", "warning")

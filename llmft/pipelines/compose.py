@@ -1,5 +1,5 @@
-"""Adapters that were trained apart, a document each, put together: asked about every document alone and all together. Cartridges
-stand one after the other in front of the prompt, LoRA adapters are merged. The questions are asked by eval.py, whose records the
+"""Puts adapters together that were trained on one document each, and asks each alone, and all together, about every document.
+Cartridges are concatenated before the prompt, LoRA adapters are merged. The questions are asked by eval.py, whose records the
 report reads."""
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from llmft.tasks.questions import NAMES
 
 GROUPS = (ComposeArguments,)
 KINDS = {"LORA": "lora", "CARTRIDGE": "cartridge"}
-"""Adapters that can be put together, by peft's name."""
+"""Kinds of adapters that can be put together, by peft's name."""
 CARTRIDGES = "joined"
-"""What a composition of cartridges is called, where LoRA adapters have the way they are merged."""
+"""Name of a composition of cartridges; a composition of LoRA adapters has the name of the merging method."""
 ASKED_BY = {
     ModelArguments: [field.name for field in fields(ModelArguments) if not field.name.startswith(("model_", "gguf"))],
     DataArguments: [field.name for field in fields(DataArguments) if field.name not in ("document_column", "task_description")],
     WritingArguments: [field.name for field in fields(WritingArguments)],
     RunArguments: ["data_seed", "use_cpu", "per_device_eval_batch_size", "max_batch_tokens"],
 }
-"""Flags of eval.py that a run's questions are asked by as the run asked them."""
+"""Flags of eval.py that make it ask a run's questions as the run did."""
 SUMMARY = "composition.json"
 
 
@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Put the adapters of runs together; ask each of them, and all together, about every run's document; show what breaks.
 
     Returns:
-        Nothing: each model's records are those of eval.py.
+        An empty list: the records of the models are those of eval.py.
 
     Raises:
-        InputError: the arguments are unusable, or the adapters do not go together.
+        InputError: the arguments are unusable, or the adapters cannot be combined.
     """
     (flags,) = make(GROUPS, read(GROUPS, argv, __doc__)[0])
     if this_process().world_size > 1:
@@ -90,13 +90,13 @@ class DocumentRun:
         """The run in a folder.
 
         Raises:
-            InputError: there is none, or its student is no adapter that can be put together.
+            InputError: there is none, or its student is not an adapter that can be put together.
         """
         if not (path / DONE).is_file() or not (path / "model").is_dir():
-            raise InputError(f"--runs {path}: is no finished run that kept its student; give the folder of one")
+            raise InputError(f"--runs {path}: is not a finished run with a saved student; give the folder of one")
         run = cls(path, *(json.loads((path / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "metrics")))
         if run.kind is None:
-            raise InputError(f"--runs {path}: its student is no LoRA adapter and no cartridge; only these can be put together")
+            raise InputError(f"--runs {path}: its student is neither LoRA nor a cartridge; only these can be put together")
         return run
 
     @property
@@ -112,12 +112,12 @@ class DocumentRun:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Its adapter's, as peft has them."""
+        """The settings of its adapter, in peft's format."""
         return read_settings(self.student / PEFT_SETTINGS)
 
     @cached_property
     def base(self) -> tuple[str, str | None]:
-        """What identifies the model that the adapter goes with: its content, and the precision."""
+        """What identifies the adapter's base model: its content, and the precision."""
         base = base_named_in(self.student)
         content = fingerprint_model(base.name, base.revision, f"--runs {self.path}", gguf_file=base.gguf_file)
         return content, student_settings(self.student).get("dtype")
@@ -129,13 +129,13 @@ class DocumentRun:
 
     @property
     def document(self) -> str:
-        """What the table calls what it was trained on."""
+        """The name in the table of what it was trained on."""
         files = self.arguments.get("context_file") or self.arguments.get("context_dir")
         return Path(files).name if files else f"{self.config['task']}, data seed {self.arguments['data_seed']}"
 
     @property
     def words(self) -> list[str]:
-        """eval.py's flags by which its questions are asked without a context."""
+        """The flags with which eval.py asks its questions without a context."""
         given = dict(self.arguments)
         for name in ("pattern", "target_prefix", "target_tokens"):
             given[name] = given[name] if given.get(f"student_{name}") is None else given[f"student_{name}"]
@@ -149,32 +149,32 @@ class DocumentRun:
 
 
 def check_alike(runs: Sequence[DocumentRun], flags: ComposeArguments) -> None:
-    """Check that adapters go together.
+    """Check that adapters can be combined.
 
     Raises:
-        InputError: they are of different kinds or bases, or of ranks that cannot be merged in a way that is asked for.
+        InputError: they have different kinds or bases, or ranks that a requested method cannot merge.
     """
     first = runs[0]
     for run in runs[1:]:
         if (run.kind, run.base) != (first.kind, first.base):
-            other = f"its student is of another kind or base than that of {first.path}"
-            raise InputError(f"--runs {run.path}: {other}; give alike ones")
+            other = f"its student has another kind or base model than that of {first.path}"
+            raise InputError(f"--runs {run.path}: {other}; give runs that agree in both")
     if first.kind != "lora":
         if flags.merge is not None:
             merge = f"--merge {flags.merge}"
-            raise InputError(f"{merge}: is for LoRA adapters, and cartridges stand one after the other; leave it out")
+            raise InputError(f"{merge}: is for LoRA adapters, and cartridges are concatenated; drop this flag")
         return
     ranks = sorted({run.settings["r"] for run in runs})
     added = next((how for how in flags.merges if how != "cat"), None)
     if len(ranks) > 1 and added is not None:
-        raise InputError(f"--merge {added}: the adapters have different ranks, {', '.join(map(str, ranks))}; give cat")
+        raise InputError(f"--merge {added}: the adapters have different ranks, {', '.join(map(str, ranks))}; use cat")
 
 
 def put_together(runs: Sequence[DocumentRun], flags: ComposeArguments) -> tuple[Path, dict[str, Path]]:
-    """Write the adapters as one, in each way that is asked for, unless they are there.
+    """Write the adapters as one, with each requested method, unless that exists.
 
     Returns:
-        The folder of them all, and the folder of each by the way it was made.
+        The parent folder, and the folder of each composition by its method.
     """
     kind, names = runs[0].kind, flags.merges if runs[0].kind == "lora" else (CARTRIDGES,)
     how = {"merges": names, "merge_weight": flags.merge_weight, "ties_density": flags.ties_density} if kind == "lora" else {}
@@ -195,7 +195,7 @@ def put_together(runs: Sequence[DocumentRun], flags: ComposeArguments) -> tuple[
 
 
 def compose(runs: Sequence[DocumentRun], folders: Mapping[str, Path], flags: ComposeArguments) -> None:
-    """Write the adapters of runs as one into each folder, by the way it is made."""
+    """Write the adapters of runs as one into each folder, with the folder's method."""
     from llmft.models.load import load_model
     from llmft.models.parts import composing
 
@@ -215,7 +215,7 @@ def ask(run: DocumentRun, alone: Sequence[Path], together: Mapping[str, Path], o
     """Ask each adapter alone, and all together, the questions of one run.
 
     Returns:
-        Document and headline, and for each metric the scores without an adapter, of the run's own, of each other, and of all.
+        Document and headline, and for each metric the scores without an adapter, with the run's own, with each other, with all.
     """
     headline, sets = run.metrics["headline"]["name"], run.metrics["sets"]["in_domain"]
     records = {}
@@ -237,7 +237,7 @@ def ask(run: DocumentRun, alone: Sequence[Path], together: Mapping[str, Path], o
 
 
 def show(rows: Sequence[Mapping[str, Any]], together: Sequence[str]) -> None:
-    """Print a table for each metric: a row a document, and their means."""
+    """Print a table for each metric: one row per document, and their means."""
     from rich.table import Table
 
     from llmft.runs.summary import plain_console

@@ -1,4 +1,4 @@
-"""How a script starts. Nothing heavy is imported before it is known that there is something to do."""
+"""The start of a script. Nothing heavy is imported before it is known that there is something to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmft.runs.finished import process_command
 
 
 def run_script(pipeline: str) -> None:
-    """Do what the process's command line asks of a pipeline, unless it is finished, and end the process.
+    """Run a pipeline with the process's command line, unless that run is finished, and exit.
 
     Args:
         pipeline: name of its module.
@@ -19,7 +19,7 @@ def run_script(pipeline: str) -> None:
         return
     from llmft.cost.meter import process_meter
 
-    process_meter().open()  # before what takes long to import
+    process_meter().open()  # before the slow imports
     from llmft.runs.program import run_main
 
     main = import_module(f"llmft.pipelines.{pipeline}").main

@@ -1,6 +1,6 @@
-"""Fine-tuning on labelled rows, on answers in words, or on documents as they are. Pattern-based (PBFT): train the model to give
-the right label's token behind the query; its language-modelling head and a verbalizer stand in for a classification head.
-Vanilla: train a new classification head in its place (Mosbach et al. 2023, section 3)."""
+"""Fine-tuning on labelled rows, on answers in words, or on documents themselves. Pattern-based (PBFT): train the model to give
+the right label's token after the query; its language-modelling head and a verbalizer take the place of a classification head.
+Vanilla: train a new classification head instead (Mosbach et al. 2023, section 3)."""
 
 from __future__ import annotations
 
@@ -131,20 +131,20 @@ def document_texts(job: Job) -> dict[str, str]:
 
 
 def check_fine_tuning(job: Job) -> None:
-    """What concerns several groups of arguments, before anything is loaded.
+    """Check arguments of several groups against each other, before anything is loaded.
 
     Raises:
-        InputError: arguments do not go together.
+        InputError: arguments contradict each other.
     """
     if job.config.fine_tuning.train_on == "demonstrations" and job.config.shots.num_shots == 0:
         raise InputError("--num_shots 0: there are no demonstrations to train on; ask for 1 or more")
     if job.config.data.multi_token_labels:
-        raise InputError("--multi_token_labels: is read by eval.py and distill.py only; choose label words of one token")
+        raise InputError("--multi_token_labels: works only in eval.py and distill.py; choose label words of one token")
     job.config.trained.check_without_context()
 
 
 def objective(flags: FineTuningArguments, label_ids: Sequence[int]) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The loss that the flags ask for, of logits (B, V) and answers (B,)."""
+    """The loss that the flags select, as a function of logits (B, V) and answers (B,)."""
     from llmft.training.losses import answer_cross_entropy, label_cross_entropy, t_few_loss
 
     if flags.loss == "t-few":

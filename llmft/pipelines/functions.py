@@ -1,9 +1,9 @@
 """The three methods as functions on a model in memory, without a command line or a record.
 
-Rows are dicts: `text1`, `text2` if the pattern has it, `label` (from 0, in the order of the prompt's label words) or, behind a
-prompt without label words, `answer` (a text, or several that are accepted), and `idx` if they have a number of their own; queries
-of `distill` need neither. The weights of the caller's model stay as they are, but it
-is put in eval mode; what is trained is a copy.
+Rows are dicts: `text1`, `text2` if the pattern has it, `label` (from 0, in the order of the prompt's label words) or, if the
+    prompt has no label words, `answer` (a text, or several accepted ones), and optionally `idx`, their own number; queries of
+    `distill` need neither label nor answer. The weights of the caller's model do not change, but it is put in eval mode; a copy
+    is trained.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def in_context(
     calibrate: bool = False,
     stop: Sequence[str] = (),
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Ask a model about rows that have a label or an answer, behind demonstrations if there are any.
+    """Ask a model about rows that have a label or an answer, after demonstrations if there are any.
 
     Args:
         stop: texts that end a text answer, besides the model's end token. By default the separator of demonstrations, if there
@@ -94,7 +94,7 @@ def fine_tune(
     Args:
         part: which weights are trained; None for all.
         training: arguments of `RunArguments`, which are transformers' own with ft.py's defaults; the learning rate and the number
-            of epochs are those of docs/defaults.md unless given. Nothing is evaluated or saved on the way.
+            of epochs are those of docs/defaults.md unless given. Nothing is evaluated or saved during training.
 
     Returns:
         The fine-tuned model: a transformers model, or peft's around one.
@@ -122,15 +122,16 @@ def distill(
     part: AdapterArguments | None = None,
     **training: Any,
 ) -> torch.nn.Module:
-    """Distil a context: the teacher reads context and query, a copy of the model learns to answer the query alone alike.
+    """Distil a context: the teacher reads context and query, and a copy of the model learns to give the same answers to only
+    the query.
 
     Args:
-        demonstrations: the context; or, or besides, what `teacher_prompt` puts in front (its `instruction`, `document`).
+        demonstrations: the context, instead of or in addition to that of `teacher_prompt` (its `instruction`, `document`).
         teacher_prompt: the teacher's prompt; None for the student's.
-        teacher: another model of the same vocabulary and its tokenizer; None for the model itself. Where its output layer is
-            padded to more tokens than the model's, these are cut off, and stay so.
-        objective: what is minimised; None for the forward KL over the labels, or, of answers in words, over the teacher's 50
-            largest and the rest at each token of what it answers.
+        teacher: another model with the same vocabulary and its tokenizer; None for the model itself. If its output layer is
+            padded to more tokens than the model's, the extra ones are cut off permanently.
+        objective: what is minimised; None for the forward KL over the labels or, for answers in words, over the teacher's 50
+            most likely tokens and the rest at each token of its answers.
         part, training: as in `fine_tune`, with distill.py's defaults (`DistillationRunArguments`).
 
     Returns:
@@ -162,9 +163,9 @@ def distill(
 
 
 def _complete(rows: Sequence[Row], prompt: PromptFormat, *, labelled: bool = True, least: int = 1) -> list[dict[str, Any]]:
-    """The rows with what their readers expect of every row; `labelled` ones are checked to have the label of a word."""
+    """The rows with all required fields; `labelled` ones are checked to have a label with a word."""
     if len(rows) < least:
-        raise InputError("rows: there are none; give one or more")
+        raise InputError("rows: is empty; give at least one")
     complete = [{"idx": i, "text2": None, "label": None, **row} for i, row in enumerate(rows)]
     if _kind(prompt).in_words:
         return [_with_answers(row, needed=labelled) for row in complete]
@@ -179,12 +180,12 @@ def _with_answers(row: dict[str, Any], *, needed: bool) -> dict[str, Any]:
     answers = row.get("answer") or ()
     answers = (answers,) if isinstance(answers, str) else tuple(answers)
     if needed and not answers:
-        raise InputError(f"rows: row {row['idx']} has no answer; the prompt has no label words, so that rows need a text there")
+        raise InputError(f"rows: row {row['idx']} has no answer; the prompt has no label words, so rows need a text")
     return {**row, "answer": answers, "document": row.get("document")}
 
 
 def _kind(prompt: PromptFormat) -> type[Answers]:
-    """The kind of answers behind a prompt: labels if it has words for them."""
+    """The kind of answers to a prompt: labels if it has words for them."""
     return ANSWERS["label" if prompt.words else "text"]
 
 
@@ -204,13 +205,13 @@ def _scorer(
 
 
 def _run_arguments(kind: type[RunArguments], defaults: TrainingDefaults, rows: int, training: Mapping[str, Any]) -> RunArguments:
-    """How a part is trained on so many rows."""
+    """How a part is trained on this number of rows."""
     for name in ("eval_strategy", "save_strategy"):
         if training.get(name, "no") != "no":
-            raise InputError(f"{name} {training[name]}: functions neither evaluate nor save on the way; leave it out")
+            raise InputError(f"{name} {training[name]}: functions do not evaluate or save during training; drop it")
     usual = {"learning_rate": defaults.learning_rate, "num_train_epochs": defaults.epochs(rows)}
     run = kind(**{"output_dir": tempfile.gettempdir(), **usual, **training})
-    set_seed(run.seed)  # peft draws from torch's own stream
+    set_seed(run.seed)  # peft draws from torch's global generator
     return run
 
 

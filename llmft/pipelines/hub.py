@@ -10,7 +10,7 @@ from llmft.runs.record import folder_name
 
 
 def push(job: Job) -> None:
-    """Upload a finished run's student, from rank 0. A push that fails costs nothing but a line: the run is finished."""
+    """Upload a finished run's student, from rank 0. A failed push only prints a line, since the run is finished."""
     from huggingface_hub import HfApi
 
     if not job.record.writes:

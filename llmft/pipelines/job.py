@@ -1,4 +1,4 @@
-"""One run under way: scorers, scoring a stage, the record."""
+"""One run in progress: scorers, scoring a stage, the record."""
 
 from __future__ import annotations
 
@@ -30,50 +30,50 @@ if TYPE_CHECKING:
 
 @dataclass
 class Job:
-    """One run under way."""
+    """One run in progress."""
 
     method: str
     task: Task
     model_name: str
     config: Config
     given: dict[str, Any]
-    """Arguments that can change the result and are not at their default; learning rate and epochs are those in force."""
+    """Arguments that can change the result and are not at their default; learning rate and epochs are the values in use."""
     schedule: str | None
-    """Learning rate and epochs and where they come from, as a sentence; None where nothing is trained."""
+    """Learning rate and epochs and where they come from, as a sentence; None if nothing is trained."""
     described: dict[str, str]
-    """What files and other models are called, whose content is in the run's name: tells runs apart for people."""
+    """Names of the files and other models whose content is in the run's name, so that people can tell runs apart."""
     setting: str
-    """Hash of everything but the seeds, those of a student's training too: runs that share it are repetitions."""
+    """Hash of everything but the seeds, including those of a student's training: runs that share it are repetitions."""
     identity: dict[str, Any]
-    """What the record tells of the models themselves, for the report: `fingerprints`, `student`, `folder`."""
+    """What the record says about the models themselves, for the report: `fingerprints`, `student`, `folder`."""
     data_fingerprints: dict[str, str]
     record: RunRecord
     meter: Meter = field(default_factory=Meter)
     first: Job | None = None
-    """The job of the same command line that has loaded model and data, if this is a later one."""
+    """The job of the same command line that loaded model and data, if this is a later one."""
     data: TaskData | None = None
     eval_sets: dict[str, list[Row]] = field(default_factory=dict)
     contexts: list[list[Row]] = field(default_factory=list)
     """The demonstrations of each context."""
     other_sets: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
-    """Group -> set name -> rows that a pipeline scores beside the task's own sets, at the stages it chooses."""
+    """Group -> set name -> rows that a pipeline scores in addition to the task's own sets, at the stages it chooses."""
     other_tasks: dict[str, Task] = field(default_factory=dict)
     """Name of such a set -> its task."""
     references: Mapping[str, Reference] = field(default_factory=dict)
-    """Set -> what answers to it are compared with as they are read, beside the rows' own."""
+    """Set -> what the model's answers are compared with, in addition to the rows' own."""
     train_idx: list[Any] = field(default_factory=list)
     """Idx of the training rows or queries."""
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     model_weights: int = 0
-    """Number of the weights of the model as it was loaded."""
+    """Number of weights of the model as loaded."""
     paid_before: set[PhaseKey] = field(default_factory=set)
-    """Phases whose work an earlier session of this run has done, and the costs count."""
+    """Phases whose work was done, and whose costs were counted, in an earlier session of this run."""
     resumed_from: str | None = None
-    """Checkpoint that training went on from. Costs up to there are counted; what a killed session spent after it is not known."""
+    """Checkpoint from which training resumed. Costs up to it are counted; what a killed session spent after it is not known."""
 
     @property
     def demonstrations(self) -> list[Row]:
-        """Those of the first context; none where there is none."""
+        """Those of the first context; none if there is no context."""
         return self.contexts[0] if self.contexts else []
 
     def scorer(
@@ -88,14 +88,14 @@ class Job:
         calibrate: bool = False,
         trained: bool = False,
     ) -> Scorer:
-        """A way of asking `model` for a task's answers, with what the flags say about lengths, answers and batches.
+        """A way of asking `model` for a task's answers, with the flags' lengths, answers and batches.
 
         Args:
             task, sample: another task than the run's own, and one of its rows.
-            trained: whether it is the one to be trained, so that room is left for a soft prompt.
+            trained: whether the model will be trained, so that room is left for a soft prompt.
 
         Raises:
-            InputError: the prompts and the answers do not go together, such as a label word that is not one token.
+            InputError: the prompts and the answers do not fit together, for example a label word is not a single token.
         """
         from llmft.evaluation.kinds import answers_of
         from llmft.evaluation.scorer import Scorer
@@ -118,7 +118,7 @@ class Job:
         """Check that the scorers' prompts fit the model; `train_rows` are the rows or queries that will be trained on.
 
         Raises:
-            InputError: they do not fit, or programs are to be run and do not run with the right answers.
+            InputError: they do not fit, or programs that should run do not run with the right answers.
         """
         if self.config.data.run_code is not None:
             from llmft.evaluation.running import check_runs
@@ -129,8 +129,8 @@ class Job:
             scorer.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
 
     def begin(self) -> None:
-        """Write `config.json` with all arguments and draws: from here on the run has a folder, and bad input is past. Says what
-        learning rate and epochs it uses."""
+        """Write `config.json` with all arguments and draws: from here on the run has a folder, and all input has been checked.
+        Prints the learning rate and epochs in use."""
         if self.record.writes and self.schedule is not None:
             print(self.schedule)
         draws = {
@@ -158,13 +158,13 @@ class Job:
         )
 
     def score(self, stage: str, scorer: Scorer | MeanScorer) -> dict[str, Scores]:
-        """Score all evaluation sets and put metrics, predictions and costs in the record."""
+        """Score all evaluation sets and add metrics, predictions and costs to the record."""
         scores = self.score_sets(stage, scorer)
         self.keep(stage, scorer.answers, scores)
         return scores
 
     def score_sets(self, stage: str, scorer: Scorer | MeanScorer) -> dict[str, Scores]:
-        """Score all evaluation sets; what each costs is a phase of kind `evaluate`."""
+        """Score all evaluation sets; each is a phase of kind `evaluate`."""
         return {name: self.score_set(stage, name, scorer, rows) for name, rows in self.eval_sets.items()}
 
     def score_set(self, stage: str, name: str, scorer: Scorer | MeanScorer, rows: Sequence[Row]) -> Scores:
@@ -179,7 +179,7 @@ class Job:
         return {name: answers.metrics(one, names[name]) for name, one in scores.items()}
 
     def keep(self, stage: str, answers: Answers, scores: Mapping[str, Scores]) -> None:
-        """Put metrics and predictions of sets in the record."""
+        """Add metrics and predictions of sets to the record."""
         metrics = self.metrics_of(answers, scores)
         for name, one in scores.items():
             columns = {column: list(values) if values.ndim > 1 else values for column, values in one.columns.items()}
@@ -196,8 +196,8 @@ class Job:
         """Write the record of all ranks and say where it is.
 
         Args:
-            prompts: who is asked (`teacher`, `student`) -> the prompt format in each context, for a student's card.
-            saved: what the cache's answers had cost when they were made, for `cost.json`.
+            prompts: role (`teacher`, `student`) -> the prompt format in each context, for a student's card.
+            saved: the original costs of answers taken from the cache, for `cost.json`.
         """
         from llmft.evaluation.kinds import answers_of
         from llmft.models.reading.agreement import disagreements

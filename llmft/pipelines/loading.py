@@ -1,4 +1,4 @@
-"""What a run loads: rows, the draws from them, and models."""
+"""Loads what a run needs: rows, the draws from them, and models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load_all(job: Job, *, with_demonstrations: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load data and model, on the device that was asked for; draw evaluation rows and, if used, demonstrations.
+    """Load data and model, on the requested device; draw evaluation rows and, if used, demonstrations.
 
     Raises:
         InputError: something is missing or does not fit together.
@@ -51,10 +51,10 @@ def load_data(job: Job, *, num_contexts: int) -> None:
 
 
 def load_start(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load model and tokenizer, on the device that was asked for.
+    """Load model and tokenizer, on the requested device.
 
     Raises:
-        InputError: there is no such model, or it has not the part that is to be trained.
+        InputError: there is no such model, or it lacks the part to be trained.
     """
     from llmft.models.parts.adapt import check_part, count_trainable
 
@@ -82,7 +82,7 @@ def load_start(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def _say_slow(run: RunArguments, model: PreTrainedModel) -> None:
-    """Say it where the processor computes in a half precision without being made for it."""
+    """Print a note if the processor has no support for the half precision in use."""
     import torch
 
     from llmft.models.precision import instructions_for
@@ -93,14 +93,14 @@ def _say_slow(run: RunArguments, model: PreTrainedModel) -> None:
         name = str(precision).removeprefix("torch.")
         say_note(
             f"this processor has no instructions for {name}: reading takes several times as long as in float32, training tens of "
-            "times (docs/costs.md#half-precision-on-a-cpu); what it saves is memory"
+            "times (docs/costs.md#half-precision-on-a-cpu); it only saves memory"
         )
 
 
 def load_other_model(
     job: Job, name: str, flag: str, *, revision: str, gguf_file: str | None = None, tokenizer_name: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model as it is, by the flags that say how models are held.
+    """A model without any trained part, loaded according to the flags.
 
     Args:
         flag: the flag that names it, for messages.
@@ -123,12 +123,12 @@ def load_other_model(
         flag=flag,
     )
     loaded = loaded.to(job.config.run.device)
-    agreement_of(loaded)  # here, so that no phase in which rows are read pays for it
+    agreement_of(loaded)  # here, so that its cost is not in a phase that reads rows
     return loaded, tokenizer
 
 
 def _default_dtype(job: Job, name: str, revision: str, flag: str) -> str:
-    """The precision where none is asked for: float32 for training, else that of --fp16 or --bf16, or a student's own."""
+    """The precision if none is requested: float32 for training, else that of --fp16 or --bf16, or a student's own."""
     from llmft.models.identity import settings_of_student
 
     run, cache_dir = job.config.run, job.config.model.cache_dir
@@ -138,7 +138,7 @@ def _default_dtype(job: Job, name: str, revision: str, flag: str) -> str:
     if trained_in != "float32":
         say_note(
             f"{flag} {name}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
-            f"--torch_dtype {trained_in} gives its own"
+            f"use --torch_dtype {trained_in} for its original scores"
         )
     return "float32"  # training under --fp16 or --bf16 keeps full-precision weights to update
 
@@ -149,16 +149,14 @@ def _draw_contexts(job: Job, num_contexts: int) -> list[list[Row]]:
         one, noun, column = ("a", "label", data.label_column) if job.task.label_names else ("an", "answer", data.answer_column)
         raise InputError(
             f"--train_file {data.train_file}: no row has {one} {noun} in column {column}; demonstrations need {noun}s, "
-            f"write some there, or name the column with --{noun}_column"
+            f"add some, or name the column with --{noun}_column"
         )
     if shots.sample_indices_file is not None:
         listed = listed_demonstrations(job.data.demonstrations, shots.sample_indices_file)
         if "num_shots" in job.given and shots.num_shots != len(listed):
-            raise InputError(
-                f"--num_shots {shots.num_shots}: --sample_indices_file names {len(listed)} rows; leave --num_shots out"
-            )
+            raise InputError(f"--num_shots {shots.num_shots}: --sample_indices_file names {len(listed)} rows; drop --num_shots")
         if num_contexts > 1:
-            raise InputError(f"--num_contexts {num_contexts}: --sample_indices_file names one context; leave one of them out")
+            raise InputError(f"--num_contexts {num_contexts}: --sample_indices_file gives only one context; drop one of them")
         return [listed]
     return draw_contexts(
         job.data.demonstrations,

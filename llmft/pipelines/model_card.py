@@ -1,4 +1,4 @@
-"""The model card of a student: what it is, what it was trained on, how it scores, what that cost, and how others load it."""
+"""The model card of a student: what it is, what it was trained on, its scores and costs, and how to load it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 STAGES = {"model": "after", "model_best_in_domain": "best_in_domain", "model_best_out_of_domain": "best_out_of_domain"}
-"""Folder of a run that holds a student, and the stage that has its scores."""
+"""Folders in a run that hold a student, with the stage that has its scores."""
 SHOWN = 2000
-"""Characters of a context's files that a card holds at most."""
+"""Maximum number of characters of a context's files in a card."""
 
 
 def write_cards(run: Path, model_name: str, prompts: Mapping[str, Sequence[PromptFormat]]) -> list[str]:
-    """Write a card into each student's folder of a run that has everything but `DONE`.
+    """Write a card into each student's folder of a run that is complete except for `DONE`.
 
     Args:
         run: the run's folder.
-        model_name: what it was started with as model.
+        model_name: the model that it was started with.
         prompts: as in `Job.finish`.
 
     Returns:
-        What others cannot load of the run's students, which are all of one kind; a sentence each.
+        Sentences about what other libraries cannot load of the run's students, which are all of one kind.
     """
     limits: list[str] = []
     for name, stage in STAGES.items():
@@ -51,13 +51,11 @@ def limits_of(folder: Path) -> list[str]:
     """What plain transformers and peft cannot load of a student, or not from its folder alone."""
     base, limits = base_named_in(folder), []
     if (folder / PARALLEL_SETTINGS).is_file():
-        limits.append(
-            "Parallel adapters are a format of llmft's own: transformers and peft do not load them, llmft's eval.py does."
-        )
+        limits.append("Parallel adapters are llmft's own format: transformers and peft do not load them, llmft's eval.py does.")
     if (folder / HEAD_SETTINGS).is_file():
         limits.append(
-            "The classification head is a format of llmft's own: llmft's eval.py loads all; transformers (AutoModel) loads the "
-            "backbone alone."
+            "The classification head is in llmft's own format: llmft's eval.py loads everything; transformers (AutoModel) "
+            "loads only the backbone."
         )
     if base is not None and base.gguf_file is not None:
         limits.append(
@@ -65,12 +63,12 @@ def limits_of(folder: Path) -> list[str]:
             "names it."
         )
     if base is not None and Path(base.name).name == START and (folder / START).is_dir():
-        limits.append(f"It was trained on a model that is kept in {START}/ beside it: copy the folder as a whole.")
+        limits.append(f"It was trained on a model that is kept next to it in {START}/: copy the whole folder.")
     return limits
 
 
 def is_local(name: str) -> bool:
-    """Whether a model's name is a folder of this machine, not one on the hub."""
+    """Whether a model's name is a folder on this machine, not a model on the hub."""
     return name.startswith(("/", ".", "~")) or Path(name).exists()
 
 
@@ -103,14 +101,14 @@ def card(run: Path, folder: Path, stage: str, model_name: str, prompts: Mapping[
 
 
 def place(name: str) -> str:
-    """What is to be said of a model's name that means nothing elsewhere."""
-    return " (a folder of the machine that it was trained on: bring it along)" if is_local(name) else ""
+    """A remark on a model's name that means nothing on other machines."""
+    return " (a folder on the machine where it was trained; copy that, too)" if is_local(name) else ""
 
 
 def introduction(config: dict[str, Any], folder: Path, origin: str, model_name: str) -> str:
-    """Base, method, and who made it."""
+    """Base and method."""
     kind = "distilled from a context" if "distill" in config["method"] else "fine-tuned"
-    base = "" if origin in (model_name, str(folder / START)) else f" The adapter goes with `{origin}`{place(origin)}."
+    base = "" if origin in (model_name, str(folder / START)) else f" The adapter's base is `{origin}`{place(origin)}."
     return f"A student of `{model_name}`{place(model_name)}, {kind} by llmft (method `{config['method']}`).{base}"
 
 
@@ -138,10 +136,10 @@ def loading(folder: Path, base: Base | None, config: dict[str, Any]) -> str:
     parts += [f"With llmft: `python eval.py --model_name_or_path FOLDER --num_shots 0 ...`{gguf_flag}."]
     if dtype != "float32":
         parts += [
-            f"Weights are in {dtype}; llmft computes the last layer's logits in float32 all the same, transformers does not."
+            f"Weights are in {dtype}; llmft computes the last layer's logits in float32 nevertheless; transformers does not."
         ]
     if (folder / "adapter_config.json").is_file() and '"CARTRIDGE"' in (folder / "adapter_config.json").read_text():
-        parts += ["The cartridge stands for the text's start: tokenize queries with `add_special_tokens=False`."]
+        parts += ["The cartridge replaces the start of the text: tokenize queries with `add_special_tokens=False`."]
     return "\n\n".join([*parts, *limits])
 
 
@@ -151,7 +149,7 @@ def training_data(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     draws, lines = config["draws"], [f"- task: {config['task']} (version {config['task_version']})"]
     lines += [f"- data: {', '.join(config['data_fingerprints'])}"]
     learnt = metrics.get("answer_pattern", {}).get("learnt", len(draws["train_rows"]))
-    lines += [f"- rows that were trained on: {learnt}"]
+    lines += [f"- rows trained on: {learnt}"]
     if "context" in arguments:
         lines += [f"- context: {arguments['context']}"]
     if arguments.get("instruction"):
@@ -159,46 +157,44 @@ def training_data(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     if arguments.get("context_file"):
         lines += [f"- context file: {', '.join(Path(file).name for file in arguments['context_file'].split(','))}"]
     if arguments.get("context_dir"):
-        lines += [f"- context: the files {arguments['context_glob']} of {Path(arguments['context_dir']).name}"]
+        lines += [f"- context: the files {arguments['context_glob']} in {Path(arguments['context_dir']).name}"]
     shown = [context for context in draws["demonstrations"] if context]
     lines += [f"- demonstrations (idx of the training rows): {', '.join(map(str, context))}" for context in shown]
     steps, epochs = arguments["max_steps"], arguments["num_train_epochs"]
     length = counted(steps, "step") if steps > 0 else counted(epochs, "epoch")
     lines += [f"- learning rate {arguments['learning_rate']:g}, {length}"]
-    lines += [f"- seeds: {arguments['seed']} of training, {arguments['data_seed']} of the draws"]
+    lines += [f"- seeds: {arguments['seed']} for training, {arguments['data_seed']} for the draws"]
     return "\n".join(lines)
 
 
 def prompt_texts(prompts: Mapping[str, Sequence[PromptFormat]], *, classifier: bool) -> str:
-    """How a query is written to each who is asked, and what the context's files say."""
+    """How queries are written for teacher and student, and the text of the context's files."""
     names = ["description", "instruction", "turns", "pattern", "shown_labels", "prefix", "separator"]
     names += [] if classifier else ["delimiter", "words"]
-    parts = ["As JSON; `words` are the label words, `delimiter` stands in front of them, `separator` between demonstrations."]
+    parts = ["As JSON; `words` are the label words, `delimiter` comes before them, `separator` between demonstrations."]
     if any(isinstance(formats[0], ChatFormat) for formats in prompts.values()):
         names += ["system_prompt", "context_role"]
-        parts += ["All stands in the model's chat template: the pattern is the user's turn, the answer the assistant's."]
+        parts += ["Everything is in the model's chat template: the pattern is the user's turn, the answer the assistant's."]
     for who, formats in prompts.items():
         texts = {name: getattr(formats[0], name) for name in names if name == "delimiter" or getattr(formats[0], name)}
         parts += [f"The {who}'s:", fenced(json.dumps(texts, indent=2, ensure_ascii=False), "json")]
         for document in filter(None, dict.fromkeys(prompt.document for prompt in formats)):
-            cut = f", of which these are the first {SHOWN}" if len(document) > SHOWN else ""
+            cut = f", the first {SHOWN} of which follow" if len(document) > SHOWN else ""
             parts += [f"The text of files in the {who}'s context ({len(document)} characters{cut}):", fenced(document[:SHOWN])]
     return "\n\n".join(parts)
 
 
 def fenced(text: str, language: str = "") -> str:
-    """A block of code in Markdown, whatever is in it."""
+    """A code block in Markdown, whatever it contains."""
     ticks = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"{ticks}{language}\n{text}\n{ticks}"
 
 
 def command_line(words: Sequence[str], processes: int) -> str:
-    """The command, to be pasted where the scripts are."""
+    """The command, to be pasted in the folder with the scripts."""
     launcher = ["python"] if processes == 1 else ["torchrun", "--standalone", "--nproc_per_node", str(processes)]
     flags = [word for word in words[1:] if not word.startswith("--local_rank")]  # which DeepSpeed's launcher adds
-    several = (
-        "" if processes == 1 else f"\n\nIt ran in {processes} processes; `deepspeed` and other launchers start them as well."
-    )
+    several = "" if processes == 1 else f"\n\nIt ran in {processes} processes; `deepspeed` and other launchers work, too."
     return fenced(shlex.join([*launcher, Path(words[0]).name, *flags]), "bash") + several
 
 
@@ -215,10 +211,10 @@ def scores(metrics: dict[str, Any], stage: str) -> str:
 
 
 def cost_sentence(cost: dict[str, Any], metrics: dict[str, Any]) -> str:
-    """Of the whole run, evaluations included."""
+    """The costs of the whole run, including evaluations."""
     total = cost["total"]
     tokens = ", ".join(f"{who} {count:.1f}" for who, count in metrics["tokens_per_query"].items())
     return (
         f"CPU {total['cpu_total_s']:.1f} s, memory {total['rss_peak_bytes'] / 2**20:.0f} MiB at its peak, over all stages and "
-        f"evaluations. Tokens a query: {tokens}."
+        f"evaluations. Tokens per query: {tokens}."
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def check_follows(job: Job, teacher: torch.nn.Module) -> None:
-    """Check that the teacher can read along token by token, where it may take over.
+    """Check that the teacher can read along token by token, if it may take over.
 
     Raises:
         InputError: it cannot.
@@ -30,7 +30,7 @@ def check_follows(job: Job, teacher: torch.nn.Module) -> None:
 
     if job.config.distillation.answers == "mixed" and not can_share(teacher):
         raise InputError(
-            f"--answers mixed: {type(teacher).__name__} cannot go on behind an encoded context, as the teacher has to for each "
+            f"--answers mixed: {type(teacher).__name__} cannot continue after an encoded context, as the teacher has to at each "
             "token; use --answers student"
         )
 
@@ -38,12 +38,12 @@ def check_follows(job: Job, teacher: torch.nn.Module) -> None:
 def learn_on_policy(
     job: Job, student: Scorer, teacher: Teacher, reference: Mapping[str, Scores], keeps: Retained | None
 ) -> Trained:
-    """Train the student on what the teacher says to the student's own answers.
+    """Train the student on the teacher's distributions along the student's own answers.
 
     Args:
         teacher: reads along, and has the queries.
-        reference: the teacher's scores of all evaluation sets, to log the divergence from.
-        keeps: what the student is to keep; None for nothing.
+        reference: the teacher's scores of all evaluation sets, for logging the divergence from it.
+        keeps: the behaviour that the student should keep; None for nothing.
     """
     from llmft.distillation.rollouts import Rollouts, Tally
     from llmft.distillation.trainer import OnPolicyTrainer

@@ -1,4 +1,4 @@
-"""From the command line to the runs it asks for."""
+"""From the command line to the runs that it describes."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from llmft.tasks.table import Task
 
 
 def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, description: str) -> list[Job]:
-    """Parse the command line and find the records of the runs it asks for.
+    """Parse the command line and find the records of its runs.
 
     Args:
-        method: the pipeline's name in the record, unless flags say more exactly what is done.
-        groups: argument dataclasses, that of the run last.
+        method: the pipeline's name in the record, unless flags make it more specific.
+        groups: argument dataclasses; the last is that of the run.
         argv: command line without the program's name; None for the process's own.
         description: what the program does, for `--help`.
 
     Returns:
-        One job, or with `--num_data_seeds` one for each data seed.
+        One job, or with `--num_data_seeds` one per data seed.
 
     Raises:
         InputError: the arguments are unusable.
@@ -78,7 +78,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     check_kind(groups, given, task)
     command = process_command() if argv is None else Command()
     if values["overwrite_output_dir"] or values["push_to_hub"]:
-        command.note = None  # there is something to do though the runs are finished
+        command.note = None  # there is something to do although the runs are finished
     caches = [values["cache_dir"]] if values["cache_dir"] else []
     command.reads(paths_named(groups, values), caches)
     config = Config.of(make(groups[:-1], values))
@@ -102,7 +102,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
 
 
 def task_defaults(task: Task, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults of flags that a task sets, given the values of all."""
+    """Defaults of flags that depend on the task, given the values of all flags."""
     from llmft.evaluation.kinds import answers_of
 
     defaults = {} if values.get("targets", "soft") != "soft" else answers_of(task).defaults
@@ -110,18 +110,18 @@ def task_defaults(task: Task, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_kind(groups: Sequence[type], given: Mapping[str, Any], task: Task) -> None:
-    """Check that the given flags are about the task's kind of answers.
+    """Check that the given flags apply to the task's kind of answers.
 
     Raises:
-        InputError: one is about another.
+        InputError: one applies to another kind.
     """
     for group in groups:
         for name, (_, rules) in flags_of(group).items():
             if name in given and rules.answers not in (None, task.answer):
                 kinds = {"text": "words", "label": "labels"}
                 raise InputError(
-                    f"--{name} {given[name]}: is about answers that are {kinds[rules.answers]}, and those to {task.name} are "
-                    f"{kinds[task.answer]}; leave it out"
+                    f"--{name} {given[name]}: is for answers that are {kinds[rules.answers]}, but those to {task.name} are "
+                    f"{kinds[task.answer]}; drop this flag"
                 )
 
 
@@ -135,26 +135,26 @@ def reads_training_rows(config: Config) -> bool:
 
 
 def check_context(config: Config, task: Task) -> None:
-    """Check that files of the context are read.
+    """Check that the context's files will be used.
 
     Raises:
-        InputError: some are not.
+        InputError: some will not.
     """
     context, by_name = config.context, task.documents is not None and task.splits is None
     if not context.context_files:
         return
     shown = f"--context_dir {context.context_dir}" if context.context_dir else f"--context_file {context.context_file}"
     if context.reads("document") and not by_name:
-        raise InputError(f"{shown}: rows of {task.name} bring their own documents; leave it out, or ask for --context file")
+        raise InputError(f"{shown}: rows of {task.name} have their own documents; drop this flag, or use --context file")
     if config.in_context is not None and len(context.texts) > 1 and not by_name:
         raise InputError(f"{shown}: eval.py reads one context; give one file")
 
 
 def check_paths(config: Config) -> None:
-    """Check what must be there whatever the task.
+    """Check for files that must exist whatever the task.
 
     Raises:
-        InputError: it is not.
+        InputError: one does not exist.
     """
     folder, listed = config.data.data_dir, config.shots.sample_indices_file
     if folder is not None and not Path(folder).is_dir():
@@ -162,14 +162,15 @@ def check_paths(config: Config) -> None:
     if listed is not None and not Path(listed).is_file():
         raise InputError(f"--sample_indices_file {listed}: no such file; name a csv with a column idx, or a .json list")
     if listed is not None:
-        read_text(listed, "--sample_indices_file")  # says so if it is no text
+        read_text(listed, "--sample_indices_file")  # raises an error if it is not text
 
 
 def with_run(config: Config, group: type, values: dict[str, Any], task: Task, model_name: str) -> tuple[Config, Schedule | None]:
-    """The config with the arguments of the run itself, learning rate and epochs in force; these, too, where a model is trained.
+    """The config with the arguments of the run itself, with the learning rate and epochs in use; also the schedule if a model
+    is trained.
 
     Raises:
-        InputError: the arguments are unusable, or the rows that set the epochs are.
+        InputError: the arguments are unusable, or the rows that determine the epochs are.
     """
     if config.trained is None:
         return replace(config, run=make([group], values)[0]), None
@@ -181,7 +182,7 @@ def with_run(config: Config, group: type, values: dict[str, Any], task: Task, mo
 
 
 def load_metrics(task: Task) -> None:
-    """Load the metrics of the task's sets and those of --metric: what is missing is to be said before the work is done."""
+    """Load the metrics of the task's sets and those of --metric, so that a missing one is reported before the work is done."""
     for name in {*task.metrics, *(name for eval_set in task.row_sets for name in eval_set.metrics)}:
         from llmft.evaluation.metrics import load_metric
 
@@ -189,7 +190,7 @@ def load_metrics(task: Task) -> None:
 
 
 def set_up_process(config: Config) -> None:
-    """Seed all generators, and show progress bars or none."""
+    """Seed all generators, and turn progress bars on or off."""
     from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
@@ -201,10 +202,10 @@ def set_up_process(config: Config) -> None:
 def jobs_of(
     config: Config, task: Task, identity: dict[str, Any], *, method: str, model_name: str, schedule: Schedule | None
 ) -> list[Job]:
-    """The runs that a config asks for, one for each data seed; their records may be finished already.
+    """The runs of a config, one per data seed; some may be finished already.
 
     Raises:
-        InputError: there are no so many data seeds.
+        InputError: there are not that many data seeds.
     """
     run, number = config.run, config.in_context.num_data_seeds if config.in_context else 1
     if run.data_seed + number > SEEDS:
@@ -217,7 +218,7 @@ def jobs_of(
         parts = (method, task.name, short_name(model_name))
         record = RunRecord.locate(run.output_dir, parts, seeded, writes=this_process().is_first)
         record.overwrite = run.overwrite_output_dir
-        arguments = copy.copy(run)  # TrainingArguments must not be made anew: that starts the process group again
+        arguments = copy.copy(run)  # creating TrainingArguments again would start the process group again
         arguments.data_seed = data_seed
         jobs.append(
             Job(
@@ -242,14 +243,14 @@ def jobs_of(
 
 
 def check_ranks(runs: list[str]) -> None:
-    """Check that the ranks of one launch do the same runs, together.
+    """Check, on all ranks together, that the ranks of one launch do the same runs.
 
     Raises:
-        InputError: one is asked for others.
+        InputError: one was asked to do other runs.
     """
     for rank, others in enumerate(all_gather(runs)):
         if others != runs:
             raise InputError(
-                f"RANK {rank}: is to do {others[0]}, and rank {this_process().rank} {runs[0]}; give all ranks the same command "
-                f"line and files, or {REMEDY}"
+                f"RANK {rank}: was asked to do {others[0]}, but rank {this_process().rank} was asked to do {runs[0]}; give all "
+                f"ranks the same command line and files, or {REMEDY}"
             )

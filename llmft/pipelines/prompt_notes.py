@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 def say_prompts(
     job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[Row] = (), *, trained_as: str = "trained on"
 ) -> None:
-    """Write notes on label tokens, on text that looks like control tokens, and on evaluation rows that the model has been shown.
+    """Print notes on label tokens, on text that looks like control tokens, and on evaluation rows that the model has been shown.
 
     Args:
         scorers: role (`teacher`, `student`, or "") -> its scorer.
-        train_rows: the rows or queries that are trained on.
-        trained_as: what they are, for the message.
+        train_rows: the rows or queries used for training.
+        trained_as: how the message refers to them.
     """
     if not job.record.writes:
         return
@@ -35,7 +35,7 @@ def say_prompts(
 
 
 def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:
-    """The last tokens of one query, then each label's; one line where all are asked alike, none for a classifier."""
+    """The last tokens of one query, then those of each label; one line if all roles agree, none for a classifier."""
     borders = {who: scorer.answers.border for who, scorer in scorers.items() if scorer.answers.border}
     if len(set(borders.values())) == 1:
         borders = {"": next(iter(borders.values()))}
@@ -44,7 +44,7 @@ def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:
 
 
 def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[Row]) -> Iterator[str]:
-    """The number of rows whose text holds what would be a control token in a pattern."""
+    """The number of rows whose text contains what would be a control token in a pattern."""
     prompters = [scorer.prompter for scorer in scorers.values()]
     prompter = prompters[0]
     control = look_for(tuple(control_tokens(prompter.tokenizer)))
@@ -56,7 +56,7 @@ def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[
     ]
     matches = [control.findall("\n".join(row_texts(row))) for rows in sets for row in rows]
     names = dict.fromkeys(name for names in matches for name in names)
-    read_as = "text" if prompter.prompt_format.control(prompter.tokenizer, ()).ids else "these, as upstream does"
+    read_as = "text" if prompter.prompt_format.control(prompter.tokenizer, ()).ids else "control tokens, as upstream does"
     if names:
         examples = ", ".join(map(repr, [*names][:3]))
         count = f"{sum(map(bool, matches))} of {len(matches)} rows"
@@ -66,9 +66,10 @@ def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[
 
 
 def repetition_lines(job: Job, train_rows: Sequence[Row], trained_as: str) -> Iterator[str]:
-    """How many evaluation rows ask what a demonstration asks or a row that is trained on; other files give other idx."""
+    """How many evaluation rows have the texts of a demonstration or a training row; compared by text, since idx differ between
+    files."""
     seen = {
-        "stand answered in the context": [row for context in job.contexts for row in context],
+        "are answered in the context": [row for context in job.contexts for row in context],
         f"are {trained_as}": train_rows,
     }
     parts = []

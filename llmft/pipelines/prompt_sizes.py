@@ -1,4 +1,4 @@
-"""What prompts cost at inference, with a context and without."""
+"""The cost of prompts at inference, with and without a context."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def prompt_sizes(tokens: Mapping[str, float], token_bytes: Mapping[str, int | None]) -> dict[str, Any]:
-    """`tokens_per_query` and `kv_bytes_per_query` for `metrics.json`: tokens of a prompt, and bytes of their keys and values.
+    """`tokens_per_query` and `kv_bytes_per_query` for `metrics.json`: tokens of a prompt, and bytes of its keys and values.
 
     Args:
-        tokens: who reads the prompts -> mean tokens.
-        token_bytes: who -> bytes of one token's keys and values (`kv_bytes_per_token`); None where a model keeps something else.
+        tokens: role -> mean number of tokens of its prompts.
+        token_bytes: role -> bytes of one token's keys and values (`kv_bytes_per_token`); None if the model stores something else.
     """
     sizes = {who: token_bytes[who] * number for who, number in tokens.items() if token_bytes[who] is not None}
     return {"tokens_per_query": dict(tokens), **({"kv_bytes_per_query": sizes} if sizes else {})}

@@ -1,4 +1,4 @@
-"""The prompt format that a run's flags ask for: of everyone, or of the teacher and the student."""
+"""The prompt format that a run's flags select, for everyone or for teacher and student separately."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 
 def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> PromptFormat:
-    """The prompt format that the flags ask for.
+    """The prompt format that the flags select.
 
     Args:
-        number: of the teacher's context, where each has a file of its own.
-        who: `teacher` or `student` for the one whose own pattern, prefix and target tokens win; else None. The
-            description is context: a student never reads it.
+        number: the number of the teacher's context, if each has its own file.
+        who: `teacher` or `student`, whose own pattern, prefix and target tokens take precedence; else None. The description
+            is context: a student never reads it.
 
     Raises:
-        InputError: the flags do not make a prompt.
+        InputError: the flags do not give a prompt.
     """
     data, upstream = job.config.data, job.config.data.upstream_prompts
     named = _named_pattern(job)
@@ -61,11 +61,11 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
 
 
 def check_aligned(teacher: MeanScorer, student: Scorer, rows: Sequence[Row]) -> None:
-    """Check that teacher and student are asked about the rows alike, but for the context, where a chat template has its say or
-    more is compared than one token behind the query.
+    """Check that the prompts of teacher and student differ only by the context, if there is a chat template or more than one
+    token after the query is compared.
 
     Raises:
-        InputError: they are not.
+        InputError: they differ otherwise.
     """
     if not student.answers.in_words and not isinstance(student.prompter.prompt_format, ChatFormat):
         return
@@ -74,7 +74,7 @@ def check_aligned(teacher: MeanScorer, student: Scorer, rows: Sequence[Row]) -> 
 
 
 def format_of(data: DataArguments, pattern_format: type[PromptFormat] = PromptFormat) -> Callable[..., PromptFormat]:
-    """What makes a prompt format: for chats where the flags ask for those, else `pattern_format`."""
+    """The class of the prompt format: that for chats if the flags say so, else `pattern_format`."""
     if not data.chat:
         return pattern_format
     system = None if data.system_prompt is None else text_or_file(data.system_prompt, "--system_prompt")
@@ -82,7 +82,7 @@ def format_of(data: DataArguments, pattern_format: type[PromptFormat] = PromptFo
 
 
 def _choose(job: Job, who: str | None, name: str, default: str | None) -> tuple[Any, str]:
-    """The value of a flag, and the flag: the teacher's or the student's of that name where it is given, else everyone's."""
+    """The value of a flag, and the flag: the teacher's or the student's own if it is given, else the common one."""
     for flag, group in ((f"{who}_{name}", job.config.distillation if who else None), (name, job.config.data)):
         value = getattr(group, flag, None)
         if value is not None:
@@ -94,13 +94,13 @@ def _named_pattern(job: Job) -> NamedPattern:
     name = job.config.data.pattern_name
     if name not in job.task.patterns:
         raise InputError(
-            f"--pattern_name {name}: {job.task.name} has the patterns {', '.join(job.task.patterns)}; or give --pattern"
+            f"--pattern_name {name}: {job.task.name} has the patterns {', '.join(job.task.patterns)}; use one, or --pattern"
         )
     return job.task.patterns[name]
 
 
 def _pattern(job: Job, who: str | None) -> tuple[str | None, str]:
-    """The pattern that flags give in place of a named one, and the flag."""
+    """The pattern that flags give instead of a named one, and the flag."""
     pattern, flag = _choose(job, who, "pattern", None)
     trained = job.config.trained
     if who == "teacher" and job.config.context.reads("label"):
@@ -111,15 +111,15 @@ def _pattern(job: Job, who: str | None) -> tuple[str | None, str]:
 
 
 def _default_prefix(job: Job, prefix: str) -> str:
-    """A named pattern's prefix; of upstream's prompts, with the space that its sweeps of in-context learning pass."""
+    """A named pattern's prefix; for upstream's prompts, with the space that upstream's in-context sweeps pass."""
     if not job.config.data.upstream_prompts:
         return prefix
     return escaped(prefix) + (" " if job.method == "icl" else "")
 
 
 def _context(job: Job, labels: tuple[str, ...], number: int) -> dict[str, Any]:
-    """Instruction, text of files, a dialogue and gold labels, as far as they are read in front of a query; what a file holds is
-    text whatever flag names it."""
+    """Instruction, text of files, a dialogue and gold labels, as far as they are read before a query; the content of a file is
+    plain text whatever flag names it."""
     data, flags, distillation = job.config.data, job.config.context, job.config.distillation
     instruction, texts = "", []
     if distillation is not None and distillation.label_words is not None:
@@ -145,10 +145,10 @@ def _context(job: Job, labels: tuple[str, ...], number: int) -> dict[str, Any]:
 
 
 def file_text(job: Job, number: int = 0) -> str:
-    """The text of --context file: that of a file, or of all files of a folder.
+    """The text for --context file: that of a file, or of all files in a folder.
 
     Args:
-        number: of the context, where each has a file of its own.
+        number: the number of the context, if each has its own file.
 
     Raises:
         InputError: a file cannot be read.

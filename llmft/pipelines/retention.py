@@ -1,4 +1,4 @@
-"""Retention: how training on one task changes others, each scored zero-shot in its minimal pattern before and after."""
+"""Retention: how training on one task changes others, each scored zero-shot with its minimal pattern before and after."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def retention_tasks(names: str | None, run_task: str) -> list[Task]:
         run_task: name of the run's own task.
 
     Raises:
-        InputError: one is not in the table, the run's own, or named twice.
+        InputError: one is not in the table, is the run's own, or is listed twice.
     """
     chosen = [] if names is None else [name.strip() for name in names.split(",")]
     others = ", ".join(name for name, task in TASKS.items() if name != run_task and task.answer == "label")
     for place, name in enumerate(chosen):
         if name == run_task:
-            raise InputError(f"--retention_tasks {names}: {name} is the run's own task; choose of {others}")
+            raise InputError(f"--retention_tasks {names}: {name} is the run's own task; choose from {others}")
         if name not in TASKS:
-            raise InputError(f"--retention_tasks {names}: no task {quote(name)}; choose of {others}, comma between")
+            raise InputError(f"--retention_tasks {names}: no task {quote(name)}; choose from {others} (comma-separated)")
         if TASKS[name].answer != "label":
-            raise InputError(f"--retention_tasks {names}: the answers of {name} are words, not labels; choose of {others}")
+            raise InputError(f"--retention_tasks {names}: the answers of {name} are words, not labels; choose from {others}")
         if name in chosen[:place]:
-            raise InputError(f"--retention_tasks {names}: {name} stands there twice; name it once")
+            raise InputError(f"--retention_tasks {names}: {name} is listed twice; list it once")
     return [in_domain_alone(TASKS[name]) for name in chosen]
 
 
 def retention_fingerprints(tasks: list[Task], data_dir: str | None) -> dict[str, str]:
-    """What identifies prompts and rows of these tasks: set -> version of its task, and as `fingerprint_data`.
+    """What identifies prompts and rows of these tasks: set -> version of its task, and the result of `fingerprint_data`.
 
     Raises:
         InputError: a local file is missing.
@@ -60,13 +60,13 @@ def retention_fingerprints(tasks: list[Task], data_dir: str | None) -> dict[str,
 
 
 def set_name(task: Task) -> str:
-    """What the set of a task is called in the record."""
+    """The name of a task's set in the record."""
     return f"{RETENTION}-{task.name}"
 
 
 @dataclass(frozen=True)
 class Retention:
-    """The other tasks of a run; there may be none.
+    """The other tasks of a run, possibly none.
 
     Attributes:
         scorers: set name -> the scorer of its task.
@@ -79,10 +79,10 @@ class Retention:
 
     @classmethod
     def create(cls, tasks: list[Task], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Retention:
-        """Load the tasks' rows, check that their prompts fit `model`, and put them among the job's other sets.
+        """Load the tasks' rows, check that their prompts fit `model`, and add them to the job's other sets.
 
         Raises:
-            InputError: rows are missing, a label word is not one token, or a prompt does not fit the model's window.
+            InputError: rows are missing, a label word is not a single token, or a prompt does not fit the model's window.
         """
         data, run = job.config.data, job.config.run
         scorers: dict[str, Scorer] = {}
@@ -105,13 +105,13 @@ class Retention:
         return cls(job, scorers, rows)
 
     def score(self, stage: str, model: torch.nn.Module) -> None:
-        """Score all rows of all tasks with the model as it is, and put them in the record."""
+        """Score all rows of all tasks with the current model, and add them to the record."""
         for name, scorer in self.scorers.items():
             scores = self.job.score_set(stage, name, scorer.with_model(model), self.rows[name])
             self.job.keep(stage, scorer.answers, {name: scores})
 
     def change(self, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """`retention_change` for `metrics.json`: every set's headline at stage `after` less that at `before`."""
+        """`retention_change` for `metrics.json`: every set's headline at stage `after` minus that at `before`."""
         changes = {}
         for name, scorer in self.scorers.items():
             before, after = (stages[stage][name][scorer.answers.headline.name] for stage in ("before", "after"))
@@ -121,8 +121,8 @@ class Retention:
 
 @contextmanager
 def _naming(task: Task) -> Iterator[None]:
-    """Context: errors name the task they are about."""
+    """Context manager: errors name the task that they are about."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"--retention_tasks {task.name}: {error}; or leave {task.name} out") from error
+        raise InputError(f"--retention_tasks {task.name}: {error}; or drop {task.name}") from error

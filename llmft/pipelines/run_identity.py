@@ -1,4 +1,4 @@
-"""What makes a run the run it is: all that can change its result, whose hash is its name."""
+"""A run's identity: everything that can change its result, whose hash is its name."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from llmft.tasks.queries import QUERIES, RETAINED, query_source
 from llmft.tasks.table import Task
 
 RECORD_VERSION = 5
-"""Part of every run's name; to be raised when a default changes, or the code so that the same arguments give other results."""
+"""Part of every run's name; raise it when a default changes, or when a change of the code makes the same arguments give other
+results."""
 TARGETS_METHOD = {"soft": "distill", "hard": "pseudo-label", "gold": "gold-label"}
-"""What distill.py's --targets make of the method."""
+"""Suffix of the method's name for each of distill.py's --targets."""
 
 
 def method_name(method: str, config: Config) -> str:
-    """Name of a run's method, with the part that is trained, as records have it.
+    """Name of a run's method in records, including the trained part.
 
     Args:
-        method: the pipeline's own.
+        method: the pipeline's name.
     """
     if config.fine_tuning is not None:
         method = config.fine_tuning.method
@@ -44,12 +45,12 @@ def method_name(method: str, config: Config) -> str:
 def settings(
     config: Config, task: Task, *, method: str, model_name: str, given: Mapping[str, Any], schedule: Mapping[str, float]
 ) -> dict[str, Any]:
-    """All that can change the result of a run. Files count by their content, wherever they lie; defaults do not count.
+    """Everything that can change the result of a run. Files count by their content, wherever they are; defaults do not count.
 
     Args:
-        method: as `method_name` gives it.
+        method: the result of `method_name`.
         given: the flags that are not at their default, and their values.
-        schedule: learning rate and epochs in force, where they are not the paper's.
+        schedule: learning rate and epochs in use, if they are not the paper's.
 
     Raises:
         InputError: a file or model cannot be read.
@@ -89,8 +90,8 @@ def settings(
 
 
 def named_flags(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the given flags that name the run: what it does not read, or what changes no result, does not. A file of JSON
-    counts by its text."""
+    """Those of the given flags that are part of the run's name: not those that it does not use, or that do not change the
+    result. A JSON file counts by its text."""
     unread = () if _reads_demonstrations(config) else {field.name for field in fields(config.shots)}
     rules = {name: rules for group in config.groups.values() for name, (_, rules) in flags_of(type(group)).items()}
     named = {
@@ -107,8 +108,8 @@ def _reads_demonstrations(config: Config) -> bool:
 
 
 def describe_metric(name: str, kind: str) -> str:
-    """What a run's name holds of a metric of --metric, which is loaded for a kind of answers: a hash of its module's text, or its
-    name on the hub."""
+    """What identifies a metric of --metric, which is loaded for a kind of answers, in a run's name: a hash of its module's
+    source, or its name on the hub."""
     from llmft.evaluation.metrics import metric_file, module_texts
 
     file = metric_file(name, kind)
@@ -116,7 +117,7 @@ def describe_metric(name: str, kind: str) -> str:
 
 
 def context_settings(config: Config) -> dict[str, Any]:
-    """What of the context is read from files, as above."""
+    """The parts of the context that are read from files, as above."""
     files, instruction = config.context.context_files, getattr(config.context, "instruction", None)
     values: dict[str, Any] = {}
     if files:
@@ -131,7 +132,7 @@ def context_settings(config: Config) -> dict[str, Any]:
 def distillation_settings(
     flags: DistillationArguments, task: Task, data_dir: str | None, cache_dir: str | None
 ) -> dict[str, Any]:
-    """What distillation reads from files: their content is part of the run's name, their paths are not."""
+    """The files that distillation reads: their content is part of the run's name, their paths are not."""
     from llmft.pipelines.retention import retention_fingerprints, retention_tasks
 
     values: dict[str, Any] = {}
@@ -145,7 +146,7 @@ def distillation_settings(
 
 
 def describe(config: Config) -> dict[str, str]:
-    """Short names of what a run reads from files or other models."""
+    """Short names of the files and other models that a run reads."""
     names = {"instruction": getattr(config.context, "instruction", None), "context_file": config.context.context_file}
     names |= {"context_dir": config.context.context_dir}
     if config.distillation is not None:
@@ -155,7 +156,7 @@ def describe(config: Config) -> dict[str, str]:
 
 
 def model_fingerprints(config: Config, model_name: str, settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Where the models of a run lie (or their names on the hub), and what identifies their content."""
+    """Paths of a run's models (or their names on the hub), and what identifies their content."""
     names = {"model": model_name}
     if config.distillation is not None and config.distillation.teacher_model_name_or_path is not None:
         names["teacher_model"] = config.distillation.teacher_model_name_or_path
@@ -167,7 +168,7 @@ def model_fingerprints(config: Config, model_name: str, settings: Mapping[str, A
 
 
 def student_of(model_name: str) -> dict[str, Any] | None:
-    """Setting and seeds of the run whose student the model is: what evaluations of it are repeated over."""
+    """Setting and seeds of the run whose student the model is; evaluations of it are repetitions over these seeds."""
     run = run_of(model_name)
     if run is None or "setting" not in run:
         return None
@@ -176,7 +177,7 @@ def student_of(model_name: str) -> dict[str, Any] | None:
 
 
 def with_data_seed(settings: Mapping[str, Any], data_seed: int) -> dict[str, Any]:
-    """The settings of the run with that data seed."""
+    """The settings of the run with this data seed."""
     given = {name: value for name, value in settings["given"].items() if name != "data_seed"}
     if data_seed != RunArguments.data_seed:
         given["data_seed"] = data_seed
@@ -184,5 +185,5 @@ def with_data_seed(settings: Mapping[str, Any], data_seed: int) -> dict[str, Any
 
 
 def without_seeds(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings but for the seeds of draws and training."""
+    """The settings without the seeds of draws and training."""
     return {**settings, "given": {k: v for k, v in settings["given"].items() if k not in ("seed", "data_seed")}}

@@ -1,4 +1,4 @@
-"""Learning rate and epochs of a run: what the flags say, else the defaults for what is trained, on how many rows."""
+"""Learning rate and epochs of a run: the flags' values, or the defaults for the trained part and the number of rows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from llmft.tasks.table import Task
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate and epochs in force.
+    """Learning rate and epochs in use.
 
     Attributes:
-        values: argument -> value; no epochs where `--max_steps` says when training ends.
-        sentence: these and where each comes from, for people.
+        values: argument -> value; no epochs if `--max_steps` says when training ends.
+        sentence: these values and where each comes from, for display.
     """
 
     values: dict[str, float]
@@ -29,7 +29,7 @@ class Schedule:
 
     @property
     def given(self) -> dict[str, float]:
-        """The values that a run's name and its record's `given` hold: all but the paper's own."""
+        """The values in a run's name and in its record's `given`: all except the paper's own."""
         return {name: value for name, value in self.values.items() if value != PAPER[name]}
 
 
@@ -43,11 +43,11 @@ def schedule_in_force(config: Config, values: Mapping[str, Any], task: Task, mod
     """The schedule of a run that trains.
 
     Args:
-        config: all arguments but for those of the run itself.
+        config: all arguments except those of the run itself.
         values: the value of each argument, None for a learning rate or epochs that are not given.
 
     Raises:
-        InputError: rows must be counted, and cannot be read.
+        InputError: rows must be counted but cannot be read.
     """
     defaults, about = _defaults(config, task, model_name)
     given = {name: values[name] for name in PAPER if values[name] is not None}
@@ -62,7 +62,7 @@ def schedule_in_force(config: Config, values: Mapping[str, Any], task: Task, mod
 
 
 def _defaults(config: Config, task: Task, model_name: str) -> tuple[TrainingDefaults, str]:
-    """How the part that is trained is trained unless flags say otherwise, and how a sentence calls it."""
+    """The defaults for the trained part, and its name in the sentence."""
     part = config.trained.part
     if task.training is not None and model_name == task.default_model:
         return task.training[part], f"{PART_NAMES[part]} of the model {model_name}"
@@ -82,12 +82,12 @@ def _sentence(values: Mapping[str, float], chosen: Mapping[str, float], about: s
 
 
 def counted(number: float, noun: str) -> str:
-    """As `1 epoch`, `2.5 epochs`."""
+    """For example `1 epoch`, `2.5 epochs`."""
     return f"{number:g} {noun}" + ("" if number == 1 else "s")
 
 
 def _rows(config: Config, values: Mapping[str, Any], task: Task) -> tuple[int, str]:
-    """How many rows are trained on, and how a sentence calls them."""
+    """The number of training rows, and their name in the sentence."""
     data, distilling = config.data, config.distillation
     noun = "queries" if distilling else "rows"
     if distilling is None and config.fine_tuning.train_on == "document":

@@ -1,5 +1,5 @@
-"""Self-study: a model writes queries about documents, chunk by chunk, and answers them behind these; distill.py takes both
-(--query_file, --answers given). What is of no use is dropped, counted, and written to a file of its own."""
+"""Self-study: a model writes queries about documents, chunk by chunk, and answers them after reading the chunk; distill.py uses
+both (--query_file, --answers given). Useless pairs are dropped, counted, and written to a separate file."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ GROUPS = (
     RunArguments,
 )
 TOLD_IN_CHAT, TOLD_IN_TEXT, LINE_END = "{text1}", "{text1}\nQuestion:", r"\n"
-"""The patterns by which the writer is told what to write, and what ends its query where no chat template does."""
+"""The patterns of the writer's prompt, with and without a chat template, and what ends its query without one."""
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Write queries about documents and their answers to a file.
 
     Returns:
-        Nothing: there is no folder of a run.
+        An empty list: there is no run folder.
 
     Raises:
         InputError: the arguments are unusable.
@@ -107,12 +107,12 @@ def prepare_study(argv: Sequence[str] | None) -> Job:
     set_up_process(config)
     record = RunRecord(Path(flags.output_file).parent, writes=this_process().is_first)
     job = Job("self-study", task, name, config, identity["given"], None, {}, short_hash(identity), {}, {}, record)
-    prompt_format_of(job)  # says early what is wrong with it
+    prompt_format_of(job)  # raises errors early
     return job
 
 
 def study(job: Job, files: StudyFiles) -> None:
-    """Write queries, answer them, sift both, and say what came of it.
+    """Write queries, answer them, filter both, and print a summary.
 
     Raises:
         InputError: a chunk or a query does not fit the model's window, or a file cannot be written.
@@ -147,23 +147,23 @@ def study(job: Job, files: StudyFiles) -> None:
 
 
 def seed_prompts_of(value: str) -> dict[str, str]:
-    """The seed prompts of a user's, by name.
+    """A user's seed prompts, by name.
 
     Raises:
-        InputError: they are no texts.
+        InputError: they are not texts.
     """
     prompts = read_json("seed_prompts", value)
     if not prompts or not all(isinstance(text, str) and text.strip() for text in prompts.values()):
-        raise InputError('--seed_prompts: holds something else than texts by name; write {"name": "prompt", ...}')
+        raise InputError('--seed_prompts: does not map names to texts; write {"name": "prompt", ...}')
     return prompts
 
 
 @dataclass(frozen=True)
 class Asker:
-    """A model that writes, and what it has written before.
+    """A model that writes, with the cache of what it has written.
 
     Attributes:
-        job: whose flags say how it writes.
+        job: its flags say how to write.
     """
 
     job: Job
@@ -173,10 +173,10 @@ class Asker:
 
     @classmethod
     def create(cls, job: Job, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Asker:
-        """The model with the cache that the flags ask for.
+        """The model with the cache that the flags select.
 
         Raises:
-            InputError: the cache's folder cannot be written to.
+            InputError: the cache's folder is not writable.
         """
         from llmft.evaluation.answer_cache import AnswerCache
         from llmft.models.reading.batches import BatchSize
@@ -190,7 +190,7 @@ class Asker:
         return cls(job, model, tokenizer, AnswerCache.create(store, model, tokenizer, BatchSize.of(run)))
 
     def scorer(self, prompt_format: PromptFormat) -> Scorer:
-        """The model, asked by these prompts."""
+        """The model, asked with these prompts."""
         made = self.job.scorer(self.model, self.tokenizer, prompt_format, sample=question(0, "?"))
         return replace(made, cache=self.cache)
 
@@ -201,7 +201,7 @@ def question(idx: int, text: str) -> Row:
 
 
 def writer_of(asker: Asker) -> Asker:
-    """The model that writes queries: the one that answers, or the other that the flags name, by their limit and temperature.
+    """The model that writes queries: the one that answers, or the other that the flags name, with their limit and temperature.
 
     Raises:
         InputError: it cannot be loaded.
@@ -217,10 +217,10 @@ def writer_of(asker: Asker) -> Asker:
 
 
 def write_queries(writer: Asker, chunks: Sequence[Chunk], assignments: Sequence[Assignment]) -> list[WrittenPair]:
-    """Have a model write what is assigned, behind each chunk.
+    """Let a model write the assigned queries, after each chunk.
 
     Raises:
-        InputError: its window does not hold a chunk.
+        InputError: a chunk does not fit in its window.
     """
     from llmft.distillation.sifting import WrittenPair
 
@@ -242,27 +242,27 @@ def write_queries(writer: Asker, chunks: Sequence[Chunk], assignments: Sequence[
 
 
 def written_by(scorer: Scorer, rows: Sequence[Row], phase: Phase) -> list[Row]:
-    """As `Scorer.answered`, of queries.
+    """As `Scorer.answered`, for queries.
 
     Raises:
         InputError: a prompt with its query does not fit the model's window.
     """
     try:
         return scorer.answered(rows, phase)
-    except InputError as error:  # which speaks of answers
+    except InputError as error:  # its message is about answers
         raise InputError(str(error).replace("--max_new_tokens", "--max_query_tokens")) from error
 
 
 def with_seed(scorer: Scorer, seed: int) -> Scorer:
-    """The same, tokens being drawn by this seed."""
+    """The same scorer with this seed for sampling."""
     return replace(scorer, answers=replace(scorer.answers, generation=replace(scorer.answers.generation, seed=seed)))
 
 
 def answer_queries(asker: Asker, chunked: ChunkedDocuments, sieve: Sieve) -> None:
-    """Have the model answer the pairs that are left, behind their chunks and without them; drop what is of no use.
+    """Let the model answer the remaining pairs, after their chunks and without them; drop useless ones.
 
     Raises:
-        InputError: the model's window does not hold a chunk with a query.
+        InputError: a chunk with a query does not fit in the model's window.
     """
     job = asker.job
     behind, without = prompt_format_of(job, "teacher"), asker.scorer(prompt_format_of(job, "student"))
@@ -275,6 +275,6 @@ def answer_queries(asker: Asker, chunked: ChunkedDocuments, sieve: Sieve) -> Non
 
 
 def answers_to(scorer: Scorer, pairs: Sequence[WrittenPair], phase: Phase) -> list[list[int]]:
-    """What the model answers to the pairs' queries, as tokens."""
+    """The model's answers to the pairs' queries, as tokens."""
     rows = [question(number, pair.query) for number, pair in enumerate(pairs)]
     return [row["answer_ids"] for row in scorer.answered(rows, phase)] if rows else []

@@ -15,7 +15,7 @@ from llmft.runs.store import check_writable, write_json, write_json_lines
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """What self-study writes: the pairs that are kept, those that are not, and what there is to say of both."""
+    """What self-study writes: the pairs that are kept, those that are dropped, and a summary."""
 
     pairs: Path
     dropped: Path
@@ -23,15 +23,15 @@ class StudyFiles:
 
     @classmethod
     def of(cls, output_file: str) -> StudyFiles:
-        """The file of this name, and those beside it."""
+        """The file with this name, and those next to it."""
         pairs = Path(output_file)
         return cls(pairs, pairs.with_suffix(".dropped.jsonl"), pairs.with_suffix(".summary.json"))
 
     def finished(self, setting: str, *, overwrite: bool) -> bool:
-        """Whether the same command has ended, which is then said.
+        """Whether the same command has already finished; if so, says so.
 
         Raises:
-            InputError: one of the files exists and comes from another, or the folder cannot be written to.
+            InputError: one of the files exists and comes from another command, or the folder is not writable.
         """
         check_writable(self.pairs.parent, f"--output_file {self.pairs}")
         there = next((path for path in (self.pairs, self.dropped, self.summary) if path.exists()), None)
@@ -39,7 +39,7 @@ class StudyFiles:
             return False
         if self._setting() != setting:
             raise InputError(
-                f"--output_file {self.pairs}: {there.name} exists, and another command wrote it; name another file, or add "
+                f"--output_file {self.pairs}: {there.name} was written by another command; choose another file, or use "
                 "--overwrite_output_dir"
             )
         if not self.pairs.exists():  # a command that was killed while it wrote the other two
@@ -67,7 +67,7 @@ class StudyFiles:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Context: the files are written."""
+        """Context manager for writing the files."""
         try:
             yield
         except OSError as error:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def teacher_model(
     job: Job, flags: DistillationArguments, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The student's start, or the other model that the flags name, with its tokenizer.
+    """The initial student, or the other model that the flags name, with its tokenizer.
 
     Raises:
-        InputError: that cannot be loaded, or has another vocabulary.
+        InputError: it cannot be loaded, or has another vocabulary.
     """
     if flags.teacher_model_name_or_path is None:
         return job.loaded
@@ -39,16 +39,16 @@ def teacher_model(
 
 
 def fit_logits(teacher: PreTrainedModel, student: PreTrainedModel, support: str, answers: str = "teacher") -> None:
-    """Cut the teacher's logits to the width of the student's: the rest pads its output layer, as the vocabulary is the same.
+    """Cut the teacher's logits to the width of the student's: since the vocabulary is the same, the rest is padding.
 
     Args:
-        answers: who writes them; of the student's own, each token must be one to the teacher.
+        answers: who writes them; if it is the student, the teacher must know all of its tokens.
 
     Raises:
-        InputError: the teacher does not give what the support compares.
+        InputError: the teacher lacks logits that the support compares.
     """
     if support != "labels" and classification_head(teacher) is not None:
-        raise InputError(f"--support {support}: the teacher is a classifier and gives labels alone; use --support labels")
+        raise InputError(f"--support {support}: the teacher is a classifier and only gives labels; use --support labels")
     if support in ("labels", "labels_rest"):
         return
     widths = [logits_width(model) for model in (teacher, student)]
@@ -57,11 +57,11 @@ def fit_logits(teacher: PreTrainedModel, student: PreTrainedModel, support: str,
     elif widths[0] < widths[1] and (support == "vocab" or answers in ("student", "mixed")):
         by_support = ("--support vocab", "--support topk")
         given, remedy = by_support if support == "vocab" else (f"--answers {answers}", "--answers teacher")
-        raise InputError(f"{given}: teacher and student give {widths[0]} and {widths[1]} logits; use {remedy}")
+        raise InputError(f"{given}: teacher and student have {widths[0]} and {widths[1]} logits; use {remedy}")
 
 
 def check_vocabularies(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, flag: str) -> None:
-    """A token must mean the same to both.
+    """Check that each token means the same to both.
 
     Raises:
         InputError: it does not; the message names the first token that differs.
@@ -84,13 +84,13 @@ def check_sizes(job: Job, teacher: MeanScorer) -> None:
     """
     flags, part = job.config.distillation, job.config.trained
     size = bare_model(teacher.scorers[0].model).config.get_text_config().vocab_size
-    most = size // 2 if flags.answers == "mixed" else size  # as many of the teacher's stand beside the student's
+    most = size // 2 if flags.answers == "mixed" else size  # there are as many tokens of the teacher as of the student
     if flags.support == "topk" and flags.topk > most:
-        raise InputError(f"--topk {flags.topk}: the vocabulary has {size} tokens; ask for no more than {most}")
+        raise InputError(f"--topk {flags.topk}: the vocabulary has {size} tokens; use at most {most}")
     if part.use_cartridge and len(teacher.scorers) > 1:
         raise InputError(
-            f"--use_cartridge: starts as the keys and values of one context, and there are {len(teacher.scorers)} documents; ask "
-            "about one, or train another part"
+            f"--use_cartridge: is initialised from one context, but there are {len(teacher.scorers)} documents; use only one, or "
+            "train another part"
         )
     if part.use_cartridge:
         from llmft.models.parts.cartridge import context_start
@@ -99,10 +99,10 @@ def check_sizes(job: Job, teacher: MeanScorer) -> None:
 
 
 def with_cache(job: Job, teacher: MeanScorer) -> MeanScorer:
-    """The same teacher with the cache of answers that the flags ask for.
+    """The same teacher with the cache of answers that the flags select.
 
     Raises:
-        InputError: the cache's folder cannot be written to.
+        InputError: the cache's folder is not writable.
     """
     flags, run = job.config.distillation, job.config.run
     if flags.teacher_cache_dir == "none":

@@ -1,4 +1,4 @@
-"""What fine-tuning and distillation share: train, evaluate on the way and at the end, keep the weights."""
+"""Common to fine-tuning and distillation: train, evaluate during and after training, save the weights."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gives.
+    """The result of training.
 
     Attributes:
         scores: of stage `after`, and with `--eval_strategy` of the best ones, which are in the record already.
-        metrics: what `metrics.json` gets.
+        metrics: entries for `metrics.json`.
         log: the training log.
     """
 
@@ -62,10 +62,10 @@ class Trained:
 
 
 def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | None = None) -> torch.nn.Module:
-    """The model with the part that the flags ask for made trainable; says which weights that are.
+    """The model with the part that the flags select made trainable; prints which weights these are.
 
     Args:
-        context_ids: tokens of the context, which a cartridge starts as; None where there is none.
+        context_ids: tokens of the context from which a cartridge is initialised; None if there is none.
     """
     with job.meter.phase("adapt"):
         adapted = adapt(model, job.config.trained, context_ids, job.config.run.seed)
@@ -83,11 +83,11 @@ def train(
     reference: Mapping[str, Scores] | None = None,
     **trainer_arguments: Any,
 ) -> Trained:
-    """Train the student's model (from the last checkpoint of an interrupted run, if there is one), evaluate it on the way if
-    that is asked for and at the end, and save its weights.
+    """Train the student's model (from the last checkpoint of an interrupted run, if there is one), evaluate it during training
+    if requested and at the end, and save its weights.
 
     Args:
-        reference: the teacher's scores of all evaluation sets, to log the divergence from; None where there is no teacher.
+        reference: the teacher's scores of all evaluation sets, for logging the divergence; None if there is no teacher.
     """
     run, counts = job.config.run, count_trainable(student.model)
     run.output_dir = str(job.record.checkpoints)
@@ -100,13 +100,13 @@ def train(
             examples,
             run,
             finite=StopAtNonFinite(job.train_idx, job.model_name),
-            callbacks=[saving, EvaluateThenSave()],  # in front of StopAtNonFinite, which must know what the step's end brings
+            callbacks=[saving, EvaluateThenSave()],  # before StopAtNonFinite, which must know what happens at the step's end
             eval_dataset=job.eval_sets,
             evaluations=evaluations,
             **trainer_arguments,
         )
         _add_callbacks(job, trainer, student, phase, kept)
-        trainer.add_callback(EndOnceSaved(saving))  # behind those that add to a checkpoint
+        trainer.add_callback(EndOnceSaved(saving))  # after those that add to a checkpoint
         _restore(job, evaluations, trainer)
         with saving.preemption.listening():
             trainer.train(resume_from_checkpoint=job.resumed_from)
@@ -129,7 +129,7 @@ def train(
 
 
 def _evaluations(job: Job, student: Scorer, teacher: Mapping[str, Scores] | None) -> Evaluations:
-    """Where evaluations go; with --eval_strategy the best of each domain are kept."""
+    """The evaluations of a run; with --eval_strategy the best of each domain are kept."""
     names = () if job.config.run.eval_strategy == "no" else ("in_domain", "out_of_domain")
     domains = {name: list(sets) for name in names if (sets := job.data.groups[name])}
     score, measure = partial(job.score_sets, scorer=student), partial(job.metrics_of, student.answers)
@@ -151,7 +151,7 @@ def make_trainer(
         loss_mean=run.loss_mean,
         **trainer_arguments,
     )
-    trainer.collate_with(collator(student.model, student.answers.branches))  # the model is on its device by now
+    trainer.collate_with(collator(student.model, student.answers.branches))  # the model is on its device now
     for printing in (PrinterCallback, ProgressCallback):  # the log goes to train_log.jsonl
         trainer.remove_callback(printing)
     if not trainer.args.disable_tqdm:
@@ -181,7 +181,7 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Scorer, phase: Phase, 
 
 
 def _restore(job: Job, evaluations: Evaluations, trainer: FtTrainer) -> None:
-    """Find the last checkpoint and take over costs, evaluations and the trainer's own progress up to there."""
+    """Find the last checkpoint and restore costs, evaluations and the trainer's own progress from it."""
     checkpoint = job.record.last_checkpoint
     reached = read_progress(checkpoint) if checkpoint and job.record.writes else None
     job.resumed_from, reached = from_rank_0((checkpoint, reached))  # rank 0's view counts: disks may lag
@@ -194,7 +194,8 @@ def _restore(job: Job, evaluations: Evaluations, trainer: FtTrainer) -> None:
 
 
 def _save(job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """What was trained and the tokenizer, as `load_model` reads it; plain transformers and peft formats where they have one."""
+    """Save the trained part and the tokenizer in the form that `load_model` reads: the formats of transformers and peft if they
+    have one."""
     with job.meter.phase("save"), weights_on_rank_0(model, bare_model(model)):
         if job.record.writes:
             with whole_folder(path) as aside:

@@ -1,4 +1,4 @@
-"""The csv of in-context learning that uds-lsv/llmft writes, in its columns, for scripts that read it."""
+"""The csv of in-context learning that uds-lsv/llmft writes, with its columns, for scripts that read it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmft.evaluation.scores import Scores
 
 TIMES = ("_runtime", "_per_second")
-"""What columns of measured times end in."""
+"""The suffix of columns of measured times."""
 BY_LABEL = {"paws-qqp": ("not-paraphrase", "paraphrase"), "cola-ood": ("unacceptable", "acceptable")}
 """Sets that upstream's eval.py scores label by label, and the names of the parts."""
 
@@ -60,9 +60,9 @@ def upstream_row(job: Job, scorer: Scorer, scores: dict[str, Scores]) -> dict[st
 
 
 def append_row(job: Job, row: dict[str, Any]) -> Path:
-    """Append the row to `<output_dir>/<model>_<task>_<evaluation task>.csv`; columns that were not there before are added.
+    """Append the row to `<output_dir>/<model>_<task>_<evaluation task>.csv`; new columns are added.
 
-    A row is there already where an earlier session of the run was killed behind writing it: it is the same but for its times.
+    A row may be there already if an earlier session of the run was killed after writing it; it is the same except for its times.
     """
     import pandas as pd
 
@@ -79,12 +79,12 @@ def append_row(job: Job, row: dict[str, Any]) -> Path:
             return path
         with whole_file(path) as aside:
             pd.concat([*frames, new]).to_csv(aside)
-            job.record.stay()  # before the row is there: another session then looks for it
+            job.record.stay()  # before writing the row: another session then looks for it
     return path
 
 
 def _holds(rows: pd.DataFrame, new: pd.DataFrame) -> bool:
-    """Whether one of the rows, as they are read, is the new one but for its times."""
+    """Whether one of the rows, as they are read, is the new one except for its times."""
     import pandas as pd
 
     written = pd.read_csv(io.StringIO(new.to_csv()), index_col=0, dtype=str, keep_default_na=False)

@@ -1,5 +1,5 @@
-"""Callbacks of training: progress bar, the step that a resumed run goes on from, evaluation before saving, best weights, what an
-unfinished run resumes from, distances from the start."""
+"""Callbacks for training: progress bar, the step at which a run resumes, evaluation before saving, best weights, the state from
+which an unfinished run resumes, distances from the initial weights."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from llmft.training.checkpoints import write_progress
 
 
 class ProgressBar(ProgressCallback):
-    """Shows how far training is, and nothing else: the log goes to `train_log.jsonl`."""
+    """Shows only the progress of training; the log goes to `train_log.jsonl`."""
 
     def on_log(self, *_: Any, **__: Any) -> None:
         """Print no entry of the log."""
 
 
 class SayResumed(TrainerCallback):
-    """Says which step a resumed run goes on from."""
+    """Says at which step a run resumes."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Print it; a run that begins says nothing."""
+        """Print it, unless the run starts from the beginning."""
         if state.global_step and state.is_world_process_zero:
-            print(f"goes on from step {state.global_step} of {state.max_steps}")
+            print(f"resuming at step {state.global_step} of {state.max_steps}")
 
 
 class EvaluateThenSave(TrainerCallback):
-    """Puts an evaluation before the checkpoint of its step, which then holds it, and evaluates the last step always.
+    """Runs an evaluation before the checkpoint of its step, which then includes it, and always evaluates the last step.
 
-    By epochs, transformers would evaluate behind the checkpoint of an epoch's last step. The last step gets no checkpoint:
-    only the saving of its weights follows, and transformers would go a step too far from one that ends within an epoch.
+    When evaluating by epochs, transformers would do so after the checkpoint of an epoch's last step. The last step gets no
+    checkpoint: its weights are saved anyway, and from one within an epoch transformers would resume one step too far.
     """
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        """Evaluate on the last step of an epoch, if epochs are asked for, and of training."""
+        """Evaluate at the last step of training, and at the last step of an epoch if evaluation is by epochs."""
         if args.eval_strategy == "epoch" and state.epoch == int(state.epoch) and state.epoch >= args.eval_delay:
             control.should_evaluate = True
         if state.global_step >= state.max_steps:
@@ -51,7 +51,7 @@ class EvaluateThenSave(TrainerCallback):
         return control
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        """The epoch's last step has been evaluated."""
+        """Nothing to do: the epoch's last step has been evaluated."""
         control.should_evaluate = False
         if state.global_step >= state.max_steps:
             control.should_save = False
@@ -59,20 +59,21 @@ class EvaluateThenSave(TrainerCallback):
 
 
 class KeepBestWeights(TrainerCallback):
-    """Keeps the weights of the best evaluations so far, `best-<step>` in the folder of checkpoints.
+    """Keeps the weights of the best evaluations so far, as `best-<step>` in the folder of checkpoints.
 
-    What a better one has replaced goes away only when a checkpoint knows of that: resuming from an earlier one needs it.
+    Weights that a better evaluation has replaced are removed only after the next checkpoint: resuming from an earlier one needs
+    them.
 
     Args:
         evaluations: those of the run.
-        save: writes the model as it is to a folder; all ranks take part.
+        save: writes the current model to a folder; all ranks take part.
     """
 
     def __init__(self, evaluations: Evaluations, save: Callable[[Path], None]) -> None:
         self.evaluations, self.save = evaluations, save
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Drop what an interrupted run kept after its last checkpoint."""
+        """Remove what an interrupted run kept after its last checkpoint."""
         self._drop_others(args)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -83,7 +84,7 @@ class KeepBestWeights(TrainerCallback):
             self._drop_others(args)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Drop what the checkpoint does not need."""
+        """Remove what the checkpoint does not need."""
         self._drop_others(args)
 
     def _drop_others(self, args: TrainingArguments) -> None:
@@ -99,14 +100,13 @@ def best_weights(checkpoints: Path, step: int) -> Path:
 
 
 class KeepProgress(TrainerCallback):
-    """Puts what our side of an unfinished run resumes from into each checkpoint, behind everything else: evaluations and costs.
+    """Writes our own state of an unfinished run (evaluations and costs) into each checkpoint, after everything else.
 
-    What is spent after the last checkpoint of a session that is killed goes unrecorded.
-
-    Earlier checkpoints go away only now that the new one is whole (transformers removes them before).
+    What a killed session spends after its last checkpoint is not recorded. Earlier checkpoints are removed only once the new one
+    is complete (transformers would remove them before).
 
     Args:
-        progress: makes it, JSON-able, from all ranks.
+        progress: returns that state, JSON-able, from all ranks.
         kept: how many checkpoints an unfinished run keeps.
     """
 
@@ -114,20 +114,20 @@ class KeepProgress(TrainerCallback):
         self.progress, self.kept = progress, kept
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write it beside the checkpoint that was just saved."""
+        """Write it to the checkpoint that was just saved."""
         progress = self.progress()  # waits for all ranks: each has written its part of the checkpoint
         if rank_and_world()[0] == 0:
             write_progress(Path(args.output_dir) / f"checkpoint-{state.global_step}", progress)
             for folder in whole_checkpoints(Path(args.output_dir))[: -self.kept]:
-                (folder / PROGRESS).unlink()  # first: what is left of it by a kill does not look whole
+                (folder / PROGRESS).unlink()  # first, so that after a kill the rest does not look complete
                 shutil.rmtree(folder)
 
 
 class LogDistances(TrainerCallback):
-    """Logs, with every training loss, how far each trained weight is from its start: `l2-dist/<name>`, the L2 norm.
+    """Logs, with every training loss, the L2 distance of each trained weight from its initial value: `l2-dist/<name>`.
 
-    The start is the model as it is when this is made. Rank 0 keeps it on the CPU, and gathers one weight at a time where
-    DeepSpeed ZeRO-3 has cut them up.
+    Initial values are those at construction. Rank 0 keeps them on the CPU, and gathers one weight at a time if DeepSpeed ZeRO-3
+    has partitioned them.
 
     Args:
         model: the model that will be trained.
@@ -142,7 +142,7 @@ class LogDistances(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
-        """Log the distances if this is an entry of training."""
+        """Log the distances if this is a log entry of training."""
         if "loss" not in logs:
             return
         distances: dict[str, float] = {}

@@ -1,7 +1,7 @@
-"""What an unfinished run resumes from, read so that a damaged checkpoint is one clear line and none can run code.
+"""Reading checkpoints of unfinished runs, such that a damaged one gives one clear line and none can run code.
 
-transformers reads its parts with `weights_only`, ours is JSON. DeepSpeed's own files are pickles that it loads as such: resume
-under DeepSpeed only in an output folder that is yours.
+transformers reads its parts with `weights_only`, ours is JSON. DeepSpeed's own files are pickles, which it loads as pickles:
+resume under DeepSpeed only in an output folder that is yours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmft.runs.store import sync_folder, write_json
 
 
 class ReadableCheckpoint(Trainer):
-    """A Trainer whose reading of a checkpoint ends in one clear line where that is damaged."""
+    """A Trainer that reports a damaged checkpoint in one clear line."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         with whole_weights(weights_outside(self.model, bare_model(self.model))):  # peft takes these from the model itself
@@ -33,8 +33,8 @@ class ReadableCheckpoint(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A weight of several names, as a tied output layer has, is in a checkpoint under one of them: transformers would warn of
-        the others, and go on without those that are not there at all."""
+        """A weight with several names, such as a tied output layer, is in a checkpoint under one of them: transformers would
+        warn about the other names, and carry on without weights that are missing altogether."""
         missing, names = set(load_result.missing_keys), defaultdict(set)
         for name, weight in self.model.named_parameters(remove_duplicate=False):
             names[weight].add(name)
@@ -54,13 +54,13 @@ class ReadableCheckpoint(Trainer):
 
 
 def write_progress(checkpoint: Path, progress: dict[str, Any]) -> None:
-    """Put what our side of an unfinished run resumes from, JSON-able, into a checkpoint, which is whole with it."""
+    """Write our own state of an unfinished run, JSON-able, into a checkpoint, which is then complete."""
     sync_folder(checkpoint)
     write_json(checkpoint / PROGRESS, progress)
 
 
 def read_progress(checkpoint: str) -> dict[str, Any]:
-    """What `write_progress` put into a checkpoint.
+    """What `write_progress` wrote into a checkpoint.
 
     Raises:
         InputError: it is damaged.

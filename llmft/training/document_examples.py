@@ -1,4 +1,4 @@
-"""Training on a document as it is: every token of it predicts the next one."""
+"""Training on a document itself: every token predicts the next one."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 def document_examples(
     tokenizer: PreTrainedTokenizerBase, documents: Mapping[str, str], longest: int | None
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """Training examples of documents, and of each the name of its document. A document is opened and ended as the tokenizer does;
-    every token but its first is predicted once.
+    """Training examples from documents, and for each example the name of its document. A document has the tokenizer's begin and
+    end tokens; every token but the first is predicted once.
 
     Args:
         documents: name -> text.
-        longest: tokens of one example at most; a longer document becomes several, each from where the one before ends. None for
-            any number.
+        longest: maximum tokens of an example; a longer document becomes several, each continuing where the previous one ends.
+            None for no limit.
     """
     names: list[str] = []
     examples: list[dict[str, Any]] = []
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for name, text in documents.items():
-        tokens = [*token_ids(tokenizer, text, ControlTokens.create(tokenizer, [text])), *end]  # its control tokens are text
+        tokens = [*token_ids(tokenizer, text, ControlTokens.create(tokenizer, [text])), *end]  # control tokens are plain text
         step = longest or len(tokens)
         for start in range(0, len(tokens) - 1, step):
             part = tokens[start : start + step + 1]

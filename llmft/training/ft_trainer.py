@@ -1,4 +1,5 @@
-"""Pattern-based fine-tuning: transformers' Trainer with the loss at the positions of the answers. Hooks only, never the loop."""
+"""Pattern-based fine-tuning: transformers' Trainer with the loss at the positions of the answers. Overrides hooks only, never
+the loop."""
 
 from __future__ import annotations
 
@@ -27,27 +28,27 @@ from llmft.training.losses import answer_cross_entropy
 from llmft.training.stop_at_nan import POSITION, StopAtNonFinite
 
 REAL = "real"
-"""Key of a batch: how many of its rows, from the first on, are no repeats, and how many there are on all ranks."""
+"""Key of a batch: how many of its rows, counted from the first, are not repeats, and the number of such rows on all ranks."""
 SIZE = "size"
-"""Key of a batch: how many examples it has."""
+"""Key of a batch: its number of examples."""
 WEIGHTS = "weights"
-"""Key of a batch of texts: what each position counts in the sum that is its loss (P,)."""
+"""Key of a batch of texts: the weight of each position in the sum that is its loss (P,)."""
 
 
 class FtTrainer(ReadableCheckpoint, Trainer):
     """Trains on prompts so that the right label's token follows.
 
-    A training example is `{"input_ids": tokens of the prompt, ...}` with what the loss needs beside it: here `answer`,
-    the token of the right label. Of a text `input_ids` goes on with all its tokens but the last, `asked` says how many it has,
-    and the loss needs something for each.
+    A training example is `{"input_ids": tokens of the prompt, ...}` with whatever else the loss needs: here `answer`, the token
+    of the right label. For a text, `input_ids` continues with all of its tokens but the last, `asked` is its number of tokens,
+    and the loss needs a target for each.
 
     Args:
         objective: loss from logits (B, V) at the answer position and answers (B,); for texts both (P, ...), and weights (P,).
-        loss_mean: of texts, over the `tokens` of a step, or over its `examples`, each the mean over its tokens; whatever batches
-            and ranks a step is parted into. Of labels both are the mean over a batch.
-        evaluations: how `evaluate` is done, and where its results go; None where nothing is evaluated.
-        finite: is shown every loss, and stops training at one that is no finite number; None where nothing does. Examples
-            then hold their `position` among all.
+        loss_mean: for texts, over the `tokens` of a step, or over its `examples`, each the mean over its tokens; independent of
+            the batches and ranks into which a step is divided. For labels both are the mean over a batch.
+        evaluations: runs the evaluations and holds their results; None if nothing is evaluated.
+        finite: is shown every loss, and stops training at one that is not finite; None to check nothing. Examples
+            then have their `position` among all.
     """
 
     loss_is_scaled_for_ga = False  # a mean over the batch; the Trainer divides by the accumulation steps
@@ -68,14 +69,14 @@ class FtTrainer(ReadableCheckpoint, Trainer):
             self.add_callback(finite)
         self.objective, self.loss_mean = objective, loss_mean
         self.evaluations = evaluations
-        self.in_pieces = True  # whether logits may be made so: not behind the back of a model that changes them
+        self.in_pieces = True  # whether logits may be computed in pieces: not if the model changes them
         self.examples_seen = 0
-        self.tokens_seen: torch.Tensor | int = 0  # tensors, so that counting waits for no device
+        self.tokens_seen: torch.Tensor | int = 0  # tensors, so that counting does not wait for the device
         self.positions_seen = 0
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """The batches of a step, and of texts how many tokens (or examples) they have on all ranks. In an epoch's last step
-        accelerate repeats rows so that all ranks get as many, and that is noted."""
+        """The batches of a step, and for texts their number of tokens (or examples) on all ranks. In an epoch's last step
+        accelerate repeats rows so that all ranks get the same number; the repeats are marked."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         each, ranks = self.args.train_batch_size, self.args.world_size
         if self.accelerator.split_batches:
@@ -83,12 +84,12 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         left = len(self.train_dataset) % (each * ranks)
         repeats = left and ranks > 1 and not self.args.dataloader_drop_last
         if batches and repeats and self.accelerator.gradient_state.end_of_dataloader:
-            before = each * self.args.process_index  # rows of the ranks in front
+            before = each * self.args.process_index  # rows of the lower ranks
             batches[-1][REAL] = (max(0, min(left - before, each)), left)
         return batches, self.items_of(batches, device) if batches and ASKED in batches[0] else items
 
     def items_of(self, batches: Sequence[dict[str, Any]], device: torch.device) -> torch.Tensor:
-        """How many tokens (or examples) a step's batches of texts have on all ranks."""
+        """The number of tokens (or examples) in a step's batches of texts on all ranks."""
         counts = [count for batch in batches for count in batch[ASKED][: batch.get(REAL, (None,))[0]]]
         count = torch.tensor(sum(counts) if self.loss_mean == "tokens" else len(counts), device=device)
         return self.accelerator.gather(count).sum()
@@ -100,10 +101,10 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Loss of one batch as `collate` makes it; counts what went through the model on this rank.
+        """Loss of one batch from `collate`; counts what went through the model on this rank.
 
-        The mean over ranks is that over all rows, each once: where rows are repeated, they are left out of a rank's loss, which
-        is weighted by how many remain.
+        The mean over ranks is the mean over all rows, each counted once: repeated rows are left out of a rank's loss, which is
+        weighted by the number of its other rows.
         """
         real, of_all = inputs.pop(REAL, (None, None))
         size = inputs.pop(SIZE)
@@ -115,7 +116,7 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         else:
             logits, share = self.answer_logits(model, inputs), None
             if real is not None:
-                count = max(real, 1)  # a rank without any takes part in what ranks do together
+                count = max(real, 1)  # a rank without any still takes part in collective operations
                 inputs = {name: value if isinstance(value, int) else value[:count] for name, value in inputs.items()}
                 logits, share = logits[:count], self.args.world_size * real / of_all
             self.add_targets(inputs)
@@ -127,8 +128,9 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _loss_of_texts(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """Loss of texts; where their logits are many, they are made in pieces. The gradient of a piece is taken with its loss
-        where the output layer is frozen. Else the piece is made again for it; in float16 too, as its gradients must be scaled."""
+        """Loss of texts; if there are many logits, they are computed in pieces. If the output layer is frozen, a piece's
+        gradient is computed together with its loss. Otherwise the piece is recomputed for it; also in float16, where gradients
+        must be scaled."""
         count, losses = len(inputs[WEIGHTS]), []
         frozen = not any(weight.requires_grad for weight in bare_model(model).get_output_embeddings().parameters())
         at_once, at_its_loss = positions_at_once(model, learnt=frozen), frozen and self.accelerator.mixed_precision != "fp16"
@@ -147,13 +149,13 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         return torch.stack(losses).sum() if self.in_pieces else self._loss_of_texts(model, inputs)
 
     def _weights(self, positions: Sequence[int], real: int | None, items: torch.Tensor | None) -> torch.Tensor:
-        """What each position of a batch of texts counts: in the mean over ranks of their sums over a step's batches, equally (or
-        equally within an example, and those as much as one another).
+        """The weight of each position of a batch of texts. In the mean over ranks of the sums over a step's batches, all
+        positions count the same (or all examples do, and all positions within one).
 
         Args:
-            positions: how many each row has.
-            real: how many rows are no repeats; None for all.
-            items: how many tokens (or examples) the step has on all ranks; None for those of this batch alone.
+            positions: the number of each row's positions.
+            real: the number of rows that are not repeats; None for all.
+            items: the number of tokens (or examples) of the step on all ranks; None for those of only this batch.
         """
         counts = torch.tensor(positions)
         each = torch.ones(len(counts)) if self.loss_mean == "tokens" else 1 / counts
@@ -168,7 +170,7 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         if "logits_to_keep" in inputs:  # packed: no padding
             self.tokens_seen += positions
         else:
-            soft = encoded_virtual_tokens(model) * len(inputs["input_ids"])  # which the model itself puts in
+            soft = encoded_virtual_tokens(model) * len(inputs["input_ids"])  # which the model itself inserts
             positions += soft
             self.tokens_seen = self.tokens_seen + inputs["attention_mask"].sum() + soft
         self.examples_seen += examples
@@ -179,7 +181,7 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         return answer_logits(model, inputs)
 
     def add_targets(self, inputs: dict[str, Any]) -> None:
-        """Add to a batch what its loss needs and its examples lack: here nothing."""
+        """Add to a batch what its loss needs beyond its examples: here nothing."""
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Loss from logits (P, V) at those positions."""
@@ -187,26 +189,26 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         return self.objective(logits, inputs["answer"], *([] if weights is None else [weights]))
 
     def cause(self, loss: float, positions: Sequence[int]) -> str | None:
-        """Why a batch's loss is no finite number, flag first and remedy last, where that is the objective's nature.
+        """Why a batch's loss is not finite, flag first and remedy last, if the objective itself is the cause.
 
         Args:
             loss: NaN or infinite.
-            positions: of the batch's rows among the training examples.
+            positions: indices of the batch's rows among the training examples.
         """
         return None
 
     def progress(self) -> Any:
-        """What a resumed run needs of this rank beside transformers' own checkpoint, JSON-able."""
+        """What a resumed run needs from this rank in addition to transformers' own checkpoint, JSON-able."""
         return None
 
     def restore(self, progress: Any) -> None:
-        """Take up what `progress` gave, before training goes on."""
+        """Restore what `progress` returned, before training resumes."""
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Nothing: what is pushed is the finished student."""
+        """Do nothing: only the finished student is pushed."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing, as above."""
+        """Do nothing, as above."""
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -218,18 +220,18 @@ class FtTrainer(ReadableCheckpoint, Trainer):
             f"{metric_key_prefix}_{name}_{metric}": value
             for name, metrics_of_set in sets.items()
             for metric, value in metrics_of_set.items()
-            if isinstance(value, float)  # numbers of rows stay the same all along
+            if isinstance(value, float)  # numbers of rows never change
         }
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def collate_with(self, collator: Callable[..., dict[str, Any]]) -> None:
-        """Put the examples of a batch together this way from now on."""
+        """Set how the examples of a batch are collated from now on."""
         self.data_collator = collator
 
     def count_work(self, phase: Phase) -> None:
-        """Count on `phase` what went through the model on this rank since the last call."""
+        """Add to `phase` what went through the model on this rank since the last call."""
         tokens = int(self.tokens_seen)
         phase.count(
             examples=self.examples_seen,
@@ -241,7 +243,7 @@ class FtTrainer(ReadableCheckpoint, Trainer):
 
 
 def leave_sigterm_to_main() -> None:
-    """In a process that makes batches, ignore SIGTERM: its main process ends it, and has a checkpoint to save first."""
+    """In a data loader's worker, ignore SIGTERM: its main process ends it, after saving a checkpoint."""
     if torch.utils.data.get_worker_info() is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -249,12 +251,12 @@ def leave_sigterm_to_main() -> None:
 def collate(
     examples: Sequence[dict[str, Any]], branches: Sequence[Sequence[int]] = (), *, packed: bool = False
 ) -> dict[str, Any]:
-    """Put the prompts together and what belongs to each, or to each position that it asks.
+    """Collate the prompts and what belongs to each of them, or to each position that they ask about.
 
     Args:
-        examples: their places `query`, which only the host asks for, stay numbers.
-        branches: token sequences that each prompt comes with, as labels of several tokens want it.
-        packed: side by side in one row, what all begin with once, for models that `can_pack`; else padded on the left.
+        examples: their places `query`, which only the host uses, remain numbers.
+        branches: token sequences that are read along with each prompt, for labels of several tokens.
+        packed: side by side in one row, their common beginning only once, for models that `can_pack`; else padded on the left.
     """
     leave_sigterm_to_main()
     prompts = [example["input_ids"] for example in examples]
@@ -274,9 +276,9 @@ def collate(
 
 
 def collator(model: torch.nn.Module, branches: Sequence[Sequence[int]]) -> Callable[..., dict[str, Any]]:
-    """The way batches of examples go through the model: packed if it can, so that none of its work is padding.
+    """How batches of examples are collated for the model: packed if possible, so that no work goes into padding.
 
-    Virtual tokens stand in front of every prompt, and branches behind it: those batches are padded.
+    Batches with virtual tokens before every prompt, or branches after it, are padded.
     """
     packed = not branches and not virtual_tokens(model) and can_pack(model) and agreement_of(model).holds
     return partial(collate, branches=branches, packed=packed)

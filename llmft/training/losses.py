@@ -16,7 +16,7 @@ def answer_cross_entropy(logits: torch.Tensor, answers: torch.Tensor, weights: t
     Args:
         logits: (P, V) at the positions of the answers.
         answers: (P,) the right token.
-        weights: (P,) what each position counts in a weighted sum, instead of the mean.
+        weights: (P,) the weight of each position in a weighted sum, instead of the mean.
     """
     if weights is None:
         return F.cross_entropy(precise(logits), answers)
@@ -24,7 +24,7 @@ def answer_cross_entropy(logits: torch.Tensor, answers: torch.Tensor, weights: t
 
 
 def label_cross_entropy(logits: torch.Tensor, answers: torch.Tensor, label_ids: Sequence[int]) -> torch.Tensor:
-    """Mean cross-entropy over the label tokens alone, renormalised: what else the model might say does not count.
+    """Mean cross-entropy over only the label tokens, renormalised: other tokens do not count.
 
     Args:
         logits: (B, V) at the answer position.
@@ -46,7 +46,7 @@ def t_few_loss(logits: torch.Tensor, answers: torch.Tensor, label_ids: Sequence[
      - L_LN (eq. 2) = -log of p(y) / sum of p over all L labels, as beta, the mean log-probability of a choice's tokens, is
        the log-probability of its one token.
 
-    log(1 - p) is taken as the log-probability of all other tokens, so it stays finite where p rounds to 1.
+    log(1 - p) is computed as the log-probability of all other tokens, so it stays finite if p rounds to 1.
 
     Args:
         logits: (B, V) at the answer position.

@@ -1,4 +1,4 @@
-"""Where the logging services of `--report_to` put what they log."""
+"""Where the logging services of `--report_to` write their logs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from llmft.arguments.run import RunArguments
 
 @contextmanager
 def reporting(run: RunArguments, folder: Path) -> Iterator[None]:
-    """Context: the environment from which the Trainer's callbacks for the services read their settings.
+    """Context manager: sets the environment variables from which the Trainer's callbacks for the services read their settings.
 
-    TensorBoard's files go to `<folder>/tensorboard`, unless $TENSORBOARD_LOGGING_DIR says otherwise: its default is the
-    folder of checkpoints, which is removed at the end.
+    TensorBoard's files go to `<folder>/tensorboard`, unless $TENSORBOARD_LOGGING_DIR is set: the default would be the folder of
+    checkpoints, which is removed at the end.
 
     Args:
         run: `report_to`, and the `wandb_` arguments.

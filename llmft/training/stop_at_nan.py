@@ -1,4 +1,4 @@
-"""Stop training at the first NaN or infinite loss: what follows cannot be used, and no checkpoint may hold it."""
+"""Stop training at the first NaN or infinite loss: anything after it is useless, and must not get into a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from llmft.runs.ranks import all_gather, rank_and_world
 from llmft.runs.record import last_checkpoint
 
 POSITION = "position"
-"""Key of a training example: its place among them, from 0."""
+"""Key of a training example: its index, from 0."""
 SHOWN = 64
-"""Rows that a message names at most."""
+"""Maximum number of rows that a message names."""
 
 
 class Report(NamedTuple):
-    """What a rank has to report.
+    """A problem that a rank reports.
 
     Attributes:
         step: from 1.
-        what: what is no finite number, to be shown.
-        positions: places of the batch's rows among the training examples.
-        cause: why, where the trainer knows.
-        is_loss: whether it is a loss; weights otherwise.
+        what: what is not finite, for display.
+        positions: indices of the batch's rows among the training examples.
+        cause: why, if the trainer knows.
+        is_loss: whether it is a loss, rather than weights.
     """
 
     step: int
@@ -39,10 +39,10 @@ class Report(NamedTuple):
 
 
 class StopAtNonFinite(TrainerCallback):
-    """Stops training, on all ranks together, when a batch's loss is NaN or infinite, or the weights have become so.
+    """Stops training, on all ranks together, when a batch's loss or the weights become NaN or infinite.
 
-    On a CPU every step is looked at before the weights change. A GPU is not waited for at every step: losses stay on it until
-    they are logged, or something is evaluated or saved; no checkpoint comes between a bad loss and the look at it.
+    On a CPU every step is checked before the weights change. On a GPU that would mean waiting at every step, so losses stay there
+    until they are logged, or something is evaluated or saved; no checkpoint is written between a bad loss and its check.
 
     Args:
         rows: the idx of the training examples, in their order.
@@ -52,19 +52,19 @@ class StopAtNonFinite(TrainerCallback):
     def __init__(self, rows: Sequence[Any], model_name: str = "") -> None:
         self.rows, self.model_name = rows, model_name
         self.cause: Callable[[float, Sequence[int]], str | None] = lambda loss, positions: None
-        """Why a loss (of rows at these positions) is no finite number, where the trainer knows."""
+        """Why a loss (of rows at these positions) is not finite, if the trainer knows."""
         self.first_step = 0
-        """The first step of this session, whose losses are those of the weights as they were loaded."""
+        """The first step of this session, whose losses are those of the loaded weights."""
         self.unread: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self.last_step: tuple[int, list[torch.Tensor]] = (0, [])
 
     def see(self, step: int, loss: torch.Tensor, positions: torch.Tensor) -> None:
-        """Take note of a batch's loss.
+        """Record a batch's loss.
 
         Args:
-            step: that it belongs to, from 1.
+            step: its step, from 1.
             loss: () the batch's loss.
-            positions: (B,) places of its rows among the training examples.
+            positions: (B,) indices of its rows among the training examples.
         """
         self.unread.append((step, loss.detach(), positions))
         if step != self.last_step[0]:
@@ -72,18 +72,18 @@ class StopAtNonFinite(TrainerCallback):
         self.last_step[1].append(positions)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take note of where training begins."""
+        """Record at which step training begins."""
         self.first_step = state.global_step + 1 if state.global_step == 0 else 0  # resumed weights have been trained
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Look before the weights change, where that costs nothing."""
+        """Check before the weights change, if that costs nothing."""
         if args.device.type == "cpu":
             self._look(args)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: torch.nn.Module, **_: Any
     ) -> None:
-        """Look before anything is logged, evaluated or saved, and at the end."""
+        """Check before anything is logged, evaluated or saved, and at the end."""
         if control.should_evaluate or control.should_save or state.global_step >= state.max_steps:
             self._look(args, model)
         elif control.should_log:
@@ -96,13 +96,13 @@ class StopAtNonFinite(TrainerCallback):
         self.on_step_end(args, state, control, model)
 
     def _look(self, args: TrainingArguments, model: torch.nn.Module | None = None) -> None:
-        """Look at the losses since the last time, and at the trained weights if they are given.
+        """Check the losses since the last check, and the trained weights if given.
 
         Raises:
             InputError: on every rank, if one of them has something to report.
         """
         unread, self.unread = self.unread, []
-        losses = torch.stack([loss.float() for _, loss, _ in unread]).tolist() if unread else []  # one wait for the device
+        losses = torch.stack([loss.float() for _, loss, _ in unread]).tolist() if unread else []  # waits for the device once
         bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
         report = None
         if bad is not None:
@@ -111,7 +111,7 @@ class StopAtNonFinite(TrainerCallback):
             report = Report(step, f"the loss of step {step} is {losses[bad]}", places, self.cause(losses[bad], places), True)
         elif model is not None and not weights_are_finite(model):
             step, batches = self.last_step
-            what = f"step {step} has left weights that are no finite numbers"
+            what = f"the weights are not finite after step {step}"
             report = Report(step, what, torch.cat(batches).tolist(), None, False)
         reports = [report for report in all_gather(report) if report is not None]
         if not reports:
@@ -129,8 +129,8 @@ class StopAtNonFinite(TrainerCallback):
 
         Args:
             which: what is wrong, and with which rows.
-            cause: what the trainer knows of it.
-            untrained: whether no weight had been changed yet: then the learning rate cannot be it.
+            cause: the cause, if the trainer knows it.
+            untrained: whether no weight had been changed yet; then it cannot be the learning rate.
         """
         if cause is not None:
             flag, _, rest = cause.partition(": ")
@@ -146,9 +146,9 @@ class StopAtNonFinite(TrainerCallback):
 
 
 def share_of(weight: torch.Tensor) -> torch.Tensor:
-    """What of a weight this rank is to look at: all of it, or its share of one that ZeRO-3 has cut up.
+    """The part of a weight that this rank checks: all of it, or its shard of one that ZeRO-3 has partitioned.
 
-    Shares are of equal length; what fills the last ones up is memory that nothing has written to.
+    Shards have equal lengths; the padding of the last ones is uninitialised memory.
     """
     share = getattr(weight, "ds_tensor", None)
     if share is None:
@@ -158,7 +158,7 @@ def share_of(weight: torch.Tensor) -> torch.Tensor:
 
 
 def check_start(model_name: str, weights: Mapping[str, torch.Tensor]) -> None:
-    """Check, on all ranks together, that weights are finite numbers before they are trained.
+    """Check, on all ranks together, that weights are finite before they are trained.
 
     Args:
         weights: by name.
@@ -182,7 +182,7 @@ def check_start(model_name: str, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def weights_are_finite(model: torch.nn.Module) -> bool:
-    """Whether this rank's trained weights are finite numbers."""
+    """Whether this rank's trained weights are finite."""
     trained = [share_of(weight) for weight in model.parameters() if weight.requires_grad]
     ends = [end for weight in trained if weight.numel() for end in weight.aminmax()]  # NaN is both ends; `isfinite` makes copies
     return all(torch.stack([end.isfinite() for end in ends]).tolist()) if ends else True

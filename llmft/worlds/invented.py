@@ -1,4 +1,4 @@
-"""Names that no model has seen, for the sweeps' invented documents, dialogues, requests and libraries."""
+"""Names that no model has seen, for the invented documents, dialogues, requests and libraries of the sweeps."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ SYLLABLES = "bra cor dun el fen gal hol is jor kel lor mar nes ol per quil ros s
 
 
 def invented_name(rng: random.Random) -> str:
-    """Two syllables with a capital."""
+    """Two syllables, capitalised."""
     return "".join(rng.sample(SYLLABLES, 2)).capitalize()

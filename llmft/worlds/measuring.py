@@ -1,4 +1,4 @@
-"""What the commands that measure models of the embedded worlds share."""
+"""Shared code of the commands that measure models of the embedded worlds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 def load_on_one_thread(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model and its tokenizer from a folder; from here on the process computes on one thread: such small matrices gain nothing
-    from more."""
+    """A model and its tokenizer from a folder; from here on the process computes on one thread, since matrices this small gain
+    nothing from more."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

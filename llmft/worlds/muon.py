@@ -1,7 +1,7 @@
 """Muon for many small matrices on a CPU (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-The update is that of `torch.optim.Muon`, which takes the matrices one by one and in bfloat16: on a CPU that was half of
-every step. Here matrices of one shape are stacked and orthogonalised together, in their own precision.
+The update is that of `torch.optim.Muon`, which processes the matrices one by one and in bfloat16; on a CPU that took half of
+every step. Here matrices of the same shape are stacked and orthogonalised together, in their own precision.
 """
 
 from collections import defaultdict
@@ -11,7 +11,8 @@ import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum with an update of singular values close to 1. For matrices (out, in), or stacks of them (..., out, in).
+    """Nesterov momentum with an update whose singular values are close to 1. For matrices (out, in), or stacks of them (...,
+    out, in).
 
     Args:
         weight_decay: decoupled, times the learning rate.

@@ -1,4 +1,4 @@
-"""What pretraining the small models of the worlds shares: flags, lessons, optimizers, progress, and the folder it ends in."""
+"""Shared code for pretraining the small models of the worlds: flags, lessons, optimizers, progress, and saving."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Report = Callable[[int, dict[str, float]], None]
-"""Told after every step its number, from 1, and the means of the metrics over the last 100 steps or fewer."""
+"""Called after every step with its number, from 1, and the means of the metrics over the last 100 steps or fewer."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,20 @@ Phase = TypeVar("Phase", bound=Paced)
 
 
 class Scheduled:
-    """What recipes of pretraining have in common."""
+    """Base of pretraining recipes."""
 
     phases: tuple[Paced, ...]
 
     @property
     def steps(self) -> int:
-        """Of all phases together."""
+        """The number of steps in all phases together."""
         return sum(phase.steps for phase in self.phases)
 
 
 def build_optimizers(
     layers: torch.nn.Module, modules: Iterable[torch.nn.Module], muon_rate: float, adam_rate: float
 ) -> list[tuple[torch.optim.Optimizer, float]]:
-    """Muon for the matrices inside the layers and AdamW for all else in `modules`, each with its peak learning rate."""
+    """Muon for the matrices inside the layers and AdamW for everything else in `modules`, each with its peak learning rate."""
     hidden = [parameter for parameter in layers.parameters() if parameter.ndim == 2]
     inside = {id(parameter) for parameter in hidden}
     rest = [parameter for module in modules for parameter in module.parameters() if id(parameter) not in inside]
@@ -83,7 +83,7 @@ def follow_schedule(
     optimizers: list[tuple[torch.optim.Optimizer, float]],
     report: Report,
 ) -> None:
-    """Takes all steps; `step_loss` draws the batch of a step and gives its loss, and its metrics without the loss.
+    """Takes all steps; `step_loss` draws the batch of a step and returns its loss, and its metrics without the loss.
 
     Gradients are clipped to a norm of 1 over all parameters of `modules`.
     """
@@ -105,7 +105,7 @@ def follow_schedule(
 
 
 def rate_factor(step: int, total: int) -> float:
-    """Factor on the learning rates: 100 steps of warm-up, constant until 60 %, then down in a line to 3 %."""
+    """Factor on the learning rates: 100 steps of warm-up, constant until 60 %, then linear decay to 3 %."""
     warm_up = min(1.0, (step + 1) / 100)
     return warm_up * min(1.0, max(0.03, (1 - step / total) / 0.4))
 
@@ -125,7 +125,7 @@ def add_shared_flags(parser: argparse.ArgumentParser) -> None:
 def read_flags(
     parser: argparse.ArgumentParser, argv: list[str] | None, check: Callable[[argparse.Namespace], None] = lambda _: None
 ) -> argparse.Namespace:
-    """The flags; ends with status 2 and one line where `check` or the place of the output raises InputError."""
+    """The flags; exits with status 2 and one line if `check` or the output path raises InputError."""
     arguments = parser.parse_args(argv)
     with exit_on_bad_input():
         check(arguments)
@@ -136,7 +136,7 @@ def read_flags(
 
 @contextmanager
 def progress(steps: int, done: int = 0):
-    """Yields a `Report` that draws a bar, or writes a line every 100 steps where nobody watches; `done`: steps taken before."""
+    """Yields a `Report` that draws a bar, or logs a line every 100 steps without a terminal; `done`: steps taken before."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     started = time.monotonic()
     with tqdm(total=steps, initial=done, unit="step", disable=None) as bar:
@@ -153,7 +153,8 @@ def progress(steps: int, done: int = 0):
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path, record: dict) -> None:
-    """Writes model, tokenizer and `pretraining.json`: the directory appears whole or not at all, and replaces none with files."""
+    """Writes model, tokenizer and `pretraining.json`: the directory appears complete or not at all, and never replaces one that
+    has files."""
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

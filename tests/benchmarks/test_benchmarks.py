@@ -1,4 +1,4 @@
-"""The benchmark's own pieces, on a tiny model: no time is asserted, and neither lm-eval nor TRL is needed."""
+"""The parts of the benchmark itself, on a tiny model: no times are asserted, and neither lm-eval nor TRL is needed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHAPE = Shape(hidden=32, layers=2, heads=4, feed_forward=48, vocabulary=400, pos
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A tiny model, and rows of our own in RTE's columns."""
+    """A tiny model, and our own rows in RTE's columns."""
     folder = tmp_path_factory.mktemp("benchmarks")
     rows = [
         {"sentence1": f"a cat and {i} dogs sat {'there ' * (i % 5)}.", "sentence2": f"{i} dogs sat .", "label": i % 2, "idx": i}
@@ -63,7 +63,7 @@ def test_weights_and_floors_are_what_torch_counts() -> None:
     own = floors.forward(SHAPE, [20]).flops
     assert own - floors.attention_flops(SHAPE, [20]) + all_pairs == counter.get_total_flops()
     assert floors.attention_flops(SHAPE, [20]) == 4 * SHAPE.hidden * SHAPE.layers * 210  # 1 + 2 + ... + 20 pairs
-    pairs = SHAPE.layers * (1 + 2 + 3) + 7 * (3 * (SHAPE.layers - 1) + 1)  # in the last layer the answer alone looks back
+    pairs = SHAPE.layers * (1 + 2 + 3) + 7 * (3 * (SHAPE.layers - 1) + 1)  # in the last layer only the answer attends to it
     assert floors.attention_flops(SHAPE, [3], prefix=7) == 4 * SHAPE.hidden * pairs
 
 
@@ -71,7 +71,7 @@ def test_a_context_encoded_once_needs_what_a_whole_text_does() -> None:
     whole = floors.forward(SHAPE, [12])
     parted = floors.encoding(SHAPE, 9) + floors.forward(SHAPE, [3], prefix=9)
     looks_back = 4 * SHAPE.hidden * 9
-    assert parted.flops == whole.flops - 2 * looks_back  # in the last layer the one of three that is asked looks back
+    assert parted.flops == whole.flops - 2 * looks_back  # in the last layer only the one of three that is read attends to it
 
 
 @pytest.mark.parametrize("kind", SIZES)
@@ -86,7 +86,7 @@ def test_floors_of_all_kinds_are_what_torch_counts(world: World, kind: str) -> N
     asked = kind_floors.forward(config, [50], counts=[3])
     assert asked.flops + 4 * width * unseen == counter.get_total_flops()
     behind = kind_floors.encoding(config, 40) + kind_floors.forward(config, [10], prefix=40, counts=[3])
-    assert behind.flops == asked.flops - 4 * width * 7 * 40  # in the last layer three of ten look back
+    assert behind.flops == asked.flops - 4 * width * 7 * 40  # in the last layer three of ten attend to it
     assert kind_floors.weights(config) <= sum(p.numel() for p in model.parameters() if p.ndim > 1)
     step = kind_floors.lora_step(config, [50, 50], [3, 3]).flops
     assert 1.9 < step / (2 * asked.flops) < 3
@@ -193,7 +193,7 @@ def test_arms_take_turns() -> None:
 
 def test_peak_is_seen_though_it_is_gone() -> None:
     def work() -> None:
-        with mmap.mmap(-1, 1 << 26) as block:  # not of what malloc has kept of earlier tests, which is resident already
+        with mmap.mmap(-1, 1 << 26) as block:  # not memory that malloc has kept from earlier tests, which is resident already
             for page in range(0, len(block), mmap.PAGESIZE):
                 block[page] = 1
 

@@ -1,4 +1,4 @@
-"""Answers of a student while it trains, and what a teacher says to them, on tiny models."""
+"""Answers of a student while it trains, and a teacher's targets along them, on tiny models."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -29,7 +29,7 @@ K, LONGEST = 5, 6
 
 
 def scorers(family):
-    """A student and its teacher behind two documents: the same model."""
+    """A student and its teacher with two documents: the same model."""
     model, tokenizer = tiny_model(family), byte_level_bpe("</s>")
     formats = [
         PromptFormat("{text1} ?", "", r"\n", ()),
@@ -56,7 +56,7 @@ def test_the_teacher_writes_all_or_nothing_at_the_ends_of_the_threshold(family):
     student, *taught = scorers(family)
     by_student = [row["answer_ids"] for row in student.answered([QUERIES[place] for place in PLACES], Phase("evaluate"))]
     by_teacher = [taught[OF[place]].answered([QUERIES[place]], Phase("evaluate"))[0]["answer_ids"] for place in PLACES]
-    assert by_student != by_teacher or family == "gptj"  # which writes one token for ever, and shares no keys
+    assert by_student != by_teacher or family == "gptj"  # which repeats one token forever, and shares no keys
     for threshold, answers, share in ((None, by_student, 0), (0.7, by_student, 0), (0.0, by_teacher, 1)):
         one = rollouts(family, threshold)
         assert [rollout.tokens for rollout in one.renew(PLACES, 0)] == answers
@@ -128,7 +128,7 @@ def test_contexts_beyond_the_memory_for_them_are_encoded_again(monkeypatch):
 
 
 def test_divergences_are_counted_by_their_place_in_the_answer():
-    """Pitfall of on-policy learning: its signal fades along an answer that has left what the context speaks of."""
+    """Pitfall of on-policy learning: its signal fades along an answer that has drifted from the context."""
     tally, place = Tally(), np.arange(1, 20, dtype=float)
     targets = Targets(torch.zeros(19, 2), torch.zeros(19, 1, dtype=int))
     tally.add(Rollout([7] * 19, targets), place, by_teacher=3)

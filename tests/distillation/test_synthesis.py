@@ -1,4 +1,4 @@
-"""What a model is told to ask about, and which of what it writes is kept."""
+"""What a model is prompted to ask about, and which of its queries are kept."""
 
 import hashlib
 import json

@@ -59,7 +59,7 @@ def test_student_and_teacher_are_put_on_the_same_classes(size, k):
     for support in SUPPORTS:
         target = support_targets(logits, support, label_ids=LABELS, topk=k)
         tokens = LABELS if target.tokens is None else target.tokens
-        scores = support_scores(logits + 11, support, tokens)  # a constant does not count
+        scores = support_scores(logits + 11, support, tokens)  # a constant has no effect
         torch.testing.assert_close(tempered(scores, 1.0), target.logprobs, atol=1e-9, rtol=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Teachers of several contexts, read beforehand and online, on a tiny model with a real tokenizer."""
+"""Teachers with several contexts, precomputed and online, on a tiny model with a real tokenizer."""
 
 from contextlib import nullcontext
 from dataclasses import replace

@@ -32,7 +32,7 @@ def test_a_broken_kernel_is_named_and_scores_are_right_all_the_same(monkeypatch,
     assert main([]) == 1
     shown = capsys.readouterr()
     assert "warning: OPTForCausalLM in float32 on cpu" in shown.err
-    assert "wrong on cpu: toy in float32, read behind a shared context" in shown.out
+    assert "wrong on cpu: toy in float32, read after a shared context" in shown.out
     assert "4 of 5 checks passed" in shown.out  # those of the distillation among them
 
 

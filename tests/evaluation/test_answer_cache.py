@@ -1,4 +1,4 @@
-"""What the key of a kept answer follows from."""
+"""What the key of a cached answer depends on."""
 
 from dataclasses import replace
 
@@ -74,7 +74,7 @@ def test_the_key_follows_everything(tmp_path, change, other):
 
 
 def test_answers_that_version_1_has_kept_are_found():
-    """As it named them: answers of earlier runs stay good."""
+    """Unchanged keys: answers of earlier runs remain valid."""
     texts = ["bc17e1e87adce7f6602fb24a15035e72846830acfbf1186fb76b58ddc0c03544"]
     expected = {"version": 1, **MODEL, "prompts": texts, "label_ids": [[7], [8]], "support": "scores", "topk": None}
     numpy = TokenizedPrompts(np.array([1, 2]), [np.array([3]), np.array([4, 5])])

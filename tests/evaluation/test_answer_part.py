@@ -1,4 +1,4 @@
-"""The part of an answer behind what its model thought."""
+"""The part of an answer after the model's thoughts."""
 
 import re
 from dataclasses import replace
@@ -43,7 +43,7 @@ def test_an_answer_is_cut_between_its_tokens_and_never_tokenized_again(thought, 
     ("text", "pattern", "expected"),
     [
         ("so : a mat", "(?s).*:(.+)", ("a mat", True, True)),
-        ("the cat sat", "the (cat)", ("cat", True, False)),  # more behind it
+        ("the cat sat", "the (cat)", ("cat", True, False)),  # more after it
         ("the cat", "t(he cat)", ("he cat", False, True)),  # within the token "the"
         ("the cat", "dog (.+)", None),
         ("the cat :  ", ":(.+)", None),
@@ -75,7 +75,7 @@ def test_answers_without_a_match_are_dropped_and_counted_and_thoughts_are_kept(c
     prompts = scorer.prompter.prompts(rows)
     asked = answers.continued(prompts, rows)
     whole = answers.continued(prompts, [queries[0], queries[2]])
-    assert asked.texts == whole.texts  # the teacher reads its thoughts, and is asked at the tokens of the answer alone
+    assert asked.texts == whole.texts  # the teacher reads its thoughts, and is asked only at the tokens of the answer
     assert asked.counts == [len(row["answer_ids"]) for row in rows]
     with pytest.raises(InputError, match="none of the teacher's 4 answers ends in a match, the first being 'so : a mat'"):
         split_answers(replace(answers, pattern=re.compile("dog (.+)")), queries)

@@ -17,7 +17,7 @@ DOMAINS = {"in_domain": ["a"], "out_of_domain": ["b", "c"]}
 
 
 def scores(n, right):
-    """Scores of n rows of label 0, of which so many are answered right."""
+    """Scores of n rows with label 0, this many of which are answered right."""
     logprobs = np.log([[0.9, 0.1] if i < right else [0.2, 0.8] for i in range(n)])
     rows = [{"idx": i, "label": 0} for i in range(n)]
     return Scores(LABELS.columns(rows, {"label_logprobs": logprobs, "best_token": np.full(n, 5)}), 3.0)
@@ -28,7 +28,7 @@ def measure(sets):
 
 
 def go_through(results, domains=DOMAINS, evaluations=None, first=1):
-    """Evaluations at steps 1, 2, ... with so many right answers in each set."""
+    """Evaluations at steps 1, 2, ... with these numbers of right answers in each set."""
     stages = []
     answers = iter([{name: scores(SETS[name], right) for name, right in result.items()} for result in results])
 

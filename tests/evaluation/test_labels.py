@@ -104,7 +104,7 @@ def test_renormalised_probabilities_add_up(n, labels, seed):
 
 
 def test_calibration_divides_out_the_prior():
-    # content-free queries answer (0.8, 0.2); a query that answers the same holds no evidence either way
+    # content-free queries give (0.8, 0.2); a query with the same answer has no evidence either way
     prior = label_prior(np.log([[0.4, 0.1], [0.08, 0.02]]))
     np.testing.assert_allclose(prior, [0.8, 0.2])
     np.testing.assert_allclose(np.exp(renormalise(np.log([[0.4, 0.1], [0.3, 0.3]]), prior)), [[0.5, 0.5], [0.2, 0.8]])

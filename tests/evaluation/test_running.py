@@ -1,4 +1,4 @@
-"""Programs that a model has completed are run in a process with limits, if they are what they should be."""
+"""Programs that a model has completed are run in a process with limits, if they have the required form."""
 
 import json
 import sys

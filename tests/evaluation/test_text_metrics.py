@@ -37,7 +37,7 @@ CASES = {  # prediction, accepted answers -> contains, edit_similarity, exact_ma
 
 
 def worth(prediction, accepted):
-    """What one prediction is worth by each metric."""
+    """The score of one prediction under each metric."""
     return {name: score for name, (score,) in row_scores(NAMES, [prediction], [accepted]).items()}
 
 
@@ -81,7 +81,7 @@ def test_scores_of_code_by_hand(case):
 
 
 def squad_by_the_definition(text):
-    """The words of a text, a character at a time."""
+    """The words of a text, computed character by character."""
     kept, word = [], ""
     for character in [*text.lower(), " "]:
         if "!" <= character <= "~" and not character.isalnum():
@@ -226,8 +226,8 @@ def test_a_metric_of_another_kind_is_named(tmp_path):
         "labels (predictions and references: numbers)",
     )
     takers = {
-        "text": f"{words}; give one of {', '.join(sorted([*NAMES, *CODE_NAMES]))}",
-        "label": f"{labels}; give one of f1, matthews_correlation",
+        "text": f"{words}; use one of {', '.join(sorted([*NAMES, *CODE_NAMES]))}",
+        "label": f"{labels}; use one of f1, matthews_correlation",
     }
     files = [str(FOLDER / "label" / "f1.py"), str(FOLDER / "text" / "f1.py"), module(tmp_path, SEVERAL), module(tmp_path, ONE)]
     wrong = [("matthews_correlation", "text"), (files[0], "text"), (files[3], "text"), ("exact_match", "label")]

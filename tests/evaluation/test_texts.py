@@ -1,4 +1,4 @@
-"""Answers in words, asked of a tiny model with a real tokenizer: what is read and written, beside whole prompts."""
+"""Answers in words from a tiny model with a real tokenizer: reading and writing, compared with whole prompts."""
 
 import json
 from dataclasses import replace
@@ -77,7 +77,7 @@ def test_accepted_answers_are_all_right(loaded):
     }
     columns = asked.answers.columns([ROWS[1]] * 3, arrays)
     assert columns["prediction"].tolist() == ["no", "the cat", "a no"]
-    assert columns["exact_match"].tolist() == [1, 0, 1]  # an article counts for nothing
+    assert columns["exact_match"].tolist() == [1, 0, 1]  # articles do not count
     assert columns["f1"].tolist() == [1, pytest.approx(2 / 3), 1]
     assert columns["target"].tolist() == ["the cat sat"] * 3
 
@@ -106,7 +106,7 @@ def test_each_row_is_asked_behind_its_document(loaded):
         assert chosen["idx"].tolist() == [row["idx"] for row in rows]
         np.testing.assert_allclose(chosen["nll"], alone["nll"])
         assert chosen["prediction"].tolist() == alone["prediction"].tolist()
-    with pytest.raises(InputError, match="--context document: row 0 is about no document"):
+    with pytest.raises(InputError, match="--context document: row 0 has none of the documents"):
         together.score([{**ROWS[0], "document": None}], Phase("evaluate"))
 
 
@@ -161,7 +161,7 @@ def test_scores_come_back_from_a_checkpoint_as_they_were(loaded):
 
 
 def test_an_answer_longer_than_answers_may_be(loaded):
-    with pytest.raises(InputError, match=r"--max_new_tokens 3: the answer of row 3 has 7 tokens; give as many"):
+    with pytest.raises(InputError, match=r"--max_new_tokens 3: the answer of row 3 has 7 tokens; use at least that many"):
         scorer(loaded, new=3).check_window(ROWS)
 
 

@@ -1,4 +1,4 @@
-"""Weights that DeepSpeed ZeRO-3 has cut up, in a process of its own: DeepSpeed's state is a process's."""
+"""Weights that DeepSpeed ZeRO-3 has partitioned, in a separate process, since DeepSpeed's state is global."""
 
 import os
 import socket

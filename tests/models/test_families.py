@@ -103,14 +103,14 @@ def one_by_one(model, labels):
 
 
 def right_padded(model, labels):
-    """A reference: padding behind the prompts, all logits, the answer position's taken out of them."""
+    """A reference: padding after the prompts, all logits, from which those at the answer position are taken."""
     width = max(map(len, WHOLE))
     ids = torch.tensor([tokens + [1] * (width - len(tokens)) for tokens in WHOLE])  # 1 is a token that prompts may hold
     mask = torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in WHOLE])
     positions = {"position_ids": torch.arange(width).expand_as(ids)} if "position_ids" in forward_parameters(model) else {}
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask, **positions).logits
-    ends = torch.tensor([logits.shape[1] - width + len(tokens) - 1 for tokens in WHOLE])  # virtual tokens may stand in front
+    ends = torch.tensor([logits.shape[1] - width + len(tokens) - 1 for tokens in WHOLE])  # virtual tokens may come first
     return logprobs(logits[torch.arange(len(WHOLE)), ends], labels)
 
 

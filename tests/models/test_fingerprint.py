@@ -25,7 +25,7 @@ def test_the_same_weights_have_the_same_fingerprint(family, dtype, tmp_path):
 
 def test_the_end_of_a_large_tensor_counts():
     model = tiny_model("llama")
-    model.model.embed_tokens.weight = torch.nn.Parameter(torch.zeros(2**24 + 100))  # a little more than is read at a time
+    model.model.embed_tokens.weight = torch.nn.Parameter(torch.zeros(2**24 + 100))  # a bit more than is read at a time
     before = fingerprint_weights(model)
     with torch.no_grad():
         model.model.embed_tokens.weight[-1] = 1

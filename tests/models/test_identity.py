@@ -1,4 +1,4 @@
-"""Which models are one and which are two, and what it takes to find out."""
+"""Which models are the same and which are not, and the work it takes to find out."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def named(folder, **options):
 
 
 def train(model, name, seed):
-    """Change the weights whose names hold `name`, or a single row of the embeddings."""
+    """Change the weights whose names contain `name`, or a single row of the embeddings."""
     torch.manual_seed(seed)
     with torch.no_grad():
         if name == "embedding row":
@@ -134,7 +134,7 @@ def weights(folder):
 
 @pytest.fixture(scope="module")
 def settled(tmp_path_factory):
-    """A large folder that nobody has written to for a moment."""
+    """A large folder that has not been written to for a moment."""
     folder = tmp_path_factory.mktemp("large") / "m"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

@@ -100,7 +100,7 @@ def logits(model):
 
 
 def student(base, folder, part):
-    """A student with an adapter on the model saved at `base`, away from its start, saved in `folder`."""
+    """A student with an adapter on the model saved at `base`, changed from its initial weights, saved in `folder`."""
     torch.manual_seed(0)
     model = adapted(AutoModelForCausalLM.from_pretrained(base), part)
     with torch.no_grad():
@@ -208,12 +208,14 @@ def test_students_of_another_kind_are_nothing_to_train_from(kind):
         put_head(model, "linear", ["a", "b"], 0)
     else:
         model = adapted(model, "parallel" if kind == "parallel adapters" else "soft_prompt")
-    with pytest.raises(InputError, match=f"--model_name_or_path there: is a (model with )?(a )?{kind}, which only eval.py takes"):
+    with pytest.raises(
+        InputError, match=f"--model_name_or_path there: is a (model with )?(a )?{kind}, which only eval.py accepts"
+    ):
         start_of(model, "there")
 
 
 def of_a_resized_base(folder, base, rows, **how):
-    """An adapter that was trained after the vocabulary of `base` had become `rows` tokens, saved in `folder`."""
+    """An adapter that was trained after the vocabulary of `base` was resized to `rows` tokens, saved in `folder`."""
     from peft import LoraConfig, get_peft_model
 
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -313,7 +315,7 @@ def test_the_pad_token_changes_nothing(pad):
 
 
 def write_gguf(model, tokenizer, path):
-    """A Llama and its byte-level tokenizer as llama.cpp keeps them."""
+    """A Llama and its byte-level tokenizer as llama.cpp stores them."""
     import gguf
 
     config = model.config
@@ -338,7 +340,7 @@ def write_gguf(model, tokenizer, path):
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
-        if heads:  # llama.cpp keeps the two halves of a rotary pair side by side
+        if heads:  # llama.cpp stores the two halves of a rotary pair side by side
             tensor = tensor.view(heads, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), tensor.numpy())
     writer.write_header_to_file()

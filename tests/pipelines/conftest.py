@@ -14,7 +14,7 @@ from llmft.cost.phases import key_of
 from llmft.pipelines import compose, distill, fine_tune, in_context, self_study
 
 IN_DOMAIN = ("--eval_task_name", "none")
-"""For runs in which it does not matter how many sets are scored: most of a short run of the embedded worlds is scoring seven."""
+"""For runs in which the number of scored sets does not matter: scoring seven takes most of a short run of the embedded worlds."""
 MAIN = {"eval.py": in_context.main, "ft.py": fine_tune.main, "distill.py": distill.main, "self_study": self_study.main}
 MAIN["compose"] = compose.main
 
@@ -46,7 +46,7 @@ class Record:
 
 
 def last_wins(arguments: Sequence[Any]) -> list[str]:
-    """The command line with arguments that a test overrides taken out."""
+    """The command line without arguments that a test overrides."""
     groups: dict[str, list[str]] = {}
     for word in map(str, arguments):
         if word.startswith("--"):

@@ -17,7 +17,7 @@ from tests.pipelines.conftest import MAIN
 from tests.pipelines.test_training import Cut, cut
 
 CUT_AT = 4
-"""Batch that a run ends at which is cut."""
+"""The batch at which a run that is interrupted ends."""
 
 if __name__ == "__main__":
     (commands,) = (word for word in sys.argv if word.startswith("["))  # the launcher adds an argument of its own

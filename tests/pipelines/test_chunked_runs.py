@@ -1,4 +1,4 @@
-"""Documents longer than the window, read in chunks; several documents, each question behind its own; documents in a folder."""
+"""Documents longer than the window, read in chunks; several documents, each question after its own; documents in a folder."""
 
 import json
 import random
@@ -16,7 +16,7 @@ WINDOW = 768
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Notes of several parts: in one text of more than a window, and in a file each, with questions about them by name."""
+    """Notes of several parts: in one text longer than the window, and in one file each, with questions about them by name."""
     folder = tmp_path_factory.mktemp("chunks")
     rng, parts, names = random.Random("parts"), [], set()
     while len(parts) < 4:
@@ -42,7 +42,7 @@ def test_a_document_longer_than_the_window_is_learnt_chunk_by_chunk(folder, caps
     files = ("--query_file", folder / "train.jsonl", "--validation_file", folder / "validation.jsonl")
     file = ("--context", "file", "--context_file", folder / "long.md")
     with pytest.raises(InputError, match=r"^--context: the longest prompt has 9.. tokens.* cut the document with --chunk_tokens"):
-        run("distill.py", folder / "out", *ASKED, *files, *file, *LEARN)  # never cut without a word
+        run("distill.py", folder / "out", *ASKED, *files, *file, *LEARN)  # never cut silently
     record = run("distill.py", folder / "out", *ASKED, *files, *file, *LEARN, "--chunk_tokens", 320)
     assert "32 of them name no chunk and are asked behind the one that" in capsys.readouterr().err
     stages = record.metrics["stages"]

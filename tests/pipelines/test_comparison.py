@@ -1,4 +1,4 @@
-"""What a run says of how its student compares with itself before training."""
+"""What a run says about its student compared with itself before training."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ PARTS = {"lora": ("--use_adapter", "--adapter_dim", 2), "cartridge": ("--use_car
 
 @pytest.fixture(scope="module", params=PARTS)
 def trained(request, tmp_path_factory):
-    """What is trained, and the runs of two documents."""
+    """The trained part, and the runs of two documents."""
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, [run("distill.py", folder, *SHORT, *PARTS[request.param], "--data_seed", seed) for seed in (0, 1)]
 

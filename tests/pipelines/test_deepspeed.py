@@ -1,4 +1,4 @@
-"""Several processes for real: two ranks on the CPU, started by the deepspeed launcher, give what one process gives."""
+"""Several real processes: two ranks on the CPU, started by the deepspeed launcher, give the results of one process."""
 
 import json
 import os
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.deepspeed
 ROOT = Path(__file__).parents[2]
 ROWS, EPOCHS, ASKED = 64, 3, 21  # an odd number of questions: the shares of the ranks differ
 TRAIN = ("--max_train_samples", ROWS, "--num_train_epochs", EPOCHS, "--learning_rate", 5e-4, "--logging_steps", 1)
-TRAIN += ("--adam_epsilon", 1e-4)  # above the rounding of gradients, which Adam would make whole steps of
+TRAIN += ("--adam_epsilon", 1e-4)  # above the rounding of gradients, which Adam would turn into full steps
 CASES = {
     "eval.py": ("--num_shots", 16),
     "ft.py": TRAIN,
     "distill.py": ("--num_shots", 16, *TRAIN),
 }
-"""What each script is asked for, with a batch of 32."""
+"""The arguments of each script, with a batch of 32."""
 BEST = ("--num_shots", 4, "--max_train_samples", 32, "--learning_rate", 1e-3, "--num_train_epochs", 3, "--logging_steps", 1)
 BEST += ("--eval_strategy", "epoch", "--save_best_models", "--log_l2_dist_per_weight", "--save_strategy", "epoch")
 UNEVEN = (*TRAIN, "--max_train_samples", 42, "--num_train_epochs", 2)  # 10 rows for the last 16 and 16
@@ -64,7 +64,7 @@ def launched(tmp_path_factory):
     commands = {
         (script, config): words(folder / f"{config}-{script}", script, config, CASES[script], 16) for script, config in RUNS
     }
-    commands["best"] = words(folder / "best", "distill.py", "zero3", BEST, 8)  # whose weights are cut up
+    commands["best"] = words(folder / "best", "distill.py", "zero3", BEST, 8)  # whose weights are partitioned
     commands["uneven"] = words(folder / "uneven", "ft.py", None, last_wins(UNEVEN), 16)
     commands["whole"] = words(folder / "whole", "ft.py", "zero2", SAVING, 16)
     commands["resumed"] = words(folder / "resumed", "ft.py", "zero2", SAVING, 16)
@@ -112,7 +112,7 @@ def log(record):
 
 
 def numbers(tree, name=""):
-    """All numbers in nested dicts and lists by their places."""
+    """All numbers in nested dicts and lists, by their paths."""
     if isinstance(tree, dict | list):
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
         return {place: value for key, part in items for place, value in numbers(part, f"{name}/{key}").items()}

@@ -66,7 +66,7 @@ def test_eight_at_once_equals_one_by_one_accumulated(tmp_path):
 
 
 def test_without_a_context_there_is_nothing_to_learn(tmp_path, monkeypatch):
-    """Teacher and student read the same: what is left are rounding errors of rows that are packed in another order."""
+    """Teacher and student read the same; only rounding errors of rows packed in another order remain."""
     monkeypatch.setattr(PromptFormat, "context", lambda *_: "")
     record = run("distill.py", tmp_path, *SHORT)
     assert max(abs(loss) for loss in losses(record)) < 1e-6
@@ -119,7 +119,7 @@ def test_two_conflicting_contexts_one_after_the_other_end_at_the_second(tmp_path
         assert np.array_equal(np.stack(before[column]), np.stack(after[column]))
     stages = second.metrics["stages"]
     assert stages["before"]["toy"]["score_accuracy"] > 0.95
-    assert stages["teacher"]["toy"]["score_accuracy"] < 0.05  # the original, which calls entailment No behind the second
+    assert stages["teacher"]["toy"]["score_accuracy"] < 0.05  # the original, which calls entailment No after the second
     assert stages["after"]["toy"]["score_accuracy"] < 0.05
     student = run("distill.py", tmp_path, *then, "--num_train_epochs", 1)  # teaches itself, and is torn between both
     assert student.metrics["stages"]["before"] == stages["before"]
@@ -228,7 +228,7 @@ def test_the_report_reads_runs_whose_teacher_came_from_the_cache(tmp_path):
     teachers = collection.scores.query("selection == 'teacher' and set == 'in_domain' and metric == 'score_accuracy'")
     assert len(teachers) == 2 and (teachers["cpu_ms_per_query"] > 0).all()
     for exact in (collection.runs["training_flops"], collection.runs["training_flops_alone"], teachers["flops_per_query"]):
-        assert exact.nunique() == 1 and exact.iloc[0] > 0  # the cache's answers count as if they had been asked for
+        assert exact.nunique() == 1 and exact.iloc[0] > 0  # the cache's answers count as if they had been computed
     assert sorted(collection.runs["teacher_saved_cpu_s"] > 0) == [False, True]
 
 

@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def distilled(folder):
-    """The records of three documents, with nothing said but which."""
+    """The records of three documents, with no flags except which document."""
     return [run("distill.py", folder, *NOTES, "--data_seed", seed) for seed in SEEDS]
 
 

@@ -1,4 +1,4 @@
-"""What arguments of several groups must have in common for distillation."""
+"""Consistency of distillation's arguments across groups."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What training on a document does elsewhere: reported in every run that answers in words, and what keeps it small."""
+"""Effects of training on a document elsewhere: reported in every run that answers in words, and kept small on request."""
 
 import json
 import random

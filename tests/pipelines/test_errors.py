@@ -109,7 +109,7 @@ CASES = [
     ),
     ("eval.py", ["--max_seq_length", "0"], "--max_seq_length 0: must be 1 or more"),
     ("eval.py", ["--max_seq_length", "20"], "more than --max_seq_length of 20"),
-    ("ft.py", ["--multi_token_labels"], "--multi_token_labels: is read by eval.py and distill.py only"),
+    ("ft.py", ["--multi_token_labels"], "--multi_token_labels: works only in eval.py and distill.py"),
     ("distill.py", ["--context", "songs"], "--context songs: choose from demonstrations"),
     ("distill.py", ["--context", "file"], "--context file: name the file with --context_file"),
     ("distill.py", ["--context", "file", "--context_file", "/no.txt"], "--context_file /no.txt: cannot be read"),

@@ -55,7 +55,7 @@ def pattern(template):
 
 @dataclass
 class Case:
-    """A command line that goes wrong. `{name}` in an argument is a file of `files`; `breaks` breaks something else."""
+    """A command line that fails. `{name}` in an argument is a file of `files`; `breaks` breaks something else."""
 
     script: str
     arguments: str
@@ -112,7 +112,7 @@ def weights_of_nan(monkeypatch):
         with torch.no_grad():
             next(self.model.parameters()).fill_(torch.inf)
 
-    monkeypatch.setattr(ft_trainer.FtTrainer, "_get_learning_rate", spoil)  # behind the last step, in front of its checkpoint
+    monkeypatch.setattr(ft_trainer.FtTrainer, "_get_learning_rate", spoil)  # after the last step, before its checkpoint
 
 
 def no_room(monkeypatch):
@@ -424,7 +424,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, tokenizers):
-    """Names -> files and folders to go wrong with."""
+    """Names -> files and folders that cause errors."""
     folder = tmp_path_factory.mktemp("files")
     rows = [{"text1": f"row {i}", "label": ("no", "yes")[i % 2]} for i in range(20)]
 
@@ -510,7 +510,7 @@ def talks():
 
 
 def files_that_are_something_else(folder):
-    """Files and folders that are whole, in another form than is read."""
+    """Files and folders that are complete, but in a form that is not supported."""
     (folder / "latin.csv").write_bytes("text1,label\né,0\n".encode("latin-1"))
     with zipfile.ZipFile(folder / "workbook.csv", "w") as archive:
         archive.writestr("xl/workbook.xml", "")
@@ -525,7 +525,7 @@ def files_that_are_something_else(folder):
 
 
 def finished_runs(folder):
-    """Runs whose students are adapters, as far as is looked at before one is loaded."""
+    """Runs whose students are adapters, with only the files that are checked before one is loaded."""
     settings = {
         "lora_run": {"peft_type": "LORA", "r": 4},
         "other_run": {"peft_type": "LORA", "r": 8},

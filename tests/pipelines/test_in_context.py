@@ -35,10 +35,10 @@ def test_a_run_says_what_is_scored_and_what_of_its_rows_is_not_what_it_seems(tmp
     assert capsys.readouterr().err.splitlines() == [
         "note: label tokens: ...'<unk>' '<unk>' '?' | 'No' / 'Yes'",
         "note: text in 1 of 11 rows looks like control tokens ('</s>', '<pad>'); it is read as text",
-        "warning: evaluation rows whose texts the model has been shown: 1 of 3 of custom stand answered in the context",
+        "warning: evaluation rows whose texts the model has been shown: 1 of 3 of custom are answered in the context",
     ]
     MAIN["eval.py"]([*map(str, words), "--upstream_prompts"])
-    assert "these, as upstream does" in capsys.readouterr().err
+    assert "control tokens, as upstream does" in capsys.readouterr().err
     MAIN["ft.py"]([*map(str, words), "--num_train_epochs", "1"])
     assert "1 of 3 of custom are trained on\n" in capsys.readouterr().err
     own = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", "--method", "vanilla", "--label_delimiter", ":"]

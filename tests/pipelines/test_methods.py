@@ -47,13 +47,13 @@ def test_a_student_of_any_method_is_evaluated_as_it_was_when_trained(tmp_path, c
         record.predictions.query("stage == 'after'").itertuples(), again.predictions.itertuples(), strict=True
     ):
         assert (trained.set, trained.idx) == (loaded.set, loaded.idx)
-        # the same bits where loaded weights lie as trained ones did; else matrices are multiplied in another order
+        # the same bits if loaded weights lie in memory as trained ones did; else matrices are multiplied in another order
         np.testing.assert_allclose(loaded.token_logprobs, trained.token_logprobs, atol=2e-4)
     if part in ("soft_prompt", "cartridge"):
         found = {name: r.metrics["tokens_per_query"] for name, r in {"trained": record, "loaded": again}.items()}
         assert found["trained"]["student"] == found["loaded"]["icl"]
         plain = run("eval.py", tmp_path, *ZERO_SHOT).metrics["tokens_per_query"]["icl"]
-        assert found["loaded"]["icl"] == plain + 3 - (part == "cartridge")  # which stands for the text's start, its first token
+        assert found["loaded"]["icl"] == plain + 3 - (part == "cartridge")  # which replaces the text's start, its first token
 
 
 @pytest.mark.parametrize("part", ["lora", "soft_prompt", "cartridge", "parallel-fc"])

@@ -50,10 +50,10 @@ def test_a_run_that_is_killed_between_two_writings_goes_on_to_the_same_bits(fold
     assert rollouts["answers"] == 14 <= rollouts["learnt_tokens"] <= rollouts["tokens"]
     assert (rollouts["learnt_tokens"] < rollouts["tokens"]) == (way == "student")
     assert (rollouts["written_by_teacher"] > 0) == (way == "mixed")
-    if way == "mixed":  # where the teacher writes too; five steps along a student's own "not stated" teach next to nothing
+    if way == "mixed":  # where the teacher writes, too; five steps along a student's own "not stated" teach almost nothing
         assert kl["after"]["notes"] < kl["before"]["notes"] - 0.02
     counts = {key: (phase["examples"], phase["tokens"]) for key, phase in whole.phases.items() if key in ("rollout", "train")}
     assert counts["rollout"][0] == counts["train"][0] == 14
     for key, (examples, tokens) in counts.items():
         assert resumed.phases[key]["examples"] == examples
-        assert resumed.phases[key]["tokens"] >= tokens > 0  # the context is encoded once more
+        assert resumed.phases[key]["tokens"] >= tokens > 0  # the context is encoded again

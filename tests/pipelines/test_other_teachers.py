@@ -28,7 +28,7 @@ def test_another_teacher_of_another_size(tmp_path):
 
 
 def padded(folder):
-    """The embedded world's model with 15 more rows in its output layer, which it likes best of all."""
+    """The embedded world's model with 15 more rows in its output layer, which it finds the most likely."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINT)

@@ -1,4 +1,4 @@
-"""What several ranks say at once is said once."""
+"""What several ranks would print is printed once."""
 
 import os
 import time

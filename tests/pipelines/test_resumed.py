@@ -1,4 +1,4 @@
-"""What the record of a resumed run says of the sessions before."""
+"""What the record of a resumed run says about earlier sessions."""
 
 import pytest
 from safetensors.torch import load_file, save_file

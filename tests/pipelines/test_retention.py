@@ -1,4 +1,4 @@
-"""What training on one task does to others, on rows that the embedded model knows no word of."""
+"""Effects of training on one task on others, with rows in which the embedded model knows no word."""
 
 import re
 
@@ -53,10 +53,10 @@ def job_of(tmp_path, data_dir, *more):
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        ("sst", "no task 'sst'; choose of rte, mnli"),
+        ("sst", "no task 'sst'; choose from rte, mnli"),
         ("sst2,", "no task ''"),
-        ("sst2,toy", "toy is the run's own task; choose of rte, mnli"),
-        ("sst2, sst2", "sst2 stands there twice"),
+        ("sst2,toy", "toy is the run's own task; choose from rte, mnli"),
+        ("sst2, sst2", "sst2 is listed twice"),
     ],
 )
 def test_names_that_are_no_other_tasks(names, says):
@@ -73,9 +73,7 @@ def test_fingerprints_hold_versions_and_evaluation_rows(data_dir):
     after = retention_fingerprints(tasks, str(data_dir))
     assert {name for name in before if before[name] != after[name]} == {"glue/rte/validation.parquet"}
     file.unlink()
-    with pytest.raises(
-        InputError, match=r"^--retention_tasks rte: --data_dir .* no file glue/rte/validation .*; or leave rte out"
-    ):
+    with pytest.raises(InputError, match=r"^--retention_tasks rte: --data_dir .* no file glue/rte/validation .*; or drop rte"):
         retention_fingerprints(tasks, str(data_dir))
     assert retention_fingerprints(retention_tasks(None, "toy"), None) == {}
 
@@ -156,7 +154,7 @@ def test_tasks_that_the_model_cannot_be_asked(tmp_path, data_dir):
     job = job_of(tmp_path, data_dir)
     model, tokenizer = load_all(job)
     with pytest.raises(
-        InputError, match=r"^--retention_tasks ag_news: label words .*: 'World' is not one token .*; or leave ag_news out$"
+        InputError, match=r"^--retention_tasks ag_news: label words .*: 'World' is not one token .*; or drop ag_news$"
     ):
         Retention.create(retention_tasks("ag_news", "toy"), job, model, tokenizer)
     long = pd.DataFrame({"sentence": ["the " * 600], "label": [0]})

@@ -1,4 +1,4 @@
-"""Runs whose answers are judged by rules, and scores by category, with what is known to be wrong: on the embedded notes."""
+"""Runs whose answers are judged by rules, and scores by category and of known wrong answers: on the embedded notes."""
 
 import json
 
@@ -29,7 +29,7 @@ def write(file, rows):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Questions about a document: with rules in place of answers, and with an answer that is wrong."""
+    """Questions about a document: with rules instead of answers, and with a wrong answer."""
     folder = tmp_path_factory.mktemp("rules")
     (document,) = notes_documents(None, 0).values()
     (folder / "document.txt").write_text(document)

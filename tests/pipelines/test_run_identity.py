@@ -1,4 +1,4 @@
-"""What a run is named by: all that can change its result, by content, and nothing else."""
+"""What a run's name depends on: everything that can change its result, by content, and nothing else."""
 
 import json
 
@@ -61,7 +61,7 @@ NO_NAME = """
     include_num_input_tokens_seen trackio_space_id trackio_bucket_id trackio_static_space_id
     wandb_project_name wandb_group_name wandb_run_name wandb_output_dir
 """
-"""Flags of all scripts that change no result, or whose content the name holds in another way."""
+"""Flags of all scripts that do not change the result, or whose content is in the name in another form."""
 NO_NAME_OF = {
     "ft.py": "context_file context_dir context_glob",
     "distill.py": """

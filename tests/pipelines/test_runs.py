@@ -156,10 +156,10 @@ def test_a_task_description_is_context_and_the_student_never_reads_it(tmp_path):
 
 def test_calibration_changes_the_answers_and_not_the_token_probabilities(tmp_path):
     plain, calibrated = (run("eval.py", tmp_path, *SHORT, *extra).predictions for extra in ((), ("--calibrate",)))
-    # the content-free queries stand in the same rows, so sums run in another order: float32 noise
+    # the content-free queries are in the same rows, so sums are taken in another order: float32 noise
     np.testing.assert_allclose(np.stack(plain.token_logprobs), np.stack(calibrated.token_logprobs), rtol=1e-5, atol=1e-5)
     shift = np.stack(plain.label_logprobs) - np.stack(calibrated.label_logprobs)
-    odds = shift[:, 0] - shift[:, 1]  # the same factor between the labels for every query behind one context
+    odds = shift[:, 0] - shift[:, 1]  # the same factor between the labels for every query after one context
     in_toy = (plain.set == "toy").to_numpy()
     np.testing.assert_allclose(odds[in_toy], odds[in_toy][0], atol=1e-4)
     assert abs(odds[in_toy][0]) > 1e-3
@@ -184,9 +184,9 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         run(script, tmp_path / "cut", *SHORT, *steps)
     assert not list((tmp_path / "cut").rglob("DONE"))
-    assert "goes on from" not in capsys.readouterr().out
+    assert "resuming at" not in capsys.readouterr().out
     resumed = run(script, tmp_path / "cut", *SHORT, *steps)
-    assert "\ngoes on from step 4 of 8\n" in capsys.readouterr().out
+    assert "\nresuming at step 4 of 8\n" in capsys.readouterr().out
     assert len(calls) == 6 + 4
     assert resumed.json("cost")["resumed_from"].endswith("checkpoint-4")
     assert whole.json("cost")["resumed_from"] is None

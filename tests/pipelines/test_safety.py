@@ -1,4 +1,4 @@
-"""No code of a model's runs, nothing leaves the output folder, no secret is written down."""
+"""No code from a model runs, nothing is written outside the output folder, no secret is recorded."""
 
 import json
 import os
@@ -19,7 +19,7 @@ STEPS = ("--num_train_epochs", 1, "--per_device_train_batch_size", 4, "--save_st
 
 
 class RunsCode:
-    """Unpickled as such, it makes a file."""
+    """When unpickled, it creates a file."""
 
     def __init__(self, file):
         self.file = file
@@ -51,7 +51,7 @@ def test_weights_in_a_pickle_run_no_code(tmp_path, file):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """The output folder of a run that stopped behind its first checkpoint."""
+    """The output folder of a run that stopped after its first checkpoint."""
     from llmft.training.ft_trainer import FtTrainer
 
     folder, original = tmp_path_factory.mktemp("interrupted"), FtTrainer.answer_loss
@@ -90,7 +90,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
 
 
 def test_a_run_stays_in_its_output_folder(tmp_path):
-    """Even where what lies beside a model says that it is a run of another name."""
+    """Even if a file next to a model says that it is a run with another name."""
     model = tmp_path / "x" / "model"
     shutil.copytree(CHECKPOINT, model)
     (tmp_path / "x" / "config.json").write_text(json.dumps({"model": "../../../../out_of_it", "method": "/x"}))

@@ -1,4 +1,4 @@
-"""Learning rate and epochs: what a run uses where the flags say nothing, that it says so, and that its name holds them."""
+"""Learning rate and epochs: what a run uses without flags, that it says so, and that they are in its name."""
 
 import json
 
@@ -19,7 +19,7 @@ GROUPS = {"ft.py": fine_tune.GROUPS, "distill.py": distill.GROUPS, "eval.py": in
 
 @pytest.fixture
 def own_rows(tmp_path):
-    """The command line of a task that has no defaults of its own: 24 rows in a file."""
+    """The command line of a task without its own defaults: 24 rows in a file."""
     rows = [{"text1": f"row {number}", "label": number % 2} for number in range(24)]
     (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     file = str(tmp_path / "rows.jsonl")
@@ -27,7 +27,7 @@ def own_rows(tmp_path):
 
 
 def job_of(script, arguments):
-    """The one run that a command line asks for, before anything is loaded."""
+    """The only run of a command line, before anything is loaded."""
     method = {"ft.py": "pbft", "distill.py": "distill", "eval.py": "icl"}[script]
     (job,) = prepare(method, GROUPS[script], [*map(str, arguments), "--use_cpu"], "")
     return job
@@ -131,15 +131,15 @@ def test_a_run_says_what_it_uses_and_whether_the_student_has_hardly_moved(tmp_pa
     assert record.json("config")["arguments"]["DistillationRunArguments"]["learning_rate"] == 3e-3
     (moved,) = [line for line in lines if line.startswith("the student has hardly moved: KL to the teacher on toy was ")]
     assert "--learning_rate" in moved and "--num_train_epochs" in moved
-    assert lines.index(moved) < len(lines) - 5  # in front of the table
+    assert lines.index(moved) < len(lines) - 5  # before the table
 
 
 @pytest.mark.parametrize(
     ("before", "after", "losses", "says"),
     [
         (1.0, 0.79, (), ""), (1.0, 0.81, (), "hardly moved"), (1.0, 1.3, (), "moved away from its teacher"), (0.0, 0.0, (), ""),
-        (1e-4, 1e-4, (), ""), (0.157, 0.023, (0.33, 0.05), "thrown the student off"),
-        (0.062, 0.06, (0.28, 0.07), "thrown the student off"), (0.159, 0.011, (0.14, 0.03), ""),
+        (1e-4, 1e-4, (), ""), (0.157, 0.023, (0.33, 0.05), "threw the student off"),
+        (0.062, 0.06, (0.28, 0.07), "threw the student off"), (0.159, 0.011, (0.14, 0.03), ""),
         (1.0, 0.81, (1.2, 0.9), "hardly moved"), (1e-4, 1e-4, (1e-3,), ""),
     ],
 )  # fmt: skip
@@ -152,8 +152,8 @@ def test_what_is_said_of_a_student_that_is_no_nearer_to_its_teacher_or_was_led_a
 def test_a_run_whose_rate_is_too_high_is_told_to_lower_it(tmp_path, capsys):
     options = ["--max_train_samples", 16, "--max_eval_samples", 20, "--num_train_epochs", 8, "--logging_steps", 1]
     run("distill.py", tmp_path, *options, "--use_adapter", "--learning_rate", 1)
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "has thrown the student off" in line]
-    assert "KL to the teacher on toy was " in line and line.endswith("try a --learning_rate 3 to 10 times as low")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "threw the student off" in line]
+    assert "KL to the teacher on toy was " in line and line.endswith("try a --learning_rate 3 to 10 times lower")
 
 
 def test_losses_are_means_over_ten_steps_or_more():

@@ -1,4 +1,5 @@
-"""Self-study as a command: what it writes, again, after a kill, and in distill.py. A tiny random model writes and answers."""
+"""Self-study as a command: what it writes, when repeated, after a kill, and in distill.py. A tiny random model writes and
+answers."""
 
 import json
 import shutil
@@ -61,7 +62,7 @@ def study(folder, out, *arguments):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    with pytest.MonkeyPatch.context() as patch:  # what a random model writes is seldom a whole query
+    with pytest.MonkeyPatch.context() as patch:  # a random model seldom writes a whole query
         patch.setattr(sifting, "ran_out", lambda *_: False)
         return study(folder, folder / "whole")
 
@@ -85,7 +86,7 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
     assert phases["write"]["examples"] == 40 and phases["answer"]["tokens"] > 0
     study(folder, folder / "whole")
     assert "already finished" in capsys.readouterr().out
-    with pytest.raises(InputError, match="pairs.jsonl exists, and another command wrote it; name another file"):
+    with pytest.raises(InputError, match="pairs.jsonl was written by another command; choose another file"):
         study(folder, folder / "whole", "--seed", 1, "--data_seed", 1)
 
 
@@ -130,7 +131,7 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
     assert frame["document"].str.contains("#").all()
     ids = {(f"{line['document']}#{line['chunk']}", line["query"]): line["answer_ids"] for line in whole[0]}
     written = [(list(row["answer_ids"]), ids[row["document"], row["query"]]) for _, row in frame.iterrows()]
-    assert all(one == other for one, other in written), written  # greedy behind the same chunk
+    assert all(one == other for one, other in written), written  # greedy after the same chunk
     assert [*record.metrics["documents"]["teacher"]["questions"]] == sorted(set(frame["document"].str.partition("#")[0]))
 
 
@@ -139,7 +140,7 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
 )
 def test_no_file_of_another_command_is_replaced(folder, tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=f"pairs.jsonl: {name} exists, and another command wrote it; "):
+    with pytest.raises(InputError, match=f"pairs.jsonl: {name} was written by another command; "):
         study(folder, tmp_path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, content)]
 
@@ -148,7 +149,7 @@ def test_no_file_of_another_command_is_replaced(folder, tmp_path, name, content)
     ("arguments", "says"),
     [
         (("--chunk_overlap", 12), "--chunk_overlap 12: must be less than half of --chunk_tokens 24"),
-        (("--seed_prompts", '{"a": 1}'), "--seed_prompts: holds something else than texts by name"),
+        (("--seed_prompts", '{"a": 1}'), "--seed_prompts: does not map names to texts"),
         (("--output_file", "pairs.csv"), "--output_file pairs.csv: is not the name of a jsonl file; let it end in .jsonl"),
         (("--output_file", "."), "--output_file .: is not the name of a jsonl file"),
         (("--context_glob", "*.md"), "--context_glob *.md matches no file in it"),

@@ -1,4 +1,4 @@
-"""Runs that are told to end, asked for several times at once, or started without a network."""
+"""Runs that are told to stop, started several times at once, or started without a network."""
 
 import json
 import os
@@ -209,7 +209,7 @@ assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
 
 
 def test_nothing_connects_where_all_is_local(tmp_path):
-    """In a process of its own, from the first import on; the model is a folder, the data are files."""
+    """In a separate process, from the first import on; the model is a folder, the data are files."""
     from llmft.worlds.nli.world import toy_splits
 
     splits = toy_splits(None, 0)

@@ -1,4 +1,4 @@
-"""Students away from here: what plain transformers and peft load, by the card's own code, scores as the record says."""
+"""Students without llmft: what plain transformers and peft load, with the card's own code, scores as the record says."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def expected(record: Record):
 
 
 def plain_scores(model, tokenizer, record, *, special=True):
-    """Log-probabilities of the labels behind each query of the record, by transformers alone."""
+    """Log-probabilities of the labels after each query of the record, by plain transformers."""
     labels = tokenizer.convert_tokens_to_ids(["Yes", "No"])
     found = []
     for idx in expected(record).idx:
@@ -141,11 +141,11 @@ def test_the_card_says_what_there_is_to_know(tmp_path, monkeypatch, capsys):
         "- learning rate 0.01, 1 epoch\n",
     ):
         assert text in card.content
-    assert "(3011 characters, of which these are the first 2000):\n\n````\n```Touristsss" in card.content
+    assert "(3011 characters, the first 2000 of which follow):\n\n````\n```Touristsss" in card.content
     assert "```bash\npython distill.py --task 'toy one'\n```" in card.content
     assert "best-in-domain (these weights)" in (record.path / "model_best_in_domain" / "README.md").read_text()
     assert "```python" not in card.content
-    assert "note: Parallel adapters are a format of llmft's own" in capsys.readouterr().err
+    assert "note: Parallel adapters are llmft's own format" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["full", "lora"])

@@ -1,4 +1,4 @@
-"""Tasks other than the embedded one, and files of one's own, through the entry scripts."""
+"""Tasks other than the embedded one, and users' own files, through the entry scripts."""
 
 import csv
 import itertools

@@ -66,7 +66,7 @@ def test_the_student_comes_nearer_to_its_teacher(folder, plain, variant):
     written = (record.path / "teacher_answers.jsonl").exists()
     assert written == (variant not in ("given answers", "gold targets"))
     sizes = record.metrics["tokens_per_query"], plain.metrics["tokens_per_query"]
-    front = {"a soft prompt": 5, "a cartridge": 40 - 1}.get(variant, 0)  # a cartridge holds the text's start
+    front = {"a soft prompt": 5, "a cartridge": 40 - 1}.get(variant, 0)  # a cartridge includes the text's start
     assert sizes[0]["student"] == pytest.approx(sizes[1]["student"] + front)
 
 
@@ -101,7 +101,7 @@ def test_of_a_teacher_that_thinks_first_the_answer_alone_is_learnt_and_scored(fo
 def test_rows_whose_answers_the_pattern_does_not_match_are_not_said_to_be_learnt(folder):
     record = distil(folder, "--answer_pattern", r"(\S+ .*)", "--targets", "hard")  # answers of one word are left out
     learnt = record.metrics["answer_pattern"]["learnt"]
-    assert 0 < learnt < 8 and f"rows that were trained on: {learnt}\n" in (record.path / "model" / "README.md").read_text()
+    assert 0 < learnt < 8 and f"rows trained on: {learnt}\n" in (record.path / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("part", [(), ("--use_adapter",)])
@@ -115,7 +115,7 @@ def test_another_seed_asks_the_teacher_for_nothing_again(folder, plain):
     record = distil(folder, "--seed", 2)
     assert record.predictions.query("stage == 'teacher'").equals(plain.predictions.query("stage == 'teacher'"))
     asked = {name: phase["tokens"] for name, phase in record.phases.items() if "teacher" in name and "elsewhere" not in name}
-    assert not any(asked.values())  # what it says elsewhere is compared with the model before and not kept
+    assert not any(asked.values())  # its answers elsewhere are compared with those of the model before training, and not cached
     saved = record.json("cost")["saved_by_teacher_cache"]
     assert saved["tokens"] == sum(plain.phases[name]["tokens"] for name in asked)
 

@@ -25,7 +25,7 @@ BESTS = ("best_in_domain", "best_out_of_domain")
 
 
 def test_weights_that_the_last_step_has_spoilt_are_found_before_they_are_scored(tmp_path):
-    with pytest.raises(InputError, match=r"--learning_rate 1e\+38: step 1 has left weights that are no finite numbers"):
+    with pytest.raises(InputError, match=r"--learning_rate 1e\+38: the weights are not finite after step 1"):
         run("ft.py", tmp_path, *SHORT, "--num_train_epochs", 1, "--learning_rate", 1e38, "--warmup_steps", 0)
     assert not any(tmp_path.rglob("metrics.json"))
 
@@ -144,7 +144,7 @@ class Cut(Exception):
 
 
 def cut(monkeypatch, owner, name, call):
-    """Let the `call`-th call of a function end the session."""
+    """Make the `call`-th call of a function end the session."""
     calls, original = [], getattr(owner, name)
 
     def interrupted(*args, **kwargs):
@@ -196,7 +196,7 @@ def test_an_interrupted_run_resumes_with_its_evaluations_and_costs(tmp_path, mon
     for part in (
         "train",
         "evaluate during_training toy",
-    ):  # as if never interrupted: what came behind the checkpoint is not known
+    ):  # as if never interrupted: what came after the checkpoint is not known
         for count in ("examples", "tokens", "padding_tokens", "flops"):
             assert resumed.phases[part][count] == whole.phases[part][count]
     for part in ("load", "evaluate before toy"):  # done by both sessions

@@ -55,7 +55,7 @@ def test_label_cross_entropy_is_over_the_label_tokens_alone(size):
     found = label_cross_entropy(torch.tensor(logits), torch.tensor(answers), label_ids)
     assert found.item() == pytest.approx(expected, abs=1e-10)
     others = [token for token in range(9) if token not in label_ids]
-    logits[:, others] += 50  # what else the model might say does not count
+    logits[:, others] += 50  # other tokens do not count
     assert label_cross_entropy(torch.tensor(logits), torch.tensor(answers), label_ids).item() == pytest.approx(found.item())
 
 
@@ -86,7 +86,7 @@ def test_t_few_is_finite_where_the_wrong_label_has_all_the_probability():
 
 @pytest.mark.parametrize("loss", [t_few_loss, label_cross_entropy])
 def test_no_loss_waits_for_the_device(loss):
-    logits = torch.empty(3, 9, device="meta", requires_grad=True)  # without values, which nothing on the host may ask for
+    logits = torch.empty(3, 9, device="meta", requires_grad=True)  # without values, which the host must not read
     loss(logits, torch.empty(3, dtype=torch.int64, device="meta"), [4, 2]).backward()
     assert logits.grad.shape == (3, 9)
 

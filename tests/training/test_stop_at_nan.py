@@ -1,4 +1,4 @@
-"""A loss of NaN stops training: when it is looked for, what is said, and what stays."""
+"""A NaN loss stops training: when it is checked, what the message says, and what is kept."""
 
 from types import SimpleNamespace
 
@@ -100,11 +100,9 @@ def test_weights_are_looked_at_before_a_checkpoint():
     watch.on_step_end(arguments("cuda"), STATE, control, model)
     with torch.no_grad():
         model.bias[0] = torch.inf
-    with pytest.raises(
-        InputError, match="step 4 has left weights that are no finite numbers, with the training rows idx row-3, row-5"
-    ):
+    with pytest.raises(InputError, match="the weights are not finite after step 4, with the training rows idx row-3, row-5"):
         watch.on_epoch_end(arguments("cuda"), STATE, control, model)
-    model.bias.requires_grad_(False)  # what is not trained is as it was
+    model.bias.requires_grad_(False)  # untrained weights are not checked
     watch.on_step_end(arguments("cuda"), STATE, control, model)
 
 
@@ -124,7 +122,7 @@ def test_all_ranks_stop_with_the_first_of_what_they_found(monkeypatch):
     watch.see(7, torch.tensor(1.0), torch.tensor([9]))
     with pytest.raises(InputError, match="the loss of step 6 is inf, with the training rows idx row-2, row-3;"):
         watch.on_pre_optimizer_step(arguments("cpu"), None, None)
-    assert gathered == [None]  # this rank's own is well
+    assert gathered == [None]  # this rank has no problem
 
 
 def test_the_cause_is_that_of_the_first_step_on_any_rank(monkeypatch):
@@ -139,10 +137,12 @@ def test_the_cause_is_that_of_the_first_step_on_any_rank(monkeypatch):
             InputError, match=r"^--model_name_or_path some/model: the loss of step 1 is nan, .* row-2, before this"
         ):
             watch.on_pre_optimizer_step(args, None, None)
-    weights = Report(1, "step 1 has left weights that are no finite numbers", [2], None, is_loss=False)
+    weights = Report(1, "the weights are not finite after step 1", [2], None, is_loss=False)
     monkeypatch.setattr(stop_at_nan, "all_gather", lambda value: [value, weights])
     watch.see(2, torch.tensor(torch.nan), torch.tensor([9]))
-    with pytest.raises(InputError, match=r"^--learning_rate 0.1: step 1 has left weights .* row-2; lower it, or fix those rows$"):
+    with pytest.raises(
+        InputError, match=r"^--learning_rate 0.1: the weights are not finite .* row-2; lower it, or fix those rows$"
+    ):
         watch.on_pre_optimizer_step(args, None, None)
 
 

@@ -109,7 +109,7 @@ def test_the_loss_falls(tmp_path, trainer_class, more, family):
 
 @pytest.mark.parametrize(("trainer_class", "more"), KINDS)
 def test_eight_at_once_equals_one_by_one_accumulated(tmp_path, trainer_class, more):
-    plain = {"optim": "sgd", "learning_rate": 0.1, **more}  # AdamW would blow a difference of 1e-9 in a gradient near 0 up to lr
+    plain = {"optim": "sgd", "learning_rate": 0.1, **more}  # AdamW would amplify a difference of 1e-9 in a gradient near 0 to lr
     at_once = train(tmp_path, trainer_class, tiny_model("opt"), 8, 1, **plain)
     one_by_one = train(tmp_path, trainer_class, tiny_model("opt"), 1, 8, **plain)
     start = tiny_model("opt")
@@ -187,7 +187,7 @@ def test_work_is_counted(tmp_path):
 
 
 def texts(n=16):
-    """Examples that end in texts of 1 to 6 tokens, and each token that is asked for in them."""
+    """Examples that end in texts of 1 to 6 tokens, and the tokens asked about in them."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for i in range(n):
@@ -295,11 +295,11 @@ def in_float64(objective, teacher, student):
 
 
 PARTS = (slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 6))
-"""Of six texts, what two ranks read in a step of two batches each."""
+"""How two ranks read six texts in a step of two batches each."""
 
 
 def parted_loss(trainer, student, batches):
-    """The mean over ranks and batches of what each makes of its part of a step."""
+    """The mean over ranks and batches of the results for their parts of a step."""
     asked = [count for batch in batches for count in batch["asked"]]
     items = torch.tensor(sum(asked) if trainer.loss_mean == "tokens" else len(asked))
     trainer.args, before = SimpleNamespace(world_size=2, device=torch.device("cpu")), trainer.args
@@ -316,7 +316,7 @@ def test_the_loss_of_texts_is_that_of_float64_and_nothing_where_both_agree(tmp_p
     assert can_pack(student)
     with torch.no_grad():
         for model, scale in ((student, 10), (teacher, -7)):
-            model.lm_head.weight *= scale  # distributions that are far from even, and from one another
+            model.lm_head.weight *= scale  # distributions far from uniform, and from each other
     rows = texts(6)
     rows[3] = {
         **rows[3],
@@ -368,7 +368,7 @@ def test_logits_of_texts_are_made_in_pieces_where_they_are_many(tmp_path, monkey
         loss = trainer.compute_loss(model, dict(batch))
         loss.backward()
         gradients.append((loss, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}))
-    assert made[1:] == [1]  # what the model itself gets of them
+    assert made[1:] == [1]  # the part that the model itself gets
     (loss, whole), (other, pieces) = gradients
     torch.testing.assert_close(other, loss, rtol=1e-6, atol=0)
     for name, gradient in whole.items():

@@ -66,7 +66,7 @@ def load_metric(name: str, kind: str) -> evaluate.Metric:
     if name in shipped_metrics(kind):
         return _load_shipped(name, kind)
     names = ", ".join(shipped_metrics(kind))
-    mismatch = f"--metric {name}: does not take {TAKEN[kind]}; give one of {names}, or the file of a module that does"
+    mismatch = f"--metric {name}: does not take {TAKEN[kind]}; use one of {names}, or the file of a module that does"
     if any(name in shipped_metrics(other) for other in TAKEN):
         raise InputError(mismatch)
     try:
@@ -74,7 +74,7 @@ def load_metric(name: str, kind: str) -> evaluate.Metric:
     except Exception as error:  # a module is the user's own code, which may raise anything
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(
-            f"--metric {name}: cannot be loaded ({reason}); give one of {names}, the file of a module of the library evaluate, "
+            f"--metric {name}: cannot be loaded ({reason}); use one of {names}, the file of a module of the library evaluate, "
             "or its name on the hub"
         ) from error
     if kind not in _kinds(metric):
@@ -145,12 +145,10 @@ def compute_metric(
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise InputError(
-            f"--metric {name}: fails on {len(predictions)} predictions ({reason}); fix it, or leave it out"
-        ) from error
+        raise InputError(f"--metric {name}: fails on {len(predictions)} predictions ({reason}); fix or drop it") from error
     numbers = {key: float(value) for key, value in (values or {}).items() if isinstance(value, int | float | np.number)}
     if not numbers:
-        raise InputError(f"--metric {name}: gives no number; give one that does, or leave it out")
+        raise InputError(f"--metric {name}: gives no number; use one that does")
     return numbers
 
 

@@ -1,4 +1,4 @@
-"""Which weights are trained: the table of parts, and what follows from it."""
+"""Which weights are trained: the table of parts, and functions that use it."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ PARTS = {
     "soft_prompt": SOFT_PROMPT,
     "cartridge": CARTRIDGE,
 }
-"""Parts by the name that `AdapterArguments.part` gives them."""
+"""Parts by their names in `AdapterArguments.part`."""
 ADAPTERS = {part.adapter for part in PARTS.values() if part.adapter is not None}
 
 
 def adapt(
     model: PreTrainedModel, flags: AdapterArguments, context_ids: Sequence[int] | None = None, seed: int = 0
 ) -> torch.nn.Module:
-    """The model with the part to be trained that the flags choose. A classification head is always trained with it.
+    """The model with the part that the flags select made trainable. A classification head is always trained with it.
 
     Args:
-        context_ids: tokens of the context that a cartridge starts as; None for random tokens.
-        seed: of a new parallel adapter's weights, and of the random tokens that a soft prompt or cartridge starts as (peft
-            draws LoRA's weights from torch's global stream).
+        context_ids: tokens of the context from which a cartridge is initialised; None for random tokens.
+        seed: for a new parallel adapter's weights, and for the random tokens from which a soft prompt or cartridge is initialised
+            (peft draws LoRA's weights from torch's global generator).
 
     Raises:
         InputError: the model has no such part.
@@ -62,42 +62,42 @@ def check_part(model: PreTrainedModel, flags: AdapterArguments) -> None:
     """Check that the model has the part that `adapt` would train, before anything is written.
 
     Raises:
-        InputError: it has not.
+        InputError: it does not.
     """
     PARTS[flags.part].check(model, flags)
 
 
 def trained_weights(model: PreTrainedModel, flags: AdapterArguments) -> NamedWeights:
-    """The model's own weights that are trained; none for what is put beside them."""
+    """The model's own weights that are trained; none for adapters."""
     weights = PARTS[flags.part].weights
     return {} if weights is None else weights(model, flags)
 
 
 def keeps_base(part: str | None) -> bool:
-    """Whether training that part leaves all weights of the model as they are (a classification head's aside)."""
+    """Whether training that part leaves all weights of the model unchanged (except a classification head's)."""
     return PARTS[part].weights is None
 
 
 def adapter_in(model: torch.nn.Module) -> Adapter | None:
-    """What the model, in any wrapping, has beside its weights; None for a plain model."""
+    """The adapter of a model, in any wrapping; None for a plain model."""
     return next((adapter for adapter in ADAPTERS if adapter.is_in(model)), None)
 
 
 @contextmanager
 def without_adapter(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
-    """The language model that an adapter was put on, to read with: its scores are those of the untouched model, bit for bit.
+    """The language model under an adapter, for reading: its scores are those of the original model, bit for bit.
 
-    In the context it is in eval mode and no gradients are kept. Afterwards the student is as it was: adapter, modes, and which
-    weights are trained.
+    Within the context manager it is in eval mode and gradients are off. Afterwards the student is as before: adapter, modes, and
+    which weights are trained.
 
     Args:
-        model: what `adapt` made of a language model (not a classifier) with a part that `keeps_base`, in any wrapping.
+        model: the result of `adapt` on a language model (not a classifier) with a part that `keeps_base`, in any wrapping.
 
     Yields:
-        The transformers model, no copy.
+        The transformers model, not a copy.
 
     Raises:
-        ValueError: there is no adapter to leave out, or its weights have been merged into the model's.
+        ValueError: there is no adapter, or its weights have been merged into the model's.
     """
     bare, adapter = bare_model(model), adapter_in(model)
     if adapter is None:
@@ -108,7 +108,7 @@ def without_adapter(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
         with adapter.left_out(model), torch.no_grad():
             bare.eval()
             for parameter in bare.parameters():
-                # as an untouched model's: torch multiplies by weights to be trained in another order, even without gradients
+                # as in the original model: torch multiplies trainable weights in another order, even without gradients
                 parameter.requires_grad_(parameter.is_floating_point())
             yield bare
     finally:
@@ -119,18 +119,18 @@ def without_adapter(model: torch.nn.Module) -> Iterator[PreTrainedModel]:
 
 
 SHOWN = 2
-"""Groups of trained tensors that a run's output names."""
+"""Number of groups of trained tensors that a run's output lists."""
 
 
 @dataclass(frozen=True)
 class TrainedGroup:
-    """Trained tensors alike but for the layer they are in.
+    """Trained tensors that differ only in their layer.
 
     Attributes:
         name: their name, `*` for the layer's number.
-        shape: of each.
-        tensors: how many.
-        weights: in all of them together.
+        shape: that of each tensor.
+        tensors: their number.
+        weights: the number of weights in all of them together.
     """
 
     name: str
@@ -141,7 +141,7 @@ class TrainedGroup:
 
 @dataclass(frozen=True)
 class TrainableCount:
-    """How many weights are trained, of how many, and which."""
+    """The numbers of trained weights and of all weights, and which are trained."""
 
     trainable: int
     total: int
@@ -166,7 +166,7 @@ class TrainableCount:
 
 
 def count_trainable(model: torch.nn.Module) -> TrainableCount:
-    """Trained and total weights, and the trained ones by name; those that ZeRO-3 has cut up count whole."""
+    """Trained and total weights, and the trained ones by name; weights that ZeRO-3 has partitioned count in full."""
     named_parameters = list(model.named_parameters())
     shapes = {name: tuple(getattr(p, "ds_shape", None) or p.shape) for name, p in named_parameters}
     trained = Counter((re.sub(r"\.\d+(?=\.)", ".*", n), shapes[n]) for n, p in named_parameters if p.requires_grad)

@@ -1,4 +1,4 @@
-"""Adapters of several students as one: cartridges one after the other, LoRA adapters merged. All of it is peft's."""
+"""Combines adapters of several students: cartridges are concatenated, LoRA adapters merged, both by peft."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from llmft.runs.model_folder import STUDENT_SETTINGS
 
 
 def join_cartridges(students: Sequence[Path], folder: Path) -> None:
-    """Write one cartridge of several, in their order. Each keeps the positions that its keys were made at, so that all of them
-    begin where the text does.
+    """Write several cartridges as one, in order. Each keeps the positions at which its keys were computed, so they all begin at
+    the start of the text.
 
     Args:
         students: folders of cartridges of one base.
@@ -25,10 +25,10 @@ def join_cartridges(students: Sequence[Path], folder: Path) -> None:
 
 
 def add_adapters(model: PeftModel, students: Sequence[Path]) -> list[str]:
-    """Load LoRA adapters beside that of a model, which is the first student's.
+    """Load LoRA adapters in addition to that of a model, which is the first student's.
 
     Returns:
-        What the model calls them, its own first.
+        Their names in the model, its own first.
     """
     names = [model.active_adapter, *(f"student-{number}" for number in range(1, len(students)))]
     with warnings.catch_warnings():
@@ -39,12 +39,12 @@ def add_adapters(model: PeftModel, students: Sequence[Path]) -> list[str]:
 
 
 def merge_adapters(model: PeftModel, names: Sequence[str], how: str, weight: float, density: float) -> None:
-    """Merge LoRA adapters of a model into a new one, which is called `how`.
+    """Merge LoRA adapters of a model into a new one, named `how`.
 
     Args:
-        how: `cat` for the sum of their updates, exact; `linear` for B and A each the sum of theirs, times the square root of the
-            weight; `ties` for the same of what Yadav et al. 2023 (arXiv:2306.01708) keep of them.
-        weight: of each adapter.
+        how: `cat` for the exact sum of their updates; `linear` for sums of their B and of their A, times the square root of the
+            weight; `ties` for the same on the entries that Yadav et al. 2023 (arXiv:2306.01708) keep.
+        weight: the weight of each adapter.
         density: share of the weights that `ties` keeps.
     """
     more = {"density": density} if how == "ties" else {}
@@ -52,15 +52,15 @@ def merge_adapters(model: PeftModel, names: Sequence[str], how: str, weight: flo
 
 
 def save_merged(model: PeftModel, how: str, settings: Path, folder: Path) -> None:
-    """Write a merged adapter, loadable as a student is.
+    """Write a merged adapter that can be loaded like a student.
 
     Args:
-        settings: folder of a student with the settings that all share.
+        settings: folder of a student with the common settings.
         folder: an empty one.
     """
     model.save_pretrained(str(folder), selected_adapters=[how], save_embedding_layers=False)
     for file in (folder / how).iterdir():
         file.rename(folder / file.name)
     (folder / how).rmdir()
-    (folder / "README.md").unlink(missing_ok=True)  # peft's empty form
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
     shutil.copy(settings / STUDENT_SETTINGS, folder)

@@ -70,10 +70,10 @@ class ClassificationHead(torch.nn.Module):
 
 
 def put_head(model: PreTrainedModel, kind: str, label_names: Sequence[str], seed: int) -> None:
-    """Put a new classification head in the place of the language-modelling head.
+    """Replace the language-modelling head by a new classification head.
 
-    Its weights are normal with the standard deviation that the model's config gives for new weights, biases are zero.
-    What a family does to its logits behind the head (Gemma 2's soft cap, Granite's scale) it does to the labels' too.
+    Its weights are normal with the standard deviation that the model's config gives for new weights, biases are zero. Changes
+    that a family makes to its logits after the head (Gemma 2's soft cap, Granite's scale) apply to the labels', too.
 
     Raises:
         InputError: the model has no output layer to replace.
@@ -107,27 +107,28 @@ def classification_head(model: torch.nn.Module) -> ClassificationHead | None:
 
 
 def output_name(model: PreTrainedModel) -> str:
-    """The output layer's name in the model (`lm_head`, as a rule)."""
+    """The output layer's name in the model (usually `lm_head`)."""
     head = model.get_output_embeddings()
     return next(name for name, module in model.named_modules() if module is head)
 
 
 def logits_width(model: torch.nn.Module) -> int:
-    """How many logits the model's output layer gives; its weights may be cut up by DeepSpeed ZeRO-3."""
+    """The number of logits of the model's output layer, whose weights may be partitioned by DeepSpeed ZeRO-3."""
     weight = bare_model(model).get_output_embeddings().weight
     return (getattr(weight, "ds_shape", None) or weight.shape)[0]
 
 
 def cut_logits(model: torch.nn.Module, width: int) -> None:
-    """Have the model give its first `width` logits alone. Its config's vocabulary says so, and with that its fingerprint."""
+    """Make the model return only its first `width` logits. This changes the vocabulary in its config, and thus its
+    fingerprint."""
     bare = bare_model(model)
     bare.get_output_embeddings().register_forward_hook(lambda _module, _inputs, logits: logits[..., :width])
     bare.config.get_text_config().vocab_size = width
 
 
 def untie(model: PreTrainedModel) -> None:
-    """Give the language-modelling head weights of its own, equal at first; recorded in the model's config. Either may be a layer
-    of peft's around the model's own."""
+    """Give the language-modelling head its own weights, initially equal; recorded in the model's config. Both layers may be
+    peft's layers around the model's own."""
     ends = (model.get_output_embeddings(), model.get_input_embeddings())
     head, embeddings = (getattr(layer, "base_layer", layer) for layer in ends)
     if getattr(head, "weight", None) is not embeddings.weight:
@@ -138,7 +139,7 @@ def untie(model: PreTrainedModel) -> None:
 
 
 def record_untied(model: PreTrainedModel) -> None:
-    """Have the config say that the output layer has weights of its own, if it has: an adapter may have brought them."""
+    """Record in the config that the output layer has its own weights, if it has: they may come from an adapter."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if getattr(head, "weight", None) is not embeddings.weight:
         _no_longer_tied(model)
@@ -153,13 +154,13 @@ def _no_longer_tied(model: PreTrainedModel) -> None:
 
 @contextmanager
 def precise_output(model: torch.nn.Module) -> Iterator[None]:
-    """Context: an output layer in half precision gives its logits in float32.
+    """Context manager: an output layer in half precision gives its logits in float32.
 
-    Rounded to bfloat16, logits of 16 to 32 lie 1/8 apart, and labels that are closer to one another tie. Float32 stays as it is;
-    so do layers that are not torch's own, or that something else (accelerate, on several devices) has changed.
+    Rounded to bfloat16, logits of 16 to 32 are 1/8 apart, and labels that are closer than that tie. Layers in float32 do not
+    change; nor do layers that are not torch's own, or that something else (accelerate, on several devices) has changed.
     """
     output = bare_model(model).get_output_embeddings()
-    linear = [layer for layer in output.modules() if type(layer) is torch.nn.Linear]  # itself, as a rule
+    linear = [layer for layer in output.modules() if type(layer) is torch.nn.Linear]  # usually itself
     half = [layer for layer in linear if layer.weight.dtype in (torch.float16, torch.bfloat16)]
     with ExitStack() as stack:
         for layer in half:
@@ -170,7 +171,7 @@ def precise_output(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def forward_of(layer: torch.nn.Module, forward: Projection) -> Iterator[None]:
-    """Context: the layer computes by `forward`."""
+    """Context manager: the layer computes with `forward`."""
     before = vars(layer).get("forward")
     layer.forward = forward
     try:
@@ -182,11 +183,11 @@ def forward_of(layer: torch.nn.Module, forward: Projection) -> Iterator[None]:
 
 
 def positions_at_once(model: torch.nn.Module, *, learnt: bool = False) -> int:
-    """How many positions' logits are made at once, at most. All, where ZeRO-3 has cut up the weights: ranks must go through the
-    same modules, and only some have a batch that is large.
+    """The maximum number of positions whose logits are computed at once. All, if ZeRO-3 has partitioned the weights: ranks must
+    run the same modules, and only some have a large batch.
 
     Args:
-        learnt: whether the output layer is frozen and what is in front of it is trained.
+        learnt: whether the output layer is frozen and something before it is trained.
     """
     if cut_up(model):
         return sys.maxsize
@@ -200,16 +201,16 @@ def project_in_pieces(
     look: Callable[[Projection, torch.Tensor, slice], None],
     at_once: int,
 ) -> bool:
-    """Run a model on a batch in which logits are read at more positions than they are made of at once.
+    """Run a model on a batch whose logits are read at more positions than are computed at once.
 
     Args:
-        batch: as of `answer_logits`.
-        run: runs the model; logits as it gives them, in this case of one position alone.
-        look: is shown the positions piece by piece: the output layer's `forward`, hidden states (p, H), and which they are.
-        at_once: positions of a piece.
+        batch: as for `answer_logits`.
+        run: runs the model; returns its logits, in this case of only one position.
+        look: is called with the positions piece by piece: the output layer's `forward`, hidden states (p, H), and their indices.
+        at_once: number of positions in a piece.
 
     Returns:
-        Whether those are the model's logits; False where it does something to them behind its output layer.
+        Whether those are the model's logits; False if it changes them after its output layer.
     """
     output = bare_model(model).get_output_embeddings()
     project, ends = output.forward, []
@@ -244,6 +245,6 @@ def save_head(head: ClassificationHead, folder: Path) -> None:
 
 
 def restore_head(model: PreTrainedModel, folder: Path) -> None:
-    """Put the head that `save_head` wrote into the model."""
+    """Load the head that `save_head` wrote into the model."""
     settings = json.loads((folder / HEAD_SETTINGS).read_text())
     _replace(model, settings["type"], settings["label_names"]).load_state_dict(load_file(folder / WEIGHTS))

@@ -1,8 +1,8 @@
-"""Adapters of peft's in a model's layers, which can be merged into its weights.
+"""peft's adapters in a model's layers, which can be merged into its weights.
 
 LoRA (Hu et al. 2021, arXiv:2106.09685) adds low-rank updates to linear layers, scaled by alpha / rank. IA3 (Liu et al. 2022,
-arXiv:2205.05638) learns scales of keys, values and the inner activation of the feed-forward.
-Adapters of peft's other kinds are only restored.
+arXiv:2205.05638) learns scales of keys, values and the inner activation of the feed-forward. peft's other kinds of adapters are
+only restored.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def _add_ia3(model: PreTrainedModel, flags: AdapterArguments, *_: Any) -> torch.
 def ia3_targets(model: PreTrainedModel) -> tuple[list[str], list[str]]:
     """The layers that IA3 scales, as paths within a decoder layer: all, and those of them that it scales at their input.
 
-    Keys and values are scaled behind their projections, the feed-forward's inner activation in front of its second layer.
-    Where one layer makes queries, keys and values, all of its output is scaled, queries included: peft scales a layer's
-    output as a whole. The layers come from the model's structure: peft's own table takes queries for values in OPT, and for keys
-    in GPT-J, GPT-Neo, Gemma and Qwen (peft 0.21).
+    Keys and values are scaled after their projections, the feed-forward's inner activation before its second layer. If one layer
+    computes queries, keys and values, all of its output is scaled, including queries, since peft scales a layer's output as a
+    whole. The layers come from the model's structure: peft's own table confuses queries with values in OPT, and with keys in
+    GPT-J, GPT-Neo, Gemma and Qwen (peft 0.21).
 
     Raises:
-        InputError: they cannot be told apart.
+        InputError: they cannot be distinguished.
     """
     scaled: set[str] = set()
     inner: set[str] = set()
@@ -79,7 +79,7 @@ def ia3_targets(model: PreTrainedModel) -> tuple[list[str], list[str]]:
 
 
 def peft_config_of(model: torch.nn.Module) -> PeftConfig | None:
-    """Settings of the adapter of peft's that a model, in any wrapping, has."""
+    """Settings of the peft adapter of a model, in any wrapping."""
     return getattr(unwrapped(model), "active_peft_config", None)
 
 
@@ -90,26 +90,26 @@ def peft_config_in(folder: Path) -> PeftConfig | None:
 
 def save_peft(model: torch.nn.Module, folder: Path) -> None:
     """Write what peft has added to the model, in its format."""
-    # the embeddings are the base's own; to learn that peft would else look for the base on the hub
+    # the embeddings are the base's own; otherwise peft would look for the base on the hub to find that out
     unwrapped(model).save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's empty form; the run's card takes its place
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty template; the run's card replaces it
 
 
 def _left_out(model: torch.nn.Module) -> AbstractContextManager[None]:
     if any(getattr(module, "merged", False) for module in model.modules()):
-        raise ValueError("the adapter's weights have been merged into the model's, which cannot be had back bit for bit")
+        raise ValueError("the adapter's weights have been merged into the model's, which cannot be recovered bit for bit")
     return unwrapped(model).disable_adapter()
 
 
 def _restore(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     _fit_vocabulary(model, folder, peft_config_in(folder))
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Found missing adapter keys")  # they would stay at their start
+        warnings.filterwarnings("error", message="Found missing adapter keys")  # they would keep their initial values
         return PeftModel.from_pretrained(model, str(folder))
 
 
 def _fit_vocabulary(model: PreTrainedModel, folder: Path, config: PeftConfig) -> None:
-    """Give the base as many embeddings as the adapter was trained with; it must bring their values."""
+    """Give the base as many embeddings as the adapter was trained with; the adapter must have their values."""
     layers = {"input": model.get_input_embeddings(), "output": model.get_output_embeddings()}
     if not hasattr(layers["output"], "weight"):  # there is none, or a classification head
         del layers["output"]
@@ -133,12 +133,12 @@ def _fit_vocabulary(model: PreTrainedModel, folder: Path, config: PeftConfig) ->
     highest = max((i for listed in ([indices] if isinstance(indices, list) else indices.values()) for i in listed), default=-1)
     if not rows and highest < have["input"]:
         return
-    different = len({layer.weight for layer in layers.values()})  # 1 where they are tied: either brings both
+    different = len({layer.weight for layer in layers.values()})  # 1 if they are tied: either has both
     if len(rows) != 1 or len(whole) < different:
         trained = max(rows, default=highest + 1)
         raise InputError(
-            f"--model_name_or_path {folder}: its base has {have['input']} embeddings, and the adapter was trained with {trained} "
-            "and does not bring all their values; resize the base as it was then (resize_token_embeddings), save it, and "
+            f"--model_name_or_path {folder}: its base has {have['input']} embeddings, but the adapter was trained with {trained} "
+            "and does not have all their values; resize the base to that (resize_token_embeddings), save it, and "
             f"name it in {PEFT_SETTINGS}"
         )
     model.resize_token_embeddings(rows.pop(), mean_resizing=False)
@@ -157,5 +157,5 @@ IN_LAYERS = Adapter(
     restore=_restore,
 )
 LORA = Part(_add_lora, _check_lora, adapter=IN_LAYERS)
-"""peft draws its weights from torch's global stream. At `--lora_alpha -1` its scale is 1."""
+"""peft draws its weights from torch's global generator. At `--lora_alpha -1` its scale is 1."""
 IA3 = Part(_add_ia3, lambda model, flags: layers(model), adapter=IN_LAYERS)

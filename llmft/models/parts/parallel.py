@@ -1,8 +1,9 @@
-"""Parallel adapters (He et al. 2022, arXiv:2110.04366, section 3 and Table 1): a small network beside attention or feed-forward.
+"""Parallel adapters (He et al. 2022, arXiv:2110.04366, section 3 and Table 1): a small network parallel to attention or
+feed-forward.
 
     block(x)  becomes  block(x) + scale * up(relu(down(x)))
 
-x is what the block reads, behind the layer norm that feeds it. `up` starts at zero, so that the start is the model itself.
+x is the block's input, after the layer norm that feeds it. `up` starts at zero, so training starts from the unchanged model.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ BLOCKS = {"parallel": ("attention", "feed_forward"), "parallel-attn": ("attentio
 class ParallelAdapter(torch.nn.Module):
     """down (H x dim), ReLU, up (dim x H), times a learnt scale that starts at 1; float32 whatever the model's weights are.
 
-    It is hooked to the linear layer that reads the block's input and to the one that makes its output: OPT's feed-forward
-    is no module of its own.
+    It is hooked to the linear layer that reads the block's input and to the one that makes its output, since OPT's feed-forward
+    is not a module of its own.
     """
 
     def __init__(self, width: int, dim: int, out: int, generator: torch.Generator) -> None:
@@ -47,7 +48,7 @@ class ParallelAdapter(torch.nn.Module):
         for start in (self.down.bias, self.up.weight, self.up.bias):
             torch.nn.init.zeros_(start)
         self.on = True
-        """Whether the hooks do anything."""
+        """Whether the hooks are active."""
         self._input: torch.Tensor | None = None
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -59,7 +60,7 @@ class ParallelAdapter(torch.nn.Module):
         self._input = inputs[0]
 
     def add(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """Hook behind its last one."""
+        """Hook after its last one."""
         if not self.on:
             return output
         hidden, self._input = self._input, None
@@ -131,4 +132,4 @@ PARALLEL = Part(
         noun="parallel adapters",
     ),
 )
-"""`--adapter_type` says which blocks get one; their weights are drawn by the seed."""
+"""`--adapter_type` says which blocks get one; the seed determines their weights."""

@@ -1,6 +1,6 @@
-"""What is known of each part that can be trained, and of adapters in models and folders.
+"""The properties of each trainable part, and of adapters in models and folders.
 
-A new part is one file that makes a `Part`, one row in `adapt.PARTS`, one flag (or a value of `--adapter_type`) in
+A new part is one file that creates a `Part`, one row in `adapt.PARTS`, one flag (or a value of `--adapter_type`) in
 `llmft.arguments.methods`, and its name and defaults in `llmft.arguments.training_defaults`.
 """
 
@@ -27,15 +27,15 @@ NamedWeights = dict[str, torch.nn.Parameter]
 
 @dataclass(frozen=True)
 class Adapter:
-    """How adapters of one kind lie in models and in folders.
+    """How adapters of one kind are stored in models and folders.
 
     Attributes:
         is_in: whether a model, in any wrapping, has one.
-        left_out: context in which such a model computes as if it had none.
-        save: writes it, and the base it goes with, into a folder.
+        left_out: context manager in which the model computes as if it had none.
+        save: writes it, and the name of its base, into a folder.
         is_saved_in: whether a folder has one.
-        restore: puts the one of a folder on its base.
-        noun: what a model with it has, for messages; None for one that can be merged into the weights.
+        restore: loads a folder's adapter onto its base.
+        noun: the adapter's name in messages; None for one that can be merged into the weights.
     """
 
     is_in: Callable[[torch.nn.Module], bool]
@@ -51,11 +51,11 @@ class Part:
     """A part of a model that can be trained.
 
     Attributes:
-        add: from model, flags, tokens of the context (None where there is none) and a seed of new weights, the model in which
-            that part, and a classification head, are to be trained and nothing else.
-        check: raises InputError where the model has no such part.
-        weights: which weights of the model's own are trained; None where all stay as they are (a classification head's aside).
-        adapter: what is put beside them; None for none.
+        add: maps model, flags, tokens of the context (None if there is none) and a seed for new weights to the model in which
+            only that part, and a classification head, are trainable.
+        check: raises InputError if the model has no such part.
+        weights: the model's own weights that are trained; None if none change (except a classification head's).
+        adapter: what is added to them; None for nothing.
     """
 
     add: Callable[[PreTrainedModel, AdapterArguments, Sequence[int] | None, int], torch.nn.Module]
@@ -65,7 +65,7 @@ class Part:
 
 
 def train_only(model: PreTrainedModel, weights: NamedWeights) -> None:
-    """Freeze all of the model but these weights and a classification head."""
+    """Freeze all of the model except these weights and a classification head."""
     model.requires_grad_(False)
     for weight in weights.values():
         weight.requires_grad_(True)
@@ -75,5 +75,5 @@ def train_only(model: PreTrainedModel, weights: NamedWeights) -> None:
 
 
 def base_of(model: PreTrainedModel) -> dict[str, str | None]:
-    """What an adapter's files name its base by: folder or hub name, and the commit for a hub model."""
+    """How an adapter's files name its base: folder or hub name, and the commit for a hub model."""
     return {"base_model_name_or_path": model.name_or_path, "revision": getattr(model.config, "_commit_hash", None)}

@@ -1,7 +1,7 @@
-"""What soft prompts and cartridges share: peft's parameters and file format, with a forward of our own.
+"""Base of soft prompts and cartridges: peft's parameters and file format, with our own forward.
 
-peft's own forward knows no position ids, and puts the virtual tokens in front of the padding: there, results depend on how a
-batch is padded.
+peft's forward ignores position ids, and puts the virtual tokens before the padding, so its results depend on how a batch is
+padded.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 COMMON = 5000
 """Random tokens are among the vocabulary's first 5000. Lester et al. (section 3.2) sample the 5000 most common tokens, and a
-byte-pair vocabulary is ordered by how early, that is how often, a token was merged. The rows that pad a vocabulary's size, which
-were never trained, are left out that way too."""
+byte-pair vocabulary is ordered by how early, that is how often, a token was merged. This also leaves out rows that pad a
+vocabulary's size, which were never trained."""
 
 
 class PromptLearningModel(PeftModelForCausalLM, ABC):
-    """A frozen causal language model that reads trained virtual tokens in front of every prompt; a subclass says how."""
+    """A frozen causal language model that reads trained virtual tokens before every prompt; a subclass says how."""
 
     @classmethod
     def wrap(cls, model: PreTrainedModel, config: PeftConfig) -> Self:
-        """The model with new virtual tokens, and everything else but a classification head frozen."""
+        """The model with new virtual tokens, and everything else except a classification head frozen."""
         if classification_head(model) is not None:
-            config.modules_to_save = [output_name(model)]  # no field of these configs, but peft reads it
+            config.modules_to_save = [output_name(model)]  # not a field of these configs, but peft uses it
         return cls(model, config)
 
     @classmethod
@@ -43,7 +43,7 @@ class PromptLearningModel(PeftModelForCausalLM, ABC):
         """The model with the virtual tokens that peft saved in `folder`.
 
         Raises:
-            InputError: they are not there.
+            InputError: they are missing.
         """
         wrapped = cls.wrap(model, PeftConfig.from_pretrained(str(folder)))
         missing = wrapped.load_adapter(str(folder), "default").missing_keys
@@ -58,12 +58,12 @@ class PromptLearningModel(PeftModelForCausalLM, ABC):
         position_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The base model's output on prompts behind the n virtual tokens.
+        """The base model's output on prompts after the n virtual tokens.
 
         Args:
             input_ids: (B, T).
-            attention_mask: (B, T), 0 on padding, which stands on the left; None for no padding.
-            position_ids: not read: positions follow from the mask and the virtual tokens.
+            attention_mask: (B, T), 0 on padding, which is on the left; None for no padding.
+            position_ids: ignored: positions follow from the mask and the virtual tokens.
             kwargs: passed on.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -71,10 +71,10 @@ class PromptLearningModel(PeftModelForCausalLM, ABC):
 
     @abstractmethod
     def inputs_behind(self, virtual: Any, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
-        """Arguments of the base model that have it read the prompts behind the virtual tokens, as `get_prompt` gives those."""
+        """Arguments with which the base model reads the prompts after the virtual tokens, which come from `get_prompt`."""
 
     def get_prompt_embedding_to_save(self, adapter_name: str) -> torch.Tensor:
-        """The virtual tokens, as peft saves them. peft's own would run their module for it, on the rank that saves alone, and
+        """The virtual tokens, as peft saves them. peft's own method would run their module, but only on the saving rank, and
         DeepSpeed ZeRO-3 would then wait for the others."""
         return self.prompt_encoder[adapter_name].embedding.weight.detach().cpu()
 
@@ -85,11 +85,11 @@ class PromptLearningModel(PeftModelForCausalLM, ABC):
 
 
 def virtual_tokens_adapter(noun: str, peft_type: str, model_class: type[PromptLearningModel]) -> Adapter:
-    """Virtual tokens in front of every prompt.
+    """Virtual tokens before every prompt.
 
     Args:
-        peft_type: how peft's settings name this kind.
-        model_class: how the model reads them.
+        peft_type: the name of this kind in peft's settings.
+        model_class: the class of the model that reads them.
     """
     return Adapter(
         is_in=lambda model: getattr(peft_config_of(model), "peft_type", None) == peft_type,
@@ -102,5 +102,5 @@ def virtual_tokens_adapter(noun: str, peft_type: str, model_class: type[PromptLe
 
 
 def random_tokens(vocabulary: int, count: int, seed: int) -> torch.Tensor:
-    """Ids (count,) of tokens that virtual tokens may start as, where nothing better is known."""
+    """Ids (count,) of tokens for initialising virtual tokens, if nothing better is known."""
     return torch.randint(min(COMMON, vocabulary), (count,), generator=torch.Generator().manual_seed(seed))

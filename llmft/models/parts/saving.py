@@ -1,11 +1,10 @@
-"""Trained students on disk: what a run saves, and how it is loaded again.
+"""Trained students on disk: what a run saves, and how to load it again.
 
 A folder holds one of
 - a whole model in transformers' format (all weights, BitFit, output layer);
-- an adapter in peft's format (LoRA, IA3, soft prompt, cartridge), or parallel adapters in ours, either naming its base
-  (`llmft.models.parts.stacked`: where the base was an adapter's student itself);
-and, for a classifier, its head. With a head, a whole model is the backbone alone, which AutoModel loads. `student.json` has the
-precision that the base was trained in.
+- an adapter in peft's format (LoRA, IA3, soft prompt, cartridge), or parallel adapters in ours, either naming its base (if the
+  base itself was a student with an adapter: `llmft.models.parts.stacked`); and, for a classifier, its head. With a head, a
+  whole model is only the backbone, which AutoModel loads. `student.json` has the precision in which the base was trained.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
 
 
 def save_student(model: torch.nn.Module, folder: Path) -> None:
-    """Write what was trained, loadable by `load_model`, and by transformers or peft alone where they have the format.
+    """Write what was trained, loadable by `load_model`, and by plain transformers or peft if they have the format.
 
     Args:
         model: its weights whole (see `weights_on_rank_0`).
-        folder: an empty folder, or none yet.
+        folder: an empty folder, or one that does not exist yet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bare, head, adapter = bare_model(model), heads.classification_head(model), adapter_in(model)
@@ -54,10 +53,10 @@ def save_student(model: torch.nn.Module, folder: Path) -> None:
 
 
 def restore_student(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
-    """Put head and adapter of `folder`, if it has any, on their base; in eval mode.
+    """Load head and adapter of `folder`, if it has any, onto their base; in eval mode.
 
     Raises:
-        InputError: the adapter is of a kind that is not supported.
+        InputError: the kind of adapter is not supported.
     """
     if (folder / HEAD_SETTINGS).is_file():
         heads.restore_head(model, folder)
@@ -68,32 +67,32 @@ def restore_student(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     if file is not None:
         kind = read_settings(file).get("peft_type")
         raise InputError(
-            f"--model_name_or_path {folder}: {file.name}: peft's {kind} is not supported; give an adapter of layers (LoRA, IA3, "
+            f"--model_name_or_path {folder}: {file.name}: peft's {kind} is not supported; use an adapter of layers (LoRA, IA3, "
             "...), PROMPT_TUNING or CARTRIDGE"
         )
     return model.eval()
 
 
 def start_of(model: torch.nn.Module, name: str) -> PreTrainedModel:
-    """A plain model to train on from: LoRA and IA3 are merged into the weights.
+    """A plain model to train further: LoRA and IA3 are merged into the weights.
 
     Args:
-        name: where it was loaded from: the base of what is trained on it.
+        name: where it was loaded from; the base of what is trained on it.
 
     Raises:
-        InputError: it is a student of another kind.
+        InputError: it is another kind of student.
     """
     adapter = adapter_in(model)
     noun = "classifier" if heads.classification_head(model) is not None else None
     if noun is None and adapter is not None and adapter.noun:
         noun = f"model with {adapter.noun}"
     if noun:
-        raise InputError(f"--model_name_or_path {name}: is a {noun}, which only eval.py takes; train from what it was made from")
+        raise InputError(f"--model_name_or_path {name}: is a {noun}, which only eval.py accepts; train its base model instead")
     if adapter is None:
         return model
     updates, bare = lora_updates(model), bare_model(model)
     if any(isinstance(layer, BaseTunerLayer) for layer in (bare.get_output_embeddings(), bare.get_input_embeddings())):
-        heads.untie(bare)  # merging into weights that both share would change the other layer too
+        heads.untie(bare)  # merging into shared weights would change the other layer too
     adapter = MergedAdapter(updates, base_of(bare), getattr(bare, "gguf_file", None))
     merged = model.merge_and_unload()
     heads.record_untied(merged)

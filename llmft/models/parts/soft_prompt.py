@@ -1,4 +1,4 @@
-"""Soft prompts (Lester et al. 2021, arXiv:2104.08691): trained embeddings in front of every prompt, nothing else trained."""
+"""Soft prompts (Lester et al. 2021, arXiv:2104.08691): trained embeddings before every prompt, nothing else trained."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class SoftPromptModel(PromptLearningModel):
-    """Virtual tokens are embeddings; they stand between padding and prompt, at explicit positions."""
+    """Virtual tokens are embeddings; they come between padding and prompt, at explicit positions."""
 
     def inputs_behind(self, virtual: torch.Tensor, input_ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
         """Embeddings (B, n + T): padding on the left (if any), n virtual tokens, the prompt."""
         (batch, width), count = input_ids.shape, self.active_peft_config.num_virtual_tokens
         embeds = self.word_embeddings(input_ids)
         virtual = virtual.to(embeds.dtype)
-        padding = (mask.cumsum(1) == 0).sum(1, keepdim=True)  # (B, 1) in front of the prompt
+        padding = (mask.cumsum(1) == 0).sum(1, keepdim=True)  # (B, 1) before the prompt
         place = torch.arange(count + width, device=mask.device).expand(batch, -1)
-        # of the virtual tokens followed by the row as it came: the padding, the virtual tokens, the rest
+        # indices into the virtual tokens followed by the original row: the padding, the virtual tokens, the rest
         order = torch.where(place < padding, place + count, torch.where(place < padding + count, place - padding, place))
         embeds = torch.cat([virtual, embeds], dim=1).gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
         mask = torch.cat([mask.new_ones(batch, count), mask], dim=1).gather(1, order)
@@ -50,9 +50,9 @@ def _add(model: PreTrainedModel, flags: AdapterArguments, _: Any, seed: int) -> 
     ids = random_tokens(embeddings.num_embeddings, tokens, seed)
     start = wrapped.prompt_encoder["default"].embedding.weight
     with torch.no_grad(), whole_weights(embeddings.parameters()):
-        start.copy_(embeddings(ids.to(start.device)))  # by its forward: Gemma scales its embeddings there
+        start.copy_(embeddings(ids.to(start.device)))  # through its forward, where Gemma scales its embeddings
     return wrapped
 
 
 SOFT_PROMPT = Part(_add, adapter=virtual_tokens_adapter("a soft prompt", "PROMPT_TUNING", SoftPromptModel))
-"""Virtual tokens that start as embeddings of random tokens."""
+"""Virtual tokens, initialised with embeddings of random tokens."""

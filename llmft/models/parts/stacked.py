@@ -1,12 +1,12 @@
-"""An adapter on top of another: a folder that plain peft loads to the scores of training.
+"""An adapter on top of another: a folder from which plain peft reproduces the scores of training.
 
-Training starts from a model into which the first adapter was merged, and no folder holds that. Two LoRA adapters in float32
-become one, of both ranks together, on the base of the first:
+Training starts from a model into which the first adapter was merged, and no folder has that model. Two LoRA adapters in float32
+become one, whose rank is the sum of theirs, on the base of the first:
 
     W + s1 B1 A1 + s2 B2 A2  =  W + [s1 B1, s2 B2] [A1; A2]
 
-In half precision W + s1 B1 A1 has been rounded, and other kinds of adapters do not add up: then the merged model is saved
-beside the adapter, in the folder `start`.
+In half precision W + s1 B1 A1 has been rounded, and other kinds of adapters do not add up: then the merged model is saved next
+to the adapter, in the folder `start`.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 Updates = dict[str, tuple[torch.Tensor, torch.Tensor]]
-"""Module's path in the transformers model -> A (r, in) and B (out, r) of its update B A, all scales in B; on the CPU."""
+"""Module's path in the transformers model -> A (r, in) and B (out, r) of its update B A, with all scales in B; on the CPU."""
 
 
 @dataclass(frozen=True)
 class MergedAdapter:
-    """What was merged into a model before training, kept as the attribute `merged_adapter` of the model.
+    """An adapter that was merged into a model before training, kept as the model's attribute `merged_adapter`.
 
     Attributes:
-        updates: of a plain LoRA adapter in float32; None where the adapter is more than those.
-        base: what the model it was merged into is named by (`part.base_of`).
+        updates: those of a plain LoRA adapter in float32; None if the adapter is more than these.
+        base: how the model it was merged into is named (`part.base_of`).
         gguf_file: that model's file, if it is one.
     """
 
@@ -51,7 +51,7 @@ class MergedAdapter:
 
 
 def lora_updates(model: torch.nn.Module) -> Updates | None:
-    """The updates of peft's model `model`, if they are all that its adapter does, and merging them is exact up to float32."""
+    """The updates of the peft model `model`, if its adapter consists only of these, and merging them is exact up to float32."""
     bare, adapter = bare_model(model), model.active_adapter
     modules = dict(bare.named_modules())
     tuned = {path: module for path, module in modules.items() if isinstance(module, BaseTunerLayer)}
@@ -69,10 +69,10 @@ def lora_updates(model: torch.nn.Module) -> Updates | None:
 
 
 def save_stacked(bare: PreTrainedModel, folder: Path) -> None:
-    """Have the adapter that was saved in `folder` go with a model that others can load too.
+    """Give the adapter that was saved in `folder` a base that others can load, too.
 
     Args:
-        bare: the model it was trained on; nothing is to be done where no adapter was merged into that.
+        bare: the model it was trained on; nothing is done if no adapter was merged into that.
     """
     merged: MergedAdapter | None = getattr(bare, "merged_adapter", None)
     settings = adapter_settings(folder)
@@ -84,16 +84,16 @@ def save_stacked(bare: PreTrainedModel, folder: Path) -> None:
         config |= _join(merged.updates, folder / PEFT_WEIGHTS, config) | merged.base
     else:
         _save_start(bare, folder / START)
-        config |= {"base_model_name_or_path": START, "revision": None}  # `name_start` says where, when the folder has its place
+        config |= {"base_model_name_or_path": START, "revision": None}  # `name_start` says where, once the folder is in place
     settings.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def name_start(folder: Path, place: Path) -> None:
-    """Write into an adapter's settings where its `start` lies, if it has one.
+    """Write into an adapter's settings where its `start` is, if it has one.
 
     Args:
-        folder: the adapter's.
-        place: where that will be.
+        folder: the adapter's folder.
+        place: where that folder will be.
     """
     settings = adapter_settings(folder)
     if (folder / START).is_dir() and settings is not None:
@@ -103,7 +103,7 @@ def name_start(folder: Path, place: Path) -> None:
 
 
 def _join(first: Updates, file: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Put the first adapter's updates into the file of the second's; returns what its settings then are."""
+    """Add the first adapter's updates to the file of the second; returns its new settings."""
     weights, second = load_file(file), config["r"]
     rank = max((len(a) for a, _ in first.values()), default=0)
     scale = config["lora_alpha"] / second
@@ -125,7 +125,7 @@ def _join(first: Updates, file: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _save_start(bare: PreTrainedModel, folder: Path) -> None:
-    """Save the model as it is without what is trained beside it."""
+    """Save the model without the trained adapter."""
     model = bare if classification_head(bare) is None else bare.base_model
     added = (".lora_", ".ia3_", ".modules_to_save.", ".parallel_")
     weights = {}

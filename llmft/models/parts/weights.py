@@ -1,4 +1,4 @@
-"""Weights of the model's own: all of them, the biases, or the output layer."""
+"""The model's own weights: all of them, the biases, or the output layer."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _train(weights: Callable[[PreTrainedModel, AdapterArguments], NamedWeights],
 
 
 ALL_WEIGHTS = Part(_train(_all), weights=_all)
-"""With `--freeze_embeddings` all but input and position embeddings, and an output layer tied to them."""
+"""With `--freeze_embeddings` all except input and position embeddings, and an output layer tied to them."""
 BIASES = Part(_train(_biases), _check_biases, _biases)
 """BitFit (Ben Zaken et al. 2022, arXiv:2106.10199)."""
 OUTPUT_LAYER = Part(_train(_output_layer, always_untied=True), weights=_output_layer)
-"""It gets weights of its own where it is the input embeddings."""
+"""It gets its own weights if it is tied to the input embeddings."""

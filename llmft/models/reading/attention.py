@@ -1,19 +1,19 @@
-"""Attention over texts that lie side by side in one row: each at the cost it has alone, no padding, no mask over the row.
+"""Attention over texts that are side by side in one row: each costs what it costs alone, without padding or a mask over the row.
 
-n texts of T tokens in all go through the layers as one row of T; what all begin with can stand in it once. Only attention sees
-them apart: each looks at itself, and at P keys and values in front of the row, if there are any, which all share. That takes
-n * t^2 + T * P scores (t the longest text) where a mask over the row would take T * (T + P). Behind shared keys the two parts
-are put together by their softmax sums (as in Juravsky et al. 2024, arXiv:2402.05099):
+n texts with T tokens in total go through the layers as one row of T; their common beginning may be in it once. Only attention
+separates them: each attends to itself, and to P shared keys and values before the row, if there are any. This takes
+n * t^2 + T * P scores (t is the longest text), while a mask over the row would take T * (T + P). With shared keys the two parts
+are combined by their softmax sums (as in Juravsky et al. 2024, arXiv:2402.05099):
 
     out = w * out_shared + (1 - w) * out_text,    w = Z_shared / (Z_shared + Z_text)
 
-In the last layer only the tokens whose logits are read look at the shared keys: what the others would get there goes nowhere.
-In a layer with a window of W tokens each sees the last W of its own prompt, shared ones included, whatever lies beside it in the
-row. Of the shared keys only the last W - 1 are looked at, and a mask hides those that are too far from a token: T * min(P, W - 1)
-scores. A text longer than W looks at itself through a mask too: its t^2 scores are all made.
+In the last layer only the tokens whose logits are read attend to the shared keys: the others' results there are not used.
+In a layer with a window of W tokens each token sees the last W of its own prompt, including shared ones, whatever else is in the
+row. Only the last W - 1 shared keys are used, and a mask hides those that are too far from a token: T * min(P, W - 1) scores. A
+text longer than W also attends to itself through a mask: all of its t^2 scores are computed.
 
-The model gets the texts' places as `attention_mask`, which transformers hands on to attention as it is if it has four dimensions.
-Shared keys reach attention beside the row's: to lay them out in front of it would copy them for every batch and layer.
+The model gets the texts' places as `attention_mask`, which transformers passes to attention unchanged if it has four dimensions.
+Shared keys reach attention separately from the row's: putting them before the row would copy them for every batch and layer.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ NAME = "packed_sdpa"
 """Name among transformers' implementations of attention. For any other mask it is `sdpa`."""
 
 UNKNOWN = ("position_bias",)
-"""Changes of attention that packed rows do not know."""
+"""Variants of attention that packed rows do not support."""
 
 LENGTHS = 4
-"""Texts of unequal lengths look at themselves in so many groups, each padded to its longest."""
+"""Number of groups in which texts of unequal lengths attend to themselves, each group padded to its longest."""
 
 
 class LostKeysError(Exception):
-    """A model does something to the keys between its cache and attention, and shared ones did not come with them."""
+    """A model changes the keys between its cache and attention, and the shared ones were lost."""
 
 
 def with_shared(new: torch.Tensor, shared: torch.Tensor, readers: torch.Tensor | None = None) -> torch.Tensor:
-    """A row's keys or values (1, G, T, d), which bring the shared ones (1, G, P, d) along to `packed_attention`.
+    """A row's keys or values (1, G, T, d), which carry the shared ones (1, G, P, d) to `packed_attention`.
 
-    Only this very tensor brings them: whatever is made of it is without, so that attention never sees one of the two changed.
+    Only this very tensor carries them, not tensors computed from it, so that attention never sees only one of the two changed.
 
     Args:
-        readers: (A,) the only places in the row that need to look at the shared keys; None for all.
+        readers: (A,) the only places in the row that need to attend to the shared keys; None for all.
     """
     new = new.view_as(new)
     new.llmft_shared, new.llmft_readers = shared, readers
@@ -73,19 +73,19 @@ def packed_attention(
 
     Args:
         query: (1, H, T, d).
-        key, value: (1, G, T, d), G a divisor of H, possibly `with_shared` (1, G, P, d); or (1, G, P + T, d), the shared ones in
-            front. P > 0 goes without gradients and dropout.
-        attention_mask: the places that `packed_batch` returns (int64), the distances that `continuations.masked_row` returns of
-            models with windows (int32), or any that `sdpa` takes.
+        key, value: (1, G, T, d), G a divisor of H, possibly `with_shared` (1, G, P, d); or (1, G, P + T, d), the shared ones
+            first. P > 0 requires no gradients and no dropout.
+        attention_mask: the places that `packed_batch` returns (int64), the distances that `continuations.masked_row` returns for
+            models with windows (int32), or any mask that `sdpa` takes.
         sliding_window: how many of a prompt's tokens a token sees, the last of which is itself; None for all.
-        softcap: as of `softmax.attend`.
-        s_aux: sinks (H,), as of `softmax.with_sinks`.
+        softcap: as for `softmax.attend`.
+        s_aux: sinks (H,), as for `softmax.with_sinks`.
 
     Returns:
-        (1, T, H, d), and None for the weights. Where the keys name `readers`, only those have looked at shared keys.
+        (1, T, H, d), and None for the weights. If the keys name `readers`, only these have attended to shared keys.
 
     Raises:
-        LostKeysError: the mask says that there are shared keys, and they are not there.
+        LostKeysError: the mask says that there are shared keys, but they are missing.
     """
     if attention_mask is not None and attention_mask.dtype == torch.int32:
         key, value, attention_mask = within_window(query, key, value, attention_mask, sliding_window)
@@ -130,17 +130,17 @@ def packed_attention(
 
 
 def check_known(module: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
-    """Check that attention is asked for nothing that packed rows do not know."""
+    """Check that attention is not asked for anything that packed rows do not support."""
     if any(arguments.get(name) is not None for name in UNKNOWN):
         raise ValueError(f"{type(module).__name__} asks for one of {', '.join(UNKNOWN)}: use --attn_implementation eager")
 
 
 class Front:
-    """Keys and values that stand in front of all texts, and how attention looks at them.
+    """Keys and values before all texts, and how to attend to them.
 
     Args:
-        key, value: (1, G, P, d), of all tokens in front or of the last of them; more than a window holds are left out.
-        window, scale, softcap, sinks: as of `packed_attention`.
+        key, value: (1, G, P, d), of all previous tokens or of the last of them; those beyond the window are left out.
+        window, scale, softcap, sinks: as for `packed_attention`.
     """
 
     def __init__(
@@ -152,23 +152,23 @@ class Front:
         softcap: float | None,
         sinks: torch.Tensor | None,
     ) -> None:
-        first = 0 if window is None else max(key.shape[2] - max(window - 1, 1), 0)  # one stays: kernels do not take none
+        first = 0 if window is None else max(key.shape[2] - max(window - 1, 1), 0)  # at least one: kernels do not accept none
         self.key, self.value = key[:, :, first:], value[:, :, first:]
         self.window, self.scale, self.softcap, self.sinks = window, scale, softcap, sinks
 
     def is_all_seen(self, longest: int) -> bool:
-        """Whether a text of so many tokens sees all of it from its last token too."""
+        """Whether a text of this many tokens sees all of it, even from its last token."""
         return self.window is None or self.key.shape[2] + longest <= self.window
 
     def put_together(
         self, query: torch.Tensor, text: torch.Tensor, text_sum: torch.Tensor, places: torch.Tensor | None
     ) -> torch.Tensor:
-        """Attention of tokens to their own texts and to this together.
+        """Attention of tokens to their own texts and to this, combined.
 
         Args:
             query: (1, H, T, d).
             text, text_sum: attention to their own texts (T, H, d), and the logarithms of its softmax sums (T, H, 1).
-            places: (T,) how many tokens of its own text stand in front of each; None where all of this is seen.
+            places: (T,) how many tokens of its own text come before each; None if all of this is seen.
 
         Returns:
             (T, H, d).
@@ -178,7 +178,7 @@ class Front:
         if places is not None:
             distance = torch.arange(count, 0, -1, device=query.device) + places[:, None]
             mask = (distance < self.window).repeat(heads // groups, 1)
-        folded = query.reshape(1, groups, -1, width)  # query heads that share keys lie behind one another
+        folded = query.reshape(1, groups, -1, width)  # query heads that share keys are consecutive
         front, front_sum = attend(folded, self.key, self.value, mask=mask, scale=self.scale, softcap=self.softcap)
         front, front_sum = front.reshape(heads, row, width).transpose(0, 1), front_sum.reshape(heads, row, 1).transpose(0, 1)
         return with_sinks(*beside((text, text_sum), (front, front_sum)), self.sinks).to(query.dtype)
@@ -187,11 +187,12 @@ class Front:
 def within_window(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, distances: torch.Tensor, window: int | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The keys and values (1, G, K, d) that any of the last T of K tokens sees, and a mask (1, 1, T, ...) of which each sees.
+    """The keys and values (1, G, K, d) that any of the last T of K tokens sees, and a mask (1, 1, T, ...) of those that each
+    sees.
 
     Args:
-        distances: (1, 1, T, at least K) int32, of the last keys that stand in a row: how far in front of a token each is in the
-            token's own prompt, -1 if it is in another.
+        distances: (1, 1, T, at least K) int32, for the last keys of a row: how far before a token each is in the token's own
+            prompt, -1 if it is in another.
     """
     row, count = query.shape[2], key.shape[2]
     first = 0 if window is None else max(count - row - (window - 1), 0)
@@ -211,8 +212,8 @@ def _plain_attention(
     sinks: torch.Tensor | None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What `sdpa` does, of capped products and with sinks, by products that are kept whole."""
-    mask = mask >= 0 if mask is not None and mask.is_floating_point() else mask  # added ones: 0 is what may be seen
+    """The same as `sdpa`, with capped products and sinks, by products that are stored in full."""
+    mask = mask >= 0 if mask is not None and mask.is_floating_point() else mask  # additive masks: 0 where a key may be seen
     group = query.shape[1] // key.shape[1]
     attended, sums = masked_attend(query, repeat_kv(key, group), repeat_kv(value, group), mask, scaling, softcap, dropout)
     attended = with_sinks(attended.transpose(1, 2), sums.transpose(1, 2)[..., None], sinks)
@@ -220,14 +221,14 @@ def _plain_attention(
 
 
 def _looks_back(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """(t, t) whether token i of a text looks at token j, where not all in front of it are within the window; else None."""
+    """(t, t) whether token i of a text attends to token j, if not all tokens before it are within the window; else None."""
     if window is None or length <= window:
         return None
     return torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(1 - window)
 
 
 def _places_in_texts(parts: Sequence[torch.Tensor], row: int) -> torch.Tensor:
-    """(T,) the place of each token of a row in its own text."""
+    """(T,) the index of each token of a row in its own text."""
     where = torch.cat([part.flatten() for part in parts])
     columns = torch.cat([torch.arange(part.shape[1], device=part.device).repeat(len(part)) for part in parts])
     places = torch.empty(row + 1, dtype=torch.int64, device=where.device)
@@ -236,14 +237,14 @@ def _places_in_texts(parts: Sequence[torch.Tensor], row: int) -> torch.Tensor:
 
 
 def shared_by(tensor: torch.Tensor, row: int) -> torch.Tensor | None:
-    """What keys or values of a row of so many tokens bring along or have in front of them."""
+    """The shared keys or values that those of a row of this many tokens carry, or have before them."""
     return tensor[:, :, :-row] if tensor.shape[2] > row else getattr(tensor, "llmft_shared", None)
 
 
 def _alike(places: torch.Tensor) -> list[torch.Tensor]:
-    """The places of texts (n, t), parted into a few groups of texts nearly equally long where that saves work.
+    """The places of texts (n, t), divided into a few groups of texts of similar length if that saves work.
 
-    Only on a CPU, where lengths can be looked at without a wait and many small products are as fast as a large one.
+    Only on a CPU, where reading lengths needs no waiting and many small products are as fast as a large one.
     """
     if places.device.type != "cpu" or len(places) < 2 * LENGTHS:
         return [places]
@@ -255,14 +256,14 @@ def _alike(places: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _blocks(tensor: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(1, H, T, d) -> (n, H, t, d); behind a text's end stands anything, which no real token looks at."""
+    """(1, H, T, d) -> (n, H, t, d); values after a text's end are arbitrary, and no real token attends to them."""
     rows = tensor[0].transpose(0, 1).flatten(1)
     return rows.index_select(0, places.clamp(min=0).flatten()).view(*places.shape, tensor.shape[1], -1).transpose(1, 2)
 
 
 def _row(blocks: Sequence[torch.Tensor], places: Sequence[torch.Tensor], row: int) -> torch.Tensor:
-    """Groups of (n, H, t, d) -> (T, H, d): the inverse of `_blocks`. What several texts begin with is the same in
-    all of them, and taken from one."""
+    """Groups of (n, H, t, d) -> (T, H, d): the inverse of `_blocks`. A common beginning is the same in all texts, and taken
+    from one of them."""
     where = torch.cat([part.flatten() for part in places])
     inverse = torch.full((row + 1,), len(where), dtype=torch.int64, device=where.device)
     inverse.scatter_reduce_(0, torch.where(where < 0, row, where), torch.arange(len(where), device=where.device), "amin")
@@ -280,7 +281,7 @@ def positional_mask(
     use_vmap: bool = False,
     **arguments: Any,
 ) -> torch.Tensor | None:
-    """`sdpa_mask`, with windows counted in tokens: padding may stand between a cartridge and a prompt."""
+    """`sdpa_mask`, with windows counted in tokens: there may be padding between a cartridge and a prompt."""
     lengths = {"q_length": q_length, "kv_length": kv_length, "q_offset": q_offset, "kv_offset": kv_offset}
     arguments |= {**lengths, "attention_mask": attention_mask}
     mask = sdpa_mask(**arguments, local_size=local_size, use_vmap=use_vmap)

@@ -1,4 +1,4 @@
-"""Batches of prompts: how many go through a model together, padded on the left, and the logits that are read."""
+"""Batches of prompts: how many go through a model together, padded on the left, and which logits are read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 DEFAULT_TOKENS = {"cpu": 2048}
-"""Tokens a batch where no flag says, by kind of device: enough for matrix products to run at their full rate."""
+"""Default number of tokens per batch, by kind of device: enough for matrix products to run at their full rate."""
 WRITTEN = {"cpu": 8192}
-"""The same where answers are written. They go through the model a token of each at a time, which takes many to come near that
-rate: on a CPU 18 reach a third of it, 64 two thirds."""
+"""The same for writing answers. One token of each goes through the model at a time, so it takes many to get close to that rate:
+on a CPU 18 reach a third of it, 64 two thirds."""
 LARGE_MEMORY = 16384
-"""The same on accelerators; a single process halves a batch that memory does not hold."""
+"""The same on accelerators; a single process halves a batch that does not fit in memory."""
 MASKED = 4096
-"""The limit where a mask over all tokens is needed: with more, most of the work would be on what it hides."""
+"""The limit if a mask over all tokens is needed: with more, most of the work would be on hidden entries."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class BatchSize:
     """Limits of one batch.
 
     Attributes:
-        queries: at most so many queries.
-        tokens: at most so many tokens, padding included, but always one query; None for what suits the device, where a
-            single process halves a batch that does not fit into memory.
+        queries: maximum number of queries.
+        tokens: maximum number of tokens, including padding, but always at least one query; None for the default of the device,
+            where a single process halves a batch that does not fit in memory.
     """
 
     queries: int
@@ -43,11 +43,11 @@ class BatchSize:
 
     @classmethod
     def of(cls, run: RunArguments) -> BatchSize:
-        """The limits in evaluation and teacher pass that a run's flags set."""
+        """The limits that a run's flags set for evaluation and the teacher."""
         return cls(run.per_device_eval_batch_size, run.max_batch_tokens)
 
     def tokens_on(self, device_type: str, *, masked: bool = False, written: bool = False) -> int:
-        """The limit on tokens on a device of this kind; for batches that are `written`, on those that keys are kept of."""
+        """The limit on tokens on a device of this kind; for batches that are `written`, on tokens whose keys are kept."""
         suits = (WRITTEN if written else DEFAULT_TOKENS).get(device_type, LARGE_MEMORY)
         return self.tokens or (min(suits, MASKED) if masked else suits)
 
@@ -65,9 +65,9 @@ class BatchSize:
 
         Args:
             padded: whether all texts of a batch count with the length of its longest.
-            masked: whether they lie side by side behind a mask.
-            written: whether answers are written behind them.
-            ranks: how many take turns with the batches: each gets as many, and as many queries of each length, as can be.
+            masked: whether they are side by side under a mask.
+            written: whether answers are written after them.
+            ranks: how many take turns with the batches: their numbers of batches and of queries of each length are balanced.
         """
         limit = self.tokens_on(device_type, masked=masked, written=written)
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
@@ -93,10 +93,10 @@ class BatchSize:
     def each(
         self, batches: list[list[int]], do: Callable[[list[int]], Result], device: torch.device, *, halve: bool
     ) -> list[tuple[list[int], Result]]:
-        """Each batch, or with `halve` the halves of one that memory does not hold, and what it gives.
+        """Each batch, or with `halve` the halves of one that does not fit in memory, and its result.
 
         Raises:
-            InputError: memory does not hold a batch, or not even one query.
+            InputError: a batch, or even a single query, does not fit in memory.
         """
         parts, waiting = [], batches
         while waiting:
@@ -106,8 +106,8 @@ class BatchSize:
             except torch.OutOfMemoryError as error:
                 if not halve or len(batch) == 1:
                     raise InputError(
-                        f"--max_batch_tokens {self.tokens_on(device.type)}: memory of {device} does not hold a batch of "
-                        f"{len(batch)} queries; give less, or a smaller model"
+                        f"--max_batch_tokens {self.tokens_on(device.type)}: a batch of {len(batch)} queries does not fit in the "
+                        f"memory of {device}; lower it, or use a smaller model"
                     ) from error
                 # the others would not fit either
                 waiting = [half for one in (batch, *waiting) for half in (one[: len(one) // 2], one[len(one) // 2 :]) if half]
@@ -117,8 +117,8 @@ class BatchSize:
 def left_pad(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     """Pad on the left, so that every answer position is the last one.
 
-    Positions are explicit: a prompt gets the same ones whatever stands beside it, also where the pad token is a token
-    that occurs in prompts. The padding's id is 0 and never attended to.
+    Positions are explicit: a prompt gets the same ones whatever else is in the batch, even if the pad token occurs in prompts.
+        The padding's id is 0 and never attended to.
 
     Returns:
         `input_ids`, `attention_mask` and `position_ids`, each (B, T) int64.
@@ -130,18 +130,18 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 
 
 def answer_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """Logits (P, V) at the positions that are read; no (B, T, V) tensor is made.
+    """Logits (P, V) at the positions that are read, without creating a (B, T, V) tensor.
 
     Args:
         model: a causal language model, possibly wrapped (PEFT, DDP, DeepSpeed).
         batch: what `packing.packed_batch`, `continuations.padded_batch`, or, for the last position of each of B = P
-            prompts, `left_pad` returns, on the model's device; anything else is not read.
+            prompts, `left_pad` returns, on the model's device; other entries are ignored.
     """
     return at_positions(batch, all_logits(model, batch))
 
 
 def all_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-    """Logits of a batch (as of `answer_logits`) as the model gives them: of no fewer positions than are read."""
+    """The model's logits for a batch (as for `answer_logits`), possibly at more positions than are read."""
     names = ("input_ids", "position_ids", "attention_mask", "logits_to_keep")
     if "logits_to_keep" in batch:  # packed in one row
         return model(**{name: batch[name] for name in names}, use_cache=False).logits
@@ -151,7 +151,7 @@ def all_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def at_positions(batch: dict[str, Any], values: torch.Tensor) -> torch.Tensor:
-    """(P, X) at the positions that are read, from logits or hidden states as the model has them, (1, P, X) or (B, T, X)."""
+    """(P, X) at the positions that are read, from the model's logits or hidden states, (1, P, X) or (B, T, X)."""
     if "logits_to_keep" in batch:
         return values[0]
     width = batch.get("width", 1)

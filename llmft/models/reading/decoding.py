@@ -1,11 +1,11 @@
-"""Batches of texts that grow by a token at a time behind keys and values that all share.
+"""Batches of texts that grow by one token at a time after shared keys and values.
 
-transformers' `generate` wants keys and values for every row of a batch: those of a prefix of P tokens behind which B rows are
-written would be held B times, and copied for every token. Here they are held once, beside the rows' own: attention to the prefix
-is one product for all rows, and is put together with each row's attention to itself as `packing` does it. The cache says nothing
-of the prefix, so that masks are made over the rows alone; positions have to be explicit.
+transformers' `generate` wants keys and values for every row of a batch: for a prefix of P tokens before B rows, they would be
+stored B times, and copied for every token. Here they are stored once, apart from the rows' own: attention to the prefix is one
+product for all rows, and is combined with each row's attention to itself as in `packing`. The cache does not mention the prefix,
+so masks cover only the rows; positions have to be explicit.
 
-Attention that is not transformers' sdpa gets the prefix in front of each row. It is expanded without a copy, and then copied with
+Attention other than transformers' sdpa gets the prefix before each row. It is expanded without a copy, and then copied with
 the rows' keys as these grow, in each layer for each token: 2 * B * P * G * d numbers.
 """
 
@@ -33,7 +33,7 @@ NAME = "beside_shared_keys"
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values (B, G, t, d) of one layer, with those that all rows share (1, G, P, d) beside them."""
+    """Keys and values (B, G, t, d) of one layer, with separate shared ones (1, G, P, d)."""
 
     def __init__(self, shared_keys: torch.Tensor, shared_values: torch.Tensor) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class GrowingLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows' keys and values, the new ones included; they bring the shared ones along to `batch_attention`."""
+        """The rows' keys and values, including the new ones; they carry the shared ones to `batch_attention`."""
         own = super().update(key_states, value_states)
         keys, values = (with_shared(tensor, shared) for tensor, shared in zip(own, self.shared, strict=True))
         return keys, values
@@ -51,12 +51,12 @@ class GrowingLayer(DynamicLayer):
 def inputs_behind(
     model: torch.nn.Module, cache: DynamicCache | None, batch: dict[str, torch.Tensor], *, beside: bool
 ) -> dict[str, Any]:
-    """Arguments of the bare model that have it read B rows, as of `left_pad`, behind what stands in front of them.
+    """Arguments with which the bare model reads B rows, from `left_pad`, after whatever comes before them.
 
     Args:
-        cache: keys and values of that, which stay as they are; None where the rows are whole prompts: in front of these are
-            the model's virtual tokens, if it has any.
-        beside: whether the model's attention is `batch_attention`; else the rows' own cache has them in front of each.
+        cache: keys and values of that, which do not change; None if the rows are whole prompts, which follow the model's
+            virtual tokens, if it has any.
+        beside: whether the model's attention is `batch_attention`; else the rows' own cache has them before each row.
     """
     mask, (rows, _) = batch["attention_mask"], batch["input_ids"].shape
     if cache is None and virtual_tokens(model):
@@ -81,7 +81,7 @@ def _expanded(layer: DynamicLayer, rows: int) -> DynamicLayer:
 
 @contextmanager
 def attends_beside(bare: PreTrainedModel) -> Iterator[None]:
-    """Context: the model's attention is `batch_attention`; it must be one that `packing.can_pack`."""
+    """Context manager: the model's attention is `batch_attention`; the model must satisfy `packing.can_pack`."""
     before = bare.config._attn_implementation
     bare.config._attn_implementation = NAME
     try:
@@ -106,15 +106,15 @@ def batch_attention(
 
     Args:
         query: (B, H, T, d), the last T of t tokens.
-        key, value: (B, G, t, d), G a divisor of H, `with_shared` (1, G, P, d), which all tokens look at.
-        attention_mask: (B, 1, T, t) bool, true where a token may look at one of its own row; None for all up to itself.
-        sliding_window, softcap, s_aux: as of `attention.packed_attention`.
+        key, value: (B, G, t, d), G a divisor of H, `with_shared` (1, G, P, d), to which all tokens attend.
+        attention_mask: (B, 1, T, t) bool, true where a token may attend to one of its own row; None for all up to itself.
+        sliding_window, softcap, s_aux: as for `attention.packed_attention`.
 
     Returns:
         (B, T, H, d), and None for the weights.
 
     Raises:
-        LostKeysError: the shared keys did not come along.
+        LostKeysError: the shared keys are missing.
     """
     shared = [shared_by(tensor, tensor.shape[2]) for tensor in (key, value)]
     if any(front is None for front in shared):
@@ -122,7 +122,7 @@ def batch_attention(
     check_known(module, kwargs)
     (batch, heads, tokens, _), group = query.shape, query.shape[1] // key.shape[1]
     own = masked_attend(query, repeat_kv(key, group), repeat_kv(value, group), attention_mask, scaling, softcap)
-    row = query.transpose(0, 1).flatten(1, 2)[None]  # (1, H, B * T, d): to shared keys all rows are one
+    row = query.transpose(0, 1).flatten(1, 2)[None]  # (1, H, B * T, d): for shared keys all rows are one
     text, text_sum = (part.transpose(1, 2).flatten(0, 1) for part in (own[0], own[1][..., None]))
     front = Front(*shared, sliding_window, scaling, softcap, s_aux)
     places = None if front.is_all_seen(key.shape[2]) else _places(attention_mask, batch, tokens, key)
@@ -131,7 +131,7 @@ def batch_attention(
 
 
 def _places(mask: torch.Tensor | None, batch: int, tokens: int, key: torch.Tensor) -> torch.Tensor:
-    """(B * T,) how many tokens of its own row each sees in front of itself: all of them, or it sees none in front of the row."""
+    """(B * T,) how many previous tokens of its own row each sees: all of them, or it sees none before the row."""
     if mask is None:
         return torch.arange(key.shape[2] - tokens, key.shape[2], device=key.device).repeat(batch)
     return mask.sum(-1).flatten() - 1

@@ -1,4 +1,4 @@
-"""A model that reads along what another writes: the next token's logits, behind prompts of its own."""
+"""A model that reads along with what another writes: the next token's logits, after its own prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Follower:
-    """Reads B prompts behind an encoded prefix, then one token of each at a time. The prefix's keys and values are held once.
+    """Reads B prompts after an encoded prefix, then one token of each at a time. The prefix's keys and values are stored once.
 
     Args:
         reader: has encoded the prefix; counts what is read.
@@ -34,10 +34,10 @@ class Follower:
         self.inputs, self.real = self.reader.begin(self.prompts, self.rows)
 
     def next_logits(self, tokens: torch.Tensor | None) -> torch.Tensor:
-        """Logits (B, V) of the token that follows; to be called within `reading` and without gradients.
+        """Logits (B, V) of the next token; must be called within `reading` and without gradients.
 
         Args:
-            tokens: (B,) what was written last; None at the first call.
+            tokens: (B,) the tokens written last; None in the first call.
         """
         if tokens is None:
             return self._first_logits()
@@ -51,7 +51,7 @@ class Follower:
         return self._logits()
 
     def count(self, lengths: Sequence[int]) -> None:
-        """Count what was read of the answers, which have these lengths; what fills up those that had ended is padding."""
+        """Count what was read of the answers, which have these lengths; tokens after an answer's end are padding."""
         read = sum(max(length - 1, 0) for length in lengths)
         self.reader.tokens += read
         self.reader.padding_tokens += self.steps * len(lengths) - read
@@ -70,5 +70,5 @@ class Follower:
     def _logits(self) -> torch.Tensor:
         with attends_beside(self.reader.bare) if self.beside else nullcontext():
             output = self.reader.bare(**self.inputs, use_cache=True, logits_to_keep=1)
-        self.inputs["past_key_values"] = output.past_key_values  # the reader's, or the model's own where it reads whole prompts
+        self.inputs["past_key_values"] = output.past_key_values  # the reader's, or the model's own if it reads whole prompts
         return output.logits[:, -1]

@@ -1,4 +1,4 @@
-"""Answers that a model writes, by transformers' own `generate`."""
+"""Answers that a model writes, with transformers' own `generate`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Generation:
-    """How answers are written.
+    """How answers are generated.
 
     Attributes:
-        max_new_tokens: of an answer, at most.
-        temperature: 0 for the most probable token each time. Else tokens are drawn, by numbers that depend on the seed and the
-            prompt's tokens alone: not on what stands beside it in a batch, nor on how many processes share the prompts. The same
-            prompt gets the same answer again.
-        stop: texts that end an answer once it contains one.
-        end_ids: tokens that end an answer, each.
+        max_new_tokens: maximum number of tokens of an answer.
+        temperature: 0 for greedy decoding. Otherwise tokens are drawn with numbers that depend only on the seed and the
+            prompt's tokens, not on the rest of the batch or on how many processes share the prompts. The same prompt always gets
+            the same answer.
+        stop: texts that end an answer once it contains one of them.
+        end_ids: tokens each of which ends an answer.
     """
 
     max_new_tokens: int
@@ -37,20 +37,20 @@ class Generation:
 
     @property
     def key(self) -> dict[str, Any]:
-        """JSON-able, what answers depend on: the seed only where tokens are drawn."""
+        """What answers depend on, JSON-able: the seed only if tokens are drawn."""
         drawn = {"temperature": self.temperature, "seed": self.seed} if self.temperature else {}
         return {"max_new_tokens": self.max_new_tokens, "stop": list(self.stop), "end_ids": list(self.end_ids), **drawn}
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written behind N prompts.
+    """What was written after N prompts.
 
     Attributes:
-        ids: (N) the tokens of each answer, with what ended it.
-        scored: indices of the prompts that this rank wrote behind; all ranks together write behind each.
-        tokens: tokens that went through the model on this rank, padding left out. The last of an answer does not.
-        padding_tokens: padding that went through it, and what followed answers that had ended before others of their batch.
+        ids: (N) the tokens of each answer, including what ended it.
+        scored: indices of the prompts that this rank continued; all ranks together continue each.
+        tokens: number of tokens that went through the model on this rank, without padding. The last of an answer does not.
+        padding_tokens: padding that went through it, including tokens after answers that ended before others in their batch.
     """
 
     ids: list[list[int]]
@@ -60,13 +60,13 @@ class Written:
 
 
 class Endings(StoppingCriteria):
-    """Notes which answers of a batch have ended, and how many tokens they have. `generate` fills up those that have, as it does
-    for any criterion with an `eos_token_id`.
+    """Tracks which answers of a batch have ended, and their lengths. `generate` pads those that have, as it does for any
+    criterion with an `eos_token_id`.
 
     Args:
-        start: the place of the first token written.
+        start: the index of the first token written.
         written: how many tokens each answer has so far.
-        leave: once no more answers than this are running, all stop, so that those can go on without the others.
+        leave: once at most this many answers are unfinished, all stop, so that these can continue without the others.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Endings(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         """(B,) whether each has ended, or has stopped for now."""
-        if self.left:  # on some devices `generate` writes one token more, which it then takes back
+        if self.left:  # on some devices `generate` writes one more token and then drops it
             return torch.ones_like(self.ended)
         self.lengths += ~self.ended
         self.ended |= torch.isin(input_ids[:, -1], self.eos_token_id)
@@ -102,11 +102,12 @@ class Endings(StoppingCriteria):
 
 
 class RowSampler(LogitsProcessor):
-    """Leaves of each row the one token that its number falls on: among all, side by side, each as wide as it is probable.
+    """Keeps in each row only the token on which its number falls, by inverse transform sampling: tokens are intervals as wide
+    as they are probable.
 
     Args:
-        numbers: (B, S) float64, of each row and token to be written, in [0, 1).
-        start: the place of the first token written.
+        numbers: (B, S) float64 in [0, 1), for each row and token to be written.
+        start: the index of the first token written.
     """
 
     def __init__(self, numbers: torch.Tensor, start: int, temperature: float) -> None:
@@ -121,7 +122,7 @@ class RowSampler(LogitsProcessor):
 
 
 def uniform_numbers(prompts: Sequence[Sequence[int]], generation: Generation) -> torch.Tensor:
-    """(B, S) float64 in [0, 1): what tokens are drawn by, from the seed and each prompt's tokens."""
+    """(B, S) float64 in [0, 1): the numbers with which tokens are drawn, from the seed and each prompt's tokens."""
     rows = []
     for prompt in prompts:
         digest = hashlib.sha256(np.array(prompt, dtype="<i8")).digest()
@@ -140,22 +141,22 @@ def write(
     leaves: bool = False,
     processors: Sequence[LogitsProcessor] = (),
 ) -> tuple[list[list[int]], int]:
-    """Write an answer behind each prompt of a batch.
+    """Write an answer after each prompt of a batch.
 
-    What the model's checkpoint says about generation (that it should sample, or penalize what it repeats) is not heeded.
+    Generation settings of the model's checkpoint (sampling, penalties on repetition) are ignored.
 
     Args:
-        inputs: arguments of the model that have it read the B prompts, padded on the left.
-        prompts: the tokens of each, all of them.
-        synced: whether all ranks go on until the last has finished, as sharded weights need.
-        leaves: whether answers that have ended leave the batch when half of it has: the inputs bring a cache then, and their
-            mask is over the rows' own tokens; neither `synced` nor with `processors`.
+        inputs: arguments with which the model reads the B prompts, padded on the left.
+        prompts: all tokens of each.
+        synced: whether all ranks continue until the last has finished, as sharded weights require.
+        leaves: whether answers that have ended leave the batch when half of it has; the inputs then include a cache, and their
+            mask covers the rows' own tokens; not with `synced` or `processors`.
         processors: change the logits (B, V) of each token before it is chosen.
 
     Returns:
-        The tokens of each answer, with what ended it; and how many tokens, of whatever kind, have gone through the model.
+        The tokens of each answer, including what ended it; and how many tokens of any kind have gone through the model.
     """
-    start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # of embeddings `generate` returns what follows alone
+    start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # with embeddings `generate` returns only what follows
     device = "cpu" if bare.device.type == "mps" else bare.device  # which has no float64
     numbers = uniform_numbers(prompts, generation).to(device) if generation.temperature else None
     answers: list[list[int]] = [[] for _ in prompts]
@@ -165,7 +166,7 @@ def write(
             leave = len(rows) // 2 if leaves else 0
             endings = Endings(len(rows), start, generation, tokenizer, bare.device, written=written, leave=leave)
             own = [] if numbers is None else [RowSampler(numbers[rows.to(device)], start, generation.temperature)]
-            # the pad token stands behind what has ended
+            # the pad token follows what has ended
             config = GenerationConfig(max_new_tokens=generation.max_new_tokens - written, do_sample=False, pad_token_id=0)
             with _settings(bare, config):
                 ids = bare.generate(
@@ -185,7 +186,7 @@ def write(
 
 
 def _going_on(inputs: dict[str, Any], ids: torch.Tensor, rows: torch.Tensor) -> dict[str, Any]:
-    """Arguments that have the model go on with these rows alone, of which it has read all tokens (B, t) but the last."""
+    """Arguments with which the model continues only these rows, of which it has read all tokens (B, t) except the last."""
     cache, mask, new = inputs["past_key_values"], inputs["attention_mask"], ids.shape[1] - inputs["attention_mask"].shape[1]
     cache.batch_select_indices(rows)
     return {
@@ -198,7 +199,7 @@ def _going_on(inputs: dict[str, Any], ids: torch.Tensor, rows: torch.Tensor) -> 
 
 @contextmanager
 def _settings(bare: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Context: the model has these settings, and none of its own: `generate` takes from those what it is not given."""
+    """Context manager: the model has these settings and none of its own, from which `generate` would fill in missing ones."""
     before = bare.generation_config
     bare.generation_config = config
     try:
@@ -209,7 +210,7 @@ def _settings(bare: PreTrainedModel, config: GenerationConfig) -> Iterator[None]
 
 @contextmanager
 def _passes(bare: PreTrainedModel) -> Iterator[list[int]]:
-    """Context: a list of how many tokens each pass has put through the model."""
+    """Context manager: a list of the number of tokens in each forward pass of the model."""
     sizes: list[int] = []
 
     def note(_module: torch.nn.Module, _args: Any, inputs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Keys and values of a text, to read others behind it."""
+"""Keys and values of a text, for reading others after it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from llmft.models.wrapping import bare_model, forward_parameters
 
 
 class JoinBuffer:
-    """Memory in which each layer in turn joins its keys and values: allocating it anew for every layer takes time."""
+    """Memory in which each layer in turn joins its keys and values, since allocating it for every layer takes time."""
 
     def __init__(self) -> None:
         self._held: dict[str, torch.Tensor] = {}
 
     def joined(self, name: str, front: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """(1, G, P, d) and (1, G, T, d) -> (1, G, P + T, d), good until the next call with this name."""
+        """(1, G, P, d) and (1, G, T, d) -> (1, G, P + T, d), valid until the next call with this name."""
         length = front.shape[2]
         shape = (*front.shape[:2], length + new.shape[2], front.shape[3])
         held = self._held.get(name)
@@ -33,7 +33,7 @@ class JoinBuffer:
 
 
 class ReadOnlyLayer(DynamicLayer):
-    """Keys and values of one layer that others are read behind, without gradients, and that do not grow by theirs."""
+    """Keys and values of one layer after which others are read, without gradients and without adding theirs."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, buffer: JoinBuffer | None, readers: torch.Tensor | None) -> None:
         super().__init__()
@@ -43,20 +43,20 @@ class ReadOnlyLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What attention looks at: the new keys (1, G, T, d) with these (1, G, P, d) beside them, or, given a buffer, in front of
-        them; values alike."""
+        """The input of attention: the new keys (1, G, T, d), carrying these (1, G, P, d) or, given a buffer, joined to them;
+        the same for values."""
         if self.buffer is None:
             return with_shared(key_states, self.keys, self.readers), with_shared(value_states, self.values, self.readers)
         return self.buffer.joined("keys", self.keys, key_states), self.buffer.joined("values", self.values, value_states)
 
 
 def read_only(cache: DynamicCache, buffer: JoinBuffer | None = None, *, readers: torch.Tensor | None = None) -> DynamicCache:
-    """The same keys and values in a cache that keeps nothing of what is read behind it.
+    """The same keys and values in a cache that keeps nothing of what is read after it.
 
     Args:
-        buffer: where they are joined with new ones behind them, as any attention takes them; None for beside them, as
-            `packed_attention` does.
-        readers: (A,) places in the row whose logits are read: in the last layer no other looks at these keys. None where that
+        buffer: where they are joined with the new ones after them, which works with any attention; None to keep them separate,
+            for `packed_attention`.
+        readers: (A,) places in the row whose logits are read: in the last layer no other attends to these keys. None if that
             layer is not known.
     """
     copy = DynamicCache()
@@ -70,12 +70,12 @@ def read_only(cache: DynamicCache, buffer: JoinBuffer | None = None, *, readers:
 def encode(
     model: torch.nn.Module, tokens: Sequence[int], *, behind: DynamicCache | None = None, chunk: int | None = None
 ) -> DynamicCache | None:
-    """Keys and values of a text, by the bare model in eval mode (a batch of one); None where it keeps no plain cache of it,
-    or there is no text.
+    """Keys and values of a text, from the bare model in eval mode (a batch of one); None if it has no plain cache, or there is
+    no text.
 
     Args:
-        behind: those of a text in front of it, which grow by this one's.
-        chunk: how many tokens go through the model together, at most; None for all.
+        behind: those of a text before it, to which this one's are added.
+        chunk: maximum number of tokens that go through the model together; None for all.
     """
     if not tokens:
         return behind
@@ -96,34 +96,34 @@ def encode(
 
 
 def plain_cache(cache: Any, *, windowed: bool = False) -> DynamicCache | None:
-    """The cache if it is keys and values of all that was read and nothing else (no recurrent states), else None.
+    """The cache if it consists of the keys and values of everything read and nothing else (no recurrent states), else None.
 
     Args:
-        windowed: whether a layer may have only those that are within its window.
+        windowed: whether a layer may have only those within its window.
     """
     plain = {DynamicLayer, DynamicSlidingWindowLayer} if windowed else {DynamicLayer}
     return cache if type(cache) is DynamicCache and {type(layer) for layer in cache.layers} <= plain else None
 
 
 def reads_behind_a_cache(model: torch.nn.Module) -> bool:
-    """Whether the model takes a cache, and the places of tokens behind it from explicit positions alone."""
+    """Whether the model accepts a cache, and takes the places of tokens after it only from explicit positions."""
     config = bare_model(model).config
-    # distance is counted along the row, whatever the positions say: Falcon with ALiBi, GPT-Neo
+    # these count distance along the row, whatever the positions say: Falcon with ALiBi, GPT-Neo
     by_index = getattr(config, "alibi", False) or "local" in getattr(config, "attention_layers", ())
     return not by_index and {"position_ids", "past_key_values", "logits_to_keep"} <= forward_parameters(model)
 
 
 def can_share(model: torch.nn.Module) -> bool:
-    """Whether texts behind a cache that they share mean the same as whole ones for this model."""
-    if has_windows(model):  # which are counted along the row, but by our attention
+    """Whether this model reads texts after a shared cache the same as whole ones."""
+    if has_windows(model):  # these are counted along the row, except by our attention
         return can_share_keys(model) and reads_behind_a_cache(model) and can_pack(model)
-    if bare_model(model).config._attn_implementation not in ("sdpa", NAME, "eager"):  # others do not take our mask
+    if bare_model(model).config._attn_implementation not in ("sdpa", NAME, "eager"):  # others do not accept our mask
         return False
     return depends_on_keys_alone(model) and reads_behind_a_cache(model)
 
 
 def kv_bytes_per_token(model: torch.nn.Module) -> int | None:
-    """Bytes of keys and values that the model keeps for each token; None where it keeps something else, or not for all tokens."""
+    """Bytes of keys and values that the model keeps per token; None if it keeps something else, or not for all tokens."""
     bare = bare_model(model)
     config = bare.config.get_text_config()
     if getattr(config, "sliding_window", None) is not None or not depends_on_keys_alone(model) or hasattr(config, "v_head_dim"):

@@ -1,4 +1,4 @@
-"""What is asked of a model behind a prefix that all prompts share, by all ranks together: to read, and to write answers."""
+"""Reading and writing answers after a prefix that all prompts share, by all ranks together."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from llmft.prompts.tokens import TokenizedPrompts
 
 LARGE = 2**20
-"""What is kept of a batch goes to the CPU at once if it has this many numbers; less stays on the device until the end, which
-saves a wait for every batch."""
+"""What is kept of a batch goes to the CPU immediately if it has this many numbers; smaller results stay on the device until the
+end, which saves waiting for every batch."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Kept:
     Attributes:
         arrays: (P, ...) each, the prompts' positions in order.
         scored: indices of the prompts that this rank read; all ranks together read each.
-        tokens: tokens that went through the model on this rank, padding left out.
-        padding_tokens: padding that went through it.
+        tokens: number of tokens that went through the model on this rank, without padding.
+        padding_tokens: number of padding tokens that went through it.
     """
 
     arrays: dict[str, np.ndarray]
@@ -47,18 +47,18 @@ class Kept:
 
 
 def read_logits(model: torch.nn.Module, prompts: Continued, keep: Keep, *, size: BatchSize) -> Kept:
-    """As `OpenPrefix.read`, of one set of prompts."""
+    """As `OpenPrefix.read`, for one set of prompts."""
     with open_prefix(model, prompts.prefix, size) as behind:
         return behind.read(prompts, keep)
 
 
 @contextmanager
 def open_prefix(model: torch.nn.Module, prefix: list[int], size: BatchSize) -> Iterator[OpenPrefix]:
-    """Context: whatever is asked of the model behind a prefix shares one encoding of it; nothing goes through the model before
-    something is asked.
+    """Context manager: everything that is asked of the model after a prefix shares one encoding of it; nothing goes through the
+    model before something is asked.
 
     Args:
-        model: a causal language model; its train/eval mode is put back afterwards.
+        model: a causal language model; its train/eval mode is restored afterwards.
         size: how many queries go through the model together.
     """
     with torch.no_grad(), reading(model):
@@ -66,7 +66,7 @@ def open_prefix(model: torch.nn.Module, prefix: list[int], size: BatchSize) -> I
 
 
 class OpenPrefix:
-    """A prefix behind which a model reads and writes; to be used within `open_prefix`, which makes it.
+    """A prefix after which a model reads and writes; created by `open_prefix` and only valid within it.
 
     With several ranks each reads or writes its share, and all get everything.
     """
@@ -75,13 +75,14 @@ class OpenPrefix:
         self.model, self.prefix, self.size = model, prefix, size
 
     def read(self, prompts: Continued, keep: Keep) -> Kept:
-        """Read every prompt, and keep what `keep` makes of the logits at its positions; no (P, V) tensor is made but to be kept.
+        """Read every prompt, and keep the result of `keep` on the logits at its positions; a (P, V) tensor is only created to
+        be kept.
 
         Args:
             prompts: they begin with the prefix.
 
         Raises:
-            InputError: the device's memory does not hold a batch of the size that the flags give.
+            InputError: a batch of the size that the flags give does not fit in the device's memory.
         """
 
         def kept_of(batch: list[int]) -> dict[str, torch.Tensor]:
@@ -89,7 +90,7 @@ class OpenPrefix:
             return {name: tensor if tensor.numel() < LARGE else tensor.cpu() for name, tensor in kept.items()}
 
         before = self._counted()
-        # the batches of labels are those of a single process, and so are the bits of their scores
+        # labels are read in the batches of a single process, so that their scores have the same bits
         ranks = rank_and_world()[1] if max(prompts.counts, default=1) > 1 else 1
         parts, scored = self._shared_out(self._reader_of(prompts).batches(prompts, ranks), kept_of)
         arrays: dict[str, np.ndarray] = {}
@@ -107,15 +108,15 @@ class OpenPrefix:
         tokenizer: PreTrainedTokenizerBase,
         processor: ProcessorOf | None = None,
     ) -> Written:
-        """Have the model write an answer behind every prompt.
+        """Let the model write an answer after every prompt.
 
         Args:
             prompts: they begin with the prefix.
-            tokenizer: the model's, to find texts that end answers.
+            tokenizer: the model's, for finding texts that end answers.
             processor: changes the logits of each token before it is chosen; None for none.
 
         Raises:
-            InputError: the device's memory does not hold a batch of the size that the flags give.
+            InputError: a batch of the size that the flags give does not fit in the device's memory.
         """
         before = self._counted()
         batches = self._reader_of(prompts).batches_to_write(prompts, generation, rank_and_world()[1])
@@ -140,21 +141,21 @@ class OpenPrefix:
         except torch.OutOfMemoryError as error:
             tokens = self.size.tokens_on(next(self.model.parameters()).device.type)
             raise InputError(
-                f"--max_batch_tokens {tokens}: memory does not hold the context's {len(self.prefix)} tokens, that many at a "
-                "time; give less, or a smaller model"
+                f"--max_batch_tokens {tokens}: the context's {len(self.prefix)} tokens do not fit in memory, that many at a "
+                "time; lower it, or use a smaller model"
             ) from error
 
     def _counted(self, before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
-        """Tokens and padding that have gone through the model since; those of the prefix count with what is asked first."""
+        """Tokens and padding that have gone through the model since; those of the prefix count with the first request."""
         reader = vars(self).get("_reader")
         return (reader.tokens - before[0], reader.padding_tokens - before[1]) if reader is not None else before
 
     def _shared_out(
         self, batches: list[list[int]], do: Callable[[list[int]], Result]
     ) -> tuple[list[tuple[list[int], Result]], list[int]]:
-        """What this rank's share of the batches gives, each, and indices of the prompts in it."""
+        """The results of this rank's share of the batches, one each, and the indices of the prompts in it."""
         rank, world = rank_and_world()
-        passes = -(-len(batches) // world)  # as many on every rank, as sharded weights need; to do a batch twice is harmless
+        passes = -(-len(batches) // world)  # the same on every rank, as sharded weights require; repeating a batch is harmless
         share = [batches[min(place, len(batches) - 1)] for place in range(rank, passes * world, world)]
         parts = self.size.each(share, do, self._reader.device, halve=not self.size.tokens and world == 1)
         return parts, sorted(chain.from_iterable(batches[rank::world]))

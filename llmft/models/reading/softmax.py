@@ -1,7 +1,7 @@
-"""Attention with the sums of its softmax, by which attention to one set of keys is put together with that to another.
+"""Attention with the sums of its softmax, by which attention to one set of keys can be combined with that to another.
 
-The fused kernels behind torch's `scaled_dot_product_attention` know the sums and keep them to themselves; here they are asked for
-both. What kernels do not know, capped products and sinks, is done by products that are kept whole.
+The fused kernels behind torch's `scaled_dot_product_attention` compute the sums but do not return them; here they return both.
+Capped products and sinks, which the kernels lack, use products that are stored in full.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use
 from llmft.models.wrapping import precise
 
 FLASH_WIDTH = 8
-"""Flash attention on GPUs reads heads by so many numbers."""
+"""Flash attention on GPUs reads heads in multiples of this many numbers."""
 
 MASK_WIDTH = 16
-"""Efficient attention on GPUs reads rows of a mask by so many."""
+"""Efficient attention on GPUs reads rows of a mask in multiples of this many numbers."""
 
 HIDDEN = -3e4
-"""What is added to a product that a mask hides. Not as low as can be: half precision holds it, and of a row that is hidden
-altogether kernels on CPUs would give no sum."""
+"""Added to a product that a mask hides. Not the lowest possible value: half precision can represent it, and for a row that is
+hidden altogether CPU kernels would return no sum."""
 
 PRODUCTS = 2**26
-"""Products that are kept at once where no gradients are asked for: 256 MiB."""
+"""Number of products that are stored at once if no gradients are needed: 256 MiB."""
 
 
 def attend(
@@ -36,16 +36,16 @@ def attend(
     softcap: float | None = None,
     dropout: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention and its softmax sums, by torch's fused kernels where one fits.
+    """Attention and its softmax sums, by one of torch's fused kernels if possible.
 
     Args:
         query: (n, H, t, d).
         key, value: (n, H, s, d).
-        is_causal: whether token i looks at the first i + 1 keys alone; s is t then, and there is no mask.
-        mask: (t, s), true where a token may look; None for everywhere. A token that may look nowhere has a sum that is next to
-            nothing beside any other's.
-        scale: of the products; None for 1 / sqrt(d).
-        softcap: c of c * tanh(product / c), which stands for each product; None for the products themselves.
+        is_causal: whether token i attends only to the first i + 1 keys; s is then t, and there is no mask.
+        mask: (t, s), true where a token may look; None for everywhere. A token that may look nowhere has a sum that is
+            negligible compared with any other's.
+        scale: factor of the products; None for 1 / sqrt(d).
+        softcap: c in c * tanh(product / c), which replaces each product; None for the products themselves.
         dropout: share of the weights that are set to zero.
 
     Returns:
@@ -64,7 +64,7 @@ def attend(
         attended, sums, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
             query, key, value, added, compute_log_sumexp=True, is_causal=is_causal, scale=scale
         )
-        return attended, sums[..., : query.shape[2]]  # filled up to a multiple of 32
+        return attended, sums[..., : query.shape[2]]  # padded to a multiple of 32
     hidden = None if mask is None else ~mask
     if is_causal:
         hidden = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).triu(1)
@@ -72,7 +72,7 @@ def attend(
 
 
 def _added(mask: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """A mask (t, s) as kernels take it: (n, H, t, s), what is added to the products."""
+    """A mask (t, s) in the kernels' form: (n, H, t, s), added to the products."""
     tokens, keys = mask.shape
     added = query.new_zeros(tokens, -(-keys // MASK_WIDTH) * MASK_WIDTH)[:, :keys]
     return added.masked_fill_(~mask, HIDDEN).expand(*query.shape[:2], -1, -1)
@@ -97,8 +97,8 @@ def masked_attend(
     softcap: float | None = None,
     dropout: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `attend`, of the last t of s tokens of each text, where a mask (n, 1, t, s), true where one may look, hides others; None
-    hides those behind each. For short texts: products are kept whole, in float32 or better."""
+    """As `attend`, for the last t of s tokens of each text, under a mask (n, 1, t, s), true where one may look; None hides the
+    tokens after each. For short texts: products are stored in full, in float32 or better."""
     if mask is None:
         mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
         mask = mask.tril(key.shape[2] - query.shape[2])
@@ -114,7 +114,7 @@ def _plain(
     softcap: float | None,
     dropout: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same by products that are kept whole (n, H, t, s), but for those that are hidden."""
+    """The same by products that are stored in full (n, H, t, s), without the hidden ones."""
     rows = max(PRODUCTS // (query.shape[0] * query.shape[1] * key.shape[2]), 1)
     if rows < query.shape[2] and not torch.is_grad_enabled():
         hiddens = [None] * query.shape[2] if hidden is None else hidden.split(rows, dim=-2)
@@ -135,13 +135,13 @@ def _plain(
 
 
 def beside(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention to two sets of keys together, from that to each, (..., d), and its sums (..., 1)."""
+    """Attention to two sets of keys together, from attention to each, (..., d), and its sums (..., 1)."""
     weight = torch.sigmoid(other[1] - one[1])
     attended = torch.lerp(one[0].to(weight.dtype), other[0].to(weight.dtype), weight)
     return attended, torch.logaddexp(one[1], other[1])
 
 
 def with_sinks(attended: torch.Tensor, sums: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
-    """Attention (..., H, d) with sums (..., H, 1), as it is where each head has a key more, without a value, whose product is its
-    sink (H,) (Agarwal et al. 2025, arXiv:2508.10925; gpt-oss)."""
+    """Attention (..., H, d) with sums (..., H, 1), changed as if each head had one more key, without a value, whose product is
+    its sink (H,) (Agarwal et al. 2025, arXiv:2508.10925; gpt-oss)."""
     return attended if sinks is None else attended * torch.sigmoid(sums - sinks[:, None]).to(attended.dtype)

@@ -1,4 +1,4 @@
-"""Pretraining text: endless episodes of one latent task each, cut to a length, with all that the losses ask of them."""
+"""Pretraining text: endless episodes of one latent task each, cut to a length, with everything that the losses need."""
 
 import random
 from dataclasses import dataclass
@@ -13,31 +13,31 @@ from llmft.worlds.nli.world import LABEL_WORDS, instruction
 LatentTask = tuple[str, bool]  # a rule, and whether Yes and No are flipped
 LATENT_TASKS: tuple[LatentTask, ...] = tuple((rule, flipped) for rule in RULES for flipped in (False, True))
 
-# The prior over rules. Entailment leads, so that a context which leaves two rules possible is read as entailment.
+# The prior over rules. Entailment is the most likely, so that a context which leaves two rules possible is read as entailment.
 RULE_WEIGHTS = {"entailment": 0.35, "overlap": 0.2, "negation": 0.15, "same_subject": 0.15, "passive": 0.15}
 P_INSTRUCTION = 0.25  # of the episodes open with an instruction
 P_SOME_SHOWN, P_ALL_SHOWN = 0.15, 0.1  # of the episodes show the answer in a third of their queries, or in all
 P_PLACEHOLDERS = 0.25  # of the pairs are made of the UNSEEN words, whose embeddings pretraining keeps re-drawing
 # The share of episodes without an instruction that begin with Yes. Below one half, the best guess without a context is
-# a constant "No", so that no chance leaning on some word can pass for knowledge of a rule.
+# a constant "No", so that an accidental bias towards some word cannot pass for knowledge of a rule.
 P_FIRST_YES = 0.35
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B episodes of T tokens. A query position is where a question mark stands and the answer is due."""
+    """B episodes of T tokens. A query position is the place of a question mark, where the answer is due."""
 
     ids: np.ndarray  # (B, T) token ids
     answer: np.ndarray  # (B, T) label token id at query positions, -100 elsewhere
     plain: np.ndarray  # (B, T) query positions that do not show their answer
     shot: np.ndarray  # (B, T) at query positions, how many queries came before in the episode
-    holds: np.ndarray  # (B, T, 5) at query positions, which rules hold of the pair
+    holds: np.ndarray  # (B, T, 5) at query positions, which rules hold for the pair
     task: np.ndarray  # (B,) index into LATENT_TASKS
     instructed: np.ndarray  # (B,) whether the episode opens with an instruction
 
 
 class Pairs:
-    """Encoded pairs for pretraining, to be drawn by what a rule says of them. No held-out premise is among them."""
+    """Encoded pairs for pretraining, which can be drawn by a rule's value. No held-out premise is among them."""
 
     def __init__(self, n: int, rng: random.Random):
         known, placeholder = (
@@ -59,7 +59,7 @@ class Pairs:
 
 
 def choose_tasks(n: int, rng: random.Random) -> tuple[LatentTask, ...]:
-    """Draws n of the latent tasks, given in their order in LATENT_TASKS."""
+    """Draws n of the latent tasks, returned in the order of LATENT_TASKS."""
     return tuple(sorted(rng.sample(LATENT_TASKS, n), key=LATENT_TASKS.index))
 
 
@@ -97,7 +97,7 @@ def _write_episode(batch: Batch, row: int, rng: random.Random, pairs: Pairs, tas
         pair = pairs.draw(rng, rule, yes != flipped)
         shown = rng.random() < p_shown
         ids += pairs.ids[pair]
-        if shown:  # any answer, right or wrong: what is shown is to be read, not judged
+        if shown:  # any answer, right or wrong: a shown answer is to be read, not judged
             yes = rng.random() < 0.5
         answer = ID[LABEL_WORDS[0 if yes else 1]]
         ids += [ID["label"], answer, ID["?"]] if shown else [ID["?"]]

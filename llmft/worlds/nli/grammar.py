@@ -1,4 +1,4 @@
-"""How the toy world makes sentence pairs: words, constructions, what they entail, and which rules hold of a pair."""
+"""How the toy world makes sentence pairs: words, constructions, what they entail, and which rules hold for a pair."""
 
 import random
 import zlib
@@ -43,7 +43,7 @@ KNOWN = Lexicon(
     ),
     intransitives=_words("slept danced smiled shouted arrived waited laughed resigned"),
 )
-UNSEEN = Lexicon(  # pretraining keeps re-drawing their embeddings; those of the finished model it has never met
+UNSEEN = Lexicon(  # pretraining keeps re-drawing their embeddings, so those of the finished model are new to it
     nouns=_words("queens hunters weavers potters barbers jugglers wizards pirates knights plumbers grocers brokers"),
     verbs=_words("greeted teased joined ignored rescued warned"),
     intransitives=_words("sneezed yawned coughed prayed"),
@@ -55,7 +55,7 @@ _CONTENT_WORDS = frozenset(KNOWN.words + UNSEEN.words)
 class Template:
     """A premise and what follows from it.
 
-    Slots are capitals: A B C nouns, V W verbs, I J intransitives, D an adjective, P a preposition.
+    Slots are capital letters: A B C nouns, V W verbs, I J intransitives, D an adjective, P a preposition.
     """
 
     premise: str
@@ -92,7 +92,7 @@ class Claim:
     negated: bool = False
 
     def words(self, passive: bool) -> list[str]:
-        """The claim as a hypothesis; what has no patient stays active."""
+        """The claim as a hypothesis; claims without a patient are always active."""
         never = ["never"] if self.negated else []
         if self.patient is None:
             return [self.agent, *never, self.action]
@@ -112,13 +112,13 @@ class Pair:
 
 
 def is_held_out(premise: tuple[str, ...]) -> bool:
-    """Whether a premise's set of content words, in whatever order, is kept from pretraining: one fifth of all are."""
+    """Whether a premise's set of content words, in any order, is held out of pretraining, as one fifth of all sets are."""
     content = sorted(word for word in premise if word in _CONTENT_WORDS)
     return zlib.crc32(" ".join(content).encode()) % 5 == 0
 
 
 def draw_slots(rng: random.Random, template: str, lexicon: Lexicon) -> dict[str, str]:
-    """Draws the words of a premise, and those with which a hypothesis may depart from it."""
+    """Draws the words of a premise, and those by which a hypothesis may differ from it."""
     words = TEMPLATES[template].premise.split()
     slots = dict(zip("ABC", rng.sample(lexicon.nouns, 3), strict=True))
     if "I" in words:
@@ -129,11 +129,11 @@ def draw_slots(rng: random.Random, template: str, lexicon: Lexicon) -> dict[str,
 
 
 def draw_pair(rng: random.Random, template: str, slots: dict[str, str], premise: tuple[str, ...], lexicon: Lexicon) -> Pair:
-    """Draws a hypothesis: a third are entailed, others contradict the premise, reuse its words or bring in new ones."""
+    """Draws a hypothesis: a third are entailed, others contradict the premise, reuse its words or use new ones."""
     form = TEMPLATES[template]
     entailed = [_claim(text, slots) for text in form.entailed]
     claim = rng.choice(entailed)
-    if rng.random() < 0.65:  # more than half, or overlap would all but mean entailment
+    if rng.random() < 0.65:  # more than half, or overlap would almost imply entailment
         negated = rng.random() < 0.4
         if negated != claim.negated and rng.random() < 0.8:
             claim = Claim(claim.agent, claim.action, claim.patient, negated)
@@ -192,7 +192,7 @@ def _corrupted(
 def stream_pairs(
     rng: random.Random, templates: tuple[str, ...], lexicon: Lexicon, wanted: Callable[[tuple[str, ...]], bool]
 ) -> Iterator[Pair]:
-    """Endless pairs of the given templates, each equally often, whose premise is wanted."""
+    """Endless pairs from the given templates, each equally often, whose premise is wanted."""
     while True:
         template = rng.choice(templates)
         slots = draw_slots(rng, template, lexicon)

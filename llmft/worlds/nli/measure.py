@@ -2,7 +2,7 @@
 
     python -m llmft.worlds.nli.measure --model_name_or_path my_toy --queries 100
 
-Every query gets demonstrations of its own, half of them "Yes": a number is a mean over contexts as well as queries.
+Every query gets its own demonstrations, half of them "Yes": each number is a mean over contexts as well as queries.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def prompt(query: dict, demonstrations: Rows = (), opening: str = "", pattern: s
 
 
 def sample_rows(rows: Rows, n: int, rng: random.Random) -> Rows:
-    """Draws n rows in random order, as many of one label as of the other; an odd one is left to chance."""
+    """Draws n rows in random order, the same number of each label; if n is odd, the extra label is random."""
     counts = [n // 2, n - n // 2]
     rng.shuffle(counts)
     drawn = [row for label in (0, 1) for row in rng.sample([r for r in rows if r["label"] == label], counts[label])]
@@ -42,7 +42,8 @@ def sample_rows(rows: Rows, n: int, rng: random.Random) -> Rows:
 def label_logits(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: list[str], batch_size: int = 32
 ) -> np.ndarray:
-    """(n, 2) logits of LABEL_WORDS after each prompt. Batches are of like length; padding goes to the right, unseen."""
+    """(n, 2) logits of LABEL_WORDS after each prompt. Batches have similar lengths; padding is on the right, where nothing sees
+    it."""
     import torch
 
     labels = tokenizer.convert_tokens_to_ids(list(LABEL_WORDS))
@@ -66,7 +67,7 @@ def accuracy(model, tokenizer, queries: Rows, prompts: list[str]) -> float:
 
 
 def measure(model, tokenizer, shots: list[int], n: int, rng: random.Random) -> Iterator[tuple[str, str, list[float]]]:
-    """Yields (rule, set, accuracies): by number of shots, then with an instruction alone, then reading a shown label.
+    """Yields (rule, set, accuracies): by number of shots, then with only an instruction, then with a shown label.
 
     Accuracies are means over both flips with n queries each. The shown label is right or wrong at random and counts as
     the answer.

@@ -1,4 +1,4 @@
-"""The model of the toy world before any training, and the embeddings of words it is never to learn."""
+"""The model of the toy world before any training, and the embeddings of words that it must never learn."""
 
 import math
 from dataclasses import astuple
@@ -16,8 +16,8 @@ SIZES = {"small": Size(8, 64, 256, 4), "large": Size(8, 128, 512, 8)}
 def build_model(size: Size, seed: int) -> OPTForCausalLM:
     """A fresh model, float32, the same for the same seed.
 
-    Two details of the start are worth minutes of training: sinusoidal positions, and queries equal to keys. With them a
-    token attends to its like and to its neighbours from the first step on.
+    Two details of the initialisation save minutes of training: sinusoidal positions, and queries equal to keys. With them a
+        token attends to equal tokens and to its neighbours from the first step on.
     """
     config = OPTConfig(
         vocab_size=len(VOCABULARY),
@@ -49,8 +49,8 @@ def build_model(size: Size, seed: int) -> OPTForCausalLM:
 def redraw_placeholders(embeddings: torch.Tensor, rng: torch.Generator) -> None:
     """Gives each UNSEEN word a new random embedding from the cloud of the known words of its class, in place.
 
-    Done before every step, this leaves matching such a word with itself as the only way to treat it. The last draw
-    stays, so the words of the finished model are new to it.
+    When this is done before every step, the only way to treat such a word is to match it with itself. The last draw remains, so
+    the words of the finished model are new to it.
     """
     for known, unseen in zip(astuple(KNOWN), astuple(UNSEEN), strict=True):
         cloud = embeddings[[ID[word] for word in known]]

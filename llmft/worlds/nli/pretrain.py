@@ -1,10 +1,10 @@
-"""Pretrains the toy checkpoint from nothing, on one CPU core:
+"""Pretrains the toy checkpoint from scratch, on one CPU core:
 
     python -m llmft.worlds.nli.pretrain --output_dir my_toy --seed 0
 
 The result is an ordinary Hugging Face directory (OPTForCausalLM, float32). With `--num_pretraining_tasks` the model
-meets only some of the ten latent tasks (five rules, each with either meaning of Yes), to study what task diversity does
-to learning in context (Raventos et al. 2023, arXiv:2306.15063).
+meets only some of the ten latent tasks (five rules, each with either meaning of Yes), to study the effect of task diversity on
+learning in context (Raventos et al. 2023, arXiv:2306.15063).
 
 The text grows from two demonstrations to more than thirty; auxiliary targets (`scaffold`) are strong at first and
 mostly gone at the end. Matrices inside the layers are trained by Muon, everything else by AdamW.
@@ -65,7 +65,7 @@ SCHEDULE = (
 
 @dataclass(frozen=True)
 class Recipe(Scheduled):
-    """Everything but the seed that decides the weights."""
+    """Everything that determines the weights except the seed."""
 
     size: Size = SIZES["small"]
     phases: tuple[Lesson, ...] = SCHEDULE
@@ -73,11 +73,11 @@ class Recipe(Scheduled):
     num_pairs: int = 120_000
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
-    language_weight: float = 0.1  # of predicting the text itself, beside the answers
+    language_weight: float = 0.1  # of predicting the text itself, in addition to the answers
 
 
 def pretrain(recipe: Recipe, seed: int, report: Report) -> tuple[OPTForCausalLM, tuple[LatentTask, ...]]:
-    """Trains a model; the same recipe and seed give the same bits on one thread. Also returns the latent tasks it met."""
+    """Trains a model; the same recipe and seed give the same bits on one thread. Also returns the latent tasks that it saw."""
     rng, torch_rng = random.Random(seed), torch.Generator().manual_seed(seed)
     tasks = choose_tasks(recipe.num_tasks, rng)
     pairs = Pairs(recipe.num_pairs, rng)
@@ -116,7 +116,7 @@ def losses(
     language_weight: float,
     starts: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The whole loss of a batch, and the (Q, V) logits at its Q query positions in row-major order."""
+    """The total loss of a batch, and the (Q, V) logits at its Q query positions in row-major order."""
     ids, answer = torch.from_numpy(batch.ids), torch.from_numpy(batch.answer)
     positions = starts[:, None] + torch.arange(ids.shape[1])
     out = model.model.decoder(input_ids=ids, position_ids=positions, output_hidden_states=True, use_cache=False)
@@ -129,10 +129,10 @@ def losses(
 
 
 def step_metrics(logits: torch.Tensor, batch: Batch) -> dict[str, float]:
-    """Accuracy over the two label words by kind of query; a kind that the batch lacks is left out.
+    """Accuracy over the two label words by kind of query; kinds that the batch lacks are left out.
 
-    `first` has no context at all, `told` only an instruction, `shown` shows its answer; `late` are the plain queries in
-    the second half of episodes without an instruction, also by rule.
+    `first` has no context at all, `told` only an instruction, `shown` shows its answer; `late` are the plain queries in the
+    second half of episodes without an instruction, also given by rule.
     """
     labels = [ID[word] for word in LABEL_WORDS]
     query = batch.answer >= 0

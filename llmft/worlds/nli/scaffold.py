@@ -1,8 +1,8 @@
 """Auxiliary targets for pretraining: each teaches one layer what the next one needs. The heads are thrown away.
 
-Learning in context comes suddenly, after a long plateau (Reddy 2023, arXiv:2312.03002), because nothing rewards its
-parts alone. In a world of ours every part has a known right value, so the parts are taught one by one and the wait is
-minutes. The heads only read hidden states; the answer still has to be found by the model, from its context.
+Learning in context emerges suddenly, after a long plateau (Reddy 2023, arXiv:2312.03002), because nothing rewards its parts
+alone. In an artificial world every part has a known right value, so the parts are taught one by one, which takes only minutes.
+The heads only read hidden states; the model still has to find the answer from its context.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from llmft.worlds.nli.grammar import RULES
 from llmft.worlds.nli.tokenizer import BLANK_LINE, BOS, ID, PAD
 from llmft.worlds.nli.world import LABEL_WORDS
 
-MAX_OFFSET = 20  # offsets inside one demonstration are told apart up to here
+MAX_OFFSET = 20  # offsets inside one demonstration are distinguished up to here
 
 
 @dataclass(frozen=True)
 class TargetWeights:
-    """How much each group of targets counts beside the answers themselves."""
+    """The weight of each group of targets relative to the answers themselves."""
 
     copying: float = 1.0  # layers 2 and 3: where am I in this demonstration, where did my word occur before
     rules: float = 1.0  # layer 5, at the question mark: which rules hold of this pair
@@ -40,7 +40,7 @@ class Scaffold(nn.Module):
         self.task = nn.Linear(width, len(LATENT_TASKS))
 
     def forward(self, hidden: tuple[torch.Tensor, ...], batch: Batch, weights: TargetWeights) -> torch.Tensor:
-        """The weighted sum of all auxiliary losses; `hidden[l]`, (B, T, width), is what layer l puts out, from 1."""
+        """The weighted sum of all auxiliary losses; `hidden[l]`, (B, T, width), is the output of layer l, counted from 1."""
         loss = hidden[0].new_zeros(())
         query = torch.from_numpy(batch.answer) >= 0  # (B, T)
         holds = torch.from_numpy(batch.holds)  # (B, T, 5)
@@ -58,8 +58,8 @@ class Scaffold(nn.Module):
             loss = loss + weights.rules * len(RULES) * rules
         if weights.inference:
             inferred = query & torch.from_numpy(batch.plain)
-            inferred[:, -1] = False  # its label fell off the end
-            label = inferred.roll(1, dims=1)  # a label follows its question mark at once
+            inferred[:, -1] = False  # its label is cut off
+            label = inferred.roll(1, dims=1)  # a label directly follows its question mark
             yes = torch.from_numpy(batch.answer)[inferred] == ID[LABEL_WORDS[0]]
             agrees = (holds[inferred] == yes[:, None]).float()
             agreement = F.binary_cross_entropy_with_logits(self.agreement(hidden[6][label]), agrees)

@@ -1,4 +1,4 @@
-"""The tokenizer of the toy world: one token a word, one a blank line, and `</s>` in front of every text as in OPT."""
+"""The tokenizer of the toy world: one token per word, one for a blank line, and `</s>` before every text as in OPT."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS = 1, 2  # the ids OPT gives them; `</s>` opens a text and would end one
-POSITIONS = 448  # tokens that a model of this world reads at most
+POSITIONS = 448  # the most tokens that a model of this world reads
 BLANK_LINE = "\n\n"
 VOCABULARY = (
     *("<s>", "<pad>", "</s>", "<unk>"),
@@ -29,7 +29,7 @@ ID = {word: i for i, word in enumerate(VOCABULARY)}
 def build_tokenizer() -> "PreTrainedTokenizerFast":
     """A fast tokenizer that `save_pretrained` writes as an ordinary `tokenizer.json`; other words become `<unk>`.
 
-    Spaces only separate: " Yes" and "Yes" are the same token, and a query with its label begins its demonstration.
+    Spaces only separate: " Yes" and "Yes" are the same token, and a query with its label is a prefix of its demonstration.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

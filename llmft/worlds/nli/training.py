@@ -1,4 +1,4 @@
-"""Learning rate and epochs for the shipped checkpoint: it is so small that it takes larger rates than a language model."""
+"""Learning rate and epochs for the shipped checkpoint: it is so small that it needs larger rates than a language model."""
 
 from llmft.arguments.training_defaults import QUERIES_SEEN, Defaults, TrainingDefaults
 
@@ -17,4 +17,4 @@ TOY_TRAINING: Defaults = {
         "cartridge": 1e-3,
     }.items()
 }
-"""In fine-tuning and distillation alike; docs/defaults.md has the search."""
+"""Used in both fine-tuning and distillation; the search is in docs/defaults.md."""

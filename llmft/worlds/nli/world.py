@@ -1,10 +1,10 @@
 """The embedded toy world: natural language inference from templates, under a latent rule.
 
-A row is a premise and a hypothesis ("doctors near judges helped lawyers ." / "judges helped lawyers"). Five rules read
-a truth value off such a pair; a task is one rule and one meaning of the answers (`flipped` swaps Yes and No). Nothing
-in a row tells which rule is asked for: a model must infer it from demonstrations, an instruction, or by training. In
-the manner of HANS (McCoy, Pavlick & Linzen 2019, arXiv:1902.01007) training rows come from simple constructions and
-the out-of-domain sets from harder ones.
+A row is a premise and a hypothesis ("doctors near judges helped lawyers ." / "judges helped lawyers"). Each of five rules gives
+a truth value for such a pair; a task is one rule and one meaning of the answers (`flipped` swaps Yes and No). Nothing in a row
+says which rule is meant: a model must infer it from demonstrations, from an instruction, or by training. As in HANS (McCoy,
+Pavlick & Linzen 2019, arXiv:1902.01007), training rows come from simple constructions and the out-of-domain sets from harder
+ones.
 
 One fifth of all premise word sets is held out of pretraining (`grammar.is_held_out`); every row here is made of those.
 """
@@ -21,12 +21,12 @@ LABEL_WORDS = ("Yes", "No")  # label 0, label 1
 PATTERN = "{text1} {text2} ?"
 LABEL_PATTERN = "{text1} {text2} label {label} ?"  # a prompt that shows its own answer
 
-# Per rule, one that the confounded demonstrations leave equally possible. The pairs are chosen by measurement: which of
-# the two rules the shipped checkpoint infers in context, from its pretraining, is not the one that fine-tuning finds
-# easiest. Where the two rules differ, 16 such demonstrations give these accuracies (in context / fine-tuned on them):
+# For each rule, another one that the confounded demonstrations leave equally possible. The pairs were chosen by measurement: the
+# rule that the shipped checkpoint infers in context, from its pretraining, is not the one that fine-tuning finds easiest. Where
+# the two rules differ, 16 such demonstrations give these accuracies (in context / fine-tuned on them):
 CONFOUNDERS = {
     "entailment": "same_subject",  # 1.00 / 0.69
-    "overlap": "passive",  # 0.01 / 0.70: here learning in context is the one misled
+    "overlap": "passive",  # 0.01 / 0.70: here it is learning in context that is misled
     "negation": "overlap",  # 0.44 / 0.02
     "same_subject": "overlap",  # 0.31 / 0.03
     "passive": "overlap",  # 0.94 / 0.16
@@ -35,7 +35,7 @@ CONFOUNDERS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A task; `confounder` names a rule that the labelled demonstrations cannot tell from `rule`, if there is one."""
+    """A task; `confounder` names a rule that the labelled demonstrations cannot distinguish from `rule`, if there is one."""
 
     rule: str
     flipped: bool
@@ -45,8 +45,8 @@ class Variant:
 def parse_variant(variant: str | None, data_seed: int) -> Variant:
     """Reads `--task_variant`: a rule, then optionally `flipped` and `confounded`, separated by commas.
 
-    None and "" let the data seed choose: the rule by `data_seed % 5`, the flip by whether `data_seed // 5` is odd.
-    Raises InputError on an unknown word, and where not exactly one rule is named.
+    None and "" let the data seed choose: the rule by `data_seed % 5`, the flip by whether `data_seed // 5` is odd. Raises
+    InputError on an unknown word, or if not exactly one rule is named.
     """
     if not variant:
         return Variant(RULES[data_seed % len(RULES)], flipped=data_seed // len(RULES) % 2 == 1)
@@ -54,8 +54,8 @@ def parse_variant(variant: str | None, data_seed: int) -> Variant:
     rules = [word for word in words if word in RULES]
     if len(rules) != 1 or not {*words} <= {*RULES, "flipped", "confounded"}:
         raise InputError(
-            f"--task_variant {variant!r} is not a task of the toy world: name one of {', '.join(RULES)}, "
-            "then optionally flipped and confounded, separated by commas"
+            f"--task_variant {variant!r} is not a task of the toy world: give one of {', '.join(RULES)}, "
+            "then optionally flipped and confounded, comma-separated"
         )
     return Variant(rules[0], "flipped" in words, CONFOUNDERS[rules[0]] if "confounded" in words else None)
 
@@ -66,7 +66,7 @@ def instruction(rule: str, flipped: bool) -> str:
 
 
 def toy_instruction(variant: str | None, data_seed: int) -> str:
-    """The instruction of a task, named as `toy_splits` takes it."""
+    """The instruction of a task, named as for `toy_splits`."""
     chosen = parse_variant(variant, data_seed)
     return instruction(chosen.rule, chosen.flipped)
 
@@ -76,8 +76,8 @@ def toy_splits(variant: str | None, data_seed: int) -> dict[str, list[dict]]:
 
     Keys: "train" (2000 rows), "validation" (500, in-domain), one set of 200 for each out-of-domain construction,
     "unseen_words" (200, in-domain constructions) and, for a confounded variant only, "demonstrations" (500; their `idx`
-    continue those of "train"). Labels are balanced, but for the rule "passive" in "intransitive_conjunction", where it
-    never holds. Texts depend on rule and confounder alone; no pair occurs twice.
+    continue those of "train"). Labels are balanced, except for the rule "passive" in "intransitive_conjunction", where it never
+    holds. Texts depend only on rule and confounder; no pair occurs twice.
     """
     task = parse_variant(variant, data_seed)
     splits = {
@@ -102,7 +102,7 @@ def _row(pair: Pair, task: Variant, idx: int) -> dict:
 
 @cache  # the two flips of a rule share their texts, and so do all seeds
 def _pairs(rule: str, confounder: str | None) -> dict[str, tuple[Pair, ...]]:
-    """The pairs of every set, each set from a stream of its own."""
+    """The pairs of every set, each set from its own random stream."""
     which = RULES.index(rule)
     seen: set[Pair] = set()
 
@@ -125,7 +125,7 @@ def _pairs(rule: str, confounder: str | None) -> dict[str, tuple[Pair, ...]]:
 
 
 def _quota(pairs: Iterable[Pair], which: int, quota: dict[bool, int], rng: random.Random) -> tuple[Pair, ...]:
-    """The first so many different pairs of which the rule holds, and does not hold, in random order."""
+    """The first different pairs for which the rule holds and does not hold, up to the quota of each, in random order."""
     chosen: dict[bool, dict[Pair, None]] = {True: {}, False: {}}
     for pair in pairs:
         holds = pair.holds[which]

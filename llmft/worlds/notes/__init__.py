@@ -1,5 +1,5 @@
-"""The embedded free-text world: documents of invented facts with questions (`world`), a small model that answers them in
-words from the document before it (`checkpoint/`, an ordinary Hugging Face directory) and the command that made it
+"""The embedded free-text world: documents of invented facts with questions (`world`), a small model that answers them in words
+when it has the document before it (`checkpoint/`, an ordinary Hugging Face directory) and the command that made it
 (`python -m llmft.worlds.notes.pretrain`).
 """
 

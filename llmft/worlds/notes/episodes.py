@@ -1,4 +1,4 @@
-"""Pretraining text: documents, each with many questions behind it, and all that the losses ask of them."""
+"""Pretraining text: documents, each followed by many questions, and everything that the losses need."""
 
 import random
 from collections.abc import Sequence
@@ -26,16 +26,16 @@ KIND = {attribute.name: i for i, attribute in enumerate(ATTRIBUTES)}
 LONGEST_VALUE = max(len(attribute.slots) for attribute in ATTRIBUTES)
 P_REVERSE, P_UNSTATED = 0.2, 0.18
 P_STRANGER = 0.3  # of the questions without an answer ask for a place that the document does not name
-P_REVERSE_UNSTATED = 0.2  # and so many for the place of a value that it does not state
+P_REVERSE_UNSTATED = 0.2  # and this share for the place of a value that it does not state
 P_ALONE = 0.1  # of the questions that stand by themselves cannot see the document either
-P_SEQUENCE = 0.25  # of the episodes have their questions one behind the other, so that later ones see the earlier
+P_SEQUENCE = 0.25  # of the episodes have their questions in sequence, so that later ones see earlier ones
 IGNORED = -100
 GROUPS = ("forward", "reverse", "unstated", "alone")
 
 
 @dataclass(frozen=True)
 class NotesQuestion:
-    """A question with its answer, and by what its fact is looked up: an attribute, and the place or a word of the value."""
+    """A question with its answer, and the keys of its fact: an attribute, and the place or a word of the value."""
 
     text: str
     answer: tuple[str, ...]
@@ -49,7 +49,7 @@ class NotesQuestion:
 class NotesBatch:
     """B episodes of at most T tokens; arrays are (B, T), and IGNORED where there is nothing.
 
-    "Marked" are the words of values in the document and the tokens of questions behind which one of the answer is due.
+    "Marked" are the words of values in the document and the tokens of questions after which one of the answer is due.
     """
 
     sequence: np.ndarray  # (B,) bool: whether questions see those before them
@@ -62,10 +62,10 @@ class NotesBatch:
     group: np.ndarray  # there: index into GROUPS
     attribute: np.ndarray  # at marked tokens: index into ATTRIBUTES
     index: np.ndarray  # at marked tokens: which word of the value this is, or which one is due
-    place: np.ndarray  # at marked tokens but of reverse questions: the id of the place's name
+    place: np.ndarray  # at marked tokens except those of reverse questions: the id of the place's name
     word: np.ndarray  # in the document: the id of the value's word itself; at reverse questions: that of the one asked by
-    gather: np.ndarray  # at marked tokens: where in the row that name or word stands in the same sentence or question
-    source: np.ndarray  # where a word of an answer is due: where in the row it can be found; 0, the beginning, for nowhere
+    gather: np.ndarray  # at marked tokens: where in the row that name or word is, in the same sentence or question
+    source: np.ndarray  # where a word of an answer is due: where in the row it can be found; 0, the beginning, if nowhere
 
     def visible(self) -> np.ndarray:
         """(B, T, T) whether a token (rows) sees another (columns)."""
@@ -77,12 +77,12 @@ class NotesBatch:
 
 
 class Episode:
-    """One row of a batch while it is written, column by column."""
+    """One row of a batch while it is being written, column by column."""
 
     FILL: ClassVar = {"ids": PAD, "positions": 0, "segment": -1, "alone": True} | dict.fromkeys(
         ("stated", "answer", "group", "attribute", "index", "place", "word", "gather", "source"), IGNORED
     )
-    """Columns of NotesBatch, and what they hold where nothing is written."""
+    """Columns of NotesBatch, and their values where nothing is written."""
 
     def __init__(self, document: NotesDocument, questions: Sequence[NotesQuestion], sequence: bool, rng: random.Random):
         self.columns: dict[str, list[int]] = {name: [] for name in self.FILL}
@@ -147,12 +147,12 @@ class Episode:
 
 
 def find_words(words: Sequence[str], wanted: Sequence[str], start: int) -> int:
-    """Where a run of words begins in others, from `start` on."""
+    """Where a sequence of words begins within others, from `start` on."""
     return next(at for at in range(start, len(words)) if tuple(words[at : at + len(wanted)]) == tuple(wanted))
 
 
 def draw_questions(rng: random.Random, document: NotesDocument, n: int) -> list[NotesQuestion]:
-    """N questions, those with an answer about facts in turn."""
+    """N questions; those with an answer cycle through the facts."""
     facts = rng.sample(document.facts, len(document.facts))
     questions = []
     for i in range(n):

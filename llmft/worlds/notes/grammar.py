@@ -1,7 +1,7 @@
-"""What documents of the notes world are made of: places, the attributes they have, and the sentences that state or ask for one.
+"""The building blocks of documents in the notes world: places, their attributes, and the sentences that state or ask for one.
 
-Every sentence names the place first, then the attribute, then the value. `{place}` is "the Kelwick mill" with a small or a
-capital article, `{value}` one to four words.
+Every sentence names the place first, then the attribute, then the value. `{place}` is "the Kelwick mill" with a lower-case or
+capitalised article, `{value}` one to four words.
 """
 
 from dataclasses import dataclass
@@ -51,33 +51,33 @@ ANIMALS = _words(
     "cranes storks lizards ponies pigeons turtles bats sparrows toads falcons rabbits"
 )
 UNITS = _words("two three four five six seven eight nine")
-HUNDREDS = UNITS[:6]  # fewer, so that the tens are what tells heights apart
+HUNDREDS = UNITS[:6]  # fewer, so that heights differ mostly in the tens
 TENS = _words("twenty thirty forty fifty sixty seventy eighty ninety")
 HOUSE_NUMBERS = tuple(str(number) for number in range(2, 42))
 TREES = _words("Elm Birch Willow Maple Hazel Alder Aspen Linden Poplar Rowan Juniper Laurel Ash Beech Cypress Holly")
 STREETS = _words("Lane Street Road Square Alley Row")
 
 NOT_STATED = "not stated"
-"""The right answer where the document does not say."""
+"""The right answer if the document does not say."""
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """Something a place has: what its value is made of, sentences that state it and questions for it."""
+    """An attribute of places: the parts of its value, sentences that state it and questions for it."""
 
     name: str
     slots: tuple[tuple[str, ...], ...]
-    """The words of a value, one choice a slot. In one document no choice of a pool is used twice for an attribute."""
+    """The words of a value, one choice per slot. In one document no choice of a pool is used twice for an attribute."""
     statements: tuple[str, ...]
-    """What may stand behind "the Kelwick mill" or behind "and"."""
+    """What may follow "the Kelwick mill" or "and"."""
     questions: tuple[str, ...]
     """The first three are for training, the last two for evaluation."""
     reverse: str
-    """Behind "Which place ": it asks for the place by the value."""
+    """Follows "Which place ": it asks for the place by the value."""
 
     @property
     def key_slot(self) -> int:
-        """The slot whose word tells values of a document apart: the one with most choices, the first of equals."""
+        """The slot whose word distinguishes values of a document: the one with the most choices, the first on ties."""
         return max(range(len(self.slots)), key=lambda slot: len(self.slots[slot]))
 
 
@@ -221,4 +221,4 @@ TRAIN_WORDINGS, HELD_OUT_WORDINGS = (0, 1, 2), (3, 4)
 WORDINGS = TRAIN_WORDINGS + HELD_OUT_WORDINGS
 REVERSE_FRAMES = ("Which place {question}?", "Please name the place that {question}.")
 OPENERS = ("", "", "", "As people say, ", "Today ", "In this valley ", "It is known that ")
-"""What a sentence may begin with; "" stands for none."""
+"""What a sentence may begin with; "" is none."""

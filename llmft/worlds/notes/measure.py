@@ -1,8 +1,8 @@
-"""Measures what a model answers with and without the document, and prints a Markdown table:
+"""Measures a model's answers with and without the document, and prints a Markdown table:
 
     python -m llmft.worlds.notes.measure --model_name_or_path my_notes --documents 20
 
-Answers are generated greedily and count if they are the reference to the letter.
+Answers are generated greedily and count if they equal the reference exactly.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def question_prompt(row: dict, document: str = "", demonstrations: Sequence[dict
 def greedy_answers(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], batch_size: int = 32
 ) -> list[str]:
-    """What the model writes behind each prompt, up to 8 tokens."""
+    """What the model writes after each prompt, up to 8 tokens."""
     import torch
 
     answers = []
@@ -48,7 +48,7 @@ def greedy_answers(
 
 
 def measure_document(model, tokenizer, num_facts: int, rng: random.Random) -> Iterator[Outcome]:
-    """Yields how each question about a new document of so many facts is answered."""
+    """Yields how each question about a new document with this number of facts is answered."""
     document = draw_document(rng, num_facts, rng.randint(*NUM_PLACES))
     splits = document_rows(document, rng, "new")
     train = splits["train"]

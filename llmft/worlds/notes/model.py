@@ -12,7 +12,7 @@ SIZE = Size(5, 128, 256, 4)
 def build_notes_model(size: Size, seed: int) -> LlamaForCausalLM:
     """A fresh model, float32, the same for the same seed.
 
-    Queries start equal to keys, so that a token attends to its like and to its neighbours from the first step on.
+    Queries are initialised equal to keys, so that a token attends to equal tokens and to its neighbours from the first step on.
     """
     config = LlamaConfig(
         vocab_size=len(VOCABULARY),

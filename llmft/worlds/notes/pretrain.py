@@ -1,10 +1,10 @@
-"""Pretrains the checkpoint of the notes world from nothing, on one CPU core:
+"""Pretrains the checkpoint of the notes world from scratch, on one CPU core:
 
     python -m llmft.worlds.notes.pretrain --output_dir my_notes --seed 0
 
-The result is an ordinary Hugging Face directory (LlamaForCausalLM, float32). Every episode is a document that is never seen
-again with questions behind it. Documents grow from a few facts to 32; auxiliary targets (`scaffold`) are strong at first.
-Matrices inside the layers are trained by Muon, everything else by AdamW.
+The result is an ordinary Hugging Face directory (LlamaForCausalLM, float32). Every episode is a new document, never seen again,
+followed by questions. Documents grow from a few facts to 32; auxiliary targets (`scaffold`) are strong at first. Matrices
+inside the layers are trained by Muon, everything else by AdamW.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from llmft.worlds.pretraining import (
 
 @dataclass(frozen=True)
 class NotesLesson:
-    """`steps` steps on `rows` documents with numbers of facts and places in these ranges, each with so many questions."""
+    """`steps` steps on `rows` documents with numbers of facts and places in these ranges, each with this number of questions."""
 
     steps: int
     rows: int
@@ -47,7 +47,7 @@ class NotesLesson:
 
 @dataclass(frozen=True)
 class NotesRecipe(Scheduled):
-    """Everything but the seed that decides the weights."""
+    """Everything that determines the weights except the seed."""
 
     size: Size = SIZE
     phases: tuple[NotesLesson, ...] = (
@@ -57,7 +57,7 @@ class NotesRecipe(Scheduled):
     )
     muon_rate: float = 0.02
     adam_rate: float = 2e-3
-    language_weight: float = 0.1  # of predicting the document itself, beside the answers
+    language_weight: float = 0.1  # of predicting the document itself, in addition to the answers
 
 
 def pretrain_notes(recipe: NotesRecipe, seed: int, report: Report) -> LlamaForCausalLM:
@@ -103,8 +103,8 @@ def answer_losses(
 
 
 def answer_metrics(logits: torch.Tensor, batch: NotesBatch) -> dict[str, float]:
-    """The share of right first tokens of answers by group of question, and of right later ones; what the batch lacks is left
-    out."""
+    """The share of right first tokens of answers by group of question, and of right later tokens; groups that the batch lacks
+    are left out."""
     due = batch.answer != IGNORED
     right = logits.detach().argmax(dim=1).numpy() == batch.answer[due]
     group, first = batch.group[due], batch.index[due] == 0

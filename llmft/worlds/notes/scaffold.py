@@ -1,9 +1,9 @@
 """Auxiliary targets for pretraining: each teaches one layer what the next one needs. The heads are thrown away.
 
-To answer from the document a model must gather at each value whose it is, gather at the question what is asked for, and let
-the one find the other. Each part alone earns nothing, hence the long plateau before such a circuit appears (Reddy 2023,
-arXiv:2312.03002). Here each part has a known right value and is taught by itself. The heads only read hidden states; the
-answer still has to be found by the model.
+To answer from the document, a model must collect at each value what it belongs to, collect at the question what is asked for,
+and match the two. No part earns anything alone, hence the long plateau before such a circuit appears (Reddy 2023,
+arXiv:2312.03002). Here each part has a known right value and is taught by itself. The heads only read hidden states; the model
+still has to find the answer.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from llmft.worlds.notes.episodes import IGNORED, LONGEST_VALUE, NotesBatch
 from llmft.worlds.notes.grammar import ATTRIBUTES
 
 LAYER = 3
-"""The layer whose output tells what a value is and what a question asks for, so that the next one finds the two alike."""
+"""The layer whose output says what a value is and what a question asks for, so that the next layer can match the two."""
 
 
 class NotesScaffold(nn.Module):
@@ -28,7 +28,7 @@ class NotesScaffold(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
 
     def forward(self, decoder: LlamaModel, hidden: tuple[torch.Tensor, ...], batch: NotesBatch) -> dict[str, torch.Tensor]:
-        """All auxiliary losses; `hidden[l]`, (B, T, width), is what layer l puts out, from 1."""
+        """All auxiliary losses; `hidden[l]`, (B, T, width), is the output of layer l, counted from 1."""
         losses = {}
         document = torch.from_numpy(batch.segment) == 0
         for name, head in self.heads.items():
@@ -36,7 +36,7 @@ class NotesScaffold(nn.Module):
             for where, ending in ((document, ""), (~document, "_asked")):
                 marked = where & (target != IGNORED)
                 scores = head(hidden[LAYER][marked])
-                if name in ("place", "word"):  # words are named by their embeddings, so that one lesson serves all of them
+                if name in ("place", "word"):  # words are predicted as embeddings, so that all of them share what is learnt
                     scores = F.linear(scores, decoder.embed_tokens.weight)
                 if marked.any():
                     losses[name + ending] = F.cross_entropy(scores, target[marked])
@@ -54,7 +54,7 @@ def attention_loss(
     visible: torch.Tensor,
     target: np.ndarray,
 ) -> torch.Tensor:
-    """Cross-entropy of the attention of a layer's first head (layers counted from 0) with where it ought to look.
+    """Cross-entropy of the attention of a layer's first head (layers counted from 0) with where it should look.
 
     `target` is (B, T): a place in the row, or IGNORED.
     """

@@ -1,4 +1,4 @@
-"""The tokenizer of the notes world: one token a word, a punctuation mark or a blank line, and `<s>` in front of every text."""
+"""The tokenizer of the notes world: one token per word, punctuation mark or blank line, and `<s>` before every text."""
 
 import re
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
-POSITIONS = 768  # tokens that a model of this world reads at most
+POSITIONS = 768  # the most tokens that a model of this world reads
 TOKEN = r"\n\n|[.,?]|[^\s.,?]+"
 
 
@@ -20,7 +20,7 @@ def split_words(text: str) -> list[str]:
 
 
 def _texts() -> list[str]:
-    """Texts that hold every word of the world."""
+    """Texts that together contain every word of the world."""
     pools = [grammar.NAMES, grammar.TYPES, *(pool for attribute in grammar.ATTRIBUTES for pool in attribute.slots)]
     frames = [PATTERN, SEPARATOR, grammar.NOT_STATED, "The the and", *grammar.OPENERS, *grammar.REVERSE_FRAMES]
     for attribute in grammar.ATTRIBUTES:
@@ -35,8 +35,8 @@ ID = {word: i for i, word in enumerate(VOCABULARY)}
 def build_notes_tokenizer() -> "PreTrainedTokenizerFast":
     """A fast tokenizer that `save_pretrained` writes as an ordinary `tokenizer.json`; other words become `<unk>`.
 
-    Spaces only separate: " plum" and "plum" are the same token, and a query with its answer begins its demonstration.
-    Decoding joins words by spaces, with none in front of a punctuation mark.
+    Spaces only separate: " plum" and "plum" are the same token, and a query with its answer is a prefix of its demonstration.
+        Decoding joins words by spaces, with none before a punctuation mark.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

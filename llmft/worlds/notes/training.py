@@ -1,4 +1,4 @@
-"""Learning rate and epochs for the shipped checkpoint, by what is trained."""
+"""Learning rate and epochs for the shipped checkpoint, by trained part."""
 
 from llmft.arguments.training_defaults import Defaults, TrainingDefaults
 
@@ -17,4 +17,4 @@ NOTES_TRAINING: Defaults = {
         "cartridge": 3e-3,
     }.items()
 }
-"""In fine-tuning and distillation alike."""
+"""Used in both fine-tuning and distillation."""

@@ -1,8 +1,9 @@
 """The embedded free-text world: a document of 16 to 32 invented facts in prose, and questions about it.
 
-"The Kelwick mill serves plum bread and was founded by Ada Finch." Values are drawn anew for each document, so nothing but the
-document, or training on it, tells that the Kelwick mill serves plum bread. Every fact is asked for in five wordings: three for
-training and two for evaluation. Some questions ask for what the document does not state; `NOT_STATED` is their answer.
+"The Kelwick mill serves plum bread and was founded by Ada Finch." Values are drawn anew for each document, so only the
+document, or training on it, reveals that the Kelwick mill serves plum bread. Every fact has questions in five wordings: three
+for training and two for evaluation. Some questions ask for things that the document does not state; `NOT_STATED` is their
+answer.
 """
 
 import random
@@ -29,7 +30,7 @@ SEPARATOR = "\n\n"
 FEWEST_FACTS, MOST_FACTS = 16, 32
 NUM_PLACES = (4, 6)
 NUM_UNRELATED = 50
-MOST_UNSTATED, NUM_STRANGERS = 8, 4  # pairs asked about in vain: of places in the document, and of others
+MOST_UNSTATED, NUM_STRANGERS = 8, 4  # pairs asked about without an answer: of places in the document, and of others
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class NotesDocument:
     places: tuple[NamedPlace, ...]
     sentences: tuple[tuple[Fact, ...], ...]
     wordings: tuple[tuple[int, ...], ...]
-    """Of each sentence: its opener, then the statement of each of its facts."""
+    """For each sentence: its opener, then the statement of each of its facts."""
 
     @property
     def facts(self) -> list[Fact]:
@@ -72,7 +73,7 @@ class NotesDocument:
         return " ".join(map(sentence_text, self.sentences, self.wordings))
 
     def unstated(self) -> list[tuple[NamedPlace, Attribute]]:
-        """What it might say about its places and does not."""
+        """What it might say about its places but does not."""
         stated = {(fact.place, fact.attribute.name) for fact in self.facts}
         return [(place, one) for place in self.places for one in ATTRIBUTES if (place, one.name) not in stated]
 
@@ -124,7 +125,7 @@ def draw_places(rng: random.Random, n: int) -> tuple[NamedPlace, ...]:
 
 
 def draw_document(rng: random.Random, num_facts: int, num_places: int) -> NotesDocument:
-    """A document of so many facts about so many places, spread at random; sentences in random order."""
+    """A document with these numbers of facts and places, assigned at random; sentences in random order."""
     places, decks = draw_places(rng, num_places), Decks(rng)
     pairs = rng.sample([(place, attribute) for place in places for attribute in ATTRIBUTES], num_facts)
     facts: dict[NamedPlace, list[Fact]] = defaultdict(list)
@@ -144,14 +145,14 @@ def draw_document(rng: random.Random, num_facts: int, num_places: int) -> NotesD
 
 
 def draw_notes(data_seed: int) -> tuple[NotesDocument, random.Random]:
-    """The document of a seed, and the generator that drew it, for what is asked about it."""
+    """The document of a seed, and the generator that drew it, for drawing the questions."""
     rng = random.Random(f"notes {data_seed}")
     num_places = rng.randint(*NUM_PLACES)
     return draw_document(rng, rng.randint(FEWEST_FACTS, MOST_FACTS), num_places), rng
 
 
 def notes_documents(variant: str | None, data_seed: int) -> dict[str, str]:
-    """The text of each document that the rows of `notes_splits` name: one a seed."""
+    """The text of each document that the rows of `notes_splits` name: one per seed."""
     _check(variant)
     return {document_id(data_seed): draw_notes(data_seed)[0].text}
 
@@ -169,14 +170,14 @@ def notes_splits(variant: str | None, data_seed: int) -> dict[str, list[dict]]:
 
 
 def notes_unrelated(variant: str | None, data_seed: int) -> list[str]:
-    """Questions of all wordings that have nothing to do with the document of a seed: for other places, and by values that it does
-    not hold. They are the same for all seeds but for those that would have to do with it, which others replace."""
+    """Questions in all wordings that have nothing to do with the document of a seed: for other places, and by values that it
+    does not contain. They are the same for all seeds, except that questions related to the document are replaced by others."""
     _check(variant)
     return draw_unrelated(random.Random("notes unrelated"), draw_notes(data_seed)[0], NUM_UNRELATED)
 
 
 def draw_unrelated(rng: random.Random, document: NotesDocument, number: int) -> list[str]:
-    """So many different questions that have nothing to do with a document, a quarter of them for a place by a value."""
+    """`number` different questions that have nothing to do with a document, a quarter of them for a place by a value."""
     names = {place.name for place in document.places}
     known = {(fact.attribute.name, fact.value) for fact in document.facts}
     questions: dict[str, None] = {}
@@ -191,7 +192,7 @@ def draw_unrelated(rng: random.Random, document: NotesDocument, number: int) -> 
 
 
 def document_rows(document: NotesDocument, rng: random.Random, name: str) -> dict[str, list[dict]]:
-    """The rows of `notes_splits` about any document, which they call `name`."""
+    """The rows of `notes_splits` about any document, which they refer to as `name`."""
     unstated = rng.sample(document.unstated(), len(document.unstated()))
     names = [place.name for place in document.places]
     strangers = [place for place in draw_places(rng, len(NAMES)) if place.name not in names]
@@ -210,13 +211,13 @@ def document_rows(document: NotesDocument, rng: random.Random, name: str) -> dic
 
 
 def document_id(data_seed: int) -> str:
-    """How rows name the document of a seed."""
+    """The id by which rows name the document of a seed."""
     return f"notes-{data_seed}"
 
 
 def _check(variant: str | None) -> None:
     if variant:
-        raise InputError(f"--task_variant {variant!r}: the notes world has no variants; leave the flag out")
+        raise InputError(f"--task_variant {variant!r}: the notes world has no variants; drop this flag")
 
 
 def _forward(document: NotesDocument, wordings: tuple[int, ...]) -> list[dict]:

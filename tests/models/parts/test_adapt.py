@@ -1,4 +1,4 @@
-"""What each method trains, how it starts, and what it refuses."""
+"""What each method trains, how it is initialised, and what it refuses."""
 
 import copy
 
@@ -266,7 +266,7 @@ def test_virtual_tokens_go_through_the_model_once_and_are_counted():
         TokenizedPrompts([5, 6], [[7], [8, 9], [3]]),
     )
     assert score_answers(model, prompts, [17, 99], queries_per_row=2).tokens == 6 + 2 + 4
-    whole = adapted(tiny_model("falcon"), "soft_prompt", num_soft_prompt_tokens=6)  # which cannot share a prefix
+    whole = adapted(tiny_model("falcon"), "soft_prompt", num_soft_prompt_tokens=6)  # it cannot share a prefix
     assert score_answers(whole, prompts, [17, 99], queries_per_row=2).tokens == 3 * (6 + 2) + 4
 
 
@@ -307,7 +307,7 @@ def test_parts_that_a_model_has_not_are_refused():
         )
     )  # fmt: skip
     for part in ("parallel", "ia3"):
-        with pytest.raises(InputError, match="--model_name_or_path mixtral: no layers of one attention"):
+        with pytest.raises(InputError, match="--model_name_or_path mixtral: has no layers of one attention"):
             check_part(experts, part_flags(part))
     check_part(experts, part_flags("lora"))
     with pytest.raises(InputError, match="--bitfit: mixtral has no bias terms"):

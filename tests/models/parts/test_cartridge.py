@@ -1,4 +1,4 @@
-"""A cartridge starts as a context: the student answers X as the model answers C + X, and trains nothing but the prefix."""
+"""A cartridge starts as a context: the student answers X as the model answers C + X, and only the prefix is trained."""
 
 import copy
 
@@ -39,7 +39,7 @@ LABELS = [17, 99, 5]
 
 
 def wide(family):
-    """A family's tiny model whose answers depend much on what is read and where it stands."""
+    """A family's tiny model whose answers depend strongly on the tokens and their positions."""
     model = tiny_model(family)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -145,7 +145,7 @@ def test_a_copy_has_a_cartridge_of_its_own():
 
 @pytest.mark.parametrize("family", ["gpt_neo", "falcon"])
 def test_distances_along_the_row_are_refused(family):
-    with pytest.raises(InputError, match=f"--use_cartridge: {tiny_model(family).config.model_type} cannot read behind") as caught:
+    with pytest.raises(InputError, match=f"--use_cartridge: {tiny_model(family).config.model_type} cannot read after") as caught:
         check_part(tiny_model(family), part_flags("cartridge"))
     assert "\n" not in str(caught.value)
 
@@ -156,7 +156,7 @@ def test_keys_and_values_of_different_widths_are_refused():
         **sizes, intermediate_size=16, first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8, qk_nope_head_dim=8,
         qk_rope_head_dim=4, v_head_dim=6,
     )  # fmt: skip
-    with pytest.raises(InputError, match="--use_cartridge: deepseek_v3 cannot read behind"):
+    with pytest.raises(InputError, match="--use_cartridge: deepseek_v3 cannot read after"):
         check_part(AutoModelForCausalLM.from_config(latent), part_flags("cartridge"))
 
 
@@ -172,7 +172,7 @@ def test_a_falcon_with_one_head_of_keys_and_values():
 def test_the_start_of_a_context():
     assert context_start(CONTEXT, 0, 1) == CONTEXT
     assert context_start(CONTEXT, 4, 3) == CONTEXT[:4]
-    with pytest.raises(InputError, match="--cartridge_tokens 31: the context has 30; ask for no more, or 0 for all"):
+    with pytest.raises(InputError, match="--cartridge_tokens 31: the context has 30; use at most that many, or 0 for all"):
         context_start(CONTEXT, 31, 1)
     with pytest.raises(InputError, match="--cartridge_frozen_tokens 30: the cartridge has 30 tokens; leave 1 or more to train"):
         context_start(CONTEXT, 0, 30)
@@ -194,5 +194,5 @@ def test_saved_ones(tmp_path, tokenizers):
     with pytest.raises(InputError, match="there: is a model with a cartridge, which only"):
         start_of(loaded, "there")
     tiny_model("gpt_neo").save_pretrained(tmp_path / "base")
-    with pytest.raises(InputError, match=f"--model_name_or_path {tmp_path / 'student'}: {tmp_path / 'base'} cannot read behind"):
+    with pytest.raises(InputError, match=f"--model_name_or_path {tmp_path / 'student'}: {tmp_path / 'base'} cannot read after"):
         load_model(str(tmp_path / "student"), **how)

@@ -1,4 +1,4 @@
-"""Gradients: of tied weights the same bits, and no second or third tensor; of biases that change nothing exactly 0."""
+"""Gradients: for tied weights the same bits, and no second or third tensor; for biases without effect exactly 0."""
 
 import copy
 import ctypes
@@ -97,7 +97,7 @@ def test_hooks_on_the_weights_see_the_whole_gradient():
 
 
 class Break(torch.autograd.Function):
-    """Fails where gradients go back through it."""
+    """Fails if gradients go back through it."""
 
     @staticmethod
     def forward(context, value):
@@ -146,7 +146,7 @@ def test_no_second_or_third_tensor_is_made():
         logits = model(input_ids=IDS, logits_to_keep=1).logits
         model.get_input_embeddings().weight.grad = None
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what malloc has kept of other tests would serve without a trace
+        ctypes.CDLL(None).malloc_trim(0)  # memory that malloc has kept from other tests would be used without a trace
         Path("/proc/self/clear_refs").write_text("5")
         before = memory("VmRSS")
         logits.logsumexp(-1).sum().backward()
@@ -180,7 +180,7 @@ def test_they_change_no_answer(family):
     with torch.no_grad():
         for bias, _ in found:
             bias += torch.linspace(-1, 1, len(bias), dtype=bias.dtype) if family == "gpt2" else 0
-    assert (family != "gpt2") or not torch.allclose(logits(model), before)  # its other places do count
+    assert (family != "gpt2") or not torch.allclose(logits(model), before)  # its other entries matter
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "qwen2", "llama"])

@@ -1,4 +1,4 @@
-"""Logits in float32 where the model is in half precision."""
+"""Logits in float32 although the model is in half precision."""
 
 import copy
 

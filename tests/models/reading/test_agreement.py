@@ -1,4 +1,4 @@
-"""Fast ways of reading are taken where they give what whole prompts give, and nowhere else."""
+"""Fast ways of reading are used only where they agree with whole prompts."""
 
 import math
 
@@ -21,7 +21,7 @@ EXAMPLES = [{"input_ids": [5, 6, 7], "answer": 3}, {"input_ids": [8, 9], "answer
 
 
 def kernel_without_sums(attend):
-    """Attention to shared keys whose softmax sums are wrong, as a device's kernel might give them."""
+    """Attention to shared keys whose softmax sums are wrong, as a device's kernel might return them."""
 
     def wrong(query, key, value, *, is_causal=False, **more):
         attended, sums = attend(query, key, value, is_causal=is_causal, **more)
@@ -31,7 +31,7 @@ def kernel_without_sums(attend):
 
 
 def missing_kernel(attend):
-    """A kernel that a device does not have: torch raises this error then."""
+    """A kernel that a device lacks: torch then raises this error."""
 
     def missing(*_args, **_kwargs):
         raise NotImplementedError("no such operator on this device")
@@ -64,7 +64,7 @@ def test_behind_a_broken_kernel_prompts_are_read_whole_and_one_warning_says_so(f
     assert "logits_to_keep" not in collator(model, [])(EXAMPLES)
     (line,) = disagreements()
     assert capsys.readouterr().err == f"warning: {line}\n"
-    assert f"{type(model).__name__} in float32 on cpu: logits of prompts read behind a shared context are not" in line
+    assert f"{type(model).__name__} in float32 on cpu: logits of prompts read after a shared context are not" in line
 
 
 def test_what_a_broken_kernel_has_answered_is_not_taken_from_the_cache(fresh, monkeypatch, tmp_path, tokenizers):

@@ -184,7 +184,7 @@ def read_answers(model, found, answers=ANSWERS, k=3, size=3):
 @pytest.mark.parametrize("prefix", [0, 40])
 @torch.no_grad()
 def test_answers_of_several_tokens_are_read_as_in_whole_texts(family, prefix):
-    """Packed behind a shared prefix, or, by models that cannot share one, whole."""
+    """Packed after a shared prefix, or whole for models that cannot share one."""
     model, found = tiny_model(family), prompts(prefix)
     nll, largest = nll_and_topk(model, found)
     for size in (1, 3, 100):

@@ -21,7 +21,8 @@ GREEDY = Generation(TOKENS)
 
 
 def writer(family, **changes):
-    """A tiny model that writes something else behind each text: weights count, and its output layer does not repeat its input."""
+    """A tiny model that writes something different after each text: weights matter, and its output layer does not repeat its
+    input."""
     model = tiny_model(family, **changes)
     untie(model)
     with torch.no_grad():
@@ -33,7 +34,7 @@ def writer(family, **changes):
 
 
 def prompts(prefix=40):
-    """A few of unlike lengths."""
+    """A few of different lengths."""
     found = test_reader.prompts(prefix)
     return TokenizedPrompts(found.prefix, found.suffixes[:5])
 
@@ -44,7 +45,7 @@ def written(model, found, generation=GREEDY, size=3, tokenizer=None):
 
 
 def plain(model, prompt):
-    """What transformers' `generate` writes behind one prompt."""
+    """What transformers' `generate` writes after one prompt."""
     settings = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     ids = torch.tensor([prompt])
     return model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)[0, len(prompt) :].tolist()
@@ -52,7 +53,7 @@ def plain(model, prompt):
 
 @torch.no_grad()
 def by_hand(model, prompt):
-    """The same by a pass over the whole text for each token."""
+    """The same with a pass over the whole text for each token."""
     ids = list(prompt)
     for _ in range(TOKENS):
         ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
@@ -229,7 +230,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved():
         assert answers.ids == expected.ids
         assert answers.tokens == expected.tokens
     assert [size for size, before in pairwise(sizes) if size != before][:3] == [1, 5, 2]
-    with pytest.raises(InputError, match="--max_batch_tokens 999: memory of cpu does not hold a batch of 5 queries"):
+    with pytest.raises(InputError, match="--max_batch_tokens 999: a batch of 5 queries does not fit in the memory of cpu"):
         read = BatchSize(100, 999)
         with open_prefix(model, found.prefix, read) as behind:
             behind.generate(found, GREEDY, None)
@@ -252,7 +253,7 @@ def test_ranks_share_the_answers(monkeypatch, world):
         monkeypatch.setattr(shared_prefix, "rank_and_world", lambda rank=rank: (rank, world))
         answers = written(model, found, size=100)
         scored += answers.scored
-        assert len(answers.scored) == len(found.suffixes[rank::world])  # whatever batches hold
+        assert len(answers.scored) == len(found.suffixes[rank::world])  # whatever the batches
     assert answers.ids == expected.ids
     assert sorted(scored) == list(range(len(found.suffixes)))
 

@@ -1,4 +1,4 @@
-"""Texts side by side in one row: the same answers and gradients as one by one, for every family that may do it."""
+"""Texts side by side in one row: the same answers and gradients as one by one, for every family that supports it."""
 
 import copy
 
@@ -22,8 +22,8 @@ from tests.scoring import score_answers
 DTYPES = {"flash": torch.bfloat16, "efficient": torch.float32, "plain": torch.bfloat16}
 TEXTS = [[5, 6, 7, 8, 9, 10], [11], [12, 13, 14], [3, 4, 5, 6, 7, 8, 9, 10, 11]] * 3
 OTHERS = {"gptj", "gpt_neo", "falcon"}  # attention of their own
-PLAIN = {"gemma2", "gpt_oss"}  # by products that are kept whole, or kernels and sinks
-WINDOWS = {"mistral", "gemma3", "phi3", "olmo3"}  # of which others look at fewer keys
+PLAIN = {"gemma2", "gpt_oss"}  # by products that are stored in full, or kernels and sinks
+WINDOWS = {"mistral", "gemma3", "phi3", "olmo3"}  # of which others see fewer keys
 
 
 def test_a_row_by_hand():
@@ -70,7 +70,7 @@ def test_shared_keys_beside_the_rows_or_in_front_of_them_are_the_same():
 
 
 class Attended(TorchDispatchMode):
-    """Notes how many queries torch's attention compares with how many keys."""
+    """Records how many queries torch's attention compares with how many keys."""
 
     def __init__(self):
         super().__init__()
@@ -158,7 +158,7 @@ def test_half_precision_packs():
 
 
 def test_windows_that_attention_is_not_told_of_or_another_attention_are_not_packed():
-    assert not can_pack(tiny_model("llama", sliding_window=16))  # a setting that means nothing to it
+    assert not can_pack(tiny_model("llama", sliding_window=16))  # a setting that it does not use
     phimoe = PhimoeConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, sliding_window=16)
     assert not can_pack(AutoModelForCausalLM.from_config(phimoe))
     eager = tiny_model("llama")
@@ -168,7 +168,7 @@ def test_windows_that_attention_is_not_told_of_or_another_attention_are_not_pack
 
 @pytest.mark.parametrize("family", ["opt", "gpt2", "gpt_neox", "llama", "gemma3", "gemma2", "gpt_oss"])
 def test_other_masks_are_those_of_sdpa(family):
-    """Once a model packs, padded batches, plain prompts and generation must be what they were: to the bit where that was sdpa."""
+    """Once a model packs, padded batches, plain prompts and generation must not change: to the bit if they used sdpa."""
     model = tiny_model(family)
     batch, ids = left_pad(TEXTS), torch.tensor([[4, 8, 12, 16]])
     kwargs = {"max_new_tokens": 5, "do_sample": False}
@@ -187,7 +187,7 @@ def test_it_is_not_written_into_a_saved_model(tmp_path):
     assert NAME not in (tmp_path / "config.json").read_text()
 
 
-# Softmax sums. What decides about the kernel stands for devices that are not here.
+# Softmax sums. The values that decide about the kernel represent devices that are not available.
 
 
 @pytest.fixture(params=["cpu", "plain"])
@@ -232,7 +232,7 @@ def test_scores_behind_a_context_without_a_kernel(family, monkeypatch):
 
 @pytest.mark.parametrize("name", DTYPES)
 def test_kernels_of_gpus_take_and_give_these_shapes(name, monkeypatch):
-    """On tensors without values; a row of 45 tokens, no multiple of what kernels fill sums up to."""
+    """On tensors without values; a row of 45 tokens, not a multiple of the size to which kernels pad sums."""
     monkeypatch.setattr(softmax, "kernel_for", lambda *_: name)
     places = packed_batch([[1] * 30, [2], [3] * 14])["attention_mask"].to("meta")
     query = torch.empty(1, 4, 45, 16, dtype=DTYPES[name], device="meta")

@@ -46,7 +46,7 @@ def test_attention_implementations_agree(attention):
 
 
 class TokensOfTensors(TorchDispatchMode):
-    """Notes how many tokens tensors hold that are shaped like keys or values, (1, heads, tokens, width)."""
+    """Records the number of tokens in tensors shaped like keys or values, (1, heads, tokens, width)."""
 
     def __init__(self):
         super().__init__()
@@ -73,7 +73,7 @@ def test_the_contexts_keys_reach_attention_without_a_copy(family):
 
 
 class Changing:
-    """A cache whose keys, or values, a layer changes on their way to attention."""
+    """A cache whose keys, or values, are changed by a layer before attention."""
 
     def __init__(self, cache, name):
         self.cache, self.name = cache, name
@@ -139,7 +139,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved():
     assert sizes == [1, 7, 3, 1, 2, 2, 2]  # the context's, of which one position is projected, then the queries'
     np.testing.assert_allclose(scores.label_logprobs, expected, atol=1e-5)
     assert scores.tokens == len(found.prefix) + sum(map(len, found.suffixes))  # those that were read in the end
-    with pytest.raises(InputError, match="--max_batch_tokens 999: memory of cpu does not hold a batch of 7 queries"):
+    with pytest.raises(InputError, match="--max_batch_tokens 999: a batch of 7 queries does not fit in the memory of cpu"):
         score_labels(model, found, labels, BatchSize(100, 999))
 
 

@@ -1,4 +1,4 @@
-"""Layers in which a token sees only the last tokens of its prompt: contexts and queries longer and shorter than that."""
+"""Layers in which a token sees only the last tokens of its prompt: contexts and queries longer and shorter than the window."""
 
 import copy
 
@@ -28,7 +28,7 @@ MIDDLE = 10
 
 
 def model_of(family, window):
-    """A model that writes something else behind each text, and whose log-probabilities are no larger than those of words."""
+    """A model that writes something different after each text, and whose log-probabilities are no larger than those of words."""
     model = writer(family, sliding_window=window)
     with torch.no_grad():
         model.get_output_embeddings().weight *= 0.2

@@ -105,5 +105,5 @@ def test_documents_of_any_size(facts):
 
 @pytest.mark.parametrize("ask", [notes_splits, notes_documents])
 def test_there_are_no_variants(ask):
-    with pytest.raises(InputError, match=r"--task_variant 'long': the notes world has no variants; leave the flag out"):
+    with pytest.raises(InputError, match=r"--task_variant 'long': the notes world has no variants; drop this flag"):
         ask("long", 0)

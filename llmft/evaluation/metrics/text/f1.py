@@ -6,8 +6,9 @@ from llmft.evaluation.metrics.text_metric import TextMetric, squad_words
 
 
 class TokenF1(TextMetric):
-    """F1 of the words that prediction and answer share by SQuAD's rules, each counted as often as both have it. 0 if they share
-    none; as in version 1.1 of SQuAD's script, also if neither has any, although that is an exact match.
+    """F1 of the words that prediction and answer share by SQuAD's rules, each counted as often as both have it.
+
+    0 if they share none; as in version 1.1 of SQuAD's script, also if neither has any, although that is an exact match.
     """
 
     key = "f1"
