@@ -191,20 +191,12 @@ class Rollouts:
         answers: dict[int, list[int]] = {}
         for context, group in self.teacher.by_context(places):
             chosen = [places[i] for i in group]
-            takers = _Takers(self, context, chosen)
+            takers = _Takers(self.teacher, self.threshold, context, chosen)
             written = behind.generate(self._prompts_of(chosen), generation, tokenizer, takers)
             self._count(phase, written)
             by_teacher |= takers.counts(written.ids)
             answers |= dict(zip(chosen, written.ids, strict=True))
         return answers
-
-    def takes_over(self, context: int, places: Sequence[int]) -> TeacherTakesOver:
-        """The logits processor that lets the teacher take over in answers to the queries at these places, all with the same
-        context."""
-        behind = partial(self.teacher.behind, context)
-        with behind() as (reader, prompts):
-            follower = Follower(reader, prompts, self.teacher.row_of(context, places))
-        return TeacherTakesOver(follower, behind, self.threshold)
 
     def _read(
         self, behind: OpenPrefix, places: Sequence[int], answers: Mapping[int, list[int]], phase: Phase
@@ -254,17 +246,20 @@ class _Takers:
     """Lets the teacher take over in each batch of prompts that is continued, and remembers where it did.
 
     Args:
+        context: the one that the teacher answers all these queries behind.
         places: of the queries whose prompts are continued.
     """
 
-    def __init__(self, rollouts: Rollouts, context: int, places: Sequence[int]) -> None:
-        self.rollouts, self.context, self.places = rollouts, context, places
+    def __init__(self, teacher: Teacher, threshold: float, context: int, places: Sequence[int]) -> None:
+        self.teacher, self.threshold, self.context, self.places = teacher, threshold, context, places
         self.made: list[tuple[Sequence[int], TeacherTakesOver]] = []
 
     def __call__(self, rows: Sequence[int]) -> TeacherTakesOver:
-        taker = self.rollouts.takes_over(self.context, [self.places[row] for row in rows])
-        self.made.append((rows, taker))
-        return taker
+        behind, places = partial(self.teacher.behind, self.context), [self.places[row] for row in rows]
+        with behind() as (reader, prompts):
+            follower = Follower(reader, prompts, self.teacher.row_of(self.context, places))
+        self.made.append((rows, TeacherTakesOver(follower, behind, self.threshold)))
+        return self.made[-1][1]
 
     def counts(self, answers: Sequence[Sequence[int]]) -> dict[int, int]:
         """Place -> how many tokens of its answer the teacher wrote; of several attempts at a batch, the last counts."""

@@ -65,7 +65,10 @@ class Teacher:
             raise ValueError(f"support {objective.support} is none of {', '.join(answers.supports)}, which these answers have")
         self.scorers, self.queries, self.objective, self.context_of = scorers, queries, objective, context_of
         self.counts_examples, self.frozen, self.counted, self.skip_first = counted, frozen, (0, 0), skip_first
-        self.online = [self._online(i) for i in range(len(scorers))] if frozen else []
+        self.online: list[_Online] = []
+        for i, scorer in enumerate(scorers if frozen else ()):
+            places = np.arange(len(queries)) if context_of is None else np.flatnonzero(context_of == i)
+            self.online.append(_Online(scorer, queries, objective, places, skip_first))
         self._recent: list[_Online] = []
 
     def precompute(self, phase: Phase) -> Targets:
@@ -118,9 +121,6 @@ class Teacher:
         """The indices, among the prompts of `behind`, of the queries at these places, all of which have that context."""
         return np.searchsorted(self.online[context].places, places)
 
-    def _online(self, context: int) -> _Online:
-        return _Online(self.scorers[context], self.queries, self.objective, self._places(context), self.skip_first)
-
     def _opened(self, context: int, model: torch.nn.Module) -> _Online:
         """A context, encoded; the least recently used ones are dropped if all together take too much memory."""
         online = self.online[context]
@@ -152,10 +152,6 @@ class Teacher:
     def _largest_of_mean(self) -> bool:
         """Whether the most likely tokens of a mean are needed, which requires the whole vocabulary."""
         return self.objective.support == "topk" and self.context_of is None and len(self.scorers) > 1
-
-    def _places(self, context: int) -> np.ndarray:
-        """Places of the queries with a context, in order."""
-        return np.flatnonzero(np.full(len(self.queries), True) if self.context_of is None else self.context_of == context)
 
     def _query_of(self, places: Sequence[int]) -> torch.Tensor:
         return torch.from_numpy(np.repeat(np.arange(len(places)), self.sizes[places]))

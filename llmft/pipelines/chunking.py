@@ -1,4 +1,4 @@
-"""Documents that are too long are read in chunks: which chunk each row is asked behind."""
+"""Documents that are too long are read in chunks; each row is asked about one of them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ChunkedDocuments:
     """Documents, each cut into chunks when it is first asked about.
 
     Args:
-        documents: id -> text, a file's name in front where that is shown.
-        length: tokens of a text.
+        documents: id -> text, which begins with the file's name if that is shown.
+        length: gives the number of tokens in a text.
     """
 
     def __init__(self, config: Config, documents: Mapping[str, str], length: Callable[[str], int]) -> None:
@@ -34,27 +34,27 @@ class ChunkedDocuments:
         self._chunks: dict[str, list[Chunk]] = {}
 
     def chunks(self, document: str) -> list[Chunk]:
-        """The chunks of a document in order: all of it, where none is to be cut."""
+        """The chunks of a document in order; without --chunk_tokens the whole document is one chunk."""
         if document not in self._chunks:
             text, size = self.documents[document], self.flags.chunk_tokens
             if size is None:
                 self._chunks[document] = [Chunk(document, 0, len(text), text)]
             else:
                 head = self._heads.get(document)
-                room = size - (self.length(head) if head else 0)  # it will stand in front of each chunk
+                room = size - (self.length(head) if head else 0)  # each chunk will begin with it
                 self._chunks[document] = cut(
                     document, text, self.length, max(room, 1), min(self.flags.overlap, max(room - 1, 0) // 2)
                 )
         return self._chunks[document]
 
     def read_with(self, chunk: Chunk) -> tuple[str, str]:
-        """Id and text of what is read where a query is about a chunk: that, and what stands beside it."""
+        """Id and text of what is read for a query about a chunk: the chunk with its neighbours."""
         document = chunk.document
         wide = widened(chunk, self.chunks(document), self.documents[document], self.flags.chunk_neighbours)
         return wide.id, (self._heads.get(document, "") if wide.start else "") + wide.text  # the text itself begins with the name
 
     def named(self, row: Row, where: str) -> Chunk | None:
-        """The chunk that a row names, if it does.
+        """The chunk that a row names; None if it names none.
 
         Raises:
             InputError: it is not in the row's document.
@@ -64,8 +64,8 @@ class ChunkedDocuments:
         return read_chunk(row["document"], self.documents[row["document"]], row["chunk"], f"{where}: row {row['idx']}")
 
     def nearest(self, rows: Sequence[Row]) -> tuple[list[Chunk], int]:
-        """The chunk of its document that shares most rare words with each row's question, of those in which an accepted answer
-        stands if there are any; and how many rows share no word with their document."""
+        """For each row the chunk of its document that shares the most rare words with its question, out of those that contain an
+        accepted answer if any do; and how many rows share no word with their document."""
         chunks: dict[int, Chunk] = {}
         strangers = 0
         for document in dict.fromkeys(row["document"] for row in rows):
@@ -81,8 +81,8 @@ class ChunkedDocuments:
 
 
 def about_chunks(job: Job, tokenizer: PreTrainedTokenizerBase, queries: Sequence[Row]) -> list[Row]:
-    """The queries, and as `job.eval_sets` the evaluation rows, each about the chunk that it is asked behind: `document` is the id
-    of what is read, `chunk` the place. The job's documents are then these, too. Where nothing is cut, all stays as it is.
+    """If documents are cut into chunks, give each query and evaluation row (`job.eval_sets`) a chunk: `document` becomes the id
+    of what is read, `chunk` its place; these texts join the job's documents. Returns the queries.
 
     Raises:
         InputError: a row names a chunk that is not in its document.
@@ -109,13 +109,13 @@ def about_chunks(job: Job, tokenizer: PreTrainedTokenizerBase, queries: Sequence
 
 
 def token_count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """Tokens of a text that stands in another."""
+    """The number of tokens of a text within another."""
     return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
 def say_chunks(number: int, rows: int, unnamed: int, strangers: int) -> None:
-    """Write how rows have come by their chunks to stderr."""
-    say_note(f"{rows} rows are asked behind {number} chunks of documents")
+    """Say on stderr how rows got their chunks."""
+    say_note(f"{rows} rows are asked about {number} chunks of documents")
     if unnamed:
         lost = f"; {strangers} of them share no word with their document" if strangers else ""
-        say_note(f"{unnamed} of them name no chunk and are asked behind the one that their question and answer fit best{lost}")
+        say_note(f"{unnamed} of them name no chunk and get the one that fits their question and answer best{lost}")

@@ -1,4 +1,4 @@
-"""What stands in front of queries: one context for all, several, or each query's own document."""
+"""The contexts that queries are asked after: one for all queries, several, or each query's own document."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 def load_contexts(
     job: Job, who: str | None = None, draw_queries: Callable[[Job], list[Row]] | None = None
 ) -> tuple[MeanScorer, list[Row]]:
-    """Load data and models, and put the contexts that the flags ask for in front of queries.
+    """Load data and models, and make the scorer that asks after the contexts that the flags choose.
 
     Args:
-        who: as in `prompt_format_of`; the teacher may be a model of its own.
-        draw_queries: gives rows besides the evaluation rows that will be asked about, once the data is loaded.
+        who: as in `prompt_format_of`; the teacher may be another model.
+        draw_queries: gives the queries to be asked in addition to the evaluation rows, from the data of the job.
 
     Returns:
-        What asks the model with these contexts in front, and the queries. Where each row has a document of its own, or a chunk of
-        one, queries and `job.eval_sets` name it.
+        The scorer, and the queries. If each row is asked about a document or chunk of its own, the queries and `job.eval_sets`
+        name it.
 
     Raises:
         InputError: something is missing or does not fit together.
@@ -50,8 +50,8 @@ def load_contexts(
 
 
 def about_file(job: Job, queries: Sequence[Row]) -> list[Row]:
-    """The queries, and as `job.eval_sets` the evaluation rows, as rows about the one text of --context file, where that is cut
-    into chunks; else as they are.
+    """If the text of --context file is cut into chunks, make queries and evaluation rows (`job.eval_sets`) rows about that text.
+    Returns the queries.
 
     Raises:
         InputError: the text cannot be read.
@@ -87,11 +87,11 @@ def context_scorer(
     *,
     queries: Sequence[Row] = (),
 ) -> MeanScorer:
-    """The way of asking a model behind the contexts that the flags ask for.
+    """The scorer that asks a model after the contexts that the flags choose.
 
     Args:
         who: as in `prompt_format_of`.
-        queries: rows beside the evaluation rows that will be asked about.
+        queries: rows to be asked about in addition to the evaluation rows.
 
     Raises:
         InputError: the prompts and the answers do not go together.
@@ -102,7 +102,7 @@ def context_scorer(
     if job.config.by_document:
         documents = tuple(dict.fromkeys(row["document"] for rows in (queries, *job.eval_sets.values()) for row in rows))
         prompt_format = prompt_format_of(job, who)
-        instruction = prompt_format.document  # one of a file, taken as it is
+        instruction = prompt_format.document  # that of a file, as it is
         in_front = instruction + prompt_format.separator if instruction else ""
         formats = [replace(prompt_format, document=in_front + job.data.documents[name]) for name in documents]
         shots = job.demonstrations

@@ -1,5 +1,5 @@
-"""Context distillation: a frozen teacher reads a context and a query; the student reads the query alone and learns to answer
-alike. The queries are training rows without their labels, unless what is asked for needs those."""
+"""Context distillation: a frozen teacher reads a context and a query; the student reads only the query and learns to give the
+same answer. Queries are training rows without their labels, unless a flag needs the labels."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 @dataclass
 class Loaded:
-    """What a run has loaded. On the way queries get answers, the student gets trainable weights, and the teacher may lose its
-    model.
+    """What a run has loaded. As the run goes on, queries get answers, the student gets trainable weights, and the teacher
+    may drop its model.
 
     Attributes:
         queries: what the student learns from.
@@ -118,7 +118,7 @@ def distil(job: Job) -> None:
     trained = learn(job, loaded.student, loaded.queries, loaded.teacher, targets, scores["teacher"], keeps)
     scores |= trained.scores
     token_bytes["student"] = kv_bytes_per_token(loaded.student.model)
-    metrics = measure(job, loaded, scores, token_bytes, trained) | matched
+    metrics = measure(job, loaded, scores, token_bytes, trained) | matched | {"contexts": contexts(job, loaded.teacher)}
     advise(job, loaded.student.answers, scores, metrics, trained)
     saved = cache.saved_but(job.paid_before) if cache else None
     job.finish(metrics, trained.log, prompts=prompt_formats(job, loaded), saved=saved)
@@ -161,10 +161,10 @@ def load(job: Job) -> Loaded:
 
 
 def draw_queries(job: Job) -> list[Row]:
-    """Training rows, or rows of --query_file, that are in no context.
+    """Training rows, or rows of --query_file, that no context shows.
 
     Raises:
-        InputError: there are fewer than asked for, or they lack the labels that are asked for.
+        InputError: there are fewer than the flags ask for, or they lack labels that a flag needs.
     """
     flags, data = job.config.distillation, job.config.data
     shown = [row for context in job.contexts for row in context]
@@ -180,7 +180,7 @@ def draw_queries(job: Job) -> list[Row]:
         rows = load_queries(flags.query_file, data, job.task, labels=needing is not None, documents=job.data.documents)
     candidates, shown_idx = rows, {row["idx"] for row in shown}
     rows = leave_out(candidates, shown, _source(job))  # by text: data sets hold some rows twice
-    alike = len(candidates) - len(rows) - sum(row["idx"] in shown_idx for row in candidates)  # beside the demonstrations
+    alike = len(candidates) - len(rows) - sum(row["idx"] in shown_idx for row in candidates)  # besides the demonstrations
     where = "the training rows" if flags.query_file is None else _source(job)
     note = left_out(where, len(candidates), {"with the texts of a demonstration": alike})
     if note:
@@ -196,7 +196,7 @@ def draw_queries(job: Job) -> list[Row]:
 
 
 def _source(job: Job) -> str:
-    """The flag and value that choose the queries, or, of training rows, the demonstrations that are left out of them."""
+    """The flag that names the queries' file, or else the one that chooses the demonstrations, with its value."""
     files = {
         "query_file": job.config.distillation.query_file,
         "sample_indices_file": job.config.shots.sample_indices_file,
@@ -269,7 +269,7 @@ def measure(
     Returns:
         What `metrics.json` gets in addition to scores.
     """
-    flags, student = job.config.distillation, loaded.student
+    student = loaded.student
     loaded.retention.score("after", student.model)
     loaded.elsewhere.score("after", student)
     loaded.elsewhere.keep()
@@ -279,19 +279,23 @@ def measure(
         | loaded.retention.change(job.record.stages)
         | loaded.elsewhere.metrics(scores)
     )
-    if flags.evaluate_with_context:
+    if job.config.distillation.evaluate_with_context:
         metrics |= with_context(job, loaded.teacher.with_model(student.model))
-    metrics["contexts"] = {
-        "kinds": list(job.config.context.contexts),
-        "number": len(loaded.teacher.scorers),
-        "schedule": flags.context_schedule,
-        "demonstrations": sum(map(len, job.contexts)),
-    }
     return metrics
 
 
+def contexts(job: Job, teacher: MeanScorer) -> dict[str, Any]:
+    """What `metrics.json` says about the contexts."""
+    return {
+        "kinds": list(job.config.context.contexts),
+        "number": len(teacher.scorers),
+        "schedule": job.config.distillation.context_schedule,
+        "demonstrations": sum(map(len, job.contexts)),
+    }
+
+
 def with_context(job: Job, student: MeanScorer) -> dict[str, Any]:
-    """Score the student with the context in front; if both do not fit its window, say why in `after_with_context`."""
+    """Score the student with the context in its prompts; if that does not fit its window, `after_with_context` says why."""
     try:
         student.check_window([row for rows in job.eval_sets.values() for row in rows])
     except InputError as error:
@@ -306,14 +310,14 @@ def advise(
     """Say if training has done harm, or next to nothing."""
     say_whether_out_of_domain_suffers(job.data.out_of_domain, scores["before"], scores["after"], answers.headline)
     flags = job.config.distillation
-    if job.record.writes and flags.targets != "gold":  # whose student is not to become like the teacher
+    if job.record.writes and flags.targets != "gold":  # a student of gold answers is not meant to be like the teacher
         losses = mean_losses(trained.log) if flags.learns_kl(in_words=answers.in_words) else []
-        for name in job.data.in_domain:  # in front of the table, the last that a sweep shows of a run
+        for name in job.data.in_domain:  # before the table, the last thing that a sweep shows of a run
             say_how_far(name, metrics["kl"]["before"][name], metrics["kl"]["after"][name], losses)
 
 
 def prompt_formats(job: Job, loaded: Loaded) -> dict[str, list[PromptFormat]]:
-    """Who is asked -> the prompt format in each context; those of documents differ only in these."""
+    """`teacher` and `student` -> the prompt format of each context; formats for documents differ only in the document."""
     scorers = loaded.teacher.scorers[: job.config.distillation.num_contexts]
     return {
         "teacher": [scorer.prompter.prompt_format for scorer in scorers],

@@ -1,4 +1,4 @@
-"""The other side of a report: what training on a document does to answers that have nothing to do with it."""
+"""Side effects: how training on a document changes answers that have nothing to do with it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row
 
 LONGEST = 16
-"""Tokens of an answer to an unrelated prompt, at most: what differs shows early, and the report must not cost much."""
+"""Most tokens that an answer to an unrelated prompt may have: differences show early, and the report must stay cheap."""
 SET = "elsewhere"
-"""What costs are filed under."""
+"""The evaluation set that costs are recorded under."""
 ANSWERS = "elsewhere.jsonl"
-"""File of a run with these answers."""
+"""The file with these answers in a run's folder."""
 
 
 @dataclass
 class Elsewhere:
-    """Unrelated prompts, asked as queries are, and what is answered at each stage.
+    """Unrelated prompts, asked in the same way as queries, and the answers at each stage.
 
     Attributes:
-        names: of the context, none of which belongs in an answer to them.
+        names: names in the context, none of which belongs in an answer.
         answers: stage -> the answer to each prompt.
-        divergences: stage -> mean KL a token from the model before, along that one's answers (N,), in nats.
+        divergences: stage -> (N,) mean KL per token from the model before training, along the answers of that model, in nats.
+        reference: these answers and the distributions along them.
     """
 
     job: Job
@@ -51,10 +52,10 @@ class Elsewhere:
 
     @classmethod
     def create(cls, job: Job, answers: Answers, contexts: Iterable[str]) -> Elsewhere:
-        """The prompts of a run: none where the flags say so, or answers are labels.
+        """The prompts of a run: none if the flags say so, or if answers are labels.
 
         Args:
-            contexts: texts that are trained on, or stand in front of queries.
+            contexts: texts that are trained on, or that prompts show before the query.
         """
         if not (answers.in_words and job.config.writing.evaluate_elsewhere):
             return cls(job, [], frozenset())
@@ -62,7 +63,7 @@ class Elsewhere:
         return cls(job, rows, names_in(contexts))
 
     def before(self, student: Scorer) -> None:
-        """Have the model before training answer; others are compared with it along its answers."""
+        """Have the model answer before training; later stages are compared with it along these answers."""
         if self._prompts(student) is None:
             self.rows = []
             return
@@ -78,7 +79,7 @@ class Elsewhere:
         self.answers["before"] = [student.answers.written(row["answer_ids"]) for row in answered]
 
     def score(self, stage: str, scorer: Scorer) -> None:
-        """Have a model answer, and compare it with the model before."""
+        """Have a model answer, and compare it with the model before training."""
         prompts = self._prompts(scorer)
         if prompts is None:
             return
@@ -93,27 +94,27 @@ class Elsewhere:
         self.divergences[stage] = means(kept["kl"], self.sizes)
 
     def _prompts(self, scorer: Scorer) -> TokenizedPrompts | None:
-        """The prompts as tokens; None where there are none, or no room for them, which a note says."""
+        """The prompts as tokens; None if there are none or, with a note, if they do not fit the model's window."""
         try:
             return scorer.prompter.prompts(self.rows) if self.rows else None
         except InputError as error:
-            say_note(f"unrelated prompts are not asked: {error}")
+            say_note(f"unrelated prompts are left out: {error}")
             return None
 
     @property
     def sizes(self) -> np.ndarray:
-        """(N,) tokens of the answers of the model before."""
+        """(N,) number of tokens in each answer of the model before training."""
         return np.array([len(row["answer_ids"]) for row in self.reference.rows], int)
 
     def names_in_answers(self, stage: str) -> list[list[str]]:
-        """Of each answer the names of the context."""
+        """The names from the context in each answer."""
         return [
             contaminating(answer, row["text1"], self.names) for answer, row in zip(self.answers[stage], self.rows, strict=True)
         ]
 
     def metrics(self, scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, Any]:
-        """What `metrics.json` gets, by stage, beside the scores of the task's own set: `off_context_kl`, `contamination` (share
-        of answers with a name of the context; not there without such names), `abstention` and `false_abstention`.
+        """What `metrics.json` gets by stage: `off_context_kl`, `contamination` (share of answers with a name from the context;
+        left out if the context has no names), `abstention` and `false_abstention`.
 
         Args:
             scores: stage -> set -> the task's own scores.
@@ -138,7 +139,7 @@ class Elsewhere:
         }
 
     def keep(self) -> None:
-        """Keep the answers for people to read."""
+        """Write the answers to a file for people to read."""
         from llmft.runs.store import write_json_lines
 
         if not (self.rows and self.job.record.writes):
@@ -153,14 +154,14 @@ class Elsewhere:
 
 
 def _brief(scorer: Scorer) -> Scorer:
-    """The scorer with short answers, the most probable words; nothing of it is cached."""
+    """The scorer with short, greedy answers and no cache."""
     generation = scorer.answers.generation
     generation = replace(generation, max_new_tokens=min(generation.max_new_tokens, LONGEST), temperature=0.0)
     return replace(scorer, answers=replace(scorer.answers, generation=generation), cache=None)
 
 
 def context_texts(prompter: Prompter) -> list[str]:
-    """The texts that stand in front of queries, without what a template puts around them."""
+    """The texts that prompts show before the query, without what a chat template adds."""
     prompt_format, shots = prompter.prompt_format, prompter.demonstrations
     turns = [turn.content for turn in prompt_format.turns]
     return [

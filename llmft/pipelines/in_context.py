@@ -1,5 +1,5 @@
-"""In-context learning: k demonstrations, or another context, in front of every query, no training. `--num_shots 0` asks without
-context."""
+"""In-context learning: every query is asked after k demonstrations, or after another context, without training. `--num_shots 0`
+asks without a context."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def evaluate(job: Job) -> None:
     from llmft.models.reading.kv_cache import kv_bytes_per_token
 
     if job.config.context.reads("label"):
-        raise InputError("--context label: is what a teacher of distill.py reads; choose another")
+        raise InputError("--context label: is only for the teacher of distill.py; choose another")
     prompt_format_of(job)
     with job.meter.phase("load"):
         scorer, _ = load_contexts(job)

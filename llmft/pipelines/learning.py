@@ -32,7 +32,8 @@ def teacher_of(
     *,
     counted: bool = True,
 ) -> Teacher:
-    """The teacher of these queries: the mean over all contexts, with `cycle` for query i context i mod m, or each query's own."""
+    """The teacher of these queries: with the mean over all contexts, with context i mod m for query i (`cycle`), or with each
+    query's own document."""
     import numpy as np
 
     from llmft.distillation.teacher import Teacher

@@ -1,4 +1,4 @@
-"""What a student is to keep: its answers, as the model before gives them, to prompts that have nothing to do with the context."""
+"""What a student should keep: the answers that the model gives before training to prompts unrelated to the context."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def retained_rows(job: Job, student: Scorer) -> list[Row]:
-    """The prompts of `--retain_file`; none where there is no such file.
+    """The prompts of `--retain_file`; none without that flag.
 
     Raises:
         InputError: the file cannot be read, or a prompt does not fit the model's window.
@@ -31,11 +31,11 @@ def retained_rows(job: Job, student: Scorer) -> list[Row]:
 
 
 def retained(job: Job, student: Scorer, rows: list[Row], cache: AnswerCache | None) -> Retained | None:
-    """The prompts as training examples, with the answers and distributions of the model as it is; None for no prompts.
+    """The prompts as training examples, with the model's answers and distributions before training; None without prompts.
 
     Args:
         student: asks the model before training.
-        cache: of that model's answers.
+        cache: holds answers of that model; None for no cache.
     """
     from llmft.distillation.teacher import likeliest_along
     from llmft.distillation.trainer import Retained, with_targets

@@ -1,4 +1,4 @@
-"""What a teacher writes: answers to the queries, and to the evaluation rows those that students are compared with."""
+"""What a teacher writes: answers to the queries, to learn from, and to the evaluation rows, to compare students with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row
 
 TEACHER_ANSWERS = "teacher_answers.jsonl"
-"""File of a run with what its teacher has written."""
+"""The file with the teacher's answers in a run's folder."""
 
 
 def writes_answers(job: Job, answers: Answers) -> bool:
@@ -33,7 +33,7 @@ def writes_answers(job: Job, answers: Answers) -> bool:
 
 
 def thinking(teacher: MeanScorer, pattern: str | None) -> MeanScorer:
-    """The teacher, of whose answers only the part counts that --answer_pattern matches, if that is given."""
+    """The teacher; with --answer_pattern, only the part of an answer that it matches counts."""
     if pattern is None:
         return teacher
     compiled = re.compile(pattern)
@@ -45,7 +45,7 @@ def thinking(teacher: MeanScorer, pattern: str | None) -> MeanScorer:
 
 def split_answers(answers: Texts, queries: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
     """The queries whose answers end in a part that --answer_pattern matches, with `answer_ids` of that part and `thought_ids` of
-    what stands in front of it. Says how many others there are, and how many parts begin within a token.
+    everything before it. Says how many others there are, and how many parts begin within a token.
 
     Returns:
         Also the counts, for the record.
@@ -61,7 +61,7 @@ def split_answers(answers: Texts, queries: Sequence[Row]) -> tuple[list[Row], di
         none = f"none of the teacher's {len(queries)} answers ends in a match"
         raise InputError(f"{flag}: {none}, the first being {first}; change it")
     unmatched, more = len(queries) - len(found), len(found) - len(learnt)
-    reasons = {f"without a match of {flag}": unmatched, "with more text behind it": more}
+    reasons = {f"without a match of {flag}": unmatched, "with more text after it": more}
     if note := left_out("the teacher's answers", len(queries), reasons):
         say_note(note)
     within = [row["answer_ids"][part.begin] for row, part in learnt if not part.whole_token]
@@ -73,13 +73,13 @@ def split_answers(answers: Texts, queries: Sequence[Row]) -> tuple[list[Row], di
 
 
 def cut(row: Row, part: AnswerPart) -> Row:
-    """A row whose `answer_ids` are those of a part of its answer; those in front are `thought_ids`."""
+    """The row with only a part of its answer in `answer_ids`; the tokens before that part are its `thought_ids`."""
     ids = row["answer_ids"]
     return {**row, "thought_ids": ids[: part.begin], "answer_ids": ids[part.begin :]}
 
 
 def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
-    """Keep what the teacher has written for people to read; says how many answers were cut."""
+    """Write the teacher's answers to a file for people to read; say how many may have been cut off."""
     from llmft.runs.store import write_json_lines
 
     if not job.record.writes:
@@ -99,18 +99,18 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
     limit = job.config.writing.max_new_tokens
     cut = sum(len([*row.get("thought_ids", ()), *row["answer_ids"]]) == limit for row in queries)
     if cut:
-        say_note(f"{cut} of {len(queries)} of the teacher's answers have all of --max_new_tokens {limit}, and may be cut there")
+        say_note(f"{cut} of {len(queries)} of the teacher's answers reach --max_new_tokens {limit} and may be cut off there")
 
 
 def whereabouts(row: Row) -> dict[str, str | None]:
-    """The document that a row is about, and where it is read in chunks the place of its own, as files of questions have them."""
+    """The document that a row is about and the place of its chunk, if there are chunks, as in files of questions."""
     chunk = {"chunk": row["chunk"]} if row.get("chunk") is not None else {}
     return {"document": row["document"] and document_of(row["document"]), **chunk}
 
 
 def references(job: Job, teacher: MeanScorer, scores: Mapping[str, Scores]) -> dict[str, TeacherReference]:
     """The teacher's distributions along its own answers to the evaluation rows: along the part that --answer_pattern matches, or
-    all of one without a match."""
+    along the whole answer if nothing matches."""
     from llmft.distillation.reference import TeacherReference
     from llmft.distillation.teacher import likeliest_along
 

@@ -12,12 +12,13 @@ from llmft.arguments.objective import Objective
 from llmft.cost.meter import Meter
 from llmft.cost.phases import Phase
 from llmft.distillation import teacher as teacher_module
-from llmft.distillation.rollouts import Rollout, Rollouts, Tally
+from llmft.distillation.rollouts import Rollout, Rollouts, Tally, TeacherTakesOver
 from llmft.distillation.targets import Targets
 from llmft.distillation.teacher import Teacher
 from llmft.evaluation.scorer import Scorer
 from llmft.evaluation.texts import Texts
 from llmft.models.reading.batches import BatchSize
+from llmft.models.reading.following import Follower
 from llmft.prompts.prompter import Prompter
 from llmft.prompts.render import PromptFormat
 from tests.conftest import byte_level_bpe, tiny_model
@@ -94,11 +95,11 @@ def test_targets_are_the_teachers_probabilities_of_the_students_likeliest_tokens
 
 
 def test_what_fills_up_an_answer_that_has_ended_is_padding():
-    one, places = rollouts(threshold=0.0), [0, 2]
-    taker = one.takes_over(0, places)
+    one, places = rollouts(), [0, 2]
+    behind = partial(one.teacher.behind, 0)
+    with behind() as (reader, prompts):
+        taker = TeacherTakesOver(Follower(reader, prompts, one.teacher.row_of(0, places)), behind, 0.0)
     ids, scores = torch.ones(2, 5, dtype=int), torch.zeros(2, one.student.model.config.vocab_size)
-    with one.teacher.behind(0) as (reader, _):
-        pass
     taker(ids, scores)
     tokens, padding = reader.tokens, reader.padding_tokens
     for _ in range(3):

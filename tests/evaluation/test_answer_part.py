@@ -65,7 +65,7 @@ def test_answers_without_a_match_are_dropped_and_counted_and_thoughts_are_kept(c
     assert counts == {"written": 4, "learnt": 2, "unmatched": 1, "more_behind": 1, "within_token": 0}
     assert capsys.readouterr().err == (
         "note: the teacher's answers: 2 of 4 rows left out: 1 without a match of --answer_pattern [^:]*:( [^:]*), "
-        "1 with more text behind it\n"
+        "1 with more text after it\n"
     )
     assert [row["idx"] for row in rows] == [0, 2]
     for row, query in zip(rows, (queries[0], queries[2]), strict=True):
