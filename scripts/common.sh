@@ -87,14 +87,16 @@ name_of() {
     name=${name/#--no_/--}
 }
 
-# run SCRIPT ARGUMENT...: add a run of an entry script. EXTRA_ARGS go last and replace arguments of the same names.
+# run SCRIPT ARGUMENT...: add a run of an entry script, or with `-m MODULE` of a module. EXTRA_ARGS go last and replace arguments
+# of the same names.
 run() {
-    local word keep=1 own=()
+    local word keep=1 own=() script=("$1")
+    if [ "$1" = -m ] && [ "$LAUNCHER" = deepspeed ]; then script=(--module --no_local_rank); fi # its words for a module
     for word in "${@:2}"; do
         if [[ $word = --* ]]; then name_of "$word"; keep=1; [ -z "${extra_names[$name]:-}" ] || keep=0; fi
         if [ "$keep" = 1 ]; then own+=("$word"); fi
     done
-    quote line "${launcher[@]}" "$1" "${own[@]}" "${extra[@]}"
+    quote line "${launcher[@]}" "${script[@]}" "${own[@]}" "${extra[@]}"
     commands+=("$line")
 }
 
@@ -209,13 +211,14 @@ report() {
     [ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"
 }
 
-# diversity STEPS: distil contexts of the task-diversity runs with this many steps in OUTPUT_DIR; write tables and figures of all.
+# diversity STEPS [ARGUMENT...]: distil contexts of the task-diversity runs with this many steps in OUTPUT_DIR; write tables and
+# figures of all. Further arguments (--device cuda) go to all that computes.
 diversity() {
     local task
     for task in new pool; do
         "$python" -m llmft.worlds.regression.distill --pretrained "$OUTPUT_DIR" --pretraining_steps "$1" --context_task "$task" \
-            --output_dir "$OUTPUT_DIR"
+            --output_dir "$OUTPUT_DIR" "${@:2}"
     done
-    "$python" -m llmft.worlds.regression.measure "$OUTPUT_DIR"
+    "$python" -m llmft.worlds.regression.measure "$OUTPUT_DIR" "${@:2}"
     "$python" -m llmft.report diversity "$OUTPUT_DIR/task_diversity"
 }

@@ -101,6 +101,27 @@ def test_a_run_of_several_processes_has_the_sweeps_python_a_free_port_and_its_ti
         assert 1024 < int(value) < 65536
 
 
+def test_deepspeeds_launcher_is_told_that_it_starts_a_module(sweep):
+    variables = {"POOLS": "4", "STEPS": "6", "SEEDS": "0", "NUM_GPUS": "2", "JOBS": "1", "LAUNCHER": "deepspeed"}
+    out, _ = sweep("task_diversity/run.sh", **variables, DRY_RUN="1").communicate(timeout=30)
+    words = out.split()
+    place = words.index("llmft.worlds.regression.pretrain")
+    assert words[place - 4 : place] == ["--num_gpus", "2", "--module", "--no_local_rank"] and "-m" not in words[place:]
+
+
+def test_papers_task_diversity_has_several_budgets_and_stays_on_the_gpu(sweep):
+    variables = {"SIZES": "base", "STEPS": "10 20", "BATCH_SIZES": "8 16", "POOLS": "4 0"}
+    started = sweep("task_diversity/paper.sh", **variables)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 0, err
+    assert "4 finished, 0 skipped, 0 failed of 4" in out
+    after = out.split("llmft.worlds.regression.")[-3:]  # the fake prints its words, one a line
+    names, words = [part.split()[0] for part in after], [part.split() for part in after]
+    assert names == ["distill", "distill", "measure"]
+    assert [each[each.index("--device") + 1] for each in words] == ["cuda"] * 3
+    assert [each[each.index("--pretraining_steps") + 1] for each in words[:2]] == ["20", "20"]
+
+
 def test_a_job_array_does_the_lines_of_a_listing(sweep, tmp_path):
     words = ["eval.py", "--pattern", "it's {text1}; $HOME \\n", ""]
     commands = [[str(tmp_path / "python"), *words, str(number)] for number in range(1, 6)]

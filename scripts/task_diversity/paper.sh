@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The paper's sizes (Raventos et al. 2023), on GPUs: base and small models with two batch sizes, and the large one at D = 8, 16, 32.
+# Budgets of different steps are `STEPS='500000 1000000' BATCH_SIZES=256`; contexts are distilled after the last of STEPS.
 # The flags are the paper's and its example configuration's; peak rates of single models and weight decays are in appendices that
 # were not available. Estimated, not measured: base 8e10 FLOP a step and pool, so about 5e17 for its twelve pools in 500,000 steps,
 # 8 to 12 hours on one H200 in float32; small a quarter of that; the large model 4 to 6 times as long as base for each D.
@@ -13,16 +14,17 @@ setting SEEDS '0'
 setting POOLS '1 4 16 64 256 1024 4096 16384 32768 65536 1048576 0'
 begin
 split "$SIZES" sizes
+split "$STEPS" steps
 split "$BATCH_SIZES" batches
 split "$SEEDS" seeds
 split "$POOLS" pools
-whole_numbers STEPS "$STEPS"
+whole_numbers STEPS "${steps[@]}"
 whole_numbers BATCH_SIZES "${batches[@]}"
 whole_numbers SEEDS "${seeds[@]}"
 whole_numbers POOLS "${pools[@]}"
 
 common=(--num_pretraining_tasks "${pools[@]}" --tokens paper --optimizer adam --learning_rate 1e-3 --beta2 0.999 --warmup_share 0.5
-    --init_std 0.02 --read_in_std 0.02 --steps "$STEPS" --eval_every 10000 --eval_sequences 1048576 --save_every 10000 --device cuda
+    --init_std 0.02 --read_in_std 0.02 --eval_every 10000 --eval_sequences 1048576 --save_every 10000 --device cuda
     --output_dir "$OUTPUT_DIR")
 for size in "${sizes[@]}"; do
     case $size in
@@ -33,12 +35,14 @@ for size in "${sizes[@]}"; do
     esac
     for dimension in "${dimensions[@]}"; do
         for batch in "${batches[@]}"; do
-            for seed in "${seeds[@]}"; do
-                run -m llmft.worlds.regression.pretrain "${common[@]}" "${shape[@]}" --dimension "$dimension" --batch_size "$batch" \
-                    --seeds "$seed"
+            for budget in "${steps[@]}"; do
+                for seed in "${seeds[@]}"; do
+                    run -m llmft.worlds.regression.pretrain "${common[@]}" "${shape[@]}" --dimension "$dimension" \
+                        --batch_size "$batch" --steps "$budget" --seeds "$seed"
+                done
             done
         done
     done
 done
 finish
-[ "${DRY_RUN:-0}" = 1 ] || diversity "$STEPS"
+[ "${DRY_RUN:-0}" = 1 ] || diversity "${steps[-1]}" --device cuda

@@ -16,7 +16,18 @@ from llmft.report.figures.panels import STYLE
 from llmft.report.figures.svg import inline
 from llmft.runs.store import whole_file
 
-TABLES = ("results", "steps", "path", "distillation")
+MEMBER = ("dimension", "kind", "steps", "batch_size", "pool")
+TABLES = {
+    "results": (*MEMBER, "seed", "tasks", "error", "error_dmmse", "error_ridge", "to_ridge"),
+    "steps": (*MEMBER, "step", "pretrain_to_ridge", "true_to_ridge"),
+    "path": (*MEMBER, "share", "error", "error_dmmse", "error_ridge"),
+    "distillation": (
+        *MEMBER, "seed", "students", "context_task", "context_examples", "error_student", "error_teacher", "error_dmmse",
+        "error_ridge", "error_fit",
+    ),
+}  # fmt: skip
+"""The columns of each table that pictures are made of."""
+REMEDY = "name the folder that python -m llmft.worlds.regression.measure wrote, or have it write the tables anew"
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -49,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     folder, out = arguments.folder, arguments.out or arguments.folder
     try:
-        tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
+        tables = {name: read_table(folder / f"{name}.csv", columns) for name, columns in TABLES.items()}
     except OSError as error:
         raise InputError(
             f"{folder}: {error.filename} cannot be read; name the folder written by python -m llmft.worlds.regression.measure"
@@ -64,16 +75,23 @@ def main(argv: Sequence[str]) -> None:
     print(f"figures: {out}/task_diversity.html, with *.png and *.pdf in the same folder")
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """A table; empty if it has no rows.
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A table with at least these columns; empty if it has no rows.
 
     Raises:
         OSError: it cannot be read.
+        InputError: it is not what `measure` writes.
     """
     try:
-        return pd.read_csv(path)
+        frame = pd.read_csv(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
+    except ValueError as error:  # of text or of columns that are none
+        raise InputError(f"{path}: is no table ({type(error).__name__}); {REMEDY}") from error
+    missing = [name for name in columns if name not in frame.columns]
+    if missing:
+        raise InputError(f"{path}: has no column {', '.join(missing)}; {REMEDY}")
+    return frame
 
 
 def draw_diversity(tables: dict[str, pd.DataFrame], out: Path) -> list[Drawn]:

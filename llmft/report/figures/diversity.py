@@ -52,16 +52,22 @@ def diversity_sheets(name: str, tables: Mapping[str, pd.DataFrame]) -> Iterator[
         "distillation": (_draw_distillation, "distillation"),
     }[name]
     frame = tables[table]
-    keys = ["dimension", "layers", "width", "weight_decay"] if name == "distillation" else ["dimension", "kind"]
-    for key, part in frame.groupby(keys, sort=False) if len(frame) else ():
-        settings = " ".join(f"{setting} {value}" for setting, value in zip(keys, key, strict=True) if setting != "kind")
-        kind = "" if name == "distillation" or key[1] == "default" else f", {key[1]}"
-        yield from draw(part, f"{settings}{kind}")
+    keys = ["dimension", "kind", *(["students"] if name == "distillation" else [])]
+    for (dimension, *others), part in frame.groupby(keys, sort=False) if len(frame) else ():
+        named = [f"{what}{value}" for what, value in zip(("", "students "), others, strict=False) if value != "default"]
+        yield from draw(part, ", ".join([f"dimension {dimension}", *named]))
 
 
 def _largest(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the largest budget; of budgets of as many sequences, the one with the most steps."""
     budgets = frame["steps"] * frame["batch_size"]
-    return frame[budgets == budgets.max()]
+    frame = frame[budgets == budgets.max()]
+    return frame[frame["steps"] == frame["steps"].max()]
+
+
+def _budget_of(frame: pd.DataFrame) -> str:
+    """The budget that all rows share."""
+    return f"{frame['steps'].iloc[0]:,} steps of {frame['batch_size'].iloc[0]:,} sequences"
 
 
 def _places(pools: pd.Series) -> dict[int, int]:
@@ -99,16 +105,22 @@ def _draw_errors(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
         _pool_axis(axes, places)
     table[0][0].set_ylabel(ERROR)
     names_of_looks(figure, {who: LOOKS[who] for who in (MODEL, DMMSE, RIDGE)})
-    note(figure, f"{title}; {frame['steps'].iloc[0]} steps. Marks: seeds, lines: their means.")
+    note(figure, f"{title}; {_budget_of(frame)}. Marks: seeds, lines: their means.")
     yield Sheet(figure, title)
 
 
 def _draw_threshold(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
-    rows = frame[frame["tasks"] == "true"]
-    rows = rows.assign(budget=rows["steps"] * rows["batch_size"])
+    """Budgets that differ in their steps, one sheet for each batch size, and those that differ in their batch size."""
+    true = frame[frame["tasks"] == "true"]
+    for varied, held in (("steps", "batch_size"), ("batch_size", "steps")):
+        for value, rows in true.groupby(held):
+            if rows[varied].nunique() > 1:
+                budgets = rows.assign(budget=rows["steps"] * rows["batch_size"])
+                yield _sheet_of_budgets(budgets, f"{title}, {value:,} {'steps' if held == 'steps' else 'sequences a step'}")
+
+
+def _sheet_of_budgets(rows: pd.DataFrame, title: str) -> Sheet:
     budgets = sorted(rows["budget"].unique())
-    if len(budgets) < 2:
-        return
     figure, table = subplots(1, 2, 3.0)
     (distances, changes), places = table[0], _places(rows["pool"])
     looks = {f"{budget:,} sequences": Look(BUDGETS[min(place, 3)], "o") for place, budget in enumerate(budgets)}
@@ -128,7 +140,7 @@ def _draw_threshold(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
         _pool_axis(axes, places)
     names_of_looks(figure, looks)
     note(figure, f"{title}; fresh tasks. The threshold M* is where the change falls through 0.")
-    yield Sheet(figure, title)
+    return Sheet(figure, title)
 
 
 def _draw_training(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
@@ -151,13 +163,16 @@ def _draw_training(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
         axes.set_xlabel("step")
     table[0][0].set_ylabel(TO_RIDGE)
     names_of_looks(figure, {f"M={size or 'inf'}": look for size, look in looks.items()})
-    note(figure, f"{title}. Means over seeds.")
+    note(figure, f"{title}; {_budget_of(frame)}. Means over seeds.")
     yield Sheet(figure, title)
 
 
 def _draw_path(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
-    sizes = list(_places(frame["pool"]))[:6]
-    figure, table = subplots(-(-len(sizes) // 3), min(3, len(sizes)), 0.6 + 2.0 * -(-len(sizes) // 3), sharex=True)
+    frame = _largest(frame)
+    sizes = list(_places(frame["pool"]))
+    columns = min(3 if len(sizes) <= 6 else 4, len(sizes))
+    lines = -(-len(sizes) // columns)
+    figure, table = subplots(lines, columns, 0.6 + 2.0 * lines, sharex=True)
     for axes, size in zip(table.flat, sizes, strict=False):
         rows = frame[frame["pool"] == size].groupby("share")[["error", "error_dmmse", "error_ridge"]].mean()
         for who, column in ((MODEL, "error"), (DMMSE, "error_dmmse"), (RIDGE, "error_ridge")):
@@ -171,11 +186,12 @@ def _draw_path(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
         axes.remove()
     figure.supylabel(ERROR, fontsize=8)
     names_of_looks(figure, {who: LOOKS[who] for who in (MODEL, DMMSE, RIDGE)})
-    note(figure, f"{title}. From one task of the pool (0) to another (1).")
+    note(figure, f"{title}; {_budget_of(frame)}. From one task of the pool (0) to another (1).")
     yield Sheet(figure, title)
 
 
 def _draw_distillation(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
+    frame = _largest(frame)
     frame = frame.assign(pool=frame["pool"].map(lambda name: int(name[2:].replace("inf", "0"))))
     kinds = list(frame.groupby(["context_task", "context_examples"], sort=False))
     figure, table = subplots(1, len(kinds), 3.0)
@@ -190,5 +206,5 @@ def _draw_distillation(frame: pd.DataFrame, title: str) -> Iterator[Sheet]:
         _pool_axis(axes, places)
     table[0][0].set_ylabel(ERROR)
     names_of_looks(figure, {("student" if who == MODEL else who): LOOKS[who] for who in columns})
-    note(figure, f"{title}. Students read only the query. Marks: seeds, lines: their means.")
+    note(figure, f"{title}; pretrained for {_budget_of(frame)}. Students read only the query. Marks: seeds, lines: their means.")
     yield Sheet(figure, title)

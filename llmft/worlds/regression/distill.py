@@ -11,6 +11,7 @@ divergences of `llmft.distillation` are for distributions over tokens, which the
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +32,7 @@ from llmft.runs.session import session
 from llmft.runs.store import short_hash
 from llmft.worlds.regression.pretrain import NO_ROOM, add_run_flags, config_of, finish_record, use_device
 from llmft.worlds.regression.pretrained import PretrainedRun, find_pretrained
-from llmft.worlds.regression.recipe import VERSION, pool_name
+from llmft.worlds.regression.recipe import VERSION, check_seed, pool_name
 from llmft.worlds.regression.students import NEW, OF_POOL, DistillationRecipe, Outcome, distances_of, distill_contexts
 
 KEPT = 256
@@ -58,14 +59,29 @@ def distill_run(
             return None
         groups = {"RegressionRecipe": asdict(run.recipe), "DistillationRecipe": {**asdict(recipe), "seed": None}}
         config = config_of("distill", run.recipe, groups)
-        own = {name: value for name, value in asdict(recipe).items() if value != getattr(DistillationRecipe, name)}
-        config["given"] |= own
+        pretraining = {f"pretraining_{name}": value for name, value in config["given"].items()}
+        config["given"] = pretraining | {name: value for name, value in recipe.given.items() if name != "seed"}
         config["setting"] = short_hash([run.recipe.setting, groups["DistillationRecipe"]])
         config["arguments"]["seeds"] = {"seed": run.recipe.seed, "data_seed": recipe.seed}
         record.write_config(config | {"pretrained": str(run.path)})
         outcome = distill_contexts(run, recipe, meter, device)
+        check_outcome(outcome, run, recipe)
         rows = finish_distillation(outcome, run, recipe, record, meter)
     return rows
+
+
+def check_outcome(outcome: Outcome, run: PretrainedRun, recipe: DistillationRecipe) -> None:
+    """Checks what students and controls predict.
+
+    Raises:
+        InputError: it is NaN or infinite for one of them.
+    """
+    finite = (outcome.student.isfinite() & outcome.fit.isfinite()).view(len(run.recipe.num_pretraining_tasks), -1).all(1)
+    lost = [pool_name(size) for size, fine in zip(run.recipe.num_pretraining_tasks, finite.tolist(), strict=True) if not fine]
+    if lost:
+        raise InputError(
+            f"--learning_rate {recipe.learning_rate}: what students of {', '.join(lost)} predict is not finite; lower it"
+        )
 
 
 def finish_distillation(
@@ -150,6 +166,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("num_contexts", "queries", "eval_queries", "steps", "fit_steps", "batch_size"):
         if chosen[name] < 1:
             raise InputError(f"--{name} {chosen[name]}: give 1 or more")
+    if not 0 < chosen["learning_rate"] < math.inf:
+        raise InputError(f"--learning_rate {chosen['learning_rate']}: give a finite number above 0")
+    check_seed("seed", chosen["seed"])
     if this_process().world_size > 1:
         raise InputError(
             f"WORLD_SIZE {this_process().world_size}: students are trained by one process; start it without a launcher"

@@ -13,7 +13,9 @@ import torch
 BLOCK = 2**22
 """Elements of the (sequences, examples, tasks) tensors that dMMSE makes: 16 MiB each in float32."""
 NO_VARIANCE = 1e-10
-"""Eigenvalues of X'X below this share of the largest count as 0 where there is no noise."""
+"""Eigenvalues of X'X below this share of the largest count as 0 where there is little noise or none."""
+LITTLE_NOISE = 1e-6
+"""Up to this variance X'X + s2 I may be too near to a singular matrix to be solved for."""
 
 
 def dmmse(x: torch.Tensor, labels: torch.Tensor, pool: torch.Tensor, noise_variance: float, block: int = BLOCK) -> torch.Tensor:
@@ -63,8 +65,8 @@ def _posterior_mean(x: torch.Tensor, labels: torch.Tensor, blocks: tuple[torch.T
 def ridge(x: torch.Tensor, labels: torch.Tensor, noise_variance: float) -> torch.Tensor:
     """Posterior mean under w ~ N(0, I) (eq. 3): w_k = (X'X + s2 I)^-1 X'y over the k - 1 examples before; w_1 = 0.
 
-    Solved in float64, where X'X + s2 I can be inverted for k <= D however little noise there is; without noise it is the
-    least-squares solution of the smallest norm.
+    Solved in float64. Where there is little noise, the inverse is made only of the eigenvectors of X'X that the examples span,
+    because for k <= D the other eigenvalues are rounding; without noise it is the least-squares solution of the smallest norm.
 
     Args:
         x: (B, K, D).
@@ -77,10 +79,13 @@ def ridge(x: torch.Tensor, labels: torch.Tensor, noise_variance: float) -> torch
     wide, targets = x.double(), labels.double()
     gram = torch.einsum("bki,bkj->bkij", wide, wide).cumsum(1)[:, :-1]
     moments = (wide * targets[..., None]).cumsum(1)[:, :-1, :, None]  # X'y
-    if noise_variance > 0:
+    if noise_variance > LITTLE_NOISE:
         tasks = torch.linalg.solve(gram + noise_variance * torch.eye(x.shape[2], dtype=wide.dtype, device=x.device), moments)
     else:
-        tasks = torch.linalg.pinv(gram, rtol=NO_VARIANCE, hermitian=True) @ moments
+        values, vectors = torch.linalg.eigh(gram)
+        spanned = values > NO_VARIANCE * values[..., -1:]
+        inverse = torch.where(spanned, 1 / (values + noise_variance), 0.0)
+        tasks = vectors @ (inverse[..., None] * (vectors.mT @ moments))
     predictions = (tasks[..., 0] * wide[:, 1:]).sum(-1).to(x.dtype)
     return torch.cat([torch.zeros_like(labels[:, :1]), predictions], 1)
 

@@ -25,8 +25,10 @@ from llmft.runs.program import run_main
 from llmft.runs.store import whole_file
 from llmft.worlds.regression.evaluation import PRETRAIN, TASK_SETS, TRUE
 from llmft.worlds.regression.paths import path_errors
+from llmft.worlds.regression.pretrain import use_device
 from llmft.worlds.regression.pretrained import PretrainedRun, find_pretrained, method_of
-from llmft.worlds.regression.recipe import pool_name
+from llmft.worlds.regression.recipe import RegressionRecipe, as_flags, pool_name
+from llmft.worlds.regression.students import DistillationRecipe
 from llmft.worlds.regression.tasks import FRESH
 from llmft.worlds.regression.thresholds import changes_of, summary_of_changes
 
@@ -34,17 +36,21 @@ OF_RUN = ["kind", "dimension", "steps", "batch_size", "seed", "pool"]
 """What identifies a member in every table; `pool` is the number of tasks, 0 where they are fresh."""
 CURVES = ("losses", "pretrain_to_dmmse", "pretrain_to_ridge", "true_to_ridge")
 RESULTS = (
-    (PRETRAIN, "error"), (PRETRAIN, "error_dmmse"), (PRETRAIN, "error_ridge"), (PRETRAIN, "to_dmmse"), (PRETRAIN, "to_ridge"),
-    (PRETRAIN, "place"), (TRUE, "error"), (TRUE, "error_dmmse"), (TRUE, "error_ridge"), (TRUE, "to_ridge"),
-    (TRUE, "dmmse_to_ridge"),
+    (PRETRAIN, "loss"), (PRETRAIN, "error"), (PRETRAIN, "error_dmmse"), (PRETRAIN, "error_ridge"), (PRETRAIN, "to_dmmse"),
+    (PRETRAIN, "to_ridge"), (PRETRAIN, "place"), (TRUE, "error"), (TRUE, "error_dmmse"), (TRUE, "error_ridge"),
+    (TRUE, "to_ridge"), (TRUE, "dmmse_to_ridge"),
 )  # fmt: skip
 """Columns of the table for reading."""
+OF_PRETRAINING = ("layers", "width", "weight_decay")
+OF_CONTEXT = ("context_task", "context_examples")
+"""Columns of distillations, beside what identifies the member and the students."""
+MANY, PLATEAU = 64, 0.9
+"""With at least so many tasks, a model whose normalised loss is not below this has not begun to read its context."""
 
 
-def identify(run: PretrainedRun, pool: int) -> dict[str, Any]:
+def identify(recipe: RegressionRecipe, pool: int) -> dict[str, Any]:
     """The columns `OF_RUN` of a member."""
-    recipe = run.recipe
-    values = run.kind, recipe.dimension, recipe.steps, recipe.batch_size, recipe.seed, pool
+    values = recipe.kind, recipe.dimension, recipe.steps, recipe.batch_size, recipe.seed, pool
     return dict(zip(OF_RUN, values, strict=True))
 
 
@@ -55,18 +61,34 @@ def results_of(runs: Sequence[PretrainedRun]) -> pd.DataFrame:
         for pool in run.recipe.num_pretraining_tasks:
             for task_set in TASK_SETS:
                 metrics = run.metrics["stages"]["after"][f"{task_set} {pool_name(pool)}"]
-                rows.append({**identify(run, pool), "tasks": task_set, **metrics})
-    frame = pd.DataFrame(rows)
-    again = frame.duplicated([*OF_RUN, "tasks"])
+                rows.append({**identify(run.recipe, pool), "tasks": task_set, **metrics})
+    frame = first_of_each(pd.DataFrame(rows), [*OF_RUN, "tasks"], len(TASK_SETS), "models were trained")
+    many = (frame["pool"] >= MANY) | (frame["pool"] == FRESH)
+    stuck = frame[(frame["tasks"] == PRETRAIN) & many & ~(frame["loss"] < PLATEAU)]
+    if len(stuck):
+        members = (
+            f"{pool_name(row.pool)} of seed {row.seed}, {row.steps} steps of {row.batch_size} sequences, {row.kind}"
+            for row in stuck.itertuples()
+        )
+        say_note(
+            f"some models of many tasks may still predict the mean, which looks like a threshold, since their loss is {PLATEAU} "
+            f"or more; train them for longer: {'; '.join(members)}"
+        )
+    return frame
+
+
+def first_of_each(frame: pd.DataFrame, keys: list[str], rows: int, what: str) -> pd.DataFrame:
+    """The frame without rows whose keys were there before, which a note counts: so many rows are one thing."""
+    again = frame.duplicated(keys)
     if again.any():
-        say_note(f"{again.sum() // len(TASK_SETS)} models were trained in two runs of the same budget and seed; the first counts")
+        say_note(f"{again.sum() // rows} {what} in two runs of the same budget and seed; the first counts")
     return frame[~again]
 
 
 def curves_of(runs: Sequence[PretrainedRun]) -> pd.DataFrame:
     """A row for each member and logged step: the distances during training."""
     rows = [
-        {**identify(run, pool), "step": entry["step"], **{name: entry[name][member] for name in CURVES}}
+        {**identify(run.recipe, pool), "step": entry["step"], **{name: entry[name][member] for name in CURVES}}
         for run in runs
         for entry in run.log
         for member, pool in enumerate(run.recipe.num_pretraining_tasks)
@@ -80,31 +102,40 @@ def nearest_steps(curves: pd.DataFrame) -> pd.DataFrame:
     return nearest[[*OF_RUN, "step", "pretrain_to_ridge"]].reset_index(drop=True)
 
 
-def paths_of(runs: Sequence[PretrainedRun], pairs: int) -> pd.DataFrame:
+def paths_of(runs: Sequence[PretrainedRun], pairs: int, device: torch.device) -> pd.DataFrame:
     """A row for each member with the largest budget of its kind and each point between two tasks of its pool."""
-    largest = {run.kind_key: max(one.budget for one in runs if one.kind_key == run.kind_key) for run in runs}
+    largest: dict[tuple[Any, ...], int] = {}
+    for run in runs:
+        largest[run.recipe.kind_key] = max(run.budget, largest.get(run.recipe.kind_key, 0))
     rows = []
     for run in runs:
-        if pairs and run.budget == largest[run.kind_key]:
-            model, pools = run.load()
+        if pairs and run.budget == largest[run.recipe.kind_key]:
+            model, pools = run.load(device)
             for pool, errors in zip(
                 run.recipe.num_pretraining_tasks, path_errors(model, pools, run.recipe.problem, pairs), strict=True
             ):
-                rows += [{**identify(run, pool), **row} for row in errors]
+                rows += [{**identify(run.recipe, pool), **row} for row in errors]
     return pd.DataFrame(rows)
 
 
 def distillations_below(folder: Path) -> pd.DataFrame:
-    """A row for each model of each finished distillation at or below a folder: the columns of its record's table."""
+    """A row for each model of each finished distillation at or below a folder: which model, `students` (the arguments of the
+    distillation that are not at their default), the contexts, and the columns of its record's table."""
     rows = []
     for done in sorted(folder.rglob(DONE)):
         if method_of(done.parent) == "distill":
             config, metrics = (json.loads((done.parent / f"{name}.json").read_text("utf-8")) for name in ("config", "metrics"))
-            pretraining, own = (config["arguments"][name] for name in ("RegressionRecipe", "DistillationRecipe"))
-            shared = {name: pretraining[name] for name in ("dimension", "layers", "width", "weight_decay", "steps", "seed")}
-            context = {name: own[name] for name in ("context_task", "context_examples", "num_contexts")}
-            rows += [{**shared, **context, "pool": pool, **row} for pool, row in metrics["table"].items()]
-    return pd.DataFrame(rows)
+            recipe = RegressionRecipe.from_record(config)
+            own = DistillationRecipe.from_record(config)
+            of_model = {name: getattr(recipe, name) for name in OF_PRETRAINING}
+            students = as_flags({name: value for name, value in own.given.items() if name not in OF_CONTEXT})
+            context = {name: getattr(own, name) for name in (*OF_CONTEXT, "num_contexts")}
+            for size in recipe.num_pretraining_tasks:
+                member = {**identify(recipe, size), "pool": pool_name(size), **of_model, "students": students, **context}
+                rows.append(member | metrics["table"][pool_name(size)])
+    if not rows:
+        return pd.DataFrame()
+    return first_of_each(pd.DataFrame(rows), [*OF_RUN, "students", *OF_CONTEXT], 1, "models were distilled")
 
 
 def markdown_of(frame: pd.DataFrame) -> str:
@@ -122,6 +153,7 @@ def markdown_of(frame: pd.DataFrame) -> str:
 
 def for_reading(results: pd.DataFrame) -> pd.DataFrame:
     """A row for each member: the distances of eq. 4 on both sets of tasks, side by side."""
+    results = results.reindex(columns=results.columns.union(["place"], sort=False))  # fresh tasks alone have none
     wide = results.pivot(index=OF_RUN, columns="tasks", values=[name for name in {name for _, name in RESULTS}])
     columns = {f"{task_set}: {name}".replace("_", " "): wide[name][task_set] for task_set, name in RESULTS}
     return pd.DataFrame(columns).reset_index().pipe(with_pool_names)
@@ -135,8 +167,8 @@ def with_pool_names(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered.assign(pool=ordered["pool"].map(pool_name)).reset_index(drop=True)
 
 
-def measure_runs(folder: Path, out: Path, pairs: int) -> str:
-    """Write all tables to a folder.
+def measure_runs(folder: Path, out: Path, pairs: int, device: torch.device) -> str:
+    """Write all tables to a folder. The errors between tasks are computed on a device.
 
     Returns:
         The tables for reading, as Markdown.
@@ -152,7 +184,7 @@ def measure_runs(folder: Path, out: Path, pairs: int) -> str:
         "steps": curves,
         "nearest": nearest_steps(curves),
         "thresholds": changes,
-        "path": paths_of(runs, pairs),
+        "path": paths_of(runs, pairs, device),
         "distillation": distillations_below(folder),
     }
     sections = {
@@ -191,12 +223,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=32,
         help="pairs of tasks between which errors are measured, 0: none (default: %(default)s)",
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="computes these errors (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.path_pairs < 0:
         raise InputError(f"--path_pairs {arguments.path_pairs}: give 0 or more")
-    torch.set_num_threads(1)
+    device = use_device(arguments.device)
     out = arguments.out or arguments.folder / "task_diversity"
-    print(measure_runs(arguments.folder, out, arguments.path_pairs))
+    print(measure_runs(arguments.folder, out, arguments.path_pairs, device))
     print(f"tables: {out}")
 
 

@@ -27,18 +27,23 @@ def between_tasks(first: torch.Tensor, second: torch.Tensor, share: float) -> to
 def path_errors(model: Regressors, pools: Sequence[Pool], problem: Problem, pairs: int) -> list[list[dict[str, float]]]:
     """For each member, a row for each place on the path between two tasks of its pool: `share`, and the noiseless errors of
     model, dMMSE and ridge, divided by D. Pools of fewer than two tasks have no rows; a member trained on fresh tasks is measured
-    between fresh ones."""
-    fresh = draw_pools([2 * pairs], problem.dimension, SEED)[0]
+    between fresh ones.
+
+    Computed on the device of the model and the pools. Everything is drawn on the CPU, so that all devices get the same numbers.
+    """
+    device = model.read_in.device
+    fresh = draw_pools([2 * pairs], problem.dimension, SEED, device)[0]
     rows: list[list[dict[str, float]]] = [[] for _ in pools]
     for place in range(PLACES):
         share = place / (PLACES - 1)
         generator = seeded_generator(SEED, place)
         ends = [None if pool is not None and len(pool) < 2 else _ends(fresh if pool is None else pool, pairs) for pool in pools]
         tasks = torch.stack(
-            [torch.zeros(pairs, problem.dimension) if end is None else between_tasks(*end, share) for end in ends]
+            [torch.zeros(pairs, problem.dimension, device=device) if end is None else between_tasks(*end, share) for end in ends]
         )
         x = torch.randn(pairs * SEQUENCES, problem.examples, problem.dimension, generator=generator)
         noise = torch.randn(x.shape[:2], generator=generator) * problem.noise_variance**0.5
+        x, noise = x.to(device), noise.to(device)
         signal = torch.einsum("bkd,ebd->ebk", x, tasks.repeat_interleave(SEQUENCES, 1))
         labels = signal + noise
         predictions = torch.cat([model(*part) for part in zip(x.split(512), labels.split(512, 1), strict=True)], 1)
@@ -60,4 +65,4 @@ def _ends(pool: torch.Tensor, pairs: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = seeded_generator(SEED, len(pool))
     first = torch.randint(len(pool), (pairs,), generator=generator)
     second = (first + 1 + torch.randint(len(pool) - 1, (pairs,), generator=generator)) % len(pool)
-    return pool[first], pool[second]
+    return pool[first.to(pool.device)], pool[second.to(pool.device)]

@@ -134,11 +134,11 @@ def check_finite(training: EnsembleTraining) -> None:
         pool_name(size) for size, loss in zip(recipe.num_pretraining_tasks, point["losses"], strict=True) if not isfinite(loss)
     ]
     if lost:
-        rate = "muon_rate" if recipe.optimizer == "muon" else "learning_rate"
-        raise InputError(
-            f"--{rate} {getattr(recipe, rate)}: the loss of {', '.join(lost)} is not finite at step {point['step']}; lower it "
-            "and start anew with --overwrite_output_dir"
-        )
+        rates = f"--learning_rate {recipe.learning_rate}"
+        if recipe.optimizer == "muon":
+            rates += f" --muon_rate {recipe.muon_rate}"
+        lower = "one or both" if recipe.optimizer == "muon" else "it"
+        raise InputError(f"{rates}: the loss of {', '.join(lost)} is not finite at step {point['step']}; lower {lower}")
 
 
 def finish_pretraining(training: EnsembleTraining, record: RunRecord, meter: Meter, resumed: str | None) -> None:

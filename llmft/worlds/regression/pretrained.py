@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 
 from llmft.errors import InputError
@@ -18,8 +19,6 @@ from llmft.worlds.regression.tasks import Pool, draw_pools
 
 WEIGHTS = "model.safetensors"
 """The trained ensemble in a run's folder."""
-NOT_OF_KIND = ("num_pretraining_tasks", "steps", "batch_size", "seed", "eval_every", "eval_sequences")
-"""What runs of one kind may differ in. A member does not depend on which others are trained with it."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +40,21 @@ class PretrainedRun:
         """The number of sequences that it was trained on."""
         return self.recipe.steps * self.recipe.batch_size
 
-    @property
-    def kind(self) -> str:
-        """What it shares with runs of other pools, budgets and seeds: the arguments that differ from their defaults."""
-        shown = {name: value for name, value in self.recipe.given.items() if name not in NOT_OF_KIND}
-        return " ".join(f"--{name} {value}" for name, value in shown.items()) or "default"
-
-    @property
-    def kind_key(self) -> tuple[Any, ...]:
-        """The same as a key: everything that is not in `NOT_OF_KIND`."""
-        return tuple(value for name, value in asdict(self.recipe).items() if name not in NOT_OF_KIND)
-
     def load(self, device: torch.device | str = "cpu") -> tuple[Regressors, list[Pool]]:
-        """The trained ensemble and its pools."""
+        """The trained ensemble and its pools.
+
+        Raises:
+            InputError: the weights are missing or damaged.
+        """
         recipe = self.recipe
         model = Regressors(recipe.shape, len(recipe.num_pretraining_tasks), recipe.seed)
-        model.load_state_dict(load((self.path / WEIGHTS).read_bytes()))
+        try:
+            model.load_state_dict(load((self.path / WEIGHTS).read_bytes()))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise InputError(
+                f"{self.path / WEIGHTS}: the weights are missing or damaged ({type(error).__name__}); do the run again with "
+                "--overwrite_output_dir, or measure without them by --path_pairs 0"
+            ) from error
         pools = draw_pools(recipe.num_pretraining_tasks, recipe.dimension, recipe.seed, device)
         return model.to(device), pools
 
@@ -73,7 +71,7 @@ def find_pretrained(folder: Path, flag: str) -> list[PretrainedRun]:
             f"{flag} {folder}: there is no finished pretraining run below this folder; name the --output_dir of "
             "python -m llmft.worlds.regression.pretrain"
         )
-    return sorted(runs, key=lambda run: (run.kind, run.budget, run.recipe.seed, run.recipe.num_pretraining_tasks))
+    return sorted(runs, key=lambda run: (run.recipe.kind, run.budget, run.recipe.seed, run.recipe.num_pretraining_tasks))
 
 
 def method_of(path: Path) -> str | None:

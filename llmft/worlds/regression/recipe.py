@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -15,6 +16,10 @@ from llmft.worlds.regression.tasks import FRESH, SAME_SIGNAL, Problem
 OPTIMIZERS = ("muon", "adam")
 VERSION = 1
 """Raised when the same recipe gives other weights."""
+SEEDS_BELOW = 2**63
+"""Random generators take no larger ones."""
+NOT_OF_KIND = ("num_pretraining_tasks", "steps", "batch_size", "seed", "eval_every", "eval_sequences")
+"""What runs may differ in that are of one kind. A member does not depend on which others are trained beside it."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,16 @@ class RegressionRecipe:
         """The values that differ from their defaults."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
 
+    @property
+    def kind(self) -> str:
+        """What it shares with recipes of other pools, budgets and seeds: the arguments that are not at their default."""
+        return as_flags({name: value for name, value in self.given.items() if name not in NOT_OF_KIND})
+
+    @property
+    def kind_key(self) -> tuple[Any, ...]:
+        """The same as a key: all that is not in `NOT_OF_KIND`."""
+        return tuple(value for name, value in asdict(self).items() if name not in NOT_OF_KIND)
+
     @classmethod
     def from_record(cls, config: dict[str, Any]) -> RegressionRecipe:
         """The recipe in a run's `config.json`."""
@@ -82,6 +97,11 @@ class RegressionRecipe:
         if done <= self.warmup_share:
             return done / self.warmup_share
         return (1 - done) / (1 - self.warmup_share)
+
+
+def as_flags(values: Mapping[str, Any]) -> str:
+    """Arguments as a command line has them; `default` where there are none."""
+    return " ".join(f"--{name} {value}" for name, value in values.items()) or "default"
 
 
 def pool_name(size: int) -> str:
@@ -158,11 +178,12 @@ def check_recipe(recipe: RegressionRecipe) -> None:
         if getattr(recipe, name) < 1:
             raise InputError(f"--{name} {getattr(recipe, name)}: give 1 or more")
     for name in ("init_std", "read_in_std", "learning_rate", "muon_rate"):
-        if not getattr(recipe, name) > 0:
-            raise InputError(f"--{name} {getattr(recipe, name)}: give a number above 0")
-    for name in ("noise_variance", "weight_decay", "seed"):
-        if not getattr(recipe, name) >= 0:
-            raise InputError(f"--{'seeds' if name == 'seed' else name} {getattr(recipe, name)}: give 0 or more")
+        if not 0 < getattr(recipe, name) < math.inf:
+            raise InputError(f"--{name} {getattr(recipe, name)}: give a finite number above 0")
+    for name in ("noise_variance", "weight_decay"):
+        if not 0 <= getattr(recipe, name) < math.inf:
+            raise InputError(f"--{name} {getattr(recipe, name)}: give a finite number, 0 or more")
+    check_seed("seeds", recipe.seed)
     for name in ("beta2", "warmup_share"):
         if not 0 <= getattr(recipe, name) < 1:
             raise InputError(f"--{name} {getattr(recipe, name)}: give a share from 0 to below 1")
@@ -174,3 +195,13 @@ def check_recipe(recipe: RegressionRecipe) -> None:
     if min(sizes) < 0 or len(set(sizes)) < len(sizes):
         given = " ".join(map(str, sizes))
         raise InputError(f"--num_pretraining_tasks {given}: give sizes of 1 or more, each once, or 0 for fresh tasks")
+
+
+def check_seed(flag: str, seed: int) -> None:
+    """Checks a seed.
+
+    Raises:
+        InputError: random generators cannot take it.
+    """
+    if not 0 <= seed < SEEDS_BELOW:
+        raise InputError(f"--{flag} {seed}: give a whole number from 0 to 2^63 - 1")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
@@ -38,6 +39,16 @@ class DistillationRecipe:
     batch_size: int = 64
     learning_rate: float = 1e-3
     seed: int = 0
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The values that are not at their default."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+
+    @classmethod
+    def from_record(cls, config: dict[str, Any]) -> DistillationRecipe:
+        """That of a distillation's `config.json`."""
+        return cls(**config["arguments"][cls.__name__] | {"seed": config["arguments"]["seeds"]["data_seed"]})
 
 
 @dataclass(frozen=True)

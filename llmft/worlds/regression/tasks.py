@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from llmft.errors import InputError
+
 FRESH = 0
 """Size of a pool without tasks of its own: every sequence gets a fresh one."""
 SAME_SIGNAL = 0.25 / 8
@@ -52,8 +54,16 @@ class Sequences:
 
 
 def draw_pools(sizes: Sequence[int], dimension: int, seed: int, device: torch.device | str = "cpu") -> list[Pool]:
-    """The pools of these sizes. They are nested: a smaller pool is the beginning of a larger one of the same seed."""
-    tasks = np.random.default_rng([seed, 1]).standard_normal((max(sizes), dimension), dtype=np.float32)
+    """The pools of these sizes. They are nested: a smaller pool is the beginning of a larger one of the same seed.
+
+    Raises:
+        InputError: there is no memory for so many tasks.
+    """
+    generator = np.random.default_rng([seed, 1])
+    try:
+        tasks = generator.standard_normal((max(sizes), dimension), dtype=np.float32)
+    except (MemoryError, ValueError) as error:  # ValueError: more numbers than any array can have
+        raise InputError(f"--num_pretraining_tasks {max(sizes)}: there is no memory for so many tasks; choose fewer") from error
     return [torch.from_numpy(tasks[:size].copy()).to(device) if size != FRESH else None for size in sizes]
 
 

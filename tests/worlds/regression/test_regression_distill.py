@@ -1,6 +1,7 @@
-"""Distilled contexts, tables and figures, on a tiny pretrained ensemble."""
+"""Distilled contexts, tables and figures, on a tiny pretrained ensemble; what is taken over, on one that was trained a little."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -8,13 +9,13 @@ import torch
 
 from llmft.errors import InputError
 from llmft.report import __main__ as report
+from llmft.report.figures.diversity import diversity_sheets
 from llmft.worlds.regression import distill, measure, pretrain, students
 from llmft.worlds.regression.estimators import dmmse, ridge
 from llmft.worlds.regression.model import Regressors, RegressorShape
 from llmft.worlds.regression.paths import between_tasks
-from llmft.worlds.regression.pretrained import find_pretrained
 from llmft.worlds.regression.tasks import Problem, draw_pools, draw_sequences, seeded_generator
-from llmft.worlds.regression.thresholds import changes_of, direction, threshold
+from llmft.worlds.regression.thresholds import changes_of, direction, summary_of_changes, threshold
 
 TINY = (
     "--num_pretraining_tasks 4 1 0 --layers 1 --heads 2 --width 8 --batch_size 8 --steps 4 8 --seeds 0 1 --eval_every 2 "
@@ -32,6 +33,33 @@ def folder(tmp_path_factory):
             ["--pretrained", str(folder), "--pretraining_steps", "8", "--context_task", task, "--output_dir", str(folder), *SHORT]
         )
     return folder
+
+
+def tables_of(folder):
+    """The tables of the distillations below a folder, by task of the context and seed of the model."""
+    found = {}
+    for done in folder.glob("distill/regression/*/*/DONE"):
+        config, metrics = (json.loads((done.parent / f"{name}.json").read_text()) for name in ("config", "metrics"))
+        found[config["arguments"]["DistillationRecipe"]["context_task"], config["arguments"]["seeds"]["seed"]] = metrics
+    return found
+
+
+def test_students_take_over_the_priors_of_their_teachers(tmp_path):
+    """A member of 4 tasks forces new ones onto those; one of 64 does not, and distilling it is better than fitting examples."""
+    out = ["--output_dir", str(tmp_path)]
+    pretrain.main(
+        "--num_pretraining_tasks 4 64 --layers 2 --steps 300 --save_every 0 --eval_every 300 --eval_sequences 256".split() + out
+    )
+    flags = "--steps 150 --queries 1024 --eval_queries 256".split()
+    distill.main(["--pretrained", str(tmp_path), *flags, *out])
+    metrics = tables_of(tmp_path)["new", 0]
+    few, many = metrics["table"]["M=4"], metrics["table"]["M=64"]
+    assert few["student_to_teacher"] <= 0.01 and many["student_to_teacher"] <= 0.02
+    assert few["student_to_dmmse"] < 0.5 * few["student_to_ridge"]
+    assert many["error_student"] < 0.9 * many["error_fit"] and many["error_student"] < many["error_dmmse"]
+    for name, row in metrics["table"].items():
+        before = metrics["stages"]["before"][name]["error"]
+        assert row["error_fit"] < 0.8 * before and row["error_student"] != before
 
 
 @torch.no_grad()
@@ -96,27 +124,137 @@ def test_the_record_of_a_distillation_has_the_table(folder):
 
 
 def test_contexts_of_the_pool_are_the_pools(folder):
-    run = find_pretrained(folder, "folder")[0]
-    _, pools = run.load()
-    contexts = draw_sequences(pools, run.recipe.problem, 3, seeded_generator(4))
-    assert torch.cdist(contexts.tasks[0], pools[0]).min(1).values.max() == 0
+    tables = {key: metrics["table"] for key, metrics in tables_of(folder).items()}
+    for seed in (0, 1):
+        new, pool = tables["new", seed], tables["pool", seed]
+        assert pool["M=1"]["error_dmmse"] < 1e-9 and new["M=1"]["error_dmmse"] > 0.1
+        assert pool["M=4"]["error_dmmse"] < 0.1 * new["M=4"]["error_dmmse"]
+        assert pool["M=inf"]["error_dmmse"] == new["M=inf"]["error_dmmse"]
 
 
-def test_the_threshold_is_where_the_change_falls_through_0():
+def test_a_record_says_which_arguments_are_the_pretrainings(tmp_path):
+    tiny = "--num_pretraining_tasks 4 --layers 1 --heads 2 --width 8 --steps 3 --seeds 5 --eval_sequences 8".split()
+    pretrain.main([*tiny, "--output_dir", str(tmp_path)])
+    distill.main(["--pretrained", str(tmp_path), "--steps", "2", "--seed", "3", "--output_dir", str(tmp_path)])
+    (done,) = tmp_path.glob("distill/regression/*/*/DONE")
+    config = json.loads((done.parent / "config.json").read_text())
+    assert config["given"] == {
+        "pretraining_num_pretraining_tasks": [4], "pretraining_layers": 1, "pretraining_heads": 2, "pretraining_width": 8,
+        "pretraining_steps": 3, "pretraining_eval_sequences": 8, "steps": 2,
+    }  # fmt: skip
+    assert config["arguments"]["seeds"] == {"seed": 5, "data_seed": 3}
+
+
+def test_distillations_of_other_runs_or_arguments_are_told_apart(tmp_path, capsys):
+    out, tiny = ["--output_dir", str(tmp_path)], [*TINY, "--num_pretraining_tasks", "4", "--seeds", "0", "--steps", "4"]
+    for flags in ("", "--batch_size 16", "--tokens paper", "--num_pretraining_tasks 4 2"):
+        pretrain.main([*tiny, *flags.split(), *out])
+    for flags in ("", "--steps 6", "--seed 1"):
+        distill.main(["--pretrained", str(tmp_path), *SHORT, *flags.split(), *out])
+    capsys.readouterr()
+    frame = measure.distillations_below(tmp_path)
+    assert "3 models were distilled in two runs of the same budget and seed" in capsys.readouterr().err
+    keys = ["kind", "dimension", "steps", "batch_size", "seed", "pool", "students", "context_task", "context_examples"]
+    assert not frame.duplicated(keys).any() and len(frame) == 3 * 4
+    shown = {students.replace(" ".join(SHORT), "") for students in frame["students"]}
+    changed = " ".join(SHORT).replace("--steps 5", "--steps 6")
+    assert shown == {"", changed, " --seed 1"}
+    assert {kind.count("--tokens paper") for kind in frame["kind"]} == {0, 1}
+    sheets = list(diversity_sheets("distillation", {"distillation": frame}))
+    assert len({sheet.name for sheet in sheets}) == len(sheets) == 2 * 3
+    for sheet in sheets:  # of budgets the largest alone: no pool has two marks of a seed
+        marks = sheet.figure.axes[0].lines[1].get_xdata()
+        assert len(set(marks)) == len(marks)
+
+
+def test_models_of_fresh_tasks_alone_and_a_plateau_that_is_noted(tmp_path, capsys):
+    pretrain.main([*TINY, "--num_pretraining_tasks", "0", "--seeds", "0", "--output_dir", str(tmp_path)])
+    measure.main([str(tmp_path), "--path_pairs", "0"])
+    said = capsys.readouterr()
+    assert "| pretrain: loss |" in said.out and "| M=inf |" in said.out
+    assert "may still predict the mean" in said.err and "M=inf of seed 0, 8 steps of 8 sequences" in said.err
+
+
+def test_the_threshold_is_where_the_change_falls_through_0_for_the_last_time():
     assert threshold({16: 0.02, 64: -0.02, 256: -0.05, 0: -0.06}) == pytest.approx(32)
     assert threshold({16: 0.01, 64: 0.02}) is None and threshold({16: -0.02, 64: 0.02}) is None
-    assert threshold({4: 0.1, 16: -0.1, 64: 0.1, 256: -0.1}) is None
+    assert threshold({4: 0.1, 16: -0.1, 64: 0.1, 256: -0.1}) == pytest.approx(128)
+    assert threshold({4: -0.003, 16: 0.021, 64: -0.006, 256: -0.013, 1024: -0.011}) == pytest.approx(47, abs=0.5)
+    assert threshold({4: 0.1, 16: -0.1, 64: 0.1}) is None and threshold({4: -0.1, 16: -0.2}) is None
+    assert threshold({16: 0.02, 64: 0.0, 256: -0.1}) == pytest.approx(64)
     assert direction(pd.Series([0.02, 0.021, 0.019])) == "away" and direction(pd.Series([-0.02, -0.021, -0.019])) == "towards"
     assert direction(pd.Series([0.02, -0.02, 0.01])) == "not told apart" and direction(pd.Series([0.02])) == "not told apart"
-    rows = [("a", 4, steps, 8, 0, 16, "true", steps / 100) for steps in (10, 20, 40)]
-    columns = ["kind", "dimension", "steps", "batch_size", "seed", "pool", "tasks", "to_ridge"]
-    assert changes_of(pd.DataFrame(rows, columns=columns))["change"].tolist() == pytest.approx([0.1, 0.2])
+
+
+def budgets(*pairs):
+    """Results of two seeds with so many steps and batch sizes. A step moves the first by 1 from ridge and the second by 1.5, a
+    sequence more in the batch by a tenth of that."""
+    rows = [
+        ("a", 4, steps, size, seed, 16, "true", (steps + size / 10) * (1 + seed / 2)) for steps, size in pairs for seed in (0, 1)
+    ]
+    return pd.DataFrame(rows, columns=["kind", "dimension", "steps", "batch_size", "seed", "pool", "tasks", "to_ridge"])
+
+
+def test_budgets_are_compared_that_differ_in_steps_or_in_batch_size_alone():
+    assert changes_of(budgets((10, 8), (20, 8), (40, 8)))["change"].tolist() == pytest.approx([10, 15, 20, 30])
+    results = budgets((4, 8), (8, 8), (2, 16), (4, 16))  # of 32 and of 64 sequences there are two each
+    changes = changes_of(results)
+    pairs = changes[["held", "less", "more", "seed"]].to_numpy().tolist()
+    assert pairs == [[held, 32, 64, seed] for held in ("batch_size 8", "batch_size 16", "steps 4") for seed in (0, 1)]
+    summary = summary_of_changes(changes)
+    listed = summary[summary["what"] == "change at M=16"]["seeds"].tolist()
+    assert listed == ["+4.0000, +6.0000", "+2.0000, +3.0000", "+0.8000, +1.2000"]
+    sheets = list(diversity_sheets("threshold", {"results": results}))
+    assert [sheet.name.split(", ")[-1] for sheet in sheets] == ["8 sequences a step", "16 sequences a step", "4 steps"]
+
+
+def test_the_picture_of_paths_has_all_pools():
+    sizes = [2**size for size in range(1, 12)] + [0]
+    rows = [("default", 4, 8, 8, size, share / 2, 1.0, 1.0, 1.0) for size in sizes for share in range(3)]
+    columns = ["kind", "dimension", "steps", "batch_size", "pool", "share", "error", "error_dmmse", "error_ridge"]
+    (sheet,) = diversity_sheets("path", {"path": pd.DataFrame(rows, columns=columns)})
+    assert [axes.get_title() for axes in sheet.figure.axes] == [f"M={size or 'inf'}" for size in sizes]
 
 
 def test_the_way_between_tasks_ends_at_them_and_keeps_their_length():
     first, second = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     torch.testing.assert_close(between_tasks(first, second, 0.5).norm(), torch.tensor(2.0))
     torch.testing.assert_close(between_tasks(first, second, 1.0), torch.tensor([[2.0, 0.0]]))
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_weights_that_cannot_be_read_are_one_line(tmp_path, folder, damage):
+    shutil.copytree(folder / "pretrain", tmp_path / "pretrain")
+    for weights in tmp_path.rglob("model.safetensors"):
+        weights.unlink() if damage == "missing" else weights.write_bytes(b"nothing")
+    says = "model.safetensors: the weights are missing or damaged .*do the run again with --overwrite_output_dir"
+    for command, flags in ((measure.main, str(tmp_path)), (distill.main, f"--pretrained {tmp_path} --output_dir {tmp_path}/out")):
+        with pytest.raises(InputError, match=says):
+            command(flags.split())
+    measure.main([str(tmp_path), "--path_pairs", "0"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("run,value\n1,2\n", "results.csv: has no column dimension, kind, steps"),
+        ("a,b\n1,2\n1,2,3\n", "results.csv: is no table"),
+    ],
+)
+def test_tables_of_something_else_are_one_line(tmp_path, text, says):
+    for name in ("results", "steps", "path", "distillation"):
+        (tmp_path / f"{name}.csv").write_text(text)
+    with pytest.raises(InputError, match=says):
+        report.main(["diversity", str(tmp_path)])
+
+
+def test_students_that_are_thrown_off_leave_no_finished_record(tmp_path, folder):
+    flags = ["--pretrained", str(folder), "--pretraining_steps", "8", *SHORT, "--output_dir", str(tmp_path)]
+    with pytest.raises(
+        InputError, match=r"--learning_rate 1e\+30: what students of M=4, M=1, M=inf predict is not finite; lower it"
+    ):
+        distill.main([*flags, "--learning_rate", "1e30"])
+    assert not list(tmp_path.rglob("DONE"))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +264,11 @@ def test_the_way_between_tasks_ends_at_them_and_keeps_their_length():
         (distill.main, "--pretrained {folder} --pretraining_steps 5", "--pretraining_steps 5: no run"),
         (distill.main, "--pretrained {folder} --context_examples 8", "--context_examples 8: .* reads 1 to 7"),
         (distill.main, "--pretrained {folder} --steps 0", "--steps 0: give 1 or more"),
+        (distill.main, "--pretrained {folder} --learning_rate -1", "--learning_rate -1.0: give a finite number above 0"),
+        (distill.main, "--pretrained {folder} --learning_rate nan", "--learning_rate nan: give a finite number above 0"),
+        (distill.main, "--pretrained {folder} --learning_rate inf", "--learning_rate inf: give a finite number above 0"),
+        (distill.main, "--pretrained {folder} --seed -1", "--seed -1: give a whole number from 0"),
+        (distill.main, "--pretrained {folder} --seed 99999999999999999999", "--seed 9+: give a whole number from 0"),
         (measure.main, "{none}", "there is no finished pretraining run"),
         (measure.main, "{folder} --path_pairs -1", "--path_pairs -1: give 0 or more"),
         (report.main, "diversity {none}", "cannot be read; name the folder"),

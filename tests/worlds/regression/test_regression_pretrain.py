@@ -160,19 +160,19 @@ def test_rates_rise_and_fall_in_lines():
 
 
 def test_few_tasks_are_recalled_and_many_are_generalised(tmp_path):
-    """The transition in small: a member of 4 tasks follows dMMSE, also where that is wrong; one of 64 solves new tasks better.
-    At 400 steps the former is .060 from dMMSE and .398 from ridge; the latter has an error of .514 where dMMSE has .640."""
+    """The transition in small, the longest test here: a member of 4 tasks follows dMMSE, also where that is wrong; one of 256
+    solves new tasks better than dMMSE does."""
     path = run(
         tmp_path,
-        *"--num_pretraining_tasks 4 64 --layers 2 --heads 8 --width 64 --batch_size 64 --steps 300 --save_every 0".split(),
-        *"--eval_every 300 --eval_sequences 2048".split(),
+        *"--num_pretraining_tasks 4 256 --layers 2 --heads 8 --width 64 --batch_size 64 --steps 1500 --save_every 0".split(),
+        *"--eval_every 1500 --eval_sequences 8192".split(),
     )
     after = read(path, "metrics")["stages"]["after"]
-    few, few_new, many_new = (after[name] for name in ("pretrain M=4", "true M=4", "true M=64"))
-    assert few["to_dmmse"] < 0.3 * few["to_ridge"] and few["place"] < 0.25
-    assert few_new["error"] > 1.8 * few_new["error_ridge"]
-    assert many_new["error"] < many_new["error_dmmse"] - 0.04
-    assert many_new["to_ridge"] < 0.8 * many_new["dmmse_to_ridge"] and many_new["place"] > 0.5
+    few, few_new, many_new = (after[name] for name in ("pretrain M=4", "true M=4", "true M=256"))
+    assert few["to_dmmse"] <= 0.03 and few["to_dmmse"] <= 0.25 * few["to_ridge"]
+    assert few_new["error"] >= 1.8 * few_new["error_ridge"]
+    assert many_new["error"] < many_new["error_dmmse"] - 0.015
+    assert many_new["to_ridge"] <= 0.10 and many_new["to_ridge"] < many_new["dmmse_to_ridge"]
 
 
 @pytest.mark.parametrize(
@@ -183,9 +183,13 @@ def test_few_tasks_are_recalled_and_many_are_generalised(tmp_path):
         ("--num_pretraining_tasks -1", "--num_pretraining_tasks -1: give sizes"),
         ("--warmup_share 1", "--warmup_share 1.0: give a share"),
         ("--steps 0", "--steps 0: give 1 or more"),
-        ("--noise_variance -1", "--noise_variance -1.0: give 0 or more"),
+        ("--noise_variance -1", "--noise_variance -1.0: give a finite number, 0 or more"),
+        ("--noise_variance inf", "--noise_variance inf: give a finite number, 0 or more"),
         ("--examples 1", "--examples 1: give 2 or more"),
-        ("--learning_rate nan", "--learning_rate nan: give a number above 0"),
+        ("--learning_rate nan", "--learning_rate nan: give a finite number above 0"),
+        ("--muon_rate inf", "--muon_rate inf: give a finite number above 0"),
+        ("--seeds -1", "--seeds -1: give a whole number from 0 to 2\\^63 - 1"),
+        (f"--seeds {2**63}", f"--seeds {2**63}: give a whole number from 0"),
         ("--save_every -1", "--save_every -1: give 0 or more"),
         ("--device cuda", "--device cuda: torch finds no GPU"),
     ],
@@ -195,6 +199,28 @@ def test_bad_flags_are_one_line_that_names_them(tmp_path, monkeypatch, flags, sa
     with pytest.raises(InputError, match=says):
         pretrain.main([*flags.split(), "--output_dir", str(tmp_path)])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (
+            "",
+            "^--learning_rate 1e\\+30 --muon_rate 0.02: the loss of M=4, M=inf is not finite at step 3; lower one or both$",
+        ),
+        ("--optimizer adam", "^--learning_rate 1e\\+30: the loss of M=4, M=inf is not finite at step 3; lower it$"),
+    ],
+)
+def test_a_loss_that_is_not_finite_names_the_rates(tmp_path, flags, says):
+    with pytest.raises(InputError, match=says):
+        run(tmp_path, "--learning_rate", "1e30", *flags.split())
+    assert not list(tmp_path.glob("**/DONE"))
+
+
+@pytest.mark.parametrize("size", [10**14, 10**30])
+def test_pools_that_no_memory_holds_are_one_line(tmp_path, size):
+    with pytest.raises(InputError, match=f"^--num_pretraining_tasks {size}: there is no memory for so many tasks"):
+        run(tmp_path, "--num_pretraining_tasks", "4", str(size))
 
 
 @pytest.mark.parametrize("file", ["state.pt", "progress.json"])
