@@ -153,11 +153,12 @@ class Rollouts:
         self.prompts = student.prompter.prompts(teacher.queries)
         self.tally = Tally()
 
-    def renew(self, places: Sequence[int], step: int) -> list[Rollout]:
+    def renew(self, places: Sequence[int], step: int, counted: Sequence[bool] | None = None) -> list[Rollout]:
         """Answers to the queries at these places; draws depend on the step and the query.
 
         Args:
             step: the training step.
+            counted: which of them the tally counts: not those repeated to give all ranks equally many; None for all.
         """
         asked = sorted({*chain.from_iterable(all_gather([*places]))})
         generation = replace(self.generation, seed=self.generation.seed + (step << 32))  # a new answer each time
@@ -170,8 +171,9 @@ class Rollouts:
             self.teacher.count_work(phase)
             phase.count(examples=len(places))
         by_teacher = dict(chain.from_iterable(part.items() for part in all_gather(by_teacher)))
-        for place, rollout in zip(places, rollouts, strict=True):
-            self.tally.add(rollout, _divergences(rollout.targets, students[place]), by_teacher.get(place, 0))
+        for place, rollout, counts in zip(places, rollouts, counted or [True] * len(places), strict=True):
+            if counts:
+                self.tally.add(rollout, _divergences(rollout.targets, students[place]), by_teacher.get(place, 0))
         return rollouts
 
     def _written(

@@ -212,7 +212,8 @@ class OnPolicyTrainer(ContextDistillationTrainer):
 
     def _renewed(self, asked: Sequence[dict[str, Any]]) -> list[list[Rollout]]:
         places = [place for batch in asked for place in batch["query"]]
-        rollouts = iter(self.rollouts.renew(places, self.state.global_step))
+        counted = [row < batch.get(REAL, (len(batch["query"]),))[0] for batch in asked for row in range(len(batch["query"]))]
+        rollouts = iter(self.rollouts.renew(places, self.state.global_step, counted))
         return [[next(rollouts) for _ in batch["query"]] for batch in asked]
 
     def _batch(self, asked: dict[str, Any], rollouts: Sequence[Rollout]) -> dict[str, Any]:

@@ -195,6 +195,11 @@ class MeanScorer:
         """The first context's kind of answers, which also measures the mean."""
         return self.scorers[0].answers
 
+    @property
+    def first(self) -> Scorer:
+        """The scorer of the first context."""
+        return self.scorers[0]
+
     def with_model(self, model: torch.nn.Module) -> Self:
         """The same questions for another model."""
         return replace(self, scorers=tuple(scorer.with_model(model) for scorer in self.scorers))
@@ -236,6 +241,11 @@ class DocumentScorer(MeanScorer):
     """
 
     documents: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> Scorer:
+        """The scorer of the first document by name, whatever the order of the rows."""
+        return self.scorers[self.documents.index(min(self.documents))]
 
     def context_of(self, rows: Sequence[Row]) -> np.ndarray:
         """(N,) the index of each row's document.

@@ -61,7 +61,7 @@ class ChunkedDocuments:
         """
         if row.get("chunk") is None:
             return None
-        return read_chunk(row["document"], self.documents[row["document"]], row["chunk"], f"{where}: row {row['idx']}")
+        return read_chunk(row["document"], self.documents[row["document"]], row["chunk"], f"{where}: row with idx {row['idx']}")
 
     def nearest(self, rows: Sequence[Row]) -> tuple[list[Chunk], int]:
         """For each row the chunk of its document that shares the most rare words with its question, out of those that contain an
@@ -89,8 +89,12 @@ def about_chunks(job: Job, tokenizer: PreTrainedTokenizerBase, queries: Sequence
     """
     if not job.config.cuts:
         return [*queries]
-    flag = "--query_file"
-    sets = {flag: [*queries], **job.eval_sets}
+    files = {
+        "--query_file": job.config.distillation and job.config.distillation.query_file,
+        "--train_file": job.config.data.train_file,
+    }
+    asked = next((f"{flag} {file}" for flag, file in files.items() if file is not None), "training rows")
+    sets = {asked: [*queries], **job.eval_sets}
     chunked = ChunkedDocuments(job.config, job.data.documents, lambda text: token_count(tokenizer, text))
     named = {of: [chunked.named(row, of) for row in rows] for of, rows in sets.items()}
     unnamed = [(of, place) for of, chunks in named.items() for place, chunk in enumerate(chunks) if chunk is None]
@@ -105,7 +109,7 @@ def about_chunks(job: Job, tokenizer: PreTrainedTokenizerBase, queries: Sequence
     job.data = replace(job.data, documents={**job.data.documents, **texts})
     job.eval_sets = {of: rows for of, rows in sets.items() if of in job.eval_sets}
     say_chunks(len(texts), sum(map(len, sets.values())), len(unnamed), strangers)
-    return sets[flag]
+    return sets[asked]
 
 
 def token_count(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

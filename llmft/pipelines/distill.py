@@ -146,7 +146,9 @@ def load(job: Job) -> Loaded:
     student = job.scorer(model, tokenizer, student_format, trained=True)
     student = replace(student, answers=student.answers.ending_as(teacher.answers))
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
-    job.check_prompts(teacher, student, train_rows=queries)
+    own_answers = flags.answers == "given" or flags.targets == "gold" or not student.answers.in_words
+    unanswered = [{**row, "answer": (), "answer_ids": None} for row in queries]  # others are not learnt, so they may be long
+    job.check_prompts(teacher, student, train_rows=queries if own_answers else unanswered)
     teacher = thinking(teacher, flags.answer_pattern)
     check_aligned(teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
     check_sizes(job, teacher)
@@ -243,7 +245,7 @@ def score_before(job: Job, loaded: Loaded) -> dict[str, dict[str, Scores]]:
         job.references = references(job, teacher, scores["teacher"])
     scores["before"] = job.score("before", student)
     loaded.elsewhere.before(student)
-    loaded.elsewhere.score("teacher", teacher.scorers[0])
+    loaded.elsewhere.score("teacher", teacher.first)
     if job.config.distillation.targets != "gold":
         say_whether_context_helps(job, student.answers.headline)
     loaded.retention.score("before", student.model)

@@ -107,7 +107,7 @@ def end_after(checkpoint: str) -> NoReturn:
         Ended: always, once all ranks are here.
     """
     all_gather(None)  # rank 0 may still be writing, and the launcher of the rank that ends first ends the others
-    raise Ended(f"ended by SIGTERM: {checkpoint} is saved, and the same command goes on from there")
+    raise Ended(f"stopped by SIGTERM: {checkpoint} is saved; run the same command again to resume")
 
 
 def read_later(value: torch.Tensor) -> Callable[[], float]:

@@ -63,6 +63,8 @@ def test_the_teacher_writes_all_or_nothing_at_the_ends_of_the_threshold(family):
         assert [rollout.tokens for rollout in one.renew(PLACES, 0)] == answers
         assert one.tally.as_dict()["written_by_teacher"] == share
         assert one.tally.tokens == sum(map(len, answers)) == one.tally.learnt
+        one.renew(PLACES, 0, counted=[True, False, False, True])
+        assert one.tally.answers == len(PLACES) + 2
 
 
 def whole_logprobs(scorer, place, answer):

@@ -135,6 +135,7 @@ def test_divergence_from_the_teacher_along_its_answers(loaded):
 
 def test_a_teacher_with_nothing_to_tell_is_no_step_away(loaded):
     together = DocumentScorer((scorer(loaded),), documents=("first",))
+    assert DocumentScorer((scorer(loaded), together.first), documents=("second", "first")).first is together.first
     rows = [{**row, "document": "first"} for row in ROWS]
     scores = scorer(loaded).score(rows, Phase("evaluate"), reference(together, rows))
     assert np.abs(scores["kl"]).max() < 1e-6

@@ -245,7 +245,7 @@ def test_an_adapter_of_a_resized_base(tmp_path, tokenizers, family, rows):
     again, _ = load_model(str(tmp_path / "second"), **HOW)
     torch.testing.assert_close(logits(again), logits(second), atol=1e-6, rtol=0)
     of_a_resized_base(tmp_path / "b", tmp_path / "base", rows, target_modules=["q_proj", "embed_tokens"])
-    with pytest.raises(InputError, match=f"its base has 600 embeddings, and the adapter was trained with {rows}"):
+    with pytest.raises(InputError, match=f"its base has 600 embeddings, but the adapter was trained with {rows}"):
         load_model(str(tmp_path / "b"), **HOW)
 
 

@@ -142,7 +142,11 @@ def test_what_cannot_be_used_is_an_input_error(toy):
     for more, message in (({"eval_strategy": "epoch"}, "eval_strategy epoch"), ({"part": CARTRIDGE}, "cartridge_tokens 0")):
         with pytest.raises(InputError, match=message):
             llmft.fine_tune(model, tokenizer, shots, prompt=PROMPT, use_cpu=True, **more)
-    for rows, message in (([], "there are none"), ([{"text1": "a"}], "row 0 is None"), ([*shots, {"label": -1}], "row 16 is -1")):
+    for rows, message in (
+        ([], "rows: is empty; give at least one"),
+        ([{"text1": "a"}], "row 0 is None"),
+        ([*shots, {"label": -1}], "row 16 is -1"),
+    ):
         with pytest.raises(InputError, match=message):
             llmft.fine_tune(model, tokenizer, rows, prompt=PROMPT, use_cpu=True)
     swapped, everything = replace(PROMPT, words=("No", "Yes")), llmft.Objective(support="vocab")

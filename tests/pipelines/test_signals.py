@@ -101,7 +101,7 @@ def test_a_second_sigterm_ends_at_once(tmp_path, monkeypatch):
     at_call(monkeypatch, FtTrainer, "compute_loss", 3, twice)
     with pytest.raises(Ended, match="143") as ended:
         run("ft.py", tmp_path, *SHORT, *EIGHT_STEPS)
-    assert "saved" in ended.value.line and "checkpoint" not in ended.value.line
+    assert ended.value.line == "stopped by SIGTERM; run the same command again to resume"
 
 
 def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
@@ -110,7 +110,7 @@ def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         run_main(lambda: MAIN["ft.py"](words))
     assert end.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: the same command goes on from what is saved"
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; run the same command again to resume"
 
 
 def test_an_unfinished_run_keeps_its_last_checkpoint_and_not_before_the_next_is_whole(tmp_path, monkeypatch):
@@ -265,7 +265,7 @@ def test_two_ranks_save_one_checkpoint_when_told_to_end(tmp_path, launcher):
         time.sleep(0.1)
     os.killpg(started.pid, signal.SIGTERM)  # all of them, as a sweep does; the launcher passes its own on
     started.communicate(timeout=570)
-    assert "is saved, and the same command goes on from there" in (tmp_path / "err").read_text()
+    assert "is saved; run the same command again to resume" in (tmp_path / "err").read_text()
     (progress,) = tmp_path.rglob("progress.json")
     assert len(json.loads(progress.read_text())["costs"]) == 2
     if launcher == "torchrun":

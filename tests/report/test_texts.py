@@ -191,7 +191,7 @@ def test_a_page_has_some_runs_of_each_setting_and_says_how_many_are_left_out(tmp
     methods = [re.search(": (in-context|fine-tuning|distillation)", run["title"])[1] for run in data["runs"]]
     assert {method: methods.count(method) for method in methods} == {"in-context": 2, "fine-tuning": 1, "distillation": 1}
     (tuned,) = (run for run in data["runs"] if "fine-tuning" in run["title"])
-    assert all(len(row["query"]) < LONG + 60 and "characters more" in row["query"] for row in tuned["rows"])
+    assert all(len(row["query"]) < LONG + 60 and "more characters" in row["query"] for row in tuned["rows"])
     assert all(len(run["rows"]) + run["left_out"] == sum(count for _, count in run["counts"]) for run in data["runs"])
     assert all(len(run["rows"]) == 20 and run["left_out"] == 30 for run in data["runs"])
 
