@@ -49,7 +49,7 @@ def check_distillation(job: Job) -> None:
             "student must read the same query, leave it out"
         )
     if data.multi_token_labels and flags.support != "labels":  # not a rule of the flag: tasks with answers in words set topk
-        raise InputError(f"--multi_token_labels: does not go with --support {flags.support}; leave one of them out")
+        raise InputError(f"--multi_token_labels: cannot be combined with --support {flags.support}; drop one of them")
     if run.deepspeed:
         _check_deepspeed(job)
 
