@@ -119,6 +119,7 @@ finish() {
         start "$number"
     done
     while [ "${#running[@]}" -gt 0 ]; do collect; done
+    trap - INT TERM HUP # no run is left to stop; the report may still be
     summary
     [ "$failed" = 0 ] || exit 1
 }
