@@ -63,7 +63,7 @@ def test_a_document_longer_than_the_window_is_learnt_chunk_by_chunk(folder, caps
     assert "16 of them name no chunk" in capsys.readouterr().err
     (folder / "long.md").write_text("New. " + text)
     with pytest.raises(
-        InputError, match=r"--query_file: row query-.*: chunk .* does not match its text: the document has changed"
+        InputError, match=r"--query_file .*: row with idx query-.*: chunk .* does not match its text: the document has changed"
     ):
         run("distill.py", folder / "out", *ASKED, *again, *file, *LEARN, "--chunk_tokens", 320)
     (folder / "long.md").write_text(text)
