@@ -135,11 +135,12 @@ def _sheet_of_budgets(rows: pd.DataFrame, title: str) -> Sheet:
     if len(both):
         _line(changes, LOOKS[MODEL], both, "change", places, "change")
     changes.axhline(0, color="#777777", linewidth=0.8)
-    changes.set_ylabel(f"change from {budgets[-2]:,} to {budgets[-1]:,} sequences")
+    changes.set_ylabel("change of the distance")
     for axes in table[0]:
         _pool_axis(axes, places)
     names_of_looks(figure, looks)
-    note(figure, f"{title}; fresh tasks. The threshold M* is where the change falls through 0.")
+    compared = f"{budgets[-2]:,} to {budgets[-1]:,} sequences"
+    note(figure, f"{title}; fresh tasks. The threshold M* is where the change from {compared} falls through 0.")
     return Sheet(figure, title)
 
 
