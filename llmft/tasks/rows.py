@@ -20,6 +20,7 @@ from llmft.tasks.texts import (
     TURN,
     WRONG_ANSWER,
     check_text,
+    first_repeat,
     missing,
     read_answer_ids,
     read_answers,
@@ -59,7 +60,8 @@ OPTIONAL = {
     CATEGORY: read_categories,
     WRONG_ANSWER: read_answers,
 }
-"""Columns that files of text answers may have -> what reads their cells. A row gets no key for a missing value."""
+"""Columns that files of text answers may have -> what reads their cells. A row gets no key for a missing value, but for
+`wrong_answer`, which is then ()."""
 
 
 def make_rows(
@@ -130,9 +132,10 @@ def _with_answers(
     column = eval_set.answer_column
     for row, answers in zip(rows, read_answers(table.get(column, [None] * len(rows)), column, where, first), strict=True):
         row["answer"] = answers
-    for column in OPTIONAL.keys() & table.keys():
-        for row, value in zip(rows, OPTIONAL[column](table[column], column, where, first), strict=True):
-            row.update({} if missing(value) else {column: value})
+    for column, read in OPTIONAL.items():
+        if column in table:
+            for row, value in zip(rows, read(table[column], column, where, first), strict=True):
+                row.update({} if missing(value) else {column: value})
     if rules:
         put_rules(rows, table.get(RULES, [None] * len(rows)), rules, where, first)
     kept = [row for row in rows if row["answer"] or eval_set.answer_optional]
@@ -349,15 +352,16 @@ def _decode(cell: str, where: str, row: int) -> str:
 
 
 def _idx(cells: list[Any], where: str, first: int) -> list[int]:
-    rows: dict[int, int] = {}
+    numbers = []
     for row, cell in enumerate(cells, first):
         try:
-            idx = whole_number(cell)
+            numbers.append(whole_number(cell))
         except ValueError as error:
             raise InputError(f"{where}: column idx, row {row}: {error}; fix or drop it") from error
-        if idx in rows:
-            raise InputError(
-                f"{where}: column idx holds the same number twice, {idx} in rows {rows[idx]} and {row}; make it unique or drop it"
-            )
-        rows[idx] = row
-    return list(rows)
+    if repeat := first_repeat(numbers):
+        one, other = (place + first for place in repeat)
+        raise InputError(
+            f"{where}: column idx holds the same number twice, {numbers[repeat[0]]} in rows {one} and {other}; make it unique or "
+            "drop it"
+        )
+    return numbers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llmft.errors import InputError, listed, quote
@@ -180,6 +180,16 @@ def asks(row: Row) -> tuple[Any, ...]:
     document = row.get("document")
     document = document_of(document) if isinstance(document, str) else document
     return row["text1"], row["text2"], row.get(HISTORY, ()), document
+
+
+def first_repeat(values: Iterable[Hashable]) -> tuple[int, int] | None:
+    """The places, from 0, of the first value that occurs again: the earlier and the later one. None if all differ."""
+    places: dict[Hashable, int] = {}
+    for place, value in enumerate(values):
+        if value in places:
+            return places[value], place
+        places[value] = place
+    return None
 
 
 def missing(cell: Any) -> bool:

@@ -10,7 +10,7 @@ from llmft.errors import InputError, quote
 from llmft.prompts.render import Turn
 from llmft.prompts.turns import read_turn
 from llmft.tasks.formats import Table
-from llmft.tasks.texts import CONVERSATION, HISTORY, TURN, WRONG_ANSWER, missing
+from llmft.tasks.texts import CONVERSATION, HISTORY, TURN, WRONG_ANSWER, first_repeat, missing
 
 TURNS = "turns"
 """The column of conversations, unless another is named."""
@@ -56,10 +56,11 @@ def by_turn(table: Table, names: Names, where: str) -> tuple[Table, str]:
         )
     others = [name for name in table if name not in (names.turns, "idx")]
     ids = [*map(str, table.get("idx", range(len(table[names.turns]))))]
-    again = next((place for place, idx in enumerate(ids) if idx in ids[:place]), None)
-    if again is not None:
-        first, idx = ids.index(ids[again]) + 1, ids[again]
-        raise InputError(f"{where}: column idx has {idx} in rows {first} and {again + 1}; make it unique, or drop the column")
+    if repeat := first_repeat(ids):
+        first, again = repeat
+        raise InputError(
+            f"{where}: column idx has {ids[first]} in rows {first + 1} and {again + 1}; make it unique, or drop the column"
+        )
     rows = []
     for (number, cell), idx in zip(_cells(table, names.turns), ids, strict=True):
         shared = {name: table[name][number - 1] for name in others}
