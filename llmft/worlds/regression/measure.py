@@ -104,12 +104,12 @@ def nearest_steps(curves: pd.DataFrame) -> pd.DataFrame:
 
 def paths_of(runs: Sequence[PretrainedRun], pairs: int, device: torch.device) -> pd.DataFrame:
     """A row for each member with the largest budget of its kind and each point between two tasks of its pool."""
-    largest: dict[tuple[Any, ...], int] = {}
+    largest: dict[str, int] = {}
     for run in runs:
-        largest[run.recipe.kind_key] = max(run.budget, largest.get(run.recipe.kind_key, 0))
+        largest[run.recipe.kind] = max(run.budget, largest.get(run.recipe.kind, 0))
     rows = []
     for run in runs:
-        if pairs and run.budget == largest[run.recipe.kind_key]:
+        if pairs and run.budget == largest[run.recipe.kind]:
             model, pools = run.load(device)
             for pool, errors in zip(
                 run.recipe.num_pretraining_tasks, path_errors(model, pools, run.recipe.problem, pairs), strict=True

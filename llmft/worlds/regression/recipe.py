@@ -22,8 +22,17 @@ NOT_OF_KIND = ("num_pretraining_tasks", "steps", "batch_size", "seed", "eval_eve
 """What runs may differ in that are of one kind. A member does not depend on which others are trained beside it."""
 
 
+class ExperimentRecipe:
+    """The settings of a command, a frozen dataclass."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The values that differ from their defaults."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+
+
 @dataclass(frozen=True)
-class RegressionRecipe:
+class RegressionRecipe(ExperimentRecipe):
     """One run: an ensemble with a member for each pool of tasks."""
 
     num_pretraining_tasks: tuple[int, ...] = (4, 16, 64, 256, 1024, FRESH)
@@ -70,19 +79,9 @@ class RegressionRecipe:
         return f"{self.layers}x{self.width}-{self.tokens}"
 
     @property
-    def given(self) -> dict[str, Any]:
-        """The values that differ from their defaults."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
-
-    @property
     def kind(self) -> str:
         """What it shares with recipes of other pools, budgets and seeds: the arguments that are not at their default."""
         return as_flags({name: value for name, value in self.given.items() if name not in NOT_OF_KIND})
-
-    @property
-    def kind_key(self) -> tuple[Any, ...]:
-        """The same as a key: all that is not in `NOT_OF_KIND`."""
-        return tuple(value for name, value in asdict(self).items() if name not in NOT_OF_KIND)
 
     @classmethod
     def from_record(cls, config: dict[str, Any]) -> RegressionRecipe:

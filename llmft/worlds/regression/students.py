@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from llmft.cost.meter import Meter
 from llmft.worlds.regression.estimators import dmmse, place_between, ridge
 from llmft.worlds.regression.model import Regressors
 from llmft.worlds.regression.pretrained import PretrainedRun
+from llmft.worlds.regression.recipe import ExperimentRecipe
 from llmft.worlds.regression.tasks import Pool, Problem, Sequences, draw_sequences, seeded_generator
 
 CONTEXTS = 50
@@ -22,7 +23,7 @@ NEW, OF_POOL = "new", "pool"
 
 
 @dataclass(frozen=True)
-class DistillationRecipe:
+class DistillationRecipe(ExperimentRecipe):
     """How contexts are drawn and students trained."""
 
     context_task: str = NEW
@@ -39,11 +40,6 @@ class DistillationRecipe:
     batch_size: int = 64
     learning_rate: float = 1e-3
     seed: int = 0
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The values that are not at their default."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
 
     @classmethod
     def from_record(cls, config: dict[str, Any]) -> DistillationRecipe:
