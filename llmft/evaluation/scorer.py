@@ -72,6 +72,10 @@ class Scorer:
         """The same questions for another model, whose weights may change."""
         return replace(self, model=model, prompter=fitted(self.prompter, model), cache=None)
 
+    def generating(self, **settings: Any) -> Scorer:
+        """The same scorer with other settings of `Generation`; for text answers."""
+        return replace(self, answers=replace(self.answers, generation=replace(self.answers.generation, **settings)))
+
     def check_window(self, rows: Sequence[Row]) -> None:
         """Check early that the rows' prompts fit the model's window, and that answers can follow them.
 

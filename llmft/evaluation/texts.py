@@ -263,10 +263,6 @@ class Texts(Answers):
         ends = tuple(dict.fromkeys((*self.generation.end_ids, *other.generation.end_ids)))
         return replace(self, generation=replace(self.generation, stop=other.generation.stop, end_ids=ends))
 
-    def stopping_at(self, stop: Sequence[str]) -> Texts:
-        """The same, but these texts end answers."""
-        return replace(self, generation=replace(self.generation, stop=tuple(stop)))
-
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
         """`TEXT_METRICS`, the headline, `runs` if programs are run, `wrong_answer` (over the `n_wrong_answer` rows with a known
         wrong answer), `nll` (nats per token of the right answers), `tokens` (mean per answer), `n`, `n_asked`, `n_shortened`,

@@ -146,9 +146,10 @@ def load(job: Job) -> Loaded:
     student = job.scorer(model, tokenizer, student_format, trained=True)
     student = replace(student, answers=student.answers.ending_as(teacher.answers))
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
-    own_answers = flags.answers == "given" or flags.targets == "gold" or not student.answers.in_words
-    unanswered = [{**row, "answer": (), "answer_ids": None} for row in queries]  # others are not learnt, so they may be long
-    job.check_prompts(teacher, student, train_rows=queries if own_answers else unanswered)
+    learnt = queries
+    if student.answers.in_words and flags.answers != "given" and flags.targets != "gold":  # their own answers may be long
+        learnt = [{**row, "answer": (), "answer_ids": None} for row in queries]
+    job.check_prompts(teacher, student, train_rows=learnt)
     teacher = thinking(teacher, flags.answer_pattern)
     check_aligned(teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
     check_sizes(job, teacher)

@@ -155,9 +155,8 @@ class Elsewhere:
 
 def _brief(scorer: Scorer) -> Scorer:
     """The scorer with short, greedy answers and no cache."""
-    generation = scorer.answers.generation
-    generation = replace(generation, max_new_tokens=min(generation.max_new_tokens, LONGEST), temperature=0.0)
-    return replace(scorer, answers=replace(scorer.answers, generation=generation), cache=None)
+    longest = min(scorer.answers.generation.max_new_tokens, LONGEST)
+    return replace(scorer.generating(max_new_tokens=longest, temperature=0.0), cache=None)
 
 
 def context_texts(prompter: Prompter) -> list[str]:

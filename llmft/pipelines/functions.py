@@ -1,9 +1,9 @@
 """The three methods as functions on a model in memory, without a command line or a record.
 
 Rows are dicts: `text1`, `text2` if the pattern has it, `label` (from 0, in the order of the prompt's label words) or, if the
-    prompt has no label words, `answer` (a text, or several accepted ones), and optionally `idx`, their own number; queries of
-    `distill` need neither label nor answer. The weights of the caller's model do not change, but it is put in eval mode; a copy
-    is trained.
+prompt has no label words, `answer` (a text, or several accepted ones), and optionally `idx`, their own number; queries of
+`distill` need neither label nor answer. The weights of the caller's model do not change, but it is put in eval mode; a copy
+is trained.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -75,7 +74,7 @@ def in_context(
         raise InputError("stop: labels are not generated, so nothing ends them; leave it out")
     scorer = _scorer(model, tokenizer, rows, prompt, _complete(demonstrations, prompt, least=0), calibrate)
     if stop:
-        scorer = replace(scorer, answers=scorer.answers.stopping_at(stop))
+        scorer = scorer.generating(stop=tuple(stop))
     scores = scorer.score(rows, Phase("evaluate"))
     return scorer.answers.metrics(scores), pd.DataFrame({name: scores[name] for name in ("idx", "target", "prediction", "score")})
 

@@ -234,7 +234,7 @@ def write_queries(writer: Asker, chunks: Sequence[Chunk], assignments: Sequence[
             mine = {number: one for number, one in enumerate(assignments) if one.chunk == place}
             for again in sorted({one.round for one in mine.values()}):
                 rows = [question(number, one.told) for number, one in mine.items() if one.round == again]
-                seeded = with_seed(scorer, writer.job.config.run.data_seed + SEEDS * again)
+                seeded = scorer.generating(seed=writer.job.config.run.data_seed + SEEDS * again)
                 for row in written_by(seeded, rows, phase):
                     prompt = mine[row["idx"]].seed_prompt
                     pairs[row["idx"]] = WrittenPair.written(place, prompt, scorer.answers, row["answer_ids"])
@@ -251,11 +251,6 @@ def written_by(scorer: Scorer, rows: Sequence[Row], phase: Phase) -> list[Row]:
         return scorer.answered(rows, phase)
     except InputError as error:  # its message is about answers
         raise InputError(str(error).replace("--max_new_tokens", "--max_query_tokens")) from error
-
-
-def with_seed(scorer: Scorer, seed: int) -> Scorer:
-    """The same scorer with this seed for sampling."""
-    return replace(scorer, answers=replace(scorer.answers, generation=replace(scorer.answers.generation, seed=seed)))
 
 
 def answer_queries(asker: Asker, chunked: ChunkedDocuments, sieve: Sieve) -> None:
