@@ -114,9 +114,7 @@ class RunArguments(TrainingArguments):
         "Maximum number of tokens per forward pass, outside of training; default: 2048 on a CPU, else what fits.",
         at_least=1,
     )
-    label_names: list[str] | None = field(
-        default=None, init=False
-    )  # not an argument: --label_names are the labels of your own data
+    label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are those of your own data
     remove_unused_columns: bool = flag(
         "Must stay off: training rows have columns of our own.", False, supported=False, evaluation=TRAINS
     )

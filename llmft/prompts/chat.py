@@ -221,9 +221,7 @@ class ChatFormat(PromptFormat):
             start = self.template.default_system or ""
         if start is None:
             return None
-        context = self.separator.join(
-            [*([""] if start else []), *shown]
-        )  # the separator after the text that both read belongs to the context
+        context = self.separator.join([*([""] if start else []), *shown])  # with the separator after the text that both read
         return [Piece(text, context=i == 1) for i, text in enumerate((start, context)) if text] or [Piece("")]
 
     def _in_front_of_user(self) -> list[Piece]:

@@ -79,9 +79,7 @@ class RunRecord:
     def clear(self) -> None:
         """Delete an earlier run with these settings."""
         if self.writes:
-            (self.path / DONE).unlink(
-                missing_ok=True
-            )  # first, so that a process killed halfway leaves no folder that looks finished
+            (self.path / DONE).unlink(missing_ok=True)  # first: a folder that is half removed must not look finished
             shutil.rmtree(self.path, ignore_errors=True)
 
     def abandon(self) -> None:
@@ -146,9 +144,7 @@ class RunRecord:
             with whole_file(self.path / "train_log.jsonl") as aside:
                 aside.write_text("".join(json.dumps(entry) + "\n" for entry in log), encoding="utf-8")
         rows = pd.concat([pd.DataFrame(columns) for columns in self.predictions], ignore_index=True)
-        for name in rows.columns.intersection(
-            ["target", "prediction"]
-        ):  # labels of other tasks, if the run's own answers are text
+        for name in rows.columns.intersection(["target", "prediction"]):  # other tasks' are labels, this run's may be texts
             if rows[name].map(type).eq(str).any():
                 rows[name] = rows[name].map(str)
         with whole_file(self.path / "predictions.parquet") as aside:

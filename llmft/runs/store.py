@@ -253,10 +253,8 @@ def lock(path: Path) -> Iterator[None]:
 def remove_stale_locks(held: Path) -> None:
     """Remove lock files, next to one that this process holds, that killed processes have left behind and nobody holds."""
     for file in {*held.parent.glob(".*.lock")} - {held}:
-        with (
-            suppress(OSError),
-            file.open("r+", encoding="utf-8") as handle,
-        ):  # held, another user's, already removed, or locks are unsupported
+        # an OSError means: held, another user's, already removed, or locks are unsupported
+        with suppress(OSError), file.open("r+", encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if is_there(handle, file):
                 file.unlink()
