@@ -31,7 +31,7 @@ def run_main(main: Callable[[], object]) -> None:
             wait_for_end(10)
         raise
     except KeyboardInterrupt:
-        leave(Ended("interrupted; run the same command again to resume", signal.SIGINT))
+        leave(Ended("interrupted; run the same command again to continue from what is saved", signal.SIGINT))
     except Ended as ended:
         leave(ended)
 

@@ -33,7 +33,7 @@ def end_at_once(*_: Any) -> NoReturn:
     Raises:
         Ended: always, wherever the process is; temporary files are removed.
     """
-    raise Ended("stopped by SIGTERM; run the same command again to resume")
+    raise Ended("stopped by SIGTERM; run the same command again to continue from what is saved")
 
 
 @contextmanager

@@ -88,7 +88,10 @@ def test_sigterm_outside_of_training_ends_at_once_and_leaves_nothing(tmp_path, m
         run_main(lambda: MAIN["ft.py"](words))
     assert end.value.code == 143
     assert not (tmp_path / "out").exists()
-    assert capsys.readouterr().err.splitlines()[-1] == "stopped by SIGTERM; run the same command again to resume"
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == "stopped by SIGTERM; run the same command again to continue from what is saved"
+    )
 
 
 def test_a_second_sigterm_ends_at_once(tmp_path, monkeypatch):
@@ -101,7 +104,7 @@ def test_a_second_sigterm_ends_at_once(tmp_path, monkeypatch):
     at_call(monkeypatch, FtTrainer, "compute_loss", 3, twice)
     with pytest.raises(Ended, match="143") as ended:
         run("ft.py", tmp_path, *SHORT, *EIGHT_STEPS)
-    assert ended.value.line == "stopped by SIGTERM; run the same command again to resume"
+    assert ended.value.line == "stopped by SIGTERM; run the same command again to continue from what is saved"
 
 
 def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
@@ -110,7 +113,7 @@ def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         run_main(lambda: MAIN["ft.py"](words))
     assert end.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; run the same command again to resume"
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; run the same command again to continue from what is saved"
 
 
 def test_an_unfinished_run_keeps_its_last_checkpoint_and_not_before_the_next_is_whole(tmp_path, monkeypatch):
