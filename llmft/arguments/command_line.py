@@ -74,6 +74,8 @@ class OneLineParser(HfArgumentParser):
         flag = copy.copy(field)
         flag.metadata = metadata
         super()._parse_dataclass_field(parser, flag)
+        if (opposite := self._option_string_actions.get(f"--no_{field.name}")) is not None:
+            opposite.help = f"Turns --{field.name} off."
 
 
 def read(

@@ -14,7 +14,7 @@ from llmft.arguments.deepspeed_config import zero_stage
 from llmft.errors import InputError, quote
 from llmft.runs.launch import REMEDY, check_port, launched, port_error, this_process
 from llmft.runs.notes import say_note
-from llmft.runs.signals import on_sigterm
+from llmft.runs.signals import on_signals
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -81,8 +81,8 @@ def has_accelerator() -> bool:
 
 @contextmanager
 def meeting(run: TrainingArguments) -> Iterator[None]:
-    """Context: the ranks of a launch create their process group. SIGTERM stops them at once: there is nothing to save, and Python
-    would handle it only after they have met.
+    """Context: the ranks of a launch create their process group. Signals stop them at once: there is nothing to save, and Python
+    would handle them only after they have met.
 
     Raises:
         InputError: they cannot meet, or the rank of this process differs between accelerate, which decides what ranks compute
@@ -95,7 +95,7 @@ def meeting(run: TrainingArguments) -> Iterator[None]:
     if joining:
         check_port()
     try:
-        with on_sigterm(signal.SIG_DFL) if joining else nullcontext():
+        with on_signals(signal.SIG_DFL, signal.SIGTERM, signal.SIGINT) if joining else nullcontext():
             yield
     except group.DistNetworkError as error:
         raise port_error(os.environ.get("MASTER_PORT", ""), str(error).splitlines()[0]) from error

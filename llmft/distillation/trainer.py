@@ -16,7 +16,7 @@ from llmft.distillation.rollouts import Rollout, Rollouts, Tally
 from llmft.distillation.targets import Targets
 from llmft.distillation.teacher import Teacher
 from llmft.evaluation.answers import ASKED, Answers
-from llmft.training.ft_trainer import REAL, WEIGHTS, FtTrainer, collate, collator, leave_sigterm_to_main
+from llmft.training.ft_trainer import REAL, WEIGHTS, FtTrainer, collate, collator, leave_signals_to_main
 from llmft.training.stop_at_nan import POSITION
 
 RETAIN_EVERY = 4
@@ -234,5 +234,5 @@ class OnPolicyTrainer(ContextDistillationTrainer):
 
 def _queries(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A batch of queries, as their places: they have no answers yet."""
-    leave_sigterm_to_main()
+    leave_signals_to_main()
     return {"query": [example[POSITION] for example in examples]}

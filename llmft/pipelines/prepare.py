@@ -33,6 +33,7 @@ from llmft.pipelines.schedule import Schedule, learning_rate_in_force, schedule_
 from llmft.prompts.render import read_text
 from llmft.runs.finished import Command, process_command
 from llmft.runs.launch import REMEDY, this_process
+from llmft.runs.notes import say_note
 from llmft.runs.ranks import all_gather
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
@@ -68,10 +69,15 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
                 context_files=context.context_files if named else (),
             )
         )
-        implied = {"context": "demonstrations"} if {"num_shots", "sample_indices_file"} & {*written} else {}
+        dependent, implied = task_defaults(asked[0], values), {}
+        if shown := {"num_shots", "sample_indices_file"} & {*written}:
+            implied["context"] = "demonstrations"
+            if "context" not in written and dependent["context"] != "demonstrations":
+                flag = " and ".join(f"--{name}" for name in sorted(shown))
+                say_note(f"{flag}: the context is demonstrations, not the task's {dependent['context']}; --context chooses")
         if values.get("answers") == "student":
             implied["divergence"] = "reverse"
-        return task_defaults(asked[0], values), implied
+        return dependent, implied
 
     values, given = read(groups, argv, description, defaults)
     (task,) = asked

@@ -39,8 +39,8 @@ class StudyFiles:
             return False
         if self._setting() != setting:
             raise InputError(
-                f"--output_file {self.pairs}: {there.name} was written by another command; choose another file, or use "
-                "--overwrite_output_dir"
+                f"--output_file {self.pairs}: {there.name} is there already, and not from this command; choose another file, or "
+                "use --overwrite_output_dir"
             )
         if not self.pairs.exists():  # a command that was killed while it wrote the other two
             return False

@@ -34,7 +34,7 @@ from llmft.training.callbacks import (
 )
 from llmft.training.checkpoints import read_progress
 from llmft.training.ft_trainer import FtTrainer, collator
-from llmft.training.preemption import EndOnceSaved, SaveAtSigterm
+from llmft.training.preemption import EndOnceSaved, SaveWhenStopped
 from llmft.training.reporting import reporting
 from llmft.training.stop_at_nan import POSITION, StopAtNonFinite
 
@@ -92,7 +92,7 @@ def train(
     run, counts = job.config.run, count_trainable(student.model)
     run.output_dir = str(job.record.checkpoints)
     kept, run.save_total_limit = run.save_total_limit, None  # KeepProgress removes earlier checkpoints
-    evaluations, saving = _evaluations(job, student, reference), SaveAtSigterm()
+    evaluations, saving = _evaluations(job, student, reference), SaveWhenStopped()
     with job.meter.phase("train") as phase, reporting(run, job.record.path):
         trainer = make_trainer(
             trainer_class,

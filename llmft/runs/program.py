@@ -15,14 +15,14 @@ from llmft.errors import InputError
 from llmft.runs.launch import this_process
 from llmft.runs.ranks import in_group, leave_together, lost_peer
 from llmft.runs.secrets import without_secrets
-from llmft.runs.signals import Ended, end_at_once, on_sigterm
+from llmft.runs.signals import Ended, end_at_once, on_signals
 
 
 def run_main(main: Callable[[], object]) -> None:
     """Run a program's `main` and end the process: bad input becomes one line on stderr and exit status 2; SIGTERM and Ctrl-C one
     line and 143 or 130. A rank whose peer has ended leaves it to that one to say why."""
     try:
-        with exit_on_bad_input(), on_sigterm(end_at_once):
+        with exit_on_bad_input(), on_signals(end_at_once, signal.SIGTERM):
             main()
             leave_together()
             gc.freeze()  # else the interpreter looks once more through all that torch and transformers have made, over a second
@@ -30,8 +30,9 @@ def run_main(main: Callable[[], object]) -> None:
         if lost_peer(error):
             wait_for_end(10)
         raise
-    except KeyboardInterrupt:
-        leave(Ended("interrupted; run the same command again to continue from what is saved", signal.SIGINT))
+    except KeyboardInterrupt as interrupted:
+        line = str(interrupted) or "interrupted; run the same command again to continue from what is saved"
+        leave(Ended(line, signal.SIGINT))
     except Ended as ended:
         leave(ended)
 

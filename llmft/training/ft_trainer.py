@@ -242,10 +242,11 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         self.examples_seen = self.tokens_seen = self.positions_seen = 0
 
 
-def leave_sigterm_to_main() -> None:
-    """In a data loader's worker, ignore SIGTERM: its main process ends it, after saving a checkpoint."""
+def leave_signals_to_main() -> None:
+    """In a data loader's worker, ignore SIGTERM and Ctrl-C: its main process ends it, after saving a checkpoint."""
     if torch.utils.data.get_worker_info() is not None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def collate(
@@ -258,7 +259,7 @@ def collate(
         branches: token sequences that are read along with each prompt, for labels of several tokens.
         packed: side by side in one row, their common beginning only once, for models that `can_pack`; else padded on the left.
     """
-    leave_sigterm_to_main()
+    leave_signals_to_main()
     prompts = [example["input_ids"] for example in examples]
     positions = [example.get(ASKED, 1) for example in examples]
     if packed:

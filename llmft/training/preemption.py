@@ -1,4 +1,4 @@
-"""SIGTERM during training with transformers' Trainer: a checkpoint at the end of the step, and exit 143."""
+"""SIGTERM and Ctrl-C during training with transformers' Trainer: a checkpoint at the end of the step, then the end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llmft.runs.signals import Preemption, end_after
+from llmft.runs.signals import Preemption
 
 
-class SaveAtSigterm(TrainerCallback):
-    """Has a checkpoint saved once any rank has been sent SIGTERM, after which `EndOnceSaved` ends the process.
+class SaveWhenStopped(TrainerCallback):
+    """Has a checkpoint saved once any rank has been sent a signal, after which `EndOnceSaved` ends the process.
 
     Whatever the end of a step brings in any case, such as an evaluation, comes first: the checkpoint must hold it.
 
@@ -29,19 +29,19 @@ class SaveAtSigterm(TrainerCallback):
 
 
 class EndOnceSaved(TrainerCallback):
-    """Ends the process when the checkpoint that `SaveAtSigterm` has asked for is saved.
+    """Ends the process when the checkpoint that `SaveWhenStopped` has asked for is saved.
 
     It must come after everything that a checkpoint is made of.
     """
 
-    def __init__(self, saving: SaveAtSigterm) -> None:
+    def __init__(self, saving: SaveWhenStopped) -> None:
         self.saving = saving
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """End if it was asked for.
 
         Raises:
-            Ended: it was.
+            Ended, KeyboardInterrupt: it was.
         """
         if self.saving.ending:
-            end_after(f"checkpoint-{state.global_step}")
+            self.saving.preemption.end_after(f"checkpoint-{state.global_step}")

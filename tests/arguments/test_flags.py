@@ -141,4 +141,6 @@ def test_eval_py_names_no_remedy_that_it_refuses():
 def test_help_says_what_inherited_flags_need(capsys):
     with pytest.raises(SystemExit):
         read(SCRIPTS["ft.py"], ["--help"], "")
-    assert "Only with --dataloader_num_workers 1 or more." in " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Only with --dataloader_num_workers 1 or more." in text
+    assert "--no-balanced Turns --balanced off." in text

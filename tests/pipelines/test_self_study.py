@@ -86,7 +86,7 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
     assert phases["write"]["examples"] == 40 and phases["answer"]["tokens"] > 0
     study(folder, folder / "whole")
     assert "already finished" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"pairs\.jsonl was written by another command; choose another file"):
+    with pytest.raises(InputError, match=r"pairs\.jsonl is there already, and not from this command; choose another file"):
         study(folder, folder / "whole", "--seed", 1, "--data_seed", 1)
 
 
@@ -140,7 +140,7 @@ def test_distil_takes_the_pairs_with_their_tokens(folder, whole, tmp_path):
 )
 def test_no_file_of_another_command_is_replaced(folder, tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=f": {name} was written by another command; "):
+    with pytest.raises(InputError, match=f": {name} is there already, and not from this command; "):
         study(folder, tmp_path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, content)]
 

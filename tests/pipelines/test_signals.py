@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from llmft.evaluation.scorer import Scorer
 from llmft.runs import session, signals
 from llmft.runs.program import run_main
 from llmft.runs.run_lock import RunLock
@@ -40,8 +41,8 @@ def at_call(monkeypatch, owner, name, call, do):
     monkeypatch.setattr(owner, name, watched)
 
 
-def terminate():
-    signal.raise_signal(signal.SIGTERM)
+def terminate(number=signal.SIGTERM):
+    signal.raise_signal(number)
 
 
 WITH_BEST = ("--eval_strategy", "steps", "--eval_steps", 3, "--save_best_models")
@@ -80,8 +81,6 @@ def test_sigterm_in_training_saves_a_checkpoint_to_go_on_from(tmp_path, monkeypa
 
 @pytest.mark.parametrize("call", [1, 2])
 def test_sigterm_outside_of_training_ends_at_once_and_leaves_nothing(tmp_path, monkeypatch, capsys, call):
-    from llmft.evaluation.scorer import Scorer
-
     at_call(monkeypatch, Scorer, "score", call, terminate)
     words = ["--task", "toy", "--output_dir", str(tmp_path / "out"), "--use_cpu", *map(str, SHORT[: -len(IN_DOMAIN)])]
     with pytest.raises(SystemExit) as end:
@@ -107,13 +106,39 @@ def test_a_second_sigterm_ends_at_once(tmp_path, monkeypatch):
     assert ended.value.line == "stopped by SIGTERM; run the same command again to continue from what is saved"
 
 
-def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
-    at_call(monkeypatch, FtTrainer, "compute_loss", 3, lambda: signal.raise_signal(signal.SIGINT))
-    words = ["--task", "toy", "--output_dir", str(tmp_path / "out"), "--use_cpu", *map(str, SHORT)]
+@pytest.mark.parametrize(
+    ("owner", "name", "kept"),
+    [
+        (FtTrainer, "compute_loss", ": checkpoint-3 is saved; run the same command again to resume"),
+        (Scorer, "score", "; run the same command again to continue from what is saved"),
+    ],
+    ids=["in training", "elsewhere"],
+)
+def test_ctrl_c_saves_a_checkpoint_in_training_and_is_told_in_the_last_line(tmp_path, monkeypatch, capfd, owner, name, kept):
+    at_call(monkeypatch, owner, name, 3 if owner is FtTrainer else 1, lambda: terminate(signal.SIGINT))
+    words = ["--task", "toy", "--output_dir", str(tmp_path / "out"), "--use_cpu", *map(str, SHORT), *map(str, EIGHT_STEPS)]
     with pytest.raises(SystemExit) as end:
         run_main(lambda: MAIN["ft.py"](words))
     assert end.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; run the same command again to continue from what is saved"
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1] == f"interrupted{kept}"
+    assert ("saves a checkpoint at the end of this step; Ctrl-C after 5 s stops at once" in lines) == (owner is FtTrainer)
+    assert [folder.name for folder in tmp_path.rglob("checkpoint-*")] == (["checkpoint-3"] if owner is FtTrainer else [])
+
+
+def test_a_function_that_is_interrupted_in_training_raises_what_python_does(tmp_path, monkeypatch):
+    at_call(monkeypatch, FtTrainer, "compute_loss", 3, lambda: terminate(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match="interrupted: checkpoint-3 is saved"):
+        run("ft.py", tmp_path, *SHORT, *EIGHT_STEPS)
+
+
+def test_a_process_that_was_started_to_ignore_a_signal_ignores_it(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it starts in the background
+    try:
+        at_call(monkeypatch, FtTrainer, "compute_loss", 3, lambda: terminate(signal.SIGINT))
+        run("ft.py", tmp_path, *SHORT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_unfinished_run_keeps_its_last_checkpoint_and_not_before_the_next_is_whole(tmp_path, monkeypatch):

@@ -27,16 +27,18 @@ LABELS = [17, 99]
 ANSWERS = Labels(LabelSequences.create([[token] for token in LABELS]))
 
 
-def test_workers_leave_sigterm_to_their_main_process(monkeypatch):
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_leave_signals_to_their_main_process(monkeypatch, number):
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
     try:
         collate([{"input_ids": [1, 2]}])
-        assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getsignal(number) == before[number]
         monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: "a worker's")
         collate([{"input_ids": [1, 2]}])
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def examples(n=16):

@@ -30,7 +30,7 @@ from llmft.runs.program import oom_as_input_error, run_main
 from llmft.runs.ranks import all_gather, from_rank_0
 from llmft.runs.record import RunRecord
 from llmft.runs.session import session
-from llmft.runs.signals import Preemption, end_after
+from llmft.runs.signals import Preemption
 from llmft.runs.store import whole_file
 from llmft.worlds.pretraining import progress
 from llmft.worlds.regression.evaluation import PRETRAIN, TASK_SETS, TRUE, Comparison, evaluate
@@ -82,7 +82,7 @@ def config_of(method: str, recipe: RegressionRecipe, arguments: dict[str, dict[s
 
 def train(training: EnsembleTraining, record: RunRecord, meter: Meter, save_every: int) -> str | None:
     """Take the remaining steps, with a point of the curves every `eval_every` and a checkpoint every `save_every` of them. On
-    SIGTERM, save one more checkpoint and end the process.
+    SIGTERM or Ctrl-C, save one more checkpoint and end the process.
 
     Returns:
         The checkpoint that training resumed from.
@@ -104,7 +104,7 @@ def train(training: EnsembleTraining, record: RunRecord, meter: Meter, save_ever
             if record.writes and (asked or (save_every and step % save_every == 0)):
                 training.save(record.checkpoints, meter.as_dict())
             if asked:
-                end_after(f"checkpoint-{step}")
+                preemption.end_after(f"checkpoint-{step}")
     return checkpoint
 
 
