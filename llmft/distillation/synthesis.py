@@ -33,6 +33,8 @@ SEED_PROMPTS = {
 PASSAGE = "{passage}"
 LABEL = re.compile(r"^(?:\W*(?:question|query|request|q)\W*\d*\s*[:.)\-]\W*|\s*\d+[.)]\s+|\s*[-*•]\s+)", re.IGNORECASE)
 """What may precede a question that a model writes."""
+BEHIND_QUESTION = re.compile(r"(?<=\?)\s.*")
+"""What a model adds to a question: advice for the answer, or more questions."""
 QUOTES = "\"'“”‘’`*_ \t"
 
 
@@ -79,4 +81,4 @@ def tidied(text: str) -> str:
     """The first question in what a model has written, without a label, a number or quotes around it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = lines[1:] if len(lines) > 1 and lines[0].endswith(":") else lines  # "Here is a question:"
-    return LABEL.sub("", lines[0]).strip(QUOTES) if lines else ""
+    return BEHIND_QUESTION.sub("", LABEL.sub("", lines[0])).strip(QUOTES) if lines else ""

@@ -73,6 +73,8 @@ def test_queries_are_shared_out_by_size_and_all_are_told_something_else(sizes, n
         ("Here is a question:\n\n1. Who founded the mill?\n2. When?", "Who founded the mill?"),
         ("**Q1:** Who founded the mill?", "Who founded the mill?"),
         ("1854 was which year?", "1854 was which year?"),
+        ("Who founded the mill? To answer this, read on. When?", "Who founded the mill?"),
+        ('"Who wrote "Is it red?" and when?"', 'Who wrote "Is it red?" and when?'),
         (" \n", ""),
     ],
 )
@@ -102,6 +104,13 @@ def test_numbers_that_stand_nowhere_in_a_document():
 
 
 LONG = "x" * 60
+
+
+def test_a_question_is_whole_where_only_what_follows_it_is_cut():
+    pair = WrittenPair.written(0, "fact", Letters(), ids(f"Who paints it? {LONG}"[:60], ends=False))
+    assert (pair.query, pair.reason) == ("Who paints it?", None)
+
+
 WRITTEN = [  # chunk, what the writer writes, the answer, the answer without, why it is dropped
     (0, ids(""), None, None, EMPTY),
     (0, ids(LONG, ends=False), None, None, CUT),
