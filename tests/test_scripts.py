@@ -129,6 +129,13 @@ def test_in_context_learning_and_distillation_read_the_same_context():
         assert values.get("train_on", "demonstrations") == "demonstrations"
 
 
+def test_self_study_of_the_embedded_documents_is_accepted_by_the_parser():
+    commands = listing("document_distillation/on_policy.sh", METHODS="self-study", STUDY_EPOCHS="7")
+    runs = [{name: value for group in accepted(command) for name, value in vars(group).items()} for command in commands]
+    assert [run["query_file"] for run in runs] == [f"logfiles/on-policy/pairs/{seed}.jsonl" for seed in range(3)]
+    assert {(run["answers"], run["num_train_epochs"]) for run in runs} == {("given", 7)}
+
+
 def test_values_stay_one_word_whatever_they_hold(tmp_path):
     evil = [f"a b; touch {tmp_path}/evil", f"$(touch {tmp_path}/evil)", f"`touch {tmp_path}/evil`", "x\"y's", "*", "-n", "é\\n"]
     pattern = "{text1} 'so' \"$(id)\" ; {text2} \\n ?"
