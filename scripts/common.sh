@@ -100,10 +100,10 @@ run() {
     commands+=("$line")
 }
 
-# finish: execute all runs, JOBS at a time, or with DRY_RUN=1 print them. If a run fails, the others continue; it is listed at the
-# end, and the sweep's exit status is 1.
+# finish [report]: execute all runs, JOBS at a time, or with DRY_RUN=1 print them. If a run fails, the others continue; it is listed
+# at the end, and the sweep's exit status is 1. With `report`, write the report then, whether or not runs have failed.
 finish() {
-    local number total=${#commands[@]}
+    local number status=0 total=${#commands[@]}
     if [ "${DRY_RUN:-0}" = 1 ]; then
         printf '%s\n' "${commands[@]}"
         return
@@ -121,7 +121,9 @@ finish() {
     while [ "${#running[@]}" -gt 0 ]; do collect; done
     trap - INT TERM HUP # no run is left to stop; the report may still be
     summary
+    if [ "${1:-}" = report ]; then "$python" -m llmft.report "$OUTPUT_DIR" || status=$?; fi
     [ "$failed" = 0 ] || exit 1
+    return "$status"
 }
 
 # start NUMBER: start a command in its own process group, with its own log.
@@ -205,11 +207,6 @@ signal() {
         if kill -s "$1" -- "-$pid" 2>/dev/null || kill -s "$1" "$pid" 2>/dev/null; then there=0; fi
     done
     return "$there"
-}
-
-# report: write tables, figures and page for all runs in OUTPUT_DIR, unless this is a dry run.
-report() {
-    [ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.report "$OUTPUT_DIR"
 }
 
 # diversity STEPS [ARGUMENT...]: distil contexts of the task-diversity runs with this many steps in OUTPUT_DIR; write tables and

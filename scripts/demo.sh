@@ -37,5 +37,4 @@ for seed in "${seeds[@]}"; do
     run distill.py "${common[@]}"
     run distill.py "${common[@]}" --use_adapter
 done
-finish
-report
+finish report

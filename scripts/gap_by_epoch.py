@@ -16,6 +16,7 @@ from typing import Any
 
 from llmft.evaluation.labels import Labels
 from llmft.evaluation.scores import Headline
+from llmft.report.records.names import DOMAINS
 from llmft.runs.summary import pooled
 
 
@@ -30,7 +31,7 @@ def gaps(metrics: dict[str, Any]) -> Iterator[dict[str, float | None]]:
                 *(pooled(scores, sets, headline.name) for scores in (stages["teacher"], stages["before"], evaluation["sets"]))
             )
             for domain, sets in metrics["sets"].items()
-            if sets
+            if sets and domain in DOMAINS  # other tasks have no teacher
         }
 
 

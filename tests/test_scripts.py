@@ -253,7 +253,11 @@ def test_the_table_of_gaps_by_epoch(tmp_path):
         folder.mkdir()
         config = {"method": "distill", "setting": setting, "arguments": {"DistillationRunArguments": {"learning_rate": 1e-3}}}
         stages = {"teacher": sets(0.9), "before": sets(0.5)}
-        metrics = {"stages": stages, "sets": {"in_domain": ["toy"]}, "evaluations": [{"sets": sets(after)}]}
+        metrics = {
+            "stages": stages,
+            "sets": {"in_domain": ["toy"], "retention": ["sst2"]},
+            "evaluations": [{"sets": sets(after)}],
+        }
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "metrics.json").write_text(json.dumps(metrics))
         (folder / "DONE").touch()

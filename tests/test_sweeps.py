@@ -16,7 +16,7 @@ from tests.test_scripts import ROOT, environment
 FAKE = """#!/usr/bin/env bash
 # Stands in for python: what the run does is said by its model's name.
 case "$*" in
-    *-m\\ llmft.report*) ;;
+    *-m\\ llmft.report*) echo "report of ${!#}" ;;
     *fails*) echo "error: --model_name_or_path fails: no" >&2; exit 2 ;;
     *known*) echo "already finished: somewhere" ;;
     *sleeps*) sleep 60 & echo "$$ $! ${CUDA_VISIBLE_DEVICES:-}" >>"$PIDS"; trap 'exit 143' TERM; wait ;;
@@ -40,6 +40,13 @@ def sweep(tmp_path):
         )
 
     return start
+
+
+def test_runs_that_failed_are_no_reason_to_write_no_report(sweep, tmp_path):
+    started = sweep("dialogue_distillation/run.sh", MODEL="fails", SEEDS="0", METHODS="none lora")
+    out, _ = started.communicate(timeout=30)
+    assert started.returncode == 1
+    assert out.splitlines()[-1] == f"report of {tmp_path / 'runs'}" and "0 finished, 0 skipped, 2 failed of 2; logs:" in out
 
 
 def test_failed_runs_are_listed_and_the_others_done(sweep):

@@ -218,7 +218,6 @@ class WritingArguments(Checked):
     evaluate_elsewhere: bool = flag(
         "Report how far the trained model has moved from the original one on prompts unrelated to the context.",
         True,
-        names_run=False,
         evaluation="refused",
         answers=TEXT,
     )

@@ -25,9 +25,10 @@ class Phase:
     """Costs of one phase; `examples`, `tokens`, `padding_tokens` and `flops` are counted by the code that does the work.
 
     Attributes:
-        kind: the kind of work: `load`, `teacher`, `adapt`, `train`, `rollout`, `evaluate`, `save`, `record`, `other`; in
+        kind: the kind of work: `load`, `teacher`, `retain` (the answers to --retain_file), `adapt`, `train`, `rollout`,
+            `evaluate`, `reference` (the teacher's distributions that students are compared with), `save`, `record`, `other`; in
             self-study `write`, `answer`, `answer without the document`; `compose`.
-        stage, set: for an evaluation, the stage of the run and the set of rows; else None.
+        stage, set: for an evaluation or a reference, the stage of the run and the set of rows; else None.
         flops: estimated by a rule.
         flops_counted: FLOPs of the operators that ran; None if they were not counted.
     """

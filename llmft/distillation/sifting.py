@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from rapidfuzz import fuzz
 
-from llmft.distillation.synthesis import tidied
+from llmft.distillation.synthesis import QUOTES, tidied
 from llmft.evaluation.metrics.text_metric import squad_words
 from llmft.tasks.chunks import Chunk, closest, passages
 
@@ -61,7 +61,7 @@ class WrittenPair:
         """The pair for a query that a model has written as these tokens."""
         text = answers.written(ids)
         query = tidied(text)
-        cut = ran_out(answers, ids) and text.rstrip().endswith(query)  # a first question of several is whole
+        cut = ran_out(answers, ids) and text.rstrip().rstrip(QUOTES).endswith(query)  # a first question of several is whole
         return cls(
             chunk, seed_prompt, query, reason=EMPTY if not query else CUT if cut else POINTS if points_at_text(query) else None
         )
@@ -101,7 +101,7 @@ class Sieve:
         """Give the remaining pairs of a chunk their answers, and drop those whose answer is not worth learning."""
         for pair, tokens in zip(self.left(chunk), ids, strict=True):
             pair.answer, pair.answer_ids = answers.written(tokens), tokens
-            if not plain(pair.answer):
+            if not re.search(r"\w", pair.answer):
                 pair.reason = ANSWER_EMPTY
             elif ran_out(answers, tokens):
                 pair.reason = ANSWER_CUT

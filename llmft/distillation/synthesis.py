@@ -31,10 +31,10 @@ SEED_PROMPTS = {
 }
 """Name -> the writer's prompt; `{passage}` is a sentence of the chunk."""
 PASSAGE = "{passage}"
-LABEL = re.compile(r"^(?:\W*(?:question|query|request|q)\W*\d*\s*[:.)\-]\W*|\s*\d+[.)]\s+|\s*[-*•]\s+)", re.IGNORECASE)
+LABEL = re.compile(r"^(?:\W*(?:question|query|request|q)\W*\d*\s*(?:[:.)]|-\s)\W*|\s*\d+[.)]\s+|\s*[-*•]\s+)", re.IGNORECASE)
 """What may precede a question that a model writes."""
-BEHIND_QUESTION = re.compile(r"(?<=\?)\s.*")
-"""What a model adds to a question: advice for the answer, or more questions."""
+END_OF_QUESTION = re.compile(r"\?(?=[\"'”’)*_`]*\s)")
+"""What may follow is advice for the answer, or more questions."""
 QUOTES = "\"'“”‘’`*_ \t"
 
 
@@ -81,4 +81,13 @@ def tidied(text: str) -> str:
     """The first question in what a model has written, without a label, a number or quotes around it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = lines[1:] if len(lines) > 1 and lines[0].endswith(":") else lines  # "Here is a question:"
-    return BEHIND_QUESTION.sub("", LABEL.sub("", lines[0])).strip(QUOTES) if lines else ""
+    return first_question(LABEL.sub("", lines[0]).strip(QUOTES)) if lines else ""
+
+
+def first_question(line: str) -> str:
+    """A line up to the first question mark that is not within quotation marks; all of it if nothing follows one."""
+    for mark in END_OF_QUESTION.finditer(line):
+        before = line[: mark.start()]
+        if before.count('"') % 2 == 0 and before.count("“") == before.count("”"):
+            return line[: mark.end()]
+    return line

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from llmft.arguments.objective import Objective
@@ -60,20 +61,22 @@ class Retained:
     Attributes:
         examples: with the targets of the model before training.
         choices: divergence, support and temperature.
+        seed: of their order, which is another one in each epoch.
     """
 
     weight: float
     examples: Sequence[dict[str, Any]]
     choices: Objective
+    seed: int
 
-    def rows(self, epoch: int, queries: int, places: Sequence[int]) -> list[dict[str, Any]]:
-        """For a batch, a quarter as many prompts as it has queries, at least one; a query brings another one in each epoch.
+    def rows(self, epoch: int, places: Sequence[int]) -> list[dict[str, Any]]:
+        """For a batch, a quarter as many prompts as it has queries, at least one.
 
         Args:
-            queries: the number of all queries.
-            places: those of the batch's queries.
+            places: those of the batch's queries among all queries.
         """
-        return [self.examples[(epoch * queries + place) % len(self.examples)] for place in places[::RETAIN_EVERY]]
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
+        return [self.examples[order[place % len(order)]] for place in places[::RETAIN_EVERY]]
 
 
 class ContextDistillationTrainer(FtTrainer):
@@ -113,7 +116,7 @@ class ContextDistillationTrainer(FtTrainer):
         return (1 - weight) * loss + weight * self._retain_loss(model, places)
 
     def _retain_loss(self, model: torch.nn.Module, places: Sequence[int]) -> torch.Tensor:
-        rows = self.retained.rows(int(self.state.epoch), len(self.train_dataset), places)
+        rows = self.retained.rows(int(self.state.epoch), places)
         batch = self._prepare_inputs(self.collate_retained(rows))
         self._count(model, batch, 0)
         logits = super().answer_logits(model, batch)

@@ -35,8 +35,8 @@ def contaminating(answer: str, prompt: str, names: frozenset[str]) -> list[str]:
 
 def abstains(answer: str) -> bool:
     """Whether an answer says, possibly among other things, that there is none."""
-    words = f" {' '.join(squad_words(answer))} "
-    return any(f" {' '.join(squad_words(text))} " in words for text in ABSTENTIONS)
+    said = " ".join(squad_words(answer.replace("’", "'")))
+    return any(f" {' '.join(squad_words(text))} " in f" {said} " for text in ABSTENTIONS)
 
 
 def unanswerable(accepted: Sequence[str]) -> bool:

@@ -65,7 +65,7 @@ class ChunkedDocuments:
 
     def nearest(self, rows: Sequence[Row]) -> tuple[list[Chunk], int]:
         """For each row the chunk of its document that shares the most rare words with its question, out of those that contain an
-        accepted answer if any do; and how many rows share no word with their document."""
+        accepted answer if any do; and how many rows share no word with theirs."""
         chunks: dict[int, Chunk] = {}
         strangers = 0
         for document in dict.fromkeys(row["document"] for row in rows):
@@ -121,5 +121,5 @@ def say_chunks(number: int, rows: int, unnamed: int, strangers: int) -> None:
     """Say on stderr how rows got their chunks."""
     say_note(f"{rows} rows are asked about {number} chunks of documents")
     if unnamed:
-        lost = f"; {strangers} of them share no word with their document" if strangers else ""
+        lost = f"; {strangers} of them share no word with it" if strangers else ""
         say_note(f"{unnamed} of them name no chunk and get the one that fits their question and answer best{lost}")

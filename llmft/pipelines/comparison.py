@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmft.pipelines.prompt_sizes import prompt_sizes
+from llmft.pipelines.prompt_sizes import prompt_sizes, student_tokens
 from llmft.runs.notes import say_note
 from llmft.runs.summary import pooled
 
@@ -80,7 +80,8 @@ def compare(
         for group, sets in job.data.groups.items()
         if sets
     }
-    tokens = {who: scores[stage][job.task.name].tokens_per_query for who, stage in (("teacher", "teacher"), ("student", "after"))}
+    own = {stage: scores[stage][job.task.name] for stage in ("teacher", "before", "after")}
+    tokens = {"teacher": own["teacher"].tokens_per_query, **student_tokens(own["before"], own["after"])}
     return {**against, "gap_recovered": gaps, **prompt_sizes(tokens, token_bytes)}
 
 

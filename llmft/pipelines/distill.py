@@ -155,7 +155,7 @@ def load(job: Job) -> Loaded:
     check_sizes(job, teacher)
     check_start(job.model_name, trained_weights(model, job.config.trained))
     check_follows(job, teacher.scorers[0].model)
-    retain_rows = retained_rows(job, student)
+    retain_rows = retained_rows(job, student, len(queries))
     teacher = with_cache(job, teacher)
     job.begin()
     say_prompts(job, {"teacher": teacher.scorers[0], "student": student}, queries, trained_as="queries that are learnt from")

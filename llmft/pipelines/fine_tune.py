@@ -20,7 +20,7 @@ from llmft.pipelines.loading import load_all
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_prompts
-from llmft.pipelines.prompt_sizes import prompt_sizes
+from llmft.pipelines.prompt_sizes import prompt_sizes, student_tokens
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.prompts.render import read_context
@@ -95,7 +95,7 @@ def tune(job: Job) -> None:
     trained = train(job, FtTrainer, student, examples, objective=objective(flags, student.answers.ids))
     elsewhere.score("after", student)
     elsewhere.keep()
-    tokens = {"student": trained.scores["after"][job.task.name].tokens_per_query}
+    tokens = student_tokens(scores["before"][job.task.name], trained.scores["after"][job.task.name])
     sizes = prompt_sizes(tokens, {"student": kv_bytes_per_token(student.model)})
     metrics = {**sizes, **trained.metrics, **elsewhere.metrics(scores | trained.scores)}
     job.finish(metrics, trained.log, prompts={"student": [student.prompter.prompt_format]})

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmft.evaluation.scores import Scores
+
+
+def student_tokens(before: Scores, after: Scores) -> dict[str, float]:
+    """Mean tokens of a student's prompts, and `before` training if virtual tokens have been added."""
+    sizes = {"student": after.tokens_per_query, "before": before.tokens_per_query}
+    return sizes if before.tokens_per_query != after.tokens_per_query else {"student": after.tokens_per_query}
 
 
 def prompt_sizes(tokens: Mapping[str, float], token_bytes: Mapping[str, int | None]) -> dict[str, Any]:
@@ -12,6 +21,8 @@ def prompt_sizes(tokens: Mapping[str, float], token_bytes: Mapping[str, int | No
     Args:
         tokens: role -> mean number of tokens of its prompts.
         token_bytes: role -> bytes of one token's keys and values (`kv_bytes_per_token`); None if the model stores something else.
+            Those of `before` are the student's.
     """
-    sizes = {who: token_bytes[who] * number for who, number in tokens.items() if token_bytes[who] is not None}
+    each = {who: token_bytes["student" if who == "before" else who] for who in tokens}
+    sizes = {who: each[who] * number for who, number in tokens.items() if each[who] is not None}
     return {"tokens_per_query": dict(tokens), **({"kv_bytes_per_query": sizes} if sizes else {})}

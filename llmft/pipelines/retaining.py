@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from llmft.runs.notes import say_note
 from llmft.tasks.queries import RETAINED, load_queries
 
 if TYPE_CHECKING:
+    from llmft.arguments.run import RunArguments
     from llmft.distillation.trainer import Retained
     from llmft.evaluation.answer_cache import AnswerCache
     from llmft.evaluation.scorer import Scorer
@@ -15,8 +20,11 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row
 
 
-def retained_rows(job: Job, student: Scorer) -> list[Row]:
-    """The prompts of `--retain_file`; none without that flag.
+def retained_rows(job: Job, student: Scorer, queries: int) -> list[Row]:
+    """The prompts of `--retain_file`, or as many of them as training may read; none without that flag.
+
+    Args:
+        queries: the number of queries that the student learns from.
 
     Raises:
         InputError: the file cannot be read, or a prompt does not fit the model's window.
@@ -27,7 +35,17 @@ def retained_rows(job: Job, student: Scorer) -> list[Row]:
     rows = load_queries(file, job.config.data, job.task, labels=False, flag=RETAINED)
     rows = [{**row, "answer": (), "answer_ids": None, "document": None} for row in rows]
     student.check_window(rows)
-    return rows
+    most = trained_on(job.config.run, queries)
+    if len(rows) <= most:
+        return rows
+    say_note(f"{RETAINED} {file}: training has room for {most} of its {len(rows)} prompts, which --seed draws")
+    return [rows[i] for i in sorted(np.random.default_rng(job.config.run.seed).choice(len(rows), most, replace=False))]
+
+
+def trained_on(run: RunArguments, queries: int) -> int:
+    """How many times training reads a query, each epoch anew."""
+    each = run.train_batch_size * run.gradient_accumulation_steps * run.world_size
+    return run.max_steps * each if run.max_steps > 0 else math.ceil(run.num_train_epochs * queries)
 
 
 def retained(job: Job, student: Scorer, rows: list[Row], cache: AnswerCache | None) -> Retained | None:
@@ -44,8 +62,9 @@ def retained(job: Job, student: Scorer, rows: list[Row], cache: AnswerCache | No
     flags, scorer = job.config.distillation, replace(student, cache=cache)
     if not rows:
         return None
-    with job.meter.phase("teacher") as phase:
+    with job.meter.phase("retain") as phase:
         answered = scorer.answered(rows, phase, counted=False)
         targets = likeliest_along(MeanScorer((scorer,)), answered, phase, flags.topk)
     examples = with_targets(scorer.answers.examples(scorer.prompter.prompts(rows), answered, gold=False), targets)
-    return Retained(flags.retain_weight, examples, replace(flags.objective, support="topk", ce_weight=0.0))
+    choices = replace(flags.objective, support="topk", ce_weight=0.0)
+    return Retained(flags.retain_weight, examples, choices, job.config.run.seed)

@@ -84,13 +84,14 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
 
     if not job.record.writes:
         return
+    text = answers.text if job.task.delimiter == "" else answers.written  # white space in front belongs to an answer of code
     lines = [
         {
             **whereabouts(row),
             **({HISTORY: [turn._asdict() for turn in row[HISTORY]]} if row.get(HISTORY) else {}),
             "query": query_text(row),
             **({"thought": answers.text(row["thought_ids"])} if "thought_ids" in row else {}),
-            "answer": answers.written(row["answer_ids"]),
+            "answer": text(row["answer_ids"]),
             "answer_ids": row["answer_ids"],
         }
         for row in queries
@@ -119,7 +120,7 @@ def references(job: Job, teacher: MeanScorer, scores: Mapping[str, Scores]) -> d
         written = [{**row, "answer_ids": ids} for row, ids in zip(rows, scores[name]["answer_ids"], strict=True)]
         parts = [teacher.answers.part(row["answer_ids"]) for row in written]
         answered = [row if part is None else cut(row, part) for row, part in zip(written, parts, strict=True)]
-        with job.meter.phase("evaluate", "teacher", name) as phase:
+        with job.meter.phase("reference", "teacher", name) as phase:  # no part of what a query costs
             targets = likeliest_along(teacher, answered, phase)
         made[name] = TeacherReference(answered, targets.by_query())
     return made

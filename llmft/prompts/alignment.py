@@ -18,18 +18,12 @@ if TYPE_CHECKING:
     from llmft.prompts.demonstrations import Row
     from llmft.prompts.render import Piece
 
-CHECKED = 16
-"""Number of rows with the longest queries, and of those with the shortest, whose tokens are compared."""
-
 
 def check_alignment(teacher: Prompter, student: Prompter, rows: Sequence[Row]) -> None:
     """Check that the teacher's prompts are the student's with a context inserted at one place, as text and as tokens: from the
     end of the context to the start of the answer both are the same, and no token belongs to both context and query.
 
     If teacher and student use different patterns, only the text of the chat template is compared.
-
-    Args:
-        rows: any number of rows; if there are many, only those with the longest and the shortest queries are checked.
 
     Raises:
         InputError: they differ by more; the message shows both.
@@ -38,8 +32,6 @@ def check_alignment(teacher: Prompter, student: Prompter, rows: Sequence[Row]) -
     formats = [prompter.prompt_format for prompter in (teacher, student)]
     if any(getattr(formats[0], name) != getattr(formats[1], name) for name in ("pattern", "prefix", "shown_labels")):
         return
-    rows = sorted(rows, key=lambda row: len(formats[1].query(row)))
-    rows = [*rows[:CHECKED], *rows[CHECKED:][-CHECKED:]]
     control, written = student.written(rows)
     queries = control.encode([*map(written.query, rows)])
     prompts = {who: prompter.tokenized(rows) for who, prompter in (("teacher", teacher), ("student", student))}

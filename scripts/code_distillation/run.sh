@@ -47,5 +47,4 @@ for seed in "${seeds[@]}"; do
         esac
     done
 done
-finish
-report
+finish report

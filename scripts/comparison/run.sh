@@ -67,5 +67,4 @@ add_run() {
 add 'distill zero-shot icl' 'mnli qqp ag_news sst2'
 add 'pbft vanilla' 'mnli qqp ag_news sst2'
 add 'distill zero-shot icl pbft vanilla' 'rte cola'
-finish
-report
+finish report

@@ -23,5 +23,4 @@ for seed in "${seeds[@]}"; do
     context=(--context dialogue --context_file "$folder/turns.jsonl")
     compare dialogue "$folder/train.jsonl" "$EPOCHS"
 done
-finish
-report
+finish report

@@ -46,5 +46,4 @@ for seed in "${seeds[@]}"; do
         esac
     done
 done
-finish
-report
+finish report

@@ -24,5 +24,4 @@ for seed in "${seeds[@]}"; do
     context=(--context "instruction,dialogue" --instruction "$folder/instruction.txt" --context_file "$folder/examples.jsonl")
     compare instruction "$folder/train.jsonl" "$EPOCHS"
 done
-finish
-report
+finish report

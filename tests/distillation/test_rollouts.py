@@ -1,5 +1,6 @@
 """Answers of a student while it trains, and a teacher's targets along them, on tiny models."""
 
+import copy
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -41,9 +42,12 @@ def scorers(family):
     return [replace(one, answers=replace(one.answers, generation=generation)) for one in made]
 
 
-def rollouts(family="opt", threshold=None, temperature=0.0, skip_first=0):
+def rollouts(family="opt", threshold=None, temperature=0.0, skip_first=0, *, apart=False):
+    """`apart`: whether the teacher is another model with the same weights."""
     student, *taught = scorers(family)
-    objective, frozen = Objective(support="topk", topk=K), partial(nullcontext, student.model)
+    model = copy.deepcopy(student.model) if apart else student.model
+    taught = [one.with_model(model) for one in taught]
+    objective, frozen = Objective(support="topk", topk=K), partial(nullcontext, model)
     teacher = Teacher(taught, QUERIES, objective, context_of=OF, frozen=frozen, skip_first=skip_first)
     generation = replace(student.answers.generation, temperature=temperature)
     return Rollouts(student, teacher, generation, topk=K, threshold=threshold, meter=Meter(from_start=False))
@@ -108,6 +112,16 @@ def test_what_fills_up_an_answer_that_has_ended_is_padding():
         taker(ids, scores)
     taker.count([4, 2])
     assert (reader.tokens - tokens, reader.padding_tokens - padding) == (3 + 1, 2)
+
+
+def test_what_the_teacher_reads_is_counted_once_although_it_is_the_students_model():
+    counted = []
+    for apart in (False, True):
+        one = rollouts(threshold=0.05, apart=apart)
+        one.renew(PLACES, 0)
+        (phase,) = one.meter.phases
+        counted.append((phase.tokens, phase.padding_tokens, phase.flops))
+    assert counted[0] == counted[1]
 
 
 def test_answers_are_drawn_by_step_and_query_and_a_state_keeps_their_bits():

@@ -75,6 +75,10 @@ def test_queries_are_shared_out_by_size_and_all_are_told_something_else(sizes, n
         ("1854 was which year?", "1854 was which year?"),
         ("Who founded the mill? To answer this, read on. When?", "Who founded the mill?"),
         ('"Who wrote "Is it red?" and when?"', 'Who wrote "Is it red?" and when?'),
+        ('"Who founded the mill?" This asks for a name.', "Who founded the mill?"),
+        ('What did he say in "Who? Me!" to her?', 'What did he say in "Who? Me!" to her?'),
+        ("Q-learning updates which table?", "Q-learning updates which table?"),
+        ("Question - Who founded the mill?", "Who founded the mill?"),
         (" \n", ""),
     ],
 )
@@ -106,9 +110,21 @@ def test_numbers_that_stand_nowhere_in_a_document():
 LONG = "x" * 60
 
 
-def test_a_question_is_whole_where_only_what_follows_it_is_cut():
-    pair = WrittenPair.written(0, "fact", Letters(), ids(f"Who paints it? {LONG}"[:60], ends=False))
-    assert (pair.query, pair.reason) == ("Who paints it?", None)
+@pytest.mark.parametrize(
+    ("written", "query", "reason"),
+    [
+        (f"Who paints it? {LONG}"[:60], "Who paints it?", None),
+        (
+            'What is the name of the very old water mill that is called "',
+            "What is the name of the very old water mill that is called",
+            CUT,
+        ),
+    ],
+)
+def test_a_question_is_whole_where_only_what_follows_it_is_cut(written, query, reason):
+    assert len(written) == Letters.generation.max_new_tokens
+    pair = WrittenPair.written(0, "fact", Letters(), ids(written, ends=False))
+    assert (pair.query, pair.reason) == (query, reason)
 
 
 WRITTEN = [  # chunk, what the writer writes, the answer, the answer without, why it is dropped

@@ -1,5 +1,6 @@
 """Runs of --task code: an invented library in the prompt, and distilled."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_nothing_is_run_without_the_flag(folder, monkeypatch):
         run("eval.py", folder / "runs", "--task", "notes", "--run_code", folder)
 
 
-def test_a_library_is_distilled_and_scores_are_told_apart_by_depth(folder, monkeypatch):
+def test_a_library_is_distilled_and_scores_are_told_apart_by_depth(folder, tokenizers, monkeypatch):
     ran = []
     monkeypatch.setattr(running, "fault_of_program", lambda library, program: ran.append(program))
     context = ("--context", "file", "--context_dir", folder / "library", "--context_glob", "*.py")
@@ -56,5 +57,8 @@ def test_a_library_is_distilled_and_scores_are_told_apart_by_depth(folder, monke
         assert {"n", "code_exact_match", "runs"} < depths["code-out_of_domain"]["depth 2"].keys()
         assert sum(one["n"] for one in depths["code-out_of_domain"].values()) == 6
         assert {"runs", "code_exact_match"} < set(record.metrics["stages"][stage]["code"])
+    for line in map(json.loads, (record.path / "teacher_answers.jsonl").read_text().splitlines()):
+        written = tokenizers["gpt2"].decode(line["answer_ids"], skip_special_tokens=True)
+        assert line["answer"] == written.split("\n")[0]  # with the white space in front, as it is read back
     rows = record.predictions
     assert set(rows["category"]) == {"depth 1", "depth 2", "depth 3"} and rows["query"].str.endswith(" ==").all()

@@ -73,6 +73,13 @@ def test_each_is_asked_alone_and_all_together_about_every_document(trained, tmp_
     assert {file: file.read_bytes() for file in files} == files
 
 
+def test_answers_end_as_those_of_the_runs_teacher(tmp_path):
+    shown = ("--context", "demonstrations,document", "--num_shots", 2, *PARTS["lora"])
+    words = compose.DocumentRun.read(run("distill.py", tmp_path, *SHORT, *shown).path).words
+    assert r"--stop=\n\n" in words
+    assert parse(in_context.GROUPS, words)[0]
+
+
 def test_one_way_of_merging_with_another_weight(trained, tmp_path):
     part, runs = trained
     if part == "cartridge":

@@ -233,12 +233,26 @@ def test_the_report_reads_runs_whose_teacher_came_from_the_cache(tmp_path):
 
 
 def test_an_online_teachers_work_is_counted(tmp_path):
-    tokens = {}
+    from llmft.report.records.collect import collect
+
+    tokens, alone = {}, {}
     for mode in ("precompute", "online"):
-        phases = run("distill.py", tmp_path, *SHORT, "--teacher_mode", mode).phases
+        phases = run("distill.py", tmp_path / mode, *SHORT, "--teacher_mode", mode).phases
         tokens[mode] = {name: phase["tokens"] for name, phase in phases.items()}
+        alone[mode] = collect(tmp_path / mode).runs["training_flops_alone"].item()
     assert tokens["online"]["teacher"] == 0
     assert tokens["online"]["train"] == tokens["precompute"]["train"] + tokens["precompute"]["teacher"]
+    assert alone["online"] == pytest.approx(alone["precompute"], rel=0.1)  # one epoch: each query is read behind its context once
+
+
+def test_tokens_of_a_cartridge_go_through_no_layer(tmp_path):
+    from llmft.report.records.collect import collect
+
+    record = run("distill.py", tmp_path, *SHORT, "--use_cartridge")
+    sizes, scores = record.metrics["tokens_per_query"], collect(tmp_path).scores
+    assert sizes["before"] < sizes["student"] / 2
+    costs = scores.query("metric == 'score_accuracy' and set == 'toy'").set_index("selection")["flops_per_query_alone"]
+    assert costs["last"] == pytest.approx(costs["before"] * (1 + record.metrics["weights"]["share"]), rel=0.05)
 
 
 def test_the_context_is_left_out_where_it_does_not_fit_behind_a_cartridge(tmp_path):

@@ -50,6 +50,14 @@ def test_a_query_costs_ten_times_fewer_tokens_and_bytes(distilled):
             assert sizes["teacher"] >= 10 * sizes["student"] > 0
 
 
+def test_a_query_is_not_charged_for_what_students_are_compared_with(distilled):
+    for record in distilled:
+        sizes, phases = record.metrics["tokens_per_query"], record.phases
+        context = sizes["teacher"] - sizes["student"]
+        teacher, before = (phases[f"evaluate {stage} notes"]["tokens"] for stage in ("teacher", "before"))
+        assert teacher < before + 1.5 * context and phases["reference teacher notes"]["tokens"] > context
+
+
 def test_kl_to_the_teacher_falls_and_agreement_rises(distilled):
     for record in distilled:
         kl, agreement = record.metrics["kl"], record.metrics["agreement"]

@@ -5,6 +5,8 @@ import random
 
 import pytest
 
+from llmft.arguments.objective import Objective
+from llmft.distillation.trainer import Retained
 from llmft.evaluation.elsewhere import abstains, contaminating, names_in, unanswerable
 from llmft.report.__main__ import main
 from llmft.tasks.table import TASKS
@@ -67,6 +69,24 @@ def test_a_part_of_the_loss_keeps_the_student_as_it_was_elsewhere(folder, plain)
     assert keeping.phases["train"]["examples"] == plain.phases["train"]["examples"]
 
 
+def test_prompts_to_keep_are_drawn_by_the_seed_and_no_more_than_training_reads(tmp_path, capsys):
+    (tmp_path / "prompts.jsonl").write_text(
+        "".join(json.dumps({"query": f"Who founded the mill {i}?"}) + "\n" for i in range(20))
+    )
+    flags = ("--task", "notes", "--max_train_samples", 4, "--num_train_epochs", 2, "--max_eval_samples", 2, *IN_DOMAIN)
+    flags += ("--retain_weight", 0.3, "--retain_file", tmp_path / "prompts.jsonl", "--no_evaluate_elsewhere")
+    records = [run("distill.py", tmp_path / "out", *flags, "--seed", seed) for seed in (0, 1)]
+    assert capsys.readouterr().err.count("training has room for 8 of its 20 prompts, which --seed draws") == 2
+    assert records[0].phases["retain"]["tokens"] < records[0].phases["teacher"]["tokens"]
+
+
+def test_in_an_epoch_queries_bring_different_prompts_and_in_the_next_others():
+    kept = Retained(0.1, [{"place": i} for i in range(6)], Objective(), seed=3)
+    epochs = [[kept.rows(epoch, [place])[0]["place"] for place in range(6)] for epoch in range(4)]
+    assert all(sorted(order) == [*range(6)] for order in epochs) and len({*map(tuple, epochs)}) == 4
+    assert len(kept.rows(0, [*range(9)])) == 3
+
+
 def test_fifty_prompts_of_many_kinds_and_of_the_notes_none_that_the_document_speaks_of():
     assert len(set(UNRELATED)) == 50 == len(unrelated_rows(TASKS["questions"], None, 0))
     for seed in range(40):
@@ -81,5 +101,5 @@ def test_names_and_abstentions_are_told_from_other_words():
     assert names == {"Kelwick", "Ada", "Finch", "1843", "Olga"}
     assert contaminating("Ada, in 1843.", "Who is Ada?", names) == ["1843"]
     assert contaminating("Adaptation", "", names) == []
-    assert abstains("The text does not say; it is not stated.") and abstains("I don't know.") and not abstains("Stated: yes")
+    assert abstains("The text does not say; it is not stated.") and abstains("I don’t know.") and not abstains("Stated: yes")
     assert unanswerable(("Not stated.",)) and not unanswerable(("the Tomb of the Unknown Soldier",))

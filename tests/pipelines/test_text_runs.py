@@ -68,6 +68,7 @@ def test_the_student_comes_nearer_to_its_teacher(folder, plain, variant):
     sizes = record.metrics["tokens_per_query"], plain.metrics["tokens_per_query"]
     front = {"a soft prompt": 5, "a cartridge": 40 - 1}.get(variant, 0)  # a cartridge includes the text's start
     assert sizes[0]["student"] == pytest.approx(sizes[1]["student"] + front)
+    assert sizes[0].get("before") == (sizes[1]["student"] if front else None)
 
 
 def test_hard_targets_are_the_tokens_that_the_teacher_wrote_and_gold_ones_the_right_answers(folder, plain):

@@ -366,7 +366,7 @@ def test_tokens_across_the_border_of_context_and_query_are_refused(kind, separat
     student = Prompter(tokenizer, PromptFormat("{text1} ?", "", r"\n\n", ()))
     teacher = replace(student, prompt_format=replace(student.prompt_format, document="x.", separator="\n"))
     with pytest.raises(InputError, match="--context: the query of row 0 begins with different tokens") as caught:
-        check_alignment(teacher, student, [ROW, row])
+        check_alignment(teacher, student, [*[ROW] * 40, row, *[{**ROW, "text1": "the cat " * 9}] * 40])
     assert "the teacher's ..." in str(caught.value)
     assert "the student's ..." in str(caught.value)
     check_alignment(teacher, student, [ROW])

@@ -111,13 +111,14 @@ def test_training_files_tell_settings_apart_on_one_data_set(tmp_path):
     assert columns(tmp_path, "task", "differs") == [("custom", "train_file=large.csv"), ("custom", "train_file=small.csv")]
 
 
-def test_students_of_one_setting_are_repetitions_over_their_seeds(tmp_path):
+@pytest.mark.parametrize("asked", [{"num_shots": 0}, {"num_shots": 16, "context": "none"}], ids=str)
+def test_students_of_one_setting_are_repetitions_over_their_seeds(tmp_path, asked):
     for setting, seed in itertools.product(("one", "two"), range(3)):
         put(
             tmp_path / f"{setting}{seed}",
             Made(shots=0),
             model="m-pbft-lora",
-            arguments={"num_shots": 0, "model_name_or_path": f"/runs/{setting}{seed}/model"},
+            arguments={**asked, "model_name_or_path": f"/runs/{setting}{seed}/model"},
             fingerprints={"model": {"path": f"/runs/{setting}{seed}/model", "content": f"{setting} {seed}"}},
             student={"setting": setting, "seed": 0, "data_seed": seed},
             setting=f"evaluation of {setting}",

@@ -162,6 +162,7 @@ def write(
     answers: list[list[int]] = [[] for _ in prompts]
     rows, written = torch.arange(len(prompts)), 0
     with _passes(bare) as passes:
+        others = [Uncounted(processor, passes) for processor in processors]
         while True:
             leave = len(rows) // 2 if leaves else 0
             endings = Endings(len(rows), start, generation, tokenizer, bare.device, written=written, leave=leave)
@@ -172,7 +173,7 @@ def write(
                 ids = bare.generate(
                     **inputs,
                     generation_config=config,
-                    logits_processor=[*processors, *own],
+                    logits_processor=[*others, *own],
                     stopping_criteria=[endings],
                     synced_gpus=synced,
                 )
@@ -206,6 +207,20 @@ def _settings(bare: PreTrainedModel, config: GenerationConfig) -> Iterator[None]
         yield
     finally:
         bare.generation_config = before
+
+
+class Uncounted(LogitsProcessor):
+    """A processor whose own passes through the model are not among `sizes`: whoever has them made counts them."""
+
+    def __init__(self, processor: LogitsProcessor, sizes: list[int]) -> None:
+        self.processor, self.sizes = processor, sizes
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The processor's logits (B, V)."""
+        before = len(self.sizes)
+        changed = self.processor(input_ids, scores)
+        del self.sizes[before:]
+        return changed
 
 
 @contextmanager

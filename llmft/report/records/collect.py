@@ -168,7 +168,8 @@ class _Read:
         except (OSError, *UNUSABLE) as error:
             reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             self.unread = f"predictions.parquet cannot be read ({reason})"
-        self.scores = list(score_rows(metrics, cost, weights))
+        cartridge = any(group.get("use_cartridge") for group in config["arguments"].values())
+        self.scores = list(score_rows(metrics, cost, weights, cartridge=cartridge))
         for domain, of_domain in self.row_scores.items():
             if of_domain.confusion is not None and math.isnan(self.row[f"majority_{domain}"]):
                 self.row[f"majority_{domain}"] = of_domain.confusion.sum(axis=1).max() / of_domain.confusion.sum()

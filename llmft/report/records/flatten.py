@@ -23,6 +23,10 @@ BY_PART = ("stages", "documents", "categories")
 PATTERNS = ("pattern_name", "pattern", "student_pattern")
 """Arguments for the column `pattern`, of which the last that is given counts; or it is `CHAT`, the tokenizer's own."""
 CHAT = "chat"
+TRAINING = ("train", "rollout", "retain")
+"""Kinds of phases that are training."""
+BEST = ("best_in_domain", "best_out_of_domain")
+"""Stages of the checkpoints with the best scores."""
 WORK = ("examples", "tokens", "flops", "cpu_s")
 SCORE_COLUMNS = (
     "selection", "stage", "set", "metric", "value", "n", "gap_recovered", "tokens_per_query", "kv_bytes_per_query",
@@ -41,7 +45,7 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
     seeds = {name: arguments[name] for name in SEEDS}
     student = config.get("student")
     if student and method == "icl":  # in-context learning does not use its seed, and without shots neither of its seeds
-        seeds |= {name: student[name] for name in (SEEDS if not arguments.get("num_shots") else ("seed",))}
+        seeds |= {name: student[name] for name in (("seed",) if any(draws["demonstrations"]) else SEEDS)}
     in_columns = (*SEEDS, pattern, *(("max_train_samples",) if labelled else ()))
     return {
         "task": config["task"] + (f" {arguments['task_variant']}" if arguments.get("task_variant") else ""),
@@ -64,7 +68,7 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
             for name, v in cost["total"].items()
             if v is None or isinstance(v, int | float)
         },
-        **{name: float(value) for name, value in _training_costs(metrics, cost).items()},
+        **{name: float(value) for name, value in _training_costs(arguments, metrics, cost).items()},
         **{
             f"majority_{domain}": float(metrics.get("majority", {}).get(names[0], math.nan)) if len(names) == 1 else math.nan
             for domain in DOMAINS  # accuracy of always answering the largest class, which may differ between several sets
@@ -99,31 +103,50 @@ def _weights_of(work: Mapping[str, Any]) -> float:
     return work["flops"] / (2 * work["tokens"]) if work["tokens"] else math.nan
 
 
-def _training_costs(metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, float]:
+def _training_costs(arguments: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, float]:
     """The costs before the first query: the teacher's answers, including those found in the cache, and training."""
-
-    def total(kind: str, key: str, phases: Sequence[Mapping[str, Any]] = cost["phases"]) -> float:
-        return sum(phase.get(key, 0) for phase in phases if phase["kind"] == kind)
-
     saved = cost["saved_by_teacher_cache"]["phases"]
-    flops, examples, tokens = (total("teacher", key) + total("teacher", key, saved) for key in ("flops", "examples", "tokens"))
-    alone = metrics.get("tokens_per_query", {}).get("teacher", 0) * examples
-    train, trained = (total("train", key) + total("rollout", key) for key in ("cpu_total_s", "flops"))
-    teacher, from_cache = total("teacher", "cpu_total_s"), total("teacher", "cpu_s", saved)
+
+    def total(key: str, *kinds: str, phases: Sequence[Mapping[str, Any]] = cost["phases"]) -> float:
+        return sum(phase.get(key, 0) for phase in phases if phase["kind"] in kinds)
+
+    def in_all(key: str, *kinds: str) -> float:
+        return total(key, *kinds) + total(key, *kinds, phases=saved)
+
+    train, teacher = total("cpu_total_s", *TRAINING), total("cpu_total_s", "teacher")
+    from_cache = total("cpu_s", "teacher", "retain", phases=saved)
+    trained, asked = in_all("flops", *TRAINING), in_all("flops", "teacher")
+    tokens, sizes = in_all("tokens", "teacher"), metrics.get("tokens_per_query", {})
+    alone = asked * sizes.get("teacher", 0) * in_all("examples", "teacher") / tokens if tokens else 0
+    if arguments.get("teacher_mode") == "online" or arguments.get("answers") in ("student", "mixed"):
+        of_query = sizes.get("before", sizes.get("student", math.nan))
+        of_context = sizes.get("teacher", math.nan) - of_query  # which training, as it was run, reads once for all queries
+        alone += 2 * _teacher_weights(cost) * of_context * total("examples", "train")
     return {
-        "load_cpu_s": total("load", "cpu_total_s"),
+        "load_cpu_s": total("cpu_total_s", "load"),
         "train_cpu_s": train,
         "teacher_cpu_s": teacher,
         "teacher_saved_cpu_s": from_cache,
         "training_cpu_s": train + teacher + from_cache,
         "evaluation_cpu_s": sum(phase["cpu_total_s"] for phase in cost["phases"] if phase["set"] is not None),
-        "training_flops": trained + flops,
-        "training_flops_alone": trained + (flops * alone / tokens if tokens else 0),
+        "training_flops": trained + asked,
+        "training_flops_alone": trained + alone,
     }
 
 
-def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any], weights: RowWeights) -> Iterator[tuple[Any, ...]]:
+def _teacher_weights(cost: Mapping[str, Any]) -> float:
+    """Number of weights that a token goes through in the teacher; NaN if it has not been evaluated."""
+    of_stages = ((stage, work) for (stage, _), work in _evaluation_work(cost).items() if work["tokens"])
+    return next((_weights_of(work) for stage, work in of_stages if stage == "teacher"), math.nan)
+
+
+def score_rows(
+    metrics: Mapping[str, Any], cost: Mapping[str, Any], weights: RowWeights, *, cartridge: bool = False
+) -> Iterator[tuple[Any, ...]]:
     """Rows of `Collection.scores` without the run: `SCORE_COLUMNS`.
+
+    Args:
+        cartridge: whether the run has trained one, whose tokens have keys and values but go through no layer.
 
     Raises:
         ValueError: a value of the headline metric is not finite: a mean without it would not be over the runs that it names.
@@ -135,10 +158,12 @@ def score_rows(metrics: Mapping[str, Any], cost: Mapping[str, Any], weights: Row
         categories = _by_category(metrics, stage)
         scores |= {name: values for name, (_, values) in categories.items()}
         tokens, kv_bytes = (_prompt_size(metrics, stage, what) for what in ("tokens_per_query", "kv_bytes_per_query"))
+        holds = cartridge and stage in (*BEST, "after")
+        read = metrics.get("tokens_per_query", {}).get("before", math.nan) if holds else tokens
         gaps = metrics.get("gap_recovered", {}) if stage == "after" else {}
         for name, members in [*groups.items(), *((name, [name]) for name in scores)]:
             n = sum(scores[member]["n"] for member in members)
-            costs = _query_costs([work.get((stage, member), {}) for member in members], tokens)
+            costs = _query_costs([work.get((stage, member), {}) for member in members], read)
             whole = categories[name][0] if name in categories else name
             selected = any(selected_on(stage, group) and whole in (group, *names) for group, names in groups.items())
             of_rows = [weights.of(stage, member, scores[member]) for member in members]
@@ -196,8 +221,8 @@ def _evaluation_work(cost: Mapping[str, Any]) -> dict[tuple[str, str], dict[str,
     work: dict[tuple[str, str], dict[str, float]] = {}
     for phase in (*cost["phases"], *cost["saved_by_teacher_cache"]["phases"]):
         stage, name = phase["stage"], phase["set"]
-        if name is not None:  # best checkpoints were evaluated during training, or are the last one
-            best = ("best_in_domain", "best_out_of_domain") if stage in ("after", "during_training") else ()
+        if phase["kind"] == "evaluate":  # best checkpoints were evaluated during training, or are the last one
+            best = BEST if stage in ("after", "during_training") else ()
             for one in (stage, *best):
                 total = work.setdefault((one, name), dict.fromkeys(WORK, 0))
                 for key in WORK:

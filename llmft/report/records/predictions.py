@@ -54,7 +54,7 @@ class Predictions:
     @property
     def of_labels(self) -> bool:
         """Whether targets are labels."""
-        return not self._in_words and not {"label", "label_logprobs"}.isdisjoint(self.stored)
+        return not self._in_words
 
     @property
     def of_texts(self) -> bool:

@@ -37,5 +37,4 @@ for data_seed in "${data_seeds[@]}"; do
         run distill.py "${common[@]}" "${own[@]}" --data_seed "$data_seed"
     done
 done
-finish
-report
+finish report

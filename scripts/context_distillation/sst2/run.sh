@@ -30,5 +30,4 @@ for method in "${methods[@]}"; do
     esac
     for data_seed in "${data_seeds[@]}"; do run distill.py "${common[@]}" --data_seed "$data_seed" "${own[@]}"; done
 done
-finish
-report
+finish report

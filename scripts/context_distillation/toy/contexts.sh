@@ -22,5 +22,4 @@ for seed in "${seeds[@]}"; do
     run distill.py "${common[@]}" "${seeded[@]}" --num_shots 16 --num_contexts 4 --context_schedule cycle
     run distill.py "${common[@]}" "${seeded[@]}" --num_shots 16 --targets hard
 done
-finish
-report
+finish report

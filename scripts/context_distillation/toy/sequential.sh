@@ -16,5 +16,4 @@ first=("$OUTPUT_DIR"/first/distill/toy/toy/*)
 commands=()
 run distill.py "${common[@]}" --output_dir "$OUTPUT_DIR/second" --instruction 'entailment means No' \
     --model_name_or_path "${first[0]}/model" --teacher_model_name_or_path toy
-finish
-report
+finish report
