@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,12 @@ import pytest
 
 from llmft.arguments.deepspeed_config import find_config
 from llmft.pipelines import compose, distill, fine_tune, in_context, self_study
+from llmft.report.records.collect import collect
+from llmft.report.statistics.summary import summarise
 from llmft.worlds.regression import pretrain
 from llmft.worlds.regression.recipe import recipes_of
 from tests.parsing import parse
+from tests.report.synthetic import Made, write
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {"eval.py": in_context.GROUPS, "ft.py": fine_tune.GROUPS, "distill.py": distill.GROUPS}
@@ -263,6 +267,29 @@ def test_the_table_of_gaps_by_epoch(tmp_path):
         (folder / "DONE").touch()
     rows = table().stdout.splitlines()[2:]
     assert rows == ["| distill | 0.001 | 1 | 0.50 (0.50) |", "| distill | 0.001 | 1 | 0.75 (0.75) |"]  # two settings
+
+
+def test_records_that_are_kept_give_the_same_report_and_name_nothing_of_this_machine(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    records = write(Path("runs"), [Made(method="distill"), Made(seed=1), Made(seed=2, done=False)])
+    for record in records:
+        config = json.loads(Path("runs", record, "config.json").read_text())
+        config |= {"folder": str(Path.cwd()), "data": f"{tmp_path}/rows/x.csv", "file": f"{Path.cwd()}/x.csv"}
+        Path("runs", record, "config.json").write_text(json.dumps(config))
+    keep = runpy.run_path(str(ROOT / "scripts/comparison/keep.py"))
+    for name in ("once", "again"):
+        monkeypatch.setattr("sys.argv", ["keep.py", "runs", f"{name}.tar.xz", "--data_dir", f"{tmp_path}/rows"])
+        keep["main"]()
+    assert Path("once.tar.xz").read_bytes() == Path("again.tar.xz").read_bytes()
+    with tarfile.open("once.tar.xz") as archive:
+        archive.extractall(tmp_path / "there", filter="data")
+    there = tmp_path / "there" / "runs"
+    kept = [json.loads(file.read_text()) for file in sorted(there.rglob("config.json"))]
+    assert [(config["folder"], config["data"], config["file"]) for config in kept] == [(".", "data/x.csv", "x.csv")] * 2
+    assert not any(str(tmp_path) in file.read_text() for file in there.rglob("*.json"))
+    before, after = (summarise(collect(folder)).drop(columns="ids") for folder in (Path("runs"), there))
+    pd.testing.assert_frame_equal(before, after)
 
 
 def test_choices_are_made_on_training_rows(tmp_path):

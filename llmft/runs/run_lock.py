@@ -16,6 +16,32 @@ from llmft.runs.launch import this_process
 from llmft.runs.store import TRIES, flock, is_there, remove_stale_locks
 
 
+def lock_file(path: Path) -> Path:
+    """The file that whoever executes the run in a folder has locked."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def at_work(path: Path) -> str | None:
+    """Who executes the run in a folder right now, as text for the user; None for nobody."""
+    file = lock_file(path)
+    try:
+        with file.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder_in(file)
+    except OSError:  # there is no such file, or the disk does not support locks
+        pass
+    return None
+
+
+def _holder_in(file: Path) -> str:
+    try:
+        holder = json.loads(file.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # it is being written, or has disappeared
+        return "another process"
+
+
 class RunLock:
     """The right to execute the run in the folder `path`, shared by all ranks of a launch and held by rank 0.
 
@@ -27,7 +53,7 @@ class RunLock:
     def __init__(self, path: Path) -> None:
         if not this_process().is_first:
             raise RuntimeError("only rank 0 may take a run's lock: the ranks of one launch would wait for each other")
-        self.file = path.with_name(f".{path.name}.lock")
+        self.file = lock_file(path)
         self._handle: TextIO | None = None
         self._made: dict[Path, None] = {}
 
@@ -78,11 +104,7 @@ class RunLock:
     @property
     def holder(self) -> str:
         """Who has it, as text for the user."""
-        try:
-            holder = json.loads(self.file.read_text(encoding="utf-8"))
-            return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
-        except (OSError, ValueError, KeyError, TypeError):  # it is being written, or has disappeared
-            return "another process"
+        return _holder_in(self.file)
 
     def release(self) -> None:
         """Release it, and leave no trace if the run has left none."""

@@ -7,6 +7,7 @@ import pytest
 from llmft.errors import InputError
 from llmft.report.records.collect import collect
 from llmft.report.statistics.summary import GROUP, summarise
+from llmft.runs.run_lock import RunLock
 from tests.report.changes import change
 from tests.report.synthetic import MODELS, QUERY, SHOT, Made, write
 
@@ -103,6 +104,20 @@ BREAKS = {
     "config.json is missing": lambda run: (run / "config.json").unlink(),
     "KeyError": lambda run: (run / "metrics.json").write_text("{}"),
 }
+
+
+def test_a_run_that_is_going_on_is_told_from_one_that_was_stopped(made, tmp_path):
+    folder, records = made
+    for number, record in enumerate([*records][:3]):
+        shutil.copytree(folder / record, tmp_path / str(number))
+    for number in "01":
+        (tmp_path / number / "DONE").unlink()
+    lock = RunLock(tmp_path / "0")
+    assert lock.take()
+    reasons = dict(collect(tmp_path).left_out)
+    assert reasons["0"].startswith("unfinished: being done by process ") and "resumes it" in reasons["1"]
+    lock.release()
+    assert "resumes it" in dict(collect(tmp_path).left_out)["0"]
 
 
 def nan_scores(run):

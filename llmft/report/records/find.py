@@ -9,6 +9,7 @@ from typing import Any
 
 from llmft.report.records.versions import cost_of, metrics_of
 from llmft.runs.names import DONE
+from llmft.runs.run_lock import at_work
 
 FILES = ("config", "metrics", "cost")
 OF_RUNS_AND_MODELS = ("draws", "architectures", "model_type")
@@ -88,7 +89,10 @@ def read_record(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, A
             raise Unreadable("config.json has no draws")
         return None
     if not (path / DONE).is_file():
-        raise Unreadable("unfinished: there is no DONE; the same command resumes it")
+        holder = at_work(path)
+        raise Unreadable(
+            f"unfinished: being done by {holder}" if holder else "unfinished: there is no DONE; the same command resumes it"
+        )
     try:
         return config, metrics_of(_read(path / "metrics.json")), cost_of(_read(path / "cost.json"))
     except UNUSABLE as error:
