@@ -36,7 +36,7 @@ INHERITED = {
         prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps batch_eval_metrics
         include_for_metrics fp16_full_eval bf16_full_eval metric_for_best_model greater_is_better hub_always_push fsdp fsdp_config
         parallelism_config torch_compile torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config
-        ignore_data_skip auto_find_batch_size enable_jit_checkpoint
+        ignore_data_skip auto_find_batch_size enable_jit_checkpoint dataloader_persistent_workers
         """,
         supported=False,  # these would have no effect or break something here
     ),
@@ -56,7 +56,7 @@ INHERITED = {
     **_rules(
         """
         use_cpu local_rank run_name project log_level log_level_replica log_on_each_node logging_strategy logging_first_step
-        dataloader_pin_memory dataloader_persistent_workers save_on_each_node do_train do_eval debug skip_memory_metrics
+        dataloader_pin_memory save_on_each_node do_train do_eval debug skip_memory_metrics
         include_num_input_tokens_seen trackio_space_id trackio_bucket_id trackio_static_space_id
         """,
         names_run=False,

@@ -52,10 +52,10 @@ def test_a_run_is_named_by_what_can_change_its_result(script, words, named):
 NO_NAME = """
     cache_dir data_dir dataset_cache_dir output_dir overwrite_output_dir
     model_name_or_path task_name train_file validation_file test_file out_of_domain_file eval_task_path paws_qqp_file
-    cola_ood_file sample_indices_file metric deepspeed system_prompt evaluate_elsewhere
+    cola_ood_file sample_indices_file metric deepspeed system_prompt
     rules run_code count_flops use_cpu deepspeed_stage disable_tqdm local_rank report_to run_name project
     log_level log_level_replica log_on_each_node logging_strategy logging_first_step logging_steps logging_nan_inf_filter
-    dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
+    dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor
     save_strategy save_steps save_total_limit save_on_each_node do_train do_eval debug skip_memory_metrics
     push_to_hub hub_model_id hub_token hub_private_repo hub_revision
     include_num_input_tokens_seen trackio_space_id trackio_bucket_id trackio_static_space_id
