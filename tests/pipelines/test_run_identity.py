@@ -72,7 +72,7 @@ NO_NAME_OF = {
         accelerator_config activation_checkpointing activation_checkpointing_kwargs
         adam_beta1 adam_beta2 adam_epsilon average_tokens_across_devices dataloader_drop_last
         dataloader_in_order dataloader_multiprocessing_context ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
-        ddp_find_unused_parameters ddp_static_graph ddp_timeout eval_delay eval_steps eval_strategy
+        ddp_find_unused_parameters ddp_static_graph ddp_timeout eval_delay eval_steps eval_strategy evaluate_elsewhere
         gradient_accumulation_steps gradient_checkpointing gradient_checkpointing_kwargs learning_rate
         length_column_name log_l2_dist_per_weight lr_scheduler_kwargs lr_scheduler_type max_grad_norm max_steps
         neftune_noise_alpha num_train_epochs optim optim_args optim_target_modules per_device_train_batch_size
