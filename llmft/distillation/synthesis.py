@@ -33,8 +33,8 @@ SEED_PROMPTS = {
 PASSAGE = "{passage}"
 LABEL = re.compile(r"^(?:\W*(?:question|query|request|q)\W*\d*\s*(?:[:.)]|-\s)\W*|\s*\d+[.)]\s+|\s*[-*•]\s+)", re.IGNORECASE)
 """What may precede a question that a model writes."""
-END_OF_QUESTION = re.compile(r"\?(?=[\"'”’)*_`]*\s)")
-"""What may follow is advice for the answer, or more questions."""
+END_OF_QUESTION = re.compile(r"\?(?=[\"'”’»)*_`]*\s\W*[^\Wa-z])")
+"""A question mark after which another sentence begins: advice for the answer, or another question."""
 QUOTES = "\"'“”‘’`*_ \t"
 
 
@@ -85,9 +85,10 @@ def tidied(text: str) -> str:
 
 
 def first_question(line: str) -> str:
-    """A line up to the first question mark that is not within quotation marks; all of it if nothing follows one."""
+    """A line up to the first question mark that is not within quotation marks; all of it if no sentence follows one."""
     for mark in END_OF_QUESTION.finditer(line):
         before = line[: mark.start()]
-        if before.count('"') % 2 == 0 and before.count("“") == before.count("”"):
+        in_pairs = any(before.count(opening) > before.count(closing) for opening, closing in ("“”", "„“", "«»"))
+        if not in_pairs and before.count('"') % 2 == before.count("`") % 2 == 0:
             return line[: mark.end()]
     return line

@@ -35,8 +35,8 @@ def contaminating(answer: str, prompt: str, names: frozenset[str]) -> list[str]:
 
 def abstains(answer: str) -> bool:
     """Whether an answer says, possibly among other things, that there is none."""
-    said = " ".join(squad_words(answer.replace("’", "'")))
-    return any(f" {' '.join(squad_words(text))} " in f" {said} " for text in ABSTENTIONS)
+    words = " ".join(squad_words(answer.replace("’", "'")))
+    return any(f" {' '.join(squad_words(text))} " in f" {words} " for text in ABSTENTIONS)
 
 
 def unanswerable(accepted: Sequence[str]) -> bool:

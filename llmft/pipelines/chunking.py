@@ -121,5 +121,5 @@ def say_chunks(number: int, rows: int, unnamed: int, strangers: int) -> None:
     """Say on stderr how rows got their chunks."""
     say_note(f"{rows} rows are asked about {number} chunks of documents")
     if unnamed:
-        lost = f"; {strangers} of them share no word with it" if strangers else ""
+        lost = f"; {strangers} of them share no word with their chunk" if strangers else ""
         say_note(f"{unnamed} of them name no chunk and get the one that fits their question and answer best{lost}")

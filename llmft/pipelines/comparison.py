@@ -80,8 +80,8 @@ def compare(
         for group, sets in job.data.groups.items()
         if sets
     }
-    own = {stage: scores[stage][job.task.name] for stage in ("teacher", "before", "after")}
-    tokens = {"teacher": own["teacher"].tokens_per_query, **student_tokens(own["before"], own["after"])}
+    of_task = {stage: scores[stage][job.task.name] for stage in ("teacher", "before", "after")}
+    tokens = {"teacher": of_task["teacher"].tokens_per_query, **student_tokens(of_task["before"], of_task["after"])}
     return {**against, "gap_recovered": gaps, **prompt_sizes(tokens, token_bytes)}
 
 

@@ -139,8 +139,10 @@ class DocumentRun:
         given = dict(self.arguments)
         for name in ("pattern", "target_prefix", "target_tokens"):
             given[name] = given[name] if given.get(f"student_{name}") is None else given[f"student_{name}"]
-        if "demonstrations" in given["context"].split(",") and not given.get("chat") and given.get("stop") is None:
-            given["stop"] = given["separate_shots_by"]  # which ended its teacher's answers, and so its own
+        shown = any(self.config["draws"]["demonstrations"])
+        separator = given["separate_shots_by"]  # ended its teacher's answers, and so its own
+        if shown and separator and "|" not in separator and not given.get("chat") and given.get("stop") is None:
+            given["stop"] = separator
         if given["task_name"] in NAMES and given["validation_file"] is None:
             given["validation_file"] = given.get("query_file")
         defaults = {name: default_of(flags_of(group)[name][0]) for group, names in ASKED_BY.items() for name in names}

@@ -72,7 +72,8 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
         dependent, implied = task_defaults(asked[0], values), {}
         if shown := {"num_shots", "sample_indices_file"} & {*written}:
             implied["context"] = "demonstrations"
-            if "context" not in written and dependent["context"] != "demonstrations":
+            replaced = "context" in values and "context" not in written and dependent["context"] != "demonstrations"
+            if replaced and (values["num_shots"] or "sample_indices_file" in written):
                 flag = " and ".join(f"--{name}" for name in sorted(shown))
                 say_note(f"{flag}: the context is demonstrations, not the task's {dependent['context']}; --context chooses")
         if values.get("answers") == "student":

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 def student_tokens(before: Scores, after: Scores) -> dict[str, float]:
     """Mean tokens of a student's prompts, and `before` training if virtual tokens have been added."""
-    sizes = {"student": after.tokens_per_query, "before": before.tokens_per_query}
-    return sizes if before.tokens_per_query != after.tokens_per_query else {"student": after.tokens_per_query}
+    adds = before.tokens_per_query != after.tokens_per_query
+    return {"student": after.tokens_per_query, **({"before": before.tokens_per_query} if adds else {})}
 
 
 def prompt_sizes(tokens: Mapping[str, float], token_bytes: Mapping[str, int | None]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def retained_rows(job: Job, student: Scorer, queries: int) -> list[Row]:
-    """The prompts of `--retain_file`, or as many of them as training may read; none without that flag.
+    """The prompts of `--retain_file`, at most one for each time that training reads a query; none without that flag.
 
     Args:
         queries: the number of queries that the student learns from.
@@ -38,7 +38,7 @@ def retained_rows(job: Job, student: Scorer, queries: int) -> list[Row]:
     most = trained_on(job.config.run, queries)
     if len(rows) <= most:
         return rows
-    say_note(f"{RETAINED} {file}: training has room for {most} of its {len(rows)} prompts, which --seed draws")
+    say_note(f"{RETAINED} {file}: training reads at most {most} of its {len(rows)} prompts, which --seed draws")
     return [rows[i] for i in sorted(np.random.default_rng(job.config.run.seed).choice(len(rows), most, replace=False))]
 
 

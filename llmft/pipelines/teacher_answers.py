@@ -84,7 +84,8 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
 
     if not job.record.writes:
         return
-    text = answers.text if job.task.delimiter == "" else answers.written  # white space in front belongs to an answer of code
+    delimiter = job.task.delimiter if job.config.data.label_delimiter is None else job.config.data.label_delimiter
+    text = answers.text if delimiter == "" else answers.written  # white space in front belongs to an answer of code
     lines = [
         {
             **whereabouts(row),

@@ -15,7 +15,7 @@ from llmft.errors import InputError
 from llmft.runs.launch import this_process
 from llmft.runs.ranks import in_group, leave_together, lost_peer
 from llmft.runs.secrets import without_secrets
-from llmft.runs.signals import Ended, end_at_once, on_signals
+from llmft.runs.signals import TO_CONTINUE, Ended, end_at_once, on_signals
 
 
 def run_main(main: Callable[[], object]) -> None:
@@ -31,8 +31,7 @@ def run_main(main: Callable[[], object]) -> None:
             wait_for_end(10)
         raise
     except KeyboardInterrupt as interrupted:
-        line = str(interrupted) or "interrupted; run the same command again to continue from what is saved"
-        leave(Ended(line, signal.SIGINT))
+        leave(Ended(str(interrupted) or f"interrupted{TO_CONTINUE}", signal.SIGINT))
     except Ended as ended:
         leave(ended)
 

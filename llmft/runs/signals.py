@@ -21,6 +21,8 @@ SAME_S = 5.0
 """Seconds in which another signal is the same one: a sweep or a terminal sends it to all processes, and their launcher passes its
 own on."""
 
+TO_CONTINUE = "; run the same command again to continue from what is saved"
+
 
 class Ended(SystemExit):
     """A signal has stopped the process; `line` says what remains of its work."""
@@ -51,7 +53,7 @@ def end_at_once(number: int = signal.SIGTERM, _frame: Any = None) -> NoReturn:
     Raises:
         Ended, KeyboardInterrupt: always, wherever the process is; temporary files are removed.
     """
-    _end(number, "; run the same command again to continue from what is saved")
+    _end(number, TO_CONTINUE)
 
 
 @contextmanager

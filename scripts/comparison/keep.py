@@ -37,6 +37,8 @@ def kept(run: Path, names: dict[str, str]) -> Iterator[tuple[str, bytes]]:
             for path, other in names.items():
                 text = text.replace(path, other)
             yield name, text.encode()
+    if not (run / PREDICTIONS).is_file():
+        return
     table, written = pq.read_table(run / PREDICTIONS), io.BytesIO()
     pq.write_table(table.drop_columns([name for name in LONG_COLUMNS if name in table.column_names]), written, compression="none")
     yield PREDICTIONS, written.getvalue()  # which xz compresses better
@@ -50,7 +52,7 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, help="the folder of the sweep's DATA_DIR")
     arguments = parser.parse_args()
     names = {} if arguments.data_dir is None else {str(arguments.data_dir.resolve()): "data"}
-    names |= {f"{Path.cwd()}/": "", str(Path.cwd()): "."}
+    names |= {f"{Path.cwd()}/": "", f'"{Path.cwd()}"': '"."'}
     runs = sorted(done.parent for done in arguments.folder.rglob(DONE))
     with whole_file(arguments.archive) as aside, tarfile.open(aside, "w:xz", preset=9) as archive:
         for run in runs:

@@ -223,7 +223,9 @@ def test_bounds_say_pass_fail_and_not_measured() -> None:
     values = {f"text memory: {item}": value for item, value in parts.items()}
     values |= {f"wall: {kind} 2000: peft over targets": {"median": found} for kind, found in (("opt", 30), ("qwen2", 19))}
     checked = {found["text"]: found for found in check_all(values)}
-    assert checked["texts, memory but for activations: 64 answers a step over 16"]["found"]["median"] == pytest.approx((10 - (6.5 - 2)) / 5)
+    assert checked["texts, memory but for activations: 64 answers a step over 16"]["found"]["median"] == pytest.approx(
+        (10 - (6.5 - 2)) / 5
+    )
     assert checked["targets of 64 texts behind 2000 tokens: PEFT's way takes, times llmft's time"]["met"] is False
 
 

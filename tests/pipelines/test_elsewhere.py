@@ -70,14 +70,12 @@ def test_a_part_of_the_loss_keeps_the_student_as_it_was_elsewhere(folder, plain)
 
 
 def test_prompts_to_keep_are_drawn_by_the_seed_and_no_more_than_training_reads(tmp_path, capsys):
-    (tmp_path / "prompts.jsonl").write_text(
-        "".join(json.dumps({"query": f"Who founded the mill {i}?"}) + "\n" for i in range(20))
-    )
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"query": "Who?" + " mill" * i**2}) + "\n" for i in range(20)))
     flags = ("--task", "notes", "--max_train_samples", 4, "--num_train_epochs", 2, "--max_eval_samples", 2, *IN_DOMAIN)
     flags += ("--retain_weight", 0.3, "--retain_file", tmp_path / "prompts.jsonl", "--no_evaluate_elsewhere")
     records = [run("distill.py", tmp_path / "out", *flags, "--seed", seed) for seed in (0, 1)]
-    assert capsys.readouterr().err.count("training has room for 8 of its 20 prompts, which --seed draws") == 2
-    assert records[0].phases["retain"]["tokens"] < records[0].phases["teacher"]["tokens"]
+    assert capsys.readouterr().err.count("training reads at most 8 of its 20 prompts, which --seed draws") == 2
+    assert records[0].phases["retain"]["tokens"] != records[1].phases["retain"]["tokens"]  # each prompt has its own length
 
 
 def test_in_an_epoch_queries_bring_different_prompts_and_in_the_next_others():

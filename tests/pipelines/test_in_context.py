@@ -9,6 +9,8 @@ import torch
 
 from llmft.errors import InputError
 from llmft.models.reading import agreement, attention
+from llmft.pipelines import fine_tune, in_context
+from llmft.pipelines.prepare import prepare
 from llmft.report.commands import show
 from tests.conftest import SHARED
 from tests.models.reading.test_agreement import kernel_without_sums
@@ -123,6 +125,21 @@ def test_a_data_seed_that_cannot_be_used_keeps_no_other_from_its_results(tmp_pat
     with pytest.raises(InputError, match="1 of 2 data seeds failed: --data_seed 0: --num_shots 4: too long"):
         MAIN["eval.py"](command)
     assert len(list(tmp_path.rglob("DONE"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "words", "told"),
+    [
+        (in_context, "--num_shots 2", True),
+        (in_context, "--num_shots 0", False),
+        (in_context, "--num_shots 2 --context demonstrations,document", False),
+        (fine_tune, "--num_shots 2 --train_on demonstrations", False),
+    ],
+)
+def test_shots_that_replace_the_tasks_context_are_told(tmp_path, capsys, pipeline, words, told):
+    prepare("any", pipeline.GROUPS, ["--task", "notes", "--use_cpu", "--output_dir", str(tmp_path), *words.split()], "")
+    line = "note: --num_shots: the context is demonstrations, not the task's document; --context chooses\n"
+    assert (line in capsys.readouterr().err) == told
 
 
 def test_listed_demonstrations_are_the_context(tmp_path):

@@ -106,6 +106,17 @@ BREAKS = {
 }
 
 
+def test_the_largest_class_is_found_without_the_labels_probabilities(made, tmp_path):
+    folder, records = made
+    record = next(record for record, run in records.items() if run.task == "rte")
+    shutil.copytree(folder / record, tmp_path / record)
+    file = tmp_path / record / "predictions.parquet"
+    table = pd.read_parquet(file)
+    table.drop(columns=[name for name in table if name in ("label", "label_logprobs")]).to_parquet(file)
+    before, after = (collect(one).runs.set_index("record").loc[record, "majority_out_of_domain"] for one in (folder, tmp_path))
+    assert after == before > 0
+
+
 def test_a_run_that_is_going_on_is_told_from_one_that_was_stopped(made, tmp_path):
     folder, records = made
     for number, record in enumerate([*records][:3]):

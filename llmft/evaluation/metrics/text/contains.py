@@ -19,5 +19,5 @@ class Contains(TextMetric):
         predicted, accepted = (f" {' '.join(squad_words(text))} " for text in (prediction, reference))
         if accepted.strip():
             return accepted in predicted
-        as_it_is = reference.strip()
-        return bool(re.search(rf"(?<!\w){re.escape(as_it_is)}(?!\w)", prediction)) if as_it_is else not predicted.strip()
+        as_it_is = re.sub(r"(^\b|\b$)", r"\\b", re.escape(reference.strip()))
+        return bool(re.search(as_it_is, prediction)) if as_it_is else not predicted.strip()
