@@ -53,8 +53,10 @@ class Predictions:
 
     @property
     def of_labels(self) -> bool:
-        """Whether targets are labels."""
-        return not self._in_words
+        """Whether targets are labels, which are stored as whole numbers."""
+        import pyarrow as pa
+
+        return pa.types.is_integer(self.table.schema.field("target").type)
 
     @property
     def of_texts(self) -> bool:
