@@ -99,7 +99,8 @@ def test_questions_are_asked_as_their_run_asked_them():
     more = "--context_file a.md --document_column document --max_new_tokens 24 --data_seed 3 --use_cpu"
     more += " --use_adapter --max_train_samples 5 --learning_rate 1e-3"
     groups, _ = parse(distill.GROUPS, [*words.split(), *more.split()])
-    config = {"task": "questions", "arguments": {type(group).__name__: as_dict(group) for group in groups}}
+    arguments = {type(group).__name__: as_dict(group) for group in groups}
+    config = {"task": "questions", "arguments": arguments, "draws": {"demonstrations": []}}
     one = compose.DocumentRun(Path("run"), config, {})
     assert one.document == "a.md"
     (_, plain), (_, given) = (parse(in_context.GROUPS, some) for some in ([], one.words))
