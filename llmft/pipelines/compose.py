@@ -29,6 +29,7 @@ from llmft.runs.model_folder import HEAD_SETTINGS, PEFT_SETTINGS, base_named_in,
 from llmft.runs.names import DONE
 from llmft.runs.record import environment
 from llmft.runs.store import short_hash, whole_folder, write_json, writing
+from llmft.runs.summary import arguments_of
 from llmft.tasks.questions import NAMES
 
 GROUPS = (ComposeArguments,)
@@ -125,7 +126,7 @@ class DocumentRun:
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """The values of its flags."""
-        return {name: value for group in self.config["arguments"].values() for name, value in group.items()}
+        return arguments_of(self.config)
 
     @property
     def document(self) -> str:

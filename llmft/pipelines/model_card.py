@@ -14,7 +14,7 @@ from llmft.prompts.chat import ChatFormat
 from llmft.runs.model_folder import HEAD_SETTINGS, PARALLEL_SETTINGS, START, Base, base_named_in, student_settings
 from llmft.runs.secrets import without_secrets
 from llmft.runs.store import whole_file
-from llmft.runs.summary import column_name, judged_by, pooled
+from llmft.runs.summary import arguments_of, column_name, judged_by, pooled
 
 if TYPE_CHECKING:
     from llmft.prompts.render import PromptFormat
@@ -145,7 +145,7 @@ def loading(folder: Path, base: Base | None, config: dict[str, Any]) -> str:
 
 def training_data(config: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Context and rows."""
-    arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
+    arguments = arguments_of(config)
     draws, lines = config["draws"], [f"- task: {config['task']} (version {config['task_version']})"]
     lines += [f"- data: {', '.join(config['data_fingerprints'])}"]
     learnt = metrics.get("answer_pattern", {}).get("learnt", len(draws["train_rows"]))

@@ -56,8 +56,14 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
         pattern_flag=pattern_flag,
         words_flag=words_flag,
         **(_context(job, labels, number) if who == "teacher" or job.method == "icl" else {}),
-        delimiter=job.task.delimiter if data.label_delimiter is None else data.label_delimiter,
+        delimiter=delimiter_of(job),
     )
+
+
+def delimiter_of(job: Job) -> str | None:
+    """What stands between a query and its answer, as given or as the task has it; None for the format's choice."""
+    given = job.config.data.label_delimiter
+    return job.task.delimiter if given is None else given
 
 
 def check_aligned(teacher: MeanScorer, student: Scorer, rows: Sequence[Row]) -> None:

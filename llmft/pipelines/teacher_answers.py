@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, quote
+from llmft.pipelines.prompting import delimiter_of
 from llmft.runs.notes import say_note
 from llmft.tasks.rows import left_out
 from llmft.tasks.texts import HISTORY, document_of, query_text
@@ -84,8 +85,7 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
 
     if not job.record.writes:
         return
-    delimiter = job.task.delimiter if job.config.data.label_delimiter is None else job.config.data.label_delimiter
-    text = answers.text if delimiter == "" else answers.written  # white space in front belongs to an answer of code
+    text = answers.text if delimiter_of(job) == "" else answers.written  # white space in front belongs to an answer of code
     lines = [
         {
             **whereabouts(row),

@@ -12,6 +12,11 @@ from rich.console import Console  # imported up front: when the run is shown, it
 from rich.table import Table
 
 
+def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a run's flags, from its `config.json`."""
+    return {name: value for group in config["arguments"].values() for name, value in group.items()}
+
+
 def pooled(metrics: Mapping[str, Mapping[str, float]], sets: Sequence[str], name: str) -> float | None:
     """A metric of one stage pooled over several sets; every row that has it gets the same weight.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError
 from llmft.report.records.find import UNUSABLE, Unreadable, find_runs, read_record, unusable
+from llmft.runs.summary import arguments_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +28,7 @@ class Run:
     @property
     def arguments(self) -> dict[str, Any]:
         """All arguments by name, including those about locations."""
-        return {name: value for group in self.config["arguments"].values() for name, value in group.items()}
+        return arguments_of(self.config)
 
     @property
     def title(self) -> str:

@@ -23,6 +23,7 @@ from llmft.report.records.identities import with_distinct_names
 from llmft.report.records.names import METHOD_NAMES, in_order_of
 from llmft.report.records.predictions import TOKENS, RowScores, RowWeights, read_predictions, row_scores, row_weights
 from llmft.report.records.settings import name_differences, repetitions, with_shots_of_settings
+from llmft.runs.summary import arguments_of
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class _Read:
         except (OSError, *UNUSABLE) as error:
             reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             self.unread = f"predictions.parquet cannot be read ({reason})"
-        cartridge = any(group.get("use_cartridge") for group in config["arguments"].values())
+        cartridge = bool(arguments_of(config).get("use_cartridge"))
         self.scores = list(score_rows(metrics, cost, weights, cartridge=cartridge))
         for domain, of_domain in self.row_scores.items():
             if of_domain.confusion is not None and math.isnan(self.row[f"majority_{domain}"]):

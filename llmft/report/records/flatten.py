@@ -9,7 +9,7 @@ from typing import Any
 from llmft.report.records.identities import identity
 from llmft.report.records.names import DOMAINS, SELECTIONS
 from llmft.report.records.predictions import RowWeights
-from llmft.runs.summary import is_count, rows_of, selected_on
+from llmft.runs.summary import arguments_of, is_count, rows_of, selected_on
 
 SEEDS = ("seed", "data_seed")
 DEMONSTRATIONS = "demonstrations"
@@ -36,7 +36,7 @@ SCORE_COLUMNS = (
 
 def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `Collection.runs` without id and record, with `non_default` as a dict, with `identity` and without `differs`."""
-    arguments = {name: value for group in config["arguments"].values() for name, value in group.items()}
+    arguments = arguments_of(config)
     draws, method = config["draws"], config["method"]
     on_document = arguments.get("train_on") == "document"
     labelled = method.startswith(LABELLED) and not on_document
