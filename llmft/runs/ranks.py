@@ -5,6 +5,7 @@ torch is imported where it is used: commands that need none import this module t
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from llmft.runs.launch import this_process
@@ -50,12 +51,9 @@ def lost_peer(error: RuntimeError) -> bool:
 
 
 def in_group() -> bool:
-    """Whether this process is in a process group with others."""
-    if rank_and_world()[1] == 1:
-        return False
-    import torch
-
-    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    """Whether this process is in a process group, if only alone (DeepSpeed makes one for a single process, too)."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def leave_together() -> None:

@@ -47,6 +47,7 @@ for name in sys.argv[2:]:
     losses[name] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 print("LOSSES", json.dumps(losses))
 leave_together()
+assert not torch.distributed.is_initialized()
 """
 
 
