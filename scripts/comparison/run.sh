@@ -12,7 +12,7 @@ setting QUERIES 256
 setting EPOCHS 2
 setting RATE 2e-4
 setting TUNE_EPOCHS 20
-setting TUNE_RATE 1e-3
+setting TUNE_RATE 2e-4
 begin
 split "$METHODS" methods
 split "$DATA_SEEDS" data_seeds
