@@ -47,7 +47,10 @@ INHERITED = {
     **_rules("eval_delay", at_least=0, needs=("--eval_strategy epoch|steps",), evaluation="refused"),
     **_rules("fp16", excludes={"--bf16": ""}, evaluation="read"),
     **_rules("bf16 tf32 full_determinism", evaluation="read"),
-    **_rules("gradient_checkpointing", excludes={"--use_cartridge": "layers then read only their own keys and values"}),
+    **_rules(
+        "activation_checkpointing gradient_checkpointing",  # the second is the first's old name
+        excludes={"--use_cartridge": "layers then read only their own keys and values"},
+    ),
     **_rules("accelerator_config lr_scheduler_kwargs gradient_checkpointing_kwargs activation_checkpointing_kwargs", kind="json"),
     **_rules("deepspeed", kind="path"),
     **_rules("save_steps", kind="steps", needs=("--save_strategy steps",), names_run=False),
@@ -111,7 +114,8 @@ class RunArguments(TrainingArguments):
     per_device_train_batch_size: int = flag("Training rows per step and device.", 32, at_least=1, evaluation=TRAINS)
     per_device_eval_batch_size: int = flag("Maximum number of queries per forward pass, outside of training.", 256, at_least=1)
     max_batch_tokens: int | None = flag(
-        "Maximum number of tokens per forward pass, outside of training; default: 2048 on a CPU, else what fits.",
+        "Maximum number of tokens per forward pass, outside of training; default: 2048 on a CPU (8192 where answers are "
+        "written), else 16384, halved until a batch fits (one process).",
         at_least=1,
     )
     label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are those of your own data

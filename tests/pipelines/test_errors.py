@@ -59,10 +59,13 @@ CASES = [
     ("ft.py", ["--use_cartridge"], "--cartridge_tokens 0: there is no context to take the length from; give a number"),
     ("ft.py", ["--use_cartridge", "--cartridge_tokens", "-1"], "--cartridge_tokens -1: must be 0 or more"),
     ("ft.py", ["--use_cartridge", "--cartridge_tokens", "1"], "--cartridge_frozen_tokens 1: the cartridge has 1 tokens; leave 1"),
-    (
-        "ft.py",
-        ["--use_cartridge", "--cartridge_tokens", "3", "--gradient_checkpointing"],
-        "--gradient_checkpointing True: cannot be combined with --use_cartridge (layers then read only their own",
+    *(
+        (
+            "ft.py",
+            ["--use_cartridge", "--cartridge_tokens", "3", flag],
+            f"{flag} True: cannot be combined with --use_cartridge (layers then read only their own",
+        )
+        for flag in ("--activation_checkpointing", "--gradient_checkpointing")
     ),
     ("ft.py", ["--num_soft_prompt_tokens", "3"], "--num_soft_prompt_tokens 3: has no effect without --use_soft_prompt"),
     ("ft.py", ["--use_soft_prompt", "--num_soft_prompt_tokens", "0"], "--num_soft_prompt_tokens 0: must be 1 or more"),
