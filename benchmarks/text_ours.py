@@ -1,4 +1,4 @@
-"""llmft with answers in words, as distill.py uses it; apart from `ours` the only file that depends on its signatures."""
+"""llmft with text answers, as distill.py uses it; apart from `ours` the only file that depends on its signatures."""
 
 from __future__ import annotations
 

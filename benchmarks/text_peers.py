@@ -1,4 +1,4 @@
-"""What other tools do with answers in words, with the same prompts, model and tokenizer; see also `peers`.
+"""What other tools do with text answers, with the same prompts, model and tokenizer; see also `peers`.
 
 `peft_targets` and `own_loss` reproduce behaviour: the first is what the teacher in PEFT's cartridge example does for each sample
 and step, the second what transformers does with labels.

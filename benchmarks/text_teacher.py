@@ -1,4 +1,4 @@
-"""A teacher's targets along answers in words after a document that is read once, compared with reading it for every answer."""
+"""A teacher's targets along text answers after a document that is read once, compared with reading it for every answer."""
 
 from __future__ import annotations
 

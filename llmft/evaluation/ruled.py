@@ -1,4 +1,4 @@
-"""Answers in words that are judged by rules a program can check, instead of being compared with right answers."""
+"""Text answers that are judged by rules a program can check, instead of being compared with right answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers in words: what a model writes after a query, and how probable it finds the right answer there."""
+"""Text answers: what a model writes after a query, and how probable it finds the right answer there."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Texts(Answers):
         from llmft.models.reading.generation import Generation
 
         if calibrate:
-            raise InputError("--calibrate: is defined for labels, but these answers are in words; drop this flag")
+            raise InputError("--calibrate: is defined for labels, but these answers are text; drop this flag")
         flags = WritingArguments() if config is None else config.writing
         stops = (task.stops if task else ()) or prompter.stops
         stops = stops if flags.stops is None else tuple(map(decode_escapes, flags.stops))

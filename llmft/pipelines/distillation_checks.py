@@ -27,9 +27,9 @@ def check_distillation(job: Job) -> None:
     if context.reads("demonstrations") and not shots.asked_for:
         raise InputError("--num_shots 0: there is no context to distil; ask for 1 demonstration or more, or another --context")
     if answers.in_words and flags.num_contexts > 1:
-        raise InputError(f"--num_contexts {flags.num_contexts}: answers in words are written after one context; leave it out")
+        raise InputError(f"--num_contexts {flags.num_contexts}: text answers are written after one context; leave it out")
     if answers.in_words and context.reads("label"):
-        raise InputError(f"--context label: answers to {job.task.name} are words, not labels; choose another context")
+        raise InputError(f"--context label: answers to {job.task.name} are text, not labels; choose another context")
     files = len(context.texts)
     if not job.config.by_document and files > 1 and files != flags.num_contexts:
         raise InputError(
@@ -48,7 +48,7 @@ def check_distillation(job: Job) -> None:
             f"--max_seq_length {data.max_seq_length}: would cut queries after a context, but not without one; teacher and "
             "student must read the same query, leave it out"
         )
-    if data.multi_token_labels and flags.support != "labels":  # not a rule of the flag: tasks with answers in words set topk
+    if data.multi_token_labels and flags.support != "labels":  # not a rule of the flag: tasks with text answers set topk
         raise InputError(f"--multi_token_labels: cannot be combined with --support {flags.support}; drop one of them")
     if run.deepspeed:
         _check_deepspeed(job)

@@ -1,4 +1,4 @@
-"""Fine-tuning on labelled rows, on answers in words, or on documents themselves. Pattern-based (PBFT): train the model to give
+"""Fine-tuning on labelled rows, on text answers, or on documents themselves. Pattern-based (PBFT): train the model to give
 the right label's token after the query; its language-modelling head and a verbalizer take the place of a classification head.
 Vanilla: train a new classification head instead (Mosbach et al. 2023, section 3)."""
 

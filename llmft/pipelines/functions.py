@@ -129,7 +129,7 @@ def distill(
         teacher_prompt: the teacher's prompt; None for the student's.
         teacher: another model with the same vocabulary and its tokenizer; None for the model itself. If its output layer is
             padded to more tokens than the model's, the extra ones are cut off permanently.
-        objective: what is minimised; None for the forward KL over the labels or, for answers in words, over the teacher's 50
+        objective: what is minimised; None for the forward KL over the labels or, for text answers, over the teacher's 50
             most likely tokens and the rest at each token of its answers.
         part, training: as in `fine_tune`, with distill.py's defaults (`DistillationRunArguments`).
 

@@ -40,7 +40,7 @@ def retention_tasks(names: str | None, run_task: str) -> list[Task]:
         if name not in TASKS:
             raise InputError(f"--retention_tasks {names}: no task {quote(name)}; choose from {others} (comma-separated)")
         if TASKS[name].answer != "label":
-            raise InputError(f"--retention_tasks {names}: the answers of {name} are words, not labels; choose from {others}")
+            raise InputError(f"--retention_tasks {names}: the answers of {name} are text, not labels; choose from {others}")
         if name in chosen[:place]:
             raise InputError(f"--retention_tasks {names}: {name} is listed twice; list it once")
     return [in_domain_alone(TASKS[name]) for name in chosen]

@@ -1,4 +1,4 @@
-"""Columns as they are written -> rows of `text1, text2, label, idx` (in words: `answer`, `document`), each value checked."""
+"""Columns as they are written -> rows of `text1, text2, label, idx` (for text: `answer`, `document`), each value checked."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def make_rows(
 ) -> tuple[list[Row], str]:
     """The rows of a set, in the order of the table; those that the set leaves out are not in it.
 
-    Unlabelled rows (-1), and rows without an answer in words, are left out too, unless the set's answers are optional.
+    Unlabelled rows (-1), and rows without a text answer, are left out too, unless the set's answers are optional.
 
     Args:
         where: flag and file, for the error.
@@ -128,7 +128,7 @@ def _with_labels(
 def _with_answers(
     rows: list[Row], table: Table, eval_set: EvalSet, rules: Sequence[Rule], where: str, first: int
 ) -> tuple[list[Row], dict[str, int]]:
-    """The rows that have an answer in words, or need none, and reasons for leaving out others -> how many."""
+    """The rows that have a text answer, or need none, and reasons for leaving out others -> how many."""
     column = eval_set.answer_column
     for row, answers in zip(rows, read_answers(table.get(column, [None] * len(rows)), column, where, first), strict=True):
         row["answer"] = answers

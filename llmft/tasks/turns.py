@@ -1,4 +1,4 @@
-"""Conversations in files of answers in words: each turn of the assistant is an answer, and what was said before it is read with
+"""Conversations in files of text answers: each turn of the assistant is an answer, and what was said before it is read with
 its query, by teacher and student alike."""
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def test_a_module_of_the_users_own_takes_texts(tmp_path, features):
 
 def test_a_metric_of_another_kind_is_named(tmp_path):
     words, labels = (
-        "answers in words (predictions: strings, references: lists of strings)",
+        "text answers (predictions: strings, references: lists of strings)",
         "labels (predictions and references: numbers)",
     )
     takers = {

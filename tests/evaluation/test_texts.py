@@ -1,4 +1,4 @@
-"""Answers in words from a tiny model with a real tokenizer: reading and writing, compared with whole prompts."""
+"""Text answers from a tiny model with a real tokenizer: reading and writing, compared with whole prompts."""
 
 import json
 from dataclasses import replace

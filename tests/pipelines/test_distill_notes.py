@@ -1,4 +1,4 @@
-"""Answers in words on the embedded world: a model that needs a document in its prompt learns to answer without it."""
+"""Text answers on the embedded world: a model that needs a document in its prompt learns to answer without it."""
 
 import json
 

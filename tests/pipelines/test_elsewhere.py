@@ -1,4 +1,4 @@
-"""Effects of training on a document elsewhere: reported in every run that answers in words, and kept small on request."""
+"""Effects of training on a document elsewhere: reported in every run with text answers, and kept small on request."""
 
 import json
 import random

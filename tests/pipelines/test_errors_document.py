@@ -231,7 +231,7 @@ CASES = {
     "a chat template that adds more than the context": Case(
         "distill.py", "--chat --model_name_or_path {uneven_chat} --context file --context_file {short_text} --num_shots 16"
     ),
-    "a query that begins otherwise behind the context": Case(
+    "a query whose first tokens change after the context": Case(
         "distill.py",
         f"{own('{tall}', '{tall}', '--target_tokens Yes,No')} --chat --model_name_or_path {{chat}} "
         "--context_role user --separate_shots_by '' --context file --context_file {short_text} --num_shots 16",
@@ -239,7 +239,7 @@ CASES = {
     "turns that a chat template refuses": Case(
         "eval.py", f"{TALKS.format('{talk_twice}')} --chat --model_name_or_path {{alternating_chat}}"
     ),
-    "turns that a chat template writes otherwise behind a context": Case(
+    "turns that a chat template changes after a context": Case(
         "eval.py", f"{TALKS.format('{talk}')} --chat --model_name_or_path {{counting_chat}}"
     ),
     "an answer of no tokens": Case(
@@ -258,14 +258,12 @@ CASES = {
     "an answer longer than answers may be": Case("distill.py", "--task notes --max_new_tokens 2"),
     "a text file that cannot be read": Case("distill.py", "--context file --context_file {bytes} --num_shots 16"),
     "a folder of documents that is not there": Case("distill.py", f"{CHUNKED} --context_dir nowhere"),
-    "a pattern that is none of a folder's files": Case(
-        "distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob /etc/*.md"
-    ),
+    "an invalid file pattern": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob /etc/*.md"),
     "a folder without such documents": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob *.md"),
     "a document in two places": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_file {{short_text}}"),
     "chunks that share too much": Case("distill.py", f"{CHUNKED} --context_file {{short_text}} --chunk_overlap 6"),
     "a file without rules": Case("eval.py", f"{RULED} --rules {{empty_prompts}}"),
-    "a rule called otherwise": Case("eval.py", f"{RULED} --rules {{named_rules}}"),
+    "an invalid name of a rule": Case("eval.py", f"{RULED} --rules {{named_rules}}"),
     "an unknown check": Case("eval.py", f"{RULED} --rules {{odd_rules}}"),
     "a rule without what it needs": Case("eval.py", f"{RULED} --rules {{short_rules}}"),
     "a rule with what it does not read": Case("eval.py", f"{RULED} --rules {{long_rules}}"),
@@ -276,7 +274,7 @@ CASES = {
     "a class without rows": Case("eval.py", own(more="--label_names no,yes,maybe --target_tokens Yes,No,rain --num_shots 6")),
     "queries that are all shown": Case("distill.py", own(more="--target_tokens Yes,No --num_shots 20")),
     "no or too many training rows": Case("ft.py", "--max_train_samples 0"),
-    "a list of rows that is none": Case("eval.py", "--sample_indices_file {good} --num_shots 16"),
+    "an unusable list of rows": Case("eval.py", "--sample_indices_file {good} --num_shots 16"),
     "no such file": Case("eval.py", own("/nowhere.csv")),
     "a folder for a file": Case("eval.py", own("{folder}")),
     "an empty file": Case("eval.py", own("{empty}")),
@@ -306,7 +304,7 @@ CASES = {
     "a category that is a list": Case("eval.py", RULED.replace("requests", "listed_category")),
     "no column of conversations": Case("eval.py", "--task questions --validation_file {questions} --turns_column turns"),
     "conversations beside single questions": Case("eval.py", TALKS.format("{talk_and_question}")),
-    "a conversation that is none": Case("eval.py", TALKS.format("{talk_of_text}")),
+    "a malformed conversation": Case("eval.py", TALKS.format("{talk_of_text}")),
     "a conversation without turns": Case("eval.py", TALKS.format("{talk_of_nothing}")),
     "a turn of an unknown role": Case("eval.py", TALKS.format("{talk_of_tool}")),
     "a turn without text": Case("eval.py", TALKS.format("{talk_of_spaces}")),
@@ -317,7 +315,7 @@ CASES = {
     "a right answer that does not run": Case("eval.py", f"{CODE} --validation_file {{questions}} --run_code {{folder}}"),
     "a document that is not there": Case("distill.py", QUESTIONS.format("{lost}")),
     "a chunk of another text": Case("distill.py", f"{CHUNKED} --query_file {{other_chunk}} --context_file {{short_text}}"),
-    "a chunk that is none": Case("distill.py", f"{CHUNKED} --query_file {{no_chunk}} --context_file {{short_text}}"),
+    "a malformed chunk": Case("distill.py", f"{CHUNKED} --query_file {{no_chunk}} --context_file {{short_text}}"),
     "an empty document": Case("distill.py", QUESTIONS.format("{blank}")),
     "a query file without rows": Case("distill.py", "--query_file {no_queries}"),
     "queries without the columns": Case("distill.py", "--query_file {good}"),
@@ -326,7 +324,7 @@ CASES = {
     "no weights, a damaged file, no such hub model": Case("eval.py", "--model_name_or_path {cut_model}"),
     "a model without tokenizer": Case("eval.py", "--model_name_or_path {no_tokenizer}"),
     "a damaged tokenizer": Case("eval.py", "--tokenizer_name {cut_tokenizer}"),
-    "a model that counts otherwise": Case("eval.py", "--model_name_or_path {bart}"),
+    "a model with its own way of counting positions": Case("eval.py", "--model_name_or_path {bart}"),
     "weights that are missing": Case("eval.py", "--model_name_or_path {more_layers}"),
     "an adapter without base": Case("eval.py", "--model_name_or_path {no_base}"),
     "an adapter of a kind that is not supported": Case("eval.py", "--model_name_or_path {prefix}"),
@@ -348,15 +346,15 @@ CASES = {
     ),
     "a cartridge with nothing to train": Case("distill.py", "--use_cartridge --cartridge_frozen_tokens 999"),
     "no context": Case("distill.py", "--num_shots 0"),
-    "nothing to take in": Case("distill.py", "--task notes --context none --num_shots 16"),
+    "distillation with --context none": Case("distill.py", "--task notes --context none --num_shots 16"),
     "documents of a task without any": Case("distill.py", "--context document --num_shots 16"),
     "several documents for one cartridge": Case("distill.py", f"{ABOUT_TWO} --use_cartridge"),
     "a teacher that cannot read along token by token": Case("distill.py", "--task notes --answers mixed", shares_nothing),
-    "several contexts for answers in words": Case("distill.py", "--task notes --num_contexts 2"),
-    "labels of answers in words": Case("distill.py", "--task notes --support labels"),
-    "the right label of answers in words": Case("distill.py", "--task notes --context label --num_shots 16"),
-    "patterns that differ for answers in words": Case("distill.py", "--task notes --student_pattern 'Q: {{text1}} Answer:'"),
-    "a pattern of answers that is none": Case("distill.py", "--task notes --answer_pattern ("),
+    "several contexts for text answers": Case("distill.py", "--task notes --num_contexts 2"),
+    "labels of text answers": Case("distill.py", "--task notes --support labels"),
+    "the right label of text answers": Case("distill.py", "--task notes --context label --num_shots 16"),
+    "patterns that differ for text answers": Case("distill.py", "--task notes --student_pattern 'Q: {{text1}} Answer:'"),
+    "an invalid pattern of answers": Case("distill.py", "--task notes --answer_pattern ("),
     "a pattern of answers without a group": Case("distill.py", "--task notes --answer_pattern Answer:"),
     "a pattern that fits no answer": Case("distill.py", "--task notes --answer_pattern Answer:(.+)"),
     "a flag for answers of another kind": Case("distill.py", "--task notes --calibrate"),

@@ -1,4 +1,4 @@
-"""Runs whose answers are in words, with one flag or another: short ones, on the embedded notes and on files of questions."""
+"""Runs with text answers, with one flag or another: short ones, on the embedded notes and on files of questions."""
 
 import json
 

@@ -198,7 +198,7 @@ def _answers(run: Made, stage: str, name: str, size: int, rng: np.random.Generat
 def _graded(
     headline: str, skill: float, columns: dict[str, Any], counts: dict[str, Any], rng: np.random.Generator
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Answers in words with F1 of their tokens, or numbers with their squared error; their scores are not only 0 or 1."""
+    """Text answers with F1 of their tokens, or numbers with their squared error; their scores are not only 0 or 1."""
     size = counts["n"]
     if headline == "mse":
         targets = np.arange(size) % 7 - 3.0

@@ -1,4 +1,4 @@
-"""Runs that answer in words, beside runs of labels."""
+"""Runs with text answers, beside runs of labels."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Made-up records of runs that answer in words, beside those of `synthetic`."""
+"""Made-up records of runs with text answers, beside those of `synthetic`."""
 
 from __future__ import annotations
 

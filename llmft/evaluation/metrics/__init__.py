@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 TAKEN = {
     "label": "labels (predictions and references: numbers)",
-    "text": "answers in words (predictions: strings, references: lists of strings)",
+    "text": "text answers (predictions: strings, references: lists of strings)",
     "rule": "answers that are judged by rules (--rules)",
 }
 """Kind of answers (a folder here) -> what its metrics take."""
@@ -110,7 +110,7 @@ def shipped_metrics(kind: str) -> list[str]:
 
 
 def row_scores(names: Sequence[str], predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, list[float]]:
-    """Scores of N answers in words under metrics that are shipped for them, from 0 to 1: name -> N scores.
+    """Scores of N text answers under metrics that are shipped for them, from 0 to 1: name -> N scores.
 
     Args:
         references: the accepted answers of each row, at least one; the best one counts.

@@ -1,4 +1,4 @@
-"""Base of metrics of answers in words: the best accepted answer counts, and all rows count the same; words are SQuAD's,
+"""Base of metrics of text answers: the best accepted answer counts, and all rows count the same; words are SQuAD's,
 identifiers Python's."""
 
 import keyword

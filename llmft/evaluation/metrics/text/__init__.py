@@ -1,1 +1,1 @@
-"""Metrics of answers in words: predictions are texts, references lists of accepted texts; the best match counts."""
+"""Metrics of text answers: predictions are texts, references lists of accepted texts; the best match counts."""
