@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmft.arguments.encodings import decode
 from llmft.arguments.flags import Rules, default_of, flags_of, may_be_path
 from llmft.errors import InputError, quote
 
@@ -123,6 +124,18 @@ def in_words(conditions: Iterable[str]) -> str:
     return re.sub(r"\|(?=[^ ]*\|)", ", ", text).replace("|", " or ")
 
 
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these entries. For json's `object_pairs_hook`, whose default keeps the last of several entries.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two entries are named {quote(twice[0])}")
+    return dict(pairs)
+
+
 def read_json(name: str, value: str) -> dict[str, Any]:
     """The JSON object given as a flag's value, or in the file that the value names.
 
@@ -131,14 +144,15 @@ def read_json(name: str, value: str) -> dict[str, Any]:
     """
     text = value
     if not value.startswith("{"):
-        if not Path(value).is_file():
-            raise InputError(f"--{name} {value}: no such file; name a JSON file")
+        if not (may_be_path(value) and Path(value).is_file()):
+            shown = value if len(value) <= 100 else quote(value)
+            raise InputError(f"--{name} {shown}: no such file; name a JSON file")
         try:
-            text = Path(value).read_bytes().decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+            text = decode(Path(value).read_bytes())
+        except (OSError, ValueError) as error:
             raise InputError(f"--{name} {value}: cannot be read ({error}); name a JSON file") from error
     try:
-        settings = json.loads(text)
+        settings = json.loads(text, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
         raise InputError(f"--{name} {value}: is not JSON ({error}); fix it") from error
     if not isinstance(settings, dict):

@@ -9,10 +9,10 @@ from llmft.arguments.checks import Checked
 from llmft.arguments.flags import UPSTREAM, flag
 
 QUESTIONS = "--task_name questions|code"
-OWN_FILES = ("--train_file", "--query_file", QUESTIONS)
-WORDS = (QUESTIONS, "--query_file")
+OWN_FILES = ("--train_file", "--query_file", "--retain_file", QUESTIONS)
+WORDS = (QUESTIONS, "--query_file", "--retain_file")
 PBFT = "--method pbft"
-SHOWN = "--context demonstrations"
+SHOWN = ("--context demonstrations", "--train_on demonstrations")
 """Conditions of flags that several scripts have; a script ignores conditions on flags that it does not have."""
 
 

@@ -133,7 +133,7 @@ def load(job: Job) -> Loaded:
     from llmft.models.parts.adapt import trained_weights
     from llmft.pipelines.elsewhere import Elsewhere, context_texts
     from llmft.pipelines.on_policy import check_follows
-    from llmft.pipelines.retaining import retained_rows
+    from llmft.pipelines.retaining import draw_retained, retained_rows
     from llmft.pipelines.retention import Retention, retention_tasks
     from llmft.pipelines.teachers import check_sizes, with_cache
     from llmft.training.stop_at_nan import check_start
@@ -141,6 +141,7 @@ def load(job: Job) -> Loaded:
     flags, calibrate = job.config.distillation, job.config.calibration.calibrate
     student_format = prompt_format_of(job, "student")
     check_support(flags.objective, prompt_format_of(job, "teacher"), student_format, calibrate=calibrate)
+    retain_rows = retained_rows(job)
     teacher, queries = load_contexts(job, "teacher", draw_queries)
     model, tokenizer = job.loaded
     student = job.scorer(model, tokenizer, student_format, trained=True)
@@ -155,7 +156,8 @@ def load(job: Job) -> Loaded:
     check_sizes(job, teacher)
     check_start(job.model_name, trained_weights(model, job.config.trained))
     check_follows(job, teacher.scorers[0].model)
-    retain_rows = retained_rows(job, student, len(queries))
+    student.check_window(retain_rows)
+    retain_rows = draw_retained(job, retain_rows, len(queries))
     teacher = with_cache(job, teacher)
     job.begin()
     say_prompts(job, {"teacher": teacher.scorers[0], "student": student}, queries, trained_as="queries that are learnt from")

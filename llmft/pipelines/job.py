@@ -118,12 +118,8 @@ class Job:
         """Check that the scorers' prompts fit the model; `train_rows` are the rows or queries that will be trained on.
 
         Raises:
-            InputError: they do not fit, or programs that should run do not run with the right answers.
+            InputError: they do not fit.
         """
-        if self.config.data.run_code is not None:
-            from llmft.evaluation.running import check_runs
-
-            check_runs(self.config.data.run_code, [row for rows in self.eval_sets.values() for row in rows])
         self.train_idx = [row["idx"] for row in train_rows]
         for scorer in scorers:
             scorer.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])

@@ -33,7 +33,8 @@ def load_data(job: Job, *, num_contexts: int) -> None:
     """Load all rows; draw evaluation rows and the demonstrations of each context.
 
     Raises:
-        InputError: rows are missing, or fewer than the draws need.
+        InputError: rows are missing, or fewer than the draws need; or programs that should run do not run with the right
+            answers.
     """
     data, run = job.config.data, job.config.run
     if job.first is not None and job.first.data is not None and job.task.splits is None:
@@ -48,6 +49,10 @@ def load_data(job: Job, *, num_contexts: int) -> None:
         )
     job.eval_sets = {name: draw_eval_rows(rows, data.max_eval_samples) for name, rows in job.data.eval_sets.items()}
     job.contexts = _draw_contexts(job, num_contexts) if num_contexts else []
+    if data.run_code is not None:
+        from llmft.evaluation.running import check_runs
+
+        check_runs(data.run_code, [row for rows in job.eval_sets.values() for row in rows])
 
 
 def load_start(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -97,7 +97,7 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     config, schedule = with_run(config, groups[-1], values, task, model_name)
     if schedule is not None:
         given = {name: value for name, value in given.items() if name not in PAPER}
-    load_metrics(task)
+    try_metrics(task)
     method = method_name(method, config)
     identity = settings(
         config, task, method=method, model_name=model_name, given=given, schedule=schedule.given if schedule else {}
@@ -163,9 +163,11 @@ def check_paths(config: Config) -> None:
     Raises:
         InputError: one does not exist.
     """
-    folder, listed = config.data.data_dir, config.shots.sample_indices_file
+    folder, listed, library = config.data.data_dir, config.shots.sample_indices_file, config.data.run_code
     if folder is not None and not Path(folder).is_dir():
         raise InputError(f"--data_dir {folder}: no such folder; name the one that holds glue/, hans/, ...")
+    if library is not None and not Path(library).is_dir():
+        raise InputError(f"--run_code {library}: no such folder; name the one with the modules that the rows import")
     if listed is not None and not Path(listed).is_file():
         raise InputError(f"--sample_indices_file {listed}: no such file; name a csv with a column idx, or a .json list")
     if listed is not None:
@@ -188,12 +190,21 @@ def with_run(config: Config, group: type, values: dict[str, Any], task: Task, mo
     return replace(config, run=run), schedule
 
 
-def load_metrics(task: Task) -> None:
-    """Load the metrics of the task's sets and those of --metric, so that a missing one is reported before the work is done."""
+def try_metrics(task: Task) -> None:
+    """Compute the metrics of the task's sets and those of --metric for a few right answers, so that one that is missing or does
+    not suit the task is reported before the work is done.
+
+    Raises:
+        InputError: one is, or does not.
+    """
+    labels, texts = [*range(len(task.label_names))], ["yes", "no"]
+    answers = {"label": (labels, labels), "text": (texts, [[text] for text in texts])}
     for name in {*task.metrics, *(name for eval_set in task.row_sets for name in eval_set.metrics)}:
-        from llmft.evaluation.metrics import load_metric
+        from llmft.evaluation.metrics import compute_metric, load_metric
 
         load_metric(name, task.answer)
+        if task.answer in answers:
+            compute_metric(name, task.answer, *answers[task.answer])
 
 
 def set_up_process(config: Config) -> None:

@@ -20,32 +20,38 @@ if TYPE_CHECKING:
     from llmft.tasks.schema import Row
 
 
-def retained_rows(job: Job, student: Scorer, queries: int) -> list[Row]:
-    """The prompts of `--retain_file`, at most one for each time that training reads a query; none without that flag.
-
-    Args:
-        queries: the number of queries that the student learns from.
+def retained_rows(job: Job) -> list[Row]:
+    """The prompts of `--retain_file`; none without that flag.
 
     Raises:
-        InputError: the file cannot be read, or a prompt does not fit the model's window.
+        InputError: the file cannot be read.
     """
     file = job.config.distillation.retain_file
     if file is None:
         return []
     rows = load_queries(file, job.config.data, job.task, labels=False, flag=RETAINED)
-    rows = [{**row, "answer": (), "answer_ids": None, "document": None} for row in rows]
-    student.check_window(rows)
-    most = trained_on(job.config.run, queries)
+    return [{**row, "answer": (), "answer_ids": None, "document": None} for row in rows]
+
+
+def draw_retained(job: Job, rows: list[Row], queries: int) -> list[Row]:
+    """Those of the prompts that are kept, at most as many as training on this number of queries reads."""
+    most = prompts_read(job.config.run, queries)
     if len(rows) <= most:
         return rows
+    file = job.config.distillation.retain_file
     say_note(f"{RETAINED} {file}: training reads at most {most} of its {len(rows)} prompts, which --seed draws")
     return [rows[i] for i in sorted(np.random.default_rng(job.config.run.seed).choice(len(rows), most, replace=False))]
 
 
-def trained_on(run: RunArguments, queries: int) -> int:
-    """How many times training reads a query, each epoch anew."""
-    each = run.train_batch_size * run.gradient_accumulation_steps * run.world_size
-    return run.max_steps * each if run.max_steps > 0 else math.ceil(run.num_train_epochs * queries)
+def prompts_read(run: RunArguments, queries: int) -> int:
+    """The largest number of prompts that training can read beside its queries (`Retained.rows`): of all epochs and ranks."""
+    from llmft.distillation.trainer import RETAIN_EVERY
+
+    of_rank = math.ceil(queries / run.world_size)
+    batches = run.max_steps * run.gradient_accumulation_steps
+    if run.max_steps <= 0:
+        batches = math.ceil(run.num_train_epochs * math.ceil(of_rank / run.train_batch_size))
+    return batches * run.world_size * math.ceil(min(run.train_batch_size, of_rank) / RETAIN_EVERY)
 
 
 def retained(job: Job, student: Scorer, rows: list[Row], cache: AnswerCache | None) -> Retained | None:

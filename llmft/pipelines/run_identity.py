@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +77,11 @@ def settings(
         values["rules"] = [rule.as_text() for rule in task.rules]
     if data.run_code is not None:
         modules = sorted(path for path in Path(data.run_code).rglob("*.py") if path.is_file())
-        values["run_code"] = {path.relative_to(data.run_code).as_posix(): path.read_text(encoding="utf-8") for path in modules}
+        texts = (path.read_bytes().decode(errors="surrogateescape") for path in modules)  # a module names its own encoding
+        values["run_code"] = {path.relative_to(data.run_code).as_posix(): text for path, text in zip(modules, texts, strict=True)}
     if task.metrics:
         values["metrics"] = sorted((Path(name).stem, describe_metric(name, task.answer)) for name in task.metrics)
-    if listed is not None and _reads_demonstrations(config):
+    if listed is not None:
         values["listed"] = Path(listed).read_text(encoding="utf-8")
     if model.tokenizer_name:
         flag = "--tokenizer_name"
@@ -92,19 +92,14 @@ def settings(
 def named_flags(config: Config, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the given flags that are part of the run's name: not those that it does not use, or that do not change the
     result. A JSON file counts by its text."""
-    unread = () if _reads_demonstrations(config) else {field.name for field in fields(config.shots)}
     rules = {name: rules for group in config.groups.values() for name, (_, rules) in flags_of(type(group)).items()}
     named = {
         name: value
         for name, value in given.items()
-        if rules[name].in_name and name not in unread and (config.trained is not None or rules[name].evaluation == "read")
+        if rules[name].in_name and (config.trained is not None or rules[name].evaluation == "read")
     }
     files = {name: value for name, value in named.items() if rules[name].kind == "json" and not str(value).startswith("{")}
     return named | {name: Path(file).read_text(encoding="utf-8-sig") for name, file in files.items()}
-
-
-def _reads_demonstrations(config: Config) -> bool:
-    return config.fine_tuning is None or config.fine_tuning.train_on == "demonstrations"
 
 
 def describe_metric(name: str, kind: str) -> str:

@@ -103,7 +103,7 @@ def read_rules(file: str) -> tuple[Rule, ...]:
     Raises:
         InputError: it is not valid, or has no rules.
     """
-    entries, where = read_json("rules", file), f"--rules {file}"
+    entries, where = read_json("rules", file.strip()), f"--rules {file}"
     if not entries:
         raise InputError(f'{where}: has no rules; write {{"name": {{"check": ...}}}}')
     return tuple(_read_rule(name, entry, where) for name, entry in entries.items())

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from llmft.evaluation.labels import Labels, expected_calibration_error, label_pr
 from llmft.evaluation.metrics import shipped_metrics
 from llmft.evaluation.scores import Headline, Scores
 from llmft.models.reading.continuations import LabelSequences
+from llmft.pipelines.prepare import try_metrics
 from llmft.runs.summary import pooled
 from llmft.tasks.table import TASKS, get_task
 
@@ -91,6 +94,12 @@ def test_a_module_that_fails_is_named(tmp_path, result, message):
     with pytest.raises(InputError, match="--metric") as error:
         LABELS.metrics(scores([[0.9, 0.1]], best_token=[7], labels=[0]), [str(file)])
     assert message in str(error.value)
+
+
+def test_a_metric_that_does_not_suit_the_task_is_refused_before_the_work():
+    try_metrics(get_task("qqp"))  # has F1 of two labels
+    with pytest.raises(InputError, match=r"^--metric f1: fails on 4 predictions \(ValueError: Target is multiclass"):
+        try_metrics(replace(get_task("ag_news"), metrics=("f1",)))
 
 
 @given(st.integers(1, 20), st.integers(2, 5), st.integers(0, 10_000))

@@ -99,6 +99,7 @@ CASES = [
     ("ft.py", ["--lr_scheduler_type", "zigzag"], "zigzag"),
     ("ft.py", ["--num_train_epochs", "0"], "--num_train_epochs 0"),
     ("ft.py", ["--train_on", "demonstrations", "--num_shots", "0"], "--num_shots 0"),
+    ("ft.py", ["--num_shots", "4"], "--num_shots 4: has no effect without --train_on demonstrations"),
     ("distill.py", ["--num_shots", "0"], "--num_shots 0"),
     ("eval.py", ["--eval_strategy", "epoch"], "--eval_strategy epoch: eval.py does not train"),
     ("eval.py", ["--hub_model_id", "me/model"], "--hub_model_id me/model: eval.py does not train; leave it out"),

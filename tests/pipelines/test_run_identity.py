@@ -39,7 +39,7 @@ def rows(tmp_path):
         ("eval.py", "--output_dir o --cache_dir c --report_to none --group g --num_data_seeds 3 --task toy --count_flops", {}),
         ("eval.py", "--learning_rate 3 --num_train_epochs 2 --max_train_samples 16 --logging_steps 5 --warmup_steps 0.5", {}),
         ("eval.py", "--seed 2 --fp16 --max_batch_tokens 9", {"seed": 2, "fp16": True, "max_batch_tokens": 9}),
-        ("ft.py", "--num_shots 4 --no_shuffle --save_strategy epoch --push_to_hub --hub_token t --bitfit", {"bitfit": True}),
+        ("ft.py", "--save_strategy epoch --push_to_hub --hub_token t --bitfit", {"bitfit": True}),
         ("ft.py", "--num_shots 4 --train_on demonstrations", {"num_shots": 4, "train_on": "demonstrations"}),
         ("ft.py", "--warmup_steps 3 --adam_beta1 0.5", {"warmup_steps": 3.0, "adam_beta1": 0.5}),
         ("distill.py", "--teacher_cache_dir none --topk 9 --support topk", {"topk": 9, "support": "topk"}),

@@ -1,6 +1,7 @@
 """Rules that a program checks: what keeps them, and which rows they hold for."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -38,7 +39,7 @@ CASES = {  # answer -> the rules that it keeps
 def rules(tmp_path_factory):
     file = tmp_path_factory.mktemp("rules") / "rules.json"
     file.write_text(json.dumps(RULES))
-    assert read_rules(str(file)) == read_rules(json.dumps(RULES))
+    assert read_rules(str(file)) == read_rules(f"\n {json.dumps(RULES, indent=2)}\n")
     return read_rules(str(file))
 
 
@@ -94,3 +95,18 @@ def test_an_entry_that_is_no_rule_is_refused(entry):
 def test_a_value_that_cannot_be_checked_for_is_refused(entry):
     with pytest.raises(InputError, match=r"--rules .*: rule odd: `\w+` is .*; write a "):
         read_rules(json.dumps({"odd": entry}))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            '{"brief": {"check": "lower_case"}, "brief": {"check": "lower_case"}}',
+            "is not JSON (two entries are named 'brief'); fix it",
+        ),
+        ("[" * 300, "no such file; name a JSON file"),
+    ],
+)
+def test_a_text_that_cannot_be_read_is_refused(text, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        read_rules(text)
