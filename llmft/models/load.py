@@ -233,7 +233,13 @@ def _missing(name: str) -> bool:
 def window(model: torch.nn.Module) -> int | None:
     """Longest text in tokens that the model's positions reach, None where its config names no limit.
 
-    GPT-2's and GPT-J's `n_positions` go by the common name in transformers; MPT's `max_seq_len` does not.
+    GPT-2's and GPT-J's `n_positions` go by the common name in transformers; MPT's `max_seq_len` does not. With LongRoPE (Phi-3
+    and 4), whose frequencies change for a whole pass once a position is beyond those of its first training, the limit is there:
+    past it, scores would depend on what is read together.
     """
     config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(of_layers for of_layers in rope.values() if isinstance(of_layers, dict))]
+    trained = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min(filter(None, [limit, *trained]), default=None)

@@ -141,6 +141,11 @@ def test_window_of_mpt():
     assert window(AutoModelForCausalLM.from_config(config)) == 77
 
 
+def test_window_of_long_rope_ends_where_its_frequencies_change():
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 64}
+    assert window(tiny_model("phi3", rope_parameters={**rope, "rope_theta": 1e4})) == 64
+
+
 @pytest.mark.parametrize("part", ["lora", "ia3"])
 def test_an_adapter_on_a_merged_adapter(saved, tmp_path, part):
     first = student(saved, tmp_path / "first", part)

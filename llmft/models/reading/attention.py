@@ -89,6 +89,9 @@ def packed_attention(
     """
     if attention_mask is not None and attention_mask.dtype == torch.int32:
         key, value, attention_mask = within_window(query, key, value, attention_mask, sliding_window)
+    if attention_mask is None and 1 < query.shape[2] < key.shape[2]:  # `sdpa` would take the queries for the first tokens
+        places = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        attention_mask = places.tril(key.shape[2] - query.shape[2])
     if attention_mask is None or attention_mask.dtype != torch.int64:
         if softcap is None and s_aux is None:
             return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma4TextConfig
 
 from llmft.models.reading.batches import BatchSize, answer_logits, left_pad
 from llmft.models.reading.continuations import Continued
@@ -106,3 +107,21 @@ def test_students_read_alike_padded_and_behind_a_context(family, part, window):
     kept = read(model, prompts)
     torch.testing.assert_close(torch.from_numpy(kept.arrays["all"]), expected, atol=1e-5, rtol=0)
     assert kept.padding_tokens == 0
+
+
+def test_layers_that_share_the_keys_of_others_read_the_whole_prompt():
+    family = {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2}
+    sizes = {"head_dim": 8, "global_head_dim": 8, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 600}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+    }
+    config = Gemma4TextConfig(vocab_size=600, pad_token_id=0, **family, **sizes, **shape)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    original = copy.deepcopy(model)
+    prompts = Continued(tokens(20), [tokens(9) for _ in range(4)], [4] * 4, [()] * 4)  # of equal length: no mask is needed
+    torch.testing.assert_close(torch.from_numpy(read(model, prompts).arrays["all"]), one_by_one(original, prompts))
