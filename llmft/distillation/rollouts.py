@@ -257,6 +257,8 @@ class _Takers:
         self.made: list[tuple[Sequence[int], TeacherTakesOver]] = []
 
     def __call__(self, rows: Sequence[int]) -> TeacherTakesOver:
+        if self.made:
+            self.made[-1][1].follower.inputs = {}  # the keys and values of a batch that is done, or did not fit in memory
         behind, places = partial(self.teacher.behind, self.context), [self.places[row] for row in rows]
         with behind() as (reader, prompts):
             follower = Follower(reader, prompts, self.teacher.row_of(self.context, places))

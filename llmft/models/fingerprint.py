@@ -17,6 +17,12 @@ CHUNK = 1 << 26
 
 NO_MATTER = frozenset("_name_or_path transformers_version architectures dtype torch_dtype use_cache".split())
 """Entries of a config about where a model comes from or how it is stored, not what it computes."""
+NO_MATTER_IN_ADAPTERS = frozenset("base_model_name_or_path revision inference_mode".split())
+"""The same of an adapter's settings."""
+
+
+def _json(value: object) -> list[str] | str:
+    return sorted(map(str, value)) if isinstance(value, set) else str(value)  # a set's order differs between processes
 
 
 def fingerprint_weights(model: torch.nn.Module) -> str:
@@ -32,8 +38,11 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
     """
     bare, whole = bare_model(model), unwrapped(model)
     config = {name: value for name, value in bare.config.to_dict().items() if name not in NO_MATTER}
-    adapters = {name: adapter.to_dict() for name, adapter in getattr(whole, "peft_config", {}).items()}
-    settings = json.dumps([config, adapters], sort_keys=True, default=str)
+    adapters = {
+        adapter: {name: value for name, value in settings.to_dict().items() if name not in NO_MATTER_IN_ADAPTERS}
+        for adapter, settings in getattr(whole, "peft_config", {}).items()
+    }
+    settings = json.dumps([config, adapters], sort_keys=True, default=_json)
     digest = hashlib.sha256(f"{type(bare).__name__} {settings}\n".encode())
     if getattr(bare.config, "auto_map", None):  # its class came with it: that file, and those it imports from the same folder
         from transformers.dynamic_module_utils import get_relative_import_files

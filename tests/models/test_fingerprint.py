@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from llmft.models.fingerprint import CHUNK, NO_MATTER, fingerprint_weights
-from tests.conftest import tiny_model
+from tests.conftest import adapted, tiny_model
 
 
 @pytest.mark.parametrize("family", ["opt", "gpt2", "llama"])
@@ -50,6 +50,17 @@ def test_where_the_bytes_lie_does_not_matter():
     layer.weight = torch.nn.Parameter(layer.weight.detach().T.contiguous().T)
     assert not layer.weight.is_contiguous()
     assert fingerprint_weights(model) == found
+
+
+def test_nor_does_the_order_of_an_adapters_settings_or_where_its_base_lies():
+    model = adapted(tiny_model("llama"), "lora")
+    found, (settings_of,) = fingerprint_weights(model), model.peft_config.values()
+    assert isinstance(settings_of.target_modules, set) and len(settings_of.target_modules) > 3  # in an order of this process
+    settings_of.target_modules = sorted(settings_of.target_modules)
+    settings_of.base_model_name_or_path, settings_of.inference_mode = "elsewhere", True
+    assert fingerprint_weights(model) == found
+    settings_of.lora_alpha += 1
+    assert fingerprint_weights(model) != found
 
 
 @given(st.data())

@@ -142,8 +142,8 @@ def test_window_of_mpt():
 
 
 def test_window_of_long_rope_ends_where_its_frequencies_change():
-    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 64}
-    assert window(tiny_model("phi3", rope_parameters={**rope, "rope_theta": 1e4})) == 64
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
+    assert window(tiny_model("phi3", rope_parameters=rope, original_max_position_embeddings=64)) == 64
 
 
 @pytest.mark.parametrize("part", ["lora", "ia3"])

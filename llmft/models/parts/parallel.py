@@ -57,7 +57,7 @@ class ParallelAdapter(torch.nn.Module):
 
     def read(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         """Hook before the block's first linear layer."""
-        self._input = inputs[0]
+        self._input = inputs[0] if self.on else None
 
     def add(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         """Hook after its last one."""

@@ -147,7 +147,9 @@ def all_logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
         return model(**{name: batch[name] for name in names}, use_cache=False).logits
     accepted = forward_parameters(model)
     arguments = {name: batch[name] for name in names[:3] if name in accepted}
-    return model(**arguments, use_cache=False, logits_to_keep=batch.get("width", 1)).logits
+    if {"logits_to_keep", "kwargs"} & accepted:  # else it is a model with code of its own, which computes them all
+        arguments["logits_to_keep"] = batch.get("width", 1)
+    return model(**arguments, use_cache=False).logits
 
 
 def at_positions(batch: dict[str, Any], values: torch.Tensor) -> torch.Tensor:

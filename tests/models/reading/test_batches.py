@@ -1,9 +1,11 @@
 from itertools import pairwise
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import OPTConfig, OPTForCausalLM
 
-from llmft.models.reading.batches import DEFAULT_TOKENS, LARGE_MEMORY, MASKED, BatchSize
+from llmft.models.reading.batches import DEFAULT_TOKENS, LARGE_MEMORY, MASKED, BatchSize, answer_logits, left_pad
 
 
 @given(
@@ -50,3 +52,18 @@ def test_a_mask_over_the_row_keeps_batches_small():
     assert BatchSize(8).tokens_on("cpu", masked=True) == DEFAULT_TOKENS["cpu"]
     assert BatchSize(8, 9999).tokens_on("cuda", masked=True) == 9999
     assert len(BatchSize(99).batches([1000] * 8, "cuda", padded=False, masked=True)) == 2
+
+
+def test_a_model_with_code_of_its_own_may_give_logits_at_all_positions_only():
+    class Old(OPTForCausalLM):
+        def forward(self, input_ids, attention_mask=None, position_ids=None, use_cache=None):
+            return super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=use_cache)
+
+    torch.manual_seed(0)
+    config = OPTConfig(hidden_size=8, ffn_dim=8, word_embed_proj_dim=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=20)
+    model = Old(config).eval()
+    texts = [[5, 6, 7], [8, 9]]
+    with torch.no_grad():
+        found = answer_logits(model, left_pad(texts))
+        for row, text in zip(found, texts, strict=True):
+            torch.testing.assert_close(row, model(torch.tensor([text])).logits[0, -1])
