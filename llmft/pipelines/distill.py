@@ -99,7 +99,7 @@ class Loaded:
 def distil(job: Job) -> None:
     """One run."""
     from llmft.models.reading.kv_cache import kv_bytes_per_token
-    from llmft.pipelines.retaining import retained
+    from llmft.pipelines.retaining import answer_retained, retained
     from llmft.pipelines.training import trainable
 
     check_distillation(job)
@@ -112,10 +112,12 @@ def distil(job: Job) -> None:
     cache, token_bytes = loaded.teacher.scorers[0].cache, {"teacher": kv_bytes_per_token(loaded.teacher.scorers[0].model)}
     loaded.teacher = teacher_while_training(job, loaded)
     own_cache = cache if job.config.distillation.teacher_model_name_or_path is None else None
-    keeps = retained(job, loaded.student, loaded.retain_rows, own_cache)
+    kept = answer_retained(job, loaded.student, loaded.retain_rows, own_cache)
     context_ids = loaded.teacher.scorers[0].prompter.context_ids
     loaded.student = loaded.student.with_model(trainable(job, loaded.student.model, context_ids=context_ids))
-    trained = learn(job, loaded.student, loaded.queries, loaded.teacher, targets, scores["teacher"], keeps)
+    trained = learn(
+        job, loaded.student, loaded.queries, loaded.teacher, targets, scores["teacher"], retained(job, loaded.student, *kept)
+    )
     scores |= trained.scores
     token_bytes["student"] = kv_bytes_per_token(loaded.student.model)
     metrics = measure(job, loaded, scores, token_bytes, trained) | matched | {"contexts": contexts(job, loaded.teacher)}
@@ -144,9 +146,11 @@ def load(job: Job) -> Loaded:
     retain_rows = retained_rows(job)
     teacher, queries = load_contexts(job, "teacher", draw_queries)
     model, tokenizer = job.loaded
-    student = job.scorer(model, tokenizer, student_format, trained=True)
+    part = job.config.trained
+    student = job.scorer(model, tokenizer, student_format, reserved=part.virtual_tokens)
     student = replace(student, answers=student.answers.ending_as(teacher.answers))
-    retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer)
+    reserved = part.virtual_tokens or len(teacher.scorers[0].prompter.context_ids) * part.use_cartridge
+    retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer, reserved=reserved)
     learnt = queries
     if student.answers.in_words and flags.answers != "given" and flags.targets != "gold":  # their own answers may be long
         learnt = [{**row, "answer": (), "answer_ids": None} for row in queries]
@@ -154,9 +158,9 @@ def load(job: Job) -> Loaded:
     teacher = thinking(teacher, flags.answer_pattern)
     check_aligned(teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
     check_sizes(job, teacher)
-    check_start(job.model_name, trained_weights(model, job.config.trained))
+    check_start(job.model_name, trained_weights(model, part))
     check_follows(job, teacher.scorers[0].model)
-    student.check_window(retain_rows)
+    replace(student.prompter, virtual=reserved).check_window(retain_rows)
     retain_rows = draw_retained(job, retain_rows, len(queries))
     teacher = with_cache(job, teacher)
     job.begin()

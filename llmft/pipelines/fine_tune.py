@@ -79,7 +79,7 @@ def tune(job: Job) -> None:
             rows = draw_training_rows(job.data.train, job.config.data.max_train_samples, data_seed=run.data_seed)
         if vanilla:
             put_head(model, flags.classifier_type, job.task.label_names, run.seed)
-        student = job.scorer(model, tokenizer, prompt_format, trained=True)
+        student = job.scorer(model, tokenizer, prompt_format, reserved=job.config.trained.virtual_tokens)
         job.check_prompts(student, train_rows=rows)
         if on_documents:
             examples = documents(job, student)

@@ -86,13 +86,13 @@ class Job:
         sample: Row | None = None,
         demonstrations: Sequence[Row] = (),
         calibrate: bool = False,
-        trained: bool = False,
+        reserved: int = 0,
     ) -> Scorer:
         """A way of asking `model` for a task's answers, with the flags' lengths, answers and batches.
 
         Args:
             task, sample: another task than the run's own, and one of its rows.
-            trained: whether the model will be trained, so that room is left for a soft prompt.
+            reserved: number of virtual tokens that training will put before every prompt, for which room is left.
 
         Raises:
             InputError: the prompts and the answers do not fit together, for example a label word is not a single token.
@@ -107,8 +107,8 @@ class Job:
             prompt_format,
             tuple(demonstrations),
             max_length=self.config.data.max_seq_length,
-            reserved=self.config.trained.virtual_tokens if trained else 0,
-            virtual_flag="--cartridge_tokens" if trained and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
+            reserved=reserved,
+            virtual_flag="--cartridge_tokens" if reserved and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
         )
         answers, sample = answers_of(task or self.task), sample or next(iter(self.eval_sets.values()))[0]
         batch_size, asked = BatchSize.of(self.config.run), {"task": task or self.task, "config": self.config}

@@ -13,6 +13,7 @@ from llmft.tasks.queries import RETAINED, load_queries
 
 if TYPE_CHECKING:
     from llmft.arguments.run import RunArguments
+    from llmft.distillation.targets import Targets
     from llmft.distillation.trainer import Retained
     from llmft.evaluation.answer_cache import AnswerCache
     from llmft.evaluation.scorer import Scorer
@@ -54,23 +55,36 @@ def prompts_read(run: RunArguments, queries: int) -> int:
     return batches * run.world_size * math.ceil(min(run.train_batch_size, of_rank) / RETAIN_EVERY)
 
 
-def retained(job: Job, student: Scorer, rows: list[Row], cache: AnswerCache | None) -> Retained | None:
-    """The prompts as training examples, with the model's answers and distributions before training; None without prompts.
+def answer_retained(job: Job, student: Scorer, rows: list[Row], cache: AnswerCache | None) -> tuple[list[Row], Targets | None]:
+    """The prompts with the model's answers before training, and its distributions along them; None without prompts.
 
     Args:
         student: asks the model before training.
         cache: holds answers of that model; None for no cache.
     """
     from llmft.distillation.teacher import likeliest_along
-    from llmft.distillation.trainer import Retained, with_targets
     from llmft.evaluation.scorer import MeanScorer
 
-    flags, scorer = job.config.distillation, replace(student, cache=cache)
     if not rows:
-        return None
+        return [], None
+    scorer = replace(student, cache=cache)
     with job.meter.phase("retain") as phase:
         answered = scorer.answered(rows, phase, counted=False)
-        targets = likeliest_along(MeanScorer((scorer,)), answered, phase, flags.topk)
-    examples = with_targets(scorer.answers.examples(scorer.prompter.prompts(rows), answered, gold=False), targets)
+        return answered, likeliest_along(MeanScorer((scorer,)), answered, phase, job.config.distillation.topk)
+
+
+def retained(job: Job, student: Scorer, answered: list[Row], targets: Targets | None) -> Retained | None:
+    """The prompts as training examples; None without prompts.
+
+    Args:
+        student: asks the model as it is trained (a cartridge stands in place of a template's opening).
+        answered, targets: from `answer_retained`.
+    """
+    from llmft.distillation.trainer import Retained, with_targets
+
+    if targets is None:
+        return None
+    flags = job.config.distillation
+    examples = student.answers.examples(student.prompter.prompts(answered), answered, gold=False)
     choices = replace(flags.objective, support="topk", ce_weight=0.0)
-    return Retained(flags.retain_weight, examples, choices, job.config.run.seed)
+    return Retained(flags.retain_weight, with_targets(examples, targets), choices, job.config.run.seed)

@@ -78,8 +78,13 @@ class Retention:
     rows: dict[str, list[Row]]
 
     @classmethod
-    def create(cls, tasks: list[Task], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Retention:
+    def create(
+        cls, tasks: list[Task], job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, *, reserved: int = 0
+    ) -> Retention:
         """Load the tasks' rows, check that their prompts fit `model`, and add them to the job's other sets.
+
+        Args:
+            reserved: as for `Job.scorer`.
 
         Raises:
             InputError: rows are missing, a label word is not a single token, or a prompt does not fit the model's window.
@@ -97,7 +102,7 @@ class Retention:
                     named.pattern, named.prefix, data.separate_shots_by, named.target_tokens, words_flag="label words"
                 )
                 sample = rows[name][0]
-                scorers[name] = job.scorer(model, tokenizer, prompt_format, task=task, sample=sample, trained=True)
+                scorers[name] = job.scorer(model, tokenizer, prompt_format, task=task, sample=sample, reserved=reserved)
                 scorers[name].check_window(rows[name])
                 job.other_tasks[name] = task
         if rows:

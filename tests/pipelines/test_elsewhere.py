@@ -7,10 +7,12 @@ import pytest
 
 from llmft.arguments.objective import Objective
 from llmft.distillation.trainer import Retained
+from llmft.errors import InputError
 from llmft.evaluation.elsewhere import abstains, contaminating, names_in, unanswerable
 from llmft.report.__main__ import main
 from llmft.tasks.table import TASKS
 from llmft.tasks.unrelated import UNRELATED, unrelated_rows
+from llmft.worlds.notes.tokenizer import BOS
 from llmft.worlds.notes.world import draw_notes, draw_unrelated, notes_documents, notes_unrelated
 from tests.pipelines.conftest import IN_DOMAIN, run
 from tests.pipelines.test_text_runs import SHORT
@@ -76,6 +78,35 @@ def test_prompts_to_keep_are_drawn_by_the_seed_and_no_more_than_training_reads(t
     records = [run("distill.py", tmp_path / "out", *flags, "--seed", seed) for seed in (0, 1)]
     assert capsys.readouterr().err.count("training reads at most 2 of its 20 prompts, which --seed draws") == 2
     assert records[0].phases["retain"]["tokens"] != records[1].phases["retain"]["tokens"]  # each prompt has its own length
+
+
+def test_with_a_cartridge_prompts_to_keep_begin_as_all_its_prompts_do_and_leave_it_room(tmp_path, monkeypatch):
+    kept = []
+
+    def keep(*fields):
+        kept.append(Retained(*fields))
+        return kept[-1]
+
+    monkeypatch.setattr("llmft.distillation.trainer.Retained", keep)
+    flags = (
+        "--task",
+        "notes",
+        "--use_cartridge",
+        "--max_steps",
+        1,
+        "--max_train_samples",
+        4,
+        "--max_eval_samples",
+        2,
+        *IN_DOMAIN,
+    )
+    flags += ("--retain_weight", 0.3, "--retain_file", tmp_path / "prompts.jsonl", "--no_evaluate_elsewhere")
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"query": "Who?"}) + "\n")
+    run("distill.py", tmp_path / "out", *flags)
+    assert kept[0].examples[0]["input_ids"][0] != BOS  # the context, which is the cartridge now, had it
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"query": "Who?" + " mill" * 600}) + "\n")
+    with pytest.raises(InputError, match=r"the longest prompt has 8\d\d tokens"):
+        run("distill.py", tmp_path / "out", *flags)
 
 
 def test_in_an_epoch_queries_bring_different_prompts_and_in_the_next_others():

@@ -81,7 +81,9 @@ def test_fingerprints_hold_versions_and_evaluation_rows(data_dir):
 def test_other_tasks_before_and_after(tmp_path, data_dir, capsys):
     job = job_of(tmp_path, data_dir, "--use_soft_prompt")
     model, tokenizer = load_all(job)
-    retention = Retention.create(retention_tasks(OTHERS, "toy"), job, model, tokenizer)
+    retention = Retention.create(
+        retention_tasks(OTHERS, "toy"), job, model, tokenizer, reserved=job.config.trained.virtual_tokens
+    )
     scorer = job.scorer(model, tokenizer, prompt_format_of(job, "student"))
     prompters = {name: one.prompter for name, one in retention.scorers.items()}
     assert {prompter.virtual for prompter in prompters.values()} == {20}
@@ -157,6 +159,8 @@ def test_tasks_that_the_model_cannot_be_asked(tmp_path, data_dir):
         InputError, match=r"^--retention_tasks ag_news: label words .*: 'World' is not one token .*; or drop ag_news$"
     ):
         Retention.create(retention_tasks("ag_news", "toy"), job, model, tokenizer)
+    with pytest.raises(InputError, match=r"^--retention_tasks sst2: .* with them the longest prompt has 7"):
+        Retention.create(retention_tasks("sst2", "toy"), job, model, tokenizer, reserved=700)
     long = pd.DataFrame({"sentence": ["the " * 600], "label": [0]})
     long.to_parquet(data_dir / "glue" / "sst2" / "validation.parquet")
     with pytest.raises(InputError, match=r"^--retention_tasks sst2: .* the longest prompt has 60. tokens"):
