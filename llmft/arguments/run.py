@@ -36,7 +36,7 @@ INHERITED = {
         prediction_loss_only eval_do_concat_batches eval_use_gather_object eval_accumulation_steps batch_eval_metrics
         include_for_metrics fp16_full_eval bf16_full_eval metric_for_best_model greater_is_better hub_always_push fsdp fsdp_config
         parallelism_config torch_compile torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config
-        ignore_data_skip auto_find_batch_size enable_jit_checkpoint dataloader_persistent_workers
+        ignore_data_skip auto_find_batch_size enable_jit_checkpoint dataloader_persistent_workers length_column_name
         """,
         supported=False,  # these would have no effect or break something here
     ),
@@ -79,7 +79,7 @@ class RunArguments(TrainingArguments):
     INHERITED: ClassVar[dict[str, Rules]] = INHERITED
 
     output_dir: str = flag("Folder that holds all runs; each gets its own subfolder.", "logfiles", kind="folder")
-    overwrite_output_dir: bool = flag("Repeat a finished run.", False, names_run=False)
+    overwrite_output_dir: bool = flag("Repeat a finished run; an unfinished one is resumed.", False, names_run=False)
     count_flops: bool = flag(
         "Also count the FLOPs of the operators (slow); those by T-Few's rule are always counted.", False, names_run=False
     )
@@ -119,6 +119,9 @@ class RunArguments(TrainingArguments):
         at_least=1,
     )
     label_names: list[str] | None = field(default=None, init=False)  # no argument: --label_names are those of your own data
+    train_sampling_strategy: str = flag(  # transformers' others draw an epoch anew when it is resumed, or split it unlike ours
+        "Order of the training rows.", "random", choices=("random", "sequential"), evaluation=TRAINS
+    )
     remove_unused_columns: bool = flag(
         "Must stay off: training rows have columns of our own.", False, supported=False, evaluation=TRAINS
     )

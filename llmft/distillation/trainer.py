@@ -105,15 +105,12 @@ class ContextDistillationTrainer(FtTrainer):
         self.choices, self.answers, self.teacher, self.retained = choices, answers, teacher, retained
         self.collate_retained = None if retained is None else collator(self.model, ())
 
-    def compute_loss(
-        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Loss of one batch, part of which is on `retained`, if there is any."""
+    def whole_loss(self, loss: torch.Tensor, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """The loss of a batch, part of which is on `retained`, if there is any."""
         if self.retained is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        places, weight = inputs[POSITION].tolist(), self.retained.weight
-        loss = super().compute_loss(model, inputs, False, num_items_in_batch)
-        return (1 - weight) * loss + weight * self._retain_loss(model, places)
+            return loss
+        weight = self.retained.weight
+        return (1 - weight) * loss + weight * self._retain_loss(model, inputs[POSITION].tolist())
 
     def _retain_loss(self, model: torch.nn.Module, places: Sequence[int]) -> torch.Tensor:
         rows = self.retained.rows(int(self.state.epoch), places)

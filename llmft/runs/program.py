@@ -71,7 +71,7 @@ def end(line: str, code: int) -> NoReturn:
     if line:
         sys.stderr.write(f"{line}\n")  # in one piece: other ranks may write at the same time
     sys.stdout.flush()
-    if in_group():
+    if this_process().world_size > 1 and in_group():
         os._exit(code)  # the group's threads would keep the process alive, or abort it
     sys.exit(code)
 

@@ -35,7 +35,8 @@ class RunRecord:
     Args:
         path: the run's folder.
         writes: whether this process writes (rank 0); the others make the same calls without effect.
-        overwrite: whether to delete an earlier run with these settings, once this one has passed all checks.
+        overwrite: whether to delete a finished run with these settings, once this one has passed all checks. An unfinished one is
+            resumed all the same: a preempted job starts with its whole command line again.
     """
 
     path: Path
@@ -120,7 +121,7 @@ class RunRecord:
         Raises:
             InputError: the folder cannot be created.
         """
-        if self.overwrite:
+        if self.overwrite and self.finished:
             self.clear()
         self.continued = (self.path / "config.json").is_file()
         self.tidy()
@@ -188,7 +189,7 @@ def readable(checkpoint: str | Path | None) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise InputError(
             f"--output_dir: {checkpoint} is damaged ({type(error).__name__}) and cannot be resumed from; remove that folder to "
-            "resume from an earlier one, or start anew with --overwrite_output_dir"
+            "resume from an earlier one, or the run's to start anew"
         ) from error
 
 

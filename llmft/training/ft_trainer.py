@@ -122,6 +122,7 @@ class FtTrainer(ReadableCheckpoint, Trainer):
             self.add_targets(inputs)
             loss = self.answer_loss(logits, inputs)
             loss = loss if share is None else loss * share
+        loss = self.whole_loss(loss, model, inputs)
         if self.finite is not None:
             rows = inputs[POSITION] if real is None else inputs[POSITION][: max(real, 1)]
             self.finite.see(self.state.global_step + 1, loss, rows)
@@ -182,6 +183,10 @@ class FtTrainer(ReadableCheckpoint, Trainer):
 
     def add_targets(self, inputs: dict[str, Any]) -> None:
         """Add to a batch what its loss needs beyond its examples: here nothing."""
+
+    def whole_loss(self, loss: torch.Tensor, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """The loss of a batch from that of its answers: here the same."""
+        return loss
 
     def answer_loss(self, logits: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Loss from logits (P, V) at those positions."""

@@ -64,9 +64,8 @@ class Case:
 
 
 SMALL = {"eval.py": "--num_shots 4 --max_eval_samples 8", "self_study": "", "compose": ""}
-SMALL["distill.py"] = SMALL["ft.py"] = (
-    f"{SMALL['eval.py']} --max_train_samples 8 --num_train_epochs 1 --per_device_train_batch_size 4"
-)
+SMALL["ft.py"] = "--max_eval_samples 8 --max_train_samples 8 --num_train_epochs 1 --per_device_train_batch_size 4"
+SMALL["distill.py"] = f"{SMALL['ft.py']} --num_shots 4"
 OWN = "--model_name_or_path toy --train_file {} --validation_file {}"
 QUESTIONS = "--model_name_or_path toy --task questions --train_file {} --validation_file {{questions}} --document_column document"
 

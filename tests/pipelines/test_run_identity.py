@@ -74,7 +74,7 @@ NO_NAME_OF = {
         dataloader_in_order dataloader_multiprocessing_context ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
         ddp_find_unused_parameters ddp_static_graph ddp_timeout eval_delay eval_steps eval_strategy evaluate_elsewhere
         gradient_accumulation_steps gradient_checkpointing gradient_checkpointing_kwargs learning_rate
-        length_column_name log_l2_dist_per_weight lr_scheduler_kwargs lr_scheduler_type max_grad_norm max_steps
+        log_l2_dist_per_weight lr_scheduler_kwargs lr_scheduler_type max_grad_norm max_steps
         neftune_noise_alpha num_train_epochs optim optim_args optim_target_modules per_device_train_batch_size
         restore_callback_states_from_checkpoint save_best_models save_final_model torch_empty_cache_steps
         train_sampling_strategy use_cache warmup_steps weight_decay

@@ -111,11 +111,6 @@ def test_the_teachers_pass_changes_no_weight_and_leaves_no_gradient(tmp_path, mo
     assert seen == [True, True]
 
 
-def test_fine_tuning_draws_no_demonstrations_that_it_does_not_use(tmp_path):
-    record = run("ft.py", tmp_path, *SHORT, "--num_shots", 3)  # 3 could not be divided evenly
-    assert record.json("config")["draws"]["demonstrations"] == [[]]
-
-
 def test_full_students_differ_from_their_start(tmp_path):
     record = run("distill.py", tmp_path, *SHORT)
     start, end = load_file(CHECKPOINT / "model.safetensors"), load_file(record.path / "model" / "model.safetensors")
