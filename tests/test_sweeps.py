@@ -67,10 +67,7 @@ def test_failed_runs_are_listed_and_the_others_done(sweep):
 def test_an_interrupted_sweep_leaves_no_process(sweep, tmp_path, number, status):
     started = sweep("vanilla_ft/rte/run.sh", MODELS="sleeps", SHOTS="2", JOBS="2", CUDA_VISIBLE_DEVICES="5,7")
     pids = tmp_path / "pids"
-    deadline = time.monotonic() + 20
-    while not pids.is_file() or len(pids.read_text().splitlines()) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(pids, lines=2)
     started.send_signal(number)
     out, _ = started.communicate(timeout=20)
     assert started.returncode == status
@@ -80,6 +77,14 @@ def test_an_interrupted_sweep_leaves_no_process(sweep, tmp_path, number, status)
     assert len(lines) == 2
     for pid in (pid for line in lines for pid in line[:2]):
         assert not alive(pid)
+
+
+def wait_for(file, lines=1):
+    """Wait until a file has this many lines."""
+    deadline = time.monotonic() + 20
+    while not file.is_file() or len(file.read_text().splitlines()) < lines:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def alive(pid):
@@ -154,12 +159,30 @@ def test_a_preempted_job_is_put_back_into_the_queue(sweep, tmp_path):
     job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "1"}
     path = f"{tmp_path}:{os.environ['PATH']}"
     started = sweep("slurm/array.sbatch", str(tmp_path / "commands.txt"), **job, PATH=path)
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "pids").is_file():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(tmp_path / "pids")
     started.send_signal(signal.SIGTERM)
     started.communicate(timeout=20)
     assert started.returncode == 143
     assert calls.read_text() == "requeue 77\n"
     assert not any(alive(pid) for pid in (tmp_path / "pids").read_text().split())
+
+
+def test_a_preempted_run_over_several_nodes_saves_before_srun_ends(tmp_path):
+    """Slurm's srun kills its processes when it gets SIGTERM itself."""
+    fakes = {
+        "srun": "bash -c 'trap \"echo saved >>calls; exit 143\" TERM; echo $$ >pid; while :; do sleep 0.05; done' &\n"
+        'trap "kill -KILL $!; exit 1" TERM; wait $!',
+        "scancel": 'echo "scancel $*" >>calls; kill -TERM "$(cat pid)"',
+        "scontrol": 'if [ "$1" = requeue ]; then echo "scontrol $*" >>calls; fi',
+    }
+    for name, text in fakes.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    job = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
+    variables = environment(**job, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    started = subprocess.Popen(["bash", ROOT / "scripts/slurm/multi_node.sbatch", "ft.py"], env=variables)
+    wait_for(tmp_path / "pid")
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(timeout=20) == 143
+    assert (tmp_path / "calls").read_text().splitlines() == ["scancel --signal=TERM 77", "saved", "scontrol requeue 77"]
