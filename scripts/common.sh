@@ -108,7 +108,8 @@ finish() {
         printf '%s\n' "${commands[@]}"
         return
     fi
-    IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}"
+    find_gpus
+    check_deepspeed
     logs=$OUTPUT_DIR/sweeps/${sweep//\//-}-$(date +%Y%m%d-%H%M%S)-$$
     mkdir -p "$logs"
     trap 'stop 130' INT
@@ -126,21 +127,53 @@ finish() {
     return "$status"
 }
 
+# find_gpus: set `gpus` to those of CUDA_VISIBLE_DEVICES; if that is unset and there are several runs at a time, to the machine's.
+find_gpus() {
+    gpus=()
+    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+        IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+    elif [ "$JOBS" -gt 1 ]; then
+        mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | grep -x '[0-9]*')
+    fi
+}
+
+# check_deepspeed: fail where DeepSpeed's launcher could not give each run GPUs of its own.
+check_deepspeed() {
+    local line most=${#gpus[@]}
+    [ "$JOBS" = 1 ] || most=1
+    for line in "${commands[@]}"; do
+        [[ $line = *' deepspeed.launcher.runner --num_gpus '* ]] || continue
+        line=${line#* --num_gpus }
+        [ "$JOBS" = 1 ] || [ "${#gpus[@]}" -gt 0 ] ||
+            fail "JOBS=$JOBS: no GPUs are known, so DeepSpeed would use GPU 0 for all runs; name them in CUDA_VISIBLE_DEVICES, or use JOBS=1"
+        whole_numbers CUDA_VISIBLE_DEVICES "${gpus[@]}" # DeepSpeed knows no other names
+        [ "${#gpus[@]}" = 0 ] || [ "${line%% *}" -le "$most" ] ||
+            fail "NUM_GPUS=${line%% *}: JOBS=$JOBS and CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-} leave $most for a run; change one of them"
+    done
+}
+
 # start NUMBER: start a command in its own process group, with its own log.
 start() {
-    local slot=0
+    local slot=0 visible=("${gpus[@]}") list
     printf '[%s/%s] %s\n' "$1" "$total" "${commands[$1 - 1]}"
     split "${commands[$1 - 1]}" command
+    while [[ " ${slots[*]} " = *" $slot "* ]]; do slot=$((slot + 1)); done
+    if [ "$JOBS" -gt 1 ] && [ "${#gpus[@]}" -gt 0 ]; then visible=("${gpus[slot % ${#gpus[@]}]}"); fi
     case ${command[2]-} in # arguments that are known only now
         torch.distributed.run) command=("${command[@]:0:3}" --shutdown_timeout "$GRACE" "${command[@]:3}") ;; # default: 30 s
-        deepspeed.launcher.runner) command=("${command[@]:0:3}" --master_port "$(free_port)" "${command[@]:3}") ;; # default: a fixed one
+        deepspeed.launcher.runner)
+            if [ "${command[3]}" = --num_gpus ] && [ "${#visible[@]}" -gt 0 ]; then # --num_gpus makes it ignore CUDA_VISIBLE_DEVICES
+                visible=("${visible[@]:0:command[4]}")
+                command=("${command[@]:0:3}" "${command[@]:5}")
+            fi
+            command=("${command[@]:0:3}" --master_port "$(free_port)" "${command[@]:3}") # default: a fixed one
+            ;;
     esac
-    while [[ " ${slots[*]} " = *" $slot "* ]]; do slot=$((slot + 1)); done
-    if [ "$JOBS" -gt 1 ] && [ "${#gpus[@]}" -gt 0 ]; then
-        CUDA_VISIBLE_DEVICES=${gpus[slot % ${#gpus[@]}]} setsid "${command[@]}" >"$logs/$1.log" 2>&1 </dev/null &
-    else
-        setsid "${command[@]}" >"$logs/$1.log" 2>&1 </dev/null &
+    if [ "${#visible[@]}" -gt 0 ]; then
+        printf -v list ',%s' "${visible[@]}"
+        command=(env "CUDA_VISIBLE_DEVICES=${list:1}" "${command[@]}")
     fi
+    setsid "${command[@]}" >"$logs/$1.log" 2>&1 </dev/null &
     running[$!]=$1
     slots[$!]=$slot
 }

@@ -113,6 +113,58 @@ def test_a_run_of_several_processes_has_the_sweeps_python_a_free_port_and_its_ti
         assert 1024 < int(value) < 65536
 
 
+TWO_RUNS = {"MODELS": "m", "SHOTS": "2", "DATA_SEEDS": "0 1"}
+
+
+def fake_nvidia_smi(folder, text):
+    """The PATH with a fake nvidia-smi."""
+    (folder / "nvidia-smi").write_text(f"#!/usr/bin/env bash\n{text}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ({"JOBS": "2"}, {"4", "6"}),
+        ({"JOBS": "2", "CUDA_VISIBLE_DEVICES": "3,1"}, {"3", "1"}),
+        ({"JOBS": "2", "CUDA_VISIBLE_DEVICES": "3,1", "LAUNCHER": "deepspeed"}, {"3", "1"}),
+        ({"JOBS": "2", "LAUNCHER": "deepspeed"}, {"4", "6"}),
+        ({"CUDA_VISIBLE_DEVICES": "3,1,7", "LAUNCHER": "deepspeed", "NUM_GPUS": "2"}, {"3,1"}),
+        ({"CUDA_VISIBLE_DEVICES": "3,1,7", "NUM_GPUS": "2"}, {"3,1,7"}),  # torchrun uses the first two
+    ],
+)
+def test_each_run_has_its_own_gpus(sweep, tmp_path, given, used):
+    python, seen = tmp_path / "own_python", tmp_path / "seen"
+    text = f"""if [ "$1" = -c ]; then exec {shlex.quote(sys.executable)} "$@"; fi
+    echo "$CUDA_VISIBLE_DEVICES $*" >>"$PIDS"
+    until [ "$(wc -l <"$PIDS")" -ge {given.get("JOBS", 1)} ]; do sleep 0.05; done # all that run at a time have started"""
+    python.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    python.chmod(0o755)
+    path = fake_nvidia_smi(tmp_path, 'printf "4\\n6\\n"')
+    started = sweep("vanilla_ft/rte/run.sh", **TWO_RUNS, **given, **path, PYTHON=str(python), PIDS=str(seen))
+    assert "2 finished" in started.communicate(timeout=30)[0]
+    lines = seen.read_text().splitlines()
+    assert {line.split()[0] for line in lines} == used
+    assert "--num_gpus" not in seen.read_text()  # DeepSpeed would ignore the variable
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"JOBS": "2"}, "JOBS=2: no GPUs are known"),
+        ({"NUM_GPUS": "2", "CUDA_VISIBLE_DEVICES": "3"}, "NUM_GPUS=2: JOBS=1 and CUDA_VISIBLE_DEVICES=3 leave 1 for a run"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-8f3a"}, "CUDA_VISIBLE_DEVICES=GPU-8f3a: must be a whole number"),
+    ],
+)
+def test_deepspeed_is_not_started_on_the_wrong_gpus(sweep, tmp_path, given, says):
+    path = fake_nvidia_smi(tmp_path, "echo no driver; exit 9")
+    started = sweep("vanilla_ft/rte/run.sh", **TWO_RUNS, **given, **path, LAUNCHER="deepspeed")
+    out, err = started.communicate(timeout=30)
+    assert (started.returncode, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"error: {says}")
+
+
 def test_deepspeeds_launcher_is_told_that_it_starts_a_module(sweep):
     variables = {"POOLS": "4", "STEPS": "6", "SEEDS": "0", "NUM_GPUS": "2", "JOBS": "1", "LAUNCHER": "deepspeed"}
     out, _ = sweep("task_diversity/run.sh", **variables, DRY_RUN="1").communicate(timeout=30)
