@@ -8,8 +8,6 @@ sweep=${0##*scripts/}
 sweep=${sweep%.sh}
 commands=() # each is a line that `split` splits into words
 declare -A shown=() extra_names=() running=() slots=()
-failures=()
-finished=0 skipped=0 failed=0
 
 fail() {
     printf 'error: %s\n' "$1" >&2
@@ -100,6 +98,18 @@ run() {
     commands+=("$line")
 }
 
+# prepare WORD...: have python make files that the runs read; with DRY_RUN=1 too, as the commands in the list read them. What it
+# prints is no part of the list.
+prepare() {
+    "$python" "$@" >&2
+}
+
+# prepare_with_model WORD...: the same for a step that loads a model; with DRY_RUN=1, only say that it comes before the list.
+prepare_with_model() {
+    quote line "$python" "$@"
+    if [ "${DRY_RUN:-0}" = 1 ]; then printf 'run this first: %s\n' "$line" >&2; else prepare "$@"; fi
+}
+
 # finish [report]: execute all runs, JOBS at a time, or with DRY_RUN=1 print them. If a run fails, the others continue; it is listed
 # at the end, and the sweep's exit status is 1. With `report`, write the report then, whether or not runs have failed.
 finish() {
@@ -108,6 +118,8 @@ finish() {
         printf '%s\n' "${commands[@]}"
         return
     fi
+    failures=()
+    finished=0 skipped=0 failed=0 # a sweep may call this several times
     find_gpus
     check_deepspeed
     logs=$OUTPUT_DIR/sweeps/${sweep//\//-}-$(date +%Y%m%d-%H%M%S)-$$
@@ -122,6 +134,7 @@ finish() {
     while [ "${#running[@]}" -gt 0 ]; do collect; done
     trap - INT TERM HUP # no run is left to stop; the report may still be
     summary
+    commands=()
     if [ "${1:-}" = report ]; then "$python" -m llmft.report "$OUTPUT_DIR" || status=$?; fi
     [ "$failed" = 0 ] || exit 1
     return "$status"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_scripts import ROOT, environment
+from tests.test_scripts import ROOT, accepted, environment
 
 FAKE = """#!/usr/bin/env bash
 # Stands in for python: what the run does is said by its model's name.
@@ -47,6 +47,19 @@ def test_runs_that_failed_are_no_reason_to_write_no_report(sweep, tmp_path):
     out, _ = started.communicate(timeout=30)
     assert started.returncode == 1
     assert out.splitlines()[-1] == f"report of {tmp_path / 'runs'}" and "0 finished, 0 skipped, 2 failed of 2; logs:" in out
+
+
+def test_a_student_that_is_distilled_again_is_found_after_the_first_run(sweep, tmp_path):
+    script, student = "context_distillation/toy/sequential.sh", tmp_path / "runs/first/distill/toy/toy/run"
+    dry = sweep(script, DRY_RUN="1")
+    assert "DRY_RUN=1: the second command starts from the folder" in dry.communicate(timeout=30)[1]
+    assert dry.returncode == 2
+    student.mkdir(parents=True)  # what the fake does not make
+    out, _ = sweep(script).communicate(timeout=30)
+    first, second = (shlex.split(line) for line in re.findall(r"^\[1/1\] (.* distill\.py .*)", out, re.MULTILINE))
+    assert accepted(first) and accepted(second)
+    assert second[second.index("--model_name_or_path") + 1] == f"{student}/model"
+    assert out.count("1 finished, 0 skipped, 0 failed of 1; logs: ") == 2
 
 
 def test_failed_runs_are_listed_and_the_others_done(sweep):

@@ -29,16 +29,15 @@ for seed in "${seeds[@]}"; do
         common=(--task code --validation_file "$rows/validation.jsonl" "${model[@]}")
         case $library in
             invented)
-                [ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/code_distillation/make_library.py "$rows" --seed "$seed"
+                prepare scripts/code_distillation/make_library.py "$rows" --seed "$seed"
                 common+=(--out_of_domain_file "$rows/unasked.jsonl" --run_code "$rows/library" --max_new_tokens 16)
                 context=(--context file --context_dir "$rows/library" --context_glob '*.py')
                 compare file "$rows/train.jsonl" "$EPOCHS"
                 ;;
             real)
                 [ "$seed" = "${seeds[0]}" ] || continue # its rows are the same for all seeds
-                [ "${DRY_RUN:-0}" = 1 ] || "$python" -m llmft.tasks.completions "$FOLDER" --context_glob "$CONTEXT_GLOB" \
-                    --train_glob "$TRAIN_GLOB" --validation_glob "$VALIDATION_GLOB" --query_characters "$QUERY_CHARACTERS" \
-                    --output_dir "$rows"
+                prepare -m llmft.tasks.completions "$FOLDER" --context_glob "$CONTEXT_GLOB" --train_glob "$TRAIN_GLOB" \
+                    --validation_glob "$VALIDATION_GLOB" --query_characters "$QUERY_CHARACTERS" --output_dir "$rows"
                 common+=(--max_new_tokens 64)
                 context=(--context file --context_dir "$FOLDER" --context_glob "$CONTEXT_GLOB")
                 compare file "$rows/train.jsonl" "$REAL_EPOCHS"

@@ -7,7 +7,7 @@ source scripts/comparison/grid.sh
 setting ROWS 48
 begin
 rows=$OUTPUT_DIR/rows
-[ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/comparison/choose.py split "$DATA_DIR" "$rows" "${tasks[@]}"
+prepare scripts/comparison/choose.py split "$DATA_DIR" "$rows" "${tasks[@]}"
 for model in "${models[@]}"; do
     for task in "${tasks[@]}"; do
         case $task in

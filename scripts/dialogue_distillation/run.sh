@@ -16,7 +16,7 @@ split "$METHODS" methods
 
 for seed in "${seeds[@]}"; do
     folder=$OUTPUT_DIR/files/$seed
-    [ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/dialogue_distillation/make_dialogue.py "$folder" --seed "$seed"
+    prepare scripts/dialogue_distillation/make_dialogue.py "$folder" --seed "$seed"
     common=(--task questions --validation_file "$folder/validation.jsonl" --model_name_or_path "$MODEL" --output_dir "$OUTPUT_DIR"
         --chat --pattern '{text1}' --system_prompt 'Answer with the fact alone, in as few words as possible.' --max_new_tokens 16
         --seed "$seed" --data_seed "$seed" --max_batch_tokens 1024)

@@ -20,15 +20,15 @@ split "$METHODS" methods
 
 # study SEED PAIRS: let the writer ask about the document of a seed, and the embedded model answer.
 study() {
-    "$python" scripts/document_distillation/make_notes.py "$OUTPUT_DIR/documents" --seed "$1"
-    "$python" -m llmft.self_study --model_name_or_path notes --pattern 'Question: {text1} Answer:' --writer_model_name_or_path "$WRITER" \
-        --context_file "$OUTPUT_DIR/documents/notes-$1" --num_queries "$NUM_QUERIES" --max_new_tokens 8 --max_query_tokens 32 --data_seed "$1" \
-        --output_file "$2" --output_dir "$OUTPUT_DIR" --use_cpu --bf16
+    prepare scripts/document_distillation/make_notes.py "$OUTPUT_DIR/documents" --seed "$1"
+    prepare_with_model -m llmft.self_study --model_name_or_path notes --pattern 'Question: {text1} Answer:' \
+        --writer_model_name_or_path "$WRITER" --context_file "$OUTPUT_DIR/documents/notes-$1" --num_queries "$NUM_QUERIES" \
+        --max_new_tokens 8 --max_query_tokens 32 --data_seed "$1" --output_file "$2" --output_dir "$OUTPUT_DIR" --use_cpu --bf16
 }
 
 for seed in "${seeds[@]}"; do
     prompts=$OUTPUT_DIR/unrelated/$seed.jsonl
-    [ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/document_distillation/make_unrelated.py "$prompts" --seed "$seed" --number 300
+    prepare scripts/document_distillation/make_unrelated.py "$prompts" --seed "$seed" --number 300
     common=(--task notes --output_dir "$OUTPUT_DIR" --use_cpu --seed "$seed" --data_seed "$seed"
         --eval_strategy steps --eval_steps 0.25 --no_evaluate_with_context --no_save_final_model)
     as_given=("${common[@]}" --num_train_epochs "$EPOCHS")
@@ -39,7 +39,7 @@ for seed in "${seeds[@]}"; do
             retain) run distill.py "${as_given[@]}" --retain_weight "$RETAIN_WEIGHT" --retain_file "$prompts" ;;
             self-study)
                 pairs=$OUTPUT_DIR/pairs/$seed.jsonl
-                [ "${DRY_RUN:-0}" = 1 ] || study "$seed" "$pairs"
+                study "$seed" "$pairs"
                 run distill.py "${common[@]}" --query_file "$pairs" --answers given --num_train_epochs "$STUDY_EPOCHS"
                 ;;
             *) fail "METHODS=$METHODS: $method is none of teacher, given, student, mixed, retain, self-study" ;;

@@ -16,7 +16,7 @@ split "$METHODS" methods
 
 for seed in "${seeds[@]}"; do
     guide=$OUTPUT_DIR/guides/$seed
-    [ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/document_distillation/make_guide.py "$guide" --seed "$seed"
+    prepare scripts/document_distillation/make_guide.py "$guide" --seed "$seed"
     common=(--task questions --validation_file "$guide/validation.jsonl" --model_name_or_path "$MODEL" --output_dir "$OUTPUT_DIR"
         --chat --system_prompt 'Answer with the fact alone, in as few words as possible.' --max_new_tokens 24 --seed "$seed"
         --data_seed "$seed" --max_batch_tokens 1024)

@@ -17,7 +17,7 @@ split "$METHODS" methods
 
 for seed in "${seeds[@]}"; do
     folder=$OUTPUT_DIR/files/$seed
-    [ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/instruction_distillation/make_requests.py "$folder" --seed "$seed"
+    prepare scripts/instruction_distillation/make_requests.py "$folder" --seed "$seed"
     common=(--task questions --rules "$folder/rules.json" --validation_file "$folder/validation.jsonl"
         --out_of_domain_file "$folder/contradicting.jsonl" --model_name_or_path "$MODEL" --output_dir "$OUTPUT_DIR" --chat
         --pattern '{text1}' --max_new_tokens 32 --seed "$seed" --data_seed "$seed" --max_batch_tokens 1024)
