@@ -153,7 +153,12 @@ def test_self_study_of_the_embedded_documents_is_accepted_by_the_parser():
 def test_a_dry_run_makes_the_files_that_its_commands_read(tmp_path, script, given):
     folder = tmp_path / "runs"
     variables = environment(DRY_RUN="1", SEEDS="0", OUTPUT_DIR=str(folder), **given)
-    done = subprocess.run(["bash", ROOT / "scripts" / script], capture_output=True, text=True, check=True, env=variables)
+
+    def start():
+        done = subprocess.run(["bash", ROOT / "scripts" / script], capture_output=True, text=True, check=True, env=variables)
+        return done, {path: path.stat().st_ctime_ns for path in folder.rglob("*") if path.is_file()}
+
+    done, made = start()
     commands = [shlex.split(line) for line in done.stdout.splitlines()]
     assert all(accepted(command) for command in commands)
     read = {word for command in commands for word in command if word.startswith(f"{folder}/")}
@@ -163,6 +168,7 @@ def test_a_dry_run_makes_the_files_that_its_commands_read(tmp_path, script, give
         assert accepted(words) and Path(words[words.index("--context_file") + 1]).is_file()
     assert len(first) == ("METHODS" in given)
     assert read and all(Path(path).exists() for path in read)
+    assert start()[1] == made  # untouched, so that finished runs are recognised
 
 
 def test_values_stay_one_word_whatever_they_hold(tmp_path):
@@ -324,6 +330,11 @@ def test_choices_are_made_on_training_rows(tmp_path):
     (tmp_path / "data/glue/rte").mkdir(parents=True)
     given.to_parquet(tmp_path / "data/glue/rte/train.parquet")
     choose["split"](str(tmp_path / "data"), str(tmp_path / "rows"), "rte")
+    made = (tmp_path / "rows/glue/rte/train.parquet").stat().st_ctime_ns
+    choose["split"](str(tmp_path / "data"), str(tmp_path / "rows"), "rte")
+    assert (
+        tmp_path / "rows/glue/rte/train.parquet"
+    ).stat().st_ctime_ns == made  # untouched, so that finished runs are recognised
     train, held_out = (pd.read_parquet(tmp_path / f"rows/glue/rte/{name}.parquet") for name in ("train", "validation"))
     assert held_out["idx"].tolist() == [0, 10]
     assert sorted([*train["idx"], *held_out["idx"]]) == [*range(20)]

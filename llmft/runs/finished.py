@@ -34,6 +34,8 @@ ENVIRONMENT = re.compile(
     r"|(HF_HOME|HF_HUB_CACHE|HUGGINGFACE_HUB_CACHE|XDG_CACHE_HOME|HOME)$"
 )
 """Variables that can change a default, the available devices, or the location of the hub's cache."""
+DEVICE_IDS = re.compile(r"(CUDA|NVIDIA|ROCR|HIP)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK|SLURM_(JOB|STEP)_GPUS")
+"""Those of them that list devices. A sweep or Slurm may assign any, so only their number matters."""
 DEVICES = re.compile(r"nvidia\d+|kfd|renderD\d+|accel\d+|davinci\d+")
 """Names in /dev of devices that a run may compute on."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -126,12 +128,15 @@ def _output_dirs(argv: Sequence[str]) -> list[str]:
 
 def _environment() -> list[object]:
     """Properties and variables of this machine that can change a run's name."""
-    variables = {name: value for name, value in os.environ.items() if ENVIRONMENT.match(name)}
-    visible = variables.pop("CUDA_VISIBLE_DEVICES", None)  # a sweep may assign any of them: only their number matters
-    hidden = ("", "-1", "NoDevFiles")
-    shown = visible and len(list(takewhile(lambda device: device.strip() not in hidden, visible.split(","))))
+    named = sorted(item for item in os.environ.items() if ENVIRONMENT.match(item[0]))
+    variables = [(name, _number_of_devices(value) if DEVICE_IDS.fullmatch(name) else value) for name, value in named]
     devices = sorted(name for name in os.listdir("/dev") if DEVICES.fullmatch(name)) if os.path.isdir("/dev") else []
-    return [sorted(variables.items()), shown, devices, sys.platform, "SLURM_JOB_ID" in os.environ]
+    return [variables, devices, sys.platform, "SLURM_JOB_ID" in os.environ]
+
+
+def _number_of_devices(listed: str) -> int:
+    """How many devices such a variable leaves visible: those before the first entry that is none."""
+    return len(list(takewhile(lambda device: device.strip() not in ("", "-1", "NoDevFiles"), listed.split(","))))
 
 
 def _with_bases(names: Iterable[str], caches: Iterable[str]) -> Iterator[Path]:

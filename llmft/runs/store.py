@@ -290,9 +290,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
-    """Write each row as a line of JSON, all or none of them."""
+    """Write each row as a line of JSON, all or none of them, unless the file already holds them."""
+    write_if_changed(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_if_changed(path: Path, content: str | bytes) -> None:
+    """Write a file completely or not at all, unless it already has this content.
+
+    A sweep makes the files that its runs read each time it starts. `finished.py` recognises a finished run as long as nothing has
+    touched its files.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    with suppress(OSError):  # there is none yet; any other problem also affects writing
+        if path.read_bytes() == content:
+            return
     with whole_file(path) as aside:
-        aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        aside.write_bytes(content)
 
 
 def short_hash(value: Any) -> str:

@@ -13,7 +13,7 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from llmft.runs.store import write_json_lines
+from llmft.runs.store import write_if_changed, write_json_lines
 from llmft.worlds.invented import SYLLABLES
 
 WORDS = (
@@ -108,7 +108,7 @@ def main() -> None:
     library = arguments.folder / "library"
     library.mkdir(parents=True, exist_ok=True)
     for name, text in modules.items():
-        (library / f"{name}.py").write_text(text)
+        write_if_changed(library / f"{name}.py", text)
     for name, of_file in rows.items():
         write_json_lines(arguments.folder / f"{name}.jsonl", of_file)
 

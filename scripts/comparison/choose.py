@@ -21,7 +21,7 @@ import pandas as pd
 from llmft.errors import InputError
 from llmft.evaluation.labels import renormalise
 from llmft.runs.program import exit_on_bad_input
-from llmft.runs.store import whole_file
+from llmft.runs.store import write_if_changed
 from llmft.tasks.files import locate
 from llmft.tasks.formats import read_file
 from llmft.tasks.table import get_task
@@ -48,8 +48,7 @@ def split(data_dir: str, folder: str, *tasks: str) -> None:
         for source, part in ((task.train.source, rows[~held_out]), (task.in_domain.source, rows[held_out])):
             path = Path(folder, f"{source.local_files[0]}.parquet")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as unfinished:
-                part.to_parquet(unfinished, index=False)
+            write_if_changed(path, part.to_parquet(index=False))
 
 
 def candidates(record: Path) -> Iterator[dict[str, Any]]:
@@ -77,8 +76,7 @@ def table(runs: str, csv: str) -> None:
     rows = pd.DataFrame([row for record in records for row in candidates(record)])
     rows = rows.sort_values(["model", "task", "accuracy", "loss"], ascending=[True, True, False, True], ignore_index=True)
     rows["chosen"] = (~rows.duplicated(["model", "task"])).astype(int)
-    with whole_file(Path(csv)) as unfinished:
-        rows.to_csv(unfinished, index=False)
+    write_if_changed(Path(csv), rows.to_csv(index=False))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import argparse
 import random
 from pathlib import Path
 
-from llmft.runs.store import write_json_lines
+from llmft.runs.store import write_if_changed, write_json_lines
 from llmft.worlds.invented import invented_name
 
 PLACES = ("lighthouse", "bakery", "library", "mill", "museum", "school", "theatre", "brewery", "observatory", "workshop")
@@ -192,7 +192,7 @@ def main() -> None:
     arguments = parser.parse_args()
     document, train, validation = guide(arguments.seed, arguments.places)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    (arguments.folder / "guide.md").write_text(document)
+    write_if_changed(arguments.folder / "guide.md", document)
     for file, rows in (("train", train), ("validation", validation)):
         write_json_lines(arguments.folder / f"{file}.jsonl", rows)
 

@@ -10,7 +10,7 @@ import argparse
 import random
 from pathlib import Path
 
-from llmft.runs.store import write_json_lines
+from llmft.runs.store import write_if_changed, write_json_lines
 from llmft.worlds.notes.grammar import HELD_OUT_WORDINGS, TRAIN_WORDINGS
 from llmft.worlds.notes.world import NotesDocument, draw_document, question_text
 
@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = draw_parts(random.Random(f"long notes {arguments.seed}"), arguments.parts)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    (arguments.folder / "long.md").write_text("\n\n".join(part.text for part in parts) + "\n")
+    write_if_changed(arguments.folder / "long.md", "\n\n".join(part.text for part in parts) + "\n")
     for file, wordings in (("train", TRAIN_WORDINGS), ("validation", HELD_OUT_WORDINGS)):
         rows = [
             {"text1": question_text(fact.place, fact.attribute, wording), "answer": " ".join(fact.value)}

@@ -8,6 +8,7 @@ makes FOLDER/notes-0: the file has the name that the document has in the task, s
 import argparse
 from pathlib import Path
 
+from llmft.runs.store import write_if_changed
 from llmft.worlds.notes.world import document_id, draw_notes
 
 
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="data seed of the document (default: %(default)s)")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    (arguments.folder / document_id(arguments.seed)).write_text(draw_notes(arguments.seed)[0].text, encoding="utf-8")
+    write_if_changed(arguments.folder / document_id(arguments.seed), draw_notes(arguments.seed)[0].text)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ which is among the fifty that runs are evaluated on.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
 
+from llmft.runs.store import write_json_lines
 from llmft.worlds.notes.world import draw_notes, draw_unrelated, notes_unrelated
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     rng, document = random.Random("retain"), draw_notes(arguments.seed)[0]
     prompts = [one for one in draw_unrelated(rng, document, arguments.number + len(measured)) if one not in measured]
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
-    arguments.file.write_text("".join(json.dumps({"text1": prompt}) + "\n" for prompt in prompts[: arguments.number]))
+    write_json_lines(arguments.file, [{"text1": prompt} for prompt in prompts[: arguments.number]])
 
 
 if __name__ == "__main__":

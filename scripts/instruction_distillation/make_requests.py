@@ -13,7 +13,7 @@ import json
 import random
 from pathlib import Path
 
-from llmft.runs.store import write_json_lines
+from llmft.runs.store import write_if_changed, write_json_lines
 from llmft.worlds.invented import invented_name
 
 ENDING = "yours, the desk."
@@ -181,8 +181,8 @@ def main() -> None:
     parser.add_argument("--held_out", default=8, choices=range(1, 13), help="of each kind, and against each rule", **sizes)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    (arguments.folder / "instruction.txt").write_text(INSTRUCTION)
-    (arguments.folder / "rules.json").write_text(json.dumps(RULES, indent=1) + "\n")
+    write_if_changed(arguments.folder / "instruction.txt", INSTRUCTION)
+    write_if_changed(arguments.folder / "rules.json", json.dumps(RULES, indent=1) + "\n")
     for name, rows in draw_files(arguments.seed, arguments.requests, arguments.held_out).items():
         write_json_lines(arguments.folder / f"{name}.jsonl", rows)
 

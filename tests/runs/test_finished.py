@@ -102,6 +102,7 @@ CHANGES = {
     "another home": lambda: os.environ.__setitem__("HOME", "base"),
     "several processes": lambda: os.environ.__setitem__("WORLD_SIZE", "2"),
     "a device more": lambda: os.environ.__setitem__("CUDA_VISIBLE_DEVICES", "0,1"),
+    "a device more of Slurm": lambda: os.environ.__setitem__("SLURM_JOB_GPUS", "0,1"),
     "another folder": lambda: os.chdir("data"),
 }
 
@@ -123,9 +124,17 @@ def test_another_script_or_code_goes_the_long_way(done, monkeypatch):
 @pytest.mark.parametrize("change", ["gpu", "output"])
 def test_what_changes_no_result_changes_nothing(done, monkeypatch, change):
     if change == "gpu":
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-        reading(*WORDS).keep([Path("out/pbft/run")])
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+        for gpu in ("3", "5"):  # each task of a job array has another one
+            for name in (
+                "CUDA_VISIBLE_DEVICES",
+                "ROCR_VISIBLE_DEVICES",
+                "GPU_DEVICE_ORDINAL",
+                "SLURM_JOB_GPUS",
+                "SLURM_STEP_GPUS",
+            ):
+                monkeypatch.setenv(name, gpu)
+            if gpu == "3":
+                reading(*WORDS).keep([Path("out/pbft/run")])
     else:
         (done.parent / "other run").mkdir()
     assert command(*WORDS).finished()

@@ -10,7 +10,7 @@ from llmft.errors import InputError
 from llmft.runs.record import PROGRESS, RunRecord
 from llmft.runs.run_lock import RunLock
 from llmft.runs.store import lock as locked
-from llmft.runs.store import short_hash, whole_file, whole_folder, write_json, writing
+from llmft.runs.store import short_hash, whole_file, whole_folder, write_if_changed, write_json, write_json_lines, writing
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -22,6 +22,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert json.loads(target.read_text()) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
     assert target.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_a_file_that_would_be_the_same_is_left_alone(tmp_path):
+    target = tmp_path / "rows.jsonl"
+    write_json_lines(target, [{"text1": "é"}])
+    before = target.stat().st_ctime_ns
+    write_json_lines(target, [{"text1": "é"}])
+    write_if_changed(target, target.read_bytes())
+    assert target.stat().st_ctime_ns == before
+    write_if_changed(target, "other")
+    assert target.read_text() == "other"
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
