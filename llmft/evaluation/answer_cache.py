@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from llmft.models.reading.batches import BatchSize
 
+Saved = dict[PhaseKey, dict[str, float]]
+"""Phase -> what its cached answers cost when they were computed: the sums of `cpu_s`, `tokens`, `flops` and `examples`, and
+`answers`, their number."""
 TARGETS_VERSION = 1
 """Part of every key; raise it when a change of the code makes the same key give other answers."""
 
@@ -33,8 +36,7 @@ class AnswerCache:
         weights, tokenizer: fingerprints (token ids say what was read; the tokenizer's fingerprint says what they meant).
         dtype: the precision in which the model computes.
         numerics: what else can change the last bits (device type, attention, queries per row).
-        saved: for each phase that asked, what the cached answers cost when they were computed: the sums of `cpu_s`, `tokens`,
-            `flops` and `examples`, and `answers`, their number. A run that uses them must not look as if its teacher were free.
+        saved: of each phase that asked. A run that uses such answers must not look as if its teacher were free.
     """
 
     store: ContentCache
@@ -42,7 +44,7 @@ class AnswerCache:
     tokenizer: str
     dtype: str
     numerics: dict[str, str | int]
-    saved: dict[PhaseKey, dict[str, float]] = field(default_factory=dict)
+    saved: Saved = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -106,14 +108,23 @@ class AnswerCache:
             self.store.put(key, answers, {name: sum(share[name] for share in shares) for name in shares[0]})
         return answers
 
-    def saved_but(self, paid: Collection[PhaseKey]) -> dict[str, Any]:
-        """`saved_by_teacher_cache` of the record: what was saved in all phases except `paid`, whose answers an earlier session
-        of the same run computed. It has the sums, and in `phases` those of each phase; {} if nothing was saved."""
-        saved = {key: costs for key, costs in self.saved.items() if key not in paid}
-        names = sorted({name for costs in saved.values() for name in costs})
-        sums = {name: sum(costs.get(name, 0) for costs in saved.values()) for name in names}
-        phases = [{"kind": kind, "stage": stage, "set": name, **costs} for (kind, stage, name), costs in saved.items()]
-        return {**sums, "phases": phases} if phases else {}
+    def saved_with(self, earlier: Mapping[PhaseKey, Mapping[str, float]], paid: Collection[PhaseKey]) -> Saved:
+        """What was saved in all sessions of a run: in the phases that an earlier one has `paid` for only what it saved itself,
+        since the rest of their answers are its own.
+
+        Args:
+            earlier: the result of that session.
+        """
+        paid_before = {key: dict(earlier[key]) for key in paid if key in earlier}
+        return {key: costs for key, costs in self.saved.items() if key not in paid or key in earlier} | paid_before
+
+
+def as_record(saved: Saved) -> dict[str, Any]:
+    """`saved_by_teacher_cache` of the record: the sums, and in `phases` those of each phase; {} if nothing was saved."""
+    names = sorted({name for costs in saved.values() for name in costs})
+    sums = {name: sum(costs.get(name, 0) for costs in saved.values()) for name in names}
+    phases = [{"kind": kind, "stage": stage, "set": name, **costs} for (kind, stage, name), costs in saved.items()]
+    return {**sums, "phases": phases} if phases else {}
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -109,9 +109,9 @@ def distil(job: Job) -> None:
         loaded.queries, matched = with_answers(job, loaded, phase)
         targets = precomputed(job, loaded, phase)
     scores = score_before(job, loaded)
-    cache, token_bytes = loaded.teacher.scorers[0].cache, {"teacher": kv_bytes_per_token(loaded.teacher.scorers[0].model)}
+    token_bytes = {"teacher": kv_bytes_per_token(loaded.teacher.scorers[0].model)}
     loaded.teacher = teacher_while_training(job, loaded)
-    own_cache = cache if job.config.distillation.teacher_model_name_or_path is None else None
+    own_cache = job.cache if job.config.distillation.teacher_model_name_or_path is None else None
     kept = answer_retained(job, loaded.student, loaded.retain_rows, own_cache)
     context_ids = loaded.teacher.scorers[0].prompter.context_ids
     loaded.student = loaded.student.with_model(trainable(job, loaded.student.model, context_ids=context_ids))
@@ -122,8 +122,7 @@ def distil(job: Job) -> None:
     token_bytes["student"] = kv_bytes_per_token(loaded.student.model)
     metrics = measure(job, loaded, scores, token_bytes, trained) | matched | {"contexts": contexts(job, loaded.teacher)}
     advise(job, loaded.student.answers, scores, metrics, trained)
-    saved = cache.saved_but(job.paid_before) if cache else None
-    job.finish(metrics, trained.log, prompts=prompt_formats(job, loaded), saved=saved)
+    job.finish(metrics, trained.log, prompts=prompt_formats(job, loaded))
 
 
 def load(job: Job) -> Loaded:
@@ -163,6 +162,7 @@ def load(job: Job) -> Loaded:
     replace(student.prompter, virtual=reserved).check_window(retain_rows)
     retain_rows = draw_retained(job, retain_rows, len(queries))
     teacher = with_cache(job, teacher)
+    job.cache = teacher.scorers[0].cache
     job.begin()
     say_prompts(job, {"teacher": teacher.scorers[0], "student": student}, queries, trained_as="queries that are learnt from")
     texts = [text for scorer in teacher.scorers for text in context_texts(scorer.prompter)]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from llmft.evaluation.answer_cache import AnswerCache, Saved
     from llmft.evaluation.answers import Answers, Reference
     from llmft.evaluation.scorer import MeanScorer, Scorer
     from llmft.evaluation.scores import Scores
@@ -68,6 +69,10 @@ class Job:
     """Number of weights of the model as loaded."""
     paid_before: set[PhaseKey] = field(default_factory=set)
     """Phases whose work was done, and whose costs were counted, in an earlier session of this run."""
+    cache: AnswerCache | None = None
+    """The teacher's answers."""
+    saved_before: Saved = field(default_factory=dict)
+    """What an earlier session of this run did not have to compute thanks to them."""
     resumed_from: str | None = None
     """Checkpoint from which training resumed. Costs up to it are counted; what a killed session spent after it is not known."""
 
@@ -75,6 +80,10 @@ class Job:
     def demonstrations(self) -> list[Row]:
         """Those of the first context; none if there is no context."""
         return self.contexts[0] if self.contexts else []
+
+    def saved(self) -> Saved:
+        """What no session of this run had to compute, as its teacher's answers were in the cache."""
+        return self.cache.saved_with(self.saved_before, self.paid_before) if self.cache else {}
 
     def scorer(
         self,
@@ -187,14 +196,13 @@ class Job:
         log: Sequence[dict[str, Any]] = (),
         *,
         prompts: Mapping[str, Sequence[PromptFormat]] | None = None,
-        saved: dict[str, float] | None = None,
     ) -> None:
         """Write the record of all ranks and say where it is.
 
         Args:
             prompts: role (`teacher`, `student`) -> the prompt format in each context, for a student's card.
-            saved: the original costs of answers taken from the cache, for `cost.json`.
         """
+        from llmft.evaluation.answer_cache import as_record
         from llmft.evaluation.kinds import answers_of
         from llmft.models.reading.agreement import disagreements
         from llmft.pipelines.breakdowns import breakdowns
@@ -217,7 +225,7 @@ class Job:
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
             "resumed_from": self.resumed_from,
             "loaded_by": str(self.first.record.path) if self.first else None,
-            "saved_by_teacher_cache": saved or {},
+            "saved_by_teacher_cache": as_record(self.saved()),
         }
         self.record.write_costs(costs)
         limits = write_cards(self.record.path, self.model_name, prompts or {}) if self.record.writes else []

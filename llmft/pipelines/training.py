@@ -168,6 +168,7 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Scorer, phase: Phase, 
         return {
             "costs": [cost["phases"] for cost in costs],
             "largest_process_bytes": [cost["total"]["largest_process_bytes"] for cost in costs],
+            "saved": [[key, costs] for key, costs in job.saved().items()],
             "evaluations": evaluations.state(),
             "trainer": all_gather(trainer.progress()),
         }
@@ -189,6 +190,7 @@ def _restore(job: Job, evaluations: Evaluations, trainer: FtTrainer) -> None:
         rank, _ = rank_and_world()
         job.meter.add(reached["costs"][rank], reached["largest_process_bytes"][rank])
         job.paid_before = {key_of(phase) for costs in reached["costs"] for phase in costs if phase["tokens"]}
+        job.saved_before = {tuple(key): costs for key, costs in reached.get("saved", [])}
         evaluations.restore(reached["evaluations"])
         trainer.restore(reached["trainer"][rank])
 

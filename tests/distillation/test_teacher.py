@@ -14,7 +14,7 @@ from llmft.distillation import teacher as teacher_module
 from llmft.distillation.targets import mean_logprobs, support_targets
 from llmft.distillation.teacher import Teacher
 from llmft.distillation.trainer import skipping
-from llmft.evaluation.answer_cache import AnswerCache
+from llmft.evaluation.answer_cache import AnswerCache, as_record
 from llmft.evaluation.answers import ASKED
 from llmft.evaluation.labels import Labels
 from llmft.evaluation.scorer import MeanScorer, Scorer
@@ -195,7 +195,7 @@ def test_kept_answers_are_taken_up_to_the_bit_and_without_a_forward_pass(scorers
     second = targets(again, objective)
     assert len(calls) == reads
     assert torch.equal(first.logprobs, second.logprobs)
-    saved = cache.saved_but(())
+    saved = as_record(cache.saved)
     assert saved["answers"] > 0 and saved["tokens"] > 0
     prompter = scorers[0].prompter
     shown = tuple({**row, "text1": row["text1"].replace("mat", "map")} for row in prompter.demonstrations)

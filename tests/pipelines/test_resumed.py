@@ -1,5 +1,7 @@
 """What the record of a resumed run says about earlier sessions."""
 
+import shutil
+
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -7,7 +9,7 @@ from llmft.cost.phases import key_of
 from llmft.errors import InputError
 from llmft.pipelines import training
 from llmft.training.ft_trainer import FtTrainer
-from tests.pipelines.conftest import run
+from tests.pipelines.conftest import IN_DOMAIN, run
 from tests.pipelines.test_training import EIGHT_STEPS, SHORT, Cut, cut
 
 SAVING = (*SHORT, *EIGHT_STEPS, "--save_strategy", "steps", "--save_steps", 4)
@@ -77,3 +79,18 @@ def test_a_teacher_that_another_run_has_paid_for_stays_saved_in_a_resumed_one(tm
     saved = run("distill.py", tmp_path, *SAVING).json("cost")["saved_by_teacher_cache"]
     assert {key_of(phase) for phase in saved["phases"]} >= {("teacher", None, None), ("evaluate", "teacher", "toy")}
     assert saved["tokens"] == sum(phase["tokens"] for phase in saved["phases"]) > 0
+
+
+def test_an_answer_that_another_run_has_written_stays_saved_where_a_resumed_one_had_to_read_it(tmp_path, monkeypatch):
+    notes = ("--task", "notes", "--max_eval_samples", 4, "--max_train_samples", 8, "--max_steps", 8, "--no_evaluate_elsewhere")
+    notes += ("--per_device_train_batch_size", 4, "--save_strategy", "steps", "--save_steps", 4, *IN_DOMAIN)
+    run("distill.py", tmp_path / "whole", *notes, "--targets", "hard")
+    shutil.copytree(tmp_path / "whole" / "teacher_cache", tmp_path / "cut" / "teacher_cache")
+    whole = run("distill.py", tmp_path / "whole", *notes).json("cost")["saved_by_teacher_cache"]
+    with monkeypatch.context() as patch:
+        cut(patch, FtTrainer, "compute_loss", 6)
+        with pytest.raises(Cut):
+            run("distill.py", tmp_path / "cut", *notes)
+    resumed = run("distill.py", tmp_path / "cut", *notes).json("cost")
+    assert resumed["resumed_from"]
+    assert resumed["saved_by_teacher_cache"] == whole and ("teacher", None, None) in {key_of(phase) for phase in whole["phases"]}
