@@ -191,13 +191,14 @@ class OnPolicyTrainer(ContextDistillationTrainer):
         """None: the distributions are over likely tokens and all others, so no divergence is infinite."""
         return None
 
-    def progress(self) -> Any:
-        """The answers of the next steps, and the tally."""
+    def progress(self) -> dict[str, Any]:
+        """Also the answers of the next steps, and the tally."""
         ahead = [[rollout.state() for rollout in rollouts] for _, rollouts in self._ahead]
-        return {"ahead": ahead, "tally": vars(self.rollouts.tally)}
+        return super().progress() | {"ahead": ahead, "tally": vars(self.rollouts.tally)}
 
-    def restore(self, progress: Any) -> None:
-        """Restore them."""
+    def restore(self, progress: dict[str, Any]) -> None:
+        """Also restore these."""
+        super().restore(progress)
         self._restored = [[*map(Rollout.from_state, states)] for states in progress["ahead"]]
         self.rollouts.tally = Tally(**progress["tally"])
 

@@ -1,5 +1,5 @@
 """Callbacks for training: progress bar, the step at which a run resumes, evaluation before saving, best weights, the state from
-which an unfinished run resumes, distances from the initial weights."""
+which an unfinished run resumes, the loss since the last entry of the log, distances from the initial weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.distributed import whole_weights
@@ -121,6 +121,24 @@ class KeepProgress(TrainerCallback):
             for folder in whole_checkpoints(Path(args.output_dir))[: -self.kept]:
                 (folder / PROGRESS).unlink()  # first, so that after a kill the rest does not look complete
                 shutil.rmtree(folder)
+
+
+class CarryLoss(TrainerCallback):
+    """Gives a resumed run the losses since the last entry of its log, which transformers forgets.
+
+    Args:
+        loss: their sum on this rank.
+        logged: the step of that entry.
+    """
+
+    def __init__(self, trainer: Trainer, loss: float, logged: int) -> None:
+        self.trainer, self.loss, self.logged = trainer, loss, logged
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Add them to what the next entry will be the mean of, and not to the mean of this session's own steps."""
+        self.trainer._tr_loss += self.loss
+        self.trainer._total_loss_scalar -= self.loss
+        self.trainer._globalstep_last_logged = self.logged
 
 
 class LogDistances(TrainerCallback):

@@ -23,6 +23,7 @@ from llmft.models.reading.continuations import Continued, padded_batch
 from llmft.models.reading.packing import can_pack, common_head, packed_batch
 from llmft.models.reading.reader import agreement_of
 from llmft.models.wrapping import bare_model, encoded_virtual_tokens, on_device, virtual_tokens
+from llmft.training.callbacks import CarryLoss
 from llmft.training.checkpoints import ReadableCheckpoint
 from llmft.training.losses import answer_cross_entropy
 from llmft.training.stop_at_nan import POSITION, StopAtNonFinite
@@ -202,12 +203,13 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         """
         return None
 
-    def progress(self) -> Any:
+    def progress(self) -> dict[str, Any]:
         """What a resumed run needs from this rank in addition to transformers' own checkpoint, JSON-able."""
-        return None
+        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged}
 
-    def restore(self, progress: Any) -> None:
+    def restore(self, progress: dict[str, Any]) -> None:
         """Restore what `progress` returned, before training resumes."""
+        self.add_callback(CarryLoss(self, progress["loss"], progress["logged"]))
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Do nothing: only the finished student is pushed."""

@@ -1,5 +1,6 @@
 """What the record of a resumed run says about earlier sessions."""
 
+import json
 import shutil
 
 import pytest
@@ -13,6 +14,8 @@ from tests.pipelines.conftest import IN_DOMAIN, run
 from tests.pipelines.test_training import EIGHT_STEPS, SHORT, Cut, cut
 
 SAVING = (*SHORT, *EIGHT_STEPS, "--save_strategy", "steps", "--save_steps", 4)
+SAVING_NOTES = ("--task", "notes", "--max_eval_samples", 4, "--max_train_samples", 8, "--max_steps", 8, "--no_evaluate_elsewhere")
+SAVING_NOTES += ("--per_device_train_batch_size", 4, *SAVING[-4:], *IN_DOMAIN)
 
 
 def test_costs_of_a_resumed_run_begin_with_those_of_its_checkpoint(tmp_path, monkeypatch):
@@ -82,15 +85,27 @@ def test_a_teacher_that_another_run_has_paid_for_stays_saved_in_a_resumed_one(tm
 
 
 def test_an_answer_that_another_run_has_written_stays_saved_where_a_resumed_one_had_to_read_it(tmp_path, monkeypatch):
-    notes = ("--task", "notes", "--max_eval_samples", 4, "--max_train_samples", 8, "--max_steps", 8, "--no_evaluate_elsewhere")
-    notes += ("--per_device_train_batch_size", 4, "--save_strategy", "steps", "--save_steps", 4, *IN_DOMAIN)
-    run("distill.py", tmp_path / "whole", *notes, "--targets", "hard")
+    run("distill.py", tmp_path / "whole", *SAVING_NOTES, "--targets", "hard")
     shutil.copytree(tmp_path / "whole" / "teacher_cache", tmp_path / "cut" / "teacher_cache")
-    whole = run("distill.py", tmp_path / "whole", *notes).json("cost")["saved_by_teacher_cache"]
+    whole = run("distill.py", tmp_path / "whole", *SAVING_NOTES).json("cost")["saved_by_teacher_cache"]
     with monkeypatch.context() as patch:
         cut(patch, FtTrainer, "compute_loss", 6)
         with pytest.raises(Cut):
-            run("distill.py", tmp_path / "cut", *notes)
-    resumed = run("distill.py", tmp_path / "cut", *notes).json("cost")
+            run("distill.py", tmp_path / "cut", *SAVING_NOTES)
+    resumed = run("distill.py", tmp_path / "cut", *SAVING_NOTES).json("cost")
     assert resumed["resumed_from"]
     assert resumed["saved_by_teacher_cache"] == whole and ("teacher", None, None) in {key_of(phase) for phase in whole["phases"]}
+
+
+@pytest.mark.parametrize(("script", "flags"), [("ft.py", SAVING), ("distill.py", (*SAVING_NOTES, "--answers", "student"))])
+def test_the_log_of_a_resumed_run_is_that_of_a_whole_one(tmp_path, monkeypatch, script, flags):
+    flags = (*flags, "--logging_steps", 3)  # the entry of step 6 has losses from both sides of the checkpoint
+    whole = run(script, tmp_path / "whole", *flags)
+    with monkeypatch.context() as patch:
+        cut(patch, FtTrainer, "compute_loss", 6)
+        with pytest.raises(Cut):
+            run(script, tmp_path / "cut", *flags)
+    resumed = run(script, tmp_path / "cut", *flags)
+    assert resumed.json("cost")["resumed_from"]
+    losses = [[json.loads(line).get("loss") for line in (record.path / "train_log.jsonl").open()] for record in (whole, resumed)]
+    assert losses[0] == losses[1] and len(losses[0]) > 2
