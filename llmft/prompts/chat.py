@@ -9,6 +9,7 @@ with a context and one without differ only by the context; `alignment` checks th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,10 @@ from llmft.prompts.render import Piece, PromptFormat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+THOUGHTS = re.compile(r"<(think|thinking|thought|reasoning)>\s*$")
+"""Text before an answer that opens a block of thoughts and leaves its end to the model (DeepSeek-R1-Distill, QwQ)."""
 
 
 class Around(NamedTuple):
@@ -56,10 +61,15 @@ class ChatFormat(PromptFormat):
         """This format with the template of this tokenizer.
 
         Raises:
-            InputError: the tokenizer has none, or it rejects a user's turn.
+            InputError: the tokenizer has none, it rejects a user's turn, or labels would be read within the model's thoughts.
         """
         made = replace(self, template=ChatTemplate.of(tokenizer))
         behind = made.around.behind
+        if self.words and (opened := THOUGHTS.search(behind)):
+            raise InputError(
+                f"--chat: the chat template of {tokenizer.name_or_path} makes the model think before it answers: a label would "
+                f"stand behind {quote(opened.group())}; leave --chat out, or use a model that answers at once"
+            )
         return replace(made, delimiter=behind[len(behind.rstrip(" ")) :], default_delimiter=True)
 
     def written_as(self, mark: Callable[[str], str]) -> ChatFormat:

@@ -227,6 +227,7 @@ CASES = {
         "distill.py", "--chat --model_name_or_path {no_system} --context file --context_file {long_text} --num_shots 16"
     ),
     "a chat template that changes texts": Case("eval.py", "--chat --model_name_or_path {upper_chat}"),
+    "a chat template that opens a block of thoughts": Case("eval.py", "--chat --model_name_or_path {thinking_chat}"),
     "a chat template that adds more than the context": Case(
         "distill.py", "--chat --model_name_or_path {uneven_chat} --context file --context_file {short_text} --num_shots 16"
     ),
@@ -563,6 +564,7 @@ def models(folder, tokenizers):
         "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + chat,
         "counting_chat": chat.replace("}}\n", "}}{{ ' ' ~ loop.index if m.role == 'assistant' }}\n"),
         "upper_chat": chat.replace("m.content", "m.content | upper"),
+        "thinking_chat": chat + "{% if add_generation_prompt %}<think>{% endif %}",
         "uneven_chat": "{% if messages[0].role != 'system' %}tall{% endif %}" + chat,
     }
     for name, template in templates.items():

@@ -314,6 +314,13 @@ def test_templates_that_are_refused(what):
     assert str(caught.value).startswith("--chat: ")
 
 
+def test_a_template_that_always_opens_a_block_of_thoughts_is_for_answers_in_text_only():
+    thinking = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    with pytest.raises(InputError, match=r"^--chat: .* a label would stand behind '<think>\\n'; leave --chat out"):
+        chat(thinking, words=("Yes", "No"))
+    assert chat(thinking).prompts([ROW]).suffixes
+
+
 def test_turns_that_a_template_refuses():
     with pytest.raises(InputError, match="fails on messages of user, user: Roles must alternate; use fewer turns"):
         _ = chat(GEMMA, turns=(Turn("user", "Who ?"),)).context
