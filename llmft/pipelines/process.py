@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llmft.arguments.run import RunArguments
 from llmft.errors import InputError
 from llmft.pipelines.hub import push
 from llmft.pipelines.job import Job
@@ -28,8 +27,8 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     failed, first = [], None
     for job in jobs:
         try:
-            run = job.config.run
-            with oom_as_input_error(no_room(run)), session(job.record, run.output_dir, count_flops=run.count_flops) as meter:
+            output_dir, count_flops = job.config.run.output_dir, job.config.run.count_flops
+            with oom_as_input_error(no_room(job)), session(job.record, output_dir, count_flops=count_flops) as meter:
                 if meter is not None:
                     job.first, job.meter = first, meter
                     first = first or job
@@ -48,8 +47,14 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     return [job.record.path for job in jobs]
 
 
-def no_room(run: RunArguments) -> str:
-    """What is said where the device has no room for a batch."""
+def no_room(job: Job) -> str:
+    """What is said where the device has no room for a batch or the model."""
+    run = job.config.run
+    if job.config.trained is None:
+        return (
+            f"--model_name_or_path {job.model_name}: the device has no room for the model and what it reads; use --torch_dtype "
+            "bfloat16, a lower --max_batch_tokens, or a smaller model"
+        )
     return (
         f"--per_device_train_batch_size {run.per_device_train_batch_size}: the device has no room for such batches of this "
         "model, or for the model; lower it (and raise --gradient_accumulation_steps), or use a smaller model"

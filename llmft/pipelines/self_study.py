@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     finished = job.record.writes and files.finished(job.setting, overwrite=run.overwrite_output_dir)
     if not from_rank_0(finished):  # rank 0's view counts: disks may lag
         job.meter = open_meter()
-        with oom_as_input_error(no_room(run)), job.meter.measuring(count_flops=run.count_flops):
+        with oom_as_input_error(no_room(job)), job.meter.measuring(count_flops=run.count_flops):
             study(job, files)
     return []
 

@@ -20,7 +20,7 @@ from transformers import BartConfig, BartForCausalLM
 from llmft.arguments import run_checks
 from llmft.distillation.trainer import ContextDistillationTrainer
 from llmft.models.reading import kv_cache, reader
-from llmft.pipelines import prepare
+from llmft.pipelines import loading, prepare
 from llmft.runs.launch import Process
 from llmft.runs.program import run_main
 from llmft.training import ft_trainer
@@ -119,6 +119,13 @@ def no_room(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
 
     monkeypatch.setattr(ft_trainer.FtTrainer, "answer_loss", full)
+
+
+def no_room_for_the_model(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
+
+    monkeypatch.setattr(loading, "load_model", full)
 
 
 def no_room_to_read(monkeypatch):
@@ -414,6 +421,7 @@ CASES = {
     "a divergence that is infinite": Case("distill.py", "", infinite_loss),
     "weights of NaN or infinity": Case("ft.py", RESUMABLE, weights_of_nan),
     "a device without room in training": Case("ft.py", "", no_room),
+    "a device without room for the model": Case("eval.py", "", no_room_for_the_model),
     "a device without room in evaluation": Case("eval.py", "--max_batch_tokens 4000", no_room_to_read),
     "a device without room for the context": Case("eval.py", "", no_room_for_the_context),
     "a damaged checkpoint": Case("ft.py", RESUMABLE, damaged_checkpoint),
