@@ -210,9 +210,10 @@ class WritingArguments(Checked):
         "Temperature at which answers are sampled; 0: always the most probable token.", 0.0, at_least=0, answers=TEXT
     )
     stop: str | None = flag(
-        r"Text that ends an answer, or several separated by `|`; \n and \t mean newline and tab. Default: if demonstrations are "
-        "shown in a pattern, the text that follows an answer there.",
+        r"Text that ends an answer, or several separated by `|`; \n and \t mean newline and tab, '' none. Default: if "
+        "demonstrations are shown in a pattern, the text that follows an answer there; for --task code, a newline.",
         answers=TEXT,
+        may_be_empty=True,
     )
 
     evaluate_elsewhere: bool = flag(
@@ -224,10 +225,10 @@ class WritingArguments(Checked):
 
     @property
     def stops(self) -> tuple[str, ...] | None:
-        """The texts of --stop as given; None without --stop."""
-        return None if self.stop is None else tuple(self.stop.split("|"))
+        """The texts of --stop as given, () for an empty one; None without --stop."""
+        return None if self.stop is None else tuple(self.stop.split("|")) if self.stop else ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.stop is not None and not all(self.stops):
+        if self.stop and not all(self.stops):
             raise InputError(f"--stop {self.stop}: a part is empty, so it matches any answer; put text on both sides of |")

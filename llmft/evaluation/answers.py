@@ -121,6 +121,9 @@ class Answers(Protocol):
     def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
         """Check that answers can follow the rows' queries; an InputError if not."""
 
+    def check_stops(self, rows: Sequence[Row]) -> None:
+        """Check that nothing ends right answers to evaluation rows early: an InputError if all end so, a note if some do."""
+
     def content_free(self, prompter: Prompter) -> list[Row]:
         """Rows that are read after all others, which `columns` uses for calibration."""
         return []

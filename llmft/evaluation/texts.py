@@ -17,6 +17,7 @@ from llmft.evaluation.metrics import load_metric, more_metrics, row_scores
 from llmft.evaluation.running import run_scores
 from llmft.evaluation.scores import Headline, Scores, mean_of_known, of_objects
 from llmft.prompts.render import decode_escapes
+from llmft.runs.notes import say_note
 from llmft.tasks.texts import CATEGORY, CONVERSATION, TURN, WRONG_ANSWER, conversation_text
 
 if TYPE_CHECKING:
@@ -144,13 +145,45 @@ class Texts(Answers):
                 "use at least that many, or leave out long answers"
             )
 
+    def check_stops(self, rows: Sequence[Row]) -> None:
+        """Check that right answers can be given before a stop text ends them; a note counts those that cannot.
+
+        Raises:
+            InputError: none can.
+        """
+        answered = [row for row in rows if row["answer"]]
+        ended = [(row, stop) for row in answered if (stop := self._ended_by(row)) is not None]
+        if not ended:
+            return
+        row, stop = ended[0]
+        line = (
+            f"--stop {quote(stop)}: ends the answers of {len(ended)} of {len(answered)} rows within them, the first being row "
+            f"{row['idx']}, so they cannot be scored right; give another --stop ('' for none)"
+        )
+        if len(ended) == len(answered):
+            raise InputError(line)
+        say_note(line)
+
+    def _ended_by(self, row: Row) -> str | None:
+        """The stop text that ends a row's first accepted answer so early that it is wrong; None if one of the accepted answers
+        is right where it ends."""
+        texts = [self.prompter.prompt_format.space + answer.rstrip() for answer in row["answer"]]
+        cut = [self._before_stop(text) for text in texts]
+        if any(before == text for before, text in zip(cut, texts, strict=True)):
+            return None
+        scores = row_scores([self.headline.name], [before.strip() for before in cut], [row["answer"]] * len(cut))
+        if max(scores[self.headline.name]) == 1:  # as of "No." that a full stop ends
+            return None
+        return min((stop for stop in self.generation.stop if stop in texts[0]), key=texts[0].find)
+
     def _check_tokens(self, row: Row) -> None:
         ids = row.get("answer_ids")
         if ids is None:
             return
         known = max(ids) < len(self.prompter.tokenizer)
-        if not known or (row["answer"] and self.written(ids) not in [answer.strip() for answer in row["answer"]]):
-            said = quote(self.written(ids)) if known else "nothing"
+        whole = self._decoded(ids).strip() if known else ""
+        if not known or (row["answer"] and not {whole, self.written(ids)} & {answer.strip() for answer in row["answer"]}):
+            said = quote(whole) if known else "nothing"
             raise InputError(
                 f"answer_ids of row {row['idx']}: mean {said} to the tokenizer of {self.prompter.tokenizer.name_or_path}, which "
                 "is not its answer; drop that column of the file"
@@ -244,8 +277,14 @@ class Texts(Answers):
 
     def text(self, ids: Sequence[int]) -> str:
         """The whole text, without the end token or stop string."""
+        return self._before_stop(self._decoded(ids))
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        """The text without the end token."""
         end = -1 if ids and ids[-1] in self.generation.end_ids else len(ids)
-        text = self.prompter.tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
+        return self.prompter.tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
+
+    def _before_stop(self, text: str) -> str:
         ends = [place for stop in self.generation.stop if (place := text.find(stop)) >= 0]
         return text[: min(ends, default=len(text))]
 

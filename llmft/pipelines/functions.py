@@ -67,7 +67,8 @@ def in_context(
         The metrics, and a frame with `idx`, `target`, `prediction` and `score` of each row.
 
     Raises:
-        InputError: a prompt does not fit the model's window, a label word is not one token, or labels are given a `stop`.
+        InputError: a prompt does not fit the model's window, a label word is not one token, labels are given a `stop`, or what
+            ends answers ends all right ones early.
     """
     rows = _complete(rows, prompt)
     if stop and not _kind(prompt).in_words:
@@ -75,6 +76,7 @@ def in_context(
     scorer = _scorer(model, tokenizer, rows, prompt, _complete(demonstrations, prompt, least=0), calibrate)
     if stop:
         scorer = scorer.generating(stop=tuple(stop))
+    scorer.answers.check_stops(rows)
     scores = scorer.score(rows, Phase("evaluate"))
     return scorer.answers.metrics(scores), pd.DataFrame({name: scores[name] for name in ("idx", "target", "prediction", "score")})
 

@@ -124,14 +124,17 @@ class Job:
         return Scorer.create(model, prompter, answers, sample, batch_size, **asked, calibrate=calibrate)
 
     def check_prompts(self, *scorers: Scorer | MeanScorer, train_rows: Sequence[Row] = ()) -> None:
-        """Check that the scorers' prompts fit the model; `train_rows` are the rows or queries that will be trained on.
+        """Check that the scorers' prompts fit the model, and that evaluation rows can be answered right; `train_rows` are the
+        rows or queries that will be trained on.
 
         Raises:
-            InputError: they do not fit.
+            InputError: they do not fit, or cannot.
         """
         self.train_idx = [row["idx"] for row in train_rows]
+        eval_rows = [row for rows in self.eval_sets.values() for row in rows]
         for scorer in scorers:
-            scorer.check_window([*train_rows, *(row for rows in self.eval_sets.values() for row in rows)])
+            scorer.check_window([*train_rows, *eval_rows])
+        scorers[0].answers.check_stops(eval_rows)  # those of the others end alike
 
     def begin(self) -> None:
         """Write `config.json` with all arguments and draws: from here on the run has a folder, and all input has been checked.

@@ -146,6 +146,8 @@ def write_completions(arguments: argparse.Namespace) -> None:
         print(f"{name}: {len(chosen)} of {len(rows)} rows; {cut_off} with lines left out of the query, as stated in it")
         for reason, number in reasons.items():
             print(f"{name}: {number} places left out: {reason}")
+    if arguments.answer_lines > 1:
+        print("answers have several lines: give --task code --stop '', as by default an answer ends with its first line")
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
         write_json_lines(arguments.output_dir / f"{name}.jsonl", rows)

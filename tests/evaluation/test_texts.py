@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from llmft.arguments.context import WritingArguments
 from llmft.arguments.objective import Objective
 from llmft.cost.phases import Phase
 from llmft.distillation.reference import TeacherReference
@@ -21,6 +22,7 @@ from llmft.prompts.prompter import Prompter
 from llmft.prompts.render import PromptFormat
 from llmft.runs.content_cache import ContentCache
 from tests.conftest import byte_level_bpe, tiny_model
+from tests.parsing import parse
 
 FORMAT = PromptFormat("{text1} ?", "", r"\n\n", ())
 DOCUMENTS = {"first": "the cat sat on a mat", "second": "a mat sat on the cat . no ! yes !"}
@@ -87,6 +89,39 @@ def test_a_stop_ends_an_answer(loaded):
     generation = replace(asked.answers.generation, stop=(".",))
     answers = replace(asked.answers, generation=generation)
     assert answers.written(loaded[1](" the cat. a mat").input_ids) == "the cat"
+
+
+def test_which_texts_end_answers():
+    for given, stops in ((), None), (("--stop", ""), ()), (("--stop", "\n"), ("\n",)), (("--stop", "a|b"), ("a", "b")):
+        ((flags,), _) = parse((WritingArguments,), given)
+        assert flags.stops == stops
+    with pytest.raises(InputError, match=r"--stop a\|: a part is empty"):
+        parse((WritingArguments,), ("--stop", "a|"))
+
+
+def test_a_stop_within_right_answers_is_told(loaded, capsys):
+    asked = scorer(loaded)
+
+    def check(stop, *answers):
+        answers = [{**ROWS[i], "answer": accepted} for i, accepted in enumerate(answers)]
+        asked.generating(stop=stop).answers.check_stops(answers)
+        return capsys.readouterr().err
+
+    line = r"--stop '\n': ends the answers of {} of 2 rows within them, the first being row 1, so they cannot be scored right"
+    assert check(("!", "\n"), ("a mat",), ("first(\n1)",)).startswith("note: " + line.format(1))
+    assert check(("\n",), ("a\nmat", "a mat"), ("a mat\n",), ()) == ""  # another answer is accepted, or white space cut
+    assert check((".",), ("No.",), ("a . mat",)).startswith("note: --stop '.': ends the answers of 1 of 2")  # "No" is right, too
+    with pytest.raises(InputError, match=r"^--stop ' ': ends the answers of 2 of 2 rows within them, the first being row 0"):
+        check((" ",), ("mat",), ("cat",))  # the space before an answer is written, too
+
+
+def test_given_tokens_are_the_answer_whether_or_not_a_stop_cuts_it(loaded):
+    asked = scorer(loaded, new=9).generating(stop=("!",))
+    ids = loaded[1](" no ! yes").input_ids
+    for answer in ("no", "no ! yes"):
+        asked.answers.check(asked.prompter, [{**ROWS[0], "answer": (answer,), "answer_ids": ids}])
+    with pytest.raises(InputError, match=r"answer_ids of row 0: mean 'no ! yes' .* which is not its answer"):
+        asked.answers.check(asked.prompter, [{**ROWS[0], "answer": ("yes",), "answer_ids": ids}])
 
 
 def documents(loaded):

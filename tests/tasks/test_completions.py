@@ -66,6 +66,11 @@ def test_rows_are_cut_where_functions_call_what_they_import(repository, capsys):
         assert row["category"] == ("whole line" if row["text1"].endswith("\n") else "rest of a line")
 
 
+def test_answers_of_several_lines_need_another_stop(repository, capsys):
+    assert rows_of(repository, "--answer_lines", 2)[0]["answer"] == " plum(a))\n    plum(a)"
+    assert "give --task code --stop ''" in capsys.readouterr().out
+
+
 @given(st.integers(30, 400), st.integers(1, 3))
 @settings(deadline=None, max_examples=30)
 def test_lines_that_a_query_leaves_out_are_counted_in_it(tmp_path_factory, characters, answer_lines):
