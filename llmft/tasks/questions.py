@@ -50,7 +50,7 @@ def own_questions(
         raise InputError(
             f"--rules {data.rules}: there is nothing to evaluate on; add --validation_file, whose rows need no answers"
         )
-    where = f"{flag} {file}"
+    where = decides = f"{flag} {file}"
     table = renamed(read_file(Path(file), where), names_of_written(data))
     if data.turns_column is not None:
         check_column(table, "turns_column", data.turns_column, where)
@@ -74,6 +74,7 @@ def own_questions(
             answer_optional=not answers_needed if argument == "train_file" else bool(rules),
             document_column=data.document_column,
             turns_column=turns_of(data),
+            columns_of=decides,
         )
 
     sets = own_sets(data, task.name, rows_of)

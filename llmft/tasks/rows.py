@@ -40,6 +40,8 @@ BOOLEANS = ("False", "True")
 """The names of labels that are booleans."""
 
 
+SECOND = "text2"
+"""The column of the second text in files of the user's, unless another is named."""
 ANSWER_IDS = "answer_ids"
 """The column, in files of text answers, of their tokens."""
 CHUNK = "chunk"
@@ -155,12 +157,14 @@ def _put_documents(
 
 
 def _check_columns(table: Table, eval_set: EvalSet, where: str) -> None:
-    """Check that the columns that the set uses are all there."""
+    """Check that the columns that the set uses are all there, and that it does not leave a second text out."""
     answers = eval_set.answer_column or eval_set.label_column
     needed = (*eval_set.text_columns, None if eval_set.answer_optional else answers, eval_set.document_column)
     missing = [c for c in (*needed, *dict(eval_set.where)) if c and c not in table]
     if missing:
         raise InputError(f"{where}: no column {', '.join(missing)}; the columns are {listed(table)}")
+    if eval_set.columns_of is not None and eval_set.text_columns[1] is None and SECOND in table:
+        raise InputError(f"{where}: has a column {SECOND}, which {eval_set.columns_of} lacks; add it there, or rename it")
 
 
 def renamed(table: Table, names: Sequence[tuple[str, str]]) -> Table:

@@ -88,6 +88,7 @@ class EvalSet:
         label: the only label, after mapping, whose rows are kept.
         where: (column, value) that rows must have.
         metrics: metrics of this set, by name or file (`llmft.evaluation.metrics`), in addition to accuracy.
+        columns_of: for a user's file, flag and name of the file whose columns decide whether there is a second text.
     """
 
     name: str
@@ -103,6 +104,7 @@ class EvalSet:
     label: int | None = None
     where: tuple[tuple[str, Any], ...] = ()
     metrics: tuple[str, ...] = ()
+    columns_of: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, listed, quote
 from llmft.tasks.formats import Table, read_file
-from llmft.tasks.rows import BOOLEANS, UNLABELLED, kind_of_labels, plain_word, read_labels
+from llmft.tasks.rows import BOOLEANS, SECOND, UNLABELLED, kind_of_labels, plain_word, read_labels
 from llmft.tasks.schema import EvalSet, NamedPattern, Source, Task
 from llmft.tasks.table import PAIR, SINGLE
 
@@ -53,6 +53,7 @@ def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
             columns,
             label_column=data.label_column,
             answer_optional=argument == "train_file" and not labels_needed,
+            columns_of=where,
         ),
     )
     return Task(
@@ -89,7 +90,7 @@ def text_columns(data: DataArguments, table: Table, where: str) -> tuple[str, st
     Raises:
         InputError: one is missing.
     """
-    columns = (data.text1_column, data.text2_column or ("text2" if "text2" in table else None))
+    columns = (data.text1_column, data.text2_column or (SECOND if SECOND in table else None))
     for argument in ("text1_column", "text2_column"):
         if (column := getattr(data, argument)) is not None:
             check_column(table, argument, column, where)

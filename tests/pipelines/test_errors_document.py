@@ -297,6 +297,7 @@ CASES = {
     "a file of the hub's that is missing": Case("eval.py", "--task sst2 --data_dir {one_of_two}"),
     "files of two downloads": Case("eval.py", "--task sst2 --data_dir {two_downloads}"),
     "a missing column": Case("eval.py", own(more="--text1_column 🙂")),
+    "a second text that another file lacks": Case("eval.py", own("{good}", "{second}", "--target_tokens Yes,No")),
     "NaN or a number for a text": Case("eval.py", own("{nan}", more="--target_tokens Yes,No --label_names no,yes")),
     "a label out of range": Case("eval.py", own("{numbers}", "{high}", "--target_tokens Yes,No")),
     "an unknown label": Case("eval.py", own("{good}", "{other_label}", "--target_tokens Yes,No")),
@@ -440,6 +441,7 @@ def files(tmp_path_factory, tokenizers):
 
     texts = {
         "good.jsonl": lines(rows),
+        "second.jsonl": lines([{**row, "text2": "a second one"} for row in rows]),
         "empty.csv": "",
         "header.csv": "text1,label\n",
         "no_queries.csv": "text1,text2\n",

@@ -1,6 +1,7 @@
 """Rows whose answers are words: the user's own files and SQuAD's."""
 
 import json
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -87,6 +88,18 @@ def test_other_formats_and_columns(write, name):
     assert task.patterns["minimal"].pattern == "Question: {text1}\n{text2}"
     (row,) = load(task).in_domain["questions"]
     assert (row["text1"], row["text2"], row["answer"]) == ("Who?", "Tell me.", ("Ada",))
+
+
+def test_a_second_text_is_in_all_files_or_none(write):
+    file = write(ASKED)
+    second = write([{**row, "text2": "Tell me."} for row in ASKED], "second.jsonl")
+    line = f"_file {second}: has a column text2, which --validation_file {file} lacks; add it there, or rename it"
+    with pytest.raises(InputError, match=f"^--train{re.escape(line)}"):
+        load(questions("--validation_file", file, "--train_file", second))
+    with pytest.raises(InputError, match=f"^--query{re.escape(line)}"):
+        queries(second, questions("--validation_file", file), "--task", "questions")
+    named = ("--validation_file", second, "--text2_column", "page")  # another second text is named
+    assert load(questions(*named)).in_domain["questions"][0]["text2"] == "It was Ada."
 
 
 def test_other_sets_have_names_of_their_own(write):
