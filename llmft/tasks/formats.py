@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Table = dict[str, list[Any]]
 """Column -> its values, all columns equally long. csv and tsv contain only text."""
 LINE_END = re.compile(r"\r*\n")
+QUOTED = re.compile(r'"([^"]|"")*"')
+"""A cell as a csv quotes it."""
 LARGEST = 2**31 - 1
 """Limits that guard against damaged files are raised to this: a cell may hold a document, and a file may have many columns."""
 DIGITS = 4000
@@ -29,12 +31,14 @@ DIGITS = 4000
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
-def read_file(path: Path, where: str, header: tuple[str, ...] = ()) -> Table:
+def read_file(path: Path, where: str, header: tuple[str, ...] = (), *, own: bool = False) -> Table:
     """Read a file according to its ending, one of `ENDINGS`, optionally followed by one of `OPENERS` if it is compressed.
 
     Args:
         where: flag and file, for the error.
         header: the columns of a tsv without a header line.
+        own: whether these are the user's own rows. Their quotation marks in a tsv must then not be those of a csv; in GLUE's QQP
+            they are, and are read as they stand.
 
     Raises:
         InputError: the file is missing or empty, its ending unknown, or it cannot be read in the format of its ending.
@@ -45,7 +49,7 @@ def read_file(path: Path, where: str, header: tuple[str, ...] = ()) -> Table:
     ending = _ending(path)
     name = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() in OPENERS else ending
     try:
-        return _tsv(path, header) if header and READERS[ending] is _tsv else READERS[ending](path)
+        return _tsv(path, header, own=own) if READERS[ending] is _tsv else READERS[ending](path)
     except WrongFile as error:
         raise InputError(f"{where}: cannot be read as {name[1:]}: {error}") from error
     except RecursionError as error:
@@ -143,10 +147,14 @@ def _cells(column: pa.ChunkedArray) -> list[Any]:
         return column.cast(pa.string()).to_pylist()
 
 
-def _tsv(path: Path, header: tuple[str, ...] = ()) -> Table:
+def _tsv(path: Path, header: tuple[str, ...] = (), *, own: bool = False) -> Table:
     """Columns of a tsv in the style of GLUE, PAWS and CoLA: a quote is text, and a tab always ends a cell.
 
     If `header` is given, the last cell takes the rest of its line.
+
+    Raises:
+        ValueError: it has no lines, or they differ in their number of cells.
+        WrongFile: its cells are separated or quoted as in another format.
     """
     splits = len(header) - 1 if header else -1
     rows = [(number, line.split("\t", splits)) for number, line in enumerate(split_lines(_text(path)), 1) if line]
@@ -155,6 +163,9 @@ def _tsv(path: Path, header: tuple[str, ...] = ()) -> Table:
     if header:
         return _columns(list(header), rows)
     _check_separator(rows[0][1], "\t")
+    marked = [cell for _, cells in rows for cell in cells if '"' in cell] if own else []
+    if any('""' in cell[1:-1] for cell in marked) and all(map(QUOTED.fullmatch, marked)):
+        raise WrongFile("its cells are quoted as in a csv; save it as csv, or write it with quoting=csv.QUOTE_NONE")
     return _columns(rows[0][1], rows[1:])
 
 

@@ -199,7 +199,7 @@ def _read(place: Place, cache_dir: str | None) -> Table:
     """The rows of the hub data set, or of the files of a place, concatenated."""
     if not place.paths:
         return _read_hub(place.source, cache_dir)
-    tables = [read_file(path, place.where, place.source.header) for path in place.paths]
+    tables = [read_file(path, place.where, place.source.header, own=place.source.own) for path in place.paths]
     if any(set(table) != set(tables[0]) for table in tables):
         raise InputError(f"{place.where}: the files have different columns; keep those of one download")
     return {name: [value for table in tables for value in table[name]] for name in tables[0]} if tables[1:] else tables[0]

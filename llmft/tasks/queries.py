@@ -60,7 +60,7 @@ def load_queries(
         InputError: a column is missing or has an invalid value, or there are no rows.
     """
     where = f"{flag} {file}"
-    table = read_file(Path(file), where)
+    table = read_file(Path(file), where, own=True)
     sample = task.train or task.in_domain or _made_rows(task)
     queries = replace(sample, name="queries", source=replace(sample.source, file=file, flag=flag), answer_optional=True)
     if task.answer == "label":

@@ -51,7 +51,7 @@ def own_questions(
             f"--rules {data.rules}: there is nothing to evaluate on; add --validation_file, whose rows need no answers"
         )
     where = decides = f"{flag} {file}"
-    table = renamed(read_file(Path(file), where), names_of_written(data))
+    table = renamed(read_file(Path(file), where, own=True), names_of_written(data))
     if data.turns_column is not None:
         check_column(table, "turns_column", data.turns_column, where)
     conversations = turns_of(data) in table
@@ -67,7 +67,7 @@ def own_questions(
     def rows_of(argument: str, name: str, file: str) -> EvalSet:
         return EvalSet(
             name,
-            Source(file=file, flag=f"--{argument}", rename=names_of_written(data)),
+            Source(file=file, flag=f"--{argument}", own=True, rename=names_of_written(data)),
             columns,
             label_column=None,
             answer_column=data.answer_column,

@@ -45,6 +45,7 @@ class Source:
         local_files: names under `--data_dir` without their endings; the first that exists is read.
         hub_path, hub_name, hub_split, hub_revision: arguments of `datasets.load_dataset`; no path: the hub has no copy.
         file, flag: a file, and the flag that names it.
+        own: whether the file is the user's own, not one of a known data set.
         header: the columns of a tsv without a header line.
         rename: (column in the file, its new name).
         label_words: labels written as words, in the order of their numbers.
@@ -62,6 +63,7 @@ class Source:
     hub_revision: str | None = None
     file: str | None = None
     flag: str | None = None
+    own: bool = False
     header: tuple[str, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
     label_words: tuple[str, ...] = ()

@@ -40,7 +40,7 @@ def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
         InputError: a file or column is missing, the labels are not classes, or the arguments contradict each other.
     """
     where = f"--train_file {data.train_file}"
-    table = read_file(Path(data.train_file), where)
+    table = read_file(Path(data.train_file), where, own=True)
     columns = text_columns(data, table, where)
     check_different(columns, "label_column", data.label_column)
     names, words = _labels(data, table, labels_needed=labels_needed)
@@ -49,7 +49,7 @@ def own_task(data: DataArguments, *, labels_needed: bool = True) -> Task:
         NAME,
         lambda argument, name, file: EvalSet(
             name,
-            Source(file=file, flag=f"--{argument}", label_words=words, numbers=words in ((), BOOLEANS)),
+            Source(file=file, flag=f"--{argument}", own=True, label_words=words, numbers=words in ((), BOOLEANS)),
             columns,
             label_column=data.label_column,
             answer_optional=argument == "train_file" and not labels_needed,
@@ -181,7 +181,7 @@ def _label_cells(
         if labels:
             return labels, where
         where = f"--validation_file {data.validation_file}"
-        table = read_file(Path(data.validation_file), where)
+        table = read_file(Path(data.validation_file), where, own=True)
     check_column(table, "label_column", data.label_column, where)
     return _read_labels(table[data.label_column], given, where, optional=False), where
 

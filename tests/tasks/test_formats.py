@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from llmft.errors import InputError
@@ -67,7 +67,21 @@ def test_any_text_stays_as_it_is(ending, texts):
 def test_a_tsv_holds_any_text_but_tabs_and_line_ends(ending, texts):
     texts = [(a, b.rstrip("\r")) for a, b in texts]  # at the end of a line they belong to its end
     rows = [{"text1": a, "label": i % 2, "text2": b} for i, (a, b) in enumerate(texts)]
+    assume(not any('""' in text for pair in texts for text in pair))  # which might be a csv's quotes
     assert through(ending, rows) == [(a, b, i % 2, i) for i, (a, b) in enumerate(texts)]
+
+
+def test_a_tsv_that_is_quoted_as_a_csv_is_refused(tmp_path):
+    file, rows = tmp_path / "rows.tsv", pd.DataFrame({"text1": ["plain", 'say "hi"', '"quoted" at its ends: "yes"'], "label": 0})
+    rows.to_csv(file, sep="\t", index=False)
+    with pytest.raises(InputError, match=r"tsv: its cells are quoted as in a csv; save it as csv, or write it with quoting=csv"):
+        resolve("--train_file", file, "--validation_file", file)
+    assert read_file(file, "")["text1"][1] == '"say ""hi"""'  # as GLUE's QQP is
+    rows.to_csv(file, sep="\t", index=False, quoting=csv.QUOTE_NONE)
+    assert read_file(file, "", own=True)["text1"] == rows["text1"].tolist()
+    for quotes in (['"a" and "b"'], ['"a"'], ['"'], ['"a ""b"""', 'a ""b""']):
+        file.write_text("text1\n" + "\n".join(quotes))
+        assert read_file(file, "", own=True)["text1"] == quotes
 
 
 TABLE = {".tsv": "text1\tlabel\na b\t1\nc\t0\n", ".csv": "text1,label\na b,1\nc,0\n"}
