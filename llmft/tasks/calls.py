@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -32,21 +34,42 @@ class Completion:
     left_out: int
 
 
-def imported_names(tree: ast.Module, modules: Mapping[str, set[str]]) -> set[str]:
-    """A file's names for what it imports from a repository's modules, and for these modules.
+def module_names(path: Path) -> list[str]:
+    """The dotted names by which a file can be imported: its path from each folder above it that is not itself a package, since
+    that is where imports start. The first one is its path from the root.
 
     Args:
-        modules: last part of a module's name -> the names that it defines.
+        path: its absolute path.
+    """
+    parts = path.parent.parts if path.stem == "__init__" else path.with_suffix("").parts
+    starts = [i for i in range(1, len(parts)) if not Path(*parts[:i], "__init__.py").exists()]
+    return [".".join(parts[i:]) for i in starts]
+
+
+def imported_names(tree: ast.Module, modules: Mapping[str, set[str]], path: Path) -> set[str]:
+    """A file's names for what it imports from a repository's modules, and for these modules (`cost.meter`, if imported so).
+
+    Args:
+        modules: each of a module's `module_names` -> the names that it defines.
+        path: the file's absolute path, which its relative imports start from.
     """
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            defined = modules.get((node.module or "").rpartition(".")[2], set())
-            names |= {alias.asname or alias.name for alias in node.names if alias.name in defined or alias.name in modules}
+            module = _module_of(node, path)
+            known = {*modules.get(module, ()), *(name.name for name in node.names if f"{module}.{name.name}" in modules)}
+            names |= {alias.asname or alias.name for alias in node.names if alias.name in known}
         elif isinstance(node, ast.Import):
-            names |= {alias.asname for alias in node.names if alias.asname and alias.name.rpartition(".")[2] in modules}
-            names |= {alias.name for alias in node.names if not alias.asname and alias.name in modules}
+            names |= {alias.asname or alias.name for alias in node.names if alias.name in modules}
     return names
+
+
+def _module_of(node: ast.ImportFrom, path: Path) -> str:
+    """The module that names are imported from, for a relative import by its path from the root."""
+    if not node.level:
+        return node.module
+    folder = path.parents[min(node.level, len(path.parents)) - 1]
+    return ".".join([*folder.parts[1:], *([node.module] if node.module else [])])
 
 
 def defined_names(tree: ast.Module) -> set[str]:
@@ -56,18 +79,19 @@ def defined_names(tree: ast.Module) -> set[str]:
 
 
 def cuts(tree: ast.Module, lines: Sequence[str], names: set[str]) -> list[Cut]:
-    """The places within functions right before calls of these names (`name(...)`, `name.method(...)`), in order, at most one
-    per line.
+    """The places within functions right before calls of these names (`name(...)`, `name.method(...)`), which may be dotted, in
+    order, at most one per line.
 
     A cut is at the space before the word with the call, so that no query ends in a space and no word is cut in two; if the only
     space is the indentation, it is at the start of the line.
     """
     found: dict[int, int] = {}
     for call in _calls(tree):
-        root = call.func
+        root, attributes = call.func, []
         while isinstance(root, ast.Attribute):
+            attributes.insert(0, root.attr)
             root = root.value
-        if not (isinstance(root, ast.Name) and root.id in names):
+        if not (isinstance(root, ast.Name) and names & {*accumulate([root.id, *attributes], "{}.{}".format)}):
             continue
         line = root.lineno - 1
         start = len(lines[line].encode()[: root.col_offset].decode())  # ast counts bytes

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import random
+import tokenize
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,35 +22,49 @@ from typing import Any
 
 from llmft.arguments.context import files_in
 from llmft.errors import InputError, listed
+from llmft.runs.notes import say_note
 from llmft.runs.program import exit_on_bad_input
 from llmft.runs.store import check_writable, write_json_lines
-from llmft.tasks.calls import complete, cuts, defined_names, imported_names
+from llmft.tasks.calls import complete, cuts, defined_names, imported_names, module_names
 
 SETS = ("train", "validation")
 
 
 def find_sources(folder: Path, glob: str, flag: str) -> dict[str, str]:
-    """The Python files of a folder that match one of the comma-separated patterns: path within the folder -> text.
+    """The Python files of a folder that match one of the comma-separated patterns: path within the folder -> text. A note counts
+    those that are not readable Python, such as of version 2.
 
     Raises:
-        InputError: there are none, or one is not readable Python.
+        InputError: there are none.
     """
     if not folder.is_dir():
         raise InputError(f"FOLDER {folder}: no such folder; name the folder that the globs refer to")
-    texts = {}
+    texts, unread = {}, []
     for path in files_in(folder, glob, f"--{flag}"):
         if path.suffix != ".py":
             continue
         try:
-            text = path.read_text(encoding="utf-8")
+            with tokenize.open(path) as stream:  # heeds a byte order mark and a declared encoding
+                text = stream.read()
             ast.parse(text)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"--{flag} {glob}: {path} is not readable Python ({error}); leave it out") from error
+        except (OSError, SyntaxError, ValueError, RecursionError) as error:
+            unread.append(f"{path} ({error})")
+            continue
         if text.strip():
             texts[path.relative_to(folder).as_posix()] = text
+    if unread:
+        line = f"--{flag} {glob}: {len(unread)} of its files are not readable Python, the first being {unread[0]}; "
+        if not texts:
+            raise InputError(f"{line}use others")
+        say_note(f"{line}left out")
     if not texts:
         raise InputError(f"--{flag} {glob}: matches no Python file with text in {folder}; use another, such as 'cost/*.py'")
     return texts
+
+
+def absolute(path: Path) -> Path:
+    """The absolute path without `..`; links stay, as their names are those of imports."""
+    return Path(os.path.abspath(path))
 
 
 def check_apart(sources: dict[str, dict[str, str]]) -> None:
@@ -70,12 +86,21 @@ def check_apart(sources: dict[str, dict[str, str]]) -> None:
 def cut_rows(
     texts: dict[str, str], modules: dict[str, set[str]], limits: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The rows of files, and the number of skipped places by reason."""
+    """The rows of files, and the number of skipped places by reason.
+
+    Args:
+        texts: path within the folder -> text.
+        modules: as in `imported_names`.
+        limits: the flags of the command.
+    """
     rows, reasons = [], Counter()
     for path, text in texts.items():
         tree, lines = ast.parse(text), text.split("\n")
-        names = imported_names(tree, modules)
+        names = imported_names(tree, modules, absolute(limits.folder / path))
         for cut in cuts(tree, lines, names):
+            if limits.no_whole_lines and not cut.column:
+                reasons["a whole line (--no_whole_lines)"] += 1
+                continue
             completion = complete(
                 path, tree, lines, cut, names, characters=limits.query_characters, answer_lines=limits.answer_lines
             )
@@ -108,6 +133,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--query_characters", type=int, default=1200, help="maximum length of a query (default: %(default)s)")
     made.add_argument("--answer_characters", type=int, default=80, help="longer answers are left out (default: %(default)s)")
     made.add_argument("--answer_lines", type=int, default=1, help="lines, from the rest of the cut one on (default: %(default)s)")
+    made.add_argument(
+        "--no_whole_lines",
+        action="store_true",
+        help="leave out rows whose query ends in a new line; many tokenizers have tokens of that and the indentation after it",
+    )
     made.add_argument("--max_train_rows", type=int, help="drawn by --seed; default: all")
     made.add_argument("--max_validation_rows", type=int, help="drawn by --seed; default: all")
     made.add_argument("--seed", type=int, default=0)
@@ -130,14 +160,16 @@ def write_completions(arguments: argparse.Namespace) -> None:
     check_apart(sources)
     modules: dict[str, set[str]] = {}
     for path, text in sources["context_glob"].items():
-        modules.setdefault(Path(path).stem, set()).update(defined_names(ast.parse(text)))
+        defined = defined_names(ast.parse(text))
+        for name in module_names(absolute(arguments.folder / path)):
+            modules.setdefault(name, set()).update(defined)
     files = {}
     for name in SETS:
         rows, reasons = cut_rows(sources[f"{name}_glob"], modules, arguments)
         if not rows:
             raise InputError(
                 f"--{name}_glob {getattr(arguments, f'{name}_glob')}: no function in these files calls anything defined in "
-                f"{listed(modules)}; use other files, or raise --query_characters and --answer_characters"
+                f"{listed(sources['context_glob'])}; use other files, or raise --query_characters and --answer_characters"
             )
         most = getattr(arguments, f"max_{name}_rows") or len(rows)
         chosen = sorted(random.Random(arguments.seed).sample(range(len(rows)), min(most, len(rows))))

@@ -66,6 +66,54 @@ def test_rows_are_cut_where_functions_call_what_they_import(repository, capsys):
         assert row["category"] == ("whole line" if row["text1"].endswith("\n") else "rest of a line")
 
 
+@pytest.mark.parametrize(
+    ("start", "call"),
+    [
+        ("from lib.garden import plum as p", "p(1)"),
+        ("from lib import start", "start()"),  # defined in __init__
+        ("import lib.garden", "lib.garden.plum(1)"),
+        ("import lib.garden as g", "g.Shed().paint()"),
+        ("from .lib import garden", "garden.plum(1)"),
+        ("from ..repo.lib.garden import plum", "plum(1)"),
+        ("from repo.lib.garden import plum", "plum(1)"),  # the folder is a package's
+        ("from garden import plum", None),  # imports do not start within a package
+        ("from transformers import utils", None),
+        ("from other.lib import garden", None),
+        ("import utils", "utils.trim(1)"),
+        ("from trees.oak import Leaf", "Leaf()"),  # src is no package, so imports can start there
+    ],
+)
+def test_imports_name_the_repositorys_modules(tmp_path, start, call):
+    folder = tmp_path / "repo"
+    texts = {"lib/garden.py": LIBRARY, "lib/__init__.py": "def start(): pass\n", "utils.py": "def trim(): pass\n"}
+    texts |= {"src/trees/oak.py": "class Leaf: pass\n", "src/trees/__init__.py": "", "b.py": USER}
+    line = call or "garden.utils.plum(utils.f(plum(1)))"
+    texts["a.py"] = f"{start}\nfrom lib.garden import Shed\ndef f():\n    x = {line}\n    y = Shed()\n"
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    rows = rows_of(folder, "--context_glob", "lib/*.py,utils.py,src/**/*.py")
+    assert [row["answer"] for row in rows] == ([f" {call}"] if call else []) + [" Shed()"]
+
+
+def test_files_that_cannot_be_read_are_left_out_and_counted(repository, capsys):
+    (repository / "old.py").write_text("print 1\n")
+    (repository / "older.py").write_bytes(b"x = '\xe9'\n")
+    (repository / "latin.py").write_bytes(b"# coding: latin-1\n" + USER.encode("latin-1"))
+    (repository / "marked.py").write_bytes(b"\xef\xbb\xbf" + USER.encode())
+    rows = rows_of(repository, "--train_glob", "[lmo]*.py")
+    assert {row["file"] for row in rows} == {"latin.py", "marked.py"}
+    assert all("\ufeff" not in row["text1"] and (row["line"] < 12 or 'join("ü"' in row["text1"]) for row in rows)
+    note = f"note: --train_glob [lmo]*.py: 2 of its files are not readable Python, the first being {repository}/old.py (Missing "
+    assert capsys.readouterr().err.startswith(note)
+
+
+def test_whole_lines_can_be_left_out(repository, capsys):
+    rows = rows_of(repository, "--no_whole_lines")
+    assert [row["line"] for row in rows] == [10, 16, 19]
+    assert "train: 2 places left out: a whole line (--no_whole_lines)" in capsys.readouterr().out
+
+
 def test_answers_of_several_lines_need_another_stop(repository, capsys):
     assert rows_of(repository, "--answer_lines", 2)[0]["answer"] == " plum(a))\n    plum(a)"
     assert "give --task code --stop ''" in capsys.readouterr().out
@@ -101,6 +149,7 @@ def test_lines_that_a_query_leaves_out_are_counted_in_it(tmp_path_factory, chara
         (["--validation_glob", "[ab].py"], "--validation_glob: a.py is also one of --train_glob"),
         (["--train_glob", "c.py"], "--train_glob c.py: matches no Python file with text"),
         (["--context_glob", "lib/__init__.py,b.py", "--validation_glob", "lib/garden.py"], "no function in these files calls"),
+        (["--train_glob", "lib/old.py"], "--train_glob lib/old.py: 1 of its files are not readable Python, the first being"),
         (["--answer_lines", "0"], "--answer_lines 0: must be 1 or more"),
         (["--context_glob", "/lib/*.py"], "--context_glob /lib/*.py: cannot be used (Non-relative patterns are unsupported)"),
         (["--train_glob", "**.py"], "--train_glob **.py: cannot be used (Invalid pattern"),
@@ -109,10 +158,12 @@ def test_lines_that_a_query_leaves_out_are_counted_in_it(tmp_path_factory, chara
     ],
 )
 def test_what_cannot_be_cut_is_one_line(repository, capsys, flags, line):
+    (repository / "lib/old.py").write_text("print 1\n")
     with pytest.raises(SystemExit) as ended:
         rows_of(repository, *flags)
     assert ended.value.code == 2 and not (repository / "rows").exists()
-    error = capsys.readouterr().err
+    *notes, error = capsys.readouterr().err.splitlines(keepends=True)
+    assert all(note.startswith("note: ") for note in notes)
     assert error.startswith("error: ") and error.count("\n") == 1 and line in error
 
 
