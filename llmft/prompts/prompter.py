@@ -88,8 +88,9 @@ class Prompter:
         texts = [row for row in rows if row.get("answer_ids") is None]
         control, written = self.written(texts)
         queries, answers = [*map(written.query, texts)], [*map(written.answer, texts)]
-        flag, idx = self.prompt_format.end_flag, [row["idx"] for row in texts]
-        made = iter(answer_sequences(control, queries, answers, idx, flag, space=written.space))
+        flag, remedy = self.prompt_format.end_flag, self.prompt_format.end_remedy
+        idx = [row["idx"] for row in texts]
+        made = iter(answer_sequences(control, queries, answers, idx, flag, remedy, space=written.space))
         end = [*self.end_ids[:1]]
         return [next(made) + end if row.get("answer_ids") is None else [*row["answer_ids"]] for row in rows]
 

@@ -137,6 +137,8 @@ class PromptFormat:
     """Text between query and label; None for the default that `settled` derives."""
     default_delimiter: bool = False
     """Whether `settled` has chosen it."""
+    delimiter_flag: str = ""
+    """Flag and value that it came from if that is not --label_delimiter, for error messages."""
     turns: tuple[Turn, ...] = ()
     """An earlier dialogue, taken literally."""
 
@@ -201,8 +203,16 @@ class PromptFormat:
     @property
     def end_flag(self) -> str:
         """The flag that determines the end of a query, with its value, for messages."""
-        given = self.delimiter is not None and not self.default_delimiter
-        return f"--label_delimiter {quote(self.delimiter)}" if given else f"{self.pattern_flag} {quote(self.pattern)}"
+        if self.delimiter is None or self.default_delimiter:
+            return f"{self.pattern_flag} {quote(self.pattern)}"
+        return self.delimiter_flag or f"--label_delimiter {quote(self.delimiter)}"
+
+    @property
+    def end_remedy(self) -> str:
+        """What to do about rows whose answer merges with the end of the query, for messages."""
+        if self.delimiter_flag:
+            return "leave rows like it out, as --no_whole_lines of llmft.tasks.completions does if a query ends in a new line"
+        return "begin the answer or end the query differently (--label_delimiter, --pattern; without --chat)"
 
     def written_as(self, mark: Callable[[str], str]) -> PromptFormat:
         """This format with `mark` applied to all text that the format writes itself, but not to rows' or files' texts."""

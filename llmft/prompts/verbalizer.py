@@ -120,14 +120,22 @@ def check_border(
 
 
 def answer_sequences(
-    control: ControlTokens, queries: Sequence[str], answers: Sequence[str], idx: Sequence[object], flag: str, *, space: str
+    control: ControlTokens,
+    queries: Sequence[str],
+    answers: Sequence[str],
+    idx: Sequence[object],
+    flag: str,
+    remedy: str,
+    *,
+    space: str,
 ) -> list[list[int]]:
     """The tokens of each answer after its query.
 
     Args:
         queries, answers: as marked by `control`, one answer for each query.
         idx: the idx of the rows, for messages.
-        flag: the flag that determines the end of queries, with its value, for messages.
+        flag, remedy: the flag that determines the end of queries, with its value, and what to do if an answer merges with it, for
+            messages.
         space: the text before an answer that belongs to it.
 
     Raises:
@@ -144,8 +152,7 @@ def answer_sequences(
         if sequence is None:
             raise InputError(
                 f"{flag}: the answer of row {number}, {quote(answer[:20])}, merges with the end of its query, "
-                f"{quote(control.plain(query)[-20:])}, into {shown(control.tokenizer, _border(control, query, tokens))}; "
-                "begin the answer or end the query differently (--label_delimiter, --pattern; without --chat)"
+                f"{quote(control.plain(query)[-20:])}, into {shown(control.tokenizer, _border(control, query, tokens))}; {remedy}"
             )
         sequences.append(sequence)
     return sequences

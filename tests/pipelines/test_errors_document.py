@@ -257,6 +257,9 @@ CASES = {
         "--task questions --validation_file {questions} --num_shots 0 --model_name_or_path toy --pattern '{{text1}} Yes' "
         "--label_delimiter ''",
     ),
+    "a completion that merges with its query": Case(
+        "eval.py", f"{CODE} --validation_file {{questions}} --pattern '{{{{text1}}}} Yes'"
+    ),
     "a dialogue that is no JSON": Case("eval.py", "--context dialogue --context_file {short_text} --num_shots 16"),
     "a dialogue of an unknown role": Case("eval.py", "--context dialogue --context_file {tool_turn} --num_shots 16"),
     "a context over the window": Case("eval.py", "--num_shots 100"),
