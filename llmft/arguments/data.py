@@ -22,7 +22,10 @@ class PromptArguments(Checked):
 
     _argument_group_name = "prompt"
 
-    pattern: str | None = flag("Prompt with {text1} and {text2}, instead of a named one.")
+    pattern: str | None = flag(
+        "Prompt with {text1} and {text2}, instead of a named one.",
+        excludes={"--student_pattern --teacher_pattern": "which are used instead of it"},
+    )
     target_prefix: str | None = flag(
         r"Text between pattern and label; \n and \t mean newline and tab. Default: the named pattern's.",
         needs=PBFT,

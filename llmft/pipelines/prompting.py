@@ -43,7 +43,7 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
     """
     data, upstream = job.config.data, job.config.data.upstream_prompts
     named = _named_pattern(job)
-    words, words_flag = _choose(job, who, "target_tokens", ",".join(named.target_tokens))
+    words, words_flag = _choose(job, who, "target_tokens", named.target_tokens)
     labels = parse_words(words, len(job.task.label_names), words_flag)
     pattern, pattern_flag = _pattern(job, who)
     prefix, _ = _choose(job, who, "target_prefix", _default_prefix(job, named.prefix) if pattern is None else "")
@@ -88,7 +88,7 @@ def format_of(data: DataArguments, pattern_format: type[PromptFormat] = PromptFo
     return partial(ChatFormat, system_prompt=system, context_role=data.context_role)
 
 
-def _choose(job: Job, who: str | None, name: str, default: str | None) -> tuple[Any, str]:
+def _choose(job: Job, who: str | None, name: str, default: Any) -> tuple[Any, str]:
     """The value of a flag, and the flag: the teacher's or the student's own if it is given, else the common one."""
     for flag, group in ((f"{who}_{name}", job.config.distillation if who else None), (name, job.config.data)):
         value = getattr(group, flag, None)

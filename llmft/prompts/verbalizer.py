@@ -15,13 +15,17 @@ SPACE_MARKS = " \u0120\u2581"
 """The space before a word as written by people, by a byte-level BPE (Ġ) and by SentencePiece (▁)."""
 
 
-def parse_words(target_tokens: str, num_labels: int, flag: str = "--target_tokens") -> tuple[str, ...]:
+def parse_words(target_tokens: str | Sequence[str], num_labels: int, flag: str = "--target_tokens") -> tuple[str, ...]:
     """`"Yes,No"`, `"ĠYes,ĠNo"` and `"▁Yes,▁No"` alike -> `("Yes", "No")`, in label order.
+
+    Args:
+        target_tokens: the value of a flag, or the words themselves, which may have commas in them.
 
     Raises:
         InputError: the numbers of words and labels differ, a word is empty, or two are the same.
     """
-    words = tuple(word.strip(SPACE_MARKS) for word in target_tokens.split(",")) if num_labels else ()
+    written = target_tokens.split(",") if isinstance(target_tokens, str) else target_tokens
+    words = tuple(word.strip(SPACE_MARKS) for word in written) if num_labels else ()
     fault = None
     if len(words) != num_labels:
         fault = f"{len(words)} words for {num_labels} labels; give one for each label (comma-separated)"
@@ -30,7 +34,7 @@ def parse_words(target_tokens: str, num_labels: int, flag: str = "--target_token
     elif len(set(words)) < len(words):
         fault = "two labels have the same word; give each its own word"
     if fault:
-        raise InputError(f"{flag} {quote(target_tokens)}: {fault}")
+        raise InputError(f"{flag} {quote(','.join(written))}: {fault}")
     return words
 
 

@@ -11,6 +11,7 @@ from llmft.evaluation.metrics import load_metric
 from llmft.pipelines import distill, in_context
 from llmft.pipelines.loading import load_all, load_data
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompting import prompt_format_of
 from tests.evaluation.test_labels import MODULE
 from tests.pipelines.conftest import MAIN, Record
 
@@ -145,9 +146,18 @@ def test_labels_that_are_numbers_need_words(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"text1": "doctors", "label": i}) + "\n" for i in range(3)))
     arguments = ["--train_file", str(file), "--validation_file", str(file), "--num_shots", "0"]
-    with pytest.raises(InputError, match="--target_tokens '': 1 words for 3 labels"):
+    with pytest.raises(InputError, match="--target_tokens '': 0 words for 3 labels"):
         start("eval.py", tmp_path / "out", *arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_names_of_labels_may_have_commas(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    names = ("Business, finance", "Sports")
+    file.write_text("".join(json.dumps({"text1": "doctors", "label": name}) + "\n" for name in names))
+    arguments = ["--train_file", str(file), "--validation_file", str(file), "--num_shots", "0", "--output_dir", str(tmp_path)]
+    (job,) = prepare("icl", in_context.GROUPS, arguments, "")
+    assert prompt_format_of(job).words == names
 
 
 @pytest.mark.parametrize(
