@@ -23,8 +23,8 @@ from llmft.tasks.texts import answered, name_documents
 SUBSAMPLE_SEED = 123
 """Upstream's seed for the subsample of QQP: the same for every data seed."""
 
-_COUNTED: dict[Hashable, tuple[list[Row], str]] = {}
-"""A set and the state of its files, read only to be counted -> its rows and note, until they are loaded."""
+_COUNTED: dict[Hashable, tuple[list[Row], list[str]]] = {}
+"""A set and the state of its files, read only to be counted -> its rows and notes, until they are loaded."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def count_training_rows(task: Task, *, variant: str | None, data_seed: int, data
         return len(task.splits(variant, data_seed)["train"])
     documents = {} if task.documents is None else task.documents(variant, data_seed)
     place = locate(task.train.source, data_dir)
-    rows, note = make_rows(_read(place, cache_dir), replace(task.train, source=place.source), task, place.where, documents)
-    _COUNTED[_state(task.train, place, task, cache_dir, documents)] = rows, note
+    rows, notes = make_rows(_read(place, cache_dir), replace(task.train, source=place.source), task, place.where, documents)
+    _COUNTED[_state(task.train, place, task, cache_dir, documents)] = rows, notes
     return min(len(rows), task.subsample_splits or len(rows))
 
 
@@ -164,9 +164,9 @@ def read_sets(
             if place not in tables:
                 tables[place] = _read(place, cache_dir)
             counted = make_rows(tables[place], replace(eval_set, source=place.source), task, place.where, documents)
-        rows[eval_set.name], note = counted
-        notes[note] = None
-    for note in filter(None, notes):
+        rows[eval_set.name], of_set = counted
+        notes |= dict.fromkeys(of_set)
+    for note in notes:
         say_note(note)
     return rows
 

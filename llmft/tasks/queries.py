@@ -52,7 +52,7 @@ def load_queries(
         labels: whether to read labels, numbered as in the task's training rows: `label` is None for a row without one,
             and for all rows if there is no such column; rows of a class that the task drops are dropped. If False,
             every label is None, whatever the file contains. Text answers are read in any case.
-        quiet: whether to suppress the note about dropped rows.
+        quiet: whether to suppress notes, as about dropped rows.
         documents: the task's documents by id, to which those of the queries are added. None: the documents of queries are not
             read.
 
@@ -79,10 +79,10 @@ def load_queries(
             document_column=_word_column(table, data, "document", queries.document_column, where) if about_documents else None,
             turns_column=None,  # they have become rows
         )
-    rows, note = make_rows(table, queries, task, where, documents)
+    rows, notes = make_rows(table, queries, task, where, documents)
     if documents is not None and queries.document_column is not None:
         name_documents(rows, documents)
-    if note and not quiet:
+    for note in () if quiet else notes:
         say_note(note)
     return [{**row, "idx": f"query-{row['idx']}"} for row in rows]
 

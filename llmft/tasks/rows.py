@@ -21,6 +21,7 @@ from llmft.tasks.texts import (
     WRONG_ANSWER,
     check_text,
     first_repeat,
+    list_as_text,
     missing,
     read_answer_ids,
     read_answers,
@@ -68,7 +69,7 @@ OPTIONAL = {
 
 def make_rows(
     table: Table, eval_set: EvalSet, task: Task, where: str, documents: Mapping[str, str] | None = None
-) -> tuple[list[Row], str]:
+) -> tuple[list[Row], list[str]]:
     """The rows of a set, in the order of the table; those that the set leaves out are not in it.
 
     Unlabelled rows (-1), and rows without a text answer, are left out too, unless the set's answers are optional.
@@ -78,8 +79,8 @@ def make_rows(
         documents: by id, those that rows may name. Where a row holds its document itself, `document` is a `texts.Document`.
 
     Returns:
-        The rows, and a line that counts what the file has beside them, unless that is what the set is defined by; "" for
-        nothing.
+        The rows, and notes: one that counts what the file has beside them, unless that is what the set is defined by, and one
+        on answers that may not be meant as they are.
 
     Raises:
         InputError: a column is missing or holds what it must not hold, a label is out of range, or no row is left.
@@ -96,12 +97,21 @@ def make_rows(
     else:
         _put_documents(rows, table, eval_set, task, where, first, documents or {})
         kept, reasons = _with_answers(rows, table, eval_set, task.rules, where, first)
-    note = left_out(where, len(rows), reasons)
+    notes = [left_out(where, len(rows), reasons), _odd_answers(rows, where)]
     kept = [row for row in kept if all(row[column] == value for column, value in eval_set.where)]
     if not kept:
         kind = "row" if eval_set.answer_optional else "labelled row" if eval_set.answer_column is None else "row with an answer"
         raise InputError(f"{where}: there is no {kind} of {eval_set.name} in it; give another file")
-    return kept, note
+    return kept, [note for note in notes if note]
+
+
+def _odd_answers(rows: Sequence[Row], where: str) -> str:
+    """The line that says that all text answers look like lists; "" if they do not."""
+    shown = list_as_text(row.get("answer") or () for row in rows)
+    if shown is None:
+        return ""
+    remedy = "write lists of accepted answers to jsonl or parquet"
+    return f"{where}: every answer is a list written as text, such as {quote(shown)}, and is taken as one text; {remedy}"
 
 
 def _with_labels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -23,6 +24,8 @@ WRONG_ANSWER = "wrong_answer"
 """The column, in these files, of answers that are known to be wrong, such as a value that has changed since."""
 HISTORY, CONVERSATION, TURN = "history", "conversation", "turn"
 """For a row of a conversation: the turns before its query, the conversation's idx, and the number of this answer, from 1."""
+LIST = re.compile(r"""\[(["']).*\1\]""", re.DOTALL)
+"""A list of texts as Python writes it."""
 CHUNK = re.compile(r"(.+)#[0-9]+-[0-9]+-[0-9a-f]{8}", re.DOTALL)
 """An id of a chunk."""
 
@@ -68,6 +71,23 @@ def read_answers(cells: Iterable[Any], column: str, where: str, first: int) -> l
             )
         answers.append(tuple(dict.fromkeys(check_text(text, column, where, row) for text in texts if text.strip())))
     return answers
+
+
+def list_as_text(answers: Iterable[tuple[str, ...]]) -> str | None:
+    """The first answer, if all are lists written as text (`['Paris', 'paris']`), as pandas writes lists to a csv; else None.
+
+    Args:
+        answers: the accepted answers of each row, as from `read_answers`.
+    """
+    texts = [text for accepted in answers for text in accepted]
+    return texts[0] if texts and all(map(_is_list, texts)) else None
+
+
+def _is_list(text: str) -> bool:
+    try:
+        return LIST.fullmatch(text) is not None and isinstance(ast.literal_eval(text), list)
+    except (ValueError, SyntaxError):  # it only looks like one
+        return False
 
 
 def read_categories(cells: Iterable[Any], column: str, where: str, first: int) -> list[str | None]:

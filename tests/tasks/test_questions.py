@@ -90,6 +90,17 @@ def test_other_formats_and_columns(write, name):
     assert (row["text1"], row["text2"], row["answer"]) == ("Who?", "Tell me.", ("Ada",))
 
 
+def test_lists_of_answers_in_a_csv_are_told(write, capsys):
+    rows = [{"text1": "Where?", "answer": ["Paris", "paris"]}, {"text1": "Who?", "answer": ["It's Ada"]}]
+    file = write(rows, "lists.csv")
+    assert load(questions("--validation_file", file)).in_domain["questions"][0]["answer"] == ("['Paris', 'paris']",)
+    note = f"note: --validation_file {file}: every answer is a list written as text, such as \"['Paris', 'paris']\", and is"
+    assert capsys.readouterr().err.startswith(note)
+    load(questions("--validation_file", write(rows)))
+    load(questions("--validation_file", write([*rows, {"text1": "Which?", "answer": "[sic]"}], "some.csv")))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_second_text_is_in_all_files_or_none(write):
     file = write(ASKED)
     second = write([{**row, "text2": "Tell me."} for row in ASKED], "second.jsonl")
