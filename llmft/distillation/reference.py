@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -48,11 +47,6 @@ class DivergenceQuestion(Question):
 
     logprobs: torch.Tensor
     tokens: torch.Tensor
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """Not cached for other runs, since students are asked."""
-        raise ValueError("divergences from a teacher are not cached")
 
     def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
         """`kl` (p,)."""

@@ -88,11 +88,6 @@ class TokenQuestion(Question):
     tokens: torch.Tensor
     more: int = 0
 
-    @property
-    def key(self) -> dict[str, Any]:
-        """Not cached for other runs, since the tokens are a student's."""
-        raise ValueError("distributions over a student's tokens are not cached")
-
     def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
         """`logprobs` (p, k + m + 1) and `tokens` (p, k + m)."""
         tokens = self.tokens.to(logits.device)[positions].long()

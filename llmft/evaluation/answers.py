@@ -26,7 +26,8 @@ class Question(Protocol):
 
     @property
     def key(self) -> dict[str, Any]:
-        """What identifies the question, JSON-able."""
+        """What identifies the question in the cache of answers, JSON-able."""
+        raise ValueError(f"{type(self).__name__}: its answers are not cached, as no other run asks for them")
 
     def keep(self, logits: torch.Tensor, positions: torch.Tensor) -> dict[str, torch.Tensor]:
         """What is kept of logits (p, V) at these positions (p,) of all."""
