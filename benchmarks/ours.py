@@ -110,7 +110,7 @@ class Distillation:
         teacher = context_scorer(job, job.loaded, "teacher")
         with contextlib.redirect_stdout(io.StringIO()):  # the number of trained weights
             model = trainable(job, model)
-        student = job.scorer(model, tokenizer, prompt_format_of(job, "student"), trained=True)
+        student = job.scorer(model, tokenizer, prompt_format_of(job, "student"), reserved=job.config.trained.virtual_tokens)
         return cls(job, teacher, student, draw_queries(job))
 
     @property

@@ -75,7 +75,7 @@ class Texts:
         if trains:
             with contextlib.redirect_stdout(io.StringIO()):  # the number of trained weights
                 model = trainable(job, world.load()[0])
-        student = job.scorer(model, tokenizer, prompt_format_of(job, "student"), trained=True)
+        student = job.scorer(model, tokenizer, prompt_format_of(job, "student"), reserved=job.config.trained.virtual_tokens)
         rows = draw_queries(job)
         ids = tokenizer(" ".join(row["answer"][0] for row in rows), add_special_tokens=False).input_ids * tokens
         answered = [{**row, "answer_ids": ids[i * tokens : (i + 1) * tokens]} for i, row in enumerate(rows)]

@@ -32,14 +32,15 @@ def test_a_run_says_what_is_scored_and_what_of_its_rows_is_not_what_it_seems(tmp
     for name, some in (("train", rows), ("dev", asked)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     files = ("--train_file", tmp_path / "train.jsonl", "--validation_file", tmp_path / "dev.jsonl", "--target_tokens", "No,Yes")
-    words = ["--output_dir", tmp_path / "out", "--use_cpu", "--model_name_or_path", "toy", *files, "--num_shots", 8]
-    MAIN["eval.py"]([*map(str, words)])
+    words = ["--output_dir", tmp_path / "out", "--use_cpu", "--model_name_or_path", "toy", *files]
+    shots = ("--num_shots", 8)
+    MAIN["eval.py"]([*map(str, (*words, *shots))])
     assert capsys.readouterr().err.splitlines() == [
         "note: label tokens: ...'<unk>' '<unk>' '?' | 'No' / 'Yes'",
         "note: text in 1 of 11 rows looks like control tokens ('</s>', '<pad>'); it is read as text",
         "warning: evaluation rows whose texts the model has been shown: 1 of 3 of custom are answered in the context",
     ]
-    MAIN["eval.py"]([*map(str, words), "--upstream_prompts"])
+    MAIN["eval.py"]([*map(str, (*words, *shots)), "--upstream_prompts"])
     assert "control tokens, as upstream does" in capsys.readouterr().err
     MAIN["ft.py"]([*map(str, words), "--num_train_epochs", "1"])
     assert "1 of 3 of custom are trained on\n" in capsys.readouterr().err

@@ -79,7 +79,12 @@ def test_the_runs_arguments_are_checked_before_rows_are_read(own_rows, tmp_path)
 
 def test_rows_are_read_once_to_be_counted_and_loaded(own_rows, monkeypatch):
     reads = []
-    monkeypatch.setattr(load, "read_file", lambda path, where, header: reads.append(where) or read_file(path, where, header))
+
+    def read(path, where, header, **own):
+        reads.append(where)
+        return read_file(path, where, header, **own)
+
+    monkeypatch.setattr(load, "read_file", read)
     job = job_of("distill.py", own_rows)
     load_data(job, num_contexts=1)
     assert sorted(where.split()[0] for where in reads) == ["--train_file", "--validation_file"]
