@@ -10,7 +10,8 @@ import torch
 
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.continuations import Continued, LabelSequences
-from llmft.models.reading.shared_prefix import read_logits
+from llmft.models.reading.reader import Keep
+from llmft.models.reading.shared_prefix import Kept, open_prefix
 from llmft.prompts.tokens import TokenizedPrompts
 
 
@@ -23,6 +24,12 @@ class AnswerScores:
     scored: list[int]
     tokens: int
     padding_tokens: int
+
+
+def read_logits(model: torch.nn.Module, prompts: Continued, keep: Keep, *, size: BatchSize) -> Kept:
+    """As `OpenPrefix.read`, for one set of prompts."""
+    with open_prefix(model, prompts.prefix, size) as behind:
+        return behind.read(prompts, keep)
 
 
 def score_answers(

@@ -46,12 +46,6 @@ class Kept:
     padding_tokens: int
 
 
-def read_logits(model: torch.nn.Module, prompts: Continued, keep: Keep, *, size: BatchSize) -> Kept:
-    """As `OpenPrefix.read`, for one set of prompts."""
-    with open_prefix(model, prompts.prefix, size) as behind:
-        return behind.read(prompts, keep)
-
-
 @contextmanager
 def open_prefix(model: torch.nn.Module, prefix: list[int], size: BatchSize) -> Iterator[OpenPrefix]:
     """Context manager: everything that is asked of the model after a prefix shares one encoding of it; nothing goes through the

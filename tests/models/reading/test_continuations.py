@@ -11,11 +11,10 @@ from llmft.models.parts import head
 from llmft.models.reading.batches import BatchSize, answer_logits
 from llmft.models.reading.continuations import Continued, LabelSequences, masked_row, padded_batch
 from llmft.models.reading.packing import packed_batch
-from llmft.models.reading.shared_prefix import read_logits
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import CONFIGS, tiny_model
 from tests.models.reading.test_reader import FAMILIES, prompts
-from tests.scoring import AnswerScores, score_answers, score_sequences
+from tests.scoring import AnswerScores, read_logits, score_answers, score_sequences
 
 SEQUENCES = [[17, 99], [5], [17, 99, 8], [30, 4]]  # of several lengths; the first begins the third
 

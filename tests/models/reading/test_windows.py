@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, Gemma4TextConfig
 from llmft.models.reading.batches import BatchSize, answer_logits, left_pad
 from llmft.models.reading.continuations import Continued
 from llmft.models.reading.packing import can_pack, packed_batch
-from llmft.models.reading.shared_prefix import read_logits
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import adapted
 from tests.models.reading.test_generation import plain, writer, written
+from tests.scoring import read_logits
 
 FAMILIES = ["mistral", "phi3", "olmo3", "gemma2", "gemma3", "gpt_oss"]
 GENERATOR = torch.Generator().manual_seed(0)
