@@ -17,6 +17,9 @@ from llmft.errors import InputError, quote
 
 LIMITS = {"at_least": ("{} or more", operator.ge), "above": ("above {}", operator.gt), "below": ("below {}", operator.lt)}
 CONDITION = re.compile(r"--(\w+)(?: ([^-\s]\S*))?")
+SHORT = {"task_name": "task"}
+"""Field -> the name of its flag in messages and docs, where the field has upstream's longer one."""
+FIELDS = {short: field for field, short in SHORT.items()}
 
 
 def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool = False, trains: bool = True) -> None:
@@ -37,7 +40,7 @@ def check(groups: Sequence[type], values: Mapping[str, Any], *, all_groups: bool
             value = values.get(name)
             if value is None or value == default_of(field):
                 continue
-            shown = f"--{name} {_shown(value, rules)}"
+            shown = f"--{SHORT.get(name, name)} {_shown(value, rules)}"
             if not rules.supported:
                 raise InputError(f"{shown}: not supported; leave it at {default_of(field)}")
             if rules.evaluation == "refused" and not trains:
@@ -102,12 +105,17 @@ def _check_others(name: str, shown: str, rules: Rules, values: Mapping[str, Any]
 
 def known(conditions: Iterable[str], flags: Container[str]) -> list[str]:
     """The conditions of `Rules` whose flags all exist."""
-    return [condition for condition in conditions if all(name in flags for name, _ in CONDITION.findall(condition))]
+    return [condition for condition in conditions if all(field in flags for field, _ in parts_of(condition))]
 
 
 def holds(condition: str, values: Mapping[str, Any]) -> bool:
     """Whether a condition of `Rules` holds."""
-    return all(_is(values[name], wanted) for name, wanted in CONDITION.findall(condition))
+    return all(_is(values[field], wanted) for field, wanted in parts_of(condition))
+
+
+def parts_of(condition: str) -> list[tuple[str, str]]:
+    """The fields of a condition of `Rules`, and the values that it wants them to have ('' for any)."""
+    return [(FIELDS.get(flag, flag), wanted) for flag, wanted in CONDITION.findall(condition)]
 
 
 def _is(value: Any, wanted: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmft.arguments.checks import Checked
 from llmft.arguments.flags import UPSTREAM, flag
 
-QUESTIONS = "--task_name questions|code"
+QUESTIONS = "--task questions|code"
 OWN_FILES = ("--train_file", "--query_file", "--retain_file", QUESTIONS)
 WORDS = (QUESTIONS, "--query_file", "--retain_file")
 PBFT = "--method pbft"
@@ -93,12 +93,12 @@ class DataArguments(PromptArguments):
     hans_heuristics: str = flag("HANS: lexical_overlap, subsequence, constituent (comma-separated), or all.", "lexical_overlap")
     hans_subcase: str | None = flag("HANS: a single subcase, such as le_passive; default: all subcases of a heuristic.")
     train_file: str | None = flag(
-        "Your own training rows, instead of a task or for --task_name questions: parquet, jsonl, json, csv or tsv.",
+        "Your own training rows, instead of a task or for --task questions: parquet, jsonl, json, csv or tsv.",
         kind="path",
         needs=("--validation_file", QUESTIONS),
     )
     validation_file: str | None = flag(
-        "In-domain evaluation rows; default with --task_name questions: the rows of --query_file that have answers.",
+        "In-domain evaluation rows; default with --task questions: the rows of --query_file that have answers.",
         kind="path",
         needs=("--train_file", QUESTIONS),
     )
@@ -160,7 +160,7 @@ class DataArguments(PromptArguments):
         "Run the programs that answers complete, each in a process with resource limits, with the modules of this folder: the "
         "metric `runs`. Code written by a model is executed only with this flag.",
         kind="path",
-        needs="--task_name code",
+        needs="--task code",
         excludes={"--rules": "which judge the answers instead"},
     )
     pattern_name: str = flag(

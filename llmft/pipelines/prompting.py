@@ -57,7 +57,7 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
         words_flag=words_flag,
         **(_context(job, labels, number) if who == "teacher" or job.method == "icl" else {}),
         delimiter=delimiter_of(job),
-        delimiter_flag="" if data.label_delimiter is not None or job.task.delimiter is None else f"--task_name {job.task.name}",
+        delimiter_flag="" if data.label_delimiter is not None or job.task.delimiter is None else f"--task {job.task.name}",
     )
 
 

@@ -44,7 +44,7 @@ def own_questions(
     task = TASKS[data.task_name]
     flag, file = ("--validation_file", data.validation_file) if data.validation_file else ("--query_file", query_file)
     if file is None:
-        raise InputError(f"--task_name {task.name}: there is nothing to evaluate on; add --validation_file")
+        raise InputError(f"--task {task.name}: there is nothing to evaluate on; add --validation_file")
     rules = () if data.rules is None else read_rules(data.rules)
     if rules and data.validation_file is None:
         raise InputError(

@@ -286,7 +286,7 @@ def get_task(name: str) -> Task:
         InputError: there is none.
     """
     if name not in TASKS:
-        raise InputError(f"--task_name {name}: no such task; choose one of {', '.join(sorted(TASKS))}")
+        raise InputError(f"--task {name}: no such task; choose one of {', '.join(sorted(TASKS))}")
     task = TASKS[name]
     return replace(task, out_of_domain=tuple(s for partner in task.partners for s in eval_sets(OUT_OF_DOMAIN[partner], name)))
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from llmft.arguments.checks import CONDITION, check, in_words, known, limits
+from llmft.arguments.checks import check, in_words, known, limits, parts_of
 from llmft.arguments.command_line import read
 from llmft.arguments.flags import Rules, default_of, flags_of
 from llmft.errors import InputError
@@ -47,7 +47,7 @@ def other_value(field):
 def such(script, condition, *, met):
     """Values with which a condition holds, or its first flag's part does not."""
     values = {}
-    for name, wanted in CONDITION.findall(condition):
+    for name, wanted in parts_of(condition):
         default = DEFAULTS[script][name]
         met_value = (
             int(wanted[:-1])
@@ -131,7 +131,7 @@ def test_what_excludes_each_other_is_refused(script, name, condition):
 def test_eval_py_names_no_remedy_that_it_refuses():
     """What has no effect without a flag that eval.py refuses is refused like it, and before anything is said of that flag."""
     for name, (_, rules) in FLAGS["eval.py"].items():
-        needed = {flag for condition in there("eval.py", rules.needs) for flag, _ in CONDITION.findall(condition)}
+        needed = {flag for condition in there("eval.py", rules.needs) for flag, _ in parts_of(condition)}
         if any(FLAGS["eval.py"][flag][1].evaluation == "refused" for flag in needed):
             assert rules.evaluation == "refused", name
     with pytest.raises(InputError, match=r"^--hub_token [*]{3}: eval.py does not train; leave it out"):

@@ -39,7 +39,7 @@ def test_nothing_is_run_without_the_flag(folder, monkeypatch):
     assert record.metrics["headline"]["name"] == "code_exact_match"
     assert {"code_exact_match", "identifier_match", "identifier_f1", "edit_similarity"} < set(metrics) and "runs" not in metrics
     assert not record.predictions["prediction"].str.contains("\n").any()
-    with pytest.raises(InputError, match="has no effect without --task_name code"):
+    with pytest.raises(InputError, match="has no effect without --task code"):
         run("eval.py", folder / "runs", "--task", "notes", "--run_code", folder)
 
 

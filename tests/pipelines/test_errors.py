@@ -13,7 +13,7 @@ from tests.pipelines.conftest import MAIN
 ROOT = Path(__file__).parents[2]
 
 CASES = [
-    ("eval.py", ["--task", "rtee"], "--task_name rtee: no such task"),
+    ("eval.py", ["--task", "rtee"], "--task rtee: no such task"),
     ("eval.py", ["--data_dir", "/nowhere"], "--data_dir /nowhere: no such folder"),
     ("eval.py", ["--pattern", "no text ?"], "--pattern 'no text ?'"),
     ("eval.py", ["--pattern", "{text1} {text3} ?"], "--pattern '{text1} {text3} ?': unknown placeholder {text3}"),
@@ -31,7 +31,7 @@ CASES = [
     ("eval.py", ["--model_name_or_path", "no/hub-here"], "--model_name_or_path no/hub-here: cannot be loaded"),
     ("eval.py", ["--task_variant", "entailmint"], "--task_variant"),
     ("eval.py", ["--task", "rte", "--task_variant", "flipped"], "--task_variant flipped: task rte has no variants"),
-    ("eval.py", ["--train_file", "/nowhere.csv"], "--task_name toy: cannot be combined with --train_file; drop one of them"),
+    ("eval.py", ["--train_file", "/nowhere.csv"], "--task toy: cannot be combined with --train_file; drop one of them"),
     ("eval.py", ["--task", "sst2", "--eval_task_name", "hans"], "--eval_task_name hans: belongs to rte, mnli, mnli-original"),
     ("eval.py", ["--task", "qqp"], "--paws_qqp_file"),
     ("eval.py", ["--task", "qqp", "--paws_qqp_file", "/nowhere.tsv"], "--paws_qqp_file /nowhere.tsv: no such file"),

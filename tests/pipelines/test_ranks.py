@@ -26,7 +26,7 @@ def test_ranks_other_than_0_wait_for_their_end_before_they_say_an_error(monkeypa
     monkeypatch.setattr(program.signal, "signal", lambda *what: handled.append(what))
 
     def wrong():
-        raise InputError("--task_name nope: no such task")
+        raise InputError("--task nope: no such task")
 
     with pytest.raises(SystemExit) as end:
         program.run_main(wrong)
@@ -35,7 +35,7 @@ def test_ranks_other_than_0_wait_for_their_end_before_they_say_an_error(monkeypa
     default = (program.signal.SIGTERM, program.signal.SIG_DFL)
     *meanwhile, _ = handled  # at the end everything is as before
     assert meanwhile.count(default) == len(waits)
-    assert capsys.readouterr().err == "error: --task_name nope: no such task\n"
+    assert capsys.readouterr().err == "error: --task nope: no such task\n"
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -226,10 +226,10 @@ def test_files_without_rows(write):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--task questions", "--task_name questions: there is nothing to evaluate on; add --validation_file"),
-        ("--task questions --train_file f", "--task_name questions: there is nothing to evaluate on"),
-        ("--answer_column a", "--answer_column a: has no effect without --task_name questions"),
-        ("--document_column a", "--document_column a: has no effect without --task_name questions"),
+        ("--task questions", "--task questions: there is nothing to evaluate on; add --validation_file"),
+        ("--task questions --train_file f", "--task questions: there is nothing to evaluate on"),
+        ("--answer_column a", "--answer_column a: has no effect without --task questions"),
+        ("--document_column a", "--document_column a: has no effect without --task questions"),
         ("--task questions --label_names a,b", "--label_names a,b: has no effect without --train_file"),
     ],
 )
