@@ -28,7 +28,9 @@ POINTING = re.compile(
     rf"|\bthese {TEXTS}s\b|\bthe author\b|\baccording to (?:it|this)\b",
     re.IGNORECASE,
 )
-"""Phrases that point at a text which the student will not see (English)."""
+"""Phrases that may point at a text which the student will not see (English)."""
+NEXT_WORD = re.compile(r"\s+\w+")
+ALWAYS_POINTING = frozenset("this that these given provided above below following preceding here earlier".split())
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 EMPTY, CUT, POINTS, REPEATED = "query empty", "query cut", "query points at the text", "query asked before"
 ANSWER_EMPTY, ANSWER_CUT, ANSWER_POINTS = "answer empty", "answer cut", "answer points at the text"
@@ -62,9 +64,7 @@ class WrittenPair:
         text = answers.written(ids)
         query = tidied(text)
         cut = ran_out(answers, ids) and text.rstrip().rstrip(QUOTES).endswith(query)  # a first question of several is whole
-        return cls(
-            chunk, seed_prompt, query, reason=EMPTY if not query else CUT if cut else POINTS if points_at_text(query) else None
-        )
+        return cls(chunk, seed_prompt, query, reason=EMPTY if not query else CUT if cut else None)
 
 
 @dataclass
@@ -86,12 +86,16 @@ class Sieve:
     """Document and answer -> the queries with that answer."""
 
     def take(self, pairs: Sequence[WrittenPair]) -> None:
-        """Add pairs that have no answers yet, and drop those whose query has been asked about the document before."""
+        """Add pairs that have no answers yet, and drop those whose query points at the text or has been asked about the document
+        before."""
         self.pairs, asked = [*pairs], set()
         for pair in self.left():
-            key = self.chunks[pair.chunk].document, plain(pair.query)
-            pair.reason = REPEATED if key in asked else None
-            asked.add(key)
+            document = self.chunks[pair.chunk].document
+            key = document, plain(pair.query)
+            points = points_at_text(pair.query, self.documents[document])
+            pair.reason = POINTS if points else REPEATED if key in asked else None
+            if not points:
+                asked.add(key)
 
     def left(self, chunk: int | None = None) -> list[WrittenPair]:
         """The pairs that are not dropped: those about the chunk with this index, or all."""
@@ -105,7 +109,7 @@ class Sieve:
                 pair.reason = ANSWER_EMPTY
             elif ran_out(answers, tokens):
                 pair.reason = ANSWER_CUT
-            elif points_at_text(pair.answer):
+            elif points_at_text(pair.answer, self.documents[self.chunks[chunk].document]):
                 pair.reason = ANSWER_POINTS
             elif self._alike(pair):
                 pair.reason = ALIKE
@@ -194,9 +198,20 @@ def ran_out(answers: Answers, ids: Sequence[int]) -> bool:
     return len(ids) == generation.max_new_tokens and end not in generation.end_ids and not stopped
 
 
-def points_at_text(text: str) -> bool:
-    """Whether a text refers to another text that a reader would have to see."""
-    return POINTING.search(text) is not None
+def points_at_text(text: str, document: str) -> bool:
+    """Whether a text refers to the document, or to part of it, as a reader who does not see it cannot. Words that the document
+    uses itself, such as "the context menu" or "the author of", do not."""
+    spread = " ".join(document.casefold().split())
+    return any(not _names_something(text, match, spread) for match in POINTING.finditer(text))
+
+
+def _names_something(text: str, match: re.Match[str], document: str) -> bool:
+    """Whether a phrase, with the word after it if there is one, is how the document, in lower case, calls something. Fewer than
+    three words could be about any text."""
+    after = NEXT_WORD.match(text, match.end())
+    words = text[match.start() : (after or match).end()].casefold().split()
+    used = re.search(rf"\b{re.escape(' '.join(words))}\b", document)
+    return len(words) > 2 and not ALWAYS_POINTING & {*words} and used is not None
 
 
 def numbers_not_in(answer: str, text: str) -> list[str]:

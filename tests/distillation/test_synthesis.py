@@ -100,9 +100,34 @@ When were the documents of the abbey found?
 """
 
 
+NAMED = """
+Which key opens the context menu?|What is the maximum length of the text field?|What is printed on the bank statement?
+Where is the reference section of the library?|How long is the passage of the ship through the canal?|Who is the author of Dune?
+"""
+DOCUMENT = """The document tells of the text. Press M for the Context
+menu. The text field, the bank statement, the reference section of the hall; the passage of the ship. Ada is the author of Dune.
+The following section, after this sentence, is about the passages."""
+
+
+def queries(lines):
+    return lines.strip().replace("\n", "|").split("|")
+
+
 def test_what_points_at_a_text_is_told_from_what_does_not():
-    assert all(points_at_text(query) for query in POINTED.strip().replace("\n", "|").split("|"))
-    assert not any(points_at_text(query) for query in PLAIN.strip().replace("\n", "|").split("|"))
+    for document in ("", DOCUMENT):
+        assert all(points_at_text(query, document) for query in queries(POINTED))
+        assert not any(points_at_text(query, document) for query in queries(PLAIN))
+    assert all(points_at_text(query, "") for query in queries(NAMED))
+    assert not any(points_at_text(query, DOCUMENT) for query in queries(NAMED))
+    assert points_at_text("Which key does the author say opens the context menu?", DOCUMENT)
+
+
+def test_a_query_about_what_its_document_names_is_kept():
+    documents, query = {"d": "Press M to open the context menu."}, "Which key opens the context menu?"
+    for document, reason in (("d", None), ("e", POINTS)):
+        sieve = Sieve(documents | {"e": "The inn."}, [Chunk(document, 0, 8, "Press M.")], 0.85)
+        sieve.take([WrittenPair.written(0, "fact", Letters(), ids(query))])
+        assert [pair.reason for pair in sieve.pairs] == [reason]
 
 
 def test_numbers_that_stand_nowhere_in_a_document():
