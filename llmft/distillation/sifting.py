@@ -4,7 +4,7 @@ cover."""
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,10 +32,10 @@ POINTING = re.compile(
 NEXT_WORD = re.compile(r"\s+\w+")
 ALWAYS_POINTING = frozenset("this that these given provided above below following preceding here earlier".split())
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-EMPTY, CUT, POINTS, REPEATED = "query empty", "query cut", "query points at the text", "query asked before"
+EMPTY, CUT, POINTS = "query empty", "query cut", "query points at the text"
 ANSWER_EMPTY, ANSWER_CUT, ANSWER_POINTS = "answer empty", "answer cut", "answer points at the text"
-ALIKE, KNOWN = "query like another with the same answer", "same answer without the document"
-REASONS = (EMPTY, CUT, POINTS, REPEATED, ANSWER_EMPTY, ANSWER_CUT, ANSWER_POINTS, ALIKE, KNOWN)
+KNOWN, REPEATED, ALIKE = "same answer without the document", "query asked before", "query like another with the same answer"
+REASONS = (EMPTY, CUT, POINTS, ANSWER_EMPTY, ANSWER_CUT, ANSWER_POINTS, KNOWN, REPEATED, ALIKE)
 """Reasons for dropping pairs, in the order in which they are checked; the first that applies counts."""
 MOST = 9
 """The largest count of questions about a sentence that the figure distinguishes."""
@@ -82,20 +82,13 @@ class Sieve:
     similarity: float
     keep_known: bool = False
     pairs: list[WrittenPair] = field(default_factory=list)
-    _answered: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    """Document and answer -> the queries with that answer."""
 
     def take(self, pairs: Sequence[WrittenPair]) -> None:
-        """Add pairs that have no answers yet, and drop those whose query points at the text or has been asked about the document
-        before."""
-        self.pairs, asked = [*pairs], set()
+        """Add pairs that have no answers yet, and drop those whose query points at the text."""
+        self.pairs = [*pairs]
         for pair in self.left():
-            document = self.chunks[pair.chunk].document
-            key = document, plain(pair.query)
-            points = points_at_text(pair.query, self.documents[document])
-            pair.reason = POINTS if points else REPEATED if key in asked else None
-            if not points:
-                asked.add(key)
+            if points_at_text(pair.query, self.documents[self.chunks[pair.chunk].document]):
+                pair.reason = POINTS
 
     def left(self, chunk: int | None = None) -> list[WrittenPair]:
         """The pairs that are not dropped: those about the chunk with this index, or all."""
@@ -111,16 +104,6 @@ class Sieve:
                 pair.reason = ANSWER_CUT
             elif points_at_text(pair.answer, self.documents[self.chunks[chunk].document]):
                 pair.reason = ANSWER_POINTS
-            elif self._alike(pair):
-                pair.reason = ALIKE
-
-    def _alike(self, pair: WrittenPair) -> bool:
-        query = plain(pair.query)
-        others = self._answered.setdefault((self.chunks[pair.chunk].document, plain(pair.answer)), [])
-        alike = any(fuzz.token_sort_ratio(query, other) >= 100 * self.similarity for other in others)
-        if not alike:
-            others.append(query)
-        return alike
 
     def take_answers_without(self, chunk: int, answers: Answers, ids: Sequence[list[int]]) -> None:
         """Compare the answers of a chunk's remaining pairs with the model's answers without the document."""
@@ -128,6 +111,22 @@ class Sieve:
             pair.known = plain(answers.written(tokens)) == plain(pair.answer)
             if pair.known and not self.keep_known:
                 pair.reason = KNOWN
+
+    def drop_duplicates(self) -> None:
+        """Drop pairs whose query repeats, or is like, that of an earlier one about the same document. To be called last, so that
+        the earlier one is kept."""
+        asked: set[tuple[str, str]] = set()
+        answered: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        for pair in self.left():
+            document, query = self.chunks[pair.chunk].document, plain(pair.query)
+            others = answered[document, plain(pair.answer)]
+            if (document, query) in asked:
+                pair.reason = REPEATED
+            elif any(fuzz.token_sort_ratio(query, other) >= 100 * self.similarity for other in others):
+                pair.reason = ALIKE
+            else:
+                asked.add((document, query))
+                others.append(query)
 
     def lines(self, *, dropped: bool) -> list[dict[str, Any]]:
         """The remaining pairs, or the dropped ones with the reason, in the format of the files."""

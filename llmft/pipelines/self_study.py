@@ -267,6 +267,7 @@ def answer_queries(asker: Asker, chunked: ChunkedDocuments, sieve: Sieve) -> Non
             sieve.take_answers(place, scorer.answers, answers_to(scorer, sieve.left(place), phase))
         with job.meter.phase("answer without the document") as phase:
             sieve.take_answers_without(place, without.answers, answers_to(without, sieve.left(place), phase))
+    sieve.drop_duplicates()
 
 
 def answers_to(scorer: Scorer, pairs: Sequence[WrittenPair], phase: Phase) -> list[list[int]]:

@@ -160,9 +160,9 @@ WRITTEN = [  # chunk, what the writer writes, the answer, the answer without, wh
     (0, ids(LONG, ends=False), None, None, CUT),
     (0, ids("Who is named in the passage?"), None, None, POINTS),
     (0, ids("Who founded the mill?"), ids("Ada"), ids("Bob"), None),
-    (0, ids("who founded a mill"), None, None, REPEATED),
+    (0, ids("who founded a mill"), ids("Eve"), ids("Bob"), REPEATED),  # whatever its answer
     (1, ids("Who founded the mill?"), ids("Ada."), ids("I do not know"), None),  # of another document
-    (0, ids("Who founded the red mill?"), ids("Ada"), None, ALIKE),
+    (0, ids("Who founded the red mill?"), ids("Ada"), ids("Bob"), ALIKE),
     (0, ids("Who founded the red inn?"), ids("Eve in 1855"), ids(""), None),  # another answer
     (0, ids("When did it open?"), ids("."), None, ANSWER_EMPTY),
     (0, ids("Name one vitamin!"), ids("A"), ids("B"), None),  # of which SQuAD's rules leave nothing
@@ -181,6 +181,7 @@ def test_pairs_are_dropped_for_what_is_wrong_with_them_and_all_are_counted(keep_
         mine = [row for row in WRITTEN if row[0] == chunk]
         sieve.take_answers(chunk, letters, [answer for _, _, answer, _, _ in mine if answer])
         sieve.take_answers_without(chunk, letters, [without for *_, without, _ in mine if without is not None])
+    sieve.drop_duplicates()
     expected = [None if keep_known and row[-1] == KNOWN else row[-1] for row in WRITTEN]
     assert [pair.reason for pair in sieve.pairs] == expected
     assert {pair.reason for pair in sieve.pairs} >= set(REASONS) - {KNOWN}
@@ -198,3 +199,22 @@ def test_pairs_are_dropped_for_what_is_wrong_with_them_and_all_are_counted(keep_
     report = sieve.report()
     assert report[0] == f"kept {len(kept)} of {len(WRITTEN)} queries" and f"dropped 1: {ALIKE}" in report
     assert report[-2] == f"d, characters 0 to {len(TEXT)}: 11{1 if keep_known else '.'}"
+
+
+def test_a_pair_is_no_duplicate_of_one_that_is_dropped():
+    chunks = [Chunk("d", 0, 26, TEXT[:26]), Chunk("d", 15, len(TEXT), TEXT[15:])]  # which overlap
+    answers = [
+        (ids(LONG, ends=False), None),
+        (ids("Ada"), ids("Ada")),
+        (ids("Ada"), ids("Bob")),
+        (ids("Eve"), ids("Bob")),
+    ]
+    asked = ["Who founded it?", "Who founded the red mill?", "Who founded the mill?", "Who founded it?"]
+    letters, sieve = Letters(), Sieve({"d": TEXT}, chunks, 0.85)
+    sieve.take([WrittenPair.written(place // 2, "fact", letters, ids(query)) for place, query in enumerate(asked)])
+    for chunk in (0, 1):
+        mine = answers[2 * chunk : 2 * chunk + 2]
+        sieve.take_answers(chunk, letters, [answer for answer, _ in mine])
+        sieve.take_answers_without(chunk, letters, [without for _, without in mine if without])
+    sieve.drop_duplicates()
+    assert [pair.reason for pair in sieve.pairs] == [ANSWER_CUT, KNOWN, None, None]
