@@ -1,5 +1,5 @@
 """`python -m llmft.doctor [--model_name_or_path M]`: what is installed and available on this machine, and whether it computes
-correctly. Exits with 0 if so, 1 if something is wrong, and 2 on bad input, like every script."""
+correctly. Exits with 0 if so, 1 if something is wrong or too large for a device, and 2 on bad input, like every script."""
 
 from __future__ import annotations
 
@@ -39,16 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in facts():
         seen.add_row(name, value)
     console.print(seen)
-    checks = [check for device in devices() for check in embedded_checks(device)]
-    if flags.model_name_or_path is not None:
-        checks += model_checks(flags, devices()[-1])
+    of_model = () if flags.model_name_or_path is None else model_checks(flags, devices()[-1])
+    checks = [*(check for device in devices() for check in embedded_checks(device)), *of_model]
     table = Table("device", "check", "seen", "expected", "", title="Checks", title_justify="left")
     for check in checks:
-        table.add_row(check.device, check.what, check.seen, check.expected, "ok" if check.passed else "WRONG")
+        table.add_row(check.device, check.what, check.seen, check.expected, check.verdict)
     console.print(table)
     failed = [check for check in checks if not check.passed]
     for check in failed:
-        console.print(f"wrong on {check.device}: {check.what}: {check.seen}, expected {check.expected}", soft_wrap=True)
+        console.print(check.complaint, soft_wrap=True)
     console.print(f"{len(checks) - len(failed)} of {len(checks)} checks passed")
     return 1 if failed else 0
 

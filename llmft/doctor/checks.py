@@ -19,8 +19,6 @@ from llmft.prompts.render import PromptFormat
 from llmft.worlds.nli.world import LABEL_WORDS, PATTERN, toy_splits
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from llmft.arguments.model import ModelArguments
 
 SHOTS, QUERIES, ROWS = 16, 64, 100
@@ -41,30 +39,48 @@ thousandth (about the rounding of TF32) by .012."""
 
 @dataclass(frozen=True)
 class Check:
-    """One check, with its result and the expected result as text."""
+    """One check, with its result and the expected result as text.
+
+    Attributes:
+        too_large: whether it could not be made because the device has too little memory.
+    """
 
     device: str
     what: str
     seen: str
     expected: str
     passed: bool
+    too_large: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """The result in short."""
+        return "ok" if self.passed else "TOO LARGE" if self.too_large else "WRONG"
+
+    @property
+    def complaint(self) -> str:
+        """One line on a check that has failed."""
+        wrong = "too large for" if self.too_large else "wrong on"
+        return f"{wrong} {self.device}: {self.what}: {self.seen}, expected {self.expected}"
 
 
-def reading_checks(model: torch.nn.Module, name: str) -> Iterator[Check]:
-    """Whether the model's fast ways of reading agree with its plain one; no check for a model that has none.
+def reading_checks(model: torch.nn.Module, name: str, device: torch.device) -> Iterator[Check]:
+    """Whether the model's fast ways of reading agree with its plain one on a device; no check for a model that has none.
 
     Args:
         name: the model's name in the output.
     """
+    model = model.to(device)
     agreement, precision = agreement_of(model), str(bare_model(model).dtype).removeprefix("torch.")
     for way, difference in agreement.differences.items():
         seen = agreement.failure if difference == math.inf and agreement.failure else f"{difference:.1e} off whole prompts"
         what, passed = f"{name} in {precision}, read {way}", difference <= agreement.tolerance
-        yield Check(str(next(model.parameters()).device), what, seen, f"at most {agreement.tolerance:g}", passed)
+        yield Check(str(device), what, seen, f"at most {agreement.tolerance:g}", passed)
 
 
 def model_checks(flags: ModelArguments, device: torch.device) -> Iterator[Check]:
-    """Checks of the ways of reading of the model that the flags name, on a device.
+    """Checks of the ways of reading of the model that the flags name, on a device. The model is loaded at once, the checks are
+    made as they are asked for.
 
     Raises:
         InputError: there is no such model.
@@ -80,7 +96,11 @@ def model_checks(flags: ModelArguments, device: torch.device) -> Iterator[Check]
         tokenizer_name=flags.tokenizer_name,
         trust_remote_code=flags.trust_remote_code,
     )
-    checks = [*_or_failed(device, name, reading_checks(model.to(device), name))]
+    return _or_failed(device, name, _some_reading_check(model, name, device))
+
+
+def _some_reading_check(model: torch.nn.Module, name: str, device: torch.device) -> Iterator[Check]:
+    checks = [*reading_checks(model, name, device)]
     yield from checks or [Check(str(device), f"{name}: ways of reading", "only reads whole prompts", "", passed=True)]
 
 
@@ -88,14 +108,17 @@ def embedded_checks(device: torch.device) -> Iterator[Check]:
     """Checks of the embedded model's ways of reading in each precision, and of its distillation, on a device. A check that cannot
     be computed counts as failed."""
     for precision in PRECISIONS:
-        model, tokenizer = load_model("toy", dtype=precision)
-        yield from _or_failed(device, f"toy in {precision}", reading_checks(model.to(device), "toy"))
+        yield from _or_failed(device, f"toy in {precision}", _toy_checks(precision, device))
+    yield from _or_failed(device, "distillation of toy", _distillation_checks(device))
+
+
+def _toy_checks(precision: str, device: torch.device) -> Iterator[Check]:
+    yield from reading_checks(load_model("toy", dtype=precision)[0], "toy", device)
+
+
+def _distillation_checks(device: torch.device) -> Iterator[Check]:
     model, tokenizer = load_model("toy")
-    yield from _or_failed(device, "distillation of toy", _distillation_checks(model.to(device), tokenizer))
-
-
-def _distillation_checks(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Iterator[Check]:
-    device, rows = next(model.parameters()).device, toy_splits(None, data_seed=0)
+    model, rows = model.to(device), toy_splits(None, data_seed=0)
     shots, queries, asked = rows["train"][:SHOTS], rows["train"][SHOTS : SHOTS + QUERIES], rows["validation"][:ROWS]
     prompt = PromptFormat(PATTERN, prefix="", separator="\n\n", words=LABEL_WORDS)
 
@@ -112,8 +135,11 @@ def _distillation_checks(model: torch.nn.Module, tokenizer: PreTrainedTokenizerB
 
 
 def _or_failed(device: torch.device, what: str, checks: Iterator[Check]) -> Iterator[Check]:
-    """The checks, plus a failed one if they raise an error because the device cannot compute something or gives NaN."""
+    """The checks, plus a failed one if they raise an error because the device cannot compute something, gives NaN, or has too
+    little memory."""
     try:
         yield from checks
     except (RuntimeError, InputError) as error:
-        yield Check(str(device), what, f"{type(error).__name__}: {one_line(error)}", "no error", passed=False)
+        too_large = any(isinstance(one, torch.OutOfMemoryError) for one in (error, error.__cause__))
+        seen = f"{type(error).__name__}: {one_line(error)}"
+        yield Check(str(device), what, seen, "no error", passed=False, too_large=too_large)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import psutil
 import torch
@@ -37,11 +38,19 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "half precision on the CPU", "; ".join(map(_half_precision, PRECISIONS[1:]))
     yield "CUDA", f"built for {torch.version.cuda or torch.version.hip or 'CPUs only'}, {torch.cuda.device_count()} GPUs seen"
     for place in range(torch.cuda.device_count()):
-        yield f"GPU {place}", _gpu(place)
+        yield f"GPU {place}", _or_error(_gpu, place)
     for device in devices():
-        kernels = [f"{precision}: {_kernel(device, precision)}" for precision in PRECISIONS]
+        kernels = [f"{precision}: {_or_error(_kernel, device, precision)}" for precision in PRECISIONS]
         yield f"attention on {device.type}", ", ".join(kernels)
     yield "DeepSpeed", _deepspeed()
+
+
+def _or_error(tell: Callable[..., str], *of: Any) -> str:
+    """What is told, or the first line of the error if the device does not even do that."""
+    try:
+        return tell(*of)
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
 
 
 def _half_precision(precision: str) -> str:

@@ -1,8 +1,9 @@
 """`python -m llmft.doctor` on this machine, as it is and with a kernel that is broken on purpose."""
 
 import pytest
+import torch
 
-from llmft.doctor import checks
+from llmft.doctor import checks, machine
 from llmft.doctor.__main__ import main
 from llmft.errors import InputError
 from llmft.models.reading import agreement, attention
@@ -44,6 +45,25 @@ def test_what_cannot_be_computed_on_a_device_is_a_failed_check(monkeypatch, caps
     monkeypatch.setattr(checks, "PRECISIONS", ())
     assert main([]) == 1
     assert "RuntimeError: no kernel image is available for execution on the device, expected no error" in capsys.readouterr().out
+
+
+def test_a_device_without_memory_is_told_from_a_wrong_one(monkeypatch, capsys):
+    def fail(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    monkeypatch.setattr(machine, "kernel_for", fail)
+    assert main(["--model_name_or_path", "notes"]) == 1
+    shown = capsys.readouterr().out
+    assert "float32: CUDA out of memory., bfloat16" in shown and "0 of 5 checks passed" in shown
+    assert "TOO LARGE" in shown and "WRONG" not in shown
+    assert "too large for cpu: notes: OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB, expected" in shown
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_is_computed(monkeypatch):
+    monkeypatch.setattr(checks, "embedded_checks", lambda _device: pytest.fail("computed"))
+    with pytest.raises(InputError, match=r"--model_name_or_path \./none: there is no such folder"):
+        main(["--model_name_or_path", "./none"])
 
 
 def test_a_flag_about_no_model_is_refused():
