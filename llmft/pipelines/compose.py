@@ -123,6 +123,11 @@ class DocumentRun:
         content = fingerprint_model(base.name, base.revision, f"--runs {self.path}", gguf_file=base.gguf_file)
         return content, student_settings(self.student).get("dtype")
 
+    @property
+    def headline(self) -> str:
+        """The main metric of its questions."""
+        return self.metrics["headline"]["name"]
+
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """The values of its flags."""
@@ -154,16 +159,19 @@ class DocumentRun:
 
 
 def check_alike(runs: Sequence[DocumentRun], flags: ComposeArguments) -> None:
-    """Check that adapters can be combined.
+    """Check that adapters can be combined, and their scores shown in one table.
 
     Raises:
-        InputError: they have different kinds or bases, or ranks that a requested method cannot merge.
+        InputError: they have different kinds, bases or main metrics, or ranks that a requested method cannot merge.
     """
     first = runs[0]
     for run in runs[1:]:
         if (run.kind, run.base) != (first.kind, first.base):
             other = f"its student has another kind or base model than that of {first.path}"
             raise InputError(f"--runs {run.path}: {other}; give runs that agree in both")
+        if run.headline != first.headline:
+            other = f"its main metric is {run.headline}, and that of {first.path} {first.headline}"
+            raise InputError(f"--runs {run.path}: {other}; give runs that are scored by the same (--rules, --task)")
     if first.kind != "lora":
         if flags.merge is not None:
             merge = f"--merge {flags.merge}"
@@ -222,7 +230,7 @@ def ask(run: DocumentRun, alone: Sequence[Path], together: Mapping[str, Path], o
     Returns:
         Document and headline, and for each metric the scores without an adapter, with the run's own, with each other, with all.
     """
-    headline, sets = run.metrics["headline"]["name"], run.metrics["sets"]["in_domain"]
+    headline, sets = run.headline, run.metrics["sets"]["in_domain"]
     records = {}
     for student in (*alone, *together.values()):
         words = [*run.words, "--output_dir", output_dir, "--model_name_or_path", str(student)]

@@ -388,6 +388,7 @@ CASES = {
     "a run without a student": Case("compose", "--runs {lora_run},{folder}"),
     "a student that cannot be put together": Case("compose", "--runs {lora_run},{ia3_run}"),
     "adapters that do not go together": Case("compose", "--runs {lora_run},{cartridge_run}"),
+    "runs that are scored by different metrics": Case("compose", "--runs {lora_run},{ruled_run}"),
     "cartridges that are to be merged": Case("compose", "--runs {cartridge_run},{same_cartridge_run} --merge cat"),
     "adapters of different ranks": Case("compose", "--runs {lora_run},{other_run}"),
     "a GPU that is not there": Case("eval.py", "", gpu_asked_for, cpu=False),
@@ -544,6 +545,7 @@ def finished_runs(folder):
     settings = {
         "lora_run": {"peft_type": "LORA", "r": 4},
         "other_run": {"peft_type": "LORA", "r": 8},
+        "ruled_run": {"peft_type": "LORA", "r": 4},
         "ia3_run": {"peft_type": "IA3"},
         "cartridge_run": {"peft_type": "CARTRIDGE"},
         "same_cartridge_run": {"peft_type": "CARTRIDGE"},
@@ -551,7 +553,9 @@ def finished_runs(folder):
     for name, one in settings.items():
         (folder / name / "model").mkdir(parents=True)
         adapter = json.dumps({**one, "base_model_name_or_path": str(CHECKPOINT)})
-        for file, text in {"model/adapter_config.json": adapter, "config.json": "{}", "metrics.json": "{}", "DONE": ""}.items():
+        metrics = json.dumps({"headline": {"name": "rules" if name == "ruled_run" else "exact_match"}})
+        texts = {"model/adapter_config.json": adapter, "config.json": "{}", "metrics.json": metrics, "DONE": ""}
+        for file, text in texts.items():
             (folder / name / file).write_text(text)
     return {name: folder / name for name in settings}
 
