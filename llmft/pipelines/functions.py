@@ -11,12 +11,14 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from transformers import set_seed
 
+from llmft.arguments.context import WritingArguments
 from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.objective import Objective
 from llmft.arguments.run import DistillationRunArguments, RunArguments
@@ -30,6 +32,7 @@ from llmft.evaluation.scorer import Scorer
 from llmft.models.parts.adapt import adapt
 from llmft.models.reading.batches import BatchSize
 from llmft.pipelines.distillation_checks import check_support
+from llmft.pipelines.teacher_answers import say_how_many_are_cut
 from llmft.pipelines.teachers import check_vocabularies, fit_logits
 from llmft.pipelines.training import make_trainer
 from llmft.prompts.alignment import check_alignment
@@ -46,6 +49,17 @@ if TYPE_CHECKING:
 
     Row = Mapping[str, Any]
 
+NOT_DONE: Mapping[str, Any] = {
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "save_final_model": False,
+    "push_to_hub": False,
+    "log_l2_dist_per_weight": False,
+    "count_flops": False,
+    "overwrite_output_dir": False,
+}
+"""Arguments of a run for what functions do not do -> the value that does not ask for it."""
+
 
 def in_context(
     model: torch.nn.Module,
@@ -55,11 +69,13 @@ def in_context(
     prompt: PromptFormat,
     demonstrations: Sequence[Row] = (),
     calibrate: bool = False,
+    max_new_tokens: int = 64,
     stop: Sequence[str] = (),
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Ask a model about rows that have a label or an answer, after demonstrations if there are any.
 
     Args:
+        max_new_tokens: maximum length of a text answer in tokens.
         stop: texts that end a text answer, besides the model's end token. By default the separator of demonstrations, if there
             are any: give it for a student that learnt from such a teacher.
 
@@ -67,15 +83,13 @@ def in_context(
         The metrics, and a frame with `idx`, `target`, `prediction` and `score` of each row.
 
     Raises:
-        InputError: a prompt does not fit the model's window, a label word is not one token, labels are given a `stop`, or what
-            ends answers ends all right ones early.
+        InputError: a prompt does not fit the model's window, a label word is not one token, labels are given a length or a
+            `stop`, a right answer is longer than `max_new_tokens`, or what ends answers ends all right ones early.
     """
     rows = _complete(rows, prompt)
-    if stop and not _kind(prompt).in_words:
-        raise InputError("stop: labels are not generated, so nothing ends them; leave it out")
-    scorer = _scorer(model, tokenizer, rows, prompt, _complete(demonstrations, prompt, least=0), calibrate)
-    if stop:
-        scorer = scorer.generating(stop=tuple(stop))
+    writing = _writing(prompt, max_new_tokens, stop)
+    shots, batch_size = _complete(demonstrations, prompt, least=0), BatchSize(RunArguments.per_device_eval_batch_size)
+    scorer = _scorer(model, tokenizer, rows, prompt, shots, batch_size=batch_size, writing=writing, calibrate=calibrate)
     scorer.answers.check_stops(rows)
     scores = scorer.score(rows, Phase("evaluate"))
     return scorer.answers.metrics(scores), pd.DataFrame({name: scores[name] for name in ("idx", "target", "prediction", "score")})
@@ -88,24 +102,27 @@ def fine_tune(
     *,
     prompt: PromptFormat,
     part: AdapterArguments | None = None,
+    max_new_tokens: int = 64,
     **training: Any,
 ) -> torch.nn.Module:
     """Fine-tune a copy of the model to give the rows' label words (pattern-based, Mosbach et al. 2023, section 3), or answers.
 
     Args:
         part: which weights are trained; None for all.
+        max_new_tokens: the most tokens that a text answer may have, for which room is kept in the window.
         training: arguments of `RunArguments`, which are transformers' own with ft.py's defaults; the learning rate and the number
-            of epochs are those of docs/defaults.md unless given. Nothing is evaluated or saved during training.
+            of epochs are those of docs/defaults.md unless given. Nothing is evaluated, saved or pushed.
 
     Returns:
         The fine-tuned model: a transformers model, or peft's around one.
 
     Raises:
-        InputError: an argument is unusable, or a prompt does not fit the model's window.
+        InputError: an argument is unusable, a prompt does not fit the model's window, or an answer is too long.
     """
-    rows, part = _complete(rows, prompt), part or AdapterArguments()
+    rows, part, writing = _complete(rows, prompt), part or AdapterArguments(), _writing(prompt, max_new_tokens)
     run = _run_arguments(RunArguments, FINE_TUNING[part.part], len(rows), training)
-    scorer = _scorer(_student(model, part, None, run), tokenizer, rows, prompt)
+    student = _student(model, part, None, run)
+    scorer = _scorer(student, tokenizer, rows, prompt, batch_size=BatchSize.of(run), writing=writing)
     examples = scorer.answers.examples(scorer.prompter.prompts(rows), rows, gold=True)
     return _train(FtTrainer, scorer, examples, rows, run)
 
@@ -121,6 +138,8 @@ def distill(
     teacher: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
     objective: Objective | None = None,
     part: AdapterArguments | None = None,
+    max_new_tokens: int = 64,
+    stop: Sequence[str] = (),
     **training: Any,
 ) -> torch.nn.Module:
     """Distil a context: the teacher reads context and query, and a copy of the model learns to give the same answers to only
@@ -133,6 +152,7 @@ def distill(
             padded to more tokens than the model's, the extra ones are cut off permanently.
         objective: what is minimised; None for the forward KL over the labels or, for text answers, over the teacher's 50
             most likely tokens and the rest at each token of its answers.
+        max_new_tokens, stop: as in `in_context`, for the teacher's text answers; a note says how many may be cut off.
         part, training: as in `fine_tune`, with distill.py's defaults (`DistillationRunArguments`).
 
     Returns:
@@ -141,7 +161,7 @@ def distill(
     Raises:
         InputError: an argument is unusable, or a prompt does not fit a model's window.
     """
-    kind = _kind(prompt)
+    kind, writing = _kind(prompt), _writing(prompt, max_new_tokens, stop)
     teacher_prompt, part = teacher_prompt or prompt, part or AdapterArguments()
     objective = objective or Objective(**kind.defaults)
     queries = _complete(queries, prompt, labelled=not kind.in_words and objective.ce_weight > 0)
@@ -150,14 +170,16 @@ def distill(
     if teacher is not None:
         check_vocabularies(teacher[1], tokenizer, "teacher")
         fit_logits(teacher[0], model, objective.support)
-    shots = _complete(demonstrations, teacher_prompt, least=0)
-    reader = _scorer(*(teacher or (model, tokenizer)), queries, teacher_prompt, shots)
+    shots, how = _complete(demonstrations, teacher_prompt, least=0), {"batch_size": BatchSize.of(run), "writing": writing}
+    reader = _scorer(*(teacher or (model, tokenizer)), queries, teacher_prompt, shots, **how)
     if kind.in_words or isinstance(prompt, ChatFormat):
         check_alignment(reader.prompter, Prompter(tokenizer, prompt), queries)
     if kind.in_words:
         queries = reader.answered(queries, Phase("teacher"))
+        say_how_many_are_cut(queries, max_new_tokens)
     targets = Teacher([reader], queries, objective).precompute(Phase("teacher"))
-    scorer = _scorer(_student(model, part, reader.prompter.context_ids, run), tokenizer, queries, prompt)
+    student = _student(model, part, reader.prompter.context_ids, run)
+    scorer = _scorer(student, tokenizer, queries, prompt, **how)
     examples = scorer.answers.examples(scorer.prompter.prompts(queries), queries, gold=objective.ce_weight > 0)
     learning = {"choices": objective, "answers": scorer.answers}
     return _train(ContextDistillationTrainer, scorer, with_targets(examples, targets), queries, run, **learning)
@@ -190,26 +212,46 @@ def _kind(prompt: PromptFormat) -> type[Answers]:
     return ANSWERS["label" if prompt.words else "text"]
 
 
+def _writing(prompt: PromptFormat, max_new_tokens: int, stop: Sequence[str] = ()) -> dict[str, Any]:
+    """How text answers are generated: settings of `Generation`, none for labels."""
+    stop = (stop,) if isinstance(stop, str) and stop else tuple(stop)
+    if _kind(prompt).in_words:
+        if not all(stop):
+            raise InputError("stop: one of the texts is empty, so it matches any answer; leave it out")
+        limit = WritingArguments(max_new_tokens).max_new_tokens
+        return {"max_new_tokens": limit, "stop": stop} if stop else {"max_new_tokens": limit}
+    if stop:
+        raise InputError("stop: labels are not generated, so nothing ends them; leave it out")
+    if max_new_tokens != WritingArguments.max_new_tokens:
+        raise InputError(f"max_new_tokens {max_new_tokens}: labels are not generated, so nothing limits them; leave it out")
+    return {}
+
+
 def _scorer(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
     prompt: PromptFormat,
     demonstrations: Sequence[Row] = (),
+    *,
+    batch_size: BatchSize,
+    writing: Mapping[str, Any],
     calibrate: bool = False,
 ) -> Scorer:
     prompter = Prompter(tokenizer, prompt, tuple(demonstrations))
-    batch_size = BatchSize(RunArguments.per_device_eval_batch_size)
     scorer = Scorer.create(model.eval(), prompter, _kind(prompt), rows[0], batch_size, calibrate=calibrate)
+    if writing:
+        scorer = scorer.generating(**writing)
+        scorer = replace(scorer, prompter=replace(scorer.prompter, behind=scorer.answers.behind))
     scorer.check_window(rows)
     return scorer
 
 
 def _run_arguments(kind: type[RunArguments], defaults: TrainingDefaults, rows: int, training: Mapping[str, Any]) -> RunArguments:
     """How a part is trained on this number of rows."""
-    for name in ("eval_strategy", "save_strategy"):
-        if training.get(name, "no") != "no":
-            raise InputError(f"{name} {training[name]}: functions do not evaluate or save during training; drop it")
+    for name, value in NOT_DONE.items():
+        if training.get(name, value) != value:
+            raise InputError(f"{name} {training[name]}: functions only train a model and return it; drop it")
     usual = {"learning_rate": defaults.learning_rate, "num_train_epochs": defaults.epochs(rows)}
     run = kind(**{"output_dir": tempfile.gettempdir(), **usual, **training})
     set_seed(run.seed)  # peft draws from torch's global generator

@@ -98,7 +98,11 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
         for row in queries
     ]
     write_json_lines(job.record.path / TEACHER_ANSWERS, lines)
-    limit = job.config.writing.max_new_tokens
+    say_how_many_are_cut(queries, job.config.writing.max_new_tokens)
+
+
+def say_how_many_are_cut(queries: Sequence[Row], limit: int) -> None:
+    """Say how many of the teacher's answers have as many tokens as they may."""
     cut = sum(len([*row.get("thought_ids", ()), *row["answer_ids"]]) == limit for row in queries)
     if cut:
         say_note(f"{cut} of {len(queries)} of the teacher's answers reach --max_new_tokens {limit} and may be cut off there")

@@ -9,6 +9,9 @@ import torch
 
 import llmft
 from llmft.errors import InputError
+from llmft.evaluation.scorer import Scorer
+from llmft.models.reading.batches import BatchSize
+from llmft.pipelines import functions
 from llmft.worlds.nli.world import toy_splits
 from llmft.worlds.notes.world import notes_documents, notes_splits
 
@@ -133,13 +136,52 @@ def test_answers_in_words_are_learnt_from_a_document_or_from_rows():
         llmft.fine_tune(model, tokenizer, queries, prompt=prompt, use_cpu=True)
 
 
+def test_the_length_and_the_end_of_text_answers(monkeypatch, capsys):
+    model, tokenizer = llmft.load_model("notes")
+    (document,) = notes_documents(None, 0).values()
+    rows = [{"text1": row["text1"]} for row in notes_splits(None, 0)["train"][:4]]
+    asked = [{**row, "answer": "a wall of " * 40} for row in rows]
+    prompt = llmft.PromptFormat("Question: {text1} Answer:", prefix="", separator=r"\n\n", words=())
+    how = {"prompt": prompt, "part": llmft.AdapterArguments(use_adapter=True), "max_steps": 1, "use_cpu": True}
+    llmft.distill(model, tokenizer, rows, teacher_prompt=replace(prompt, document=document), max_new_tokens=1, **how)
+    assert "4 of 4 of the teacher's answers reach --max_new_tokens 1 and may be cut off there" in capsys.readouterr().err
+    with pytest.raises(InputError, match="--max_new_tokens 64: the answer of row 0 has"):
+        llmft.fine_tune(model, tokenizer, asked, **how)
+    llmft.fine_tune(model, tokenizer, asked, max_new_tokens=200, **how)
+    with pytest.raises(InputError, match=r"^--max_new_tokens 64: the answer of row 0 has"):
+        llmft.in_context(model, tokenizer, asked, prompt=prompt)
+    frame = llmft.in_context(model, tokenizer, asked, prompt=prompt, max_new_tokens=200)[1]
+    assert len(frame) == 4
+    written = []
+    monkeypatch.setattr(functions, "say_how_many_are_cut", lambda rows, _limit: written.extend(rows))
+    llmft.distill(model, tokenizer, rows, stop=["a", "e"], **how)
+    texts = [tokenizer.decode(row["answer_ids"][:-1]) for row in written]
+    assert len(texts) == 4 and not any(letter in text for text in texts for letter in "ae")
+
+
+def test_the_teacher_reads_in_batches_of_the_size_given(toy, monkeypatch):
+    model, tokenizer, shots, queries, _ = toy
+    sizes, create = [], Scorer.create.__func__
+    monkeypatch.setattr(Scorer, "create", classmethod(lambda *args, **more: sizes.append(args[5]) or create(*args, **more)))
+    more = {"per_device_eval_batch_size": 4, "max_batch_tokens": 512, "max_steps": 1, "use_cpu": True}
+    llmft.distill(model, tokenizer, queries[:8], prompt=PROMPT, demonstrations=shots, **more)
+    assert sizes == [BatchSize(4, 512)] * 2
+
+
 def test_what_cannot_be_used_is_an_input_error(toy):
     model, tokenizer, shots, _, test = toy
     with pytest.raises(InputError, match=r"^stop: labels are not generated"):
         llmft.in_context(model, tokenizer, test, prompt=PROMPT, stop=["."])
     with pytest.raises(InputError, match="--num_train_epochs"):
         llmft.fine_tune(model, tokenizer, shots, prompt=PROMPT, num_train_epochs=-1.0, use_cpu=True)
-    for more, message in (({"eval_strategy": "epoch"}, "eval_strategy epoch"), ({"part": CARTRIDGE}, "cartridge_tokens 0")):
+    with pytest.raises(InputError, match=r"^max_new_tokens 8: labels are not generated"):
+        llmft.distill(model, tokenizer, test, prompt=PROMPT, max_new_tokens=8, use_cpu=True)
+    for more, message in (
+        ({"eval_strategy": "epoch"}, "eval_strategy epoch"),
+        ({"push_to_hub": True}, "push_to_hub True: functions only train a model and return it; drop it"),
+        ({"log_l2_dist_per_weight": True}, "log_l2_dist_per_weight True"),
+        ({"part": CARTRIDGE}, "cartridge_tokens 0"),
+    ):
         with pytest.raises(InputError, match=message):
             llmft.fine_tune(model, tokenizer, shots, prompt=PROMPT, use_cpu=True, **more)
     for rows, message in (
