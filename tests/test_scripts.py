@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import random
 import re
 import runpy
 import shlex
@@ -365,3 +366,13 @@ def test_the_first_screen_of_the_readme_runs_something():
 def test_entry_scripts_are_short():
     for script in ("eval.py", "ft.py", "distill.py", "llmft/self_study/__main__.py", "llmft/compose/__main__.py"):
         assert len((ROOT / script).read_text().splitlines()) < 60
+
+
+def test_long_notes_have_no_more_parts_than_can_be_drawn(tmp_path, monkeypatch, capsys):
+    make = runpy.run_path(str(ROOT / "scripts/document_distillation/make_long_notes.py"))
+    assert len({place.name for part in make["draw_parts"](random.Random(0), 16) for place in part.places}) == 16 * 5
+    monkeypatch.setattr("sys.argv", ["make_long_notes.py", str(tmp_path / "long"), "--parts", "21"])
+    with pytest.raises(SystemExit):
+        make["main"]()
+    assert "argument --parts: invalid choice: 21 (choose from 1, 2" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]

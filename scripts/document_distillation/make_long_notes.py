@@ -16,6 +16,8 @@ from llmft.worlds.notes.world import NotesDocument, draw_document, question_text
 
 FACTS, PLACES = 24, 5
 """Numbers per part; about 256 tokens."""
+MOST_PARTS = 20
+"""Parts are drawn until one has only new names, of 120: 20 parts take a second or two, 24 would take hours."""
 EVERY = 4
 """One in this many facts is asked for."""
 
@@ -38,7 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parts", type=int, default=12, help="12 parts fill four windows (default: %(default)s)")
+    sizes = {"choices": range(1, MOST_PARTS + 1), "metavar": "N"}
+    parser.add_argument("--parts", type=int, default=12, help="up to 20; 12 fill four windows (default: %(default)s)", **sizes)
     arguments = parser.parse_args()
     parts = draw_parts(random.Random(f"long notes {arguments.seed}"), arguments.parts)
     arguments.folder.mkdir(parents=True, exist_ok=True)
