@@ -97,8 +97,8 @@ def points(collection: Collection) -> pd.DataFrame:
     Returns:
         All columns of `collection.runs`, `selection`, `in_domain` and `out_of_domain` (the run's headline metric, pooled over all
         rows of the sets), `rows_<domain>` (how many rows of which sets), `selected_<domain>` (whether the checkpoint was
-        selected on these rows), `gap_recovered_<domain>`, `PER_QUERY`, `look`, and `judged`: whether a method is judged by this
-        selection (in-context learning itself, else the last step).
+        selected on these rows), `gap_recovered_<domain>`, `precision`, `PER_QUERY`, `look`, and `judged`: whether a method is
+        judged by this selection (in-context learning itself, else the last step).
     """
     scores = collection.headline_scores().set_index(["id", "selection"])
     cells = {}
@@ -109,6 +109,7 @@ def points(collection: Collection) -> pd.DataFrame:
         texts = [rows_text(n, collection.sets[run][domain]) for (run, _), n in of_domain["n"].items()]
         cells[f"rows_{domain}"] = pd.Series(texts, of_domain.index, dtype=object)
     cells |= {name: scores.loc[scores["set"] == "in_domain", name] for name in PER_QUERY}
+    cells["precision"] = scores.loc[~scores.index.duplicated(), "precision"]
     merged = collection.runs.merge(pd.DataFrame(cells).reset_index(), on="id", how="inner")
     chosen = [f"selected_{domain}" for domain in DOMAINS]
     merged[chosen] = merged[chosen].eq(True)  # sets that a run does not have selected nothing
@@ -124,10 +125,11 @@ def mean_points(runs: pd.DataFrame) -> pd.DataFrame:
     """Means over the runs, rows of `points`, that differ only in seeds.
 
     Returns:
-        `GROUP`, `context`, `higher_is_better`, `selection`, `rows_<domain>`, `look`, `judged`, `name`; for each number its mean
-        and `<number>_sd` (n - 1); `members`: the row labels of `runs` that were averaged.
+        `GROUP`, `context`, `higher_is_better`, `precision`, `selection`, `rows_<domain>`, `look`, `judged`, `name`; for each
+        number its mean and `<number>_sd` (n - 1); `members`: the row labels of `runs` that were averaged.
     """
-    keys = [*GROUP, "context", "higher_is_better", "selection", "look", "judged", *(f"selected_{domain}" for domain in DOMAINS)]
+    of_domains = (f"selected_{domain}" for domain in DOMAINS)
+    keys = [*GROUP, "context", "higher_is_better", "precision", "selection", "look", "judged", *of_domains]
     grouped = runs.groupby(keys, sort=False, dropna=False)
     numbers = ["weights", *DOMAINS, *(f"gap_recovered_{d}" for d in DOMAINS), *PER_QUERY, *PER_RUN]
     table = (
@@ -149,7 +151,7 @@ def front(costs: pd.Series, scores: pd.Series, *, higher_is_better: bool = True)
 def with_tips(judged: pd.DataFrame, means: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of `points` and their groups, both with a column `tip`: for runs their group, id, seeds and scores, or "" if there are
     more than `NAMED`; for groups their name, task and selection, scores and number of runs."""
-    several = [name for name in ("pattern", "model") if means[name].nunique() > 1]
+    several = [name for name in ("pattern", "model", "precision") if means[name].nunique() > 1]
     groups, runs = [], {}
     for group in means.to_dict("records"):
         name = ", ".join([group["name"], *(group[key] for key in several if isinstance(group[key], str))])

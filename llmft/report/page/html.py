@@ -139,6 +139,7 @@ def _group(row: Mapping[str, Any]) -> dict[str, Any]:
         **{name: row[name] for name in ("task", "model", "look", "name", "members")},
         "method": shown_method(row),
         "metric": headline_name(row),
+        "precision": row["precision"],
         "pattern": row["pattern"] if isinstance(row["pattern"], str) else None,
         "shots": int(row["shots"]),
         "selection_name": selection_name(row["selection"]),

@@ -42,7 +42,7 @@ function methodCell(group) {
 }
 
 function resultColumns() {
-  const words = [["method", methodCell], ...["task", "model", "pattern", "metric"].map((key) => [key, (group) => ({ text: String(group[key] ?? "-") })])];
+  const words = [["method", methodCell], ...["task", "model", "pattern", "metric", "precision"].map((key) => [key, (group) => ({ text: String(group[key] ?? "-") })])];
   const telling = words.filter(([key]) => key === "method" || new Set(DATA.groups.map((group) => group[key])).size > 1);
   return [
     ...telling.map(([name, cell]) => ({ name, left: true, cell })),
@@ -88,11 +88,12 @@ function results() {
   const table = new SortedTable(byId("results-table"), resultColumns(), { detail: runsOf, label: "Results" });
   const distinct = (key) => [...new Set(DATA.groups.map((group) => group[key]))];
   const selections = distinct("selection_name");
+  byId("precisions").hidden = distinct("precision").length < 2;
   choices(byId("by-task"), [["", "all"]], distinct("task"));
   choices(byId("by-method"), [["", "all"]], distinct("look"), (look) => DATA.looks[look].name);
   choices(byId("by-model"), [["", "all"]], distinct("model"));
   choices(byId("by-selection"), [["judged", "final ones"], ["", "all"]], selections);
-  const words = new Map(DATA.groups.map((group) => [group, [group.task, group.model, group.name, group.shots, group.pattern, group.metric, group.selection_name,
+  const words = new Map(DATA.groups.map((group) => [group, [group.task, group.model, group.name, group.shots, group.pattern, group.metric, group.precision, group.selection_name,
     ...group.members.map((member) => DATA.runs.id[DATA.points.run[member]])].join(" ").toLowerCase()]));
   const apply = () => {
     const wantedWords = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);

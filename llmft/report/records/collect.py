@@ -18,7 +18,7 @@ import pandas as pd
 
 from llmft.errors import InputError
 from llmft.report.records.find import UNUSABLE, Unreadable, find_runs, path_text, read_record, unusable
-from llmft.report.records.flatten import SCORE_COLUMNS, run_row, score_rows
+from llmft.report.records.flatten import SCORE_COLUMNS, precision_of, run_row, score_rows
 from llmft.report.records.identities import with_distinct_names
 from llmft.report.records.names import METHOD_NAMES, in_order_of
 from llmft.report.records.predictions import TOKENS, RowScores, RowWeights, read_predictions, row_scores, row_weights
@@ -46,10 +46,10 @@ class Collection:
         scores: a row for each run, selection, set and metric: `id`, `selection` (`icl`, `before`, `teacher`, `last`,
             `best_in_domain`, `best_out_of_domain`, `last_with_context`), `stage` (its name in the record), `set` (`in_domain`,
             `out_of_domain`, `retention`: pooled rows; and every set by its name), `metric`, `value`, `n` (rows),
-            `selected_on_evaluation_set` (whether the checkpoint was selected on this set), `gap_recovered`, and the costs of a
-            query: `tokens_per_query` (prompt, of the task's own set), `kv_bytes_per_query` (their keys and values, if in the
-            record), `cpu_ms_per_query`, `flops_per_query` (as run: a context is read once) and `flops_per_query_alone`
-            (T-Few's count: the context is read for every query).
+            `selected_on_evaluation_set` (whether the checkpoint was selected on this set), `gap_recovered`, `precision` (of the
+            evaluation), and the costs of a query: `tokens_per_query` (prompt, of the task's own set), `kv_bytes_per_query`
+            (their keys and values, if in the record), `cpu_ms_per_query`, `flops_per_query` (as run: a context is read once) and
+            `flops_per_query_alone` (T-Few's count: the context is read for every query).
         left_out: record and reason of every run that is not in the tables.
         unread: id and reason of every run whose predictions could not be read.
         row_scores: id and domain -> scores of the final stage row by row.
@@ -77,7 +77,7 @@ class Collection:
         chosen = np.zeros(len(self.scores), bool)
         for headline, ids in self.runs.groupby("headline")["id"]:
             chosen |= ((self.scores["metric"] == headline) & self.scores["id"].isin(ids)).to_numpy()
-        return self.scores[chosen].astype(dict.fromkeys(("id", "selection", "set", "metric"), str))
+        return self.scores[chosen].astype(dict.fromkeys(("id", "selection", "set", "metric", "precision"), str))
 
     def logs(self, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
         """The training logs of some runs, id -> entries with a step; read now. Runs without one (in-context learning) are
@@ -113,7 +113,7 @@ def collect(folder: Path) -> Collection:
     runs = in_order_of(runs, METHOD_NAMES, "method", ["task", "weights", "model"], ["shots"])
     counted = {run: read[record] for run, record in zip(runs["id"], runs["record"], strict=True)}
     scores = [(ids[name], *row) for name, one in read.items() if name in ids for row in one.scores]
-    categories = dict.fromkeys(("id", "selection", "stage", "set", "metric"), "category")
+    categories = dict.fromkeys(("id", "selection", "stage", "set", "metric", "precision"), "category")
     return Collection(
         folder,
         runs,
@@ -170,7 +170,8 @@ class _Read:
             reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
             self.unread = f"predictions.parquet cannot be read ({reason})"
         cartridge = bool(arguments_of(config).get("use_cartridge"))
-        self.scores = list(score_rows(metrics, cost, weights, cartridge=cartridge))
+        precisions = {stage: precision_of(config, stage) for stage in metrics["stages"]}
+        self.scores = list(score_rows(metrics, cost, weights, cartridge=cartridge, precisions=precisions))
         for domain, of_domain in self.row_scores.items():
             if of_domain.confusion is not None and math.isnan(self.row[f"majority_{domain}"]):
                 self.row[f"majority_{domain}"] = of_domain.confusion.sum(axis=1).max() / of_domain.confusion.sum()

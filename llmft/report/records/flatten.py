@@ -27,10 +27,12 @@ TRAINING = ("train", "rollout", "retain")
 """Kinds of phases that are training."""
 BEST = ("best_in_domain", "best_out_of_domain")
 """Stages of the checkpoints with the best scores."""
+CAST_BY_DEEPSPEED = ("after", "after_with_context", *BEST)
+"""Stages that are evaluated after DeepSpeed's engine has taken over the weights."""
 WORK = ("examples", "tokens", "flops", "cpu_s")
 SCORE_COLUMNS = (
     "selection", "stage", "set", "metric", "value", "n", "gap_recovered", "tokens_per_query", "kv_bytes_per_query",
-    "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone", "selected_on_evaluation_set",
+    "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone", "selected_on_evaluation_set", "precision",
 )  # fmt: skip
 
 
@@ -134,6 +136,16 @@ def _training_costs(arguments: Mapping[str, Any], metrics: Mapping[str, Any], co
     }
 
 
+def precision_of(config: Mapping[str, Any], stage: str) -> str:
+    """The precision that a stage was evaluated in: --torch_dtype, else float32; half precision under --fp16 and --bf16 for
+    in-context learning, and for trained models under DeepSpeed, whose engine casts the weights."""
+    arguments = arguments_of(config)
+    half = "float16" if arguments.get("fp16") else "bfloat16" if arguments.get("bf16") else None
+    if half and arguments.get("deepspeed") and stage in CAST_BY_DEEPSPEED:
+        return half
+    return arguments.get("torch_dtype") or (half if half and config["method"] == "icl" else "float32")
+
+
 def _teacher_weights(cost: Mapping[str, Any]) -> float:
     """Number of weights that a token goes through in the teacher; NaN if it has not been evaluated."""
     of_stages = ((stage, work) for (stage, _), work in _evaluation_work(cost).items() if work["tokens"])
@@ -141,17 +153,23 @@ def _teacher_weights(cost: Mapping[str, Any]) -> float:
 
 
 def score_rows(
-    metrics: Mapping[str, Any], cost: Mapping[str, Any], weights: RowWeights, *, cartridge: bool = False
+    metrics: Mapping[str, Any],
+    cost: Mapping[str, Any],
+    weights: RowWeights,
+    *,
+    cartridge: bool = False,
+    precisions: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """Rows of `Collection.scores` without the run: `SCORE_COLUMNS`.
 
     Args:
         cartridge: whether the run has trained one, whose tokens have keys and values but go through no layer.
+        precisions: stage -> the precision it was evaluated in; float32 for others.
 
     Raises:
         ValueError: a value of the headline metric is not finite: a mean without it would not be over the runs that it names.
     """
-    headline, work = metrics["headline"]["name"], _evaluation_work(cost)
+    headline, work, precisions = metrics["headline"]["name"], _evaluation_work(cost), precisions or {}
     for stage, sets in metrics["stages"].items():
         scores = {name: {**values, **_beside(metrics, stage, name)} for name, values in sets.items()}
         groups = {group: names for group, names in metrics["sets"].items() if names and scores.keys() >= set(names)}
@@ -172,7 +190,8 @@ def score_rows(
                     gap = gaps.get(name) if metric == headline else None
                     gap = math.nan if gap is None else float(gap)
                     sizes = float(n), gap, tokens, kv_bytes, *costs
-                    yield SELECTIONS.get(stage, stage), stage, name, metric, float(value), *sizes, selected
+                    how = selected, precisions.get(stage, "float32")
+                    yield SELECTIONS.get(stage, stage), stage, name, metric, float(value), *sizes, *how
                 elif metric == headline:
                     raise ValueError(f"{metric} of {name} at stage {stage} is {value}")
 

@@ -34,6 +34,8 @@ GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting", "h
 """The columns that repetitions of a run share: everything except the seeds."""
 OTHER_ROWS = "≠"
 OTHER_ROWS_NOTE = "≠ evaluated on different rows: not directly comparable."
+OTHER_PRECISION = "‡"
+OTHER_PRECISION_NOTE = "‡ computed in another precision: scores may differ a little, and CPU times are not comparable."
 
 
 def rows_text(n: float, sets: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 from llmft.report.records.names import GROUP, is_zero_shot, records
 from llmft.report.statistics.summary import apart
 
+OTHERS = ("other_rows", "other_precision")
 TRAINED = (*GROUP, "context", "weights")
 MEASURES = {
     "cpu_s": ("training_cpu_s_mean", "cpu_ms_per_query_mean", 1 / 1000),
@@ -53,8 +54,9 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row for each pair: the columns of the trained group; `against` (`teacher`, or the setting of the prompting runs),
         `ids`, `ids_prompting`; `score`, `score_prompting`: the headline metric of both; `other_rows`: whether their queries
-        were different rows; and for each measure `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs),
-        `<measure>_queries` (`break_even` of these).
+        were different rows; `precision`, `precision_prompting`, `other_precision`: whether these differ; and for each measure
+        `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs), `<measure>_queries` (`break_even` of these;
+        NaN for CPU time in different precisions, which is not comparable).
     """
     chosen = summary[(summary["metric"] == summary["headline"]) & (summary["set"] == "in_domain")]
     by_selection = {name: records(rows) for name, rows in chosen.groupby("selection", observed=True)}
@@ -70,7 +72,7 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
             if other["shots"] not in (0, row["shots"]):  # 0: another context
                 continue
             rows.append({**{name: row[name] for name in TRAINED}, **_compare(row, other)})
-    return pd.DataFrame(rows, columns=None if rows else [*TRAINED, "against", "ids", "ids_prompting", "other_rows"])
+    return pd.DataFrame(rows, columns=None if rows else [*TRAINED, "against", "ids", "ids_prompting", *OTHERS])
 
 
 def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -82,8 +84,10 @@ def _compare(trained: Mapping[str, Any], prompting: Mapping[str, Any]) -> dict[s
     other_rows = trained["rows"] != prompting["rows"] or apart(trained["row_digests"], prompting["row_digests"])
     out |= {"ids": trained["ids"], "ids_prompting": prompting["ids"], "other_rows": other_rows}
     out |= {"score": trained["mean"], "score_prompting": prompting["mean"]}
+    out |= {"precision": trained["precision"], "precision_prompting": prompting["precision"]}
+    out["other_precision"] = trained["precision"] != prompting["precision"]
     for measure, (first, each, unit) in MEASURES.items():
         costs = trained[first], unit * prompting[each], unit * trained[each]
         out |= {f"{measure}_{name}": cost for name, cost in zip(("first", "prompting", "own"), costs, strict=True)}
-        out[f"{measure}_queries"] = break_even(*costs)
+        out[f"{measure}_queries"] = math.nan if measure == "cpu_s" and out["other_precision"] else break_even(*costs)
     return out

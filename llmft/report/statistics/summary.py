@@ -20,6 +20,8 @@ MOST = 40
 MAJORITY = {domain: f"majority_{domain}" for domain in DOMAINS}
 OF_SETTINGS = ("weights", "queries", "context", "on_document", "non_default", "higher_is_better")
 """Properties of a setting besides its name."""
+HOW = ("selected_on_evaluation_set", "precision")
+"""How a stage of a setting is evaluated."""
 NO_COSTS = {"id", "record", "seed", "data_seed", *OF_SETTINGS, *GROUP}
 SAME = 1e-9
 """Shares closer than this count as equal."""
@@ -31,7 +33,7 @@ def summarise(collection: Collection) -> pd.DataFrame:
     Returns:
         A row for each group of runs, selection, set and metric: `mean`, `sd` (n - 1), `min`, `max`, number of `runs`, their
         `ids`; mean and sd of the costs per run and per query (`<cost>_mean`, `<cost>_sd`); mean `gap_recovered`;
-        `OF_SETTINGS`, `selected_on_evaluation_set`; `n`, and `rows`: `n` and the sets of these rows; `row_digests`
+        `OF_SETTINGS`, `selected_on_evaluation_set`, `precision`; `n`, and `rows`: `n` and the sets of these rows; `row_digests`
         of the rows themselves; `majority`: the accuracy of always answering the largest class, in the pooled domains.
     """
     runs = collection.runs
@@ -42,7 +44,7 @@ def summarise(collection: Collection) -> pd.DataFrame:
     scores = scores.assign(group=scores["id"].map(dict(zip(runs["id"], group, strict=True))).astype(int))
     cells = scores.groupby(["group", *CELL], sort=False, observed=True)
     summary = cells["value"].agg(["mean", "std", "min", "max", "size"]).rename(columns={"std": "sd", "size": "runs"})
-    summary["selected_on_evaluation_set"] = cells["selected_on_evaluation_set"].first()
+    summary[list(HOW)] = cells[list(HOW)].first()
     summary[["n", "gap_recovered"]] = cells[["n", "gap_recovered"]].mean()
     summary["ids"] = _members(cells.ngroup().to_numpy(), scores["id"].astype(str).to_numpy(), len(summary))
     summary = summary.join(_mean_and_sd(cells, PER_QUERY)).reset_index()
@@ -106,9 +108,9 @@ def welch(summary: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each pair: `task`, `headline`, `higher_is_better`, `shots`, `selection` (of the trained one), `set`;
-        `<column>_a` and `<column>_b` of the groups in the order of tables; `other_rows`: whether they were evaluated on different
-        rows; `difference` (of means, b - a), `t`, and `p` (two-sided, not corrected for the number of tests; NaN if a group has
-        one run, or no group varies).
+        `<column>_a` and `<column>_b` of the groups in the order of tables; `other_rows`, `other_precision`: whether they were
+        evaluated on different rows, or in different precisions; `difference` (of means, b - a), `t`, and `p` (two-sided, not
+        corrected for the number of tests; NaN if a group has one run, or no group varies).
     """
     table, pairs = _comparable(summary), []
     shown = table["shots"].to_numpy()
@@ -174,8 +176,9 @@ def _test(table: pd.DataFrame, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame
         set=left["set"].astype(str),
     )
     of_groups = ("model", "weights", "method", "shots", "pattern", "differs", "context", "setting")
-    names = (*of_groups, "rows", "mean", "sd", "runs", "ids")
+    names = (*of_groups, "precision", "rows", "mean", "sd", "runs", "ids")
     out = out.assign(**{f"{name}_{side}": frame[name] for side, frame in (("a", left), ("b", right)) for name in names})
     unlike = [apart(*pair) for pair in zip(left["row_digests"], right["row_digests"], strict=True)]
     out["other_rows"] = (left["rows"] != right["rows"]) | np.array(unlike, bool)
+    out["other_precision"] = out["precision_a"].astype(str) != out["precision_b"].astype(str)
     return out.assign(difference=numbers[0] - numbers[3], t=np.where(spread, t, np.nan), p=np.where(spread, p, np.nan))

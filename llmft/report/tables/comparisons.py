@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -11,6 +10,8 @@ import pandas as pd
 from llmft.report.records.names import (
     DOMAINS,
     HEADINGS,
+    OTHER_PRECISION,
+    OTHER_PRECISION_NOTE,
     OTHER_ROWS,
     OTHER_ROWS_NOTE,
     headline_name,
@@ -56,8 +57,7 @@ def _difference(name: str, key: str) -> Column:
             return NOTHING
         shown = "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".", 1)
         tail = "" if pd.isna(p) else f" (p {shown})" + ("°" if p < ALPHA else "")
-        other = f" {OTHER_ROWS}" if row["tests"][key]["other_rows"] else ""
-        return f"{difference:+.3f}{tail}{other}"
+        return f"{difference:+.3f}{tail}{_marks(row['tests'][key])}"
 
     def mark(row: TableRow) -> str:
         if not of(row, "p") < ALPHA:
@@ -85,13 +85,21 @@ def differences(tests: pd.DataFrame) -> ReportTable:
     for test in records(tests):
         key = tuple(test[name] for name in ("task", "shots", "selection", "setting_a", "setting_b"))
         rows.setdefault(key, {**test, "tests": {}})["tests"][test["set"]] = test
-    notes = (WELCH, SIGNIFICANT, *_legend(tests["other_rows"]))
+    notes = (WELCH, SIGNIFICANT, *_legend(tests))
     return ReportTable("differences", "Differences between methods", columns, list(rows.values()), notes)
 
 
-def _legend(other_rows: Iterable[bool]) -> tuple[str, ...]:
-    """The legend of the sign at pairs that were evaluated on different rows, if there are any."""
-    return (OTHER_ROWS_NOTE,) if any(other_rows) else ()
+MARKS = {"other_rows": (OTHER_ROWS, OTHER_ROWS_NOTE), "other_precision": (OTHER_PRECISION, OTHER_PRECISION_NOTE)}
+"""Column of a pair that is true if its sides were evaluated differently -> the sign for it, and its legend."""
+
+
+def _marks(pair: TableRow) -> str:
+    return "".join(f" {sign}" for name, (sign, _) in MARKS.items() if pair[name])
+
+
+def _legend(pairs: pd.DataFrame) -> tuple[str, ...]:
+    """The legends of the signs that the pairs have."""
+    return tuple(note for name, (_, note) in MARKS.items() if pairs[name].any())
 
 
 def over_sizes(tests: pd.DataFrame) -> list[ReportTable]:
@@ -113,7 +121,7 @@ def _matrix(place: int, tests: pd.DataFrame, several: bool) -> ReportTable:
     trained, prompting = f"{side_name(first, 'b')} ({selection_name(first['selection'])})", side_name(first, "a")
     metric = f", {metric_name(first['headline'])}" if several else ""
     title = f"{first['task']}, {first['shots']} shots, {HEADINGS[first['set']]}{metric}: {trained} minus {prompting}"
-    notes = (WELCH, SIGNIFICANT, *_legend(tests["other_rows"]))
+    notes = (WELCH, SIGNIFICANT, *_legend(tests))
     return ReportTable(f"sizes-{place}", title, tuple(columns), list(rows.values()), notes)
 
 
@@ -158,10 +166,9 @@ def break_even_table(pairs: pd.DataFrame) -> ReportTable:
         return Column(name, lambda row: rounded(unit * row[key], digits), lambda row: row[key], wide=wide)
 
     def against(row: TableRow) -> str:
-        if row["against"] == "teacher":
-            return "its teacher"
         differs = f" ({row['differs_prompting']})" if row["differs_prompting"] else ""
-        return f"in-context, {row['pattern_prompting']}{differs}" + (f" {OTHER_ROWS}" if row["other_rows"] else "")
+        name = "its teacher" if row["against"] == "teacher" else f"in-context, {row['pattern_prompting']}{differs}"
+        return name + _marks(row)
 
     columns = (
         *WHO,
@@ -174,6 +181,6 @@ def break_even_table(pairs: pd.DataFrame) -> ReportTable:
     notes = (
         "Number of queries after which training has cost less than prompting with the context; never: queries are not cheaper.",
         "CPU time and FLOPs as run: the context is read once for all queries. Context read again: T-Few's count.",
-        *_legend(pairs["other_rows"]),
+        *_legend(pairs),
     )
     return ReportTable("break_even", "Break-even", columns, records(pairs), notes)

@@ -101,6 +101,14 @@ IDS = Column("ids of runs", lambda row: "; ".join(row["ids"]), left=True, wide=T
 MEMORY = tuple(measured(f"{how} MiB", None, f"rss_{how}_bytes", 0, MIB) for how in ("peak", "mean"))
 
 
+PRECISIONS = "Precision: that of evaluation; CPU times in different precisions are not comparable."
+
+
+def precision(row: TableRow) -> str:
+    """The precision that a group was evaluated in."""
+    return cell()(row).get("precision", NOTHING)
+
+
 def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> ReportTable:
     """Every method's final scores and costs. `shared` has sentences about what all settings have in common."""
     columns = (
@@ -108,6 +116,7 @@ def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> Repor
         *(column for domain in DOMAINS for column in of_domain(domain)),
         measured("tokens/query", cell(), "tokens_per_query", 1),
         measured("KV KiB/query", cell(), "kv_bytes_per_query", 0, KIB, wide=True),
+        Column("precision", precision, left=True),
         measured("CPU ms/query", cell(), "cpu_ms_per_query", 1),
         measured("CPU s training", None, "training_cpu_s", 1),
         measured("CPU s run", None, "cpu_total_s", 1),
@@ -120,7 +129,8 @@ def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> Repor
     )
     rows = [row for row in by_group if cell()(row)]
     note = "Trained models: the last checkpoint. CPU s training includes the teacher's answers, even those found in a cache."
-    return ReportTable("results", "Results (mean ± standard deviation over runs)", columns, rows, (note, *shared))
+    notes = (note, PRECISIONS) if len({*map(precision, rows)}) > 1 else (note,)
+    return ReportTable("results", "Results (mean ± standard deviation over runs)", columns, rows, (*notes, *shared))
 
 
 def checkpoints(by_group: list[dict[str, Any]]) -> ReportTable:

@@ -14,7 +14,8 @@ ESCAPED = str.maketrans(
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
         "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
         ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "°": r"$^\circ$", "×": r"$\times$", "·": r"$\cdot$",
-        "–": "--", "—": "---", "‘": "`", "’": "'", "“": "``", "”": "''", "†": r"\dag{}", "ß": r"\ss{}",
+        "–": "--", "—": "---", "‘": "`", "’": "'", "“": "``", "”": "''", "ß": r"\ss{}", "†": r"\dag{}", "‡": r"\ddag{}",
+        "≠": r"$\neq$",
         "▁": r"\_",  # a space, in the words of many tokenizers
     }
 )  # fmt: skip
