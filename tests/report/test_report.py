@@ -16,6 +16,7 @@ from llmft.report.tables.latex import escape, latex
 from llmft.report.tables.table import MOST_ROWS, Column, ReportTable, terminal
 from llmft.runs.record import RunRecord
 from llmft.runs.summary import SELECTED, show_run
+from tests.report.synthetic import Made, write
 
 ACCURACY = {0: (0.5, 0.9, 0.8), 1: (0.5, 0.7, 0.6), 2: (0.5, 0.8, 0.4)}
 """Seed -> in-domain accuracy before, of the teacher, and after."""
@@ -210,3 +211,21 @@ def test_a_run_is_shown_with_its_numbers(folder, capsys):
     assert "teacher 200.0, student 10.0" in printed
     assert "CPU 9.0 s (8.0 user, 1.0 system), memory 1024 MiB peak, 512 MiB mean" in printed
     assert "gap recovered out-of-domain: no gap" in printed
+
+
+def test_rows_of_several_patterns_are_told_apart(tmp_path, without_pictures):
+    made = [
+        Made(model=model, method=method, pattern=pattern, seed=seed)
+        for model in ("opt-125m", "opt-1.3b") for method in ("icl", "pbft") for pattern in ("minimal", "gpt-3") for seed in (0, 1)
+    ]  # fmt: skip
+    write(tmp_path, made, hans_rows=9)
+    main([str(tmp_path)])
+    parts = (tmp_path / "report" / "report.md").read_text().split("\n## ")
+    titles = [part.splitlines()[0] for part in parts]
+    assert len(set(titles)) == len(titles)
+    assert "rte, 16 shots, gpt-3, in-domain: fine-tuning (last) minus in-context" in titles
+    assert "rte, 16 shots, in-domain: fine-tuning, gpt-3 (last) minus in-context, minimal" in titles
+    for title, columns in (("Differences", 7), ("Row by row", 5)):  # those that name the two groups
+        (table,) = (part for part in parts if part.startswith(title))
+        rows = [tuple(line.split(" | ")[:columns]) for line in table.splitlines() if line.startswith("| ")]
+        assert len(set(rows)) == len(rows) > 10

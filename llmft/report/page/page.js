@@ -151,26 +151,32 @@ function chosenTable(place, tables) {
   const [where, what] = [element("select"), element("select")];
   const heading = element("h3", { "aria-live": "polite" });
   const below = element("div");
-  const options = (select, values) => {
-    const before = select.value;
-    select.replaceChildren(...values.map((value) => element("option", { value }, value)));
-    if (values.includes(before)) select.value = before;
-    select.parentElement.hidden = values.length < 2;
+  const named = (select) => select.selectedOptions[0]?.textContent;
+  const options = (select, names) => {
+    const before = named(select);
+    select.replaceChildren(...names.map((name, number) => element("option", { value: number }, name)));
+    select.selectedIndex = Math.max(0, names.indexOf(before));
+    select.parentElement.hidden = names.length < 2;
   };
+  const ofTask = () => tables.filter((table) => parts(table)[0] === named(where));
   const choose = () => {
-    const ofTask = tables.filter((table) => parts(table)[0] === where.value);
-    options(what, ofTask.map((table) => parts(table)[1]));
-    const table = ofTask.find((one) => parts(one)[1] === what.value);
+    const table = ofTask()[what.selectedIndex];
     heading.textContent = table.title;
     plainTable(below, table);
   };
+  const chooseTask = () => {
+    options(what, ofTask().map((table) => parts(table)[1]));
+    choose();
+  };
+  where.addEventListener("change", chooseTask);
+  what.addEventListener("change", choose);
   place.append(
-    element("form", { onchange: choose, onsubmit: (event) => event.preventDefault() },
+    element("form", { onsubmit: (event) => event.preventDefault() },
       element("label", {}, "Task and set ", where), element("label", { class: "long" }, "Methods ", what)),
     heading, below,
   );
   options(where, [...new Set(tables.map((table) => parts(table)[0]))]);
-  choose();
+  chooseTask();
 }
 
 function otherTables() {

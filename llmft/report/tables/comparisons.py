@@ -28,14 +28,32 @@ ALPHA = 0.05
 WELCH = "Difference of mean scores, Welch's t-test over runs."
 SIGNIFICANT = f"° p < {ALPHA} (two-sided, not corrected for the number of tests)"
 TASK, _, SHOTS, *_ = WHO
-WHAT = (TASK, Column("model", lambda row: row["model_a"], left=True), SHOTS, Column("metric", headline_name, left=True))
+
+
+def _pattern(row: TableRow, side: str) -> str:
+    pattern = row[f"pattern_{side}"]
+    return pattern if isinstance(pattern, str) else NOTHING
+
+
+def _shared_pattern(row: TableRow) -> str:
+    one, other = _pattern(row, "a"), _pattern(row, "b")
+    return one if one == other else NOTHING
+
+
+WHAT = (
+    TASK,
+    Column("model", lambda row: row["model_a"], left=True),
+    SHOTS,
+    Column("pattern", _shared_pattern, left=True),
+    Column("metric", headline_name, left=True),
+)
 """The columns that both sides of a row share."""
 
 
 def side_name(row: TableRow, side: str) -> str:
     """The name of a method in a test, with its pattern if the other's differs."""
     method = {name: row[f"{name}_{side}"] for name in ("method", "shots", "differs", "context")}
-    pattern = f", {row[f'pattern_{side}']}" if row["pattern_a"] != row["pattern_b"] else ""
+    pattern = f", {_pattern(row, side)}" if _pattern(row, "a") != _pattern(row, "b") else ""
     return shown_method(method) + pattern
 
 
@@ -106,11 +124,12 @@ def over_sizes(tests: pd.DataFrame) -> list[ReportTable]:
     """A matrix for each task, number of shots, way of prompting, trained method and domain: models trained x models prompted."""
     keys = ["task", "headline", "shots", "pattern_a", "differs_a", "method_b", "pattern_b", "differs_b", "selection", "set"]
     matrices = [tests for _, tests in tests.groupby(keys, sort=False, dropna=False)]
-    several = tests["headline"].nunique() > 1
-    return [_matrix(place, matrix, several) for place, matrix in enumerate(matrices, 1)]
+    several_metrics = tests["headline"].nunique() > 1
+    several_patterns = len({_pattern(test, side) for test in records(tests) for side in "ab"}) > 1
+    return [_matrix(place, matrix, several_metrics, several_patterns) for place, matrix in enumerate(matrices, 1)]
 
 
-def _matrix(place: int, tests: pd.DataFrame, several: bool) -> ReportTable:
+def _matrix(place: int, tests: pd.DataFrame, several_metrics: bool, several_patterns: bool) -> ReportTable:
     rows: dict[str, dict[str, Any]] = {}
     tests = tests.sort_values(["weights_b", "weights_a"], kind="stable")
     for test in records(tests):
@@ -119,8 +138,10 @@ def _matrix(place: int, tests: pd.DataFrame, several: bool) -> ReportTable:
     columns = [Column("trained \\ prompted", lambda row: row["model"], left=True, stays=True)]
     columns += [_difference(model, model) for model in tests["model_a"].unique()]
     trained, prompting = f"{side_name(first, 'b')} ({selection_name(first['selection'])})", side_name(first, "a")
-    metric = f", {metric_name(first['headline'])}" if several else ""
-    title = f"{first['task']}, {first['shots']} shots, {HEADINGS[first['set']]}{metric}: {trained} minus {prompting}"
+    pattern = f", {_shared_pattern(first)}" if several_patterns and _shared_pattern(first) != NOTHING else ""
+    metric = f", {metric_name(first['headline'])}" if several_metrics else ""
+    where = f"{first['task']}, {first['shots']} shots{pattern}, {HEADINGS[first['set']]}{metric}"
+    title = f"{where}: {trained} minus {prompting}"
     notes = (WELCH, SIGNIFICANT, *_legend(tests))
     return ReportTable(f"sizes-{place}", title, tuple(columns), list(rows.values()), notes)
 
