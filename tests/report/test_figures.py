@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from llmft.report.figures.bars import draw_results
+from llmft.report.figures.bars import draw_gap, draw_results
 from llmft.report.figures.curves import DISTILLED, HELD_OUT, draw_training, logged, training_curves
 from llmft.report.figures.figures import draw_all
 from llmft.report.figures.panels import PANELS, ROWS, abbreviated, sheets_of_panels, sheets_of_rows, short_number
 from llmft.report.figures.points import FURTHER, LOOKS, NAMED, family, front, looks_of, mean_points, points, with_tips
 from llmft.report.figures.scatters import LINES, draw_domains, draw_size
-from llmft.report.figures.svg import inline, say
+from llmft.report.figures.svg import MARKS, inline, say
 from llmft.report.records.collect import collect
 from llmft.report.records.predictions import read_predictions
 from llmft.report.statistics.summary import majority_of_tasks
+from tests.report.changes import change
 from tests.report.synthetic import Made, write
 
 HEADLINE = {"headline": "score_accuracy", "higher_is_better": True}
@@ -70,6 +71,22 @@ def test_groups_average_runs_that_differ_in_seeds(found):
         assert runs["seed"].nunique() == 3
         assert group["in_domain"] == pytest.approx(runs["in_domain"].mean())
         assert group["in_domain_sd"] == pytest.approx(np.std(runs["in_domain"], ddof=1))
+
+
+def test_recovered_gaps_are_averaged_before_they_are_cut(tmp_path):
+    records = list(write(tmp_path, [Made(method="distill", seed=seed) for seed in range(3)], hans_rows=4))
+    for record, gaps in zip(records, ((0.0, 0.5), (3.0, 8.0), (None, 0.5)), strict=True):
+        change(tmp_path / record / "metrics.json", gap_recovered=dict(zip(("in_domain", "out_of_domain"), gaps, strict=True)))
+    judged = points(collect(tmp_path)).query("judged")
+    ((figure, _),) = draw_gap(*with_tips(judged, mean_points(judged)))
+    inside, outside = (bars.get_segments()[0][0][0] for bars in figure.axes[0].collections)
+    assert inside == pytest.approx(150) and outside == 200  # a mean of 300, which is drawn at the limit
+    drawn = [line.get_xdata() for line in figure.axes[0].lines if line.get_marker() in "oD" and len(line.get_xdata())]
+    assert sorted(drawn[0]) == [0, 200] and sorted(drawn[1]) == [50, 50, 200]
+    tips = [json.loads(bars.get_gid().removeprefix(MARKS))[0] for bars in figure.axes[0].collections]
+    assert tips[0].endswith("in-domain gap recovered 150.0% ± 212.1% (2 of 3 runs)")
+    assert tips[1].endswith("out-of-domain gap recovered 300.0% ± 433.0%")
+    plt.close(figure)
 
 
 def test_the_front_is_what_nothing_cheaper_beats():

@@ -7,10 +7,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmft.evaluation.metrics import compute_metric
+from llmft.report.records.collect import collect
 from llmft.report.records.predictions import read_predictions
 from llmft.report.statistics.bootstrap import OF_TABLES, share_interval, table_interval
 from llmft.report.statistics.paired import mcnemar_p, paired_tests
-from llmft.report.statistics.summary import welch_over_sizes
+from llmft.report.statistics.summary import summarise, welch_over_sizes
+from llmft.report.tables import contents
+from tests.report.changes import change
+from tests.report.synthetic import Made, write
 
 
 def values(collection, ids, selection, name):
@@ -148,3 +152,14 @@ def test_gaps_recovered_are_means_over_runs(summary):
     assert row["gap_recovered"].tolist() == [pytest.approx(0.9)]
     out = summary.query("method == 'distill' and selection == 'last' and set == 'out_of_domain' and metric == 'score_accuracy'")
     assert out["gap_recovered"].isna().all()
+    assert row["gap_recovered_runs"].tolist() == row["runs"].tolist() and out["gap_recovered_runs"].tolist() == [0]
+
+
+def test_gaps_of_some_runs_are_counted(tmp_path):
+    records = list(write(tmp_path, [Made(method="distill", seed=seed) for seed in range(3)], hans_rows=4))
+    for record, gaps in zip(records, ((0.2, 0.4), (0.6, None), (None, None)), strict=True):
+        values = dict(zip(("in_domain", "out_of_domain"), gaps, strict=True))
+        change(tmp_path / record / "metrics.json", gap_recovered=values)
+    table = contents.distillation(contents.result_rows(summarise(collect(tmp_path))), ())
+    (row,) = (dict(zip([column.name for column in table.columns], cells, strict=True)) for cells in table.cells())
+    assert row["gap"] == "0.400 ± 0.283 (2 of 3 runs)" and row["gap out"] == "0.400 (1 of 3 runs)"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MARKS = dict(zip(DOMAINS, (("#1b6ca8", "o", 5, -0.15), ("#d1603d", "D", 4, 0.15)), strict=True))
 """Colour, marker, its size and its offset within a row; the colours can be told apart without colour vision."""
+LIMITS = -100, 200
+"""Per cent between which recovered gaps are drawn: if the teacher is hardly better, they can be of any size."""
 GAPS = {domain: f"gap_recovered_{domain}" for domain in DOMAINS}
 
 
@@ -77,16 +79,16 @@ def draw_memory(means: pd.DataFrame) -> Iterator[Sheet]:
 def draw_gap(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
     """The share of the gap between the model without a context and its teacher that training has closed."""
     gaps = judged[list(GAPS.values())]
-    cut = " Values beyond -100 and 200 % are drawn at these limits." if ((gaps < -1) | (gaps > 2)).any(axis=None) else ""
+    low, high = LIMITS
+    beyond = ((100 * gaps < low) | (100 * gaps > high)).any(axis=None)
+    cut = f" Values beyond {low} and {high} % are drawn at these limits." if beyond else ""
     for rows, name in sheets_of_rows(means.dropna(subset=list(GAPS.values()), how="all")):
         figure, ((axes,),) = panels.subplots(1, 1, 0.9 + 0.3 * len(rows))
         for domain, column in GAPS.items():
-            tips, group_tips = (
-                frame["tip"] + f"\n{HEADINGS[domain]} gap recovered " + (100 * frame[column]).map("{:.1f} %".format)
-                for frame in (judged, means)
-            )
-            tips = tips.where(judged["tip"] != "", "")
-            _dots(axes, rows, 100 * judged[column].clip(-1, 2), domain, tips, group_tips)
+            said = f"\n{HEADINGS[domain]} gap recovered "
+            tips = (judged["tip"] + said + judged[column].map("{:.1%}".format)).where(judged["tip"] != "", "")
+            group_tips = means["tip"] + said + [_gap_text(judged.loc[members, column]) for members in means["members"]]
+            _dots(axes, rows, 100 * judged[column], domain, tips, group_tips, LIMITS)
         name_rows(axes, rows)
         axes.set_xlabel("gap recovered, %")
         for place in (0, 100):
@@ -94,6 +96,13 @@ def draw_gap(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
         _domains(axes, judged, GAPS)
         panels.note(figure, f"0: as before training, 100: as the teacher with its context. Markers: runs, bars: means.{cut}")
         yield Sheet(figure, name)
+
+
+def _gap_text(gaps: pd.Series) -> str:
+    """Mean and deviation of the runs' gaps, and how many runs had one if not all did."""
+    count = gaps.count()
+    spread = f" ± {gaps.std():.1%}" if count > 1 else ""
+    return f"{gaps.mean():.1%}{spread}" + (f" ({count} of {len(gaps)} runs)" if count < len(gaps) else "")
 
 
 def _mib(size: float) -> str:
@@ -105,19 +114,28 @@ def _groups(rows: Rows) -> dict[int, pd.Series]:
     return {y: group for y, (_, group) in enumerate(rows) if group is not None}
 
 
-def _dots(axes: Axes, rows: Rows, values: pd.Series, domain: str, tips: pd.Series, group_tips: pd.Series) -> None:
-    """Draw a marker for each run, and a bar at the mean of each group; `group_tips` has the groups' labels in `means`."""
+def _dots(
+    axes: Axes,
+    rows: Rows,
+    values: pd.Series,
+    domain: str,
+    tips: pd.Series,
+    group_tips: pd.Series,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+) -> None:
+    """Draw a marker for each run, and a bar at the mean of each group; `group_tips` has the groups' labels in `means`. What is
+    beyond the limits is drawn there."""
     colour, marker, size, shift = MARKS[domain]
     shown = [(y, group.name, values.loc[group["members"]].dropna()) for y, group in _groups(rows).items()]
     shown = [(y, label, runs) for y, label, runs in shown if len(runs)]
     if shown:
         runs = pd.concat([runs for *_, runs in shown])
         middles = np.array([y for y, *_ in shown]) + shift
-        (markers,) = axes.plot(
-            runs, np.repeat(middles, [len(runs) for *_, runs in shown]), marker, color=colour, alpha=0.5, markersize=size, mew=0
-        )
+        heights = np.repeat(middles, [len(runs) for *_, runs in shown])
+        style = {"color": colour, "alpha": 0.5, "markersize": size, "mew": 0}
+        (markers,) = axes.plot(runs.clip(*limits), heights, marker, **style)
         say(markers, tips.loc[runs.index])
-        means = [runs.mean() for *_, runs in shown]
+        means = np.clip([runs.mean() for *_, runs in shown], *limits)
         bars = axes.vlines(means, middles - 0.13, middles + 0.13, color=colour, linewidth=2)
         say(bars, [group_tips[label] for _, label, _ in shown])
 

@@ -32,9 +32,10 @@ def summarise(collection: Collection) -> pd.DataFrame:
 
     Returns:
         A row for each group of runs, selection, set and metric: `mean`, `sd` (n - 1), `min`, `max`, number of `runs`, their
-        `ids`; mean and sd of the costs per run and per query (`<cost>_mean`, `<cost>_sd`); mean `gap_recovered`;
-        `OF_SETTINGS`, `selected_on_evaluation_set`, `precision`; `n`, and `rows`: `n` and the sets of these rows; `row_digests`
-        of the rows themselves; `majority`: the accuracy of always answering the largest class, in the pooled domains.
+        `ids`; mean and sd of the costs per run and per query (`<cost>_mean`, `<cost>_sd`); `gap_recovered` (mean),
+        `gap_recovered_sd` and `gap_recovered_runs`, of the runs that had a gap; `OF_SETTINGS`, `selected_on_evaluation_set`,
+        `precision`; `n`, and `rows`: `n` and the sets of these rows; `row_digests` of the rows themselves; `majority`: the
+        accuracy of always answering the largest class, in the pooled domains.
     """
     runs = collection.runs
     group = runs.groupby(list(GROUP), sort=False, dropna=False, observed=True).ngroup()
@@ -45,7 +46,9 @@ def summarise(collection: Collection) -> pd.DataFrame:
     cells = scores.groupby(["group", *CELL], sort=False, observed=True)
     summary = cells["value"].agg(["mean", "std", "min", "max", "size"]).rename(columns={"std": "sd", "size": "runs"})
     summary[list(HOW)] = cells[list(HOW)].first()
-    summary[["n", "gap_recovered"]] = cells[["n", "gap_recovered"]].mean()
+    summary["n"] = cells["n"].mean()
+    gaps = cells["gap_recovered"].agg(["mean", "std", "count"])  # runs without a gap have none
+    summary[["gap_recovered", "gap_recovered_sd", "gap_recovered_runs"]] = gaps
     summary["ids"] = _members(cells.ngroup().to_numpy(), scores["id"].astype(str).to_numpy(), len(summary))
     summary = summary.join(_mean_and_sd(cells, PER_QUERY)).reset_index()
     summary = summary.merge(groups.join(costs), left_on="group", right_index=True, how="left")

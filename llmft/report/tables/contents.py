@@ -70,6 +70,17 @@ def column_of(name: str, of: Cell, key: str, wide: bool = False) -> Column:
     return Column(name, lambda row: rounded(of(row).get(key), 3), lambda row: of(row).get(key, math.nan), wide=wide)
 
 
+def _gap(name: str, of: Cell) -> Column:
+    """A column of recovered gaps: mean and deviation, and how many runs had a gap if not all did."""
+
+    def text(row: TableRow) -> str:
+        gap, runs, of_runs = (of(row).get(key, math.nan) for key in ("gap_recovered", "gap_recovered_runs", "runs"))
+        fewer = f" ({runs} of {of_runs} runs)" if 0 < runs < of_runs else ""
+        return spread(gap, of(row).get("gap_recovered_sd", math.nan), 3) + fewer
+
+    return Column(name, text, lambda row: of(row).get("gap_recovered", math.nan))
+
+
 def of_domain(domain: str) -> tuple[Column, Column]:
     """Final scores, and their minimum and maximum."""
     of = cell(domain=domain)
@@ -160,10 +171,7 @@ def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> Repor
             for domain, tail in zip(DOMAINS, ("", " out"), strict=True)
             for selection, name in (("teacher", "teacher"), ("before", "before"), ("last", "after"))
         ),
-        *(
-            column_of(f"gap{tail}", cell("last", domain), "gap_recovered")
-            for domain, tail in zip(DOMAINS, ("", " out"), strict=True)
-        ),
+        *(_gap(f"gap{tail}", cell("last", domain)) for domain, tail in zip(DOMAINS, ("", " out"), strict=True)),
         *(measured(metric_name(metric), cell("last", metric=metric)) for metric in against),
         measured("other tasks before", cell("before", "retention")),
         measured("other tasks after", cell("last", "retention")),
@@ -183,7 +191,7 @@ def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> Repor
     unit = "nats; for text answers nats per token" if any(run in texts for row in rows for run in row["ids"]) else "nats"
     notes = (
         f"In-domain; out: out-of-domain. KL ({unit}) of the student after from the teacher, and how often both answer the same.",
-        "Gap: the share recovered, (after - before) / (teacher - before) for each run with a gap, then the mean.",
+        "Gap: the share recovered, (after - before) / (teacher - before), over the runs whose teacher was better than before.",
         "Off-context KL: from the original model, on prompts unrelated to the context, in nats per token.",
     )
     return ReportTable("distillation", "Distillation: teacher, student before and after", columns, rows, notes)
