@@ -29,7 +29,13 @@ def means(tasks, models=("opt-125m",), headline="score_accuracy", higher_is_bett
 
 def even(task="rte", method="pbft", shots=16, queries=100.0, pattern="minimal", model="opt-125m"):
     key = {"task": task, "method": method, "shots": shots, "pattern": pattern, "model": model, "differs": "", "context": ""}
-    return {**key, "cpu_s_queries": queries, "score": 0.5 + shots / 100, "score_prompting": 0.7, "other_rows": False}
+    scores = {"score": 0.5 + shots / 100, "score_prompting": 0.7, "other_rows": False}
+    return {**key, "cpu_s_queries": queries, **ends(queries, queries), **scores}
+
+
+def ends(low, high):
+    """The range of a break-even."""
+    return {"cpu_s_queries_min": low, "cpu_s_queries_max": high, "cpu_s_told_apart": math.isinf(low) == math.isinf(high)}
 
 
 def test_a_sentence_a_task_and_how_many_tasks_more():
@@ -49,10 +55,18 @@ def test_the_soonest_break_even_of_each_method_is_told_once():
     evens += [even(method="distill", queries=math.nan), even("qqp", queries=7.0)]
     (line,) = findings(means(["rte"]), pd.DataFrame(evens))
     said = (
-        "training first costs less CPU time than prompting after 1,234 queries (fine-tuning, 16 shots, gpt-3: 0.660 against "
+        "training first costs less CPU time than prompting after 1,230 queries (fine-tuning, 16 shots, gpt-3: 0.660 against "
         "0.700)"
     )
     assert f"; {said}; training never saves CPU time, after any number of queries, with distillation." in line
+
+
+def test_a_break_even_is_told_as_a_range_or_not_at_all():
+    evens = [even() | ends(97.0, 12345.0) | {"other_rows": True}, even(method="distill") | ends(1000.0, math.inf)]
+    evens += [even(method="vanilla", shots=2, queries=math.inf), even(method="vanilla") | ends(9.0, math.inf)]
+    (line,) = findings(means(["rte"]), pd.DataFrame(evens))
+    assert "after 97 to 12,300 queries (fine-tuning: 0.660 against 0.700, on different rows)" in line
+    assert "distillation" not in line and "never" not in line  # one number of shots of `vanilla` may save some
 
 
 def test_of_several_models_the_best_is_named():

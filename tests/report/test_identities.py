@@ -58,7 +58,7 @@ def test_older_records_are_told_apart_and_never_compared(case):
         assert (table["model_a"] == table["model_b"]).all()
         settings = [table[f"setting_{side}"].str.removesuffix("icl").str.removesuffix("pbft") for side in "ab"]
         assert (settings[0] == settings[1]).all()
-    assert len(break_evens(summary)) == 4
+    assert len(break_evens(summary, collection)) == 4
     assert not collection.runs["differs"].any()
 
 

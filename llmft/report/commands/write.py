@@ -43,7 +43,7 @@ def report(folder: Path, out: Path) -> None:
     """
     collection = collect(folder)
     summary = summarise(collection)
-    tests, sizes, evens = welch(summary), welch_over_sizes(summary), break_evens(summary)
+    tests, sizes, evens = welch(summary), welch_over_sizes(summary), break_evens(summary, collection)
     runs = points(collection)
     lines = findings(mean_points(runs[runs["judged"]]), evens, tasks_with_other_rows(summary))
     summary = add_published(summary.drop(columns="row_digests"))

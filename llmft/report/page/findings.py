@@ -10,6 +10,7 @@ import pandas as pd
 
 from llmft.report.figures.points import look_name, looks_of
 from llmft.report.records.names import DOMAINS, HEADINGS, method_name, metric_name, shown_method
+from llmft.report.tables.comparisons import cpu_break_even
 
 if TYPE_CHECKING:
     from llmft.report.records.collect import Collection
@@ -71,19 +72,22 @@ def _best(groups: pd.DataFrame, other_rows: Container[tuple[str, str, str]]) -> 
 
 def _cheaper(evens: pd.DataFrame, task: str) -> tuple[str, str]:
     """The smallest number of queries after which each method has cost less CPU time than prompting, with the scores of both,
-    since cheap methods may score badly; and the methods for which there is none."""
+    since cheap methods may score badly; and the methods for which there is none. What is not told apart is left out."""
     rows = evens[(evens["task"] == task) & evens["cpu_s_queries"].notna()] if len(evens) else evens
     if rows.empty:
         return "", ""
+    noisy = {*rows.loc[~rows["cpu_s_told_apart"], "method"]}
+    rows = rows[rows["cpu_s_told_apart"]]
     first = rows.sort_values("cpu_s_queries", kind="stable").drop_duplicates("method")
     soonest = []
     for row in first[first["cpu_s_queries"] < math.inf].to_dict("records"):
         several = rows.loc[rows["method"] == row["method"], "shots"].nunique() > 1
         name = shown_method(row) + (f", {row['shots']:.0f} shots" if several else "")
         scores = f"{row['score']:.3f} against {row['score_prompting']:.3f}" + (", on different rows" if row["other_rows"] else "")
-        soonest.append(f"{row['cpu_s_queries']:,.0f} queries ({_named(name, row, rows)}: {scores})")
+        soonest.append(f"{cpu_break_even(row)} queries ({_named(name, row, rows)}: {scores})")
     after = f"training first costs less CPU time than prompting after {_first(soonest, METHODS, '; ')}" if soonest else ""
-    never = [method_name(row) for row in first[first["cpu_s_queries"] == math.inf].to_dict("records")]
+    dearer = first[(first["cpu_s_queries"] == math.inf) & ~first["method"].isin(noisy)]
+    never = [method_name(row) for row in dearer.to_dict("records")]
     saved = f"training never saves CPU time, after any number of queries, with {_first(never, METHODS, '; ')}" if never else ""
     return after, saved
 

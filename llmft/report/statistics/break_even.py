@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from llmft.report.records.collect import Collection
 from llmft.report.records.names import GROUP, is_zero_shot, records
 from llmft.report.statistics.summary import apart
 
@@ -45,7 +46,7 @@ def break_even(first: float, prompting: float, trained: float) -> float:
     return math.floor(first / (prompting - trained)) + 1.0 if prompting > trained else math.inf
 
 
-def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
+def break_evens(summary: pd.DataFrame, collection: Collection) -> pd.DataFrame:
     """Every trained group of runs compared with each way of prompting for the same task, model and headline metric: with the same
     number of shots, or with a context other than demonstrations.
 
@@ -56,7 +57,8 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
         `ids`, `ids_prompting`; `score`, `score_prompting`: the headline metric of both; `other_rows`: whether their queries
         were different rows; `precision`, `precision_prompting`, `other_precision`: whether these differ; and for each measure
         `<measure>_first`, `<measure>_prompting`, `<measure>_own` (means over runs), `<measure>_queries` (`break_even` of these;
-        NaN for CPU time in different precisions, which is not comparable).
+        NaN for CPU time in different precisions, which is not comparable); and `cpu_s_queries_min`, `cpu_s_queries_max`,
+        `cpu_s_told_apart` (`_cpu_range`).
     """
     chosen = summary[(summary["metric"] == summary["headline"]) & (summary["set"] == "in_domain")]
     by_selection = {name: records(rows) for name, rows in chosen.groupby("selection", observed=True)}
@@ -65,14 +67,53 @@ def break_evens(summary: pd.DataFrame) -> pd.DataFrame:
         if not is_zero_shot(row["method"], row["shots"], row["context"]):
             prompting[_cell(row)].append({**row, "against": row["setting"]})
     teachers = {(row["method"], row["setting"]): {**row, "against": "teacher"} for row in by_selection.get("teacher", [])}
-    rows = []
+    of_runs, rows = _costs_of_runs(collection), []
     for row in by_selection.get("last", []):
         teacher = teachers.get((row["method"], row["setting"]))
         for other in [teacher] if teacher else prompting[_cell(row)]:
             if other["shots"] not in (0, row["shots"]):  # 0: another context
                 continue
-            rows.append({**{name: row[name] for name in TRAINED}, **_compare(row, other)})
+            rows.append({**{name: row[name] for name in TRAINED}, **_compare(row, other), **_cpu_range(row, other, of_runs)})
     return pd.DataFrame(rows, columns=None if rows else [*TRAINED, "against", "ids", "ids_prompting", *OTHERS])
+
+
+def _costs_of_runs(collection: Collection) -> dict[tuple[str, str], tuple[float, float]]:
+    """Run and selection -> CPU seconds before the first query, and for a query of the in-domain set."""
+    first = dict(zip(collection.runs["id"], collection.runs["training_cpu_s"], strict=True))
+    scores = collection.headline_scores()
+    scores = scores[scores["set"] == "in_domain"]
+    rows = zip(scores["id"], scores["selection"], scores["cpu_ms_per_query"], strict=True)
+    return {(run, selection): (first[run], each / 1000) for run, selection, each in rows}
+
+
+def _cpu_range(
+    trained: Mapping[str, Any], prompting: Mapping[str, Any], of_runs: Mapping[tuple[str, str], tuple[float, float]]
+) -> dict[str, Any]:
+    """How much the break-even in CPU time varies: it is the quotient of a cost and a difference of two measured ones, which is
+    often smaller than their noise.
+
+    Returns:
+        `cpu_s_queries_min` and `cpu_s_queries_max`: of the single runs if the teacher is in the same run, else with the
+        difference one standard deviation higher and lower; `cpu_s_told_apart`: whether these agree on which query is cheaper.
+    """
+    if trained["precision"] != prompting["precision"]:
+        numbers = [math.nan]
+    elif prompting["against"] == "teacher":
+        both = [(of_runs[run, "last"], of_runs[run, "teacher"]) for run in trained["ids"] if (run, "teacher") in of_runs]
+        numbers = [break_even(first, with_context, own) for (first, own), (_, with_context) in both]
+    else:
+        _, each, unit = MEASURES["cpu_s"]
+        sds = (row[each.replace("_mean", "_sd")] for row in (trained, prompting))
+        sd = math.hypot(*(0 if math.isnan(sd) else sd for sd in sds))  # a single run has no deviation
+        first, own = trained["training_cpu_s_mean"], unit * trained[each]
+        numbers = [break_even(first, unit * (prompting[each] + shift), own) for shift in (sd, -sd)]
+    known = bool(numbers) and not any(map(math.isnan, numbers))
+    low, high = (min(numbers), max(numbers)) if known else (math.nan, math.nan)
+    return {
+        "cpu_s_queries_min": low,
+        "cpu_s_queries_max": high,
+        "cpu_s_told_apart": known and math.isinf(low) == math.isinf(high),
+    }
 
 
 def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -20,7 +20,6 @@ from llmft.report.records.names import (
     selection_name,
     shown_method,
 )
-from llmft.report.statistics.break_even import MEASURES
 from llmft.report.tables.contents import WHO
 from llmft.report.tables.table import NOTHING, Column, ReportTable, TableRow, rounded
 
@@ -172,16 +171,25 @@ def paired(tests: pd.DataFrame) -> ReportTable:
     return ReportTable("paired", "Row by row: paired tests", columns, list(rows.values()), (note,))
 
 
+def cpu_break_even(row: TableRow) -> str:
+    """The number of queries after which training has cost less CPU time, from smallest to largest, to three digits."""
+    low, high = (_queries(row[f"cpu_s_queries_{end}"], digits=3) for end in ("min", "max"))
+    if low == high:
+        return low
+    return f"{low} to {high}" + ("" if row["cpu_s_told_apart"] else " (not told apart)")
+
+
+def _queries(number: float, digits: int | None = None) -> str:
+    if pd.isna(number):
+        return NOTHING
+    return "never" if math.isinf(number) else f"{float(f'{number:.{digits}g}') if digits else number:,.0f}"
+
+
 def break_even_table(pairs: pd.DataFrame) -> ReportTable:
     """The numbers of queries after which training has cost less than prompting."""
 
-    def queries(name: str, key: str) -> Column:
-        def text(row: TableRow) -> str:
-            return NOTHING if pd.isna(row[key]) else "never" if math.isinf(row[key]) else f"{row[key]:,.0f}"
-
-        return Column(name, text, lambda row: row[key])
-
-    names = {"cpu_s": "CPU time", "flops": "FLOPs", "flops_alone": "FLOPs, context read again"}
+    def flops(name: str, key: str) -> Column:
+        return Column(name, lambda row: _queries(row[key]), lambda row: row[key])
 
     def cost(name: str, key: str, unit: float, digits: int, wide: bool = True) -> Column:
         return Column(name, lambda row: rounded(unit * row[key], digits), lambda row: row[key], wide=wide)
@@ -194,13 +202,18 @@ def break_even_table(pairs: pd.DataFrame) -> ReportTable:
     columns = (
         *WHO,
         Column("prompting by", against, left=True, stays=True),
-        *(queries(names[measure], f"{measure}_queries") for measure in MEASURES),
+        Column("CPU time", cpu_break_even, lambda row: row["cpu_s_queries"]),
+        flops("FLOPs", "flops_queries"),
+        flops("FLOPs, context read again", "flops_alone_queries"),
         cost("CPU s first", "cpu_s_first", 1, 1, wide=False),
         cost("CPU ms/query prompting", "cpu_s_prompting", 1000, 2),
         cost("CPU ms/query own", "cpu_s_own", 1000, 2),
+        Column("runs", lambda row: f"{len(row['ids'])}, {len(row['ids_prompting'])}"),
     )
     notes = (
         "Number of queries after which training has cost less than prompting with the context; never: queries are not cheaper.",
+        "CPU time varies: smallest to largest over runs with their teacher, or one standard deviation more and less; not told "
+        "apart: these do not agree on which query is cheaper.",
         "CPU time and FLOPs as run: the context is read once for all queries. Context read again: T-Few's count.",
         *_legend(pairs),
     )
