@@ -24,7 +24,8 @@ def means(tasks, models=("opt-125m",), headline="score_accuracy", higher_is_bett
         "headline": headline,
         "higher_is_better": higher_is_better,
     }
-    return pd.DataFrame(rows).assign(in_domain_sd=0.01, out_of_domain=math.nan, out_of_domain_sd=math.nan, **same)
+    nothing = dict.fromkeys(("out_of_domain", "out_of_domain_sd", "test", "test_sd"), math.nan)
+    return pd.DataFrame(rows).assign(in_domain_sd=0.01, **nothing, **same)
 
 
 def even(task="rte", method="pbft", shots=16, queries=100.0, pattern="minimal", model="opt-125m"):

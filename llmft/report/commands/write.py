@@ -17,7 +17,7 @@ from llmft.report.page.findings import findings
 from llmft.report.page.html import write_page
 from llmft.report.records.collect import Collection, collect
 from llmft.report.records.find import path_text
-from llmft.report.records.names import DOMAINS, FINAL
+from llmft.report.records.names import EVALUATED, FINAL
 from llmft.report.statistics.bootstrap import OF_TABLES, mean_interval, share_interval, table_interval
 from llmft.report.statistics.break_even import break_evens
 from llmft.report.statistics.paired import paired_tests
@@ -143,7 +143,7 @@ def run_table(collection: Collection) -> pd.DataFrame:
     """A row for each run: the columns of `Collection.runs`; its pooled headline metrics, as `<selection>_<set>`, and F1 and
     Matthews' correlation of the final selection, as `<selection>_<set>_<metric>`. Each has the ends of its 95 % bootstrap
     interval as `..._low` and `..._high` if its scores are all 0 or 1, or if its rows were read, as for the final selection."""
-    runs, scores = collection.runs, collection.scores[collection.scores["set"].isin(DOMAINS)]
+    runs, scores = collection.runs, collection.scores[collection.scores["set"].isin(EVALUATED)]
     headline = dict(zip(runs["id"], runs["headline"], strict=True))
     cells: dict[str, dict[str, tuple[float, ...]]] = {}
     for score in scores.itertuples(index=False):

@@ -12,24 +12,24 @@ from llmft.report.figures import panels
 from llmft.report.figures.panels import GREY, Rows, Sheet, are_shares, name_rows, sheets_of_rows, without_rows
 from llmft.report.figures.points import looks_of
 from llmft.report.figures.svg import say
-from llmft.report.records.names import DOMAINS, HEADINGS, headline_name
+from llmft.report.records.names import EVALUATED, HEADINGS, headline_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKS = dict(zip(DOMAINS, (("#1b6ca8", "o", 5, -0.15), ("#d1603d", "D", 4, 0.15)), strict=True))
+MARKS = dict(zip(EVALUATED, (("#1b6ca8", "o", 5, -0.15), ("#d1603d", "D", 4, 0.15), ("#6f6f6f", "s", 4, 0.42)), strict=True))
 """Colour, marker, its size and its offset within a row; the colours can be told apart without colour vision."""
 LIMITS = -100, 200
 """Per cent between which recovered gaps are drawn: if the teacher is hardly better, they can be of any size."""
-GAPS = {domain: f"gap_recovered_{domain}" for domain in DOMAINS}
+GAPS = {domain: f"gap_recovered_{domain}" for domain in EVALUATED}
 
 
 def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
     """Overview of all methods: their scores next to the tokens per query."""
-    scores, most = judged[list(DOMAINS)], np.fmax(judged["tokens_per_query"].max(), 2)
+    scores, most = judged[list(EVALUATED)], np.fmax(judged["tokens_per_query"].max(), 2)
     for rows, name in sheets_of_rows(means):
         figure, ((left, right),) = panels.subplots(1, 2, 0.9 + 0.3 * len(rows), sharey=True, width_ratios=(3, 1.2))
-        for domain in DOMAINS:
+        for domain in EVALUATED:
             _dots(left, rows, judged[domain], domain, judged["tip"], means["tip"])
         tokens = {y: group["tokens_per_query"] for y, group in _groups(rows).items()}
         right.barh(list(tokens), list(tokens.values()), height=0.5, color="#8a8f98")
@@ -43,7 +43,7 @@ def draw_results(judged: pd.DataFrame, means: pd.DataFrame) -> Iterator[Sheet]:
             left.set_xlim(min(0.45, scores.min(axis=None) - 0.03), 1.02)
         right.set(xlabel="tokens per\nquery (log)", xscale="log", xlim=(1, 5 * most))
         panels.log_ticks(right.xaxis, 1, most)
-        _domains(left, judged, {domain: domain for domain in DOMAINS})
+        _domains(left, judged, {domain: domain for domain in EVALUATED})
         panels.note(figure, "Markers: runs, bars: their means; trained models after the last step.")
         yield Sheet(figure, name)
 
@@ -146,4 +146,4 @@ def _domains(axes: Axes, runs: pd.DataFrame, columns: dict[str, str]) -> None:
         colour, marker, size, _ = MARKS[domain]
         if runs[column].notna().any():
             axes.plot([], [], marker, color=colour, markersize=size, label=HEADINGS[domain])
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.1)

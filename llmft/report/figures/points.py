@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from llmft.report.records.names import (
-    DOMAINS,
+    EVALUATED,
     FINAL,
     GROUP,
     HEADINGS,
@@ -95,14 +95,14 @@ def points(collection: Collection) -> pd.DataFrame:
     """Scores and costs, a row for each run and selection.
 
     Returns:
-        All columns of `collection.runs`, `selection`, `in_domain` and `out_of_domain` (the run's headline metric, pooled over all
-        rows of the sets), `rows_<domain>` (how many rows of which sets), `selected_<domain>` (whether the checkpoint was
+        All columns of `collection.runs`, `selection`, `in_domain`, `out_of_domain` and `test` (the run's headline metric, pooled
+        over all rows of the sets), `rows_<domain>` (how many rows of which sets), `selected_<domain>` (whether the checkpoint was
         selected on these rows), `gap_recovered_<domain>`, `precision`, `PER_QUERY`, `look`, and `judged`: whether a method is
         judged by this selection (in-context learning itself, else the last step).
     """
     scores = collection.headline_scores().set_index(["id", "selection"])
     cells = {}
-    for domain in DOMAINS:
+    for domain in EVALUATED:
         of_domain = scores[scores["set"] == domain]
         cells[domain], cells[f"gap_recovered_{domain}"] = of_domain["value"], of_domain["gap_recovered"]
         cells[f"selected_{domain}"] = of_domain["selected_on_evaluation_set"]
@@ -111,7 +111,7 @@ def points(collection: Collection) -> pd.DataFrame:
     cells |= {name: scores.loc[scores["set"] == "in_domain", name] for name in PER_QUERY}
     cells["precision"] = scores.loc[~scores.index.duplicated(), "precision"]
     merged = collection.runs.merge(pd.DataFrame(cells).reset_index(), on="id", how="inner")
-    chosen = [f"selected_{domain}" for domain in DOMAINS]
+    chosen = [f"selected_{domain}" for domain in EVALUATED]
     merged[chosen] = merged[chosen].eq(True)  # sets that a run does not have selected nothing
     merged = merged.assign(
         **{name: math.nan for name in PER_RUN if name not in merged},
@@ -128,13 +128,12 @@ def mean_points(runs: pd.DataFrame) -> pd.DataFrame:
         `GROUP`, `context`, `higher_is_better`, `precision`, `selection`, `rows_<domain>`, `look`, `judged`, `name`; for each
         number its mean and `<number>_sd` (n - 1); `members`: the row labels of `runs` that were averaged.
     """
-    of_domains = (f"selected_{domain}" for domain in DOMAINS)
+    of_domains = (f"selected_{domain}" for domain in EVALUATED)
     keys = [*GROUP, "context", "higher_is_better", "precision", "selection", "look", "judged", *of_domains]
     grouped = runs.groupby(keys, sort=False, dropna=False)
-    numbers = ["weights", *DOMAINS, *(f"gap_recovered_{d}" for d in DOMAINS), *PER_QUERY, *PER_RUN]
-    table = (
-        grouped[numbers].mean().join([grouped[numbers].std().add_suffix("_sd"), grouped[[f"rows_{d}" for d in DOMAINS]].first()])
-    )
+    numbers = ["weights", *EVALUATED, *(f"gap_recovered_{d}" for d in EVALUATED), *PER_QUERY, *PER_RUN]
+    rows = grouped[[f"rows_{d}" for d in EVALUATED]].first()
+    table = grouped[numbers].mean().join([grouped[numbers].std().add_suffix("_sd"), rows])
     table["members"] = pd.Series({key: list(rows) for key, rows in grouped.groups.items()}).to_numpy() if len(runs) else []
     table = table.reset_index()
     return table.assign(name=[group_name(row) for _, row in table.iterrows()])
@@ -171,7 +170,7 @@ def with_tips(judged: pd.DataFrame, means: pd.DataFrame) -> tuple[pd.DataFrame, 
 def _scores(row: Mapping[str, Any]) -> str:
     """A line for each domain that has a score, with its deviation if there is one."""
     lines = []
-    for domain in DOMAINS:
+    for domain in EVALUATED:
         if pd.notna(row[domain]):
             spread = row.get(f"{domain}_sd")
             lines.append(f"\n{HEADINGS[domain]} {row[domain]:.3f}" + (f" ± {spread:.3f}" if pd.notna(spread) else ""))

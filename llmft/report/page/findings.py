@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from llmft.report.figures.points import look_name, looks_of
-from llmft.report.records.names import DOMAINS, HEADINGS, method_name, metric_name, shown_method
+from llmft.report.records.names import EVALUATED, HEADINGS, method_name, metric_name, shown_method
 from llmft.report.tables.comparisons import cpu_break_even
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def findings(means: pd.DataFrame, evens: pd.DataFrame, other_rows: Container[tup
 def _best(groups: pd.DataFrame, other_rows: Container[tuple[str, str, str]]) -> str:
     """The best of the groups, which share a headline metric, in each domain."""
     best, higher = [], bool(groups["higher_is_better"].iloc[0])
-    for domain in DOMAINS if len(groups) > 1 else ():
+    for domain in EVALUATED if len(groups) > 1 else ():
         scores = groups[domain]
         if scores.notna().any():
             row = groups.loc[scores.idxmax() if higher else scores.idxmin()]

@@ -27,7 +27,7 @@ from llmft.report.figures.points import look_name, looks_of, mean_points
 from llmft.report.figures.svg import inline
 from llmft.report.page.examples import page_examples
 from llmft.report.page.findings import summary
-from llmft.report.records.names import DOMAINS, HEADINGS, headline_name, selection_name, shown_method
+from llmft.report.records.names import EVALUATED, HEADINGS, headline_name, selection_name, shown_method
 from llmft.report.tables.contents import IDS
 from llmft.report.tables.table import ReportTable
 from llmft.runs.store import whole_file
@@ -40,7 +40,7 @@ ROWS = 2000
 """Maximum number of rows of a table in the page."""
 KIB, MIB = 2**10, 2**20
 COLUMNS = (
-    *({"key": domain, "name": HEADINGS[domain], "digits": 3, "spread": True} for domain in DOMAINS),
+    *({"key": domain, "name": HEADINGS[domain], "digits": 3, "spread": True} for domain in EVALUATED),
     {"key": "tokens_per_query", "name": "tokens per query", "digits": 1},
     {"key": "kv_bytes_per_query", "name": "KV KiB per query", "digits": 0, "scale": KIB},
     {"key": "cpu_ms_per_query", "name": "CPU ms per query", "digits": 2},
@@ -127,7 +127,7 @@ def _measured(points: pd.DataFrame, folder: Path, out: Path) -> dict[str, Any]:
         },
         "points": {
             "run": [number[run] for run in points["id"]],
-            **{name: [_plain(value) for value in points[name]] for name in DOMAINS},
+            **{name: [_plain(value) for value in points[name]] for name in EVALUATED},
         },
         "groups": [_group(row) for row in mean_points(points).to_dict("records")],
     }
@@ -144,7 +144,7 @@ def _group(row: Mapping[str, Any]) -> dict[str, Any]:
         "shots": int(row["shots"]),
         "selection_name": selection_name(row["selection"]),
         "judged": bool(row["judged"]),
-        "selected": {domain: 1 for domain in DOMAINS if row[f"selected_{domain}"]},
+        "selected": {domain: 1 for domain in EVALUATED if row[f"selected_{domain}"]},
         "values": {name: pair for name, pair in values.items() if pair[0] is not None},
     }
 

@@ -49,7 +49,7 @@ function resultColumns() {
     { name: "shots", cell: (group) => ({ text: String(group.shots), value: group.shots }) },
     { name: "selection", left: true, kind: "selection", cell: (group) => ({ text: group.selection_name }) },
     ...DATA.columns
-      .filter((column) => DATA.groups.some((group) => group.values[column.key]?.[0] > 0 || column.spread))
+      .filter((column) => DATA.groups.some((group) => group.values[column.key]?.[0] > 0 || (column.spread && group.values[column.key])))
       .map((column) => ({ name: column.name, cell: (group) => scoreCell(column, group) })),
     { name: "runs", cell: (group) => ({ text: String(group.members.length), value: group.members.length }) },
   ];
@@ -59,6 +59,7 @@ function resultColumns() {
 function runsOf(group) {
   const { runs, points } = DATA;
   const cells = (kind, values) => element("tr", {}, ...values.map((value) => element(kind, kind === "th" ? { scope: "col" } : {}, value)));
+  const domains = DATA.columns.filter((column) => column.spread && points[column.key].some(known));
   const members = [...group.members].sort((a, b) => runs.seed[points.run[a]] - runs.seed[points.run[b]]);
   const rows = members.map((member) => {
     const run = points.run[member];
@@ -66,12 +67,12 @@ function runsOf(group) {
     const files = ["config.json", "metrics.json", "cost.json", ...(runs.logged[run] ? ["train_log.jsonl"] : [])];
     const links = [element("a", { href: `${folder}/`, title: runs.link[run] }, runs.id[run])];
     const named = files.map((file) => element("a", { href: `${folder}/${file}` }, file));
-    const numbers = [points.in_domain[member], points.out_of_domain[member]].map((value) => fixed(value, 4));
+    const numbers = domains.map((column) => fixed(points[column.key][member], 4));
     const costs = [fixed(runs.cpu_total_s[run], 1), fixed(runs.training_cpu_s[run], 1), fixed(runs.rss_peak_bytes[run] / 2 ** 20, 0)];
     const shown = [element("span", {}, ...links), String(runs.seed[run]), String(runs.data_seed[run]), ...numbers, ...costs, element("span", {}, ...named)];
     return cells("td", shown);
   });
-  const head = cells("th", ["run", "seed", "data seed", "in-domain", "out-of-domain", "CPU s run", "CPU s training", "peak MiB", "record"]);
+  const head = cells("th", ["run", "seed", "data seed", ...domains.map((column) => column.name), "CPU s run", "CPU s training", "peak MiB", "record"]);
   const costs = DATA.columns.filter((column) => !column.spread).map((column) => [column.name, scoreCell(column, group).tip]);
   const spreads = costs.filter(([, tip]) => tip).map(([name, tip]) => `${name} ${tip}`).join(", ");
   return element("div", {}, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)),

@@ -45,7 +45,7 @@ class Collection:
             `training_flops` and `training_flops_alone` likewise, the latter with the context read again for every query.
         scores: a row for each run, selection, set and metric: `id`, `selection` (`icl`, `before`, `teacher`, `last`,
             `best_in_domain`, `best_out_of_domain`, `last_with_context`), `stage` (its name in the record), `set` (`in_domain`,
-            `out_of_domain`, `retention`: pooled rows; and every set by its name), `metric`, `value`, `n` (rows),
+            `out_of_domain`, `test`, `retention`: pooled rows; and every set by its name), `metric`, `value`, `n` (rows),
             `selected_on_evaluation_set` (whether the checkpoint was selected on this set), `gap_recovered`, `precision` (of the
             evaluation), and the costs of a query: `tokens_per_query` (prompt, of the task's own set), `kv_bytes_per_query`
             (their keys and values, if in the record), `cpu_ms_per_query`, `flops_per_query` (as run: a context is read once) and

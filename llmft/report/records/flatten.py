@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmft.report.records.identities import identity
-from llmft.report.records.names import DOMAINS, SELECTIONS
+from llmft.report.records.names import EVALUATED, SELECTIONS
 from llmft.report.records.predictions import RowWeights
 from llmft.runs.summary import arguments_of, is_count, rows_of, selected_on
 
@@ -73,7 +73,7 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
         **{name: float(value) for name, value in _training_costs(arguments, metrics, cost).items()},
         **{
             f"majority_{domain}": float(metrics.get("majority", {}).get(names[0], math.nan)) if len(names) == 1 else math.nan
-            for domain in DOMAINS  # accuracy of always answering the largest class, which may differ between several sets
+            for domain in EVALUATED  # accuracy of always answering the largest class, which may differ between several sets
             for names in [metrics["sets"].get(domain, ())]
         },
     }

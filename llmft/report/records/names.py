@@ -28,7 +28,9 @@ FINAL = ("icl", "last")
 """The selections that a method is judged by: nothing was selected on the evaluation sets."""
 FINAL_STAGES = ("icl", "after")
 DOMAINS = ("in_domain", "out_of_domain")
-HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "retention": "other tasks"}
+EVALUATED = (*DOMAINS, "test")
+"""The groups of a task's own sets, which are compared and tested; `test` is that of --test_file."""
+HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "test": "test", "retention": "other tasks"}
 """Display names of groups of sets that are pooled."""
 GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting", "headline")
 """The columns that repetitions of a run share: everything except the seeds."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmft.report.records.find import path_text
-from llmft.report.records.names import DOMAINS, FINAL_STAGES
+from llmft.report.records.names import EVALUATED, FINAL_STAGES
 from llmft.report.records.versions import OLD_ROW_COLUMNS, predictions_of
 from llmft.runs.summary import rows_of
 
@@ -142,7 +142,7 @@ def row_scores(predictions: Predictions, groups: Mapping[str, Sequence[str]]) ->
     final = np.flatnonzero(stages.indices.to_numpy() == stage)
     columns = {name: table.column(name).to_numpy()[final] for name in ("idx", "target", "prediction", "score")}
     numbers, results = sets.indices.to_numpy()[final], {}
-    for domain in DOMAINS:
+    for domain in EVALUATED:
         place = np.full(len(set_names), -1, np.int8)  # by name: the file's own numbers depend on its other content
         names = sorted(name for name in groups.get(domain, ()) if name in set_names)
         place[[set_names.index(name) for name in names]] = range(len(names))

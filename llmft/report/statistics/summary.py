@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from llmft.report.records.collect import Collection
-from llmft.report.records.names import DOMAINS, FINAL, GROUP, METHOD_NAMES, SELECTION_NAMES, in_order_of, rows_text
+from llmft.report.records.names import EVALUATED, FINAL, GROUP, METHOD_NAMES, SELECTION_NAMES, in_order_of, rows_text
 
 CELL = ["selection", "stage", "set", "metric"]
 PER_QUERY = ("tokens_per_query", "kv_bytes_per_query", "cpu_ms_per_query", "flops_per_query", "flops_per_query_alone")
@@ -17,7 +17,7 @@ COMPARED = ("icl", "last", "best_in_domain", "best_out_of_domain")
 """Selections that are compared with each other."""
 MOST = 40
 """Maximum number of groups of runs of one task, model and number of shots for testing every pair."""
-MAJORITY = {domain: f"majority_{domain}" for domain in DOMAINS}
+MAJORITY = {domain: f"majority_{domain}" for domain in EVALUATED}
 OF_SETTINGS = ("weights", "queries", "context", "on_document", "non_default", "higher_is_better")
 """Properties of a setting besides its name."""
 HOW = ("selected_on_evaluation_set", "precision")
@@ -97,7 +97,7 @@ def apart(one: frozenset[bytes], other: frozenset[bytes]) -> bool:
 
 def tasks_with_other_rows(summary: pd.DataFrame) -> set[tuple[str, str, str]]:
     """The tasks, headlines and domains with two groups of runs that are `apart`."""
-    judged = summary["set"].isin(DOMAINS) & summary["selection"].isin(FINAL) & (summary["metric"] == summary["headline"])
+    judged = summary["set"].isin(EVALUATED) & summary["selection"].isin(FINAL) & (summary["metric"] == summary["headline"])
     groups = summary[judged].astype({"set": str}).groupby(["task", "headline", "set"])["row_digests"]
     return {key for key, digests in groups if any(apart(*pair) for pair in combinations(set(digests), 2))}
 
@@ -140,7 +140,7 @@ def welch_over_sizes(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _comparable(summary: pd.DataFrame) -> pd.DataFrame:
     headline = summary["metric"] == summary["headline"]
-    return summary[headline & summary["set"].isin(DOMAINS) & summary["selection"].isin(COMPARED)].reset_index(drop=True)
+    return summary[headline & summary["set"].isin(EVALUATED) & summary["selection"].isin(COMPARED)].reset_index(drop=True)
 
 
 def _groups(table: pd.DataFrame, keys: list[str]) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from llmft.report.records.names import (
-    DOMAINS,
+    EVALUATED,
     HEADINGS,
     OTHER_PRECISION,
     OTHER_PRECISION_NOTE,
@@ -95,7 +95,7 @@ def differences(tests: pd.DataFrame) -> ReportTable:
         *WHAT,
         Column("checkpoint", lambda row: selection_name(row["selection"]), left=True),
         *_sides("minus"),
-        *(_difference(HEADINGS[domain], domain) for domain in DOMAINS),
+        *(_difference(HEADINGS[domain], domain) for domain in EVALUATED),
         Column("runs", lambda row: f"{row['runs_b']}, {row['runs_a']}"),
     )
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -162,7 +162,7 @@ def paired(tests: pd.DataFrame) -> ReportTable:
 
         return Column(HEADINGS[domain], text, lambda row: row["tests"].get(domain, {}).get("better", math.nan))
 
-    columns = (*WHAT, *_sides("than"), *map(count, DOMAINS))
+    columns = (*WHAT, *_sides("than"), *map(count, EVALUATED))
     names = {"McNemar": "McNemar's exact test", "Wilcoxon": "Wilcoxon's signed-rank test"}
     used = " and, for scores between 0 and 1, ".join(names[name] for name in names if (tests["test"] == name).any())
     note = (

@@ -10,6 +10,7 @@ import pandas as pd
 
 from llmft.report.records.names import (
     DOMAINS,
+    EVALUATED,
     FINAL,
     GROUP,
     HEADINGS,
@@ -124,7 +125,7 @@ def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> Repor
     """Every method's final scores and costs. `shared` has sentences about what all settings have in common."""
     columns = (
         *SCORED,
-        *(column for domain in DOMAINS for column in of_domain(domain)),
+        *(column for domain in EVALUATED for column in of_domain(domain)),
         measured("tokens/query", cell(), "tokens_per_query", 1),
         measured("KV KiB/query", cell(), "kv_bytes_per_query", 0, KIB, wide=True),
         Column("precision", precision, left=True),
@@ -133,8 +134,8 @@ def results(by_group: list[dict[str, Any]], shared: Sequence[str] = ()) -> Repor
         measured("CPU s run", None, "cpu_total_s", 1),
         *(measured(name, None, f"cpu_{name}_s", 1, wide=True) for name in ("user", "system")),
         *MEMORY,
-        *(column_of(f"largest class {HEADINGS[domain]}", cell(domain=domain), "majority", wide=True) for domain in DOMAINS),
-        *map(rows_of, DOMAINS),
+        *(column_of(f"largest class {HEADINGS[domain]}", cell(domain=domain), "majority", wide=True) for domain in EVALUATED),
+        *map(rows_of, EVALUATED),
         RUNS,
         IDS,
     )
@@ -149,7 +150,7 @@ def checkpoints(by_group: list[dict[str, Any]]) -> ReportTable:
     columns = (
         measured(f"{selection_name(selection)}: {HEADINGS[domain]}", cell(selection, domain))
         for selection in ("last", "best_in_domain", "best_out_of_domain")
-        for domain in DOMAINS
+        for domain in EVALUATED
     )
     rows = [row for row in by_group if any(selection.startswith("best_") for selection, *_ in row["cells"])]
     title = "Last checkpoint, and the best on the evaluation sets"
@@ -168,10 +169,10 @@ def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> Repor
         *SCORED,
         *(
             measured(f"{name}{tail}", cell(selection, domain))
-            for domain, tail in zip(DOMAINS, ("", " out"), strict=True)
+            for domain, tail in zip(EVALUATED, ("", " out", " test"), strict=True)
             for selection, name in (("teacher", "teacher"), ("before", "before"), ("last", "after"))
         ),
-        *(_gap(f"gap{tail}", cell("last", domain)) for domain, tail in zip(DOMAINS, ("", " out"), strict=True)),
+        *(_gap(f"gap{tail}", cell("last", domain)) for domain, tail in zip(EVALUATED, ("", " out", " test"), strict=True)),
         *(measured(metric_name(metric), cell("last", metric=metric)) for metric in against),
         measured("other tasks before", cell("before", "retention")),
         measured("other tasks after", cell("last", "retention")),
