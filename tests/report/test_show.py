@@ -88,6 +88,19 @@ def test_what_differs_between_two_runs(pair, tmp_path, capsys):
     ]
 
 
+def test_differences_are_shown_where_they_are(pair, capsys):
+    long = "the same beginning, " * 10
+    for run, word, rows in zip(pair, ("one", "another"), ([1, *range(10, 60)], [*range(10, 60), 2, 3]), strict=True):
+        change(run / "config.json", lambda c, w=word: c["given"].update(instruction=f"{long}{w}{long}", stop=[w], file=f"x/{w}"))
+        change(run / "config.json", lambda c, r=rows: c["draws"].update(train_rows=r))
+    main(["compare", *map(str, pair)])
+    shown = " ".join(capsys.readouterr().out.split())
+    for word in ("one", "another"):
+        assert f"│ …the same beginning, {word}the same beginning," in shown
+    assert "│ --stop │ one │ another │" in shown and "│ --file │ x/one │ x/another │" in shown
+    assert "│ draws: train_rows │ only: 1 │ only: 2 3 │" in shown
+
+
 def test_runs_of_other_methods_are_compared_at_their_final_stages(pair, tmp_path, capsys):
     other = make_run(tmp_path, 0, "icl", answers=(0, 1, 0, 1), stage="icl")
     main(["compare", str(pair[0]), str(other)])

@@ -22,6 +22,8 @@ from llmft.runs.summary import is_count, plain_console
 
 SHOWN = 20
 """Number of flips to print; `--out` writes all."""
+ITEMS, WIDTH = 6, 60
+"""Maximum number of items of a list, and of characters of a text, in the table of what differs."""
 PLACES = ("output_dir", "logging_dir", "run_name")
 """Arguments about the location of a run."""
 
@@ -68,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
 def setting_differences(one: Run, other: Run) -> Iterator[tuple[str, str, str]]:
     """Name and both values of each argument, version, commit, data file and draw that differs."""
     a, b = _described(one), _described(other)
-    return ((name, _text(a.get(name)), _text(b.get(name))) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name))
+    return ((name, *_differing(a.get(name), b.get(name))) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name))
 
 
 def _described(run: Run) -> dict[str, Any]:
@@ -84,11 +86,33 @@ def _described(run: Run) -> dict[str, Any]:
     }
 
 
+def _differing(a: Any, b: Any) -> tuple[str, str]:
+    """Both values as texts that show a difference: of long lists what only one of them has, of long texts the part around the
+    first difference."""
+    a, b = (v[0] if isinstance(v, list) and len(v) == 1 and isinstance(v[0], list) else v for v in (a, b))
+    if isinstance(a, list) and isinstance(b, list) and max(len(a), len(b)) > ITEMS:
+        known = [{*map(str, items)} for items in (b, a)]
+        only = [[item for item in items if str(item) not in others] for items, others in zip((a, b), known, strict=True)]
+        if any(only):
+            first, second = (f"only: {first_values(items, ITEMS) or 'none'}" for items in only)
+            return first, second
+    texts = _text(a), _text(b)
+    first, second = texts if texts[0] != texts[1] else (repr(a), repr(b))
+    place = next((i for i, (x, y) in enumerate(zip(first, second, strict=False)) if x != y), min(len(first), len(second)))
+    return _around(first, place), _around(second, place)
+
+
 def _text(value: Any) -> str:
     if isinstance(value, list):
-        inner = value[0] if len(value) == 1 and isinstance(value[0], list) else value
-        return first_values(inner, 6) or "none"
-    return "-" if value is None else str(value)[:60]
+        return " ".join(map(str, value)) or "none"
+    return "-" if value is None else str(value)
+
+
+def _around(text: str, place: int) -> str:
+    """At most `WIDTH` characters of a text, from a little before `place`, with … where it is cut."""
+    start = max(0, min(place - WIDTH // 3, len(text) - WIDTH))
+    end = start + WIDTH
+    return "…" * (start > 0) + text[start:end] + "…" * (end < len(text))
 
 
 def metric_rows(one: Run, other: Run) -> Iterator[tuple[str, ...]]:
