@@ -287,3 +287,13 @@ def test_pictures_and_tables_of_an_earlier_report_do_not_stay(tmp_path):
     assert not (out / "gap.png").exists() and not (out / "tables" / "distillation.tex").exists()
     assert not (out / "results-2.png").exists()
     assert all((out / name).is_file() for name in ("mine.png", "results-mine.png", "results.png"))
+
+
+def test_files_of_others_stay_in_a_folder_without_a_report(tmp_path, without_pictures):
+    others = [tmp_path / "paper" / name for name in ("training.pdf", "cost.png", "tables/distillation.tex")]
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    write(tmp_path / "runs", [Made()], hans_rows=4)
+    main([str(tmp_path / "runs"), "--out", str(tmp_path / "paper")])
+    assert all(path.is_file() for path in others)

@@ -59,6 +59,7 @@ def report(folder: Path, out: Path) -> None:
         "left_out": pd.DataFrame(collection.left_out, columns=["record", "reason"]),
     }
     with _writing(out):
+        again = (out / "report.html").is_file()
         (out / "tables").mkdir(parents=True, exist_ok=True)
         for name, frame in frames.items():
             _write_csv(frame, out / f"{name}.csv")
@@ -70,7 +71,8 @@ def report(folder: Path, out: Path) -> None:
         drawn = draw_all(collection, runs, majority_of_tasks(collection.runs), out, PICTURES)
         others = [table for table in tables if table.name != "results"]  # the page makes this one itself, for all selections
         write_page(collection, runs, lines, others, drawn, out)
-        _tidy(out, [*texts, *(path for sheet in drawn for path in sheet.files)])
+        if again:  # else the files in this folder are none of ours
+            _tidy(out, [*texts, *(path for sheet in drawn for path in sheet.files)])
     show(tables, out, collection.unreadable_logs)
 
 
@@ -86,8 +88,7 @@ def _tidy(out: Path, written: Sequence[Path]) -> None:
     """Remove files of an earlier report that this one does not replace: they would look like a part of it."""
     sheet = re.compile(rf"({'|'.join(PICTURES)})(-\d+)?\.(png|pdf)")
     pictures = (path for path in out.iterdir() if sheet.fullmatch(path.name))
-    tests = out / "mcnemar.csv"  # the former name of paired.csv
-    for path in {*pictures, tests, *(out / "tables" / f"{name}.tex" for name in TABLES)} - {*written}:
+    for path in {*pictures, *(out / "tables" / f"{name}.tex" for name in TABLES)} - {*written}:
         path.unlink(missing_ok=True)
 
 
