@@ -10,8 +10,9 @@ import pytest
 from llmft.errors import InputError
 from llmft.report.__main__ import main
 from llmft.report.records.collect import collect
-from llmft.report.statistics.summary import summarise
+from llmft.report.statistics.summary import summarise, welch_over_sizes
 from llmft.report.tables import contents
+from llmft.report.tables.comparisons import over_sizes
 from llmft.report.tables.latex import escape, latex
 from llmft.report.tables.table import MOST_ROWS, Column, ReportTable, terminal
 from llmft.runs.record import RunRecord
@@ -211,6 +212,16 @@ def test_a_run_is_shown_with_its_numbers(folder, capsys):
     assert "teacher 200.0, student 10.0" in printed
     assert "CPU 9.0 s (8.0 user, 1.0 system), memory 1024 MiB peak, 512 MiB mean" in printed
     assert "gap recovered out-of-domain: no gap" in printed
+
+
+def test_a_matrix_of_one_model_is_left_out(tmp_path):
+    made = [Made(model=model, method="icl") for model in ("opt-125m", "opt-1.3b")]
+    made += [Made(model=model, method="pbft") for model in ("opt-125m", "opt-1.3b")]
+    made += [Made(pattern="gpt-3", method=method) for method in ("icl", "pbft")]
+    write(tmp_path, made, hans_rows=4)
+    tables = over_sizes(welch_over_sizes(summarise(collect(tmp_path))))
+    assert tables[0].name == "sizes-1" and [table for table in tables if "minimal, in-domain" in table.title]
+    assert not [table for table in tables if "gpt-3, in-domain" in table.title]
 
 
 def test_rows_of_several_patterns_are_told_apart(tmp_path, without_pictures):

@@ -14,7 +14,7 @@ from llmft.errors import InputError
 from llmft.report.commands.one_run import Run, find_run, first_values, four_digits, table_of, understood
 from llmft.report.records.identities import TRAINED_ON, data_of, differing
 from llmft.report.records.names import FINAL_STAGES
-from llmft.report.records.predictions import compact, read_predictions
+from llmft.report.records.predictions import cannot_be_read, compact, read_predictions
 from llmft.report.statistics.paired import MCNEMAR, WILCOXON, mcnemar_p, only_better, wilcoxon_p
 from llmft.runs.finished import OUTPUT_DIR
 from llmft.runs.store import whole_file
@@ -179,5 +179,5 @@ def _predictions(run: Run, stage: str) -> pd.DataFrame:
     try:
         table = read_predictions(run.path, ("query",)).table.to_pandas()
     except OSError as error:
-        raise InputError(f"{run.path}: predictions.parquet cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{run.path}: {cannot_be_read(error)}") from error
     return table[table["stage"] == stage].drop(columns="stage")

@@ -9,6 +9,7 @@ from llmft.errors import InputError
 from llmft.report.commands.one_run import Run, understood
 from llmft.report.records.examples import CHANGED, Example, Examples, read_examples
 from llmft.report.records.names import metric_name, stage_name
+from llmft.report.records.predictions import cannot_be_read
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +32,7 @@ def examples_of(run: Run, number: int) -> Examples:
         with understood(run):
             examples = read_examples(run.path, run.metrics, number)
     except OSError as error:
-        raise InputError(f"{run.path}: predictions.parquet cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{run.path}: {cannot_be_read(error)}") from error
     if examples is None:
         raise InputError(f"--examples {number}: the answers of this run are labels, so there is no text to show; leave it out")
     return examples

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.report.commands.examples import examples_of, print_examples
 from llmft.report.commands.one_run import Run, find_run, first_values, four_digits, table_of, understood
+from llmft.report.tables.table import KIB, MIB
 from llmft.runs.finished import OUTPUT_DIR
 from llmft.runs.summary import elsewhere_lines, is_count, plain_console
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-KIB, MIB = 2**10, 2**20
 
 
 def main(argv: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from llmft.report.page.examples import page_examples
 from llmft.report.page.findings import summary
 from llmft.report.records.names import EVALUATED, HEADINGS, headline_name, selection_name, shown_method
 from llmft.report.tables.contents import IDS
-from llmft.report.tables.table import ReportTable
+from llmft.report.tables.table import KIB, MIB, ReportTable
 from llmft.runs.store import whole_file
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 SCRIPTS = ("table.js", "examples.js", "page.js")
 ROWS = 2000
 """Maximum number of rows of a table in the page."""
-KIB, MIB = 2**10, 2**20
 COLUMNS = (
     *({"key": domain, "name": HEADINGS[domain], "digits": 3, "spread": True} for domain in EVALUATED),
     {"key": "tokens_per_query", "name": "tokens per query", "digits": 1},

@@ -21,7 +21,15 @@ from llmft.report.records.find import UNUSABLE, Unreadable, find_runs, path_text
 from llmft.report.records.flatten import SCORE_COLUMNS, precision_of, run_row, score_rows
 from llmft.report.records.identities import with_distinct_names
 from llmft.report.records.names import METHOD_NAMES, in_order_of
-from llmft.report.records.predictions import TOKENS, RowScores, RowWeights, read_predictions, row_scores, row_weights
+from llmft.report.records.predictions import (
+    TOKENS,
+    RowScores,
+    RowWeights,
+    cannot_be_read,
+    read_predictions,
+    row_scores,
+    row_weights,
+)
 from llmft.report.records.settings import name_differences, repetitions, with_shots_of_settings
 from llmft.runs.summary import arguments_of
 
@@ -167,8 +175,7 @@ class _Read:
             weights, self.row_scores = row_weights(predictions), row_scores(predictions, self.sets)
             self.of_texts = predictions.of_texts
         except (OSError, *UNUSABLE) as error:
-            reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            self.unread = f"predictions.parquet cannot be read ({reason})"
+            self.unread = cannot_be_read(error)
         cartridge = bool(arguments_of(config).get("use_cartridge"))
         precisions = {stage: precision_of(config, stage) for stage in metrics["stages"]}
         self.scores = list(score_rows(metrics, cost, weights, cartridge=cartridge, precisions=precisions))

@@ -100,6 +100,12 @@ def row_weights(predictions: Predictions) -> RowWeights:
     return RowWeights([name for name in predictions.stored if name not in TOKENS], tokens)
 
 
+def cannot_be_read(error: Exception) -> str:
+    """The reason why there are no predictions, from the error of `read_predictions` or one in using them."""
+    reason = error.strerror or error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    return f"predictions.parquet cannot be read ({reason})"
+
+
 def read_predictions(record: Path, further: Container[str] = ()) -> Predictions:
     """`COLUMNS` of the predictions of the run in a folder, and those of `further` that exist.
 

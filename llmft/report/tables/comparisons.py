@@ -120,9 +120,11 @@ def _legend(pairs: pd.DataFrame) -> tuple[str, ...]:
 
 
 def over_sizes(tests: pd.DataFrame) -> list[ReportTable]:
-    """A matrix for each task, number of shots, way of prompting, trained method and domain: models trained x models prompted."""
+    """A matrix for each task, number of shots, way of prompting, trained method and domain: models trained x models prompted.
+    One with a single model is left out: its only test is among the differences."""
     keys = ["task", "headline", "shots", "pattern_a", "differs_a", "method_b", "pattern_b", "differs_b", "selection", "set"]
-    matrices = [tests for _, tests in tests.groupby(keys, sort=False, dropna=False)]
+    groups = [group for _, group in tests.groupby(keys, sort=False, dropna=False)]
+    matrices = [group for group in groups if len({*group["model_a"], *group["model_b"]}) > 1]
     several_metrics = tests["headline"].nunique() > 1
     several_patterns = len({_pattern(test, side) for test in records(tests) for side in "ab"}) > 1
     return [_matrix(place, matrix, several_metrics, several_patterns) for place, matrix in enumerate(matrices, 1)]

@@ -21,12 +21,11 @@ from llmft.report.records.names import (
     shown_method,
 )
 from llmft.report.tables.published import NONE, SELECTIONS, our_metrics, published_numbers
-from llmft.report.tables.table import NOTHING, Column, ReportTable, TableRow, rounded, spread
+from llmft.report.tables.table import KIB, MIB, NOTHING, Column, ReportTable, TableRow, rounded, spread
 from llmft.runs.summary import ELSEWHERE, SELECTED, judged_by
 
 Cell = Callable[[TableRow], Mapping[str, Any]]
 """Finds a row of the summary in a table row."""
-KIB, MIB = 2**10, 2**20
 
 
 def result_rows(summary: pd.DataFrame) -> list[dict[str, Any]]:

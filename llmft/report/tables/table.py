@@ -12,6 +12,7 @@ import pandas as pd
 from rich.table import Table
 
 TableRow = Mapping[str, Any]
+KIB, MIB = 2**10, 2**20
 NOTHING = "-"
 """Text of a cell without a value."""
 MOST_ROWS = 24
