@@ -116,6 +116,8 @@ class Texts(Answers):
         seed = 0 if config is None or config.run is None else config.run.data_seed
         generation = Generation(flags.max_new_tokens, flags.generation_temperature, stops, prompter.end_ids, seed)
         library = config.data.run_code if config is not None else None
+        for name in TEXT_METRICS:  # now: this takes over a second, which would else be part of what the first queries cost
+            load_metric(name, "text")
         return cls(prompter, generation, cls.headline_of(task), library=library)
 
     @staticmethod

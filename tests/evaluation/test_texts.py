@@ -13,6 +13,7 @@ from llmft.cost.phases import Phase
 from llmft.distillation.reference import TeacherReference
 from llmft.distillation.teacher import Teacher
 from llmft.errors import InputError
+from llmft.evaluation import metrics
 from llmft.evaluation.answer_cache import AnswerCache
 from llmft.evaluation.scorer import DocumentScorer, Scorer
 from llmft.evaluation.scores import Scores
@@ -49,6 +50,13 @@ def scorer(loaded, prompt_format=FORMAT, new=5, **more):
     made = Scorer.create(model, Prompter(tokenizer, prompt_format, **more), Texts, ROWS[0], BatchSize(3))
     answers = replace(made.answers, generation=replace(made.answers.generation, max_new_tokens=new))
     return replace(made, answers=answers, prompter=replace(made.prompter, behind=answers.behind))
+
+
+def test_queries_do_not_pay_for_the_loading_of_metrics(loaded, monkeypatch):
+    metrics.load_metric.cache_clear()
+    asked = scorer(loaded)
+    monkeypatch.setattr(metrics, "_load_shipped", lambda name, kind: pytest.fail(f"{name} is loaded while queries are counted"))
+    asked.score(ROWS, Phase("evaluate"))
 
 
 def test_what_is_written_and_read_is_that_of_whole_prompts(loaded):
