@@ -200,8 +200,9 @@ def ran_out(answers: Answers, ids: Sequence[int]) -> bool:
 def points_at_text(text: str, document: str) -> bool:
     """Whether a text refers to the document, or to part of it, as a reader who does not see it cannot. Words that the document
     uses itself, such as "the context menu" or "the author of", do not."""
-    spread = " ".join(document.casefold().split())
-    return any(not _names_something(text, match, spread) for match in POINTING.finditer(text))
+    matches = [*POINTING.finditer(text)]
+    spread = " ".join(document.casefold().split()) if matches else ""
+    return any(not _names_something(text, match, spread) for match in matches)
 
 
 def _names_something(text: str, match: re.Match[str], document: str) -> bool:

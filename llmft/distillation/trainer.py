@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ class Retained:
     Attributes:
         examples: with the targets of the model before training.
         choices: divergence, support and temperature.
-        seed: of their order, which is another one in each epoch.
+        seed: of their order, which is another one each time that all have been read.
     """
 
     weight: float
@@ -69,14 +69,16 @@ class Retained:
     choices: Objective
     seed: int
 
-    def rows(self, epoch: int, places: Sequence[int]) -> list[dict[str, Any]]:
-        """For a batch, a quarter as many prompts as it has queries, at least one.
-
-        Args:
-            places: those of the batch's queries among all queries.
-        """
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
-        return [self.examples[order[place % len(order)]] for place in places[::RETAIN_EVERY]]
+    def rows(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """The prompts with these numbers in the order in which training reads them, which goes on without an end."""
+        turns: dict[int, np.ndarray] = {}
+        rows = []
+        for number in numbers:
+            turn, place = divmod(number, len(self.examples))
+            if turn not in turns:
+                turns[turn] = np.random.default_rng((self.seed, turn)).permutation(len(self.examples))
+            rows.append(self.examples[turns[turn][place]])
+        return rows
 
 
 class ContextDistillationTrainer(FtTrainer):
@@ -104,20 +106,33 @@ class ContextDistillationTrainer(FtTrainer):
         super().__init__(*args, **kwargs)
         self.choices, self.answers, self.teacher, self.retained = choices, answers, teacher, retained
         self.collate_retained = None if retained is None else collator(self.model, ())
+        self.retained_read = 0  # prompts, on this rank
 
     def whole_loss(self, loss: torch.Tensor, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """The loss of a batch, part of which is on `retained`, if there is any."""
         if self.retained is None:
             return loss
         weight = self.retained.weight
-        return (1 - weight) * loss + weight * self._retain_loss(model, inputs[POSITION].tolist())
+        return (1 - weight) * loss + weight * self._retain_loss(model, len(inputs[POSITION]))
 
-    def _retain_loss(self, model: torch.nn.Module, places: Sequence[int]) -> torch.Tensor:
-        rows = self.retained.rows(int(self.state.epoch), places)
+    def _retain_loss(self, model: torch.nn.Module, queries: int) -> torch.Tensor:
+        """That of a quarter as many prompts as the batch has queries, at least one; ranks take turns with them."""
+        first, rank, ranks = self.retained_read, self.args.process_index, self.args.world_size
+        self.retained_read += math.ceil(queries / RETAIN_EVERY)
+        rows = self.retained.rows(number * ranks + rank for number in range(first, self.retained_read))
         batch = self._prepare_inputs(self.collate_retained(rows))
         self._count(model, batch, 0)
         logits = super().answer_logits(model, batch)
         return distillation_loss(self.retained.choices, logits, batch["teacher_logprobs"], batch["teacher_tokens"])
+
+    def progress(self) -> dict[str, Any]:
+        """Also how many prompts to retain have been read."""
+        return super().progress() | {"retained_read": self.retained_read}
+
+    def restore(self, progress: dict[str, Any]) -> None:
+        """Also restore that."""
+        super().restore(progress)
+        self.retained_read = progress.get("retained_read", 0)
 
     def answer_logits(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """The part of the student's logits that is compared with the teacher's answers."""

@@ -42,7 +42,7 @@ def check_runs(library: str, rows: Sequence[Row]) -> None:
     """Check that the rows' right answers run; otherwise failures of other answers would be the library's or the platform's fault.
 
     Raises:
-        InputError: one does not.
+        InputError: a right answer does not run.
     """
     for row in rows:
         fault = fault_of(library, row["text1"], row["answer"][0])

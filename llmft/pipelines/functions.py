@@ -70,14 +70,14 @@ def in_context(
     demonstrations: Sequence[Row] = (),
     calibrate: bool = False,
     max_new_tokens: int = 64,
-    stop: Sequence[str] = (),
+    stop: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Ask a model about rows that have a label or an answer, after demonstrations if there are any.
 
     Args:
         max_new_tokens: maximum length of a text answer in tokens.
-        stop: texts that end a text answer, besides the model's end token. By default the separator of demonstrations, if there
-            are any: give it for a student that learnt from such a teacher.
+        stop: texts that end a text answer, besides the model's end token; () for none. By default the separator of
+            demonstrations, if there are any: give it for a student that learnt from such a teacher.
 
     Returns:
         The metrics, and a frame with `idx`, `target`, `prediction` and `score` of each row.
@@ -139,7 +139,7 @@ def distill(
     objective: Objective | None = None,
     part: AdapterArguments | None = None,
     max_new_tokens: int = 64,
-    stop: Sequence[str] = (),
+    stop: Sequence[str] | None = None,
     **training: Any,
 ) -> torch.nn.Module:
     """Distil a context: the teacher reads context and query, and a copy of the model learns to give the same answers to only
@@ -212,15 +212,15 @@ def _kind(prompt: PromptFormat) -> type[Answers]:
     return ANSWERS["label" if prompt.words else "text"]
 
 
-def _writing(prompt: PromptFormat, max_new_tokens: int, stop: Sequence[str] = ()) -> dict[str, Any]:
+def _writing(prompt: PromptFormat, max_new_tokens: int, stop: Sequence[str] | None = None) -> dict[str, Any]:
     """How text answers are generated: settings of `Generation`, none for labels."""
-    stop = (stop,) if isinstance(stop, str) and stop else tuple(stop)
+    given = None if stop is None else (stop,) * bool(stop) if isinstance(stop, str) else tuple(stop)
     if _kind(prompt).in_words:
-        if not all(stop):
+        if not all(given or ()):
             raise InputError("stop: one of the texts is empty, so it matches any answer; leave it out")
         limit = WritingArguments(max_new_tokens).max_new_tokens
-        return {"max_new_tokens": limit, "stop": stop} if stop else {"max_new_tokens": limit}
-    if stop:
+        return {"max_new_tokens": limit} | ({} if given is None else {"stop": given})
+    if given:
         raise InputError("stop: labels are not generated, so nothing ends them; leave it out")
     if max_new_tokens != WritingArguments.max_new_tokens:
         raise InputError(f"max_new_tokens {max_new_tokens}: labels are not generated, so nothing limits them; leave it out")

@@ -128,7 +128,7 @@ class Job:
         rows or queries that will be trained on.
 
         Raises:
-            InputError: they do not fit, or cannot.
+            InputError: prompts do not fit, or no evaluation row can be answered right.
         """
         self.train_idx = [row["idx"] for row in train_rows]
         eval_rows = [row for rows in self.eval_sets.values() for row in rows]

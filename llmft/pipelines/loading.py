@@ -33,8 +33,8 @@ def load_data(job: Job, *, num_contexts: int) -> None:
     """Load all rows; draw evaluation rows and the demonstrations of each context.
 
     Raises:
-        InputError: rows are missing, or fewer than the draws need; or programs that should run do not run with the right
-            answers.
+        InputError: rows are missing, or fewer than the draws need; or programs do not run with the right answers, or metrics fail
+            on these.
     """
     data, run = job.config.data, job.config.run
     if job.first is not None and job.first.data is not None and job.task.splits is None:
@@ -49,10 +49,27 @@ def load_data(job: Job, *, num_contexts: int) -> None:
         )
     job.eval_sets = {name: draw_eval_rows(rows, data.max_eval_samples) for name, rows in job.data.eval_sets.items()}
     job.contexts = _draw_contexts(job, num_contexts) if num_contexts else []
+    try_text_metrics(job)
     if data.run_code is not None:
         from llmft.evaluation.running import check_runs
 
         check_runs(data.run_code, [row for rows in job.eval_sets.values() for row in rows])
+
+
+def try_text_metrics(job: Job) -> None:
+    """Compute the metrics of text answers for the right answers of a few evaluation rows, before models are loaded.
+
+    Raises:
+        InputError: a metric fails on them.
+    """
+    if job.task.answer != "text":
+        return
+    from llmft.evaluation.metrics import compute_metric
+
+    for name, rows in job.eval_sets.items():
+        few = [row["answer"] for row in rows if row["answer"]][:8]
+        for metric in job.task.metrics_of(name) if few else ():
+            compute_metric(metric, "text", [accepted[0] for accepted in few], [[*accepted] for accepted in few])
 
 
 def load_start(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

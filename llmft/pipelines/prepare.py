@@ -191,20 +191,19 @@ def with_run(config: Config, group: type, values: dict[str, Any], task: Task, mo
 
 
 def try_metrics(task: Task) -> None:
-    """Compute the metrics of the task's sets and those of --metric for a few right answers, so that one that is missing or does
-    not suit the task is reported before the work is done.
+    """Load the metrics of the task's sets and those of --metric, and compute those of labels for right ones, so that one that is
+    missing or does not suit the task is reported before the work is done.
 
     Raises:
-        InputError: one is, or does not.
+        InputError: a metric is missing, or fails on right labels.
     """
-    labels, texts = [*range(len(task.label_names))], ["yes", "no"]
-    answers = {"label": (labels, labels), "text": (texts, [[text] for text in texts])}
+    labels = [*range(len(task.label_names))]
     for name in {*task.metrics, *(name for eval_set in task.row_sets for name in eval_set.metrics)}:
         from llmft.evaluation.metrics import compute_metric, load_metric
 
         load_metric(name, task.answer)
-        if task.answer in answers:
-            compute_metric(name, task.answer, *answers[task.answer])
+        if task.answer == "label":
+            compute_metric(name, "label", labels, labels)
 
 
 def set_up_process(config: Config) -> None:

@@ -45,13 +45,14 @@ def draw_retained(job: Job, rows: list[Row], queries: int) -> list[Row]:
 
 
 def prompts_read(run: RunArguments, queries: int) -> int:
-    """The largest number of prompts that training can read beside its queries (`Retained.rows`): of all epochs and ranks."""
+    """The largest number of prompts that training can read beside its queries: of all epochs and ranks."""
     from llmft.distillation.trainer import RETAIN_EVERY
 
-    of_rank = math.ceil(queries / run.world_size)
-    batches = run.max_steps * run.gradient_accumulation_steps
-    if run.max_steps <= 0:
-        batches = math.ceil(run.num_train_epochs * math.ceil(of_rank / run.train_batch_size))
+    of_rank, steps = math.ceil(queries / run.world_size), run.max_steps
+    if steps <= 0:
+        of_epoch = math.ceil(math.ceil(of_rank / run.train_batch_size) / run.gradient_accumulation_steps)
+        steps = math.ceil(run.num_train_epochs * of_epoch)
+    batches = steps * run.gradient_accumulation_steps
     return batches * run.world_size * math.ceil(min(run.train_batch_size, of_rank) / RETAIN_EVERY)
 
 

@@ -104,7 +104,6 @@ class Retention:
                 sample = rows[name][0]
                 scorers[name] = job.scorer(model, tokenizer, prompt_format, task=task, sample=sample, reserved=reserved)
                 scorers[name].check_window(rows[name])
-                scorers[name].answers.check_stops(rows[name])
                 job.other_tasks[name] = task
         if rows:
             job.other_sets[RETENTION] = rows

@@ -152,7 +152,7 @@ def seed_prompts_of(value: str) -> dict[str, str]:
     Raises:
         InputError: they are not texts.
     """
-    prompts = read_json("seed_prompts", value.strip())
+    prompts = read_json("seed_prompts", value)
     if not prompts or not all(isinstance(text, str) and text.strip() for text in prompts.values()):
         raise InputError('--seed_prompts: does not map names to texts; write {"name": "prompt", ...}')
     return prompts

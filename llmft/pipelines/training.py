@@ -192,7 +192,7 @@ def _restore(job: Job, evaluations: Evaluations, trainer: FtTrainer) -> None:
         job.paid_before = {key_of(phase) for costs in reached["costs"] for phase in costs if phase["tokens"]}
         job.saved_before = {tuple(key): costs for key, costs in reached.get("saved", [])}
         evaluations.restore(reached["evaluations"])
-        trainer.restore(reached["trainer"][rank])
+        trainer.restore(reached["trainer"][rank] or {})
 
 
 def _save(job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:

@@ -208,8 +208,9 @@ class FtTrainer(ReadableCheckpoint, Trainer):
         return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged}
 
     def restore(self, progress: dict[str, Any]) -> None:
-        """Restore what `progress` returned, before training resumes."""
-        self.add_callback(CarryLoss(self, progress["loss"], progress["logged"]))
+        """Restore what `progress` returned, before training resumes; a checkpoint of an earlier version may lack it."""
+        if "loss" in progress:
+            self.add_callback(CarryLoss(self, progress["loss"], progress["logged"]))
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Do nothing: only the finished student is pushed."""

@@ -1,3 +1,8 @@
+import re
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
 import evaluate
 import pytest
 from hypothesis import assume, given, settings
@@ -6,6 +11,8 @@ from hypothesis import strategies as st
 from llmft.errors import InputError
 from llmft.evaluation.kinds import ANSWERS
 from llmft.evaluation.metrics import FOLDER, TAKEN, compute_metric, load_metric, row_scores, shipped_metrics
+from llmft.pipelines.loading import try_text_metrics
+from llmft.tasks.table import get_task
 
 NAMES = ["contains", "edit_similarity", "exact_match", "f1", "rougeL"]
 CODE_NAMES = ["code_exact_match", "identifier_f1", "identifier_match"]
@@ -220,6 +227,15 @@ def test_a_module_of_the_users_own_takes_texts(tmp_path, features):
     assert compute_metric(file, "text", ["red door", "x"], [["red", "re"], ["xyz"]]) == {"longer": 0.5}
     with pytest.raises(InputError, match=r"^--metric .*fails on 1 predictions \(ZeroDivisionError"):
         compute_metric(module(tmp_path, features, "0"), "text", ["x"], [["x"]])
+
+
+def test_a_module_of_the_users_own_is_tried_on_right_answers_before_the_work(tmp_path):
+    file = module(tmp_path, SEVERAL, "sum(float(one) for one, in references)")  # it is about numbers
+    for answers, message in ([("3",), ("4.5",)], None), ([("3",), ("four",)], "fails on 2 predictions (ValueError"):
+        sets = {"questions": [{"answer": answer} for answer in answers]}
+        job = SimpleNamespace(task=replace(get_task("questions"), metrics=(file,)), eval_sets=sets)
+        with nullcontext() if message is None else pytest.raises(InputError, match=re.escape(message)):
+            try_text_metrics(job)
 
 
 def test_a_metric_of_another_kind_is_named(tmp_path):

@@ -109,11 +109,38 @@ def test_with_a_cartridge_prompts_to_keep_begin_as_all_its_prompts_do_and_leave_
         run("distill.py", tmp_path / "out", *flags)
 
 
-def test_in_an_epoch_queries_bring_different_prompts_and_in_the_next_others():
+def test_all_prompts_are_read_before_any_again_and_each_time_in_another_order():
     kept = Retained(0.1, [{"place": i} for i in range(6)], Objective(), seed=3)
-    epochs = [[kept.rows(epoch, [place])[0]["place"] for place in range(6)] for epoch in range(4)]
-    assert all(sorted(order) == [*range(6)] for order in epochs) and len({*map(tuple, epochs)}) == 4
-    assert len(kept.rows(0, [*range(9)])) == 3
+    read = [row["place"] for row in kept.rows(range(24))]
+    turns = [read[start : start + 6] for start in range(0, 24, 6)]
+    assert all(sorted(turn) == [*range(6)] for turn in turns) and len({*map(tuple, turns)}) == 4
+    assert [row["place"] for row in kept.rows(range(9, 15))] == read[9:15]
+
+
+@pytest.mark.parametrize(
+    ("flags", "read"), [("--num_train_epochs 2", 6), ("--num_train_epochs 0.5 --gradient_accumulation_steps 2", 2)]
+)
+def test_as_many_prompts_are_kept_as_training_reads(tmp_path, monkeypatch, flags, read):
+    numbers = []
+    rows = Retained.rows
+    monkeypatch.setattr(
+        Retained, "rows", lambda kept, some: rows(kept, [numbers.append((len(kept.examples), n)) or n for n in some])
+    )
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"query": f"Who is {i}?"}) + "\n" for i in range(20)))
+    words = (
+        "--task",
+        "notes",
+        "--max_train_samples",
+        12,
+        "--max_eval_samples",
+        2,
+        "--per_device_train_batch_size",
+        4,
+        *IN_DOMAIN,
+    )
+    words += ("--retain_weight", 0.3, "--retain_file", tmp_path / "prompts.jsonl", "--no_evaluate_elsewhere", *flags.split())
+    run("distill.py", tmp_path / "out", *words)
+    assert numbers == [(read, number) for number in range(read)]
 
 
 def test_fifty_prompts_of_many_kinds_and_of_the_notes_none_that_the_document_speaks_of():
