@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmft.arguments.encodings import decode
+from llmft.arguments.encodings import check_names, decode
 from llmft.arguments.flags import Rules, default_of, flags_of, may_be_path
 from llmft.errors import InputError, quote
 
@@ -138,9 +138,7 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: two have the same name.
     """
-    names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two entries are named {quote(twice[0])}")
+    check_names([name for name, _ in pairs], "entries")
     return dict(pairs)
 
 
@@ -153,8 +151,7 @@ def read_json(name: str, value: str) -> dict[str, Any]:
     text = value
     if not value.startswith("{"):
         if not (may_be_path(value) and Path(value).is_file()):
-            shown = value if len(value) <= 100 else quote(value)
-            raise InputError(f"--{name} {shown}: no such file; name a JSON file")
+            raise InputError(f"--{name} {_shown(value, Rules())}: no such file; name a JSON file")
         try:
             text = decode(Path(value).read_bytes())
         except (OSError, ValueError) as error:

@@ -10,6 +10,8 @@ import re
 import zipfile
 from pathlib import Path
 
+from llmft.errors import quote
+
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 """Endings of compressed files that are read as their content."""
 SAVE_AS_TABLE = "save it as csv in UTF-8"
@@ -66,6 +68,16 @@ def decode(data: bytes) -> str:
             f"byte 0x{data[error.start]:02x} in line {line} is not UTF-8; save it as UTF-8 "
             "(iconv -f latin1 -t utf-8, if it is Latin-1)"
         ) from error
+
+
+def check_names(names: list[str], what: str) -> None:
+    """Check that names in a file, those of `what`, differ: of two entries, readers would keep one without a word.
+
+    Raises:
+        ValueError: two are the same.
+    """
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two {what} are named {quote(twice[0])}")
 
 
 def kind_of(data: bytes) -> tuple[str, str] | None:

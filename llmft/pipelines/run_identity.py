@@ -77,8 +77,10 @@ def settings(
         values["rules"] = [rule.as_text() for rule in task.rules]
     if data.run_code is not None:
         modules = sorted(path for path in Path(data.run_code).rglob("*.py") if path.is_file())
-        texts = (path.read_bytes().decode(errors="surrogateescape") for path in modules)  # a module names its own encoding
-        values["run_code"] = {path.relative_to(data.run_code).as_posix(): text for path, text in zip(modules, texts, strict=True)}
+        values["run_code"] = {
+            path.relative_to(data.run_code).as_posix(): path.read_bytes().decode(errors="surrogateescape")  # in any encoding
+            for path in modules
+        }
     if task.metrics:
         values["metrics"] = sorted((Path(name).stem, describe_metric(name, task.answer)) for name in task.metrics)
     if listed is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmft.arguments.encodings import OPENERS, WrongFile, decode, kind_of, read_bytes
+from llmft.arguments.encodings import OPENERS, WrongFile, check_names, decode, kind_of, read_bytes
 from llmft.errors import InputError, one_line, quote
 
 if TYPE_CHECKING:
@@ -244,9 +244,7 @@ def _columns(names: list[str], rows: list[tuple[int, list[str]]]) -> Table:
 
 
 def _check_names(names: list[str]) -> None:
-    twice = [name for name in names if name and names.count(name) > 1]
-    if twice:
-        raise ValueError(f"two columns are named {quote(twice[0])}")
+    check_names([name for name in names if name], "columns")
 
 
 READERS: dict[str, Callable[[Path], Table]] = {
