@@ -111,13 +111,14 @@ class Job:
         from llmft.models.reading.batches import BatchSize
         from llmft.prompts.prompter import Prompter
 
+        trained = self.config.trained
         prompter = Prompter(
             tokenizer,
             prompt_format,
             tuple(demonstrations),
             max_length=self.config.data.max_seq_length,
             reserved=reserved,
-            virtual_flag="--cartridge_tokens" if reserved and self.config.trained.use_cartridge else "--num_soft_prompt_tokens",
+            virtual_flag="--cartridge_tokens" if trained and trained.use_cartridge else "--num_soft_prompt_tokens",
         )
         answers, sample = answers_of(task or self.task), sample or next(iter(self.eval_sets.values()))[0]
         batch_size, asked = BatchSize.of(self.config.run), {"task": task or self.task, "config": self.config}

@@ -105,7 +105,7 @@ def test_with_a_cartridge_prompts_to_keep_begin_as_all_its_prompts_do_and_leave_
     run("distill.py", tmp_path / "out", *flags)
     assert kept[0].examples[0]["input_ids"][0] != BOS  # the context, which is the cartridge now, had it
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"query": "Who?" + " mill" * 600}) + "\n")
-    with pytest.raises(InputError, match=r"the longest prompt has 8\d\d tokens"):
+    with pytest.raises(InputError, match=r"^--cartridge_tokens \d+: with them the longest prompt has 8\d\d tokens"):
         run("distill.py", tmp_path / "out", *flags)
 
 
