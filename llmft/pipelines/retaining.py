@@ -48,12 +48,15 @@ def prompts_read(run: RunArguments, queries: int) -> int:
     """The largest number of prompts that training can read beside its queries: of all epochs and ranks."""
     from llmft.distillation.trainer import RETAIN_EVERY
 
-    of_rank, steps = math.ceil(queries / run.world_size), run.max_steps
-    if steps <= 0:
-        of_epoch = math.ceil(math.ceil(of_rank / run.train_batch_size) / run.gradient_accumulation_steps)
-        steps = math.ceil(run.num_train_epochs * of_epoch)
-    batches = steps * run.gradient_accumulation_steps
-    return batches * run.world_size * math.ceil(min(run.train_batch_size, of_rank) / RETAIN_EVERY)
+    each, ranks, at_once = run.train_batch_size, run.world_size, run.gradient_accumulation_steps
+    whole = math.floor if run.dataloader_drop_last else math.ceil
+    of_epoch = max(whole(queries / (each * ranks)), 1)  # batches of a rank; the last step may have fewer than the others
+    steps_of_epoch = math.ceil(of_epoch / at_once)
+    steps = run.max_steps if run.max_steps > 0 else math.ceil(run.num_train_epochs * steps_of_epoch)
+    epochs, rest = divmod(steps, steps_of_epoch)
+    batches = epochs * of_epoch + min(rest * at_once, of_epoch)
+    rows = each if ranks > 1 else min(each, queries)  # accelerate fills the batches of several ranks with repeats
+    return batches * ranks * math.ceil(rows / RETAIN_EVERY)
 
 
 def answer_retained(job: Job, student: Scorer, rows: list[Row], cache: AnswerCache | None) -> tuple[list[Row], Targets | None]:

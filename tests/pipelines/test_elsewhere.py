@@ -118,7 +118,13 @@ def test_all_prompts_are_read_before_any_again_and_each_time_in_another_order():
 
 
 @pytest.mark.parametrize(
-    ("flags", "read"), [("--num_train_epochs 2", 6), ("--num_train_epochs 0.5 --gradient_accumulation_steps 2", 2)]
+    ("flags", "read"),
+    [
+        ("--num_train_epochs 2", 6),
+        ("--num_train_epochs 0.5 --gradient_accumulation_steps 2", 2),
+        ("--num_train_epochs 2 --gradient_accumulation_steps 2", 6),
+        ("--max_steps 3 --gradient_accumulation_steps 2", 5),
+    ],
 )
 def test_as_many_prompts_are_kept_as_training_reads(tmp_path, monkeypatch, flags, read):
     numbers = []
