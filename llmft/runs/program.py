@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from llmft.errors import InputError
 from llmft.runs.launch import this_process
-from llmft.runs.ranks import in_group, leave_together, lost_peer
+from llmft.runs.ranks import end_together, in_group, lost_peer
 from llmft.runs.secrets import without_secrets
 from llmft.runs.signals import TO_CONTINUE, Ended, end_at_once, on_signals
 
@@ -24,7 +24,7 @@ def run_main(main: Callable[[], object]) -> None:
     try:
         with exit_on_bad_input(), on_signals(end_at_once, signal.SIGTERM):
             main()
-            leave_together()
+            end_together()
             gc.freeze()  # else the interpreter looks once more through all that torch and transformers have made, over a second
     except RuntimeError as error:
         if lost_peer(error):

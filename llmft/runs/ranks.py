@@ -5,6 +5,8 @@ torch is imported where it is used: commands that need none import this module t
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from typing import Any
 
@@ -57,12 +59,24 @@ def in_group() -> bool:
 
 
 def leave_together() -> None:
-    """Wait for all ranks and end the process group, if there (still) is one.
-
-    A rank that just exits leaves the group's threads running, which now and then aborts the process after its work is done.
-    """
+    """Wait for all ranks and end the process group, if there (still) is one."""
     if in_group():
         import torch
 
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def end_together() -> None:
+    """Leave the process group and end this process, with exit status 0; outside a group, return.
+
+    Such a process ends without the interpreter's teardown: whatever holds on to the group, as DeepSpeed does, keeps its threads
+    alive, and one of them that frees a tensor during teardown aborts the process after its work is done.
+    """
+    if not in_group():
+        return
+    leave_together()
+    atexit._run_exitfuncs()  # trackers say there that a run has ended
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -18,7 +18,7 @@ from llmft.models.fingerprint import fingerprint_weights
 from llmft.models.distributed import weights_on_rank_0
 from llmft.models.wrapping import bare_model
 from llmft.runs.launch import join_launch
-from llmft.runs.ranks import leave_together
+from llmft.runs.ranks import end_together
 from tests.conftest import adapted, tiny_model
 from tests.models.reading.test_reader import LABELS, prompts
 from tests.scoring import score_answers
@@ -50,7 +50,7 @@ for part, flags in ((None, {}), ("lora", {}), ("ia3", {}), ("soft_prompt", {"num
             assert torch.equal(weight, whole.state_dict()[name]), name
     assert all(p.ds_status == ZeroParamStatus.NOT_AVAILABLE and p.numel() == 0 for p in cut.parameters())
     print("same:", part)
-leave_together()
+end_together()
 """
 
 
@@ -61,7 +61,7 @@ import torch
 from llmft.arguments.deepspeed_config import keep_off_the_compiler
 from llmft.models.reading.generation import Generation
 from llmft.runs.launch import join_launch
-from llmft.runs.ranks import leave_together
+from llmft.runs.ranks import end_together
 from tests.conftest import adapted
 from tests.models.reading.test_generation import TOKENS, by_hand, cut, prompts, writer, written
 
@@ -82,7 +82,7 @@ for family, part in [("llama", "lora"), ("llama", "soft_prompt"), ("gpt_neo", No
         assert answers.ids == cut(expected, ends), (family, part, stage)
         assert len(answers.scored) == (3, 2)[int(os.environ["RANK"])]  # of five
         print("same")
-leave_together()
+end_together()
 """
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from llmft.runs.ranks import leave_together
+from llmft.runs.ranks import end_together
 from llmft.training.ft_trainer import FtTrainer
 from tests.pipelines.conftest import MAIN
 from tests.pipelines.test_training import Cut, cut
@@ -28,4 +28,4 @@ if __name__ == "__main__":
                 cut(patch, FtTrainer, "compute_loss", CUT_AT)
             MAIN[script](words)
         gc.collect()  # DeepSpeed's engine, which would hold its config over the next run's
-    leave_together()
+    end_together()

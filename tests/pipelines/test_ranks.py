@@ -1,7 +1,10 @@
 """What several ranks would print is printed once."""
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from llmft.runs import program, ranks, session
 from llmft.runs.launch import Process, join_launch, this_process
 from llmft.runs.record import RunRecord
 
+ROOT = Path(__file__).parents[2]
 GONE = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:19650"
 
 
@@ -129,3 +133,29 @@ def test_a_rank_whose_peer_has_ended_leaves_it_to_that_one_to_say_why(monkeypatc
     with pytest.raises(RuntimeError):
         program.run_main(end)
     assert waited == waits
+
+
+IN_GROUP = """
+import atexit
+import torch
+from llmft.runs.launch import join_launch
+from llmft.runs.program import run_main
+
+class Held:
+    def __del__(self):
+        print("torn down")
+
+def main():
+    join_launch(alone=True)
+    torch.distributed.init_process_group("gloo")
+    print("worked")
+
+held = Held()
+atexit.register(print, "told the tracker")
+run_main(main)
+"""
+
+
+def test_a_process_of_a_group_ends_without_teardown_which_its_threads_could_abort():
+    done = subprocess.run([sys.executable, "-c", IN_GROUP], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == ["worked", "told the tracker"]
