@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import NoReturn
 
 from llmft.errors import InputError
 from llmft.runs.launch import this_process
-from llmft.runs.ranks import end_together, in_group, lost_peer
+from llmft.runs.ranks import end_together, lost_peer
 from llmft.runs.secrets import without_secrets
 from llmft.runs.signals import TO_CONTINUE, Ended, end_at_once, on_signals
 
@@ -71,8 +70,7 @@ def end(line: str, code: int) -> NoReturn:
     if line:
         sys.stderr.write(f"{line}\n")  # in one piece: other ranks may write at the same time
     sys.stdout.flush()
-    if this_process().world_size > 1 and in_group():
-        os._exit(code)  # the group's threads would keep the process alive, or abort it
+    end_together(code)
     sys.exit(code)
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from llmft.runs.launch import this_process
 
+_left_group = False
+"""Whether this process has been in a process group, and left it."""
+
 
 def rank_and_world() -> tuple[int, int]:
     """This process's rank and the number of ranks; (0, 1) on a plain start. If there are several and no group of them yet, torch
@@ -60,23 +63,29 @@ def in_group() -> bool:
 
 def leave_together() -> None:
     """Wait for all ranks and end the process group, if there (still) is one."""
+    global _left_group
     if in_group():
         import torch
 
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        _left_group = True
 
 
-def end_together() -> None:
-    """Leave the process group and end this process, with exit status 0; outside a group, return.
+def end_together(code: int = 0) -> None:
+    """End this process, if it is or was in a process group; else return.
 
-    Such a process ends without the interpreter's teardown: whatever holds on to the group, as DeepSpeed does, keeps its threads
-    alive, and one of them that frees a tensor during teardown aborts the process after its work is done.
+    It ends without the interpreter's teardown: whatever holds on to the group, as DeepSpeed does, keeps its threads alive, and
+    one of them that frees a tensor during teardown aborts the process after its work is done.
+
+    Args:
+        code: its exit status. Only with 0 are the other ranks still there: it leaves the group together with them.
     """
-    if not in_group():
+    if not (in_group() or _left_group):
         return
-    leave_together()
-    atexit._run_exitfuncs()  # trackers say there that a run has ended
+    if code == 0:
+        leave_together()
+        atexit._run_exitfuncs()  # trackers say there that a run has ended
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)

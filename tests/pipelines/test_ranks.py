@@ -136,10 +136,12 @@ def test_a_rank_whose_peer_has_ended_leaves_it_to_that_one_to_say_why(monkeypatc
 
 
 IN_GROUP = """
-import atexit
+import atexit, sys
 import torch
+from llmft.errors import InputError
 from llmft.runs.launch import join_launch
 from llmft.runs.program import run_main
+from llmft.runs.ranks import leave_together
 
 class Held:
     def __del__(self):
@@ -149,6 +151,10 @@ def main():
     join_launch(alone=True)
     torch.distributed.init_process_group("gloo")
     print("worked")
+    if sys.argv[1] == "pushes":
+        leave_together()
+    if sys.argv[1] == "fails":
+        raise InputError("--task nope: no such task")
 
 held = Held()
 atexit.register(print, "told the tracker")
@@ -156,6 +162,12 @@ run_main(main)
 """
 
 
-def test_a_process_of_a_group_ends_without_teardown_which_its_threads_could_abort():
-    done = subprocess.run([sys.executable, "-c", IN_GROUP], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.splitlines() == ["worked", "told the tracker"]
+@pytest.mark.parametrize(
+    ("how", "code", "lines"),
+    [("ends", 0, ["worked", "told the tracker"]), ("pushes", 0, ["worked", "told the tracker"]), ("fails", 2, ["worked"])],
+)
+def test_a_process_of_a_group_ends_without_teardown_which_its_threads_could_abort(how, code, lines):
+    done = subprocess.run(
+        [sys.executable, "-c", IN_GROUP, how], capture_output=True, text=True, check=False, cwd=ROOT, timeout=300
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (code, lines)
