@@ -188,6 +188,11 @@ class RunArguments(TrainingArguments):
     )
     disable_tqdm: bool | None = flag("No progress bars; default: none if the output is not a terminal.", names_run=False)
 
+    @property
+    def rows_at_once(self) -> int:
+        """Training rows of a batch on all ranks."""
+        return self.train_batch_size * (1 if self.accelerator_config.split_batches else self.world_size)
+
     def __post_init__(self) -> None:
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()

@@ -72,6 +72,19 @@ def check_after(run: TrainingArguments) -> None:
         _check_schedule(run)
 
 
+def check_rows(run: Any, rows: int) -> None:
+    """Check that something is left of so many training rows if the last of an epoch, too few for a batch, are dropped.
+
+    Raises:
+        InputError: nothing is.
+    """
+    if run.dataloader_drop_last and rows < run.rows_at_once:
+        raise InputError(
+            f"--dataloader_drop_last True: {rows} rows are fewer than the {run.rows_at_once} of a batch on all ranks, and would "
+            "all be dropped; lower --per_device_train_batch_size, or leave this flag out"
+        )
+
+
 def has_accelerator() -> bool:
     """Whether ranks have a device other than the CPU to compute on. A Mac's GPU serves only a single process."""
     import torch

@@ -221,8 +221,9 @@ class OnPolicyTrainer(ContextDistillationTrainer):
         """`number` batches of queries, or what the epoch has left."""
         fetched: list[dict[str, Any]] = []
         while len(fetched) < number:
-            fetched += super().get_batch_samples(epoch_iterator, 1, device)[0]
-            if self.accelerator.gradient_state.end_of_dataloader:
+            batches = super().get_batch_samples(epoch_iterator, 1, device)[0]
+            fetched += batches
+            if not batches or self.accelerator.gradient_state.end_of_dataloader:
                 break
         return fetched
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmft.arguments.config import Config
 from llmft.arguments.run import as_dict
+from llmft.arguments.run_checks import check_rows
 from llmft.cost.meter import Meter
 from llmft.cost.phases import PhaseKey, combine_ranks
 from llmft.models.load import short_name
@@ -139,9 +140,15 @@ class Job:
 
     def begin(self) -> None:
         """Write `config.json` with all arguments and draws: from here on the run has a folder, and all input has been checked.
-        Prints the learning rate and epochs in use."""
-        if self.record.writes and self.schedule is not None:
-            print(self.schedule)
+        Prints the learning rate and epochs in use.
+
+        Raises:
+            InputError: the training rows are too few.
+        """
+        if self.schedule is not None:
+            check_rows(self.config.run, len(self.train_idx))
+            if self.record.writes:
+                print(self.schedule)
         draws = {
             "demonstrations": [[row["idx"] for row in context] for context in self.contexts or [[]]],
             "train_rows": self.train_idx,

@@ -13,6 +13,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback
 
 from llmft.arguments.run import RunArguments
+from llmft.arguments.run_checks import check_rows
 from llmft.cost.phases import key_of
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.distributed import weights_on_rank_0
@@ -88,8 +89,12 @@ def train(
 
     Args:
         reference: the teacher's scores of all evaluation sets, for logging the divergence; None if there is no teacher.
+
+    Raises:
+        InputError: too few examples are left, or a loss or weight is not finite.
     """
     run, counts = job.config.run, count_trainable(student.model)
+    check_rows(run, len(examples))  # --answer_pattern may have dropped some since the run began
     run.output_dir = str(job.record.checkpoints)
     kept, run.save_total_limit = run.save_total_limit, None  # KeepProgress removes earlier checkpoints
     evaluations, saving = _evaluations(job, student, reference), SaveWhenStopped()

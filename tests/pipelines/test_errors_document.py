@@ -285,6 +285,7 @@ CASES = {
     "a class without rows": Case("eval.py", own(more="--label_names no,yes,maybe --target_tokens Yes,No,rain --num_shots 6")),
     "queries that are all shown": Case("distill.py", own(more="--target_tokens Yes,No --num_shots 20")),
     "no or too many training rows": Case("ft.py", "--max_train_samples 0"),
+    "rows that are all dropped": Case("ft.py", "--dataloader_drop_last True --per_device_train_batch_size 16"),
     "an unusable list of rows": Case("eval.py", "--sample_indices_file {good} --num_shots 16"),
     "no such file": Case("eval.py", own("/nowhere.csv")),
     "a folder for a file": Case("eval.py", own("{folder}")),

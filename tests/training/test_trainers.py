@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from llmft.arguments.objective import Objective
 from llmft.distillation.targets import support_targets
-from llmft.distillation.trainer import ContextDistillationTrainer
+from llmft.distillation.trainer import ContextDistillationTrainer, OnPolicyTrainer
 from llmft.evaluation.labels import Labels
 from llmft.evaluation.texts import Texts
 from llmft.models.parts import head
@@ -178,6 +178,13 @@ def test_rows_that_are_no_repeats_are_told_as_ranks_get_them(monkeypatch, split,
         real, _ = found[-1].get(REAL, (len(batches[-1]), None))
         seen += [*chain(*batches[:-1]), *batches[-1][:real]]
     assert sorted(seen) == list(range(32 if drop_last else rows))
+
+
+def test_an_epoch_without_batches_does_not_wait_for_one(monkeypatch):
+    trainer, asked = object.__new__(OnPolicyTrainer), iter(range(3))
+    trainer.accelerator = SimpleNamespace(gradient_state=SimpleNamespace(end_of_dataloader=False))
+    monkeypatch.setattr(FtTrainer, "get_batch_samples", lambda *_: ([], next(asked)))
+    assert trainer._fetched(iter(()), 2, "cpu") == [] == [*asked][2:]
 
 
 def test_work_is_counted(tmp_path):
