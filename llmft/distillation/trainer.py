@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from llmft.distillation.rollouts import Rollout, Rollouts, Tally
 from llmft.distillation.targets import Targets
 from llmft.distillation.teacher import Teacher
 from llmft.evaluation.answers import ASKED, Answers
-from llmft.training.ft_trainer import REAL, WEIGHTS, FtTrainer, collate, collator, leave_signals_to_main
+from llmft.training.ft_trainer import REAL, SIZE, WEIGHTS, FtTrainer, collate, collator, leave_signals_to_main
 from llmft.training.stop_at_nan import POSITION
 
 RETAIN_EVERY = 4
-"""Number of queries in a batch for each prompt of `Retained` that is read with them."""
+"""Number of queries for each prompt of `Retained` that is read with them."""
+RETAINED = "retained"
+"""Key of a batch: the batch of prompts of `Retained` that are read with it, if there are any."""
 UNBOUNDED = {"forward": ("student", "teacher", "reverse"), "reverse": ("teacher", "student", "forward")}
 """Divergences that may be infinite: the side that then gives no probability, the side that gives some, and an alternative."""
 
@@ -51,6 +54,11 @@ def skipping(examples: Sequence[dict[str, Any]], first: int) -> list[dict[str, A
         gold = {"answer": example["answer"][-size:]} if "answer" in example else {}
         shorter.append({**example, ASKED: size, **gold})
     return shorter
+
+
+def read_with(queries: int) -> int:
+    """How many prompts of `Retained` a rank reads in a step in which it reads this number of queries."""
+    return math.ceil(queries / RETAIN_EVERY)
 
 
 @dataclass(frozen=True)
@@ -107,23 +115,37 @@ class ContextDistillationTrainer(FtTrainer):
         self.choices, self.answers, self.teacher, self.retained = choices, answers, teacher, retained
         self.collate_retained = None if retained is None else collator(self.model, ())
         self.retained_read = 0  # prompts, on this rank
+        self.retained_items: torch.Tensor | None = None  # of the step, as `items_of`
+
+    def items_of(self, batches: Sequence[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        """Also give a step's batches the prompts of `retained` that are read with them, as many whatever the batches are, and
+        count these likewise; ranks take turns with them."""
+        if self.retained is not None:
+            first, rank, ranks = self.retained_read, self.args.process_index, self.args.world_size
+            ends = [first + read_with(queries) for queries in accumulate(batch[SIZE] for batch in batches)]
+            for batch, end in zip(batches, ends, strict=True):
+                numbers = range(self.retained_read, end)
+                if numbers:
+                    batch[RETAINED] = self.collate_retained(self.retained.rows(number * ranks + rank for number in numbers))
+                self.retained_read = end
+            self.retained_items = super().items_of([batch[RETAINED] for batch in batches if RETAINED in batch], device)
+        return super().items_of(batches, device)
 
     def whole_loss(self, loss: torch.Tensor, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """The loss of a batch, part of which is on `retained`, if there is any."""
         if self.retained is None:
             return loss
-        weight = self.retained.weight
-        return (1 - weight) * loss + weight * self._retain_loss(model, len(inputs[POSITION]))
+        loss = (1 - self.retained.weight) * loss
+        if RETAINED in inputs:
+            loss = loss + self.retained.weight * self._retain_loss(model, inputs[RETAINED])
+        return loss
 
-    def _retain_loss(self, model: torch.nn.Module, queries: int) -> torch.Tensor:
-        """That of a quarter as many prompts as the batch has queries, at least one; ranks take turns with them."""
-        first, rank, ranks = self.retained_read, self.args.process_index, self.args.world_size
-        self.retained_read += math.ceil(queries / RETAIN_EVERY)
-        rows = self.retained.rows(number * ranks + rank for number in range(first, self.retained_read))
-        batch = self._prepare_inputs(self.collate_retained(rows))
+    def _retain_loss(self, model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+        """That of such prompts; their tokens (or examples) of a step count alike, as those of the queries do."""
         self._count(model, batch, 0)
-        logits = super().answer_logits(model, batch)
-        return distillation_loss(self.retained.choices, logits, batch["teacher_logprobs"], batch["teacher_tokens"])
+        logits, weights = super().answer_logits(model, batch), self._weights(batch[ASKED], None, self.retained_items)
+        targets = batch["teacher_logprobs"], batch["teacher_tokens"]
+        return distillation_loss(self.retained.choices, logits, *targets, weights=weights)
 
     def progress(self) -> dict[str, Any]:
         """Also how many prompts to retain have been read."""

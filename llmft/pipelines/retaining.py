@@ -46,17 +46,17 @@ def draw_retained(job: Job, rows: list[Row], queries: int) -> list[Row]:
 
 def prompts_read(run: RunArguments, queries: int) -> int:
     """The largest number of prompts that training can read beside its queries: of all epochs and ranks."""
-    from llmft.distillation.trainer import RETAIN_EVERY
+    from llmft.distillation.trainer import read_with
 
-    each, ranks, at_once = run.train_batch_size, run.world_size, run.gradient_accumulation_steps
-    whole = math.floor if run.dataloader_drop_last else math.ceil
-    of_epoch = max(whole(queries / (each * ranks)), 1)  # batches of a rank; the last step may have fewer than the others
-    steps_of_epoch = math.ceil(of_epoch / at_once)
+    ranks, whole = run.world_size, math.floor if run.dataloader_drop_last else math.ceil
+    each = run.rows_at_once // ranks
+    batches = max(whole(queries / run.rows_at_once), 1)  # of a rank in an epoch
+    of_epoch = batches * each if ranks > 1 else min(batches * each, queries)  # accelerate fills those of several ranks by repeats
+    of_step = each * run.gradient_accumulation_steps
+    steps_of_epoch = math.ceil(of_epoch / of_step)
     steps = run.max_steps if run.max_steps > 0 else math.ceil(run.num_train_epochs * steps_of_epoch)
-    epochs, rest = divmod(steps, steps_of_epoch)
-    batches = epochs * of_epoch + min(rest * at_once, of_epoch)
-    rows = each if ranks > 1 else min(each, queries)  # accelerate fills the batches of several ranks with repeats
-    return batches * ranks * math.ceil(rows / RETAIN_EVERY)
+    fewer = read_with(of_step) - read_with(of_epoch - (steps_of_epoch - 1) * of_step)  # in an epoch's last step
+    return ranks * (steps * read_with(of_step) - steps // steps_of_epoch * fewer)
 
 
 def answer_retained(job: Job, student: Scorer, rows: list[Row], cache: AnswerCache | None) -> tuple[list[Row], Targets | None]:

@@ -124,6 +124,7 @@ def test_all_prompts_are_read_before_any_again_and_each_time_in_another_order():
         ("--num_train_epochs 0.5 --gradient_accumulation_steps 2", 2),
         ("--num_train_epochs 2 --gradient_accumulation_steps 2", 6),
         ("--max_steps 3 --gradient_accumulation_steps 2", 5),
+        ("--num_train_epochs 1 --per_device_train_batch_size 1 --gradient_accumulation_steps 5", 5),  # two for five, one for two
     ],
 )
 def test_as_many_prompts_are_kept_as_training_reads(tmp_path, monkeypatch, flags, read):

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from llmft.arguments.objective import Objective
 from llmft.distillation.targets import support_targets
-from llmft.distillation.trainer import ContextDistillationTrainer, OnPolicyTrainer
+from llmft.distillation.trainer import ContextDistillationTrainer, OnPolicyTrainer, Retained
 from llmft.evaluation.labels import Labels
 from llmft.evaluation.texts import Texts
 from llmft.models.parts import head
@@ -220,7 +220,7 @@ TEXT_KINDS = [
 COLLATORS = {"padded": collate, "packed": partial(collate, packed=True)}
 
 
-def by_hand(trainer_class, model, rows, loss_mean):
+def by_hand(trainer_class, model, rows, loss_mean, ce_weight=0.5):
     """The loss of texts, each read alone, in float64."""
     losses = []
     for row in rows:
@@ -231,7 +231,7 @@ def by_hand(trainer_class, model, rows, loss_mean):
             classes = logprobs.gather(1, row["teacher_tokens"])
             classes = torch.cat([classes, (1 - classes.exp().sum(1, keepdim=True)).log()], 1)
             target = row["teacher_logprobs"].double()
-            loss = 0.5 * loss + (target.exp() * (target - classes)).sum(1)
+            loss = ce_weight * loss + (target.exp() * (target - classes)).sum(1)
         losses.append(loss)
     return torch.cat(losses).mean() if loss_mean == "tokens" else torch.stack([loss.mean() for loss in losses]).mean()
 
@@ -275,6 +275,53 @@ def test_ranks_count_each_text_once(tmp_path, loss_mean, trainer_class, more):
         losses.append(trainer.compute_loss(model, {**collate(batch), REAL: (real, 6)}, num_items_in_batch=items))
         assert trainer.examples_seen == real
     assert torch.stack(losses).mean().item() == pytest.approx(by_hand(trainer_class, model, rows, loss_mean).item(), rel=1e-5)
+
+
+RETAINED = Retained(0.3, texts(20)[16:], Objective(support="topk", topk=7), seed=0)
+"""As many as sixteen queries come with, with answers of 3, 2, 1 and 6 tokens."""
+
+
+def with_retained(model, loss_mean):
+    """Arguments of a trainer that also retains, and the loss of a step of sixteen queries."""
+    (trainer_class, more), weight = TEXT_KINDS[1], RETAINED.weight
+    with torch.no_grad():
+        learnt = by_hand(trainer_class, model, texts(), loss_mean)
+        kept = by_hand(trainer_class, model, RETAINED.examples, loss_mean, ce_weight=0)
+    return {"retained": RETAINED, "loss_mean": loss_mean, **more}, ((1 - weight) * learnt + weight * kept).item()
+
+
+@pytest.mark.parametrize("loss_mean", ("tokens", "examples"))
+def test_prompts_to_retain_count_alike_however_a_step_is_parted(tmp_path, loss_mean):
+    start, students = tiny_model("llama"), []
+    more, expected = with_retained(start, loss_mean)
+    for batch, accumulation in ((16, 1), (8, 2), (1, 16)):  # of these sixteen, four read a prompt
+        trainer = train(
+            *(tmp_path, ContextDistillationTrainer, copy.deepcopy(start), batch, accumulation, 1),
+            **{"optim": "sgd", "learning_rate": 0.1, "train_dataset": texts(), **more},
+        )
+        (loss,) = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        assert loss == pytest.approx(expected, rel=1e-4) and trainer.retained_read == 4
+        students.append(trainer.model)
+    for whole, *parted in zip(*(model.parameters() for model in students), strict=True):
+        for one in parted:
+            torch.testing.assert_close(one, whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("loss_mean", ("tokens", "examples"))
+def test_prompts_to_retain_count_alike_on_all_ranks(tmp_path, loss_mean):
+    model, ranks = tiny_model("llama"), []
+    more, expected = with_retained(model, loss_mean)
+    for rank, rows in enumerate((texts()[:8], texts()[8:])):
+        trainer, batch = make_trainer(tmp_path, ContextDistillationTrainer, model, **more), collate(rows)
+        trainer.args = SimpleNamespace(world_size=2, process_index=rank, device=torch.device("cpu"))
+        trainer.current_gradient_accumulation_steps = 1
+        ranks.append((trainer, batch, trainer.items_of([batch], "cpu")))
+    losses, items = [], sum(own for *_, own in ranks)
+    retained_items = sum(trainer.retained_items for trainer, *_ in ranks)
+    for trainer, batch, _ in ranks:
+        trainer.retained_items = retained_items
+        losses.append(trainer.compute_loss(model, batch, num_items_in_batch=items).item())
+    assert sum(losses) / 2 == pytest.approx(expected, rel=1e-4)
 
 
 TEXT_OBJECTIVES = [
