@@ -76,7 +76,8 @@ def divergence_loss(
     teacher = tempered(teacher_logprobs, objective.temperature)
     student = tempered(student_scores, objective.temperature)
     divergences = BY_NAME[objective.divergence](teacher, student, objective)
-    return objective.temperature**2 * (divergences.mean() if weights is None else divergences @ weights)
+    mean = divergences.mean() if weights is None else (divergences * weights).sum()  # autocast would round with @
+    return objective.temperature**2 * mean
 
 
 def distillation_loss(

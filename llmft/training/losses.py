@@ -20,7 +20,7 @@ def answer_cross_entropy(logits: torch.Tensor, answers: torch.Tensor, weights: t
     """
     if weights is None:
         return F.cross_entropy(precise(logits), answers)
-    return F.cross_entropy(precise(logits), answers, reduction="none") @ weights
+    return (F.cross_entropy(precise(logits), answers, reduction="none") * weights).sum()  # autocast would round with @
 
 
 def label_cross_entropy(logits: torch.Tensor, answers: torch.Tensor, label_ids: Sequence[int]) -> torch.Tensor:

@@ -429,3 +429,15 @@ def test_logits_of_texts_are_made_in_pieces_where_they_are_many(tmp_path, monkey
     torch.testing.assert_close(other, loss, rtol=1e-6, atol=0)
     for name, gradient in whole.items():
         torch.testing.assert_close(pieces[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), TEXT_KINDS)
+@pytest.mark.parametrize("part", [None, "lora"])
+def test_pieces_are_summed_in_float32_also_within_autocast(tmp_path, monkeypatch, trainer_class, more, part):
+    trainer = make_trainer(tmp_path, trainer_class, adapted(tiny_model("llama"), part), bf16=True, **more)
+    model, losses = trainer.accelerator.prepare_model(trainer.model), []
+    for most in (head.LOGITS, 4 * 600):
+        monkeypatch.setattr(head, "LOGITS", most)
+        losses.append(trainer.compute_loss(model, collate(texts(6))))
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=0)  # and of one kind
+    assert losses[0].dtype == torch.float32
