@@ -18,6 +18,7 @@ PARTS = {
 """Flags that choose the trained part (at most one may be set), and its name; an adapter is named by its type."""
 ONE_PART = {f"--{name}": "only one part can be trained" for name in PARTS}
 LORA = "--use_adapter --adapter_type lora"
+NO_LABELS = {"--train_on document": "documents have no labels"}
 
 
 @dataclass
@@ -152,6 +153,7 @@ class FineTuningArguments(Checked):
         "replaces it.",
         "pbft",
         choices=("pbft", "vanilla"),
+        excludes=NO_LABELS,
         answers="label",
     )
     classifier_type: str = flag(
@@ -173,11 +175,13 @@ class FineTuningArguments(Checked):
         "cross-entropy",
         choices=("cross-entropy", "t-few"),
         needs="--method pbft",
+        excludes=NO_LABELS,
         answers="label",
     )
     target_tokens_logits_only: bool = flag(
         "Cross-entropy over the label tokens only, instead of the whole vocabulary.",
         False,
         needs="--method pbft --loss cross-entropy",
+        excludes=NO_LABELS,
         answers="label",
     )

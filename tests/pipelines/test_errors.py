@@ -93,6 +93,18 @@ CASES = [
     ("ft.py", ["--eval_delay", "2"], "--eval_delay 2.0: has no effect without --eval_strategy epoch or steps"),
     ("ft.py", ["--loss", "hinge"], "argument --loss: invalid choice: 'hinge'"),
     ("ft.py", ["--loss", "t-few", "--target_tokens_logits_only"], "no effect without --method pbft --loss cross-entropy"),
+    *(
+        (
+            "ft.py",
+            ["--train_on", "document", *label],
+            f"{says}: cannot be combined with --train_on document (documents have no labels",
+        )
+        for label, says in (
+            (["--loss", "t-few"], "--loss t-few"),
+            (["--method", "vanilla"], "--method vanilla"),
+            (["--target_tokens_logits_only"], "--target_tokens_logits_only True"),
+        )
+    ),
     ("distill.py", ["--loss", "t-few"], "--loss: no such argument"),
     ("ft.py", ["--report_to", "carrier_pigeon"], "--report_to carrier_pigeon: no such service; use none, or any of wandb"),
     ("ft.py", ["--label_smoothing_factor", "0.1"], "--label_smoothing_factor 0.1: not supported"),
