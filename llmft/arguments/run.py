@@ -37,11 +37,12 @@ INHERITED = {
         include_for_metrics fp16_full_eval bf16_full_eval metric_for_best_model greater_is_better hub_always_push fsdp fsdp_config
         parallelism_config torch_compile torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config
         ignore_data_skip auto_find_batch_size enable_jit_checkpoint dataloader_persistent_workers length_column_name
+        neftune_noise_alpha average_tokens_across_devices use_cache
         """,
         supported=False,  # these would have no effect or break something here
     ),
     **_rules("gradient_accumulation_steps ddp_timeout torch_empty_cache_steps", at_least=1),
-    **_rules("max_grad_norm adam_epsilon neftune_noise_alpha", at_least=0),
+    **_rules("max_grad_norm adam_epsilon", at_least=0),
     **_rules("adam_beta1 adam_beta2", at_least=0, below=1),
     **_rules("max_steps", at_least=1, or_value=-1, hint=", or -1 to use --num_train_epochs"),
     **_rules("eval_delay", at_least=0, needs=("--eval_strategy epoch|steps",), evaluation="refused"),

@@ -174,6 +174,10 @@ def _check_devices(run: TrainingArguments) -> None:
 def _check_optimizer(run: TrainingArguments) -> None:
     from transformers import Trainer
 
+    if run.optim.value.startswith("schedule_free"):
+        raise InputError(
+            f"--optim {run.optim.value}: needs its weights averaged to evaluate or save, which is not done; use another"
+        )
     try:
         Trainer.get_optimizer_cls_and_kwargs(run)
     except ImportError as error:

@@ -108,6 +108,13 @@ CASES = [
     ("distill.py", ["--loss", "t-few"], "--loss: no such argument"),
     ("ft.py", ["--report_to", "carrier_pigeon"], "--report_to carrier_pigeon: no such service; use none, or any of wandb"),
     ("ft.py", ["--label_smoothing_factor", "0.1"], "--label_smoothing_factor 0.1: not supported"),
+    ("ft.py", ["--neftune_noise_alpha", "5"], "--neftune_noise_alpha 5.0: not supported; leave it at None"),
+    (
+        "ft.py",
+        ["--average_tokens_across_devices", "False"],
+        "--average_tokens_across_devices False: not supported; leave it at True",
+    ),
+    ("ft.py", ["--use_cache"], "--use_cache True: not supported; leave it at False"),
     ("ft.py", ["--lr_scheduler_type", "zigzag"], "zigzag"),
     ("ft.py", ["--num_train_epochs", "0"], "--num_train_epochs 0"),
     ("ft.py", ["--train_on", "demonstrations", "--num_shots", "0"], "--num_shots 0"),

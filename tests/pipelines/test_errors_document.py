@@ -206,6 +206,7 @@ CASES = {
     "an argument of transformers that is not supported": Case("ft.py", "--torch_compile"),
     "settings that are not JSON": Case("ft.py", "--lr_scheduler_kwargs {broken_json}"),
     "an optimizer that is not installed": Case("ft.py", "--optim lomo"),
+    "an optimizer that is not for training here": Case("ft.py", "--optim schedule_free_sgd"),
     "a schedule without its settings": Case("ft.py", "--lr_scheduler_type cosine_with_min_lr"),
     "a schedule that is not for training here": Case("ft.py", "--lr_scheduler_type reduce_lr_on_plateau"),
     "a flag of training in eval.py": Case("eval.py", "--save_best_models"),

@@ -70,14 +70,14 @@ NO_NAME_OF = {
     "eval.py": """
         context_file context_dir context_glob instruction loss_mean group num_data_seeds max_train_samples
         accelerator_config activation_checkpointing activation_checkpointing_kwargs
-        adam_beta1 adam_beta2 adam_epsilon average_tokens_across_devices dataloader_drop_last
+        adam_beta1 adam_beta2 adam_epsilon dataloader_drop_last
         dataloader_in_order dataloader_multiprocessing_context ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
         ddp_find_unused_parameters ddp_static_graph ddp_timeout eval_delay eval_steps eval_strategy evaluate_elsewhere
         gradient_accumulation_steps gradient_checkpointing gradient_checkpointing_kwargs learning_rate
         log_l2_dist_per_weight lr_scheduler_kwargs lr_scheduler_type max_grad_norm max_steps
-        neftune_noise_alpha num_train_epochs optim optim_args optim_target_modules per_device_train_batch_size
+        num_train_epochs optim optim_args optim_target_modules per_device_train_batch_size
         restore_callback_states_from_checkpoint save_best_models save_final_model torch_empty_cache_steps
-        train_sampling_strategy use_cache warmup_steps weight_decay
+        train_sampling_strategy warmup_steps weight_decay
     """,
 }
 
