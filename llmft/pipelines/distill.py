@@ -149,17 +149,20 @@ def load(job: Job) -> Loaded:
     student = job.scorer(model, tokenizer, student_format, reserved=part.virtual_tokens)
     student = replace(student, answers=student.answers.ending_as(teacher.answers))
     reserved = part.virtual_tokens or len(teacher.scorers[0].prompter.context_ids) * part.use_cartridge
+    now = student.prompter
+    opens = now.opens and not part.use_cartridge
+    after = replace(student, prompter=replace(now, virtual=max(now.virtual, reserved), opens=opens))
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer, reserved=reserved)
     learnt = queries
     if student.answers.in_words and flags.answers != "given" and flags.targets != "gold":  # their own answers may be long
         learnt = [{**row, "answer": (), "answer_ids": None} for row in queries]
-    job.check_prompts(teacher, student, train_rows=learnt)
+    job.check_prompts(teacher, student, after, train_rows=learnt)
     teacher = thinking(teacher, flags.answer_pattern)
     check_aligned(teacher, student, [*queries, *(row for rows in job.eval_sets.values() for row in rows)])
     check_sizes(job, teacher)
     check_start(job.model_name, trained_weights(model, part))
     check_follows(job, teacher.scorers[0].model)
-    replace(student.prompter, virtual=reserved).check_window(retain_rows)
+    after.prompter.check_window(retain_rows)
     retain_rows = draw_retained(job, retain_rows, len(queries))
     teacher = with_cache(job, teacher)
     job.cache = teacher.scorers[0].cache

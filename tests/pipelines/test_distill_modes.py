@@ -258,3 +258,10 @@ def test_tokens_of_a_cartridge_go_through_no_layer(tmp_path):
 def test_the_context_is_left_out_where_it_does_not_fit_behind_a_cartridge(tmp_path):
     record = run("distill.py", tmp_path, *SHORT[:-1], "--num_shots", 24, "--use_cartridge")
     assert "window" in record.metrics["after_with_context"]["skipped"]
+
+
+def test_a_query_that_does_not_fit_behind_a_cartridge_is_found_before_any_work(tmp_path):
+    longer = ("--student_pattern", "overlap " * 300 + "{text1} {text2} ?")  # alone it fits, and so does the teacher's prompt
+    with pytest.raises(InputError, match=r"^--cartridge_tokens \d+: with them the longest prompt has \d+ tokens"):
+        run("distill.py", tmp_path, *SHORT[:-1], "--num_shots", 24, "--use_cartridge", *longer)
+    assert not [*tmp_path.iterdir()]
