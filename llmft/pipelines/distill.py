@@ -149,9 +149,9 @@ def load(job: Job) -> Loaded:
     student = job.scorer(model, tokenizer, student_format, reserved=part.virtual_tokens)
     student = replace(student, answers=student.answers.ending_as(teacher.answers))
     reserved = part.virtual_tokens or len(teacher.scorers[0].prompter.context_ids) * part.use_cartridge
-    now = student.prompter
-    opens = now.opens and not part.use_cartridge
-    after = replace(student, prompter=replace(now, virtual=max(now.virtual, reserved), opens=opens))
+    opens = student.prompter.opens and not part.use_cartridge  # a cartridge has the opening token already
+    virtual = max(student.prompter.virtual, reserved)
+    after = replace(student, prompter=replace(student.prompter, virtual=virtual, opens=opens))  # as it is asked once trained
     retention = Retention.create(retention_tasks(flags.retention_tasks, job.task.name), job, model, tokenizer, reserved=reserved)
     learnt = queries
     if student.answers.in_words and flags.answers != "given" and flags.targets != "gold":  # their own answers may be long
