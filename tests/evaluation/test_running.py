@@ -25,21 +25,25 @@ def loop():
 
 
 def fill():
-    return len(bytearray(2**31))
+    bytearray(2**31)
+    return 1
 
 
 def connect():
     import socket
-    return socket.create_connection(("localhost", 1))
+    socket.socket()
+    return 1
 
 
 def write():
-    return open(__file__ + ".new", "w")
+    open(__file__ + ".new", "w")
+    return 1
 
 
 def start():
     import subprocess
-    return subprocess.run(["true"])
+    subprocess.run(["true"])
+    return 1
 
 
 def leave():
@@ -93,9 +97,19 @@ def test_nothing_else_is_executed(library, monkeypatch, query, completion):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limits")
-@pytest.mark.parametrize("name", ["fill", "connect", "write", "start", "leave", "loop"])
-def test_what_a_program_may_not_do_fails(library, tmp_path, name):
-    assert fault_of(library, "import garden\n\nassert 1 ==", f"garden.{name}()")
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        pytest.param("fill", "MemoryError:", marks=pytest.mark.skipif(sys.platform != "linux", reason="does not limit memory")),
+        ("connect", "PermissionError: socket.__new__ is not allowed here"),
+        ("write", "PermissionError: open is not allowed here"),
+        ("start", "PermissionError: subprocess.Popen is not allowed here"),
+        ("leave", "SystemExit: 0"),
+        ("loop", "exit status -"),
+    ],
+)
+def test_what_a_program_may_not_do_fails(library, tmp_path, name, fault):
+    assert (fault_of(library, "import garden\n\nassert 1 ==", f"garden.{name}()") or "").startswith(fault)
     assert [path.name for path in tmp_path.iterdir()] == ["garden.py"]
 
 

@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from llmft.models.identity import fingerprint_model
 from llmft.models.parts.saving import save_student
+from llmft.runs import file_hashes
 from llmft.runs.file_hashes import cache_dir
 from tests.conftest import adapted, tiny_model
 
@@ -132,63 +131,71 @@ def weights(folder):
     return folder / "model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def settled(tmp_path_factory):
-    """A large folder that has not been written to for a moment."""
-    folder = tmp_path_factory.mktemp("large") / "m"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    weights(folder).write_bytes(os.urandom(LARGE))
-    time.sleep(2.1)
-    return folder
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """A folder with a file whose hash is kept, in a cache of its own."""
+    monkeypatch.setenv("LLMFT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(file_hashes, "SETTLED_S", -1)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/config.json").write_text("{}")
+    weights(tmp_path / "m").write_bytes(os.urandom(LARGE))
+    return tmp_path / "m"
+
+
+def kept():
+    return [*cache_dir().glob("*.json")]
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="needs the system's count of bytes read")
-def test_a_known_folder_is_not_read_again_until_it_is_touched(settled):
+def test_a_known_folder_is_not_read_again_until_it_is_touched(large, monkeypatch):
     marks, read = [], []
-    for touch in (False, False, True):
+    for settled, touch in ((False, False), (True, False), (True, False), (True, True)):
+        monkeypatch.setattr(file_hashes, "SETTLED_S", -1 if settled else 1e9)
         if touch:
-            os.utime(weights(settled))
+            os.utime(weights(large))
         before = bytes_read()
-        marks.append(named(settled))
+        marks.append(named(large))
         read.append(bytes_read() - before)
     assert len(set(marks)) == 1
     assert read[0] > LARGE
-    assert read[1] < LARGE / 10
-    assert read[2] > LARGE
+    assert read[1] > LARGE  # it was too new to be kept
+    assert read[2] < LARGE / 10
+    assert read[3] > LARGE
 
 
 @pytest.mark.parametrize("how", ["in place", "another file"])
-def test_new_content_of_the_old_size_and_time_is_seen(settled, tmp_path, how):
-    shutil.copytree(settled, tmp_path / "m")
-    file = weights(tmp_path / "m")
-    state, mark = file.stat(), named(tmp_path / "m")
+def test_new_content_of_the_old_size_and_time_is_seen(large, how):
+    file = weights(large)
+    state, mark = file.stat(), named(large)
+    assert len(kept()) == 1
     changed = bytearray(file.read_bytes())
     changed[-1] ^= 1
     if how == "another file":
         file.unlink()
     file.write_bytes(changed)
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert named(tmp_path / "m") != mark
+    assert named(large) != mark
 
 
-def test_where_nothing_can_be_kept_the_names_are_the_same(settled, tmp_path, monkeypatch):
-    mark = named(settled)
+def test_where_nothing_can_be_kept_the_names_are_the_same(large, tmp_path, monkeypatch):
+    mark = named(large)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LLMFT_CACHE_DIR", str(tmp_path / "file"))
-    assert named(settled) == mark
+    assert named(large) == mark
 
 
-def test_kept_hashes_that_are_damaged_do_no_harm(settled, tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMFT_CACHE_DIR", str(tmp_path))
-    mark = named(settled)
-    for entry in tmp_path.rglob("*.json"):
-        entry.write_text('{"hash": 1')
-    assert named(settled) == mark
+def test_kept_hashes_that_are_damaged_do_no_harm(large):
+    mark = named(large)
+    (entry,) = kept()
+    whole = entry.read_text()
+    for damaged in ('{"hash": 1', "", "[]", '{"hash": "1"}', whole[: len(whole) // 2]):
+        entry.write_text(damaged)
+        assert named(large) == mark
+        assert entry.read_text() == whole
 
 
-def test_many_processes_give_one_name(settled):
-    code = f"from llmft.models.identity import fingerprint_model as f; print(f({str(settled)!r}, 'main'))"
+def test_many_processes_give_one_name(large):
+    code = f"from llmft.models.identity import fingerprint_model as f; print(f({str(large)!r}, 'main'))"
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert {process.communicate()[0].strip() for process in running} == {named(settled)}
+    assert {process.communicate()[0].strip() for process in running} == {named(large)}
     assert not list(cache_dir().rglob("*.lock"))

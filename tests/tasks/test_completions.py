@@ -1,11 +1,13 @@
 """Completion rows cut from a repository, and the invented library."""
 
+import contextlib
+import io
 import json
 import runpy
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmft.evaluation.running import check_runs
@@ -120,21 +122,28 @@ def test_answers_of_several_lines_need_another_stop(repository, capsys):
 
 
 @given(st.integers(30, 400), st.integers(1, 3))
+@example(100, 1)  # every row has lines left out
+@example(260, 2)  # none has
 @settings(deadline=None, max_examples=30)
 def test_lines_that_a_query_leaves_out_are_counted_in_it(tmp_path_factory, characters, answer_lines):
     folder = tmp_path_factory.mktemp("cut")
     (folder / "lib").mkdir()
     for name, text in {"lib/garden.py": LIBRARY, "a.py": USER, "b.py": USER}.items():
         (folder / name).write_text(text)
-    try:
-        rows = rows_of(folder, "--query_characters", characters, "--answer_lines", answer_lines)
-    except SystemExit:
-        return  # no row fits
-    lines = USER.split("\n")
+    asked = ("--query_characters", characters, "--answer_lines", answer_lines)
+    if characters < 64:  # the import and the line of the shortest row
+        with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()) as said:
+            rows_of(folder, *asked)
+        assert "--train_glob a.py: no function in these files calls" in said.getvalue()
+        return
+    rows, lines = rows_of(folder, *asked), USER.split("\n")
+    assert len(rows) == 5 or characters < 89
     for row in rows:
         title, *text = (row["text1"] + row["answer"]).split("\n")
         last, number = row["line"] + answer_lines - 1, row["lines_left_out"]
         assert len(row["text1"]) <= characters and title == "# a.py"
+        whole = len("\n".join(["# a.py", *lines[:last]])) - len(row["answer"])
+        assert (number > 0) == (whole > characters)
         if number:
             place = text.index(f"# ... {number} {'line' if number == 1 else 'lines'} left out")
             assert text[:place] in ([], ["from lib.garden import Shed, plum"])

@@ -30,10 +30,14 @@ def test_muon_is_the_muon_of_torch(shape):
     assert (ours - theirs).norm() < 0.03 * (ours - start).norm()  # theirs rounds to bfloat16
 
 
-def test_orthogonalized_matrices_keep_their_singular_vectors():
-    matrices = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalize(matrices))
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_orthogonalized_matrices_keep_their_singular_vectors(shape):
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    turned = left.mT @ orthogonalize(matrices) @ right.mT
+    values = turned.diagonal(dim1=1, dim2=2)
     assert ((values > 0.6) & (values < 1.3)).all()
+    torch.testing.assert_close(turned, torch.diag_embed(values), atol=1e-4, rtol=0)
 
 
 def test_the_rate_warms_up_stays_and_falls():

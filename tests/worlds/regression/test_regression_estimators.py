@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmft.worlds.regression import estimators
 from llmft.worlds.regression.estimators import distance_by_position, dmmse, place_between, ridge
@@ -131,9 +132,25 @@ def test_the_place_between_dmmse_and_ridge():
     assert place_between(0.1, 0.1, 0.0) is None
 
 
-def test_a_pool_of_2_to_the_20_is_streamed_in_little_memory():
-    pool, x, y = drawn(4, 3, 0.125, 2**20, 1, batch=2)
-    torch.testing.assert_close(dmmse(x, y, pool, 0.125, block=2**16), dmmse(x, y, pool, 0.125, block=2**24))
+class Largest(TorchDispatchMode):
+    """Context: the number of elements of the largest tensor that is made, views left out."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), more=None):
+        made = function(*arguments, **(more or {}))
+        if isinstance(made, torch.Tensor) and not made._is_view():
+            self.size = max(self.size, made.numel())
+        return made
+
+
+@pytest.mark.parametrize(("size", "batch"), [(2**20, 2), (16, 2**14)])
+def test_a_large_pool_and_a_large_batch_are_streamed_in_little_memory(size, batch):
+    pool, x, y = drawn(3, 3, 0.125, size, 1, batch)
+    with Largest() as largest:
+        found = dmmse(x, y, pool, 0.125, block=2**16)
+    assert largest.size <= 2**16
+    torch.testing.assert_close(found, dmmse(x, y, pool, 0.125, block=2**24))
 
 
 def test_pools_are_nested_and_drawn_uniformly_and_models_share_inputs_and_noise():
