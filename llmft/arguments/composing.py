@@ -20,11 +20,13 @@ class ComposeArguments(Checked):
 
     runs: str | None = flag("Folders of the runs whose adapters are combined (comma-separated).", kind="path")
     merge: str | None = flag(
-        "How LoRA adapters are merged (comma-separated): `cat` sums their updates, `linear` their matrices A and B, `ties` does "
-        "the same after removing small weights and those of the minority sign (TIES). Default: each of them. Cartridges are "
+        "How LoRA adapters are merged (comma-separated): `cat` sums their updates, `linear` their matrices A and B, `ties` "
+        "averages the matrices' large weights that have the majority's sign (TIES). Default: each of them. Cartridges are "
         "concatenated."
     )
-    merge_weight: float = flag("Factor applied to each LoRA adapter: 1 for the sum, 1 / n for the mean of n.", 1.0, above=0)
+    merge_weight: float = flag(
+        "Factor applied to each LoRA adapter: 1 for the sum, 1 / n for the mean of n; `ties` gives the mean with 1.", 1.0, above=0
+    )
     ties_density: float = flag("Fraction of each matrix's weights, the largest ones, that `ties` keeps.", 0.2, above=0, below=1)
     output_dir: str = flag("Folder that holds all runs; the results go to its subfolder `composed`.", "logfiles", kind="folder")
 

@@ -42,9 +42,26 @@ def weights(student):
     return load_file(student / "adapter_model.safetensors")
 
 
+def linear(matrices):
+    """Their sum, times the square root of weight and scaling (alpha 16, rank 2)."""
+    return sum(matrices) * 8**0.5
+
+
+def ties(matrices, density):
+    """TIES (Yadav et al. 2023, arXiv:2306.01708, section 4): trim, elect signs, and average what agrees with them."""
+    trimmed = []
+    for matrix in matrices:
+        sizes = matrix.abs().flatten().sort(descending=True).values
+        trimmed.append(matrix * (matrix.abs() >= sizes[int(density * len(sizes)) - 1]))
+    trimmed = torch.stack(trimmed)
+    agree = (trimmed != 0) & (trimmed.sign() == trimmed.sum(0).sign())
+    return (trimmed * agree).sum(0) / agree.sum(0).clamp(min=1) * 8**0.5
+
+
 def test_each_is_asked_alone_and_all_together_about_every_document(trained, tmp_path, capsys):
     part, runs = trained
-    folder, summary = composition(tmp_path, runs)
+    density = {"lora": ("--ties_density", "0.3"), "cartridge": ()}[part]
+    folder, summary = composition(tmp_path, runs, *density)
     ways = {"lora": ["cat", "linear", "ties"], "cartridge": ["joined"]}[part]
     for row, one in zip(summary["documents"], runs, strict=True):
         after = one.metrics["stages"]["after"]["notes"]
@@ -64,11 +81,16 @@ def test_each_is_asked_alone_and_all_together_about_every_document(trained, tmp_
             for key in (key for key in together if ".lora_A." in key):
                 updates = [one[key.replace("lora_A", "lora_B")] @ one[key] * 8 for one in alone]  # alpha 16, rank 2
                 assert torch.allclose(together[key.replace("lora_A", "lora_B")] @ together[key], sum(updates), atol=1e-5)
+        else:
+            for key, merged in together.items():
+                matrices = [one[key] for one in alone]
+                expected = linear(matrices) if way == "linear" else ties(matrices, 0.3)
+                assert merged.any() and torch.allclose(merged, expected, atol=1e-6), key
     shown = capsys.readouterr().out
     assert "nll on each document's questions" in shown and "together: " + ways[-1] in shown
 
     files = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    composition(tmp_path, runs)
+    composition(tmp_path, runs, *density)
     assert capsys.readouterr().out.count("already finished") == 2 * (2 + len(ways))
     assert {file: file.read_bytes() for file in files} == files
 

@@ -50,7 +50,7 @@ def test_a_run_says_what_is_scored_and_what_of_its_rows_is_not_what_it_seems(tmp
 
 
 def test_behind_a_broken_kernel_a_run_has_the_same_scores_and_its_record_says_why_it_took_longer(tmp_path, monkeypatch, capsys):
-    sound = run("eval.py", tmp_path / "sound", *FEW)
+    sound = run("eval.py", tmp_path / "sound", *FEW, "--count_flops")
     monkeypatch.setattr(agreement, "_AGREEMENTS", {})
     monkeypatch.setattr(attention, "attend", kernel_without_sums(attention.attend))
     broken = run("eval.py", tmp_path / "broken", *FEW)
@@ -61,6 +61,8 @@ def test_behind_a_broken_kernel_a_run_has_the_same_scores_and_its_record_says_wh
     assert "warnings" not in sound.metrics
     tokens = [one.phases["evaluate icl toy"]["tokens"] for one in (sound, broken)]
     assert tokens[0] < tokens[1] == round(20 * broken.metrics["tokens_per_query"]["icl"])  # as of whole prompts
+    assert broken.phases["evaluate icl toy"]["flops_counted"] is None
+    assert sound.phases["evaluate icl toy"]["flops_counted"] > tokens[0]  # many for each token
     assert sound.phases["load"]["tokens"] == broken.phases["load"]["tokens"] == 0
     show.main([str(broken.path)])
     assert f"warning: {line}" in capsys.readouterr().out

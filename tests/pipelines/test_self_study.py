@@ -64,7 +64,7 @@ def study(folder, out, *arguments):
 def whole(folder):
     with pytest.MonkeyPatch.context() as patch:  # a random model seldom writes a whole query
         patch.setattr(sifting, "ran_out", lambda *_: False)
-        return study(folder, folder / "whole")
+        return study(folder, folder / "whole", "--count_flops")
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +84,7 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
     assert len({line["seed_prompt"] for line in pairs}) > 2
     phases = {phase["kind"]: phase for phase in summary["cost"]["phases"]}
     assert phases["write"]["examples"] == 40 and phases["answer"]["tokens"] > 0
+    assert phases["answer"]["flops_counted"] > phases["answer"]["tokens"]
     study(folder, folder / "whole")
     assert "already finished" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"pairs\.jsonl is there already, and not from this command; choose another file"):

@@ -121,9 +121,15 @@ def test_another_seed_asks_the_teacher_for_nothing_again(folder, plain):
     assert saved["tokens"] == sum(plain.phases[name]["tokens"] for name in asked)
 
 
-def test_sampled_answers_are_the_same_again_and_those_of_another_data_seed_are_not(folder, tmp_path):
+def test_sampled_answers_are_the_same_again_and_others_than_the_most_probable(folder, plain, tmp_path):
+    """That another --data_seed draws others is in test_what_flags_set.py."""
     sampling = ("--generation_temperature", 3, "--max_new_tokens", 8)
     first, again = (distil(place, *sampling) for place in (folder, tmp_path))
+    sampled, greedy = (record.predictions.query("stage in ('teacher', 'after')") for record in (first, plain))
+    assert list(sampled["query"]) == list(greedy["query"])
+    assert all(len(ids) <= 8 for ids in sampled["answer_ids"])
+    starts = [list(ids)[:8] for ids in greedy["answer_ids"]]
+    assert sum(list(ids) != start for ids, start in zip(sampled["answer_ids"], starts, strict=True)) > len(starts) / 2
     assert (again.path / "teacher_answers.jsonl").read_text() == (first.path / "teacher_answers.jsonl").read_text()
     assert again.predictions.equals(first.predictions)
     assert again.metrics == first.metrics

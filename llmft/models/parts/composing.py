@@ -43,7 +43,7 @@ def merge_adapters(model: PeftModel, names: Sequence[str], how: str, weight: flo
 
     Args:
         how: `cat` for the exact sum of their updates; `linear` for sums of their B and of their A, times the square root of the
-            weight; `ties` for the same on the entries that Yadav et al. 2023 (arXiv:2306.01708) keep.
+            weight; `ties` for means instead, of the entries that Yadav et al. 2023 (arXiv:2306.01708) keep.
         weight: the weight of each adapter.
         density: share of the weights that `ties` keeps.
     """
