@@ -51,12 +51,17 @@ split() {
     unset "words[-1]" # the dot, which keeps an empty last word
 }
 
+# find_python: set `python` to the interpreter: PYTHON, or that of the active environment, or else of .venv.
+find_python() {
+    if [ -z "${PYTHON:-}${VIRTUAL_ENV:-}" ] && [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
+    python=${PYTHON:-$(command -v python >/dev/null && echo python || echo python3)}
+}
+
 # begin: the settings that all sweeps share; a sweep sets its own defaults before it calls this.
 begin() {
     local word
     ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) || fail "bash $BASH_VERSION: sweeps need 5.1 or later"
-    if [ -z "${PYTHON:-}${VIRTUAL_ENV:-}" ] && [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
-    python=${PYTHON:-$(command -v python >/dev/null && echo python || echo python3)}
+    find_python
     setting OUTPUT_DIR logfiles
     setting JOBS 1
     setting NUM_GPUS 1

@@ -216,26 +216,30 @@ def test_a_job_array_does_the_lines_of_a_listing(sweep, tmp_path):
     assert started.returncode == 2
 
 
-def test_a_preempted_job_is_put_back_into_the_queue(sweep, tmp_path):
+@pytest.mark.parametrize("restarts", [None, "9", "10"])
+def test_a_preempted_job_is_put_back_into_the_queue_but_not_for_ever(sweep, tmp_path, restarts):
     calls = tmp_path / "calls"
     (tmp_path / "scontrol").write_text(f'#!/usr/bin/env bash\necho "$*" >>{shlex.quote(str(calls))}\n')
     (tmp_path / "scontrol").chmod(0o755)
     (tmp_path / "commands.txt").write_text(shlex.join([str(tmp_path / "python"), "sleeps"]) + "\n")
     job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "1"}
+    job |= {} if restarts is None else {"SLURM_RESTART_COUNT": restarts}
     path = f"{tmp_path}:{os.environ['PATH']}"
     started = sweep("slurm/array.sbatch", str(tmp_path / "commands.txt"), **job, PATH=path)
     wait_for(tmp_path / "pids")
     started.send_signal(signal.SIGTERM)
-    started.communicate(timeout=20)
+    err = started.communicate(timeout=20)[1]
     assert started.returncode == 143
-    assert calls.read_text() == "requeue 77\n"
+    assert calls.is_file() == (restarts != "10") and ("not requeued: restarted 10 times" in err) == (restarts == "10")
+    assert not calls.is_file() or calls.read_text() == "requeue 77\n"
     assert not any(alive(pid) for pid in (tmp_path / "pids").read_text().split())
 
 
 def test_a_preempted_run_over_several_nodes_saves_before_srun_ends(tmp_path):
     """Slurm's srun kills its processes when it gets SIGTERM itself."""
     fakes = {
-        "srun": "bash -c 'trap \"echo saved >>calls; exit 143\" TERM; echo $$ >pid; while :; do sleep 0.05; done' &\n"
+        "srun": 'printf "%s\\n" "$@" >words; command -v "$3" >>words\n'
+        "bash -c 'trap \"echo saved >>calls; exit 143\" TERM; echo $$ >pid; while :; do sleep 0.05; done' &\n"
         'trap "kill -KILL $!; exit 1" TERM; wait $!',
         "scancel": 'echo "scancel $*" >>calls; kill -TERM "$(cat pid)"',
         "scontrol": 'if [ "$1" = requeue ]; then echo "scontrol $*" >>calls; fi',
@@ -244,10 +248,15 @@ def test_a_preempted_run_over_several_nodes_saves_before_srun_ends(tmp_path):
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.touch(0o755)
     job = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
-    variables = environment(**job, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    variables = environment(**job, SLURM_CPUS_PER_TASK="32", PATH=f"{tmp_path}:{os.environ['PATH']}")
     started = subprocess.Popen(["bash", ROOT / "scripts/slurm/multi_node.sbatch", "ft.py"], env=variables)
     wait_for(tmp_path / "pid")
     started.send_signal(signal.SIGTERM)
     assert started.wait(timeout=20) == 143
+    words = (tmp_path / "words").read_text().splitlines()
+    assert words[1:5] == ["--cpus-per-task=32", "python", "-m", "torch.distributed.run"] and words[-1] == str(python)
     assert (tmp_path / "calls").read_text().splitlines() == ["scancel --signal=TERM 77", "saved", "scontrol requeue 77"]
