@@ -126,7 +126,7 @@ finish() {
     failures=()
     finished=0 skipped=0 failed=0 # a sweep may call this several times
     find_gpus
-    check_deepspeed
+    check_gpus
     logs=$OUTPUT_DIR/sweeps/${sweep//\//-}-$(date +%Y%m%d-%H%M%S)-$$
     mkdir -p "$logs"
     trap 'stop 130' INT
@@ -155,18 +155,20 @@ find_gpus() {
     fi
 }
 
-# check_deepspeed: fail where DeepSpeed's launcher could not give each run GPUs of its own.
-check_deepspeed() {
-    local line most=${#gpus[@]}
+# check_gpus: fail where the launcher of a run could not give each of its processes a GPU of its own.
+check_gpus() {
+    local line number most=${#gpus[@]} asks='(deepspeed\.launcher\.runner --num_gpus|--nproc_per_node) ([1-9][0-9]*) '
     [ "$JOBS" = 1 ] || most=1
     for line in "${commands[@]}"; do
-        [[ $line = *' deepspeed.launcher.runner --num_gpus '* ]] || continue
-        line=${line#* --num_gpus }
-        [ "$JOBS" = 1 ] || [ "${#gpus[@]}" -gt 0 ] ||
-            fail "JOBS=$JOBS: no GPUs are known, so DeepSpeed would use GPU 0 for all runs; name them in CUDA_VISIBLE_DEVICES, or use JOBS=1"
-        whole_numbers CUDA_VISIBLE_DEVICES "${gpus[@]}" # DeepSpeed knows no other names
-        [ "${#gpus[@]}" = 0 ] || [ "${line%% *}" -le "$most" ] ||
-            fail "NUM_GPUS=${line%% *}: JOBS=$JOBS and CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-} leave $most for a run; change one of them"
+        [[ $line =~ $asks ]] || continue
+        number=${BASH_REMATCH[2]}
+        if [[ ${BASH_REMATCH[1]} = deepspeed* ]]; then
+            [ "$JOBS" = 1 ] || [ "${#gpus[@]}" -gt 0 ] ||
+                fail "JOBS=$JOBS: no GPUs are known, so DeepSpeed would use GPU 0 for all runs; name them in CUDA_VISIBLE_DEVICES, or use JOBS=1"
+            whole_numbers CUDA_VISIBLE_DEVICES "${gpus[@]}" # DeepSpeed knows no other names
+        fi
+        [ "${#gpus[@]}" = 0 ] || [ "$number" -le "$most" ] ||
+            fail "NUM_GPUS=$number: JOBS=$JOBS and CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-} leave $most for a run; change one of them"
     done
 }
 

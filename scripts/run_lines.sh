@@ -5,6 +5,10 @@
 #   bash scripts/run_lines.sh commands.txt [FIRST [COUNT]]         the first line is 1, blank lines do not count; default: all
 file=$(realpath "${1:?name the file with the commands}")
 source "$(dirname "$0")/common.sh"
+for name in EXTRA_ARGS NUM_GPUS LAUNCHER PYTHON; do
+    [ -z "${!name:-}" ] || fail "$name=${!name}: each line has its own; unset it here, and set it where the lines are made (DRY_RUN=1)"
+    shown[$name]=1 # its default says nothing about the lines
+done
 begin
 mapfile -t commands < <(grep -v '^[[:blank:]]*$' "$file")
 whole_numbers FIRST "${2:-1}"

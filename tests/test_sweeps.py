@@ -34,6 +34,7 @@ def sweep(tmp_path):
 
     def start(script, *arguments, **variables):
         given = {"PYTHON": str(fake), "OUTPUT_DIR": str(tmp_path / "runs"), "PIDS": str(tmp_path / "pids"), **variables}
+        given = {name: value for name, value in given.items() if value is not None}
         command = ["bash", ROOT / "scripts" / script, *arguments]
         return subprocess.Popen(
             command, env=environment(**given), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
@@ -205,6 +206,7 @@ def test_a_job_array_does_the_lines_of_a_listing(sweep, tmp_path):
     (tmp_path / "commands.txt").write_text("".join(shlex.join(command) + "\n" for command in commands))
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     job = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "2", "LINES_PER_TASK": "2"}
+    job |= {"PYTHON": None}  # the lines have theirs
     started = sweep("slurm/array.sbatch", "commands.txt", **job)
     assert "2 finished" in started.communicate(timeout=30)[0]
     assert started.returncode == 0
@@ -216,13 +218,36 @@ def test_a_job_array_does_the_lines_of_a_listing(sweep, tmp_path):
     assert started.returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"PYTHON": "python"}, "PYTHON=python: each line has its own"),
+        ({"NUM_GPUS": "1"}, "NUM_GPUS=1: each line has its own"),
+        ({"LAUNCHER": "torchrun"}, "LAUNCHER=torchrun: each line has its own"),
+        ({"EXTRA_ARGS": "--bf16"}, "EXTRA_ARGS=--bf16: each line has its own"),
+        ({"JOBS": "2"}, "NUM_GPUS=4: JOBS=2 and CUDA_VISIBLE_DEVICES=0,1,2,3 leave 1 for a run"),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, "NUM_GPUS=4: JOBS=1 and CUDA_VISIBLE_DEVICES=0,1 leave 2 for a run"),
+    ],
+)
+def test_lines_are_not_done_otherwise_than_the_settings_say(sweep, tmp_path, given, says):
+    """A list's lines have their launcher and arguments already."""
+    line = [str(tmp_path / "python"), "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4", "ft.py"]
+    (tmp_path / "commands.txt").write_text(shlex.join(line) + "\n")
+    variables = {"PYTHON": None, "CUDA_VISIBLE_DEVICES": "0,1,2,3", **given}
+    started = sweep("run_lines.sh", str(tmp_path / "commands.txt"), **variables)
+    out, err = started.communicate(timeout=30)
+    assert (started.returncode, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"error: {says}")
+    assert "LAUNCHER=python" not in err  # a default that says nothing about the lines
+
+
 @pytest.mark.parametrize("restarts", [None, "9", "10"])
 def test_a_preempted_job_is_put_back_into_the_queue_but_not_for_ever(sweep, tmp_path, restarts):
     calls = tmp_path / "calls"
     (tmp_path / "scontrol").write_text(f'#!/usr/bin/env bash\necho "$*" >>{shlex.quote(str(calls))}\n')
     (tmp_path / "scontrol").chmod(0o755)
     (tmp_path / "commands.txt").write_text(shlex.join([str(tmp_path / "python"), "sleeps"]) + "\n")
-    job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "1"}
+    job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "1", "PYTHON": None}
     job |= {} if restarts is None else {"SLURM_RESTART_COUNT": restarts}
     path = f"{tmp_path}:{os.environ['PATH']}"
     started = sweep("slurm/array.sbatch", str(tmp_path / "commands.txt"), **job, PATH=path)
