@@ -207,13 +207,13 @@ def try_metrics(task: Task) -> None:
 
 
 def set_up_process(config: Config) -> None:
-    """Seed all generators, and turn progress bars on or off."""
-    from transformers import set_seed
+    """Seed all generators, choose deterministic kernels if asked for, and turn progress bars on or off."""
+    from transformers import enable_full_determinism, set_seed
     from transformers.utils.logging import disable_progress_bar
 
     if config.run.disable_tqdm:
         disable_progress_bar()
-    set_seed(config.run.seed)
+    (enable_full_determinism if config.run.full_determinism else set_seed)(config.run.seed)
 
 
 def jobs_of(

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import time
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from llmft.errors import InputError
 from llmft.models.reading import agreement, attention
@@ -120,14 +122,31 @@ def test_a_data_seed_that_cannot_be_used_keeps_no_other_from_its_results(tmp_pat
     def fail_first(self, rows):
         calls.append(1)
         if len(calls) == 1:
+            end = time.process_time() + 0.5
+            while time.process_time() < end:  # so that loading costs something
+                pass
             raise InputError("--num_shots 4: too long")
         original(self, rows)
 
     monkeypatch.setattr(Scorer, "check_window", fail_first)
-    command = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", "--num_data_seeds", "2", *map(str, FEW)]
-    with pytest.raises(InputError, match="1 of 2 data seeds failed: --data_seed 0: --num_shots 4: too long"):
+    command = ["--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", "--num_data_seeds", "3", *map(str, FEW)]
+    with pytest.raises(InputError, match="1 of 3 data seeds failed: --data_seed 0: --num_shots 4: too long"):
         MAIN["eval.py"](command)
-    assert len(list(tmp_path.rglob("DONE"))) == 1
+    done = [file.parent for file in tmp_path.rglob("DONE")]
+    costs = {str(record): json.loads((record / "cost.json").read_text()) for record in done}
+    (second,) = (record for record, cost in costs.items() if cost["loaded_by"] is None)  # pays for what the first has loaded
+    (third,) = costs.keys() - {second}
+    assert costs[third]["loaded_by"] == second
+    loading = [sum(phase["cpu_total_s"] for phase in costs[one]["phases"] if phase["kind"] == "load") for one in (second, third)]
+    assert loading[0] > 0.5 + loading[1]
+
+
+def test_full_determinism_is_for_all_that_a_run_computes(monkeypatch):
+    asked = []
+    monkeypatch.setattr(transformers, "enable_full_determinism", asked.append)
+    for more in ([], ["--full_determinism"]):
+        prepare("icl", in_context.GROUPS, ["--task", "toy", "--use_cpu", "--seed", "5", *more], "")
+    assert asked == [5]
 
 
 @pytest.mark.parametrize(

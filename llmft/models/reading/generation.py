@@ -121,6 +121,13 @@ class RowSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, token.to(scores.device), 0.0)
 
 
+def drawing_device(device: torch.device) -> torch.device:
+    """Where the tokens of a model on this device are drawn: on the CPU if it is MPS, which has no float64, or must compute
+    deterministically (--full_determinism): a GPU has no such `cumsum`."""
+    elsewhere = device.type == "mps" or torch.are_deterministic_algorithms_enabled()
+    return torch.device("cpu") if elsewhere else device
+
+
 def uniform_numbers(prompts: Sequence[Sequence[int]], generation: Generation) -> torch.Tensor:
     """(B, S) float64 in [0, 1): the numbers with which tokens are drawn, from the seed and each prompt's tokens."""
     rows = []
@@ -157,7 +164,7 @@ def write(
         The tokens of each answer, including what ended it; and how many tokens of any kind have gone through the model.
     """
     start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # with embeddings `generate` returns only what follows
-    device = "cpu" if bare.device.type == "mps" else bare.device  # which has no float64
+    device = drawing_device(bare.device)
     numbers = uniform_numbers(prompts, generation).to(device) if generation.temperature else None
     answers: list[list[int]] = [[] for _ in prompts]
     rows, written = torch.arange(len(prompts)), 0

@@ -9,7 +9,7 @@ from llmft.models.parts.head import untie
 from llmft.models.reading import reader, shared_prefix
 from llmft.models.reading.batches import BatchSize
 from llmft.models.reading.continuations import Continued
-from llmft.models.reading.generation import Generation, RowSampler, uniform_numbers
+from llmft.models.reading.generation import Generation, RowSampler, drawing_device, uniform_numbers
 from llmft.models.reading.kv_cache import kv_bytes_per_token
 from llmft.models.reading.shared_prefix import open_prefix
 from llmft.prompts.tokens import TokenizedPrompts
@@ -213,6 +213,13 @@ def test_tokens_are_drawn_as_often_as_they_are_probable():
         assert ((left > -torch.inf).sum(1) == 1).all()
         shares = np.bincount(left.argmax(1), minlength=50) / 3000
         np.testing.assert_allclose(shares, (logits[0] / 1.5).softmax(-1), atol=0.03)
+
+
+@pytest.mark.parametrize(("deterministic", "drawn_on"), [(False, ["cpu", "cuda", "cpu"]), (True, ["cpu"] * 3)])
+def test_tokens_are_drawn_where_the_device_can(monkeypatch, deterministic, drawn_on):
+    """On a GPU, sums over tokens raise an error where torch must be deterministic."""
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
+    assert [drawing_device(torch.device(name)).type for name in ("cpu", "cuda", "mps")] == drawn_on
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved():
