@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.arguments.config import Config
@@ -52,7 +53,9 @@ class Job:
     record: RunRecord
     meter: Meter = field(default_factory=Meter)
     first: Job | None = None
-    """The job of the same command line that loaded model and data, if this is a later one."""
+    """An earlier job of the same command line, whose model and data are used if it has loaded them."""
+    loaded_by: Path | None = None
+    """The record of the job that loaded them and paid for that, if this is a later one."""
     data: TaskData | None = None
     eval_sets: dict[str, list[Row]] = field(default_factory=dict)
     contexts: list[list[Row]] = field(default_factory=list)
@@ -235,7 +238,7 @@ class Job:
             self.record.write_results({**shown, **metrics, "weights": weights}, log)
         costs = combine_ranks(all_gather(self.meter.as_dict())) | {
             "resumed_from": self.resumed_from,
-            "loaded_by": str(self.first.record.path) if self.first else None,
+            "loaded_by": str(self.loaded_by) if self.loaded_by else None,
             "saved_by_teacher_cache": as_record(self.saved()),
         }
         self.record.write_costs(costs)

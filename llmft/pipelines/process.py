@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from llmft.cost.meter import OTHER
 from llmft.errors import InputError
 from llmft.pipelines.hub import push
 from llmft.pipelines.job import Job
@@ -24,19 +25,23 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], None]) -> list[Path]:
     Raises:
         InputError: after all others are done, naming what failed.
     """
-    failed, first = [], None
+    failed, first, loaded_by, spent = [], None, None, []
     for job in jobs:
         try:
             output_dir, count_flops = job.config.run.output_dir, job.config.run.count_flops
             with oom_as_input_error(no_room(job)), session(job.record, output_dir, count_flops=count_flops) as meter:
                 if meter is not None:
-                    job.first, job.meter = first, meter
-                    first = first or job
+                    job.first, job.loaded_by, job.meter = first, loaded_by, meter
+                    meter.add(spent)
+                    first = job if loaded_by is None else first
                     work(job)
+                    loaded_by, spent = loaded_by or job.record.path, []
         except InputError as error:
             if len(jobs) == 1 or this_process().world_size > 1:  # other ranks may not have failed: they cannot go on together
                 raise
             failed.append(f"--data_seed {job.config.run.data_seed}: {error}")
+            if loaded_by is None:  # what it has loaded is used, and paid for, by the next
+                spent = [phase for phase in job.meter.as_dict()["phases"] if phase["kind"] in ("load", OTHER)]
     if failed:
         raise InputError(f"{len(failed)} of {len(jobs)} data seeds failed: " + "; ".join(failed))
     pushed = [job for job in jobs if job.config.run.push_to_hub]
