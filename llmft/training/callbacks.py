@@ -38,20 +38,21 @@ class SayResumed(TrainerCallback):
 class EvaluateThenSave(TrainerCallback):
     """Runs an evaluation before the checkpoint of its step, which then includes it, and always evaluates the last step.
 
-    When evaluating by epochs, transformers would do so after the checkpoint of an epoch's last step. The last step gets no
-    checkpoint: its weights are saved anyway, and from one within an epoch transformers would resume one step too far.
+    When evaluating or logging by epochs, transformers would do so after the checkpoint of an epoch's last step. The last step
+    gets no checkpoint: its weights are saved anyway, and from one within an epoch transformers would resume one step too far.
     """
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        """Evaluate at the last step of training, and at the last step of an epoch if evaluation is by epochs."""
-        if args.eval_strategy == "epoch" and state.epoch == int(state.epoch) and state.epoch >= args.eval_delay:
-            control.should_evaluate = True
+        """Evaluate at the last step of training, and evaluate and log at that of an epoch if this is done by epochs."""
+        if state.epoch == int(state.epoch):
+            control.should_log |= args.logging_strategy == "epoch"
+            control.should_evaluate |= args.eval_strategy == "epoch" and state.epoch >= args.eval_delay
         if state.global_step >= state.max_steps:
             control.should_evaluate, control.should_save = True, False
         return control
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        """Nothing to do: the epoch's last step has been evaluated."""
+        """Nothing to do: the epoch's last step has been evaluated, and is not logged twice."""
         control.should_evaluate = False
         if state.global_step >= state.max_steps:
             control.should_save = False

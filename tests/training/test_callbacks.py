@@ -99,6 +99,23 @@ def test_evaluation_leaves_weights_and_random_numbers_alone(tmp_path, trainer_cl
     assert not any("eval_some_n" in entry for entry in logged)
 
 
+def test_an_epochs_log_stands_before_the_checkpoint_of_its_last_step(tmp_path):
+    """A run that resumes there would lose it: the next entry would be the mean over two epochs."""
+    logged = {}
+    more = {"logging_strategy": "epoch", "save_strategy": "steps", "save_steps": 1, **KINDS[1][1]}
+    trainer = make_trainer(tmp_path, ContextDistillationTrainer, tiny_model("opt"), batch=4, epochs=2.5, **more)
+    trainer.evaluate = lambda **_: {}
+    trainer.add_callback(EvaluateThenSave())
+
+    def save(*_):
+        logged[trainer.state.global_step] = [entry["step"] for entry in log(trainer, "loss")]
+
+    trainer._save_checkpoint = save
+    trainer.train()
+    assert logged == {step: [4, 8][: step // 4] for step in range(1, 10)}
+    assert [entry["step"] for entry in log(trainer, "loss")] == [4, 8, 10]
+
+
 @pytest.mark.parametrize("strategy", ["no", "epoch", "steps"])
 def test_evaluations_stand_before_the_checkpoints_of_their_steps(tmp_path, strategy):
     events = []
