@@ -34,7 +34,8 @@ from llmft.runs.program import oom_as_input_error
 from llmft.runs.ranks import all_gather, from_rank_0
 from llmft.runs.record import RunRecord, environment
 from llmft.runs.secrets import without_secrets
-from llmft.runs.store import short_hash
+from llmft.runs.session import exclusively
+from llmft.runs.store import check_writable, short_hash, writing
 from llmft.tasks.questions import documents_of
 from llmft.tasks.table import get_task
 
@@ -74,11 +75,14 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     """
     job = prepare_study(argv)
     files, run = StudyFiles.of(job.config.self_study.output_file), job.config.run
-    finished = job.record.writes and files.finished(job.setting, overwrite=run.overwrite_output_dir)
-    if not from_rank_0(finished):  # rank 0's view counts: disks may lag
-        job.meter = open_meter()
-        with oom_as_input_error(no_room(job)), job.meter.measuring(count_flops=run.count_flops):
-            study(job, files)
+    if job.record.writes:
+        check_writable(files.pairs.parent, f"--output_file {files.pairs}")
+    with writing(str(files.pairs), "--output_file"), exclusively(job.record):
+        finished = job.record.writes and files.finished(job.setting, overwrite=run.overwrite_output_dir)
+        if not from_rank_0(finished):  # rank 0's view counts: disks may lag
+            job.meter = open_meter()
+            with oom_as_input_error(no_room(job)), job.meter.measuring(count_flops=run.count_flops):
+                study(job, files)
     return []
 
 
@@ -105,7 +109,7 @@ def prepare_study(argv: Sequence[str] | None) -> Job:
         writer, flag = flags.writer_model_name_or_path, "--writer_model_name_or_path"
         identity["writer"] = fingerprint_model(writer, flags.writer_model_revision, flag, cache_dir=model.cache_dir)
     set_up_process(config)
-    record = RunRecord(Path(flags.output_file).parent, writes=this_process().is_first)
+    record = RunRecord(Path(flags.output_file), writes=this_process().is_first)
     job = Job("self-study", task, name, config, identity["given"], None, {}, short_hash(identity), {}, {}, record)
     prompt_format_of(job)  # raises errors early
     return job

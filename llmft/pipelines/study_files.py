@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmft.errors import InputError
-from llmft.runs.store import check_writable, write_json, write_json_lines
+from llmft.runs.store import write_json, write_json_lines
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ class StudyFiles:
         """Whether the same command has already finished; if so, says so.
 
         Raises:
-            InputError: one of the files exists and comes from another command, or the folder is not writable.
+            InputError: one of the files exists and comes from another command.
         """
-        check_writable(self.pairs.parent, f"--output_file {self.pairs}")
         there = next((path for path in (self.pairs, self.dropped, self.summary) if path.exists()), None)
         if there is None or overwrite:
             return False

@@ -58,8 +58,8 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 @contextmanager
-def writing(output_dir: str) -> Iterator[None]:
-    """Context: files are written under `output_dir`.
+def writing(place: str, flag: str = "--output_dir") -> Iterator[None]:
+    """Context: files are written at this place, under `output_dir` or where another flag says.
 
     Raises:
         InputError: the system does not permit it; files that were complete before still are.
@@ -73,9 +73,9 @@ def writing(output_dir: str) -> Iterator[None]:
         if not (of_system or in_words):
             raise
         reason, where = (error.strerror or text, error.filename) if isinstance(error, OSError) else (text, None)
-        place = f" at {where}" if where else ""
+        found = f" at {where}" if where else ""
         raise InputError(
-            f"--output_dir {output_dir}: cannot be written to ({reason}{place}); free some space or choose another folder, "
+            f"{flag} {place}: cannot be written to ({reason}{found}); free some space or choose another folder, "
             "then run the same command again to resume at the last checkpoint"
         ) from error
 

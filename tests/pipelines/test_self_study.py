@@ -3,6 +3,7 @@ answers."""
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,8 @@ from llmft.distillation import sifting
 from llmft.errors import InputError
 from llmft.evaluation.scorer import Scorer
 from llmft.pipelines import self_study
+from llmft.runs import session
+from llmft.runs.run_lock import RunLock
 from tests.conftest import byte_level_bpe, tiny_model
 from tests.pipelines.conftest import last_wins, run
 from tests.pipelines.test_training import Cut, cut
@@ -89,6 +92,24 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
     assert "already finished" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"pairs\.jsonl is there already, and not from this command; choose another file"):
         study(folder, folder / "whole", "--seed", 1, "--data_seed", 1)
+
+
+def test_of_two_processes_with_one_file_the_second_waits_and_then_has_nothing_to_do(folder, whole, tmp_path, monkeypatch, capsys):
+    shutil.copytree(folder / "whole", tmp_path / "done")
+    out = tmp_path / "out"
+    other = RunLock(out / "pairs.jsonl")
+
+    def finish(_):
+        for file in (tmp_path / "done").glob("pairs*"):
+            shutil.copy(file, out)
+        other.release()
+
+    assert other.take()
+    monkeypatch.setattr(session, "time", SimpleNamespace(sleep=finish))
+    study(folder, out)
+    said = capsys.readouterr()
+    assert f"waiting: {out}/pairs.jsonl is being done by process " in said.err and "already finished" in said.out
+    assert sorted(path.name for path in out.iterdir()) == sorted([*FILES, "pairs.summary.json"])
 
 
 def test_killed_anywhere_it_ends_with_the_same_bits(folder, whole, tmp_path, monkeypatch):
