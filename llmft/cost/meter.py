@@ -90,6 +90,7 @@ class Meter:
         self._largest_before = 0  # largest process of an earlier session
         self._largest = 0 if self.from_start else own_peak_bytes()  # peak resident set of this process so far
         self._flops: FlopCounterMode | None = None
+        self._uncounted: set[PhaseKey] = set()  # phases some of whose FLOPs were not counted, in this session or an earlier one
         self._mark = (0.0, 0.0, time.monotonic() - seconds_since_start(), 0) if self.from_start else self._now()
         # user, system and clock seconds, and FLOPs counted, when the current phase started
         self._lock, self._stop = threading.Lock(), threading.Event()  # between the process and its sampler
@@ -162,8 +163,7 @@ class Meter:
             phase = self._entry(*key_of(earlier))
             for name in (*SUMMED, "wall_s"):
                 setattr(phase, name, getattr(phase, name) + earlier[name])
-            if earlier.get("flops_counted") is not None:
-                phase.flops_counted = (phase.flops_counted or 0) + earlier["flops_counted"]
+            self._count(phase, earlier.get("flops_counted"))
             with self._lock:
                 for kind, samples in self._memory[phase.key].items():
                     if earlier.get(f"{kind}_peak_bytes") is not None:
@@ -239,8 +239,7 @@ class Meter:
         ran.cpu_user_s, ran.cpu_system_s = ran.cpu_user_s + user, ran.cpu_system_s + system
         ran.cpu_total_s = ran.cpu_user_s + ran.cpu_system_s
         ran.wall_s += wall
-        if self._flops is not None:
-            ran.flops_counted = (ran.flops_counted or 0) + flops
+        self._count(ran, None if self._flops is None else flops)
         memory, cuda, largest = self._memory[ran.key], used_cuda(), own_peak_bytes()
         if largest > self._largest:  # the process was never larger before: its peak is in this phase
             memory["rss"].raise_peak(largest)
@@ -249,6 +248,12 @@ class Meter:
             memory["gpu"].raise_peak(cuda.max_memory_allocated())
             memory["gpu_reserved"].raise_peak(cuda.max_memory_reserved())
         self._summarise(ran)
+
+    def _count(self, phase: Phase, flops: int | None) -> None:
+        """Add FLOPs; None if they were not counted, and then those of the whole phase are not known."""
+        if flops is None:
+            self._uncounted.add(phase.key)
+        phase.flops_counted = None if phase.key in self._uncounted else (phase.flops_counted or 0) + flops
 
     def _summarise(self, phase: Phase) -> None:
         for kind, samples in self._memory[phase.key].items():

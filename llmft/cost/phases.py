@@ -30,7 +30,7 @@ class Phase:
             self-study `write`, `answer`, `answer without the document`; `compose`.
         stage, set: for an evaluation or a reference, the stage of the run and the set of rows; else None.
         flops: estimated by a rule.
-        flops_counted: FLOPs of the operators that ran; None if they were not counted.
+        flops_counted: FLOPs of the operators that ran; None if not all of them were counted.
     """
 
     kind: str
@@ -100,8 +100,8 @@ class Samples:
 def total(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All phases together: sums of times and work, the highest peak, means weighted by wall time."""
     out: dict[str, Any] = {name: sum(p[name] for p in phases) for name in (*SUMMED, "wall_s")}
-    counted = [p["flops_counted"] for p in phases if p["flops_counted"] is not None]
-    out["flops_counted"] = sum(counted) if counted else None
+    counted = [p["flops_counted"] for p in phases]
+    out["flops_counted"] = None if None in counted else sum(counted)
     for kind in MEMORY:
         measured = [p for p in phases if p[f"{kind}_peak_bytes"] is not None]
         wall = sum(p["wall_s"] for p in measured)

@@ -289,6 +289,22 @@ def test_operators_are_counted_on_request():
     assert phase.flops_counted is None
 
 
+@pytest.mark.parametrize(("before", "now"), [(False, False), (False, True), (True, False), (True, True)])
+def test_operators_of_a_phase_are_counted_in_all_sessions_or_not_at_all(before, now):
+    sessions = []
+    for count in (before, now, now):
+        meter = Meter(from_start=False)
+        with meter.measuring(count_flops=count):
+            with meter.phase("load"):
+                pass
+            with meter.phase("train"):
+                meter.add(sessions[-1]["phases"] if sessions else [])
+                torch.ones(2, 2) @ torch.ones(2, 2)
+        sessions.append(meter.as_dict())
+    found = {phase["kind"]: phase["flops_counted"] for phase in sessions[-1]["phases"]}
+    assert found["train"] == sessions[-1]["total"]["flops_counted"] == (3 * 2 * 2**3 if before and now else None)
+
+
 def test_a_mean_is_at_most_the_peak():
     samples = Samples()
     for now in range(3):
