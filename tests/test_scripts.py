@@ -67,7 +67,9 @@ def environment(**given):
 def listing(script, **given):
     """The commands of a dry run, as words."""
     variables = environment(DRY_RUN="1", **given)
-    done = subprocess.run(["bash", ROOT / "scripts" / script], capture_output=True, text=True, check=True, env=variables)
+    done = subprocess.run(
+        ["bash", ROOT / "scripts" / script], capture_output=True, text=True, check=True, env=variables, timeout=300
+    )
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
@@ -84,7 +86,7 @@ def test_scripts_pass_shellcheck():
     if shellcheck is None:
         pytest.skip("needs shellcheck, which the dev extra brings")
     assert len(SCRIPTS) > len(SWEEPS)
-    done = subprocess.run([shellcheck, *SCRIPTS, ".ci/run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([shellcheck, *SCRIPTS, ".ci/run"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout + done.stderr == ""
 
 
@@ -156,7 +158,9 @@ def test_a_dry_run_makes_the_files_that_its_commands_read(tmp_path, script, give
     variables = environment(DRY_RUN="1", SEEDS="0", OUTPUT_DIR=str(folder), **given)
 
     def start():
-        done = subprocess.run(["bash", ROOT / "scripts" / script], capture_output=True, text=True, check=True, env=variables)
+        done = subprocess.run(
+            ["bash", ROOT / "scripts" / script], capture_output=True, text=True, check=True, env=variables, timeout=300
+        )
         return done, {path: path.stat().st_ctime_ns for path in folder.rglob("*") if path.is_file()}
 
     done, made = start()
@@ -211,7 +215,7 @@ def test_values_stay_one_word_whatever_they_hold(tmp_path):
 def test_a_wrong_setting_is_one_line(tmp_path, given, says):
     script = ROOT / "scripts/pattern_verbalizer_ft/rte/run.sh"
     variables = environment(DRY_RUN="1", OUTPUT_DIR=str(tmp_path / "runs"), **given)
-    done = subprocess.run(["bash", script], cwd=tmp_path, capture_output=True, text=True, check=False, env=variables)
+    done = subprocess.run(["bash", script], cwd=tmp_path, capture_output=True, text=True, check=False, env=variables, timeout=300)
     assert done.returncode == 2
     assert done.stdout == ""
     assert says in done.stderr.splitlines()[-1]
@@ -260,7 +264,9 @@ def test_shown_sweeps(page, count):
     assert len(found) == count
     for line in found:
         variables = environment(DRY_RUN="1", DATA_SEEDS="0")
-        done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True, env=variables)
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=True, env=variables, timeout=300
+        )
         assert accepted(without_deepspeed(shlex.split(done.stdout.splitlines()[0])))
 
 
@@ -276,7 +282,9 @@ def without_deepspeed(command):
 def test_the_table_of_gaps_by_epoch(tmp_path):
     def table():
         words = [sys.executable, ROOT / "scripts/gap_by_epoch.py", tmp_path]
-        return subprocess.run(words, capture_output=True, text=True, check=False, env=environment(PYTHONPATH=str(ROOT)))
+        return subprocess.run(
+            words, capture_output=True, text=True, check=False, env=environment(PYTHONPATH=str(ROOT)), timeout=300
+        )
 
     def sets(correct):
         return {"toy": {"score_accuracy": correct, "n": 10}}

@@ -54,7 +54,7 @@ end_together()
 def losses(tmp_path_factory):
     """Three losses of a tiny model without DeepSpeed (name '') and under each config, on one CPU process."""
     command = [sys.executable, "-c", TRAIN, str(tmp_path_factory.mktemp("runs")), "", *OWN]
-    done = subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True, check=False, timeout=570)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("LOSSES ")).removeprefix("LOSSES "))
 

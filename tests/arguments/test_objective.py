@@ -33,4 +33,4 @@ def test_wrong_choices_are_one_line_with_the_flag(choices, message):
 
 def test_choices_are_checked_without_torch():
     code = "import sys, llmft.arguments.objective; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

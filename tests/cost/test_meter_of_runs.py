@@ -4,14 +4,15 @@ import itertools
 import json
 import os
 import re
-import socket
-import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import ended_in_the_end, free_port
 
 PROJECT = Path(__file__).parents[2]
 TIME = Path("/usr/bin/time")
@@ -66,22 +67,22 @@ def mean_of(samples, seconds):
 
 def measured(tmp_path, world, words):
     """Run distill.py in `world` processes; its `cost.json`, what GNU time says of each, and the mean of each one's samples."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     processes, threads, samples = [], [], [[] for _ in range(world)]
-    for rank in range(world):
-        command = [str(TIME), "-v", "-o", str(tmp_path / f"time-{rank}"), sys.executable, "distill.py", *words]
-        environment = dict(os.environ, OMP_NUM_THREADS="1")
-        if world > 1:
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_PORT": port}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": str(world)}
-        with (tmp_path / f"out-{rank}").open("w") as out:
-            processes.append(subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=out, stderr=out))
-        threads.append(threading.Thread(target=sample, args=(processes[-1], samples[rank])))
-        threads[-1].start()
-    for thread in threads:
-        thread.join()
+    with ExitStack() as stack:
+        for rank in range(world):
+            command = [str(TIME), "-v", "-o", str(tmp_path / f"time-{rank}"), sys.executable, "distill.py", *words]
+            environment = dict(os.environ, OMP_NUM_THREADS="1")
+            if world > 1:
+                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_PORT": port}
+                environment |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": str(world)}
+            with (tmp_path / f"out-{rank}").open("w") as out:
+                started = ended_in_the_end(command, cwd=PROJECT, env=environment, stdout=out, stderr=out)
+                processes.append(stack.enter_context(started))
+            threads.append(threading.Thread(target=sample, args=(processes[-1], samples[rank])))
+            threads[-1].start()
+        for thread in threads:
+            thread.join(timeout=570)
     assert [process.returncode for process in processes] == [0] * world, (tmp_path / "out-0").read_text()
     (cost,) = (tmp_path / "runs").rglob("cost.json")
     reports = [(tmp_path / f"time-{rank}").read_text() for rank in range(world)]

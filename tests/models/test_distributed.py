@@ -1,12 +1,14 @@
 """Weights that DeepSpeed ZeRO-3 has partitioned, in a separate process, since DeepSpeed's state is global."""
 
 import os
-import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import ended_in_the_end, free_port
 
 CODE = """
 import deepspeed
@@ -88,29 +90,30 @@ end_together()
 
 @pytest.mark.deepspeed
 def test_two_ranks_with_cut_up_weights_write_what_one_process_writes():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     common = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITING],
-            env={**common, **meeting, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    for rank in ranks:
-        out, err = rank.communicate(timeout=300)
-        assert rank.returncode == 0, err
-        assert out.count("same") == 6
+    with ExitStack() as stack:
+        ranks = [
+            stack.enter_context(
+                ended_in_the_end(
+                    [sys.executable, "-c", WRITING],
+                    env={**common, **meeting, "RANK": rank, "LOCAL_RANK": rank},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for rank in "01"
+        ]
+        for rank in ranks:
+            out, err = rank.communicate(timeout=300)
+            assert rank.returncode == 0, err
+            assert out.count("same") == 6
 
 
 @pytest.mark.deepspeed
 def test_no_rank_holds_more_than_a_module_and_nothing_changes():
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False, env=environment, timeout=570)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("same: ") == 4

@@ -197,5 +197,5 @@ def test_kept_hashes_that_are_damaged_do_no_harm(large):
 def test_many_processes_give_one_name(large):
     code = f"from llmft.models.identity import fingerprint_model as f; print(f({str(large)!r}, 'main'))"
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert {process.communicate()[0].strip() for process in running} == {named(large)}
+    assert {process.communicate(timeout=300)[0].strip() for process in running} == {named(large)}
     assert not list(cache_dir().rglob("*.lock"))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from llmft.worlds.nli import CHECKPOINT
+from tests.conftest import free_port
 from tests.pipelines.conftest import Record, last_wins, run
 
 pytestmark = pytest.mark.deepspeed
@@ -40,11 +40,8 @@ RUNS = [("distill.py", None), *((script, config) for config in ("zero2", "zero3"
 
 def launch(*command, status=0):
     """Start two ranks of a script and wait for them; what they print."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", port, *map(str, command)]
+    words = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", free_port(), *map(str, command)]
     ended = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, timeout=570, capture_output=True, text=True)
     assert ended.returncode == status, ended.stderr[-4000:]
     return ended.stdout + ended.stderr

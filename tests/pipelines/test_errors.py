@@ -250,7 +250,7 @@ def test_the_scripts_exit_with_two_and_one_line(tmp_path, script):
     wrong = ["--runs", "no run"] if script == "compose" else ["--pattern", "no text"]
     command = {"self_study": study, "compose": "-m llmft.compose"}.get(script, f"{ROOT / script} --task toy").split()
     command = [sys.executable, *command, *wrong, "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -261,6 +261,6 @@ def test_the_scripts_exit_with_two_and_one_line(tmp_path, script):
 def test_an_error_of_ours_keeps_its_traceback(tmp_path):
     code = "from llmft.runs.program import run_main\n"
     code += "def broken(): raise ZeroDivisionError('a fault of ours')\nrun_main(broken)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
     assert done.returncode == 1
     assert "Traceback" in done.stderr

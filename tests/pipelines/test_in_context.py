@@ -244,7 +244,7 @@ def test_upstreams_own_number(tmp_path, shared_data, smollm2):
     case = json.loads((golden / "upstream_case.json").read_text())
     model = tmp_path / "big"
     make = [sys.executable, str(golden / "make_random_opt.py"), "big", str(model), str(smollm2)]
-    subprocess.run(make, check=True, capture_output=True)
+    subprocess.run(make, check=True, capture_output=True, timeout=300)
     words = []
     for name, value in case["args"].items():
         words += [f"--{name}"] if value is True else [f"--{name}", str(value)]

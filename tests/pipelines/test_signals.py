@@ -19,6 +19,7 @@ from llmft.runs.run_lock import RunLock
 from llmft.runs.signals import Ended
 from llmft.training.ft_trainer import FtTrainer
 from llmft.worlds.nli import CHECKPOINT
+from tests.conftest import ended_in_the_end, free_port
 from tests.pipelines.conftest import IN_DOMAIN, MAIN, run
 from tests.pipelines.test_in_context import read_csv
 
@@ -275,25 +276,30 @@ for main in (in_context.main, fine_tune.main, distill.main): main(sys.argv[3 if 
 @pytest.mark.deepspeed
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 def test_two_ranks_save_one_checkpoint_when_told_to_end(tmp_path, launcher):
-    words = ["ft.py", "--task", "toy", "--output_dir", str(tmp_path), "--use_cpu", *map(str, SHORT[2:]), "--max_steps", "400"]
-    words += ["--disable_tqdm", "False"]
+    words = ["ft.py", "--task", "toy", "--output_dir", str(tmp_path / "runs"), "--use_cpu", *map(str, SHORT[2:])]
+    words += ["--max_steps", "400", "--disable_tqdm", "False"]
+    zero2 = ("--deepspeed", "zero2")
     commands = {
         "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words],
-        "deepspeed": ["deepspeed.launcher.runner", "--num_accelerators", "2", *words, "--deepspeed", "zero2"],
+        "deepspeed": ["deepspeed.launcher.runner", "--num_accelerators", "2", "--master_port", free_port(), *words, *zero2],
     }
     environment = {**ALONE, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    started = subprocess.Popen(
-        [sys.executable, "-u", "-m", *commands[launcher]],
-        cwd=ROOT, env={**environment, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=(tmp_path / "err").open("w"), text=True,
-    )  # fmt: skip
-    assert any(line.startswith("trains ") for line in started.stdout)
-    while not re.search(r"\b[1-9]\d*/400 \[", (tmp_path / "err").read_text()):  # of the progress bar
-        assert started.poll() is None
-        time.sleep(0.1)
-    os.killpg(started.pid, signal.SIGTERM)  # all of them, as a sweep does; the launcher passes its own on
-    started.communicate(timeout=570)
-    assert "is saved; run the same command again to resume" in (tmp_path / "err").read_text()
+    err = tmp_path / "err"
+    with (
+        err.open("w") as stderr,
+        ended_in_the_end(
+            [sys.executable, "-u", "-m", *commands[launcher]],
+            cwd=ROOT, env={**environment, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=stderr, text=True,
+        ) as started,
+    ):  # fmt: skip
+        deadline = time.monotonic() + 300
+        while not re.search(r"\b[1-9]\d*/400 \[", err.read_text()):  # of the progress bar
+            assert started.poll() is None and time.monotonic() < deadline, err.read_text()[-4000:]
+            time.sleep(0.1)
+        os.killpg(started.pid, signal.SIGTERM)  # all of them, as a sweep does; the launcher passes its own on
+        out, _ = started.communicate(timeout=300)  # until all have ended: DeepSpeed's launcher does before its ranks
+    assert re.search("^trains ", out, re.MULTILINE)
+    assert "is saved; run the same command again to resume" in err.read_text()
     (progress,) = tmp_path.rglob("progress.json")
     assert len(json.loads(progress.read_text())["costs"]) == 2
     if launcher == "torchrun":

@@ -42,7 +42,7 @@ def test_latex_of_odd_texts_compiles(tmp_path):
     inputs = latex(odd) + latex(replace(odd, name="long", rows=[*odd.rows] * 10))
     packages = "\\usepackage{booktabs}\\usepackage{longtable}"
     (tmp_path / "odd.tex").write_text(f"\\documentclass{{article}}{packages}\\begin{{document}}\n{inputs}\\end{{document}}")
-    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "odd.tex"], cwd=tmp_path, check=True)
+    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "odd.tex"], cwd=tmp_path, check=True, timeout=300)
 
 
 def test_no_pattern_is_nothing():

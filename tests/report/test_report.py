@@ -184,7 +184,7 @@ def test_latex_compiles(made, tmp_path, without_pictures):
     inputs = "".join(f"\\input{{tables/{path.name}}}" for path in sorted((tmp_path / "tables").iterdir()))
     packages = "\\usepackage{booktabs}\\usepackage{longtable}"
     (tmp_path / "all.tex").write_text(f"\\documentclass{{article}}{packages}\\begin{{document}}{inputs}\\end{{document}}")
-    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path, check=True)
+    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"], cwd=tmp_path, check=True, timeout=300)
 
 
 def test_a_folder_may_have_a_commands_name(tmp_path, monkeypatch, without_pictures):
@@ -201,7 +201,9 @@ def test_what_cannot_be_written_is_an_error(folder, tmp_path):
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "llmft.report", str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "llmft.report", str(tmp_path)], capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no finished run" in done.stderr
 
 

@@ -209,9 +209,9 @@ def test_nothing_heavy_is_imported_for_it(done, tmp_path, script):
     code = "from llmft.runs.finished import process_command; from pathlib import Path"
     code += "; process_command().keep([Path('out/pbft/run')])"
     noting = f"import sys; sys.argv = {[str(ROOT / script), *WORDS]!r}; {code}"
-    subprocess.run([sys.executable, "-c", noting], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", noting], check=True, env=environment, timeout=300)
     started = [sys.executable, "-X", "importtime", str(ROOT / script), *WORDS]
-    again = subprocess.run(started, capture_output=True, text=True, check=True, env=environment)
+    again = subprocess.run(started, capture_output=True, text=True, check=True, env=environment, timeout=300)
     assert again.stdout.startswith("already finished: out/pbft/run")
     imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in again.stderr.splitlines() if "|" in line}
     assert not imported & {"torch", "transformers", "numpy", "safetensors", "psutil", "pandas"}

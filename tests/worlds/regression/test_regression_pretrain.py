@@ -114,7 +114,12 @@ def test_two_ranks_have_the_losses_of_one_process_also_after_a_sigterm(tmp_path,
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *program, *TINY]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.run(
-            [*command, "--output_dir", str(tmp_path / "out")], capture_output=True, text=True, check=False, env=environment
+            [*command, "--output_dir", str(tmp_path / "out")],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=570,
         )
 
     (tmp_path / "told.py").write_text(TOLD_TO_END)
