@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import hypothesis
@@ -71,6 +72,16 @@ def variables_are_left_as_they_were() -> Iterator[None]:
     """A plain start under DeepSpeed says in variables that the process is alone."""
     with patch.dict(os.environ):
         yield
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What meters take for the time: it is `now`, which tests set and no other process can hold up."""
+    from llmft.cost import meter
+
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(meter, "time", clock)
+    return clock
 
 
 @pytest.fixture

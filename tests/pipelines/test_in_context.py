@@ -106,8 +106,6 @@ def test_several_data_seeds_are_the_runs_of_each(tmp_path, monkeypatch):
     costs = [json.loads((tmp_path / "all" / r.path.relative_to(tmp_path / "alone") / "cost.json").read_text()) for r in alone]
     assert costs[0]["loaded_by"] is None
     assert costs[1]["loaded_by"].endswith(alone[0].path.name)
-    loading = [next(phase for phase in cost["phases"] if phase["kind"] == "load") for cost in costs]
-    assert loading[1]["cpu_total_s"] < loading[0]["cpu_total_s"]  # the model is there
     assert len(read_csv(tmp_path / "all")) == 2
     MAIN["eval.py"]([*together, "--data_seed", "1", "--num_data_seeds", "2"])  # both are finished
     assert len(read_csv(tmp_path / "all")) == 2

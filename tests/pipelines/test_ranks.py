@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,16 +44,21 @@ def test_ranks_other_than_0_wait_for_their_end_before_they_say_an_error(monkeypa
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_no_rank_is_charged_for_another_process_that_does_the_run(tmp_path, monkeypatch, rank):
+def test_no_rank_is_charged_for_another_process_that_does_the_run(tmp_path, monkeypatch, clock, rank):
     meter, answers = Meter(from_start=False), [False, False, True]
+
+    def sleep(seconds):
+        clock.now += seconds
+
     monkeypatch.setattr(session, "process_meter", lambda: meter)
-    monkeypatch.setattr(session, "LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(session, "time", SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(session, "from_rank_0", lambda _: answers.pop(0))  # what rank 0 finds
     record = RunRecord(tmp_path / "run", writes=rank == 0)
     with meter.measuring():
         with session.exclusively(record):
-            pass
-        assert meter.as_dict()["total"]["wall_s"] < 0.7  # of at least 1.0
+            clock.now += 5.0
+        assert meter.as_dict()["total"]["wall_s"] == 5.0
+    assert clock.now == 5.0 + session.LOOK_EVERY_S
     assert answers == []
 
 

@@ -70,17 +70,26 @@ def test_a_killed_process_leaves_nothing_where_files_need_no_name(tmp_path, befo
 def test_whenever_a_process_is_killed_files_are_whole(tmp_path, replace):
     draws = random.Random(0)
     for kills in range(12):
+        told, tell = os.pipe()
         process = os.fork()
         if process == 0:
             try:
                 for number in itertools.count():
                     write_json(tmp_path / ("a.json" if replace else f"{kills}-{number}.json"), list(range(1000)))
+                    if not number:
+                        os.write(tell, b".")
             finally:
                 os._exit(1)
-        time.sleep(0.02 + 0.05 * draws.random())
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        os.close(tell)
+        try:
+            assert os.read(told, 1)  # the first is written, however busy the machine is
+            time.sleep(0.02 + 0.05 * draws.random())
+        finally:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            os.close(told)
     names = os.listdir(tmp_path)
+    assert len(names) >= (1 if replace else 12)
     assert not any(name.startswith(".") for name in names) or replace  # a name that is about to replace another
     assert all(json.loads((tmp_path / name).read_text()) == list(range(1000)) for name in names)
     write_json(tmp_path / "b.json", {})

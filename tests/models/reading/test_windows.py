@@ -15,15 +15,14 @@ from tests.models.reading.test_generation import plain, writer, written
 from tests.scoring import read_logits
 
 FAMILIES = ["mistral", "phi3", "olmo3", "gemma2", "gemma3", "gpt_oss"]
-GENERATOR = torch.Generator().manual_seed(0)
 BRANCHES = [(7,), (11, 12, 13, 14, 15)]
 
 
-def tokens(count):
-    return torch.randint(2, 600, (count,), generator=GENERATOR).tolist()
+def tokens(count, seed=0):
+    return torch.randint(2, 600, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-QUERIES = [tokens(count) for count in (7, 1, 9, 24, 2, 5)]
+QUERIES = [tokens(count, seed) for seed, count in enumerate((7, 1, 9, 24, 2, 5), 1)]
 MIDDLE = 10
 """Some queries and a context are shorter, others longer."""
 
@@ -123,5 +122,7 @@ def test_layers_that_share_the_keys_of_others_read_the_whole_prompt():
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     original = copy.deepcopy(model)
-    prompts = Continued(tokens(20), [tokens(9) for _ in range(4)], [4] * 4, [()] * 4)  # of equal length: no mask is needed
+    prompts = Continued(
+        tokens(20), [tokens(9, seed) for seed in range(1, 5)], [4] * 4, [()] * 4
+    )  # of equal length: no mask is needed
     torch.testing.assert_close(torch.from_numpy(read(model, prompts).arrays["all"]), one_by_one(original, prompts))
