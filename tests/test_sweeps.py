@@ -77,9 +77,11 @@ def test_failed_runs_are_listed_and_the_others_done(sweep):
     assert "a b" in (logs[0].parent / "1.log").read_text().splitlines()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_an_interrupted_sweep_leaves_no_process(sweep, tmp_path, number, status):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, by what is started, too
     started = sweep("vanilla_ft/rte/run.sh", MODELS="sleeps", SHOTS="2", JOBS="2", CUDA_VISIBLE_DEVICES="5,7")
+    signal.signal(signal.SIGHUP, before)
     pids = tmp_path / "pids"
     wait_for(pids, lines=2)
     started.send_signal(number)

@@ -198,3 +198,14 @@ def test_what_cannot_be_used_is_an_input_error(toy):
         _ = llmft.destil
     with pytest.raises(InputError, match="window"):
         accuracy(model, tokenizer, test, demonstrations=shots * 40)
+
+
+def test_a_chat_template_writes_what_a_pattern_does():
+    model, tokenizer = llmft.load_model("notes")
+    rows = [{"text1": row["text1"], "answer": row["answer"]} for row in notes_splits(None, 0)["validation"][:4]]
+    turns = "{{ bos_token }}{% for m in messages %}Question: {{ m['content'] }}{% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %} Answer: {% endif %}"
+    prompts = llmft.ChatFormat("{text1}", "", "", words=()), llmft.PromptFormat("Question: {text1} Answer:", "", "", words=())
+    chat, plain = (llmft.in_context(model, tokenizer, rows, prompt=prompt) for prompt in prompts)
+    assert chat[0]["nll"] == pytest.approx(plain[0]["nll"])
+    assert chat[1].equals(plain[1])

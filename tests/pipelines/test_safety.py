@@ -144,9 +144,10 @@ def test_messages_hold_no_secret(tmp_path, words):
     assert message.startswith("--hub_tok")
 
 
-def test_what_counts_as_a_secret(monkeypatch):
+@pytest.mark.parametrize("name", ["A_TOKEN", "WANDB_API_KEY", "SOME_SECRET", "DB_PASSWORD", "GOOGLE_APPLICATION_CREDENTIALS"])
+def test_what_counts_as_a_secret(monkeypatch, name):
     monkeypatch.setenv("SHORT_TOKEN", "Yes")
-    monkeypatch.setenv("SOME_SECRET", "correct horse")
+    monkeypatch.setenv(name, "correct horse")
     config = {"target_tokens": "Yes,No", "hub_token": "x", "deep": [{"api_key": "y", "text": "a correct horse."}], "n": 3}
     assert without_secrets(config) == {
         "target_tokens": "Yes,No",

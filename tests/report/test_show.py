@@ -181,3 +181,11 @@ def test_names_in_brackets_are_shown_as_they_are(pair, capsys):
     main(["compare", *map(str, pair)])
     show_run(pair[0])
     assert capsys.readouterr().out.count("[red]tiny[/nothing]") == 4
+
+
+@pytest.mark.parametrize(("number", "tables"), [(12, 1), (13, 0)])
+def test_scores_of_each_document_are_shown_where_there_are_few(pair, capsys, number, tables):
+    scores = {f"document {i}": {"score_accuracy": 0.5, "n": 1} for i in range(number)}
+    change(pair[0] / "metrics.json", documents={"after": {"rte": scores}})
+    show_run(pair[0])
+    assert capsys.readouterr().out.count("score_accuracy by document") == tables

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from llmft.report.records.collect import collect
 from llmft.report.records.predictions import read_predictions
 from llmft.report.statistics.bootstrap import OF_TABLES, share_interval, table_interval
 from llmft.report.statistics.paired import mcnemar_p, paired_tests
-from llmft.report.statistics.summary import summarise, welch_over_sizes
+from llmft.report.statistics.summary import summarise, welch, welch_over_sizes
 from llmft.report.tables import contents
 from tests.report.changes import change
 from tests.report.synthetic import Made, write
@@ -163,3 +164,12 @@ def test_gaps_of_some_runs_are_counted(tmp_path):
     table = contents.distillation(contents.result_rows(summarise(collect(tmp_path))), ())
     (row,) = (dict(zip([column.name for column in table.columns], cells, strict=True)) for cells in table.cells())
     assert row["gap"] == "0.400 ± 0.283 (2 of 3 runs)" and row["gap out"] == "0.400 (1 of 3 runs)"
+
+
+@pytest.mark.parametrize(("groups", "pairs"), [(40, 40 * 39 // 2), (41, 40)])
+def test_more_than_40_groups_are_each_only_compared_with_prompting(summary, groups, pairs):
+    judged = summary.query("metric == headline and set == 'in_domain' and model == 'opt-125m' and shots == 16 and task == 'rte'")
+    prompted, trained = (judged.query(f"selection == '{selection}'").head(1) for selection in ("icl", "last"))
+    trained = pd.concat([trained] * (groups - 1)).assign(setting=[f"setting {i}" for i in range(groups - 1)])
+    found = welch(pd.concat([prompted, trained]))
+    assert len(found) == pairs and (found["method_a"] == "icl").sum() == groups - 1

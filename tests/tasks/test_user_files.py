@@ -93,6 +93,7 @@ def test_fingerprints_hold_every_file(files, tmp_path):
         (rows("Yes", "No"), rows("yes "), [], "row 1: label 'yes ' is none of No, Yes ('Yes' differs in case or spaces alone)"),
         (rows("Yes", "No", "yes "), None, [], "labels 'Yes' (row 1) and 'yes ' (row 3) differ only in case or spaces"),
         (rows("Yes", "No", "nan"), None, [], "the label of row 3 is 'nan'"),
+        (rows("Yes", "No", "<NA>"), None, [], "the label of row 3 is '<NA>'"),
         (rows(1, -1), None, [], "the labels are 1 (-1 means no label); number two or more"),
         (rows(0.0, 1.0, None), None, [], "the label of row 3 is None"),
         (rows(True, "maybe"), None, [], "the label of row 1 is a number and that of row 2 text"),
