@@ -92,22 +92,10 @@ def test_a_file_of_the_users_wins_over_a_name(tmp_path, monkeypatch):
     assert find_config("zero3") == str(CONFIGS / "zero3.json")
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (None, "no such file"),
-        ("{oops", "is not JSON"),
-        ("[1]", "not a JSON object"),
-        ('{"zero_optimization": 2}', "zero_optimization is 2"),
-        (b"\xff\xfe", "cannot be read"),
-    ],
-)
-def test_a_config_that_cannot_be_read_is_one_line(tmp_path, text, says):
+def test_a_config_that_is_no_text_is_one_line(tmp_path):
     path = tmp_path / "config.json"
-    if text is not None:
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(InputError, match=says) as error:
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="cannot be read") as error:
         parse(fine_tune.GROUPS, ["--deepspeed", str(path), "--use_cpu"])
     assert str(error.value).startswith(f"--deepspeed {path}: ")
-    assert ("zero2" in str(error.value)) == (text is None)
     assert "\n" not in str(error.value)

@@ -9,6 +9,7 @@ from llmft.arguments.command_line import read
 from llmft.arguments.flags import Rules, default_of, flags_of
 from llmft.errors import InputError
 from llmft.pipelines import compose, distill, fine_tune, in_context, self_study
+from tests.parsing import parse
 from tests.pipelines.test_errors_document import ROWS, pattern
 
 SCRIPTS = {"ft.py": fine_tune.GROUPS, "eval.py": in_context.GROUPS, "distill.py": distill.GROUPS}
@@ -16,6 +17,66 @@ SCRIPTS |= {"llmft.self_study": self_study.GROUPS, "llmft.compose": compose.GROU
 FLAGS = {script: {n: f for group in groups for n, f in flags_of(group).items()} for script, groups in SCRIPTS.items()}
 ALL = {(script, name): FLAGS[script][name] for script in SCRIPTS for name in FLAGS[script]}
 DEFAULTS = {script: {name: default_of(field) for name, (field, _) in flags.items()} for script, flags in FLAGS.items()}
+REFUSED = """
+    eval.py --max_eval_samples 0 | --max_eval_samples 0
+    eval.py --train_file /nowhere.csv | --task toy: cannot be combined with --train_file; drop one of them
+    eval.py --per_device_eval_batch_size 0 | --per_device_eval_batch_size 0
+    ft.py --adapter_type ia3 | --adapter_type ia3: has no effect without --use_adapter
+    ft.py --use_adapter --adapter_type ia3 --adapter_dim 4 | --adapter_dim 4: has no effect without --use_adapter --adapter_type
+    ft.py --use_adapter --adapter_type parallel --lora_alpha 4 | --lora_alpha 4: has no effect without
+    ft.py --use_adapter --lora_alpha -2 | --lora_alpha -2: must be 1 or more, or -1 for a scale of 1
+    ft.py --max_steps -2 | --max_steps -2: must be 1 or more, or -1 to use --num_train_epochs
+    ft.py --bitfit --head_only | --head_only True: cannot be combined with --bitfit (only one part can be trained)
+    distill.py --use_cartridge --num_contexts 2 | 2 or more (it starts as the keys and values of one context)
+    distill.py --use_soft_prompt --use_adapter | --use_adapter True: cannot be combined with --use_soft_prompt (only
+    ft.py --bitfit --untie_embeddings | --untie_embeddings True: cannot be combined with --bitfit (it has no
+    ft.py --bitfit --freeze_embeddings | --freeze_embeddings True: cannot be combined with --bitfit (it has no
+    ft.py --use_soft_prompt --use_cartridge | --use_soft_prompt True: cannot be combined with --use_cartridge (only
+    ft.py --cartridge_tokens 3 | --cartridge_tokens 3: has no effect without --use_cartridge
+    ft.py --cartridge_frozen_tokens 2 | --cartridge_frozen_tokens 2: has no effect without --use_cartridge
+    ft.py --use_cartridge --cartridge_tokens -1 | --cartridge_tokens -1: must be 0 or more
+    ft.py --use_cartridge --cartridge_tokens 3 --activation_checkpointing | --activation_checkpointing True: cannot be combined
+    ft.py --use_cartridge --cartridge_tokens 3 --gradient_checkpointing | --gradient_checkpointing True: cannot be combined with
+    ft.py --num_soft_prompt_tokens 3 | --num_soft_prompt_tokens 3: has no effect without --use_soft_prompt
+    ft.py --use_soft_prompt --num_soft_prompt_tokens 0 | --num_soft_prompt_tokens 0: must be 1 or more
+    ft.py --classifier_type linear | --classifier_type linear: has no effect without --method vanilla
+    ft.py --method vanilla --target_tokens No,Yes | --target_tokens No,Yes: has no effect without --method pbft
+    ft.py --method vanilla --untie_embeddings | --untie_embeddings True: has no effect without --method pbft
+    ft.py --train_on demonstrations --max_train_samples 4 | 4: has no effect without --train_on train
+    ft.py --use_adapter --adapter_dim 0 | --adapter_dim 0
+    ft.py --eval_strategy epoch --eval_steps 5 | --eval_steps 5.0: has no effect without --eval_strategy steps
+    ft.py --save_best_models | --save_best_models True: has no effect without --eval_strategy epoch or steps
+    ft.py --eval_delay 2 | --eval_delay 2.0: has no effect without --eval_strategy epoch or steps
+    ft.py --loss t-few --target_tokens_logits_only | no effect without --method pbft --loss cross-entropy
+    ft.py --train_on document --loss t-few | --loss t-few: cannot be combined with --train_on document (documents have no labels
+    ft.py --train_on document --method vanilla | --method vanilla: cannot be combined with --train_on document (documents have
+    ft.py --train_on document --target_tokens_logits_only | --target_tokens_logits_only True: cannot be combined with --train_on
+    ft.py --num_train_epochs 0 | --num_train_epochs 0
+    ft.py --num_shots 4 | --num_shots 4: has no effect without --train_on demonstrations
+    eval.py --pattern_name gpt-3 --pattern {text1} | --pattern_name gpt-3: cannot be combined with --pattern; drop
+    eval.py --max_seq_length 0 | --max_seq_length 0: must be 1 or more
+    distill.py --instruction x | --instruction x: has no effect without --context instruction
+    distill.py --context instruction --num_shots 4 | --num_shots 4: has no effect without --context demonstrations
+    distill.py --context label --calibrate | --context label (a content-free query has no label to show)
+    distill.py --context label --sample_indices_file list.csv | --sample_indices_file list.csv: has no effect
+    distill.py --support topk --topk 0 | --topk 0: must be 1 or more
+    distill.py --topk 9 | --topk 9: has no effect without --support topk
+    distill.py --jsd_beta 2 --divergence jsd | --jsd_beta 2.0: must be above 0 and below 1; the ends are
+    distill.py --num_contexts 0 | --num_contexts 0
+    distill.py --context_schedule cycle | --context_schedule cycle: has no effect without --num_contexts 2
+    distill.py --targets hard --support vocab | --support vocab: has no effect without --targets soft
+    distill.py --task notes --answers student --support vocab | --support vocab: cannot be combined with --answers student or
+    distill.py --task notes --answers mixed --ce_weight 1 | --ce_weight 1.0: cannot be combined with --answers
+    distill.py --task notes --support sampled --divergence reverse | --divergence reverse: cannot be combined with --support
+    distill.py --task notes --support sampled --teacher_mode online | --teacher_mode online: cannot be combined
+    distill.py --multi_token_labels --ce_weight 1 | --multi_token_labels True: cannot be combined with --ce_weight (the
+    distill.py --multi_token_labels --targets gold | True: cannot be combined with --targets hard or gold (which are
+    distill.py --temperature 0 | --temperature 0.0
+    distill.py --divergence jsd --jsd_beta 0 | --jsd_beta 0.0: must be above 0 and below 1
+    distill.py --ce_weight -0.5 | --ce_weight -0.5: must be 0 or more
+    distill.py --jsd_beta 0.1 | --jsd_beta 0.1: has no effect without --divergence jsd
+"""
+"""Command lines, and what is said of them. The tests of each rule that is declared cannot miss one that is not; these rows do."""
 KINDS = {"value", "path", "folder", "text or path", "json", "steps", "secret"}
 
 
@@ -81,6 +142,16 @@ def test_a_flag_has_one_meaning():
             assert rules.kind in ("path", "folder"), name
         for condition in (*rules.needs, *rules.excludes):
             assert any(there(script, [condition]) for script in SCRIPTS), (name, condition)
+
+
+@pytest.mark.parametrize("line", REFUSED.strip().splitlines())
+def test_a_rule_that_is_there_stays(line):
+    words, _, says = line.partition(" | ")
+    script, *words = words.split()
+    task = [] if "--task" in words else ["--task", "toy"]
+    with pytest.raises(InputError) as caught:
+        parse(SCRIPTS[script], [*task, *words, "--use_cpu"])
+    assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

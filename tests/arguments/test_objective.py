@@ -11,17 +11,9 @@ from llmft.errors import InputError
     "choices, message",
     [
         ({"support": "words"}, "--support words: unknown; choose one of labels, labels_rest, topk, vocab"),
-        ({"divergence": "kl"}, "--divergence kl: unknown; choose one of forward, reverse, jsd"),
-        ({"support": "topk", "topk": 0}, "--topk 0: must be 1 or more"),
-        ({"topk": 10}, "--topk 10: has no effect without --support topk"),
-        ({"divergence": "jsd", "jsd_beta": 0.0}, "--jsd_beta 0.0: must be above 0 and below 1"),
         ({"divergence": "jsd", "jsd_beta": 1.0}, "--jsd_beta 1.0: must be above 0 and below 1"),
-        ({"divergence": "jsd", "jsd_beta": float("nan")}, "--jsd_beta nan: must be a finite number"),
         ({"jsd_beta": 0.1}, "--jsd_beta 0.1: has no effect without --divergence jsd"),
-        ({"temperature": 0.0}, "--temperature 0.0: must be above 0"),
         ({"temperature": float("inf")}, "--temperature inf: must be a finite number"),
-        ({"ce_weight": -0.5}, "--ce_weight -0.5: must be 0 or more"),
-        ({"ce_weight": float("nan")}, "--ce_weight nan: must be a finite number"),
     ],
 )
 def test_wrong_choices_are_one_line_with_the_flag(choices, message):

@@ -177,13 +177,6 @@ def test_a_teacher_with_an_empty_class_gives_the_student_a_finite_gradient():
         assert gradient[0, 2] > 0  # mass is to leave it
 
 
-def test_forward_kl_by_hand():
-    teacher, student = torch.log(torch.tensor([[0.5, 0.5]])), torch.log(torch.tensor([[0.25, 0.75]]))
-    # 0.5 ln(0.5 / 0.25) + 0.5 ln(0.5 / 0.75) = 0.5 (0.693147 - 0.405465)
-    assert divergence_loss(Objective(), teacher, student).item() == pytest.approx(0.143841, abs=1e-6)
-    assert divergence_loss(Objective(), student, teacher).item() != pytest.approx(0.143841, abs=1e-3)  # the direction matters
-
-
 @pytest.mark.parametrize("name", DIVERGENCES)
 @given(SIZES, TEMPERATURES)
 @SETTINGS

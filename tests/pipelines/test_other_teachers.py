@@ -7,7 +7,6 @@ import weakref
 import pytest
 import torch
 
-from llmft.errors import InputError
 from llmft.worlds.nli import CHECKPOINT
 from tests.pipelines.conftest import IN_DOMAIN, run
 from tests.pipelines.test_distill_modes import SHORT, SLOW, assert_same_training
@@ -78,16 +77,6 @@ def test_another_teacher_is_out_of_memory_once_it_has_answered(tmp_path, monkeyp
         models.clear(), alive.clear()
         run("distill.py", tmp_path, *SHORT, "--teacher_model_name_or_path", CHECKPOINT, "--teacher_mode", mode)
         assert alive == [stays, stays]
-
-
-def test_a_teacher_of_another_vocabulary_is_an_error(tmp_path):
-    from tests.conftest import byte_level_bpe, tiny_model
-
-    tiny_model("opt").save_pretrained(tmp_path / "other")
-    byte_level_bpe("</s>").save_pretrained(tmp_path / "other")
-    with pytest.raises(InputError, match=r"its vocabulary of .* is not the student's of 113.*the first being"):
-        run("distill.py", tmp_path / "out", *SHORT, "--teacher_model_name_or_path", tmp_path / "other")
-    assert not (tmp_path / "out").exists()
 
 
 def test_room_for_a_teachers_virtual_tokens_is_free_again_for_its_student(tmp_path):

@@ -160,36 +160,6 @@ def test_calibration_changes_the_answers_and_not_the_token_probabilities(tmp_pat
     assert abs(odds[in_toy][0]) > 1e-3
 
 
-@pytest.mark.parametrize("script", ["distill.py", "ft.py"])
-def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path, monkeypatch, capsys, script):
-    from llmft.training.ft_trainer import FtTrainer
-
-    steps = ("--per_device_train_batch_size", 4, "--save_strategy", "steps", "--save_steps", 2)
-    whole = run(script, tmp_path / "whole", *SHORT, *steps)
-    calls = []
-    original = FtTrainer.compute_loss
-
-    def interrupted(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 6:  # of 8 steps; the last checkpoint is of step 4
-            raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(FtTrainer, "compute_loss", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(script, tmp_path / "cut", *SHORT, *steps)
-    assert not list((tmp_path / "cut").rglob("DONE"))
-    assert "resuming at" not in capsys.readouterr().out
-    resumed = run(script, tmp_path / "cut", *SHORT, *steps)
-    assert "\nresuming at step 4 of 8\n" in capsys.readouterr().out
-    assert len(calls) == 6 + 4
-    assert resumed.json("cost")["resumed_from"].endswith("checkpoint-4")
-    assert whole.json("cost")["resumed_from"] is None
-    assert (resumed.path / "metrics.json").read_bytes() == (whole.path / "metrics.json").read_bytes()
-    assert weights(resumed.path) == weights(whole.path)
-    assert not resumed.path.joinpath("checkpoints").exists()
-
-
 def test_students_of_two_data_seeds_are_two_models_and_one_setting(tmp_path):
     longer = (*SHORT, "--num_train_epochs", 4)  # a first step alone has the learning rate 0
     students = [run("ft.py", tmp_path / "ft", *longer, *LORA, "--data_seed", seed).path / "model" for seed in range(2)]

@@ -160,22 +160,37 @@ STEPS = ("--eval_strategy", "steps", "--eval_steps", 3, "--save_strategy", "step
 EPOCHS = ("--eval_strategy", "epoch", "--save_strategy", "steps", "--save_steps", 4)
 EPOCHS += ("--num_train_epochs", 1.5, "--per_device_train_batch_size", 8)
 CUTS = {
-    "in a step behind a new best": ("ft.py", (*ALL_SETS, *EIGHT_STEPS, *STEPS), FtTrainer, "compute_loss", 8),
+    "in a step behind a new best": ("ft.py", (*ALL_SETS, *EIGHT_STEPS, *STEPS), FtTrainer, "compute_loss", 8, "step 6 of 8"),
     "in the evaluation of a step that is saved": (
         "distill.py",
         (*SHORT, *EIGHT_STEPS, *STEPS, *LORA),
         FtTrainer,
         "evaluate",
         2,
+        "step 4 of 8",
     ),
-    "between a checkpoint and what we put there": ("ft.py", (*SHORT, *EIGHT_STEPS, *STEPS), training, "all_gather", 3),
-    "in the saving of the weights, within an epoch": ("ft.py", (*SHORT, *EIGHT_STEPS, *EPOCHS), training, "_save", 2),
+    "between a checkpoint and what we put there": (
+        "ft.py",
+        (*SHORT, *EIGHT_STEPS, *STEPS),
+        training,
+        "all_gather",
+        3,
+        "step 4 of 8",
+    ),
+    "in the saving of the weights, within an epoch": (
+        "ft.py",
+        (*SHORT, *EIGHT_STEPS, *EPOCHS),
+        training,
+        "_save",
+        2,
+        "step 4 of 6",
+    ),
 }
 
 
 @pytest.mark.parametrize("place", CUTS)
-def test_an_interrupted_run_resumes_with_its_evaluations_and_costs(tmp_path, monkeypatch, place):
-    script, arguments, owner, name, call = CUTS[place]
+def test_an_interrupted_run_resumes_with_its_evaluations_and_costs(tmp_path, monkeypatch, capsys, place):
+    script, arguments, owner, name, call, step = CUTS[place]
     arguments = (*arguments, "--save_best_models", "--log_l2_dist_per_weight")
     whole = run(script, tmp_path / "whole", *arguments)
     with monkeypatch.context() as patch:
@@ -184,8 +199,12 @@ def test_an_interrupted_run_resumes_with_its_evaluations_and_costs(tmp_path, mon
             run(script, tmp_path / "cut", *arguments)
     assert not list((tmp_path / "cut").rglob("DONE"))
     assert list((tmp_path / "cut").rglob("progress.json"))
+    assert "resuming at" not in capsys.readouterr().out
     resumed = run(script, tmp_path / "cut", *arguments)
-    assert resumed.json("cost")["resumed_from"] is not None
+    (found,) = re.findall(r"^resuming at (step \d of \d)$", capsys.readouterr().out, re.MULTILINE)
+    assert found == step
+    assert resumed.json("cost")["resumed_from"].endswith(f"checkpoint-{step.split()[1]}")
+    assert whole.json("cost")["resumed_from"] is None
     for file in ("metrics.json", "predictions.parquet"):
         assert (resumed.path / file).read_bytes() == (whole.path / file).read_bytes()
     assert weights(resumed) == weights(whole)
