@@ -175,7 +175,7 @@ CUTS = {
         training,
         "all_gather",
         3,
-        "step 4 of 8",
+        "step 2 of 8",
     ),
     "in the saving of the weights, within an epoch": (
         "ft.py",
