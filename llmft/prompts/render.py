@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +37,12 @@ CONTENT_FREE = ("N/A", "", "[MASK]")
 """Content-free texts of Zhao et al. 2021 (arXiv:2102.09690), section 5."""
 UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "BOPOMOFO ", "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ")
 """Starts of Unicode names of letters in scripts without spaces between words."""
+
+
+@cache
+def is_unspaced(character: str) -> bool:
+    """Whether a character is a letter of a script without spaces between words."""
+    return unicodedata.name(character, "").startswith(UNSPACED)
 
 
 def decode_escapes(text: str) -> str:
@@ -179,7 +186,7 @@ class PromptFormat:
             return self
         end = (PLACEHOLDER.split(self.pattern)[-1] + self.prefix).rstrip(" ")
         bare = end[-1:].isspace() or end.endswith(tuple(control_tokens))
-        unspaced = bool(self.words) and all(unicodedata.name(word[0], "").startswith(UNSPACED) for word in self.words)
+        unspaced = bool(self.words) and all(is_unspaced(word[0]) for word in self.words)
         return replace(self, delimiter="" if bare or unspaced else " ", default_delimiter=True)
 
     def read_by(self, tokenizer: PreTrainedTokenizerBase) -> PromptFormat:

@@ -1,17 +1,20 @@
-"""Base of metrics of text answers: the best accepted answer counts, and all rows count the same; words are SQuAD's,
-identifiers Python's."""
+"""Bases of metrics of text answers: the best accepted answer counts, and all rows count the same; words are SQuAD's, also in
+scripts without spaces, identifiers Python's."""
 
 import keyword
 import re
 import string
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import ClassVar
 
 import datasets
 import evaluate
 import numpy as np
+
+from llmft.prompts.render import is_unspaced
 
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 KEYWORDS = frozenset(keyword.kwlist) - {"True", "False"}
@@ -54,7 +57,50 @@ class TextMetric(evaluate.Metric, ABC):
         return {self.key: float(np.mean([*map(self.row_score, predictions, references)]))}
 
 
+class WordMetric(TextMetric):
+    """A metric of words; of an answer that has none, such as "A" or "%", a metric of the texts as they are."""
+
+    def score(self, prediction: str, reference: str) -> float:
+        """The score, from 0 to 1."""
+        accepted = words(reference)
+        return self.score_words(words(prediction), accepted) if accepted else self.score_texts(prediction, reference)
+
+    @abstractmethod
+    def score_words(self, predicted: tuple[str, ...], accepted: tuple[str, ...]) -> float:
+        """The score of the words of a prediction against those of an accepted answer."""
+
+    def score_texts(self, prediction: str, reference: str) -> float:
+        """The score of a prediction against an accepted answer without words: 1 if they are the same but for case, and for
+        punctuation at the ends unless they consist of it; else 0."""
+        same, other = (without_ends(text) or text.strip() for text in (prediction, reference))
+        return same.casefold() == other.casefold()
+
+
 @lru_cache(maxsize=64)  # several metrics ask for the same row's texts
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text: of texts in ASCII those of SQuAD, `squad_words`.
+
+    Of others, punctuation at the ends is deleted, too, if it is not in ASCII, and in scripts without spaces between words each
+    character is a word and wide punctuation separates words, as in MLQA's script for Chinese (Lewis et al. 2020,
+    arXiv:1910.07475).
+    """
+    return squad_words(without_ends("".join(map(_set_apart, text))))
+
+
+def without_ends(text: str) -> str:
+    """A text without punctuation and white space at its ends."""
+    ends = {one for one in text if one.isspace() or one in string.punctuation or unicodedata.category(one).startswith("P")}
+    return text.strip("".join(ends)) if ends else text
+
+
+@cache
+def _set_apart(character: str) -> str:
+    if is_unspaced(character):
+        return f" {character} "
+    wide = unicodedata.east_asian_width(character) in ("F", "W")
+    return " " if wide and unicodedata.category(character).startswith("P") else character
+
+
 def squad_words(text: str) -> tuple[str, ...]:
     """The words of a text by the rules of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250, section 6.1).
 
