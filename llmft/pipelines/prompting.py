@@ -43,7 +43,9 @@ def prompt_format_of(job: Job, who: str | None = None, number: int = 0) -> Promp
     """
     data, upstream = job.config.data, job.config.data.upstream_prompts
     named = _named_pattern(job)
-    words, words_flag = _choose(job, who, "target_tokens", named.target_tokens)
+    tuning = job.config.fine_tuning
+    nameless = job.task.label_names if tuning is not None and tuning.method == "vanilla" else ()  # a new head reads no words
+    words, words_flag = _choose(job, who, "target_tokens", named.target_tokens or nameless)
     labels = parse_words(words, len(job.task.label_names), words_flag)
     pattern, pattern_flag = _pattern(job, who)
     prefix, _ = _choose(job, who, "target_prefix", _default_prefix(job, named.prefix) if pattern is None else "")

@@ -145,6 +145,7 @@ def _labels(data: DataArguments, table: Table, *, labels_needed: bool) -> tuple[
         return names, names
     numbers = set(labels.values()) - {UNLABELLED}
     if given:
+        _check_minus_one(given, {*labels.values()}, where)
         return given, ()
     if numbers != set(range(len(numbers))) or len(numbers) < 2:
         shown = ", ".join(quote(number) for number in sorted(numbers)[:20]) or "all -1"
@@ -153,6 +154,20 @@ def _labels(data: DataArguments, table: Table, *, labels_needed: bool) -> tuple[
             f"{where}: the labels are {shown}{unlabelled}; number two or more from 0 without gaps, or name all with --label_names"
         )
     return tuple(map(str, sorted(numbers))), ()
+
+
+def _check_minus_one(names: Sequence[str], numbers: set[int], where: str) -> None:
+    """Check that -1 is not meant as the first of as many labels as there are names: -1, 0, 1, ..., or -1 and 1.
+
+    Raises:
+        InputError: it seems to be.
+    """
+    if numbers in ({*range(UNLABELLED, len(names) - 1)}, {UNLABELLED, 1}) and len(numbers) == len(names):
+        written = ",".join(map(str, sorted(numbers)))
+        raise InputError(
+            f"--label_names {','.join(names)}: the labels of {where} are {written}, and -1 means no label; number them from 0 "
+            f"and take out rows without a label, or write --label_names={written} and give words with --target_tokens"
+        )
 
 
 def _label_names(labels: dict[int, int | str], where: str) -> tuple[str, ...]:

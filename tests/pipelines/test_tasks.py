@@ -8,7 +8,7 @@ import pytest
 
 from llmft.errors import InputError
 from llmft.evaluation.metrics import load_metric
-from llmft.pipelines import distill, in_context
+from llmft.pipelines import distill, fine_tune, in_context
 from llmft.pipelines.loading import load_all, load_data
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.prompting import prompt_format_of
@@ -110,6 +110,15 @@ def test_rows_that_hold_the_texts_of_a_demonstration_are_left_out_with_a_note(tm
     load_data(job, num_contexts=1)
     assert len(distill.draw_queries(job)) == 20
     assert capsys.readouterr().err == "note: the training rows: 2 of 24 rows left out: 2 with the texts of a demonstration\n"
+
+
+def test_a_new_head_needs_no_words_for_labels_that_are_numbers(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps({'text1': f'row {number}', 'label': number % 3})}\n" for number in range(6)))
+    arguments = ["--model_name_or_path", "toy", "--train_file", file, "--validation_file", file, "--use_cpu", "--use_adapter"]
+    arguments += ["--output_dir", tmp_path, "--method", "vanilla"]
+    (job,) = prepare("pbft", fine_tune.GROUPS, [*map(str, arguments)], "")
+    assert prompt_format_of(job).words == ("0", "1", "2")
 
 
 def test_training_rows_without_labels_cannot_be_shown(tmp_path, own_files):

@@ -112,6 +112,9 @@ def test_fingerprints_hold_every_file(files, tmp_path):
         (rows(0, ""), None, [], "the label of row 2 is ''"),
         (rows(0, 1), None, ["--label_names", "a,a"], "--label_names a,a: give two or more different names"),
         (rows(0, 1), None, ["--label_names", "a"], "--label_names a: give two or more"),
+        (rows(-1, 0, 1), None, ["--label_names", "a,b,c"], "the labels of --train_file"),
+        (rows(-1, 0, 1), rows(2), ["--label_names", "a,b,c"], "are -1,0,1, and -1 means no label; number them from 0"),
+        (rows(-1.0, "1"), None, ["--label_names", "a,b"], "or write --label_names=-1,1 and give words with --target_tokens"),
         (rows(0, 1), None, ["--text2_column", "b"], "--text2_column b: "),
         (rows(0, 1), None, ["--text1_column", "text"], "has text1, label; name one of these"),
         (rows(0, 1), None, ["--text2_column", "label"], "they must differ"),
@@ -156,6 +159,13 @@ def test_training_rows_without_labels(files, tmp_path):
     validation.write_text("text1,label\nb,-1\nc,1\n")
     named = resolve("--train_file", train, "--validation_file", validation, "--label_names=-1,1", labels_needed=False)
     assert [row["label"] for row in load(named).in_domain["custom"]] == [0, 1]
+
+
+def test_minus_one_is_a_label_if_it_is_named_as_one(files):
+    coded = rows(0, -1, 1)
+    assert [row["label"] for row in load(resolve(*files(coded), "--label_names=-1,0,1")).train] == [1, 0, 2]
+    for names, labels in (("a,b", [0, 1]), ("a,b,c,d", [0, 1])):  # -1 is none
+        assert [row["label"] for row in load(resolve(*files(coded), "--label_names", names)).train] == labels
 
 
 @pytest.mark.parametrize("labels", [("sad", None, "glad", ""), ("sad", "-1", "glad", -1), (1, None, 0, -1), ("1", "", "0", "-1")])
