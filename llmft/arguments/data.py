@@ -190,8 +190,8 @@ class DataArguments(PromptArguments):
         answers="label",
     )
     max_seq_length: int | None = flag(
-        "Maximum length of a prompt in tokens; the longer text of longer prompts is cut at its end. Default: the model's window, "
-        "without cutting.",
+        "Maximum length of a prompt in tokens (eval.py, ft.py); the longer text of longer prompts is cut at its end. Default: "
+        "the model's window, without cutting.",
         at_least=1,
     )
     upstream_prompts: bool = flag(

@@ -43,7 +43,7 @@ def check_distillation(job: Job) -> None:
         raise InputError(
             f"--support {flags.support}: does not apply to answers to {job.task.name}; give one of {', '.join(answers.supports)}"
         )
-    if answers.in_words and data.max_seq_length is not None:
+    if data.max_seq_length is not None:
         raise InputError(
             f"--max_seq_length {data.max_seq_length}: would cut queries after a context, but not without one; teacher and "
             "student must read the same query, leave it out"

@@ -19,7 +19,7 @@ from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_all
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
-from llmft.pipelines.prompt_notes import say_prompts
+from llmft.pipelines.prompt_notes import say_cut, say_prompts
 from llmft.pipelines.prompt_sizes import prompt_sizes, student_tokens
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
@@ -81,14 +81,13 @@ def tune(job: Job) -> None:
             put_head(model, flags.classifier_type, job.task.label_names, run.seed)
         student = job.scorer(model, tokenizer, prompt_format, reserved=job.config.trained.virtual_tokens)
         job.check_prompts(student, train_rows=rows)
-        if on_documents:
-            examples = documents(job, student)
-        else:
-            examples = student.answers.examples(student.prompter.prompts(rows), rows, gold=True)
+        prompts = student.prompter.prompts(rows)
+        examples = documents(job, student) if on_documents else student.answers.examples(prompts, rows, gold=True)
         check_start(job.model_name, trained_weights(model, job.config.trained))
         job.begin()
         say_prompts(job, {"": student}, () if on_demonstrations else rows)
     scores = {"before": job.score("before", student)}
+    say_cut(job, scores["before"], (prompts.shortened, len(rows)))
     elsewhere = Elsewhere.create(job, student.answers, document_texts(job).values())
     elsewhere.before(student)
     student = student.with_model(trainable(job, model))

@@ -16,7 +16,7 @@ from llmft.pipelines.contexts import load_contexts
 from llmft.pipelines.job import Job
 from llmft.pipelines.prepare import prepare
 from llmft.pipelines.process import run_jobs
-from llmft.pipelines.prompt_notes import say_prompts
+from llmft.pipelines.prompt_notes import say_cut, say_prompts
 from llmft.pipelines.prompt_sizes import prompt_sizes
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.pipelines.upstream_csv import append_row, upstream_row
@@ -59,6 +59,7 @@ def evaluate(job: Job) -> None:
         job.begin()
         say_prompts(job, {"": scorer.scorers[0]})
     scores = job.score("icl", scorer)
+    say_cut(job, scores)
     if job.record.writes and job.task.answer == "label":
         append_row(job, upstream_row(job, scorer.scorers[0], scores))
     tokens = {"icl": scores[job.task.name].tokens_per_query}

@@ -121,6 +121,7 @@ class Job:
             prompt_format,
             tuple(demonstrations),
             max_length=self.config.data.max_seq_length,
+            may_cut=self.config.distillation is None,
             reserved=reserved,
             virtual_flag="--cartridge_tokens" if trained and trained.use_cartridge else "--num_soft_prompt_tokens",
         )

@@ -1,4 +1,4 @@
-"""Notes about a run's prompts on stderr: the label tokens, text that looks like control tokens, repeated rows."""
+"""Notes about a run's prompts on stderr: the label tokens, text that looks like control tokens, repeated rows, cut prompts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from llmft.tasks.texts import asks
 
 if TYPE_CHECKING:
     from llmft.evaluation.scorer import Scorer
+    from llmft.evaluation.scores import Scores
 
 
 def say_prompts(
@@ -32,6 +33,19 @@ def say_prompts(
         say_note(line)
     for line in repetition_lines(job, train_rows, trained_as):
         say_note(line, "warning")
+
+
+def say_cut(job: Job, scores: Mapping[str, Scores], train: tuple[int, int] = (0, 0)) -> None:
+    """Print a note that counts the prompts that were cut, if there are any.
+
+    Args:
+        scores: set -> its scores.
+        train: how many prompts of training rows were cut, and how many there are.
+    """
+    counts = {"training rows": train, **{name: (one.shortened, len(one)) for name, one in scores.items()}}
+    parts = [f"{cut} of {total} ({name})" for name, (cut, total) in counts.items() if cut]
+    if parts:
+        say_note(f"--max_seq_length {job.config.data.max_seq_length}: the texts of prompts were cut, {', '.join(parts)}")
 
 
 def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:

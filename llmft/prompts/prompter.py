@@ -34,6 +34,7 @@ class Prompter:
         reserved: virtual tokens that will precede every prompt once a model is trained, for which room is kept.
         virtual: room for virtual tokens: the reserved ones, or those of the current model if it has more.
         virtual_flag: the flag for their number, for messages.
+        may_cut: whether `max_length` may be given, for messages.
         behind: maximum tokens of an answer that the model reads after a prompt.
         opens: whether prompts are at the start of a text; after a cartridge, which includes that start, they are not.
     """
@@ -46,6 +47,7 @@ class Prompter:
     reserved: int = 0
     virtual: int = 0
     virtual_flag: str = "--num_soft_prompt_tokens"
+    may_cut: bool = False
     behind: int = 0
     opens: bool = True
 
@@ -141,7 +143,7 @@ class Prompter:
         """Check that the rows' prompts are within the limit, which `place` describes; the error says what would fit."""
         if prompts.longest <= limit:
             return
-        cut = ", or cut them with --max_seq_length" if self.prompt_format.words else ""
+        cut = ", or cut them with --max_seq_length" if self.may_cut and self.prompt_format.words else ""
         flag, remedy = self.prompt_format.front_flag, f"shorten it, or leave long rows out{cut}"
         if self.prompt_format.document and not self.prompt_format.words:
             remedy = "cut the document with --chunk_tokens, shorten it, or leave long rows out"

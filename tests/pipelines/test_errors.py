@@ -51,6 +51,7 @@ CASES = [
     ("eval.py", ["--model_name_or_path", "no/hub-here", "--num_data_seeds", "2"], "2 of 2 data seeds failed: --data_seed 0"),
     ("eval.py", ["--sample_indices_file", "/nowhere.csv"], "--sample_indices_file /nowhere.csv: no such file"),
     ("eval.py", ["--pattern_name", "gpt-3"], "--pattern_name gpt-3: toy has the patterns minimal"),
+    ("distill.py", ["--max_seq_length", "400"], "--max_seq_length 400: would cut queries after a context, but not without one"),
     ("eval.py", ["--max_seq_length", "20"], "more than --max_seq_length of 20"),
     ("ft.py", ["--multi_token_labels"], "--multi_token_labels: works only in eval.py and distill.py"),
     ("distill.py", ["--context", "songs"], "--context songs: choose from demonstrations"),

@@ -174,12 +174,19 @@ def test_listed_demonstrations_are_the_context(tmp_path):
     assert turned.json("config")["draws"]["demonstrations"][0] == idx[::-1]
 
 
-def test_prompts_over_the_asked_for_length_are_cut_and_counted(tmp_path):
+def test_prompts_over_the_asked_for_length_are_cut_and_counted(tmp_path, capsys):
     whole = run("eval.py", tmp_path, *ALL_SETS).metrics["stages"]["icl"]
     cut = run("eval.py", tmp_path, *ALL_SETS, "--max_seq_length", 54).metrics["stages"]["icl"]
     assert {name: found["n_shortened"] for name, found in whole.items()} == dict.fromkeys(whole, 0)
     assert any(0 < found["n_shortened"] <= found["n"] for found in cut.values())
     assert all(found["n"] == found["n_asked"] for found in cut.values())
+    told = [f"{found['n_shortened']} of {found['n']} ({name})" for name, found in cut.items() if found["n_shortened"]]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "max_seq_length" in line]
+    assert line == f"note: --max_seq_length 54: the texts of prompts were cut, {', '.join(told)}"
+    tuned = run("ft.py", tmp_path, "--max_train_samples", 6, "--num_train_epochs", 1, *FEW, "--max_seq_length", 8)
+    count = tuned.metrics["stages"]["after"]["toy"]["n_shortened"]
+    told = "--max_seq_length 8: the texts of prompts were cut, 5 of 6 (training rows), "
+    assert told + f"{count} of 20 (toy)\n" in capsys.readouterr().err
 
 
 def test_a_context_too_long_says_what_would_fit(tmp_path):

@@ -3,12 +3,19 @@
 import copy
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 
+from llmft.evaluation.labels import Labels
+from llmft.evaluation.scorer import Scorer
+from llmft.models.reading.batches import BatchSize
+from llmft.prompts.prompter import Prompter
+from llmft.prompts.render import PromptFormat
 from llmft.worlds.nli import CHECKPOINT
-from tests.pipelines.conftest import IN_DOMAIN, run
+from tests.conftest import adapted, tiny_model
+from tests.pipelines.conftest import run
 from tests.pipelines.test_distill_modes import SHORT, SLOW, assert_same_training
 
 
@@ -79,11 +86,12 @@ def test_another_teacher_is_out_of_memory_once_it_has_answered(tmp_path, monkeyp
         assert alive == [stays, stays]
 
 
-def test_room_for_a_teachers_virtual_tokens_is_free_again_for_its_student(tmp_path):
-    soft = ("--use_soft_prompt", "--num_soft_prompt_tokens", 4, "--max_train_samples", 8, "--num_train_epochs", 1)
-    teacher = run("ft.py", tmp_path, *soft, *IN_DOMAIN, "--max_eval_samples", 4).path / "model"
-    words = (*SHORT[:-1], "--max_seq_length", 57)
-    plain = run("distill.py", tmp_path, *words).metrics["stages"]
-    stages = run("distill.py", tmp_path, *words, "--teacher_model_name_or_path", teacher).metrics["stages"]
-    shortened = {stage: sets["toy"]["n_shortened"] for stage, sets in stages.items()}
-    assert shortened["teacher"] > shortened["after_with_context"] == plain["teacher"]["toy"]["n_shortened"]
+def test_room_for_a_teachers_virtual_tokens_is_free_again_for_its_student(tokenizers):
+    student = tiny_model("opt")
+    teacher = adapted(tiny_model("opt"), "soft_prompt", num_soft_prompt_tokens=4)
+    row = {"text1": "the cat sat on a mat", "text2": None, "label": 0, "idx": 0}
+    prompter = Prompter(tokenizers["opt"], PromptFormat("{text1} ?", "", r"\n", ("Yes", "No")))
+    prompter = replace(prompter, max_length=prompter.prompts([row]).longest)
+    scorer = Scorer.create(teacher, prompter, Labels, row, BatchSize(1))
+    assert scorer.prompter.prompts([row]).shortened == 1
+    assert scorer.with_model(student).prompter.prompts([row]).shortened == 0

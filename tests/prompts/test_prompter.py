@@ -56,6 +56,8 @@ def test_a_prompt_over_the_window_is_an_error(tokenizers):
     with pytest.raises(InputError, match="not even one of these would fit"):
         replace(prompter, window=3).prompts(rows)
     with pytest.raises(InputError, match="cut them with --max_seq_length"):
+        replace(prompter, window=3, demonstrations=(), may_cut=True).prompts(rows)
+    with pytest.raises(InputError, match=r"shorten it, or leave long rows out$"):
         replace(prompter, window=3, demonstrations=()).prompts(rows)
     with pytest.raises(InputError, match="than the model's window minus 1 tokens for the answer, of"):
         replace(prompter, window=longest, behind=1).prompts(rows)
