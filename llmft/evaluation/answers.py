@@ -122,6 +122,10 @@ class Answers(Protocol):
     def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
         """Check that answers can follow the rows' queries; an InputError if not."""
 
+    def as_scored(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Evaluation rows with only those right answers that scores use."""
+        return rows
+
     def check_stops(self, rows: Sequence[Row]) -> None:
         """Check that nothing ends right answers to evaluation rows early: an InputError if all end so, a note if some do."""
 

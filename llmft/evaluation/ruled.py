@@ -40,8 +40,9 @@ class Ruled(Texts):
         """As `Texts.create`, with the task's rules."""
         return replace(super().create(model, prompter, sample, task=task, **options), rules=task.rules)
 
-    def check_stops(self, rows: Sequence[Row]) -> None:
-        """Nothing: scores do not use right answers."""
+    def as_scored(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows without answers: scores do not use right answers."""
+        return [{**row, "answer": (), "answer_ids": None} for row in rows]
 
     def _read_answers(self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row]) -> dict[str, np.ndarray]:
         """Nothing: there are no right answers."""

@@ -309,7 +309,7 @@ def contexts(job: Job, teacher: MeanScorer) -> dict[str, Any]:
 def with_context(job: Job, student: MeanScorer) -> dict[str, Any]:
     """Score the student with the context in its prompts; if that does not fit its window, `after_with_context` says why."""
     try:
-        student.check_window([row for rows in job.eval_sets.values() for row in rows])
+        student.check_window(student.answers.as_scored([row for rows in job.eval_sets.values() for row in rows]))
     except InputError as error:
         return {"after_with_context": {"skipped": str(error)}}
     job.score("after_with_context", student)

@@ -137,7 +137,7 @@ class Job:
             InputError: prompts do not fit, or no evaluation row can be answered right.
         """
         self.train_idx = [row["idx"] for row in train_rows]
-        eval_rows = [row for rows in self.eval_sets.values() for row in rows]
+        eval_rows = scorers[0].answers.as_scored([row for rows in self.eval_sets.values() for row in rows])
         for scorer in scorers:
             scorer.check_window([*train_rows, *eval_rows])
         scorers[0].answers.check_stops(eval_rows)  # those of the others end alike

@@ -40,6 +40,7 @@ def files(tmp_path_factory):
         folder / "requests.jsonl",
         [
             {"text1": row["text1"], "category": "odd" if i % 2 else "even", "rules": ["lower", "year"] if i % 2 else None}
+            | {"answer": "an answer of more tokens than the model may write, which nothing reads"}
             for i, row in enumerate(splits["validation"][:8])
         ],
     )
