@@ -16,6 +16,7 @@ from llmft.arguments.command_line import make, read
 from llmft.arguments.composing import ComposeArguments
 from llmft.arguments.context import WritingArguments
 from llmft.arguments.data import DataArguments
+from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.flags import default_of, flags_of
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import RunArguments
@@ -31,6 +32,7 @@ from llmft.runs.record import environment
 from llmft.runs.store import short_hash, whole_folder, write_json, writing
 from llmft.runs.summary import arguments_of
 from llmft.tasks.questions import NAMES
+from llmft.tasks.table import TASKS
 
 GROUPS = (ComposeArguments,)
 KINDS = {"LORA": "lora", "CARTRIDGE": "cartridge"}
@@ -140,14 +142,20 @@ class DocumentRun:
         return Path(files).name if files else f"{self.config['task']}, data seed {self.arguments['data_seed']}"
 
     @property
+    def ends_as_shown(self) -> bool:
+        """Whether its answers ended with what ends those of its teacher, which read demonstrations."""
+        taught = DistillationArguments.__name__ in self.config["arguments"] and any(self.config["draws"]["demonstrations"])
+        task = TASKS.get(self.config["task"])  # None for one's own files of labels
+        return taught and task is not None and task.answer == "text" and not task.stops
+
+    @property
     def words(self) -> list[str]:
         """The flags with which eval.py asks its questions without a context."""
         given = dict(self.arguments)
         for name in ("pattern", "target_prefix", "target_tokens"):
             given[name] = given[name] if given.get(f"student_{name}") is None else given[f"student_{name}"]
-        shown = any(self.config["draws"]["demonstrations"])
-        separator = given["separate_shots_by"]  # ended its teacher's answers, and so its own
-        if shown and separator and "|" not in separator and not given.get("chat") and given.get("stop") is None:
+        separator = given["separate_shots_by"]
+        if self.ends_as_shown and separator and "|" not in separator and not given.get("chat") and given.get("stop") is None:
             given["stop"] = separator
         if given["task_name"] in NAMES and given["validation_file"] is None:
             given["validation_file"] = given.get("query_file")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from llmft.arguments.composing import ComposeArguments
 from llmft.arguments.run import as_dict
 from llmft.errors import InputError
-from llmft.pipelines import compose, distill, in_context
+from llmft.pipelines import compose, distill, fine_tune, in_context
 from tests.parsing import parse
 from tests.pipelines.conftest import IN_DOMAIN, run
 
@@ -100,6 +100,23 @@ def test_answers_end_as_those_of_the_runs_teacher(tmp_path):
     words = compose.DocumentRun.read(run("distill.py", tmp_path, *SHORT, *shown).path).words
     assert r"--stop=\n\n" in words
     assert parse(in_context.GROUPS, words)[0]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "words", "stop"),
+    [
+        (distill, "--task notes --context demonstrations", r"\n\n"),
+        (distill, "--task code --validation_file v.jsonl", None),  # the task's own stop comes first
+        (distill, "--task toy", None),  # labels
+        (fine_tune, "--task notes --train_on demonstrations", None),  # no answer is shown
+    ],
+)
+def test_demonstrations_end_answers_of_texts_that_a_teacher_wrote_behind_them(pipeline, words, stop):
+    groups, given = parse(pipeline.GROUPS, words.split())
+    arguments = {type(group).__name__: as_dict(group) for group in groups}
+    config = {"task": given["task_name"], "arguments": arguments, "draws": {"demonstrations": [[3, 1]]}}
+    _, asked = parse(in_context.GROUPS, compose.DocumentRun(Path("run"), config, {}).words)
+    assert asked.get("stop") == stop
 
 
 def test_one_way_of_merging_with_another_weight(trained, tmp_path):
