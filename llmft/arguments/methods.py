@@ -109,6 +109,11 @@ class AdapterArguments(Checked):
             return self.cartridge_tokens
         return self.num_soft_prompt_tokens if self.use_soft_prompt else 0
 
+    @property
+    def virtual_flag(self) -> str:
+        """The flag for the length of the soft prompt or cartridge; "" if none is trained."""
+        return "--cartridge_tokens" if self.use_cartridge else "--num_soft_prompt_tokens" if self.use_soft_prompt else ""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cartridge_tokens and self.cartridge_frozen_tokens >= self.cartridge_tokens:

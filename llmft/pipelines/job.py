@@ -115,7 +115,7 @@ class Job:
         from llmft.models.reading.batches import BatchSize
         from llmft.prompts.prompter import Prompter
 
-        trained = self.config.trained
+        trained, teacher = self.config.trained, self._teacher(model)
         prompter = Prompter(
             tokenizer,
             prompt_format,
@@ -123,11 +123,17 @@ class Job:
             max_length=self.config.data.max_seq_length,
             may_cut=self.config.distillation is None,
             reserved=reserved,
-            virtual_flag="--cartridge_tokens" if trained and trained.use_cartridge else "--num_soft_prompt_tokens",
+            virtual_flag=trained.virtual_flag if trained and not teacher else "",
+            model=f"--teacher_model_name_or_path {teacher}" if teacher else f"--model_name_or_path {self.model_name}",
         )
         answers, sample = answers_of(task or self.task), sample or next(iter(self.eval_sets.values()))[0]
         batch_size, asked = BatchSize.of(self.config.run), {"task": task or self.task, "config": self.config}
         return Scorer.create(model, prompter, answers, sample, batch_size, **asked, calibrate=calibrate)
+
+    def _teacher(self, model: torch.nn.Module) -> str | None:
+        """The name of a model that is another than the run's own; None for that."""
+        own = self.loaded is None or model is self.loaded[0]
+        return None if own or self.config.distillation is None else self.config.distillation.teacher_model_name_or_path
 
     def check_prompts(self, *scorers: Scorer | MeanScorer, train_rows: Sequence[Row] = ()) -> None:
         """Check that the scorers' prompts fit the model, and that evaluation rows can be answered right; `train_rows` are the

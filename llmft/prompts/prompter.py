@@ -33,7 +33,8 @@ class Prompter:
         max_length: maximum tokens of a prompt, None for no limit; in longer ones the longer text of the row is cut at its end.
         reserved: virtual tokens that will precede every prompt once a model is trained, for which room is kept.
         virtual: room for virtual tokens: the reserved ones, or those of the current model if it has more.
-        virtual_flag: the flag for their number, for messages.
+        virtual_flag: the flag for their number, for messages; "" if the model came with them.
+        model: the flag and name of the model, for messages.
         may_cut: whether `max_length` may be given, for messages.
         behind: maximum tokens of an answer that the model reads after a prompt.
         opens: whether prompts are at the start of a text; after a cartridge, which includes that start, they are not.
@@ -46,7 +47,8 @@ class Prompter:
     max_length: int | None = None
     reserved: int = 0
     virtual: int = 0
-    virtual_flag: str = "--num_soft_prompt_tokens"
+    virtual_flag: str = ""
+    model: str = "model"
     may_cut: bool = False
     behind: int = 0
     opens: bool = True
@@ -111,7 +113,13 @@ class Prompter:
         room = limit - self.virtual - self.behind
         if self.max_length is not None and prompts.longest > room:
             prompts = self._shortened(rows, extra, prompts, room)
-        if self.virtual and limit - self.virtual < prompts.longest <= limit:
+        no_room = limit - self.virtual < prompts.longest <= limit
+        if no_room and not self.virtual_flag:
+            raise InputError(
+                f"{self.model}: its {self.virtual} virtual tokens leave {limit - self.virtual} of {place} of {limit} for a "
+                f"prompt, and the longest has {prompts.longest} tokens; shorten the context or the questions"
+            )
+        if no_room:
             raise InputError(
                 f"{self.virtual_flag} {self.virtual}: with them the longest prompt has {prompts.longest + self.virtual} tokens, "
                 f"more than {place} of {limit}; use fewer, or shorten --pattern"

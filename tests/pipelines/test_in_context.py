@@ -12,9 +12,11 @@ import transformers
 from llmft.errors import InputError
 from llmft.models.reading import agreement, attention
 from llmft.pipelines import fine_tune, in_context
+from llmft.pipelines.contexts import load_contexts
 from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompting import prompt_format_of
 from llmft.report.commands import show
-from tests.conftest import SHARED
+from tests.conftest import SHARED, adapted
 from tests.models.reading.test_agreement import kernel_without_sums
 from tests.pipelines.conftest import IN_DOMAIN, MAIN, run
 
@@ -187,6 +189,17 @@ def test_prompts_over_the_asked_for_length_are_cut_and_counted(tmp_path, capsys)
     count = tuned.metrics["stages"]["after"]["toy"]["n_shortened"]
     told = "--max_seq_length 8: the texts of prompts were cut, 5 of 6 (training rows), "
     assert told + f"{count} of 20 (toy)\n" in capsys.readouterr().err
+
+
+def test_a_student_whose_virtual_tokens_leave_no_room_is_named(tmp_path):
+    words = ["--task", "toy", "--use_cpu", "--num_shots", "0", "--output_dir", str(tmp_path), *IN_DOMAIN]
+    (job,) = prepare("icl", in_context.GROUPS, words, "")
+    scorer, _ = load_contexts(job)
+    model, tokenizer = job.loaded
+    model = adapted(model, "soft_prompt", num_soft_prompt_tokens=scorer.scorers[0].prompter.window - 5)
+    job.loaded = model, tokenizer
+    with pytest.raises(InputError, match=r"^--model_name_or_path toy: its \d+ virtual tokens leave 5 of the model's window of "):
+        job.score("icl", job.scorer(model, tokenizer, prompt_format_of(job)))
 
 
 def test_a_context_too_long_says_what_would_fit(tmp_path):

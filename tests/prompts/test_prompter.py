@@ -61,6 +61,11 @@ def test_a_prompt_over_the_window_is_an_error(tokenizers):
         replace(prompter, window=3, demonstrations=()).prompts(rows)
     with pytest.raises(InputError, match="than the model's window minus 1 tokens for the answer, of"):
         replace(prompter, window=longest, behind=1).prompts(rows)
+    soft = replace(prompter, window=longest, virtual=4)
+    with pytest.raises(InputError, match=f"^--cartridge_tokens 4: with them the longest prompt has {longest + 4} tokens"):
+        replace(soft, virtual_flag="--cartridge_tokens").prompts(rows)
+    with pytest.raises(InputError, match=rf"^model: its 4 virtual tokens leave {longest - 4} of the model's window of "):
+        soft.prompts(rows)
     assert replace(prompter, max_length=longest - 2).prompts(rows).shortened == 1
 
 
