@@ -13,6 +13,7 @@ OWN_FILES = ("--train_file", "--query_file", "--retain_file", QUESTIONS)
 WORDS = (QUESTIONS, "--query_file", "--retain_file")
 PBFT = "--method pbft"
 SHOWN = ("--context demonstrations", "--train_on demonstrations")
+NOT_DRAWN = {"--sample_indices_file": "which lists the demonstrations in order"}
 """Conditions of flags that several scripts have; a script ignores conditions on flags that it does not have."""
 
 
@@ -212,8 +213,12 @@ class DemonstrationArguments(Checked):
     _argument_group_name = "demonstrations"
 
     num_shots: int = flag("Demonstrations in the context; 0 for none.", 16, at_least=0, needs=SHOWN)
-    balanced: bool = flag("The same number of demonstrations of each label.", True, needs=SHOWN)
-    shuffle: bool = flag("Shuffle the demonstrations by --data_seed, else keep the order of the data.", True, needs=SHOWN)
+    balanced: bool = flag(
+        "The same number of demonstrations of each label.", True, needs=SHOWN, excludes=NOT_DRAWN, answers="label"
+    )
+    shuffle: bool = flag(
+        "Shuffle the demonstrations by --data_seed, else keep the order of the data.", True, needs=SHOWN, excludes=NOT_DRAWN
+    )
     sample_indices_file: str | None = flag(
         "File with the idx of the demonstrations in prompt order, instead of a draw: csv with a column idx, or a .json list.",
         kind="path",

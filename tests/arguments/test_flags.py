@@ -55,6 +55,8 @@ REFUSED = """
     ft.py --num_shots 4 | --num_shots 4: has no effect without --train_on demonstrations
     eval.py --pattern_name gpt-3 --pattern {text1} | --pattern_name gpt-3: cannot be combined with --pattern; drop
     eval.py --max_seq_length 0 | --max_seq_length 0: must be 1 or more
+    eval.py --no_balanced --sample_indices_file list.csv | --balanced False: cannot be combined with --sample_indices_file
+    eval.py --no_shuffle --sample_indices_file list.csv | --shuffle False: cannot be combined with --sample_indices_file
     distill.py --instruction x | --instruction x: has no effect without --context instruction
     distill.py --context instruction --num_shots 4 | --num_shots 4: has no effect without --context demonstrations
     distill.py --context label --calibrate | --context label (a content-free query has no label to show)

@@ -62,6 +62,7 @@ CASES = [
         ["--context", "instruction", "--instruction", "instrutcion.txt"],
         "looks like a file name, but there is no such file",
     ),
+    ("eval.py", ["--task", "notes", "--num_shots", "2", "--no_balanced"], "--balanced False: is for answers that are labels"),
     ("distill.py", ["--num_contexts", "600", "--num_shots", "16"], "use up the rows"),
     (
         "distill.py",

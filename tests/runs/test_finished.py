@@ -48,7 +48,8 @@ def place(tmp_path, monkeypatch):
 
 WORDS = (
     "--task rte --data_dir data --model_name_or_path=model --sample_indices_file shots.csv --context demonstrations,file "
-    "--context_file one.txt,two.txt --num_contexts 2 --metric metric.py --deepspeed ds.json --output_dir out --no_shuffle"
+    "--context_file one.txt,two.txt --num_contexts 2 --metric metric.py --deepspeed ds.json --output_dir out "
+    "--no_save_final_model"
 ).split()
 
 
