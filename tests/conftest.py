@@ -142,7 +142,7 @@ def free_port() -> str:
 
 
 @contextmanager
-def ended_in_the_end(command: list[str], **settings) -> Iterator[subprocess.Popen]:
+def process_group(command: list[str], **settings) -> Iterator[subprocess.Popen]:
     """A command in a process group of its own, as of `subprocess.Popen`; what is left of it and of all that it has started is
     killed, also where a test fails."""
     with subprocess.Popen(command, start_new_session=True, **settings) as process:

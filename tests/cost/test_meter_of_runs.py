@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ended_in_the_end, free_port
+from tests.conftest import free_port, process_group
 
 PROJECT = Path(__file__).parents[2]
 TIME = Path("/usr/bin/time")
@@ -77,7 +77,7 @@ def measured(tmp_path, world, words):
                 environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_PORT": port}
                 environment |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": str(world)}
             with (tmp_path / f"out-{rank}").open("w") as out:
-                started = ended_in_the_end(command, cwd=PROJECT, env=environment, stdout=out, stderr=out)
+                started = process_group(command, cwd=PROJECT, env=environment, stdout=out, stderr=out)
                 processes.append(stack.enter_context(started))
             threads.append(threading.Thread(target=sample, args=(processes[-1], samples[rank])))
             threads[-1].start()

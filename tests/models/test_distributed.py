@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ended_in_the_end, free_port
+from tests.conftest import free_port, process_group
 
 CODE = """
 import deepspeed
@@ -95,7 +95,7 @@ def test_two_ranks_with_cut_up_weights_write_what_one_process_writes():
     with ExitStack() as stack:
         ranks = [
             stack.enter_context(
-                ended_in_the_end(
+                process_group(
                     [sys.executable, "-c", WRITING],
                     env={**common, **meeting, "RANK": rank, "LOCAL_RANK": rank},
                     stdout=subprocess.PIPE,

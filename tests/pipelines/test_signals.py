@@ -19,7 +19,7 @@ from llmft.runs.run_lock import RunLock
 from llmft.runs.signals import Ended
 from llmft.training.ft_trainer import FtTrainer
 from llmft.worlds.nli import CHECKPOINT
-from tests.conftest import ended_in_the_end, free_port
+from tests.conftest import free_port, process_group
 from tests.pipelines.conftest import IN_DOMAIN, MAIN, run
 from tests.pipelines.test_in_context import read_csv
 
@@ -287,7 +287,7 @@ def test_two_ranks_save_one_checkpoint_when_told_to_end(tmp_path, launcher):
     err = tmp_path / "err"
     with (
         err.open("w") as stderr,
-        ended_in_the_end(
+        process_group(
             [sys.executable, "-u", "-m", *commands[launcher]],
             cwd=ROOT, env={**environment, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=stderr, text=True,
         ) as started,
