@@ -74,6 +74,12 @@ def variables_are_left_as_they_were() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def tests_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under DeepSpeed a process is in a group, if only alone, and a program that ends in it would end all tests with it."""
+    monkeypatch.setattr("llmft.runs.program.end_together", lambda code=0: None)
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What meters take for the time: it is `now`, which tests set and no other process can hold up."""
