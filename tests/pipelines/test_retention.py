@@ -159,8 +159,11 @@ def test_tasks_that_the_model_cannot_be_asked(tmp_path, data_dir):
         InputError, match=r"^--retention_tasks ag_news: label words .*: 'World' is not one token .*; or drop ag_news$"
     ):
         Retention.create(retention_tasks("ag_news", "toy"), job, model, tokenizer)
-    with pytest.raises(InputError, match=r"^--retention_tasks sst2: .* with them the longest prompt has 7"):
-        Retention.create(retention_tasks("sst2", "toy"), job, model, tokenizer, reserved=700)
+    soft = job_of(tmp_path, data_dir, "--use_soft_prompt", "--num_soft_prompt_tokens", 700)
+    with pytest.raises(
+        InputError, match=r"^--retention_tasks sst2: --num_soft_prompt_tokens 700: with them the longest prompt has 7"
+    ):
+        Retention.create(retention_tasks("sst2", "toy"), soft, *load_all(soft), reserved=700)
     long = pd.DataFrame({"sentence": ["the " * 600], "label": [0]})
     long.to_parquet(data_dir / "glue" / "sst2" / "validation.parquet")
     with pytest.raises(InputError, match=r"^--retention_tasks sst2: .* the longest prompt has 60. tokens"):
