@@ -167,7 +167,7 @@ check_gpus() {
                 fail "JOBS=$JOBS: no GPUs are known, so DeepSpeed would use GPU 0 for all runs; name them in CUDA_VISIBLE_DEVICES, or use JOBS=1"
             whole_numbers CUDA_VISIBLE_DEVICES "${gpus[@]}" # DeepSpeed knows no other names
         fi
-        [ "${#gpus[@]}" = 0 ] || [ "$number" -le "$most" ] ||
+        [[ $line = *' --use_cpu'* ]] || [ "${#gpus[@]}" = 0 ] || [ "$number" -le "$most" ] ||
             fail "NUM_GPUS=$number: JOBS=$JOBS and CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-} leave $most for a run; change one of them"
     done
 }

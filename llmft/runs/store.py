@@ -74,9 +74,10 @@ def writing(place: str, flag: str = "--output_dir") -> Iterator[None]:
             raise
         reason, where = (error.strerror or text, error.filename) if isinstance(error, OSError) else (text, None)
         found = f" at {where}" if where else ""
+        resumes = " to resume at the last checkpoint" if flag == "--output_dir" else ""
         raise InputError(
             f"{flag} {place}: cannot be written to ({reason}{found}); free some space or choose another folder, "
-            "then run the same command again to resume at the last checkpoint"
+            f"then run the same command again{resumes}"
         ) from error
 
 

@@ -29,6 +29,6 @@ requeue() {
         scontrol requeue "$SLURM_JOB_ID"
     else
         printf 'not requeued: restarted %s times, MAX_RESTARTS=%s; --time may be too short for a run that cannot save: raise one of them\n' \
-            "$SLURM_RESTART_COUNT" "$MAX_RESTARTS" >&2
+            "${SLURM_RESTART_COUNT:-0}" "$MAX_RESTARTS" >&2
     fi
 }
