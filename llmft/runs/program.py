@@ -69,7 +69,6 @@ def end(line: str, code: int) -> NoReturn:
     """End a process with a last line on stderr."""
     if line:
         sys.stderr.write(f"{line}\n")  # in one piece: other ranks may write at the same time
-    sys.stdout.flush()
     end_together(code)
     sys.exit(code)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port, process_group
+from llmft.runs.launch import free_port
+from tests.conftest import process_group
 
 PROJECT = Path(__file__).parents[2]
 TIME = Path("/usr/bin/time")

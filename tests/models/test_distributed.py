@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port, process_group
+from llmft.runs.launch import free_port
+from tests.conftest import process_group
 
 CODE = """
 import deepspeed

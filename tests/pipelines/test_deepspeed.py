@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from llmft.runs.launch import free_port
 from llmft.worlds.nli import CHECKPOINT
-from tests.conftest import free_port
 from tests.pipelines.conftest import Record, last_wins, run
 
 pytestmark = pytest.mark.deepspeed

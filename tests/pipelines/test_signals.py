@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from llmft.evaluation.scorer import Scorer
 from llmft.runs import session, signals
+from llmft.runs.launch import free_port
 from llmft.runs.program import run_main
 from llmft.runs.run_lock import RunLock
 from llmft.runs.signals import Ended
 from llmft.training.ft_trainer import FtTrainer
 from llmft.worlds.nli import CHECKPOINT
-from tests.conftest import free_port, process_group
+from tests.conftest import process_group
 from tests.pipelines.conftest import IN_DOMAIN, MAIN, run
 from tests.pipelines.test_in_context import read_csv
 
