@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import sys
-from argparse import ArgumentParser
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, ArgumentParser
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from llmft.arguments.checks import check, in_words, known
 from llmft.arguments.flags import UPSTREAM, Rules, flags_of
@@ -45,11 +46,28 @@ REMOVED = {"--stage_teacher": ONE_AFTER_THE_OTHER, "--context_schedule sequentia
 """Arguments that were removed, some only with a certain value, and what to use instead."""
 
 
+class ShortHelp(ArgumentDefaultsHelpFormatter):
+    """One name and the type of a flag, and its default only where that is a value and the text does not give it."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        names = [name for name in action.option_strings if "-" not in name.lstrip("-")]  # with hyphens they are accepted, too
+        value = self._format_args(action, self._get_default_metavar_for_optional(action)) if action.nargs != 0 else ""
+        return f"{', '.join(names)} {value}".rstrip()
+
+    def _get_default_metavar_for_optional(self, action: Action) -> str:
+        return "bool" if action.type is string_to_bool else getattr(action.type, "__name__", "str")
+
+    def _get_help_string(self, action: Action) -> str | None:
+        text = action.help or ""
+        known = action.nargs == 0 or action.default is None or action.default is False or action.default == ""
+        return text if known or "default:" in text.lower() else super()._get_help_string(action)
+
+
 class OneLineParser(HfArgumentParser):
-    """An argument parser whose errors are `InputError`s: one line, no usage text."""
+    """An argument parser whose errors are `InputError`s: one line, no usage text. Its help leaves out flags without a use."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, formatter_class=ShortHelp, **kwargs)
         self._action_groups.sort(key=lambda group: group.title == UPSTREAM)  # shown last
 
     def error(self, message: str) -> NoReturn:
@@ -61,6 +79,11 @@ class OneLineParser(HfArgumentParser):
         """The rules of each flag, including inherited flags."""
         return {name: rules for group in self.dataclass_types for name, (_, rules) in flags_of(group).items()}
 
+    @property
+    def trains(self) -> bool:
+        """Whether the script trains."""
+        return AdapterArguments in self.dataclass_types
+
     def _parse_dataclass_field(self, parser: ArgumentParser, field: Field[Any]) -> None:
         """Add a flag to the group of its dataclass, or to the group in its metadata, and say in its help what it requires."""
         metadata = dict(field.metadata)
@@ -69,12 +92,16 @@ class OneLineParser(HfArgumentParser):
         if title is not None:
             groups = {group.title: group for group in self._action_groups}
             parser = groups.get(title) or self.add_argument_group(title)
-        if needs := known(self.rules[field.name].needs, self.rules):
+        rules = self.rules[field.name]
+        if needs := known(rules.needs, self.rules):
             metadata["help"] = f"{metadata.get('help', '')} Only with {in_words(needs)}."
+        of_use = rules.supported and (rules.evaluation == "read" or self.trains)
+        if not of_use:
+            metadata["help"] = SUPPRESS
         flag = copy.copy(field)
         flag.metadata = metadata
         super()._parse_dataclass_field(parser, flag)
-        if (opposite := self._option_string_actions.get(f"--no_{field.name}")) is not None:
+        if of_use and (opposite := self._option_string_actions.get(f"--no_{field.name}")) is not None:
             opposite.help = f"Turns --{field.name} off."
 
 
@@ -117,7 +144,7 @@ def read(
         defaults |= {name: value for name, value in more.items() if name in values}
         values |= {name: value for name, value in (defaults | dict(implied)).items() if name in values and name not in written}
     given = {name: value for name, value in values.items() if value != defaults[name]}
-    check(groups, values, all_groups=True, trains=AdapterArguments in groups)
+    check(groups, values, all_groups=True, trains=parser.trains)
     return values, given
 
 

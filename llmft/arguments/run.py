@@ -59,12 +59,13 @@ INHERITED = {
     **_rules("dataloader_prefetch_factor", needs=("--dataloader_num_workers 1+",), names_run=False),
     **_rules(
         """
-        use_cpu local_rank run_name project log_level log_level_replica log_on_each_node logging_strategy logging_first_step
+        local_rank run_name project log_level log_level_replica log_on_each_node logging_strategy logging_first_step
         dataloader_pin_memory save_on_each_node do_train do_eval debug skip_memory_metrics
         include_num_input_tokens_seen trackio_space_id trackio_bucket_id trackio_static_space_id
         """,
         names_run=False,
     ),
+    **_rules("use_cpu", names_run=False, evaluation="read"),
 }
 """Rules of fields of TrainingArguments that are not redefined below; '' is for all the others."""
 
@@ -127,20 +128,32 @@ class RunArguments(TrainingArguments):
         "Must stay off: training rows have columns of our own.", False, supported=False, evaluation=TRAINS
     )
     save_strategy: str = flag(
-        "When to save a checkpoint to resume from.", "no", choices=("no", "epoch", "steps"), names_run=False
+        "When to save a checkpoint to resume from.",
+        "no",
+        choices=("no", "epoch", "steps"),
+        names_run=False,
+        evaluation=TRAINS,
     )
     save_total_limit: int = flag(
         "Number of checkpoints to keep, the newest ones; all are removed when the run is finished.",
         1,
         at_least=1,
         names_run=False,
+        evaluation=TRAINS,
     )
-    logging_steps: float = flag("Steps between entries of train_log.jsonl.", 10, kind="steps", names_run=False)
+    logging_steps: float = flag("Steps between entries of train_log.jsonl.", 10, kind="steps", names_run=False, evaluation=TRAINS)
     logging_nan_inf_filter: bool = flag(
-        "Leave NaN and infinite losses out of the log; they stop training in any case.", False, names_run=False
+        "Leave NaN and infinite losses out of the log; they stop training in any case.",
+        False,
+        names_run=False,
+        evaluation=TRAINS,
     )
     deepspeed_stage: int | None = flag(
-        "ZeRO stage of the --deepspeed config; only checked, not set.", needs="--deepspeed", names_run=False, group=UPSTREAM
+        "ZeRO stage of the --deepspeed config; only checked, not set.",
+        needs="--deepspeed",
+        names_run=False,
+        evaluation=TRAINS,
+        group=UPSTREAM,
     )
     eval_strategy: str = flag(
         "When to score all evaluation sets during training: no, epoch or steps (--eval_steps).",
@@ -163,7 +176,9 @@ class RunArguments(TrainingArguments):
     log_l2_dist_per_weight: bool = flag(
         "Log the distance of each trained weight from its start (L2) with every loss.", False, evaluation="refused"
     )
-    report_to: list[str] = flag("Logging services (wandb, tensorboard, trackio), or none.", ["none"], names_run=False)  # noqa: RUF009
+    report_to: list[str] = flag(  # noqa: RUF009
+        "Logging services (wandb, tensorboard, trackio), or none.", ["none"], names_run=False, evaluation=TRAINS
+    )
     push_to_hub: bool = flag(
         "Upload the trained student's folder to the hub when the run is finished.", False, names_run=False, evaluation="refused"
     )
@@ -178,12 +193,15 @@ class RunArguments(TrainingArguments):
         "wandb's project (with --report_to wandb); default: $WANDB_PROJECT.",
         os.environ.get("WANDB_PROJECT", "llmft-experiments"),
         names_run=False,
+        evaluation=TRAINS,
     )
-    wandb_group_name: str | None = flag("wandb's group of runs (with --report_to wandb).", names_run=False)
+    wandb_group_name: str | None = flag("wandb's group of runs (with --report_to wandb).", names_run=False, evaluation=TRAINS)
     wandb_run_name: str | None = flag(
-        "wandb's name of the run (with --report_to wandb); default: wandb's choice.", names_run=False
+        "wandb's name of the run (with --report_to wandb); default: wandb's choice.", names_run=False, evaluation=TRAINS
     )
-    wandb_output_dir: str | None = flag("Where wandb keeps its files (with --report_to wandb); default: ./wandb.", kind="folder")
+    wandb_output_dir: str | None = flag(
+        "Where wandb keeps its files (with --report_to wandb); default: ./wandb.", kind="folder", evaluation=TRAINS
+    )
     ddp_find_unused_parameters: bool | None = flag(
         "Whether data-parallel training looks for weights without a gradient.", False, evaluation=TRAINS
     )

@@ -7,6 +7,7 @@ import pytest
 from llmft.arguments.checks import check, in_words, known, limits, parts_of
 from llmft.arguments.command_line import read
 from llmft.arguments.flags import Rules, default_of, flags_of
+from llmft.arguments.methods import AdapterArguments
 from llmft.errors import InputError
 from llmft.pipelines import compose, distill, fine_tune, in_context, self_study
 from tests.parsing import parse
@@ -211,9 +212,33 @@ def test_eval_py_names_no_remedy_that_it_refuses():
         check(SCRIPTS["eval.py"], DEFAULTS["eval.py"] | {"hub_token": "secret"}, all_groups=True, trains=False)
 
 
-def test_help_says_what_inherited_flags_need(capsys):
+def help_of(script, capsys):
     with pytest.raises(SystemExit):
-        read(SCRIPTS["ft.py"], ["--help"], "")
-    text = " ".join(capsys.readouterr().out.split())
+        read(SCRIPTS[script], ["--help"], "")
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_says_what_inherited_flags_need(capsys):
+    text = help_of("ft.py", capsys)
     assert "Only with --dataloader_num_workers 1 or more." in text
-    assert "--no-balanced Turns --balanced off." in text
+    assert "--no_balanced Turns --balanced off." in text
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_the_flags_that_the_script_uses(script, capsys):
+    text = help_of(script, capsys)
+    trains = AdapterArguments in SCRIPTS[script]
+    for name, (_, rules) in FLAGS[script].items():
+        used = rules.supported and (trains or rules.evaluation == "read")
+        assert bool(re.search(rf" --{name}[ ,]", text)) == used, name
+    assert "default: None" not in text
+    assert "--output-dir" not in text  # accepted, but one name is enough to read
+
+
+def test_help_of_eval_py(capsys):
+    text = help_of("eval.py", capsys)
+    assert "--use_cpu [bool] Whether" in text
+    assert "--task_name, --task str Task: toy, " in text
+    assert "--seed int Seed of training. (default: 0)" in text
+    assert "--target_tokens str A word for each label, in label order (comma- separated); default: the task's own. --" in text
+    assert "learning_rate" not in text and "save_strategy" not in text
