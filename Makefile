@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: demo test bench check clean
 
 demo: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
+	PYTHON= PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo.sh
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

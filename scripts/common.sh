@@ -42,13 +42,28 @@ quote() {
     printf -v "$1" '%s' "${all:1}"
 }
 
-# split TEXT ARRAY: put the words of TEXT into ARRAY; blanks separate words, quotation marks keep one together.
+# split TEXT ARRAY: put the words of TEXT into ARRAY. Blanks separate words, quotation marks keep one together; a backslash before
+# one of these, or before another backslash, makes it ordinary text, and is itself ordinary text elsewhere (\n in a pattern).
 split() {
-    local found
+    local rest=$1 part word='' open=0
+    local part_of=$'^([^[:blank:]\\\\\'"]+|[[:blank:]]+|\'[^\']*\'|"[^"]*"|\\\\[[:blank:]\\\\\'"]?)'
     local -n words=$2
-    found=$(xargs -r printf '%s\n' <<<"$1" 2>/dev/null && echo .) || fail "$1: cannot be split into words; is a quotation mark missing?"
-    mapfile -t words <<<"$found"
-    unset "words[-1]" # the dot, which keeps an empty last word
+    words=()
+    while [[ $rest =~ $part_of ]]; do
+        part=${BASH_REMATCH[0]} rest=${rest:${#BASH_REMATCH[0]}}
+        case $part in
+            [[:blank:]]*)
+                [ "$open" = 0 ] || words+=("$word")
+                word='' open=0
+                continue
+                ;;
+            [\'\"]*) part=${part:1:-1} ;;
+            \\?) part=${part:1} ;;
+        esac
+        word+=$part open=1
+    done
+    [ -z "$rest" ] || fail "$1: cannot be split into words; is a quotation mark missing?"
+    [ "$open" = 0 ] || words+=("$word")
 }
 
 # find_python: set `python` to the interpreter: PYTHON, or that of the active environment, or else of .venv.
@@ -82,6 +97,11 @@ begin() {
     for word in "${extra[@]}"; do
         if [[ $word = --* ]]; then name_of "$word"; extra_names[$name]=1; fi
     done
+    trap 'stop 130' INT
+    trap 'stop 143' TERM
+    trap 'stop 129' HUP
+    trap 'exit 141' PIPE # who reads the output has gone
+    trap end_jobs EXIT
 }
 
 # name_of WORD: set `name` to the argument that WORD sets; --no_shuffle sets --shuffle.
@@ -99,14 +119,25 @@ run() {
         if [[ $word = --* ]]; then name_of "$word"; keep=1; [ -z "${extra_names[$name]:-}" ] || keep=0; fi
         if [ "$keep" = 1 ]; then own+=("$word"); fi
     done
+    if [[ $NUM_GPUS != 1 && $1 = @(ft|distill).py && " ${own[*]} ${!extra_names[*]} " != *' --gradient_accumulation_steps '* ]]; then
+        fail "NUM_GPUS=$NUM_GPUS: would multiply the batches of this sweep; use JOBS for several GPUs, or set --per_device_train_batch_size\
+ and --gradient_accumulation_steps in EXTRA_ARGS"
+    fi
     quote line "${launcher[@]}" "${script[@]}" "${own[@]}" "${extra[@]}"
     commands+=("$line")
+}
+
+# compute WORD...: run python in the background, in its own process group, and wait: bash handles a signal at once while it waits,
+# but only after a command in the foreground.
+compute() {
+    setsid "$python" "$@" &
+    wait "$!"
 }
 
 # prepare WORD...: have python make files that the runs read; with DRY_RUN=1 too, as the commands in the list read them. What it
 # prints is no part of the list.
 prepare() {
-    "$python" "$@" >&2
+    compute "$@" >&2
 }
 
 # prepare_with_model WORD...: the same for a step that loads a model; with DRY_RUN=1, only say that it comes before the list.
@@ -118,7 +149,9 @@ prepare_with_model() {
 # finish [report]: execute all runs, JOBS at a time, or with DRY_RUN=1 print them. If a run fails, the others continue; it is listed
 # at the end, and the sweep's exit status is 1. With `report`, write the report then, whether or not runs have failed.
 finish() {
-    local number status=0 total=${#commands[@]}
+    local number status=0
+    total=${#commands[@]}
+    [ "$total" -gt 0 ] || fail "$sweep: there is nothing to run; a list of settings is empty"
     if [ "${DRY_RUN:-0}" = 1 ]; then
         printf '%s\n' "${commands[@]}"
         return
@@ -127,20 +160,17 @@ finish() {
     finished=0 skipped=0 failed=0 # a sweep may call this several times
     find_gpus
     check_gpus
-    logs=$OUTPUT_DIR/sweeps/${sweep//\//-}-$(date +%Y%m%d-%H%M%S)-$$
-    mkdir -p "$logs"
-    trap 'stop 130' INT
-    trap 'stop 143' TERM
-    trap 'stop 129' HUP
+    mkdir -p "$OUTPUT_DIR/sweeps"
+    logs=$(mktemp -d "$OUTPUT_DIR/sweeps/${sweep//\//-}-$(date +%Y%m%d-%H%M%S)-XXXX") # several machines may write to OUTPUT_DIR
+    chmod +rx "$logs"          # as umask allows
     for ((number = 1; number <= total; number++)); do
         if [ "${#running[@]}" -ge "$JOBS" ]; then collect; fi
         start "$number"
     done
     while [ "${#running[@]}" -gt 0 ]; do collect; done
-    trap - INT TERM HUP # no run is left to stop; the report may still be
     summary
-    commands=()
-    if [ "${1:-}" = report ]; then "$python" -m llmft.report "$OUTPUT_DIR" || status=$?; fi
+    commands=() logs=''
+    if [ "${1:-}" = report ]; then compute -m llmft.report "$OUTPUT_DIR" || status=$?; fi
     [ "$failed" = 0 ] || exit 1
     return "$status"
 }
@@ -237,20 +267,25 @@ summary() {
     done
 }
 
-# stop STATUS: stop the sweep and its running commands. They have GRACE seconds to save; a second signal kills them at once.
+# stop STATUS: end the sweep before all is done.
 stop() {
-    local pid pids tenths
-    mapfile -t pids < <(jobs -p) # not `running`: the signal may have come before a new run was added to it
+    end_jobs
+    printf 'stopped; run the same command again to continue\n' >&2
+    [ -z "${logs:-}" ] || summary
+    exit "$1"
+}
+
+# end_jobs: stop what was started in the background. It has GRACE seconds to save; a second signal kills it at once.
+end_jobs() {
+    local pids tenths
+    mapfile -t pids < <(jobs -p) # not `running`: a signal may have come before a new run was added to it
     trap 'signal KILL "${pids[@]}" || true' INT TERM HUP
-    signal TERM "${pids[@]}" || true
+    signal TERM "${pids[@]}" || return 0
     for ((tenths = 0; tenths < GRACE * 10; tenths++)); do
-        signal 0 "${pids[@]}" || break
+        signal 0 "${pids[@]}" || return 0
         sleep 0.1
     done
     signal KILL "${pids[@]}" || true
-    printf 'stopped; run the same command again to continue\n' >&2
-    summary
-    exit "$1"
 }
 
 # signal NAME PID...: signal the process groups of these runs; succeed if any of them exists.
@@ -267,9 +302,9 @@ signal() {
 diversity() {
     local task
     for task in new pool; do
-        "$python" -m llmft.worlds.regression.distill --pretrained "$OUTPUT_DIR" --pretraining_steps "$1" --context_task "$task" \
+        compute -m llmft.worlds.regression.distill --pretrained "$OUTPUT_DIR" --pretraining_steps "$1" --context_task "$task" \
             --output_dir "$OUTPUT_DIR" "${@:2}"
     done
-    "$python" -m llmft.worlds.regression.measure "$OUTPUT_DIR" "${@:2}"
-    "$python" -m llmft.report diversity "$OUTPUT_DIR/task_diversity"
+    compute -m llmft.worlds.regression.measure "$OUTPUT_DIR" "${@:2}"
+    compute -m llmft.report diversity "$OUTPUT_DIR/task_diversity"
 }

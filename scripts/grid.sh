@@ -24,6 +24,7 @@ grid() {
     setting SAVE_STEPS 0.25
     setting DATA_DIR "${LLMFT_DATA_DIR:-}"
     begin
+    [ -z "${extra_names[--fp16]:-}${extra_names[--bf16]:-}" ] || fail "EXTRA_ARGS=$EXTRA_ARGS: set the precision with PRECISION"
     split "$MODELS" models
     split "$METHODS" methods
     split "$PATTERNS" patterns

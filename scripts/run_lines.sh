@@ -16,4 +16,5 @@ whole_numbers COUNT "${3:-0}"
 first=${2:-1} count=${3:-${#commands[@]}}
 ((first > 0 && first <= ${#commands[@]})) || fail "FIRST=$first: $file has ${#commands[@]} lines; name one of them"
 commands=("${commands[@]:first - 1:count}")
+for line in "${commands[@]}"; do split "$line" command; done # a line that cannot be read is found before any is started
 finish

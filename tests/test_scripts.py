@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from llmft.arguments.deepspeed_config import find_config
+from llmft.errors import InputError
 from llmft.pipelines import compose, distill, fine_tune, in_context, self_study
 from llmft.report.records.collect import collect
 from llmft.report.statistics.summary import summarise
@@ -193,6 +194,10 @@ def test_values_stay_one_word_whatever_they_hold(tmp_path):
         models = [c[c.index("--model_name_or_path") + 1] for c in listing("vanilla_ft/rte/run.sh", MODELS=shlex.quote(word))]
         assert set(models) == {word}
     assert not (tmp_path / "evil").exists()
+    plain = {"PATTERNS": r"{text1}\n{text2}?\ it\'s\ so", "EXTRA_ARGS": r"--label_delimiter \n\n"}  # no quotation marks
+    (command,) = listing("context_distillation/rte/run.sh", MODELS="m", **single, **plain)
+    assert command[command.index("--pattern") + 1] == r"{text1}\n{text2}? it's so"
+    assert command[-2:] == ["--label_delimiter", r"\n\n"]
 
 
 @pytest.mark.parametrize(
@@ -209,11 +214,16 @@ def test_values_stay_one_word_whatever_they_hold(tmp_path):
         ({"METHODS": "magic"}, "METHODS: no method magic"),
         ({"PRECISION": "int8"}, "PRECISION=int8: give fp16, bf16 or fp32"),
         ({"EXTRA_ARGS": "--pattern 'x"}, "is a quotation mark missing?"),
+        ({"EXTRA_ARGS": "--bf16"}, "EXTRA_ARGS=--bf16: set the precision with PRECISION"),
         ({"MODELS": "a\nb"}, "a command is one line of text"),
+        ({"MODELS": ""}, "pattern_verbalizer_ft/rte/run: there is nothing to run"),
+        ({"TASKS": "rte RTE", "script": "comparison"}, "TASKS=rte RTE: RTE is none of mnli qqp"),
+        ({"NUM_GPUS": "4", "script": "comparison"}, "NUM_GPUS=4: would multiply the batches of this sweep"),
     ],
 )
 def test_a_wrong_setting_is_one_line(tmp_path, given, says):
-    script = ROOT / "scripts/pattern_verbalizer_ft/rte/run.sh"
+    given = dict(given)
+    script = ROOT / "scripts" / given.pop("script", "pattern_verbalizer_ft/rte") / "run.sh"
     variables = environment(DRY_RUN="1", OUTPUT_DIR=str(tmp_path / "runs"), **given)
     done = subprocess.run(["bash", script], cwd=tmp_path, capture_output=True, text=True, check=False, env=variables, timeout=300)
     assert done.returncode == 2
@@ -360,11 +370,18 @@ def test_choices_are_made_on_training_rows(tmp_path):
         columns = {"target": [0, 0], "label_logprobs": calibrated, "token_logprobs": plain}
         pd.DataFrame(columns).to_parquet(folder / "predictions.parquet")
         (folder / "DONE").touch()
+    earlier = {"model": ["m", "other"], "task": "rte", "pattern": "minimal", "calibrated": 0, "rows": 48, "accuracy": 1.0}
+    pd.DataFrame(earlier | {"loss": 0.1, "chosen": 1}).to_csv(tmp_path / "choices.csv", index=False)
     choose["table"](str(tmp_path / "runs"), str(tmp_path / "choices.csv"))
     table = pd.read_csv(tmp_path / "choices.csv")
+    assert table["model"].tolist() == ["m"] * 4 + ["other"]
+    table = table[:4]
     chosen = table[table["chosen"] == 1].to_dict("records")
     assert [(row["model"], row["pattern"], row["calibrated"], row["accuracy"]) for row in chosen] == [("m", "gpt-3", 0, 1.0)]
     assert table["accuracy"].tolist() == [1.0, 0.5, 0.5, 0.0]
+    pd.DataFrame({name: column[:1] for name, column in columns.items()}).to_parquet(folder / "predictions.parquet")
+    with pytest.raises(InputError, match=r"m was scored on 1 and 2 rows of rte; remove the runs of one number"):
+        choose["table"](str(tmp_path / "runs"), str(tmp_path / "choices.csv"))
 
 
 def test_the_first_screen_of_the_readme_runs_something():

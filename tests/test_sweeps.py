@@ -18,6 +18,7 @@ FAKE = """#!/usr/bin/env bash
 case "$*" in
     *-m\\ llmft.report*) echo "report of ${!#}" ;;
     *fails*) echo "error: --model_name_or_path fails: no" >&2; exit 2 ;;
+    *make_notes*) sleep 60 & echo "$$ $!" >>"$PIDS"; trap 'exit 143' TERM; wait ;;
     *known*) echo "already finished: somewhere" ;;
     *sleeps*) sleep 60 & echo "$$ $! ${CUDA_VISIBLE_DEVICES:-}" >>"$PIDS"; trap 'exit 143' TERM; wait ;;
     *) printf '%s\\n' "$@"; echo "record: somewhere" ;;
@@ -55,12 +56,13 @@ def test_a_student_that_is_distilled_again_is_found_after_the_first_run(sweep, t
     dry = sweep(script, DRY_RUN="1")
     assert "DRY_RUN=1: the second command starts from the folder" in dry.communicate(timeout=30)[1]
     assert dry.returncode == 2
-    student.mkdir(parents=True)  # what the fake does not make
+    (student / "model").mkdir(parents=True)  # what the fake does not make
     out, _ = sweep(script).communicate(timeout=30)
     first, second = (shlex.split(line) for line in re.findall(r"^\[1/1\] (.* distill\.py .*)", out, re.MULTILINE))
     assert accepted(first) and accepted(second)
     assert second[second.index("--model_name_or_path") + 1] == f"{student}/model"
     assert out.count("1 finished, 0 skipped, 0 failed of 1; logs: ") == 2
+    assert len(list((tmp_path / "runs/sweeps").iterdir())) == 2  # also where both ran in the same second
 
 
 def test_failed_runs_are_listed_and_the_others_done(sweep):
@@ -93,6 +95,24 @@ def test_an_interrupted_sweep_leaves_no_process(sweep, tmp_path, number, status)
     assert len(lines) == 2
     for pid in (pid for line in lines for pid in line[:2]):
         assert not alive(pid)
+
+
+def test_a_sweep_that_is_stopped_before_its_runs_leaves_no_process(sweep, tmp_path):
+    started = sweep("document_distillation/on_policy.sh", METHODS="self-study")
+    wait_for(tmp_path / "pids")
+    started.send_signal(signal.SIGTERM)
+    assert started.communicate(timeout=20)[1].splitlines()[-1] == "stopped; run the same command again to continue"
+    assert started.returncode == 143
+    assert not any(alive(pid) for pid in (tmp_path / "pids").read_text().split())
+
+
+def test_a_sweep_whose_output_nobody_reads_any_more_leaves_no_process(sweep, tmp_path):
+    models = ["sleeps", *(f"other{number}" for number in range(40))]  # of which many are still to come when the first is there
+    started = sweep("vanilla_ft/rte/run.sh", MODELS=" ".join(models), SHOTS="2", DATA_SEEDS="0", JOBS="2")
+    wait_for(tmp_path / "pids")
+    started.stdout.close()
+    assert started.wait(timeout=20) == 141
+    assert not any(alive(pid) for pid in (tmp_path / "pids").read_text().split())
 
 
 def wait_for(file, lines=1):
@@ -220,6 +240,14 @@ def test_a_job_array_does_the_lines_of_a_listing(sweep, tmp_path):
     assert started.returncode == 2
 
 
+def test_a_line_that_cannot_be_read_is_found_before_any_run(sweep, tmp_path):
+    (tmp_path / "commands.txt").write_text(f"{tmp_path}/python sleeps\n{tmp_path}/python 'quote\n")
+    started = sweep("run_lines.sh", str(tmp_path / "commands.txt"), PYTHON=None)
+    out, err = started.communicate(timeout=30)
+    assert (started.returncode, out) == (2, "") and "is a quotation mark missing?" in err
+    assert not (tmp_path / "pids").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -243,8 +271,8 @@ def test_lines_are_not_done_otherwise_than_the_settings_say(sweep, tmp_path, giv
     assert "LAUNCHER=python" not in err  # a default that says nothing about the lines
 
 
-@pytest.mark.parametrize("restarts", [None, "9", "10"])
-def test_a_preempted_job_is_put_back_into_the_queue_but_not_for_ever(sweep, tmp_path, restarts):
+@pytest.mark.parametrize(("restarts", "number"), [(None, signal.SIGTERM), ("9", signal.SIGUSR1), ("10", signal.SIGTERM)])
+def test_a_preempted_job_is_put_back_into_the_queue_but_not_for_ever(sweep, tmp_path, restarts, number):
     calls = tmp_path / "calls"
     (tmp_path / "scontrol").write_text(f'#!/usr/bin/env bash\necho "$*" >>{shlex.quote(str(calls))}\n')
     (tmp_path / "scontrol").chmod(0o755)
@@ -254,7 +282,7 @@ def test_a_preempted_job_is_put_back_into_the_queue_but_not_for_ever(sweep, tmp_
     path = f"{tmp_path}:{os.environ['PATH']}"
     started = sweep("slurm/array.sbatch", str(tmp_path / "commands.txt"), **job, PATH=path)
     wait_for(tmp_path / "pids")
-    started.send_signal(signal.SIGTERM)
+    started.send_signal(number)
     err = started.communicate(timeout=20)[1]
     assert started.returncode == 143
     assert calls.is_file() == (restarts != "10") and ("not requeued: restarted 10 times" in err) == (restarts == "10")

@@ -71,9 +71,21 @@ def candidates(record: Path) -> Iterator[dict[str, Any]]:
 
 
 def table(runs: str, csv: str) -> None:
-    """Write all candidates, and which ones are chosen."""
+    """Write all candidates, and which ones are chosen. Rows of the table for other models and tasks stay.
+
+    Raises:
+        InputError: candidates of a model and task were scored on different numbers of rows.
+    """
     records = [done.parent for done in sorted(Path(runs).rglob("DONE"))]
     rows = pd.DataFrame([row for record in records for row in candidates(record)])
+    numbers = rows.groupby(["model", "task"])["rows"].unique()
+    for (model, task), different in numbers[numbers.map(len) > 1].items():
+        count = " and ".join(map(str, sorted(different)))
+        raise InputError(f"{runs}: {model} was scored on {count} rows of {task}; remove the runs of one number")
+    if Path(csv).is_file():
+        others = pd.read_csv(csv)
+        again = pd.MultiIndex.from_frame(others[["model", "task"]]).isin(numbers.index)
+        rows = pd.concat([others[~again], rows], ignore_index=True)
     rows = rows.sort_values(["model", "task", "accuracy", "loss"], ascending=[True, True, False, True], ignore_index=True)
     rows["chosen"] = (~rows.duplicated(["model", "task"])).astype(int)
     write_if_changed(Path(csv), rows.to_csv(index=False))

@@ -23,4 +23,4 @@ for model in "${models[@]}"; do
     done
 done
 finish
-[ "${DRY_RUN:-0}" = 1 ] || "$python" scripts/comparison/choose.py table "$OUTPUT_DIR/icl" "$CHOICES"
+[ "${DRY_RUN:-0}" = 1 ] || compute scripts/comparison/choose.py table "$OUTPUT_DIR/icl" "$CHOICES"

@@ -5,6 +5,7 @@ setting TASKS 'mnli qqp ag_news sst2 rte cola'
 setting DATA_DIR "${LLMFT_DATA_DIR:-}"
 setting CHOICES scripts/comparison/choices.csv
 split "$MODELS" models
+models=("${models[@]%/}")
 split "$TASKS" tasks
 
 # shots_of TASK: rows of AG News are long, and have one of four labels.

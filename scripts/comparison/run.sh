@@ -19,6 +19,8 @@ split "$DATA_SEEDS" data_seeds
 [ -r "$CHOICES" ] || fail "CHOICES=$CHOICES: cannot be read; bash scripts/comparison/choose.sh makes it"
 known='distill zero-shot icl pbft vanilla'
 for method in "${methods[@]}"; do [[ " $known " = *" $method "* ]] || fail "METHODS=$METHODS: $method is none of $known"; done
+known='mnli qqp ag_news sst2 rte cola'
+for task in "${tasks[@]}"; do [[ " $known " = *" $task "* ]] || fail "TASKS=$TASKS: $task is none of $known"; done
 
 lora=(--use_adapter --adapter_dim 16 --lora_alpha 32 --per_device_train_batch_size 8 --no_save_final_model
     --save_strategy steps --save_steps 0.25)

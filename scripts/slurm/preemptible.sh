@@ -1,5 +1,5 @@
-# Sourced by the job scripts: a command that Slurm may preempt. SIGTERM reaches it in time to save a checkpoint, and the job
-# returns to the queue.
+# Sourced by the job scripts: a command that Slurm may preempt. SIGTERM (or SIGUSR1, which some sites use with --signal) reaches it
+# in time to save a checkpoint, and the job returns to the queue.
 # shellcheck shell=bash
 source scripts/common.sh
 setting MAX_RESTARTS 10
@@ -13,7 +13,7 @@ preemptible() {
     local status=0 cut_short=0 pid
     "$@" &
     pid=$!
-    trap 'cut_short=1; terminate "$pid" || true' TERM
+    trap 'cut_short=1; terminate "$pid" || true' TERM USR1
     wait "$pid" || status=$?
     while kill -0 "$pid" 2>/dev/null; do # a signal interrupts `wait`, not the command
         status=0

@@ -8,6 +8,7 @@ setting JOBS 2
 setting POOLS '4 16 64 256 1024 0'
 setting STEPS '2000 4000'
 setting SEEDS '0 1'
+setting DEVICE cpu
 begin
 split "$POOLS" pools
 split "$STEPS" steps
@@ -19,8 +20,8 @@ whole_numbers SEEDS "${seeds[@]}"
 for budget in "${steps[@]}"; do
     for seed in "${seeds[@]}"; do
         run -m llmft.worlds.regression.pretrain --num_pretraining_tasks "${pools[@]}" --steps "$budget" --seeds "$seed" \
-            --output_dir "$OUTPUT_DIR"
+            --device "$DEVICE" --output_dir "$OUTPUT_DIR"
     done
 done
 finish
-[ "${DRY_RUN:-0}" = 1 ] || diversity "${steps[-1]}"
+[ "${DRY_RUN:-0}" = 1 ] || diversity "${steps[-1]}" --device "$DEVICE"

@@ -178,7 +178,7 @@ def test_a_part_about_texts_gives_what_its_bounds_are_about(world: World, monkey
     assert all(row["floor"] > 0 < row["value"] for row in found["rows"])
     values = found["values"] | {name.replace("opt", "qwen2"): value for name, value in found["values"].items()}
     assert values["qwen2: answers that differ"] == 0
-    measured = {one["text"] for one in check_all(values) if one["met"] is not None}
+    measured = {one["text"] for one in check_all({"part": {"values": values}}) if one["met"] is not None}
     about = {bound.text for bound in BOUNDS if bound.text.startswith("answers")}
     assert measured == {text for text in about if "lm-evaluation-harness" not in text}
 
@@ -212,9 +212,8 @@ def test_attention_is_clocked_and_the_clock_taken_off(world: World) -> None:
 
 
 def test_bounds_say_pass_fail_and_not_measured() -> None:
-    checked = {
-        found["text"]: found for found in check_all({"memory: ours": 4.0, "memory: upstream": 10.0, "exponent of queries": 2})
-    }
+    values = {"memory: ours": 4.0, "memory: upstream": 10.0, "exponent of queries": 2}
+    checked = {found["text"]: found for found in check_all({"memory": {"values": values}})}
     assert len(checked) == len(BOUNDS)
     assert checked["memory: 16 shots over upstream style"]["met"] is True
     assert checked["100 to 10000 queries: time grows with the power"]["met"] is False
@@ -222,7 +221,7 @@ def test_bounds_say_pass_fail_and_not_measured() -> None:
     parts = {"ours": 5.0, "body": 2.0, "ours_64": 10.0, "body_64": 6.5}
     values = {f"text memory: {item}": value for item, value in parts.items()}
     values |= {f"wall: {kind} 2000: peft over targets": {"median": found} for kind, found in (("opt", 30), ("qwen2", 19))}
-    checked = {found["text"]: found for found in check_all(values)}
+    checked = {found["text"]: found for found in check_all({"text": {"values": values}})}
     assert checked["texts, memory but for activations: 64 answers a step over 16"]["found"]["median"] == pytest.approx(
         (10 - (6.5 - 2)) / 5
     )
@@ -262,6 +261,10 @@ def test_whole_run_and_its_readme(
     missing = "; ".join(bound["text"] for bound in results["bounds"] if bound["met"] is None)
     assert parts[2] == f"\n\nNot measured: {missing}.\n\n{END}\nafter\n"
     assert "| in-context | llmft, 16 shots |" in readme.read_text()
+    results["bounds"][0]["limit"] = "a limit of another day"
+    path.write_text(json.dumps(results))
+    assert command.main(["--from_file", str(path)]) == 0
+    assert "another day" not in capsys.readouterr().out
     text = path.read_text()
     assert str(tmp_path) not in text
     assert str(Path.home()) not in text

@@ -12,8 +12,8 @@ common=(--task toy --task_variant entailment --context instruction --use_cpu --m
 
 run distill.py "${common[@]}" --output_dir "$OUTPUT_DIR/first" --instruction 'entailment means Yes'
 finish
-first=("$OUTPUT_DIR"/first/distill/toy/toy/*)
+first=("$OUTPUT_DIR"/first/*/toy/toy/*/model) # distill, or with EXTRA_ARGS distill-lora and the like
 [ "${#first[@]}" = 1 ] || fail "OUTPUT_DIR=$OUTPUT_DIR: has several runs in first/; name another folder"
 run distill.py "${common[@]}" --output_dir "$OUTPUT_DIR/second" --instruction 'entailment means No' \
-    --model_name_or_path "${first[0]}/model" --teacher_model_name_or_path toy
+    --model_name_or_path "${first[0]}" --teacher_model_name_or_path toy
 finish report
