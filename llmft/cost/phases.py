@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmft.cost.meter import Meter
 
 SUMMED = ("cpu_user_s", "cpu_system_s", "cpu_total_s", "examples", "tokens", "padding_tokens", "flops")
 """Values that are summed over ranks, in addition to memory."""
@@ -26,7 +30,7 @@ class Phase:
 
     Attributes:
         kind: the kind of work: `load`, `teacher`, `retain` (the answers to --retain_file), `adapt`, `train`, `rollout`,
-            `evaluate`, `reference` (the teacher's distributions that students are compared with), `save`, `record`, `other`; in
+            `evaluate`, `reference` (texts read only to judge answers by them), `save`, `record`, `other`; in
             self-study `write`, `answer`, `answer without the document`; `compose`.
         stage, set: for an evaluation or a reference, the stage of the run and the set of rows; else None.
         flops: estimated by a rule.
@@ -56,6 +60,9 @@ class Phase:
     flops: int = 0
     flops_counted: int | None = None
 
+    def __post_init__(self) -> None:
+        self.meter: Meter | None = None  # that measures it
+
     @property
     def key(self) -> PhaseKey:
         """The phase's identity within its run."""
@@ -67,6 +74,15 @@ class Phase:
         self.tokens += tokens
         self.padding_tokens += padding_tokens
         self.flops += flops
+
+    @contextmanager
+    def beside(self, kind: str) -> Iterator[Phase]:
+        """Context: a phase of another kind for the same stage and set, whose costs are no part of this one's."""
+        if self.meter is None:
+            yield Phase(kind, self.stage, self.set)
+        else:
+            with self.meter.phase(kind, self.stage, self.set) as phase:
+                yield phase
 
 
 @dataclass

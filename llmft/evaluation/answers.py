@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Asking(Protocol):
         Args:
             rows: how many of the prompts count as examples.
         """
+
+    def aside(self) -> AbstractContextManager[Self]:
+        """Context: the same, for what judges answers but is no part of what a query costs."""
 
 
 class Reference(Protocol):

@@ -179,6 +179,12 @@ class PrefixAsking:
         arrays = self._cached(lambda: asked.key | {"generation": generation.key}, compute)
         return [part.tolist() for part in np.split(arrays["tokens"], arrays["lengths"].cumsum()[:-1])]
 
+    @contextmanager
+    def aside(self) -> Iterator[Self]:
+        """Context: the same, for what judges answers but is no part of what a query costs."""
+        with self.phase.beside("reference") as phase:
+            yield replace(self, phase=phase)
+
     def _cached(self, key: Callable[[], dict[str, Any]], compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         cache = self.scorer.cache
         return compute() if cache is None else cache.get(key(), compute, self.phase)

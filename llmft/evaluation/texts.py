@@ -213,11 +213,12 @@ class Texts(Answers):
         from llmft.models.reading.continuations import Continued
 
         arrays = {"answer_ids": of_objects(asking.write(prompts, rows=len(rows)))}
-        arrays |= self._read_answers(asking, prompts, rows)
-        if reference is not None:
-            taught = self.tokens(reference.rows)
-            arrays |= asking.read(Continued.by_answers(prompts, taught), reference.question, rows=0)
-            arrays["teacher_ids"] = of_objects(taught)
+        with asking.aside() as judging:
+            arrays |= self._read_answers(judging, prompts, rows)
+            if reference is not None:
+                taught = self.tokens(reference.rows)
+                arrays |= judging.read(Continued.by_answers(prompts, taught), reference.question, rows=0)
+                arrays["teacher_ids"] = of_objects(taught)
         return arrays
 
     def _read_answers(self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row]) -> dict[str, np.ndarray]:

@@ -89,7 +89,8 @@ class Elsewhere:
         scorer, taught = _brief(scorer), [row["answer_ids"] for row in self.reference.rows]
         with self.job.meter.phase("evaluate", stage, SET) as phase, scorer.asking(prompts.prefix, phase) as asking:
             written = asking.write(prompts, rows=len(self.rows))
-            kept = asking.read(Continued.by_answers(prompts, taught), self.reference.question, rows=0)
+            with asking.aside() as judging:
+                kept = judging.read(Continued.by_answers(prompts, taught), self.reference.question, rows=0)
         self.answers[stage] = [*map(scorer.answers.written, written)]
         self.divergences[stage] = means(kept["kl"], self.sizes)
 

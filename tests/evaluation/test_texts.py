@@ -9,6 +9,7 @@ import torch
 
 from llmft.arguments.context import WritingArguments
 from llmft.arguments.objective import Objective
+from llmft.cost.meter import Meter
 from llmft.cost.phases import Phase
 from llmft.distillation.reference import TeacherReference
 from llmft.distillation.teacher import Teacher
@@ -174,6 +175,17 @@ def test_divergence_from_the_teacher_along_its_answers(loaded):
         )
         assert scores["kl"][i] == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), abs=1e-6)
         assert scores["same_answer"][i] == (scores["answer_ids"][i] == answer)
+
+
+def test_what_judges_answers_is_no_part_of_what_queries_cost(loaded):
+    student, meter = scorer(loaded), Meter(from_start=False)
+    with meter.phase("evaluate", "after", "notes") as phase:
+        student.score(ROWS, phase, reference(documents(loaded)))
+    asked, judged = meter.phases
+    assert (asked.key, judged.key) == (("evaluate", "after", "notes"), ("reference", "after", "notes"))
+    student.answered(ROWS, alone := Phase("evaluate"))
+    assert (asked.examples, asked.tokens, asked.flops) == (len(ROWS), alone.tokens, alone.flops)
+    assert judged.examples == 0 < judged.tokens and judged.wall_s > 0
 
 
 def test_a_teacher_with_nothing_to_tell_is_no_step_away(loaded):
