@@ -67,9 +67,8 @@ def load_queries(
         columns = queries.text_columns if data.train_file else _text_columns(table, queries.text_columns, data, where)
         queries = replace(queries, text_columns=columns, label_column=_label_column(table, data, where) if labels else None)
     else:
-        names = Names(
-            turns_of(data), data.text1_column, data.answer_column, data.document_column or queries.document_column or "document"
-        )
+        document = data.document_column or queries.document_column or "document"
+        names = Names(turns_of(data), data.text1_column, data.answer_column, document, data.text2_column)
         table, where = by_turn(renamed(table, names_of_written(data)), names, where)
         about_documents = documents is not None and queries.document_column is not None
         queries = replace(

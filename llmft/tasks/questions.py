@@ -55,7 +55,8 @@ def own_questions(
     if data.turns_column is not None:
         check_column(table, "turns_column", data.turns_column, where)
     conversations = turns_of(data) in table
-    table, where = by_turn(table, Names(turns_of(data), data.text1_column, data.answer_column, data.document_column), where)
+    names = Names(turns_of(data), data.text1_column, data.answer_column, data.document_column, data.text2_column)
+    table, where = by_turn(table, names, where)
     columns = text_columns(data, table, where)
     check_different(columns, "answer_column", data.answer_column)
     if data.document_column is not None:

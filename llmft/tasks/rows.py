@@ -87,7 +87,8 @@ def make_rows(
     """
     table = renamed(table, eval_set.source.rename)
     if eval_set.turns_column is not None:
-        names = Names(eval_set.turns_column, eval_set.text_columns[0], eval_set.answer_column, eval_set.document_column)
+        text1, text2 = eval_set.text_columns
+        names = Names(eval_set.turns_column, text1, eval_set.answer_column, eval_set.document_column, text2)
         table, where = by_turn(table, names, where)
     _check_columns(table, eval_set, where)
     table, first = _part(table, eval_set.source, where)

@@ -29,12 +29,15 @@ class Names(NamedTuple):
     answer: str
     document: str | None
     """Also of a user's turn: what its teacher, and that of turns behind it, reads."""
+    second: str | None = None
+    """Of the second text."""
 
 
 def by_turn(table: Table, names: Names, where: str) -> tuple[Table, str]:
     """The table with a row for each turn of the assistant in place of each conversation: the user's turn in front of it is the
     text, its own is the answer, and all turns before these are the history. A user's turn that ends a conversation is a row
-    without an answer. A table of single questions stays as it is; its column of histories, if it has one, is read.
+    without an answer. Of a table of single questions, the column of histories is read, and columns with the names
+    of those that conversations get are left out.
 
     Args:
         where: flag and file, for errors.
@@ -46,6 +49,7 @@ def by_turn(table: Table, names: Names, where: str) -> tuple[Table, str]:
         InputError: a conversation is none, or stands beside a column of single questions.
     """
     if names.turns not in table:
+        table = {name: cells for name, cells in table.items() if name in names or name not in (CONVERSATION, TURN)}
         histories = [_turns(cell, HISTORY, where, row) for row, cell in _cells(table, HISTORY)]
         return (table | {HISTORY: histories} if HISTORY in table else table), where
     single = next((name for name in (names.text, names.answer, *OF_ONE_ANSWER) if name in table), None)

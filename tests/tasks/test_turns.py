@@ -154,6 +154,18 @@ def test_conversations_and_single_questions_do_not_share_a_file(write, column):
     assert str(caught.value).startswith(says)
 
 
+def test_columns_of_single_questions_with_the_names_of_conversations_are_not_read(write):
+    rows = [{"text1": "Who?", "answer": "Ada", "conversation": 17, "turn": "s"}, {"text1": "Why?", "answer": "So.", "turn": 3}]
+    named = ("--task", "questions", "--validation_file", write(rows))
+    task = resolve(*named)
+    for made in (load(task).in_domain["questions"], queries(named[-1], task, "--task", "questions", documents={})):
+        assert not {"conversation", "turn"} & {*made[0], *made[1]}
+    second = write([{**row, "turn": "Tell me."} for row in rows], "second.jsonl")
+    named = ("--task", "questions", "--validation_file", second, "--text2_column", "turn")
+    assert load(task := resolve(*named)).in_domain["questions"][0]["text2"] == "Tell me."
+    assert queries(second, task, *named[:2], *named[4:], documents={})[1]["text2"] == "Tell me."
+
+
 def test_a_column_of_turns_that_is_not_there(write):
     file = write([{"text1": "Who?", "answer": "Ada"}])
     with pytest.raises(InputError, match=f"^--turns_column talk: --validation_file {file} has text1, answer; name one of these$"):
