@@ -112,6 +112,13 @@ class DocumentArguments(Checked):
         return [ContextFile(path.relative_to(folder).as_posix(), str(path), "--context_dir") for path in paths]
 
     @property
+    def full_paths(self) -> list[str]:
+        """The full paths of these files, and of their folder."""
+        return [
+            Path(path).resolve().as_posix() for path in (*(file.path for file in self.context_files), self.context_dir) if path
+        ]
+
+    @property
     def texts(self) -> list[list[ContextFile]]:
         """The files of each text of --context file: one file of --context_file, or all files of --context_dir."""
         return [self.context_files] if self.context_dir else [[file] for file in self.context_files]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 from llmft.pipelines.chunking import about_chunks
 from llmft.pipelines.loading import load_data, load_start
 from llmft.pipelines.prompting import file_text, prompt_format_of
@@ -41,7 +41,9 @@ def load_contexts(
     flags = job.config.distillation
     number = flags.num_contexts if flags else 1
     load_data(job, num_contexts=number if job.config.context.reads("demonstrations") else 0)
-    queries = about_file(job, draw_queries(job) if draw_queries else [])
+    queries = draw_queries(job) if draw_queries else []
+    check_names(job)
+    queries = about_file(job, queries)
     check_documents(job, queries)
     _, tokenizer = load_start(job)
     queries = about_chunks(job, tokenizer, queries)
@@ -63,6 +65,21 @@ def about_file(job: Job, queries: Sequence[Row]) -> list[Row]:
     job.data = replace(job.data, documents={name: file_text(job)})
     job.eval_sets = {of: [{**row, "document": name} for row in rows] for of, rows in job.eval_sets.items()}
     return [{**row, "document": name} for row in queries]
+
+
+def check_names(job: Job) -> None:
+    """Check that the documents of rows are not meant as names of the files of --context file.
+
+    Raises:
+        InputError: one is.
+    """
+    context, documents = job.config.context, {*job.data.documents.values()}
+    named = next((file.name for file in context.context_files if context.reads("file") and file.name in documents), None)
+    if named is not None:
+        raise InputError(
+            f"--document_column {job.config.data.document_column}: holds {quote(named)}, the name of a file, but with --context "
+            "file all rows are asked after the same text; use --context document, or drop this flag"
+        )
 
 
 def check_documents(job: Job, queries: Sequence[Row]) -> None:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.errors import InputError, listed
+from llmft.errors import InputError, listed, quote
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
-from llmft.tasks.questions import names_of_written, turns_of
-from llmft.tasks.rows import make_rows, renamed
+from llmft.tasks.questions import WRITTEN, names_of_written, turns_of
+from llmft.tasks.rows import ANSWER_IDS, make_rows, renamed
 from llmft.tasks.schema import EvalSet, Row, Source, Task
-from llmft.tasks.texts import HISTORY, asks, name_documents
+from llmft.tasks.texts import HISTORY, asks, missing, name_documents
 from llmft.tasks.turns import Names, by_turn
 from llmft.tasks.user_files import check_column, given
 
@@ -38,6 +38,7 @@ def load_queries(
     labels: bool = True,
     quiet: bool = False,
     documents: dict[str, str] | None = None,
+    asked_after: Sequence[str] = (),
     flag: str = QUERIES,
 ) -> list[Row]:
     """The rows of `--query_file`, or of another flag's file, in the file's order, for the task's patterns.
@@ -55,6 +56,7 @@ def load_queries(
         quiet: whether to suppress notes, as about dropped rows.
         documents: the task's documents by id, to which those of the queries are added. None: the documents of queries are not
             read.
+        asked_after: full paths of the files whose text all rows are asked after.
 
     Raises:
         InputError: a column is missing or has an invalid value, or there are no rows.
@@ -67,6 +69,8 @@ def load_queries(
         columns = queries.text_columns if data.train_file else _text_columns(table, queries.text_columns, data, where)
         queries = replace(queries, text_columns=columns, label_column=_label_column(table, data, where) if labels else None)
     else:
+        if queries.document_column is None and asked_after:
+            _check_asked_after(table, asked_after, where)
         document = data.document_column or queries.document_column or "document"
         names = Names(turns_of(data), data.text1_column, data.answer_column, document, data.text2_column)
         table, where = by_turn(renamed(table, names_of_written(data)), names, where)
@@ -84,6 +88,22 @@ def load_queries(
     for note in () if quiet else notes:
         say_note(note)
     return [{**row, "idx": f"query-{row['idx']}"} for row in rows]
+
+
+def _check_asked_after(table: Table, files: Sequence[str], where: str) -> None:
+    """Check that queries that a model wrote about a document are asked after that one.
+
+    Raises:
+        InputError: one is about another.
+    """
+    written = {WRITTEN, ANSWER_IDS} & {*table}
+    for row, document in enumerate(table.get("document", ()) if written else (), 1):
+        if not (missing(document) or any(file.endswith(f"/{document}") for file in files)):
+            names = listed(Path(file).name for file in files)
+            raise InputError(
+                f"{where}: row {row} is about {quote(document)}, but --context file is {names}; "
+                "use --context document and --document_column document, leave such rows out, or drop the column document"
+            )
 
 
 def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) -> list[Row]:

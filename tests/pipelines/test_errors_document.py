@@ -70,6 +70,7 @@ OWN = "--model_name_or_path toy --train_file {} --validation_file {}"
 QUESTIONS = "--model_name_or_path toy --task questions --train_file {} --validation_file {{questions}} --document_column document"
 
 ABOUT_TWO = "--task questions --model_name_or_path notes --query_file {two} --validation_file {two} --document_column document"
+ABOUT_FILE = "--task questions --model_name_or_path notes --context file --context_file {short_text} --num_shots 16"
 ABOUT_TWO += " --context document --num_shots 16"
 
 CHUNKED = (
@@ -326,6 +327,10 @@ CASES = {
     "a turn without text": Case("eval.py", TALKS.format("{talk_of_spaces}")),
     "an answer to nothing": Case("eval.py", TALKS.format("{talk_of_answer}")),
     "a document of the assistant's turn": Case("eval.py", TALKS.format("{talk_of_document}")),
+    "a query about another document": Case("distill.py", f"{ABOUT_FILE} --query_file {{about_other}}"),
+    "names of documents where all rows are asked after the same": Case(
+        "eval.py", f"{ABOUT_FILE} --validation_file {{by_name}} --document_column document"
+    ),
     "nothing to evaluate on": Case("ft.py", "--task questions --train_file {questions}"),
     "a library that is not there": Case("eval.py", f"{CODE} --validation_file {{questions}} --run_code nowhere"),
     "a right answer that does not run": Case("eval.py", f"{CODE} --validation_file {{questions}} --run_code {{folder}}"),
@@ -479,6 +484,10 @@ def files(tmp_path_factory, tokenizers):
         "blank.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": " "}]),
         "other_chunk.jsonl": lines([{"text1": "Who?", "chunk": "0-7-00000000"}] * 8),
         "no_chunk.jsonl": lines([{"text1": "Who?", "chunk": "the second"}] * 8),
+        "about_other.jsonl": lines(
+            [{"query": "Who?", "answer": "Ada", "document": f"{name}.txt"} for name in ("short_text", "other")]
+        ),
+        "by_name.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "short_text.txt"}]),
         "two.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": f"It was {name}."} for name in ("Ada", "Ben")] * 4),
         **{f"{name}.jsonl": lines([row]) for name, row in talks().items()},
         "semicolons.csv": "text1;label\na;0\n",

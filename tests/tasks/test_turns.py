@@ -162,7 +162,8 @@ def test_columns_of_single_questions_with_the_names_of_conversations_are_not_rea
         assert not {"conversation", "turn"} & {*made[0], *made[1]}
     second = write([{**row, "turn": "Tell me."} for row in rows], "second.jsonl")
     named = ("--task", "questions", "--validation_file", second, "--text2_column", "turn")
-    assert load(task := resolve(*named)).in_domain["questions"][0]["text2"] == "Tell me."
+    task = resolve(*named)
+    assert load(task).in_domain["questions"][0]["text2"] == "Tell me."
     assert queries(second, task, *named[:2], *named[4:], documents={})[1]["text2"] == "Tell me."
 
 
