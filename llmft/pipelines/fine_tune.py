@@ -24,6 +24,7 @@ from llmft.pipelines.prompt_sizes import prompt_sizes, student_tokens
 from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.prompts.render import read_context
+from llmft.runs.notes import say_note
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +102,7 @@ def tune(job: Job) -> None:
 
 
 def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
-    """Training examples of the documents that evaluation rows are about, or of the files that the flags name.
+    """Training examples of the documents that rows are about, whether they are drawn or not, or of the files that the flags name.
 
     Raises:
         InputError: there are none.
@@ -115,15 +116,17 @@ def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
     limits = [limit for limit in (prompter.window, prompter.max_length) if limit is not None]
     longest = min(limits) - prompter.virtual if limits else None
     job.train_idx, examples = document_examples(prompter.tokenizer, texts, longest)
+    say_note(f"--train_on document: the number of documents is {len(texts)}, that of examples {len(examples)}")
     return examples
 
 
 def document_texts(job: Job) -> dict[str, str]:
-    """The files that the flags name, or the documents that evaluation rows are about: name -> text."""
+    """The files that the flags name, or the documents that rows are about, name -> text: all of them if they are trained on,
+    else those of the evaluation rows."""
     files = job.config.context.context_files
     if files and job.config.data.document_column is None:
         return {file.path: read_context(file) for file in files}
-    if files:  # all of them, whether or not a row names them
+    if files or job.config.fine_tuning.train_on == "document":  # whether or not a row names them
         return job.data.documents
     named = dict.fromkeys(row.get("document") for rows in job.eval_sets.values() for row in rows)
     return {name: job.data.documents[name] for name in named if name is not None}

@@ -133,7 +133,10 @@ def check_kind(groups: Sequence[type], given: Mapping[str, Any], task: Task) -> 
 
 
 def reads_training_rows(config: Config) -> bool:
-    """Whether a run trains on training rows, asks about them, or draws demonstrations."""
+    """Whether a run trains on training rows, asks about them, draws demonstrations, or needs the documents in them."""
+    data, in_rows = config.data, config.data.document_column is not None and not config.context.context_files
+    if data.train_file is not None and in_rows:  # other rows may name them
+        return True
     if config.fine_tuning is not None:
         return config.fine_tuning.train_on != "document"
     if config.distillation is not None and config.distillation.query_file is None:

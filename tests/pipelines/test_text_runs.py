@@ -221,6 +221,17 @@ def test_several_documents_are_distilled_at_once(questions):
     assert [line["document"] for line in answers].count("notes-3") == 10
 
 
+def test_all_documents_of_the_rows_are_trained_on_whichever_rows_are_drawn(questions, capsys):
+    rows = pd.read_csv(questions / "train_texts.csv")
+    rows.iloc[:1].assign(document="A third document.").to_csv(questions / "third.csv", index=False)
+    shared = ("--task", "questions", "--model_name_or_path", "notes", "--document_column", "document", "--num_train_epochs", 1)
+    shared += ("--validation_file", questions / "validation_texts.csv", "--train_on", "document", "--max_eval_samples", 1)
+    for more, documents in (((), 2), (("--train_file", questions / "third.csv"), 3)):
+        record = run("ft.py", questions / "out", *shared, *more, "--no_evaluate_elsewhere", "--max_steps", 1)
+        assert len({*record.json("config")["draws"]["train_rows"]}) == documents
+        assert f"note: --train_on document: the number of documents is {documents}, that of examples " in capsys.readouterr().err
+
+
 def test_every_answer_of_a_conversation_is_learnt_behind_the_document_of_its_turn(tmp_path):
     texts = [text for seed in (3, 4) for text in notes_documents(None, seed).values()]
     for split, number in (("train", 3), ("validation", 2)):
