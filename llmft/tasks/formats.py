@@ -24,6 +24,8 @@ Table = dict[str, list[Any]]
 LINE_END = re.compile(r"\r*\n")
 QUOTED = re.compile(r'"([^"]|"")*"')
 """A cell as a csv quotes it."""
+SPACED = re.compile(r'(?:^|[,\r])[ \t]+"[^",\r\n][^"\r\n]*"[ \t]*(?:[,\r]|$)', re.MULTILINE)
+"""A cell with white space before its quotes, which therefore are none in a csv; within a quoted cell there is no such text."""
 LARGEST = 2**31 - 1
 """Limits that guard against damaged files are raised to this: a cell may hold a document, and a file may have many columns."""
 DIGITS = 4000
@@ -90,8 +92,11 @@ def csv_table(text: str) -> Table:
     """Columns of a csv.
 
     Raises:
-        ValueError: it is not a valid csv.
+        ValueError: it is not a valid csv, or a cell has white space before its quotation marks.
     """
+    if spaced := SPACED.search(text):
+        line, cell = len(split_lines(text[: spaced.start() + 1])), spaced[0].strip(",\r")
+        raise WrongFile(f"line {line} has white space in front of a quoted cell, {quote(cell)}; remove it")
     limit, before = csv.field_size_limit(LARGEST), 0  # global to the process, and restored below
     rows: list[tuple[int, list[str]]] = []
     try:
@@ -164,7 +169,9 @@ def _tsv(path: Path, header: tuple[str, ...] = (), *, own: bool = False) -> Tabl
         return _columns(list(header), rows)
     _check_separator(rows[0][1], "\t")
     marked = [cell for _, cells in rows for cell in cells if '"' in cell] if own else []
-    if any('""' in cell[1:-1] for cell in marked) and all(map(QUOTED.fullmatch, marked)):
+    with_comma = [cell for _, cells in rows for cell in cells if "," in cell]
+    because_of_comma = bool(with_comma) and {*with_comma} <= {*marked}
+    if (because_of_comma or any('""' in cell[1:-1] for cell in marked)) and all(map(QUOTED.fullmatch, marked)):
         raise WrongFile("its cells are quoted as in a csv; save it as csv, or write it with quoting=csv.QUOTE_NONE")
     return _columns(rows[0][1], rows[1:])
 

@@ -67,7 +67,7 @@ def test_any_text_stays_as_it_is(ending, texts):
 def test_a_tsv_holds_any_text_but_tabs_and_line_ends(ending, texts):
     texts = [(a, b.rstrip("\r")) for a, b in texts]  # at the end of a line they belong to its end
     rows = [{"text1": a, "label": i % 2, "text2": b} for i, (a, b) in enumerate(texts)]
-    assume(not any('""' in text for pair in texts for text in pair))  # which might be a csv's quotes
+    assume(not any('""' in text or re.fullmatch('".*,.*"', text) for pair in texts for text in pair))  # perhaps a csv's quotes
     assert through(ending, rows) == [(a, b, i % 2, i) for i, (a, b) in enumerate(texts)]
 
 
@@ -79,7 +79,10 @@ def test_a_tsv_that_is_quoted_as_a_csv_is_refused(tmp_path):
     assert read_file(file, "")["text1"][1] == '"say ""hi"""'  # as GLUE's QQP is
     rows.to_csv(file, sep="\t", index=False, quoting=csv.QUOTE_NONE)
     assert read_file(file, "", own=True)["text1"] == rows["text1"].tolist()
-    for quotes in (['"a" and "b"'], ['"a"'], ['"'], ['"a ""b"""', 'a ""b""']):
+    file.write_text('text1\tanswer\nTell me\t"1814, in May"\nWhen?\tin 1814\n')  # quoted because of the comma
+    with pytest.raises(InputError, match="tsv: its cells are quoted as in a csv"):
+        read_file(file, "", own=True)
+    for quotes in (['"a" and "b"'], ['"a"'], ['"'], ['"a ""b"""', 'a ""b""'], ['"a, b"', "a, b"], ['"a, b"', 'say "hi"']):
         file.write_text("text1\n" + "\n".join(quotes))
         assert read_file(file, "", own=True)["text1"] == quotes
 
@@ -191,6 +194,7 @@ def test_json_objects_may_differ_in_their_columns(tmp_path):
         ("a.csv.zip", b"x", "unknown ending '.zip'; use one of .* .text also compressed: .gz .bz2 .xz"),
         ("a.csv", b"text1,label\na,b,1\n", "cannot be read as csv: line 2 has 3 cells, but there are 2 columns"),
         ("a.csv", b'text1,label\n"a,1\n', "csv: the row that begins in line 2: unexpected end of data"),
+        ("a.csv", b'a,b\r\nWhen?, "1814"\r\n', "csv: line 2 has white space in front of a quoted cell, ' \"1814\"'; remove it"),
         ("a.csv", b"text1,text1\na,1\n", "cannot be read as csv: two columns are named 'text1'"),
         ("a.tsv", b"text1\tlabel\na\n", "cannot be read as tsv: line 2 has 1 cells, but there are 2 columns"),
         ("a.tsv", b"\n\n", "cannot be read as tsv: it has no lines"),
