@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from llmft.errors import InputError, quote
 from llmft.pipelines.prompting import delimiter_of
 from llmft.runs.notes import say_note
-from llmft.tasks.rows import left_out
-from llmft.tasks.texts import HISTORY, document_of, query_text
+from llmft.tasks.rows import SECOND, left_out
+from llmft.tasks.texts import HISTORY, document_of
 
 if TYPE_CHECKING:
+    from llmft.arguments.data import DataArguments
     from llmft.distillation.reference import TeacherReference
     from llmft.evaluation.answer_part import AnswerPart
     from llmft.evaluation.answers import Answers
@@ -90,7 +91,7 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
         {
             **whereabouts(row),
             **({HISTORY: [turn._asdict() for turn in row[HISTORY]]} if row.get(HISTORY) else {}),
-            "query": query_text(row),
+            **_question(row, job.config.data),
             **({"thought": answers.text(row["thought_ids"])} if "thought_ids" in row else {}),
             "answer": text(row["answer_ids"]),
             "answer_ids": row["answer_ids"],
@@ -99,6 +100,13 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
     ]
     write_json_lines(job.record.path / TEACHER_ANSWERS, lines)
     say_how_many_are_cut(queries, job.config.writing.max_new_tokens)
+
+
+def _question(row: Row, data: DataArguments) -> dict[str, str]:
+    """A row's question as in files of questions: two texts are in the columns that the flags name."""
+    if row["text2"] is None:
+        return {"query": row["text1"]}
+    return {data.text1_column: row["text1"], data.text2_column or SECOND: row["text2"]}
 
 
 def say_how_many_are_cut(queries: Sequence[Row], limit: int) -> None:

@@ -221,6 +221,32 @@ def test_several_documents_are_distilled_at_once(questions):
     assert [line["document"] for line in answers].count("notes-3") == 10
 
 
+def test_answers_of_a_teacher_can_be_corrected_and_given_back(questions):
+    for split in ("train", "validation"):
+        rows = pd.read_csv(questions / f"{split}_texts.csv")
+        rows.assign(text2="Answer:").groupby("document").head(2).to_json(
+            questions / f"{split}.jsonl", orient="records", lines=True
+        )
+    (questions / "validation.jsonl").write_text((questions / "validation.jsonl").read_text().splitlines()[0])  # of one document
+    shared = ("--task", "questions", "--model_name_or_path", "notes", "--document_column", "document", "--max_steps", 1)
+    shared += (
+        "--logging_steps",
+        1,
+        "--train_file",
+        questions / "train.jsonl",
+        "--validation_file",
+        questions / "validation.jsonl",
+    )
+    shared += ("--pattern", "Question: {text1} {text2}", "--no_evaluate_elsewhere", "--no_evaluate_with_context")
+    first = run("distill.py", questions / "out", *shared)
+    lines = [json.loads(line) for line in (first.path / "teacher_answers.jsonl").read_text().splitlines()]
+    assert len({line["document"] for line in lines}) == 2 and {line["text2"] for line in lines} == {"Answer:"}
+    edited = "".join(json.dumps({**line, "answer": "Ada", "answer_ids": None}) + "\n" for line in lines)
+    (questions / "edited.jsonl").write_text(edited)
+    again = run("distill.py", questions / "out", *shared, "--query_file", questions / "edited.jsonl", "--answers", "given")
+    assert len(again.json("config")["draws"]["train_rows"]) == len(lines) and losses(again) != losses(first)
+
+
 def test_all_documents_of_the_rows_are_trained_on_whichever_rows_are_drawn(questions, capsys):
     rows = pd.read_csv(questions / "train_texts.csv")
     rows.iloc[:1].assign(document="A third document.").to_csv(questions / "third.csv", index=False)
