@@ -203,7 +203,13 @@ def _label_cells(
 
 def _read_labels(cells: Sequence[Any], given: tuple[str, ...], where: str, *, optional: bool) -> dict[int, int | str]:
     """The labels, matched to the given names if all of them match, else as they are written."""
-    names = given or (BOOLEANS if any(isinstance(cell, bool) for cell in cells) else ())
+    booleans = any(isinstance(cell, bool) for cell in cells)
+    if booleans and given and not {"false", "true"} <= {name.lower() for name in given}:
+        raise InputError(
+            f"--label_names {','.join(given)}: the labels of {where} are the booleans false and true; write --label_names "
+            "false,true and give words with --target_tokens"
+        )
+    names = given or (BOOLEANS if booleans else ())
     labels = read_labels(cells, names, where, optional=optional)
     if set(labels.values()) <= {UNLABELLED, *names}:
         return labels
