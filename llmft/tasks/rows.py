@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -277,13 +278,13 @@ def _labels(table: Table, eval_set: EvalSet, task: Task, where: str, first: int)
 
 def _none_of(label: int | str, words: Sequence[str]) -> str:
     alike = next((word for word in words if plain_word(word) == plain_word(str(label))), None)
-    hint = f" ({quote(alike)} differs in case or spaces alone)" if alike else ""
+    hint = f" ({quote(alike)} differs in case, spaces or Unicode form alone)" if alike else ""
     return f"none of {listed(words)}{hint}; fix it, or list all with --label_names"
 
 
 def plain_word(word: str) -> str:
     """A label's name without what is easily written in two ways."""
-    return " ".join(word.split()).casefold()
+    return " ".join(unicodedata.normalize("NFC", word).split()).casefold()
 
 
 def read_labels(
@@ -371,6 +372,8 @@ def _idx(cells: list[Any], where: str, first: int) -> list[int]:
     for row, cell in enumerate(cells, first):
         try:
             numbers.append(whole_number(cell))
+            if not -(2**63) <= numbers[-1] < 2**63:
+                raise ValueError(f"{quote(cell)} has more than 64 bits")
         except ValueError as error:
             raise InputError(f"{where}: column idx, row {row}: {error}; fix or drop it") from error
     if repeat := first_repeat(numbers):

@@ -76,6 +76,11 @@ def _is_pattern(value: Any) -> bool:
         return False
 
 
+def _is_lower(answer: str, _: None) -> bool:
+    """Whether an answer has letters, in any script, and no capitals."""
+    return any(map(str.isalpha, answer)) and not any(letter.isupper() or letter.istitle() for letter in answer)
+
+
 def _has_keys(answer: str, keys: Sequence[str]) -> bool:
     """Whether an answer is a JSON object with these keys and no others."""
     try:
@@ -89,7 +94,7 @@ CHECKS: dict[str, RuleCheck] = {
     "ends_with": RuleCheck(lambda answer, text: answer.endswith(text.strip()), "text", _is_text, "a text"),
     "equals": RuleCheck(lambda answer, text: answer == text.strip(), "text", _is_text, "a text"),
     "json_keys": RuleCheck(_has_keys, "keys", _are_keys, "a list of texts"),
-    "lower_case": RuleCheck(lambda answer, _: answer.islower()),
+    "lower_case": RuleCheck(_is_lower),
     "matches": RuleCheck(
         lambda answer, pattern: bool(re.search(pattern, answer)), "pattern", _is_pattern, "a regular expression"
     ),

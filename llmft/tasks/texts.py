@@ -100,7 +100,8 @@ def read_categories(cells: Iterable[Any], column: str, where: str, first: int) -
     for row, cell in enumerate(cells, first):
         if not missing(cell) and not isinstance(cell, str | int | float):
             raise InputError(f"{where}: the {column} of row {row} is {quote(cell)}; write a text or a number, or drop the column")
-        read.append(None if missing(cell) else str(cell))
+        whole = isinstance(cell, float) and cell.is_integer()  # as pandas writes whole numbers beside a missing value
+        read.append(None if missing(cell) else str(int(cell) if whole else cell))
     return read
 
 

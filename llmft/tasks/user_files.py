@@ -179,8 +179,8 @@ def _label_names(labels: dict[int, int | str], where: str) -> tuple[str, ...]:
         other, other_row = rows.setdefault(plain_word(label), (label, row))
         if other != label:
             raise InputError(
-                f"{where}: labels {quote(other)} (row {other_row + 1}) and {quote(label)} (row {row + 1}) differ only in case "
-                "or spaces; spell them alike, or list all with --label_names"
+                f"{where}: labels {quote(other)} (row {other_row + 1}) and {quote(label)} (row {row + 1}) differ only in "
+                "case, spaces or Unicode form; spell them alike, or list all with --label_names"
             )
     return tuple(sorted(label for label, _ in rows.values()))
 

@@ -45,6 +45,7 @@ CASES = {  # prediction, accepted answers -> contains, edit_similarity, exact_ma
     "nothing but words against articles": ("red", ["the"], (0, 2 / 6, 0, 0, 0)),
     "an article within a word": ("theatre", ["atre"], (0, 8 / 11, 0, 0, 0)),
     "an umlaut": ("MÜLLER", ["müller"], (1, 0, 1, 1, 1)),
+    "an accent of its own": ("cafe\u0301", ["café"], (1, 1 - 3 / 9, 1, 1, 0)),
     "other quotation marks at the ends": ("“red”…", ["red"], (1, 6 / 9, 1, 1, 1)),
     "other quotation marks within": ("“red” it is", ["red"], (0, 6 / 14, 0, 0, 2 / 4)),
     "an article before another dash": ("a–b", ["b"], (0, 2 / 4, 0, 0, 2 / 3)),

@@ -213,6 +213,12 @@ def test_files_that_are_no_questions(write, rows, arguments, says):
     assert "\n" not in str(caught.value)
 
 
+def test_a_category_is_the_same_beside_a_missing_value(write):
+    rows = [{**ASKED[0], "category": cell} for cell in (1.0, None, 1, 0.5, "1.0")]
+    read = [row.get("category") for row in load(questions("--validation_file", write(rows))).in_domain["questions"]]
+    assert read == ["1", None, "1", "0.5", "1.0"]
+
+
 def test_files_without_rows(write):
     header = write([ASKED[0]], "a.csv")
     header.write_text("text1,answer\n")

@@ -31,6 +31,10 @@ CASES = {  # answer -> the rules that it keeps
     "19012": set(),
     "ÄRGER": set(),
     "ärger": {"lower"},
+    "北京": {"lower"},
+    "北京 Ok": set(),
+    "\u01c5": set(),  # a title-case letter
+    "12.": set(),
     "": set(),
 }
 

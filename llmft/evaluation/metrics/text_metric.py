@@ -58,10 +58,12 @@ class TextMetric(evaluate.Metric, ABC):
 
 
 class WordMetric(TextMetric):
-    """A metric of words; of an answer that has none, such as "A" or "%", a metric of the texts as they are."""
+    """A metric of words, however Unicode composes their letters; of an answer that has none, such as "A" or "%", a metric of the
+    texts as they are."""
 
     def score(self, prediction: str, reference: str) -> float:
         """The score, from 0 to 1."""
+        prediction, reference = (unicodedata.normalize("NFC", text) for text in (prediction, reference))
         accepted = words(reference)
         return self.score_words(words(prediction), accepted) if accepted else self.score_texts(prediction, reference)
 
