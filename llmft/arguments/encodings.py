@@ -14,12 +14,12 @@ from llmft.errors import quote
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 """Endings of compressed files that are read as their content."""
-SAVE_AS_TABLE = "save it as csv in UTF-8"
+SAVE_AS_TABLE, SAVE_AS_TEXT = "save it as csv in UTF-8", "save it as text in UTF-8"
 KINDS = (
-    (b"PAR1", "a parquet file", "rename it to end in .parquet"),
-    (b"\x1f\x8b", "packed by gzip", "rename it to end in .gz"),
-    (b"BZh9", "packed by bzip2", "rename it to end in .bz2"),
-    (b"\xfd7zXZ\x00", "packed by xz", "rename it to end in .xz"),
+    (b"PAR1", "a parquet file", SAVE_AS_TEXT),
+    (b"\x1f\x8b", "packed by gzip", "unpack it"),
+    (b"BZh9", "packed by bzip2", "unpack it"),
+    (b"\xfd7zXZ\x00", "packed by xz", "unpack it"),
     (b"\x28\xb5\x2f\xfd", "packed by zstd", "unpack it"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (xls)", SAVE_AS_TABLE),
@@ -28,10 +28,12 @@ KINDS = (
     (b"\xff\xff\xff\xff", "an Arrow stream, as written by save_to_disk", "write it with the data set's to_parquet"),
     (b"\x89HDF", "an HDF5 file", SAVE_AS_TABLE),
     (b"SQLite format 3\x00", "an SQLite database", SAVE_AS_TABLE),
-    (b"%PDF", "a PDF", "save it as text in UTF-8"),
+    (b"%PDF", "a PDF", SAVE_AS_TEXT),
     (b"version https://git-lfs", "a Git LFS pointer instead of the file", "run git lfs pull"),
 )
 """First bytes, the kind of file that they indicate, and the remedy."""
+READ_UNDER = {"a parquet file": ".parquet", "packed by gzip": ".gz", "packed by bzip2": ".bz2", "packed by xz": ".xz"}
+"""Kinds of files that can hold rows if their names end as they should."""
 WIDE = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 
 
@@ -52,13 +54,16 @@ def read_bytes(path: Path) -> bytes:
         return stream.read()
 
 
-def decode(data: bytes) -> str:
+def decode(data: bytes, *, rows: bool = False) -> str:
     """The text of a file in UTF-8, without a byte order mark; line ends stay as they are.
+
+    Args:
+        rows: as in `kind_of`.
 
     Raises:
         WrongFile: it is not text, or not in UTF-8.
     """
-    if what := kind_of(data):
+    if what := kind_of(data, rows=rows):
         raise WrongFile("it is {}; {}".format(*what))
     try:
         return data.decode("utf-8-sig")
@@ -80,8 +85,12 @@ def check_names(names: list[str], what: str) -> None:
         raise ValueError(f"two {what} are named {quote(twice[0])}")
 
 
-def kind_of(data: bytes) -> tuple[str, str] | None:
-    """The kind of a file according to its first bytes, and the remedy; None if it may be text."""
+def kind_of(data: bytes, *, rows: bool = False) -> tuple[str, str] | None:
+    """The kind of a file according to its first bytes, and the remedy; None if it may be text.
+
+    Args:
+        rows: whether it is a file of rows, which may be of another kind if its name says so.
+    """
     if data.startswith(b"PK\x03\x04"):
         return _kind_of_zip(data)
     encoding = next((name for mark, name in WIDE if data.startswith(mark)), None)
@@ -90,7 +99,7 @@ def kind_of(data: bytes) -> tuple[str, str] | None:
         encoding = "UTF-16"
     for start, name, remedy in KINDS:
         if data.startswith(start):
-            return name, remedy
+            return name, f"rename it to end in {READ_UNDER[name]}" if rows and name in READ_UNDER else remedy
     return encoding and (f"in {encoding}", f"save it as UTF-8 (iconv -f {encoding} -t utf-8)")
 
 

@@ -61,13 +61,14 @@ def read_text(file: str, flag: str) -> str:
     Raises:
         InputError: it cannot be read, or is empty.
     """
+    leave_out = "leave it out with --context_glob" if flag == "--context_dir" else ""
     try:
         text = LINE_END.sub("\n", decode(Path(file).read_bytes())).rstrip("\n")
     except (OSError, WrongFile) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{flag} {file}: cannot be read ({reason}); name a text file in UTF-8") from error
+        raise InputError(f"{flag} {file}: cannot be read ({reason}); {leave_out or 'name a text file in UTF-8'}") from error
     if not text.strip():
-        raise InputError(f"{flag} {file}: the file has no text; name another file")
+        raise InputError(f"{flag} {file}: the file has no text; {leave_out or 'name another file'}")
     return text
 
 

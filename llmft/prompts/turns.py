@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from llmft.arguments.checks import without_repeats
 from llmft.errors import InputError, quote
 from llmft.prompts.render import Turn, read_text
 
@@ -32,8 +33,8 @@ def read_turns(file: str, flag: str) -> tuple[Turn, ...]:
 
 def _turn_of(line: str, where: str) -> Turn:
     try:
-        turn = json.loads(line)
-    except ValueError as error:
+        turn = json.loads(line, object_pairs_hook=without_repeats)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not JSON ({error}); write {EXAMPLE} on each line") from error
     return read_turn(turn, ROLES, where)
 

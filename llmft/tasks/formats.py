@@ -124,7 +124,7 @@ def _ending(path: Path) -> str:
 
 
 def _text(path: Path) -> str:
-    text = decode(read_bytes(path))
+    text = decode(read_bytes(path), rows=True)
     if text[:100].lstrip().lower().startswith(("<!doctype html", "<html")):
         raise WrongFile("it is a web page; download the file itself")
     return text
@@ -134,7 +134,7 @@ def _parquet(path: Path) -> Table:
     from pyarrow import parquet
 
     with path.open("rb") as stream:
-        what = None if stream.peek(4).startswith(b"PAR") else kind_of(stream.read())
+        what = None if stream.peek(4).startswith(b"PAR") else kind_of(stream.read(), rows=True)
     if what:
         raise WrongFile("it is {}; {}".format(*what))
     table = parquet.ParquetFile(path, thrift_string_size_limit=LARGEST, thrift_container_size_limit=LARGEST).read()

@@ -273,6 +273,7 @@ CASES = {
     "a folder of documents that is not there": Case("distill.py", f"{CHUNKED} --context_dir nowhere"),
     "an invalid file pattern": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob /etc/*.md"),
     "a folder without such documents": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob *.md"),
+    "a file of a folder that is no text": Case("eval.py", f"{CHUNKED} --context_dir {{no_texts}}"),
     "a document in two places": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_file {{short_text}}"),
     "chunks that share too much": Case("distill.py", f"{CHUNKED} --context_file {{short_text}} --chunk_overlap 6"),
     "a file without rules": Case("eval.py", f"{RULED} --rules {{empty_prompts}}"),
@@ -547,13 +548,15 @@ def files_that_are_something_else(folder):
     (folder / "latin.csv").write_bytes("text1,label\né,0\n".encode("latin-1"))
     with zipfile.ZipFile(folder / "workbook.csv", "w") as archive:
         archive.writestr("xl/workbook.xml", "")
+    (folder / "no_texts").mkdir()
+    (folder / "no_texts" / "b.parquet").write_bytes(b"PAR1")
     (folder / "saved").mkdir()
     (folder / "saved" / "state.json").touch()
     for name, numbers in {"one_of_two": ["00000-of-00002"], "two_downloads": ["00000-of-00001", "00000-of-00002"]}.items():
         (folder / name / "glue" / "sst2").mkdir(parents=True)
         for number in numbers:
             (folder / name / "glue" / "sst2" / f"train-{number}.parquet").touch()
-    names = ("latin.csv", "workbook.csv", "saved", "one_of_two", "two_downloads")
+    names = ("latin.csv", "workbook.csv", "no_texts", "saved", "one_of_two", "two_downloads")
     return {Path(name).stem: folder / name for name in names}
 
 

@@ -410,6 +410,8 @@ def test_a_dialogue_in_a_pattern_is_lines(tmp_path):
             "{role",
             'line 2 is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); write {"role"',
         ),
+        ('{"role": "user", "content": "a", "content": "b"}', "line 2 is not JSON (two entries are named 'content'); write"),
+        ("[" * 10**5, "line 2 is not JSON (maximum recursion depth exceeded"),
         ('"text"', "line 2 has no text role and content; write"),
         ('{"role": "user"}', "line 2 has no text content; write"),
         ('{"role": "tool", "content": "x"}', "line 2 has the role 'tool'; use system or user or assistant"),

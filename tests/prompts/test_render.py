@@ -179,6 +179,8 @@ def test_a_text_file_of_any_line_ends(tmp_path, ends):
         ("a\né".encode("latin-1"), "byte 0xe9 in line 2 is not UTF-8; save it as UTF-8"),
         ("a é".encode("utf-16"), "it is in UTF-16; save it as UTF-8"),
         (b"%PDF-1.7 ", "it is a PDF; save it as text in UTF-8"),
+        (b"PAR1", "(it is a parquet file; save it as text in UTF-8); name a text file in UTF-8"),
+        (b"\x1f\x8b", "(it is packed by gzip; unpack it); name a text file in UTF-8"),
         (b" \n", "the file has no text; name another file"),
     ],
 )
@@ -189,6 +191,8 @@ def test_what_is_no_text_file(tmp_path, content, says):
         read_text(str(file), "--context_file")
     assert says in str(caught.value)
     assert str(caught.value).startswith(f"--context_file {file}: ")
+    with pytest.raises(InputError, match=r"^--context_dir .*; leave it out with --context_glob$"):
+        read_text(str(file), "--context_dir")
 
 
 def test_a_querys_end_goes_by_the_delimiter_that_is_given_or_else_by_the_pattern():
