@@ -37,6 +37,7 @@ from llmft.runs.notes import say_note
 from llmft.runs.ranks import all_gather
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
+from llmft.tasks.formats import check_file
 from llmft.tasks.resolve import resolve_task, with_training_rows
 from llmft.tasks.table import Task
 
@@ -167,6 +168,8 @@ def check_paths(config: Config) -> None:
         InputError: one does not exist.
     """
     folder, listed, library = config.data.data_dir, config.shots.sample_indices_file, config.data.run_code
+    if config.data.train_file is not None:
+        check_file(Path(config.data.train_file), f"--train_file {config.data.train_file}")  # which may not be read
     if folder is not None and not Path(folder).is_dir():
         raise InputError(f"--data_dir {folder}: no such folder; name the one that holds glue/, hans/, ...")
     if library is not None and not Path(library).is_dir():

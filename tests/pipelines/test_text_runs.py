@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llmft.errors import InputError
 from llmft.report.__main__ import main
 from llmft.training.ft_trainer import FtTrainer
 from llmft.worlds.nli.world import toy_splits
@@ -256,6 +257,9 @@ def test_all_documents_of_the_rows_are_trained_on_whichever_rows_are_drawn(quest
         record = run("ft.py", questions / "out", *shared, *more, "--no_evaluate_elsewhere", "--max_steps", 1)
         assert len({*record.json("config")["draws"]["train_rows"]}) == documents
         assert f"note: --train_on document: the number of documents is {documents}, that of examples " in capsys.readouterr().err
+    unread = ("--context_file", questions / "notes-3", "--train_file", "/nowhere.csv")
+    with pytest.raises(InputError, match=r"^--train_file /nowhere\.csv: no such file"):
+        run("ft.py", questions / "out", *shared, *unread)
 
 
 def test_every_answer_of_a_conversation_is_learnt_behind_the_document_of_its_turn(tmp_path):
