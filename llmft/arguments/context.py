@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -113,10 +114,9 @@ class DocumentArguments(Checked):
 
     @property
     def full_paths(self) -> list[str]:
-        """The full paths of these files, and of their folder."""
-        return [
-            Path(path).resolve().as_posix() for path in (*(file.path for file in self.context_files), self.context_dir) if path
-        ]
+        """The full paths of these files, and of their folder. Links to files keep their names, which rows use."""
+        folder = [str(Path(self.context_dir).resolve())] if self.context_dir else []
+        return [os.path.abspath(file.path) for file in self.context_files] + folder
 
     @property
     def texts(self) -> list[list[ContextFile]]:
