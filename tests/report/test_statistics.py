@@ -11,7 +11,7 @@ from llmft.evaluation.metrics import compute_metric
 from llmft.report.records.collect import collect
 from llmft.report.records.predictions import read_predictions
 from llmft.report.statistics.bootstrap import OF_TABLES, share_interval, table_interval
-from llmft.report.statistics.paired import mcnemar_p, paired_tests
+from llmft.report.statistics.paired import _same_draws, mcnemar_p, paired_tests
 from llmft.report.statistics.summary import summarise, welch, welch_over_sizes
 from llmft.report.tables import contents
 from tests.report.changes import change
@@ -96,6 +96,22 @@ def test_runs_on_other_rows_are_no_pair(collection, tests):
     fewer = paired_tests(tests, replace(collection, row_scores=other))
     assert first not in set(fewer["id_a"]) | set(fewer["id_b"])
     assert 0 < len(fewer) < len(paired_tests(tests, collection))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "wanted"),
+    [
+        ("01", "01", ["00", "11"]),
+        ("01", "23", []),
+        ("012", "03", ["00"]),
+        ("0", "23", ["02", "03"]),  # a single run, as of in-context learning, goes with all
+        ("12", "0", ["10"]),
+    ],
+)
+def test_runs_of_several_seeds_are_paired_by_their_seed(a, b, wanted):
+    seeds = {f"{side}{seed}": (int(seed), 7) for side, of_side in (("a", a), ("b", b)) for seed in of_side}
+    pairs = _same_draws([f"a{seed}" for seed in a], [f"b{seed}" for seed in b], seeds)
+    assert pairs == [(f"a{one}", f"b{other}") for one, other in wanted]
 
 
 @settings(deadline=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -72,14 +72,19 @@ def wilcoxon_p(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _same_draws(ids_a: Sequence[str], ids_b: Sequence[str], seeds: Mapping[str, tuple[int, int]]) -> list[tuple[str, str]]:
-    """Each run of b with the run of a that has its data seed: the one with its own seed if there is one, else with the lowest."""
+    """Each run of b with the run of a that has its data seed and seed; where one of the groups has a single run with this data
+    seed, as in-context learning has, the seeds may differ, and the lowest of a is taken."""
     by_draw: dict[int, dict[int, str]] = defaultdict(dict)
     for a in ids_a:
         seed, data_seed = seeds[a]
         by_draw[data_seed][seed] = a
+    repeated = Counter(seeds[b][1] for b in ids_b)
     pairs = []
     for b in ids_b:
         seed, data_seed = seeds[b]
-        if same := by_draw.get(data_seed):
-            pairs.append((same.get(seed, same[min(same)]), b))
+        same = by_draw.get(data_seed, {})
+        if seed in same:
+            pairs.append((same[seed], b))
+        elif same and 1 in (len(same), repeated[data_seed]):
+            pairs.append((same[min(same)], b))
     return pairs
