@@ -80,6 +80,17 @@ def teacher_takes(cost, more):
     phases["teacher"]["cpu_total_s"] = phases["after"]["cpu_total_s"] + 277 * more
 
 
+@pytest.mark.parametrize("methods", [("distill",), ("icl", "pbft")])
+def test_of_a_single_run_nothing_is_told_apart(tmp_path, methods):
+    write(tmp_path, [Made(method=method) for method in methods], hans_rows=4)
+    collection = collect(tmp_path)
+    evens = break_evens(summarise(collection), collection)
+    assert evens["cpu_s_queries"].notna().all() and not evens["cpu_s_told_apart"].any()
+    table = break_even_table(evens)
+    (cells,) = (dict(zip([column.name for column in table.columns], row, strict=True)) for row in table.cells())
+    assert cells["CPU time"].endswith(" (one run)")
+
+
 def test_without_a_shared_run_cpu_time_varies_by_the_deviations(summary, collection):
     rows = (summary["metric"] == summary["headline"]) & (summary["set"] == "in_domain")
     noisy = summary.assign(cpu_ms_per_query_sd=summary["cpu_ms_per_query_mean"].where(rows))

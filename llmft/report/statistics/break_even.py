@@ -94,7 +94,8 @@ def _cpu_range(
 
     Returns:
         `cpu_s_queries_min` and `cpu_s_queries_max`: of the single runs if the teacher is in the same run, else with the
-        difference one standard deviation higher and lower; `cpu_s_told_apart`: whether these agree on which query is cheaper.
+        difference one standard deviation higher and lower; `cpu_s_told_apart`: whether these agree on which query is cheaper,
+        and both groups have several runs: nothing is known about the noise of a single one.
     """
     if trained["precision"] != prompting["precision"]:
         numbers = [math.nan]
@@ -109,10 +110,11 @@ def _cpu_range(
         numbers = [break_even(first, unit * (prompting[each] + shift), own) for shift in (sd, -sd)]
     known = bool(numbers) and not any(map(math.isnan, numbers))
     low, high = (min(numbers), max(numbers)) if known else (math.nan, math.nan)
+    repeated = min(len(trained["ids"]), len(prompting["ids"])) > 1
     return {
         "cpu_s_queries_min": low,
         "cpu_s_queries_max": high,
-        "cpu_s_told_apart": known and math.isinf(low) == math.isinf(high),
+        "cpu_s_told_apart": known and repeated and math.isinf(low) == math.isinf(high),
     }
 
 

@@ -176,9 +176,11 @@ def paired(tests: pd.DataFrame) -> ReportTable:
 def cpu_break_even(row: TableRow) -> str:
     """The number of queries after which training has cost less CPU time, from smallest to largest, to three digits."""
     low, high = (_queries(row[f"cpu_s_queries_{end}"], digits=3) for end in ("min", "max"))
-    if low == high:
-        return low
-    return f"{low} to {high}" + ("" if row["cpu_s_told_apart"] else " (not told apart)")
+    numbers = low if low == high else f"{low} to {high}"
+    if row["cpu_s_told_apart"] or numbers == NOTHING:
+        return numbers
+    single = 1 in (len(row["ids"]), len(row["ids_prompting"]))
+    return numbers + (" (one run)" if single else " (not told apart)")
 
 
 def _queries(number: float, digits: int | None = None) -> str:
@@ -215,7 +217,7 @@ def break_even_table(pairs: pd.DataFrame) -> ReportTable:
     notes = (
         "Number of queries after which training has cost less than prompting with the context; never: queries are not cheaper.",
         "CPU time varies: smallest to largest over runs with their teacher, or one standard deviation more and less; not told "
-        "apart: these do not agree on which query is cheaper.",
+        "apart: these do not agree on which query is cheaper; one run: of one of the two, so nothing is known about its noise.",
         "CPU time and FLOPs as run: the context is read once for all queries. Context read again: T-Few's count.",
         *_legend(pairs),
     )
