@@ -12,6 +12,9 @@ from llmft.report.__main__ import main
 from llmft.report.page.examples import LONG, page_examples
 from llmft.report.records.collect import collect
 from llmft.report.records.examples import CHANGED, OUTCOMES, outcome, read_examples
+from llmft.report.statistics.summary import summarise
+from llmft.report.tables import contents
+from tests.report.changes import change
 from tests.report.conftest import EVIL, opened_page
 from tests.report.synthetic import Made, write
 from tests.report.texts import BYTES, DOCUMENT, TEXT_METRICS, MadeText, text_designs
@@ -124,6 +127,27 @@ def test_all_metrics_of_every_set_are_in_a_table(mixed):
         assert name in names
     assert len(rows) == 3 * (2 + 2 * 4 + 4 + 3)  # sets x stages of the settings
     assert not any("rte" in row for row in rows)
+
+
+def test_metrics_of_no_set_are_not_of_the_tasks_rows(tmp_path):
+    (record,) = write(tmp_path, [MadeText(**DISTILLED)])
+    values = {"off_context_kl": 0.25, "contamination": 0.125, "abstention": 0.75, "false_abstention": 0.5}
+    of_stage = {metric: {"after": {"notes": value}} for metric, value in values.items()}
+    change(tmp_path / record / "metrics.json", elsewhere={"prompts": 50}, **of_stage)
+    summary = summarise(collect(tmp_path))
+    rows = summary[summary["metric"].isin(values)].set_index("metric")
+    assert rows["mean"].to_dict() == values and rows["n"].tolist()[:2] == [50, 50] and rows["n"].isna().tolist()[2:] == [True] * 2
+    assert rows["rows"].tolist() == ["50 of elsewhere"] * 2 + ["all sets"] * 2
+    (distilled,) = made_cells(contents.distillation(contents.result_rows(summary), ()))
+    names = ("off-context KL", "contamination", "abstention after")
+    assert [distilled[name] for name in names] == ["0.250", "0.125", "0.750"]
+    of_sets = {(row["selection"], row["set"]): row for row in made_cells(contents.words(summary, summary["ids"][0]))}
+    assert of_sets["last", "elsewhere"]["rows"] == "50" and of_sets["last", "all sets"]["false abstention"] == "0.500"
+
+
+def made_cells(table):
+    """The rows of a table by the names of its columns."""
+    return [dict(zip([column.name for column in table.columns], row, strict=True)) for row in table.cells()]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmft.report.records.identities import identity
-from llmft.report.records.names import EVALUATED, SELECTIONS
+from llmft.report.records.names import ELSEWHERE, EVALUATED, OF_NO_SET, SELECTIONS
 from llmft.report.records.predictions import RowWeights
 from llmft.runs.summary import arguments_of, is_count, rows_of, selected_on
 
@@ -174,7 +174,7 @@ def score_rows(
         scores = {name: {**values, **_beside(metrics, stage, name)} for name, values in sets.items()}
         groups = {group: names for group, names in metrics["sets"].items() if names and scores.keys() >= set(names)}
         categories = _by_category(metrics, stage)
-        scores |= {name: values for name, (_, values) in categories.items()}
+        scores |= {name: values for name, (_, values) in categories.items()} | _of_no_set(metrics, stage)
         tokens, kv_bytes = (_prompt_size(metrics, stage, what) for what in ("tokens_per_query", "kv_bytes_per_query"))
         holds = cartridge and stage in (*BEST, "after")
         read = metrics.get("tokens_per_query", {}).get("before", math.nan) if holds else tokens
@@ -206,11 +206,22 @@ def _prompt_size(metrics: Mapping[str, Any], stage: str, what: str) -> float:
 
 def _beside(metrics: Mapping[str, Any], stage: str, name: str) -> dict[str, Any]:
     """Metrics of a set outside the record's stages: {metric: {stage: {set: value}}}, and the change on other tasks."""
-    others = {metric: of for metric, of in metrics.items() if metric not in BY_PART and isinstance(of, dict)}
+    others = {metric: of for metric, of in metrics.items() if metric not in (*BY_PART, *OF_NO_SET) and isinstance(of, dict)}
     by_metric = {metric: of.get(stage) for metric, of in others.items()}
     if stage == "after":
         by_metric["retention_change"] = metrics.get("retention_change")
     return {metric: of[name] for metric, of in by_metric.items() if isinstance(of, dict) and name in of}
+
+
+def _of_no_set(metrics: Mapping[str, Any], stage: str) -> dict[str, dict[str, float]]:
+    """The metrics `OF_NO_SET`, by the name in place of a set's; the record has them under the task's name, and the number of
+    rows only of unrelated prompts."""
+    prompts = metrics.get(ELSEWHERE, {}).get("prompts", math.nan)
+    sets: dict[str, dict[str, float]] = {}
+    for metric, name in OF_NO_SET.items():
+        for value in metrics.get(metric, {}).get(stage, {}).values():
+            sets.setdefault(name, {"n": prompts if name == ELSEWHERE else math.nan})[metric] = value
+    return sets
 
 
 def _by_category(metrics: Mapping[str, Any], stage: str) -> dict[str, tuple[str, dict[str, float]]]:

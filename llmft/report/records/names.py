@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,10 @@ EVALUATED = (*DOMAINS, "test")
 """The groups of a task's own sets, which are compared and tested; `test` is that of --test_file."""
 HEADINGS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "test": "test", "retention": "other tasks"}
 """Display names of groups of sets that are pooled."""
+ELSEWHERE, ALL_SETS = "elsewhere", "all sets"
+OF_NO_SET = {"off_context_kl": ELSEWHERE, "contamination": ELSEWHERE, "abstention": ALL_SETS, "false_abstention": ALL_SETS}
+"""Metrics that are not of the rows of one set -> the name in place of a set's: of unrelated prompts, or of those rows of all sets
+that are unanswerable, or are not."""
 GROUP = ("task", "model", "shots", "pattern", "method", "differs", "setting", "headline")
 """The columns that repetitions of a run share: everything except the seeds."""
 OTHER_ROWS = "≠"
@@ -41,8 +46,8 @@ OTHER_PRECISION_NOTE = "‡ computed in another precision: scores may differ a l
 
 
 def rows_text(n: float, sets: Iterable[str]) -> str:
-    """The rows that a score is over: how many, of which sets."""
-    return f"{n:.0f} of {' + '.join(sets)}"
+    """The rows that a score is over: how many, if that is known, of which sets."""
+    return ("" if math.isnan(n) else f"{n:.0f} of ") + " + ".join(sets)
 
 
 def is_zero_shot(method: object, shots: object, context: object) -> bool:

@@ -14,6 +14,7 @@ from llmft.report.records.names import (
     FINAL,
     GROUP,
     HEADINGS,
+    OF_NO_SET,
     headline_name,
     metric_name,
     records,
@@ -22,7 +23,7 @@ from llmft.report.records.names import (
 )
 from llmft.report.tables.published import NONE, SELECTIONS, our_metrics, published_numbers
 from llmft.report.tables.table import KIB, MIB, NOTHING, Column, ReportTable, TableRow, rounded, spread
-from llmft.runs.summary import ELSEWHERE, SELECTED, judged_by
+from llmft.runs.summary import SELECTED, judged_by
 
 Cell = Callable[[TableRow], Mapping[str, Any]]
 """Finds a row of the summary in a table row."""
@@ -30,8 +31,8 @@ Cell = Callable[[TableRow], Mapping[str, Any]]
 
 def result_rows(summary: pd.DataFrame) -> list[dict[str, Any]]:
     """A dict for each group of runs in the order of the summary: the columns of the whole group, and `cells`: (selection, set,
-    metric) -> row of the summary, for the pooled sets."""
-    pooled = summary[summary["set"].isin(HEADINGS)]
+    metric) -> row of the summary, for the pooled sets and the metrics of no set."""
+    pooled = summary[summary["set"].isin([*HEADINGS, *OF_NO_SET.values()])]
     by_name: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in records(pooled):
         group = by_name.setdefault(tuple(row[name] for name in GROUP), {**row, "cells": {}})
@@ -50,6 +51,11 @@ def cell(selection: str | None = None, domain: str = "in_domain", metric: str | 
         return next((row["cells"][key] for key in keys if key in row["cells"]), {})
 
     return find
+
+
+def of_no_set(selection: str, metric: str) -> Cell:
+    """A cell of a metric of `OF_NO_SET`."""
+    return cell(selection, OF_NO_SET[metric], metric)
 
 
 def measured(name: str, of: Cell | None, what: str = "", digits: int = 3, unit: float = 1.0, wide: bool = False) -> Column:
@@ -161,9 +167,7 @@ def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> Repor
     rows = [row for row in by_group if any(selection == "teacher" for selection, *_ in row["cells"])]
     cells = [key for row in rows for key in row["cells"] if key[1] == "in_domain"]
     of_teachers = {metric for selection, _, metric in cells if selection == "teacher"}  # the others compare a student with it
-    against = dict.fromkeys(
-        metric for selection, _, metric in cells if selection == "last" and metric not in (*of_teachers, *ELSEWHERE)
-    )
+    against = dict.fromkeys(metric for selection, _, metric in cells if selection == "last" and metric not in of_teachers)
     columns = (
         *SCORED,
         *(
@@ -175,11 +179,11 @@ def distillation(by_group: list[dict[str, Any]], texts: Container[str]) -> Repor
         *(measured(metric_name(metric), cell("last", metric=metric)) for metric in against),
         measured("other tasks before", cell("before", "retention")),
         measured("other tasks after", cell("last", "retention")),
-        measured("off-context KL", cell("last", metric="off_context_kl")),
-        measured("with the context", cell("teacher", metric="off_context_kl"), wide=True),
-        measured("contamination", cell("last", metric="contamination"), wide=True),
-        measured("abstention before", cell("before", metric="abstention"), wide=True),
-        measured("abstention after", cell("last", metric="abstention"), wide=True),
+        measured("off-context KL", of_no_set("last", "off_context_kl")),
+        measured("with the context", of_no_set("teacher", "off_context_kl"), wide=True),
+        measured("contamination", of_no_set("last", "contamination"), wide=True),
+        measured("abstention before", of_no_set("before", "abstention"), wide=True),
+        measured("abstention after", of_no_set("last", "abstention"), wide=True),
         measured("after, with context", cell("last_with_context"), wide=True),
         measured("tokens/query teacher", cell("teacher"), "tokens_per_query", 1, wide=True),
         measured("tokens/query student", cell(), "tokens_per_query", 1, wide=True),
@@ -213,7 +217,7 @@ def words(summary: pd.DataFrame, texts: Container[str]) -> ReportTable:
             measured(metric_name(name), lambda row, name=name: row["metrics"].get(name, {}))
             for name in dict.fromkeys(chosen["metric"])
         ),
-        Column("rows", lambda row: f"{row['n']:.0f}", lambda row: row["n"]),
+        Column("rows", lambda row: rounded(row["n"], 0), lambda row: row["n"]),
         RUNS,
         IDS,
     )
