@@ -67,6 +67,22 @@ def test_folders_that_cannot_be_read_are_listed(tmp_path, monkeypatch):
     assert collection.left_out == [("closed", "cannot be searched (Permission denied)")]
 
 
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_folder_that_disappears_during_the_search_is_listed(tmp_path, monkeypatch, name):
+    (record,) = write(tmp_path, [Made()], hans_rows=4)
+    (tmp_path / name / "inside").mkdir(parents=True)
+    stat = os.stat
+
+    def removing(path, **options):
+        if str(path).endswith(name):
+            shutil.rmtree(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(find.os, "stat", removing)
+    runs, closed = find.find_runs(tmp_path)
+    assert runs == [tmp_path / record] and closed == [(tmp_path / name, "cannot be searched (No such file or directory)")]
+
+
 def test_a_stray_config_hides_no_runs(tmp_path):
     (record,) = write(tmp_path, [Made()], hans_rows=4)
     (tmp_path / "config.json").write_text('{"mine": 1}')

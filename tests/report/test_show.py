@@ -131,6 +131,10 @@ def test_what_names_no_finished_run_is_one_line(pair, tmp_path):
         (["show", str(tmp_path / "empty")], "is not a run's folder"),
         (["compare", str(pair[0]), "nope"], "nope: no such folder"),
         (["compare", *map(str, pair), "--out", str(tmp_path / "no" / "flips.csv")], "--out .*: there is no such folder"),
+        *(
+            (["compare", *map(str, pair), "--out", out], f"--out .*: cannot be written .{reason}")
+            for out, reason in ((str(tmp_path), "Is a directory"), ("", "Is a directory"), ("x" * 300, "File name too long"))
+        ),
     ):
         with pytest.raises(InputError, match=what) as error:
             main([*words, "--folder", str(tmp_path)])

@@ -220,6 +220,15 @@ def test_a_page_has_some_runs_of_each_setting_and_says_how_many_are_left_out(tmp
     assert all(len(run["rows"]) == 20 and run["left_out"] == 30 for run in data["runs"])
 
 
+@pytest.mark.parametrize("name", ["DONE", "metrics.json", "predictions.parquet"])
+def test_a_run_that_is_done_again_by_now_is_left_out_of_the_examples(tmp_path, name):
+    records = list(write(tmp_path, [MadeText(**DISTILLED, seed=seed) for seed in range(2)]))
+    collection = collect(tmp_path)
+    (tmp_path / records[0] / name).unlink()  # the first thing that a new start does
+    data = page_examples(collection)
+    assert len(data["runs"]) == data["left_out"] == 1 and records[1].split("/")[-1] in data["runs"][0]["title"]
+
+
 def test_examples_are_filtered_on_the_page(page):
     rows, count = page.locator("#example-table tbody tr"), page.locator("#example-count")
     assert count.inner_text().startswith("50 of 50 rows. The run has ")

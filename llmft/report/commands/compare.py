@@ -46,6 +46,12 @@ def main(argv: Sequence[str]) -> None:
     with understood(one, other):
         changes, metrics = list(setting_differences(one, other)), list(metric_rows(one, other))
         counts, flipped, remarks = flips(one, other)
+    if arguments.out is not None:
+        try:
+            with whole_file(arguments.out.resolve()) as aside:
+                flipped.to_csv(aside, index=False)
+        except OSError as error:
+            raise InputError(f"--out {arguments.out}: cannot be written ({error.strerror or error}); name a file") from error
     console = plain_console()
     console.print(f"a: {one.title}\nb: {other.title}")
     if changes:
@@ -62,8 +68,6 @@ def main(argv: Sequence[str]) -> None:
     for (name, change), rows in flipped.groupby(["set", "change"], sort=False):
         console.print(f"{name}, {change}: idx {first_values(list(rows['idx']), SHOWN)}", soft_wrap=True)
     if arguments.out is not None:
-        with whole_file(arguments.out) as aside:
-            flipped.to_csv(aside, index=False)
         console.print(f"flips: {arguments.out}", soft_wrap=True)
 
 

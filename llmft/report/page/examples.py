@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from llmft.report.records.collect import Collection
 from llmft.report.records.examples import Answer, Example, read_examples
-from llmft.report.records.find import read_record
+from llmft.report.records.find import Unreadable, read_record
 from llmft.report.records.flatten import SEEDS
 from llmft.report.records.names import metric_name, shown_method, stage_name
 
@@ -23,11 +24,17 @@ LONG = 4000
 
 
 def page_examples(collection: Collection) -> dict[str, Any]:
-    """`runs`, row by row, and the number of runs `left_out`; the runs shown are taken from all settings in turn."""
+    """`runs`, row by row, and the number of runs `left_out`; the runs shown are taken from all settings in turn.
+
+    A run that is being done again by now is left out.
+    """
     texts = collection.runs[collection.runs["id"].isin(collection.texts)]
     texts = texts.assign(place=texts.groupby("setting", sort=False).ngroup()).sort_values(["place", *SEEDS], ignore_index=True)
     turns = texts.groupby("place").cumcount().sort_values(kind="stable")
-    made = [_run(collection, row) for _, row in texts.loc[sorted(turns.index[:RUNS])].iterrows()]
+    made = []
+    for _, row in texts.loc[sorted(turns.index[:RUNS])].iterrows():
+        with suppress(Unreadable, OSError):
+            made.append(_run(collection, row))
     return {"runs": made, "left_out": len(texts) - len(made)}
 
 

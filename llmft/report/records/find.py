@@ -47,7 +47,12 @@ def find_runs(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     starts, links = [folder], []
     while starts:
         for name, folders, files in os.walk(starts.pop(), onerror=cannot):
-            path, status = Path(name), os.stat(name)
+            try:
+                path, status = Path(name), os.stat(name)
+            except OSError as error:  # a sweep may have removed it since it was listed
+                cannot(error)
+                folders.clear()
+                continue
             folders[:] = [one for one in folders if not one.startswith(".")]
             if (status.st_dev, status.st_ino) in seen:
                 folders.clear()
@@ -57,7 +62,7 @@ def find_runs(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
                 runs.append(path)
             if DONE in files or ("config.json" in files and _ends_the_search(path)):
                 folders.clear()
-            links += [path / one for one in folders if (path / one).is_symlink()]
+            links += [path / one for one in folders if os.path.islink(path / one)]
         if not starts:  # links last, so that a run is found at its own place
             starts, links = sorted(links, reverse=True), []
     return sorted(runs), closed
