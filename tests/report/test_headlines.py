@@ -1,6 +1,7 @@
 """Runs that are judged by other metrics than accuracy: by one of scores between 0 and 1, and by one that is better if lower."""
 
 import json
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy import stats
 
 from llmft.report.__main__ import main
+from llmft.report.commands.write import run_table
 from llmft.report.figures.bars import draw_results
 from llmft.report.figures.points import front, mean_points, points, with_tips
 from llmft.report.figures.scatters import draw_cost, draw_domains
@@ -105,6 +107,15 @@ def test_intervals_of_graded_scores_are_the_bootstraps(mixed):
         assert value == pytest.approx(scores.mean())
         assert (low, high) == pytest.approx((wanted.low, wanted.high), abs=0.1 * (high - low))
     assert mean_interval(scores, "a").tolist() == mean_interval(scores, "a").tolist()
+
+
+def test_graded_scores_have_no_interval_of_shares_by_chance(mixed):
+    whole = replace(
+        mixed, scores=mixed.scores.assign(value=0.0)
+    )  # times the number of rows it is whole, as a number of right answers
+    runs = run_table(whole).query("method == 'distill'").set_index("headline")
+    for ends, wanted in (("before_in_domain_low", [True, False, False]), ("last_in_domain_low", [True, True, True])):
+        assert [runs.loc[name, ends].notna().all() for name in HEADLINES] == wanted
 
 
 def test_lower_is_better_where_the_record_says_so(mixed, of_mse):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from llmft.report.page.html import write_page
 from llmft.report.records.collect import Collection, collect
 from llmft.report.records.find import path_text
 from llmft.report.records.names import EVALUATED, FINAL
-from llmft.report.statistics.bootstrap import OF_TABLES, mean_interval, share_interval, table_interval
+from llmft.report.statistics.bootstrap import OF_TABLES, RIGHT_OR_WRONG, mean_interval, share_interval, table_interval
 from llmft.report.statistics.break_even import break_evens
 from llmft.report.statistics.paired import paired_tests
 from llmft.report.statistics.summary import majority_of_tasks, summarise, tasks_with_other_rows, welch, welch_over_sizes
@@ -143,16 +144,21 @@ def without_unknown_sizes(summary: pd.DataFrame) -> pd.DataFrame:
 def run_table(collection: Collection) -> pd.DataFrame:
     """A row for each run: the columns of `Collection.runs`; its pooled headline metrics, as `<selection>_<set>`, and F1 and
     Matthews' correlation of the final selection, as `<selection>_<set>_<metric>`. Each has the ends of its 95 % bootstrap
-    interval as `..._low` and `..._high` if its scores are all 0 or 1, or if its rows were read, as for the final selection."""
+    interval as `..._low` and `..._high` if its scores are known to be all 0 or 1, by the metric or by the rows of the final
+    selection, or if its rows were read, as for the final selection."""
     runs, scores = collection.runs, collection.scores[collection.scores["set"].isin(EVALUATED)]
     headline = dict(zip(runs["id"], runs["headline"], strict=True))
     cells: dict[str, dict[str, tuple[float, ...]]] = {}
     for score in scores.itertuples(index=False):
         name, key = f"{score.selection}_{score.set}", (score.id, score.set)
-        rows, ends = collection.row_scores.get(key) if score.selection in FINAL else None, None
+        final = collection.row_scores.get(key)
+        rows, ends = final if score.selection in FINAL else None, None
         if score.metric == headline[score.id]:
-            graded = rows is not None and rows.scores.dtype != bool
-            ends = mean_interval(rows.scores, "".join(key)) if graded else share_interval(score.value, score.n)
+            ends = math.nan, math.nan
+            if score.metric in RIGHT_OR_WRONG or (final is not None and final.scores.dtype == bool):
+                ends = share_interval(score.value, score.n)
+            elif rows is not None:
+                ends = mean_interval(rows.scores, "".join(key))
         elif score.metric in OF_TABLES and rows is not None and rows.confusion is not None:
             name, ends = f"{name}_{score.metric}", table_interval(score.metric, rows.confusion, "".join(key))
         if ends is not None:

@@ -13,6 +13,8 @@ import numpy as np
 RESAMPLES = 1000
 TAILS = (0.025, 0.975)
 """Ends of a 95 % interval."""
+RIGHT_OR_WRONG = ("score_accuracy", "exact_match", "contains", "code_exact_match", "identifier_match")
+"""Metrics whose scores are 0 or 1 for each row."""
 
 
 def share_interval(value: float, n: float) -> np.ndarray:
