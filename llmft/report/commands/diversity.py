@@ -27,6 +27,8 @@ TABLES = {
     ),
 }  # fmt: skip
 """The columns of each table that pictures are made of."""
+WORDS = ("kind", "tasks", "students", "context_task")
+"""Those of them that are no numbers."""
 REMEDY = "name the folder that python -m llmft.worlds.regression.measure wrote, or have it write the tables anew"
 PAGE = """<!doctype html>
 <html lang="en">
@@ -91,6 +93,15 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise InputError(f"{path}: has no column {', '.join(missing)}; {REMEDY}")
+    for name in columns:
+        if name not in WORDS:
+            named = name == "pool" and "students" in columns  # by `M=64` or `M=inf`
+            texts = frame[name].astype(str)
+            numbers = pd.to_numeric(texts.str.extract(r"^M=(\d+|inf)$")[0] if named else texts, errors="coerce")
+            wrong = frame.loc[numbers.isna() & (frame[name].notna() | (name in MEMBER)), name]
+            if len(wrong):
+                wanted = "M= and a number, or M=inf" if named else "a number"
+                raise InputError(f"{path}: {name} {wrong.iloc[0]}: is not {wanted}; {REMEDY}")
     return frame
 
 

@@ -9,6 +9,7 @@ import torch
 
 from llmft.errors import InputError
 from llmft.report import __main__ as report
+from llmft.report.commands.diversity import TABLES
 from llmft.report.figures.diversity import diversity_sheets
 from llmft.worlds.regression import distill, measure, pretrain, students
 from llmft.worlds.regression.estimators import dmmse, ridge
@@ -245,6 +246,24 @@ def test_tables_of_something_else_are_one_line(tmp_path, text, says):
     for name in ("results", "steps", "path", "distillation"):
         (tmp_path / f"{name}.csv").write_text(text)
     with pytest.raises(InputError, match=says):
+        report.main(["diversity", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value", "says"),
+    [
+        ("distillation", "pool", "5", "pool 5: is not M= and a number, or M=inf"),
+        ("distillation", "error_fit", "much", "error_fit much: is not a number"),
+        ("results", "pool", "many", "pool many: is not a number"),
+        ("path", "steps", "", "steps nan: is not a number"),
+    ],
+)
+def test_values_of_tables_that_are_no_numbers_are_one_line(tmp_path, name, column, value, says):
+    for table, columns in TABLES.items():
+        row = dict.fromkeys(columns, "1") | {"pool": "M=1" if table == "distillation" else "1"}
+        row |= {column: value} if table == name else {}
+        (tmp_path / f"{table}.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    with pytest.raises(InputError, match=f"{name}.csv: {says}; name the folder"):
         report.main(["diversity", str(tmp_path)])
 
 
