@@ -101,6 +101,14 @@ def test_names_that_are_no_utf_8_are_shown_as_bytes(tmp_path, without_pictures, 
     assert "cannot be read" not in capsys.readouterr().out  # its predictions were
 
 
+def test_half_a_surrogate_pair_in_a_record_is_shown_as_its_code(tmp_path, without_pictures, capsys):
+    (record,) = write(tmp_path, [Made(pattern="\ud83d\ude00 \udcff")], hans_rows=4)
+    main([str(tmp_path)])
+    assert pd.read_csv(tmp_path / "report" / "runs.csv")["pattern"].tolist() == ["\U0001f600 \\udcff"]
+    main(["show", str(tmp_path / record)])
+    assert r"\udcff" in capsys.readouterr().out
+
+
 def test_a_metric_that_is_no_number_takes_its_run_out_and_no_other(tmp_path):
     good, bad = sorted(write(tmp_path, [Made(seed=0), Made(seed=1)], hans_rows=4))
     change(tmp_path / bad / "metrics.json", set_metric("icl", "rte", "ece", "much"))

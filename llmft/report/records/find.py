@@ -106,7 +106,8 @@ def read_record(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, A
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        written = path.read_bytes()
+        value = json.loads(written)
     except FileNotFoundError:
         raise Unreadable(f"{path.name} is missing") from None
     except OSError as error:
@@ -115,4 +116,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise Unreadable(f"{path.name} is broken ({error})") from None
     if not isinstance(value, dict):
         raise Unreadable(f"{path.name} is broken (it is not an object)")
-    return value
+    return _as_utf_8(value) if rb"\ud" in written else value
+
+
+def _as_utf_8(value: Any) -> Any:
+    r"""A value of JSON whose texts can be written to a file: halves of surrogate pairs become `\udcff`."""
+    if isinstance(value, dict):
+        return {_as_utf_8(key): _as_utf_8(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_as_utf_8(one) for one in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
