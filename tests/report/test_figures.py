@@ -14,7 +14,16 @@ from matplotlib.image import imread
 from llmft.report.figures.bars import draw_gap, draw_results
 from llmft.report.figures.curves import DISTILLED, HELD_OUT, draw_training, logged, training_curves
 from llmft.report.figures.figures import draw_all
-from llmft.report.figures.panels import PANELS, ROWS, abbreviated, sheets_of_panels, sheets_of_rows, short_number
+from llmft.report.figures.panels import (
+    PANELS,
+    ROWS,
+    abbreviated,
+    log_ticks,
+    scale_of_costs,
+    sheets_of_panels,
+    sheets_of_rows,
+    short_number,
+)
 from llmft.report.figures.points import FURTHER, LOOKS, NAMED, family, front, looks_of, mean_points, points, with_tips
 from llmft.report.figures.scatters import LINES, draw_domains, draw_size
 from llmft.report.figures.svg import MARKS, inline, say
@@ -197,6 +206,39 @@ def test_losses_are_numbers_and_those_of_the_last_training():
         {"step": 4, "train_loss": 1.5},
     ]
     assert list(logged(log, ["loss"])) == [(1, 2.0), (4, 1.0)]
+
+
+def test_one_evaluation_is_no_curve(tmp_path):
+    (record,) = write(tmp_path, [Made(method="distill")], hans_rows=20)
+    log = [{"loss": 0.5, "step": 1}, {"loss": 0.4, "step": 2}, {"eval_rte_kl": 0.3, "step": 2}]
+    for entries, panels in ((log, 1), ([*log, {"eval_rte_kl": 0.3, "step": 4}], 2)):
+        (tmp_path / record / "train_log.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+        collection = collect(tmp_path)
+        ((figure, _),) = draw_training(collection, points(collection).query("judged"))
+        assert len(figure.axes) == panels
+        plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"), [([0.0144, 0.0144], "0.0144"), ([0.0144, 0.01441], "0.0144"), ([0.01, 0.02], "0.02")]
+)
+def test_ticks_of_a_logarithmic_axis_have_different_numbers(values, wanted):
+    figure, axes = plt.subplots()
+    axes.plot([1, 2], values)
+    axes.set_yscale("log")
+    log_ticks(axes.yaxis, min(values), max(values))
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    ticks = [label.get_text() for label in axes.get_yticklabels() if low <= label.get_position()[1] <= high]
+    assert wanted in ticks and len(set(ticks)) == len(ticks) and low <= min(values) and max(values) <= high
+    plt.close(figure)
+
+
+def test_costs_beside_nothing_have_no_tick_next_to_it():
+    figure, axes = plt.subplots()
+    scale_of_costs(axes, pd.Series([0.0, 19, 166]))
+    assert axes.get_xticks().tolist() == [0, 10, 30, 100, 300]
+    plt.close(figure)
 
 
 def test_of_several_sets_the_mean_is_drawn_where_all_were_scored():

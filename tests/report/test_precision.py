@@ -49,7 +49,7 @@ def test_the_cost_figure_names_precisions_and_has_a_front_for_each(folder):
     _, means = with_tips(judged, mean_points(judged))
     ((figure, _),) = draw_cost(means)
     for axes in figure.axes:
-        assert sorted(text.get_text() for text in axes.texts) == ["bfloat16", "float32", "float32"]
+        assert sorted(text.get_text() for text in axes.texts) == ["bfloat16", "float32"]
         assert len([line for line in axes.lines if line.get_drawstyle() == "steps-post"]) == 2 * 2
     assert means["tip"].str.contains("bfloat16").tolist() == (means["method"] == "icl").tolist()
     plt.close(figure)

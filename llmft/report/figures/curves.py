@@ -72,6 +72,8 @@ def logged(log: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Iterator[t
 def draw_training(collection: Collection, judged: pd.DataFrame) -> Iterator[Sheet]:
     """Losses by step: thin lines are runs, thick ones means over seeds; each task and model has a row of panels."""
     curves, left_out = training_curves(collection, judged)
+    steps = curves.groupby(["task", "model", "kind"])["step"].transform("nunique")
+    curves = curves[(curves["kind"] != HELD_OUT) | (steps > 1)]  # one evaluation is no curve
     looks = looks_of(judged["look"])
     rest = f" {left_out} further runs have theirs in train_log.jsonl." if left_out else ""
     for parts in sheets_of_panels(curves, ["task", "model"], PANELS):

@@ -180,7 +180,7 @@ def are_shares(scores: pd.DataFrame) -> bool:
 
 def scale_of_costs(axes: Axes, costs: pd.Series) -> None:
     """A logarithmic axis with plain numbers, and room for 0 if something costs nothing."""
-    from matplotlib.ticker import NullFormatter, SymmetricalLogLocator
+    from matplotlib.ticker import FixedLocator, NullLocator, SymmetricalLogLocator
 
     positive = costs[costs > 0]
     if positive.empty:
@@ -189,19 +189,23 @@ def scale_of_costs(axes: Axes, costs: pd.Series) -> None:
         nothing = positive.min() / 2
         axes.set_xscale("symlog", linthresh=nothing, linscale=0.4)
         axes.set_xlim(-nothing / 4, positive.max() * 2)
-        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=nothing, subs=(1, 3)))
+        ticks = SymmetricalLogLocator(base=10, linthresh=nothing, subs=(1, 3)).tick_values(0, positive.max() * 2)
+        axes.xaxis.set_major_locator(FixedLocator([0, *ticks[ticks >= nothing]]))  # others would be written over the 0
         axes.xaxis.set_major_formatter(lambda value, _: short_number(value))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xscale("log")
-        axes.set_xlim(positive.min() / 1.6, positive.max() * 1.6)
         log_ticks(axes.xaxis, positive.min(), positive.max())
+        axes.set_xlim(positive.min() / 1.6, positive.max() * 1.6)
 
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:
-    """Plain numbers on a logarithmic axis; powers are slow to draw and hard to read."""
+    """Plain numbers on a logarithmic axis; powers are slow to draw and hard to read. Numbers that hardly differ get room around
+    them: else all ticks would show the same three digits."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
+    if high < 1.05 * low:
+        axis.axes.set(**{f"{axis.axis_name}lim": (low / 1.05, high * 1.05)})
     dense = high < 30 * low
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if dense else (1,)))
     axis.set_major_formatter(lambda value, _: short_number(value))

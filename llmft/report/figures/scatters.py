@@ -146,7 +146,7 @@ def draw_cost(means: pd.DataFrame) -> Iterator[Sheet]:
             axes.set_xlabel(COSTS[cost])
         panels.legend(figure, looks, pd.concat([panel["look"] for _, panel in parts]))
         several = any(panel["precision"].nunique() > 1 for _, panel in parts)
-        of_precision = ", each of one precision. Small words: precisions; CPU times in different ones are not comparable"
+        of_precision = ", each of one precision, which its best in-domain marker names; CPU times in others are not comparable"
         text = f"Filled: in-domain, hollow: out-of-domain; lines (dotted: out-of-domain): Pareto fronts{of_precision * several}."
         panels.note(figure, text)
         yield Sheet(figure, sheet_name([f"{task} ({model})" for (task, model), _ in parts]))
@@ -161,11 +161,10 @@ def _draw_costs(axes: Axes, looks: Mapping[str, Look], panel: pd.DataFrame, cost
             costs = points[cost].map("{:,.2f}".format)
             say(markers, points["tip"] + f"\n{HEADINGS[domain]} marker; {COSTS[cost]}: " + costs)
         style = {"color": "#444444", "linewidth": 0.9, "linestyle": "-" if filled else ":"}
-        for _, same in panel.groupby("precision", sort=False):
+        for precision, same in panel.groupby("precision", sort=False):
             best = same.loc[front(same[cost], same[domain], higher_is_better=bool(same["higher_is_better"].iloc[0]))]
             axes.step(best[cost], best[domain], where="post", zorder=1, **style)
-    if panel["precision"].nunique() > 1:
-        for point in panel.dropna(subset=[cost, "in_domain"]).to_dict("records"):
-            place = point[cost], point["in_domain"]
-            axes.annotate(point["precision"], place, (5, 4), textcoords="offset points", fontsize=5.5, color=GREY)
+            if filled and len(best) and panel["precision"].nunique() > 1:
+                place = best[cost].iloc[-1], best[domain].iloc[-1]
+                axes.annotate(precision, place, (5, 4), textcoords="offset points", fontsize=5.5, color=GREY)
     panels.scale_of_costs(axes, panel[cost])
