@@ -76,6 +76,14 @@ def test_of_several_models_the_best_is_named():
     assert "after 9 queries (fine-tuning, m: 0.660 against 0.700)." in line
 
 
+def test_all_that_are_equally_good_are_named():
+    tied = means(["rte"]).assign(in_domain=[0.3 + 0.6, 0.9])
+    (line,) = findings(tied, pd.DataFrame())
+    assert line == "rte: highest score accuracy in-domain fine-tuning, 2 shots and fine-tuning, 16 shots with 0.900."
+    (line,) = findings(pd.concat([tied] * 3, ignore_index=True), pd.DataFrame())
+    assert line.count(" shots and ") == METHODS and line.endswith("16 shots and 2 more with 0.900.")
+
+
 def test_of_many_methods_the_soonest_are_told():
     evens = [even(method=f"method {n}", queries=100.0 - n) for n in range(METHODS + 2)]
     (line,) = findings(means(["rte"]), pd.DataFrame(evens))

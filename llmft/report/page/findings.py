@@ -10,6 +10,7 @@ import pandas as pd
 
 from llmft.report.figures.points import look_name, looks_of
 from llmft.report.records.names import EVALUATED, HEADINGS, method_name, metric_name, shown_method
+from llmft.report.statistics.summary import SAME
 from llmft.report.tables.comparisons import cpu_break_even
 
 if TYPE_CHECKING:
@@ -56,16 +57,19 @@ def findings(means: pd.DataFrame, evens: pd.DataFrame, other_rows: Container[tup
 
 
 def _best(groups: pd.DataFrame, other_rows: Container[tuple[str, str, str]]) -> str:
-    """The best of the groups, which share a headline metric, in each domain."""
+    """The best of the groups, which share a headline metric, in each domain; all that are equally good."""
     best, higher = [], bool(groups["higher_is_better"].iloc[0])
     for domain in EVALUATED if len(groups) > 1 else ():
         scores = groups[domain]
         if scores.notna().any():
             row = groups.loc[scores.idxmax() if higher else scores.idxmin()]
+            ties = groups[(scores - row[domain]).abs() < SAME].to_dict("records")
+            names = _first([_named(tie["name"], tie, groups) for tie in ties], METHODS, " and ")
             same = groups[f"rows_{domain}"].dropna().nunique() == 1 and (row["task"], row["headline"], domain) not in other_rows
-            score = f"{row[domain]:.3f}" + ("" if pd.isna(row[f"{domain}_sd"]) else f" ± {row[f'{domain}_sd']:.3f}")
+            alone = len(ties) == 1 and pd.notna(row[f"{domain}_sd"])
+            score = f"{row[domain]:.3f}" + (f" ± {row[f'{domain}_sd']:.3f}" if alone else "")
             other = "" if same else " (not all on the same rows)"
-            best.append(f"{HEADINGS[domain]} {_named(row['name'], row, groups)} with {score}{other}")
+            best.append(f"{HEADINGS[domain]} {names} with {score}{other}")
     name = f"{'highest' if higher else 'lowest'} {metric_name(groups['headline'].iloc[0])}"
     return f"{name} {' and '.join(best)}" if best else ""
 
