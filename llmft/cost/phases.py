@@ -116,8 +116,7 @@ class Samples:
 def total(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All phases together: sums of times and work, the highest peak, means weighted by wall time."""
     out: dict[str, Any] = {name: sum(p[name] for p in phases) for name in (*SUMMED, "wall_s")}
-    counted = [p["flops_counted"] for p in phases]
-    out["flops_counted"] = None if None in counted else sum(counted)
+    out["flops_counted"] = _counted(phases)
     for kind in MEMORY:
         measured = [p for p in phases if p[f"{kind}_peak_bytes"] is not None]
         wall = sum(p["wall_s"] for p in measured)
@@ -127,17 +126,29 @@ def total(phases: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
+def _counted(phases: Sequence[dict[str, Any]]) -> int | None:
+    """The FLOPs counted in phases together; None if not all were counted."""
+    counted = [phase["flops_counted"] for phase in phases]
+    return None if None in counted else sum(counted)
+
+
 def combine_ranks(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The costs of several ranks combined: sums of CPU time, memory and tokens, wall time of the slowest.
 
     Args:
-        costs: `Meter.as_dict()` of each rank; all have the same phases.
+        costs: `Meter.as_dict()` of each rank; all have the same phases, in any order.
+
+    Raises:
+        ValueError: a rank has a phase that another one lacks.
     """
     memory = [f"{kind}_{what}_bytes" for kind in MEMORY for what in ("peak", "mean")]
-    phases = []
-    for parts in zip(*(cost["phases"] for cost in costs), strict=True):
-        merged = dict(parts[0])
-        for name in (*SUMMED, "flops_counted", *memory):
+    phases, of_ranks = [], [{key_of(phase): phase for phase in cost["phases"]} for cost in costs]
+    for key in dict.fromkeys(key for of_rank in of_ranks for key in of_rank):
+        if not all(key in of_rank for of_rank in of_ranks):
+            raise ValueError(f"not all ranks have the phase {key}")
+        parts = [of_rank[key] for of_rank in of_ranks]
+        merged = {**parts[0], "flops_counted": _counted(parts)}
+        for name in (*SUMMED, *memory):
             values = [part[name] for part in parts if part[name] is not None]
             merged[name] = sum(values) if values else None
         merged["wall_s"] = max(part["wall_s"] for part in parts)

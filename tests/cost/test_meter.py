@@ -108,6 +108,24 @@ def test_totals_and_ranks_by_hand():
     assert [rank["cpu_total_s"] for rank in both["ranks"]] == [4.0, 5.0]
 
 
+def test_phases_of_ranks_are_combined_by_what_they_are():
+    def rank(*phases):
+        made = [vars(Phase(kind, cpu_total_s=cpu, flops_counted=counted)) for kind, cpu, counted in phases]
+        return {"phases": made, "total": total(made) | {"largest_process_bytes": 7}, "sampling": {}}
+
+    one = rank(("load", 1.0, 5), ("train", 3.0, 100))
+    both = combine_ranks([one, rank(("train", 4.0, None), ("load", 2.0, 6))])
+    assert [(p["kind"], p["cpu_total_s"], p["flops_counted"]) for p in both["phases"]] == [
+        ("load", 3.0, 11),
+        ("train", 7.0, None),
+    ]
+    assert both["total"]["flops_counted"] is None
+    for other in (rank(("load", 1.0, 5)), rank(("load", 1.0, 5), ("save", 1.0, 5))):
+        for ranks in ((one, other), (other, one)):
+            with pytest.raises(ValueError, match="not all ranks have the phase"):
+                combine_ranks(ranks)
+
+
 def test_flops_by_the_rule_of_t_few():
     model = tiny_model("opt")
     weights = sum(p.numel() for p in model.parameters())
