@@ -116,7 +116,7 @@ def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
     limits = [limit for limit in (prompter.window, prompter.max_length) if limit is not None]
     longest = min(limits) - prompter.virtual if limits else None
     job.train_idx, examples = document_examples(prompter.tokenizer, texts, longest)
-    say_note(f"--train_on document: the number of documents is {len(texts)}, that of examples {len(examples)}")
+    say_note(f"--train_on document: documents: {len(texts)}, examples made of them: {len(examples)}")
     return examples
 
 
