@@ -22,6 +22,7 @@ from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_cut, say_prompts
 from llmft.pipelines.prompt_sizes import prompt_sizes, student_tokens
 from llmft.pipelines.prompting import prompt_format_of
+from llmft.pipelines.schedule import counted
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.prompts.render import read_context
 from llmft.runs.notes import say_note
@@ -116,7 +117,7 @@ def documents(job: Job, student: Scorer) -> list[dict[str, Any]]:
     limits = [limit for limit in (prompter.window, prompter.max_length) if limit is not None]
     longest = min(limits) - prompter.virtual if limits else None
     job.train_idx, examples = document_examples(prompter.tokenizer, texts, longest)
-    say_note(f"--train_on document: documents: {len(texts)}, examples made of them: {len(examples)}")
+    say_note(f"--train_on document: {counted(len(texts), 'document')}, in {counted(len(examples), 'example')}")
     return examples
 
 

@@ -256,7 +256,7 @@ def test_all_documents_of_the_rows_are_trained_on_whichever_rows_are_drawn(quest
     for more, documents in (((), 2), (("--train_file", questions / "third.csv"), 3)):
         record = run("ft.py", questions / "out", *shared, *more, "--no_evaluate_elsewhere", "--max_steps", 1)
         assert len({*record.json("config")["draws"]["train_rows"]}) == documents
-        assert f"note: --train_on document: documents: {documents}, examples made of them: " in capsys.readouterr().err
+        assert f"note: --train_on document: {documents} documents, in " in capsys.readouterr().err
     unread = ("--context_file", questions / "notes-3", "--train_file", "/nowhere.csv")
     with pytest.raises(InputError, match=r"^--train_file /nowhere\.csv: no such file"):
         run("ft.py", questions / "out", *shared, *unread)
