@@ -100,7 +100,6 @@ begin() {
     trap 'stop 130' INT
     trap 'stop 143' TERM
     trap 'stop 129' HUP
-    trap 'exit 141' PIPE # who reads the output has gone
     trap end_jobs EXIT
 }
 
@@ -156,6 +155,7 @@ finish() {
         printf '%s\n' "${commands[@]}"
         return
     fi
+    trap 'exit 141' PIPE # who reads the output has gone
     failures=()
     finished=0 skipped=0 failed=0 # a sweep may call this several times
     find_gpus

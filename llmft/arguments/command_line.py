@@ -59,8 +59,10 @@ class ShortHelp(ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str | None:
         text = action.help or ""
-        known = action.nargs == 0 or action.default is None or action.default is False or action.default == ""
-        return text if known or "default:" in text.lower() else super()._get_help_string(action)
+        default = action.default
+        if action.nargs == 0 or default is None or default is False or default == "" or "default:" in text.lower():
+            return text
+        return f"{text} (default: {' '.join(default)})" if isinstance(default, list) else super()._get_help_string(action)
 
 
 class OneLineParser(HfArgumentParser):

@@ -169,8 +169,8 @@ class FineTuningArguments(Checked):
     )
     train_on: str = flag(
         "`train`: upstream's draw of --max_train_samples training rows; `demonstrations`: the same --num_shots rows that "
-        "eval.py and distill.py put in the context; `document`: language modelling on all documents that the rows are about, "
-        "or those of --context_file.",
+        "eval.py and distill.py put in the context; `document`: language modelling on all documents that the rows are about "
+        "(of a named task its evaluation rows, drawn or not), or those of --context_file.",
         "train",
         choices=("train", "demonstrations", "document"),
     )

@@ -187,7 +187,7 @@ class Meter:
         """The phase of this kind, stage and set, appended to the list if it is new."""
         phase = Phase(*key)
         if phase.key not in self._memory:
-            phase.meter = self
+            phase.start = self.phase
             self.phases.append(phase)
             self._memory[phase.key] = {kind: Samples() for kind in MEMORY}
         return next(one for one in self.phases if one.key == phase.key)

@@ -74,7 +74,8 @@ class Elsewhere:
         student = _brief(student)
         with self.job.meter.phase("evaluate", "before", SET) as phase:
             answered = student.answered(self.rows, phase)
-            targets = likeliest_along(MeanScorer((student,)), answered, phase)
+            with phase.beside("reference") as judging:
+                targets = likeliest_along(MeanScorer((student,)), answered, judging)
         self.reference = TeacherReference(answered, targets.by_query())
         self.answers["before"] = [student.answers.written(row["answer_ids"]) for row in answered]
 

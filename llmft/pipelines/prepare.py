@@ -135,8 +135,9 @@ def check_kind(groups: Sequence[type], given: Mapping[str, Any], task: Task) -> 
 
 def reads_training_rows(config: Config) -> bool:
     """Whether a run trains on training rows, asks about them, draws demonstrations, or needs the documents in them."""
-    data, in_rows = config.data, config.data.document_column is not None and not config.context.context_files
-    if data.train_file is not None and in_rows:  # other rows may name them
+    data = config.data
+    documents_in_rows = data.document_column is not None and not config.context.context_files
+    if data.train_file is not None and documents_in_rows:  # other rows may name them
         return True
     if config.fine_tuning is not None:
         return config.fine_tuning.train_on != "document"
@@ -169,7 +170,7 @@ def check_paths(config: Config) -> None:
     """
     folder, listed, library = config.data.data_dir, config.shots.sample_indices_file, config.data.run_code
     if config.data.train_file is not None:
-        check_file(Path(config.data.train_file), f"--train_file {config.data.train_file}")  # which may not be read
+        check_file(Path(config.data.train_file), f"--train_file {config.data.train_file}")  # even where nothing reads it
     if folder is not None and not Path(folder).is_dir():
         raise InputError(f"--data_dir {folder}: no such folder; name the one that holds glue/, hans/, ...")
     if library is not None and not Path(library).is_dir():

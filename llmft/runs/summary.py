@@ -50,19 +50,19 @@ SELECTED = "* checkpoint selected on this evaluation set"
 """Legend of the star after values for which `selected_on` holds."""
 
 
-ELSEWHERE = {
+OFF_CONTEXT = {
     "off_context_kl": ("KL from the original model", ".3f"),
     "contamination": ("mentions names of the context", ".0%"),
     "abstention": ("abstains if there is no answer", ".0%"),
     "false_abstention": ("abstains if there is one", ".0%"),
 }
-"""Metrics of a run's effect on answers that are unrelated to its context -> their names for users, and their format."""
+"""Metrics of a run's effect on what its context does not answer -> their names for users, and their format."""
 
 
 def elsewhere_lines(metrics: Mapping[str, Any]) -> list[str]:
     """A record's scores on unrelated prompts and on questions without an answer: a line for each stage that measured them."""
     by_stage: dict[str, list[str]] = {}
-    for metric, (name, form) in ELSEWHERE.items() if "elsewhere" in metrics else ():
+    for metric, (name, form) in OFF_CONTEXT.items() if "elsewhere" in metrics else ():
         for stage, of_sets in metrics.get(metric, {}).items():
             by_stage.setdefault(stage, []).append(f"{name} {format(*of_sets.values(), form)}")
     return [f"elsewhere, {stage}: {', '.join(by_stage[stage])}" for stage in ("before", "teacher", "after") if stage in by_stage]

@@ -25,7 +25,7 @@ LINE_END = re.compile(r"\r*\n")
 QUOTED = re.compile(r'"([^"]|"")*"')
 """A cell as a csv quotes it."""
 SPACED = re.compile(r'(?:^|[,\r])[ \t]+"[^",\r\n][^"\r\n]*"[ \t]*(?:[,\r]|$)', re.MULTILINE)
-"""A cell with white space before its quotes, which therefore are none in a csv; within a quoted cell there is no such text."""
+"""A cell with white space before its quotes, which a csv reader therefore takes for text; a quoted cell holds nothing like it."""
 LARGEST = 2**31 - 1
 """Limits that guard against damaged files are raised to this: a cell may hold a document, and a file may have many columns."""
 DIGITS = 4000
@@ -169,10 +169,13 @@ def _tsv(path: Path, header: tuple[str, ...] = (), *, own: bool = False) -> Tabl
         return _columns(list(header), rows)
     _check_separator(rows[0][1], "\t")
     marked = [cell for _, cells in rows for cell in cells if '"' in cell] if own else []
-    with_comma = [cell for _, cells in rows for cell in cells if "," in cell]
-    because_of_comma = bool(with_comma) and {*with_comma} <= {*marked}
+    with_comma = {cell for _, cells in rows for cell in cells if "," in cell}
+    because_of_comma = bool(with_comma) and with_comma == {*marked}
     if (because_of_comma or any('""' in cell[1:-1] for cell in marked)) and all(map(QUOTED.fullmatch, marked)):
-        raise WrongFile("its cells are quoted as in a csv; save it as csv, or write it with quoting=csv.QUOTE_NONE")
+        raise WrongFile(
+            "its cells are quoted as in a csv; save it as csv, or write it with quoting=csv.QUOTE_NONE (or as jsonl, if the "
+            "quotation marks are text)"
+        )
     return _columns(rows[0][1], rows[1:])
 
 

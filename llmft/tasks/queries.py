@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmft.errors import InputError, listed, quote
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
-from llmft.tasks.questions import WRITTEN, names_of_written, turns_of
+from llmft.tasks.questions import names_of_written, turns_of
 from llmft.tasks.rows import ANSWER_IDS, make_rows, renamed
 from llmft.tasks.schema import EvalSet, Row, Source, Task
 from llmft.tasks.texts import HISTORY, asks, missing, name_documents
@@ -91,18 +91,21 @@ def load_queries(
 
 
 def _check_asked_after(table: Table, files: Sequence[str], where: str) -> None:
-    """Check that queries that a model wrote about a document are asked after that one.
+    """Check that queries that a model wrote about a document are asked after that one; a note if they may be the user's own.
 
     Raises:
-        InputError: one is about another.
+        InputError: one with the tokens of a model's answer is about another.
     """
-    written = {WRITTEN, ANSWER_IDS} & {*table}
-    for row, document in enumerate(table.get("document", ()) if written else (), 1):
+    for row, document in enumerate(table.get("document", ()), 1):
         if not (missing(document) or any(file.endswith(f"/{document}") for file in files)):
             names = listed(Path(file).name for file in files)
+            about = f"{where}: row {row} is about {quote(document)}, but --context file is {names}"
+            if ANSWER_IDS not in table:  # the column may be the user's own
+                say_note(about)
+                return
             raise InputError(
-                f"{where}: row {row} is about {quote(document)}, but --context file is {names}; "
-                "use --context document and --document_column document, leave such rows out, or drop the column document"
+                f"{about}; use --context document and --document_column document, leave such rows out, or drop the column "
+                "document"
             )
 
 

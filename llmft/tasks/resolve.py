@@ -56,7 +56,8 @@ def with_training_rows(task: Task, *, needed: bool) -> Task:
     (Those with labels are part of a run's name, and if splits are cut, evaluation rows depend on them.)
 
     Args:
-        needed: whether the run trains on training rows, uses them as queries, or draws demonstrations.
+        needed: whether the run trains on training rows, uses them as queries, draws demonstrations, or needs the documents in
+            them.
 
     Raises:
         InputError: they are needed, and there are none.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, listed, quote
+from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
 from llmft.tasks.rows import BOOLEANS, SECOND, UNLABELLED, kind_of_labels, plain_word, read_labels
 from llmft.tasks.schema import EvalSet, NamedPattern, Source, Task
@@ -204,11 +205,8 @@ def _label_cells(
 def _read_labels(cells: Sequence[Any], given: tuple[str, ...], where: str, *, optional: bool) -> dict[int, int | str]:
     """The labels, matched to the given names if all of them match, else as they are written."""
     booleans = any(isinstance(cell, bool) for cell in cells)
-    if booleans and given and not {"false", "true"} <= {name.lower() for name in given}:
-        raise InputError(
-            f"--label_names {','.join(given)}: the labels of {where} are the booleans false and true; write --label_names "
-            "false,true and give words with --target_tokens"
-        )
+    if booleans and len(given) == 2 and {name.lower() for name in given} != {"false", "true"}:
+        say_note(f"--label_names {','.join(given)}: the labels of {where} are booleans; false is {given[0]}, true is {given[1]}")
     names = given or (BOOLEANS if booleans else ())
     labels = read_labels(cells, names, where, optional=optional)
     if set(labels.values()) <= {UNLABELLED, *names}:

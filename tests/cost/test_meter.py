@@ -45,7 +45,7 @@ def test_the_first_phase_begins_with_the_process():
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="needs Linux's clock since boot")
 def test_a_process_knows_when_it_was_started():
     code = "import time; from llmft.cost.processes import seconds_since_start as since; "
-    code += "print(time.clock_gettime(time.CLOCK_BOOTTIME) - since())"
+    code += "print(max(time.clock_gettime(time.CLOCK_BOOTTIME) - since() for _ in range(50)))"  # it may be held up in between
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         after = time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -53,9 +53,9 @@ def test_a_record_says_how_far_a_student_is_from_the_model_before_where_nobody_a
     for stage, of in metrics["abstention"].items():
         assert of[NAME] == pytest.approx((rows[rows["stage"] == stage]["prediction"] == "not stated").mean())
     assert metrics["abstention"]["before"][NAME] == metrics["false_abstention"]["before"][NAME] == 1  # it knows nothing
-    asked = {name: phase for name, phase in plain.phases.items() if name.startswith("evaluate") and name.endswith("elsewhere")}
-    assert [*asked] == [f"evaluate {stage} elsewhere" for stage in ("before", "teacher", "after")]
-    assert all(phase["examples"] >= 50 and phase["tokens"] > phase["examples"] for phase in asked.values())
+    for stage in ("before", "teacher", "after"):
+        asked, judged = (plain.phases[f"{kind} {stage} elsewhere"] for kind in ("evaluate", "reference"))
+        assert asked["examples"] >= 50 and asked["tokens"] > asked["examples"] and judged["tokens"] > 0
     main(["show", str(plain.path)])
     assert f"elsewhere, after: KL from the original model {kl['after']:.3f}" in capsys.readouterr().out
 

@@ -315,7 +315,6 @@ CASES = {
     "labels of mixed types": Case("eval.py", own("{mixed}")),
     "a row without label": Case("eval.py", own("{unlabelled}")),
     "labels numbered from -1": Case("eval.py", own("{sentiment}", more="--label_names negative,neutral,positive")),
-    "other names for booleans": Case("eval.py", own("{booleans}", more="--label_names yes,no")),
     "one label alone": Case("eval.py", own("{one_label}")),
     "no column of answers": Case("eval.py", "--task questions --validation_file {good}"),
     "no answers": Case("eval.py", "--task questions --validation_file {unanswered}"),
@@ -489,7 +488,7 @@ def files(tmp_path_factory, tokenizers):
         "other_chunk.jsonl": lines([{"text1": "Who?", "chunk": "0-7-00000000"}] * 8),
         "no_chunk.jsonl": lines([{"text1": "Who?", "chunk": "the second"}] * 8),
         "about_other.jsonl": lines(
-            [{"query": "Who?", "answer": "Ada", "document": f"{name}.txt"} for name in ("short_text", "other")]
+            [{"query": "Who?", "answer": "A", "answer_ids": None, "document": f"{name}.txt"} for name in ("short_text", "other")]
         ),
         "by_name.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": "short_text.txt"}]),
         "two.jsonl": lines([{"text1": "Who?", "answer": "Ada", "document": f"It was {name}."} for name in ("Ada", "Ben")] * 4),

@@ -19,6 +19,7 @@ from llmft.report.figures.panels import (
     ROWS,
     abbreviated,
     log_ticks,
+    room_around,
     scale_of_costs,
     sheets_of_panels,
     sheets_of_rows,
@@ -226,6 +227,7 @@ def test_ticks_of_a_logarithmic_axis_have_different_numbers(values, wanted):
     figure, axes = plt.subplots()
     axes.plot([1, 2], values)
     axes.set_yscale("log")
+    room_around(axes.yaxis, min(values), max(values))
     log_ticks(axes.yaxis, min(values), max(values))
     figure.draw_without_rendering()
     low, high = axes.get_ylim()

@@ -82,7 +82,15 @@ def test_a_tsv_that_is_quoted_as_a_csv_is_refused(tmp_path):
     file.write_text('text1\tanswer\nTell me\t"1814, in May"\nWhen?\tin 1814\n')  # quoted because of the comma
     with pytest.raises(InputError, match="tsv: its cells are quoted as in a csv"):
         read_file(file, "", own=True)
-    for quotes in (['"a" and "b"'], ['"a"'], ['"'], ['"a ""b"""', 'a ""b""'], ['"a, b"', "a, b"], ['"a, b"', 'say "hi"']):
+    for quotes in (
+        ['"a" and "b"'],
+        ['"a"'],
+        ['"'],
+        ['"a ""b"""', 'a ""b""'],
+        ['"a, b"', "a, b"],
+        ['"a, b"', 'say "hi"'],
+        ['"No."', '"Yes, so."'],
+    ):
         file.write_text("text1\n" + "\n".join(quotes))
         assert read_file(file, "", own=True)["text1"] == quotes
 

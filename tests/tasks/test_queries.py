@@ -71,17 +71,19 @@ def test_queries_that_are_demonstrations_are_left_out():
         leave_out(rows[:1], shown, "--num_shots 2")
 
 
-def test_queries_that_a_model_wrote_about_another_document_are_refused(write):
-    def asked(document, column="query"):
-        file = write([{column: "Who?", "answer": "Ada", "document": document}])
+def test_queries_that_a_model_wrote_about_another_document_are_refused(write, capsys):
+    def asked(document, **written):
+        file = write([{"query": "Who?", "answer": "Ada", "document": document, **written}])
         return queries(file, "--task", "questions", "--validation_file", file, documents={}, asked_after=("/a/b/doc.md", "/a/b"))
 
     for document in ("doc.md", "b/doc.md", "b", None):
-        assert asked(document)[0]["text1"] == "Who?"
-    assert asked("other.md", "text1")  # a column of the user's own
+        assert asked(document, answer_ids=None)[0]["text1"] == "Who?"
+    assert "note:" not in capsys.readouterr().err
+    assert asked("chapter 3")  # perhaps a column of the user's own
+    assert "row 1 is about 'chapter 3', but --context file is doc.md, b\n" in capsys.readouterr().err
     for document in ("other.md", "oc.md", "c/doc.md"):
         with pytest.raises(InputError, match=f"row 1 is about '{document}', but --context file is doc.md, b; use --context doc"):
-            asked(document)
+            asked(document, answer_ids=None)
 
 
 def test_the_file_is_part_of_the_fingerprint(write):

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from llmft.report.figures.panels import Sheet, legend, log_ticks, note, panel_title, sheet_name, sheets_of_panels, subplots
+from llmft.report.figures.panels import (
+    Sheet,
+    legend,
+    log_ticks,
+    note,
+    panel_title,
+    room_around,
+    sheet_name,
+    sheets_of_panels,
+    subplots,
+)
 from llmft.report.figures.points import Look, group_name, looks_of
 from llmft.report.figures.svg import say
 from llmft.report.records.names import GROUP
@@ -101,6 +111,7 @@ def _draw_panel(axes: Axes, looks: Mapping[str, Look], rows: pd.DataFrame, kind:
     axes.set_ylabel(TITLES[kind].replace(" (", "\n("), fontsize=7)  # fits the height of the panel
     if (rows["loss"] > 0).all():
         axes.set_yscale("log")
+        room_around(axes.yaxis, rows["loss"].min(), rows["loss"].max())
         log_ticks(axes.yaxis, rows["loss"].min(), rows["loss"].max())
     if rows.empty:
         axes.set_visible(False)

@@ -195,17 +195,20 @@ def scale_of_costs(axes: Axes, costs: pd.Series) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xscale("log")
-        log_ticks(axes.xaxis, positive.min(), positive.max())
         axes.set_xlim(positive.min() / 1.6, positive.max() * 1.6)
+        log_ticks(axes.xaxis, positive.min(), positive.max())
+
+
+def room_around(axis: Axis, low: float, high: float) -> None:
+    """Limits of a logarithmic axis for numbers that hardly differ: within tighter ones, all ticks would show the same digits."""
+    if high < 1.05 * low:
+        axis.axes.set(**{f"{axis.axis_name}lim": (low / 1.05, high * 1.05)})
 
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:
-    """Plain numbers on a logarithmic axis; powers are slow to draw and hard to read. Numbers that hardly differ get room around
-    them: else all ticks would show the same three digits."""
+    """Plain numbers on a logarithmic axis; powers are slow to draw and hard to read."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-    if high < 1.05 * low:
-        axis.axes.set(**{f"{axis.axis_name}lim": (low / 1.05, high * 1.05)})
     dense = high < 30 * low
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if dense else (1,)))
     axis.set_major_formatter(lambda value, _: short_number(value))
