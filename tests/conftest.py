@@ -245,6 +245,7 @@ CONFIGS = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         },
     ),
+    "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 2}),
     "gemma3": ("Gemma3TextConfig", {**GEMMA, **SLIDING, "layer_types": ["sliding_attention", "full_attention"]}),
 }  # fmt: skip
 """Families by name: transformers' config class and its arguments for two small layers."""

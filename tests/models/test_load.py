@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmft.errors import InputError
@@ -141,8 +142,9 @@ def test_window_of_long_rope_ends_where_its_frequencies_change():
     assert window(tiny_model("phi3", rope_parameters=rope, original_max_position_embeddings=64)) == 64
 
 
-@pytest.mark.parametrize("part", ["lora", "ia3"])
-def test_an_adapter_on_a_merged_adapter(saved, tmp_path, part):
+@pytest.mark.parametrize(("family", "part"), [("opt", "lora"), ("opt", "ia3"), ("mixtral", "lora")])
+def test_an_adapter_on_a_merged_adapter(saved, tmp_path, family, part):
+    tiny_model(family).save_pretrained(saved)
     first = student(saved, tmp_path / "first", part)
     loaded, _ = load_model(str(tmp_path / "first"), **HOW)
     torch.testing.assert_close(logits(loaded), logits(first), atol=0, rtol=0)
@@ -151,8 +153,11 @@ def test_an_adapter_on_a_merged_adapter(saved, tmp_path, part):
     second = adapted(plain, "lora")
     torch.nn.init.ones_(next(p for name, p in second.named_parameters() if "lora_B" in name))
     save_student(second, tmp_path / "second")
-    if part == "ia3":  # its base is the merged model beside it, which has none
+    start = tmp_path / "second" / "start"
+    assert start.is_dir() == ((family, part) != ("opt", "lora"))  # the merged model
+    if start.is_dir():  # which is then the base, and has no tokenizer
         AutoTokenizer.from_pretrained(saved).save_pretrained(tmp_path / "second")
+        assert load_file(start / "model.safetensors").keys() == load_file(saved / "model.safetensors").keys()
     again, tokenizer = load_model(str(tmp_path / "second"), **HOW)
     torch.testing.assert_close(logits(again), logits(second), atol=1e-6, rtol=0)
     assert tokenizer("x Yes").input_ids[0] == tokenizer.bos_token_id  # with lora: from the base of the base

@@ -12,6 +12,7 @@ to the adapter, in the folder `start`.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,5 +132,6 @@ def _save_start(bare: PreTrainedModel, folder: Path) -> None:
     weights = {}
     for name, weight in model.state_dict().items():
         if not any(part in f".{name}" for part in added):
-            weights[name.replace(".base_layer.", ".").replace(".original_module.", ".")] = weight
+            name = re.sub(r"(\.base_layer)+\.", ".", name)  # several in a row where peft adapts two parameters of one module
+            weights[name.replace(".original_module.", ".")] = weight
     model.save_pretrained(str(folder), state_dict=weights)
