@@ -219,6 +219,7 @@ CONFIGS = {
     "opt": ("OPTConfig", OPT),
     "opt_post_norm": ("OPTConfig", {**OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 16}),  # as OPT-350m
     "gpt2": ("GPT2Config", {**GPT, "bos_token_id": 1, "eos_token_id": 1}),
+    "gpt_bigcode": ("GPTBigCodeConfig", {**GPT, "bos_token_id": 1, "eos_token_id": 1}),
     "gptj": ("GPTJConfig", {**GPT, "rotary_dim": 4, "bos_token_id": 1, "eos_token_id": 1}),
     "gpt_neo": (
         "GPTNeoConfig",
@@ -249,6 +250,16 @@ CONFIGS = {
     "gemma3": ("Gemma3TextConfig", {**GEMMA, **SLIDING, "layer_types": ["sliding_attention", "full_attention"]}),
 }  # fmt: skip
 """Families by name: transformers' config class and its arguments for two small layers."""
+IMAGES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "image_size": 28, "patch_size": 14}
+MULTIMODAL = (
+    "Gemma3Config",
+    {
+        "text_config": {**CONFIGS["gemma3"][1], "vocab_size": 600},
+        "vision_config": {**IMAGES, "num_hidden_layers": 2},
+        "mm_tokens_per_image": 4,
+    },
+)
+"""The same of a model for images and text, with as many layers for either."""
 
 
 def tiny_model(family: str, vocabulary: int = 600, **changes):
@@ -263,7 +274,7 @@ def tiny_model(family: str, vocabulary: int = 600, **changes):
     from llmft.models.reading.reader import agreement_of
 
     torch.manual_seed(0)
-    kind, settings = CONFIGS[family]
+    kind, settings = (CONFIGS | {"multimodal": MULTIMODAL})[family]
     model = tf.AutoModelForCausalLM.from_config(getattr(tf, kind)(vocab_size=vocabulary, **{**settings, **changes})).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -57,14 +57,24 @@ def sizes(linear: torch.nn.Module) -> tuple[int, int]:
     return tuple(getattr(linear.weight, "ds_shape", None) or linear.weight.shape)  # GPT-2's are (in, out)
 
 
+def towers(model: PreTrainedModel) -> str:
+    """A regular expression for the names of all modules and weights that a multimodal model has beside its text decoder, for
+    images or sound: text does not go through them, so they are not trained. "" for other models."""
+    base, decoder = model.base_model, model.base_model.get_decoder()
+    beside = [] if decoder is base else [child for child in base.children() if decoder not in child.modules()]
+    names = [re.escape(name) for name, module in model.named_modules() if module in beside]
+    return rf"({'|'.join(names)})(\..+)?" if names else ""
+
+
 def layers(model: PreTrainedModel) -> list[Layer]:
     """The decoder layers of a plain causal language model, first to last.
 
     Raises:
         InputError: its layers do not have one attention and one dense feed-forward each (for example a mixture of experts).
     """
-    depth = model.config.get_text_config().num_hidden_layers
-    stacks = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth}
+    depth, beside = model.config.get_text_config().num_hidden_layers, towers(model)
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
+    stacks = {name: stack for name, stack in lists.items() if len(stack) == depth and not re.fullmatch(beside, name)}
     for name, stack in stacks.items():
         paths = [_layer(f"{name}.{i}", layer) for i, layer in enumerate(stack)]
         if all(paths):

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from llmft.errors import InputError
 from llmft.models.parts.head import classification_head, output_name
 from llmft.models.parts.part import Adapter, Part, base_of
-from llmft.models.structure import layers
+from llmft.models.structure import layers, towers
 from llmft.models.wrapping import unwrapped
 from llmft.runs.model_folder import PEFT_SETTINGS
 
@@ -34,8 +34,8 @@ def _put(model: PreTrainedModel, config_class: type[PeftConfig], **settings: Any
     if classification_head(model) is not None:
         settings["modules_to_save"] = [output_name(model)]
     transposed = any(isinstance(module, Conv1D) for module in model.modules())
-    base = base_of(model)["revision"]
-    return get_peft_model(model, config_class(task_type=TaskType.CAUSAL_LM, fan_in_fan_out=transposed, revision=base, **settings))
+    settings |= {"fan_in_fan_out": transposed, "exclude_modules": towers(model) or None, "revision": base_of(model)["revision"]}
+    return get_peft_model(model, config_class(task_type=TaskType.CAUSAL_LM, **settings))
 
 
 def _add_lora(model: PreTrainedModel, flags: AdapterArguments, *_: Any) -> torch.nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from llmft.errors import InputError
 from llmft.models.parts.gradients import add_up_in_place, hold_key_biases
 from llmft.models.parts.head import untie
 from llmft.models.parts.part import NamedWeights, Part, train_only
-from llmft.models.structure import named
+from llmft.models.structure import named, towers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,16 +20,22 @@ if TYPE_CHECKING:
     from llmft.arguments.methods import AdapterArguments
 
 
+def _of_text(model: PreTrainedModel) -> NamedWeights:
+    beside = towers(model)
+    return {name: weight for name, weight in model.named_parameters() if not re.fullmatch(beside, name)}
+
+
 def _all(model: PreTrainedModel, flags: AdapterArguments) -> NamedWeights:
     frozen: set[torch.nn.Parameter] = set()
     if flags.freeze_embeddings:
         embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
         frozen = {weight for module in embeddings for weight in module.parameters()}
-    return {name: weight for name, weight in model.named_parameters() if weight not in frozen}
+    return {name: weight for name, weight in _of_text(model).items() if weight not in frozen}
 
 
 def _biases(model: PreTrainedModel, flags: AdapterArguments) -> NamedWeights:
-    return {name: weight for name, weight in model.named_parameters() if name.rsplit(".", 1)[-1] == "bias"}
+    # gpt-oss's experts have theirs beside the weights, as down_proj_bias; a bias that only chooses experts gets no gradient
+    return {name: weight for name, weight in _of_text(model).items() if name.endswith((".bias", "_proj_bias"))}
 
 
 def _check_biases(model: PreTrainedModel, flags: AdapterArguments) -> None:

@@ -129,7 +129,7 @@ def kv_bytes_per_token(model: torch.nn.Module) -> int | None:
     if getattr(config, "sliding_window", None) is not None or not depends_on_keys_alone(model) or hasattr(config, "v_head_dim"):
         return None
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    if hasattr(config, "multi_query"):  # Falcon's name for it
+    if hasattr(config, "new_decoder_architecture"):  # Falcon, which has names of its own
         heads = config.num_kv_heads if config.new_decoder_architecture else 1 if config.multi_query else heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * heads * width * bare.dtype.itemsize

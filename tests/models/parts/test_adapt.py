@@ -310,5 +310,30 @@ def test_parts_that_a_model_has_not_are_refused():
         with pytest.raises(InputError, match="--model_name_or_path mixtral: has no layers of one attention"):
             check_part(experts, part_flags(part))
     check_part(experts, part_flags("lora"))
-    with pytest.raises(InputError, match="--bitfit: mixtral has no bias terms"):
-        check_part(experts, part_flags("bitfit"))
+    for model in (experts, tiny_model("multimodal")):  # whose vision tower has some
+        with pytest.raises(InputError, match=f"--bitfit: {model.config.model_type} has no bias terms"):
+            check_part(model, part_flags("bitfit"))
+
+
+@pytest.mark.parametrize(
+    ("part", "flags"),
+    [(None, {}), ("lora", {}), ("lora", {"lora_targets": "query-value"}), ("ia3", {}), ("parallel", {})],
+)
+def test_of_a_model_for_images_and_text_only_the_text_decoder_is_trained(part, flags, tmp_path):
+    tiny_model("multimodal").save_pretrained(tmp_path / "base")
+    model = adapted(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), part, **flags)
+    text = adapted(tiny_model("gemma3"), part, **flags)
+    assert count_trainable(model).trainable == count_trainable(text).trainable
+    answer_logits(model.train(), BATCH).sum().backward()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad, name
+            parameter += 0.01 if parameter.requires_grad else 0
+    save_student(model, tmp_path / "student")
+    if part in ("lora", "ia3"):
+        torch.testing.assert_close(logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "student")), logits(model))
+
+
+def test_biases_of_experts_are_biases():
+    names = trained(adapted(tiny_model("gpt_oss"), "bitfit"))
+    assert {name.rsplit(".", 1)[1] for name in names} == {"bias", "gate_up_proj_bias", "down_proj_bias"}
