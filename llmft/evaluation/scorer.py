@@ -14,7 +14,7 @@ from llmft.cost.flops import inference_flops
 from llmft.cost.phases import Phase
 from llmft.errors import InputError
 from llmft.evaluation.scores import Scores
-from llmft.models.load import window
+from llmft.models.load import vocabulary_size, window
 from llmft.models.wrapping import bare_model, has_cartridge, virtual_tokens
 from llmft.prompts.prompter import Prompter
 
@@ -299,4 +299,5 @@ class DocumentScorer(MeanScorer):
 def fitted(prompter: Prompter, model: torch.nn.Module) -> Prompter:
     """The prompter with the sizes of a model."""
     virtual = max(prompter.reserved, virtual_tokens(model))
-    return replace(prompter, window=window(model), virtual=virtual, opens=not has_cartridge(model))
+    sizes = {"window": window(model), "embeddings": vocabulary_size(model), "virtual": virtual}
+    return replace(prompter, **sizes, opens=not has_cartridge(model))

@@ -130,17 +130,16 @@ def _check_kind(model: torch.nn.Module, name: str) -> None:
 def check_tokenizer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, flag: str) -> None:
     """Model and tokenizer must be of one vocabulary, or a token has no embedding.
 
-    Tokens that were added behind the vocabulary (a pad token, as a rule) do not occur in text and may have none.
+    Tokens that were added behind the vocabulary (a pad token, as a rule) do not occur in text and may have none; prompts are
+    checked for those that a chat template writes (`Prompter.prompts`).
 
     Raises:
         InputError: they are not, or the tokenizer is empty.
     """
-    from llmft.models.wrapping import bare_model
-
     if not tokenizer("a", add_special_tokens=False).input_ids:
         raise InputError(f"{flag}: has no tokenizer; name a folder or hub name that has with --tokenizer_name")
     highest = max(set(tokenizer.get_vocab().values()) - set(tokenizer.get_added_vocab().values()), default=0)
-    rows = bare_model(model).config.get_text_config().vocab_size
+    rows = vocabulary_size(model)
     if highest >= rows:
         raise InputError(
             f"{flag}: its tokens go up to {highest}, and the model has embeddings for {rows}; give the model's own tokenizer"
@@ -228,6 +227,11 @@ def _tokenizer(name: str, how: dict[str, Any], gguf_file: str | None) -> PreTrai
 def _missing(name: str) -> bool:
     """Whether this is plainly a path and there is no folder."""
     return name.startswith(("/", "./", "../", "~")) and not Path(name).is_dir()
+
+
+def vocabulary_size(model: torch.nn.Module) -> int:
+    """Number of tokens that the model has embeddings for."""
+    return model.config.get_text_config().vocab_size
 
 
 def window(model: torch.nn.Module) -> int | None:

@@ -30,6 +30,7 @@ class Prompter:
     Attributes:
         demonstrations: the rows that are shown before every query, in order.
         window: maximum tokens that the model reads; None for no limit.
+        embeddings: number of tokens that the model has embeddings for; None for no limit.
         max_length: maximum tokens of a prompt, None for no limit; in longer ones the longer text of the row is cut at its end.
         reserved: virtual tokens that will precede every prompt once a model is trained, for which room is kept.
         virtual: room for virtual tokens: the reserved ones, or those of the current model if it has more.
@@ -44,6 +45,7 @@ class Prompter:
     prompt_format: PromptFormat
     demonstrations: tuple[Row, ...] = ()
     window: int | None = None
+    embeddings: int | None = None
     max_length: int | None = None
     reserved: int = 0
     virtual: int = 0
@@ -102,9 +104,10 @@ class Prompter:
         """Prompts of the rows, and of the `extra` rows after them, which are never shortened.
 
         Raises:
-            InputError: a prompt does not fit.
+            InputError: a prompt does not fit, or the model lacks the embedding of a token.
         """
         prompts = self.tokenized([*rows, *extra])
+        self._check_embeddings(prompts)
         limit, place = self.window, "the model's window"
         if self.max_length is not None and (limit is None or self.max_length <= limit):
             limit, place = self.max_length, "--max_seq_length"
@@ -146,6 +149,16 @@ class Prompter:
             InputError: a prompt does not fit.
         """
         self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-LONGEST:])
+
+    def _check_embeddings(self, prompts: TokenizedPrompts) -> None:
+        """Check that every token has an embedding: those that were added behind a vocabulary may not (`check_tokenizer`)."""
+        highest = max(max(tokens, default=0) for tokens in (prompts.prefix, *prompts.suffixes))
+        if self.embeddings is not None and highest >= self.embeddings:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise InputError(
+                f"{self.model}: has {self.embeddings} embeddings, none for {token} ({highest}) in a prompt; leave out --chat, "
+                "whose template may write it, or name the model's own tokenizer with --tokenizer_name"
+            )
 
     def _check(self, prompts: TokenizedPrompts, rows: Sequence[Row], limit: int, place: str) -> None:
         """Check that the rows' prompts are within the limit, which `place` describes; the error says what would fit."""

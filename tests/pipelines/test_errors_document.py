@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BartConfig, BartForCausalLM
+from transformers import AutoTokenizer, BartConfig, BartForCausalLM
 
 from llmft.arguments import run_checks
 from llmft.distillation.trainer import ContextDistillationTrainer
@@ -356,6 +356,7 @@ CASES = {
     "a model with code of its own": Case("eval.py", "--model_name_or_path {own_code}"),
     "attention from the hub": Case("eval.py", "--attn_implementation someone/kernel"),
     "a tokenizer of another vocabulary": Case("eval.py", "--tokenizer_name {other_tokenizer}"),
+    "a chat template with tokens that the model lacks": Case("eval.py", "--chat --model_name_or_path {new_token_chat}"),
     "a teacher of another vocabulary": Case("distill.py", "--teacher_model_name_or_path {other_teacher}"),
     "a model that gives NaN": Case("eval.py", "--model_name_or_path {nan_model}"),
     "weights that are infinite from the start": Case("ft.py", "--model_name_or_path {infinite}"),
@@ -605,11 +606,15 @@ def models(folder, tokenizers):
         "counting_chat": chat.replace("}}\n", "}}{{ ' ' ~ loop.index if m.role == 'assistant' }}\n"),
         "upper_chat": chat.replace("m.content", "m.content | upper"),
         "thinking_chat": chat + "{% if add_generation_prompt %}<think>{% endif %}",
+        "new_token_chat": "<|turn|>" + chat,
         "uneven_chat": "{% if messages[0].role != 'system' %}tall{% endif %}" + chat,
     }
     for name, template in templates.items():
         made[name] = model(name)
         (made[name] / "chat_template.jinja").write_text(template)
+    tokenizer = AutoTokenizer.from_pretrained(made["new_token_chat"])
+    tokenizer.add_tokens("<|turn|>", special_tokens=True)
+    tokenizer.save_pretrained(made["new_token_chat"])
     made["no_ada"] = model("no_ada")
     tokenizer = json.loads((made["no_ada"] / "tokenizer.json").read_text())
     tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "Ada"}, "content": ""}

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,17 @@ def test_the_longer_text_is_cut():
 
 def test_what_cannot_fit_is_none():
     assert shorten({"text1": "abc", "text2": "b"}, words, 2) is None
+
+
+def test_a_token_without_an_embedding_is_an_error(tokenizers):
+    prompter = Prompter(tokenizers["opt"], PromptFormat("{text1} ?", "", r"\n", ("Yes", "No")), model="--model_name_or_path m")
+    rows = [{"text1": text, "text2": None} for text in ("a cat", "a mat")]
+    prompts = prompter.prompts(rows)
+    highest = max(max(prompts.whole(i)) for i in range(len(rows)))
+    assert replace(prompter, embeddings=highest + 1).prompts(rows) == prompts
+    token = re.escape(tokenizers["opt"].convert_ids_to_tokens(highest))
+    with pytest.raises(InputError, match=rf"--model_name_or_path m: has {highest} embeddings, none for {token} \({highest}\)"):
+        replace(prompter, embeddings=highest).check_window(rows)
 
 
 def test_a_prompt_over_the_window_is_an_error(tokenizers):
