@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import load_peft_weights
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from transformers.pytorch_utils import Conv1D
 
 from llmft.errors import InputError
 from llmft.models.parts.head import classification_head, output_name
 from llmft.models.parts.part import Adapter, Part, base_of
-from llmft.models.structure import layers, towers
+from llmft.models.structure import layers, named, towers
 from llmft.models.wrapping import unwrapped
 from llmft.runs.model_folder import PEFT_SETTINGS
 
@@ -51,6 +52,13 @@ def _add_lora(model: PreTrainedModel, flags: AdapterArguments, *_: Any) -> torch
 def _check_lora(model: PreTrainedModel, flags: AdapterArguments) -> None:
     if flags.lora_targets == "query-value":
         layers(model)
+    elif flags.lora_dropout:
+        config = LoraConfig(target_modules=flags.lora_targets)
+        convert_peft_config_for_transformers(config, model, None)  # as peft does before it adapts a model
+        if config.target_parameters:
+            raise InputError(
+                f"--lora_dropout {flags.lora_dropout}: LoRA on the experts of {named(model)} has no dropout in peft; leave it out"
+            )
 
 
 def _add_ia3(model: PreTrainedModel, flags: AdapterArguments, *_: Any) -> torch.nn.Module:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFTS_IA3
-from transformers import AutoModel, AutoModelForCausalLM, MixtralConfig
+from transformers import AutoModel, AutoModelForCausalLM
 
 from llmft.errors import InputError
 from llmft.models.parts.adapt import check_part, count_trainable, keeps_base, without_adapter
@@ -300,16 +300,14 @@ def test_a_classification_head_is_trained_with_any_part(part):
 
 
 def test_parts_that_a_model_has_not_are_refused():
-    experts = AutoModelForCausalLM.from_config(
-        MixtralConfig(
-            vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, num_local_experts=2,
-        )
-    )  # fmt: skip
+    experts = tiny_model("mixtral")
     for part in ("parallel", "ia3"):
         with pytest.raises(InputError, match="--model_name_or_path mixtral: has no layers of one attention"):
             check_part(experts, part_flags(part))
     check_part(experts, part_flags("lora"))
+    with pytest.raises(InputError, match=r"--lora_dropout 0\.1: LoRA on the experts of mixtral has no dropout"):
+        check_part(experts, part_flags("lora", lora_dropout=0.1))
+    adapted(tiny_model("gpt_oss"), "lora", lora_dropout=0.1)  # LoRA leaves its experts alone
     for model in (experts, tiny_model("multimodal")):  # whose vision tower has some
         with pytest.raises(InputError, match=f"--bitfit: {model.config.model_type} has no bias terms"):
             check_part(model, part_flags("bitfit"))
