@@ -246,6 +246,8 @@ CONFIGS = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         },
     ),
+    "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 4.0}),
+    "cohere": ("CohereConfig", {**GROUPED, "logit_scale": 0.25}),
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 2}),
     "gemma3": ("Gemma3TextConfig", {**GEMMA, **SLIDING, "layer_types": ["sliding_attention", "full_attention"]}),
 }  # fmt: skip

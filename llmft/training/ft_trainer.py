@@ -70,7 +70,7 @@ class FtTrainer(ReadableCheckpoint, Trainer):
             self.add_callback(finite)
         self.objective, self.loss_mean = objective, loss_mean
         self.evaluations = evaluations
-        self.in_pieces = True  # whether logits may be computed in pieces: not if the model changes them
+        self.in_pieces = True  # whether logits may be computed in pieces: not if the model changes them in its own way
         self.examples_seen = 0
         self.tokens_seen: torch.Tensor | int = 0  # tensors, so that counting does not wait for the device
         self.positions_seen = 0

@@ -410,7 +410,7 @@ def test_the_loss_of_texts_is_that_of_float64_and_nothing_where_both_agree(tmp_p
 
 @pytest.mark.parametrize(("trainer_class", "more"), TEXT_KINDS)
 @pytest.mark.parametrize("how", COLLATORS)
-@pytest.mark.parametrize("family", ["opt", "llama"])  # with the output layer tied to the embeddings or not
+@pytest.mark.parametrize("family", ["opt", "llama", "gemma2"])  # tied to the embeddings, not, and with capped logits
 @pytest.mark.parametrize("part", [None, "lora"])  # whose output layer is frozen
 def test_logits_of_texts_are_made_in_pieces_where_they_are_many(tmp_path, monkeypatch, trainer_class, more, how, family, part):
     model, made, gradients = adapted(tiny_model(family), part), [], []

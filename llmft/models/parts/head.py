@@ -206,26 +206,42 @@ def project_in_pieces(
     Args:
         batch: as for `answer_logits`.
         run: runs the model; returns its logits, in this case of only one position.
-        look: is called with the positions piece by piece: the output layer's `forward`, hidden states (p, H), and their indices.
+        look: is called with the positions piece by piece: what makes logits, hidden states (p, H), and their indices.
         at_once: number of positions in a piece.
 
     Returns:
-        Whether those are the model's logits; False if it changes them after its output layer.
+        Whether those are the model's logits; False if it changes them after its output layer in a way that `_changed` does not
+        know.
     """
-    output = bare_model(model).get_output_embeddings()
-    project, ends = output.forward, []
+    bare = bare_model(model)
+    output, ends = bare.get_output_embeddings(), []
+    plain = output.forward
+
+    def project(hidden: torch.Tensor) -> torch.Tensor:
+        return _changed(bare, plain(hidden))
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         hidden = at_positions(batch, hidden)
         for start in range(0, len(hidden), at_once):
             part = slice(start, start + at_once)
             look(project, hidden[part], part)
-        ends.append(project(hidden[None, :1]))
+        ends.append(plain(hidden[None, :1]))
         return ends[0].clone()
 
     with forward_of(output, forward):
         end = run()
-    return torch.equal(end, ends[0].to(end.dtype))
+    return torch.equal(end, _changed(bare, ends[0]).to(end.dtype))
+
+
+def _changed(bare: PreTrainedModel, logits: torch.Tensor) -> torch.Tensor:
+    """An output layer's logits as the families return them that scale (Granite, Cohere) or cap them (Gemma 2)."""
+    config = bare.config.get_text_config()
+    if getattr(config, "logits_scaling", None):
+        logits = logits / config.logits_scaling
+    if getattr(bare, "logit_scale", None):
+        logits = logits * bare.logit_scale
+    cap = getattr(config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
 
 
 def _precise_linear(layer: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
