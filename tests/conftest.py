@@ -248,6 +248,10 @@ CONFIGS = {
     ),
     "granite": ("GraniteConfig", {**GROUPED, "logits_scaling": 4.0}),
     "cohere": ("CohereConfig", {**GROUPED, "logit_scale": 0.25}),
+    "glm4_moe": (
+        "Glm4MoeConfig",
+        {**GROUPED, "moe_intermediate_size": 64, "n_routed_experts": 2, "num_experts_per_tok": 1, "first_k_dense_replace": 1},
+    ),
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 2}),
     "gemma3": ("Gemma3TextConfig", {**GEMMA, **SLIDING, "layer_types": ["sliding_attention", "full_attention"]}),
 }  # fmt: skip

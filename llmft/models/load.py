@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ OTHER_PLACES = frozenset(
     camembert data2vec-text roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod""".split()
 )
 """Model types whose positions or states run through padding, or whose positions do not start at 0 (`tests/all_families.py`)."""
+
+ATTENTION = re.compile("attn_implementation|FlashAttention|attention implementation|kernels")
+"""What transformers' errors about an implementation of attention contain."""
 
 
 def resolve(name: str) -> str:
@@ -85,7 +89,8 @@ def load_model(
 
     how = {"revision": revision, "cache_dir": cache_dir, "trust_remote_code": trust_remote_code}
     weights = {"dtype": dtype, "attn_implementation": attn_implementation}
-    with _loading(flag, name, "a folder saved by transformers, peft or a run, or one of: " + ", ".join(BUNDLED)):
+    remedy = "a folder saved by transformers, peft or a run, or one of: " + ", ".join(BUNDLED)
+    with _loading(flag, name, remedy, attention=attn_implementation):
         model = _load(name, {**how, **weights}, gguf_file)
         _check_kind(model, name)
         tokenizer = None if tokenizer_name else _tokenizer(name, how, gguf_file)
@@ -97,7 +102,7 @@ def load_model(
 
 
 @contextmanager
-def _loading(flag: str, name: str, remedy: str) -> Iterator[None]:
+def _loading(flag: str, name: str, remedy: str, *, attention: str | None = None) -> Iterator[None]:
     """Context: libraries read the user's files and may raise anything; whatever they raise is the files' fault, not a bug."""
     try:
         yield
@@ -113,6 +118,9 @@ def _loading(flag: str, name: str, remedy: str) -> Iterator[None]:
         elif "trust_remote_code" in str(error):
             reason, remedy = "it needs code that comes with it", "add --trust_remote_code if you trust that code"
             raise InputError(f"{flag} {name}: cannot be loaded ({reason}); {remedy}") from error
+        elif attention and ATTENTION.search(str(error)):
+            remedy = "leave it out for the model's own choice, or use eager"
+            raise InputError(f"--attn_implementation {attention}: cannot be used ({reason}); {remedy}") from error
         raise InputError(f"{flag} {name}: cannot be loaded ({reason}); give a hub name, {remedy}") from error
 
 

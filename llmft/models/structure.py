@@ -93,13 +93,19 @@ def _layer(path: str, layer: torch.nn.Module) -> Layer | None:
     roles = {name: role_of(name.rsplit(".", 1)[-1]) for name in attention}
     projections = {role: name for name, role in roles.items() if role}
     outputs = [name for name, role in roles.items() if not role]
-    if set(projections) not in ({"fused"}, set(PROJECTIONS)) or len(outputs) != 1 or len(feed) < 2:
+    if _has_experts(layer) or set(projections) not in ({"fused"}, set(PROJECTIONS)) or len(outputs) != 1 or len(feed) < 2:
         return None
     (width, inner), (last, out) = sizes(linears[feed[0]]), sizes(linears[feed[-1]])
     if out != width or inner not in (last, 2 * last):  # twice if gate and up are one layer
         return None
     first = projections.get("fused") or projections["query"]
     return Layer(path, projections, (first, outputs[0]), (feed[0], feed[-1]))
+
+
+def _has_experts(layer: torch.nn.Module) -> bool:
+    """Whether the layer has weights of experts, in a tensor (E, out, in); besides, it may have a feed-forward that they share."""
+    modules = [module for module in layer.modules() if not isinstance(module, torch.nn.Conv1d)]
+    return any(len(getattr(p, "ds_shape", p.shape)) == 3 for module in modules for p in module.parameters(recurse=False))
 
 
 def role_of(name: str) -> str | None:

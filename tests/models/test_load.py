@@ -42,6 +42,13 @@ def test_a_model_without_weights_is_one_clear_line(saved):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("family", "attention"), [("opt", "flash_attention_3"), ("opt", "flush"), ("gpt_oss", "sdpa")])
+def test_attention_that_a_model_cannot_use_is_named_by_its_own_flag(saved, family, attention):
+    tiny_model(family).save_pretrained(saved)
+    with pytest.raises(InputError, match=rf"^--attn_implementation {attention}: cannot be used \(.*\); leave it out"):
+        load_model(str(saved), **HOW | {"attn_implementation": attention})
+
+
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [

@@ -355,6 +355,7 @@ CASES = {
     "weights in a pickle that could run code": Case("eval.py", "--model_name_or_path {pickled}"),
     "a model with code of its own": Case("eval.py", "--model_name_or_path {own_code}"),
     "attention from the hub": Case("eval.py", "--attn_implementation someone/kernel"),
+    "attention that is not installed, or that the model lacks": Case("eval.py", "--attn_implementation flush"),
     "a tokenizer of another vocabulary": Case("eval.py", "--tokenizer_name {other_tokenizer}"),
     "a chat template with tokens that the model lacks": Case("eval.py", "--chat --model_name_or_path {new_token_chat}"),
     "a teacher of another vocabulary": Case("distill.py", "--teacher_model_name_or_path {other_teacher}"),
