@@ -30,13 +30,18 @@ if TYPE_CHECKING:
 
     from llmft.arguments.methods import AdapterArguments
 
+UNTRUE = "The following (rank|alpha)_pattern keys did not match any targeted module"
+"""A warning of peft's about experts: it looks for modules of these names, but they are parameters, and the patterns hold."""
+
 
 def _put(model: PreTrainedModel, config_class: type[PeftConfig], **settings: Any) -> torch.nn.Module:
     if classification_head(model) is not None:
         settings["modules_to_save"] = [output_name(model)]
     transposed = any(isinstance(module, Conv1D) for module in model.modules())
     settings |= {"fan_in_fan_out": transposed, "exclude_modules": towers(model) or None, "revision": base_of(model)["revision"]}
-    return get_peft_model(model, config_class(task_type=TaskType.CAUSAL_LM, **settings))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=UNTRUE)
+        return get_peft_model(model, config_class(task_type=TaskType.CAUSAL_LM, **settings))
 
 
 def _add_lora(model: PreTrainedModel, flags: AdapterArguments, *_: Any) -> torch.nn.Module:
@@ -113,6 +118,7 @@ def _restore(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     _fit_vocabulary(model, folder, peft_config_in(folder))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")  # they would keep their initial values
+        warnings.filterwarnings("ignore", message=UNTRUE)
         return PeftModel.from_pretrained(model, str(folder))
 
 

@@ -336,3 +336,10 @@ def test_of_a_model_for_images_and_text_only_the_text_decoder_is_trained(part, f
 def test_biases_of_experts_are_biases():
     names = trained(adapted(tiny_model("gpt_oss"), "bitfit"))
     assert {name.rsplit(".", 1)[1] for name in names} == {"bias", "gate_up_proj_bias", "down_proj_bias"}
+
+
+def test_lora_on_experts_is_as_large_as_peft_says_and_warns_of_nothing(recwarn):
+    model = adapted(tiny_model("mixtral"), "lora", adapter_dim=2, lora_alpha=-1)
+    layers = {(m.parameter_name, m.r["default"], m.scaling["default"]) for m in model.modules() if hasattr(m, "parameter_name")}
+    assert layers == {("gate_up_proj", 4, 1.0), ("down_proj", 2, 1.0), ("weight", 2, 1.0)}
+    assert not [str(warning.message) for warning in recwarn if "pattern" in str(warning.message)]
