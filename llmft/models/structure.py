@@ -60,8 +60,9 @@ def sizes(linear: torch.nn.Module) -> tuple[int, int]:
 def towers(model: PreTrainedModel) -> str:
     """A regular expression for the names of all modules and weights that a multimodal model has beside its text decoder, for
     images or sound: text does not go through them, so they are not trained. "" for other models."""
-    decoder = {*model.base_model.get_decoder().modules()}
-    beside = {child for child in model.base_model.children() if decoder.isdisjoint(child.modules())}
+    decoder = {*model.base_model.get_decoder().parameters()}
+    weights = {child: {*child.parameters()} for child in model.base_model.children()}
+    beside = {child for child, tensors in weights.items() if tensors and tensors.isdisjoint(decoder)}
     names = [re.escape(name) for name, module in model.named_modules() if module in beside]
     return rf"({'|'.join(names)})(\..+)?" if names else ""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFTS_IA3
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, ProphetNetConfig
 
 from llmft.errors import InputError
 from llmft.models.parts.adapt import check_part, count_trainable, keeps_base, without_adapter
@@ -15,6 +15,7 @@ from llmft.models.parts.layers import ia3_targets
 from llmft.models.parts.parallel import parallel_modules
 from llmft.models.parts.saving import save_student
 from llmft.models.reading.batches import answer_logits, left_pad
+from llmft.models.structure import towers
 from llmft.prompts.tokens import TokenizedPrompts
 from tests.conftest import adapted, part_flags, tiny_model
 from tests.scoring import score_answers
@@ -331,6 +332,13 @@ def test_of_a_model_for_images_and_text_only_the_text_decoder_is_trained(part, f
     save_student(model, tmp_path / "student")
     if part in ("lora", "ia3"):
         torch.testing.assert_close(logits(AutoPeftModelForCausalLM.from_pretrained(tmp_path / "student")), logits(model))
+
+
+def test_models_of_text_alone_have_no_towers():
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_decoder_layers": 1, "num_decoder_attention_heads": 2, "is_decoder": True}
+    shared = ProphetNetConfig(**sizes)  # its embeddings are the decoder's, and stand beside it
+    assert not any(map(towers, [AutoModelForCausalLM.from_config(shared), *map(tiny_model, ("opt", "gpt2", "llama"))]))
+    assert towers(tiny_model("multimodal")) == r"(model\.vision_tower|model\.multi_modal_projector)(\..+)?"
 
 
 def test_biases_of_experts_are_biases():
