@@ -80,9 +80,7 @@ class DataArguments(PromptArguments):
         at_least=0,
     )
     eval_task_name: str | None = flag(
-        "Out-of-domain sets (comma-separated): hans, mnli-mismatched, paws-qqp, cola-ood; or none. Default: the task's partner.",
-        excludes={condition: "use --out_of_domain_file for a set of your own" for condition in ("--train_file", QUESTIONS)},
-        exempt=("none",),
+        "Out-of-domain sets (comma-separated): hans, mnli-mismatched, paws-qqp, cola-ood; or none. Default: the task's partner."
     )
     eval_task_path: str | None = flag("File of the one set named by --eval_task_name.", kind="path", group=UPSTREAM)
     eval_on_hans: bool = flag("Evaluate on hans; any --eval_on_... limits evaluation to the sets named.", False, group=UPSTREAM)

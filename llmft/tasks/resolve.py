@@ -78,6 +78,10 @@ def _tested_on(task: Task, data: DataArguments) -> Task:
     for name, flag in (requested or {}).items():
         if task.name not in OUT_OF_DOMAIN[name].tasks:
             raise InputError(f"{flag}: belongs to {', '.join(OUT_OF_DOMAIN[name].tasks)}, not to {task.name}; leave it out")
+    if requested is not None and data.out_of_domain_file is not None:
+        raise InputError(
+            f"--out_of_domain_file {data.out_of_domain_file}: has no effect with --eval_task_name or --eval_on_...; drop one"
+        )
     entries = [_from_files(OUT_OF_DOMAIN[name], data) for name in names]
     for name, argument in FILE_FLAGS.items():
         if getattr(data, argument) is not None and name not in names:

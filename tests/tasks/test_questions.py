@@ -236,10 +236,6 @@ def test_files_without_rows(write):
         ("--task questions --train_file f", "--task questions: there is nothing to evaluate on"),
         ("--answer_column a", "--answer_column a: has no effect without --task questions"),
         ("--document_column a", "--document_column a: has no effect without --task questions"),
-        (
-            "--task questions --eval_task_name none",
-            "--eval_task_name none: cannot be combined with --task questions or code (use",
-        ),
         ("--task questions --label_names a,b", "--label_names a,b: has no effect without --train_file"),
     ],
 )
