@@ -162,7 +162,7 @@ finish() {
     check_gpus
     mkdir -p "$OUTPUT_DIR/sweeps"
     logs=$(mktemp -d "$OUTPUT_DIR/sweeps/${sweep//\//-}-$(date +%Y%m%d-%H%M%S)-XXXX") # several machines may write to OUTPUT_DIR
-    chmod +rx "$logs"          # as umask allows
+    chmod +rx "$logs" # as umask allows
     for ((number = 1; number <= total; number++)); do
         if [ "${#running[@]}" -ge "$JOBS" ]; then collect; fi
         start "$number"

@@ -152,8 +152,10 @@ class Prompter:
 
     def _check_embeddings(self, prompts: TokenizedPrompts) -> None:
         """Check that every token has an embedding: those that were added behind a vocabulary may not (`check_tokenizer`)."""
+        if self.embeddings is None:
+            return
         highest = max(max(tokens, default=0) for tokens in (prompts.prefix, *prompts.suffixes))
-        if self.embeddings is not None and highest >= self.embeddings:
+        if highest >= self.embeddings:
             token = self.tokenizer.convert_ids_to_tokens(highest)
             raise InputError(
                 f"{self.model}: has {self.embeddings} embeddings, none for {token} ({highest}) in a prompt; leave out --chat, "
