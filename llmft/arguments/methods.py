@@ -66,8 +66,8 @@ class AdapterArguments(Checked):
     )
     lora_dropout: float = flag("Dropout on LoRA's input.", 0.0, at_least=0, below=1, needs=LORA)
     lora_targets: str = flag(
-        "Layers that LoRA updates; all-linear: all but the output layer (of experts, what peft supports: README); query-value: "
-        "upstream's choice (the fused layer if they are not separate).",
+        "Layers that LoRA updates; all-linear: all but the output layer (in mixtures of experts, what peft supports: README); "
+        "query-value: upstream's choice (the fused layer if they are not separate).",
         "all-linear",
         choices=("all-linear", "query-value"),
         needs=LORA,

@@ -29,7 +29,7 @@ OTHER_PLACES = frozenset(
 )
 """Model types whose positions or states run through padding, or whose positions do not start at 0 (`tests/all_families.py`)."""
 
-ATTENTION = re.compile("attn_implementation|FlashAttention|attention implementation|kernels")
+ATTENTION = re.compile("attn_implementation|FlashAttention|flash_attn|attention implementation")
 """What transformers' errors about an implementation of attention contain."""
 
 
@@ -118,8 +118,8 @@ def _loading(flag: str, name: str, remedy: str, *, attention: str | None = None)
         elif "trust_remote_code" in str(error):
             reason, remedy = "it needs code that comes with it", "add --trust_remote_code if you trust that code"
             raise InputError(f"{flag} {name}: cannot be loaded ({reason}); {remedy}") from error
-        elif attention and ATTENTION.search(str(error)):
-            remedy = "leave it out for the model's own choice, or use eager"
+        elif attention and (ATTENTION.search(str(error)) or ("/" in attention and "kernels" in str(error))):
+            remedy = "leave it out for the model's own choice" + ("" if attention == "eager" else ", or use eager")
             raise InputError(f"--attn_implementation {attention}: cannot be used ({reason}); {remedy}") from error
         raise InputError(f"{flag} {name}: cannot be loaded ({reason}); give a hub name, {remedy}") from error
 
@@ -139,7 +139,7 @@ def check_tokenizer(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, 
     """Model and tokenizer must be of one vocabulary, or a token has no embedding.
 
     Tokens that were added behind the vocabulary (a pad token, as a rule) do not occur in text and may have none; prompts are
-    checked for those that a chat template writes (`Prompter.prompts`).
+    checked for those that a chat template writes, and the token that ends answers (`Prompter.prompts`).
 
     Raises:
         InputError: they are not, or the tokenizer is empty.

@@ -100,6 +100,8 @@ class DocumentRun:
         run = cls(path, *(json.loads((path / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "metrics")))
         if run.kind is None:
             raise InputError(f"--runs {path}: its student is neither LoRA nor a cartridge; only these can be put together")
+        if run.settings.get("target_parameters"):
+            raise InputError(f"--runs {path}: peft cannot merge LoRA on experts; train with --lora_targets query-value")
         return run
 
     @property

@@ -155,11 +155,17 @@ class Prompter:
         if self.embeddings is None:
             return
         highest = max(max(tokens, default=0) for tokens in (prompts.prefix, *prompts.suffixes))
+        lacking = f"{self.model}: has {self.embeddings} embeddings, none for"
         if highest >= self.embeddings:
-            token = self.tokenizer.convert_ids_to_tokens(highest)
             raise InputError(
-                f"{self.model}: has {self.embeddings} embeddings, none for {token} ({highest}) in a prompt; leave out --chat, "
+                f"{lacking} {self.tokenizer.convert_ids_to_tokens(highest)} ({highest}) in a prompt; leave out --chat, "
                 "whose template may write it, or name the model's own tokenizer with --tokenizer_name"
+            )
+        end = max(self.end_ids[:1], default=0)
+        if end >= self.embeddings and not self.prompt_format.words:
+            raise InputError(
+                f"{lacking} {self.tokenizer.convert_ids_to_tokens(end)} ({end}), which ends answers; name the model's own "
+                "tokenizer with --tokenizer_name, or one whose eos_token the model has"
             )
 
     def _check(self, prompts: TokenizedPrompts, rows: Sequence[Row], limit: int, place: str) -> None:

@@ -49,6 +49,13 @@ def test_attention_that_a_model_cannot_use_is_named_by_its_own_flag(saved, famil
         load_model(str(saved), **HOW | {"attn_implementation": attention})
 
 
+def test_attention_is_not_blamed_for_other_errors(tmp_path):
+    folder = tmp_path / "kernels"
+    tiny_model("opt").config.save_pretrained(folder)
+    with pytest.raises(InputError, match=f"^--model_name_or_path {folder}: cannot be loaded"):
+        load_model(str(folder), **HOW | {"attn_implementation": "eager"})
+
+
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [

@@ -38,6 +38,16 @@ def test_several_ranks_are_refused(tmp_path, monkeypatch):
         compose.main(["--runs", f"{tmp_path}/a,{tmp_path}/b"])
 
 
+def test_lora_on_experts_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    for file in ("DONE", "config.json", "metrics.json"):
+        (tmp_path / file).write_text("{}")
+    settings = {"peft_type": "LORA", "target_parameters": ["mlp.experts.down_proj"]}  # of a Mixtral
+    (tmp_path / "model" / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=f"--runs {tmp_path}: peft cannot merge LoRA on experts"):
+        compose.main(["--runs", f"{tmp_path},{tmp_path}/other"])
+
+
 def weights(student):
     return load_file(student / "adapter_model.safetensors")
 

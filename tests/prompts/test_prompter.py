@@ -1,3 +1,4 @@
+import copy
 import re
 from dataclasses import replace
 
@@ -53,6 +54,17 @@ def test_a_token_without_an_embedding_is_an_error(tokenizers):
     token = re.escape(tokenizers["opt"].convert_ids_to_tokens(highest))
     with pytest.raises(InputError, match=rf"--model_name_or_path m: has {highest} embeddings, none for {token} \({highest}\)"):
         replace(prompter, embeddings=highest).check_window(rows)
+
+
+def test_the_token_that_ends_answers_needs_an_embedding(tokenizers):
+    tokenizer = copy.deepcopy(tokenizers["opt"])
+    count = len(tokenizer)
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+    rows = [{"text1": "a cat", "text2": None}]
+    labels = PromptFormat("{text1} ?", "", r"\n", ("Yes", "No"))
+    Prompter(tokenizer, labels, embeddings=count).prompts(rows)  # label words have no end
+    with pytest.raises(InputError, match=rf"has {count} embeddings, none for <\|im_end\|> \({count}\), which ends answers"):
+        Prompter(tokenizer, replace(labels, words=()), embeddings=count).prompts(rows)
 
 
 def test_a_prompt_over_the_window_is_an_error(tokenizers):

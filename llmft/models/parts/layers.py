@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from llmft.errors import InputError
 from llmft.models.parts.head import classification_head, output_name
 from llmft.models.parts.part import Adapter, Part, base_of
-from llmft.models.structure import layers, named, towers
+from llmft.models.structure import dense_layers, layers, named, towers
 from llmft.models.wrapping import unwrapped
 from llmft.runs.model_folder import PEFT_SETTINGS
 
@@ -84,7 +84,7 @@ def ia3_targets(model: PreTrainedModel) -> tuple[list[str], list[str]]:
     """
     scaled: set[str] = set()
     inner: set[str] = set()
-    for layer in layers(model):
+    for layer in dense_layers(model):
         fused = layer.projections.get("fused")
         scaled |= {fused} if fused else {layer.projections["key"], layer.projections["value"]}
         inner.add(layer.feed_forward[1])
@@ -172,4 +172,4 @@ IN_LAYERS = Adapter(
 )
 LORA = Part(_add_lora, _check_lora, adapter=IN_LAYERS)
 """peft draws its weights from torch's global generator. At `--lora_alpha -1` its scale is 1."""
-IA3 = Part(_add_ia3, lambda model, flags: layers(model), adapter=IN_LAYERS)
+IA3 = Part(_add_ia3, lambda model, flags: dense_layers(model), adapter=IN_LAYERS)

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmft.models.parts.part import Adapter, Part, base_of, train_only
-from llmft.models.structure import layers, sizes
+from llmft.models.structure import dense_layers, layers, sizes
 from llmft.models.wrapping import bare_model
 from llmft.runs.model_folder import PARALLEL_SETTINGS
 
@@ -122,7 +122,7 @@ def _add(model: PreTrainedModel, flags: AdapterArguments, _: Any, seed: int) -> 
 
 PARALLEL = Part(
     _add,
-    lambda model, flags: layers(model),
+    lambda model, flags: dense_layers(model),
     adapter=Adapter(
         is_in=lambda model: bool(parallel_modules(model)),
         left_out=_left_out,

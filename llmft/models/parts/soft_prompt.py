@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PromptTuningConfig, TaskType
 
+from llmft.errors import InputError
 from llmft.models.distributed import whole_weights
 from llmft.models.parts.part import Part, base_of
 from llmft.models.parts.prompt_learning import PromptLearningModel, random_tokens, virtual_tokens_adapter
+from llmft.models.structure import named
 from llmft.models.wrapping import forward_parameters
 
 if TYPE_CHECKING:
@@ -54,5 +56,13 @@ def _add(model: PreTrainedModel, flags: AdapterArguments, _: Any, seed: int) -> 
     return wrapped
 
 
-SOFT_PROMPT = Part(_add, adapter=virtual_tokens_adapter("a soft prompt", "PROMPT_TUNING", SoftPromptModel))
+def _check(model: PreTrainedModel, _: AdapterArguments) -> None:
+    if getattr(model.config.get_text_config(), "hidden_size_per_layer_input", None):  # Gemma 3n, Gemma 4
+        raise InputError(
+            f"--use_soft_prompt: {named(model)} embeds every token in each layer, and virtual tokens are no tokens; "
+            "use --use_cartridge or --use_adapter"
+        )
+
+
+SOFT_PROMPT = Part(_add, _check, adapter=virtual_tokens_adapter("a soft prompt", "PROMPT_TUNING", SoftPromptModel))
 """Virtual tokens, initialised with embeddings of random tokens."""

@@ -6,14 +6,15 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFTS_IA3
-from transformers import AutoModel, AutoModelForCausalLM, ProphetNetConfig
+from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, ProphetNetConfig
 
 from llmft.errors import InputError
+from llmft.models.parts import parallel
 from llmft.models.parts.adapt import check_part, count_trainable, keeps_base, without_adapter
 from llmft.models.parts.head import classification_head, put_head
 from llmft.models.parts.layers import ia3_targets
 from llmft.models.parts.parallel import parallel_modules
-from llmft.models.parts.saving import save_student
+from llmft.models.parts.saving import restore_student, save_student
 from llmft.models.reading.batches import answer_logits, left_pad
 from llmft.models.structure import towers
 from llmft.prompts.tokens import TokenizedPrompts
@@ -310,6 +311,8 @@ def test_parts_that_a_model_has_not_are_refused():
     with pytest.raises(InputError, match=r"--lora_dropout 0\.1: LoRA on the experts of mixtral has no dropout"):
         check_part(experts, part_flags("lora", lora_dropout=0.1))
     adapted(tiny_model("gpt_oss"), "lora", lora_dropout=0.1)  # LoRA leaves its experts alone
+    with pytest.raises(InputError, match="--use_soft_prompt: gemma3_text embeds every token in each layer"):
+        check_part(tiny_model("gemma3", hidden_size_per_layer_input=8), part_flags("soft_prompt"))  # as Gemma 3n's config
     for model in (experts, tiny_model("multimodal")):  # whose vision tower has some
         with pytest.raises(InputError, match=f"--bitfit: {model.config.model_type} has no bias terms"):
             check_part(model, part_flags("bitfit"))
@@ -339,6 +342,35 @@ def test_models_of_text_alone_have_no_towers():
     shared = ProphetNetConfig(**sizes)  # its embeddings are the decoder's, and stand beside it
     assert not any(map(towers, [AutoModelForCausalLM.from_config(shared), *map(tiny_model, ("opt", "gpt2", "llama"))]))
     assert towers(tiny_model("multimodal")) == r"(model\.vision_tower|model\.multi_modal_projector)(\..+)?"
+
+
+def test_a_model_whose_own_code_has_its_layers_elsewhere_is_trained_whole():
+    class Own(LlamaForCausalLM):
+        base_model_prefix = "transformer"  # it has no such attribute, so its base is itself, beside whose decoder the output is
+
+        def get_decoder(self):
+            return self.model
+
+    config = tiny_model("llama").config
+    model = adapted(Own(LlamaConfig(**config.to_dict() | {"tie_word_embeddings": False})), None)
+    assert trained(model) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("family", ["mixtral", "glm4_moe", "llama"])
+def test_lora_on_queries_and_values_needs_no_dense_feed_forward(family):
+    check_part(tiny_model(family), part_flags("lora", lora_targets="query-value"))
+    names = trained(adapted(tiny_model(family), "lora", lora_targets="query-value"))
+    assert {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in names} == {"q_proj", "v_proj"}
+    assert len(names) == 2 * 2 * 2
+
+
+def test_parallel_adapters_beside_experts_load_as_before(tmp_path):
+    model = parallel.PARALLEL.add(tiny_model("glm4_moe"), part_flags("parallel"), None, 0)  # `adapt` refuses them now
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.01 if parameter.requires_grad else 0
+    save_student(model, tmp_path)
+    torch.testing.assert_close(logits(restore_student(tiny_model("glm4_moe"), tmp_path)), logits(model))
 
 
 def test_biases_of_experts_are_biases():
