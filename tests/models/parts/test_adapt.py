@@ -366,6 +366,7 @@ def test_lora_on_queries_and_values_needs_no_dense_feed_forward(family):
 
 def test_parallel_adapters_beside_experts_load_as_before(tmp_path):
     model = parallel.PARALLEL.add(tiny_model("glm4_moe"), part_flags("parallel"), None, 0)  # `adapt` refuses them now
+    model.name_or_path = "base"
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.01 if parameter.requires_grad else 0
