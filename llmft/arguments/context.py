@@ -218,7 +218,8 @@ class WritingArguments(Checked):
     )
     stop: str | None = flag(
         r"Text that ends an answer, or several separated by `|`; \n and \t mean newline and tab, '' none. Default: if "
-        "demonstrations are shown in a pattern, the text that follows an answer there; for --task code, a newline.",
+        "demonstrations are shown in a pattern, the text that follows an answer there; for --task code, a newline; and what "
+        "ended answers in the run that trained the model, if one did.",
         answers=TEXT,
         may_be_empty=True,
     )

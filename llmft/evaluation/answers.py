@@ -180,6 +180,11 @@ class Answers(Protocol):
         """Token sequences that are read along with every training prompt."""
         return ()
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end a written answer, besides end tokens."""
+        return ()
+
     def ending_as(self, other: Self) -> Self:
         """The same, but a written answer also ends with whatever ends those of `other`."""
         return self

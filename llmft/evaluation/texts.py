@@ -107,11 +107,13 @@ class Texts(Answers):
         """
         from llmft.arguments.context import WritingArguments
         from llmft.models.reading.generation import Generation
+        from llmft.models.wrapping import bare_model
 
         if calibrate:
             raise InputError("--calibrate: is defined for labels, but these answers are text; drop this flag")
         flags = WritingArguments() if config is None else config.writing
         stops = (task.stops if task else ()) or prompter.stops
+        stops = tuple(dict.fromkeys((*stops, *getattr(bare_model(model), "learnt_stops", ()))))
         stops = stops if flags.stops is None else tuple(map(decode_escapes, flags.stops))
         seed = 0 if config is None or config.run is None else config.run.data_seed
         generation = Generation(flags.max_new_tokens, flags.generation_temperature, stops, prompter.end_ids, seed)
@@ -300,10 +302,16 @@ class Texts(Answers):
             examples.append(example | ({"answer": tokens} if gold else {}))
         return examples
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end an answer, besides end tokens."""
+        return self.generation.stop
+
     def ending_as(self, other: Texts) -> Texts:
         """The same, but answers also end with whatever ends those of `other`."""
+        stops = tuple(dict.fromkeys((*self.stops, *other.stops)))
         ends = tuple(dict.fromkeys((*self.generation.end_ids, *other.generation.end_ids)))
-        return replace(self, generation=replace(self.generation, stop=other.generation.stop, end_ids=ends))
+        return replace(self, generation=replace(self.generation, stop=stops, end_ids=ends))
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
         """`TEXT_METRICS`, the headline, `runs` if programs are run, `wrong_answer` (over the `n_wrong_answer` rows with a known

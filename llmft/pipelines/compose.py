@@ -145,7 +145,10 @@ class DocumentRun:
 
     @property
     def ends_as_shown(self) -> bool:
-        """Whether its answers ended with what ends those of its teacher, which read demonstrations."""
+        """Whether its answers ended with what ends those of its teacher, which read demonstrations, and its student, saved by an
+        older version, does not say so."""
+        if "stop" in student_settings(self.student):
+            return False
         taught = DistillationArguments.__name__ in self.config["arguments"] and any(self.config["draws"]["demonstrations"])
         task = TASKS.get(self.config["task"])  # None for one's own files of labels
         return taught and task is not None and task.answer == "text" and not task.stops
@@ -231,7 +234,7 @@ def compose(runs: Sequence[DocumentRun], folders: Mapping[str, Path], flags: Com
     names = composing.add_adapters(model, adapters)
     for merge, folder in folders.items():
         composing.merge_adapters(model, names, merge, flags.merge_weight, flags.ties_density)
-        composing.save_merged(model, merge, adapters[0], folder)
+        composing.save_merged(model, merge, adapters, folder)
 
 
 def ask(run: DocumentRun, alone: Sequence[Path], together: Mapping[str, Path], output_dir: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def in_context(
     Args:
         max_new_tokens: maximum length of a text answer in tokens.
         stop: texts that end a text answer, besides the model's end token; () for none. By default the separator of
-            demonstrations, if there are any: give it for a student that learnt from such a teacher.
+            demonstrations, if there are any: give it for a student that learnt from such a teacher (`stop` in `student.json`).
 
     Returns:
         The metrics, and a frame with `idx`, `target`, `prediction` and `score` of each row.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 from llmft.models.load import load_model
 from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows
 from llmft.runs.notes import say_note
@@ -122,7 +122,7 @@ def _say_slow(run: RunArguments, model: PreTrainedModel) -> None:
 def load_other_model(
     job: Job, name: str, flag: str, *, revision: str, gguf_file: str | None = None, tokenizer_name: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model without any trained part, loaded according to the flags.
+    """A model without any trained part, loaded according to the flags. Prints what ends the answers of a run's student.
 
     Args:
         flag: the flag that names it, for messages.
@@ -130,12 +130,15 @@ def load_other_model(
     Raises:
         InputError: there is no such model.
     """
+    from llmft.models.identity import settings_of_student
     from llmft.models.reading.reader import agreement_of
+    from llmft.models.wrapping import bare_model
 
     model = job.config.model
+    student = settings_of_student(name, revision, model.cache_dir)
     loaded, tokenizer = load_model(
         name,
-        dtype=model.torch_dtype or _default_dtype(job, name, revision, flag),
+        dtype=model.torch_dtype or _default_dtype(job, student.get("dtype", "float32"), f"{flag} {name}"),
         attn_implementation=model.attn_implementation,
         revision=revision,
         cache_dir=model.cache_dir,
@@ -145,21 +148,26 @@ def load_other_model(
         flag=flag,
     )
     loaded = loaded.to(job.config.run.device)
+    stops = bare_model(loaded).learnt_stops = tuple(student.get("stop", ()))
+    if stops and job.task.answer == "text" and job.config.writing.stops is None:
+        ends = " or ".join(map(quote, stops))
+        say_note(f"{flag} {name}: answers also end with {ends}, as in the run that trained it; --stop chooses otherwise")
     agreement_of(loaded)  # here, so that its cost is not in a phase that reads rows
     return loaded, tokenizer
 
 
-def _default_dtype(job: Job, name: str, revision: str, flag: str) -> str:
-    """The precision if none is requested: float32 for training, else that of --fp16 or --bf16, or a student's own."""
-    from llmft.models.identity import settings_of_student
+def _default_dtype(job: Job, trained_in: str, named: str) -> str:
+    """The precision if none is requested: float32 for training, else that of --fp16 or --bf16, or a student's own.
 
-    run, cache_dir = job.config.run, job.config.model.cache_dir
-    trained_in = settings_of_student(name, revision, cache_dir).get("dtype", "float32")
+    Args:
+        named: the model and the flag that names it, for messages.
+    """
+    run = job.config.run
     if job.config.trained is None:
         return "float16" if run.fp16 else "bfloat16" if run.bf16 else trained_in
     if trained_in != "float32":
         say_note(
-            f"{flag} {name}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
+            f"{named}: was trained in {trained_in} and is loaded in float32, which changes its scores a little; "
             f"use --torch_dtype {trained_in} for its original scores"
         )
     return "float32"  # training under --fp16 or --bf16 keeps full-precision weights to update

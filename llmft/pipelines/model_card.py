@@ -134,6 +134,9 @@ def loading(folder: Path, base: Base | None, config: dict[str, Any]) -> str:
     parts = [] if needs_llmft else ["```python\n" + "\n".join(lines) + "\n```"]
     gguf_flag = f" (`--gguf_file {base.gguf_file}` is known from `student.json`)" if base is not None and base.gguf_file else ""
     parts += [f"With llmft: `python eval.py --model_name_or_path FOLDER --num_shots 0 ...`{gguf_flag}."]
+    if stops := student_settings(folder).get("stop"):
+        shown = " or ".join(json.dumps(stop, ensure_ascii=False) for stop in stops)
+        parts += [f"Answers also end with {shown}, which llmft knows from `student.json`; give it to others (`stop_strings`)."]
     if dtype != "float32":
         parts += [
             f"Weights are in {dtype}; llmft computes the last layer's logits in float32 nevertheless; transformers does not."

@@ -211,13 +211,13 @@ def writer_of(asker: Asker) -> Asker:
         InputError: it cannot be loaded.
     """
     job, flags = asker.job, asker.job.config.self_study
-    stop = None if job.config.data.chat else LINE_END
+    stop = "" if job.config.data.chat else LINE_END
     writing = WritingArguments(flags.max_query_tokens, flags.query_temperature, stop)
     told = replace(job, config=replace(job.config, writing=writing))
     if flags.writer_model_name_or_path is None:
         return replace(asker, job=told)
     name, revision = flags.writer_model_name_or_path, flags.writer_model_revision
-    return Asker.create(told, *load_other_model(job, name, "--writer_model_name_or_path", revision=revision))
+    return Asker.create(told, *load_other_model(told, name, "--writer_model_name_or_path", revision=revision))
 
 
 def write_queries(writer: Asker, chunks: Sequence[Chunk], assignments: Sequence[Assignment]) -> list[WrittenPair]:

@@ -40,7 +40,7 @@ from llmft.training.reporting import reporting
 from llmft.training.stop_at_nan import POSITION, StopAtNonFinite
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from llmft.cost.phases import Phase
     from llmft.evaluation.scorer import Scorer
@@ -117,7 +117,7 @@ def train(
             trainer.train(resume_from_checkpoint=job.resumed_from)
         trainer.count_work(phase)
     if run.save_final_model:
-        _save(job, trainer.model, student.prompter.tokenizer, job.record.path / "model")
+        _save(job, student, trainer.model, job.record.path / "model")
     if run.save_best_models and job.record.writes:
         for stage, best in evaluations.best.items():
             path = job.record.path / f"model_{stage}"
@@ -181,7 +181,7 @@ def _add_callbacks(job: Job, trainer: FtTrainer, student: Scorer, phase: Phase, 
     trainer.add_callback(KeepProgress(progress, kept))
     trainer.add_callback(SayResumed())
     if run.save_best_models:
-        trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, trainer.model, student.prompter.tokenizer)))
+        trainer.add_callback(KeepBestWeights(evaluations, partial(_save, job, student, trainer.model)))
     if run.log_l2_dist_per_weight:
         trainer.add_callback(LogDistances(student.model, trainer.log))
 
@@ -200,12 +200,16 @@ def _restore(job: Job, evaluations: Evaluations, trainer: FtTrainer) -> None:
         trainer.restore(reached["trainer"][rank] or {})
 
 
-def _save(job: Job, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+def _save(job: Job, student: Scorer, model: torch.nn.Module, path: Path) -> None:
     """Save the trained part and the tokenizer in the form that `load_model` reads: the formats of transformers and peft if they
-    have one."""
+    have one.
+
+    Args:
+        model: the student's model, as the trainer has wrapped it.
+    """
     with job.meter.phase("save"), weights_on_rank_0(model, bare_model(model)):
         if job.record.writes:
             with whole_folder(path) as aside:
-                save_student(model, aside)
+                save_student(model, aside, student.answers.stops)
                 name_start(aside, path)
-                tokenizer.save_pretrained(str(aside))
+                student.prompter.tokenizer.save_pretrained(str(aside))

@@ -12,7 +12,8 @@ from llmft.errors import InputError, quote
 PEFT_SETTINGS, PARALLEL_SETTINGS, HEAD_SETTINGS = "adapter_config.json", "parallel_adapter.json", "classification_head.json"
 """Files whose presence shows that a folder holds a peft adapter, parallel adapters, or a classification head."""
 STUDENT_SETTINGS = "student.json"
-"""File in a student's folder with facts about its training that no other file has: precision, the base's .gguf file."""
+"""File in a student's folder with facts about its training that no other file has: precision, the base's .gguf file, what ends
+answers."""
 START = "start"
 """Subfolder of an adapter's folder: the merged model that it was trained on, if that is not stored elsewhere."""
 
@@ -66,6 +67,11 @@ def student_settings(folder: Path) -> dict[str, Any]:
     """
     file = folder / STUDENT_SETTINGS
     return read_settings(file) if file.is_file() else {}
+
+
+def write_student_settings(settings: dict[str, Any], folder: Path) -> None:
+    """Record facts about the student that is saved in `folder`."""
+    (folder / STUDENT_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from llmft.arguments.composing import ComposeArguments
 from llmft.arguments.run import as_dict
 from llmft.errors import InputError
+from llmft.models.parts.composing import write_common_settings
 from llmft.pipelines import compose, distill, fine_tune, in_context
 from tests.parsing import parse
 from tests.pipelines.conftest import IN_DOMAIN, run
@@ -107,9 +108,23 @@ def test_each_is_asked_alone_and_all_together_about_every_document(trained, tmp_
 
 def test_answers_end_as_those_of_the_runs_teacher(tmp_path):
     shown = ("--context", "demonstrations,document", "--num_shots", 2, *PARTS["lora"])
-    words = compose.DocumentRun.read(run("distill.py", tmp_path, *SHORT, *shown).path).words
+    path = run("distill.py", tmp_path, *SHORT, *shown).path
+    settings = json.loads((path / "model" / "student.json").read_text())
+    assert settings["stop"] == ["\n\n"]
+    assert not any(word.startswith("--stop") for word in compose.DocumentRun.read(path).words)
+    (path / "model" / "student.json").write_text(json.dumps({"dtype": settings["dtype"]}))  # as older versions saved it
+    words = compose.DocumentRun.read(path).words
     assert r"--stop=\n\n" in words
     assert parse(in_context.GROUPS, words)[0]
+
+
+def test_answers_of_a_composition_end_as_those_of_any_of_its_students(tmp_path):
+    stops = {"first": {"stop": ["\n"]}, "second": {"stop": ["\n\n", "\n"]}, "third": {}}
+    for name, settings in stops.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "student.json").write_text(json.dumps({"dtype": "bfloat16", **settings}))
+    write_common_settings([tmp_path / name for name in stops], tmp_path)
+    assert json.loads((tmp_path / "student.json").read_text()) == {"dtype": "bfloat16", "stop": ["\n", "\n\n"]}
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,26 @@ def test_a_student_on_the_hub_is_evaluated_in_the_precision_of_its_training(tmp_
     assert not np.array_equal(scores[0], scores[2])
 
 
+def test_answers_of_a_student_end_as_in_its_run(tmp_path, capsys):
+    asked = ("--task", "notes", "--max_eval_samples", 4, *IN_DOMAIN, "--max_new_tokens", 8)
+    training = ("--max_train_samples", 4, "--max_steps", 1, "--no_evaluate_with_context", "--no_evaluate_elsewhere")
+    record = run("distill.py", tmp_path, *asked, *training, *PARTS["lora"], "--stop", r"ated|\n\n")
+    card = (record.path / "model" / "README.md").read_text()
+    assert r'also end with "ated" or "\n\n"' in card
+    student = ("--context", "none", "--model_name_or_path", record.path / "model")
+    after = list(record.predictions.query("stage == 'after'").prediction)
+    assert set(after) == {"not st"}  # of "not stated", which the model answers without the document
+    capsys.readouterr()
+    again = run("eval.py", tmp_path, *asked, *student)
+    assert list(again.predictions.prediction) == after
+    assert r"model: answers also end with 'ated' or '\n\n', as in the run that trained it; --stop" in capsys.readouterr().err
+    assert set(run("eval.py", tmp_path, *asked, *student, "--stop", "").predictions.prediction) == {"not stated"}
+    second = run("distill.py", tmp_path, *asked, *training, *PARTS["lora"], *student[2:], "--stop", "")
+    assert "stop" not in json.loads((second.path / "model" / "student.json").read_text())
+    second = run("ft.py", tmp_path, *asked, *training[:4], "--no_evaluate_elsewhere", *PARTS["lora"], *student[2:])
+    assert json.loads((second.path / "model" / "student.json").read_text())["stop"] == ["ated", "\n\n"]
+
+
 def test_the_card_says_what_there_is_to_know(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MY_API_KEY", "a-secret-that-nobody-may-see")
     told = "Say Yes or No, a-secret-that-nobody-may-see"

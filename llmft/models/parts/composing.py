@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from peft import PeftModel, compose_cartridge_adapters
 
-from llmft.runs.model_folder import STUDENT_SETTINGS
+from llmft.runs.model_folder import student_settings, write_student_settings
 
 
 def join_cartridges(students: Sequence[Path], folder: Path) -> None:
@@ -21,7 +20,7 @@ def join_cartridges(students: Sequence[Path], folder: Path) -> None:
         folder: an empty one.
     """
     compose_cartridge_adapters(students, output_path=folder)
-    shutil.copy(students[0] / STUDENT_SETTINGS, folder)
+    write_common_settings(students, folder)
 
 
 def add_adapters(model: PeftModel, students: Sequence[Path]) -> list[str]:
@@ -51,11 +50,11 @@ def merge_adapters(model: PeftModel, names: Sequence[str], how: str, weight: flo
     model.add_weighted_adapter(list(names), [weight] * len(names), how, combination_type=how, **more)
 
 
-def save_merged(model: PeftModel, how: str, settings: Path, folder: Path) -> None:
+def save_merged(model: PeftModel, how: str, students: Sequence[Path], folder: Path) -> None:
     """Write a merged adapter that can be loaded like a student.
 
     Args:
-        settings: folder of a student with the common settings.
+        students: folders of those that were merged.
         folder: an empty one.
     """
     model.save_pretrained(str(folder), selected_adapters=[how], save_embedding_layers=False)
@@ -63,4 +62,11 @@ def save_merged(model: PeftModel, how: str, settings: Path, folder: Path) -> Non
         file.rename(folder / file.name)
     (folder / how).rmdir()
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
-    shutil.copy(settings / STUDENT_SETTINGS, folder)
+    write_common_settings(students, folder)
+
+
+def write_common_settings(students: Sequence[Path], folder: Path) -> None:
+    """Record for several students put together what their runs recorded: answers end with what ends those of any of them."""
+    settings = [*map(student_settings, students)]
+    stops = dict.fromkeys(stop for one in settings for stop in one.get("stop", ()))
+    write_student_settings(settings[0] | ({"stop": [*stops]} if stops else {}), folder)

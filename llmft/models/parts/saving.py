@@ -4,14 +4,15 @@ A folder holds one of
 - a whole model in transformers' format (all weights, BitFit, output layer);
 - an adapter in peft's format (LoRA, IA3, soft prompt, cartridge), or parallel adapters in ours, either naming its base (if the
   base itself was a student with an adapter: `llmft.models.parts.stacked`); and, for a classifier, its head. With a head, a
-  whole model is only the backbone, which AutoModel loads. `student.json` has the precision in which the base was trained.
+  whole model is only the backbone, which AutoModel loads. `student.json` has the precision in which the base was trained, and
+  the texts that end its answers, if there are any.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -21,19 +22,20 @@ from llmft.models.parts.adapt import ADAPTERS, adapter_in
 from llmft.models.parts.part import base_of
 from llmft.models.parts.stacked import MergedAdapter, lora_updates, save_stacked
 from llmft.models.wrapping import bare_model
-from llmft.runs.model_folder import HEAD_SETTINGS, STUDENT_SETTINGS, adapter_settings, base_named_in, read_settings
+from llmft.runs.model_folder import HEAD_SETTINGS, adapter_settings, base_named_in, read_settings, write_student_settings
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 
-def save_student(model: torch.nn.Module, folder: Path) -> None:
+def save_student(model: torch.nn.Module, folder: Path, stops: Sequence[str] = ()) -> None:
     """Write what was trained, loadable by `load_model`, and by plain transformers or peft if they have the format.
 
     Args:
         model: its weights whole (see `weights_on_rank_0`).
         folder: an empty folder, or one that does not exist yet.
+        stops: texts that end its answers, besides end tokens.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bare, head, adapter = bare_model(model), heads.classification_head(model), adapter_in(model)
@@ -45,11 +47,13 @@ def save_student(model: torch.nn.Module, folder: Path) -> None:
         heads.save_head(head, folder)
     save_stacked(bare, folder)
     merged = getattr(bare, "merged_adapter", None)
-    settings = {"dtype": str(bare.get_input_embeddings().weight.dtype).removeprefix("torch.")}
+    settings: dict[str, Any] = {"dtype": str(bare.get_input_embeddings().weight.dtype).removeprefix("torch.")}
+    if stops:
+        settings["stop"] = list(stops)
     gguf_file = getattr(bare, "gguf_file", None) if merged is None else merged.gguf_file
     if base_named_in(folder) is not None and gguf_file is not None:
         settings["gguf_file"] = gguf_file
-    (folder / STUDENT_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_student_settings(settings, folder)
 
 
 def restore_student(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
