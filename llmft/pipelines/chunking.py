@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmft.evaluation.metrics import load_metric
 from llmft.runs.notes import say_note
 from llmft.tasks.chunks import Chunk, closest, cut, read_chunk, widened
 from llmft.tasks.texts import query_text
@@ -65,15 +66,16 @@ class ChunkedDocuments:
 
     def nearest(self, rows: Sequence[Row]) -> tuple[list[Chunk], int]:
         """For each row the chunk of its document that shares the most rare words with its question, out of those that contain an
-        accepted answer if any do; and how many rows share no word with theirs."""
+        accepted answer, as the metric `contains` sees it, if any do; and how many rows share no word with theirs."""
+        contains = load_metric("contains", "text").row_score
         chunks: dict[int, Chunk] = {}
         strangers = 0
         for document in dict.fromkeys(row["document"] for row in rows):
             places = [place for place, row in enumerate(rows) if row["document"] == document]
             asked, candidates = [rows[place] for place in places], self.chunks(document)
-            texts = [chunk.text.casefold() for chunk in candidates]
-            answers = [[answer.strip().casefold() for answer in row.get("answer") or ()] for row in asked]
-            holds = np.array([[any(answer in text for answer in accepted) for text in texts] for accepted in answers])
+            texts = [chunk.text for chunk in candidates]
+            answers = [row.get("answer") or () for row in asked]
+            holds = np.array([[bool(accepted and contains(text, accepted)) for accepted in answers] for text in texts]).T
             nearest, similarity = closest(texts, [*map(query_text, asked)], holds | ~holds.any(1, keepdims=True))
             chunks |= {place: candidates[number] for place, number in zip(places, nearest, strict=True)}
             strangers += int((similarity <= 0).sum())

@@ -99,3 +99,17 @@ def test_an_instruction_of_a_file_stands_in_front_of_documents(folder):
         for kinds, more in {"document": (), "instruction,document": ("--instruction", folder / "told.txt")}.items()
     }
     assert tokens["instruction,document"] > tokens["document"]
+
+
+def test_a_chunk_contains_an_answer_as_whole_words(tmp_path):
+    text = "The bakery of Ulgal opened in 1987, as is well known.\n\nIts staff are 7. Is it for sale? No."
+    (tmp_path / "inn.md").write_text(text)
+    rows = [{"text1": "How many bake in the bakery of Ulgal?", "answer": "7"}]
+    rows += [{"text1": "Is the bakery of Ulgal for sale?", "answer": ["no", "not at all"]}]
+    rows += [{"text1": "What opened in Ulgal?", "answer": "an inn"}, {"text1": "When did the bakery open?", "answer": "in 1987"}]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ("--validation_file", tmp_path / "asked.jsonl", "--context", "file", "--context_file", tmp_path / "inn.md")
+    read = run("eval.py", tmp_path, *ASKED, *asked, "--chunk_tokens", 16).predictions["document"]
+    first, second = read[2], read[0]
+    assert first.startswith("inn.md#0-53-") and second.startswith("inn.md#54-")
+    assert list(read) == [second, second, first, first]
