@@ -14,7 +14,7 @@ from llmft.tasks.schema import Row
 
 UNTITLED = "document"
 """Start of the ids of documents without a title."""
-ID = re.compile(r"\S+-[0-9a-f]{8}")
+ID = re.compile(r"\S+-[0-9a-f]{8,64}")
 """An id made by `name_documents`; no document is such a text."""
 
 
@@ -161,18 +161,21 @@ def read_documents(
 
 def name_documents(rows: Iterable[Row], documents: dict[str, str]) -> None:
     """Replace each row's document by its id: the existing one for a known text, else one made from its title and content,
-    independent of other documents. New documents are added to `documents`."""
+    independent of other documents unless another has this id: then more digits follow. New documents are added to `documents`."""
     ids = {text: name for name, text in documents.items()}
     for row in rows:
         document = row["document"]
         if isinstance(document, Document):
-            name = row["document"] = ids.setdefault(document.text, f"{document.title}-{content_hash(document.text)}")
+            if document.text not in ids:
+                names = (f"{document.title}-{content_hash(document.text, digits)}" for digits in range(8, 65))
+                ids[document.text] = next(name for name in names if name not in documents)
+            name = row["document"] = ids[document.text]
             documents[name] = document.text
 
 
-def content_hash(text: str) -> str:
-    """Eight hex digits that distinguish texts."""
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def content_hash(text: str, digits: int = 8) -> str:
+    """Hex digits that distinguish texts."""
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def document_of(name: str) -> str:

@@ -321,6 +321,18 @@ def test_draws_of_rows_in_words():
     assert len(left) == 6 and len(draw_training_rows(left, None, data_seed=0)) == 6
 
 
+def test_documents_whose_hashes_begin_alike_are_two(write):
+    texts = [f"The inn has {rooms} rooms." for rooms in (67024, 86753, 67024)]  # both sha256 begin with 2b168cb9
+    rows = [{"text1": "How many rooms?", "answer": text.split()[3], "document": text} for text in texts]
+    data = load(task := questions("--validation_file", write(rows), "--document_column", "document"))
+    named = [row["document"] for row in data.in_domain["questions"]]
+    assert [data.documents[name] for name in named] == texts
+    assert named[0] == "document-2b168cb9" and len(data.documents) == 2
+    file = write([{"text1": "How many?", "document": named[1]}], "named.jsonl")
+    (row,) = queries(file, task, "--task", "questions", "--document_column", "document", documents=data.documents)
+    assert row["document"] == named[1]
+
+
 TEXTS = st.text("ab ", min_size=1, max_size=3)
 
 
