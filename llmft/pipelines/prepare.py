@@ -147,12 +147,18 @@ def reads_training_rows(config: Config) -> bool:
 
 
 def check_context(config: Config, task: Task) -> None:
-    """Check that the context's files will be used.
+    """Check that the context's files will be used. A note says if the rows' documents will not.
 
     Raises:
         InputError: some will not.
     """
     context, by_name = config.context, task.documents is not None and task.splits is None
+    column, kinds = config.data.document_column, [kind for kind in context.contexts if kind not in ("file", "dialogue")]
+    if column is not None and kinds != ["none"] and context.contexts and not context.reads("document"):
+        say_note(
+            f"--document_column {column}: --context {context.context} does not read the rows' documents; "
+            f"--context {','.join([*kinds, 'document'])} does"
+        )
     if not context.context_files:
         return
     shown = f"--context_dir {context.context_dir}" if context.context_dir else f"--context_file {context.context_file}"

@@ -113,3 +113,17 @@ def test_a_chunk_contains_an_answer_as_whole_words(tmp_path):
     first, second = read[2], read[0]
     assert first.startswith("inn.md#0-53-") and second.startswith("inn.md#54-")
     assert list(read) == [second, second, first, first]
+
+
+def test_a_note_says_that_the_context_does_not_read_the_rows_documents(folder, capsys):
+    rows = ("--validation_file", folder / "validation.jsonl", "--document_column", "document", "--max_eval_samples", 1)
+    told, asked = ("--instruction", "Answer in a word."), ("--context_file", folder / "long.md")
+    line = "note: --document_column document: --context {} does not read the rows' documents; --context {} does\n"
+    run("eval.py", folder / "unread", *ASKED, *rows, "--context", "instruction", *told)
+    assert line.format("instruction", "instruction,document") in capsys.readouterr().err
+    with pytest.raises(InputError, match="more than the model's window"):
+        run("eval.py", folder / "unread", *ASKED, *rows, "--context", "file", *asked)
+    assert line.format("file", "document") in capsys.readouterr().err
+    run("eval.py", folder / "unread", *ASKED, *rows, "--context", "none")
+    run("eval.py", folder / "unread", *ASKED, *rows, "--context_dir", folder / "parts")
+    assert "does not read" not in capsys.readouterr().err
