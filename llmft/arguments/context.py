@@ -66,6 +66,15 @@ def files_in(folder: Path, globs: str, flag: str) -> list[Path]:
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
+def has_text(path: Path) -> bool:
+    """Whether a file has more than white space in it; True if it cannot be read, which whoever reads it reports."""
+    try:
+        with path.open("rb") as lines:
+            return any(line.strip() for line in lines)
+    except OSError:
+        return True
+
+
 @dataclass
 class DocumentArguments(Checked):
     """Text files that queries are about."""
@@ -79,7 +88,8 @@ class DocumentArguments(Checked):
         needs=READ,
     )
     context_dir: str | None = flag(
-        "Folder of documents. Each is preceded by its path, which rows use as its name; with --context file all form one text.",
+        "Folder of documents. Each is preceded by its path, which rows use as its name; with --context file all form one text. "
+        "Files without text are left out.",
         kind="path",
         needs=READ,
     )
@@ -97,20 +107,34 @@ class DocumentArguments(Checked):
 
     @property
     def context_files(self) -> list[ContextFile]:
-        """The files of --context_file in the order given, or those of --context_dir sorted by path.
+        """The files of --context_file in the order given, or those of --context_dir that have text, sorted by path.
+
+        Raises:
+            InputError: the folder does not exist, has no matching file, or has text in none of them.
+        """
+        if self.context_dir is None:
+            return [ContextFile(Path(name).name, name) for name in files_of(self.context_file)]
+        paths = [*filter(has_text, self.paths)]
+        if not paths:
+            matched = f"--context_glob {self.context_glob}: none of the {len(self.paths)} files that it matches has text"
+            raise InputError(f"--context_dir {self.context_dir}: {matched}; use another, such as **/*.md")
+        names = [path.relative_to(self.context_dir).as_posix() for path in paths]
+        return [ContextFile(name, str(path), "--context_dir") for name, path in zip(names, paths, strict=True)]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of --context_dir, with or without text.
 
         Raises:
             InputError: the folder does not exist or has no matching file.
         """
-        if self.context_dir is None:
-            return [ContextFile(Path(name).name, name) for name in files_of(self.context_file)]
         folder, shown = Path(self.context_dir), f"--context_dir {self.context_dir}"
         if not folder.is_dir():
             raise InputError(f"{shown}: no such folder; name a folder of documents")
         paths = files_in(folder, self.context_glob, "--context_glob")
         if not paths:
             raise InputError(f"{shown}: --context_glob {self.context_glob} matches no file in it; use another, such as **/*.md")
-        return [ContextFile(path.relative_to(folder).as_posix(), str(path), "--context_dir") for path in paths]
+        return paths
 
     @property
     def full_paths(self) -> list[str]:

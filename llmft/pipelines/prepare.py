@@ -11,7 +11,7 @@ from typing import Any
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
-from llmft.arguments.context import DocumentArguments, names_documents
+from llmft.arguments.context import DocumentArguments, has_text, names_documents
 from llmft.arguments.data import DataArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.flags import flags_of, paths_named
@@ -147,12 +147,13 @@ def reads_training_rows(config: Config) -> bool:
 
 
 def check_context(config: Config, task: Task) -> None:
-    """Check that the context's files will be used. A note says if the rows' documents will not.
+    """Check that the context's files will be used. Notes say if some of a folder's files, or the rows' documents, will not.
 
     Raises:
         InputError: some will not.
     """
     context, by_name = config.context, task.documents is not None and task.splits is None
+    say_without_text(context)
     column, kinds = config.data.document_column, [kind for kind in context.contexts if kind not in ("file", "dialogue")]
     if column is not None and kinds != ["none"] and context.contexts and not context.reads("document"):
         say_note(
@@ -166,6 +167,18 @@ def check_context(config: Config, task: Task) -> None:
         raise InputError(f"{shown}: rows of {task.name} have their own documents; drop this flag, or use --context file")
     if config.in_context is not None and len(context.texts) > 1 and not by_name:
         raise InputError(f"{shown}: eval.py reads one context; give one file")
+
+
+def say_without_text(context: DocumentArguments) -> None:
+    """Print a note that counts the files of --context_dir that are left out because they have no text."""
+    if context.context_dir is None:
+        return
+    empty = [path for path in context.paths if not has_text(path)]
+    if empty:
+        say_note(
+            f"--context_dir {context.context_dir}: {len(empty)} of the {len(context.paths)} files that --context_glob "
+            f"{context.context_glob} matches have no text, the first being {empty[0]}; left out"
+        )
 
 
 def check_paths(config: Config) -> None:

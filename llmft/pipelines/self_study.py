@@ -24,7 +24,7 @@ from llmft.models.identity import fingerprint_model
 from llmft.pipelines.chunking import ChunkedDocuments, token_count
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_other_model, load_start
-from llmft.pipelines.prepare import set_up_process
+from llmft.pipelines.prepare import say_without_text, set_up_process
 from llmft.pipelines.process import no_room
 from llmft.pipelines.prompting import format_of, prompt_format_of
 from llmft.pipelines.run_identity import settings
@@ -99,6 +99,7 @@ def prepare_study(argv: Sequence[str] | None) -> Job:
         raise InputError("--model_name_or_path: not given; name the model that answers")
     if not context.context_files:
         raise InputError("--context_file: not given; name the documents, or their folder with --context_dir")
+    say_without_text(context)
     task = get_task("questions")
     data = DataArguments(task_name=task.name, **{field.name: getattr(prompt, field.name) for field in fields(prompt)})
     shots = DemonstrationArguments(num_shots=0)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 
@@ -127,3 +128,22 @@ def test_a_note_says_that_the_context_does_not_read_the_rows_documents(folder, c
     run("eval.py", folder / "unread", *ASKED, *rows, "--context", "none")
     run("eval.py", folder / "unread", *ASKED, *rows, "--context_dir", folder / "parts")
     assert "does not read" not in capsys.readouterr().err
+
+
+def test_files_of_a_folder_without_text_are_left_out(folder, tmp_path, capsys):
+    asked = ("--validation_file", folder / "validation.jsonl", "--max_eval_samples", 2, "--context", "file")
+    of_folder = ("--context_dir", tmp_path / "docs", "--context_glob", "*.md")
+    (tmp_path / "docs").mkdir()
+    shutil.copy(folder / "parts" / "a.md", tmp_path / "docs" / "b.md")
+    alone = run("eval.py", tmp_path, *ASKED, *asked, *of_folder)
+    assert "no text" not in capsys.readouterr().err
+    (tmp_path / "docs" / "a.md").touch()
+    (tmp_path / "docs" / "c.md").write_text(" \n\n")
+    record = run("eval.py", tmp_path, *ASKED, *asked, *of_folder, "--seed", 1)
+    assert record.metrics["tokens_per_query"] == alone.metrics["tokens_per_query"]
+    shown = (
+        f"note: --context_dir {tmp_path}/docs: 2 of the 3 files that --context_glob *.md matches have no text, the first being "
+    )
+    assert capsys.readouterr().err.count(f"{shown}{tmp_path}/docs/a.md; left out\n") == 1
+    with pytest.raises(InputError, match=r"^--context_file .*a.md: the file has no text; name another file"):
+        run("eval.py", tmp_path, *ASKED, *asked, "--context_file", tmp_path / "docs" / "a.md")

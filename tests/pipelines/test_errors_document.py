@@ -273,6 +273,7 @@ CASES = {
     "a folder of documents that is not there": Case("distill.py", f"{CHUNKED} --context_dir nowhere"),
     "an invalid file pattern": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob /etc/*.md"),
     "a folder without such documents": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_glob *.md"),
+    "a folder of files without text": Case("distill.py", f"{CHUNKED} --context_dir {{saved}}"),
     "a file of a folder that is no text": Case("eval.py", f"{CHUNKED} --context_dir {{no_texts}}"),
     "a document in two places": Case("distill.py", f"{CHUNKED} --context_dir {{saved}} --context_file {{short_text}}"),
     "chunks that share too much": Case("distill.py", f"{CHUNKED} --context_file {{short_text}} --chunk_overlap 6"),
