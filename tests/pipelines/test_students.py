@@ -125,8 +125,6 @@ def test_answers_of_a_student_end_as_in_its_run(tmp_path, capsys):
     asked = ("--task", "notes", "--max_eval_samples", 4, *IN_DOMAIN, "--max_new_tokens", 8)
     training = ("--max_train_samples", 4, "--max_steps", 1, "--no_evaluate_with_context", "--no_evaluate_elsewhere")
     record = run("distill.py", tmp_path, *asked, *training, *PARTS["lora"], "--stop", r"ated|\n\n")
-    card = (record.path / "model" / "README.md").read_text()
-    assert r'also end with "ated" or "\n\n"' in card
     student = ("--context", "none", "--model_name_or_path", record.path / "model")
     after = list(record.predictions.query("stage == 'after'").prediction)
     assert set(after) == {"not st"}  # of "not stated", which the model answers without the document
@@ -139,6 +137,7 @@ def test_answers_of_a_student_end_as_in_its_run(tmp_path, capsys):
     assert "stop" not in json.loads((second.path / "model" / "student.json").read_text())
     second = run("ft.py", tmp_path, *asked, *training[:4], "--no_evaluate_elsewhere", *PARTS["lora"], *student[2:])
     assert json.loads((second.path / "model" / "student.json").read_text())["stop"] == ["ated", "\n\n"]
+    assert r'also end with "ated" or "\n\n"' in (second.path / "model" / "README.md").read_text()
 
 
 def test_the_card_says_what_there_is_to_know(tmp_path, monkeypatch, capsys):
