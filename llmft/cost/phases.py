@@ -26,9 +26,10 @@ class Phase:
     """Costs of one phase; `examples`, `tokens`, `padding_tokens` and `flops` are counted by the code that does the work.
 
     Attributes:
-        kind: the kind of work: `load`, `teacher`, `retain` (the answers to --retain_file), `adapt`, `train`, `rollout`,
-            `evaluate`, `reference` (texts read only to judge answers by them), `save`, `record`, `other`; in
-            self-study `write`, `answer`, `answer without the document`; `compose`.
+        kind: the kind of work: `load`, `teacher`, `retain` (the answers to --retain_file), `adapt` (adding the trained part; for
+            a cartridge, reading the tokens that it starts from), `train`, `rollout`, `evaluate`, `reference` (texts read only to
+            judge answers by them), `save`, `record`, `other`; in self-study `write`, `answer`, `answer without the document`;
+            `compose`.
         stage, set: for an evaluation or a reference, the stage of the run and the set of rows; else None.
         flops: estimated by a rule.
         flops_counted: FLOPs of the operators that ran; None if not all of them were counted.

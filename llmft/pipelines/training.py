@@ -14,13 +14,14 @@ from transformers import PrinterCallback, ProgressCallback
 
 from llmft.arguments.run import RunArguments
 from llmft.arguments.run_checks import check_rows
+from llmft.cost.flops import inference_flops
 from llmft.cost.phases import key_of
 from llmft.evaluation.checkpoint_selection import Evaluations
 from llmft.models.distributed import weights_on_rank_0
 from llmft.models.parts.adapt import adapt, count_trainable
 from llmft.models.parts.saving import save_student
 from llmft.models.parts.stacked import name_start
-from llmft.models.wrapping import bare_model
+from llmft.models.wrapping import bare_model, virtual_tokens
 from llmft.pipelines.job import Job
 from llmft.runs.ranks import all_gather, from_rank_0, rank_and_world
 from llmft.runs.store import whole_folder
@@ -68,8 +69,11 @@ def trainable(job: Job, model: PreTrainedModel, *, context_ids: Sequence[int] | 
     Args:
         context_ids: tokens of the context from which a cartridge is initialised; None if there is none.
     """
-    with job.meter.phase("adapt"):
+    with job.meter.phase("adapt") as phase:
         adapted = adapt(model, job.config.trained, context_ids, job.config.run.seed)
+        if job.config.trained.use_cartridge:  # the model has read the tokens that it starts from
+            start = virtual_tokens(adapted)
+            phase.count(tokens=start, flops=inference_flops(model, start))
     if job.record.writes:
         print(count_trainable(adapted))
     return adapted

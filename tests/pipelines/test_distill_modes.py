@@ -253,6 +253,20 @@ def test_tokens_of_a_cartridge_go_through_no_layer(tmp_path):
     assert costs["last"] == pytest.approx(costs["before"] * (1 + record.metrics["weights"]["share"]), rel=0.05)
 
 
+def test_a_cartridges_start_is_work_of_training(tmp_path):
+    from llmft.report.records.collect import collect
+
+    record = run("distill.py", tmp_path, *SHORT, "--use_cartridge")
+    (start,) = weights(record).values()
+    adapt, train, teacher = (record.phases[kind] for kind in ("adapt", "train", "teacher"))
+    assert adapt["tokens"] == len(start) > 40  # all of the context goes through the model
+    assert adapt["flops"] == 2 * record.metrics["weights"]["model"] * adapt["tokens"]
+    costs = collect(tmp_path).runs.iloc[0]
+    assert costs["training_flops"] == adapt["flops"] + train["flops"] + teacher["flops"]
+    assert costs["train_cpu_s"] == pytest.approx(adapt["cpu_total_s"] + train["cpu_total_s"])
+    assert run("distill.py", tmp_path, *SHORT, *LORA).phases["adapt"]["tokens"] == 0
+
+
 def test_the_context_is_left_out_where_it_does_not_fit_behind_a_cartridge(tmp_path):
     record = run("distill.py", tmp_path, *SHORT[:-1], "--num_shots", 24, "--use_cartridge")
     assert "window" in record.metrics["after_with_context"]["skipped"]

@@ -23,7 +23,7 @@ BY_PART = ("stages", "documents", "categories")
 PATTERNS = ("pattern_name", "pattern", "student_pattern")
 """Arguments for the column `pattern`, of which the last that is given counts; or it is `CHAT`, the tokenizer's own."""
 CHAT = "chat"
-TRAINING = ("train", "rollout", "retain")
+TRAINING = ("adapt", "train", "rollout", "retain")
 """Kinds of phases that are training."""
 BEST = ("best_in_domain", "best_out_of_domain")
 """Stages of the checkpoints with the best scores."""
