@@ -149,6 +149,12 @@ class Teacher:
         return np.maximum(sizes - self.skip_first, 1) if self.skip_first else sizes
 
     @property
+    def prompts(self) -> int:
+        """How many prompts `precompute` reads: one for each query, or for each query and context of a mean."""
+        contexts = len(self.scorers) if self.context_of is None else 1
+        return 0 if self.objective.support == "sampled" else len(self.queries) * contexts
+
+    @property
     def _largest_of_mean(self) -> bool:
         """Whether the most likely tokens of a mean are needed, which requires the whole vocabulary."""
         return self.objective.support == "topk" and self.context_of is None and len(self.scorers) > 1

@@ -106,8 +106,9 @@ def distil(job: Job) -> None:
     with job.meter.phase("load"):
         loaded = load(job)
     with job.meter.phase("teacher") as phase:
-        loaded.queries, matched = with_answers(job, loaded, phase)
-        targets = precomputed(job, loaded, phase)
+        loaded.queries, asked = with_answers(job, loaded, phase)
+        targets, prompts = precomputed(job, loaded, phase)
+        asked["teacher_prompts"] += prompts
     scores = score_before(job, loaded)
     token_bytes = {"teacher": kv_bytes_per_token(loaded.teacher.scorers[0].model)}
     loaded.teacher = teacher_while_training(job, loaded)
@@ -120,7 +121,7 @@ def distil(job: Job) -> None:
     )
     scores |= trained.scores
     token_bytes["student"] = kv_bytes_per_token(loaded.student.model)
-    metrics = measure(job, loaded, scores, token_bytes, trained) | matched | {"contexts": contexts(job, loaded.teacher)}
+    metrics = measure(job, loaded, scores, token_bytes, trained) | asked | {"contexts": contexts(job, loaded.teacher)}
     advise(job, loaded.student.answers, scores, metrics, trained)
     job.finish(metrics, trained.log, prompts=prompt_formats(job, loaded))
 
@@ -228,30 +229,34 @@ def with_answers(job: Job, loaded: Loaded, phase: Phase) -> tuple[list[Row], dic
     """Have the teacher write answers to the queries, if the flags ask for that.
 
     Returns:
-        The queries that are learnt from, and what `metrics.json` gets about --answer_pattern.
+        The queries that are learnt from, and what `metrics.json` gets: `teacher_prompts`, the number of queries answered, and
+        `answer_pattern` if there is one.
 
     Raises:
         InputError: --answer_pattern matches none of the answers.
     """
-    answers, matched = loaded.teacher.answers, {}
+    answers, asked = loaded.teacher.answers, {"teacher_prompts": 0}
     if not writes_answers(job, answers):
-        return loaded.queries, matched
+        return loaded.queries, asked
     queries = loaded.teacher.answered(loaded.queries, phase)
+    asked["teacher_prompts"] = len(queries)
     if job.config.distillation.answer_pattern is not None:
-        queries, matched["answer_pattern"] = split_answers(answers, queries)
+        queries, asked["answer_pattern"] = split_answers(answers, queries)
         job.train_idx = [row["idx"] for row in queries]  # for messages about a batch
     keep_answers(job, loaded.student.answers, queries)
-    return queries, matched
+    return queries, asked
 
 
-def precomputed(job: Job, loaded: Loaded, phase: Phase) -> Targets | None:
-    """The teacher's distributions; None if it reads along, or if they are not what the student learns."""
+def precomputed(job: Job, loaded: Loaded, phase: Phase) -> tuple[Targets | None, int]:
+    """The teacher's distributions, and how many prompts it reads for them; None and 0 if it reads along, or if they are not what
+    the student learns."""
     flags, answers = job.config.distillation, loaded.student.answers
     learnt = flags.targets == "soft" or (flags.targets == "hard" and not answers.in_words)
     if flags.reads_along or not learnt:
-        return None
+        return None, 0
     counted = not writes_answers(job, answers)  # writing has counted the queries already
-    return teacher_of(loaded.teacher, loaded.queries, flags, counted=counted).precompute(phase)
+    teacher = teacher_of(loaded.teacher, loaded.queries, flags, counted=counted)
+    return teacher.precompute(phase), teacher.prompts
 
 
 def score_before(job: Job, loaded: Loaded) -> dict[str, dict[str, Scores]]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from llmft.distillation.trainer import OnPolicyTrainer
+from llmft.report.records.collect import collect
 from tests.pipelines.conftest import run
 from tests.pipelines.test_text_runs import SHORT, losses
 from tests.pipelines.test_training import Cut, cut
@@ -54,6 +55,10 @@ def test_a_run_that_is_killed_between_two_writings_goes_on_to_the_same_bits(fold
         assert kl["after"]["notes"] < kl["before"]["notes"] - 0.02
     counts = {key: (phase["examples"], phase["tokens"]) for key, phase in whole.phases.items() if key in ("rollout", "train")}
     assert counts["rollout"][0] == counts["train"][0] == 14
+    costs, sizes = collect(whole.path).runs.iloc[0], whole.metrics["tokens_per_query"]
+    context, readings = sizes["teacher"] - sizes["student"], 2 if way == "mixed" else 1  # it reads along twice if it may write
+    again = 2 * costs["weights"] * context * readings * 14
+    assert costs["training_flops_alone"] - costs["training_flops"] == pytest.approx(again, rel=0.1)
     for key, (examples, tokens) in counts.items():
         assert resumed.phases[key]["examples"] == examples
         assert resumed.phases[key]["tokens"] >= tokens > 0  # the context is encoded again

@@ -8,6 +8,7 @@ import pytest
 
 from llmft.errors import InputError
 from llmft.report.__main__ import main
+from llmft.report.records.collect import collect
 from llmft.training.ft_trainer import FtTrainer
 from llmft.worlds.nli.world import toy_splits
 from llmft.worlds.notes.world import notes_documents, notes_splits
@@ -120,6 +121,42 @@ def test_another_seed_asks_the_teacher_for_nothing_again(folder, plain):
     assert not any(asked.values())  # its answers elsewhere are compared with those of the model before training, and not cached
     saved = record.json("cost")["saved_by_teacher_cache"]
     assert saved["tokens"] == sum(plain.phases[name]["tokens"] for name in asked)
+
+
+def test_a_teacher_that_writes_is_charged_for_both_readings_of_a_context(folder, tmp_path):
+    rows = []
+    for seed in range(10):  # each row has a document of its own, so nothing is shared
+        (document,) = notes_documents(None, data_seed=seed).values()
+        row = notes_splits(None, data_seed=seed)["train"][0]
+        rows.append({"text1": row["text1"], "answer": list(row["answer"]), "context": document})
+    for name, part in {"queries": rows[:8], "validation": rows[8:]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in part))
+    files = ("--query_file", tmp_path / "queries.jsonl", "--validation_file", tmp_path / "validation.jsonl")
+    asked = ("--task", "questions", "--model_name_or_path", "notes", "--pattern", "Question: {text1} Answer:", *files)
+    short = ("--document_column", "context", "--max_steps", 1, "--no_evaluate_elsewhere", "--no_save_final_model")
+    record = run("distill.py", tmp_path / "runs", *asked, *short)
+    costs = collect(tmp_path / "runs").runs.iloc[0]
+    assert record.metrics["teacher_prompts"] == 16
+    assert costs["training_flops"] <= costs["training_flops_alone"] == pytest.approx(costs["training_flops"], rel=0.2)
+    metrics = record.metrics
+    del metrics["teacher_prompts"]  # as in older records
+    (record.path / "metrics.json").write_text(json.dumps(metrics))
+    assert collect(tmp_path / "runs").runs.iloc[0]["training_flops_alone"] == costs["training_flops_alone"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "readings"),
+    [((), 2), (("--support", "sampled"), 1), (("--answers", "given"), 1), (("--targets", "gold"), 0)],
+)
+def test_of_a_shared_context_each_reading_counts(tmp_path, variant, readings):
+    record = distil(tmp_path, *variant)
+    phases, sizes = record.phases, record.metrics["tokens_per_query"]
+    read = 2 * record.metrics["weights"]["model"] * sizes["teacher"] * 8 * readings
+    assert record.metrics["teacher_prompts"] == 8 * readings
+    for _ in range(2):  # with the number of prompts in the record, and as of older records
+        assert collect(tmp_path).runs.iloc[0]["training_flops_alone"] == pytest.approx(phases["train"]["flops"] + read)
+        metrics = {name: value for name, value in record.metrics.items() if name != "teacher_prompts"}
+        (record.path / "metrics.json").write_text(json.dumps(metrics))
 
 
 def test_sampled_answers_are_the_same_again_and_others_than_the_most_probable(folder, plain, tmp_path):

@@ -70,7 +70,7 @@ def run_row(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping
             for name, v in cost["total"].items()
             if v is None or isinstance(v, int | float)
         },
-        **{name: float(value) for name, value in _training_costs(arguments, metrics, cost).items()},
+        **{name: float(value) for name, value in _training_costs(config, metrics, cost).items()},
         **{
             f"majority_{domain}": float(metrics.get("majority", {}).get(names[0], math.nan)) if len(names) == 1 else math.nan
             for domain in EVALUATED  # accuracy of always answering the largest class, which may differ between several sets
@@ -105,9 +105,9 @@ def _weights_of(work: Mapping[str, Any]) -> float:
     return work["flops"] / (2 * work["tokens"]) if work["tokens"] else math.nan
 
 
-def _training_costs(arguments: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, float]:
+def _training_costs(config: Mapping[str, Any], metrics: Mapping[str, Any], cost: Mapping[str, Any]) -> dict[str, float]:
     """The costs before the first query: the teacher's answers, including those found in the cache, and training."""
-    saved = cost["saved_by_teacher_cache"]["phases"]
+    arguments, saved = arguments_of(config), cost["saved_by_teacher_cache"]["phases"]
 
     def total(key: str, *kinds: str, phases: Sequence[Mapping[str, Any]] = cost["phases"]) -> float:
         return sum(phase.get(key, 0) for phase in phases if phase["kind"] in kinds)
@@ -119,11 +119,13 @@ def _training_costs(arguments: Mapping[str, Any], metrics: Mapping[str, Any], co
     from_cache = total("cpu_s", "teacher", "retain", phases=saved)
     trained, asked = in_all("flops", *TRAINING), in_all("flops", "teacher")
     tokens, sizes = in_all("tokens", "teacher"), metrics.get("tokens_per_query", {})
-    alone = asked * sizes.get("teacher", 0) * in_all("examples", "teacher") / tokens if tokens else 0
+    read = sizes.get("teacher", 0) * _teacher_prompts(config, metrics, in_all("examples", "teacher"))
+    alone = asked * max(1, read / tokens) if tokens else 0  # without a shared context, all was read as often as that already
     if arguments.get("teacher_mode") == "online" or arguments.get("answers") in ("student", "mixed"):
         of_query = sizes.get("before", sizes.get("student", math.nan))
         of_context = sizes.get("teacher", math.nan) - of_query  # which training, as it was run, reads once for all queries
-        alone += 2 * _teacher_weights(cost) * of_context * total("examples", "train")
+        readings = 2 if arguments.get("answers") == "mixed" else 1  # while the student writes, and along what it has written
+        alone += 2 * _teacher_weights(cost) * of_context * readings * total("examples", "train")
     return {
         "load_cpu_s": total("cpu_total_s", "load"),
         "train_cpu_s": train,
@@ -134,6 +136,17 @@ def _training_costs(arguments: Mapping[str, Any], metrics: Mapping[str, Any], co
         "training_flops": trained + asked,
         "training_flops_alone": trained + alone,
     }
+
+
+def _teacher_prompts(config: Mapping[str, Any], metrics: Mapping[str, Any], examples: float) -> float:
+    """How many prompts the teacher has read before training. Records without that number count a query as one example, also where
+    the teacher read it twice: to write an answer, and to give its distributions along that."""
+    arguments, queries = arguments_of(config), len(config["draws"]["train_rows"])
+    in_words = any("tokens" in scores for scores in metrics["stages"].get("teacher", {}).values())
+    chosen = {"targets": "soft", "answers": "teacher", "teacher_mode": "precompute"}
+    twice = in_words and arguments.get("support") != "sampled" and chosen.items() <= arguments.items()
+    learnt = metrics.get("answer_pattern", {}).get("learnt", queries)
+    return metrics.get("teacher_prompts", queries + learnt if twice else examples)
 
 
 def precision_of(config: Mapping[str, Any], stage: str) -> str:
