@@ -90,8 +90,9 @@ class DistillationArguments(Objective):
     )
     answer_pattern: str | None = flag(
         "Regular expression whose first group is the answer at the end of the teacher's text: the teacher may reason first, and "
-        "the student learns only the group. Answers without a match are dropped.",
-        needs="--answers teacher",
+        "the student learns only the group. Answers without a match are dropped. With --answers given it only cuts the "
+        "teacher's answers to the evaluation rows.",
+        needs="--answers teacher|given",
         excludes={"--targets gold": "which uses no teacher"},
         answers=TEXT,
     )

@@ -17,6 +17,7 @@ from llmft.evaluation.scores import Scores
 from llmft.models.load import vocabulary_size, window
 from llmft.models.wrapping import bare_model, has_cartridge, virtual_tokens
 from llmft.prompts.prompter import Prompter
+from llmft.tasks.texts import with_written
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +114,7 @@ class Scorer:
         prompts = self.prompter.prompts(rows)
         with self.asking(prompts.prefix, phase) as asking:
             written = asking.write(prompts, rows=len(rows) if counted else 0)
-        return [{**row, "answer_ids": ids} for row, ids in zip(rows, written, strict=True)]
+        return [*map(with_written, rows, written)]
 
     def read(self, prompts: Continued, question: Question, phase: Phase, *, rows: int) -> dict[str, np.ndarray]:
         """As `PrefixAsking.read`, for these prompts only."""

@@ -18,7 +18,7 @@ from llmft.evaluation.running import run_scores
 from llmft.evaluation.scores import Headline, Scores, mean_of_known, of_objects
 from llmft.prompts.render import decode_escapes
 from llmft.runs.notes import say_note
-from llmft.tasks.texts import CATEGORY, CONVERSATION, TURN, WRONG_ANSWER, conversation_text
+from llmft.tasks.texts import CATEGORY, CONVERSATION, THOUGHT, THOUGHT_IDS, TURN, WRONG_ANSWER, conversation_text
 
 if TYPE_CHECKING:
     import torch
@@ -133,20 +133,24 @@ class Texts(Answers):
         return self.generation.max_new_tokens
 
     def check(self, prompter: Prompter, rows: Sequence[Row]) -> None:
-        """Check that the rows' answers are not too long, and that given tokens are those of the answer.
+        """Check that the rows' answers are not too long, with the thoughts before them, and that given tokens are those of the
+        answer, or of the thought.
 
         Raises:
             InputError: one is too long, has no tokens, or merges with the end of its query; or its tokens are another text.
         """
         answered = [row for row in rows if row["answer"] or row.get("answer_ids")]
         for row in answered:
-            self._check_tokens(row)
-        sizes = self.sizes(answered)
+            self._check_tokens(row, "answer", row["answer"])
+            self._check_tokens(row, THOUGHT, [row[THOUGHT]] if isinstance(row.get(THOUGHT), str) else [])
+        thoughts = [len(row.get(THOUGHT_IDS, ())) for row in answered]
+        sizes = self.sizes(answered) + np.array(thoughts, int)
         if len(sizes) and sizes.max() > self.generation.max_new_tokens:
             row = answered[int(sizes.argmax())]
+            what = f"the answer of row {row['idx']}" + (" with its thought" if row.get(THOUGHT_IDS) else "")
             raise InputError(
-                f"--max_new_tokens {self.generation.max_new_tokens}: the answer of row {row['idx']} has {sizes.max()} tokens; "
-                "use at least that many, or leave out long answers"
+                f"--max_new_tokens {self.generation.max_new_tokens}: {what} has {sizes.max()} tokens; use at least that many, or "
+                "leave out long answers"
             )
 
     def check_stops(self, rows: Sequence[Row]) -> None:
@@ -180,17 +184,18 @@ class Texts(Answers):
             return None
         return min((stop for stop in self.generation.stop if stop in texts[0]), key=texts[0].find)
 
-    def _check_tokens(self, row: Row) -> None:
-        ids = row.get("answer_ids")
+    def _check_tokens(self, row: Row, what: str, texts: Sequence[str]) -> None:
+        """Check that a row's tokens of an answer, or of a thought, are those of one of these texts, if there are any."""
+        ids = row.get(f"{what}_ids")
         if ids is None:
             return
-        known = max(ids) < len(self.prompter.tokenizer)
+        known = max(ids, default=0) < len(self.prompter.tokenizer)
         whole = self._decoded(ids).strip() if known else ""
-        if not known or (row["answer"] and not {whole, self.written(ids)} & {answer.strip() for answer in row["answer"]}):
+        if not known or (texts and not {whole, self.written(ids)} & {text.strip() for text in texts}):
             said = quote(whole) if known else "nothing"
             raise InputError(
-                f"answer_ids of row {row['idx']}: mean {said} to the tokenizer of {self.prompter.tokenizer.name_or_path}, which "
-                "is not its answer; drop that column of the file"
+                f"{what}_ids of row {row['idx']}: mean {said} to the tokenizer of {self.prompter.tokenizer.name_or_path}, which "
+                f"is not its {what}; drop that column of the file"
             )
 
     def tokens(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -206,7 +211,7 @@ class Texts(Answers):
         """The rows' prompts, each followed by the model's thoughts, `thought_ids`, if there are any, and by its answer."""
         from llmft.models.reading.continuations import Continued
 
-        return Continued.by_answers(prompts, self.tokens(rows), [row.get("thought_ids", []) for row in rows])
+        return Continued.by_answers(prompts, self.tokens(rows), [row.get(THOUGHT_IDS, []) for row in rows])
 
     def ask(
         self, asking: Asking, prompts: TokenizedPrompts, rows: Sequence[Row], reference: Reference | None

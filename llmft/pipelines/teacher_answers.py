@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmft.errors import InputError, quote
 from llmft.pipelines.prompting import delimiter_of
 from llmft.runs.notes import say_note
 from llmft.tasks.rows import SECOND, left_out
-from llmft.tasks.texts import HISTORY, document_of
+from llmft.tasks.texts import HISTORY, document_of, with_written
 
 if TYPE_CHECKING:
     from llmft.arguments.data import DataArguments
@@ -92,7 +92,7 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
             **whereabouts(row),
             **({HISTORY: [turn._asdict() for turn in row[HISTORY]]} if row.get(HISTORY) else {}),
             **_question(row, job.config.data),
-            **({"thought": answers.text(row["thought_ids"])} if "thought_ids" in row else {}),
+            **_thought(row, answers),
             "answer": text(row["answer_ids"]),
             "answer_ids": row["answer_ids"],
         }
@@ -100,6 +100,11 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
     ]
     write_json_lines(job.record.path / TEACHER_ANSWERS, lines)
     say_how_many_are_cut(queries, job.config.writing.max_new_tokens)
+
+
+def _thought(row: Row, answers: Answers) -> dict[str, Any]:
+    """What the teacher wrote before its answer, as text and as tokens, if that was cut off."""
+    return {"thought": answers.text(row["thought_ids"]), "thought_ids": row["thought_ids"]} if "thought_ids" in row else {}
 
 
 def _question(row: Row, data: DataArguments) -> dict[str, str]:
@@ -130,7 +135,7 @@ def references(job: Job, teacher: MeanScorer, scores: Mapping[str, Scores]) -> d
 
     made = {}
     for name, rows in job.eval_sets.items():
-        written = [{**row, "answer_ids": ids} for row, ids in zip(rows, scores[name]["answer_ids"], strict=True)]
+        written = [*map(with_written, rows, scores[name]["answer_ids"])]
         parts = [teacher.answers.part(row["answer_ids"]) for row in written]
         answered = [row if part is None else cut(row, part) for row, part in zip(written, parts, strict=True)]
         with job.meter.phase("reference", "teacher", name) as phase:  # no part of what a query costs

@@ -11,9 +11,9 @@ from llmft.errors import InputError, listed, quote
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
 from llmft.tasks.questions import names_of_written, turns_of
-from llmft.tasks.rows import ANSWER_IDS, make_rows, renamed
+from llmft.tasks.rows import make_rows, renamed
 from llmft.tasks.schema import EvalSet, Row, Source, Task
-from llmft.tasks.texts import HISTORY, asks, missing, name_documents
+from llmft.tasks.texts import ANSWER_IDS, HISTORY, asks, missing, name_documents
 from llmft.tasks.turns import Names, by_turn
 from llmft.tasks.user_files import check_column, given
 

@@ -15,19 +15,22 @@ from llmft.tasks.rules import COLUMN as RULES
 from llmft.tasks.rules import Rule, put_rules
 from llmft.tasks.schema import EvalSet, Row, Source, Task
 from llmft.tasks.texts import (
+    ANSWER_IDS,
     CATEGORY,
     CONVERSATION,
     HISTORY,
+    THOUGHT,
+    THOUGHT_IDS,
     TURN,
     WRONG_ANSWER,
     check_text,
     first_repeat,
     list_as_text,
     missing,
-    read_answer_ids,
     read_answers,
     read_categories,
     read_documents,
+    read_token_ids,
 )
 from llmft.tasks.turns import Names, by_turn
 
@@ -44,14 +47,13 @@ BOOLEANS = ("False", "True")
 
 SECOND = "text2"
 """The column of the second text in files of the user's, unless another is named."""
-ANSWER_IDS = "answer_ids"
-"""The column, in files of text answers, of their tokens."""
 CHUNK = "chunk"
 """The column, in such files, that says which chunk of its document a row is about, by number."""
 
 
 def _unchanged(cells: Sequence[Any], column: str, where: str, first: int) -> Sequence[Any]:
-    """Cells that are checked elsewhere: by `tasks.turns` and, once the documents are cut, by `pipelines.chunking`."""
+    """Cells that are checked elsewhere: by `tasks.turns`, by `Texts.check` if there are tokens, and, once the documents are cut,
+    by `pipelines.chunking`."""
     return cells
 
 
@@ -60,7 +62,9 @@ OPTIONAL = {
     TURN: _unchanged,
     CONVERSATION: _unchanged,
     CHUNK: _unchanged,
-    ANSWER_IDS: read_answer_ids,
+    ANSWER_IDS: read_token_ids,
+    THOUGHT: _unchanged,
+    THOUGHT_IDS: read_token_ids,
     CATEGORY: read_categories,
     WRONG_ANSWER: read_answers,
 }

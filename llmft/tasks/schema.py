@@ -13,10 +13,10 @@ Row = dict[str, Any]
 """`text1`, `text2` (or None), `label` (None if labels are optional and the row has none), `idx`, and the columns that its set is
 selected by. In a task with text answers, `label` is None, and there are `answer`, a tuple of the accepted texts, the first of
 which is shown and trained on, () for none; `document`, the id of the document that the row is about, or None; and, if in the
-file, `answer_ids`, the tokens of the answer, `chunk`, the place in the document that the row is about, `category`, a text to
-group scores by, `wrong_answer`, a tuple of answers that are known to be wrong, and for a conversation `history`, a tuple of
-the turns before the query, `turn`, the number of the answer, and `conversation`. In a task with rules, `rules` is a tuple
-of the names of those that apply."""
+file, `answer_ids`, the tokens of the answer, `thought` and `thought_ids`, what the model wrote before it and its tokens, `chunk`,
+the place in the document that the row is about, `category`, a text to group scores by, `wrong_answer`, a tuple of answers that
+are known to be wrong, and for a conversation `history`, a tuple of the turns before the query, `turn`, the number of the answer,
+and `conversation`. In a task with rules, `rules` is a tuple of the names of those that apply."""
 
 
 class NamedPattern(NamedTuple):

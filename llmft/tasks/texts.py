@@ -22,6 +22,10 @@ CATEGORY = "category"
 """The column, in files with text answers, that scores are grouped by."""
 WRONG_ANSWER = "wrong_answer"
 """The column, in these files, of answers that are known to be wrong, such as a value that has changed since."""
+ANSWER_IDS = "answer_ids"
+"""The column, in these files, of an answer's tokens."""
+THOUGHT, THOUGHT_IDS = "thought", "thought_ids"
+"""The columns of what a model wrote before its answer, and of its tokens."""
 HISTORY, CONVERSATION, TURN = "history", "conversation", "turn"
 """For a row of a conversation: the turns before its query, the conversation's idx, and the number of this answer, from 1."""
 LIST = re.compile(r"""\[(["']).*\1\]""", re.DOTALL)
@@ -105,18 +109,19 @@ def read_categories(cells: Iterable[Any], column: str, where: str, first: int) -
     return read
 
 
-def read_answer_ids(cells: Iterable[Any], column: str, where: str, first: int) -> list[list[int] | None]:
-    """The tokens of each row's answer, None if they are not given.
+def read_token_ids(cells: Iterable[Any], column: str, where: str, first: int) -> list[list[int] | None]:
+    """The tokens of each row's answer, or of the thought before it, None if they are not given. Only a thought may have none.
 
     Raises:
         InputError: a cell is not a list of whole numbers from 0.
     """
-    read = []
+    read, what = [], column.removesuffix("_ids")
     for row, cell in enumerate(cells, first):
         ids = None if missing(cell) else cell
-        if ids is not None and not (isinstance(ids, list) and ids and all(type(number) is int and number >= 0 for number in ids)):
+        whole = isinstance(ids, list) and all(type(number) is int and number >= 0 for number in ids)
+        if ids is not None and not (whole and (ids or column == THOUGHT_IDS)):
             raise InputError(
-                f"{where}: column {column} of row {row} is {quote(cell)}; write the tokens of the answer, a list of whole "
+                f"{where}: column {column} of row {row} is {quote(cell)}; write the tokens of the {what}, a list of whole "
                 "numbers, or drop the column"
             )
         read.append(ids)
@@ -182,6 +187,11 @@ def document_of(name: str) -> str:
     """The document of the chunk with this id (`llmft.tasks.chunks`); any other id is returned unchanged."""
     chunk = CHUNK.fullmatch(name)
     return chunk[1] if chunk else name
+
+
+def with_written(row: Row, ids: list[int]) -> Row:
+    """The row with the tokens that a model has written as its answer, and without a thought of another answer."""
+    return {**{name: value for name, value in row.items() if name != THOUGHT_IDS}, ANSWER_IDS: ids}
 
 
 def answered(row: Row) -> bool:

@@ -10,12 +10,12 @@ from llmft.errors import InputError, quote
 from llmft.prompts.render import Turn
 from llmft.prompts.turns import read_turn
 from llmft.tasks.formats import Table
-from llmft.tasks.texts import CONVERSATION, HISTORY, TURN, WRONG_ANSWER, first_repeat, missing
+from llmft.tasks.texts import ANSWER_IDS, CONVERSATION, HISTORY, THOUGHT_IDS, TURN, WRONG_ANSWER, first_repeat, missing
 
 TURNS = "turns"
 """The column of conversations, unless another is named."""
 ROLES = ("user", "assistant")
-OF_ONE_ANSWER = ("text2", "answer_ids", "chunk", WRONG_ANSWER, HISTORY)
+OF_ONE_ANSWER = ("text2", ANSWER_IDS, THOUGHT_IDS, "chunk", WRONG_ANSWER, HISTORY)
 """Columns that say something about one answer, and so do not go with several in a row."""
 SHAPE = '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
 """What a conversation looks like."""

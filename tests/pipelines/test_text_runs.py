@@ -101,6 +101,35 @@ def test_of_a_teacher_that_thinks_first_the_answer_alone_is_learnt_and_scored(fo
     assert np.isfinite(losses(words)).all() and losses(words) != losses(record)
 
 
+def test_answers_with_thoughts_are_learnt_the_same_from_their_file(folder, tmp_path, capsys):
+    flags = ("--answer_pattern", r"(?:.* )?(\S+)", "--per_device_train_batch_size", 8)  # one step, whatever the order
+    record = distil(folder, *flags)
+    lines = [json.loads(line) for line in (record.path / "teacher_answers.jsonl").read_text().splitlines()]
+
+    def given_back(name, *changed):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(f"{json.dumps(line)}\n" for line in [*changed, *lines[len(changed) :]]))
+        capsys.readouterr()
+        return distil(folder, *flags, "--query_file", file, "--answers", "given"), capsys.readouterr().err
+
+    assert any(line["thought_ids"] for line in lines)
+    same, said = given_back("same")
+    assert losses(same) == pytest.approx(losses(record), rel=1e-5) and "thought" not in said
+    assert same.metrics["stages"]["teacher"] == record.metrics["stages"]["teacher"]
+    bare = [{name: value for name, value in line.items() if name != "thought_ids"} for line in lines]
+    without, said = given_back("without", *bare)
+    thoughts = sum(line["thought"] != "" for line in lines)
+    assert f"the teacher does not read the thought of {thoughts} of 8 queries, which have no thought_ids" in said
+    assert losses(without) != pytest.approx(losses(same), rel=1e-2)
+    for ids, means in ((lines[1]["answer_ids"][:-1], f"mean '{lines[1]['answer']}'"), ([9999], "mean nothing")):
+        with pytest.raises(
+            InputError, match=f"^thought_ids of row query-0: {means} to the tokenizer of .*, which is not its tho"
+        ):
+            given_back("odd", {**lines[0], "thought": "No.", "thought_ids": ids})
+    written = distil(folder, *flags, "--query_file", tmp_path / "same.jsonl")  # anew, without the thoughts in the file
+    assert losses(written) == pytest.approx(losses(record), rel=1e-5)
+
+
 def test_rows_whose_answers_the_pattern_does_not_match_are_not_said_to_be_learnt(folder):
     record = distil(folder, "--answer_pattern", r"(\S+ .*)", "--targets", "hard")  # answers of one word are left out
     learnt = record.metrics["answer_pattern"]["learnt"]

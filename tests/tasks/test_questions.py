@@ -148,10 +148,11 @@ def test_queries_with_answers_are_evaluated_on_where_there_are_no_other_rows(wri
 def test_lines_that_a_model_wrote_are_queries(write):
     data = load(task := questions("--validation_file", write(ASKED), "--document_column", "page"))
     line = {"document": BORN, "query": "Year?", "answer": "1815", "answer_ids": [5, 6, 2], "seed_prompt": "facts"}
+    line |= {"thought": "", "thought_ids": []}
     file = write([line, {**line, "answer_ids": None}], "written.jsonl")
     named = ("--task", "questions", "--document_column", "page")
     first, second = queries(file, task, *named, documents=data.documents)
-    assert (first["text1"], first["document"], first["answer_ids"]) == ("Year?", BORN, [5, 6, 2])
+    assert (first["text1"], first["document"], first["answer_ids"], first["thought_ids"]) == ("Year?", BORN, [5, 6, 2], [])
     assert "answer_ids" not in second
     assert [row["document"] for row in queries(file, task, *named, quiet=True)] == [None, None]  # where none is read
     lost = write([{**line, "document": "document-77777777"}], "lost.jsonl")
@@ -202,6 +203,8 @@ def test_documents_in_files_of_their_own(write, tmp_path):
         ),
         ([{**ASKED[0], "answer_ids": [1, -1]}], [], "column answer_ids of row 1 is [1, -1]; write the tokens of the answer"),
         ([{**ASKED[0], "answer_ids": "1"}], [], "column answer_ids of row 1 is '1'"),
+        ([{**ASKED[0], "answer_ids": []}], [], "column answer_ids of row 1 is []"),
+        ([{**ASKED[0], "thought_ids": [0.5]}], [], "column thought_ids of row 1 is [0.5]; write the tokens of the thought"),
         ([], [], "the file is empty"),
     ],
 )

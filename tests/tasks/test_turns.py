@@ -145,7 +145,7 @@ def test_what_is_no_conversation(what):
     assert str(caught.value).startswith("--train_file f: column turns ") and says in str(caught.value)
 
 
-@pytest.mark.parametrize("column", ["text1", "answer", "text2", "answer_ids", "wrong_answer", "history", "chunk"])
+@pytest.mark.parametrize("column", ["text1", "answer", "text2", "answer_ids", "thought_ids", "wrong_answer", "history", "chunk"])
 def test_conversations_and_single_questions_do_not_share_a_file(write, column):
     file = write([{"turns": TALK}, {column: "Who?"}])
     with pytest.raises(InputError) as caught:
