@@ -24,6 +24,7 @@ from llmft.models.reading.continuations import Continued
 from llmft.models.reading.reader import PrefixReader, reading
 from llmft.models.wrapping import on_device
 from llmft.prompts.tokens import TokenizedPrompts
+from llmft.runs.ranks import rank_and_world
 from llmft.tasks.schema import Row
 
 CHUNK = 256
@@ -151,8 +152,26 @@ class Teacher:
     @property
     def prompts(self) -> int:
         """How many prompts `precompute` reads: one for each query, or for each query and context of a mean."""
-        contexts = len(self.scorers) if self.context_of is None else 1
-        return 0 if self.objective.support == "sampled" else len(self.queries) * contexts
+        return 0 if self.objective.support == "sampled" else len(self.queries) * self._contexts_of_a_query
+
+    @property
+    def positions(self) -> int:
+        """At how many positions `precompute` keeps a distribution, of all contexts of a mean."""
+        return int(self.sizes.sum()) * self._contexts_of_a_query
+
+    @property
+    def opens_a_file(self) -> bool:
+        """Whether `precompute` only has to open a file of the cache, which is not read into memory: with one context, on one
+        rank."""
+        (scorer, *others), (_, world) = self.scorers, rank_and_world()
+        if scorer.cache is None or others or self.context_of is not None or world > 1:
+            return False
+        question = SupportQuestion.of(self.objective, scorer.answers)
+        return scorer.cache.holds(self._continued(scorer, self.queries).key | question.key)
+
+    @property
+    def _contexts_of_a_query(self) -> int:
+        return len(self.scorers) if self.context_of is None else 1
 
     @property
     def _largest_of_mean(self) -> bool:

@@ -82,6 +82,10 @@ class AnswerCache:
         model = {"weights": self.weights, "tokenizer": self.tokenizer, "dtype": self.dtype, "numerics": self.numerics}
         return {"version": TARGETS_VERSION, **model, **question}
 
+    def holds(self, question: Mapping[str, Any]) -> bool:
+        """Whether there is a file of the answers to a question."""
+        return self.store.path(self.key(question)).exists()
+
     def get(
         self, question: Mapping[str, Any], compute: Callable[[], dict[str, np.ndarray]], phase: Phase
     ) -> dict[str, np.ndarray]:

@@ -254,13 +254,20 @@ def with_answers(job: Job, loaded: Loaded, phase: Phase) -> tuple[list[Row], dic
 
 def precomputed(job: Job, loaded: Loaded, phase: Phase) -> tuple[Targets | None, int]:
     """The teacher's distributions, and how many prompts it reads for them; None and 0 if it reads along, or if they are not what
-    the student learns."""
+    the student learns.
+
+    Raises:
+        InputError: they do not fit in memory.
+    """
+    from llmft.pipelines.teachers import check_memory
+
     flags, answers = job.config.distillation, loaded.student.answers
     learnt = flags.targets == "soft" or (flags.targets == "hard" and not answers.in_words)
     if flags.reads_along or not learnt:
         return None, 0
     counted = not writes_answers(job, answers)  # writing has counted the queries already
     teacher = teacher_of(loaded.teacher, loaded.queries, flags, counted=counted)
+    check_memory(teacher)
     return teacher.precompute(phase), teacher.prompts
 
 

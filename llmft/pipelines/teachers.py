@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import psutil
 
 from llmft.arguments.distillation import DistillationArguments
 from llmft.errors import InputError
@@ -13,11 +17,19 @@ from llmft.models.wrapping import bare_model
 from llmft.pipelines.job import Job
 from llmft.pipelines.loading import load_other_model
 from llmft.runs.content_cache import ContentCache
+from llmft.runs.ranks import all_gather
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from llmft.distillation.teacher import Teacher
     from llmft.evaluation.scorer import MeanScorer
+
+COPIES = 3
+"""How many copies of distributions that are computed in advance are in memory at once: as they were read, put together, and as
+they are written to the cache."""
+FLOAT32 = 4
+"""Bytes of one of their numbers."""
 
 
 def teacher_model(
@@ -96,6 +108,26 @@ def check_sizes(job: Job, teacher: MeanScorer) -> None:
         from llmft.models.parts.cartridge import context_start
 
         context_start(teacher.scorers[0].prompter.context_ids, part.cartridge_tokens, part.cartridge_frozen_tokens)
+
+
+def check_memory(teacher: Teacher) -> None:
+    """Check that a teacher's distributions over the vocabulary fit in the memory of every machine.
+
+    Raises:
+        InputError: they do not.
+    """
+    if teacher.objective.support != "vocab" or teacher.opens_a_file:
+        return
+    machines = all_gather((socket.gethostname(), psutil.virtual_memory().available))
+    ranks = Counter(name for name, _ in machines)
+    name, free = min(machines, key=lambda machine: machine[1] / ranks[machine[0]])
+    width = logits_width(teacher.scorers[0].model)
+    needed = ranks[name] * COPIES * FLOAT32 * teacher.positions * width
+    if needed > free:
+        raise InputError(
+            f"--support vocab: the teacher's distributions at {teacher.positions} tokens take {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free; use --teacher_mode online or --support topk"
+        )
 
 
 def with_cache(job: Job, teacher: MeanScorer) -> MeanScorer:

@@ -1,9 +1,11 @@
 """distill.py end to end on the embedded world: kinds of context, schedules, teachers, losses, targets; short runs."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -241,6 +243,19 @@ def test_an_online_teachers_work_is_counted(tmp_path):
     assert tokens["online"]["teacher"] == 0
     assert tokens["online"]["train"] == tokens["precompute"]["train"] + tokens["precompute"]["teacher"]
     assert alone["online"] == pytest.approx(alone["precompute"], rel=0.1)  # one epoch: each query is read behind its context once
+
+
+def test_distributions_over_the_vocabulary_are_computed_in_advance_only_if_they_fit_in_memory(tmp_path, monkeypatch):
+    vocab, width = ("--support", "vocab"), 113
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=3 * 16 * width * 4 - 1))
+    with pytest.raises(InputError, match=r"^--support vocab: the teacher's distributions at 16 tokens take 0.0 GB, and 0.0 GB"):
+        run("distill.py", tmp_path, *SHORT, *vocab)
+    for fits in ((*vocab, "--max_train_samples", 15), (*vocab, "--teacher_mode", "online"), ("--support", "topk", "--topk", 5)):
+        run("distill.py", tmp_path, *SHORT, *fits)
+    with pytest.raises(InputError, match="at 30 tokens"):
+        run("distill.py", tmp_path, *SHORT, *vocab, "--max_train_samples", 15, "--num_contexts", 2)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+    run("distill.py", tmp_path, *SHORT, *vocab, "--max_train_samples", 15, "--seed", 1)  # another run has kept them in a file
 
 
 def test_tokens_of_a_cartridge_go_through_no_layer(tmp_path):

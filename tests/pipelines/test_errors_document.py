@@ -10,8 +10,10 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -135,6 +137,10 @@ def no_room_to_read(monkeypatch):
 
 def no_room_for_the_context(monkeypatch):
     monkeypatch.setattr(reader, "encode", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError))
+
+
+def no_memory(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
 
 
 def shares_nothing(monkeypatch):
@@ -370,6 +376,7 @@ CASES = {
     "a student that writes and has more logits than its teacher": Case(
         "distill.py", f"--task notes --answers student --teacher_model_name_or_path {CHECKPOINT} --model_name_or_path {{wide}}"
     ),
+    "distributions that do not fit in memory": Case("distill.py", "--task notes --support vocab", no_memory),
     "a cartridge with nothing to train": Case("distill.py", "--use_cartridge --cartridge_frozen_tokens 999"),
     "no context": Case("distill.py", "--num_shots 0"),
     "distillation with --context none": Case("distill.py", "--task notes --context none --num_shots 16"),
