@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,7 +106,7 @@ class DocumentArguments(Checked):
         if self.context_dir is not None and self.context_file is not None:
             raise InputError(f"--context_dir {self.context_dir}: cannot be combined with --context_file; drop one of them")
 
-    @property
+    @cached_property
     def context_files(self) -> list[ContextFile]:
         """The files of --context_file in the order given, or those of --context_dir that have text, sorted by path.
 
@@ -121,7 +122,7 @@ class DocumentArguments(Checked):
         names = [path.relative_to(self.context_dir).as_posix() for path in paths]
         return [ContextFile(name, str(path), "--context_dir") for name, path in zip(names, paths, strict=True)]
 
-    @property
+    @cached_property
     def paths(self) -> list[Path]:
         """The files of --context_dir, with or without text.
 

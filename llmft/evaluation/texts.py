@@ -313,10 +313,9 @@ class Texts(Answers):
         return self.generation.stop
 
     def ending_as(self, other: Texts) -> Texts:
-        """The same, but answers also end with whatever ends those of `other`."""
-        stops = tuple(dict.fromkeys((*self.stops, *other.stops)))
+        """The same, but answers end with the texts that end those of `other`, and with its end tokens as well as their own."""
         ends = tuple(dict.fromkeys((*self.generation.end_ids, *other.generation.end_ids)))
-        return replace(self, generation=replace(self.generation, stop=stops, end_ids=ends))
+        return replace(self, generation=replace(self.generation, stop=other.stops, end_ids=ends))
 
     def metrics(self, scores: Scores, names: Sequence[str] = ()) -> dict[str, Any]:
         """`TEXT_METRICS`, the headline, `runs` if programs are run, `wrong_answer` (over the `n_wrong_answer` rows with a known

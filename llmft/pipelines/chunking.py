@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmft.evaluation.metrics import load_metric
+from llmft.evaluation.metrics.text_metric import set_apart
 from llmft.runs.notes import say_note
 from llmft.tasks.chunks import Chunk, closest, cut, read_chunk, widened
 from llmft.tasks.texts import query_text
@@ -66,20 +67,30 @@ class ChunkedDocuments:
 
     def nearest(self, rows: Sequence[Row]) -> tuple[list[Chunk], int]:
         """For each row the chunk of its document that shares the most rare words with its question, out of those that contain an
-        accepted answer, as the metric `contains` sees it, if any do; and how many rows share no word with theirs."""
-        contains = load_metric("contains", "text").row_score
+        accepted answer in whole words, if any do; and how many rows share no word with theirs."""
         chunks: dict[int, Chunk] = {}
         strangers = 0
         for document in dict.fromkeys(row["document"] for row in rows):
             places = [place for place, row in enumerate(rows) if row["document"] == document]
             asked, candidates = [rows[place] for place in places], self.chunks(document)
             texts = [chunk.text for chunk in candidates]
-            answers = [row.get("answer") or () for row in asked]
-            holds = np.array([[bool(accepted and contains(text, accepted)) for accepted in answers] for text in texts]).T
+            plain, answers = [*map(_plain, texts)], [_whole_words(row.get("answer") or ()) for row in asked]
+            holds = np.array([[bool(answer and answer.search(text)) for text in plain] for answer in answers])
             nearest, similarity = closest(texts, [*map(query_text, asked)], holds | ~holds.any(1, keepdims=True))
             chunks |= {place: candidates[number] for place, number in zip(places, nearest, strict=True)}
             strangers += int((similarity <= 0).sum())
         return [chunks[place] for place in range(len(rows))], strangers
+
+
+def _plain(text: str) -> str:
+    """The text without case, with single spaces between words."""
+    return " ".join(set_apart(text).casefold().split())
+
+
+def _whole_words(answers: Iterable[str]) -> re.Pattern[str] | None:
+    """What finds any of these answers in a plain text where it is not part of a longer word or number; None if all are empty."""
+    plain = [re.escape(answer) for answer in map(_plain, answers) if answer]
+    return re.compile(rf"(?<!\w)({'|'.join(plain)})(?!\w)") if plain else None
 
 
 def about_chunks(job: Job, tokenizer: PreTrainedTokenizerBase, queries: Sequence[Row]) -> list[Row]:

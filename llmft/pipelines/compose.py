@@ -145,10 +145,7 @@ class DocumentRun:
 
     @property
     def ends_as_shown(self) -> bool:
-        """Whether its answers ended with what ends those of its teacher, which read demonstrations, and its student, saved by an
-        older version, does not say so."""
-        if "stop" in student_settings(self.student):
-            return False
+        """Whether its answers ended with what ends those of its teacher, which read demonstrations."""
         taught = DistillationArguments.__name__ in self.config["arguments"] and any(self.config["draws"]["demonstrations"])
         task = TASKS.get(self.config["task"])  # None for one's own files of labels
         return taught and task is not None and task.answer == "text" and not task.stops

@@ -37,7 +37,7 @@ from llmft.runs.notes import say_note
 from llmft.tasks.queries import leave_out, load_queries
 from llmft.tasks.rows import left_out
 from llmft.tasks.schema import Row
-from llmft.tasks.texts import THOUGHT, THOUGHT_IDS, answered, missing
+from llmft.tasks.texts import THOUGHT, THOUGHT_IDS, answered, missing, without_thought
 
 if TYPE_CHECKING:
     from llmft.cost.phases import Phase
@@ -212,7 +212,9 @@ def draw_queries(job: Job) -> list[Row]:
     if needing and not all(map(answered, queries)):
         what = {"label": "labels", "text": "answers"}[job.task.answer]
         raise InputError(f"{needing}: needs the queries' {what}, and some have none; leave it out, or give queries with {what}")
-    unread = sum(flags.answers == "given" and not missing(row.get(THOUGHT)) and THOUGHT_IDS not in row for row in queries)
+    if flags.answers != "given" or flags.support == "sampled":
+        return [*map(without_thought, queries)]
+    unread = sum(not missing(row.get(THOUGHT)) and THOUGHT_IDS not in row for row in queries)
     if unread:
         say_note(
             f"{where}: the teacher does not read the {THOUGHT} of {unread} of {len(queries)} queries, which have no {THOUGHT_IDS}"

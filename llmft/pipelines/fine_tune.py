@@ -26,6 +26,7 @@ from llmft.pipelines.schedule import counted
 from llmft.prompts.demonstrations import draw_training_rows
 from llmft.prompts.render import read_context
 from llmft.runs.notes import say_note
+from llmft.tasks.texts import without_thought
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,8 @@ def tune(job: Job) -> None:
         elif on_documents:
             rows = []
         else:
-            rows = draw_training_rows(job.data.train, job.config.data.max_train_samples, data_seed=run.data_seed)
+            drawn = draw_training_rows(job.data.train, job.config.data.max_train_samples, data_seed=run.data_seed)
+            rows = [*map(without_thought, drawn)]
         if vanilla:
             put_head(model, flags.classifier_type, job.task.label_names, run.seed)
         student = job.scorer(model, tokenizer, prompt_format, reserved=job.config.trained.virtual_tokens)

@@ -10,6 +10,7 @@ from llmft.prompts.demonstrations import draw_contexts, draw_eval_rows
 from llmft.runs.notes import say_note
 from llmft.tasks.listed import listed_demonstrations
 from llmft.tasks.load import load_task
+from llmft.tasks.texts import without_thought
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,7 +48,9 @@ def load_data(job: Job, *, num_contexts: int) -> None:
             data_dir=data.data_dir,
             cache_dir=data.dataset_cache_dir,
         )
-    job.eval_sets = {name: draw_eval_rows(rows, data.max_eval_samples) for name, rows in job.data.eval_sets.items()}
+    job.eval_sets = {
+        name: [*map(without_thought, draw_eval_rows(rows, data.max_eval_samples))] for name, rows in job.data.eval_sets.items()
+    }
     job.contexts = _draw_contexts(job, num_contexts) if num_contexts else []
     try_text_metrics(job)
     if data.run_code is not None:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from llmft.distillation.teacher import Teacher
     from llmft.evaluation.scorer import MeanScorer
 
-COPIES = 3
-"""How many copies of distributions that are computed in advance are in memory at once: as they were read, put together, and as
-they are written to the cache."""
+COPIES = 2
+"""How many copies of distributions that are computed in advance are in memory at once: as they were read, and put together; one
+more as they are written to the cache."""
 FLOAT32 = 4
 """Bytes of one of their numbers."""
 
@@ -122,7 +122,8 @@ def check_memory(teacher: Teacher) -> None:
     ranks = Counter(name for name, _ in machines)
     name, free = min(machines, key=lambda machine: machine[1] / ranks[machine[0]])
     width = logits_width(teacher.scorers[0].model)
-    needed = ranks[name] * COPIES * FLOAT32 * teacher.positions * width
+    copies = COPIES + (teacher.scorers[0].cache is not None)
+    needed = ranks[name] * copies * FLOAT32 * teacher.positions * width
     if needed > free:
         raise InputError(
             f"--support vocab: the teacher's distributions at {teacher.positions} tokens take {needed / 1e9:.1f} GB, and "

@@ -211,9 +211,10 @@ def _save(job: Job, student: Scorer, model: torch.nn.Module, path: Path) -> None
     Args:
         model: the student's model, as the trainer has wrapped it.
     """
+    stops = [stop for stop in student.answers.stops if stop not in job.task.stops]  # questions of another task have its own
     with job.meter.phase("save"), weights_on_rank_0(model, bare_model(model)):
         if job.record.writes:
             with whole_folder(path) as aside:
-                save_student(model, aside, student.answers.stops)
+                save_student(model, aside, stops)
                 name_start(aside, path)
                 student.prompter.tokenizer.save_pretrained(str(aside))

@@ -189,9 +189,14 @@ def document_of(name: str) -> str:
     return chunk[1] if chunk else name
 
 
+def without_thought(row: Row) -> Row:
+    """The row as it is asked where nobody reads what a model wrote before its answer."""
+    return {name: value for name, value in row.items() if name not in (THOUGHT, THOUGHT_IDS)}
+
+
 def with_written(row: Row, ids: list[int]) -> Row:
     """The row with the tokens that a model has written as its answer, and without a thought of another answer."""
-    return {**{name: value for name, value in row.items() if name != THOUGHT_IDS}, ANSWER_IDS: ids}
+    return {**without_thought(row), ANSWER_IDS: ids}
 
 
 def answered(row: Row) -> bool:

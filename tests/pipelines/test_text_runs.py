@@ -128,6 +128,11 @@ def test_answers_with_thoughts_are_learnt_the_same_from_their_file(folder, tmp_p
             given_back("odd", {**lines[0], "thought": "No.", "thought_ids": ids})
     written = distil(folder, *flags, "--query_file", tmp_path / "same.jsonl")  # anew, without the thoughts in the file
     assert losses(written) == pytest.approx(losses(record), rel=1e-5)
+    lines[0] |= {"thought": None, "thought_ids": lines[0]["answer_ids"] * 100}  # more than an answer may have
+    with pytest.raises(InputError, match="the answer of row query-0 with its thought has"):
+        given_back("long")
+    gold = distil(folder, "--query_file", tmp_path / "long.jsonl", "--targets", "gold")  # nobody reads it
+    assert np.isfinite(losses(gold)).all()
 
 
 def test_rows_whose_answers_the_pattern_does_not_match_are_not_said_to_be_learnt(folder):

@@ -86,7 +86,12 @@ def words(text: str) -> tuple[str, ...]:
     character is a word and wide punctuation separates words, as in MLQA's script for Chinese (Lewis et al. 2020,
     arXiv:1910.07475).
     """
-    return squad_words(without_ends("".join(map(_set_apart, text))))
+    return squad_words(without_ends(set_apart(text)))
+
+
+def set_apart(text: str) -> str:
+    """A text with spaces around each character of scripts without spaces between words, and for their punctuation."""
+    return "".join(map(_set_apart, text))
 
 
 def without_ends(text: str) -> str:

@@ -104,7 +104,7 @@ def check_cartridge(model: PreTrainedModel, flag: str) -> None:
         cache = encode(model, [0]) if able else None
     shapes = {part.shape for layer in cache.layers for part in (layer.keys, layer.values)} if cache is not None else ()
     if len(shapes) != 1:
-        raise InputError(f"{flag}: {named(model)} cannot read after keys and values that replace a text; use --use_soft_prompt")
+        raise InputError(f"{flag}: {named(model)} cannot read after keys and values that replace a text; use --use_adapter")
 
 
 CARTRIDGE = Part(

@@ -60,7 +60,7 @@ def _check(model: PreTrainedModel, _: AdapterArguments) -> None:
     if getattr(model.config.get_text_config(), "hidden_size_per_layer_input", None):  # Gemma 3n, Gemma 4
         raise InputError(
             f"--use_soft_prompt: {named(model)} embeds every token in each layer, and virtual tokens are no tokens; "
-            "use --use_cartridge or --use_adapter"
+            "use --use_adapter"
         )
 
 
