@@ -11,7 +11,7 @@ from typing import Any
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
-from llmft.arguments.context import DocumentArguments, has_text, names_documents
+from llmft.arguments.context import DocumentArguments, names_documents
 from llmft.arguments.data import DataArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.flags import flags_of, paths_named
@@ -173,7 +173,8 @@ def say_without_text(context: DocumentArguments) -> None:
     """Print a note that counts the files of --context_dir that are left out because they have no text."""
     if context.context_dir is None:
         return
-    empty = [path for path in context.paths if not has_text(path)]
+    read = {file.path for file in context.context_files}
+    empty = [path for path in context.paths if str(path) not in read]
     if empty:
         say_note(
             f"--context_dir {context.context_dir}: {len(empty)} of the {len(context.paths)} files that --context_glob "

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmft.errors import InputError, quote
 from llmft.pipelines.prompting import delimiter_of
 from llmft.runs.notes import say_note
 from llmft.tasks.rows import SECOND, left_out
-from llmft.tasks.texts import HISTORY, document_of, with_written
+from llmft.tasks.texts import HISTORY, THOUGHT, THOUGHT_IDS, document_of, with_written
 
 if TYPE_CHECKING:
     from llmft.arguments.data import DataArguments
@@ -77,7 +77,7 @@ def split_answers(answers: Texts, queries: Sequence[Row]) -> tuple[list[Row], di
 def cut(row: Row, part: AnswerPart) -> Row:
     """The row with only a part of its answer in `answer_ids`; the tokens before that part are its `thought_ids`."""
     ids = row["answer_ids"]
-    return {**row, "thought_ids": ids[: part.begin], "answer_ids": ids[part.begin :]}
+    return {**row, THOUGHT_IDS: ids[: part.begin], "answer_ids": ids[part.begin :]}
 
 
 def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
@@ -92,7 +92,7 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
             **whereabouts(row),
             **({HISTORY: [turn._asdict() for turn in row[HISTORY]]} if row.get(HISTORY) else {}),
             **_question(row, job.config.data),
-            **_thought(row, answers),
+            **({THOUGHT: answers.text(row[THOUGHT_IDS]), THOUGHT_IDS: row[THOUGHT_IDS]} if THOUGHT_IDS in row else {}),
             "answer": text(row["answer_ids"]),
             "answer_ids": row["answer_ids"],
         }
@@ -100,11 +100,6 @@ def keep_answers(job: Job, answers: Answers, queries: Sequence[Row]) -> None:
     ]
     write_json_lines(job.record.path / TEACHER_ANSWERS, lines)
     say_how_many_are_cut(queries, job.config.writing.max_new_tokens)
-
-
-def _thought(row: Row, answers: Answers) -> dict[str, Any]:
-    """What the teacher wrote before its answer, as text and as tokens, if that was cut off."""
-    return {"thought": answers.text(row["thought_ids"]), "thought_ids": row["thought_ids"]} if "thought_ids" in row else {}
 
 
 def _question(row: Row, data: DataArguments) -> dict[str, str]:
@@ -116,7 +111,7 @@ def _question(row: Row, data: DataArguments) -> dict[str, str]:
 
 def say_how_many_are_cut(queries: Sequence[Row], limit: int) -> None:
     """Say how many of the teacher's answers have as many tokens as they may."""
-    cut = sum(len([*row.get("thought_ids", ()), *row["answer_ids"]]) == limit for row in queries)
+    cut = sum(len([*row.get(THOUGHT_IDS, ()), *row["answer_ids"]]) == limit for row in queries)
     if cut:
         say_note(f"{cut} of {len(queries)} of the teacher's answers reach --max_new_tokens {limit} and may be cut off there")
 
