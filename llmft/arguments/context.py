@@ -148,6 +148,10 @@ class DocumentArguments(Checked):
         """The files of each text of --context file: one file of --context_file, or all files of --context_dir."""
         return [self.context_files] if self.context_dir else [[file] for file in self.context_files]
 
+    def files_of_context(self, number: int) -> list[ContextFile]:
+        """The files of context `number`; all contexts have the same if there is only one text."""
+        return self.texts[number if len(self.texts) > 1 else 0]
+
     @property
     def contexts(self) -> tuple[str, ...]:
         """The requested kinds of context: none if a script has no --context."""

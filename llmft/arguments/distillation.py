@@ -36,7 +36,9 @@ class DistillationArguments(Objective):
     teacher_model_name_or_path: str | None = flag(
         "A different teacher with the same vocabulary; default: the student before training.", kind="path"
     )
-    teacher_model_revision: str = flag("Branch, tag or commit of a teacher from the hub.", "main")
+    teacher_model_revision: str = flag(
+        "Branch, tag or commit of a teacher from the hub.", "main", needs="--teacher_model_name_or_path"
+    )
     teacher_mode: str = flag(
         "`precompute`: the teacher reads each query once, before training; `online`: at every step (but its contexts only once).",
         "precompute",
@@ -123,8 +125,8 @@ class DistillationArguments(Objective):
     student_pattern: str | None = flag("The student's pattern; default: --pattern.")
     teacher_target_prefix: str | None = flag("The teacher's prefix; default: --target_prefix.")
     student_target_prefix: str | None = flag("The student's prefix; default: --target_prefix.")
-    teacher_target_tokens: str | None = flag("The teacher's label words; default: --target_tokens.")
-    student_target_tokens: str | None = flag("The student's label words; default: --target_tokens.")
+    teacher_target_tokens: str | None = flag("The teacher's label words; default: --target_tokens.", answers="label")
+    student_target_tokens: str | None = flag("The student's label words; default: --target_tokens.", answers="label")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,7 +35,12 @@ class Objective(Checked):
         excludes={ON_POLICY: "teacher and student are compared on the student's likeliest tokens"},
         exempt=("topk",),
     )
-    topk: int = flag("Number of the teacher's most probable tokens.", 50, at_least=1, needs="--support topk")
+    topk: int = flag(
+        "Number of the teacher's most probable tokens; with --answers student of the student's, with mixed of both's.",
+        50,
+        at_least=1,
+        needs="--support topk",
+    )
     divergence: str = flag(
         "`forward` KL(teacher || student), `reverse` KL(student || teacher), or `jsd`. Default: forward; reverse with "
         "--answers student.",

@@ -53,7 +53,7 @@ INHERITED = {
         excludes={"--use_cartridge": "layers then read only their own keys and values"},
     ),
     **_rules("accelerator_config lr_scheduler_kwargs gradient_checkpointing_kwargs activation_checkpointing_kwargs", kind="json"),
-    **_rules("deepspeed", kind="path"),
+    **_rules("deepspeed", kind="path", evaluation="read"),
     **_rules("save_steps", kind="steps", needs=("--save_strategy steps",), names_run=False),
     **_rules("dataloader_num_workers", at_least=0, names_run=False),
     **_rules("dataloader_prefetch_factor", needs=("--dataloader_num_workers 1+",), names_run=False),

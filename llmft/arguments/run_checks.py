@@ -7,7 +7,10 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from llmft.arguments.checks import read_json
 from llmft.arguments.deepspeed_config import zero_stage
@@ -23,6 +26,11 @@ SECTIONS = ("zero_optimization", "fp16", "bf16", "optimizer", "scheduler", "acti
 PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
 NO_GPUS = ("", "-1", "NoDevFiles")
 """Values of $CUDA_VISIBLE_DEVICES that mean no GPU; the last is Slurm's."""
+CHECKPOINTING = tuple(
+    (f"{kind}_checkpointing_kwargs", ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop"))
+    for kind in ("gradient", "activation")
+)
+"""The flag and its old name, and the arguments of torch's `checkpoint` that JSON can give."""
 SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], "trackio": ["trackio"]}
 """Logging services, and packages of which each needs any one."""
 
@@ -36,6 +44,11 @@ def check_before(run: Any) -> None:
     if isinstance(run.deepspeed, str):
         check_deepspeed(run.deepspeed)
     _check_devices(run)
+    for name, keys in (("accelerator_config", [field.name for field in fields(AcceleratorConfig)]), *CHECKPOINTING):
+        value = getattr(run, name)
+        entries = read_json(name, value) if isinstance(value, str) else value if isinstance(value, dict) else {}
+        if unknown := [key for key in entries if key not in keys]:
+            raise InputError(f"--{name}: {quote(unknown[0])} is none of its entries, which are {', '.join(keys)}")
     if run.eval_strategy == "steps" and run.eval_steps is None:
         raise InputError("--eval_strategy steps: needs --eval_steps; add it")
     if run.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):

@@ -28,7 +28,9 @@ class SelfStudyArguments(Checked):
     writer_model_name_or_path: str | None = flag(
         "A different model to write the queries; default: the one that answers.", kind="path"
     )
-    writer_model_revision: str = flag("Branch, tag or commit of a writer from the hub.", "main")
+    writer_model_revision: str = flag(
+        "Branch, tag or commit of a writer from the hub.", "main", needs="--writer_model_name_or_path"
+    )
     keep_known: bool = flag("Keep queries whose answer is the same without the document.", False)
     duplicate_similarity: float = flag(
         "Similarity (0 to 1, of words in any order) from which a query counts as a duplicate of one with the same answer.",

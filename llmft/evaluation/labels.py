@@ -79,6 +79,12 @@ class Labels(Answers):
                 raise InputError(
                     f"--model_name_or_path: is a classifier of the labels {names}, but the task has {len(words)} labels"
                 )
+            names = [] if task is None else [*task.label_names]
+            if head.label_names != names and sorted(head.label_names) == sorted(names):
+                raise InputError(
+                    f"--model_name_or_path: is a classifier of {', '.join(head.label_names)}, in this order, but the labels of "
+                    f"{task.name} are {', '.join(names)}; give --label_names in the first order"
+                )
             return cls(LabelSequences.create([[i] for i in range(len(words))]), calibrate)
         control, written = prompter.written([sample])
         query, tokenizer = written.query(sample).rstrip(" "), prompter.tokenizer  # upstream's own may end in a space

@@ -15,7 +15,7 @@ from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.methods import AdapterArguments
 from llmft.arguments.model import ModelArguments
 from llmft.arguments.run import DistillationRunArguments
-from llmft.errors import InputError
+from llmft.errors import InputError, quote
 from llmft.pipelines.comparison import (
     compare,
     mean_losses,
@@ -148,6 +148,9 @@ def load(job: Job) -> Loaded:
     model, tokenizer = job.loaded
     part = job.config.trained
     student = job.scorer(model, tokenizer, student_format, reserved=part.virtual_tokens)
+    if dropped := [stop for stop in student.answers.stops if stop not in teacher.answers.stops]:
+        ends = " or ".join(map(quote, dropped))
+        say_note(f"the teacher's answers do not end with {ends}, so its student's do not here; --stop ends the answers of both")
     student = replace(student, answers=student.answers.ending_as(teacher.answers))
     reserved = part.virtual_tokens or len(teacher.scorers[0].prompter.context_ids) * part.use_cartridge
     opens = student.prompter.opens and not part.use_cartridge  # a cartridge has the opening token already

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from transformers import set_seed
@@ -39,6 +41,7 @@ from llmft.prompts.alignment import check_alignment
 from llmft.prompts.chat import ChatFormat
 from llmft.prompts.prompter import Prompter
 from llmft.prompts.render import PromptFormat
+from llmft.tasks.rows import whole_number
 from llmft.training.ft_trainer import FtTrainer
 from llmft.training.stop_at_nan import StopAtNonFinite
 
@@ -164,6 +167,9 @@ def distill(
     kind, writing = _kind(prompt), _writing(prompt, max_new_tokens, stop)
     teacher_prompt, part = teacher_prompt or prompt, part or AdapterArguments()
     objective = objective or Objective(**kind.defaults)
+    if objective.support not in kind.supports:
+        supports = ", ".join(kind.supports)
+        raise InputError(f"objective: support {objective.support} does not apply to these answers; give one of {supports}")
     queries = _complete(queries, prompt, labelled=not kind.in_words and objective.ce_weight > 0)
     check_support(objective, teacher_prompt, prompt, calibrate=False)
     run = _run_arguments(DistillationRunArguments, DISTILLATION[part.part], len(queries), training)
@@ -189,19 +195,34 @@ def _complete(rows: Sequence[Row], prompt: PromptFormat, *, labelled: bool = Tru
     """The rows with all required fields; `labelled` ones are checked to have a label with a word."""
     if len(rows) < least:
         raise InputError("rows: is empty; give at least one")
-    complete = [{"idx": i, "text2": None, "label": None, **row} for i, row in enumerate(rows)]
+    complete = [{"idx": i, "text2": None, "label": None, **_known(row)} for i, row in enumerate(rows)]
     if _kind(prompt).in_words:
         return [_with_answers(row, needed=labelled) for row in complete]
-    labels = range(len(prompt.words))
-    for i, row in enumerate(rows):
-        if labelled and row.get("label") not in labels:
-            raise InputError(f"rows: the label of row {i} is {row.get('label')}; the prompt has words for 0 to {labels[-1]}")
-    return complete
+    if not labelled:
+        return complete
+    return [{**row, "label": _label(row["label"], i, len(prompt.words))} for i, row in enumerate(complete)]
+
+
+def _known(row: Row) -> dict[str, Any]:
+    """The row without the fields that pandas marks as missing."""
+    return {name: cell for name, cell in row.items() if not (pd.api.types.is_scalar(cell) and pd.isna(cell))}
+
+
+def _label(cell: Any, place: int, count: int) -> int:
+    """The number of a label, which pandas may have as a float or a boolean."""
+    with suppress(ValueError):
+        if 0 <= (label := whole_number(cell.item() if isinstance(cell, np.generic) else cell)) < count:
+            return label
+    raise InputError(f"rows: the label of row {place} is {cell}; the prompt has words for 0 to {count - 1}")
 
 
 def _with_answers(row: dict[str, Any], *, needed: bool) -> dict[str, Any]:
-    answers = row.get("answer") or ()
-    answers = (answers,) if isinstance(answers, str) else tuple(answers)
+    answers = row.get("answer", ())
+    if isinstance(answers, str):
+        answers = (answers,) if answers else ()
+    if not (isinstance(answers, Iterable) and all(isinstance(answer, str) for answer in answers)):
+        raise InputError(f"rows: the answer of row {row['idx']} is {answers}; give a text, or a list of texts")
+    answers = tuple(answers)
     if needed and not answers:
         raise InputError(f"rows: row {row['idx']} has no answer; the prompt has no label words, so rows need a text")
     return {**row, "answer": answers, "document": row.get("document")}

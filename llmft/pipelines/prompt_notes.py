@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from llmft.errors import quote
 from llmft.pipelines.job import Job
 from llmft.prompts.control import control_tokens, look_for
 from llmft.prompts.render import row_texts
@@ -15,6 +16,7 @@ from llmft.tasks.texts import asks
 if TYPE_CHECKING:
     from llmft.evaluation.scorer import Scorer
     from llmft.evaluation.scores import Scores
+    from llmft.prompts.render import PromptFormat
 
 
 def say_prompts(
@@ -29,7 +31,8 @@ def say_prompts(
     """
     if not job.record.writes:
         return
-    for line in (*label_lines(scorers), *control_lines(job, scorers, train_rows)):
+    about_words = (*label_lines(scorers), *order_lines(job, scorers))
+    for line in (*about_words, *text_lines(job, scorers), *control_lines(job, scorers, train_rows)):
         say_note(line)
     for line in repetition_lines(job, train_rows, trained_as):
         say_note(line, "warning")
@@ -55,6 +58,29 @@ def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:
         borders = {"": next(iter(borders.values()))}
     for who, border in borders.items():
         yield f"label tokens{f' of the {who}' if who else ''}: {border}"
+
+
+def order_lines(job: Job, scorers: Mapping[str, Scorer]) -> Iterator[str]:
+    """Which word each label has, where the words are the names of the labels in another order."""
+    names = job.task.label_names
+    for words, flag in {(one.words, one.words_flag): None for one in formats_of(scorers)}:
+        folded = [[text.strip().casefold() for text in texts] for texts in (words, names)]
+        if folded[0] != folded[1] and sorted(folded[0]) == sorted(folded[1]):
+            pairs = ", ".join(f"{quote(name)} is {quote(word)}" for name, word in zip(names, words, strict=True))
+            yield f"{flag} {','.join(words)}: these are the names of the labels in another order, so {pairs} in prompts"
+
+
+def text_lines(job: Job, scorers: Mapping[str, Scorer]) -> Iterator[str]:
+    """Patterns that leave out the second text of rows."""
+    if any(row["text2"] is not None for rows in job.eval_sets.values() for row in rows):
+        for pattern, flag in {(one.pattern, one.pattern_flag): None for one in formats_of(scorers)}:
+            if "{text2}" not in pattern:
+                yield f"{flag} {quote(pattern)}: leaves out the rows' second text; {{text2}} stands for it"
+
+
+def formats_of(scorers: Mapping[str, Scorer]) -> list[PromptFormat]:
+    """The prompt format of each role."""
+    return [scorer.prompter.prompt_format for scorer in scorers.values()]
 
 
 def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[Row]) -> Iterator[str]:

@@ -144,7 +144,7 @@ def _context(job: Job, labels: tuple[str, ...], number: int) -> dict[str, Any]:
     separator = decode_escapes(data.separate_shots_by)
     if flags.reads("file") and not job.config.by_document:
         texts.append(file_text(job, number))
-    dialogue = read_turns(flags.context_files[0].path, "--context_file") if flags.reads("dialogue") else ()
+    dialogue = read_turns(flags.files_of_context(number)[0].path, "--context_file") if flags.reads("dialogue") else ()
     return {
         "instruction": instruction,
         "document": separator.join(texts),
@@ -162,6 +162,5 @@ def file_text(job: Job, number: int = 0) -> str:
     Raises:
         InputError: a file cannot be read.
     """
-    texts = job.config.context.texts
-    files = texts[number if len(texts) > 1 else 0]
+    files = job.config.context.files_of_context(number)
     return decode_escapes(job.config.data.separate_shots_by).join(map(read_context, files))

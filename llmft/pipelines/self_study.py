@@ -95,6 +95,8 @@ def prepare_study(argv: Sequence[str] | None) -> Job:
     values, given = read(GROUPS, argv, __doc__)
     model, prompt, context, chunks, writing, flags, run = make(GROUPS, values)
     name = model.model_name_or_path
+    if "seed" in given:
+        raise InputError(f"--seed {run.seed}: has no effect here; --data_seed draws the queries")
     if name is None:
         raise InputError("--model_name_or_path: not given; name the model that answers")
     if not context.context_files:

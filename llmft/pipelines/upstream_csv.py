@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmft.errors import InputError, one_line
 from llmft.models.load import short_name
 from llmft.pipelines.job import Job
 from llmft.runs.record import LONGEST_FOLDER, folder_name
@@ -59,21 +60,42 @@ def upstream_row(job: Job, scorer: Scorer, scores: dict[str, Scores]) -> dict[st
     }
 
 
-def append_row(job: Job, row: dict[str, Any]) -> Path:
-    """Append the row to `<output_dir>/<model>_<task>_<evaluation task>.csv`; new columns are added.
-
-    A row may be there already if an earlier session of the run was killed after writing it; it is the same except for its times.
-    """
-    import pandas as pd
-
-    output_dir = Path(job.config.run.output_dir)
+def csv_of(job: Job) -> Path:
+    """`<output_dir>/<model>_<task>_<evaluation task>.csv`."""
     evaluation = job.config.data.eval_task_name or next(iter(job.task.partners), None)
     model = job.model_name.replace("/", "-")
     if len(model.encode()) > LONGEST_FOLDER:
         model = f"{folder_name(short_name(job.model_name)[:80])}-{short_hash(job.model_name)}"
-    path = output_dir / f"{model}_{job.task.name}_{evaluation}.csv"
+    return Path(job.config.run.output_dir) / f"{model}_{job.task.name}_{evaluation}.csv"
+
+
+def read_rows(path: Path) -> list[pd.DataFrame]:
+    """The rows of the csv; nothing if there is none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import pandas as pd
+
+    try:
+        return [pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)] if path.is_file() else []
+    except (OSError, ValueError) as error:
+        raise InputError(f"--output_dir: {path} cannot be read ({one_line(error)}); move it away") from error
+
+
+def append_row(job: Job, row: dict[str, Any]) -> Path:
+    """Append the row to the csv; new columns are added.
+
+    A row may be there already if an earlier session of the run was killed after writing it; it is the same except for its times.
+
+    Raises:
+        InputError: the csv cannot be read.
+    """
+    import pandas as pd
+
+    path = csv_of(job)
     with lock(path):
-        frames = [pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)] if path.is_file() else []
+        frames = read_rows(path)
         new = pd.DataFrame({name: [value] for name, value in row.items()})
         if job.record.continued and frames and _holds(frames[0], new):
             return path

@@ -143,11 +143,13 @@ class Prompter:
         return prompts
 
     def check_window(self, rows: Sequence[Row]) -> None:
-        """Check early that prompts fit, using the rows that are longest in characters.
+        """Check early that rows have the texts that prompts show, and that prompts fit, using the rows that are longest in
+        characters.
 
         Raises:
-            InputError: a prompt does not fit.
+            InputError: a row lacks a text, or a prompt does not fit.
         """
+        self.prompt_format.check_texts(rows)
         self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-LONGEST:])
 
     def _check_embeddings(self, prompts: TokenizedPrompts) -> None:

@@ -166,6 +166,18 @@ class PromptFormat:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, self.decode(getattr(self, name)))
 
+    def check_texts(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Check that the rows have the texts that the pattern shows.
+
+        Raises:
+            InputError: one has no second text.
+        """
+        if "text2" in PLACEHOLDER.findall(self.pattern) and any(row.get("text2") is None for row in rows):
+            raise InputError(
+                f"{self.pattern_flag} {quote(self.pattern)}: has {{text2}}, but there are rows without a second text; name its "
+                "column with --text2_column, or drop {text2}"
+            )
+
     def decode(self, text: str) -> str:
         """The decoded text of a flag."""
         return decode_escapes(text)

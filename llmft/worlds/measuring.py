@@ -8,11 +8,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_on_one_thread(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model and its tokenizer from a folder; from here on the process computes on one thread, since matrices this small gain
-    nothing from more."""
+def load_on_one_thread(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model and its tokenizer; from here on the process computes on one thread, since matrices this small gain nothing from
+    more.
+
+    Raises:
+        InputError: there is no such model.
+    """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from llmft.models.load import load_model
 
     torch.set_num_threads(1)
-    return AutoModelForCausalLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+    return load_model(name)
+
+
+def numbers(text: str) -> list[int]:
+    """The numbers of a comma-separated flag, as a type for argparse, which names the flag if one is no number from 0."""
+    values = [int(part) for part in text.split(",")]
+    if min(values) < 0:
+        raise ValueError(text)
+    return values

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from llmft.errors import InputError
 from llmft.runs.program import exit_on_bad_input
-from llmft.runs.store import whole_folder
+from llmft.runs.store import check_writable, whole_folder
 from llmft.worlds.muon import Muon
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def read_flags(
         check(arguments)
         if arguments.output_dir.exists():
             raise InputError(f"--output_dir {arguments.output_dir} exists: remove it or choose another")
+        check_writable(arguments.output_dir, f"--output_dir {arguments.output_dir}")
     return arguments
 
 

@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from llmft.errors import InputError
 from llmft.models.reading import reader
 from llmft.models.reading.kv_cache import encode
+from llmft.pipelines import distill
+from llmft.pipelines.prepare import prepare
+from llmft.pipelines.prompting import prompt_format_of
 from llmft.prompts.render import PromptFormat
 from llmft.worlds.nli import CHECKPOINT
 from tests.pipelines.conftest import IN_DOMAIN, run
@@ -135,6 +138,16 @@ def test_two_conflicting_contexts_have_a_vote_each_in_the_mean(tmp_path):
     teach = ("--task_variant", "entailment", "--context", "file", "--context_file", both, "--num_contexts", 2)
     mean = run("distill.py", tmp_path, *SHORT[2:], *teach).predictions.query("stage == 'teacher'")
     np.testing.assert_allclose(np.exp(np.stack(mean.label_logprobs)), 0.5, atol=0.05)
+
+
+def test_each_of_several_contexts_is_its_own_dialogue(tmp_path):
+    files = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for file in files:
+        file.write_text(json.dumps({"role": "user", "content": file.stem}) + "\n")
+    flags = ["--task", "toy", "--use_cpu", "--output_dir", str(tmp_path / "out"), "--context", "dialogue"]
+    teach = ["--context_file", ",".join(map(str, files)), "--num_contexts", "2"]
+    (job,) = prepare("distill", distill.GROUPS, [*flags, *teach], description="")
+    assert [prompt_format_of(job, "teacher", number).turns[0].content for number in range(2)] == ["a", "b"]
 
 
 def test_more_demonstrations_than_the_window_holds(tmp_path):

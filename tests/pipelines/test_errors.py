@@ -79,6 +79,18 @@ CASES = [
     ("distill.py", ["--retention_tasks", "toy"], "--retention_tasks toy: toy is the run's own task"),
     ("distill.py", ["--student_pattern", "?"], "--student_pattern '?'"),
     ("distill.py", ["--teacher_target_tokens", "Yes,Nope"], "--teacher_target_tokens 'Yes,Nope'"),
+    ("distill.py", ["--task", "notes", "--student_target_tokens", "a,b"], "--student_target_tokens a,b: is for answers that are"),
+    (
+        "distill.py",
+        ["--teacher_model_revision", "step1000"],
+        "--teacher_model_revision step1000: has no effect without --teacher_model_name_or_path",
+    ),
+    ("eval.py", ["--accelerator_config", '{"foo": 1}'], "--accelerator_config: 'foo' is none of its entries"),
+    (
+        "ft.py",
+        ["--gradient_checkpointing", "--gradient_checkpointing_kwargs", '{"foo": 1}'],
+        "_checkpointing_kwargs: 'foo' is none of its entries, which are use_reentrant",
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import time
 
 import numpy as np
@@ -250,6 +251,25 @@ def test_a_row_with_other_columns_keeps_the_csv_whole(tmp_path):
     first, second = read_csv(tmp_path)
     assert first["toy_former_loss"] and not first["toy_loss"]
     assert second["toy_loss"] and not second["toy_former_loss"]
+    for content in (b"", b",toy_loss\n0,\xe9\n"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=rf"--output_dir: {re.escape(str(file))} cannot be read .*; move it away"):
+            run("eval.py", tmp_path, *FEW, "--overwrite_output_dir")
+        assert file.read_bytes() == content
+    assert len([*tmp_path.rglob("metrics.json")]) == 2
+
+
+def test_texts_and_words_that_are_not_what_they_seem(tmp_path, capsys):
+    file = tmp_path / "rows.csv"
+    file.write_text("text1,hypothesis,label\n" + "".join(f"a {i},b {i},{label}\n" for i, label in enumerate(["no", "yes"] * 4)))
+    flags = ["--train_file", str(file), "--validation_file", str(file), "--num_shots", "2", "--model_name_or_path", "toy"]
+    flags += ["--target_tokens", "Yes,No", "--use_cpu", "--output_dir", str(tmp_path)]
+    with pytest.raises(InputError, match=r"--pattern '\{text1\} \{text2\} \?': has \{text2\}, but .* --text2_column"):
+        in_context.main([*flags, "--pattern", "{text1} {text2} ?"])
+    in_context.main([*flags, "--pattern", "{text1} ?", "--text2_column", "hypothesis"])
+    said = capsys.readouterr().err
+    assert "--target_tokens Yes,No: these are the names of the labels in another order, so 'no' is 'Yes', 'yes' is" in said
+    assert "note: --pattern '{text1} ?': leaves out the rows' second text; {text2} stands for it" in said
 
 
 @pytest.mark.real_model

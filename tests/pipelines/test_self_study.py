@@ -171,6 +171,7 @@ def test_no_file_of_another_command_is_replaced(folder, tmp_path, name, content)
     ("arguments", "says"),
     [
         (("--seed_prompts", '{"a": 1}'), "--seed_prompts: does not map names to texts"),
+        (("--seed", 7), "--seed 7: has no effect here; --data_seed draws the queries"),
         (("--output_file", "."), "--output_file .: is not the name of a jsonl file"),
         (
             ("--chunk_tokens", 400, "--max_query_tokens", 200),

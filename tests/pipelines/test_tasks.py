@@ -121,6 +121,18 @@ def test_a_new_head_needs_no_words_for_labels_that_are_numbers(tmp_path):
     assert prompt_format_of(job).words == ("0", "1", "2")
 
 
+def test_a_classifier_is_not_asked_about_its_labels_in_another_order(tmp_path):
+    file, asked = tmp_path / "rows.jsonl", ["--max_eval_samples", 4, "--use_cpu", "--output_dir", tmp_path, "--label_names"]
+    file.write_text("".join(f"{json.dumps({'text1': f'row {number}', 'label': number % 2})}\n" for number in range(6)))
+    files = ["--train_file", file, "--validation_file", file, *asked]
+    trained = ["--model_name_or_path", "toy", "--method", "vanilla", "--use_adapter", "--max_steps", 1, *files, "bad,good"]
+    (path,) = MAIN["ft.py"]([*map(str, trained)])
+    student = ["--model_name_or_path", path / "model", "--num_shots", 0, *files]
+    with pytest.raises(InputError, match="is a classifier of bad, good, in this order, but the labels of custom are good, bad;"):
+        MAIN["eval.py"]([*map(str, student), "good,bad"])
+    MAIN["eval.py"]([*map(str, student), "bad,good"])
+
+
 def test_training_rows_without_labels_cannot_be_shown(tmp_path, own_files):
     file = tmp_path / "train.csv"
     file.write_text("".join(line.rpartition(",")[0] + "\n" for line in file.read_text().splitlines()))

@@ -155,6 +155,11 @@ def test_lines_that_a_model_wrote_are_queries(write):
     assert (first["text1"], first["document"], first["answer_ids"], first["thought_ids"]) == ("Year?", BORN, [5, 6, 2], [])
     assert "answer_ids" not in second
     assert [row["document"] for row in queries(file, task, *named, quiet=True)] == [None, None]  # where none is read
+    own = write([{"question": row["text1"], "gold": row["answer"], "page": row["page"]} for row in ASKED], "own.jsonl")
+    columns = ("--text1_column", "question", "--answer_column", "gold", *named[2:])  # which only the user's own files have
+    own_task = questions("--validation_file", own, *columns)
+    again, _ = queries(file, own_task, *named[:2], *columns, documents=load(own_task).documents)
+    assert again == first
     lost = write([{**line, "document": "document-77777777"}], "lost.jsonl")
     with pytest.raises(InputError, match=f"row 1: there is no document 'document-77777777'; name one of {ADA}, {BORN}"):
         queries(lost, task, *named, documents=data.documents)

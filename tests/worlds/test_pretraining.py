@@ -67,8 +67,9 @@ def test_the_checkpoint_is_an_ordinary_directory_and_appears_whole(tmp_path, mon
 
 
 @pytest.mark.parametrize("command", [nli_pretrain.main, notes_pretrain.main])
-@pytest.mark.parametrize("flags", [["--output_dir", "{existing}"], []])
+@pytest.mark.parametrize("flags", [["--output_dir", "{existing}"], ["--output_dir", "{existing}/file/model"], []])
 def test_without_a_new_output_dir_it_ends_with_status_2_and_a_line_that_names_the_flag(tmp_path, capsys, command, flags):
+    (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as exit_:
         command([flag.format(existing=tmp_path) for flag in flags])
     assert exit_.value.code == 2

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmft.worlds.measuring import load_on_one_thread
+from llmft.errors import InputError
+from llmft.runs.program import run_main
+from llmft.worlds.measuring import load_on_one_thread, numbers
 from llmft.worlds.nli import CHECKPOINT, world
 from llmft.worlds.nli.grammar import OUT_OF_DOMAIN, RULES
 from llmft.worlds.nli.tokenizer import BLANK_LINE
@@ -32,10 +34,18 @@ def prompt(query: dict, demonstrations: Rows = (), opening: str = "", pattern: s
 
 
 def sample_rows(rows: Rows, n: int, rng: random.Random) -> Rows:
-    """Draws n rows in random order, the same number of each label; if n is odd, the extra label is random."""
+    """Draws n rows in random order, the same number of each label; if n is odd, the extra label is random.
+
+    Raises:
+        InputError: there are fewer.
+    """
     counts = [n // 2, n - n // 2]
     rng.shuffle(counts)
-    drawn = [row for label in (0, 1) for row in rng.sample([r for r in rows if r["label"] == label], counts[label])]
+    of_labels = [[row for row in rows if row["label"] == label] for label in (0, 1)]
+    if counts[1] > len(of_labels[1]) or counts[0] > len(of_labels[0]):
+        most = 2 * min(map(len, of_labels))
+        raise InputError(f"--queries or --shots {n}: there are only {most} rows to draw them from; use fewer")
+    drawn = [row for one, count in zip(of_labels, counts, strict=True) for row in rng.sample(one, count)]
     return rng.sample(drawn, n)
 
 
@@ -43,11 +53,18 @@ def label_logits(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: list[str], batch_size: int = 32
 ) -> np.ndarray:
     """(n, 2) logits of LABEL_WORDS after each prompt. Batches have similar lengths; padding is on the right, where nothing sees
-    it."""
+    it.
+
+    Raises:
+        InputError: a prompt does not fit the model's window.
+    """
     import torch
 
     labels = tokenizer.convert_tokens_to_ids(list(LABEL_WORDS))
     encoded = [tokenizer(text)["input_ids"] for text in prompts]
+    longest, window = max(map(len, encoded)), model.config.max_position_embeddings
+    if longest > window:
+        raise InputError(f"--shots: a prompt has {longest} tokens, and the model's window {window}; ask for fewer")
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     logits = np.empty((len(prompts), len(labels)), np.float32)
     for start in range(0, len(order), batch_size):
@@ -99,18 +116,19 @@ def main(argv: list[str] | None = None) -> None:
     """The command: a table on standard output."""
     parser = argparse.ArgumentParser(prog="python -m llmft.worlds.nli.measure", description=__doc__.split("\n")[0])
     parser.add_argument("--model_name_or_path", default=str(CHECKPOINT), help="default: the shipped checkpoint")
-    parser.add_argument("--shots", default="0,2,4,8,16,32", help="how many (default: %(default)s)")
+    parser.add_argument("--shots", type=numbers, default="0,2,4,8,16,32", help="how many (default: %(default)s)")
     parser.add_argument("--queries", type=int, default=100, help="per rule, flip and set (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides queries and demonstrations (default: %(default)s)")
     arguments = parser.parse_args(argv)
+    if arguments.queries < 1:
+        raise InputError(f"--queries {arguments.queries}: ask for 1 or more")
     model, tokenizer = load_on_one_thread(arguments.model_name_or_path)
-    shots = [*map(int, arguments.shots.split(","))]
-    columns = ["rule", "set", *(f"{k} shots" for k in shots), "instruction", "shown label"]
+    columns = ["rule", "set", *(f"{k} shots" for k in arguments.shots), "instruction", "shown label"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     rng = random.Random(arguments.seed)
-    for rule, name, scores in measure(model, tokenizer, shots, arguments.queries, rng):
+    for rule, name, scores in measure(model, tokenizer, arguments.shots, arguments.queries, rng):
         print(f"| {rule} | {name} | " + " | ".join(f"{score:.3f}" for score in scores) + " |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from llmft.worlds.measuring import load_on_one_thread
+from llmft.errors import InputError
+from llmft.runs.program import run_main
+from llmft.worlds.measuring import load_on_one_thread, numbers
 from llmft.worlds.notes import CHECKPOINT
-from llmft.worlds.notes.grammar import NOT_STATED
+from llmft.worlds.notes.grammar import ATTRIBUTES, NOT_STATED
 from llmft.worlds.notes.world import NUM_PLACES, PATTERN, SEPARATOR, document_rows, draw_document
 
 if TYPE_CHECKING:
@@ -84,18 +86,23 @@ def main(argv: list[str] | None = None) -> None:
     """The command: a table on standard output."""
     parser = argparse.ArgumentParser(prog="python -m llmft.worlds.notes.measure", description=__doc__.split("\n")[0])
     parser.add_argument("--model_name_or_path", default=str(CHECKPOINT), help="default: the shipped checkpoint")
-    parser.add_argument("--facts", default="16,24,32", help="numbers of facts in a document (default: %(default)s)")
+    parser.add_argument("--facts", type=numbers, default="16,24,32", help="numbers of facts in a document (default: %(default)s)")
     parser.add_argument("--documents", type=int, default=10, help="of each size (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides documents and questions (default: %(default)s)")
     arguments = parser.parse_args(argv)
+    most = NUM_PLACES[0] * len(ATTRIBUTES)
+    if not 1 <= min(arguments.facts) <= max(arguments.facts) <= most:
+        raise InputError(f"--facts {','.join(map(str, arguments.facts))}: a document has 1 to {most}")
+    if arguments.documents < 1:
+        raise InputError(f"--documents {arguments.documents}: ask for 1 or more")
     model, tokenizer = load_on_one_thread(arguments.model_name_or_path)
     rng = random.Random(f"measure {arguments.seed}")
     outcomes = {
         num_facts: [one for _ in range(arguments.documents) for one in measure_document(model, tokenizer, num_facts, rng)]
-        for num_facts in map(int, arguments.facts.split(","))
+        for num_facts in arguments.facts
     }
     print("\n".join(table_lines(outcomes)))
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llmft.errors import InputError
 from llmft.worlds.nli import CHECKPOINT
 from llmft.worlds.nli.grammar import OUT_OF_DOMAIN, RULES
 from llmft.worlds.nli.measure import accuracy, label_logits, main, prompt, sample_rows
@@ -85,6 +86,19 @@ def test_scores_do_not_depend_on_the_batch(toy, tasks):
     queries = tasks[0][2]["validation"][:6]
     prompts = [prompt(query, tasks[0][2]["train"][:k]) for k, query in enumerate(queries)]
     np.testing.assert_allclose(label_logits(*toy, prompts, 6), label_logits(*toy, prompts, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--queries", "600"], "--queries or --shots 600: there are only 500 rows"),
+        (["--queries", "0"], "--queries 0: ask for 1 or more"),
+        (["--shots", "100", "--queries", "4"], "--shots: a prompt has .* the model's window 448"),
+    ],
+)
+def test_the_measuring_command_names_what_it_cannot_use(flags, says):
+    with pytest.raises(InputError, match=says):
+        main(flags)
 
 
 def test_the_measuring_command_prints_a_table(capsys):

@@ -5,6 +5,7 @@ import random
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llmft.errors import InputError
 from llmft.worlds.notes import CHECKPOINT
 from llmft.worlds.notes.measure import greedy_answers, main, question_prompt
 from llmft.worlds.notes.world import notes_documents, notes_splits
@@ -52,6 +53,12 @@ def test_demonstrations_behind_the_document_do_no_harm(notes, tasks):
     shown = random.Random(0).sample(splits["train"], 4)
     rows = splits["validation"][::3]
     assert exact_match(*notes, rows, document, shown) >= 0.9
+
+
+@pytest.mark.parametrize("flags", [["--facts", "1000"], ["--documents", "0"], ["--model_name_or_path", "no/model"]])
+def test_the_measuring_command_names_what_it_cannot_use(flags):
+    with pytest.raises(InputError, match=" ".join(flags)):
+        main(flags)
 
 
 def test_the_measuring_command_prints_a_table(capsys):
