@@ -36,7 +36,7 @@ class Objective(Checked):
         exempt=("topk",),
     )
     topk: int = flag(
-        "Number of the teacher's most probable tokens; with --answers student of the student's, with mixed of both's.",
+        "Number of the teacher's most probable tokens; with --answers student those of the student, with mixed those of both.",
         50,
         at_least=1,
         needs="--support topk",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -26,11 +26,8 @@ SECTIONS = ("zero_optimization", "fp16", "bf16", "optimizer", "scheduler", "acti
 PLAIN_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
 NO_GPUS = ("", "-1", "NoDevFiles")
 """Values of $CUDA_VISIBLE_DEVICES that mean no GPU; the last is Slurm's."""
-CHECKPOINTING = tuple(
-    (f"{kind}_checkpointing_kwargs", ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop"))
-    for kind in ("gradient", "activation")
-)
-"""The flag and its old name, and the arguments of torch's `checkpoint` that JSON can give."""
+CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop", "every_n_layers", "offload")
+"""Settings of activation checkpointing: arguments of torch's `checkpoint` that JSON can give, and two of transformers."""
 SERVICES = {"wandb": ["wandb"], "tensorboard": ["tensorboard", "tensorboardX"], "trackio": ["trackio"]}
 """Logging services, and packages of which each needs any one."""
 
@@ -44,11 +41,9 @@ def check_before(run: Any) -> None:
     if isinstance(run.deepspeed, str):
         check_deepspeed(run.deepspeed)
     _check_devices(run)
-    for name, keys in (("accelerator_config", [field.name for field in fields(AcceleratorConfig)]), *CHECKPOINTING):
-        value = getattr(run, name)
-        entries = read_json(name, value) if isinstance(value, str) else value if isinstance(value, dict) else {}
-        if unknown := [key for key in entries if key not in keys]:
-            raise InputError(f"--{name}: {quote(unknown[0])} is none of its entries, which are {', '.join(keys)}")
+    _check_entries(run, "accelerator_config", [field.name for field in fields(AcceleratorConfig)])
+    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):  # the second is the first's old name
+        _check_entries(run, name, CHECKPOINTING)
     if run.eval_strategy == "steps" and run.eval_steps is None:
         raise InputError("--eval_strategy steps: needs --eval_steps; add it")
     if run.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
@@ -65,6 +60,15 @@ def check_before(run: Any) -> None:
     stage = None if run.deepspeed_stage is None else zero_stage(run.deepspeed)
     if stage != run.deepspeed_stage:
         raise InputError(f"--deepspeed_stage {run.deepspeed_stage}: {run.deepspeed} has stage {stage}; make them agree")
+
+
+def _check_entries(run: Any, name: str, known: Sequence[str]) -> None:
+    """Check that a JSON object has no other entries than these."""
+    value = getattr(run, name)
+    entries = read_json(name, value) if isinstance(value, str) else value if isinstance(value, dict) else {}
+    for entry in entries:
+        if entry not in known:
+            raise InputError(f"--{name}: {quote(entry)} is not one of its entries, {', '.join(known)}; leave it out")
 
 
 def check_after(run: TrainingArguments) -> None:

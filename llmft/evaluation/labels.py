@@ -83,7 +83,7 @@ class Labels(Answers):
             if head.label_names != names and sorted(head.label_names) == sorted(names):
                 raise InputError(
                     f"--model_name_or_path: is a classifier of {', '.join(head.label_names)}, in this order, but the labels of "
-                    f"{task.name} are {', '.join(names)}; give --label_names in the first order"
+                    f"{task.name} are {', '.join(names)}; number the labels in the classifier's order, and name them so"
                 )
             return cls(LabelSequences.create([[i] for i in range(len(words))]), calibrate)
         control, written = prompter.written([sample])

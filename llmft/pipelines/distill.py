@@ -150,7 +150,7 @@ def load(job: Job) -> Loaded:
     student = job.scorer(model, tokenizer, student_format, reserved=part.virtual_tokens)
     if dropped := [stop for stop in student.answers.stops if stop not in teacher.answers.stops]:
         ends = " or ".join(map(quote, dropped))
-        say_note(f"the teacher's answers do not end with {ends}, so its student's do not here; --stop ends the answers of both")
+        say_note(f"the student's answers do not end with {ends} here, since its teacher's do not; --stop ends both's")
     student = replace(student, answers=student.answers.ending_as(teacher.answers))
     reserved = part.virtual_tokens or len(teacher.scorers[0].prompter.context_ids) * part.use_cartridge
     opens = student.prompter.opens and not part.use_cartridge  # a cartridge has the opening token already

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from transformers import set_seed
@@ -196,6 +195,9 @@ def _complete(rows: Sequence[Row], prompt: PromptFormat, *, labelled: bool = Tru
     if len(rows) < least:
         raise InputError("rows: is empty; give at least one")
     complete = [{"idx": i, "text2": None, "label": None, **_known(row)} for i, row in enumerate(rows)]
+    for row in complete:
+        if not isinstance(row.get("text1"), str):
+            raise InputError(f"rows: row {row['idx']} has no text1; give it a text")
     if _kind(prompt).in_words:
         return [_with_answers(row, needed=labelled) for row in complete]
     if not labelled:
@@ -204,25 +206,26 @@ def _complete(rows: Sequence[Row], prompt: PromptFormat, *, labelled: bool = Tru
 
 
 def _known(row: Row) -> dict[str, Any]:
-    """The row without the fields that pandas marks as missing."""
+    """The row without the fields that are None, or that pandas marks as missing."""
     return {name: cell for name, cell in row.items() if not (pd.api.types.is_scalar(cell) and pd.isna(cell))}
 
 
 def _label(cell: Any, place: int, count: int) -> int:
-    """The number of a label, which pandas may have as a float or a boolean."""
+    """The number of a label, which may be a float or a boolean of pandas, or a scalar of numpy or torch."""
     with suppress(ValueError):
-        if 0 <= (label := whole_number(cell.item() if isinstance(cell, np.generic) else cell)) < count:
+        if 0 <= (label := whole_number(cell.item() if hasattr(cell, "item") else cell)) < count:
             return label
     raise InputError(f"rows: the label of row {place} is {cell}; the prompt has words for 0 to {count - 1}")
 
 
 def _with_answers(row: dict[str, Any], *, needed: bool) -> dict[str, Any]:
-    answers = row.get("answer", ())
+    answers = row.get("answer", "")
     if isinstance(answers, str):
-        answers = (answers,) if answers else ()
-    if not (isinstance(answers, Iterable) and all(isinstance(answer, str) for answer in answers)):
+        answers = (answers,) * bool(answers)
+    elif isinstance(answers, Iterable) and not isinstance(answers, Mapping):
+        answers = tuple(answers)
+    if not (isinstance(answers, tuple) and all(isinstance(answer, str) for answer in answers)):
         raise InputError(f"rows: the answer of row {row['idx']} is {answers}; give a text, or a list of texts")
-    answers = tuple(answers)
     if needed and not answers:
         raise InputError(f"rows: row {row['idx']} has no answer; the prompt has no label words, so rows need a text")
     return {**row, "answer": answers, "document": row.get("document")}

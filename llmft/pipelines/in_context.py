@@ -19,7 +19,7 @@ from llmft.pipelines.process import run_jobs
 from llmft.pipelines.prompt_notes import say_cut, say_prompts
 from llmft.pipelines.prompt_sizes import prompt_sizes
 from llmft.pipelines.prompting import prompt_format_of
-from llmft.pipelines.upstream_csv import append_row, csv_of, read_rows, upstream_row
+from llmft.pipelines.upstream_csv import append_row, csv_of, frames_of, upstream_row
 
 GROUPS = (
     ModelArguments,
@@ -54,7 +54,7 @@ def evaluate(job: Job) -> None:
         raise InputError("--context label: is only for the teacher of distill.py; choose another")
     prompt_format_of(job)
     if job.record.writes and job.task.answer == "label":
-        read_rows(csv_of(job))  # raises errors early
+        frames_of(csv_of(job))  # raises errors early
     with job.meter.phase("load"):
         scorer, _ = load_contexts(job)
         job.check_prompts(scorer)

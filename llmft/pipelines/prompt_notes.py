@@ -1,4 +1,5 @@
-"""Notes about a run's prompts on stderr: the label tokens, text that looks like control tokens, repeated rows, cut prompts."""
+"""Notes about a run's prompts on stderr: the label tokens, words of labels in another order, second texts that are left out, text
+that looks like control tokens, repeated rows, cut prompts."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from llmft.tasks.texts import asks
 if TYPE_CHECKING:
     from llmft.evaluation.scorer import Scorer
     from llmft.evaluation.scores import Scores
-    from llmft.prompts.render import PromptFormat
 
 
 def say_prompts(
     job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[Row] = (), *, trained_as: str = "trained on"
 ) -> None:
-    """Print notes on label tokens, on text that looks like control tokens, and on evaluation rows that the model has been shown.
+    """Print notes on label tokens and their order, on texts that are left out, on text that looks like control tokens, and on
+    evaluation rows that the model has been shown.
 
     Args:
         scorers: role (`teacher`, `student`, or "") -> its scorer.
@@ -62,8 +63,8 @@ def label_lines(scorers: Mapping[str, Scorer]) -> Iterator[str]:
 
 def order_lines(job: Job, scorers: Mapping[str, Scorer]) -> Iterator[str]:
     """Which word each label has, where the words are the names of the labels in another order."""
-    names = job.task.label_names
-    for words, flag in {(one.words, one.words_flag): None for one in formats_of(scorers)}:
+    names, asked = job.task.label_names, [scorer for scorer in scorers.values() if scorer.answers.border]  # no classifiers
+    for words, flag in dict.fromkeys((one.prompter.prompt_format.words, one.prompter.prompt_format.words_flag) for one in asked):
         folded = [[text.strip().casefold() for text in texts] for texts in (words, names)]
         if folded[0] != folded[1] and sorted(folded[0]) == sorted(folded[1]):
             pairs = ", ".join(f"{quote(name)} is {quote(word)}" for name, word in zip(names, words, strict=True))
@@ -73,14 +74,10 @@ def order_lines(job: Job, scorers: Mapping[str, Scorer]) -> Iterator[str]:
 def text_lines(job: Job, scorers: Mapping[str, Scorer]) -> Iterator[str]:
     """Patterns that leave out the second text of rows."""
     if any(row["text2"] is not None for rows in job.eval_sets.values() for row in rows):
-        for pattern, flag in {(one.pattern, one.pattern_flag): None for one in formats_of(scorers)}:
+        formats = [scorer.prompter.prompt_format for scorer in scorers.values()]
+        for pattern, flag in dict.fromkeys((one.pattern, one.pattern_flag) for one in formats):
             if "{text2}" not in pattern:
                 yield f"{flag} {quote(pattern)}: leaves out the rows' second text; {{text2}} stands for it"
-
-
-def formats_of(scorers: Mapping[str, Scorer]) -> list[PromptFormat]:
-    """The prompt format of each role."""
-    return [scorer.prompter.prompt_format for scorer in scorers.values()]
 
 
 def control_lines(job: Job, scorers: Mapping[str, Scorer], train_rows: Sequence[Row]) -> Iterator[str]:

@@ -119,6 +119,8 @@ def context_settings(config: Config) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if files:
         values["context"] = [read_context(file) for file in files]
+    if len(files) > 1 and config.context.reads("dialogue"):
+        values["dialogues"] = len(files)  # runs of before they were all read have other names
     if files and names_documents(",".join(config.context.contexts), config.data.document_column):
         values["documents"] = [file.name for file in files]
     if instruction is not None:

@@ -114,7 +114,7 @@ def prepare_study(argv: Sequence[str] | None) -> Job:
     set_up_process(config)
     record = RunRecord(Path(flags.output_file), writes=this_process().is_first)
     job = Job("self-study", task, name, config, identity["given"], None, {}, short_hash(identity), {}, {}, record)
-    prompt_format_of(job)  # raises errors early
+    prompt_format_of(job).check_texts([question(0, "")])  # raises errors early
     return job
 
 

@@ -69,8 +69,8 @@ def csv_of(job: Job) -> Path:
     return Path(job.config.run.output_dir) / f"{model}_{job.task.name}_{evaluation}.csv"
 
 
-def read_rows(path: Path) -> list[pd.DataFrame]:
-    """The rows of the csv; nothing if there is none.
+def frames_of(path: Path) -> list[pd.DataFrame]:
+    """The csv as a frame, in a list; [] if there is none.
 
     Raises:
         InputError: it cannot be read.
@@ -95,7 +95,7 @@ def append_row(job: Job, row: dict[str, Any]) -> Path:
 
     path = csv_of(job)
     with lock(path):
-        frames = read_rows(path)
+        frames = frames_of(path)
         new = pd.DataFrame({name: [value] for name, value in row.items()})
         if job.record.continued and frames and _holds(frames[0], new):
             return path

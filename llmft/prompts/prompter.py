@@ -149,7 +149,7 @@ class Prompter:
         Raises:
             InputError: a row lacks a text, or a prompt does not fit.
         """
-        self.prompt_format.check_texts(rows)
+        self.prompt_format.check_texts([*rows, *self.demonstrations])
         self.prompts(sorted(rows, key=lambda row: len(self.prompt_format.query(row)))[-LONGEST:])
 
     def _check_embeddings(self, prompts: TokenizedPrompts) -> None:

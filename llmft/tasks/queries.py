@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmft.errors import InputError, listed, quote
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
-from llmft.tasks.questions import names_of_written, turns_of
+from llmft.tasks.questions import WRITTEN, names_of_written, turns_of
 from llmft.tasks.rows import make_rows, renamed
 from llmft.tasks.schema import EvalSet, Row, Source, Task
 from llmft.tasks.texts import ANSWER_IDS, HISTORY, asks, missing, name_documents
@@ -73,7 +73,9 @@ def load_queries(
             _check_asked_after(table, asked_after, where)
         document = data.document_column or queries.document_column or "document"
         names = Names(turns_of(data), data.text1_column, data.answer_column, document, data.text2_column)
-        table, where = by_turn(renamed(table, names_of_written(data)), names, where)
+        wrote = {"document", WRITTEN, "answer"} <= set(table)  # a model, which does not know what columns have other files
+        written = ((WRITTEN, data.text1_column),) if wrote else names_of_written(data)
+        table, where = by_turn(renamed(table, written), names, where)
         about_documents = documents is not None and queries.document_column is not None
         queries = replace(
             queries,

@@ -17,7 +17,7 @@ from llmft.tasks.schema import EvalSet, NamedPattern, Source, Task
 from llmft.tasks.table import TASKS
 from llmft.tasks.texts import read_answers
 from llmft.tasks.turns import TURNS, Names, by_turn
-from llmft.tasks.user_files import check_column, check_different, own_sets, text_columns
+from llmft.tasks.user_files import check_column, check_different, given, own_sets, text_columns
 
 if TYPE_CHECKING:
     from llmft.arguments.context import ContextFile
@@ -110,8 +110,8 @@ def _patterns(task: Task, *, chat: bool, conversations: bool, pair: bool) -> dic
 
 
 def names_of_written(data: DataArguments) -> tuple[tuple[str, str], ...]:
-    """Names for `renamed`: the question's column of a file written by a model has the name that it has in the other files."""
-    return ((WRITTEN, data.text1_column),)
+    """Names for `renamed`: the question's column of a file written by a model is `text1`, unless a column is named."""
+    return () if given(data, "text1_column") else ((WRITTEN, "text1"),)
 
 
 def documents_of(files: Sequence[ContextFile]) -> dict[str, str]:

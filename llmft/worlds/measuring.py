@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmft.errors import InputError, one_line
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,11 +18,13 @@ def load_on_one_thread(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         InputError: there is no such model.
     """
     import torch
-
-    from llmft.models.load import load_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(1)
-    return load_model(name)
+    try:
+        return AutoModelForCausalLM.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--model_name_or_path {name}: cannot be loaded ({one_line(error)}); name a model's folder") from error
 
 
 def numbers(text: str) -> list[int]:

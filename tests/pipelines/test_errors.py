@@ -85,11 +85,11 @@ CASES = [
         ["--teacher_model_revision", "step1000"],
         "--teacher_model_revision step1000: has no effect without --teacher_model_name_or_path",
     ),
-    ("eval.py", ["--accelerator_config", '{"foo": 1}'], "--accelerator_config: 'foo' is none of its entries"),
+    ("eval.py", ["--accelerator_config", '{"foo": 1}'], "--accelerator_config: 'foo' is not one of its entries, split_batches"),
     (
         "ft.py",
         ["--gradient_checkpointing", "--gradient_checkpointing_kwargs", '{"foo": 1}'],
-        "_checkpointing_kwargs: 'foo' is none of its entries, which are use_reentrant",
+        "--gradient_checkpointing_kwargs: 'foo' is not one of its entries, use_reentrant",
     ),
 ]
 

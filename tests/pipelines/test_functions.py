@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -103,11 +102,12 @@ def test_rows_as_pandas_has_them(toy):
     model, tokenizer, shots, _, test = toy
     expected = accuracy(model, tokenizer, test[:8], demonstrations=shots)
     frame = pd.DataFrame(test[:8])[["text1", "text2", "label"]]
-    for kind in (float, bool, "Int64", np.int8):
+    for kind in (float, bool, "Int64", "int8"):
         rows = frame.astype({"label": kind}).to_dict("records")
         assert accuracy(model, tokenizer, rows, demonstrations=shots) == expected
-    floats = [{**row, "label": float(row["label"])} for row in shots]
-    assert accuracy(model, tokenizer, test[:8], demonstrations=floats) == expected
+    for kind in (float, torch.tensor):
+        converted = [{**row, "label": kind(row["label"])} for row in shots]
+        assert accuracy(model, tokenizer, test[:8], demonstrations=converted) == expected
     with pytest.raises(InputError, match="the label of row 1 is None"):
         accuracy(model, tokenizer, pd.DataFrame([*test[:1], {**test[1], "label": None}]).to_dict("records"))
 
@@ -202,9 +202,10 @@ def test_what_cannot_be_used_is_an_input_error(toy):
     for rows, message in (
         ([], "rows: is empty; give at least one"),
         ([{"text1": "a"}], "row 0 is None"),
-        ([*shots, {"label": -1}], "row 16 is -1"),
-        ([*shots, {"label": 0.5}], "row 16 is 0.5"),
-        ([{"text1": "a", "label": 0}], "there are rows without a second text; name its column"),
+        ([*shots, {"text1": "a", "text2": "b", "label": -1}], "row 16 is -1"),
+        ([*shots, {"text1": "a", "text2": "b", "label": 0.5}], "row 16 is 0.5"),
+        ([{"text1": None, "text2": "b", "label": 0}], "row 0 has no text1"),
+        ([{"text1": "a", "label": 0}], "there are rows without a second text; drop .* --text2_column"),
     ):
         with pytest.raises(InputError, match=message):
             llmft.fine_tune(model, tokenizer, rows, prompt=PROMPT, use_cpu=True)
@@ -214,10 +215,13 @@ def test_what_cannot_be_used_is_an_input_error(toy):
     in_words = replace(PROMPT, words=())
     with pytest.raises(InputError, match="objective: support labels does not apply to these answers; give one of topk, vocab"):
         llmft.distill(model, tokenizer, test, prompt=in_words, objective=llmft.Objective(divergence="reverse"), use_cpu=True)
-    with pytest.raises(InputError, match="the answer of row 0 is 7; give a text, or a list of texts"):
-        llmft.in_context(model, tokenizer, [{"text1": "a", "text2": "b", "answer": 7}], prompt=in_words)
+    for answer in (7, {"text": ["a"]}):
+        with pytest.raises(InputError, match=r"the answer of row 0 is .*; give a text, or a list of texts"):
+            llmft.in_context(model, tokenizer, [{"text1": "a", "text2": "b", "answer": answer}], prompt=in_words)
     with pytest.raises(AttributeError, match="no attribute 'destil'"):
         _ = llmft.destil
+    with pytest.raises(InputError, match="there are rows without a second text"):
+        accuracy(model, tokenizer, test, demonstrations=[{"text1": "a", "label": 0}])
     with pytest.raises(InputError, match="window"):
         accuracy(model, tokenizer, test, demonstrations=shots * 40)
 

@@ -137,9 +137,7 @@ def test_answers_of_a_student_end_as_in_its_run(tmp_path, capsys):
     assert "stop" not in json.loads((second.path / "model" / "student.json").read_text())
     capsys.readouterr()
     run("distill.py", tmp_path, *asked, *training, *PARTS["lora"], *student[2:], "--teacher_model_name_or_path", "notes")
-    said = (
-        r"the teacher's answers do not end with 'ated' or '\n\n', so its student's do not here; --stop ends the answers of both"
-    )
+    said = r"the student's answers do not end with 'ated' or '\n\n' here, since its teacher's do not; --stop ends"
     assert said in capsys.readouterr().err
     second = run("ft.py", tmp_path, *asked, *training[:4], "--no_evaluate_elsewhere", *PARTS["lora"], *student[2:])
     assert json.loads((second.path / "model" / "student.json").read_text())["stop"] == ["ated", "\n\n"]
