@@ -1,3 +1,4 @@
+import mmap
 import os
 import signal
 import subprocess
@@ -15,6 +16,13 @@ from llmft.cost.meter import Meter
 from llmft.cost.phases import Phase, Samples, combine_ranks, total
 from llmft.cost.processes import cpu_seconds
 from tests.conftest import tiny_model
+
+
+def new_memory(mebibytes):
+    """Pages that the process has only now: an allocator may give some again that an earlier test has freed."""
+    block = np.frombuffer(mmap.mmap(-1, mebibytes * 2**20), np.uint8)
+    block.fill(1)
+    return block
 
 
 def burn(seconds):
@@ -69,7 +77,7 @@ def test_peak_and_mean_of_memory():
     with meter.phase("before") as before:
         time.sleep(0.1)
     with meter.phase("work") as phase:
-        block = np.ones(200 * 2**20 // 8)  # 200 MiB for about half of the time
+        block = new_memory(200)  # for about half of the time
         time.sleep(0.3)
         del block
         time.sleep(0.3)
@@ -140,7 +148,7 @@ def test_an_inner_phase_pauses_the_outer_one():
     with meter.phase("outer") as outer:
         burn(0.1)
         with meter.phase("inner") as inner:
-            block = np.ones(200 * 2**20 // 8)
+            block = new_memory(200)
             burn(0.4)
             del block
         burn(0.1)

@@ -91,7 +91,7 @@ def test_pairs_say_what_they_are_about_and_all_are_counted(folder, whole, capsys
     study(folder, folder / "whole")
     assert "already finished" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"pairs\.jsonl is there already, and not from this command; choose another file"):
-        study(folder, folder / "whole", "--seed", 1, "--data_seed", 1)
+        study(folder, folder / "whole", "--data_seed", 1)
 
 
 def test_of_two_processes_with_one_file_the_second_waits_and_then_has_nothing_to_do(folder, whole, tmp_path, monkeypatch, capsys):
