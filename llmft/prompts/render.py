@@ -172,7 +172,7 @@ class PromptFormat:
         Raises:
             InputError: one has no second text.
         """
-        if "text2" in PLACEHOLDER.findall(self.pattern) and any(row.get("text2") is None for row in rows):
+        if "{text2}" in self.pattern and any(row.get("text2") is None for row in rows):
             raise InputError(
                 f"{self.pattern_flag} {quote(self.pattern)}: has {{text2}}, but there are rows without a second text; drop "
                 "{text2}, or, for files of your own, name the second text's column with --text2_column"

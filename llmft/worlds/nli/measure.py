@@ -42,7 +42,7 @@ def sample_rows(rows: Rows, n: int, rng: random.Random) -> Rows:
     counts = [n // 2, n - n // 2]
     rng.shuffle(counts)
     of_labels = [[row for row in rows if row["label"] == label] for label in (0, 1)]
-    if counts[1] > len(of_labels[1]) or counts[0] > len(of_labels[0]):
+    if any(count > len(one) for one, count in zip(of_labels, counts, strict=True)):
         most = 2 * min(map(len, of_labels))
         raise InputError(f"--queries or --shots {n}: there are only {most} rows to draw them from; use fewer")
     drawn = [row for one, count in zip(of_labels, counts, strict=True) for row in rng.sample(one, count)]
