@@ -11,7 +11,7 @@ from typing import Any
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
-from llmft.arguments.context import DocumentArguments, names_documents
+from llmft.arguments.context import DocumentArguments, files_of, names_documents
 from llmft.arguments.data import DataArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.flags import flags_of, paths_named
@@ -61,13 +61,15 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
 
     def defaults(values: Mapping[str, Any], written: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         data, context = make([DataArguments, DocumentArguments], values)
-        named = names_documents(values.get("context", ""), data.document_column)
+        kinds = values.get("context", "")
+        named = names_documents(kinds, data.document_column)
         asked.append(
             resolve_task(
                 data,
                 labels_needed=DistillationArguments not in groups,
                 query_file=values.get("query_file"),
                 context_files=context.context_files if named else (),
+                asked_after=context.full_paths if "file" in files_of(kinds) else (),
             )
         )
         dependent, implied = task_defaults(asked[0], values), {}

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmft.errors import InputError, listed, quote
+from llmft.errors import InputError, listed
 from llmft.runs.notes import say_note
 from llmft.tasks.formats import Table, read_file
 from llmft.tasks.questions import WRITTEN, names_of_written, turns_of
-from llmft.tasks.rows import make_rows, renamed
+from llmft.tasks.rows import DOCUMENT, make_rows, renamed
 from llmft.tasks.schema import EvalSet, Row, Source, Task
-from llmft.tasks.texts import ANSWER_IDS, HISTORY, asks, missing, name_documents
+from llmft.tasks.texts import HISTORY, asks, name_documents
 from llmft.tasks.turns import Names, by_turn
 from llmft.tasks.user_files import check_column, given
 
@@ -56,7 +56,7 @@ def load_queries(
         quiet: whether to suppress notes, as about dropped rows.
         documents: the task's documents by id, to which those of the queries are added. None: the documents of queries are not
             read.
-        asked_after: full paths of the files whose text all rows are asked after.
+        asked_after: full paths of the files whose text all rows with text answers are asked after.
 
     Raises:
         InputError: a column is missing or has an invalid value, or there are no rows.
@@ -69,11 +69,9 @@ def load_queries(
         columns = queries.text_columns if data.train_file else _text_columns(table, queries.text_columns, data, where)
         queries = replace(queries, text_columns=columns, label_column=_label_column(table, data, where) if labels else None)
     else:
-        if queries.document_column is None and asked_after:
-            _check_asked_after(table, asked_after, where)
-        document = data.document_column or queries.document_column or "document"
+        document = data.document_column or queries.document_column or DOCUMENT
         names = Names(turns_of(data), data.text1_column, data.answer_column, document, data.text2_column)
-        wrote = {"document", WRITTEN, "answer"} <= set(table)  # a model, which does not know what columns have other files
+        wrote = {DOCUMENT, WRITTEN, "answer"} <= set(table)  # a model, which does not know what columns have other files
         written = ((WRITTEN, data.text1_column),) if wrote else names_of_written(data)
         table, where = by_turn(renamed(table, written), names, where)
         about_documents = documents is not None and queries.document_column is not None
@@ -83,6 +81,7 @@ def load_queries(
             answer_column=_word_column(table, data, "answer", queries.answer_column, where) or queries.answer_column,
             document_column=_word_column(table, data, "document", queries.document_column, where) if about_documents else None,
             turns_column=None,  # they have become rows
+            asked_after=tuple(asked_after),
         )
     rows, notes = make_rows(table, queries, task, where, documents)
     if documents is not None and queries.document_column is not None:
@@ -90,25 +89,6 @@ def load_queries(
     for note in () if quiet else notes:
         say_note(note)
     return [{**row, "idx": f"query-{row['idx']}"} for row in rows]
-
-
-def _check_asked_after(table: Table, files: Sequence[str], where: str) -> None:
-    """Check that queries that a model wrote about a document are asked after that one; a note if they may be the user's own.
-
-    Raises:
-        InputError: one with the tokens of a model's answer is about another.
-    """
-    for row, document in enumerate(table.get("document", ()), 1):
-        if not (missing(document) or any(file.endswith(f"/{document}") for file in files)):
-            names = listed(Path(file).name for file in files)
-            about = f"{where}: row {row} is about {quote(document)}, but --context file is {names}"
-            if ANSWER_IDS not in table:  # the column may be the user's own
-                say_note(about)
-                return
-            raise InputError(
-                f"{about}; use --context document and --document_column document, leave such rows out, or drop the column "
-                "document"
-            )
 
 
 def leave_out(queries: Sequence[Row], demonstrations: Sequence[Row], flag: str) -> list[Row]:

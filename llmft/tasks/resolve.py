@@ -24,7 +24,12 @@ FILE_FLAGS = {"paws-qqp": "paws_qqp_file", "cola-ood": "cola_ood_file"}
 
 
 def resolve_task(
-    data: DataArguments, *, labels_needed: bool = True, query_file: str | None = None, context_files: Sequence[ContextFile] = ()
+    data: DataArguments,
+    *,
+    labels_needed: bool = True,
+    query_file: str | None = None,
+    context_files: Sequence[ContextFile] = (),
+    asked_after: Sequence[str] = (),
 ) -> Task:
     """The task that the arguments ask for.
 
@@ -32,12 +37,19 @@ def resolve_task(
         labels_needed: whether the user's own training rows must have labels or text answers.
         query_file: distill.py's --query_file.
         context_files: text files, if they are the documents that rows name.
+        asked_after: full paths of the files whose text all rows are asked after.
 
     Raises:
         InputError: there is no such task or set, they cannot be combined, or the user's own files are unusable.
     """
     if data.task_name in QUESTIONS:
-        task = own_questions(data, answers_needed=labels_needed, query_file=query_file, context_files=context_files)
+        task = own_questions(
+            data,
+            answers_needed=labels_needed,
+            query_file=query_file,
+            context_files=context_files,
+            asked_after=asked_after,
+        )
     elif data.train_file is None:
         task = get_task(DEFAULT_TASK if data.task_name is None else data.task_name)
     else:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from llmft.errors import InputError, listed, quote
@@ -47,6 +48,8 @@ BOOLEANS = ("False", "True")
 
 SECOND = "text2"
 """The column of the second text in files of the user's, unless another is named."""
+DOCUMENT = "document"
+"""The column, in files that a model wrote, of the document that a row is about."""
 CHUNK = "chunk"
 """The column, in such files, that says which chunk of its document a row is about, by number."""
 
@@ -84,13 +87,15 @@ def make_rows(
         documents: by id, those that rows may name. Where a row holds its document itself, `document` is a `texts.Document`.
 
     Returns:
-        The rows, and notes: one that counts what the file has beside them, unless that is what the set is defined by, and one
-        on answers that may not be meant as they are.
+        The rows, and notes: one that counts what the file has beside them, unless that is what the set is defined by, and
+        others on documents and answers that may not be meant as they are.
 
     Raises:
-        InputError: a column is missing or holds what it must not hold, a label is out of range, or no row is left.
+        InputError: a column is missing or holds what it must not hold, a label is out of range, a model wrote a row about a
+            document that it is not asked after, or no row is left.
     """
     table = renamed(table, eval_set.source.rename)
+    about = _about_other(table, eval_set, where)
     if eval_set.turns_column is not None:
         text1, text2 = eval_set.text_columns
         names = Names(eval_set.turns_column, text1, eval_set.answer_column, eval_set.document_column, text2)
@@ -103,12 +108,34 @@ def make_rows(
     else:
         _put_documents(rows, table, eval_set, task, where, first, documents or {})
         kept, reasons = _with_answers(rows, table, eval_set, task.rules, where, first)
-    notes = [left_out(where, len(rows), reasons), _odd_answers(rows, where)]
+    notes = [about, left_out(where, len(rows), reasons), _odd_answers(rows, where)]
     kept = [row for row in kept if all(row[column] == value for column, value in eval_set.where)]
     if not kept:
         kind = "row" if eval_set.answer_optional else "labelled row" if eval_set.answer_column is None else "row with an answer"
         raise InputError(f"{where}: there is no {kind} of {eval_set.name} in it; give another file")
     return kept, [note for note in notes if note]
+
+
+def _about_other(table: Table, eval_set: EvalSet, where: str) -> str:
+    """The line that says that rows asked after files may be about another document; "" if none is.
+
+    Raises:
+        InputError: a row with the tokens of a model's answer is, so the column is not the user's own.
+    """
+    files = eval_set.asked_after
+    if not files or eval_set.document_column is not None or DOCUMENT in (*eval_set.text_columns, eval_set.answer_column):
+        return ""
+    for row, document in enumerate(table.get(DOCUMENT, ()), 1):
+        if not (missing(document) or any(file.endswith(f"/{document}") for file in files)):
+            names = listed(Path(file).name for file in files)
+            about = f"{where}: row {row} is about {quote(document)}, but --context file is {names}"
+            if ANSWER_IDS not in table:
+                return about
+            raise InputError(
+                f"{about}; use --context document and --document_column {DOCUMENT}, leave such rows out, or drop the column "
+                f"{DOCUMENT}"
+            )
+    return ""
 
 
 def _odd_answers(rows: Sequence[Row], where: str) -> str:

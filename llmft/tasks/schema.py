@@ -91,6 +91,7 @@ class EvalSet:
         where: (column, value) that rows must have.
         metrics: metrics of this set, by name or file (`llmft.evaluation.metrics`), in addition to accuracy.
         columns_of: for a user's file, flag and name of the file whose columns decide whether there is a second text.
+        asked_after: full paths of the files whose text all rows are asked after, without a column of documents.
     """
 
     name: str
@@ -107,6 +108,7 @@ class EvalSet:
     where: tuple[tuple[str, Any], ...] = ()
     metrics: tuple[str, ...] = ()
     columns_of: str | None = None
+    asked_after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BartConfig, BartForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForCausalLM
 
 from llmft.arguments import run_checks
 from llmft.distillation.trainer import ContextDistillationTrainer
+from llmft.models.parts.head import classification_head, put_head, save_head
 from llmft.models.reading import kv_cache, reader
 from llmft.pipelines import loading, prepare
 from llmft.runs.launch import Process
@@ -368,6 +369,8 @@ CASES = {
     "a tokenizer of another vocabulary": Case("eval.py", "--tokenizer_name {other_tokenizer}"),
     "a chat template with tokens that the model lacks": Case("eval.py", "--chat --model_name_or_path {new_token_chat}"),
     "a teacher of another vocabulary": Case("distill.py", "--teacher_model_name_or_path {other_teacher}"),
+    "a classifier of other labels": Case("eval.py", "--model_name_or_path {classifier_of_3}"),
+    "a classifier of the labels in another order": Case("eval.py", own(more="--model_name_or_path {classifier_of_2}")),
     "a model that gives NaN": Case("eval.py", "--model_name_or_path {nan_model}"),
     "weights that are infinite from the start": Case("ft.py", "--model_name_or_path {infinite}"),
     "k above the vocabulary": Case("distill.py", "--support topk --topk 99999"),
@@ -443,6 +446,7 @@ CASES = {
         "distill.py", "--task notes --answers student --deepspeed zero2"
     ),
     "an output folder that cannot be": Case("eval.py", "--output_dir {good}"),
+    "a csv of in-context learning that is damaged": Case("eval.py", "--output_dir {spoilt_csv}"),
     "an output folder that the system does not make": Case("eval.py", "", no_folder),
     "a full disk": Case("ft.py", "", full_disk),
     "a loss of NaN or infinity": Case("ft.py", "", loss_of_nan),
@@ -526,6 +530,9 @@ def files(tmp_path_factory, tokenizers):
         (folder / name).write_text(text)
     found["failing_metric"] = folder / "failing_metric.py"
     found["failing_metric"].write_text(MODULE.replace("RESULT", "1 / 0"))
+    found["spoilt_csv"] = folder / "spoilt_csv"
+    found["spoilt_csv"].mkdir()
+    (found["spoilt_csv"] / "toy_toy_None.csv").touch()
     (folder / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     pd.DataFrame(rows).to_parquet(folder / "whole.parquet")
     (folder / "cut.parquet").write_bytes((folder / "whole.parquet").read_bytes()[:-30])
@@ -654,6 +661,11 @@ def models(folder, tokenizers):
     save_file(weights, made["infinite"] / "model.safetensors", metadata={"format": "pt"})
     made["resized"] = folder / "resized"
     of_a_resized_base(made["resized"], CHECKPOINT, 300, target_modules=["embed_tokens"])
+    for names in (["yes", "no"], ["no", "yes", "maybe"]):
+        folder_of = made[f"classifier_of_{len(names)}"] = model(f"classifier_of_{len(names)}")
+        classifier = AutoModelForCausalLM.from_pretrained(CHECKPOINT)
+        put_head(classifier, "linear", names, 0)
+        save_head(classification_head(classifier), folder_of)
     made["bart"] = model("bart")
     bart = BartConfig(
         vocab_size=600, d_model=16, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16, is_decoder=True

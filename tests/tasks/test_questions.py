@@ -55,6 +55,15 @@ def queries(file, task, *arguments, documents=None, **more):
     return load_queries(str(file), data, task, documents=documents, **more)
 
 
+def test_rows_that_a_model_wrote_about_another_document_are_not_asked_after_files(write):
+    other = {"query": "Who?", "answer": "Ada", "answer_ids": None, "document": "other.md"}
+    sets = {"--validation_file": write([{**other, "document": "doc.md"}]), "--test_file": write([other], "test.jsonl")}
+    arguments = [word for pair in sets.items() for word in pair]
+    with pytest.raises(InputError, match=r"--test_file .*: row 1 is about 'other.md', but --context file is doc.md; use"):
+        load(questions(*arguments, asked_after=("/a/doc.md",)))
+    assert load(questions(*arguments)).groups
+
+
 def test_rows_and_documents(write, capsys):
     task = questions(
         "--validation_file", write(ASKED), "--train_file", write(ASKED[::-1], "t.jsonl"), "--document_column", "page"
