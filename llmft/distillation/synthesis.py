@@ -31,6 +31,7 @@ SEED_PROMPTS = {
 }
 """Name -> the writer's prompt; `{passage}` is a sentence of the chunk."""
 PASSAGE = "{passage}"
+"""Stands for a sentence of the chunk in a seed prompt."""
 LABEL = re.compile(r"^(?:\W*(?:question|query|request|q)\W*\d*\s*(?:[:.)]|-\s)\W*|\s*\d+[.)]\s+|\s*[-*•]\s+)", re.IGNORECASE)
 """What may precede a question that a model writes."""
 END_OF_QUESTION = re.compile(r"\?(?=[\"'”’»)*_`]*\s\W*[^\Wa-z])")

@@ -120,10 +120,11 @@ def _pattern(job: Job, who: str | None) -> tuple[str | None, str]:
 
 
 def _default_prefix(job: Job, prefix: str) -> str:
-    """A named pattern's prefix; for upstream's prompts, with the space that upstream's in-context sweeps pass."""
+    """A named pattern's prefix; for upstream's prompts, with the space that upstream's in-context sweeps pass, but not its sweeps
+    of fine-tuning. Distillation has the prompts of in-context learning."""
     if not job.config.data.upstream_prompts:
         return prefix
-    return escaped(prefix) + (" " if job.method == "icl" else "")
+    return escaped(prefix) + (" " if job.config.fine_tuning is None else "")
 
 
 def _context(job: Job, labels: tuple[str, ...], number: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from llmft.arguments.run import SEEDS, RunArguments
 from llmft.arguments.self_study import SelfStudyArguments
 from llmft.cost.meter import open_meter
 from llmft.cost.phases import combine_ranks
-from llmft.errors import InputError
+from llmft.errors import InputError, listed
 from llmft.models.identity import fingerprint_model
 from llmft.pipelines.chunking import ChunkedDocuments, token_count
 from llmft.pipelines.job import Job
@@ -30,6 +30,7 @@ from llmft.pipelines.prompting import format_of, prompt_format_of
 from llmft.pipelines.run_identity import settings
 from llmft.pipelines.study_files import StudyFiles
 from llmft.runs.launch import this_process
+from llmft.runs.notes import say_note
 from llmft.runs.program import oom_as_input_error
 from llmft.runs.ranks import all_gather, from_rank_0
 from llmft.runs.record import RunRecord, environment
@@ -159,9 +160,17 @@ def seed_prompts_of(value: str) -> dict[str, str]:
     Raises:
         InputError: they are not texts.
     """
+    from llmft.distillation.synthesis import PASSAGE
+
     prompts = read_json("seed_prompts", value)
     if not prompts or not all(isinstance(text, str) and text.strip() for text in prompts.values()):
         raise InputError('--seed_prompts: does not map names to texts; write {"name": "prompt", ...}')
+    without = [name for name, text in prompts.items() if PASSAGE not in text]
+    if without:
+        say_note(
+            f"--seed_prompts: no {PASSAGE} in {listed(without)}, so no sentence is named there, and queries may miss parts "
+            "of a document"
+        )
     return prompts
 
 

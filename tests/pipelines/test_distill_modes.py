@@ -305,3 +305,10 @@ def test_a_query_that_does_not_fit_behind_a_cartridge_is_found_before_any_work(t
     with pytest.raises(InputError, match=r"^--cartridge_tokens \d+: with them the longest prompt has \d+ tokens"):
         run("distill.py", tmp_path, *SHORT[:-1], "--num_shots", 24, "--use_cartridge", *longer)
     assert not [*tmp_path.iterdir()]
+
+
+def test_upstreams_prompts_are_those_of_in_context_learning(tmp_path):
+    asked = run("eval.py", tmp_path / "icl", "--upstream_prompts", *SHORT[:4], *IN_DOMAIN)
+    taught = run("distill.py", tmp_path, "--upstream_prompts", *SHORT, *LORA)
+    teacher = taught.predictions.query("stage == 'teacher'")
+    np.testing.assert_allclose(np.stack(teacher["label_logprobs"]), np.stack(asked.predictions["label_logprobs"]), atol=1e-5)

@@ -418,6 +418,7 @@ CASES = {
     "adapters of different ranks": Case("compose", "--runs {lora_run},{other_run}"),
     "a GPU that is not there": Case("eval.py", "", gpu_asked_for, cpu=False),
     "a GPU's precision without GPU": Case("ft.py", "--bf16", cpu=False),
+    "float16 in training without GPU": Case("ft.py", "--fp16"),
     "a GPU's network without GPU": Case("ft.py", "--ddp_backend nccl"),
     "ranks that no launcher has numbered": Case("eval.py", "", variables(WORLD_SIZE="2")),
     "a rank beyond the number of ranks": Case("eval.py", "", third_of_two),

@@ -133,11 +133,12 @@ def test_killed_anywhere_it_ends_with_the_same_bits(folder, whole, tmp_path, mon
     }
 
 
-def test_no_cache_another_batch_and_other_queries(folder, whole, tmp_path):
+def test_no_cache_another_batch_and_other_queries(folder, whole, tmp_path, capsys):
     again = study(folder, tmp_path / "again", "--teacher_cache_dir", "none")
     assert again[:2] == whole[:2]
     other = study(folder, tmp_path / "other", "--data_seed", 1, "--num_queries", 12)
     assert {line["query"] for line in other[0] + other[1]} - {line["query"] for line in whole[0] + whole[1]}
+    assert "--seed_prompts: no {passage} in summary, so no sentence is named there" in capsys.readouterr().err
     own = ("--seed_prompts", json.dumps({"mine": "ask of {passage}"}), "--writer_model_name_or_path", folder / "model")
     mine = study(folder, tmp_path / "own", "--num_queries", 10, *own)
     assert {line["seed_prompt"] for line in mine[0] + mine[1]} == {"mine"}
