@@ -25,7 +25,9 @@ class ComposeArguments(Checked):
         "concatenated."
     )
     merge_weight: float = flag(
-        "Factor applied to each LoRA adapter: 1 for the sum, 1 / n for the mean of n; `ties` gives the mean with 1.", 1.0, above=0
+        "Factor applied to each LoRA adapter: 1 for the sum; 1 / n for the mean of n with `cat`; `ties` gives the mean with 1.",
+        1.0,
+        above=0,
     )
     ties_density: float = flag("Fraction of each matrix's weights, the largest ones, that `ties` keeps.", 0.2, above=0, below=1)
     output_dir: str = flag("Folder that holds all runs; the results go to its subfolder `composed`.", "logfiles", kind="folder")

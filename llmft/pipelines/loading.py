@@ -15,7 +15,6 @@ from llmft.tasks.texts import without_thought
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llmft.arguments.run import RunArguments
     from llmft.pipelines.job import Job
     from llmft.tasks.schema import Row
 
@@ -101,19 +100,23 @@ def load_start(job: Job) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             loaded = start_of(loaded, job.model_name)
             check_part(loaded, job.config.trained)
         job.loaded = loaded, tokenizer
-        _say_slow(job.config.run, loaded)
+        _say_precision(job, loaded)
     job.model_weights = count_trainable(job.loaded[0]).total
     return job.loaded
 
 
-def _say_slow(run: RunArguments, model: PreTrainedModel) -> None:
-    """Print a note if the processor has no support for the half precision in use."""
+def _say_precision(job: Job, model: PreTrainedModel) -> None:
+    """Print a note if training is not in the half precision asked for, or the processor has no support for that in use."""
     import torch
 
     from llmft.models.precision import instructions_for
     from llmft.models.wrapping import bare_model
 
-    precision = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else bare_model(model).dtype
+    run, precision = job.config.run, bare_model(model).dtype
+    if run.fp16 and job.config.trained is not None and run.deepspeed is None and run.device.type == "cpu":
+        say_note("--fp16: training on a CPU does not cast to float16; use --bf16 for half precision")  # accelerate ignores it
+    elif run.fp16 or run.bf16:
+        precision = torch.bfloat16 if run.bf16 else torch.float16
     if run.device.type == "cpu" and precision.itemsize == 2 and instructions_for(precision) is None:
         name = str(precision).removeprefix("torch.")
         say_note(

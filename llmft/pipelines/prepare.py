@@ -214,8 +214,11 @@ def with_run(config: Config, group: type, values: dict[str, Any], task: Task, mo
         return replace(config, run=make([group], values)[0]), None
     rate = learning_rate_in_force(config, values, task, model_name)  # DeepSpeed's config takes it at once
     (run,) = make([group], values | {"learning_rate": rate})
-    if run.fp16 and run.device.type == "cpu" and run.deepspeed is None:  # accelerate would train in float32
-        raise InputError("--fp16 True: a CPU trains in float32, or in bfloat16 with --bf16; leave it out")
+    if run.fp16 and run.deepspeed is not None and run.device.type == "cpu":
+        from deepspeed.accelerator import get_accelerator
+
+        if not get_accelerator().is_fp16_supported():
+            raise InputError("--fp16 True: DeepSpeed does not train in float16 on this processor; use --bf16, or leave it out")
     schedule = schedule_in_force(config, values, task, model_name)  # may read rows: all arguments are checked by now
     vars(run).update(schedule.values)
     return replace(config, run=run), schedule

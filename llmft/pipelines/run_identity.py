@@ -71,7 +71,7 @@ def settings(
     values |= context_settings(config)
     if config.distillation is not None:
         values |= distillation_settings(config.distillation, task, data.data_dir, model.cache_dir)
-        if data.upstream_prompts:
+        if data.upstream_prompts and data.pattern is None and data.target_prefix is None:
             values["upstream_prompts"] = "in context"  # runs with the prefixes of fine-tuning have other names
     if data.system_prompt is not None:
         values["system_prompt"] = text_or_file(data.system_prompt, "--system_prompt")

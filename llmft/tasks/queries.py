@@ -56,7 +56,8 @@ def load_queries(
         quiet: whether to suppress notes, as about dropped rows.
         documents: the task's documents by id, to which those of the queries are added. None: the documents of queries are not
             read.
-        asked_after: full paths of the files whose text all rows with text answers are asked after.
+        asked_after: full paths of the files whose text all rows with text answers are asked after. Rows that are also the
+            evaluation rows have been checked.
 
     Raises:
         InputError: a column is missing or has an invalid value, or there are no rows.
@@ -81,7 +82,7 @@ def load_queries(
             answer_column=_word_column(table, data, "answer", queries.answer_column, where) or queries.answer_column,
             document_column=_word_column(table, data, "document", queries.document_column, where) if about_documents else None,
             turns_column=None,  # they have become rows
-            asked_after=tuple(asked_after),
+            asked_after=() if task.in_domain and task.in_domain.source.file == file else tuple(asked_after),
         )
     rows, notes = make_rows(table, queries, task, where, documents)
     if documents is not None and queries.document_column is not None:

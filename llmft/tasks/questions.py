@@ -71,6 +71,8 @@ def own_questions(
     if not rules:
         _check_answers(data, table, flag, where, conversations=conversations)
 
+    only_shown = answers_needed or query_file is not None  # training rows are demonstrations, if anything
+
     def rows_of(argument: str, name: str, file: str) -> EvalSet:
         return EvalSet(
             name,
@@ -82,7 +84,7 @@ def own_questions(
             document_column=data.document_column,
             turns_column=turns_of(data),
             columns_of=decides,
-            asked_after=tuple(asked_after),
+            asked_after=() if argument == "train_file" and only_shown else tuple(asked_after),
         )
 
     sets = own_sets(data, task.name, rows_of)

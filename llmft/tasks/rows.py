@@ -120,7 +120,7 @@ def _about_other(table: Table, eval_set: EvalSet, where: str) -> str:
     """The line that says that rows asked after files may be about another document; "" if none is.
 
     Raises:
-        InputError: a row with the tokens of a model's answer is, so the column is not the user's own.
+        InputError: one is, and the file has tokens of a model's answers, so the column is not the user's own.
     """
     files = eval_set.asked_after
     if not files or eval_set.document_column is not None or DOCUMENT in (*eval_set.text_columns, eval_set.answer_column):

@@ -308,7 +308,9 @@ def test_a_query_that_does_not_fit_behind_a_cartridge_is_found_before_any_work(t
 
 
 def test_upstreams_prompts_are_those_of_in_context_learning(tmp_path):
-    asked = run("eval.py", tmp_path / "icl", "--upstream_prompts", *SHORT[:4], *IN_DOMAIN)
-    taught = run("distill.py", tmp_path, "--upstream_prompts", *SHORT, *LORA)
-    teacher = taught.predictions.query("stage == 'teacher'")
-    np.testing.assert_allclose(np.stack(teacher["label_logprobs"]), np.stack(asked.predictions["label_logprobs"]), atol=1e-5)
+    prompts = ("--upstream_prompts", *IN_DOMAIN, "--max_eval_samples", 20)
+    taught = run("distill.py", tmp_path, *prompts, *SHORT, *LORA).predictions
+    for stage, shots in (("teacher", 4), ("before", 0)):
+        asked = run("eval.py", tmp_path, *prompts, "--num_shots", shots).predictions["label_logprobs"]
+        scored = taught[taught["stage"] == stage]["label_logprobs"]
+        np.testing.assert_allclose(np.stack(scored), np.stack(asked), atol=1e-5)

@@ -16,6 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from deepspeed.accelerator import get_accelerator
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForCausalLM
 
@@ -184,6 +185,10 @@ def port_in_use(monkeypatch):
     variables(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)(monkeypatch)
 
 
+def no_float16(monkeypatch):
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
+
+
 def other_runs(monkeypatch):
     monkeypatch.setattr(prepare, "all_gather", lambda runs: [runs, ["out/icl/toy/toy/0123456789ab"]])
 
@@ -339,7 +344,9 @@ CASES = {
     "a turn without text": Case("eval.py", TALKS.format("{talk_of_spaces}")),
     "an answer to nothing": Case("eval.py", TALKS.format("{talk_of_answer}")),
     "a document of the assistant's turn": Case("eval.py", TALKS.format("{talk_of_document}")),
-    "a query about another document": Case("distill.py", f"{ABOUT_FILE} --query_file {{about_other}}"),
+    "a query about another document": Case(
+        "distill.py", f"{ABOUT_FILE} --query_file {{about_other}} --validation_file {{questions}}"
+    ),
     "names of documents where all rows are asked after the same": Case(
         "eval.py", f"{ABOUT_FILE} --validation_file {{by_name}} --document_column document"
     ),
@@ -418,7 +425,7 @@ CASES = {
     "adapters of different ranks": Case("compose", "--runs {lora_run},{other_run}"),
     "a GPU that is not there": Case("eval.py", "", gpu_asked_for, cpu=False),
     "a GPU's precision without GPU": Case("ft.py", "--bf16", cpu=False),
-    "float16 in training without GPU": Case("ft.py", "--fp16"),
+    "DeepSpeed's float16 on a CPU without it": Case("ft.py", "--deepspeed zero2 --fp16", no_float16),
     "a GPU's network without GPU": Case("ft.py", "--ddp_backend nccl"),
     "ranks that no launcher has numbered": Case("eval.py", "", variables(WORLD_SIZE="2")),
     "a rank beyond the number of ranks": Case("eval.py", "", third_of_two),

@@ -78,6 +78,10 @@ def test_half_precision_that_is_slow_here_is_said_in_a_line(tmp_path, monkeypatc
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     run("eval.py", tmp_path, "--num_shots", 0, "--max_eval_samples", 2, "--torch_dtype", "bfloat16")
     assert capsys.readouterr().err.count("no instructions for bfloat16") == (not capabilities)
+    run("ft.py", tmp_path, "--max_steps", 1, "--max_train_samples", 2, "--max_eval_samples", 2, "--fp16", *IN_DOMAIN)
+    said = capsys.readouterr().err
+    assert "--fp16: training on a CPU does not cast to float16" in said
+    assert "no instructions" not in said
 
 
 def test_the_delimiter_is_in_the_name_and_in_demonstrations_too(tmp_path):

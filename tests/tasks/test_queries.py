@@ -74,7 +74,9 @@ def test_queries_that_are_demonstrations_are_left_out():
 def test_queries_that_a_model_wrote_about_another_document_are_refused(write, capsys):
     def asked(document, **written):
         file = write([{"query": "Who?", "answer": "Ada", "document": document, **written}])
-        return queries(file, "--task", "questions", "--validation_file", file, documents={}, asked_after=("/a/b/doc.md", "/a/b"))
+        validation = write([{"text1": "Who?", "answer": "Ada"}], "validation.jsonl")
+        own = ("--task", "questions", "--validation_file", validation)
+        return queries(file, *own, documents={}, asked_after=("/a/b/doc.md", "/a/b"))
 
     for document in ("doc.md", "b/doc.md", "b", None):
         assert asked(document, answer_ids=None)[0]["text1"] == "Who?"

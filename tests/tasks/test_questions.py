@@ -55,13 +55,26 @@ def queries(file, task, *arguments, documents=None, **more):
     return load_queries(str(file), data, task, documents=documents, **more)
 
 
-def test_rows_that_a_model_wrote_about_another_document_are_not_asked_after_files(write):
-    other = {"query": "Who?", "answer": "Ada", "answer_ids": None, "document": "other.md"}
-    sets = {"--validation_file": write([{**other, "document": "doc.md"}]), "--test_file": write([other], "test.jsonl")}
-    arguments = [word for pair in sets.items() for word in pair]
-    with pytest.raises(InputError, match=r"--test_file .*: row 1 is about 'other.md', but --context file is doc.md; use"):
-        load(questions(*arguments, asked_after=("/a/doc.md",)))
-    assert load(questions(*arguments)).groups
+def test_rows_that_a_model_wrote_about_another_document_are_not_asked_after_files(write, capsys):
+    about = {"query": "Who?", "answer": "Ada", "answer_ids": None, "document": "doc.md"}
+    own = {"text1": "Who?", "answer": "Ada", "document": "chapter 3"}
+    good, other = write([about], "good.jsonl"), write([about, {**about, "document": "other.md"}], "other.jsonl")
+
+    def asked(validation, *arguments, **more):
+        return load(questions("--validation_file", validation, *arguments, asked_after=("/a/doc.md",), **more))
+
+    for flag in ("--test_file", "--out_of_domain_file", "--train_file"):
+        with pytest.raises(InputError, match=rf"{flag} .*: row 2 is about 'other.md', but --context file is doc.md; use"):
+            asked(good, flag, other, labels_needed=False)
+    with pytest.raises(InputError, match=r"--validation_file .*: row 2 is about 'other.md'"):
+        asked(other)
+    assert len(asked(good, "--train_file", other).demonstrations) == 2  # which nobody asks about
+    assert "is about" not in capsys.readouterr().err
+    asked(write([own], "own.jsonl"))
+    assert "row 1 is about 'chapter 3', but --context file is doc.md\n" in capsys.readouterr().err
+    asked(write([own], "own.jsonl"), "--text1_column", "document")
+    asked(write([own], "own.jsonl"), "--document_column", "document")
+    assert "is about" not in capsys.readouterr().err
 
 
 def test_rows_and_documents(write, capsys):
