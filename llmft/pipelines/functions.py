@@ -151,7 +151,7 @@ def distill(
         demonstrations: the context, instead of or in addition to that of `teacher_prompt` (its `instruction`, `document`).
         teacher_prompt: the teacher's prompt; None for the student's.
         teacher: another model with the same vocabulary and its tokenizer; None for the model itself. If its output layer is
-            padded to more tokens than the model's, the extra ones are cut off permanently.
+            padded to more tokens than the model's, the extra ones are cut off permanently, unless only labels are compared.
         objective: what is minimised; None for the forward KL over the labels or, for text answers, over the teacher's 50
             most likely tokens and the rest at each token of its answers.
         max_new_tokens, stop: as in `in_context`, for the teacher's text answers; a note says how many may be cut off.
