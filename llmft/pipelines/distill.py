@@ -193,14 +193,7 @@ def draw_queries(job: Job) -> list[Row]:
     needing = next((name for name, needed in needs.items() if needed), None)
     rows = job.data.train
     if flags.query_file is not None:
-        rows = load_queries(
-            flags.query_file,
-            data,
-            job.task,
-            labels=needing is not None,
-            documents=job.data.documents,
-            asked_after=job.config.context.full_paths if job.config.context.reads("file") else (),
-        )
+        rows = load_queries(flags.query_file, data, job.task, labels=needing is not None, documents=job.data.documents)
     candidates, shown_idx = rows, {row["idx"] for row in shown}
     rows = leave_out(candidates, shown, _source(job))  # by text: data sets hold some rows twice
     alike = len(candidates) - len(rows) - sum(row["idx"] in shown_idx for row in candidates)  # besides the demonstrations

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmft.arguments.command_line import make, read
 from llmft.arguments.config import Config
-from llmft.arguments.context import DocumentArguments, files_of, names_documents
+from llmft.arguments.context import DocumentArguments, names_documents
 from llmft.arguments.data import DataArguments
 from llmft.arguments.distillation import DistillationArguments
 from llmft.arguments.flags import flags_of, paths_named
@@ -38,7 +38,7 @@ from llmft.runs.ranks import all_gather
 from llmft.runs.record import RunRecord
 from llmft.runs.store import short_hash
 from llmft.tasks.formats import check_file
-from llmft.tasks.resolve import resolve_task, with_training_rows
+from llmft.tasks.resolve import asked_after, resolve_task, with_training_rows
 from llmft.tasks.table import Task
 
 
@@ -61,15 +61,13 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
 
     def defaults(values: Mapping[str, Any], written: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         data, context = make([DataArguments, DocumentArguments], values)
-        kinds = values.get("context", "")
-        named = names_documents(kinds, data.document_column)
+        named = names_documents(values.get("context", ""), data.document_column)
         asked.append(
             resolve_task(
                 data,
                 labels_needed=DistillationArguments not in groups,
                 query_file=values.get("query_file"),
                 context_files=context.context_files if named else (),
-                asked_after=context.full_paths if "file" in files_of(kinds) else (),
             )
         )
         dependent, implied = task_defaults(asked[0], values), {}
@@ -95,6 +93,9 @@ def prepare(method: str, groups: Sequence[type], argv: Sequence[str] | None, des
     check_paths(config)
     check_context(config, task)
     task = with_training_rows(task, needed=reads_training_rows(config))
+    if config.context.reads("file"):
+        learns = config.distillation is not None and config.distillation.query_file is None
+        task = asked_after(task, config.context.full_paths, training=learns)
     model_name = config.model.model_name_or_path or task.default_model
     command.reads([model_name], caches)
     config, schedule = with_run(config, groups[-1], values, task, model_name)

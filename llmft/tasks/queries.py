@@ -38,7 +38,6 @@ def load_queries(
     labels: bool = True,
     quiet: bool = False,
     documents: dict[str, str] | None = None,
-    asked_after: Sequence[str] = (),
     flag: str = QUERIES,
 ) -> list[Row]:
     """The rows of `--query_file`, or of another flag's file, in the file's order, for the task's patterns.
@@ -56,8 +55,6 @@ def load_queries(
         quiet: whether to suppress notes, as about dropped rows.
         documents: the task's documents by id, to which those of the queries are added. None: the documents of queries are not
             read.
-        asked_after: full paths of the files whose text all rows with text answers are asked after. Rows that are also the
-            evaluation rows have been checked.
 
     Raises:
         InputError: a column is missing or has an invalid value, or there are no rows.
@@ -75,6 +72,8 @@ def load_queries(
         wrote = {DOCUMENT, WRITTEN, "answer"} <= set(table)  # a model, which does not know what columns have other files
         written = ((WRITTEN, data.text1_column),) if wrote else names_of_written(data)
         table, where = by_turn(renamed(table, written), names, where)
+        evaluated = task.in_domain  # if these are the same rows, they have been checked
+        asked = flag == QUERIES and evaluated is not None and evaluated.source.file != file
         about_documents = documents is not None and queries.document_column is not None
         queries = replace(
             queries,
@@ -82,7 +81,7 @@ def load_queries(
             answer_column=_word_column(table, data, "answer", queries.answer_column, where) or queries.answer_column,
             document_column=_word_column(table, data, "document", queries.document_column, where) if about_documents else None,
             turns_column=None,  # they have become rows
-            asked_after=() if task.in_domain and task.in_domain.source.file == file else tuple(asked_after),
+            asked_after=evaluated.asked_after if asked else (),
         )
     rows, notes = make_rows(table, queries, task, where, documents)
     if documents is not None and queries.document_column is not None:

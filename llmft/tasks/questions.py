@@ -29,12 +29,7 @@ WRITTEN = "query"
 
 
 def own_questions(
-    data: DataArguments,
-    *,
-    answers_needed: bool = True,
-    query_file: str | None = None,
-    context_files: Sequence[ContextFile] = (),
-    asked_after: Sequence[str] = (),
+    data: DataArguments, *, answers_needed: bool = True, query_file: str | None = None, context_files: Sequence[ContextFile] = ()
 ) -> Task:
     """The task `questions` or `code` with the sets of the user's files. There may be no training rows.
 
@@ -42,7 +37,6 @@ def own_questions(
         answers_needed: whether training rows without an answer are dropped.
         query_file: --query_file; without --validation_file, its rows with answers are the evaluation rows.
         context_files: files that `--document_column` refers to; () if that column holds the documents themselves.
-        asked_after: full paths of the files whose text all rows are asked after.
 
     Raises:
         InputError: a file or column is missing, there is nothing to evaluate on, or the arguments contradict each other.
@@ -71,8 +65,6 @@ def own_questions(
     if not rules:
         _check_answers(data, table, flag, where, conversations=conversations)
 
-    only_shown = answers_needed or query_file is not None  # training rows are demonstrations, if anything
-
     def rows_of(argument: str, name: str, file: str) -> EvalSet:
         return EvalSet(
             name,
@@ -84,7 +76,6 @@ def own_questions(
             document_column=data.document_column,
             turns_column=turns_of(data),
             columns_of=decides,
-            asked_after=() if argument == "train_file" and only_shown else tuple(asked_after),
         )
 
     sets = own_sets(data, task.name, rows_of)

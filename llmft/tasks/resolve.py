@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmft.errors import InputError, quote
 from llmft.tasks.questions import NAMES as QUESTIONS
 from llmft.tasks.questions import own_questions
-from llmft.tasks.schema import OutOfDomain, Row, Task
+from llmft.tasks.schema import EvalSet, OutOfDomain, Row, Task
 from llmft.tasks.table import HANS_SUBCASES, LEXICAL_OVERLAP, OUT_OF_DOMAIN, eval_sets, get_task
 from llmft.tasks.user_files import own_task
 
@@ -24,12 +24,7 @@ FILE_FLAGS = {"paws-qqp": "paws_qqp_file", "cola-ood": "cola_ood_file"}
 
 
 def resolve_task(
-    data: DataArguments,
-    *,
-    labels_needed: bool = True,
-    query_file: str | None = None,
-    context_files: Sequence[ContextFile] = (),
-    asked_after: Sequence[str] = (),
+    data: DataArguments, *, labels_needed: bool = True, query_file: str | None = None, context_files: Sequence[ContextFile] = ()
 ) -> Task:
     """The task that the arguments ask for.
 
@@ -37,19 +32,12 @@ def resolve_task(
         labels_needed: whether the user's own training rows must have labels or text answers.
         query_file: distill.py's --query_file.
         context_files: text files, if they are the documents that rows name.
-        asked_after: full paths of the files whose text all rows are asked after.
 
     Raises:
         InputError: there is no such task or set, they cannot be combined, or the user's own files are unusable.
     """
     if data.task_name in QUESTIONS:
-        task = own_questions(
-            data,
-            answers_needed=labels_needed,
-            query_file=query_file,
-            context_files=context_files,
-            asked_after=asked_after,
-        )
+        task = own_questions(data, answers_needed=labels_needed, query_file=query_file, context_files=context_files)
     elif data.train_file is None:
         task = get_task(DEFAULT_TASK if data.task_name is None else data.task_name)
     else:
@@ -81,6 +69,29 @@ def with_training_rows(task: Task, *, needed: bool) -> Task:
         )
     drop = not needed and task.answer != "label" and not task.subsample_splits
     return replace(task, train=None) if drop else task
+
+
+def asked_after(task: Task, files: Sequence[str], *, training: bool) -> Task:
+    """The task whose rows are asked after the text of files, if their answers are text: rows that a model wrote about another
+    document are then refused.
+
+    Args:
+        files: their full paths.
+        training: whether training rows are asked, too.
+    """
+    if task.answer == "label" or task.splits is not None:
+        return task
+
+    def asked(eval_set: EvalSet) -> EvalSet:
+        return replace(eval_set, asked_after=tuple(files))
+
+    return replace(
+        task,
+        train=asked(task.train) if training and task.train is not None else task.train,
+        in_domain=asked(task.in_domain),
+        out_of_domain=tuple(map(asked, task.out_of_domain)),
+        test=tuple(map(asked, task.test)),
+    )
 
 
 def _tested_on(task: Task, data: DataArguments) -> Task:

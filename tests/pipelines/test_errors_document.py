@@ -16,7 +16,6 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from deepspeed.accelerator import get_accelerator
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForCausalLM
 
@@ -186,7 +185,7 @@ def port_in_use(monkeypatch):
 
 
 def no_float16(monkeypatch):
-    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
+    monkeypatch.setattr("deepspeed.accelerator.cpu_accelerator.CPU_Accelerator.is_fp16_supported", lambda _: False)
 
 
 def other_runs(monkeypatch):

@@ -5,13 +5,14 @@ from llmft.arguments.distillation import DistillationArguments
 from llmft.errors import InputError
 from llmft.tasks.load import fingerprint_data
 from llmft.tasks.queries import QUERIES, leave_out, load_queries, query_source
-from llmft.tasks.resolve import resolve_task
+from llmft.tasks.resolve import asked_after, resolve_task
 from tests.parsing import parse
 
 
-def queries(file, *arguments, **more):
+def queries(file, *arguments, files=(), **more):
     ((data, _), _) = parse((DataArguments, DistillationArguments), ["--query_file", str(file), *map(str, arguments)])
-    return load_queries(str(file), data, resolve_task(data, labels_needed=False), **more)
+    task = asked_after(resolve_task(data, labels_needed=False), files, training=False)
+    return load_queries(str(file), data, task, **more)
 
 
 @pytest.mark.parametrize("name", ["q.jsonl", "q.csv", "q.parquet"])
@@ -76,7 +77,7 @@ def test_queries_that_a_model_wrote_about_another_document_are_refused(write, ca
         file = write([{"query": "Who?", "answer": "Ada", "document": document, **written}])
         validation = write([{"text1": "Who?", "answer": "Ada"}], "validation.jsonl")
         own = ("--task", "questions", "--validation_file", validation)
-        return queries(file, *own, documents={}, asked_after=("/a/b/doc.md", "/a/b"))
+        return queries(file, *own, documents={}, files=("/a/b/doc.md", "/a/b"))
 
     for document in ("doc.md", "b/doc.md", "b", None):
         assert asked(document, answer_ids=None)[0]["text1"] == "Who?"

@@ -15,7 +15,7 @@ from llmft.errors import InputError
 from llmft.prompts.demonstrations import draw_contexts, draw_training_rows
 from llmft.tasks.load import count_training_rows, fingerprint_data
 from llmft.tasks.queries import leave_out, load_queries
-from llmft.tasks.resolve import with_training_rows
+from llmft.tasks.resolve import asked_after, with_training_rows
 from llmft.tasks.texts import Document, name_documents
 from tests.parsing import parse
 from tests.tasks.conftest import load, resolve
@@ -61,11 +61,12 @@ def test_rows_that_a_model_wrote_about_another_document_are_not_asked_after_file
     good, other = write([about], "good.jsonl"), write([about, {**about, "document": "other.md"}], "other.jsonl")
 
     def asked(validation, *arguments, **more):
-        return load(questions("--validation_file", validation, *arguments, asked_after=("/a/doc.md",), **more))
+        task = questions("--validation_file", validation, *arguments)
+        return load(asked_after(task, ("/a/doc.md",), **{"training": False, **more}))
 
     for flag in ("--test_file", "--out_of_domain_file", "--train_file"):
         with pytest.raises(InputError, match=rf"{flag} .*: row 2 is about 'other.md', but --context file is doc.md; use"):
-            asked(good, flag, other, labels_needed=False)
+            asked(good, flag, other, training=True)
     with pytest.raises(InputError, match=r"--validation_file .*: row 2 is about 'other.md'"):
         asked(other)
     assert len(asked(good, "--train_file", other).demonstrations) == 2  # which nobody asks about
